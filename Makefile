@@ -22,6 +22,8 @@ SEEDS = $(COUNT) $(call flag,seed,SEED) $(call flag,case,CASE)
 # The command of a Python with another Keras, and a folder with a Keras 3 for the Python of VENV. An error if a target needs it.
 PEER ?= $(error PEER is not set: the command of a Python with another Keras)
 KERAS ?= $(error KERAS is not set: a folder made by `pip install --no-deps --target FOLDER keras==3.8.0`)
+# A folder with a virtual environment, or a `pip install --no-deps --target` of a Keras 3, for each release to compare with.
+GENERATIONS ?= $(error GENERATIONS is not set: a folder with a virtual environment, or a Keras 3, for each release)
 # Where the scripts of tests/ find one another.
 TESTS := PYTHONPATH=tests:tests/support:tests/generators:tests/proofs
 
@@ -175,6 +177,10 @@ structures: $(STAMP) ## Compare COUNT random graphs that PEER (TensorFlow 1 or 2
 	rm -rf build/structures
 	$(TESTS) $(PEER) tests/generators/make_structures.py build/structures $(or $(COUNT),100) $(SEED)
 	$(TESTS) $(BIN)/python tests/proofs/compare_structures.py build/structures
+
+.PHONY: generations
+generations: $(STAMP) ## Compare every layer, masks and COUNT random graphs with each release in GENERATIONS (a folder of virtual environments and of Keras 3s)
+	$(TESTS) $(BIN)/python tests/proofs/compare_generations.py $(GENERATIONS) build/generations $(call flag,count,COUNT) $(call flag,seed,SEED) $(ARGS)
 
 .PHONY: exports
 exports: $(STAMP) ## Open with PEER (TensorFlow 2.15) what is saved here for Keras 2, and train it on

@@ -8,7 +8,18 @@ from typing import Any
 import torch
 
 from layergraph.config.names import snake_case
-from layergraph.config.options import Configurable, integer, nonnegative, number, one_or_list_of, option, resolve
+from layergraph.config.options import (
+    Configurable,
+    anything,
+    brief,
+    integer,
+    nonnegative,
+    number,
+    one_or_list_of,
+    option,
+    resolve,
+)
+from layergraph.errors import ConfigError
 
 #: Keras's backend.epsilon().
 EPSILON = 1e-7
@@ -69,11 +80,52 @@ class MinMaxNorm(Constraint):
         return w * (desired / (EPSILON + norm))
 
 
+class RadialConstraint(Constraint):
+    """Makes each kernel constant at equal distances from its middle (tf.keras.constraints.RadialConstraint).
+
+    Kernels (length, length, channels, filters). The value at a distance is that on the diagonal; in the middle of an
+    odd kernel it is, as in Keras, the one before the middle.
+    """
+
+    def __call__(self, w: torch.Tensor) -> torch.Tensor:
+        if w.ndim != 4 or w.shape[0] != w.shape[1] or w.shape[0] < 2:
+            raise ConfigError(
+                f"RadialConstraint: got shape {tuple(w.shape)}, expected (n, n, channels, filters), n > 1"
+            )
+        length = w.shape[0]
+        start, odd = length // 2, length % 2
+        place = torch.arange(length, device=w.device)
+        # Distances from the middle: 0 for one place of an odd kernel, for two of an even one.
+        away = (place - start).abs() if odd else torch.maximum(place - start, start - 1 - place)
+        rings = torch.maximum(away[:, None], away[None, :])
+        diagonal = torch.where(rings == 0, start - 1, start + rings - odd)
+        return w[diagonal, diagonal]
+
+
+class UnknownConstraint(Constraint):
+    """A custom constraint of a file, whose code isn't there: the model can be served, but not trained."""
+
+    described: Any = option(anything)
+
+    @property
+    def label(self) -> str:
+        """Its name in the file."""
+        return brief(self.described.get("class_name") if isinstance(self.described, Mapping) else self.described)
+
+    def __call__(self, w: torch.Tensor) -> torch.Tensor:
+        raise ConfigError(f"constraint {self.label} is not supported: a model with it can be served, but not trained")
+
+    def as_stored(self) -> Any:
+        """Its form in the file."""
+        return self.described
+
+
 CONSTRAINTS: Mapping[str, type[Constraint]] = {
     "MaxNorm": MaxNorm,
     "NonNeg": NonNeg,
     "UnitNorm": UnitNorm,
     "MinMaxNorm": MinMaxNorm,
+    "RadialConstraint": RadialConstraint,
 }
 
 #: Other names that Keras's `get` accepts.
@@ -82,7 +134,9 @@ ALIASES: Mapping[str, str] = {snake_case(name): name for name in CONSTRAINTS}
 
 def constraint(value: Any) -> Constraint | None:
     """Validator: None, a name, a constraint, or its serialised form. Raises ConfigError."""
-    return None if value is None else resolve("constraint", value, CONSTRAINTS, ALIASES)
+    if value is None or isinstance(value, UnknownConstraint):
+        return value
+    return resolve("constraint", value, CONSTRAINTS, ALIASES)
 
 
 # Keras's aliases: function names of the classes, and `get`.

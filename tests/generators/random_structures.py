@@ -1,11 +1,9 @@
 """Random graphs as tf.keras and Keras 2 on several backends build them: models cut out of others, layers shared between
 models, states and masks as arguments, wrappers around models, functions of TensorFlow.
 
-Runs under Python 3.7 too, with the Keras that `make_structures.py` passes. A step that this Keras refuses is replaced
+Runs under Python 3.6 too, with the Keras that `make_structures.py` passes. A step that this Keras refuses is replaced
 by another one.
 """
-
-from __future__ import annotations
 
 import numpy as np
 from structure_functions import function_of

@@ -1,7 +1,5 @@
 """Functions of TensorFlow as users call them between layers of tf.keras models, which then keeps them as layers."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

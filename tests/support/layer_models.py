@@ -1,9 +1,7 @@
 """Small models of one layer each, in every form that matters to a file, for whichever Keras `round_trips.py` gives.
 
-A form that this Keras refuses is left out. Runs in Python 3.7, too.
+A form that this Keras refuses is left out. Runs in Python 3.6, too.
 """
-
-from __future__ import annotations
 
 import itertools
 
@@ -207,12 +205,17 @@ def _input(keras, kind):
 
 
 def _one(keras, name, options, kinds):
-    layer = getattr(keras.layers, name)(**{key: _value(keras, key, item) for key, item in options.items()})
+    layer = build_layer(keras, name, options)
     if kinds == ("first", "second"):
         inputs = [keras.layers.Input((1,), dtype=dtype) for dtype in ("string", "int64")]
     else:
         inputs = [_input(keras, kind) for kind in ((kinds,) if isinstance(kinds, str) else kinds)]
     return keras.models.Model(inputs, layer(inputs[0] if isinstance(kinds, str) else inputs))
+
+
+def build_layer(keras, name, options):
+    """A layer of this Keras."""
+    return getattr(keras.layers, name)(**{key: _value(keras, key, item) for key, item in options.items()})
 
 
 def _value(keras, key, value):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from layergraph.archive.limits import LoadLimits
 from layergraph.errors import CorruptFileError
+
+#: What Keras 2 wrote for the type of NumPy's numbers and arrays: {"type": "ndarray", "value": 0.3}.
+_NUMPY_TYPES = re.compile(r"ndarray|bool_?|u?int(8|16|32|64)|float(16|32|64)")
 
 #: Maximum number of digits of an integer, more than any config needs; Python's own limit raises a bare ValueError.
 _MAX_DIGITS = 40
@@ -18,8 +23,12 @@ class JsonError(ValueError):
     """A text isn't JSON, or exceeds the limits. The text completes "config.json ..."."""
 
 
-def json_value(text: str, *, most: int, values: int, depth: int) -> Any:
+def json_value(
+    text: str, *, most: int, values: int, depth: int, as_object: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
     """Parses a JSON text of at most `most` characters, `values` values (and containers), and nesting depth `depth`.
+
+    as_object   makes the value of an object from its pairs of key and value; by default a dict
 
     Raises JsonError for invalid JSON, NaN and Infinity, repeated keys, or anything above the limits.
     """
@@ -33,7 +42,7 @@ def json_value(text: str, *, most: int, values: int, depth: int) -> Any:
             parse_constant=_no_constant,
             parse_float=_finite,
             parse_int=_integer,
-            object_pairs_hook=_unique_keys,
+            object_pairs_hook=as_object or _unique_keys,
         )
     except RecursionError:
         raise JsonError(f"is nested more than {depth} deep") from None
@@ -49,6 +58,8 @@ def json_value(text: str, *, most: int, values: int, depth: int) -> Any:
 def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) -> dict[str, Any]:
     """Parses the JSON object in `text` (UTF-8). `what` names the text in errors, such as "config.json".
 
+    NumPy's numbers and arrays, which Keras 2 wrote with their type, become numbers and lists.
+
     Raises CorruptFileError for invalid JSON, NaN and Infinity, repeated keys, or anything above `limits`.
     """
     try:
@@ -56,7 +67,13 @@ def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) ->
     except UnicodeDecodeError as wrong:
         raise CorruptFileError(path, f"{what} isn't UTF-8: byte {wrong.start} can't be decoded") from None
     try:
-        parsed = json_value(plain, most=limits.config_bytes, values=limits.config_values, depth=limits.config_depth)
+        parsed = json_value(
+            plain,
+            most=limits.config_bytes,
+            values=limits.config_values,
+            depth=limits.config_depth,
+            as_object=_without_numpy,
+        )
     except JsonError as wrong:
         raise CorruptFileError(path, f"{what} {wrong}") from None
     if not isinstance(parsed, dict):
@@ -89,6 +106,16 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             if key in seen:
                 raise JsonError(f"has the key {key[:80]!r} twice in one object")
             seen.add(key)
+    return result
+
+
+def _without_numpy(pairs: list[tuple[str, Any]]) -> Any:
+    """An object; what Keras 2 wrote as {"type": "ndarray", "value": 0.3} as the value alone."""
+    result = _unique_keys(pairs)
+    if result.keys() == {"type", "value"}:
+        kind = result["type"]
+        if isinstance(kind, str) and _NUMPY_TYPES.fullmatch(kind):
+            return result["value"]
     return result
 
 

@@ -16,6 +16,10 @@ def adapt(kind: str, config: dict[str, Any]) -> None:
     if kind == "TextVectorization" and config.get("max_tokens") is None:
         # TensorFlow 2.3 pads to no number by default.
         config["pad_to_max_tokens"] = False
+    # Up to 2.8, hashes are integers whatever the layer's type.
+    is_float = isinstance(config.get("dtype"), str) and config["dtype"].startswith("float")
+    if kind == "Hashing" and is_float and config.get("output_mode", "int") == "int":
+        config["dtype"] = "int64"
     if kind == "InputLayer":
         config.pop("trainable", None)
         if config.get("batch_shape") is None and isinstance(config.get("input_shape"), list):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Final
 
 from layergraph.config import keras1, keras2, tfjs
+from layergraph.config.keras2_releases import MULTI_BACKEND as _MULTI_BACKEND_RULES
+from layergraph.config.keras2_releases import tf_keras_rules
 
 #: Any value, in a table of ignored keys.
 ANY: Final = object()
@@ -26,6 +29,7 @@ class Generation:
     activations      activation -> canonical activation
     rules            class name -> options that make a layer compute as in this generation
     masks_left_out   whether `mask=None` in a call suppresses the inputs' masks
+    minor            minor version, for tf.keras
     adapt            further changes of a config with renamed keys, (class name, config)
     """
 
@@ -38,6 +42,7 @@ class Generation:
     activations: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     masks_left_out: bool = False
+    minor: int = 0
     adapt: Callable[[str, dict[str, Any]], None] = lambda kind, config: None
 
     def ignores(self, key: str, value: Any) -> bool:
@@ -53,7 +58,7 @@ FIRST_CALL: Final = "first_call"
 #: Within OWN_KEY: the name of an activation that Keras 3 lacks and composes of layers.
 ACTIVATION: Final = "activation"
 #: Options that make a layer compute as in an earlier generation of Keras.
-OWN_OPTIONS: Final = frozenset({"mask_rule", "image_rule", "step_rule"})
+OWN_OPTIONS: Final = frozenset({"cast_rule", "mask_rule", "mask_use", "image_rule", "step_rule"})
 #: Value of these options for Keras 3's behaviour, which files may omit.
 KERAS3_RULE: Final = "keras3"
 
@@ -72,9 +77,6 @@ _WITHOUT_EFFECT: Mapping[str, object] = {
     "sparse": _NO,
     "ragged": _NO,
     "stateful": _NO,
-    "renorm": _NO,
-    "renorm_clipping": ANY,
-    "renorm_momentum": ANY,
     "virtual_batch_size": (None,),
     "adjustment": (None,),
     "activity_regularizer": (None,),
@@ -84,6 +86,7 @@ _WITHOUT_EFFECT: Mapping[str, object] = {
     "input_dtype": ANY,
     "zero_output_for_mask": _NO,
     "mask_rule": ANY,
+    "mask_use": ANY,
 }
 
 KERAS3 = Generation(
@@ -120,12 +123,22 @@ _ACTIVATIONS = {"hard_sigmoid": "keras2_hard_sigmoid"}
 #: Keras 1 and 2 combine masks with AND, Keras 3 with OR; Keras 3 drops the mask if states are passed as tensors. In
 #: Keras 1 and 2, a query with no key to attend to attends to all, images are cropped where Keras 3 passes them
 #: unchanged, and integer images become floating point. TimeDistributed treats all timesteps as one batch, where Keras 3
-#: treats each as a batch.
+#: treats each as a batch. SpectralNormalization doesn't cast its outputs to the inputs' type.
 _RULES = {
     "TimeDistributed": {"step_rule": "keras2"},
+    "SpectralNormalization": {"cast_rule": "keras2"},
     **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, *_ATTENTION)},
     **{name: {"image_rule": "keras2"} for name in ("RandomCrop", "Resizing")},
 }
+
+
+def _joined(*parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Rules of several tables together; later ones go before earlier ones."""
+    rules: dict[str, Mapping[str, Any]] = {}
+    for part in parts:
+        rules.update({name: {**rules.get(name, {}), **own} for name, own in part.items()})
+    return rules
+
 
 #: Up to 3.9, a query with no key to attend to attends to all, as in Keras 2.
 KERAS3_UP_TO_9 = replace(KERAS3, rules={name: {"mask_rule": "keras2"} for name in _ATTENTION})
@@ -206,18 +219,24 @@ KERAS2 = Generation(
         **{f"ConvLSTM{rank}D": {"recurrent_activation": "keras2_hard_sigmoid"} for rank in (1, 2, 3)},
     },
     activations=_ACTIVATIONS,
-    rules=_RULES,
+    rules=_joined(_RULES, tf_keras_rules(15)),
     masks_left_out=True,
+    minor=15,
     adapt=keras2.adapt,
 )
 
-#: Keras 2.0 to 2.3 on several backends, whose Bidirectional doesn't zero masked timesteps, and whose resizing places
-#: pixels at corners.
+
+@cache
+def tf_keras(minor: int) -> Generation:
+    """tf.keras 2.`minor`, as in `keras_version`: 2 for TensorFlow 1.13 to 2.1, 3 for 2.2, 4 for 2.3 and 2.4."""
+    if minor >= KERAS2.minor:
+        return KERAS2
+    return replace(KERAS2, minor=minor, rules=_joined(_RULES, tf_keras_rules(minor)))
+
+
+#: Keras 2.0 to 2.3 on several backends.
 MULTI_BACKEND = replace(
-    KERAS2,
-    name="multi-backend Keras 2",
-    masks_left_out=False,
-    rules={**_RULES, "Bidirectional": {"mask_rule": "keras2"}, "UpSampling2D": {"image_rule": "corner"}},
+    KERAS2, name="multi-backend Keras 2", masks_left_out=False, minor=0, rules=_joined(_RULES, _MULTI_BACKEND_RULES)
 )
 
 #: Files written by TensorFlow.js itself; its converter writes the version of the source's Keras.
@@ -239,6 +258,7 @@ KERAS1 = Generation(
 
 #: Multi-backend releases; tf.keras of that time writes "2.3.0-tf".
 _MULTI_BACKEND = re.compile(r"2\.[0-3]\.\d+")
+_TF_KERAS = re.compile(r"2\.(\d{1,4})(?!\d)")
 _KERAS3 = re.compile(r"3\.(\d{1,4})(?!\d)")
 _LATEST = 9999
 
@@ -254,7 +274,8 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Gener
         if _MULTI_BACKEND.fullmatch(version):
             return MULTI_BACKEND
         if version.startswith("2."):
-            return KERAS2
+            release = _TF_KERAS.match(version)
+            return tf_keras(int(release[1])) if release else KERAS2
         release = _KERAS3.match(version)
         minor = int(release[1]) if release else _LATEST
         return KERAS3_UP_TO_3 if minor <= 3 else KERAS3_UP_TO_9 if minor <= 9 else KERAS3

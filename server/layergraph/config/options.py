@@ -126,6 +126,8 @@ def brief(value: object) -> str:
 
 def serialized(value: Any) -> Any:
     """Converts `value` to JSON: objects to {"class_name", "config"}, functions of our tables to their Keras names."""
+    if isinstance(value, Configurable) and hasattr(value, "as_stored"):
+        return value.as_stored()
     if isinstance(value, Configurable):
         return {"class_name": value.serialized_as or type(value).__name__, "config": value.get_config()}
     if isinstance(value, Mapping):

@@ -13,6 +13,7 @@ from layergraph.config import keras1
 from layergraph.config.call_numbers import counted_as_keras2, counted_as_keras3
 from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.config.graph_nodes import graph_node
+from layergraph.config.keras2_releases import HIDE_MASK, TAKES_MASK
 from layergraph.config.keras_versions import KERAS1, KERAS3_UP_TO_3, OWN_KEY, OWN_OPTIONS, TENSORFLOW_JS, Generation
 from layergraph.config.nodes import (
     MalformedNodeError,
@@ -163,13 +164,16 @@ class _Reader:
                 continue
             if index == 0 and layer.class_name != "InputLayer" and layer.graph is None:
                 raw = item.get("config") if isinstance(item, dict) else None
-                shape = inner.get("build_input_shape") or self._announced_shape(raw)
+                announced = self._announced_shape(raw)
+                shape = inner.get("build_input_shape") or announced
                 if shape is not None:
                     dtype = raw.get("dtype") if isinstance(raw, dict) else None
                     named = isinstance(dtype, str) and not dtype.startswith("mixed_") and "_from_" not in dtype
                     dtype = dtype if named else "float32"
                     name = f"{layer.name}_input"
                     yield LayerSpec(name, "InputLayer", {"name": name, "batch_shape": shape, "dtype": dtype})
+                if announced is None and self.generation.minor in HIDE_MASK and layer.class_name in TAKES_MASK:
+                    layer = replace(layer, config={**layer.config, "mask_use": "passed"})
             yield layer
 
     @staticmethod

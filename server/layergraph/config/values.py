@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ _KERAS_MODULES = ("keras", "tf_keras", "tensorflow", "builtins")
 _POLICIES = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
 #: Policies that a name doesn't describe completely.
 _STRUCTURED_POLICIES = frozenset({*QUANTIZED_POLICIES, "DTypePolicyMap"})
+#: Ends of the names of options that training alone needs: what is unknown in them doesn't hinder serving.
+TRAINING_OPTIONS = ("_initializer", "_regularizer", "_constraint")
 _MAX_CONSTANTS = 1_000_000
 
 
@@ -52,10 +54,9 @@ class ValueReader:
             # An activation of ours, composed of layers for Keras; the option's validator checks the name.
             if isinstance(own, dict) and isinstance(own.get(ACTIVATION), str):
                 return own[ACTIVATION]
+        if key.endswith(TRAINING_OPTIONS):
+            return self._for_training(owner, value)
         canonical = self.value(owner, value)
-        if key.endswith("_initializer") and self.generation.major != 3 and isinstance(canonical, dict):
-            # TensorFlow 1 writes a dtype into each initializer; the layer's dtype applies.
-            canonical.get("config", {}).pop("dtype", None)
         if not key.endswith("activation"):
             return canonical
         # An activation layer is read from the raw value, which a file of Keras 2 has to contain again.
@@ -91,6 +92,16 @@ class ValueReader:
         if isinstance(value, list):
             return [self.read_layer(item, owner) for item in value]
         return None if value is None else self.read_layer(value, owner)
+
+    def _for_training(self, owner: str, value: Any) -> Any:
+        """Converts an initializer, regularizer or constraint; if it is custom, to its name alone."""
+        unread = Diagnostics()
+        canonical = replace(self, problems=unread).value(owner, value)
+        if not unread or not isinstance(value, dict):
+            return canonical
+        name = class_name(value)
+        name = value.get("config") if name == "function" else name
+        return {"class_name": name if isinstance(name, str) else "function", "config": {}}
 
     def _dtype(self, owner: str, value: Any) -> Any:
         """Converts a dtype or policy to its name; quantized policies and policy maps to class and config."""

@@ -90,6 +90,8 @@ class Invocation:
 
     def _find_masks(self) -> dict[str, Structure]:
         """Maps mask parameters of `forward` to the arguments whose masks they take."""
+        if not self.layer.uses_masks:
+            return {}
         names = self.layer.call_argument_names
         given = {**dict(zip(names, self._args, strict=False)), **self._kwargs}
         holders = {n: v for n, v in given.items() if any(isinstance(leaf, _Slot) for leaf in flatten(v))}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from layergraph.config.keras2_releases import MASK_USES
 from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, boolean, brief, option, optional, text
 from layergraph.constraints import constraint as constraint_of
@@ -124,6 +125,9 @@ class Layer(_LayerOptions):
         self.sublayers: dict[str, Layer] = {}
         self.built = False
         self._trainable = True
+        #: What the layer does with masks, and whether `forward` takes those that accompany its inputs.
+        self.mask_use = "keras3"
+        self.uses_masks = True
         #: The layer's form in the file that it was loaded from, if the file is of Keras 2.
         self.stored_form: StoredForm | None = None
         #: Scale of LoRA weights that an `.h5` has beside the kernel, times their rank; None if it has none.
@@ -157,6 +161,18 @@ class Layer(_LayerOptions):
     def group_name(self) -> str:
         """Base name, without a number, of the layer's group in a `.weights.h5` and of a layer without a name."""
         return snake_case(self.keras_class_name)
+
+    def treat_masks(self, use: str) -> None:
+        """Sets what the layer does with masks, one of `config.masks.MASK_USES`: from the version of its file.
+
+        Raises ConfigError for any other value.
+        """
+        if use not in MASK_USES:
+            raise ConfigError(f"{type(self).__name__}: mask_use is {brief(use)}, expected one of {list(MASK_USES)}")
+        self.mask_use = use
+        self.uses_masks = use in ("keras3", "used")
+        if use != "keras3":
+            vars(self)["supports_masking"] = use == "passed"
 
     @property
     def rows_are_independent(self) -> bool:

@@ -164,11 +164,12 @@ class Softmax(Layer):
     """exp(x) / sum exp(x) along one or more axes (keras.layers.Softmax). Elements that are masked out give 0.
 
     mask_rule   result along an axis that is masked out entirely: zeros with `keras3`; equal values with `keras2`, as
-                up to Keras 3.9. Set from the file's version
+                up to Keras 3.9; `fitting` is like `keras2`, but ignores a mask that doesn't broadcast to the inputs.
+                Set from the file's version
     """
 
     axis: Any = option(one_or_list_of(integer), default=-1)
-    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2", "fitting"), default="keras3", kw_only=True)
 
     supports_masking = True
 
@@ -176,12 +177,16 @@ class Softmax(Layer):
         self, context: CallContext, w: Weights, inputs: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Computes the softmax. Raises GraphError if the mask doesn't broadcast to the inputs."""
+        if mask is not None and not _broadcasts(mask, inputs):
+            if self.mask_rule != "fitting":
+                shapes = f"{tuple(mask.shape)}, expected one that broadcasts to the inputs, {tuple(inputs.shape)}"
+                raise GraphError(f"mask of shape {shapes}")
+            mask = None
         if mask is not None:
-            self._check_mask(inputs, mask)
             # Keras thresholds masks that aren't boolean at 0.5, and uses a large negative number for minus infinity.
             mask = mask if mask.dtype == torch.bool else mask > 0.5
             lowest = _LOWEST.get(inputs.dtype, -1e9)
-            if self.mask_rule == "keras2":
+            if self.mask_rule != "keras3":
                 inputs = inputs + torch.where(mask, 0.0, lowest).to(inputs.dtype)
             else:
                 inputs = torch.where(mask, inputs, lowest)
@@ -190,18 +195,16 @@ class Softmax(Layer):
             outputs = torch.softmax(inputs, axes[0])
         else:
             outputs = torch.exp(inputs - torch.logsumexp(inputs, axes, keepdim=True))
-        return outputs if mask is None or self.mask_rule == "keras2" else torch.where(mask, outputs, 0)
+        return outputs if mask is None or self.mask_rule != "keras3" else torch.where(mask, outputs, 0)
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""
         return {key: value for key, value in super().get_config().items() if key != "mask_rule"}
 
-    def _check_mask(self, inputs: torch.Tensor, mask: torch.Tensor) -> None:
-        pairs = zip(reversed(mask.shape), reversed(inputs.shape), strict=False)
-        if mask.ndim > inputs.ndim or any(m not in (1, i) for m, i in pairs):
-            raise GraphError(
-                f"mask of shape {tuple(mask.shape)}, expected one that broadcasts to the inputs, {tuple(inputs.shape)}"
-            )
+
+def _broadcasts(mask: torch.Tensor, inputs: torch.Tensor) -> bool:
+    pairs = zip(reversed(mask.shape), reversed(inputs.shape), strict=False)
+    return mask.ndim <= inputs.ndim and all(m in (1, i) for m, i in pairs)
 
 
 #: Keras's value for minus infinity (_large_negative_number).

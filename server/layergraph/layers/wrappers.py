@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ class TimeDistributed(_Wrapper):
     def setup(self) -> None:
         """Registers the layer as a sublayer."""
         self.hold(layer=self.layer)
+        self._has_fixed_rows = False
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config; `step_rule` isn't part of it."""
@@ -82,6 +84,7 @@ class TimeDistributed(_Wrapper):
             raise GraphError(
                 f"layer '{self.name}' (TimeDistributed): got {got}, expected a tensor (rows, timesteps, ...)"
             )
+        self._has_fixed_rows = tensor.shape[0] is not None
         step = Tensor((tensor.shape[0], *tensor.shape[2:]), tensor.dtype, History(self, 0, 0))
         with scopes.building(self):
             self.layer.build_for((step,))
@@ -99,6 +102,37 @@ class TimeDistributed(_Wrapper):
         flat = inputs.reshape(rows * steps, *inputs.shape[2:])
         outputs = self._inner(context, w["layer"], flat, flat_mask)
         return map_structure(lambda y: y.reshape(rows, steps, *y.shape[1:]), outputs)
+
+    def execute(
+        self,
+        context: CallContext,
+        w: Weights,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        previous_mask: Any,
+        *,
+        want_masks: bool,
+    ) -> tuple[Any, Any]:
+        """Computes outputs and mask: in Keras 2 the mask is the inner layer's, in Keras 3 that of the inputs."""
+        outputs, mask = super().execute(context, w, args, kwargs, previous_mask, want_masks=want_masks)
+        if not want_masks or self.step_rule == "keras3" or self._has_fixed_rows:
+            return outputs, mask
+        return outputs, self._inner_mask(context, w, args[0], mask)
+
+    def _inner_mask(self, context: CallContext, w: Weights, inputs: torch.Tensor, mask: Any) -> Any:
+        """The mask that the layer computes, for all timesteps (tf.keras.layers.TimeDistributed.compute_mask)."""
+        rows, steps = inputs.shape[:2]
+        flat = inputs.reshape(rows * steps, *inputs.shape[2:])
+        flat_mask = None if mask is None else self._flat_mask(mask, inputs)
+        if type(self.layer).execute is Layer.execute:
+            made = self.layer.compute_mask(context, flat, flat_mask) if self.layer.supports_masking else None
+        else:
+            quiet = replace(context, losses=None)
+            made = self.layer.execute(quiet, w["layer"], (flat,), {}, flat_mask, want_masks=True)[1]
+        made = next((one for one in flatten(made) if one is not None), None)
+        if made is not None:
+            return made.reshape(rows, steps, *made.shape[1:])
+        return mask if mask is None or mask.ndim <= 2 else mask.flatten(2).any(-1)
 
     def _goes_step_by_step(self, context: CallContext) -> bool:
         """Whether the layer is called per timestep, since it computes statistics or penalties over a call's rows."""
@@ -125,7 +159,7 @@ class TimeDistributed(_Wrapper):
                 # tf.keras runs the model a second time to compute the masks.
                 self.layer.execute(context, w, (flat,), {}, mask, want_masks=False)
             return self.layer.output_structure(outputs)
-        takes_mask = mask is not None and "mask" in self.layer.mask_argument_names
+        takes_mask = mask is not None and self.layer.uses_masks and "mask" in self.layer.mask_argument_names
         kwargs = {"mask": mask} if takes_mask else {}
         if self.step_rule == "keras2":
             return self.layer.execute(context, w, (flat,), kwargs, None, want_masks=False)[0]

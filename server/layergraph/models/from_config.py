@@ -29,6 +29,7 @@ from layergraph.models.hub.model import HubModel
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential
+from layergraph.models.training_options import training_option
 from layergraph.ops import operations
 from layergraph.plugins import custom_layers
 
@@ -47,8 +48,11 @@ class Rebuilt:
     file_order: dict[Functional, tuple[Layer, ...]] = field(default_factory=dict)
 
 
-def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics) -> None:
-    """Adds every unsupported class and option to `problems`, including those of nested models and wrappers."""
+def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics, *, has_weights: bool = True) -> None:
+    """Adds every unsupported class and option to `problems`, including those of nested models and wrappers.
+
+    has_weights   whether the weights' values come from the file
+    """
     # Each item with the path of the layers that contain it.
     waiting: list[tuple[GraphSpec | LayerSpec, str]] = [(spec, "")]
     while waiting:
@@ -66,7 +70,7 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics) -
             waiting.append((item.graph, inside))
             continue
         label = f"layer {brief_name(item.name)}" + (f" in {brief_name(where)}" if where else "")
-        for problem in _unsupported(item, label, ignores):
+        for problem in _unsupported(item, label, ignores, has_weights):
             problems.add(problem)
         inner = [leaf for leaf in flatten(list(item.config.values())) if isinstance(leaf, LayerSpec)]
         waiting.extend((leaf, inside) for leaf in reversed(inner))
@@ -85,7 +89,7 @@ def _unsupported_hyperparameters(spec: GraphSpec) -> Iterator[str]:
                 yield f"{label}: {wrong}"
 
 
-def _unsupported(spec: LayerSpec, label: str, ignores: Ignores) -> Iterator[str]:
+def _unsupported(spec: LayerSpec, label: str, ignores: Ignores, has_weights: bool) -> Iterator[str]:
     known = _class_of(spec)
     if known is None:
         what = "operation" if spec.operation else "class"
@@ -99,7 +103,7 @@ def _unsupported(spec: LayerSpec, label: str, ignores: Ignores) -> Iterator[str]
         # Layers in options are checked on their own.
         if not any(isinstance(leaf, LayerSpec) for leaf in flatten([spec.config[key]])):
             try:
-                known.validated(key, spec.config[key])
+                known.validated(key, training_option(known, key, spec.config[key], has_weights=has_weights))
             except ConfigError as wrong:
                 yield f"{label}: {wrong}"
             except LayerGraphError:
@@ -107,15 +111,19 @@ def _unsupported(spec: LayerSpec, label: str, ignores: Ignores) -> Iterator[str]
                 pass
 
 
-def rebuild(spec: GraphSpec, ignores: Ignores, limits: LoadLimits = DEFAULT_LIMITS) -> Rebuilt:
+def rebuild(
+    spec: GraphSpec, ignores: Ignores, limits: LoadLimits = DEFAULT_LIMITS, *, has_weights: bool = True
+) -> Rebuilt:
     """Builds the model, with weights that have shapes but no values yet.
+
+    has_weights   whether the weights' values come from the file
 
     Raises ConfigError or GraphError, which name the layer; also if one row would take more memory than `limits` allow.
     """
     repeated = _expanded_calls(spec, whole=True) - _expanded_calls(spec, whole=False)
     if repeated > limits.calls:
         raise GraphError(f"repeats more than {limits.calls} calls of layers by calling nested models repeatedly")
-    builder = _Builder(ignores)
+    builder = _Builder(ignores, has_weights)
     model = builder.model(spec)
     for inner in builder.file_order:
         if inner.built:
@@ -156,11 +164,12 @@ def _check_activations(model: Functional, most: int) -> None:
 
 
 def unknown_options(spec: LayerSpec, known: type[Layer], ignores: Ignores) -> list[str]:
-    """Keys of the config that the class doesn't have and that can't be ignored."""
+    """Keys of the config that the class lacks and that can't be ignored. An option that is null has no effect."""
     if known.computes_by_call:
         # Its `__init__` checks its options.
         return []
-    return [key for key, value in spec.config.items() if key not in known._options and not ignores(key, value)]
+    given = {key: value for key, value in spec.config.items() if key not in known._options and value is not None}
+    return [key for key, value in given.items() if not ignores(key, value)]
 
 
 def _class_of(spec: LayerSpec) -> type[Layer] | None:
@@ -178,8 +187,9 @@ def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
 
 
 class _Builder:
-    def __init__(self, ignores: Ignores) -> None:
+    def __init__(self, ignores: Ignores, has_weights: bool) -> None:
         self.ignores = ignores
+        self.has_weights = has_weights
         self.file_order: dict[Functional, tuple[Layer, ...]] = {}
         #: Layers that several models of the file share, by shared id.
         self.shared: dict[int, Layer] = {}
@@ -249,8 +259,12 @@ class _Builder:
             return known.computes_by_call or key in known._options
 
         config = {key: self._option(value) for key, value in spec.config.items() if taken(key)}
+        config.pop("mask_use", None)
+        if not known.computes_by_call:
+            config = {k: training_option(known, k, v, has_weights=self.has_weights) for k, v in config.items()}
         try:
             layer = known.from_config(config)
+            layer.treat_masks(spec.config.get("mask_use", "keras3"))
         except LayerGraphError as wrong:
             raise ConfigError(f"{label}: {wrong}") from wrong
         except _CALL_ERRORS as wrong:

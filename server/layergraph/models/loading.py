@@ -81,7 +81,7 @@ def described_model(described: Any, limits: LoadLimits) -> Model:
     version = described.get("keras_version")
     try:
         generation = generation_of(version if isinstance(version, str) else KERAS_VERSION, described)
-        model = _rebuilt(described, generation, where, limits).model
+        model = _rebuilt(described, generation, where, limits, has_weights=False).model
     except RecursionError:
         raise CorruptFileError(where, "is nested too deep") from None
     except ConfigError as wrong:
@@ -105,13 +105,15 @@ def vocabulary() -> Vocabulary:
     return Vocabulary({**LAYERS, **HUB_LAYERS}, operations(), replaced_lambdas(), custom_activations(), HUB_MODELS)
 
 
-def _rebuilt(config: Mapping[str, Any], generation: Generation, path: Path, limits: LoadLimits) -> Rebuilt:
+def _rebuilt(
+    config: Mapping[str, Any], generation: Generation, path: Path, limits: LoadLimits, *, has_weights: bool = True
+) -> Rebuilt:
     problems = Diagnostics()
     spec = read_graph(config, generation, path, problems, vocabulary(), limits)
-    find_unsupported(spec, generation.ignores, problems)
+    find_unsupported(spec, generation.ignores, problems, has_weights=has_weights)
     if problems:
         raise UnsupportedModelError(Path(path), list(problems.texts))
-    return rebuild(spec, generation.ignores, limits)
+    return rebuild(spec, generation.ignores, limits, has_weights=has_weights)
 
 
 def _remember_options(model: Model) -> None:

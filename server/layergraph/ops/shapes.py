@@ -136,7 +136,11 @@ class BroadcastTo(Operation):
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, shape: Any = None) -> torch.Tensor:
         """x broadcast to a shape. `shape` as an argument of the call may contain tensors."""
-        return x.broadcast_to(lengths_of(self.shape if shape is None else shape))
+        lengths = lengths_of(self.shape if shape is None else shape)
+        if x.is_meta and x.ndim and min(lengths, default=0) >= 0:
+            # Shapes are inferred with any number of rows; the call itself takes as many as the shape has, or one.
+            x = x[:1]
+        return x.broadcast_to(lengths)
 
 
 OPERATIONS: dict[str, type[Operation]] = {

@@ -68,10 +68,14 @@ class WrittenGraph:
         self._drop_masks(node)
         sources = {} if layer.is_operation else _mask_sources(node)
         masks = {name: map_structure(self._mask_of, source) for name, source in sources.items()}
+        unfit = getattr(layer, "mask_rule", "") == "fitting" and not _fits(masks.get("mask"), node.args[0])
+        masks = {} if unfit else masks
         written = {name: mask for name, mask in masks.items() if _is_known(mask)}
         if written:
             self._kwargs[node] = {**node.kwargs, **written}
-        if type(layer).__name__ in _SKIPS_MASKED and getattr(layer, "mask_rule", "") == "keras2":
+        # In Keras 3 masks accompany tensors, too: without one, a layer neither uses it nor passes it on.
+        skips = type(layer).__name__ in _SKIPS_MASKED and getattr(layer, "mask_rule", "") == "keras2"
+        if skips or unfit or layer.mask_use != "keras3":
             self._args[node] = tuple(
                 map_structure(lambda leaf: self._without_mask(layer, leaf), arg) for arg in node.args
             )
@@ -145,6 +149,13 @@ def _mask_sources(node: Node) -> dict[str, Structure]:
     if beside_states is not None and "mask" not in node.kwargs and getattr(layer, "mask_rule", "") == "keras2":
         sources["mask"] = beside_states
     return sources
+
+
+def _fits(mask: Any, tensor: Any) -> bool:
+    """Whether a mask broadcasts to a tensor."""
+    if not isinstance(mask, Tensor) or len(mask.shape) > len(tensor.shape):
+        return False
+    return all(m in (1, n) for m, n in zip(reversed(mask.shape), reversed(tensor.shape), strict=False))
 
 
 def _is_known(mask: Structure) -> bool:

@@ -201,9 +201,12 @@ def _spellings(path: str) -> Iterator[str]:
     """The path of a group in all releases that have this layout."""
     # Keras 2.15 has a leading underscore in names of attention projections.
     for spelt in (path, re.sub(r"/(\w+_dense/vars)$", r"/_\1", path)):
-        yield spelt
         # Keras 2.13 and 2.14.
-        yield spelt.replace("layers/", "_layer_checkpoint_dependencies/")
+        for form in (spelt, spelt.replace("layers/", "_layer_checkpoint_dependencies/")):
+            yield form
+            # Keras 2.13 to 2.15 on Windows: one group, whose name has backslashes, and in it `vars`.
+            place, _, last = form.rpartition("/")
+            yield place.replace("/", "\\") + "/" + last
 
 
 def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[StoredArray]:

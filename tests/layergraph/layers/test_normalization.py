@@ -1,5 +1,6 @@
 """Normalization against stock Keras, in inference and in training."""
 
+from pathlib import Path
 from typing import Any
 
 import layergraph
@@ -9,7 +10,8 @@ import torch
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.layers.table import LAYERS
-from oracles import LayerCase, check_layer, keras, perturb
+from model_files import numbered
+from oracles import LayerCase, assert_close, check_layer, keras, perturb
 from tensorflow_numbers import TensorFlowCase, tensorflow_cases
 
 AFFINE = {
@@ -180,8 +182,16 @@ def test_mask_of_another_rank_is_refused_in_training() -> None:
 @pytest.mark.parametrize(
     ("class_name", "options", "said"),
     [
-        ("BatchNormalization", {"renorm": True}, "option 'renorm' is true"),
-        ("BatchNormalization", {"axis": [1, 2]}, "option 'axis' is \\[1, 2\\], expected one axis"),
+        (
+            "BatchNormalization",
+            {"renorm_clipping": {"most": 2}},
+            "option 'renorm_clipping' is {'most': 2}",
+        ),
+        (
+            "BatchNormalization",
+            {"axis": [1, 1]},
+            "option 'axis' is \\[1, 1\\], expected an axis",
+        ),
         ("BatchNormalization", {"momentum": 1.5}, "option 'momentum' is 1.5"),
         ("BatchNormalization", {"epsilon": -1}, "option 'epsilon' is -1"),
         ("LayerNormalization", {"axis": "last"}, "option 'axis' is 'last'"),
@@ -261,3 +271,20 @@ def test_spectral_normalization_of_zeros_leaves_them() -> None:
 def test_spectral_normalization_of_a_layer_without_kernel_is_refused() -> None:
     with pytest.raises(GraphError, match="expected one with a kernel or embeddings"):
         LAYERS["SpectralNormalization"](LAYERS["Flatten"]())(layergraph.Input((3, 4)))
+
+
+def test_several_axes_and_renormalization_give_the_numbers_of_keras_2() -> None:
+    """Outputs of a file of tf.keras 2.15 before and after training, and the losses meanwhile."""
+    fixtures = Path(__file__).parents[2] / "fixtures"
+    model = layergraph.load_model(fixtures / "keras2_normalization.h5")
+    with np.load(fixtures / "keras2_normalization.npz") as arrays:
+        x, targets = arrays["x"], numbered(arrays, "target")
+
+        def check(name: str) -> None:
+            for got, want in zip(model.predict(x, verbose=0), numbered(arrays, name), strict=True):
+                assert_close(got, want)
+
+        check("before")
+        losses = [model.train_on_batch(x, targets)[0] for _ in range(3)]
+        np.testing.assert_allclose(losses, arrays["losses"], rtol=1e-5)
+        check("after")

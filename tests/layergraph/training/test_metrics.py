@@ -307,3 +307,10 @@ def test_micro_scores_with_a_column_of_weights():
         ours.update(torch.tensor(y), torch.tensor(p), torch.tensor(weights))
         theirs.update_state(y, p, weights)
     assert ours.result() == pytest.approx(float(theirs.result()), rel=1e-5)
+
+
+def test_a_label_that_is_no_class_is_never_among_the_best() -> None:
+    """As in tf.math.in_top_k."""
+    predictions, labels = torch.tensor([[0.3], [0.4], [0.2]]), torch.tensor([[0.0], [1.0], [-1.0]])
+    found = METRICS["SparseTopKCategoricalAccuracy"]().values(labels, predictions)
+    assert found.tolist() == [True, False, False]

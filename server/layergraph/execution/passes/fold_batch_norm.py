@@ -23,7 +23,7 @@ _MOST = 16.0
 def whole_normalization(step: Step) -> Step:
     """Returns the step as one operation if that is as exact. The layer must have one input and run in inference."""
     layer = step.call.layer
-    if type(layer) is not BatchNormalization or len(step.call.tensors[0].shape) < 2:
+    if type(layer) is not BatchNormalization or not layer.has_one_axis or len(step.call.tensors[0].shape) < 2:
         return step
     factor, summand = layer.as_affine(Binder(lambda weight: weight.value)(layer))
     if not max(factor.abs().max(), summand.abs().max()) < _MOST:

@@ -128,7 +128,9 @@ def _normalizes(step: Step, convolution: Any) -> bool:
     """Whether a call normalises the axis of the channels of the convolution before it."""
     layer = step.call.layer
     rank = len(step.call.tensors[0].shape)
-    return type(layer) is BatchNormalization and layer.axis % rank == (1 if convolution.channels_first else rank - 1)
+    if type(layer) is not BatchNormalization or not layer.has_one_axis:
+        return False
+    return bool(layer.axis % rank == (1 if convolution.channels_first else rank - 1))
 
 
 def _function(layer: Layer) -> Function | None:

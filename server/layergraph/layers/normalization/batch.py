@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from layergraph.config.options import Expected, anything, boolean, fraction, integer, nonnegative, option
+from layergraph.config.options import Expected, boolean, fraction, integer, nonnegative, one_or_list_of, option
 from layergraph.constraints import constraint
-from layergraph.errors import ConfigError, DataError
+from layergraph.errors import DataError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.shard import Shard
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
+from layergraph.layers.normalization.renorm import clipping, corrections
 from layergraph.layers.normalization.weights import AffineLayer, axis_length, wide
 from layergraph.regularizers import regularizer
 
 #: Keras's backend.epsilon(), which prevents a division by zero in a masked mean.
 EPSILON = 1e-7
 
-#: Options of batch renormalization, which isn't supported.
+#: Options of batch renormalization, which Keras 3 lacks.
 _RENORM = ("renorm", "renorm_clipping", "renorm_momentum")
 
 
-def single_axis(value: Any) -> int:
-    """Validator: one axis; old files have a list with one axis."""
-    if isinstance(value, (list, tuple)) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, (list, tuple)):
-        raise Expected("one axis")
-    return integer(value)
+def axes(value: Any) -> int | tuple[int, ...]:
+    """Validator: one axis or several; old files have a list with one axis."""
+    found = one_or_list_of(integer)(value)
+    if not isinstance(found, tuple):
+        return found
+    if not found or len(set(found)) != len(found):
+        raise Expected("an axis, or a list of different ones")
+    return found[0] if len(found) == 1 else tuple(sorted(found))
 
 
 class BatchNormalization(AffineLayer):
@@ -40,9 +43,12 @@ class BatchNormalization(AffineLayer):
     In training these are the batch's (biased variance, masked timesteps left out), and the moving averages are updated:
     moving * momentum + batch's * (1 - momentum). In inference, and if the layer isn't trainable, the moving averages
     are used (keras.layers.BatchNormalization).
+
+    axis     in files of Keras 2 also several axes: one mean and variance for each of their positions
+    renorm   batch renormalization, in files of Keras 2
     """
 
-    axis: int = option(single_axis, default=-1)
+    axis: Any = option(axes, default=-1)
     momentum: float = option(fraction, default=0.99)
     epsilon: float = option(nonnegative, default=1e-3)
     center: bool = option(boolean, default=True)
@@ -56,26 +62,34 @@ class BatchNormalization(AffineLayer):
     beta_constraint: Any = option(constraint, default=None)
     gamma_constraint: Any = option(constraint, default=None)
     renorm: bool = option(boolean, default=False)
-    renorm_clipping: Any = option(anything, default=None)
-    renorm_momentum: Any = option(anything, default=0.99)
+    renorm_clipping: Any = option(clipping, default=None)
+    renorm_momentum: float = option(fraction, default=0.99)
     synchronized: bool = option(boolean, default=False)
 
     supports_masking = True
 
-    def setup(self) -> None:
-        """Raises ConfigError for renormalization."""
-        if self.renorm:
-            raise ConfigError("BatchNormalization: option 'renorm' is true, expected false: it is not supported")
+    @property
+    def has_one_axis(self) -> bool:
+        """Whether statistics are per index of one axis."""
+        return isinstance(self.axis, int)
 
     def build(self, input_shape: Any) -> None:
         """Creates gamma, beta and the moving averages."""
-        length = axis_length(self, input_shape, self.axis)
-        self.add_affine([length], gamma=self.scale, beta=self.center)
-        for name, first in (
-            ("moving_mean", self.moving_mean_initializer),
-            ("moving_variance", self.moving_variance_initializer),
-        ):
-            self.add_weight(name, (length,), first, trainable=False, autocast=False)
+        kept = {axis % len(input_shape): axis_length(self, input_shape, axis) for axis in self._axes}
+        # With several axes, weights have the inputs' rank.
+        shape = [kept.get(axis, 1) for axis in range(len(input_shape))] if len(kept) > 1 else list(kept.values())
+        self.add_affine(shape, gamma=self.scale, beta=self.center)
+        firsts = {"moving_mean": self.moving_mean_initializer, "moving_variance": self.moving_variance_initializer}
+        if self.renorm:
+            # Keras starts with the root of the variance's first value.
+            root = lambda shape, dtype=torch.float32: self.moving_variance_initializer(shape, dtype).sqrt()  # noqa: E731
+            firsts |= {"moving_stddev": root, "renorm_mean": self.moving_mean_initializer, "renorm_stddev": root}
+        for name, first in firsts.items():
+            self.add_weight(name, shape, first, trainable=False, autocast=False)
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return (self.axis,) if isinstance(self.axis, int) else self.axis
 
     def forward(
         self, context: CallContext, w: Weights, x: torch.Tensor, mask: torch.Tensor | None = None
@@ -84,10 +98,12 @@ class BatchNormalization(AffineLayer):
         x = wide(x)
         if context.training and self.trainable:
             mean, variance = self._moments(x, mask, context.shard)
+            if self.renorm:
+                return self._renormalized(w, x, mean, variance).to(torch_dtype(self.compute_dtype))
             # Serving runs in inference mode: a call with training=True must not change the served model.
             if not torch.is_inference_mode_enabled():
-                self._update(w.moving_mean, mean)
-                self._update(w.moving_variance, variance)
+                self._update(w.moving_mean, mean, self.momentum)
+                self._update(w.moving_variance, variance, self.momentum)
         else:
             mean, variance = w.moving_mean.to(x.dtype), w.moving_variance.to(x.dtype)
         factor = torch.rsqrt(variance + self.epsilon)
@@ -119,7 +135,7 @@ class BatchNormalization(AffineLayer):
 
     def _along(self, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Reshapes one value per index of the axis so that it broadcasts."""
-        if self.axis % x.ndim == x.ndim - 1:
+        if not self.has_one_axis or self.axis % x.ndim == x.ndim - 1:
             return values
         shape = [1] * x.ndim
         shape[self.axis] = -1
@@ -129,13 +145,14 @@ class BatchNormalization(AffineLayer):
         self, x: torch.Tensor, mask: torch.Tensor | None, shard: Shard | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and biased variance of the whole batch, all workers' rows included, without masked timesteps."""
-        axes = tuple(axis for axis in range(x.ndim) if axis != self.axis % x.ndim)
+        kept = {axis % x.ndim for axis in self._axes}
+        axes, wide = tuple(axis for axis in range(x.ndim) if axis not in kept), len(kept) > 1
         if mask is None and shard is not None:
-            values = x.numel() // x.shape[self.axis] // shard.count * shard.total
-            mean = shard.summed(x.sum(axes)) / values
-            return mean, shard.summed((x - self._along(mean, x)).square().sum(axes)) / values
+            values = math.prod(x.shape[axis] for axis in axes) // shard.count * shard.total
+            mean = shard.summed(x.sum(axes, keepdim=wide)) / values
+            return mean, shard.summed((x - self._along(mean, x)).square().sum(axes, keepdim=wide)) / values
         if mask is None:
-            variance, mean = torch.var_mean(x, axes, correction=0)
+            variance, mean = torch.var_mean(x, axes, correction=0, keepdim=wide)
             return mean, variance
         if mask.ndim != x.ndim - 1:
             raise DataError(
@@ -143,14 +160,31 @@ class BatchNormalization(AffineLayer):
             )
         counts = mask.bool().unsqueeze(-1).expand(x.shape)
         whole = shard.summed if shard is not None else lambda own: own
-        count = whole(counts.to(x.dtype).sum(axes)) + EPSILON
-        mean = whole(x.where(counts, 0).sum(axes)) / count
-        variance = whole((x - self._along(mean, x)).where(counts, 0).square().sum(axes)) / count
+        count = whole(counts.to(x.dtype).sum(axes, keepdim=wide)) + EPSILON
+        mean = whole(x.where(counts, 0).sum(axes, keepdim=wide)) / count
+        variance = whole((x - self._along(mean, x)).where(counts, 0).square().sum(axes, keepdim=wide)) / count
         return mean, variance
 
-    def _update(self, moving: torch.Tensor, batch: torch.Tensor) -> None:
+    def _renormalized(self, w: Weights, x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+        """Computes training's outputs with renormalization, and updates the averages."""
+        factor, summand = corrections(w, mean, variance, self.epsilon, self.renorm_clipping)
+        if not torch.is_inference_mode_enabled():
+            deviation = torch.sqrt(variance + self.epsilon)
+            self._update(w.renorm_mean, mean, self.renorm_momentum)
+            self._update(w.renorm_stddev, deviation, self.renorm_momentum)
+            self._update(w.moving_mean, mean, self.momentum)
+            self._update(w.moving_stddev, deviation, self.momentum)
+            with torch.no_grad():
+                w.moving_variance.copy_((w.moving_stddev.square() - self.epsilon).clamp_min(0))
+        y = (x - self._along(mean, x)) * self._along(torch.rsqrt(variance + self.epsilon), x)
+        y = y * self._along(factor, x) + self._along(summand, x)
+        y = y * self._along(w.gamma, x) if self.scale else y
+        return y + self._along(w.beta, x) if self.center else y
+
+    @staticmethod
+    def _update(moving: torch.Tensor, batch: torch.Tensor, momentum: float) -> None:
         with torch.no_grad():
-            moving.mul_(self.momentum).add_(batch.to(moving.dtype), alpha=1 - self.momentum)
+            moving.mul_(momentum).add_(batch.detach().to(moving.dtype), alpha=1 - momentum)
 
     def get_config(self) -> dict[str, Any]:
         """Keras's config, without the options of renormalization, which most releases don't accept."""

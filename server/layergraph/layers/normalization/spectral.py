@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from layergraph.config.options import option, positive_int
+from layergraph.config.options import one_of, option, positive_int
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
 from layergraph.functional.call_context import CallContext
-from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
 from layergraph.functional.weights import Weights
@@ -26,10 +25,14 @@ class SpectralNormalization(_Wrapper):
 
     The value is estimated by `power_iterations` steps of the power method, starting from `vector_u`, (1, outputs), of
     the last training step. Inference uses the kernel as it was left by training.
+
+    cast_rule   type of the outputs: that of the inputs with `keras3`, so that vectors of integer ids are truncated; the
+                layer's own with `keras2`. Set from the file's version
     """
 
     layer: Layer = option(_layer)
     power_iterations: int = option(positive_int, default=1)
+    cast_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     def setup(self) -> None:
         """Registers the layer as a sublayer."""
@@ -60,16 +63,22 @@ class SpectralNormalization(_Wrapper):
         )
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs, in the inputs' dtype."""
+        """Computes the outputs."""
         # Serving runs in inference mode and must not change the model's weights.
         if context.training and not torch.is_inference_mode_enabled():
             self._normalize(getattr(w["layer"], self._kernel().name), w.vector_u)
         y, _ = self.layer.execute(context, w["layer"], (x,), {}, None, want_masks=False)
-        result: torch.Tensor = y.to(x.dtype if x.is_floating_point() else torch_dtype(self.compute_dtype))
+        result: torch.Tensor = y.to(x.dtype) if self.cast_rule == "keras3" else y
         return result
 
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        return {key: value for key, value in super().get_config().items() if key != "cast_rule"}
+
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """The mask of the layer's output."""
+        """The mask of the layer's output; Keras 3 loses it where it casts the output."""
+        if self.cast_rule == "keras3" and not inputs.is_floating_point():
+            return None
         return self.layer.compute_mask(context, inputs, mask) if self.layer.supports_masking else None
 
     @torch.no_grad()

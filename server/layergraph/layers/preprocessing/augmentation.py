@@ -20,7 +20,7 @@ from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
-from layergraph.layers.preprocessing.images import ImageLayer, smart_resize
+from layergraph.layers.preprocessing.images import ImageLayer, middle_of_resized, smart_resize
 from layergraph.layers.preprocessing.interpolation import resize
 
 FILL_MODES = ("reflect", "wrap", "constant", "nearest")
@@ -59,6 +59,10 @@ class RandomImageLayer(ImageLayer):
         if not context.training:
             return x
         return self.from_planes(self.changed(context, self.planes(x)), x.ndim)
+
+    def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
+        """The inputs' mask, if they are unchanged."""
+        return None if context.training else mask
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """Changes images (rows, channels, height, width), each with its own random values."""
@@ -123,19 +127,21 @@ class RandomContrast(RandomImageLayer):
 class RandomCrop(RandomImageLayer):
     """Crops images at a random position, the same for the batch; smaller images are resized (keras.layers.RandomCrop).
 
-    image_rule   in inference `keras3` passes images unchanged; `keras2` crops to the aspect ratio and resizes
+    image_rule   in inference `keras3` passes images unchanged; `keras2` crops to the aspect ratio and resizes;
+                 `shorter_side`, as in tf.keras up to 2.6, resizes to the shorter side and crops the middle
     """
 
     height: int = option(positive_int)
     width: int = option(positive_int)
-    image_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    image_rule: str = option(one_of("keras3", "keras2", "shorter_side"), default="keras3", kw_only=True)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Returns the cropped images, in inference according to `image_rule`."""
         if context.training or self.image_rule == "keras3":
             return super().forward(context, w, inputs)
         x = self.converted(inputs)
-        return self.from_planes(smart_resize(self.planes(x), (self.height, self.width)), x.ndim)
+        cropped = smart_resize if self.image_rule == "keras2" else middle_of_resized
+        return self.from_planes(cropped(self.planes(x), (self.height, self.width)), x.ndim)
 
     def changed(self, context: CallContext, x: torch.Tensor) -> torch.Tensor:
         """Crops all images at the same position."""

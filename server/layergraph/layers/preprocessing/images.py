@@ -89,6 +89,16 @@ def smart_resize(x: torch.Tensor, size: tuple[int, int], interpolation: str = "b
     return resize(x[:, :, top : top + height, left : left + width], size, interpolation)
 
 
+def middle_of_resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resizes planes so that they cover the target, then crops the middle (RandomCrop of tf.keras 2.6)."""
+    (height, width), (rows, columns) = size, x.shape[2:]
+    is_tall = rows / columns > height / width
+    # TensorFlow truncates.
+    resized = (width * rows // columns, width) if is_tall else (height, height * columns // rows)
+    top, left = ((have - want) // 2 for have, want in zip(resized, size, strict=True))
+    return resize(x, resized, "bilinear")[:, :, top : top + height, left : left + width]
+
+
 class Rescaling(Layer):
     """inputs * scale + offset (keras.layers.Rescaling). Both may be lists with a number for each channel."""
 

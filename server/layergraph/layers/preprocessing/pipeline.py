@@ -70,7 +70,7 @@ class Pipeline(Layer):
     def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> Any:
         """Computes the output of the last layer."""
         for name, layer in self.sublayers.items():
-            takes_mask = mask is not None and "mask" in layer.mask_argument_names
+            takes_mask = mask is not None and layer.uses_masks and "mask" in layer.mask_argument_names
             kwargs = {"mask": mask} if takes_mask else {}
             inputs, mask = layer.execute(context, w[name], (inputs,), kwargs, mask, want_masks=True)
         return inputs

@@ -146,6 +146,9 @@ class Recurrent(Layer):
         given = [state for state in flatten(initial_state) if state is not None]
         if not given:
             return [x.new_zeros((x.shape[0], n), dtype=dtype) for n, dtype in zip(sizes, dtypes, strict=True)]
+        if len(sizes) == 1:
+            # Cells of one state take the first of those given, such as an LSTM's.
+            given = given[:1]
         if len(given) != len(sizes) or any(s.ndim != 2 or s.shape[1] != n for s, n in zip(given, sizes, strict=True)):
             shapes = [tuple(state.shape) for state in given]
             raise GraphError(f"got initial states of shapes {shapes}, expected {[('rows', n) for n in sizes]}")

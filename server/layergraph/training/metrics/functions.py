@@ -49,7 +49,10 @@ def sparse_top_k_categorical_accuracy(
     if from_sorted_ids:
         return (labels[..., None] == y_pred[..., :k]).any(-1)
     worst = y_pred.topk(min(k, y_pred.shape[-1]), -1).values[..., -1]
-    return y_pred.gather(-1, labels[..., None])[..., 0] >= worst
+    # A label that isn't among the classes is never right.
+    known = (labels >= 0) & (labels < y_pred.shape[-1])
+    own = y_pred.gather(-1, labels.clamp(0, y_pred.shape[-1] - 1)[..., None])[..., 0]
+    return (own >= worst) & known
 
 
 def cosine_similarity(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:

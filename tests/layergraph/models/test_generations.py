@@ -1,0 +1,58 @@
+"""Files of several releases of TensorFlow give the numbers of that release, also when they are saved again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import layergraph
+import numpy as np
+import pytest
+from layergraph.config.keras_versions import generation_of
+from model_files import check_fixture, numbered
+from oracles import assert_close
+
+FILES = sorted((Path(__file__).parents[2] / "fixtures" / "generations").glob("*.h5"))
+#: Keras 3 has no such computation, and within a Sequential no masks as arguments.
+ONLY_KERAS2 = ("broadcast", "hashing", "randomcrop", "spectralnormalization", "timedistributed", "lstm_in_sequential")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_give_the_numbers_of_their_release(path: Path, tmp_path: Path) -> None:
+    model = check_fixture(path)
+    for suffix in (".keras", ".h5"):
+        again = tmp_path / f"again{suffix}"
+        model.save(again)
+        shutil.copy(path.with_suffix(".npz"), again.with_suffix(".npz"))
+        check_fixture(again)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking.*:UserWarning")
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if not any(word in path.stem for word in ONLY_KERAS2)], ids=lambda path: path.stem
+)
+def test_keras_3_opens_what_is_saved_of_them(path: Path, tmp_path: Path) -> None:
+    layergraph.load_model(path).save(tmp_path / "again.keras")
+    model: Any = keras.models.load_model(tmp_path / "again.keras")
+    with np.load(path.with_suffix(".npz")) as arrays:
+        inputs, expected = numbered(arrays, "input"), numbered(arrays, "output")
+    given = inputs if len(inputs) > 1 else inputs[0]
+    outputs = model.predict(given, verbose=0)
+    for got, want in zip(outputs if isinstance(outputs, list) else [outputs], expected, strict=True):
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    ("name", "uses"),
+    [
+        ("ReLU", {"2.2.4-tf": "none", "2.4.0": "none", "2.5.0": None, "2.15.0": None, "2.3.1": None}),
+        ("Softmax", {"2.2.4-tf": "passed", "2.3.0-tf": "passed", "2.5.0": None, "2.3.1": "passed"}),
+        ("MultiHeadAttention", {"2.4.0": "none", "2.9.0": "none", "2.10.0": None}),
+        ("Identity", {"2.15.0": "none", "3.0.0": None}),
+    ],
+)
+def test_the_release_decides_what_layers_do_with_masks(name: str, uses: dict[str, str | None]) -> None:
+    for version, use in uses.items():
+        assert generation_of(version, {}).rules.get(name, {}).get("mask_use") == use, version

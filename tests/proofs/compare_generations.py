@@ -1,0 +1,171 @@
+"""Compares models of many releases of Keras with their own numbers: `make generations GENERATIONS=FOLDER`.
+
+FOLDER has a folder for each release: a virtual environment with TensorFlow (1.13 to 2.15), or what
+`pip install --no-deps --target FOLDER/3.8.0 keras==3.8.0` makes. `make_generation.py` runs in each; its files are
+loaded here. For each release the counts of files, refused ones with their reasons, and mismatches are printed.
+
+PYTHONPATH=tests/support:tests/generators:tests/proofs python tests/proofs/compare_generations.py GENERATIONS OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import layergraph
+import numpy as np
+from layergraph.errors import LayerGraphError
+from model_files import numbered
+
+#: Relative to the largest number of an output: what rounding may do in a deep graph.
+TOLERANCE = 2e-5
+HALF, HALVES = 2e-2, ("float16", "bfloat16")
+#: Releases, labels, and why the numbers differ: Keras on torch from Keras on TensorFlow, a release from the next one.
+KNOWN = (
+    (r"Keras 3\.\d", r"Conv\dDTranspose [35] .*", "transposed convolutions are padded otherwise on torch"),
+    (r"Keras 3\.[0-8]\.", r"(Max|Average)Pooling\dD [13] .*", "pools are padded otherwise on torch, up to 3.8"),
+    (
+        "TensorFlow 1.13",
+        r"masked (\w+ in (Model|Sequential)|ActivityRegularization).*",
+        "files of 1.13, in which models pass no masks on, look like those of 1.14, in which they do",
+    ),
+)
+MAKER = Path(__file__).parents[1] / "generators" / "make_generation.py"
+
+
+@dataclass
+class Counts:
+    """What became of one release's files."""
+
+    files: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    mismatches: list[str] = field(default_factory=list)
+    known: Counter[str] = field(default_factory=Counter)
+
+
+def peers(folder: Path, only: str) -> Iterator[tuple[str, list[str], dict[str, str], str]]:
+    """Name, command, environment, and which of its Kerases, of every release in a folder."""
+    for place in sorted(folder.iterdir()):
+        if not re.fullmatch(only, place.name):
+            continue
+        python = place / "bin" / "python"
+        if (place / "keras").is_dir():
+            yield place.name, [sys.executable], {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{place}"}, ""
+        elif python.exists() and (found := list(place.glob("lib/python*/site-packages/tensorflow*-*.dist-info"))):
+            yield place.name, [str(python)], {}, ""
+            version = min(found, key=lambda path: len(path.name)).name.partition("-")[2]
+            if version.startswith("1.") and list(place.glob("lib/python*/site-packages/keras/__init__.py")):
+                yield f"{place.name}-keras", [str(python)], {}, "keras"
+            if version.startswith("2."):
+                yield f"{place.name}-v1", [str(python)], {}, "v1"
+
+
+def compare(path: Path, inputs: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    """Raises LayerGraphError if the file is refused, AssertionError if its model gives other numbers."""
+    model = layergraph.load_model(path)
+    plan = model.plan()
+    needed = {spec.name for spec in plan.input_specs}
+    given = dict(zip(model.input_names, inputs, strict=True))
+    try:
+        result = plan.run({name: array for name, array in given.items() if name in needed})
+    except Exception as wrong:
+        raise AssertionError(f"{type(wrong).__name__}: {wrong}") from wrong
+    tolerance = HALF if computes_in_half(model) else TOLERANCE
+    for got, want in zip(result.values(), expected, strict=True):
+        assert got.shape == want.shape, f"shape {got.shape}, expected {want.shape}"
+        if want.dtype.kind not in "fiub":
+            assert np.array_equal(got.astype(str), want.astype(str)), "other texts"
+            continue
+        finite = np.abs(want[np.isfinite(want)])
+        size = max(1.0, float(finite.max()) if finite.size else 1.0)
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * size)
+
+
+def computes_in_half(model: layergraph.Model) -> bool:
+    """Whether a layer, or a tensor of the graph, is of half precision."""
+    if any(layer.compute_dtype in HALVES for layer in model.walk_layers()):
+        return True
+    nodes = model.graph.nodes if model.built else ()
+    return any(tensor.dtype in HALVES for node in nodes for tensor in node.output_tensors)
+
+
+def compared(folder: Path) -> Counts:
+    """Loads all files of a folder."""
+    counts, peer = Counts(), (folder / "peer.txt").read_text()
+    for numbers in sorted(folder.glob("*/*.npz")):
+        with np.load(numbers, allow_pickle=True) as arrays:
+            inputs, expected = numbered(arrays, "input"), numbered(arrays, "output")
+        label = numbers.with_suffix(".txt").read_text()
+        for path in (numbers.with_suffix(suffix) for suffix in (".h5", ".keras")):
+            if not path.exists():
+                continue
+            counts.files += 1
+            try:
+                compare(path, inputs, expected)
+            except LayerGraphError as wrong:
+                counts.refused[_reason(str(wrong))] += 1
+                print(f"refused: {path} ({label}): {_line(wrong)}", flush=True)
+            except Exception as wrong:
+                if reason := _known(peer, label):
+                    counts.known[reason] += 1
+                    continue
+                counts.mismatches.append(f"{path} ({label}): {type(wrong).__name__}: {_line(wrong)}")
+                print(f"MISMATCH: {counts.mismatches[-1]}", flush=True)
+    return counts
+
+
+def _known(peer: str, label: str) -> str | None:
+    return next((why for who, what, why in KNOWN if re.match(who, peer) and re.fullmatch(what, label)), None)
+
+
+def _line(wrong: Exception) -> str:
+    return " ".join(str(wrong).split())[:300]
+
+
+def _reason(text: str) -> str:
+    """An error's text without the names of files and layers."""
+    text = re.sub(r"^\S+\.(h5|keras): ", "", " ".join(text.split()))
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "…", text)[:140]
+
+
+def main() -> int:
+    """Runs all releases; the exit status is 1 if a file mismatches."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("generations", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--count", default="40", help="random graphs of each release")
+    parser.add_argument("--seed", default="0")
+    parser.add_argument("--only", default=".*", help="regular expression of the names of releases")
+    parser.add_argument("--compare-only", action="store_true", help="compare what an earlier run has made")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    rows: dict[str, Counts] = {}
+    for name, command, environment, which in peers(options.generations, options.only):
+        folder = options.out / name
+        if not options.compare_only:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            making = [*command, str(MAKER), str(folder), options.count, options.seed, which]
+            subprocess.run(making, env={**os.environ, **environment}, stderr=subprocess.DEVNULL, check=False)
+        if (folder / "peer.txt").exists():
+            rows[f"{name}: {(folder / 'peer.txt').read_text()}"] = compared(folder)
+    for name, counts in rows.items():
+        print(f"{name}: {counts.files} files, {counts.refused.total()} refused, {len(counts.mismatches)} mismatches")
+        for reason, number in counts.refused.most_common():
+            print(f"    {number} refused: {reason}")
+        for reason, number in counts.known.most_common():
+            print(f"    {number} known: {reason}")
+    return 1 if any(counts.mismatches for counts in rows.values()) or not rows else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

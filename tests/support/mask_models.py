@@ -1,0 +1,137 @@
+"""Small models of one layer each behind a mask, for whichever Keras `make_generation.py` gives: does the layer use the
+mask, does it pass it on?
+
+A layer that this Keras refuses is left out. Runs in Python 3.6, too.
+"""
+
+from layer_models import INPUTS, LAYERS, build_layer
+
+#: Class name, options: those that `layer_models.py` has no sequences for.
+MORE = (
+    ("MultiHeadAttention", {"num_heads": 2, "key_dim": 2}),
+    ("CuDNNLSTM", {"units": 3}),
+    ("LayerNormalization", {"axis": [1, 2]}),
+    ("Softmax", {"axis": 1}),
+    ("BatchNormalization", {"axis": 1}),
+    ("LSTM", {"units": 3, "return_sequences": True, "zero_output_for_mask": True}),
+    ("GRU", {"units": 3, "return_sequences": True, "go_backwards": True}),
+)
+#: To these a sequence is one image, without rows.
+_OF_IMAGES = ("RandomCrop", "RandomRotation", "RandomTranslation", "RandomZoom", "CenterCrop", "Resizing")
+#: Behind a mask that Masking computes, too.
+_BOTH = ("LSTM", "Softmax", "ReLU", "Dense", "BatchNormalization")
+_MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")
+_ON_PAIRS = (*_MERGING, "Attention", "AdditiveAttention", "MultiHeadAttention")
+_WRAPPED = (
+    ("Dense", {"units": 2}),
+    ("LSTM", {"units": 2}),
+    ("Dropout", {"rate": 0.2}),
+    ("Softmax", {}),
+    ("ReLU", {}),
+    ("Activation", {"activation": "tanh"}),
+    ("Embedding", {"input_dim": 9, "output_dim": 3, "mask_zero": True}),
+)
+
+
+def mask_models(keras):
+    """Pairs of a label, and a function that makes the model or raises what this Keras raises."""
+    make, seen = keras.layers, set()
+    is_keras3 = getattr(keras, "__version__", "").startswith("3.")
+    single = [(name, {**options, **forms[0]}) for name, options, forms, _ in LAYERS if name not in _ON_PAIRS]
+    for name, options in [*single, *MORE]:
+        key = repr((name, options))
+        if key in seen or name in _ON_PAIRS or name in _OF_IMAGES or (is_keras3 and name.startswith("Random")):
+            continue
+        seen.add(key)
+        for source in ("Masking", "Embedding") if name in _BOTH else ("Embedding",):
+            yield (
+                f"masked {name} {options} {source}",
+                lambda args=(name, options, source): _behind_mask(keras, *args),
+            )
+    for name in _ON_PAIRS:
+        for masked in ((True, False), (False, True), (True, True)):
+            yield f"masked {name} {masked}", lambda args=(name, masked): _pair(keras, *args)
+    for name, options in _WRAPPED:
+        for wrapper in ("TimeDistributed", "Sequential", "Model"):
+            yield (
+                f"masked {name} in {wrapper}",
+                lambda args=(name, options, wrapper): _wrapped(keras, *args),
+            )
+    for mode in ("concat", "sum"):
+        yield "masked Bidirectional " + mode, lambda mode=mode: _bidirectional(keras, mode)
+    if hasattr(make, "SpectralNormalization"):
+        yield "masked SpectralNormalization", lambda: _spectral(keras)
+        yield "masked SpectralNormalization of an Embedding", lambda: _spectral_embedding(keras)
+
+
+def _source(keras, kind):
+    make = keras.layers
+    shape, dtype = INPUTS["ids" if kind == "Embedding" else "sequence"]
+    x = make.Input(shape=shape, dtype=dtype)
+    return x, make.Embedding(9, 4, mask_zero=True)(x) if kind == "Embedding" else make.Masking(0.5)(x)
+
+
+def _after(keras, y):
+    """What shows the mask of a tensor, and the tensor itself."""
+    make, outputs = keras.layers, list(y) if isinstance(y, (list, tuple)) else [y]
+    return outputs + [make.SimpleRNN(3)(one) for one in outputs if len(one.shape) == 3]
+
+
+def _behind_mask(keras, name, options, source):
+    x, y = _source(keras, source)
+    return keras.models.Model(x, _after(keras, build_layer(keras, name, options)(y)))
+
+
+def _pair(keras, name, masked):
+    make = keras.layers
+    (a, first), (b, second) = _source(keras, "Masking"), _source(keras, "Embedding")
+    first, second = (y if flag else make.Flatten()(y) for y, flag in zip((first, second), masked))  # noqa: B905
+    first, second = (y if len(y.shape) == 3 else make.Reshape((6, 4))(y) for y in (first, second))
+    if name == "MultiHeadAttention":
+        y = make.MultiHeadAttention(2, 2)(first, second)
+    else:
+        layer = make.Dot(axes=(2, 2)) if name == "Dot" else getattr(make, name)()
+        y = layer([first, second])
+    return keras.models.Model([a, b], _after(keras, y))
+
+
+def _wrapped(keras, name, options, wrapper):
+    make = keras.layers
+    layer = build_layer(keras, name, options)
+    if name == "Embedding":
+        x = make.Input(shape=(3, 6), dtype="int32") if wrapper == "TimeDistributed" else make.Input((6,), dtype="int32")
+        if wrapper == "TimeDistributed":
+            y = make.TimeDistributed(layer)(x)
+            return keras.models.Model(x, [y, make.TimeDistributed(make.LSTM(2))(y)])
+        y = x
+    else:
+        x, y = _source(keras, "Embedding")
+    if wrapper == "TimeDistributed":
+        if name == "LSTM":
+            raise ValueError("no steps of sequences")
+        return keras.models.Model(x, _after(keras, make.TimeDistributed(layer)(y)))
+    if wrapper == "Sequential":
+        inner = keras.models.Sequential([layer])
+    else:
+        entry = make.Input(shape=tuple(y.shape)[1:], dtype="int32" if name == "Embedding" else "float32")
+        inner = keras.models.Model(entry, layer(entry))
+    return keras.models.Model(x, _after(keras, inner(y)))
+
+
+def _bidirectional(keras, mode):
+    make = keras.layers
+    x, y = _source(keras, "Embedding")
+    y = make.Bidirectional(make.LSTM(2, return_sequences=True), merge_mode=mode)(y)
+    return keras.models.Model(x, _after(keras, y))
+
+
+def _spectral(keras):
+    x, y = _source(keras, "Embedding")
+    return keras.models.Model(x, _after(keras, keras.layers.SpectralNormalization(keras.layers.Dense(3))(y)))
+
+
+def _spectral_embedding(keras):
+    make = keras.layers
+    x = make.Input(shape=(6,), dtype="int32")
+    y = make.SpectralNormalization(make.Embedding(9, 4, mask_zero=True))(x)
+    return keras.models.Model(x, _after(keras, y))
