@@ -9,6 +9,7 @@ LayerGraphError
 ├── GraphError                  layers and tensors are incompatible
 ├── DataError                   arrays don't match the model
 │   └── UnknownTensorError      a name isn't a tensor of the model
+├── ExportError                 a model can't be exported to a format
 ├── NotCompiledError            training was requested of a model without optimizer or loss
 └── NonFiniteLossError          the training loss is NaN or infinite
 """
@@ -66,6 +67,10 @@ class DataError(LayerGraphError, ValueError):
 
 class UnknownTensorError(DataError):
     """A name isn't an input, output or tensor of the model."""
+
+
+class ExportError(LayerGraphError):
+    """A model can't be exported: the format lacks an operation, or the file doesn't compute the model's outputs."""
 
 
 class NotCompiledError(LayerGraphError, RuntimeError):

@@ -13,6 +13,7 @@ from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.exporting import is_exporting
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten
 from layergraph.functional.weights import Weights
@@ -22,6 +23,7 @@ from layergraph.layers.activation_functions import activation as any_activation
 from layergraph.layers.convolutional.convolution import WindowedConvolution
 from layergraph.layers.regularization import dropout_mask
 from layergraph.layers.rnn.cells import ForgetBias
+from layergraph.layers.rnn.recorded_loop import recorded_loop
 from layergraph.layers.rnn.recurrent import Recurrent
 from layergraph.layers.spatial import data_format, padding, same_padding
 from layergraph.regularizers import regularizer
@@ -173,6 +175,15 @@ class _ConvLstm(WindowedConvolution, Recurrent):
             # All timesteps have the same shape; thousands of them on `meta` would take seconds.
             after = self._step(w, inputs[:, 0], states, None)
             return after[0].unsqueeze(1).expand(-1, len(steps), *after[0].shape[1:]), after
+        if is_exporting() and not context.training:
+            x = inputs.flip(1) if self.go_backwards else inputs
+            ordered = mask.flip(1) if mask is not None and self.go_backwards else mask
+            kept = None if ordered is None else ordered.to(torch.bool)
+
+            def take(one: torch.Tensor, now: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+                return self._step(w, one, now, None)
+
+            return recorded_loop(take, x, states, kept, [self.filters] * len(states), self._channels)
         dropped = None
         if context.training and self.recurrent_dropout:
             dropped = [dropout_mask(context, states[0], self.recurrent_dropout) for _ in range(_GATES)]
