@@ -118,7 +118,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
             raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, timesteps) or more axes")
         inputs = self._inputs(context, w, sequences.to(w.kernel.dtype))
         # The gates are (rows, timesteps, *spatial, filters * 4) here; states lack the timesteps.
-        states = self._first_states(inputs, self.starting_states(context, len(inputs), initial_state))
+        states = self._first_states(inputs, self.starting_states(context, inputs.shape[0], initial_state))
         outputs, states = self._scan(context, w, inputs, states, mask)
         self.keep_states(context, states)
         if mask is not None and self.zero_output_for_mask:
