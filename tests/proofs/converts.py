@@ -1,9 +1,9 @@
 """Exports models as ONNX and `.pt2`, and compares the files' numbers: `make converts COUNT=500 SEED=0`.
 
 Three sets: the zoo; every model of keras.applications (built by stock Keras in processes of their own); COUNT random
-graphs of each generator (`random_graphs`, and of stock Keras `random_wide_graphs` and `random_operations`). Each file is
-opened by a process that doesn't import layergraph (`converts_reader.py`), with several numbers of rows and lengths of open
-axes, other data than in the export itself. What an export refuses is counted by reason.
+graphs of each generator (`random_graphs`, and of stock Keras `random_wide_graphs` and `random_operations`). Each file
+is opened by a process that doesn't import layergraph (`converts_reader.py`), with several numbers of rows and lengths
+of open axes, other data than in the export itself. What an export refuses is counted by reason.
 
     python tests/proofs/converts.py FOLDER [COUNT] [--seed FIRST] [--only SET ...] [--case SEED]
 """
@@ -27,7 +27,7 @@ os.environ["KERAS_BACKEND"] = "torch"
 import layergraph
 import numpy as np
 from layergraph.errors import ExportError, LayerGraphError
-from layergraph.exporting.cases import differences
+from layergraph.exporting.cases import Case, differences
 from layergraph.models.export import Exported
 
 READER = Path(__file__).with_name("converts_reader.py")
@@ -113,7 +113,7 @@ def operations(seeds: range, folder: Path) -> Iterator[Entry]:
 
 
 def write_cases(model: Any, path: Path) -> None:
-    """Writes inputs that the model accepts, and its outputs: arrays `K/in/NAME` and `K/out/NAME`."""
+    """Writes inputs that the model accepts, and its outputs: arrays `K/in/NAME` and `K/out/POSITION`."""
     plan, rng, arrays = model.plan(), np.random.default_rng(7), dict[str, np.ndarray]()
     opened = any(None in spec.shape[1:] for spec in plan.input_specs)
     for rows in ROWS:
@@ -132,7 +132,7 @@ def write_cases(model: Any, path: Path) -> None:
             if not empty:
                 place = f"{rows}x{length}"
                 arrays |= {f"{place}/in/{name}": array for name, array in given.items()}
-                arrays |= {f"{place}/out/{s.name}": y for s, y in zip(plan.output_specs, want, strict=True)}
+                arrays |= {f"{place}/out/{i}": y for i, y in enumerate(want)}
     np.savez(path, **arrays)
 
 
@@ -148,16 +148,18 @@ def read(folder: Path) -> dict[str, dict[str, np.ndarray] | str]:
     return found
 
 
-def compared(got: dict[str, np.ndarray] | str | None, wanted: Path, tolerance: float) -> str:
-    """What is wrong with a file's outputs; empty if nothing is."""
+def compared(got: dict[str, np.ndarray] | str | None, wanted: Path, names: list[str], tolerance: float) -> str:
+    """What is wrong with a file's outputs, which are named `names` in it; empty if nothing is."""
     if got is None or isinstance(got, str):
         return str(got)
     with np.load(wanted) as arrays:
-        want = {name: array for name, array in arrays.items() if "/out/" in name}
+        want = {
+            f"{key.split('/')[0]}/out/{names[int(key.split('/')[2])]}": array
+            for key, array in arrays.items()
+            if "/out/" in key
+        }
     if got.keys() != want.keys():
         return f"has outputs {sorted(got)}, expected {sorted(want)}"
-    from layergraph.exporting.cases import Case
-
     for name, array in want.items():
         (off,) = differences([Case([], [array])], [[got[name]]])
         if not off <= tolerance:
@@ -182,7 +184,8 @@ def check(entries: Iterator[Entry], folder: Path, counts: Counter[str], failed: 
         results = read(folder)
         for file, report in exported.items():
             suffix = Path(file).suffix
-            wrong = compared(results.get(file), folder / f"{Path(file).stem}.npz", report.tolerance)
+            names = [tensor.name for tensor in report.outputs]
+            wrong = compared(results.get(file), folder / f"{Path(file).stem}.npz", names, report.tolerance)
             counts[f"{suffix} {'mismatch' if wrong else 'converted'}"] += 1
             if wrong:
                 failed.append(file)

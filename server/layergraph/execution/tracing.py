@@ -92,8 +92,8 @@ def trace(
     """Returns the graph (a `torch.jit.ScriptModule`) and how many of its outputs are runtime assertions.
 
     `first` and `second` are inputs that differ in every length that may change; `batched` means that all inputs have
-    the same number of rows. `for_file` leaves out the assertions, and records loops. Raises CannotTraceError if the program
-    can't be traced.
+    the same number of rows. `for_file` leaves out the assertions, and records loops for any number of timesteps. Raises
+    CannotTraceError if the program can't be traced.
     """
     if any(getattr(step.call, "training", None) for step in program.steps):
         raise CannotTraceError("a call has training=True, which changes weights outside of torch's inference mode")

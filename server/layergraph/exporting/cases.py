@@ -65,19 +65,23 @@ def _shapes(specs: Sequence[TensorSpec], recorded: Sequence[Sequence[Array]]) ->
     """Shapes of all inputs: with the recorded lengths, with few others, and with a different one for each axis."""
     if not any(None in spec.shape for spec in specs):
         return
-    known = [next((n for a, s in zip(arrays, specs, strict=True) for n, o in zip(a.shape[1:], s.shape[1:], strict=True)
-                   if o is None), None) for arrays in recorded]
-    lengths = [] if known[0] is None else [known[1], *LENGTHS, known[0]]
+    first, second = (_open_length(specs, arrays) for arrays in recorded)
     for rows in ROWS:
-        for length in lengths or [1]:
+        for length in (second, *LENGTHS, first) if first else (0,):
             yield [tuple(_filled(spec.shape, rows, length, 0)) for spec in specs]
-    if lengths:
-        for base in (LENGTHS[0], known[0]):
-            place, shapes = 0, []
-            for spec in specs:
-                shapes.append(tuple(_filled(spec.shape, ROWS[1], base, place)))
-                place += spec.shape[1:].count(None)
-            yield shapes
+    for base in (LENGTHS[0], first) if first else ():
+        place, shapes = 0, []
+        for spec in specs:
+            shapes.append(tuple(_filled(spec.shape, ROWS[1], base, place)))
+            place += spec.shape[1:].count(None)
+        yield shapes
+
+
+def _open_length(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> int:
+    """The length of the axes that the model leaves open, other than the rows; 0 if there are none."""
+    pairs = zip(specs, arrays, strict=True)
+    lengths = [n for s, a in pairs for n, size in zip(a.shape[1:], s.shape[1:], strict=True) if size is None]
+    return next(iter(lengths), 0)
 
 
 def _filled(shape: Sequence[int | None], rows: int, length: int, place: int) -> Iterator[int]:
@@ -131,8 +135,13 @@ def differences(cases: Sequence[Case], results: Sequence[Sequence[Array]]) -> li
 
     It is infinite if a shape or dtype differs, or if a value is NaN or infinite on one side only.
     """
-    columns = zip(*([_relative(*pair) for pair in zip(got, case.outputs, strict=True)]
-                    for case, got in zip(cases, results, strict=True)), strict=True)
+    columns = zip(
+        *(
+            [_relative(*pair) for pair in zip(got, case.outputs, strict=True)]
+            for case, got in zip(cases, results, strict=True)
+        ),
+        strict=True,
+    )
     return [max(column) for column in columns]
 
 

@@ -40,7 +40,7 @@ class Exporter:
 
 
 def onnx_exporter(opset: int, name: str) -> Exporter:
-    """Writes ONNX files with an opset and a name for the graph. Raises ExportError for an opset that isn't supported."""
+    """Writes ONNX files with an opset and a name for the graph. Raises ConfigError for an opset that doesn't exist."""
     onnx_file.check_opset(opset)
     return Exporter(
         partial(onnx_file.write, opset=opset, name=name), onnx_file.reader, partial(onnx_file.try_out, opset=opset)

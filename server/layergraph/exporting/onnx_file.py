@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from layergraph.errors import ExportError
+from layergraph.errors import ConfigError, ExportError
 from layergraph.execution.arrays import as_tensor
 from layergraph.execution.engines.onnx.export import HIGHEST_OPSET, LOWEST_OPSET, to_onnx
 from layergraph.execution.tracing import clear_graph, trace
@@ -31,15 +31,16 @@ DATA = ".data"
 
 
 def check_opset(opset: int) -> None:
-    """Raises ExportError for an opset that can't be written."""
+    """Raises ConfigError for an opset that can't be written."""
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
-        raise ExportError(f"got opset {opset}, expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
+        raise ConfigError(f"export: got opset {opset}, expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
 
 
 def record(plan: Plan, calls: Calls, cases: Cases, opset: int) -> bytes:
     """The calls as an ONNX model whose inputs are `input_I` and then `weight_I`, and whose outputs are `output_I`."""
-    first, second = ([as_tensor(a, s) for a, s in zip(arrays, plan.input_specs, strict=True)]
-                     for arrays in cases.recorded)
+    first, second = (
+        [as_tensor(a, s) for a, s in zip(arrays, plan.input_specs, strict=True)] for arrays in cases.recorded
+    )
     weights = [weight.value for weight in calls.weights.values()]
     specs = (*plan.input_specs, *plan.output_specs)
     batched = all(spec.shape and spec.shape[0] is None for spec in specs)
@@ -68,21 +69,17 @@ def write(plan: Plan, calls: Calls, cases: Cases, path: Path, *, opset: int, nam
         # Stack traces, with paths of this machine.
         node.doc_string = ""
     inputs = [spec.name for spec in plan.input_specs]
-    outputs = [spec.name for spec in plan.output_specs]
+    outputs = output_names(plan)
     names = {f"input_{i}": name for i, name in enumerate(inputs)}
-    names |= {f"output_{i}": name for i, name in enumerate(_other_than(outputs, inputs))}
+    names |= {f"output_{i}": name for i, name in enumerate(outputs)}
     arrays = {f"weight_{i}": (name, weight.value) for i, (name, weight) in enumerate(calls.weights.items())}
     used = {value.name for value in graph.input}
     stored = [(given, *entry) for given, entry in arrays.items() if given in used]
     names |= {given: name for given, name, _ in stored}
     _rename(graph, names)
-    in_axes = [*input_axes(plan.input_specs)]
     del graph.input[:], graph.output[:], graph.value_info[:]
-    graph.input.extend(map(_value, inputs, plan.input_specs, in_axes))
-    graph.output.extend(
-        map(_value, [names[f"output_{i}"] for i in range(len(outputs))], plan.output_specs,
-            output_axes(plan, cases.compared))
-    )
+    graph.input.extend(map(_value, inputs, plan.input_specs, input_axes(plan.input_specs)))
+    graph.output.extend(map(_value, outputs, plan.output_specs, output_axes(plan, cases.compared)))
     graph.initializer.extend(_initializer(name, value) for _, name, value in stored)
     external = sum(value.nbytes for _, _, value in stored) > MOST_BYTES
     onnx.save_model(
@@ -91,9 +88,20 @@ def write(plan: Plan, calls: Calls, cases: Cases, path: Path, *, opset: int, nam
     onnx.checker.check_model(str(path))
 
 
-def _other_than(names: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """The names, with `_output` appended to those that are taken: all values of an ONNX graph have different names."""
-    return [f"{name}_output" if name in taken else name for name in names]
+def output_names(plan: Plan) -> list[str]:
+    """Names of a file's outputs: the model's, with `_output` appended to those of inputs.
+
+    All values of an ONNX graph have different names.
+    """
+    taken = {spec.name for spec in plan.input_specs}
+    names = []
+    for spec in plan.output_specs:
+        name = spec.name
+        while name in taken:
+            name += "_output"
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
@@ -159,7 +167,7 @@ def library() -> Any:
     try:
         import onnx
     except ImportError as missing:
-        raise ExportError("the package 'onnx' isn't installed, expected it: pip install 'layerserve[fast]'") from missing
+        raise ExportError("the package 'onnx' isn't installed, expected 'layerserve[fast]'") from missing
     return onnx
 
 
@@ -178,7 +186,8 @@ def reader(plan: Plan, path: Path) -> Callable[[Sequence[Array]], list[Array]]:
 def try_out(plan: Plan, calls: Calls, cases: Cases, arrays: Sequence[Array], *, opset: int) -> list[Array]:
     """The outputs of recorded calls."""
     opened = _session(record(plan, calls, cases, opset))
-    given = {f"input_{i}": np.ascontiguousarray(a, s.dtype) for i, (a, s) in enumerate(zip(arrays, plan.input_specs, strict=True))}
+    inputs = [np.ascontiguousarray(a, s.dtype) for a, s in zip(arrays, plan.input_specs, strict=True)]
+    given = {f"input_{i}": array for i, array in enumerate(inputs)}
     given |= {f"weight_{i}": weight.value.detach().numpy() for i, weight in enumerate(calls.weights.values())}
     found: list[Array] = opened.run(None, {entry.name: given[entry.name] for entry in opened.get_inputs()})
     return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -70,8 +73,23 @@ def record(plan: Plan, calls: Calls, cases: Cases) -> Any:
         spec.name: {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(spec.shape) if size is None}
         for spec in plan.input_specs
     }
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         return torch.export.export(module, (tensors,), dynamic_shapes=(dynamic,), strict=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch from logging and printing the graphs that it can't export: the error has the reason."""
+    loggers = [one for name, one in logging.root.manager.loggerDict.items() if name.partition(".")[0] == "torch"]
+    silenced = [one for one in loggers if isinstance(one, logging.Logger) and not one.disabled]
+    for one in silenced:
+        one.disabled = True
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for one in silenced:
+            one.disabled = False
 
 
 def write(plan: Plan, calls: Calls, cases: Cases, path: Path) -> None:

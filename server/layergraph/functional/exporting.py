@@ -14,9 +14,17 @@ import torch
 _exporting: ContextVar[bool] = ContextVar("exporting", default=False)
 
 
-def is_exporting() -> bool:
+def is_recorded_for_file() -> bool:
     """Whether calls are recorded for a file now, by torch's tracer or by torch.export."""
-    return _exporting.get() and (torch.jit.is_tracing() or torch.compiler.is_exporting())
+    return _exporting.get() and (torch._C._is_tracing() or torch.compiler.is_exporting())
+
+
+def has_any(wrong: torch.Tensor) -> bool:
+    """Whether any element is true, for conditions on data under which a layer raises an error.
+
+    False where there are no values: on `meta`, and in an export, whose file can't raise the error.
+    """
+    return not (wrong.is_meta or _exporting.get()) and bool(wrong.any())
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from layergraph.errors import ConfigError, ExportError, unknown_name
 from layergraph.execution.plan import Plan
 from layergraph.exporting.cases import Cases, differences, find_cases, input_axes, output_axes
 from layergraph.exporting.formats import onnx_exporter, torch_exporter, write_compared
-from layergraph.exporting.onnx_file import DEFAULT_OPSET
+from layergraph.exporting.onnx_file import DEFAULT_OPSET, output_names
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import TensorSpec
 from layergraph.models.loading import load_model
@@ -106,6 +106,7 @@ def export_model(
     plan = model.plan()
     most = _default_tolerance(model) if tolerance is None else tolerance
     cases = _cases(plan, kind, examples)
+    found: Sequence[float] | None
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         written = folder / path.name
@@ -122,13 +123,16 @@ def export_model(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     compared = [] if cases is None else cases.compared
+    outputs = plan.output_specs
+    if kind == "onnx":
+        outputs = tuple(replace(spec, name=name) for spec, name in zip(outputs, output_names(plan), strict=True))
     return Exported(
         tuple(map(str, files)),
         kind,
         sum(file.stat().st_size for file in files),
         (opset or DEFAULT_OPSET) if kind == "onnx" else None,
         _tensors(plan.input_specs, input_axes(plan.input_specs)),
-        _tensors(plan.output_specs, output_axes(plan, compared), found),
+        _tensors(outputs, output_axes(plan, compared), found),
         len(compared),
         most,
     )
@@ -139,7 +143,8 @@ def _format(path: Path, format: str | None) -> str:
         raise ConfigError(f"export: format '{format}' isn't supported, expected one of {', '.join(FORMATS.values())}")
     kind = FORMATS.get(path.suffix) if format is None else format
     if kind is None:
-        raise ConfigError(f"export: got path '{path.name}', expected one that ends in {' or '.join(FORMATS)}, or a format")
+        endings = " or ".join(FORMATS)
+        raise ConfigError(f"export: got path '{path.name}', expected one that ends in {endings}, or a format")
     kind = FORMATS.get(f".{kind}", kind)
     if kind not in FORMATS.values():
         raise ConfigError(f"export: {unknown_name('format', kind, FORMATS.values())}")
@@ -204,6 +209,6 @@ def _tensors(
 ) -> tuple[ExportedTensor, ...]:
     offs = [None] * len(specs) if differences is None else differences
     return tuple(
-        ExportedTensor(s.name, tuple(named.get(a, n if n is not None else "any") for a, n in enumerate(s.shape)), s.dtype, off)
+        ExportedTensor(s.name, tuple(named.get(a) or n or 0 for a, n in enumerate(s.shape)), s.dtype, off)
         for s, named, off in zip(specs, axes, offs, strict=True)
     )

@@ -158,7 +158,13 @@ class Model(Trainer):
         if input_signature is not None:
             raise ConfigError("export: got an input_signature, expected None: open axes stay open")
         exported = export_model(
-            self, Path(filepath), format, opset=opset_version, tolerance=tolerance, overwrite=overwrite, examples=examples
+            self,
+            Path(filepath),
+            format,
+            opset=opset_version,
+            tolerance=tolerance,
+            overwrite=overwrite,
+            examples=examples,
         )
         if verbose:
             print(exported.text())

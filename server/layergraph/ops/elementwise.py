@@ -12,6 +12,7 @@ from layergraph.config.options import anything, boolean, integer, number, option
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.exporting import has_any
 from layergraph.functional.weights import Weights
 from layergraph.layers import activation_functions as activations
 from layergraph.ops.operation import Binary, Operation, Typed, Unary, as_tensors, operation, unknown_length
@@ -27,7 +28,7 @@ def _by_nonzero(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
 
     def divided(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
         integers = not (x1.is_floating_point() or x2.is_floating_point())
-        if integers and not x2.is_meta and bool((x2 == 0).any()):
+        if integers and has_any(x2 == 0):
             raise DataError("integer division by zero")
         return function(x1, x2)
 

@@ -11,7 +11,7 @@ from layergraph.config.options import anything, boolean, fraction, option, posit
 from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
-from layergraph.functional.exporting import is_exporting
+from layergraph.functional.exporting import is_recorded_for_file
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
 from layergraph.functional.shape_inference import infer
@@ -136,7 +136,7 @@ class Cell(Layer):
         # Keras broadcasts a single row of states; torch's loops would read past its end.
         rows = x.shape[0]
         states = [state if state.shape[0] == rows else state.expand(rows, -1) for state in states]
-        if is_exporting() and not context.training and watch is None:
+        if is_recorded_for_file() and not context.training and watch is None:
             return self._recorded(context, w, x, states, mask, need_states=need_states)
         if watch is None and not (context.training and self.recurrent_dropout) and recurrent_kernels.fits(x):
             done = self.fused(w, x, states, mask, need_states=need_states)

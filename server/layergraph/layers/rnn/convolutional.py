@@ -13,7 +13,7 @@ from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
-from layergraph.functional.exporting import is_exporting
+from layergraph.functional.exporting import is_recorded_for_file
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten
 from layergraph.functional.weights import Weights
@@ -175,7 +175,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
             # All timesteps have the same shape; thousands of them on `meta` would take seconds.
             after = self._step(w, inputs[:, 0], states, None)
             return after[0].unsqueeze(1).expand(-1, len(steps), *after[0].shape[1:]), after
-        if is_exporting() and not context.training:
+        if is_recorded_for_file() and not context.training:
             x = inputs.flip(1) if self.go_backwards else inputs
             ordered = mask.flip(1) if mask is not None and self.go_backwards else mask
             kept = None if ordered is None else ordered.to(torch.bool)

@@ -34,16 +34,16 @@ def recorded_loop(
     lengths = list(sizes)
 
     def joined(one: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        after = take(one, state.split(lengths, axis))
+        after = take(one, torch.split(state, lengths, axis))
         return after[0], torch.cat(after, axis)
 
     state = torch.cat(list(states), axis)
     keeps = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
     keeps = keeps.t().reshape(x.shape[1], x.shape[0], *[1] * (state.ndim - 1))
-    loop = _script_loop if torch.jit.is_tracing() else _scan
+    loop = _script_loop if torch._C._is_tracing() else _scan
     # The first output is zeros, as nothing may have been computed before the first unmasked timestep.
     outputs, end = loop(joined, x.transpose(0, 1), keeps, state, torch.zeros_like(states[0]))
-    return outputs.transpose(0, 1), list(end.split(lengths, axis))
+    return outputs.transpose(0, 1), list(torch.split(end, lengths, axis))
 
 
 def _scan(
@@ -95,8 +95,8 @@ def _loop_over(step: Any) -> Any:
 def _paused_tracing() -> Iterator[None]:
     """What happens in the block isn't part of the recording, and may be recorded on its own."""
     tracing = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch._C._set_tracing_state(tracing)  # type: ignore[arg-type]
+        torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
