@@ -1,6 +1,6 @@
 """Exports models as ONNX and `.pt2`, and compares the files' numbers: `make converts COUNT=500 SEED=0`.
 
-Three sets: the zoo; every model of keras.applications (built by stock Keras in processes of their own); COUNT random
+Three sets: the zoo; every model of keras.applications (built by stock Keras); COUNT random
 graphs of each generator (`random_graphs`, and of stock Keras `random_wide_graphs` and `random_operations`). Each file
 is opened by a process that doesn't import layergraph (`converts_reader.py`), with several numbers of rows and lengths
 of open axes, other data than in the export itself. What an export refuses is counted by reason.
@@ -46,19 +46,25 @@ def zoo() -> Iterator[Entry]:
         yield name, lambda entry=entry: entry.make(small=True, seed=1)
 
 
-def applications(folder: Path) -> Iterator[Entry]:
-    """The models of keras.applications that exist on torch, saved by stock Keras."""
-    from compare_applications import NOT_ON_TORCH, ask_keras, names
+def applications(folder: Path, chosen: list[str] | None) -> Iterator[Entry]:
+    """The models of keras.applications that exist on torch, or the chosen ones, built and saved by stock Keras."""
+    import keras
+    from applications_oracle import SIZE, build, vary
+    from compare_applications import NOT_ON_TORCH, names
 
     def load(name: str) -> Any:
-        ask_keras(name, sys.executable, "torch", folder)
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(0)
+        model = build(name)
+        vary(model, np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype("float32"))
+        path = folder / "model.keras"
+        model.save(path)
         try:
-            return layergraph.load_model(folder / f"{name}.keras")
+            return layergraph.load_model(path)
         finally:
-            for ending in (".keras", ".npz"):
-                (folder / f"{name}{ending}").unlink(missing_ok=True)
+            path.unlink()
 
-    for name in names():
+    for name in chosen or names():
         if name not in NOT_ON_TORCH:
             yield name, lambda name=name: load(name)
 
@@ -228,7 +234,8 @@ def main() -> int:
     parser.add_argument("count", type=int, nargs="?", default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int)
-    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--only", nargs="*", metavar="SET")
+    parser.add_argument("--applications", nargs="*", metavar="NAME")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     seeds = range(options.seed, options.seed + options.count)
@@ -238,7 +245,7 @@ def main() -> int:
     scratch.mkdir(parents=True, exist_ok=True)
     sets: dict[str, Callable[[], Iterator[Entry]]] = {
         "zoo": zoo,
-        "applications": lambda: applications(scratch),
+        "applications": lambda: applications(scratch, options.applications),
         "graphs": lambda: graphs(seeds),
         "wide_graphs": lambda: wide_graphs(seeds, scratch),
         "operations": lambda: operations(seeds, scratch),

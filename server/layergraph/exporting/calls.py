@@ -14,6 +14,7 @@ from layergraph.errors import ExportError, LayerGraphError
 from layergraph.execution.liveness import masks_needed, with_frees
 from layergraph.execution.program import Program
 from layergraph.execution.step import Step
+from layergraph.exporting.simpler import FOR_ONNX, SimplerOperations
 from layergraph.functional.binding import Binder
 from layergraph.functional.strings import Strings
 from layergraph.functional.weight import Weight
@@ -80,7 +81,8 @@ class WithWeights:
         program = self._calls.program(lambda weight: values[id(weight)])
         if self._empty is not None:
             program = program.recording_empty(self._empty)
-        return program(tensors[:count])
+        with SimplerOperations(FOR_ONNX):
+            return program(tensors[:count])
 
     def recording_empty(self, empty: list[str]) -> WithWeights:
         """The same, which appends the shapes of empty tensors among the steps' outputs to `empty`."""

@@ -53,6 +53,7 @@ def find_cases(plan: Plan, examples: Sequence[Mapping[str, Array]] = ()) -> Case
         raise ExportError(str(reason)) from None
     recorded = (sampler.rows(2), sampler.rows(3, other=True))
     drawn = [sampler.of(shapes, (place,)) for place, shapes in enumerate(_shapes(specs, recorded))]
+    drawn.append([_large(array) for array in recorded[0]])
     compared = [case for arrays in (*recorded, *drawn) if (case := _accepted(plan, arrays)) is not None]
     for example in examples:
         plan.run(example)
@@ -75,6 +76,11 @@ def _shapes(specs: Sequence[TensorSpec], recorded: Sequence[Sequence[Array]]) ->
             shapes.append(tuple(_filled(spec.shape, ROWS[1], base, place)))
             place += spec.shape[1:].count(None)
         yield shapes
+
+
+def _large(array: Array) -> Array:
+    """Numbers of the size of pixels: models of images amplify rounding where they expect these."""
+    return np.abs(array * array.dtype.type(100)) if array.dtype.kind == "f" else array
 
 
 def _open_length(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> int:
@@ -143,6 +149,15 @@ def differences(cases: Sequence[Case], results: Sequence[Sequence[Array]]) -> li
         strict=True,
     )
     return [max(column) for column in columns]
+
+
+def sensitivities(plan: Plan, case: Case) -> list[float]:
+    """How far the outputs move if each number of the inputs changes by its last digit, as `differences`."""
+    moved = [
+        plan.run_eagerly([np.nextafter(a, a.dtype.type(to)) if a.dtype.kind == "f" else a for a in case.inputs])
+        for to in (-np.inf, np.inf)
+    ]
+    return differences([case, case], moved)
 
 
 def _relative(got: Array, want: Array) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -18,6 +19,7 @@ from layergraph.execution.arrays import as_tensor, to_numpy
 from layergraph.execution.tracing import distinct
 from layergraph.exporting.calls import Calls
 from layergraph.exporting.cases import Cases
+from layergraph.exporting.simpler import ALWAYS, SimplerOperations
 from layergraph.functional.exporting import exporting
 from layergraph.functional.runtime_assertions import recording
 from layergraph.functional.weight import Weight
@@ -42,7 +44,8 @@ class CallsModule(torch.nn.Module):
             plain = f"w_{plain}" if plain[0].isdigit() or hasattr(self, plain) else plain
             counts[plain] += 1
             unique = plain if counts[plain] == 1 else f"{plain}__{counts[plain]}"
-            self.register_buffer(unique, weight.value.detach())
+            # Files hold whole memory blocks, in the order of the axes.
+            self.register_buffer(unique, weight.value.detach().clone(memory_format=torch.contiguous_format))
             self._buffer_names[id(weight)] = unique
 
     def forward(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -54,7 +57,7 @@ class CallsModule(torch.nn.Module):
 
         names, output_names = self._names
         tensors = [inputs[name] for name in names]
-        with recording(), exporting():
+        with recording(), exporting(), SimplerOperations(ALWAYS):
             outputs = self._calls.program(value)(tensors)
         return dict(zip(output_names, distinct(outputs, tensors), strict=True))
 
@@ -79,13 +82,17 @@ def record(plan: Plan, calls: Calls, cases: Cases) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps torch from logging and printing the graphs that it can't export: the error has the reason."""
+    """Keeps torch from logging and printing the graphs that it can't export: the error has the reason.
+
+    It also warns of its own code.
+    """
     loggers = [one for name, one in logging.root.manager.loggerDict.items() if name.partition(".")[0] == "torch"]
     silenced = [one for one in loggers if isinstance(one, logging.Logger) and not one.disabled]
     for one in silenced:
         one.disabled = True
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         for one in silenced:
@@ -94,18 +101,19 @@ def _quiet() -> Iterator[None]:
 
 def write(plan: Plan, calls: Calls, cases: Cases, path: Path) -> None:
     """Writes a `.pt2` file."""
-    with path.open("wb") as file:
-        torch.export.save(record(plan, calls, cases), file)
+    program = record(plan, calls, cases)
+    with path.open("wb") as file, _quiet():
+        torch.export.save(program, file)
 
 
 def reader(plan: Plan, path: Path) -> Callable[[Sequence[Array]], list[Array]]:
     """A function that computes the outputs of a file with torch.export."""
-    with path.open("rb") as file:
+    with path.open("rb") as file, _quiet():
         module = torch.export.load(file).module()
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         given = {s.name: as_tensor(a, s) for a, s in zip(arrays, plan.input_specs, strict=True)}
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             outputs = module(given)
         return [to_numpy(outputs[spec.name]) for spec in plan.output_specs]
 
@@ -114,7 +122,9 @@ def reader(plan: Plan, path: Path) -> Callable[[Sequence[Array]], list[Array]]:
 
 def try_out(plan: Plan, calls: Calls, cases: Cases, arrays: Sequence[Array]) -> list[Array]:
     """The outputs of recorded calls."""
-    module = record(plan, calls, cases).module()
+    program = record(plan, calls, cases)
+    with _quiet():
+        module = program.module()
     given = {s.name: as_tensor(a, s) for a, s in zip(arrays, plan.input_specs, strict=True)}
     with torch.no_grad():
         return [to_numpy(value) for value in module(given).values()]

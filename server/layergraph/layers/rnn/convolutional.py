@@ -170,11 +170,6 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Returns the outputs of all timesteps, in processing order, and the states after the last."""
-        steps = range(inputs.shape[1])
-        if inputs.is_meta:
-            # All timesteps have the same shape; thousands of them on `meta` would take seconds.
-            after = self._step(w, inputs[:, 0], states, None)
-            return after[0].unsqueeze(1).expand(-1, len(steps), *after[0].shape[1:]), after
         if is_recorded_for_file() and not context.training:
             x = inputs.flip(1) if self.go_backwards else inputs
             ordered = mask.flip(1) if mask is not None and self.go_backwards else mask
@@ -184,6 +179,11 @@ class _ConvLstm(WindowedConvolution, Recurrent):
                 return self._step(w, one, now, None)
 
             return recorded_loop(take, x, states, kept, [self.filters] * len(states), self._channels)
+        steps = range(inputs.shape[1])
+        if inputs.is_meta:
+            # All timesteps have the same shape; thousands of them on `meta` would take seconds.
+            after = self._step(w, inputs[:, 0], states, None)
+            return after[0].unsqueeze(1).expand(-1, len(steps), *after[0].shape[1:]), after
         dropped = None
         if context.training and self.recurrent_dropout:
             dropped = [dropout_mask(context, states[0], self.recurrent_dropout) for _ in range(_GATES)]
