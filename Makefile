@@ -141,6 +141,11 @@ engines: $(STAMP) ## Run the tests of the layers with each engine in torch's pla
 applications: $(STAMP) ## Compare every model of keras.applications with stock Keras (ARGS='--tensorflow PYTHON' for NASNet)
 	$(TESTS) $(BIN)/python tests/proofs/compare_applications.py $(ARGS)
 
+.PHONY: converts
+converts: $(STAMP) ## Export the zoo, keras.applications and COUNT random graphs as ONNX and .pt2, and compare (COUNT=500 SEED=0 ARGS='--only zoo')
+	rm -rf build/converts
+	$(TESTS):tests/fuzz $(BIN)/python tests/proofs/converts.py build/converts $(SEEDS) $(ARGS)
+
 .PHONY: published
 published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
 	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS) $(ARGS)
