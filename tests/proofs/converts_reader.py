@@ -34,8 +34,14 @@ def of_program(path: Path, given: dict[str, dict[str, np.ndarray]]) -> dict[str,
     module = torch.export.load(path).module()
     found = {}
     for place, inputs in given.items():
-        with torch.no_grad():
-            outputs = module({name: torch.from_numpy(array) for name, array in inputs.items()})
+        try:
+            with torch.no_grad():
+                outputs = module({name: torch.from_numpy(array) for name, array in inputs.items()})
+        except AssertionError as refused:
+            # A condition on lengths, which the report of the export has.
+            if not str(refused).startswith("Guard failed"):
+                raise
+            continue
         for name, value in outputs.items():
             found[f"{place}/out/{name}"] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     return found

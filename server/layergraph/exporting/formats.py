@@ -16,6 +16,7 @@ from layergraph.execution.arrays import as_tensor, to_numpy
 from layergraph.exporting import onnx_file, torch_file
 from layergraph.exporting.calls import Calls, blamed, check_exportable, described, reason_of
 from layergraph.exporting.cases import Case, Cases, differences, sensitivities
+from layergraph.exporting.torch_file import RefusedLengthsError
 from layergraph.functional.runtime_assertions import recording
 
 if TYPE_CHECKING:
@@ -55,8 +56,16 @@ def torch_exporter() -> Exporter:
     return Exporter(torch_file.write, torch_file.reader, torch_file.try_out)
 
 
-def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tolerance: float) -> list[float]:
-    """Writes the plan as a file, and returns the differences of the outputs (see `cases.differences`).
+@dataclass(frozen=True)
+class Comparison:
+    """The outputs' differences (see `cases.differences`), and conditions on lengths that the model doesn't have."""
+
+    differences: Sequence[float]
+    conditions: Sequence[str] = ()
+
+
+def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tolerance: float) -> Comparison:
+    """Writes the plan as a file, and compares it with the plan.
 
     Raises ExportError, with the layer if one is at fault: for an operation that the format lacks, and if an output
     differs by more than `tolerance`.
@@ -66,14 +75,14 @@ def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tol
     try:
         exporter.write(plan, calls, cases, path)
         run = exporter.reader(plan, path)
-        results = [run(case.inputs) for case in cases.compared]
+        compared, results, conditions = _results(run, cases)
     except ExportError:
         raise
     except Exception as wrong:
         # Exporters and other runtimes may raise anything.
         culprit = _culprit(exporter, plan, calls, cases, tolerance)
         raise ExportError(culprit or reason_of(wrong)) from wrong
-    found = _decided(plan, cases.compared, results, tolerance)
+    found = _decided(plan, compared, results, tolerance)
     problems = [
         f"output '{spec.name}' differs by {off:.2g} of its largest value, expected at most {tolerance:g}"
         for spec, off in zip(plan.output_specs, found, strict=True)
@@ -82,7 +91,19 @@ def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tol
     if problems:
         culprit = _culprit(exporter, plan, calls, cases, tolerance)
         raise ExportError("; ".join([*problems[:5], *([f"from {culprit}"] if culprit else [])]))
-    return found
+    return Comparison(found, conditions)
+
+
+def _results(run: Run, cases: Cases) -> tuple[list[Case], list[Sequence[Array]], list[str]]:
+    """The cases that a file computes, its outputs, and the conditions by which it refuses others."""
+    compared, results, conditions = list[Case](), list[Sequence[Array]](), list[str]()
+    for case in cases.compared:
+        try:
+            results.append(run(case.inputs))
+            compared.append(case)
+        except RefusedLengthsError as refused:
+            conditions.append(str(refused))
+    return compared, results, list(dict.fromkeys(conditions))
 
 
 def _decided(plan: Plan, cases: Sequence[Case], results: Sequence[Sequence[Array]], tolerance: float) -> list[float]:

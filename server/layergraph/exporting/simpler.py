@@ -162,7 +162,7 @@ def _nanmean(x: torch.Tensor, dim: Any = None, keepdim: bool = False) -> torch.T
 
 
 #: For every format.
-ALWAYS: Mapping[Any, Callable[..., Any]] = {torch.take_along_dim: _take_along_dim}
+ALWAYS: Mapping[Any, Callable[..., Any]] = {torch.diff: _diff, torch.take_along_dim: _take_along_dim}
 
 #: For ONNX.
 FOR_ONNX: Mapping[Any, Callable[..., Any]] = {
@@ -173,7 +173,6 @@ FOR_ONNX: Mapping[Any, Callable[..., Any]] = {
     torch.cosh: lambda x: (torch.exp(x) + torch.exp(-x)) / 2,
     torch.cumprod: _cumprod,
     torch.deg2rad: lambda x: x * (math.pi / 180),
-    torch.diff: _diff,
     torch.dstack: _dstack,
     torch.exp2: lambda x: torch.exp(x * math.log(2)),
     torch.expm1: _expm1,

@@ -62,6 +62,20 @@ class CallsModule(torch.nn.Module):
         return dict(zip(output_names, distinct(outputs, tensors), strict=True))
 
 
+class RefusedLengthsError(Exception):
+    """A program refuses lengths, such as those of which a window would leave only one step; the text has the condition.
+
+    torch.export takes lengths of 1 as a case of their own, and checks that there are none.
+    """
+
+
+def _plain(guard: str) -> str:
+    """A guard as a condition on the inputs: `x.shape[1] // 4 != 1`."""
+    found = re.search(r"Guard failed: (.*)", guard)
+    text = found[1] if found else guard
+    return re.sub(r"inputs\['(.*?)'\]\.size\(\)", r"\1.shape", text)[:200]
+
+
 def record(plan: Plan, calls: Calls, cases: Cases) -> Any:
     """The calls as a `torch.export.ExportedProgram`, with all open axes dynamic."""
     inputs = [spec.name for spec in plan.input_specs]
@@ -113,8 +127,11 @@ def reader(plan: Plan, path: Path) -> Callable[[Sequence[Array]], list[Array]]:
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         given = {s.name: as_tensor(a, s) for a, s in zip(arrays, plan.input_specs, strict=True)}
-        with torch.no_grad(), _quiet():
-            outputs = module(given)
+        try:
+            with torch.no_grad(), _quiet():
+                outputs = module(given)
+        except AssertionError as guard:
+            raise RefusedLengthsError(_plain(str(guard))) from guard
         return [to_numpy(outputs[spec.name]) for spec in plan.output_specs]
 
     return run

@@ -16,7 +16,7 @@ import numpy as np
 from layergraph.errors import ConfigError, ExportError, unknown_name
 from layergraph.execution.plan import Plan
 from layergraph.exporting.cases import Cases, differences, find_cases, input_axes, output_axes
-from layergraph.exporting.formats import onnx_exporter, torch_exporter, write_compared
+from layergraph.exporting.formats import Comparison, onnx_exporter, torch_exporter, write_compared
 from layergraph.exporting.onnx_file import DEFAULT_OPSET, output_names
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import TensorSpec
@@ -57,6 +57,7 @@ class Exported:
     opset        of ONNX, None for other formats
     compared     how many inputs were compared, 0 if none can be drawn at random
     tolerance    largest difference that is accepted, relative to the largest value of an output
+    conditions   on lengths, which the file has and the model doesn't
     """
 
     files: tuple[str, ...]
@@ -67,6 +68,7 @@ class Exported:
     outputs: tuple[ExportedTensor, ...]
     compared: int
     tolerance: float
+    conditions: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data."""
@@ -82,6 +84,7 @@ class Exported:
             lines.append(f"  compared on {self.compared} inputs, tolerance {self.tolerance:g} of the largest value")
         else:
             lines.append("  not compared: no random inputs were found that the model accepts")
+        lines += [f"  only for lengths with {condition}" for condition in self.conditions]
         return "\n".join(lines)
 
 
@@ -106,23 +109,21 @@ def export_model(
     plan = model.plan()
     most = _default_tolerance(model) if tolerance is None else tolerance
     cases = _cases(plan, kind, examples)
-    found: Sequence[float] | None
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         written = folder / path.name
         if kind in ("onnx", "torch"):
-            assert cases is not None
             exporter = onnx_exporter(opset or DEFAULT_OPSET, model.name) if kind == "onnx" else torch_exporter()
             try:
-                found = write_compared(exporter, plan, cases, written, most)
+                comparison = write_compared(exporter, plan, cases, written, most)
             except ExportError as wrong:
                 raise ExportError(f"model '{model.name}' can't be exported as {kind}: {wrong}") from wrong
         else:
-            found = _saved(model, written, kind, cases, most)
+            comparison = Comparison(_saved(model, written, kind, cases, most))
         files = _moved(folder, path, overwrite=overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    compared = [] if cases is None else cases.compared
+    compared = cases.compared
     outputs = plan.output_specs
     if kind == "onnx":
         outputs = tuple(replace(spec, name=name) for spec, name in zip(outputs, output_names(plan), strict=True))
@@ -132,9 +133,10 @@ def export_model(
         sum(file.stat().st_size for file in files),
         (opset or DEFAULT_OPSET) if kind == "onnx" else None,
         _tensors(plan.input_specs, input_axes(plan.input_specs)),
-        _tensors(outputs, output_axes(plan, compared), found),
+        _tensors(outputs, output_axes(plan, compared), comparison.differences),
         len(compared),
         most,
+        tuple(comparison.conditions),
     )
 
 
@@ -155,8 +157,8 @@ def _default_tolerance(model: Model) -> float:
     return max(TOLERANCES.get(layer.compute_dtype, 0.0) for layer in (model, *model.walk_layers()))
 
 
-def _cases(plan: Plan, kind: str, examples: Sequence[Mapping[str, Array]]) -> Cases | None:
-    """Inputs to compare; None for formats that need none, if no random ones are accepted."""
+def _cases(plan: Plan, kind: str, examples: Sequence[Mapping[str, Array]]) -> Cases:
+    """Inputs to compare; none for formats of Keras, if no random ones are accepted."""
     try:
         return find_cases(plan, examples)
     except ExportError:
@@ -165,14 +167,14 @@ def _cases(plan: Plan, kind: str, examples: Sequence[Mapping[str, Array]]) -> Ca
         return Cases(((), ()), ())
 
 
-def _saved(model: Model, path: Path, kind: str, cases: Cases | None, tolerance: float) -> list[float] | None:
-    """Saves the model in a format of Keras, and returns the differences of the outputs of the file."""
+def _saved(model: Model, path: Path, kind: str, cases: Cases, tolerance: float) -> list[float]:
+    """Saves the model in a format of Keras, and returns the differences of the outputs; none if there are no cases."""
     suffix = next(suffix for suffix, name in FORMATS.items() if name == kind)
     saved = path.with_suffix(suffix)
     model.save(saved)
-    if cases is None or not cases.compared:
+    if not cases.compared:
         saved.rename(path)
-        return None
+        return []
     again = load_model(saved, compile=False).plan()
     results = [again.run_eagerly(case.inputs) for case in cases.compared]
     found = differences(cases.compared, results)
@@ -205,9 +207,9 @@ def _sync(path: Path) -> None:
 
 
 def _tensors(
-    specs: Sequence[TensorSpec], axes: Sequence[Mapping[int, str]], differences: Sequence[float] | None = None
+    specs: Sequence[TensorSpec], axes: Sequence[Mapping[int, str]], differences: Sequence[float] = ()
 ) -> tuple[ExportedTensor, ...]:
-    offs = [None] * len(specs) if differences is None else differences
+    offs: Sequence[float | None] = differences or [None] * len(specs)
     return tuple(
         ExportedTensor(s.name, tuple(named.get(a) or n or 0 for a, n in enumerate(s.shape)), s.dtype, off)
         for s, named, off in zip(specs, axes, offs, strict=True)

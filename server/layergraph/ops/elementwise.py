@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -218,9 +219,10 @@ class SaturateCast(Typed):
         )
         lowest, highest = max(given.min, limits.min), min(given.max, limits.max)
         if x.is_floating_point() and not wanted.is_floating_point:
-            bound = torch.tensor(highest, dtype=x.dtype)
             # The largest integer may not be representable in x's dtype: use the largest representable number below.
-            highest = float(bound if int(bound) <= highest else torch.nextafter(bound, torch.zeros_like(bound)))
+            digits = 1 - math.frexp(torch.finfo(x.dtype).eps)[1] + 1
+            rest = max(0, int(highest).bit_length() - digits)
+            highest = float(int(highest) >> rest << rest)
         return x.clamp(lowest, highest).to(wanted)
 
 
