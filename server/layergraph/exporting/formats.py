@@ -84,7 +84,7 @@ def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tol
         raise ExportError(culprit or reason_of(wrong)) from wrong
     found = _decided(plan, compared, results, tolerance)
     problems = [
-        f"output '{spec.name}' differs by {off:.2g} of its largest value, expected at most {tolerance:g}"
+        f"output '{spec.name}' {_said(off)}, expected at most {tolerance:g}"
         for spec, off in zip(plan.output_specs, found, strict=True)
         if not off <= tolerance
     ]
@@ -92,6 +92,12 @@ def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tol
         culprit = _culprit(exporter, plan, calls, cases, tolerance)
         raise ExportError("; ".join([*problems[:5], *([f"from {culprit}"] if culprit else [])]))
     return Comparison(found, conditions)
+
+
+def _said(off: float) -> str:
+    if off == np.inf:
+        return "has another shape or dtype, or other NaNs, for some rows or lengths: an infinite difference"
+    return f"differs by {off:.2g} of its largest value"
 
 
 def _results(run: Run, cases: Cases) -> tuple[list[Case], list[Sequence[Array]], list[str]]:
@@ -136,7 +142,7 @@ def _culprit(exporter: Exporter, plan: Plan, calls: Calls, cases: Cases, toleran
                 want = [to_numpy(value) for value in part.program(lambda weight: weight.value)(tensors)]
             off = max(differences([Case(arrays, want)], [got]), default=0.0)
             if not off <= tolerance:
-                raise ExportError(f"its output differs by {off:.2g} of the largest value")
+                raise ExportError(f"its output {_said(off)}")
 
     found = blamed(calls, compare)
     return "" if found is None else f"{described(found[0])}: {reason_of(found[1])}"

@@ -145,6 +145,13 @@ def _three_axes(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(1, -1, 1) if x.ndim < 2 else x.unsqueeze(2) if x.ndim == 2 else x
 
 
+def _clamp(x: torch.Tensor, min: Any = None, max: Any = None) -> torch.Tensor:
+    """With the type of integers and fractions, which ONNX doesn't find itself."""
+    for bound in (min, max):
+        x = x if bound is None or isinstance(bound, torch.Tensor) else x.to(torch.result_type(x, bound))
+    return torch.clamp(x, min, max)
+
+
 def _squeeze(x: torch.Tensor, *dims: Any) -> torch.Tensor:
     """Several axes one by one, the last first."""
     if len(dims) == 1 and isinstance(dims[0], (list, tuple)):
@@ -169,6 +176,8 @@ FOR_ONNX: Mapping[Any, Callable[..., Any]] = {
     **ALWAYS,
     torch.argsort: _argsort,
     torch.Tensor.argsort: _argsort,
+    torch.clamp: _clamp,
+    torch.Tensor.clamp: _clamp,
     torch.count_nonzero: _count_nonzero,
     torch.cosh: lambda x: (torch.exp(x) + torch.exp(-x)) / 2,
     torch.cumprod: _cumprod,
