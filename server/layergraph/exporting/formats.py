@@ -118,6 +118,8 @@ def _decided(plan: Plan, cases: Sequence[Case], results: Sequence[Sequence[Array
     Where a change of the inputs in their last digit changes the outputs as much, rounding alone explains a difference.
     Raises ExportError if that is so for all cases.
     """
+    if not cases:
+        raise ExportError("no inputs can be compared: the model computes with tensors without elements")
     kept = []
     for case, got in zip(cases, results, strict=True):
         offs = differences([case], [got])

@@ -145,6 +145,29 @@ def _three_axes(x: torch.Tensor) -> torch.Tensor:
     return x.reshape(1, -1, 1) if x.ndim < 2 else x.unsqueeze(2) if x.ndim == 2 else x
 
 
+def _quantile(
+    x: torch.Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> torch.Tensor:
+    """Between the two neighbours in the sorted order; NaN if there is a NaN."""
+    rank, axis = x.ndim, dim
+    ordered = _sort(x.reshape(-1) if axis is None else x.movedim(axis, -1))[0]
+    q = torch.as_tensor(q, dtype=x.dtype)
+    places = q.reshape(-1) * (ordered.shape[-1] - 1)
+    below, above = (ordered.index_select(-1, end.to(torch.int64)) for end in (places.floor(), places.ceil()))
+    share = {
+        "linear": places - places.floor(),
+        "lower": torch.zeros_like(places),
+        "higher": torch.ones_like(places),
+        "midpoint": torch.full_like(places, 0.5),
+        "nearest": places.round() - places.floor(),
+    }[interpolation]
+    found = torch.where(ordered.isnan().any(-1, keepdim=True), math.nan, below + share * (above - below))
+    found = found.movedim(-1, 0)
+    if keepdim:
+        found = found.reshape(-1, *[1] * rank) if axis is None else found.unsqueeze(axis % rank + 1)
+    return found if q.ndim else found[0]
+
+
 def _clamp(x: torch.Tensor, min: Any = None, max: Any = None) -> torch.Tensor:
     """With the type of integers and fractions, which ONNX doesn't find itself."""
     for bound in (min, max):
@@ -195,6 +218,7 @@ FOR_ONNX: Mapping[Any, Callable[..., Any]] = {
     torch.logaddexp: _logaddexp,
     torch.logaddexp2: _logaddexp2,
     torch.nanmean: _nanmean,
+    torch.quantile: _quantile,
     torch.rad2deg: lambda x: x * (180 / math.pi),
     torch.rot90: _rot90,
     torch.sinc: _sinc,

@@ -47,6 +47,13 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("dstack", ([floats(2, 3, 1), floats(2, 3, 4)],), {}),
     ("nanmean", (torch.tensor([[1.0, math.nan], [3.0, 5.0]]),), {"dim": 1, "keepdim": True}),
     ("nanmean", (torch.tensor([[1.0, math.nan], [3.0, 5.0]]),), {}),
+    *(
+        ("quantile", (floats(3, 5, 4), torch.tensor([0.1, 0.5, 1.0]), dim, keep), {"interpolation": way})
+        for dim in (None, 0, -2)
+        for keep in (False, True)
+        for way in ("linear", "lower", "higher", "midpoint", "nearest")
+    ),
+    ("quantile", (torch.tensor([1.0, math.nan]), 0.5), {}),
     *(("rot90", (floats(2, 3, 4), k, (0, 2)), {}) for k in range(-1, 5)),
     ("take_along_dim", (floats(3, 4), torch.tensor([[0, 3], [1, 1], [2, 0]]), 1), {}),
     ("take_along_dim", (floats(3, 4), torch.tensor([[1, 0]]), -1), {}),
