@@ -151,15 +151,6 @@ def differences(cases: Sequence[Case], results: Sequence[Sequence[Array]]) -> li
     return [max(column) for column in columns]
 
 
-def sensitivities(plan: Plan, case: Case) -> list[float]:
-    """How far the outputs move if each number of the inputs changes by its last digit, as `differences`."""
-    moved = [
-        plan.run_eagerly([np.nextafter(a, a.dtype.type(to)) if a.dtype.kind == "f" else a for a in case.inputs])
-        for to in (-np.inf, np.inf)
-    ]
-    return differences([case, case], moved)
-
-
 def _relative(got: Array, want: Array) -> float:
     if got.shape != want.shape or got.dtype != want.dtype:
         return np.inf

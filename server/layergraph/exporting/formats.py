@@ -15,7 +15,8 @@ from layergraph.errors import ExportError
 from layergraph.execution.arrays import as_tensor, to_numpy
 from layergraph.exporting import onnx_file, torch_file
 from layergraph.exporting.calls import Calls, blamed, check_exportable, described, reason_of
-from layergraph.exporting.cases import Case, Cases, differences, sensitivities
+from layergraph.exporting.cases import Case, Cases, differences
+from layergraph.exporting.rounding import sensitivities
 from layergraph.exporting.torch_file import RefusedLengthsError
 from layergraph.functional.runtime_assertions import recording
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-#: A difference of this many times what the last digits of the inputs make is explained by rounding.
+#: A difference of this many times what changes in the last digits make is explained by rounding.
 _ROUNDING = 4.0
 
 #: Computes outputs for inputs in the plan's order.
@@ -82,7 +83,7 @@ def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tol
         # Exporters and other runtimes may raise anything.
         culprit = _culprit(exporter, plan, calls, cases, tolerance)
         raise ExportError(culprit or reason_of(wrong)) from wrong
-    found = _decided(plan, compared, results, tolerance)
+    found = _decided(plan, calls, compared, results, tolerance)
     problems = [
         f"output '{spec.name}' {_said(off)}, expected at most {tolerance:g}"
         for spec, off in zip(plan.output_specs, found, strict=True)
@@ -112,10 +113,12 @@ def _results(run: Run, cases: Cases) -> tuple[list[Case], list[Sequence[Array]],
     return compared, results, list(dict.fromkeys(conditions))
 
 
-def _decided(plan: Plan, cases: Sequence[Case], results: Sequence[Sequence[Array]], tolerance: float) -> list[float]:
+def _decided(
+    plan: Plan, calls: Calls, cases: Sequence[Case], results: Sequence[Sequence[Array]], tolerance: float
+) -> list[float]:
     """The differences of the cases that can tell right from wrong.
 
-    Where a change of the inputs in their last digit changes the outputs as much, rounding alone explains a difference.
+    Where changes of inputs and weights in their last digits move the outputs as much, rounding explains a difference.
     Raises ExportError if that is so for all cases.
     """
     if not cases:
@@ -124,12 +127,12 @@ def _decided(plan: Plan, cases: Sequence[Case], results: Sequence[Sequence[Array
     for case, got in zip(cases, results, strict=True):
         offs = differences([case], [got])
         if not all(off <= tolerance for off in offs):
-            own = sensitivities(plan, case)
+            own = sensitivities(plan, calls, case)
             if all(off <= max(tolerance, _ROUNDING * moved) for off, moved in zip(offs, own, strict=True)):
                 continue
         kept.append(offs)
     if not kept:
-        raise ExportError("the outputs depend on the last digits of the inputs, so they can't be compared")
+        raise ExportError("the outputs depend on the last digits of inputs and weights, so they can't be compared")
     return [max(column) for column in zip(*kept, strict=True)]
 
 

@@ -168,6 +168,15 @@ def _quantile(
     return found if q.ndim else found[0]
 
 
+def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> torch.Tensor:
+    x = x.movedim((dim1, dim2), (-2, -1))
+    rows, columns = int(x.shape[-2]), int(x.shape[-1])
+    row, column = max(-offset, 0), max(offset, 0)
+    count = max(0, min(rows - row, columns - column))
+    places = torch.arange(count) * (columns + 1) + row * columns + column
+    return x.flatten(-2).index_select(-1, places)
+
+
 def _clamp(x: torch.Tensor, min: Any = None, max: Any = None) -> torch.Tensor:
     """With the type of integers and fractions, which ONNX doesn't find itself."""
     for bound in (min, max):
@@ -205,6 +214,7 @@ FOR_ONNX: Mapping[Any, Callable[..., Any]] = {
     torch.cosh: lambda x: (torch.exp(x) + torch.exp(-x)) / 2,
     torch.cumprod: _cumprod,
     torch.deg2rad: lambda x: x * (math.pi / 180),
+    torch.diagonal: _diagonal,
     torch.dstack: _dstack,
     torch.exp2: lambda x: torch.exp(x * math.log(2)),
     torch.expm1: _expm1,

@@ -42,6 +42,7 @@ CASES: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("cumprod", (torch.tensor([1, 2, 3], dtype=torch.int32),), {"dim": 0}),
     ("diff", (floats(2, 6),), {"n": 2}),
     ("diff", (torch.tensor([True, False, False]),), {"prepend": torch.tensor([False])}),
+    *(("diagonal", (floats(3, 5, 4), offset, 0, -1), {}) for offset in (-1, 0, 2)),
     ("dstack", ([floats(2, 3), floats(2, 3)],), {}),
     ("dstack", ([floats(2), floats(2)],), {}),
     ("dstack", ([floats(2, 3, 1), floats(2, 3, 4)],), {}),
