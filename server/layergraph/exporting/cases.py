@@ -53,7 +53,7 @@ def find_cases(plan: Plan, examples: Sequence[Mapping[str, Array]] = ()) -> Case
         raise ExportError(str(reason)) from None
     recorded = (sampler.rows(2), sampler.rows(3, other=True))
     drawn = [sampler.of(shapes, (place,)) for place, shapes in enumerate(_shapes(specs, recorded))]
-    drawn.append([_large(array) for array in recorded[0]])
+    drawn.append(_like_pixels(recorded[0]))
     compared = [case for arrays in (*recorded, *drawn) if (case := _accepted(plan, arrays)) is not None]
     for example in examples:
         plan.run(example)
@@ -78,9 +78,10 @@ def _shapes(specs: Sequence[TensorSpec], recorded: Sequence[Sequence[Array]]) ->
         yield shapes
 
 
-def _large(array: Array) -> Array:
-    """Numbers of the size of pixels: models of images amplify rounding where they expect these."""
-    return np.abs(array * array.dtype.type(100)) if array.dtype.kind == "f" else array
+def _like_pixels(arrays: Sequence[Array]) -> list[Array]:
+    """Floats from 0 to 255: some models of images amplify rounding for any others."""
+    rng = np.random.default_rng(0)
+    return [np.asarray(rng.uniform(0, 255, a.shape), a.dtype) if a.dtype.kind == "f" else a for a in arrays]
 
 
 def _open_length(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> int:

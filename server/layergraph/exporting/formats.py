@@ -59,9 +59,13 @@ def torch_exporter() -> Exporter:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The outputs' differences (see `cases.differences`), and conditions on lengths that the model doesn't have."""
+    """The outputs' differences (see `cases.differences`) in a number of cases that rounding alone doesn't decide.
+
+    conditions   on lengths, which the model doesn't have
+    """
 
     differences: Sequence[float]
+    cases: int
     conditions: Sequence[str] = ()
 
 
@@ -83,7 +87,8 @@ def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tol
         # Exporters and other runtimes may raise anything.
         culprit = _culprit(exporter, plan, calls, cases, tolerance)
         raise ExportError(culprit or reason_of(wrong)) from wrong
-    found = _decided(plan, calls, compared, results, tolerance)
+    kept = _decided(plan, calls, compared, results, tolerance)
+    found = [max(column) for column in zip(*kept, strict=True)]
     problems = [
         f"output '{spec.name}' {_said(off)}, expected at most {tolerance:g}"
         for spec, off in zip(plan.output_specs, found, strict=True)
@@ -92,7 +97,7 @@ def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tol
     if problems:
         culprit = _culprit(exporter, plan, calls, cases, tolerance)
         raise ExportError("; ".join([*problems[:5], *([f"from {culprit}"] if culprit else [])]))
-    return Comparison(found, conditions)
+    return Comparison(found, len(kept), conditions)
 
 
 def _said(off: float) -> str:
@@ -115,8 +120,8 @@ def _results(run: Run, cases: Cases) -> tuple[list[Case], list[Sequence[Array]],
 
 def _decided(
     plan: Plan, calls: Calls, cases: Sequence[Case], results: Sequence[Sequence[Array]], tolerance: float
-) -> list[float]:
-    """The differences of the cases that can tell right from wrong.
+) -> list[list[float]]:
+    """The differences of the cases that rounding alone doesn't decide.
 
     Where changes of inputs and weights in their last digits move the outputs as much, rounding explains a difference.
     Raises ExportError if that is so for all cases.
@@ -133,7 +138,7 @@ def _decided(
         kept.append(offs)
     if not kept:
         raise ExportError("the outputs depend on the last digits of inputs and weights, so they can't be compared")
-    return [max(column) for column in zip(*kept, strict=True)]
+    return kept
 
 
 def _culprit(exporter: Exporter, plan: Plan, calls: Calls, cases: Cases, tolerance: float) -> str:

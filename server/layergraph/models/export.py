@@ -119,7 +119,7 @@ def export_model(
             except ExportError as wrong:
                 raise ExportError(f"model '{model.name}' can't be exported as {kind}: {wrong}") from wrong
         else:
-            comparison = Comparison(_saved(model, written, kind, cases, most))
+            comparison = Comparison(_saved(model, written, kind, cases, most), len(cases.compared))
         files = _moved(folder, path, overwrite=overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -134,7 +134,7 @@ def export_model(
         (opset or DEFAULT_OPSET) if kind == "onnx" else None,
         _tensors(plan.input_specs, input_axes(plan.input_specs)),
         _tensors(outputs, output_axes(plan, compared), comparison.differences),
-        len(compared),
+        comparison.cases,
         most,
         tuple(comparison.conditions),
     )
