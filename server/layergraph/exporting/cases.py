@@ -20,6 +20,8 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 #: Numbers of rows and lengths of open axes that are tried, in addition to those that are recorded.
 ROWS = (1, 3)
 LENGTHS = (4, 9, 1)
+#: Number of axes of images: rows, height, width and channels.
+_IMAGE_AXES = 4
 #: Name of the rows' axis.
 BATCH = "batch"
 
@@ -53,7 +55,8 @@ def find_cases(plan: Plan, examples: Sequence[Mapping[str, Array]] = ()) -> Case
         raise ExportError(str(reason)) from None
     recorded = (sampler.rows(2), sampler.rows(3, other=True))
     drawn = [sampler.of(shapes, (place,)) for place, shapes in enumerate(_shapes(specs, recorded))]
-    drawn.append(_like_pixels(recorded[0]))
+    if any(array.ndim == _IMAGE_AXES for array in recorded[0]):
+        drawn.append(_like_pixels(recorded[0]))
     compared = [case for arrays in (*recorded, *drawn) if (case := _accepted(plan, arrays)) is not None]
     for example in examples:
         plan.run(example)
@@ -79,9 +82,14 @@ def _shapes(specs: Sequence[TensorSpec], recorded: Sequence[Sequence[Array]]) ->
 
 
 def _like_pixels(arrays: Sequence[Array]) -> list[Array]:
-    """Floats from 0 to 255: some models of images amplify rounding for any others."""
+    """Images with floats from 0 to 255: some models amplify rounding for any others."""
     rng = np.random.default_rng(0)
-    return [np.asarray(rng.uniform(0, 255, a.shape), a.dtype) if a.dtype.kind == "f" else a for a in arrays]
+    return [
+        np.asarray(rng.uniform(0, 255, array.shape), array.dtype)
+        if array.ndim == _IMAGE_AXES and array.dtype.kind == "f"
+        else array
+        for array in arrays
+    ]
 
 
 def _open_length(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> int:
