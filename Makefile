@@ -150,6 +150,11 @@ hub: $(STAMP) ## Compare every layer, backbone and task with KerasHub in both di
 	$(TESTS) $(BIN)/python tests/proofs/compare_hub.py build/hub
 	KERAS_BACKEND=torch $(TESTS) $(PEER) tests/proofs/hub_oracle.py check build/hub
 
+.PHONY: converts
+converts: $(STAMP) ## Export the zoo, keras.applications and COUNT random graphs as ONNX and .pt2, and compare (COUNT=500 SEED=0 ARGS='--only zoo')
+	rm -rf build/converts
+	$(TESTS):tests/fuzz $(BIN)/python tests/proofs/converts.py build/converts $(SEEDS) $(ARGS)
+
 .PHONY: published
 published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
 	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS) $(ARGS)

@@ -10,6 +10,7 @@ LayerGraphError
 ├── DataError                   arrays don't match the model
 │   ├── ElementError            an element is invalid for a layer, such as an id outside of a table
 │   └── UnknownTensorError      a name isn't a tensor of the model
+├── ExportError                 a model can't be exported to a format
 ├── NotCompiledError            training was requested of a model without optimizer or loss
 └── NonFiniteLossError          the training loss is NaN or infinite
 """
@@ -81,6 +82,10 @@ class ElementError(DataError):
 
 class UnknownTensorError(DataError):
     """A name isn't an input, output or tensor of the model."""
+
+
+class ExportError(LayerGraphError):
+    """A model can't be exported: the format lacks an operation, or the file doesn't compute the model's outputs."""
 
 
 class NotCompiledError(LayerGraphError, RuntimeError):

@@ -61,6 +61,11 @@ def check_golden(model: Model, path: Path) -> None:
     _compare(model, path, lambda inputs, outputs: model.plan(tuple(outputs)).run(inputs))
 
 
+def golden_inputs(model: Model, path: Path) -> Arrays:
+    """The inputs of a golden file by the model's names. Raises CorruptFileError for a file that is damaged."""
+    return _named(read_golden(path).inputs, model.input_names)
+
+
 def reduce_precision(model: Model, path: Path, precision: str, threads: int = 0, *, shared: bool = False) -> None:
     """Computes the model in `precision` (int8, bfloat16, float16) if its outputs stay within the golden tolerances.
 

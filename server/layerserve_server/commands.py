@@ -1,7 +1,8 @@
-"""The commands `layerserve serve` and `layerserve inspect`, which need the server's packages."""
+"""The commands `layerserve serve`, `inspect` and `convert`, which need the server's packages."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -226,3 +227,69 @@ def inspect(argv: Sequence[str]) -> int:
         return 1
     print(json.dumps(report, indent=1) if arguments.json else inspection.text(report))
     return 0
+
+
+def convert(argv: Sequence[str]) -> int:
+    """Converts a model file to another format, and prints what was written. Returns the exit status."""
+    parser = Parser(
+        prog="layerserve convert",
+        description="Convert a model file to ONNX, to a program of torch.export, or to another format of Keras, and "
+        "compare the new file's outputs with the model's. Nothing is written if they differ. Needs no server.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="A .keras or .h5 file, or a version folder.")
+    parser.add_argument("out", type=Path, metavar="OUT", help="The new file: .onnx, .pt2, .keras or .h5.")
+    parser.add_argument(
+        "--format", metavar="FORMAT", help=with_default("onnx, torch (.pt2), keras or h5.", "by the suffix of OUT")
+    )
+    parser.add_argument("--opset", type=int, metavar="N", help=with_default("ONNX operator set, from 17 to 20.", "17"))
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help=with_default(
+            "Largest difference of an output, relative to its largest value.",
+            "1e-05; more if layers compute in 16 bits",
+        ),
+    )
+    parser.add_argument("--force", action="store_true", help="Replace OUT if it exists.")
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
+    parser.add_argument(
+        "--plugins",
+        default="",
+        metavar="TEXT",
+        help=with_default("Comma-separated Python modules that define custom layers.", "none"),
+    )
+    arguments = parser.parse_args(list(argv))
+
+    from layergraph.errors import ConfigError, LayerGraphError, ModelFileError
+
+    from layerserve_server import export
+    from layerserve_server.inference import runner
+
+    try:
+        runner.load_plugins(arguments.plugins)
+        exported = export.convert(
+            arguments.file,
+            arguments.out,
+            format=arguments.format,
+            opset=arguments.opset,
+            tolerance=arguments.tolerance,
+            force=arguments.force,
+        )
+    except FileExistsError:
+        return _refused([f"{arguments.out} already exists; use --force to replace"], USAGE, arguments)
+    except (OSError, LayerGraphError) as error:
+        problems = list(error.problems) if isinstance(error, ModelFileError) else [str(error)]
+        return _refused(problems, USAGE if isinstance(error, ConfigError) else 1, arguments)
+    print(json.dumps(exported.as_dict(), indent=1) if arguments.json else exported.text())
+    return 0
+
+
+def _refused(problems: Sequence[str], status: int, arguments: argparse.Namespace) -> int:
+    """Prints why a file isn't converted. Returns the exit status."""
+    if arguments.json:
+        print(json.dumps({"file": str(arguments.file), "problems": list(problems)}, indent=1))
+    else:
+        print(f"{arguments.file} isn't converted:", file=sys.stderr)
+        print("\n".join(f"  {problem}" for problem in problems), file=sys.stderr)
+    return status

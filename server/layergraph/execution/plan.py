@@ -303,6 +303,11 @@ class Plan:
         """Slots of the inputs and of the outputs."""
         return self._inputs, self._outputs
 
+    @property
+    def slot_count(self) -> int:
+        """Number of slots."""
+        return self._slot_count
+
     def bind(self, binder: Binder) -> list[Any]:
         """The bound weights of each step of `forward`."""
         return [binder(step.call.layer) for step in self._forwarded]

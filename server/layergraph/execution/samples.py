@@ -77,13 +77,21 @@ class Sampler:
 
     def rows(self, count: int, *, other: bool = False, seed: int = 0) -> list[Array]:
         """Random inputs; with `other`, of other lengths on the axes that the model leaves open."""
-        rng = np.random.default_rng((seed, count, other))
+        lengths = [self._lengths[other]] * max((len(spec.shape) for spec in self._specs), default=0)
+        return self.of([_shape(spec, count, lengths) for spec in self._specs], (seed, count, other))
+
+    def of(self, shapes: Sequence[Sequence[int]], seed: Sequence[int]) -> list[Array]:
+        """Random inputs of these shapes."""
+        rng = np.random.default_rng(seed)
         arrays = []
-        for spec in self._specs:
-            lengths = (count, *[self._lengths[other]] * len(spec.shape[1:]))
-            shape = [length if size is None else size for size, length in zip(spec.shape, lengths, strict=False)]
+        for spec, shape in zip(self._specs, shapes, strict=True):
             if self._is_drawn_whole(spec):
                 arrays.append(rng.integers(0, 2 if spec.dtype == "bool" else self._bound, shape).astype(spec.dtype))
             else:
                 arrays.append(rng.standard_normal(shape).astype(spec.dtype))
         return arrays
+
+
+def _shape(spec: TensorSpec, rows: int, lengths: Sequence[int]) -> list[int]:
+    given = (rows, *lengths)
+    return [length if size is None else size for size, length in zip(spec.shape, given, strict=False)]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layergraph.execution.passes.channels_first import cancel_permutations
-from layergraph.execution.program import Program
+from layergraph.execution.step import Step
+from layergraph.functional.exporting import exporting
 from layergraph.functional.runtime_assertions import recording
 
 #: Parts of the warnings by which torch's tracer reports values converted to Python. Conversions of lengths are left
@@ -29,10 +30,19 @@ class CannotTraceError(Exception):
     """A program can't be expressed as a graph of tensor operations."""
 
 
+class Traceable(Protocol):
+    """What can be traced: a `Program`, or one that takes its weights as tensors, too."""
+
+    @property
+    def steps(self) -> Sequence[Step]: ...
+    def __call__(self, tensors: Sequence[Any]) -> list[Any]: ...
+    def recording_empty(self, empty: list[str]) -> Traceable: ...
+
+
 class Traced(torch.nn.Module):
     """A program with its runtime assertions: the outputs, then one boolean scalar per assertion."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Traceable) -> None:
         super().__init__()
         self._program = program
         self.assertion_count = 0
@@ -43,20 +53,53 @@ class Traced(torch.nn.Module):
             outputs = self._program(tensors)
         self.assertion_count = len(assertions)
         # TorchScript outputs must be distinct values: clone an output that is an input or another output.
-        return (*(output.clone() if _is_any(output, tensors) else output for output in outputs), *assertions)
+        return (*distinct(outputs, tensors), *assertions)
+
+
+class TracedForFile(torch.nn.Module):
+    """A program for a file: the outputs alone, with loops recorded for any number of timesteps."""
+
+    assertion_count = 0
+
+    def __init__(self, program: Traceable) -> None:
+        super().__init__()
+        self._program = program
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns the outputs."""
+        with recording(), exporting():
+            return distinct(self._program(tensors), tensors)
+
+
+def distinct(outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The outputs, with a copy of each that is an input or an earlier output."""
+    seen = {id(tensor) for tensor in inputs}
+    result = []
+    for output in outputs:
+        result.append(output.clone() if id(output) in seen else output)
+        seen.add(id(output))
+    return tuple(result)
 
 
 def trace(
-    program: Program, first: Sequence[torch.Tensor], second: Sequence[torch.Tensor], *, batched: bool = False
+    program: Traceable,
+    first: Sequence[torch.Tensor],
+    second: Sequence[torch.Tensor],
+    *,
+    batched: bool = False,
+    for_file: bool = False,
 ) -> tuple[Any, int]:
     """Returns the graph (a `torch.jit.ScriptModule`) and how many of its outputs are runtime assertions.
 
     `first` and `second` are inputs that differ in every length that may change; `batched` means that all inputs have
-    the same number of rows. Raises CannotTraceError if the program can't be traced.
+    the same number of rows. `for_file` leaves out the assertions, and records loops for any number of timesteps. Raises
+    CannotTraceError if the program can't be traced.
     """
     if any(getattr(step.call, "training", None) for step in program.steps):
         raise CannotTraceError("a call has training=True, which changes weights outside of torch's inference mode")
-    module, empty = Traced(program).eval(), list[str]()
+    module: Traced | TracedForFile = TracedForFile(program) if for_file else Traced(program)
+    module.eval()
+    empty = list[str]()
     with torch.no_grad():
         # Run once before tracing: weights are prepared on first use, which may read their values.
         program.recording_empty(empty)(first)
@@ -73,6 +116,9 @@ def trace(
             if any(text in str(warning.message) for text in _VALUE_WARNINGS):
                 raise CannotTraceError(str(warning.message).splitlines()[0])
     traced, other = graphs
+    if for_file:
+        for graph in graphs:
+            torch._C._jit_pass_inline(graph.graph)
     _fix_lengths(traced.graph, other.graph, batched=batched)
     clear_graph(other.graph)
     _spell_out(traced.graph)
@@ -98,10 +144,6 @@ class _NoDataAccess(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if function is torch.ops.aten._local_scalar_dense.default:
             raise CannotTraceError("a layer branches on the values of its data")
         return function(*args, **(kwargs or {}))
-
-
-def _is_any(tensor: torch.Tensor, others: Sequence[torch.Tensor]) -> bool:
-    return any(tensor is other for other in others)
 
 
 def _fix_lengths(graph: Any, other: Any, *, batched: bool) -> None:

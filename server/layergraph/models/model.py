@@ -20,6 +20,7 @@ from layergraph.plugins import custom_object_scope
 from layergraph.training.trainer import Trainer
 
 if TYPE_CHECKING:
+    from layergraph.models.export import Exported
     from layergraph.saving.formats import Format
 
 #: Maximum number of cached plans, for different choices of outputs.
@@ -126,6 +127,48 @@ class Model(Trainer):
         if not overwrite and Path(path).exists():
             raise FileExistsError(f"save: '{path}' exists; expected a new path, or overwrite=True")
         model_file.save_model(self, Path(path), generation)
+
+    def export(
+        self,
+        filepath: str | Path,
+        format: str | None = None,
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        *,
+        opset_version: int | None = None,
+        tolerance: float | None = None,
+        overwrite: bool = True,
+        examples: Sequence[Mapping[str, Any]] = (),
+    ) -> Exported:
+        """Exports the model for other software, and compares the file's numbers with the model's (keras.Model.export).
+
+        format          "onnx", "torch" (torch.export's `.pt2`), "keras" or "h5"; by default what the suffix stands for
+        verbose         whether to print what was written
+        opset_version   ONNX operator set, 17 to 20; default 17
+        tolerance       largest difference of an output, relative to its largest value; default 1e-5, for models that
+                        compute in 16 bits more
+        examples        inputs by name that are compared in addition to random ones
+
+        Axes that the model leaves open stay open. `input_signature` must be None. The file appears only when it is
+        complete and right. Raises ConfigError for other arguments, ExportError for a model that the format can't
+        represent, with the layer, or whose file computes something else; FileExistsError without `overwrite`.
+        """
+        from layergraph.models.export import export_model
+
+        if input_signature is not None:
+            raise ConfigError("export: got an input_signature, expected None: open axes stay open")
+        exported = export_model(
+            self,
+            Path(filepath),
+            format,
+            opset=opset_version,
+            tolerance=tolerance,
+            overwrite=overwrite,
+            examples=examples,
+        )
+        if verbose:
+            print(exported.text())
+        return exported
 
     def save_weights(self, path: str | Path) -> None:
         """Saves the weights and the optimizer's state as a `.weights.h5` file of Keras 3."""

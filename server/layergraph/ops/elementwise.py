@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from layergraph.config.options import anything, boolean, integer, number, option
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.exporting import has_any
 from layergraph.functional.weights import Weights
 from layergraph.layers import activation_functions as activations
 from layergraph.ops.operation import Binary, Operation, Typed, Unary, as_tensors, operation, unknown_length
@@ -27,7 +29,7 @@ def _by_nonzero(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
 
     def divided(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
         integers = not (x1.is_floating_point() or x2.is_floating_point())
-        if integers and not x2.is_meta and bool((x2 == 0).any()):
+        if integers and has_any(x2 == 0):
             raise DataError("integer division by zero")
         return function(x1, x2)
 
@@ -217,9 +219,10 @@ class SaturateCast(Typed):
         )
         lowest, highest = max(given.min, limits.min), min(given.max, limits.max)
         if x.is_floating_point() and not wanted.is_floating_point:
-            bound = torch.tensor(highest, dtype=x.dtype)
             # The largest integer may not be representable in x's dtype: use the largest representable number below.
-            highest = float(bound if int(bound) <= highest else torch.nextafter(bound, torch.zeros_like(bound)))
+            digits = 1 - math.frexp(torch.finfo(x.dtype).eps)[1] + 1
+            rest = max(0, int(highest).bit_length() - digits)
+            highest = float(int(highest) >> rest << rest)
         return x.clamp(lowest, highest).to(wanted)
 
 

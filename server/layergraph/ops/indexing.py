@@ -14,6 +14,7 @@ from layergraph.config.options import (
 )
 from layergraph.errors import DataError
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.exporting import has_any
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation
 from layergraph.ops.shape_values import whole
@@ -55,7 +56,7 @@ class GetItem(Operation):
 def _within(indices: Any, length: int) -> torch.Tensor:
     """Non-negative indices, for indices that may count from the end. Raises DataError for one out of range."""
     chosen: torch.Tensor = indices.to(torch.int64)
-    if not chosen.is_meta and bool(((chosen < -length) | (chosen >= length)).any()):
+    if has_any((chosen < -length) | (chosen >= length)):
         raise DataError(f"an index is out of range for {length} elements")
     return torch.where(chosen < 0, chosen + length, chosen)
 
@@ -97,7 +98,7 @@ class TakeAlongAxis(Operation):
         if axis is None:
             x, chosen, axis = x.reshape(-1), chosen.reshape(-1), 0
         length = x.shape[axis]
-        if not chosen.is_meta and chosen.numel() and not -length <= int(chosen.min()) <= int(chosen.max()) < length:
+        if has_any((chosen < -length) | (chosen >= length)):
             raise DataError(f"an index is out of range for {length} elements")
         return torch.take_along_dim(x, torch.where(chosen < 0, chosen + length, chosen), axis)
 

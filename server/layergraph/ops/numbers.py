@@ -10,6 +10,7 @@ import torch
 from layergraph.config.options import anything, boolean, integer, number, option
 from layergraph.errors import DataError
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.exporting import has_any
 from layergraph.functional.weights import Weights
 from layergraph.layers import activation_functions as activations
 from layergraph.ops.operation import Binary, Operation, Typed, Unary, as_tensors, operation
@@ -32,7 +33,7 @@ def _of_two_floats(function: Callable[..., torch.Tensor]) -> Callable[..., torch
 
 
 def _fmod(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
-    if not (x1.is_floating_point() or x2.is_floating_point()) and not x2.is_meta and bool((x2 == 0).any()):
+    if not (x1.is_floating_point() or x2.is_floating_point()) and has_any(x2 == 0):
         raise DataError("integer division by zero")
     return torch.fmod(x1, x2)
 

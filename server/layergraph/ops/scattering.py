@@ -18,6 +18,7 @@ from layergraph.config.options import (
 )
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.exporting import has_any
 from layergraph.functional.weights import Weights
 from layergraph.ops.operation import Operation, unknown_length
 
@@ -30,7 +31,7 @@ def _among(indices: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
     sizes = torch.tensor(lengths, device=indices.device)
     indices = indices.to(torch.int64)
     indices = torch.where(indices < 0, indices + sizes, indices)
-    if not indices.is_meta and bool(((indices < 0) | (indices >= sizes)).any()):
+    if has_any((indices < 0) | (indices >= sizes)):
         raise DataError(f"an index is out of range for shape {lengths}")
     strides = [math.prod(lengths[axis + 1 :]) for axis in range(len(lengths))]
     return (indices * torch.tensor(strides, device=indices.device)).sum(-1)

@@ -446,6 +446,7 @@ def test_help_names_every_command(cli):
         "evaluate",
         "serve",
         "inspect",
+        "convert",
         "zoo",
     ):
         assert f"\n  {name} " in out

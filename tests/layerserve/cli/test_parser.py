@@ -57,7 +57,21 @@ def test_commands_below_a_command_are_listed(capsys):
 
 
 @pytest.mark.parametrize(
-    "line", ["models", "predict", "train", "runs", "watch", "files", "serve", "inspect", "zoo", "zoo list", "zoo build"]
+    "line",
+    [
+        "models",
+        "predict",
+        "train",
+        "runs",
+        "watch",
+        "files",
+        "serve",
+        "inspect",
+        "convert",
+        "zoo",
+        "zoo list",
+        "zoo build",
+    ],
 )
 def test_every_help_has_one_look(line, capsys):
     """Whichever package it is of: sentences, each with a full stop, and one way to show defaults and placeholders."""

@@ -23,6 +23,7 @@ from layergraph.config.options import (
 from layergraph.errors import ConfigError, DataError, ElementError, GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.exporting import has_any
 from layergraph.functional.layer import Layer
 from layergraph.functional.strings import Strings
 from layergraph.functional.weights import Weights
@@ -114,13 +115,12 @@ class CategoryEncoding(_Categories):
         """Computes the vectors. Raises ElementError for a category outside of 0 to num_tokens - 1."""
         if count_weights is not None and self.output_mode != "count":
             raise GraphError(f"count_weights requires output_mode 'count', got '{self.output_mode}'")
-        if not inputs.is_meta and inputs.numel():
+        if has_any((inputs < 0) | (inputs >= self.num_tokens)):
             lowest, highest = (int(bound) for bound in torch.aminmax(inputs))
-            if lowest < 0 or highest >= self.num_tokens:
-                wrong = lowest if lowest < 0 else highest
-                raise ElementError(
-                    f"layer '{self.name}' (CategoryEncoding): got category {wrong}, expected 0 to {self.num_tokens - 1}"
-                )
+            wrong = lowest if lowest < 0 else highest
+            raise ElementError(
+                f"layer '{self.name}' (CategoryEncoding): got category {wrong}, expected 0 to {self.num_tokens - 1}"
+            )
         weights = None if count_weights is None else count_weights.to(self.output_dtype())
         return encoded(inputs.to(torch.int64), self.output_mode, self.num_tokens, self.output_dtype(), weights)
 

@@ -11,6 +11,7 @@ from layergraph.config.options import anything, boolean, fraction, option, posit
 from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.exporting import is_recorded_for_file
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
 from layergraph.functional.shape_inference import infer
@@ -22,6 +23,7 @@ from layergraph.layers.biases import product
 from layergraph.layers.regularization import dropout_mask
 from layergraph.layers.rnn import kernels as recurrent_kernels
 from layergraph.layers.rnn.kernels import Scanned
+from layergraph.layers.rnn.recorded_loop import recorded_loop
 from layergraph.regularizers import regularizer
 
 States: TypeAlias = Sequence[torch.Tensor]
@@ -134,12 +136,37 @@ class Cell(Layer):
         # Keras broadcasts a single row of states; torch's loops would read past its end.
         rows = x.shape[0]
         states = [state if state.shape[0] == rows else state.expand(rows, -1) for state in states]
+        if is_recorded_for_file() and not context.training and watch is None:
+            return self._recorded(context, w, x, states, mask, need_states=need_states)
         if watch is None and not (context.training and self.recurrent_dropout) and recurrent_kernels.fits(x):
             done = self.fused(w, x, states, mask, need_states=need_states)
             if done is not None:
                 return done
         step = self.step(context, w, x)
         return _loop(step if watch is None else _watched(step, watch), x, states, mask)
+
+    def _recorded(
+        self,
+        context: CallContext,
+        w: Weights,
+        x: torch.Tensor,
+        states: States,
+        mask: torch.Tensor | None,
+        *,
+        need_states: bool,
+    ) -> Scanned:
+        """Computes `scan` in a way that can be recorded for any number of timesteps."""
+        # torch.export takes the number of timesteps in torch's loops as a constant, and nothing records packed rows.
+        unknown = isinstance(x.shape[1], torch.SymInt)
+        if not unknown and not (mask is not None and need_states) and recurrent_kernels.fits(x):
+            done = self.fused(w, x, states, mask, need_states=need_states)
+            if done is not None:
+                return done
+
+        def take(one: torch.Tensor, now: States) -> list[torch.Tensor]:
+            return self.step(context, w, one[:, None])(0, now)
+
+        return recorded_loop(take, x, states, mask, self.state_sizes)
 
     def fused(
         self, w: Weights, x: torch.Tensor, states: States, mask: torch.Tensor | None, *, need_states: bool

@@ -13,6 +13,7 @@ from layergraph.constraints import constraint
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.exporting import is_recorded_for_file
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten
 from layergraph.functional.weights import Weights
@@ -22,6 +23,7 @@ from layergraph.layers.activation_functions import activation as any_activation
 from layergraph.layers.convolutional.convolution import WindowedConvolution
 from layergraph.layers.regularization import dropout_mask
 from layergraph.layers.rnn.cells import ForgetBias
+from layergraph.layers.rnn.recorded_loop import recorded_loop
 from layergraph.layers.rnn.recurrent import Recurrent
 from layergraph.layers.spatial import data_format, padding, same_padding
 from layergraph.regularizers import regularizer
@@ -116,7 +118,7 @@ class _ConvLstm(WindowedConvolution, Recurrent):
             raise GraphError(f"got a mask of shape {tuple(mask.shape)}, expected (rows, timesteps) or more axes")
         inputs = self._inputs(context, w, sequences.to(w.kernel.dtype))
         # The gates are (rows, timesteps, *spatial, filters * 4) here; states lack the timesteps.
-        states = self._first_states(inputs, self.starting_states(context, len(inputs), initial_state))
+        states = self._first_states(inputs, self.starting_states(context, inputs.shape[0], initial_state))
         outputs, states = self._scan(context, w, inputs, states, mask)
         self.keep_states(context, states)
         if mask is not None and self.zero_output_for_mask:
@@ -168,6 +170,15 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Returns the outputs of all timesteps, in processing order, and the states after the last."""
+        if is_recorded_for_file() and not context.training:
+            x = inputs.flip(1) if self.go_backwards else inputs
+            ordered = mask.flip(1) if mask is not None and self.go_backwards else mask
+            kept = None if ordered is None else ordered.to(torch.bool)
+
+            def take(one: torch.Tensor, now: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+                return self._step(w, one, now, None)
+
+            return recorded_loop(take, x, states, kept, [self.filters] * len(states), self._channels)
         steps = range(inputs.shape[1])
         if inputs.is_meta:
             # All timesteps have the same shape; thousands of them on `meta` would take seconds.

@@ -81,7 +81,7 @@ class Recurrent(Layer):
             mask = sequences_mask
         mask = _fitting_mask(mask, sequences)
         cells = self.cells(w)
-        starts = self._starts(cells, sequences, self.starting_states(context, len(sequences), initial_state))
+        starts = self._starts(cells, sequences, self.starting_states(context, sequences.shape[0], initial_state))
         keeps = self.stateful and context.states is not None
         x = sequences.flip(1) if self.go_backwards else sequences
         if mask is not None and self.go_backwards:

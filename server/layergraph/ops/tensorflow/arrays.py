@@ -12,6 +12,7 @@ from layergraph.config.tensorflow_ops import subscript
 from layergraph.errors import DataError, GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.exporting import has_any
 from layergraph.functional.weights import Weights
 from layergraph.ops.indexing import GetItem
 from layergraph.ops.operation import Operation, function_node, unknown_length
@@ -31,7 +32,7 @@ def _indices(value: Any, like: torch.Tensor) -> torch.Tensor:
 
 
 def _checked(indices: torch.Tensor, length: int) -> torch.Tensor:
-    if not indices.is_meta and bool(((indices < 0) | (indices >= length)).any()):
+    if has_any((indices < 0) | (indices >= length)):
         raise DataError(f"an index is out of range, expected from 0 to {length - 1}")
     return indices
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from layergraph.errors import DataError, GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.exporting import has_any
 from layergraph.functional.weights import Weights
 from layergraph.layers.preprocessing.interpolation import resize
 from layergraph.layers.spatial import same_padding
@@ -272,7 +273,7 @@ def _crop_and_resize(
     x = image.to(torch.float32)
     edges = torch.as_tensor(boxes, dtype=torch.float32, device=x.device)
     of = torch.as_tensor(box_indices, device=x.device).to(torch.int64)
-    if not of.is_meta and of.numel() and not 0 <= int(of.min()) <= int(of.max()) < x.shape[0]:
+    if has_any((of < 0) | (of >= x.shape[0])):
         raise DataError(f"box_indices has an index out of range for {x.shape[0]} images")
     rows = _box_steps(edges[:, 0], edges[:, 2], height, x.shape[1])
     columns = _box_steps(edges[:, 1], edges[:, 3], width, x.shape[2])

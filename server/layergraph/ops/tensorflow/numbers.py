@@ -9,6 +9,7 @@ import torch
 
 from layergraph.errors import DataError
 from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.exporting import has_any
 from layergraph.ops.operation import Operation, as_tensors, function_node
 
 #: Integers that TensorFlow divides as float32; wider ones as float64.
@@ -50,7 +51,7 @@ def _floor_divided(x: Any, y: Any) -> torch.Tensor:
     if a.is_floating_point() or b.is_floating_point():
         # As in TensorFlow, the quotient is rounded before floor: 1 // 0.1 is 10, but 9 in Python.
         return torch.floor(a / b)
-    if not b.is_meta and bool((b == 0).any()):
+    if has_any(b == 0):
         raise DataError("integer division by zero")
     return torch.floor_divide(a, b)
 

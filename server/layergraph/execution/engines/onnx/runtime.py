@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-import torch
-from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
+from collections.abc import Sequence
 
 from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
-from layergraph.execution.engines.onnx.means import mean
-from layergraph.execution.engines.onnx.pads import pad
-
-#: ONNX operator set. LayerNormalization and Gelu need 17 and 20, and torch's exporter supports up to 20.
-_OPSET = 20
-#: Serialises exports: the exporter's settings are global.
-_exporting = threading.Lock()
+from layergraph.execution.engines.onnx.export import to_onnx
 
 
 def onnx_runtime(source: ExportedGraph) -> Engine:
@@ -65,46 +52,8 @@ def session(source: ExportedGraph, model: bytes) -> Engine:
 
 def exported(source: ExportedGraph) -> bytes:
     """The graph in ONNX format. Raises CannotTraceError."""
-    names = _names(source)
-    file = io.BytesIO()
-    with _exporting, torch.no_grad(), warnings.catch_warnings(), _quiet(), _own_writing():
-        # Only the TorchScript-based exporter keeps recurrent layers whole; torch warns that it is deprecated.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            source.function,
-            source.samples,
-            file,  # type: ignore[arg-type]  # the old exporter's signature
-            dynamo=False,
-            input_names=names,
-            opset_version=_OPSET,
-            dynamic_axes=dict(zip(names, source.open_axes, strict=True)),
-        )
-    return file.getvalue()
+    return to_onnx(source.function, source.samples, _names(source), source.open_axes)
 
 
 def _names(source: ExportedGraph) -> list[str]:
     return [f"input_{i}" for i in range(len(source.samples))]
-
-
-@contextmanager
-def _own_writing() -> Iterator[None]:
-    """Registers our exports of some operations with torch's exporter."""
-    own = {"aten::mean": mean, "aten::pad": pad}
-    for name, write in own.items():
-        register_custom_op_symbolic(name, write, _OPSET)
-    try:
-        yield
-    finally:
-        for name in own:
-            unregister_custom_op_symbolic(name, _OPSET)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps torch from printing graphs that it can't export. It prints to the C-level stdout, past Python's."""
-    log = torch._C._jit_onnx_log
-    torch._C._jit_onnx_log = lambda *_: None
-    try:
-        yield
-    finally:
-        torch._C._jit_onnx_log = log

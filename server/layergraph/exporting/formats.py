@@ -1,0 +1,158 @@
+"""The formats that aren't Keras's, each with what writes, reads and tries it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+
+from layergraph.errors import ExportError
+from layergraph.execution.arrays import as_tensor, to_numpy
+from layergraph.exporting import onnx_file, torch_file
+from layergraph.exporting.calls import Calls, blamed, check_exportable, described, reason_of
+from layergraph.exporting.cases import Case, Cases, differences
+from layergraph.exporting.rounding import sensitivities
+from layergraph.exporting.torch_file import RefusedLengthsError
+from layergraph.functional.runtime_assertions import recording
+
+if TYPE_CHECKING:
+    from layergraph.execution.plan import Plan
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+#: A difference of this many times what changes in the last digits make is explained by rounding.
+_ROUNDING = 4.0
+
+#: Computes outputs for inputs in the plan's order.
+Run: TypeAlias = Callable[[Sequence[Array]], Sequence[Array]]
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """How to write a plan as a file of a format, and to read it again.
+
+    try_out   records calls, and returns their outputs for recorded inputs; only to find a layer at fault
+    """
+
+    write: Callable[[Plan, Calls, Cases, Path], None]
+    reader: Callable[[Plan, Path], Run]
+    try_out: Callable[[Plan, Calls, Cases, Sequence[Array]], Sequence[Array]]
+
+
+def onnx_exporter(opset: int, name: str) -> Exporter:
+    """Writes ONNX files with an opset and a name for the graph. Raises ConfigError for an opset that doesn't exist."""
+    onnx_file.check_opset(opset)
+    return Exporter(
+        partial(onnx_file.write, opset=opset, name=name), onnx_file.reader, partial(onnx_file.try_out, opset=opset)
+    )
+
+
+def torch_exporter() -> Exporter:
+    """Writes `.pt2` files."""
+    return Exporter(torch_file.write, torch_file.reader, torch_file.try_out)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outputs' differences (see `cases.differences`) in a number of cases that rounding alone doesn't decide.
+
+    conditions   on lengths, which the model doesn't have
+    """
+
+    differences: Sequence[float]
+    cases: int
+    conditions: Sequence[str] = ()
+
+
+def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tolerance: float) -> Comparison:
+    """Writes the plan as a file, and compares it with the plan.
+
+    Raises ExportError, with the layer if one is at fault: for an operation that the format lacks, and if an output
+    differs by more than `tolerance`.
+    """
+    check_exportable(plan)
+    calls = Calls.of(plan)
+    try:
+        exporter.write(plan, calls, cases, path)
+        run = exporter.reader(plan, path)
+        compared, results, conditions = _results(run, cases)
+    except ExportError:
+        raise
+    except Exception as wrong:
+        # Exporters and other runtimes may raise anything.
+        culprit = _culprit(exporter, plan, calls, cases, tolerance)
+        raise ExportError(culprit or reason_of(wrong)) from wrong
+    kept = _decided(plan, calls, compared, results, tolerance)
+    found = [max(column) for column in zip(*kept, strict=True)]
+    problems = [
+        f"output '{spec.name}' {_said(off)}, expected at most {tolerance:g}"
+        for spec, off in zip(plan.output_specs, found, strict=True)
+        if not off <= tolerance
+    ]
+    if problems:
+        culprit = _culprit(exporter, plan, calls, cases, tolerance)
+        raise ExportError("; ".join([*problems[:5], *([f"from {culprit}"] if culprit else [])]))
+    return Comparison(found, len(kept), conditions)
+
+
+def _said(off: float) -> str:
+    if off == np.inf:
+        return "has another shape or dtype, or other NaNs, for some rows or lengths: an infinite difference"
+    return f"differs by {off:.2g} of its largest value"
+
+
+def _results(run: Run, cases: Cases) -> tuple[list[Case], list[Sequence[Array]], list[str]]:
+    """The cases that a file computes, its outputs, and the conditions by which it refuses others."""
+    compared, results, conditions = list[Case](), list[Sequence[Array]](), list[str]()
+    for case in cases.compared:
+        try:
+            results.append(run(case.inputs))
+            compared.append(case)
+        except RefusedLengthsError as refused:
+            conditions.append(str(refused))
+    return compared, results, list(dict.fromkeys(conditions))
+
+
+def _decided(
+    plan: Plan, calls: Calls, cases: Sequence[Case], results: Sequence[Sequence[Array]], tolerance: float
+) -> list[list[float]]:
+    """The differences of the cases that rounding alone doesn't decide.
+
+    Where changes of inputs and weights in their last digits move the outputs as much, rounding explains a difference.
+    Raises ExportError if that is so for all cases.
+    """
+    if not cases:
+        raise ExportError("no inputs can be compared: the model computes with tensors without elements")
+    kept = []
+    for case, got in zip(cases, results, strict=True):
+        offs = differences([case], [got])
+        if not all(off <= tolerance for off in offs):
+            own = sensitivities(plan, calls, case)
+            if all(off <= max(tolerance, _ROUNDING * moved) for off, moved in zip(offs, own, strict=True)):
+                continue
+        kept.append(offs)
+    if not kept:
+        raise ExportError("the outputs depend on the last digits of inputs and weights, so they can't be compared")
+    return kept
+
+
+def _culprit(exporter: Exporter, plan: Plan, calls: Calls, cases: Cases, tolerance: float) -> str:
+    """The layer that can't be exported alone with those before it, and why; empty if there is none."""
+
+    def compare(part: Calls) -> None:
+        for arrays in cases.recorded:
+            got = exporter.try_out(plan, part, cases, arrays)
+            tensors = [as_tensor(array, spec) for array, spec in zip(arrays, plan.input_specs, strict=True)]
+            with torch.no_grad(), recording():
+                want = [to_numpy(value) for value in part.program(lambda weight: weight.value)(tensors)]
+            off = max(differences([Case(arrays, want)], [got]), default=0.0)
+            if not off <= tolerance:
+                raise ExportError(f"its output {_said(off)}")
+
+    found = blamed(calls, compare)
+    return "" if found is None else f"{described(found[0])}: {reason_of(found[1])}"

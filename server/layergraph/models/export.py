@@ -1,0 +1,216 @@
+"""Exports of models: files of several formats, compared with the model before they get their names."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from layergraph.errors import ConfigError, ExportError, unknown_name
+from layergraph.execution.plan import Plan
+from layergraph.exporting.cases import Cases, differences, find_cases, input_axes, output_axes
+from layergraph.exporting.formats import Comparison, onnx_exporter, torch_exporter, write_compared
+from layergraph.exporting.onnx_file import DEFAULT_OPSET, output_names
+from layergraph.functional.strings import Strings
+from layergraph.functional.tensor import TensorSpec
+from layergraph.models.loading import load_model
+from layergraph.models.model import Model
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+#: Formats by the suffixes of their files.
+FORMATS: Mapping[str, str] = {".keras": "keras", ".h5": "h5", ".onnx": "onnx", ".pt2": "torch"}
+#: Formats of keras.Model.export that don't exist here.
+_KERAS_FORMATS = ("tf_saved_model", "openvino", "litert")
+#: Largest difference relative to an output's largest value, by the type that computes; half the digits of 16 bits.
+TOLERANCES: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 6e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedTensor:
+    """An input or output: name, shape with names of open axes, dtype; of an output the largest difference."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    difference: float | None = None
+
+    def text(self) -> str:
+        """The tensor as a line."""
+        shape = ", ".join(map(str, self.shape)) + ("," if len(self.shape) == 1 else "")
+        off = "" if self.difference is None else f", largest difference {self.difference:.2g}"
+        return f"{self.name}: ({shape}) {self.dtype}{off}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: the files, their size, and how far the numbers are from the model's.
+
+    files        paths; a second one has the weights of an ONNX model above 2 GB
+    opset        of ONNX, None for other formats
+    compared     how many inputs were compared, 0 if none can be drawn at random
+    tolerance    largest difference that is accepted, relative to the largest value of an output
+    conditions   on lengths, which the file has and the model doesn't
+    """
+
+    files: tuple[str, ...]
+    format: str
+    bytes: int
+    opset: int | None
+    inputs: tuple[ExportedTensor, ...]
+    outputs: tuple[ExportedTensor, ...]
+    compared: int
+    tolerance: float
+    conditions: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """The report as text."""
+        opset = "" if self.opset is None else f", opset {self.opset}"
+        lines = [f"wrote {' and '.join(self.files)}: format {self.format}{opset}, {self.bytes:,} bytes"]
+        lines += [f"  input {tensor.text()}" for tensor in self.inputs]
+        lines += [f"  output {tensor.text()}" for tensor in self.outputs]
+        if self.compared:
+            lines.append(f"  compared on {self.compared} inputs, tolerance {self.tolerance:g} of the largest value")
+        else:
+            lines.append("  not compared: no random inputs were found that the model accepts")
+        lines += [f"  only for lengths with {condition}" for condition in self.conditions]
+        return "\n".join(lines)
+
+
+def export_model(
+    model: Model,
+    path: Path,
+    format: str | None = None,
+    *,
+    opset: int | None = None,
+    tolerance: float | None = None,
+    overwrite: bool = True,
+    examples: Sequence[Mapping[str, Array]] = (),
+) -> Exported:
+    """Exports a model. See `Model.export`."""
+    kind = _format(path, format)
+    if opset is not None and kind != "onnx":
+        raise ConfigError(f"export: got opset {opset} for format '{kind}', expected one for 'onnx' only")
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ConfigError(f"export: got tolerance {tolerance}, expected a number of at least 0")
+    if not overwrite and path.exists():
+        raise FileExistsError(f"'{path}' exists; expected a new path, or permission to replace the file")
+    plan = model.plan()
+    most = _default_tolerance(model) if tolerance is None else tolerance
+    cases = _cases(plan, kind, examples)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        written = folder / path.name
+        if kind in ("onnx", "torch"):
+            exporter = onnx_exporter(opset or DEFAULT_OPSET, model.name) if kind == "onnx" else torch_exporter()
+            try:
+                comparison = write_compared(exporter, plan, cases, written, most)
+            except ExportError as wrong:
+                raise ExportError(f"model '{model.name}' can't be exported as {kind}: {wrong}") from wrong
+        else:
+            comparison = Comparison(_saved(model, written, kind, cases, most), len(cases.compared))
+        files = _moved(folder, path, overwrite=overwrite)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    compared = cases.compared
+    outputs = plan.output_specs
+    if kind == "onnx":
+        outputs = tuple(replace(spec, name=name) for spec, name in zip(outputs, output_names(plan), strict=True))
+    return Exported(
+        tuple(map(str, files)),
+        kind,
+        sum(file.stat().st_size for file in files),
+        (opset or DEFAULT_OPSET) if kind == "onnx" else None,
+        _tensors(plan.input_specs, input_axes(plan.input_specs)),
+        _tensors(outputs, output_axes(plan, compared), comparison.differences),
+        comparison.cases,
+        most,
+        tuple(comparison.conditions),
+    )
+
+
+def _format(path: Path, format: str | None) -> str:
+    if format in _KERAS_FORMATS:
+        raise ConfigError(f"export: format '{format}' isn't supported, expected one of {', '.join(FORMATS.values())}")
+    kind = FORMATS.get(path.suffix) if format is None else format
+    if kind is None:
+        endings = " or ".join(FORMATS)
+        raise ConfigError(f"export: got path '{path.name}', expected one that ends in {endings}, or a format")
+    kind = FORMATS.get(f".{kind}", kind)
+    if kind not in FORMATS.values():
+        raise ConfigError(f"export: {unknown_name('format', kind, FORMATS.values())}")
+    return kind
+
+
+def _default_tolerance(model: Model) -> float:
+    return max(TOLERANCES.get(layer.compute_dtype, 0.0) for layer in (model, *model.walk_layers()))
+
+
+def _cases(plan: Plan, kind: str, examples: Sequence[Mapping[str, Array]]) -> Cases:
+    """Inputs to compare; none for formats of Keras, if no random ones are accepted."""
+    try:
+        return find_cases(plan, examples)
+    except ExportError:
+        if kind in ("onnx", "torch") and not any(spec.dtype == Strings.dtype for spec in plan.input_specs):
+            raise
+        return Cases(((), ()), ())
+
+
+def _saved(model: Model, path: Path, kind: str, cases: Cases, tolerance: float) -> list[float]:
+    """Saves the model in a format of Keras, and returns the differences of the outputs; none if there are no cases."""
+    suffix = next(suffix for suffix, name in FORMATS.items() if name == kind)
+    saved = path.with_suffix(suffix)
+    model.save(saved)
+    if not cases.compared:
+        saved.rename(path)
+        return []
+    again = load_model(saved, compile=False).plan()
+    results = [again.run_eagerly(case.inputs) for case in cases.compared]
+    found = differences(cases.compared, results)
+    if not all(off <= tolerance for off in found):
+        raise ExportError(f"model '{model.name}' can't be exported as {kind}: outputs differ by {max(found):.2g}")
+    saved.rename(path)
+    return found
+
+
+def _moved(folder: Path, path: Path, *, overwrite: bool) -> list[Path]:
+    """Moves the files of `folder` beside `path`, and returns their paths. The model comes last: it names the others."""
+    names = sorted((file.name for file in folder.iterdir()), key=lambda name: name == path.name)
+    targets = [path.with_name(name) for name in names]
+    if not overwrite and (present := [str(target) for target in targets if target.exists()]):
+        raise FileExistsError(f"'{present[0]}' exists; expected a new path, or permission to replace the file")
+    for name in names:
+        _sync(folder / name)
+    for name, target in zip(names, targets, strict=True):
+        os.replace(folder / name, target)
+    _sync(path.parent)
+    return targets[::-1]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _tensors(
+    specs: Sequence[TensorSpec], axes: Sequence[Mapping[int, str]], differences: Sequence[float] = ()
+) -> tuple[ExportedTensor, ...]:
+    offs: Sequence[float | None] = differences or [None] * len(specs)
+    return tuple(
+        ExportedTensor(s.name, tuple(named.get(a) or n or 0 for a, n in enumerate(s.shape)), s.dtype, off)
+        for s, named, off in zip(specs, axes, offs, strict=True)
+    )

@@ -1,0 +1,35 @@
+"""Converting model files to other formats, for `convert`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from layerserve_server.inference.runner import load_probed_model
+
+if TYPE_CHECKING:
+    from layergraph import Model
+    from layergraph.models.export import Exported
+
+
+def convert(
+    source: Path, target: Path, *, format: str | None, opset: int | None, tolerance: float | None, force: bool
+) -> Exported:
+    """Converts the model file or version folder `source` to the file `target`. See `layergraph.Model.export`.
+
+    The source is opened as a server opens it: first by another process, and with the golden file beside it, whose
+    inputs are also compared. Raises OSError, FileExistsError without `force`, and layergraph's errors.
+    """
+    from layergraph.archive.finding import find_model
+    from layergraph.golden import golden_inputs, golden_path
+
+    if not force and target.exists():
+        # Before the source is read, which may take long.
+        raise FileExistsError(target)
+    found = find_model(source)
+    model = cast("Model", load_probed_model(found))
+    proof = golden_path(found)
+    examples: list[Mapping[str, Any]] = [golden_inputs(model, proof)] if os.path.lexists(proof) else []
+    return model.export(target, format, opset_version=opset, tolerance=tolerance, overwrite=force, examples=examples)

@@ -1,0 +1,341 @@
+"""Exported files: opened by ONNX Runtime and torch.export, they compute the model's outputs for any open length."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import layergraph
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from layergraph import Input, Model, layers, ops
+from layergraph.errors import ConfigError, DataError, ExportError
+from layergraph.exporting import onnx_file
+from layergraph.exporting.cases import Case, differences
+from layergraph.exporting.simpler import FOR_ONNX
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+SUFFIXES = (".onnx", ".pt2")
+
+
+def dense() -> Model:
+    x = Input((4,), name="x")
+    return Model(x, layers.Dense(3, activation="gelu", name="y")(layers.BatchNormalization()(x)), name="dense")
+
+
+def images() -> Model:
+    x = Input((9, 8, 3), name="image")
+    y = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu")(x)
+    y = layers.MaxPooling2D(2, padding="same")(layers.DepthwiseConv2D(3, padding="same")(y))
+    return Model(x, [layers.GlobalAveragePooling2D(name="mean")(y), layers.Flatten(name="flat")(y)])
+
+
+def masked_words() -> Model:
+    x = Input((None,), dtype="int32", name="words")
+    y = layers.Embedding(20, 5, mask_zero=True, name="table")(x)
+    y = layers.Bidirectional(layers.LSTM(4, return_sequences=True), name="both")(y)
+    return Model(x, {"last": layers.GRU(3, reset_after=False)(y), "steps": layers.Dense(2, name="dense")(y)})
+
+
+def states() -> Model:
+    x, start = Input((None, 3), name="x"), Input((4,), name="start")
+    y, h, c = layers.LSTM(4, return_state=True, go_backwards=True, name="lstm")(
+        layers.Masking()(x), initial_state=[start, start]
+    )
+    return Model([x, start], [y, h, c])
+
+
+def odd_activations() -> Model:
+    x = Input((None, 3), name="x")
+    y = layers.LSTM(4, activation="relu", recurrent_activation="hard_sigmoid", return_sequences=True)(x)
+    return Model(x, layers.SimpleRNN(3, activation="sigmoid", return_sequences=True, name="y")(y))
+
+
+def films() -> Model:
+    x = Input((None, 6, 5, 2), name="film")
+    return Model(x, layers.ConvLSTM2D(3, 3, padding="same", go_backwards=True, name="y")(x))
+
+
+def shared_and_nested() -> Model:
+    a, b = Input((4,), name="a"), Input((4,), name="b")
+    inner = dense()
+    shared = layers.Dense(3, name="shared")
+    return Model({"a": a, "b": b}, [shared(a), shared(b), layers.Add(name="sum")([inner(a), inner(b)])])
+
+
+def flags() -> Model:
+    x, keep = Input((3,), dtype="int64", name="numbers"), Input((3,), dtype="bool", name="keep")
+    return Model([x, keep], [ops.where(keep, x, -x), ops.logical_not(keep), ops.argmax(x, axis=1)])
+
+
+def attention() -> Model:
+    x, y = Input((None, 4), name="query"), Input((None, 4), name="value")
+    return Model([x, y], layers.MultiHeadAttention(2, 3, name="attended")(x, y))
+
+
+def checked() -> Model:
+    x = Input((3, 4), dtype="int32", name="x")
+    # Sorting has equal numbers, whose order must stay.
+    return Model(x, [ops.take(x, [2, -1], axis=1), x // (ops.abs(x) + 1), ops.argsort(x, axis=2)])
+
+
+def doubles() -> Model:
+    x = Input((4,), dtype="float64", name="x")
+    return Model(x, layers.Dense(3, dtype="float64", name="y")(x))
+
+
+def halves() -> Model:
+    x = Input((None, 4), name="x")
+    return Model(x, layers.LSTM(3, dtype="mixed_float16", name="y")(x))
+
+
+def own_names() -> Model:
+    x = Input((4,), name="größe 1")
+    return Model(x, [x, layers.Dense(3, name="a:0/b")(x)])
+
+
+MODELS = (
+    *(dense, images, masked_words, states, odd_activations, films, shared_and_nested, flags, attention, checked),
+    *(doubles, halves, own_names),
+)
+
+
+def made(make: Callable[[], Model]) -> Model:
+    """The model with weights away from zeros and ones."""
+    model, rng = make(), np.random.default_rng(1)
+    model.set_weights([w + rng.uniform(0.1, 0.3, w.shape).astype(w.dtype) for w in model.get_weights()])
+    return model
+
+
+def inputs(model: Model, rows: int, length: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Random inputs; each further open axis is one longer."""
+    rng, lengths = np.random.default_rng(rows), itertools.count(length)
+    given = {}
+    for spec in model.input_specs:
+        shape = [rows if axis == 0 else next(lengths) if n is None else n for axis, n in enumerate(spec.shape)]
+        whole = not spec.dtype.startswith("float")
+        given[spec.name] = (rng.integers(0, 2, shape) if whole else rng.standard_normal(shape)).astype(spec.dtype)
+    return given
+
+
+def run_onnx(path: Path) -> Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_outputs()]
+    return lambda given: dict(zip(names, session.run(names, dict(given)), strict=True))
+
+
+def run_program(path: Path) -> Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]:
+    module = torch.export.load(path).module()
+    return lambda given: {n: y.numpy() for n, y in module({n: torch.from_numpy(a) for n, a in given.items()}).items()}
+
+
+OPEN = {".onnx": run_onnx, ".pt2": run_program}
+
+
+#: Loops of torch.export take seconds to record: see the test of a program that opens without layergraph.
+CASES = [(make, ".onnx") for make in MODELS]
+CASES += [
+    (make, ".pt2") for make in MODELS if make not in (masked_words, states, odd_activations, films, doubles, halves)
+]
+
+
+@pytest.mark.parametrize(("make", "suffix"), CASES, ids=[f"{make.__name__}{suffix}" for make, suffix in CASES])
+def test_the_file_computes_the_model_for_any_rows_and_lengths(make: Any, suffix: str, tmp_path: Path) -> None:
+    model = made(make)
+    report = model.export(tmp_path / f"m{suffix}")
+    run = OPEN[suffix](tmp_path / f"m{suffix}")
+    names = [one.name for one in report.outputs]
+    if make is not own_names:
+        assert names == model.output_names
+    for rows, length in ((1, 7), (5, 3), (4, 1)):
+        given = inputs(model, rows, length)
+        want, got = list(model.plan().run(given).values()), run(given)
+        assert list(got) == names
+        assert max(differences([Case([], want)], [list(got.values())])) <= report.tolerance
+    assert [path.name for path in tmp_path.iterdir()] == [f"m{suffix}"]
+
+
+def test_names_shapes_and_open_axes_are_in_the_onnx_file(tmp_path: Path) -> None:
+    report = made(masked_words).export(tmp_path / "m.onnx", opset_version=18)
+    model = onnx.load(tmp_path / "m.onnx")
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
+
+    def shapes(values: Any) -> dict[str, list[Any]]:
+        return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+
+    assert shapes(model.graph.input) == {"words": ["batch", "words_1"]}
+    assert shapes(model.graph.output) == {"last": ["batch", 3], "steps": ["batch", "words_1", 2]}
+    assert {one.name for one in model.graph.initializer} >= {"table/embeddings", "dense/kernel"}
+    # Paths of the machine that wrote the file.
+    assert b"layergraph/" not in (tmp_path / "m.onnx").read_bytes()
+    assert report.text().splitlines()[1:] == [
+        "  input words: (batch, words_1) int32",
+        f"  output last: (batch, 3) float32, largest difference {report.outputs[0].difference:.2g}",
+        f"  output steps: (batch, words_1, 2) float32, largest difference {report.outputs[1].difference:.2g}",
+        f"  compared on {report.compared} inputs, tolerance 1e-05 of the largest value",
+    ]
+
+
+def test_a_program_opens_without_layergraph(tmp_path: Path) -> None:
+    model = made(masked_words)
+    model.export(tmp_path / "m.pt2")
+    given = inputs(model, 3, 11)["words"]
+    np.save(tmp_path / "x.npy", given)
+    code = (
+        "import sys, numpy, torch; p = torch.export.load('m.pt2').module()\n"
+        "numpy.save('y.npy', p({'words': torch.from_numpy(numpy.load('x.npy'))})['steps'].numpy())\n"
+        "assert not any(name.startswith('layer') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True, env={})
+    want = model.plan().run({"words": given})["steps"]
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), want, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_above_the_limit_of_protobuf_are_beside_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "MOST_BYTES", 50)
+    x = Input((40,), name="x")
+    model = Model(x, layers.Dense(30, name="y")(x))
+    report = model.export(tmp_path / "m.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert report.files == (str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx.data"))
+    assert report.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert (tmp_path / "m.onnx").stat().st_size < 40 * 30 * 4
+    given = inputs(model, 2, 0)
+    np.testing.assert_allclose(run_onnx(tmp_path / "m.onnx")(given)["y"], model.plan().run(given)["y"], rtol=1e-5)
+    (tmp_path / "m.onnx").unlink()
+    with pytest.raises(FileExistsError, match=r"m\.onnx\.data"):
+        model.export(tmp_path / "m.onnx", overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx.data"]
+
+
+def texts() -> Model:
+    x = Input((1,), dtype="string", name="text")
+    return Model(x, layers.Embedding(4, 2)(layers.StringLookup(vocabulary=["a", "b"], name="lookup")(x)))
+
+
+def hashed() -> Model:
+    x = Input((2,), dtype="int64", name="x")
+    return Model(x, layers.Embedding(4, 2)(layers.Hashing(4, name="hash")(x)))
+
+
+def training() -> Model:
+    x = Input((2,), name="x")
+    return Model(x, layers.Dropout(0.5, name="noise")(x, training=True))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (texts, r"layer 'lookup' \(StringLookup\) takes or returns text"),
+        (hashed, r"layer 'hash' \(Hashing\)"),
+        (training, r"layer 'noise' \(Dropout\) is called with training=True"),
+    ],
+)
+def test_what_a_format_lacks_is_refused_by_name_and_leaves_nothing(
+    make: Any, text: str, suffix: str, tmp_path: Path
+) -> None:
+    kind = {".onnx": "onnx", ".pt2": "torch"}[suffix]
+    with pytest.raises(ExportError, match=rf"^model '\w+' can't be exported as {kind}: .*{text}"):
+        make().export(tmp_path / f"m{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_other_numbers_is_refused_with_the_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.onnx").write_text("before")
+    model = made(shared_and_nested)
+    written = onnx_file._initializer
+
+    def wrong(name: str, value: torch.Tensor) -> Any:
+        return written(name, value + 0.01 if name == "shared/kernel" else value)
+
+    monkeypatch.setattr(onnx_file, "_initializer", wrong)
+    with pytest.raises(
+        ExportError, match=r"output 'shared:0:0' differs by 0\.\d+ of its largest value, expected at most"
+    ):
+        model.export(tmp_path / "m.onnx")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("m.onnx", "before")]
+    assert model.export(tmp_path / "m.onnx", tolerance=1.0).tolerance == 1.0
+
+
+def test_the_layer_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FOR_ONNX, torch.trunc, torch.floor)
+    x = Input((4,), name="x")
+    model = Model(x, layers.Dense(2)(ops.trunc(layers.Dense(9, name="before")(x))))
+    with pytest.raises(ExportError, match=r"from layer 'trunc\w*' \(Trunc\): its output differs by"):
+        made(lambda: model).export(tmp_path / "m.onnx")
+
+
+def test_inputs_on_which_rounding_decides_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For inputs near 1, the last digit decides about the sine."""
+    x = Input((4,), name="x")
+    model = Model(x, ops.sin(ops.square(x) * 1e6))
+    monkeypatch.setitem(FOR_ONNX, torch.square, lambda x: x * x * (1 + 2**-23))
+    with pytest.raises(ExportError, match="the outputs depend on the last digits of inputs and weights"):
+        model.export(tmp_path / "m.onnx")
+    # One input that decides is enough.
+    small = {"x": np.full((2, 4), 1e-4, "float32")}
+    assert model.export(tmp_path / "m.onnx", examples=[small]).outputs[0].difference <= 1e-6
+    monkeypatch.setitem(FOR_ONNX, torch.square, lambda x: x * x * 1.001)
+    with pytest.raises(ExportError, match="differs by"):
+        model.export(tmp_path / "m.onnx", examples=[small])
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_keras_formats_are_compared_too(suffix: str, tmp_path: Path) -> None:
+    model = made(masked_words)
+    report = model.export(tmp_path / f"m{suffix}")
+    assert [one.difference for one in report.outputs] == [0.0, 0.0]
+    assert layergraph.load_model(tmp_path / f"m{suffix}").output_names == model.output_names
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_text_models_are_saved_without_a_comparison(tmp_path: Path) -> None:
+    assert "not compared" in texts().export(tmp_path / "m.keras").text()
+
+
+def test_examples_are_compared(tmp_path: Path) -> None:
+    model = made(dense)
+    several = [inputs(model, 3, 0), inputs(model, 8, 0)]
+    alone, more = (model.export(tmp_path / "m.onnx", examples=given).compared for given in ((), several))
+    assert more == alone + 2
+    with pytest.raises(DataError, match="got shape"):
+        model.export(tmp_path / "m.onnx", examples=[{"x": np.zeros((3, 5), "float32")}])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "text"),
+    [
+        ("m.pb", {}, r"ends in \.keras or \.h5 or \.onnx or \.pt2"),
+        ("m", {"format": "tf_saved_model"}, "'tf_saved_model' isn't supported, expected one of keras, h5, onnx, torch"),
+        ("m.onnx", {"format": "onx"}, "unknown format 'onx'; did you mean 'onnx'"),
+        ("m.onnx", {"opset_version": 16}, "got opset 16, expected 17 to 20"),
+        ("m.pt2", {"opset_version": 17}, "got opset 17 for format 'torch'"),
+        ("m.onnx", {"tolerance": -1.0}, r"got tolerance -1\.0"),
+        ("m.onnx", {"input_signature": []}, "input_signature, expected None"),
+    ],
+)
+def test_invalid_arguments(name: str, arguments: Any, text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=text):
+        dense().export(tmp_path / name, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_format_is_independent_of_the_suffix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = made(dense)
+    assert model.export(tmp_path / "model", "torch", verbose=True).format == "torch"
+    assert capsys.readouterr().out.startswith(f"wrote {tmp_path / 'model'}: format torch, ")
+    assert run_program(tmp_path / "model")(inputs(model, 2, 0)).keys() == {"y"}
+    assert model.export(tmp_path / "model", "keras").format == "keras"
+    with pytest.raises(FileExistsError):
+        model.export(tmp_path / "model", "onnx", overwrite=False)

@@ -1,0 +1,266 @@
+"""Exports models as ONNX and `.pt2`, and compares the files' numbers: `make converts COUNT=500 SEED=0`.
+
+Three sets: the zoo; every model of keras.applications (built by stock Keras); COUNT random
+graphs of each generator (`random_graphs`, and of stock Keras `random_wide_graphs` and `random_operations`). Each file
+is opened by a process that doesn't import layergraph (`converts_reader.py`), with several numbers of rows and lengths
+of open axes, other data than in the export itself. What an export refuses is counted by reason.
+
+    python tests/proofs/converts.py FOLDER [COUNT] [--seed FIRST] [--only SET ...] [--case SEED]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["KERAS_BACKEND"] = "torch"
+
+import layergraph
+import numpy as np
+from layergraph.errors import ExportError, LayerGraphError
+from layergraph.exporting.cases import Case, differences
+from layergraph.models.export import Exported
+
+READER = Path(__file__).with_name("converts_reader.py")
+SUFFIXES = (".onnx", ".pt2")
+ROWS, LENGTHS = (1, 3, 5), (4, 9)
+
+#: Name and the function that makes the model.
+Entry = tuple[str, Callable[[], Any]]
+
+
+def zoo() -> Iterator[Entry]:
+    """The zoo's models, in small sizes."""
+    from layerserve_zoo.zoo import ZOO
+
+    for name, entry in ZOO.items():
+        yield name, lambda entry=entry: entry.make(small=True, seed=1)
+
+
+def applications(folder: Path, chosen: list[str] | None) -> Iterator[Entry]:
+    """The models of keras.applications that exist on torch, or the chosen ones, built and saved by stock Keras."""
+    import keras
+    from applications_oracle import SIZE, build, vary
+    from compare_applications import NOT_ON_TORCH, names
+
+    def load(name: str) -> Any:
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(0)
+        model = build(name)
+        vary(model, np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype("float32"))
+        path = folder / "model.keras"
+        model.save(path)
+        try:
+            return layergraph.load_model(path)
+        finally:
+            path.unlink()
+
+    for name in chosen or names():
+        if name not in NOT_ON_TORCH:
+            yield name, lambda name=name: load(name)
+
+
+def graphs(seeds: range) -> Iterator[Entry]:
+    """Random graphs, built here."""
+    from random_graphs import random_model
+
+    def made(seed: int) -> Any:
+        layergraph.clear_session()
+        layergraph.utils.set_random_seed(seed)
+        model = random_model(layergraph, seed, rich=seed % 2 == 1)
+        rng = np.random.default_rng(seed)
+        model.set_weights([w + rng.uniform(0.05, 0.3, w.shape).astype(w.dtype) for w in model.get_weights()])
+        return model
+
+    for seed in seeds:
+        yield f"graph-{seed}", lambda seed=seed: made(seed)
+
+
+def wide_graphs(seeds: range, folder: Path) -> Iterator[Entry]:
+    """Random graphs of all families of layers, built and saved by stock Keras."""
+    import keras3
+
+    def made(seed: int) -> Any:
+        keras3.make(seed, folder)
+        try:
+            return layergraph.load_model(folder / "model.keras")
+        finally:
+            for file in folder.iterdir():
+                file.unlink()
+
+    for seed in seeds:
+        yield f"wide-{seed}", lambda seed=seed: made(seed)
+
+
+def operations(seeds: range, folder: Path) -> Iterator[Entry]:
+    """Random graphs of operations, built and saved by stock Keras."""
+    import operations as fuzzer
+
+    def made(seed: int) -> Any:
+        model, _, _ = fuzzer.made(seed)
+        path = folder / "model.keras"
+        try:
+            model.save(path)
+            return layergraph.load_model(path)
+        finally:
+            path.unlink(missing_ok=True)
+
+    for seed in seeds:
+        yield f"operations-{seed}", lambda seed=seed: made(seed)
+
+
+def write_cases(model: Any, path: Path) -> None:
+    """Writes inputs that the model accepts, and its outputs: arrays `K/in/NAME` and `K/out/POSITION`."""
+    plan, rng, arrays = model.plan(), np.random.default_rng(7), dict[str, np.ndarray]()
+    opened = any(None in spec.shape[1:] for spec in plan.input_specs)
+    for rows in ROWS:
+        for length in LENGTHS if opened else LENGTHS[:1]:
+            given = {}
+            for spec in plan.input_specs:
+                shape = [(length if axis else rows) if n is None else n for axis, n in enumerate(spec.shape)]
+                whole = spec.dtype.startswith(("int", "uint", "bool"))
+                drawn = rng.integers(0, 2, shape) if whole else rng.standard_normal(shape)
+                given[spec.name] = drawn.astype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+            try:
+                empty: list[str] = []
+                want = plan.run_eagerly([given[spec.name] for spec in plan.input_specs], empty)
+            except LayerGraphError:
+                continue
+            if not empty:
+                place = f"{rows}x{length}"
+                arrays |= {f"{place}/in/{name}": array for name, array in given.items()}
+                arrays |= {f"{place}/out/{i}": y for i, y in enumerate(want)}
+    np.savez(path, **arrays)
+
+
+def read(folder: Path) -> dict[str, dict[str, np.ndarray] | str]:
+    """What the reader computes for each file of `folder`, or its error. The files are removed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-P", str(READER), str(folder)], check=True, env=environment)
+    found: dict[str, dict[str, np.ndarray] | str] = {}
+    for path in folder.glob("*.results.npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            named = dict(arrays)
+        found[path.name.removesuffix(".results.npz")] = str(named["error"]) if "error" in named else named
+    return found
+
+
+def compared(got: dict[str, np.ndarray] | str | None, wanted: Path, report: Exported) -> str:
+    """What is wrong with a file's outputs; empty if nothing is."""
+    names = [tensor.name for tensor in report.outputs]
+    if got is None or isinstance(got, str):
+        return str(got)
+    with np.load(wanted) as arrays:
+        want = {
+            f"{key.split('/')[0]}/out/{names[int(key.split('/')[2])]}": array
+            for key, array in arrays.items()
+            if "/out/" in key
+        }
+    if report.conditions and got:
+        want = {name: array for name, array in want.items() if name in got}
+    if got.keys() != want.keys():
+        return f"has outputs {sorted(got)}, expected {sorted(want)}"
+    for name, array in want.items():
+        (off,) = differences([Case([], [array])], [[got[name]]])
+        if not off <= report.tolerance:
+            return f"{name} differs by {off:.2g}"
+    return ""
+
+
+def reason(error: Exception) -> str:
+    """An error's text without names and numbers, to be counted."""
+    text = str(error).split(": ", 1)[-1] if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
+    return re.sub(r"\d[\d.e+-]*", "N", re.sub(r"'[^']*'", "'...'", text))[:160]
+
+
+def check(entries: Iterator[Entry], folder: Path, counts: Counter[str], failed: list[str], *, whole: bool) -> None:
+    """Exports all models of a set and compares the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    exported: dict[str, Exported] = {}
+
+    def settle() -> None:
+        if not exported:
+            return
+        results = read(folder)
+        for file, report in exported.items():
+            suffix = Path(file).suffix
+            wrong = compared(results.get(file), folder / f"{Path(file).stem}.npz", report)
+            way = "converted, with conditions on lengths" if report.conditions else "converted"
+            counts[f"{suffix} {'mismatch' if wrong else way}"] += 1
+            if wrong:
+                failed.append(file)
+                print(f"{file}: {wrong}", flush=True)
+        exported.clear()
+        for path in folder.iterdir():
+            path.unlink()
+
+    for name, make in entries:
+        try:
+            model = make()
+        except Exception as error:
+            counts["not made by the reference"] += 1
+            if whole:
+                print(f"{name}: {type(error).__name__}: {error}")
+            continue
+        for suffix in SUFFIXES:
+            file = f"{name}{suffix}"
+            try:
+                exported[file] = model.export(folder / file, verbose=whole)
+            except Exception as error:
+                known = isinstance(error, ExportError)
+                counts[f"{suffix} {'refused' if known else 'ERROR'}: {reason(error)}"] += 1
+                print(f"{file}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                if whole:
+                    traceback.print_exc()
+                if not known:
+                    failed.append(file)
+        if any(file.startswith(f"{name}.") for file in exported):
+            write_cases(model, folder / f"{name}.npz")
+        if len(exported) >= 100 or sum(p.stat().st_size for p in folder.iterdir()) > 1_000_000_000:
+            settle()
+    settle()
+
+
+def main() -> int:
+    """Runs the sets; the exit status is 1 if a file gives other numbers, or an export fails without a typed error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("count", type=int, nargs="?", default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", type=int)
+    parser.add_argument("--only", nargs="*", metavar="SET")
+    parser.add_argument("--applications", nargs="*", metavar="NAME")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    seeds = range(options.seed, options.seed + options.count)
+    if options.case is not None:
+        seeds = range(options.case, options.case + 1)
+    scratch = options.folder / "made"
+    scratch.mkdir(parents=True, exist_ok=True)
+    sets: dict[str, Callable[[], Iterator[Entry]]] = {
+        "zoo": zoo,
+        "applications": lambda: applications(scratch, options.applications),
+        "graphs": lambda: graphs(seeds),
+        "wide_graphs": lambda: wide_graphs(seeds, scratch),
+        "operations": lambda: operations(seeds, scratch),
+    }
+    failed: list[str] = []
+    for name in options.only or sets:
+        counts: Counter[str] = Counter()
+        check(sets[name](), options.folder / name, counts, failed, whole=options.case is not None)
+        print(f"{name}:\n" + "\n".join(f"  {times} {what}" for what, times in counts.most_common()), flush=True)
+    print(f"{len(failed)} mismatches and errors" + (f": {failed}" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
