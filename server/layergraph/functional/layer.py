@@ -163,7 +163,7 @@ class Layer(_LayerOptions):
         return snake_case(self.keras_class_name)
 
     def treat_masks(self, use: str) -> None:
-        """Sets what the layer does with masks, one of `config.masks.MASK_USES`: from the version of its file.
+        """Sets what the layer does with masks, one of `config.keras2_releases.MASK_USES`: from the version of its file.
 
         Raises ConfigError for any other value.
         """
