@@ -489,6 +489,23 @@ def test_random_inputs_never_take_a_servers_memory() -> None:
     assert max(sizes) < 10_000_000
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "longest"),
+    [((None, None), "float32", 12_000), ((None, None, 1), "float32", 12_000), ((None, None), "int32", 1024)],
+)
+def test_only_waveforms_are_tried_with_thousands_of_steps(shape: Any, dtype: str, longest: int) -> None:
+    """Attention to 12,000 ids would take gigabytes of a server's memory before it is refused."""
+    tried: list[int] = []
+
+    def refuse(arrays: list[np.ndarray]) -> None:
+        tried.append(arrays[0].shape[1])
+        raise DataError("not these")
+
+    with pytest.raises(NoSamplesError):
+        Sampler((TensorSpec("x", shape, dtype),), refuse)
+    assert max(tried) == longest
+
+
 def test_random_ids_stay_below_what_every_table_takes() -> None:
     """Not only the ids that were drawn first, which may be few."""
     entry, byte = layergraph.Input((1,), dtype="int32"), layergraph.Input((2,), dtype="uint8")
