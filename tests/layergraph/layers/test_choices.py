@@ -16,7 +16,7 @@ from layergraph.functional.dtypes import any_dtype_policy
 from layergraph.layers.applications import CustomScaleLayer
 from layergraph.layers.convolutional.locally_connected import LocallyConnected1D
 from layergraph.layers.keras1 import CosineMerge, MaxoutDense
-from layergraph.layers.normalization.batch import single_axis
+from layergraph.layers.normalization.batch import axes
 from layergraph.layers.preprocessing.encoding import encoded
 from layergraph.layers.preprocessing.image_contrast import ContrastLimitedAdaptiveHistogramEqualization
 from layergraph.layers.quantized.equations import QuantizedDense, QuantizedEinsumDense
@@ -131,11 +131,11 @@ def test_a_vocabulary_beside_the_config_ends_as_its_size_says(
     assert layer.vocabulary == terms
 
 
-def test_axes_in_a_list_of_one() -> None:
-    assert [single_axis(value) for value in (3, [3], (-1,))] == [3, 3, -1]
-    for wrong in ([1, 2], []):
-        with pytest.raises(Expected, match="one axis"):
-            single_axis(wrong)
+def test_axes_in_a_list() -> None:
+    assert [axes(value) for value in (3, [3], (-1,), [2, 1])] == [3, 3, -1, (1, 2)]
+    for wrong in ([1, 1], []):
+        with pytest.raises(Expected, match=r"an axis, or a list of different ones|at least one"):
+            axes(wrong)
 
 
 def test_a_mask_in_a_list_is_the_mask() -> None:

@@ -26,7 +26,7 @@ ELSEWHERE = {
     "writes the format of a package that is not here": {"OrbaxCheckpoint"},
 }  # fmt: skip
 #: Classes that Keras 3 lacks: Keras 2's, and logs as JSON.
-BEYOND = {"MeanRelativeError", "JSONLogger"}
+BEYOND = {"MeanRelativeError", "JSONLogger", "RadialConstraint"}
 TABLES = [
     (keras.optimizers, optimizers.OPTIMIZERS),
     (keras.optimizers.schedules, SCHEDULES),
