@@ -34,6 +34,11 @@ KNOWN = (
     (r"Keras 3\.\d", r"Conv\dDTranspose [35] .*", "transposed convolutions are padded otherwise on torch"),
     (r"Keras 3\.[0-8]\.", r"(Max|Average)Pooling\dD [13] .*", "pools are padded otherwise on torch, up to 3.8"),
     (
+        r"TensorFlow 2.* v1",
+        r"(masked )?Random\w+ .*",
+        "these layers train by default in graphs of TensorFlow 1: their outputs are random",
+    ),
+    (
         "TensorFlow 1.13",
         r"masked (\w+ in (Model|Sequential)|ActivityRegularization).*",
         "files of 1.13, in which models pass no masks on, look like those of 1.14, in which they do",
