@@ -24,6 +24,7 @@ from layergraph.saving.graph_config import KERAS_VERSION, model_object
 from layergraph.saving.keras2.archive import archive_config, archive_groups, archive_version
 from layergraph.saving.keras2.compile import keras2_state
 from layergraph.saving.keras3_names import check_names
+from layergraph.saving.keras3_options import check_options
 from layergraph.saving.layouts import own_variables, state_groups, variables_path
 from layergraph.saving.legacy_h5 import check_h5, write_h5
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
@@ -127,6 +128,7 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
 def keras_config(model: Trainer, written: WrittenModel) -> dict[str, Any]:
     """The content of a `config.json` of Keras 3. Raises ConfigError if it can't store the model."""
     check_names(model)
+    check_options(model)
     config = model_object(model, written)
     if (compiled := model.compilation) is not None:
         check_keras3_optimizer(compiled.optimizer, model)
