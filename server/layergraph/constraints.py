@@ -10,8 +10,7 @@ import torch
 from layergraph.config.names import snake_case
 from layergraph.config.options import (
     Configurable,
-    anything,
-    brief,
+    UnknownObject,
     integer,
     nonnegative,
     number,
@@ -102,22 +101,11 @@ class RadialConstraint(Constraint):
         return w[diagonal, diagonal]
 
 
-class UnknownConstraint(Constraint):
+class UnknownConstraint(UnknownObject, Constraint):
     """A custom constraint of a file, whose code isn't there: the model can be served, but not trained."""
-
-    described: Any = option(anything)
-
-    @property
-    def label(self) -> str:
-        """Its name in the file."""
-        return brief(self.described.get("class_name") if isinstance(self.described, Mapping) else self.described)
 
     def __call__(self, w: torch.Tensor) -> torch.Tensor:
         raise ConfigError(f"constraint {self.label} is not supported: a model with it can be served, but not trained")
-
-    def as_stored(self) -> Any:
-        """Its form in the file."""
-        return self.described
 
 
 CONSTRAINTS: Mapping[str, type[Constraint]] = {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from layergraph.config.names import snake_case
-from layergraph.config.options import Configurable, Validator, anything, brief, nonnegative, one_of, option, resolve
+from layergraph.config.options import Configurable, UnknownObject, Validator, nonnegative, one_of, option, resolve
 from layergraph.errors import ConfigError
 
 
@@ -80,22 +80,11 @@ class OrthogonalRegularizer(Regularizer):
         return self.factor * 0.5 * others.abs().sum() / (size * (size - 1.0) / 2.0)
 
 
-class UnknownRegularizer(Regularizer):
+class UnknownRegularizer(UnknownObject, Regularizer):
     """A custom regularizer of a file, whose code isn't there: the model can be served, but not trained."""
-
-    described: Any = option(anything)
-
-    @property
-    def label(self) -> str:
-        """Its name in the file."""
-        return brief(self.described.get("class_name") if isinstance(self.described, Mapping) else self.described)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         raise ConfigError(f"regularizer {self.label} is not supported: a model with it can be served, but not trained")
-
-    def as_stored(self) -> Any:
-        """Its form in the file."""
-        return self.described
 
 
 REGULARIZERS: Mapping[str, type[Regularizer]] = {

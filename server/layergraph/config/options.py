@@ -126,8 +126,8 @@ def brief(value: object) -> str:
 
 def serialized(value: Any) -> Any:
     """Converts `value` to JSON: objects to {"class_name", "config"}, functions of our tables to their Keras names."""
-    if isinstance(value, Configurable) and hasattr(value, "as_stored"):
-        return value.as_stored()
+    if isinstance(value, UnknownObject):
+        return value.described
     if isinstance(value, Configurable):
         return {"class_name": value.serialized_as or type(value).__name__, "config": value.get_config()}
     if isinstance(value, Mapping):
@@ -327,3 +327,14 @@ def shape(value: Any) -> tuple[int | None, ...]:
 def anything(value: Any) -> Any:
     """Validator: any value, unchanged, for options without effect here."""
     return value
+
+
+class UnknownObject(Configurable):
+    """An object of a file, whose code isn't there: it is kept as it is stored."""
+
+    described: Any = option(anything)
+
+    @property
+    def label(self) -> str:
+        """Its name in the file."""
+        return brief(self.described.get("class_name") if isinstance(self.described, Mapping) else self.described)

@@ -12,6 +12,11 @@ from layergraph.functional import scopes
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.attention.multi_head import copied
+from layergraph.layers.core.basic import Dense
+from layergraph.layers.normalization.statistics import LayerNormalization
+from layergraph.layers.regularization import Dropout
 
 
 class CompositeLayer(Layer):
@@ -38,6 +43,34 @@ class CompositeLayer(Layer):
                 "for each head"
             )
         return features // heads
+
+
+class BlockLayer(CompositeLayer):
+    """A block of an encoder or decoder. Its sublayers get their options from the block's options of the same names."""
+
+    def add_norm(self, name: str, shape: Any) -> None:
+        """Adds a normalization of inputs of `shape`."""
+        options: Any = self
+        norm = LayerNormalization(epsilon=options.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
+        self.add(f"_{name}", norm, shape)
+
+    def add_dropout(self, name: str, shape: Any) -> None:
+        """Adds a dropout of inputs of `shape`."""
+        options: Any = self
+        self.add(f"_{name}", Dropout(options.dropout, dtype=self.dtype_policy, name=name), shape)
+
+    def add_dense(self, name: str, units: Any, chosen: Activation, shape: Any) -> None:
+        """Adds a dense layer for inputs of `shape`."""
+        options: Any = self
+        dense = Dense(
+            units,
+            activation=chosen,
+            kernel_initializer=copied(options.kernel_initializer),
+            bias_initializer=copied(options.bias_initializer),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        self.add(f"_{name}", dense, shape)
 
 
 def checked_sequence(layer: Layer, shape: Any) -> tuple[int | None, ...]:

@@ -12,13 +12,10 @@ from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
 from layergraph.layers.attention.multi_head import MultiHeadAttention, copied
-from layergraph.layers.core.basic import Dense
-from layergraph.layers.hub.composite import CompositeLayer, checked_sequence, merged_mask
-from layergraph.layers.normalization.statistics import LayerNormalization
-from layergraph.layers.regularization import Dropout
+from layergraph.layers.hub.composite import BlockLayer, checked_sequence, merged_mask
 
 
-class TransformerLayer(CompositeLayer):
+class TransformerLayer(BlockLayer):
     """Options and parts that encoder and decoder share (Vaswani et al., 2017).
 
     intermediate_dim   number of features between the two dense layers of the feedforward part
@@ -48,27 +45,6 @@ class TransformerLayer(CompositeLayer):
             "bias_initializer": copied(self.bias_initializer),
             "dtype": self.dtype_policy,
         }
-
-    def add_norm(self, name: str, shape: Any) -> None:
-        """Adds a normalization of inputs of `shape`."""
-        norm = LayerNormalization(epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
-        self.add(f"_{name}", norm, shape)
-
-    def add_dropout(self, name: str, shape: Any) -> None:
-        """Adds a dropout of inputs of `shape`."""
-        self.add(f"_{name}", Dropout(self.dropout, dtype=self.dtype_policy, name=name), shape)
-
-    def add_dense(self, name: str, units: int, chosen: Activation, shape: Any) -> None:
-        """Adds a dense layer for inputs of `shape`."""
-        dense = Dense(
-            units,
-            activation=chosen,
-            kernel_initializer=copied(self.kernel_initializer),
-            bias_initializer=copied(self.bias_initializer),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-        self.add(f"_{name}", dense, shape)
 
     def add_feedforward(self, shape: Any) -> None:
         """Adds the two dense layers of the feedforward part."""

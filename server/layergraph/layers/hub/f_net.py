@@ -12,14 +12,10 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activation
-from layergraph.layers.attention.multi_head import copied
-from layergraph.layers.core.basic import Dense
-from layergraph.layers.hub.composite import CompositeLayer, checked_sequence
-from layergraph.layers.normalization.statistics import LayerNormalization
-from layergraph.layers.regularization import Dropout
+from layergraph.layers.hub.composite import BlockLayer, checked_sequence
 
 
-class FNetEncoder(CompositeLayer):
+class FNetEncoder(BlockLayer):
     """Mixes tokens by a Fourier transform over timesteps and features instead of attention, followed by a feedforward
     part (Lee-Thorp et al., 2021; keras_hub.layers.FNetEncoder).
 
@@ -36,23 +32,11 @@ class FNetEncoder(CompositeLayer):
     def build(self, inputs_shape: Any, *rest: Any) -> None:
         """Creates the sublayers. Raises GraphError for another rank."""
         shape = checked_sequence(self, inputs_shape)
-        policy = self.dtype_policy
-        for name in ("mixing_layer_norm", "output_layer_norm"):
-            self.add(f"_{name}", LayerNormalization(epsilon=self.layer_norm_epsilon, dtype=policy, name=name), shape)
-        self._add_dense("intermediate_dense", self.intermediate_dim, self.activation, shape)
-        self._add_dense("output_dense", shape[-1], None, (*shape[:-1], self.intermediate_dim))
-        self.add("_output_dropout", Dropout(self.dropout, dtype=policy, name="output_dropout"), shape)
-
-    def _add_dense(self, name: str, units: Any, chosen: Activation, shape: Any) -> None:
-        dense = Dense(
-            units,
-            activation=chosen,
-            kernel_initializer=copied(self.kernel_initializer),
-            bias_initializer=copied(self.bias_initializer),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-        self.add(f"_{name}", dense, shape)
+        self.add_norm("mixing_layer_norm", shape)
+        self.add_norm("output_layer_norm", shape)
+        self.add_dense("intermediate_dense", self.intermediate_dim, self.activation, shape)
+        self.add_dense("output_dense", shape[-1], None, (*shape[:-1], self.intermediate_dim))
+        self.add_dropout("output_dropout", shape)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Returns the outputs."""
