@@ -46,7 +46,8 @@ MAX_RANK = 32
 #: Maximum number of elements and of bytes of a shape: NumPy counts both in a signed 64-bit integer.
 MAX_SIZE = 2**63 - 1
 
-_LENGTH = struct.Struct("<I")
+#: Length of a string, before its bytes.
+LENGTH = struct.Struct("<I")
 _WIRE_BFLOAT16 = np.dtype("<u2")
 
 
@@ -87,7 +88,7 @@ def array_dtype(array: Array, name: str = "") -> str:
 def itemsize(dtype: str) -> int:
     """Returns the size of an element on the wire, in bytes; for "string" the minimum."""
     if dtype == "string":
-        return _LENGTH.size
+        return LENGTH.size
     return 2 if dtype == "bfloat16" else NUMPY_DTYPES[dtype].itemsize
 
 
@@ -187,7 +188,7 @@ def _encode_strings(array: Array, name: str) -> bytes:
             element = _utf8(element, name)
         if not isinstance(element, bytes):
             raise InvalidTensor(name=name, got=f"an element of type {type(element).__name__}", expected="str or bytes")
-        parts += (_LENGTH.pack(len(element)), element)
+        parts += (LENGTH.pack(len(element)), element)
     return b"".join(parts)
 
 
@@ -202,19 +203,25 @@ def _utf8(text: str, name: str) -> bytes:
 
 def _decode_strings(data: bytes, count: int, name: str) -> Array:
     # Before the array is allocated: a malicious sender may declare any number of elements.
-    if count * _LENGTH.size > len(data):
+    if count * LENGTH.size > len(data):
         raise InvalidTensor(
-            name=name, got=f"{len(data)} bytes of data", expected=f"at least {count * _LENGTH.size} for {count} strings"
+            name=name, got=f"{len(data)} bytes of data", expected=f"at least {count * LENGTH.size} for {count} strings"
         )
     array = np.empty(count, dtype=object)
     at = 0
     for index in range(count):
-        start = at + _LENGTH.size
-        end = start + (_LENGTH.unpack_from(data, at)[0] if start <= len(data) else 0)
-        if start > len(data) or end > len(data):
+        end = string_end(data, at)
+        if end is None:
             raise InvalidTensor(name=name, got=f"data that ends within string {index}", expected=f"{count} strings")
-        array[index] = data[start:end]
+        array[index] = data[at + LENGTH.size : end]
         at = end
     if at != len(data):
         raise InvalidTensor(name=name, got=f"{len(data) - at} bytes after the last string", expected="none")
     return array
+
+
+def string_end(data: bytes, at: int) -> int | None:
+    """Returns the end of the string whose length is at `at`; None if `data` ends within it."""
+    start = at + LENGTH.size
+    end = start + LENGTH.unpack_from(data, at)[0] if start <= len(data) else start
+    return end if end <= len(data) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive.files import FileWindow, open_regular
-from layergraph.archive.finding import PRESET_CONFIG, find_config, find_model, find_weights, is_preset
+from layergraph.archive.finding import METADATA, PRESET_CONFIG, find_config, find_model, find_weights, is_preset
 from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, is_hdf5, reading
 from layergraph.archive.joined import json_file, open_joined
 from layergraph.archive.json_text import json_object
@@ -23,7 +23,6 @@ from layergraph.archive.shards import ShardedWeights
 from layergraph.errors import CorruptFileError, UnsupportedModelError
 
 CONFIG = "config.json"
-METADATA = "metadata.json"
 WEIGHTS = "model.weights.h5"
 _METADATA_BYTES = 1 * MIB
 

@@ -21,6 +21,8 @@ MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 PRESET_CONFIG, PRESET_WEIGHTS = "config.json", "model.weights.h5"
 TASK_CONFIG, TASK_WEIGHTS = "task.json", "task.weights.h5"
 PRESET_SHARDS = "model.weights.json"
+#: Name of the versions' file, in a preset folder and in a `.keras`.
+METADATA = "metadata.json"
 #: How much of a `checkpoint` file is read.
 _CHECKPOINT_BYTES = 64 * 1024
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive.files import FileWindow, open_regular
-from layergraph.archive.finding import PRESET_WEIGHTS, TASK_CONFIG, TASK_WEIGHTS
+from layergraph.archive.finding import METADATA, PRESET_WEIGHTS, TASK_CONFIG, TASK_WEIGHTS
 from layergraph.archive.hdf5 import Hdf5File, StateTree
 from layergraph.archive.joined import json_file
 from layergraph.archive.limits import LoadLimits
 from layergraph.archive.model_archive import ModelArchive
 from layergraph.errors import UnsupportedModelError
 
-METADATA = "metadata.json"
 #: Names of floating-point dtype policies.
 _FLOAT_POLICY = re.compile(r"(mixed_)?b?float\d+")
 

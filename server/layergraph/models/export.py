@@ -22,6 +22,7 @@ from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import TensorSpec
 from layergraph.models.loading import load_model
 from layergraph.models.model import Model
+from layergraph.saving.model_file import sync
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -191,19 +192,11 @@ def _moved(folder: Path, path: Path, *, overwrite: bool) -> list[Path]:
     if not overwrite and (present := [str(target) for target in targets if target.exists()]):
         raise FileExistsError(f"'{present[0]}' exists; expected a new path, or permission to replace the file")
     for name in names:
-        _sync(folder / name)
+        sync(folder / name)
     for name, target in zip(names, targets, strict=True):
         os.replace(folder / name, target)
-    _sync(path.parent)
+    sync(path.parent)
     return targets[::-1]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _tensors(

@@ -54,9 +54,9 @@ def save_model(model: Trainer, path: Path, generation: int | None = None) -> Non
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         write(model, unfinished, generation)
-        _sync(unfinished)
+        sync(unfinished)
         os.replace(unfinished, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -87,14 +87,15 @@ def save_weights(model: Trainer, path: Path) -> None:
     try:
         with h5py.File(unfinished, "w") as file:
             _write_state(model, WrittenModel(model), file)
-        _sync(unfinished)
+        sync(unfinished)
         os.replace(unfinished, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flushes a file or folder to disk (fsync). Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from layergraph.training.mapped_text import MappedText
+from layerserve.tensors import LENGTH, string_end
 
 from layerserve_server.errors import InvalidTensorError, TooLargeError
 from layerserve_server.training.request import DataArray
-
-#: The length of an element on the wire, before its bytes (see Tensor.data).
-LENGTH = struct.Struct("<I")
 
 
 class TextWriter:
@@ -67,11 +64,10 @@ def split_texts(data: bytes, label: str) -> list[bytes]:
     texts: list[bytes] = []
     at = 0
     while at < len(data):
-        start = at + LENGTH.size
-        end = start + LENGTH.unpack_from(data, at)[0] if start <= len(data) else start
-        if end > len(data):
+        end = string_end(data, at)
+        if end is None:
             raise InvalidTensorError(f"{label}: got a chunk that ends within text {len(texts)}, expected whole texts")
-        texts.append(data[start:end])
+        texts.append(data[at + LENGTH.size : end])
         at = end
     return texts
 
