@@ -125,9 +125,8 @@ class Layer(_LayerOptions):
         self.sublayers: dict[str, Layer] = {}
         self.built = False
         self._trainable = True
-        #: What the layer does with masks, and whether `forward` takes those that accompany its inputs.
+        #: What the layer does with masks, one of MASK_USES.
         self.mask_use = "keras3"
-        self.uses_masks = True
         #: The layer's form in the file that it was loaded from, if the file is of Keras 2.
         self.stored_form: StoredForm | None = None
         #: Scale of LoRA weights that an `.h5` has beside the kernel, times their rank; None if it has none.
@@ -162,6 +161,11 @@ class Layer(_LayerOptions):
         """Base name, without a number, of the layer's group in a `.weights.h5` and of a layer without a name."""
         return snake_case(self.keras_class_name)
 
+    @property
+    def uses_masks(self) -> bool:
+        """Whether `forward` takes the masks that accompany its inputs."""
+        return self.mask_use in ("keras3", "used")
+
     def treat_masks(self, use: str) -> None:
         """Sets what the layer does with masks, one of `config.keras2_releases.MASK_USES`: from the version of its file.
 
@@ -170,7 +174,6 @@ class Layer(_LayerOptions):
         if use not in MASK_USES:
             raise ConfigError(f"{type(self).__name__}: mask_use is {brief(use)}, expected one of {list(MASK_USES)}")
         self.mask_use = use
-        self.uses_masks = use in ("keras3", "used")
         if use != "keras3":
             vars(self)["supports_masking"] = use == "passed"
 

@@ -229,8 +229,8 @@ def _by_order(
     problems: Diagnostics,
 ) -> Iterator[_Match]:
     """Matches by the legacy layout: layers by name if all names match, otherwise by order, as names may be wrong."""
-    held = set(depth_first(model, order)) - (left_out_of_keras3_h5(model) if origin.keras3 else set())
-    layers = [layer for layer in layers_of(model, order) if not held.isdisjoint(depth_first(layer, order))]
+    left_out = left_out_of_keras3_h5(model) if origin.keras3 else set[Weight]()
+    layers = [layer for layer in layers_of(model, order) if not left_out.issuperset(depth_first(layer, order))]
     by_name = {layer.name: layer for layer in layers}
     if by_name.keys() != stored.keys() and len(layers) != len(stored):
         absent = [name for name in by_name if name not in stored] or [name for name in stored if name not in by_name]
@@ -241,7 +241,7 @@ def _by_order(
     pairs = [(by_name[name], stored[name]) for name in stored] if named else zip(layers, stored.values(), strict=True)
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
     for layer, given in pairs:
-        orders = [[weight for weight in weights if weight in held] for weights in legacy_orders(layer, order)]
+        orders = [[weight for weight in weights if weight not in left_out] for weights in legacy_orders(layer, order)]
         found: Sequence[Stored] = merged_lora(layer, given) if origin.keras3 else given
         candidates = [(weights, modern(weights, owners, found, origin)) for weights in orders]
         weights, arrays = max(candidates, key=lambda candidate: _match_score(*candidate))
