@@ -199,12 +199,7 @@ def inspect(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--engines", action="store_true", help="Time the installed engines on the model and print the results."
     )
-    parser.add_argument(
-        "--plugins",
-        default="",
-        metavar="TEXT",
-        help=with_default("Comma-separated Python modules that define custom layers.", "none"),
-    )
+    _add_plugins(parser)
     arguments = parser.parse_args(list(argv))
 
     from layergraph.errors import LayerGraphError, ModelFileError
@@ -219,11 +214,7 @@ def inspect(argv: Sequence[str]) -> int:
         report = inspection.inspect(arguments.file, engines=arguments.engines)
     except (OSError, LayerGraphError) as error:
         problems = list(error.problems) if isinstance(error, ModelFileError) else [str(error)]
-        if arguments.json:
-            print(json.dumps({"file": str(arguments.file), "problems": problems}, indent=1))
-        else:
-            print(f"{arguments.file} can't be served:", file=sys.stderr)
-            print("\n".join(f"  {problem}" for problem in problems), file=sys.stderr)
+        _print_problems("can't be served", problems, arguments)
         return 1
     print(json.dumps(report, indent=1) if arguments.json else inspection.text(report))
     return 0
@@ -253,12 +244,7 @@ def convert(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--force", action="store_true", help="Replace OUT if it exists.")
     parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
-    parser.add_argument(
-        "--plugins",
-        default="",
-        metavar="TEXT",
-        help=with_default("Comma-separated Python modules that define custom layers.", "none"),
-    )
+    _add_plugins(parser)
     arguments = parser.parse_args(list(argv))
 
     from layergraph.errors import ConfigError, LayerGraphError, ModelFileError
@@ -277,19 +263,29 @@ def convert(argv: Sequence[str]) -> int:
             force=arguments.force,
         )
     except FileExistsError:
-        return _refused([f"{arguments.out} already exists; use --force to replace"], USAGE, arguments)
+        _print_problems("isn't converted", [f"{arguments.out} already exists; use --force to replace"], arguments)
+        return USAGE
     except (OSError, LayerGraphError) as error:
         problems = list(error.problems) if isinstance(error, ModelFileError) else [str(error)]
-        return _refused(problems, USAGE if isinstance(error, ConfigError) else 1, arguments)
+        _print_problems("isn't converted", problems, arguments)
+        return USAGE if isinstance(error, ConfigError) else 1
     print(json.dumps(exported.as_dict(), indent=1) if arguments.json else exported.text())
     return 0
 
 
-def _refused(problems: Sequence[str], status: int, arguments: argparse.Namespace) -> int:
-    """Prints why a file isn't converted. Returns the exit status."""
+def _add_plugins(parser: Parser) -> None:
+    parser.add_argument(
+        "--plugins",
+        default="",
+        metavar="TEXT",
+        help=with_default("Comma-separated Python modules that define custom layers.", "none"),
+    )
+
+
+def _print_problems(outcome: str, problems: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Prints what is wrong with a model file: with --json to stdout, otherwise to stderr."""
     if arguments.json:
         print(json.dumps({"file": str(arguments.file), "problems": list(problems)}, indent=1))
     else:
-        print(f"{arguments.file} isn't converted:", file=sys.stderr)
+        print(f"{arguments.file} {outcome}:", file=sys.stderr)
         print("\n".join(f"  {problem}" for problem in problems), file=sys.stderr)
-    return status

@@ -13,8 +13,7 @@ import pytest
 from layergraph import load_model
 from layergraph.saving.formats import own_format
 from layerserve import Client, InvalidArgument
-from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from serving import serving
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras2"
 
@@ -33,10 +32,7 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", name="client")
 def _client(folder: Path) -> Iterator[Client]:
-    settings = Settings(
-        path=folder, host="127.0.0.1", grpc_port=0, metrics_port=0, poll_seconds=0.1, drain_seconds=0, training_nice=0
-    )
-    with App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=120) as client:
+    with serving(folder) as client:
         yield client
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layerserve import Client, InvalidArgument
-from layerserve_server.app import App
-from layerserve_server.settings import Settings
 from oracles import assert_close
+from serving import serving
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "hub"
 
@@ -30,10 +29,7 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", name="client")
 def _client(folder: Path) -> Iterator[Client]:
-    settings = Settings(
-        path=folder, host="127.0.0.1", grpc_port=0, metrics_port=0, poll_seconds=0.1, drain_seconds=0, training_nice=0
-    )
-    with App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=120) as client:
+    with serving(folder) as client:
         yield client
 
 
