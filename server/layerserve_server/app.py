@@ -26,7 +26,7 @@ from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.registry import TRAINER, RunLimits, Runs
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import Inference, loader
+from layerserve_server.wiring import Inference, loader, make_imports
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,9 @@ class App:
         if not path.exists():
             raise ValueError(f"{path}: no such folder or model file")
         self._workers = Supervisor(settings) if settings.workers > 1 else None
-        load = loader(settings, load, self._workers.weights if self._workers else None)
-        self._inference = inference = Inference(settings, load)
+        self._imports = make_imports(settings) if load is None else None
+        load = loader(settings, load, self._imports)
+        self._inference = inference = Inference(settings, load, self._imports)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
@@ -143,6 +144,8 @@ class App:
             workers.join()
         self.runs.stop()
         self._parent.close()
+        if self._imports is not None:
+            self._imports.close()
         self.repository.close()
         if self._probes is not None:
             self._probes.close()

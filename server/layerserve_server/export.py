@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from layerserve_server.inference.runner import load_probed_model
+from layerserve_server.importing.imports import temporary_imports
+from layerserve_server.inference.runner import load_model
 
 if TYPE_CHECKING:
     from layergraph import Model
@@ -19,7 +20,7 @@ def convert(
 ) -> Exported:
     """Converts the model file or version folder `source` to the file `target`. See `layergraph.Model.export`.
 
-    The source is opened as a server opens it: first by another process, and with the golden file beside it, whose
+    The source is opened as a server opens it: read by another process, and with the golden file beside it, whose
     inputs are also compared. Raises OSError, FileExistsError without `force`, and layergraph's errors.
     """
     from layergraph.archive.finding import find_model
@@ -29,7 +30,8 @@ def convert(
         # Before the source is read, which may take long.
         raise FileExistsError(target)
     found = find_model(source)
-    model = cast("Model", load_probed_model(found))
+    with temporary_imports() as imports:
+        model = cast("Model", load_model(found, imports.load))
     proof = golden_path(found)
     examples: list[Mapping[str, Any]] = [golden_inputs(model, proof)] if os.path.lexists(proof) else []
     return model.export(target, format, opset_version=opset, tolerance=tolerance, overwrite=force, examples=examples)

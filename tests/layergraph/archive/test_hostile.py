@@ -18,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from imported_models import imported_model
 from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError, UnsupportedModelError
 from layergraph.models.loading import load_model
 
@@ -387,9 +388,13 @@ def test_a_hostile_file_costs_one_typed_error(tmp_path: Path, name: str) -> None
     path = tmp_path / "model.keras"
     path.write_bytes(make())
     start = time.process_time()
-    with pytest.raises(kind, match=f"model.keras: .*{text}"):
+    with pytest.raises(kind, match=f"model.keras: .*{text}") as here:
         load_model(path)
     assert time.process_time() - start < 2
+    with pytest.raises(kind) as imported:
+        imported_model(path, tmp_path / "read")
+    assert str(imported.value) == str(here.value)
+    assert time.process_time() - start < 4
 
 
 def test_the_good_files_that_the_cases_change_are_good(tmp_path: Path) -> None:
