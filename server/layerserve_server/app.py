@@ -10,6 +10,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from types import TracebackType
 
+from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
@@ -98,6 +99,8 @@ class App:
             self.metrics_port = self._probes.port
         self._transport.start()
         runner.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
+        if self._imports is not None:
+            logger.info("model files are read by a separate process with %s", sandbox.description())
         if custom := runner.load_plugins(self.settings.plugins):
             logger.info("custom layers: %s", ", ".join(custom))
         if self.settings.training_device != "cpu":

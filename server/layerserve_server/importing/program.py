@@ -35,6 +35,8 @@ from layergraph.errors import CorruptFileError, ModelFileError
 from layerserve_server.forking import forked
 from layerserve_server.importing import sandbox
 
+#: Added to the niceness of the server.
+NICENESS = 5
 #: Processor time in seconds, and memory in bytes, for any file; large files get more.
 SECONDS = 10.0
 MEMORY_BYTES = 1 << 30
@@ -46,6 +48,8 @@ _WALL_SECONDS = 3600.0
 
 def main() -> None:
     """Forks for each file, until the server closes the socket."""
+    # Requests come first.
+    os.nice(NICENESS)
     _import_all()
     forked.serve(_handle)
 

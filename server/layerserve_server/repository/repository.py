@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from layergraph.errors import LayerGraphError, unknown_name
+from layerserve.tensors import NUMPY_DTYPES
 
 from layerserve_server.digests import sha256
 from layerserve_server.errors import (
@@ -416,6 +417,9 @@ class Repository:
             if problem:
                 raise VersionFailedError(problem)
         model = self._load(found.path)
+        for spec in (*model.input_specs, *model.output_specs):
+            if spec.dtype not in NUMPY_DTYPES:
+                raise VersionFailedError(f"tensor '{spec.name}' has dtype {spec.dtype}, which requests can't have")
         runner = ModelRunner(model)
         return LoadedVersion(
             found=found,
