@@ -2,7 +2,7 @@
 
 ```
 paths/KEY.json        for each path of a model: its files (size, times, sha256), and its import
-paths/KEY.lock        held by the process that reads the file; others wait, and map what it has read
+locks/NN              held by the process that reads a file; others wait, and map what it has read
 models/SIZE-DIGEST/   an import: see `layergraph.archive.imported`
 ```
 """
@@ -24,9 +24,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from layerserve_server.digests import sha256
+from layerserve_server.disk import sha256, sync
 from layerserve_server.importing.importer import Importer
 
 if TYPE_CHECKING:
@@ -37,10 +38,12 @@ logger = logging.getLogger(__name__)
 
 #: A file that changed less than this before it was read may change again within the same time stamp, in seconds.
 RACY_SECONDS: Final = 2.0
-#: Age after which an import that no path refers to is removed, in seconds.
+#: Age after which an import that no path refers to is removed, and time between two searches for them, in seconds.
 UNUSED_SECONDS: Final = 3600.0
 #: Number of times that a file is read that changes meanwhile.
 _TRIES: Final = 3
+#: File of an import that may not be on disk yet: it holds until the system is started again.
+UNFLUSHED: Final = "unflushed"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -70,6 +73,10 @@ class Imports:
         self._own: tempfile.TemporaryDirectory[str] | None = None
         #: Digests of files, by path.
         self._digests: dict[Path, tuple[FileFacts, str]] = {}
+        self._cleaned = -UNUSED_SECONDS
+        #: Imports to be flushed to disk.
+        self._unflushed: SimpleQueue[Path] = SimpleQueue()
+        self._flusher: threading.Thread | None = None
 
     def load(self, path: Path) -> Model:
         """Loads the model in the file or folder `path`. Raises ModelFileError, and OSError if it can't be read."""
@@ -103,12 +110,13 @@ class Imports:
         return known[1]
 
     def _load(self, folder: Path, found: Path) -> Model:
-        for name in ("paths", "models"):
+        for name in ("paths", "locks", "models"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         entry = self._entry(folder, found)
         model = self._mapped(folder, found, entry)
         if model is None:
-            with _locked(entry.with_suffix(".lock")):
+            # Few files: one for each path would stay for ever.
+            with _locked(folder / "locks" / entry.name[:2]):
                 # Another process may have read it meanwhile.
                 model = self._mapped(folder, found, entry)
                 tries = _TRIES
@@ -129,7 +137,7 @@ class Imports:
         from layergraph.models.loading import load_archive
 
         name = self._known(found, entry) or self._same_content(folder, found, entry)
-        if name is None:
+        if name is None or not _is_whole(folder / "models" / name):
             return None
         try:
             return load_archive(open_import(folder / "models" / name, found, DEFAULT_LIMITS))
@@ -144,9 +152,7 @@ class Imports:
         try:
             known = json.loads(entry.read_bytes())
             facts = {Path(path): FileFacts(*numbers) for path, numbers in known["facts"].items()}
-            if known["racy"] or known["boot"] not in ("", _boot()):
-                return None
-            if any(FileFacts.of(path) != before for path, before in facts.items()):
+            if known["racy"] or any(FileFacts.of(path) != before for path, before in facts.items()):
                 return None
             self._digests |= {Path(path): (facts[Path(path)], digest) for path, digest in known["sha256"].items()}
             return str(known["import"])
@@ -190,14 +196,18 @@ class Imports:
             digests = {str(file.relative_to(place)): self.sha256(file) for file in archive.files}
             size = sum(facts[file].size for file in archive.files)
             name = _name(size, digests if len(digests) > 1 else {"": digests[found.name]})
+            (unfinished / UNFLUSHED).write_text(_boot())
+            kept = folder / "models" / name
+            if not _is_whole(kept):
+                shutil.rmtree(kept, ignore_errors=True)
             with suppress(OSError):
                 # If it exists: the same content under another path, read at the same time.
-                unfinished.rename(folder / "models" / name)
-            self._write_down(entry, name, archive.files, facts, began, _boot())
+                unfinished.rename(kept)
+            self._write_down(entry, name, archive.files, facts, began)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+        self._flush_later(kept)
         self._remove_unused(folder)
-        threading.Thread(target=self._sync, args=(folder / "models" / name, entry), daemon=True).start()
         return model
 
     def _write_down(
@@ -207,7 +217,6 @@ class Imports:
         files: Sequence[Path],
         facts: Mapping[Path, FileFacts],
         began: float,
-        boot: str = "",
     ) -> None:
         content = {
             "path": str(files[0]),
@@ -215,27 +224,25 @@ class Imports:
             "facts": {str(path): astuple(one) for path, one in facts.items()},
             "sha256": {str(file): self.sha256(file) for file in files},
             "racy": max(max(one.modified, one.changed) for one in facts.values()) / 1e9 > began - RACY_SECONDS,
-            "boot": boot,
         }
         _write(entry, content)
 
-    @staticmethod
-    def _sync(model: Path, entry: Path) -> None:
-        """Flushes an import to disk. Until then its entry doesn't hold after a restart of the system."""
-        with suppress(OSError, ValueError):
-            for file in (*model.rglob("*"), model, model.parent):
-                handle = os.open(file, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-            known = json.loads(entry.read_bytes())
-            if known["import"] == model.name:
-                _write(entry, {**known, "boot": ""})
+    def _flush_later(self, model: Path) -> None:
+        """Flushes an import to disk in another thread: loading doesn't wait for that."""
+        if self._flusher is None:
+            self._flusher = threading.Thread(target=self._flush_all, name="flush imports", daemon=True)
+            self._flusher.start()
+        self._unflushed.put(model)
 
-    @staticmethod
-    def _remove_unused(folder: Path) -> None:
+    def _flush_all(self) -> None:
+        while True:
+            _flush(self._unflushed.get())
+
+    def _remove_unused(self, folder: Path) -> None:
         """Removes entries of paths that are gone, and imports that no path has."""
+        if time.monotonic() - self._cleaned < UNUSED_SECONDS:
+            return
+        self._cleaned = time.monotonic()
         used = set()
         for entry in (folder / "paths").glob("*.json"):
             with suppress(OSError, ValueError, LookupError, TypeError):
@@ -265,6 +272,21 @@ def _name(size: int, digests: Mapping[str, str]) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _is_whole(model: Path) -> bool:
+    """Whether an import exists, and no crash of the system can have damaged it."""
+    try:
+        return (model / UNFLUSHED).read_text() == _boot()
+    except FileNotFoundError:
+        return model.is_dir()
+
+
+def _flush(model: Path) -> None:
+    with suppress(OSError):
+        for file in (*model.rglob("*"), model, model.parent):
+            sync(file)
+        (model / UNFLUSHED).unlink()
 
 
 def _boot() -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.digests import sha256
+from layerserve_server.disk import sha256, sync
 from layerserve_server.repository.layout import FIRST_CHOICES, LABEL, LABELS, MANIFEST, MODEL_NAME, VERSION_FOLDER
 
 #: Name of the temporary folder of a new version: host and process that write it, and a random suffix.
@@ -207,15 +207,6 @@ def check_manifest(path: Path, manifest: Mapping[str, Any], digest: Callable[[Pa
     if "sha256" in manifest and manifest["sha256"] != digest(path):
         return f"{path.name}: its sha256 differs from its manifest's"
     return ""
-
-
-def sync(path: Path) -> None:
-    """Flushes a file or folder to disk (fsync). Raises OSError."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def valid_name(name: str) -> bool:

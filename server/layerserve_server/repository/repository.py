@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from layergraph.errors import LayerGraphError, unknown_name
 from layerserve.tensors import NUMPY_DTYPES
 
-from layerserve_server.digests import sha256
+from layerserve_server.disk import sha256
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,

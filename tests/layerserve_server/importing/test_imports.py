@@ -216,23 +216,37 @@ def test_a_damaged_entry_is_written_again(content: bytes, tmp_path: Path, state:
     assert json.loads(entry.read_text())["path"] == str(path)
 
 
+@pytest.mark.parametrize("name", ["m.keras", "copy.keras"])
 def test_what_may_not_be_on_disk_holds_until_the_system_restarts(
-    tmp_path: Path, state: Path, importer: Counting, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, state: Path, importer: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = save(tmp_path / "m.keras")
-    sync = Imports._sync
-    monkeypatch.setattr(Imports, "_sync", staticmethod(lambda model, entry: None))
+    path = save(tmp_path / "m.keras", value=4.0)
+    shutil.copy(path, tmp_path / "copy.keras")
+    flush = module._flush
+    monkeypatch.setattr(module, "_flush", lambda model: None)
     Imports(state, importer).load(path)
-    shutil.rmtree(state / "models", ignore_errors=False)  # as a crash may leave it
+    assert number(Imports(state, importer).load(tmp_path / name)) == 4.0
+    assert importer.read == ["m.keras"]
+    (model,) = (state / "models").iterdir()
+    arrays = model / "arrays.safetensors"
+    arrays.write_bytes(arrays.read_bytes().replace(np.float32(4).tobytes(), np.float32(0).tobytes()))
     monkeypatch.setattr(module, "_boot", lambda: "the next start")
-    Imports(state, importer).load(path)
-    assert importer.read == ["m.keras"] * 2
-    (entry,), (model,) = (state / "paths").glob("*.json"), (state / "models").iterdir()
-    assert json.loads(entry.read_text())["boot"] == "the next start"
-    sync(model, entry)
-    assert json.loads(entry.read_text())["boot"] == ""
+    assert number(Imports(state, importer).load(tmp_path / name)) == 4.0
+    assert importer.read == ["m.keras", name]
+    flush(model)
+    assert not (model / module.UNFLUSHED).exists()
     monkeypatch.setattr(module, "_boot", lambda: "another")
-    assert Imports(state, importer)._known(path, entry) == model.name
+    assert number(Imports(state, importer).load(tmp_path / name)) == 4.0
+    assert importer.read == ["m.keras", name]
+
+
+def test_an_import_is_flushed_to_disk(tmp_path: Path, state: Path, importer: Counting) -> None:
+    Imports(state, importer).load(save(tmp_path / "m.keras"))
+    (model,) = (state / "models").iterdir()
+    deadline = time.monotonic() + 30
+    while (model / module.UNFLUSHED).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_model_that_can_not_be_used_leaves_nothing(tmp_path: Path, state: Path, importer: Counting) -> None:

@@ -1,8 +1,9 @@
-"""Digests of files."""
+"""Files on disk: their digests, and flushing them."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 _CHUNK = 1 << 20
@@ -15,3 +16,12 @@ def sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or folder to disk (fsync). Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
