@@ -6,15 +6,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from layergraph.archive.finding import PRESET_CONFIG
 from layergraph.archive.hdf5 import LegacyWeights, StateTree, StoredArray
-from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import LoadLimits
 from layergraph.archive.saved_model.bundle import BundleArray
 from layergraph.archive.saved_model.weights import TrackedWeights
 from layergraph.archive.shards import ShardedWeights
+
+
+class Members(Protocol):
+    """The files beside the weights of a `.keras`, by name: in the zip, or unpacked in a folder."""
+
+    def __contains__(self, name: str) -> bool: ...
+    def read(self, name: str, largest: int) -> bytes: ...
 
 
 class ModelArchive:
@@ -44,7 +50,7 @@ class ModelArchive:
         stored_bytes: int,
         limits: LoadLimits,
         resources: ExitStack,
-        members: KerasZip | None = None,
+        members: Members | None = None,
         backend: str | None = None,
         files: Sequence[Path] = (),
         task_weights: StateTree | None = None,

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import torch
 
-from layergraph.archive import BundleArray, ModelArchive, ShardArray, ShardedWeights, StateTree, StoredArray
+from layergraph.archive import (
+    BundleArray,
+    ModelArchive,
+    ShardArray,
+    ShardedWeights,
+    StateTree,
+    StoredArray,
+    TrackedWeights,
+)
 from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.errors import CorruptFileError
 from layergraph.functional.functional import Functional
@@ -50,6 +58,8 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
     Raises CorruptFileError that names every layer whose arrays are missing or don't fit.
     """
     problems = Diagnostics()
+    for text in archive.weights.problems if isinstance(archive.weights, TrackedWeights) else ():
+        problems.add(text)
     for path, layer in _groups(model, order, archive.keras_version or ""):
         for name in layer.storage.assets:
             content = archive.asset(f"{path}/{name}")
