@@ -215,6 +215,10 @@ $(BENCHES): $(STAMP)
 large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)
 	$(TESTS) $(BIN)/python tests/proofs/large_data.py $(GB)
 
+.PHONY: sizes
+sizes: $(STAMP) ## Load files of 1,000, 10,000 and 100,000 layers, calls or inputs: seconds and memory (ARGS='--forms dense')
+	$(TESTS) $(BIN)/python tests/proofs/sizes.py build/sizes $(ARGS)
+
 .PHONY: profile
 profile: $(STAMP) ## Show where the time of one request goes, stage by stage (T=native for the other transport)
 	$(BIN)/python benchmarks/profile_request.py --transport $(T)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from layerserve_server.inference.admission import shape_text
 from layerserve_server.inference.runner import TensorSpec, load_model
+
+if TYPE_CHECKING:
+    import layergraph
 
 HEADINGS = ("Layer", "Class", "Node", "Output shape", "From", "Parameters")
 
@@ -25,6 +28,7 @@ def inspect(path: Path, *, engines: bool = False) -> dict[str, Any]:
         "file": str(path),
         "keras_version": model.keras_version,
         "compiled": model.compiled,
+        "compile_problem": cast("layergraph.Model", model).compile_problem,
         "parameters": model.count_params(),
         "inputs": [_spec(spec) for spec in model.input_specs],
         "outputs": [_spec(spec) for spec in model.output_specs],
@@ -72,6 +76,8 @@ def text(report: dict[str, Any]) -> str:
         f"{report['file']}, written by Keras {report['keras_version'] or '(unknown)'}, "
         f"{'compiled' if report['compiled'] else 'not compiled'}, {report['parameters']:,} parameters"
     ]
+    if problem := report.get("compile_problem"):
+        head.append(f"  its compile settings can't be used to train it: {problem}")
     for kind in ("inputs", "outputs"):
         head += [f"  {kind[:-1]} {spec['name']}: {shape_text(spec['shape'])} {spec['dtype']}" for spec in report[kind]]
     return "\n".join([*head, *_engine_lines(report), _table(_rows(report))])

@@ -20,6 +20,7 @@ REPORT = {
     "file": "m.keras",
     "keras_version": "3.15.0",
     "compiled": True,
+    "compile_problem": "",
     "parameters": 12345,
     "inputs": [{"name": "x", "shape": [None, 2], "dtype": "float32"}],
     "outputs": [{"name": "y", "shape": [None, None, 3], "dtype": "int64"}],
@@ -66,6 +67,11 @@ def test_a_file_that_does_not_say_who_wrote_it():
     assert text({**REPORT, "keras_version": None, "compiled": False, "parameters": 7}).startswith(
         "m.keras, written by Keras (unknown), not compiled, 7 parameters\n"
     )
+
+
+def test_compile_settings_that_training_cannot_use_are_named():
+    lines = text({**REPORT, "compile_problem": "unknown loss '<lambda>'"}).splitlines()
+    assert lines[1] == "  its compile settings can't be used to train it: unknown loss '<lambda>'"
 
 
 def test_times_of_engines_and_why_others_are_out_of_the_question():

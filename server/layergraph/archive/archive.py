@@ -37,6 +37,7 @@ def open_archive(path: str | os.PathLike[str], limits: LoadLimits = DEFAULT_LIMI
     with ExitStack() as resources:
         file = open_regular(file_path)
         resources.callback(file.close)
+        limits = limits.of_file(file.length)
         if file_path.name == SAVED_MODEL:
             return open_saved_model(file, file_path, limits, resources)
         if file.read_at(0, 4) == b"PK\x03\x04":

@@ -8,7 +8,7 @@ their size is bounded and no filter plugin is loaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,11 +62,16 @@ class Hdf5File:
         self.path = path
         self.stored_bytes = stored_bytes
         self.limits = limits
-        #: The file as read by HDF5.
-        self.checked = HeapChecked(file)
+        self._content: Any = file
         with reading(path, "the HDF5 file"):
-            self._file = h5py.File(self.checked, "r")
+            self._file = h5py.File(HeapChecked(file), "r")
             self.root = Hdf5Group(self, h5py.h5g.open(self._file.id, b"/"), "")
+
+    def read_at(self, offset: int, values: Array) -> None:
+        """Fills `values` with the file's bytes from `offset` on. Raises OSError if the file ends before."""
+        self._content.seek(offset)
+        if self._content.readinto(values.reshape(-1).view(np.uint8)) != values.nbytes:
+            raise OSError("the file ends before its last value")
 
     def close(self) -> None:
         """Closes the file; its arrays can't be read afterwards."""
@@ -243,10 +248,12 @@ class Hdf5Array:
     shape: tuple[int, ...]
     dtype: str
     _file: Hdf5File
-    _dataset: Any
-    _type: Any
     _element: np.dtype[Any]
-    _chunked: bool
+    #: Where the values start in the file, if they are stored contiguously. Then HDF5 isn't needed to read them, nor its
+    #: identifier of the array, of which each takes 25 kB.
+    _offset: int | None
+    _stored_bytes: int
+    _dataset: Any = None
 
     @property
     def nbytes(self) -> int:
@@ -269,39 +276,48 @@ class Hdf5Array:
         path, nbytes = self._file.path, self.nbytes
         if nbytes > self._file.limits.inflated_bytes(self._file.stored_bytes):
             raise CorruptFileError(path, f"array '{self.name}' claims {nbytes} bytes, more than the file can hold")
-        if not self._chunked and (stored := self._dataset.get_storage_size()) < nbytes:
-            raise CorruptFileError(path, f"array '{self.name}' has {stored} bytes, expected {nbytes}")
+        if not self._is_chunked and self._stored_bytes < nbytes:
+            raise CorruptFileError(path, f"array '{self.name}' has {self._stored_bytes} bytes, expected {nbytes}")
+
+    @property
+    def _is_chunked(self) -> bool:
+        return self._dataset is not None and self._dataset.get_create_plist().get_layout() == h5py.h5d.CHUNKED
 
     def _read_raw(self) -> Array:
         self._check_size()
-        dataset = self._dataset
-        if self._chunked:
-            return chunks.read(h5py.Dataset(dataset), self.name, self._file.path)
+        if self._is_chunked:
+            return chunks.read(h5py.Dataset(self._dataset), self.name, self._file.path)
         values = uninitialised(self.shape, self._element)
-        if values.size:
-            with self._file.checked.values_only():
-                dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values, self._type)
+        if values.size and self._offset is not None:
+            self._file.read_at(self._offset, values)
+        elif values.size:
+            self._dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values, self._dataset.get_type())
         return values
 
 
 def _described_array(file: Hdf5File, dataset: Any, name: str) -> Hdf5Array:
     """Describes `dataset`; rejects external storage and anything but a plain array of numbers."""
-    plan = dataset.get_create_plist()
-    layout = plan.get_layout()
-    if layout == h5py.h5d.VIRTUAL or plan.get_external_count():
-        raise UnsafeFileError(file.path, f"array '{name}' stores its values in other files")
-    shape = dataset.shape
+    shape, stored_bytes, offset = dataset.shape, dataset.get_storage_size(), dataset.get_offset()
+    if offset is None:
+        _check_layout(file, dataset, name)
     if shape is None:
         raise CorruptFileError(file.path, f"array '{name}' is empty, expected values")
+    kind = dataset.get_type()
+    element = kind.dtype
+    dtype = _dtype_name(file.path, kind.get_class(), element, name)
+    return Hdf5Array(name, shape, dtype, file, element, offset, stored_bytes, None if offset is not None else dataset)
+
+
+def _check_layout(file: Hdf5File, dataset: Any, name: str) -> None:
+    """Rejects values in other files, and filters but gzip, shuffle and checksums."""
+    plan = dataset.get_create_plist()
+    if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
+        raise UnsafeFileError(file.path, f"array '{name}' stores its values in other files")
     filters = [plan.get_filter(index)[0] for index in range(plan.get_nfilters())]
     if unknown := [code for code in filters if code not in chunks.FILTERS]:
         raise UnsupportedModelError(
             file.path, f"array '{name}' has filter {unknown[0]}, expected gzip, shuffle or none"
         )
-    kind = dataset.get_type()
-    element = kind.dtype
-    dtype = _dtype_name(file.path, kind.get_class(), element, name)
-    return Hdf5Array(name, shape, dtype, file, dataset, kind, element, layout == h5py.h5d.CHUNKED)
 
 
 def _dtype_name(path: Path, kind: int, dtype: np.dtype[Any], name: str) -> str:
@@ -322,6 +338,7 @@ class LegacyWeights:
         self._file = file
         self._model = model
         self._optimizer = optimizer
+        self.problems: Sequence[str] = ()
 
     def layers(self) -> dict[str, list[Hdf5Array]]:
         """Returns arrays by layer, in file order. Layers without weights are left out.

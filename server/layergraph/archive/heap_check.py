@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 _SIGNATURE = b"GCOL\x01"
@@ -28,8 +26,7 @@ class DamagedHeapError(OSError):
 class HeapChecked(io.RawIOBase):
     """The file as HDF5 sees it: a read of a damaged heap raises DamagedHeapError.
 
-    Only what HDF5 reads is checked, not the whole file: of a large model it mostly reads values of arrays, which it
-    doesn't interpret (`values_only`).
+    Only what HDF5 reads is checked, not the whole file: values of arrays, most of a large model, are read without it.
     """
 
     def __init__(self, file: Any) -> None:
@@ -38,19 +35,9 @@ class HeapChecked(io.RawIOBase):
         self._length = int(file.seek(0, io.SEEK_END))
         self._position = self._length
         self._blocks: dict[int, bytes] = {}
-        self._values_only = False
         # Heaps don't overlap, so their total size is at most the file's; this keeps the time linear for false sizes.
         self._left = self._length
         self._sound: set[int] = set()
-
-    @contextmanager
-    def values_only(self) -> Iterator[None]:
-        """Skips the check for reads in the block: they are values of an array stored contiguously."""
-        self._values_only = True
-        try:
-            yield
-        finally:
-            self._values_only = False
 
     def readable(self) -> bool:
         return True
@@ -69,21 +56,13 @@ class HeapChecked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         start = self._position
-        if self._values_only and len(buffer) > _BLOCK:
-            self._file.seek(start)
-            done = int(self._file.readinto(buffer))
-            self._position += done
-            return done
         view = memoryview(buffer).cast("B")
-        if self._values_only:
-            wanted = self._read(start, len(view))
-        else:
-            # HDF5 may join reads: a signature may start before this read or end after it.
-            around = len(_SIGNATURE) - 1
-            first = max(0, start - around)
-            data = self._read(first, start - first + len(view) + around)
-            self._check(first, data)
-            wanted = data[start - first :][: len(view)]
+        # HDF5 may join reads: a signature may start before this read or end after it.
+        around = len(_SIGNATURE) - 1
+        first = max(0, start - around)
+        data = self._read(first, start - first + len(view) + around)
+        self._check(first, data)
+        wanted = data[start - first :][: len(view)]
         view[: len(wanted)] = wanted
         self._position = start + len(wanted)
         return len(wanted)

@@ -143,7 +143,7 @@ class _Index:
             optimizer: Any = self._numbers(weights.optimizer_weights())
         except ModelFileError as error:
             optimizer = {"error": error_fields(error)}
-        return {"layers": layers, "optimizer": optimizer}
+        return {"layers": layers, "optimizer": optimizer, "problems": list(weights.problems)}
 
     def _numbers(self, arrays: Sequence[StoredArray]) -> list[int]:
         first = len(self.arrays)
@@ -204,8 +204,9 @@ def open_import(
     `read` has the other process write arrays; by default those that were read for an earlier model are in the folder.
     Raises ModelFileError if the file can't be used, or the folder is damaged.
     """
-    description = _description(folder, path, limits)
     with _checked(path):
+        limits = limits.of_file(path.stat().st_size)
+        description = _description(folder, path, limits)
         if description["format"] != FORMAT:
             raise ValueError("another format")
         values = _Values(folder, path)
@@ -355,6 +356,12 @@ class _ImportedLayers:
     content: Mapping[str, Any]
     arrays: Sequence[ImportedArray]
     path: Path
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong besides arrays."""
+        with _checked(self.path):
+            return [str(text) for text in self.content["problems"]]
 
     def layers(self) -> dict[str, list[ImportedArray]]:
         """Returns arrays by layer, in file order. Raises what the other process got."""

@@ -58,10 +58,12 @@ def open_joined(
         backend = backend if isinstance(backend, str) else model.text("backend")
         found = LegacyWeights(content, model, None) if legacy else StateTree(content.root)
         stored, files = content.stored_bytes, [weights]
+    # An unpacked `.keras` has them, and `to_json` of a compiled model of Keras 3.
+    compile_config = config.get("compile_config")
     return ModelArchive(
         path,
         config=config,
-        training_config=None,
+        training_config=compile_config if isinstance(compile_config, dict) else None,
         keras_version=version if isinstance(version, str) else None,
         backend=backend if isinstance(backend, str) else None,
         weights=found,

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MIB = 1024**2
 GIB = 1024**3
+
+
+#: Size of the config that a file of any size may hold: of a model of 25,000 layers.
+_SMALL_CONFIG_BYTES = 32 * MIB
+_SMALL_CONFIG_VALUES = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class LoadLimits:
     """Limits of loading. The defaults are far above any real model; what exceeds one is rejected at little cost.
 
-    config_bytes        size of a config's JSON text, in bytes
-    config_values       number of values (and containers) in one config
+    config_bytes        size of a config's JSON text, in bytes; see `of_file`
+    config_values       number of values (and containers) in one config; see `of_file`
     config_depth        JSON nesting depth of one config
     nesting             nesting depth of models and wrapped layers
-    layers              number of layers in one file, including nested ones
+    layers              number of layers in one file, including nested ones: 100,000 models of two layers
     nodes               number of calls of layers in one file
     calls               number of repeated calls of layers, in nested models that are called more than once
     name_length         number of characters of a layer's name
@@ -29,11 +34,11 @@ class LoadLimits:
     names               number of entries of one list of names in HDF5
     """
 
-    config_bytes: int = 32 * MIB
-    config_values: int = 2_000_000
+    config_bytes: int = 256 * MIB
+    config_values: int = 16_000_000
     config_depth: int = 320
     nesting: int = 64
-    layers: int = 100_000
+    layers: int = 320_000
     nodes: int = 1_000_000
     calls: int = 30_000
     name_length: int = 4096
@@ -43,7 +48,18 @@ class LoadLimits:
     activation_bytes: int = 8 * GIB
     inflation: int = 64
     inflation_floor: int = 64 * MIB
-    names: int = 200_000
+    names: int = 640_000
+
+    def of_file(self, stored_bytes: int) -> LoadLimits:
+        """These limits for a file of `stored_bytes`: a small one doesn't inflate to the config of the largest model.
+
+        A parsed value takes up to 100 bytes. Keras's configs have 14 to 20 bytes of text for each.
+        """
+        return replace(
+            self,
+            config_bytes=min(self.config_bytes, _SMALL_CONFIG_BYTES + stored_bytes),
+            config_values=min(self.config_values, _SMALL_CONFIG_VALUES + stored_bytes // 8),
+        )
 
     def inflated_bytes(self, stored_bytes: int) -> int:
         """Maximum size in memory of data that takes `stored_bytes` in a file."""

@@ -17,7 +17,7 @@ Wanted: TypeAlias = "tuple[StoredArray, tuple[int, ...] | None]"
 
 
 class Members(Protocol):
-    """Members of a `.keras`, by name."""
+    """The files beside the weights of a `.keras`, by name: in the zip, or unpacked in a folder."""
 
     def __contains__(self, name: str) -> bool: ...
     @property

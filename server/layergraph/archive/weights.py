@@ -53,6 +53,7 @@ class StateTree:
 
     def __init__(self, root: Group) -> None:
         self.root = root
+        self.problems: Sequence[str] = ()
 
     def optimizer_weights(self) -> list[StoredArray]:
         """The optimizer's variables, in the optimizer's order."""
@@ -64,8 +65,14 @@ class StateTree:
 
 
 class ArraysByLayer(Protocol):
-    """Weights in the layout of Keras 1 and 2: a list of arrays per layer."""
+    """Weights in the layout of Keras 1 and 2: a list of arrays per layer.
 
+    problems   what is wrong besides arrays, such as a missing file. Arrays are described all the same, so that what
+               else is wrong is found.
+    """
+
+    @property
+    def problems(self) -> Sequence[str]: ...
     def layers(self) -> Mapping[str, Sequence[StoredArray]]:
         """Returns arrays by layer, in file order. Layers without weights are left out. Raises ModelFileError."""
 
@@ -78,6 +85,7 @@ class ArrayList:
 
     def __init__(self) -> None:
         self.arrays: list[StoredArray] = []
+        self.problems: Sequence[str] = ()
 
     def optimizer_weights(self) -> list[StoredArray]:
         """Empty: the format doesn't store optimizer weights."""

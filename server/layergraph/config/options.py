@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 from typing_extensions import Self, dataclass_transform
@@ -147,9 +147,8 @@ def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Map
     if isinstance(value, type) and value in table.values():
         made: T = value()
         return made
-    for known_class in set(table.values()):
-        if isinstance(value, known_class):
-            return value
+    if isinstance(value, tuple(table.values())):
+        return cast(T, value)
     config: Mapping[str, Any] = {}
     name: object = value
     if isinstance(value, Mapping) and "class_name" in value:

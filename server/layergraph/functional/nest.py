@@ -11,7 +11,20 @@ Structure: TypeAlias = Any
 
 def flatten(structure: Structure) -> list[Any]:
     """Returns the leaves, left to right."""
-    return [leaf for _, leaf in walk(structure)]
+    leaves: list[Any] = []
+    _add_leaves(structure, leaves)
+    return leaves
+
+
+def _add_leaves(structure: Structure, leaves: list[Any]) -> None:
+    if isinstance(structure, dict):
+        for key in sorted(structure):
+            _add_leaves(structure[key], leaves)
+    elif isinstance(structure, (list, tuple)):
+        for item in structure:
+            _add_leaves(item, leaves)
+    else:
+        leaves.append(structure)
 
 
 def walk(structure: Structure, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:

@@ -7,13 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from layergraph.archive import DEFAULT_LIMITS, LoadLimits, ModelArchive, open_archive
 from layergraph.config.compiled import compile_config
 from layergraph.config.diagnostics import Diagnostics
 from layergraph.config.keras_versions import Generation, generation_of
 from layergraph.config.reader import read_graph
 from layergraph.config.vocabulary import Vocabulary
-from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphError, UnsupportedModelError
+from layergraph.errors import (
+    ConfigError,
+    CorruptFileError,
+    DataError,
+    GraphError,
+    LayerGraphError,
+    UnsupportedModelError,
+)
 from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
 from layergraph.layers.table import LAYERS
 from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
@@ -62,7 +71,11 @@ def _model(archive: ModelArchive, is_compiled: bool) -> Model:
     generation = generation_of(archive.keras_version, archive.config)
     rebuilt = _rebuilt(archive.config, generation, archive.path, archive.limits)
     model = rebuilt.model
-    load_weights(model, rebuilt.file_order, archive)
+    try:
+        load_weights(model, rebuilt.file_order, archive)
+    except CorruptFileError as wrong:
+        # What else would be found only when training starts is reported together with the weights.
+        raise CorruptFileError(archive.path, [*wrong.problems, *_state_problems(model, archive, generation)]) from wrong
     model.keras_version, model.file_suffix = archive.keras_version, archive.suffix
     if model.class_form is not None:
         # KerasHub opens no `.h5` of such a model.
@@ -73,6 +86,22 @@ def _model(archive: ModelArchive, is_compiled: bool) -> Model:
         if model.compile_config is not None:
             model.optimizer_state = OptimizerState(archive) or None
     return model
+
+
+def _state_problems(model: Model, archive: ModelArchive, generation: Generation) -> list[str]:
+    """Why the optimizer's state in the file doesn't fit the model and its compile settings; by shapes alone."""
+    try:
+        shapes = [array.shape for array in archive.optimizer_weights]
+        if archive.training_config is not None and shapes:
+            _compile(model, archive.training_config, generation)
+            model.optimizer_state = [np.broadcast_to(np.zeros((), np.float32), shape) for shape in shapes]
+            _ = model.optimizer
+    except DataError as wrong:
+        return [f"the optimizer's state: {wrong}"]
+    except LayerGraphError:
+        # Arrays or settings that can't be used for another reason.
+        pass
+    return []
 
 
 def described_model(described: Any, limits: LoadLimits) -> Model:
@@ -103,6 +132,7 @@ def _compile(model: Model, given: Mapping[str, Any], generation: Generation) -> 
     config = compile_config(given, generation, model.output_names, problems, custom_activations())
     # A model with an unsupported loss can't be trained, but it can be served.
     model.compile_config = None if problems else config
+    model.compile_problem = "; ".join(list(problems.texts)[:5])
 
 
 def vocabulary() -> Vocabulary:

@@ -8,12 +8,18 @@ from layergraph.constraints import RadialConstraint
 from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
+from layergraph.functional.node import Node
 from layergraph.layers.normalization.batch import BatchNormalization
+from layergraph.saving.mask_nodes import broadcasts
 
 
 def check_options(model: Functional) -> None:
     """Raises ConfigError for layers that Keras 3 can't open, all of them in one text."""
     found = [f"layer '{layer.name}': {what}" for layer in model.walk_layers() for what in _beyond_keras3(layer)]
+    found += [
+        f"layer '{layer.name}': a call without the mask of its input, in model '{inner.name}'"
+        for inner, layer in _called_without_masks(model)
+    ]
     if found:
         listed = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
         raise ConfigError(f"save: Keras 3 lacks {listed}; save it for Keras 2")
@@ -28,3 +34,33 @@ def _beyond_keras3(layer: Layer) -> Iterator[str]:
     for name in layer._options:
         if name.endswith("_constraint") and isinstance(getattr(layer, name), RadialConstraint):
             yield f"RadialConstraint as {name}"
+
+
+def _called_without_masks(model: Functional) -> Iterator[tuple[Functional, Layer]]:
+    """Layers that a release of Keras 2 doesn't pass masks to or through, where a file of Keras 3 can't take the mask
+    away: a Sequential has no operations between its layers, and the mask of a nested model's input isn't known in it.
+    """
+    models = [layer for layer in model.walk_layers() if isinstance(layer, Functional) and layer.built]
+    masked = {node.layer for one in models for node in one.graph.nodes if _has_mask(node)}
+    for one in models:
+        sequential = one.keras_class_name == "Sequential"
+        # Tensors that have the mask of an input of the model, or may have it.
+        reached = {id(tensor) for tensor in one.inputs} if one in masked else set()
+        for node in one.graph.nodes:
+            comes = any(id(tensor) in reached for tensor in node.input_tensors)
+            if (comes or (sequential and _has_mask(node))) and _drops_mask(node):
+                yield one, node.layer
+            if comes and node.layer.supports_masking:
+                reached.update(id(tensor) for tensor in node.output_tensors)
+
+
+def _drops_mask(node: Node) -> bool:
+    """Whether a call neither uses nor passes on a mask that it would have to in Keras 3."""
+    if getattr(node.layer, "mask_rule", "") == "fitting":
+        pairs = [(tensor.mask_shape, tensor.shape) for tensor in node.input_tensors]
+        return any(mask is None or not broadcasts(mask, shape) for mask, shape in pairs)
+    return node.layer.mask_use != "keras3"
+
+
+def _has_mask(node: Node) -> bool:
+    return any(tensor.mask_shape is not None for tensor in node.input_tensors)

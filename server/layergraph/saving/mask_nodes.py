@@ -18,7 +18,7 @@ from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import Structure, flatten, map_structure, pack
 from layergraph.functional.node import Node
-from layergraph.functional.tensor import Tensor
+from layergraph.functional.tensor import Shape, Tensor
 from layergraph.ops import operations
 
 
@@ -153,9 +153,13 @@ def _mask_sources(node: Node) -> dict[str, Structure]:
 
 def _fits(mask: Any, tensor: Any) -> bool:
     """Whether a mask broadcasts to a tensor."""
-    if not isinstance(mask, Tensor) or len(mask.shape) > len(tensor.shape):
-        return False
-    return all(m in (1, n) for m, n in zip(reversed(mask.shape), reversed(tensor.shape), strict=False))
+    return isinstance(mask, Tensor) and broadcasts(mask.shape, tensor.shape)
+
+
+def broadcasts(mask: Shape, shape: Shape) -> bool:
+    """Whether a mask of a shape broadcasts to a tensor's shape."""
+    fits = all(m in (1, n) for m, n in zip(reversed(mask), reversed(shape), strict=False))
+    return len(mask) <= len(shape) and fits
 
 
 def _is_known(mask: Structure) -> bool:

@@ -73,13 +73,15 @@ def modern(
 ) -> list[StoredArray]:
     """The arrays for `weights`, one each, in Keras 3's layout; unchanged if none of the conversions applies."""
     result: list[StoredArray] = []
-    waiting: list[StoredArray] = list(arrays)
+    start = 0
     for layer, run in itertools.groupby(weights, key=lambda weight: owners[weight]):
         own = list(run)
-        count = _stored_count(layer, own, waiting, origin)
-        taken, waiting = waiting[:count], waiting[count:]
-        result += _modern(layer, own, taken, origin)
-    return result + waiting
+        # Only the next arrays are looked at: copying all that are left would make the time quadratic.
+        following = list(arrays[start : start + _MOST_ARRAYS + len(own)])
+        count = _stored_count(layer, own, following, origin)
+        result += _modern(layer, own, following[:count], origin)
+        start += count
+    return result + list(arrays[start:])
 
 
 def _stored_count(layer: Layer, weights: Sequence[Weight], arrays: Sequence[StoredArray], origin: Origin) -> int:
@@ -107,6 +109,8 @@ def _modern(layer: Layer, weights: Sequence[Weight], arrays: list[StoredArray], 
 
 # Recurrent layers.
 
+#: Arrays of an LSTM in Keras 1, three per gate: the most that a layer has there.
+_MOST_ARRAYS = 12
 _GATES = {"LSTM": 4, "GRU": 3, "ConvLSTM2D": 4}
 #: Positions in Keras 1's files of the gates in today's order: an LSTM's i, c, f, o; a GRU's z, r, h.
 _KERAS1_GATES = {4: (0, 2, 1, 3), 3: (0, 1, 2)}

@@ -50,6 +50,8 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
     Raises CorruptFileError that names every layer whose arrays are missing or don't fit.
     """
     problems = Diagnostics()
+    for text in archive.weights.problems:
+        problems.add(text)
     for path, layer in _groups(model, order, archive.keras_version or ""):
         for name in layer.storage.assets:
             content = archive.asset(f"{path}/{name}")

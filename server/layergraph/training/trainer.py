@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from layergraph.config.options import brief
-from layergraph.errors import ConfigError, DataError, NotCompiledError
+from layergraph.errors import ConfigError, DataError, LayerGraphError, NotCompiledError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.functional import Functional
 from layergraph.functional.nest import Structure
@@ -52,6 +52,7 @@ class Trainer(Functional):
         super().__init__(inputs, outputs, name, trainable)
         self._compiled: Compiled | None = None
         self._filed_config: Mapping[str, Any] | None = None
+        self._filed_problem = ""
         #: Arrays of the file's optimizer in Keras 3's order, until the optimizer is created.
         self.optimizer_state: Sequence[Array] | None = None
         #: Set by a callback to end the run after the current batch.
@@ -129,6 +130,20 @@ class Trainer(Functional):
         self._compiled = None
 
     @property
+    def compile_problem(self) -> str:
+        """Why the file's compile settings can't be used, such as a loss that only its author has; "" if they can be."""
+        if self._compiled is None and self._filed_config is not None:
+            try:
+                self._compiled_with(True, **compile_arguments(self._filed_config))
+            except LayerGraphError as wrong:
+                return str(wrong)
+        return self._filed_problem
+
+    @compile_problem.setter
+    def compile_problem(self, problem: str) -> None:
+        self._filed_problem = problem
+
+    @property
     def optimizer(self) -> BaseOptimizer | None:
         """The optimizer, with its state from the file; None before `compile`."""
         return self._ready().optimizer if self.compiled else None
@@ -157,16 +172,26 @@ class Trainer(Functional):
         if self._compiled is None:
             if self._filed_config is None:
                 raise NotCompiledError(
-                    f"model '{self.name}' has no optimizer and no loss; call compile(optimizer=..., loss=...)"
+                    self._unusable(self._filed_problem)
+                    if self._filed_problem
+                    else f"model '{self.name}' has no optimizer and no loss; call compile(optimizer=..., loss=...)"
                 )
-            arguments = compile_arguments(self._filed_config)
             # Without a scale in the state, no scale is added: Keras saved it with another global policy.
             scaled = self.optimizer_state is None or is_scaled_state(self.optimizer_state)
-            self._compiled = self._compiled_with(scaled, **arguments)
+            try:
+                self._compiled = self._compiled_with(scaled, **compile_arguments(self._filed_config))
+            except ConfigError as wrong:
+                raise ConfigError(self._unusable(str(wrong))) from wrong
         if self.optimizer_state is not None:
             self._load_state(self._compiled, self.optimizer_state)
             self.optimizer_state = None
         return self._compiled
+
+    def _unusable(self, problem: str) -> str:
+        return (
+            f"model '{self.name}' can't be trained with the compile settings of its file, "
+            f"call compile(optimizer=..., loss=...) instead: {problem}"
+        )
 
     def _load_state(self, compiled: Compiled, state: Sequence[Array]) -> None:
         weights, optimizer = self.trainable_weights, compiled.optimizer

@@ -100,7 +100,8 @@ def _size(path: Path) -> int:
 
 def _import(path: Path, folder: Path, size: int, messages: IO[bytes], channel: socket.socket) -> None:
     # The description may be longer than the configs: it escapes all letters beyond ASCII.
-    largest = DEFAULT_LIMITS.inflated_bytes(size) + 4 * DEFAULT_LIMITS.config_bytes
+    limits = DEFAULT_LIMITS.of_file(size)
+    largest = limits.inflated_bytes(size) + 4 * limits.config_bytes
     sandbox.enter(_readable(path), folder, largest)
 
     def reply(message: dict[str, Any]) -> None:

@@ -45,8 +45,6 @@ def test_what_is_read_is_what_the_file_holds(start: int, size: int) -> None:
     file = checked(data)
     assert read(file, start, size) == data[start : start + size]
     assert file.tell() == min(start + size, max(start, len(data)))
-    with file.values_only():
-        assert read(file, start, size) == data[start : start + size]
 
 
 def test_positions_count_from_the_start_the_place_and_the_end() -> None:
@@ -68,19 +66,6 @@ def test_a_damaged_heap_is_found_by_whatever_read_touches_its_signature(at: int)
         with pytest.raises(DamagedHeapError):
             read(checked(data), start, 1 if start >= at else at - start + 1)
     assert read(checked(data), at + 200, 50) == data[at + 200 : at + 250]
-
-
-def test_values_are_not_checked_and_what_follows_them_is() -> None:
-    file = checked(b"." * 100 + endless() + b"." * LONG)
-    for size in (200, LONG):
-        with file.values_only():
-            assert len(read(file, 50, size)) == size
-        with pytest.raises(DamagedHeapError):
-            read(file, 50, 200)
-        with pytest.raises(ZeroDivisionError), file.values_only():
-            raise ZeroDivisionError
-        with pytest.raises(DamagedHeapError):
-            read(file, 50, 200)
 
 
 @pytest.mark.parametrize("lengths", [(), (1,), (8,), (9, 24, 0), (100,) * 50])

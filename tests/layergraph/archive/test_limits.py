@@ -94,6 +94,19 @@ def test_what_a_file_may_become_grows_with_it() -> None:
     assert [limits.inflated_bytes(stored) for stored in (0, 1, 90, 91)] == [100, 110, 1000, 1000]
 
 
+def test_a_small_file_does_not_hold_the_config_of_the_largest_model(tmp_path: Path) -> None:
+    limits = LoadLimits()
+    small, large = limits.of_file(8000), limits.of_file(1 << 30)
+    assert (small.config_bytes, small.config_values) == ((32 << 20) + 8000, 2_001_000)
+    assert (large.config_bytes, large.config_values) == (limits.config_bytes, limits.config_values)
+    assert LoadLimits(config_bytes=10, config_values=5).of_file(8000) == LoadLimits(config_bytes=10, config_values=5)
+    with zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "[" + "0," * 2_100_000 + "0]")
+        archive.writestr("model.weights.h5", b"")
+    with pytest.raises(CorruptFileError, match=r"config\.json has more than 200\d\d\d\d values"):
+        load_model(tmp_path / "m.keras")
+
+
 def test_ranges_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "_LONGEST", 10)
     assert len(Arange(name="r")(0, 10)) == 10

@@ -11,10 +11,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from bundle_files import field, graph, node, write_bundle
+from bundle_files import entry, field, graph, node, write_bundle
 from layergraph.archive import open_archive
 from layergraph.archive.saved_model.weights import TrackedWeights
-from layergraph.errors import CorruptFileError, ModelFileError, UnsupportedModelError
+from layergraph.errors import ConfigError, CorruptFileError, ModelFileError, UnsupportedModelError
 from layergraph.models.loading import load_model
 from model_files import numbered
 
@@ -81,11 +81,52 @@ def test_without_slots_the_optimizer_is_new(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.get_weights()[0], [[0.5], [0.5]], atol=1e-5)
 
 
-def test_a_model_with_a_custom_loss_is_served(tmp_path: Path) -> None:
+def test_a_model_with_a_custom_loss_is_served_and_training_names_it(tmp_path: Path) -> None:
     optimizer = {"class_name": "Adam", "config": {"name": "Adam", "learning_rate": 0.5}}
     metadata = sequential(DENSE, training_config={"loss": "<lambda>", "optimizer_config": optimizer})
     model = load_model(write_folder(tmp_path / "model", metadata, DENSE_ARRAYS, *DENSE_NODES))
     assert model.predict(np.ones((1, 2)), verbose=0).tolist() == [[2.0]]
+    assert model.compiled
+    assert model.compile_problem.startswith("unknown loss '<lambda>'")
+    with pytest.raises(ConfigError, match=r"compile settings of its file, call compile.* unknown loss '<lambda>'"):
+        model.fit(np.ones((4, 2)), np.zeros((4, 1)), verbose=0)
+    model.compile("sgd", "mse")
+    assert model.compile_problem == ""
+    model.fit(np.ones((4, 2)), np.zeros((4, 1)), verbose=0)
+
+
+def test_everything_that_is_wrong_with_a_folder_is_in_one_error(tmp_path: Path) -> None:
+    """A data file is missing, the index is that of another model, and its slots are those of another optimizer."""
+    optimizer = {"class_name": "Adam", "config": {"name": "Adam", "learning_rate": 0.5}}
+    metadata = sequential(DENSE, training_config={"loss": "mse", "optimizer_config": optimizer})
+    folder = write_folder(tmp_path / "model", metadata, {})
+    slots = [(2, "rms", 6), (3, "rms", 7)]
+    root = node({"layer-0": 1, "optimizer": 4})
+    nodes = [root, *DENSE_NODES[1:], node({"iter": 5}, slots=slots), node(key="i"), node(key="r"), node(key="s")]
+    arrays = {"k": (3, 1), "b": (4,), "i": (), "r": (3, 1), "s": (4,)}
+    entries = {key: entry(1, shape, 0, bytes(4 * int(np.prod(shape))), shard=1) for key, shape in arrays.items()}
+    prefix = folder / "variables" / "variables"
+    write_bundle(prefix, {}, graph(*nodes), entries, header=field(1, 2) + field(2, 0))
+    prefix.with_name("variables.data-00000-of-00001").rename(prefix.with_name("variables.data-00000-of-00002"))
+    with pytest.raises(CorruptFileError) as caught:
+        load_model(folder)
+    missing, kernel, bias, state = caught.value.problems
+    assert missing == "lacks 1 of its 2 data files: variables.data-00001-of-00002"
+    assert "weight 'kernel' has shape (3, 1) in the file, expected (2, 1)" in kernel
+    assert "weight 'bias' has shape (4,) in the file, expected (1,)" in bias
+    assert state.startswith("the optimizer's state: ")
+    # Without other problems, the missing file alone is reported, and so are all arrays that can't be described.
+    entries = {**entries, "k": entry(1, (2, 1), 0, bytes(8), shard=1), "b": entry(1, (1,), 0, bytes(4), shard=1)}
+    write_bundle(prefix, {}, graph(*DENSE_NODES), entries, header=field(1, 2) + field(2, 0))
+    prefix.with_name("variables.data-00000-of-00001").replace(prefix.with_name("variables.data-00000-of-00002"))
+    with pytest.raises(CorruptFileError) as caught:
+        load_model(folder)
+    assert caught.value.problems == (missing,)
+    wrong = {key: entry(1, (2, 1), 0, bytes(8)) + field(7, b"") for key in "kb"}
+    write_bundle(prefix, {}, graph(*DENSE_NODES), wrong)
+    with pytest.raises(UnsupportedModelError) as refused:
+        load_model(folder)
+    assert ["partitioned" in text for text in refused.value.problems] == [True, True]
 
 
 def optimizer_keys(
@@ -125,6 +166,17 @@ def test_vocabularies(release: str) -> None:
     results = model.plan().run(dict(zip(model.input_names, inputs, strict=True)))
     for result, expected in zip(results.values(), numbered(arrays, "text_output"), strict=True):
         np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("release", ["tf26", "tf215"])
+def test_weights_of_terms(release: str) -> None:
+    """Variables beside the table, with those of the reserved indices, and of padding."""
+    arrays = numbers(release)
+    model = load_model(FIXTURES / release / "idf")
+    inputs = [array.astype("S") for array in numbered(arrays, "idf_input")]
+    results = model.plan().run(dict(zip(model.input_names, inputs, strict=True)))
+    for result, expected in zip(results.values(), numbered(arrays, "idf_output"), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 def test_a_vocabulary_that_was_read_from_a_file_is_an_asset(tmp_path: Path) -> None:

@@ -78,3 +78,41 @@ def test_options_that_keras_3_lacks_are_refused_by_name(tmp_path, suffix):
         "several axes; layer 'conv': RadialConstraint as kernel_constraint; save it for Keras 2"
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["sequential", "nested"])
+@pytest.mark.parametrize(
+    ("layer", "use"),
+    [
+        (layers.ReLU, "none"),
+        (layers.BatchNormalization, "passed"),
+        (layers.Softmax, "fitting"),
+        (layers.ReLU, "keras3"),
+    ],
+)
+def test_masks_that_end_in_a_sequential_are_refused_by_name(tmp_path, layer, use, nested):
+    """In a release of Keras 2; a Sequential of Keras 3 passes them on, and so does a model whose input has a mask."""
+    made = layer(name="middle", **({"mask_rule": use} if use == "fitting" else {}))
+    if use != "fitting":
+        made.treat_masks(use)
+    x = layergraph.Input((4, 2))
+    if nested:
+        inner = layergraph.Input((4, 2))
+        part = layergraph.Model(inner, layers.LSTM(2)(made(inner)), name="part")
+        model = layergraph.Model(x, part(layers.Masking()(x)))
+    else:
+        model = layergraph.Sequential([x, layers.Masking(), made, layers.LSTM(2)], name="part")
+    if use == "keras3":
+        model.save(tmp_path / "model.keras")
+        return
+    with pytest.raises(ConfigError) as caught:
+        model.save(tmp_path / "model.keras")
+    assert str(caught.value) == (
+        "save: Keras 3 lacks layer 'middle': a call without the mask of its input, in model 'part'; save it for Keras 2"
+    )
+
+
+def test_without_masks_a_sequential_of_such_layers_is_saved(tmp_path):
+    made = layers.ReLU()
+    made.treat_masks("none")
+    layergraph.Sequential([layergraph.Input((2,)), made]).save(tmp_path / "model.keras")

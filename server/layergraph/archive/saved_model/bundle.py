@@ -89,6 +89,7 @@ class Bundle:
 
     stored_bytes  size of all its files
     files         paths of all its files
+    problems      a text if data files are missing; arrays in them can be described, but not read
     """
 
     def __init__(self, prefix: Path, limits: LoadLimits, resources: ExitStack) -> None:
@@ -100,13 +101,13 @@ class Bundle:
         # Names come from the number of shards alone.
         names = [f"{prefix.name}.data-{shard:05d}-of-{count:05d}" for shard in range(count)]
         self._shard_paths = [prefix.with_name(name) for name in names]
-        if missing := [one.name for one in self._shard_paths if not one.exists()]:
-            raise CorruptFileError(
-                self.path, f"lacks {len(missing)} of its {count} data files: {', '.join(missing[:5])}"
-            )
-        self._shards = [open_own(one, resources) for one in self._shard_paths]
-        self.files = (self.path, *self._shard_paths)
-        self.stored_bytes = index.length + sum(shard.length for shard in self._shards)
+        missing = [one.name for one in self._shard_paths if not one.exists()]
+        lacks = f"lacks {len(missing)} of its {count} data files: {', '.join(missing[:5])}"
+        self.problems = [lacks] if missing else []
+        self._shards = [open_own(one, resources) if one.exists() else None for one in self._shard_paths]
+        held = [(path, shard) for path, shard in zip(self._shard_paths, self._shards, strict=True) if shard is not None]
+        self.files = (self.path, *(path for path, _ in held))
+        self.stored_bytes = index.length + sum(shard.length for _, shard in held)
 
     def keys(self) -> Sequence[str]:
         """All keys, sorted."""
@@ -179,6 +180,8 @@ class Bundle:
     def read_into(self, key: str, entry: _Entry, values: memoryview, *, checked: bool = True) -> None:
         """Reads the bytes of a tensor. Raises CorruptFileError if they are missing, or their checksum is wrong."""
         shard, path = self._shards[entry.shard], self._shard_paths[entry.shard]
+        if shard is None:
+            raise CorruptFileError(self.path, self.problems)
         shard.seek(entry.offset)
         if (got := shard.readinto(values)) != entry.size:
             raise CorruptFileError(path, f"'{key[:200]}' has {entry.size} bytes, of which {got} could be read")
@@ -215,9 +218,9 @@ class Bundle:
         if entry.shard >= len(self._shards):
             text = f"'{key[:200]}' is in data file {entry.shard}, of which there are {len(self._shards)}"
             raise CorruptFileError(self.path, text)
-        held = self._shards[entry.shard].length
-        if entry.offset + entry.size > held:
-            text = f"'{key[:200]}' is at bytes {entry.offset} to {entry.offset + entry.size} of {held}"
+        shard = self._shards[entry.shard]
+        if shard is not None and entry.offset + entry.size > shard.length:
+            text = f"'{key[:200]}' is at bytes {entry.offset} to {entry.offset + entry.size} of {shard.length}"
             raise CorruptFileError(self._shard_paths[entry.shard], text)
         return entry
 

@@ -48,7 +48,9 @@ def root_metadata(file: FileWindow, path: Path, limits: LoadLimits) -> dict[str,
 
 
 def _without_layers(file: FileWindow, path: Path, root: _Root) -> str:
-    writer = "Keras 3's model.export" if "_endpoint_names" in root.children else "tf.saved_model.save"
+    # Endpoints are those of keras.export.ExportArchive, which later releases don't list.
+    exported = {"_endpoint_names", "_all_variables"} & root.children
+    writer = "model.export" if exported else "tf.saved_model.save"
     version = tensorflow_version(file) if path.name == "saved_model.pb" else None
     by = f"{writer} of TensorFlow {version}" if version else writer
     return (

@@ -46,6 +46,16 @@ def add_vocabularies(
             terms = _of_table(weights, node, layer, constants)
         if terms:
             options["vocabulary"] = terms
+            _add_idf_weights(weights, node, layer, len(terms))
+
+
+def _add_idf_weights(weights: TrackedWeights, node: int, layer: Any, count: int) -> None:
+    """Adds the weights of the terms in mode `tf_idf`. Those of the reserved indices, before them, are their mean."""
+    options = layer["config"]
+    known = weights.variable(_inside(weights, node), "idf_weights") if options.get("idf_weights") is None else []
+    if known:
+        reserved = _reserved(layer)
+        options["idf_weights"] = known[reserved : reserved + count]
 
 
 def _lookups(weights: TrackedWeights, config: Mapping[str, Any]) -> Iterator[tuple[Any, int]]:
@@ -68,7 +78,7 @@ def _lookups(weights: TrackedWeights, config: Mapping[str, Any]) -> Iterator[tup
 
 def _of_table(weights: TrackedWeights, node: int, layer: Any, constants: Callable[[], Constants] | None) -> list[Any]:
     """The terms of a layer's table, by their indices, without the reserved ones."""
-    inside = next((below for name in _INSIDE if (below := weights.child(node, name)) is not None), node)
+    inside = _inside(weights, node)
     table = next((below for name in _TABLES if (below := weights.child(inside, name)) is not None), None)
     if table is None:
         return []
@@ -87,6 +97,11 @@ def _of_table(weights: TrackedWeights, node: int, layer: Any, constants: Callabl
     if [index for index, _ in terms] != list(range(reserved, reserved + len(terms))):
         raise CorruptFileError(weights.path, f"the table of layer '{weights.name_of(layer)[:80]}' has gaps")
     return [_term(key) for _, key in terms]
+
+
+def _inside(weights: TrackedWeights, node: int) -> int:
+    """The lookup layer in a TextVectorization; any other layer itself."""
+    return next((below for name in _INSIDE if (below := weights.child(node, name)) is not None), node)
 
 
 def _reserved(layer: Any) -> int:

@@ -10,7 +10,7 @@ from layergraph.archive.limits import LoadLimits
 from layergraph.archive.saved_model import protobuf
 from layergraph.archive.saved_model.bundle import Bundle, BundleArray
 from layergraph.archive.saved_model.object_graph import GRAPH_KEY, ObjectGraph
-from layergraph.errors import CorruptFileError, UnsupportedModelError
+from layergraph.errors import CorruptFileError, ModelFileError, UnsupportedModelError
 
 _LAYER: Final = "layer-"
 #: A layer's weights in Keras's order, which SavedModels list and checkpoints don't.
@@ -18,6 +18,10 @@ _VARIABLES: Final = "variables"
 _API: Final = "keras_api"
 #: Attribute of a table; the bundle has its keys and values.
 _TABLE: Final = "table"
+#: What a lookup layer counted while it was adapted: documents by term, and their number, which is a variable.
+_DOCUMENT_COUNTS, _DOCUMENTS = "token_document_counts", "num_documents"
+#: Maximum number of arrays that an error lists.
+_MAX_LISTED: Final = 1000
 #: Slots of legacy optimizers that alternate by weight; others are written slot by slot.
 _ALTERNATING: Final = frozenset({"accumulator", "linear"})
 
@@ -29,6 +33,8 @@ class TrackedWeights:
         self._bundle = bundle
         self._config = config
         self._limits = limits
+        if GRAPH_KEY not in bundle and bundle.problems:
+            raise CorruptFileError(bundle.path, bundle.problems)
         if GRAPH_KEY not in bundle:
             raise UnsupportedModelError(
                 bundle.path,
@@ -51,20 +57,34 @@ class TrackedWeights:
         """Path of the index."""
         return self._bundle.path
 
+    @property
+    def problems(self) -> list[str]:
+        """A text if data files are missing. Arrays are described all the same, so that what else is wrong is found."""
+        return self._bundle.problems
+
     def layers(self) -> dict[str, list[BundleArray]]:
         """Returns arrays by layer, in the order of the model's config. Layers without weights are left out.
 
-        Raises CorruptFileError, or UnsupportedModelError for arrays that aren't numbers or are partitioned.
+        Raises CorruptFileError, or UnsupportedModelError if the only problem is arrays that aren't numbers or are
+        partitioned; both list all such arrays.
         """
         found: dict[str, list[BundleArray]] = {}
+        wrong: list[ModelFileError] = []
         total = 0
         for name, node in self.nodes().items():
             variables = self._variables(node)
             total += len(variables)
             if total > self._limits.names:
                 raise CorruptFileError(self.path, f"has more than {self._limits.names} weights")
-            if variables:
-                found[name] = [self._array(variable) for variable in variables]
+            for variable in variables:
+                try:
+                    found.setdefault(name, []).append(self._array(variable))
+                except ModelFileError as problem:
+                    wrong.append(problem)
+        if wrong:
+            texts = [text for problem in wrong[:_MAX_LISTED] for text in problem.problems]
+            unsupported = not self.problems and all(isinstance(one, UnsupportedModelError) for one in wrong)
+            raise (UnsupportedModelError if unsupported else CorruptFileError)(self.path, [*self.problems, *texts])
         return found
 
     def nodes(self) -> dict[str, int]:
@@ -133,6 +153,12 @@ class TrackedWeights:
         """The object that is an attribute of a node; None if there is none."""
         return self._graph.child(node, name)
 
+    def variable(self, node: int, name: str) -> list[Any]:
+        """Values of a variable that is an attribute of a node; empty if there is none. Raises CorruptFileError."""
+        found = self._graph.child(node, name)
+        key = None if found is None else self._graph.nodes[found].value_key
+        return [] if key is None else self._bundle.elements(key, self._limits.config_bytes)
+
     def table(self, node: int) -> tuple[list[Any], list[Any]] | None:
         """Keys and values of a table; None if they aren't in the checkpoint. Raises CorruptFileError."""
         key = self._graph.nodes[node].keys.get(_TABLE)
@@ -172,8 +198,10 @@ class TrackedWeights:
             if node in seen:
                 continue
             seen.add(node)
-            layers = self._graph.numbered(node, _LAYER)
-            below = list((layers or self._graph.nodes[node].children).values())
+            children = self._graph.nodes[node].children
+            if _DOCUMENT_COUNTS in children:
+                children = {name: child for name, child in children.items() if name != _DOCUMENTS}
+            below = list((self._graph.numbered(node, _LAYER) or children).values())
             self._count(1 + len(below))
             found.update(dict.fromkeys(one for one in below if self._is_variable(one)))
             waiting += [one for one in reversed(below) if not self._is_variable(one)]
