@@ -1,4 +1,6 @@
-"""Loading a model file here and with stock Keras 3: `python benchmarks/bench_load.py [MEGABYTES ...]`.
+"""Loading a model file here, in a server, and with stock Keras 3: `python benchmarks/bench_load.py [MEGABYTES ...]`.
+
+A server has the file read by another process at first, and later maps what that has read.
 
 Each load runs in a process of its own, after one small load that imports everything, with the file in the page cache.
 Rounds alternate. Memory is the peak beyond that of the process before the load, as a multiple of the weights.
@@ -8,15 +10,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROUNDS = 5
 SIZES = (100, 600)
+#: The first load by a server, and a later one.
+FIRST, AGAIN = "server", "server again"
+KINDS = ("keras", "layergraph", FIRST, AGAIN)
 #: Width of the layers, of 4 MiB each.
 WIDTH = 1024
 
@@ -32,11 +40,20 @@ def write(megabytes: int, path: Path) -> None:
 
 def load(which: str, small: Path, path: Path) -> dict[str, float]:
     """Seconds and peak memory in bytes of one load, in this process."""
+    load_model: Callable[[Path], Any]
     if which == "keras":
         os.environ["KERAS_BACKEND"] = "torch"
         from keras.models import load_model
-    else:
+    elif which == "layergraph":
         from layergraph import load_model
+    else:
+        from layerserve_server.importing.importer import Importer
+        from layerserve_server.importing.imports import Imports
+
+        state = path.parent / "imports" / path.name
+        if which == FIRST:
+            shutil.rmtree(state, ignore_errors=True)
+        load_model = Imports(state, Importer()).load
     load_model(small)
     _forget_peak()
     before = _memory("VmRSS")
@@ -65,7 +82,7 @@ def main(sizes: list[int]) -> None:
                 path = Path(folder) / f"m{megabytes}{ending}"
                 _run("write", str(megabytes), str(path))
                 path.read_bytes()
-                found: dict[str, list[dict[str, float]]] = {"keras": [], "layergraph": []}
+                found: dict[str, list[dict[str, float]]] = {which: [] for which in KINDS}
                 for _ in range(ROUNDS):
                     for which, results in found.items():
                         results.append(json.loads(_run("load", which, str(small), str(path))))
@@ -84,7 +101,7 @@ def _print(path: Path, found: dict[str, list[dict[str, float]]]) -> None:
         weights = 4 * results[0]["parameters"]
         memory = max(r["bytes"] for r in results) / weights
         print(
-            f"{path.stat().st_size / 1e6:6.0f} MB {path.suffix:6} {which:10} {seconds[which] * 1000:7.0f} ms   "
+            f"{path.stat().st_size / 1e6:6.0f} MB {path.suffix:6} {which:12} {seconds[which] * 1000:7.0f} ms   "
             f"memory {memory:.2f} x weights   {seconds['keras'] / seconds[which]:.1f} times as fast as Keras",
             flush=True,
         )
