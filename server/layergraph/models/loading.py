@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from layergraph.archive import DEFAULT_LIMITS, LoadLimits, ModelArchive, open_archive
 from layergraph.config.compiled import compile_config
 from layergraph.config.diagnostics import Diagnostics
@@ -92,16 +90,14 @@ def _state_problems(model: Model, archive: ModelArchive, generation: Generation)
     """Why the optimizer's state in the file doesn't fit the model and its compile settings; by shapes alone."""
     try:
         shapes = [array.shape for array in archive.optimizer_weights]
-        if archive.training_config is not None and shapes:
-            _compile(model, archive.training_config, generation)
-            model.optimizer_state = [np.broadcast_to(np.zeros((), np.float32), shape) for shape in shapes]
-            _ = model.optimizer
-    except DataError as wrong:
-        return [f"the optimizer's state: {wrong}"]
+        if archive.training_config is None or not shapes:
+            return []
+        _compile(model, archive.training_config, generation)
+        problem = model.state_problem(shapes)
     except LayerGraphError:
         # Arrays or settings that can't be used for another reason.
-        pass
-    return []
+        return []
+    return [f"the optimizer's state: {problem}"] if problem else []
 
 
 def described_model(described: Any, limits: LoadLimits) -> Model:

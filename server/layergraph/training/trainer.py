@@ -193,6 +193,24 @@ class Trainer(Functional):
             f"call compile(optimizer=..., loss=...) instead: {problem}"
         )
 
+    def state_problem(self, shapes: Sequence[tuple[int, ...]]) -> str:
+        """Why arrays of these shapes aren't a state of the file's optimizer for this model; "" if they are.
+
+        Takes no memory, but the model can't be used afterwards: its weights have lost their values. Raises ConfigError
+        if the compile settings can't be used.
+        """
+        if self._filed_config is None:
+            return ""
+        optimizer = self._compiled_with(False, **compile_arguments(self._filed_config)).optimizer
+        for weight in self.weights:
+            weight.bind(torch.empty(weight.shape, device="meta"))
+        optimizer.build(self.trainable_weights)
+        try:
+            optimizer.load([torch.empty(shape, device="meta") if shape else torch.zeros(()) for shape in shapes])
+        except DataError as misfit:
+            return str(misfit)
+        return ""
+
     def _load_state(self, compiled: Compiled, state: Sequence[Array]) -> None:
         weights, optimizer = self.trainable_weights, compiled.optimizer
         optimizer.build(weights)
