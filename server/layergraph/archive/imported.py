@@ -34,7 +34,6 @@ DESCRIPTION, ARRAYS, ASSETS = "archive.json", "arrays.safetensors", "assets"
 Wanted: TypeAlias = "tuple[int, tuple[int, ...] | None]"
 _ORDERS: Final = "orders"
 _ERRORS: Final = {kind.__name__: kind for kind in (CorruptFileError, UnsafeFileError, UnsupportedModelError)}
-_MAX_GROUPS = 200_000
 #: Size of the description, compared with the limits of one config: it has two configs and an index.
 _TIMES_CONFIG = 4
 #: Maximum number and length of an error's problems that are passed on.
@@ -66,7 +65,7 @@ def describe(archive: ModelArchive, folder: Path) -> list[StoredArray]:
 
     Raises ModelFileError, and OSError if the folder can't be written.
     """
-    index = _Index(archive.path)
+    index = _Index(archive.path, archive.limits.names)
     place = archive.path.parent
     description = {
         "format": FORMAT,
@@ -126,8 +125,9 @@ def _write_assets(archive: ModelArchive, folder: Path) -> dict[str, Any] | None:
 class _Index:
     """The structure of the weights as JSON, in which arrays are numbers."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most_groups: int) -> None:
         self._path = path
+        self._most_groups = most_groups
         self.arrays: list[StoredArray] = []
 
     def weights(self, weights: StoredWeights) -> dict[str, Any]:
@@ -173,8 +173,8 @@ class _Index:
                     members[name] = ["group", number]
                 elif wrong is not None:
                     members[name] = ["error", wrong]
-            if len(waiting) > _MAX_GROUPS:
-                raise CorruptFileError(self._path, f"has more than {_MAX_GROUPS} groups")
+            if len(waiting) > self._most_groups:
+                raise CorruptFileError(self._path, f"has more than {self._most_groups} groups")
             described.append({"members": members})
         return described
 
