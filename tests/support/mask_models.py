@@ -15,6 +15,10 @@ MORE = (
     ("BatchNormalization", {"axis": 1}),
     ("LSTM", {"units": 3, "return_sequences": True, "zero_output_for_mask": True}),
     ("GRU", {"units": 3, "return_sequences": True, "go_backwards": True}),
+    # They cast what they are given.
+    ("LSTM", {"units": 3, "return_sequences": True, "dtype": "float64"}),
+    ("Softmax", {"dtype": "float64"}),
+    ("GlobalAveragePooling1D", {"dtype": "float64"}),
 )
 #: To these a sequence is one image, without rows.
 _OF_IMAGES = ("RandomCrop", "RandomRotation", "RandomTranslation", "RandomZoom", "CenterCrop", "Resizing")
@@ -57,6 +61,11 @@ def mask_models(keras):
                 f"masked {name} in {wrapper}",
                 lambda args=(name, options, wrapper): _wrapped(keras, *args),
             )
+    for inner in ("Masking", "Dense", "LSTM"):
+        yield f"masked Sequential of a float64 {inner}", lambda inner=inner: _sequential_casts(keras, inner)
+        yield f"masked Model of a float64 {inner}", lambda inner=inner: _model_casts(keras, inner)
+    for name in _MERGING:
+        yield f"masked {name} of float64 and float32", lambda name=name: _merged_casts(keras, name)
     for mode in ("concat", "sum"):
         yield "masked Bidirectional " + mode, lambda mode=mode: _bidirectional(keras, mode)
     if hasattr(make, "SpectralNormalization"):
@@ -116,6 +125,35 @@ def _wrapped(keras, name, options, wrapper):
         entry = make.Input(shape=tuple(y.shape)[1:], dtype="int32" if name == "Embedding" else "float32")
         inner = keras.models.Model(entry, layer(entry))
     return keras.models.Model(x, _after(keras, inner(y)))
+
+
+def _casting(keras, name):
+    """A layer on sequences that computes in float64."""
+    options = {"Masking": {"mask_value": 0.5}, "Dense": {"units": 4}, "LSTM": {"units": 4, "return_sequences": True}}
+    return getattr(keras.layers, name)(dtype="float64", **options[name])
+
+
+def _sequential_casts(keras, name):
+    make = keras.layers
+    shape, _ = INPUTS["sequence"]
+    layers = [make.Masking(0.5), _casting(keras, name), make.SimpleRNN(3, return_sequences=True), make.SimpleRNN(2)]
+    return keras.models.Sequential([make.InputLayer(shape), *layers])
+
+
+def _model_casts(keras, name):
+    make = keras.layers
+    entry = make.Input(shape=(6, 4))
+    inner = keras.models.Model(entry, make.SimpleRNN(3, return_sequences=True)(_casting(keras, name)(entry)))
+    x, y = _source(keras, "Embedding")
+    return keras.models.Model(x, _after(keras, inner(y)))
+
+
+def _merged_casts(keras, name):
+    make = keras.layers
+    (a, first), (b, second) = _source(keras, "Masking"), _source(keras, "Embedding")
+    first = make.Masking(0.5, dtype="float64")(first)
+    layer = make.Dot(axes=(2, 2)) if name == "Dot" else getattr(make, name)()
+    return keras.models.Model([a, b], _after(keras, layer([first, second])))
 
 
 def _bidirectional(keras, mode):

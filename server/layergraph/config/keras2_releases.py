@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-#: Values of a layer's option `mask_use`: as in Keras 3; neither used nor passed on; passed on, but not used; used, but
-#: not passed on.
-MASK_USES: Final = ("keras3", "none", "passed", "used")
+#: Values of a layer's option `mask_use`: as in Keras 3; the same, without the masks of tensors that the layer casts
+#: (Keras 3.5 to 3.13); neither used nor passed on; passed on, but not used; used, but not passed on.
+MASK_USES: Final = ("keras3", "uncast", "none", "passed", "used")
 
 _LAST: Final = 99
 _RANDOM: Final = tuple(

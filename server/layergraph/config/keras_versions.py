@@ -27,7 +27,7 @@ class Generation:
     renamed          class name ("*" for every class) -> old key -> canonical key
     defaults         class name -> this generation's defaults of options that a config may lack
     activations      activation -> canonical activation
-    rules            class name -> options that make a layer compute as in this generation
+    rules            class name ("*" for every class) -> options that make a layer compute as in this generation
     masks_left_out   whether `mask=None` in a call suppresses the inputs' masks
     minor            minor version, for tf.keras
     adapt            further changes of a config with renamed keys, (class name, config)
@@ -140,10 +140,14 @@ def _joined(*parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, A
     return rules
 
 
+_NO_KEYS: Final = {name: {"mask_rule": "keras2"} for name in _ATTENTION}
+#: From 3.5 to 3.13, layers lose the masks of tensors that they cast.
+KERAS3_UP_TO_13 = replace(KERAS3, rules={"*": {"mask_use": "uncast"}})
 #: Up to 3.9, a query with no key to attend to attends to all, as in Keras 2.
-KERAS3_UP_TO_9 = replace(KERAS3, rules={name: {"mask_rule": "keras2"} for name in _ATTENTION})
+KERAS3_UP_TO_9 = replace(KERAS3_UP_TO_13, rules={**KERAS3_UP_TO_13.rules, **_NO_KEYS})
+KERAS3_UP_TO_4 = replace(KERAS3, rules=_NO_KEYS)
 #: Up to 3.3, masks of tensors in a list are dropped.
-KERAS3_UP_TO_3 = replace(KERAS3_UP_TO_9, rules={**KERAS3_UP_TO_9.rules, **{n: {"mask_rule": "none"} for n in _MERGING}})
+KERAS3_UP_TO_3 = replace(KERAS3_UP_TO_4, rules={**_NO_KEYS, **{name: {"mask_rule": "none"} for name in _MERGING}})
 
 #: Keras 2.0 to 2.3 and tf.keras 2.x.
 KERAS2 = Generation(
@@ -261,6 +265,8 @@ _MULTI_BACKEND = re.compile(r"2\.[0-3]\.\d+")
 _TF_KERAS = re.compile(r"2\.(\d{1,4})(?!\d)")
 _KERAS3 = re.compile(r"3\.(\d{1,4})(?!\d)")
 _LATEST = 9999
+#: Minor version up to which a generation of Keras 3 holds.
+_EARLY_KERAS3 = ((3, KERAS3_UP_TO_3), (4, KERAS3_UP_TO_4), (9, KERAS3_UP_TO_9), (13, KERAS3_UP_TO_13))
 
 
 def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Generation:
@@ -278,7 +284,7 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Gener
             return tf_keras(int(release[1])) if release else KERAS2
         release = _KERAS3.match(version)
         minor = int(release[1]) if release else _LATEST
-        return KERAS3_UP_TO_3 if minor <= 3 else KERAS3_UP_TO_9 if minor <= 9 else KERAS3
+        return next((early for last, early in _EARLY_KERAS3 if minor <= last), KERAS3)
     items = _layers_of(config)
     if any(keras1.OPTIONS & layer["config"].keys() for layer in items if isinstance(layer.get("config"), Mapping)):
         return KERAS1
