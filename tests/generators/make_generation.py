@@ -39,6 +39,7 @@ class Peer:
             self.keras, self.name = keras, "Keras " + keras.__version__
             return
         if which == "keras":
+            os.environ["KERAS_BACKEND"] = "tensorflow"
             import keras
 
             self.keras, self.name = keras, "Keras " + keras.__version__

@@ -58,7 +58,7 @@ FIRST_CALL: Final = "first_call"
 #: Within OWN_KEY: the name of an activation that Keras 3 lacks and composes of layers.
 ACTIVATION: Final = "activation"
 #: Options that make a layer compute as in an earlier generation of Keras.
-OWN_OPTIONS: Final = frozenset({"cast_rule", "mask_rule", "mask_use", "image_rule", "step_rule"})
+OWN_OPTIONS: Final = frozenset({"cast_rule", "crop_rule", "mask_rule", "mask_use", "image_rule", "step_rule"})
 #: Value of these options for Keras 3's behaviour, which files may omit.
 KERAS3_RULE: Final = "keras3"
 
@@ -123,8 +123,10 @@ _ACTIVATIONS = {"hard_sigmoid": "keras2_hard_sigmoid"}
 #: Keras 1 and 2 combine masks with AND, Keras 3 with OR; Keras 3 drops the mask if states are passed as tensors. In
 #: Keras 1 and 2, a query with no key to attend to attends to all, images are cropped where Keras 3 passes them
 #: unchanged, and integer images become floating point. TimeDistributed treats all timesteps as one batch, where Keras 3
-#: treats each as a batch. SpectralNormalization doesn't cast its outputs to the inputs' type.
+#: treats each as a batch. SpectralNormalization doesn't cast its outputs to the inputs' type. Volumes may be cropped to
+#: nothing.
 _RULES = {
+    "Cropping3D": {"crop_rule": "keras2"},
     "TimeDistributed": {"step_rule": "keras2"},
     "SpectralNormalization": {"cast_rule": "keras2"},
     **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, *_ATTENTION)},

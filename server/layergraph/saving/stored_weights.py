@@ -16,6 +16,7 @@ from layergraph.errors import CorruptFileError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
+from layergraph.layers.attention.attention import UnprojectedAttention
 from layergraph.layers.attention.multi_head import ProjectedAttention
 from layergraph.layers.quantized.kernels import QuantizedLayer
 from layergraph.saving.layouts import (
@@ -56,6 +57,8 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
             if content is not None:
                 layer.load_asset(name, content)
     _quantize_projections(model, order, archive)
+    if archive.keras_version == "2.2.4-tf":
+        _find_scales(model, archive)
     origin = origin_of(archive.keras_version, archive.backend)
     form = model.class_form
     if form is not None and form.backbone is not None and archive.is_preset and isinstance(archive.weights, StateTree):
@@ -97,6 +100,18 @@ def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArc
                 arrays = _variables(weights, variables_path(f"{path}/{group}", projection), own_variables(projection))
                 found = {str(position): array for position, array in enumerate(arrays)}
             layer.quantize_as_stored(group, found, config)
+
+
+def _find_scales(model: Functional, archive: ModelArchive) -> None:
+    """Finds out which attention layers have a scale: TensorFlow 1.14 and 2.0 leave the option out of their configs."""
+    weights = archive.weights
+    attentions = [layer for layer in model.walk_layers() if isinstance(layer, UnprojectedAttention)]
+    if not attentions or isinstance(weights, (StateTree, ShardedWeights)):
+        return
+    names = {array.name.partition(":")[0] for arrays in weights.layers().values() for array in arrays}
+    stored = {tuple(name.split("/")[-2:]) for name in names}
+    for layer in attentions:
+        layer.scale_as_stored(scaled=(layer.name, "scale") in stored)
 
 
 def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple[str, Layer]]:

@@ -17,7 +17,15 @@ from oracles import assert_close
 FILES = sorted((Path(__file__).parents[2] / "fixtures" / "generations").glob("*.h5"))
 #: Keras 3 has no such computation, or none since 3.14, and within a Sequential or a nested model no masks as arguments.
 ONLY_EARLIER = (
-    *("broadcast", "hashing", "randomcrop", "spectralnormalization", "timedistributed", "lstm_in_sequential"),
+    *(
+        "broadcast",
+        "cropping",
+        "hashing",
+        "randomcrop",
+        "spectralnormalization",
+        "timedistributed",
+        "lstm_in_sequential",
+    ),
     *("sequential_of_a_float", "model_of_a_float"),
 )
 
