@@ -52,7 +52,7 @@ KNOWN = (
     ),
     (
         "TensorFlow 1.13",
-        r"masked (\w+ in (Model|Sequential)|ActivityRegularization).*",
+        r"masked (\w+ in (Model|Sequential)|Model of|ActivityRegularization).*",
         "files of 1.13, in which models pass no masks on, look like those of 1.14, in which they do",
     ),
 )

@@ -234,7 +234,7 @@ KERAS2 = Generation(
 
 @cache
 def tf_keras(minor: int) -> Generation:
-    """tf.keras 2.`minor`, as in `keras_version`: 2 for TensorFlow 1.13 to 2.1, 3 for 2.2, 4 for 2.3 and 2.4."""
+    """tf.keras 2.`minor`, as in `keras_version`: 2 for TensorFlow 1.13 to 2.0, 3 for 2.1 and 2.2, 4 for 2.3 and 2.4."""
     if minor >= KERAS2.minor:
         return KERAS2
     return replace(KERAS2, minor=minor, rules=_joined(_RULES, tf_keras_rules(minor)))

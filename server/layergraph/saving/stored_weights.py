@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,8 @@ from layergraph.functional.weight import Weight
 from layergraph.layers.attention.attention import UnprojectedAttention
 from layergraph.layers.attention.multi_head import ProjectedAttention
 from layergraph.layers.quantized.kernels import QuantizedLayer
+from layergraph.layers.rnn.recurrent import GRU, LSTM
+from layergraph.layers.wrappers import Bidirectional
 from layergraph.saving.layouts import (
     FileOrder,
     depth_first,
@@ -59,6 +62,8 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
     _quantize_projections(model, order, archive)
     if archive.keras_version == "2.2.4-tf":
         _find_scales(model, archive)
+    if archive.keras_version == "2.3.0-tf":
+        _keep_masked_outputs(model, archive)
     origin = origin_of(archive.keras_version, archive.backend)
     form = model.class_form
     if form is not None and form.backbone is not None and archive.is_preset and isinstance(archive.weights, StateTree):
@@ -104,14 +109,55 @@ def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArc
 
 def _find_scales(model: Functional, archive: ModelArchive) -> None:
     """Finds out which attention layers have a scale: TensorFlow 1.14 and 2.0 leave the option out of their configs."""
+    stored = _owned_names(archive)
+    for layer in () if stored is None else model.walk_layers():
+        if isinstance(layer, UnprojectedAttention):
+            layer.scale_as_stored(scaled=(layer.name, "scale") in stored)
+
+
+def _keep_masked_outputs(model: Functional, archive: ModelArchive) -> None:
+    """In TensorFlow 2.1, LSTM and GRU don't zero the outputs of masked timesteps where cuDNN could compute them.
+
+    2.2 writes the same version into its files, but names weights after the cell.
+    """
+    stored = _owned_names(archive) or set()
+    for layer in model.walk_layers():
+        pair = isinstance(layer, Bidirectional)
+        inner = list(layer.sublayers.values()) if pair else [layer]
+        if any((one.name, "kernel") in stored and _fits_cudnn(one) for one in inner) and not _of_tensorflow1(layer):
+            for one in inner:
+                one.zero_output_for_mask = False  # type: ignore[attr-defined]
+                for weight in one.own_weights:
+                    # A file saved of the model has the names of this one.
+                    weight.owner = weight.owner.removesuffix(f"/{one.storage.scope}")
+            if isinstance(layer, Bidirectional):
+                layer.mask_rule = "keras2"
+
+
+def _fits_cudnn(layer: Layer) -> bool:
+    """Whether cuDNN's kernels could compute the layer (keras.layers.LSTM of TensorFlow 2)."""
+    if not isinstance(layer, (LSTM, GRU)) or (isinstance(layer, GRU) and not layer.reset_after):
+        return False
+    config = layer.get_config()
+    activations = (config["activation"], config["recurrent_activation"])
+    return activations == ("tanh", "sigmoid") and layer.use_bias and not layer.unroll and not layer.recurrent_dropout
+
+
+def _of_tensorflow1(layer: Layer) -> bool:
+    """Whether a layer has the behaviour of TensorFlow 1, which writes a dtype into configs of initializers."""
+    config: Any = {} if layer.stored_form is None else layer.stored_form.content.get("config")
+    config = config.get("layer", {}).get("config", {}) if isinstance(layer, Bidirectional) else config
+    initializer = config.get("kernel_initializer")
+    return isinstance(initializer, dict) and "dtype" in initializer.get("config", {})
+
+
+def _owned_names(archive: ModelArchive) -> set[tuple[str, ...]] | None:
+    """The last two parts of all names of arrays, mostly the layer's and the weight's; None if they have no names."""
     weights = archive.weights
-    attentions = [layer for layer in model.walk_layers() if isinstance(layer, UnprojectedAttention)]
-    if not attentions or isinstance(weights, (StateTree, ShardedWeights)):
-        return
-    names = {array.name.partition(":")[0] for arrays in weights.layers().values() for array in arrays}
-    stored = {tuple(name.split("/")[-2:]) for name in names}
-    for layer in attentions:
-        layer.scale_as_stored(scaled=(layer.name, "scale") in stored)
+    if isinstance(weights, (StateTree, ShardedWeights)):
+        return None
+    names = (array.name.partition(":")[0] for arrays in weights.layers().values() for array in arrays)
+    return {tuple(name.split("/")[-2:]) for name in names}
 
 
 def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple[str, Layer]]:

@@ -26,7 +26,7 @@ ONLY_EARLIER = (
         "timedistributed",
         "lstm_in_sequential",
     ),
-    *("sequential_of_a_float", "model_of_a_float"),
+    *("sequential_of_a_float", "model_of_a_float", "bidirectional"),
 )
 
 
