@@ -46,7 +46,7 @@ KNOWN = (
     ),
     (r"TensorFlow 2\.6", r"TextVectorization .*", "2.6 writes no vocabulary into an .h5, and can't load it"),
     (
-        r"TensorFlow 1\.14|Keras 2\.",
+        r"TensorFlow 1\.1[34]|Keras 2\.",
         r"(sequential input|masked Sequential of a float64 \w+) \(which it can't load.*",
         "the release writes no input shape of a Sequential with an InputLayer, and can't load it",
     ),

@@ -73,11 +73,13 @@ def mask_models(keras):
         yield "masked SpectralNormalization of an Embedding", lambda: _spectral_embedding(keras)
 
 
-def _source(keras, kind):
+def _source(keras, kind, masked=True):
     make = keras.layers
     shape, dtype = INPUTS["ids" if kind == "Embedding" else "sequence"]
     x = make.Input(shape=shape, dtype=dtype)
-    return x, make.Embedding(9, 4, mask_zero=True)(x) if kind == "Embedding" else make.Masking(0.5)(x)
+    if kind == "Embedding":
+        return x, make.Embedding(9, 4, mask_zero=masked)(x)
+    return x, make.Masking(0.5)(x) if masked else x
 
 
 def _after(keras, y):
@@ -93,9 +95,7 @@ def _behind_mask(keras, name, options, source):
 
 def _pair(keras, name, masked):
     make = keras.layers
-    (a, first), (b, second) = _source(keras, "Masking"), _source(keras, "Embedding")
-    first, second = (y if flag else make.Flatten()(y) for y, flag in zip((first, second), masked))  # noqa: B905
-    first, second = (y if len(y.shape) == 3 else make.Reshape((6, 4))(y) for y in (first, second))
+    (a, first), (b, second) = _source(keras, "Masking", masked[0]), _source(keras, "Embedding", masked[1])
     if name == "MultiHeadAttention":
         y = make.MultiHeadAttention(2, 2)(first, second)
     else:
@@ -122,7 +122,9 @@ def _wrapped(keras, name, options, wrapper):
     if wrapper == "Sequential":
         inner = keras.models.Sequential([layer])
     else:
-        entry = make.Input(shape=tuple(y.shape)[1:], dtype="int32" if name == "Embedding" else "float32")
+        entry = make.Input(
+            shape=(6,) if name == "Embedding" else (6, 4), dtype="int32" if name == "Embedding" else None
+        )
         inner = keras.models.Model(entry, layer(entry))
     return keras.models.Model(x, _after(keras, inner(y)))
 

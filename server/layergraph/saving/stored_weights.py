@@ -109,8 +109,9 @@ def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArc
 
 def _find_scales(model: Functional, archive: ModelArchive) -> None:
     """Finds out which attention layers have a scale: TensorFlow 1.14 and 2.0 leave the option out of their configs."""
-    stored = _owned_names(archive)
-    for layer in () if stored is None else model.walk_layers():
+    if (stored := _owned_names(archive)) is None:
+        return
+    for layer in model.walk_layers():
         if isinstance(layer, UnprojectedAttention):
             layer.scale_as_stored(scaled=(layer.name, "scale") in stored)
 
@@ -293,6 +294,9 @@ def _by_order(
     left_out = left_out_of_keras3_h5(model) if origin.keras3 else set[Weight]()
     layers = [layer for layer in layers_of(model, order) if not left_out.issuperset(depth_first(layer, order))]
     by_name = {layer.name: layer for layer in layers}
+    if stored and not model.built:
+        problems.add(f"model {brief_name(model.name)}: has no input shape, expected one in its first layer")
+        return
     if by_name.keys() != stored.keys() and len(layers) != len(stored):
         absent = [name for name in by_name if name not in stored] or [name for name in stored if name not in by_name]
         text = f"the file has weights of {len(stored)} layers, expected {len(layers)}"
