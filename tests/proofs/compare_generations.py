@@ -32,7 +32,8 @@ HALF, HALVES = 2e-2, ("float16", "bfloat16")
 #: Releases, labels, and why the numbers differ or a file is refused: Keras on torch from Keras on TensorFlow, a release
 #: from the next one, and files that the release itself can't load.
 KNOWN = (
-    (r"Keras 3\.\d", r"Conv\dDTranspose [35] .*", "transposed convolutions are padded otherwise on torch"),
+    (r"Keras 3\.\d", r"Conv\dDTranspose [135] .*", "transposed convolutions are padded otherwise on torch"),
+    (r"Keras 3\.\d", r"ContrastLimited.*", "torch has other histograms than TensorFlow"),
     (r"Keras 3\.[0-8]\.", r"(Max|Average)Pooling\dD [13] .*", "pools are padded otherwise on torch, up to 3.8"),
     (
         r"Keras 3\.[0-4]\.",
@@ -43,6 +44,11 @@ KNOWN = (
         r"TensorFlow 2.* v1",
         r"(masked )?Random\w+ .*",
         "these layers train by default in graphs of TensorFlow 1: their outputs are random",
+    ),
+    (
+        r"TensorFlow 2\.[3-5]",
+        r"Hashing [02] .*",
+        "up to 2.5, the config has a salt that the layer only uses once it is loaded",
     ),
     (r"TensorFlow 2\.6", r"TextVectorization .*", "2.6 writes no vocabulary into an .h5, and can't load it"),
     (

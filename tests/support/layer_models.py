@@ -24,6 +24,8 @@ INPUTS = {
     "words": ((2,), "string"),
     "texts": ((1,), "string"),
     "counts": ((2,), "int64"),
+    "wave": ((300,), "float32"),
+    "waves": ((300, 2), "float32"),
     "state": ((3,), "float32"),
     "cell": ((3,), "float32"),
 }
@@ -166,6 +168,8 @@ LAYERS = (
     ("Attention", {}, each({"causal": False}), ("sequence", "queries")),
     ("AdditiveAttention", {}, each({"use_scale": False}), ("sequence", "queries")),
     ("CategoryEncoding", {"num_tokens": 9}, each(*grid(output_mode=["one_hot", "multi_hot"])), "counts"),
+    ("CategoryEncoding", {"max_tokens": 9}, grid(output_mode=["binary", "count"]), "counts"),
+    ("Discretization", {"bins": [-1.0, 0.0, 0.5]}, each(), "vector"),
     ("Discretization", {"bin_boundaries": [-1.0, 0.0, 0.5]}, each({"output_mode": "one_hot"}), "vector"),
     ("Hashing", {"num_bins": 5}, each({"salt": 3}, {"mask_value": ""}, {"output_mode": "multi_hot"}), "words"),
     ("HashedCrossing", {"num_bins": 5}, each({"output_mode": "one_hot"}), ("first", "second")),
@@ -185,6 +189,33 @@ LAYERS = (
     ("RandomZoom", {"height_factor": 0.2}, each({"width_factor": (-0.1, 0.1)}), "image"),
     ("RandomContrast", {"factor": 0.2}, each({"factor": (0.1, 0.3)}), "image"),
     ("RandomBrightness", {"factor": 0.2}, each({"value_range": (0.0, 1.0)}), "image"),
+    ("MaxoutDense", {"output_dim": 3}, each({"nb_feature": 2, "bias": False}), "vector"),
+    ("Highway", {}, each({"activation": "relu", "bias": False}), "vector"),
+    # Of Keras 3.
+    ("RMSNormalization", {}, each({"epsilon": 0.1}), "sequence"),
+    ("ReversibleEmbedding", {"input_dim": 9, "output_dim": 3}, each({"mask_zero": True}), "ids"),
+    *(
+        (f"Adaptive{kind}Pooling{rank}D", {"output_size": 2}, each({"output_size": 3}), source)
+        for kind, (rank, source) in itertools.product(
+            ("Max", "Average"), ((1, "sequence"), (2, "image"), (3, "volume"))
+        )
+    ),
+    ("STFTSpectrogram", {"frame_length": 32, "frame_step": 16}, each({"mode": "log"}, {"window": None}), "waves"),
+    ("MelSpectrogram", {"fft_length": 64, "sequence_stride": 16}, each({"num_mel_bins": 20}), "wave"),
+    *(
+        (name, {}, each(), "image")
+        for name in ("AutoContrast", "Equalization", "AugMix", "RandAugment", "Solarization")
+    ),
+    *((name, {}, each(), "image") for name in ("CutMix", "MixUp", "RandomElasticTransform", "RandomErasing")),
+    *((name, {}, each(), "image") for name in ("RandomGaussianBlur", "RandomGrayscale", "RandomInvert", "RandomShear")),
+    *(
+        (name, {"factor": 0.5}, each(), "image")
+        for name in ("RandomColorDegeneration", "RandomHue", "RandomPerspective")
+    ),
+    *((name, {"factor": 0.5}, each(), "image") for name in ("RandomSaturation", "RandomSharpness")),
+    ("RandomPosterization", {"factor": 4}, each(), "image"),
+    ("RandomColorJitter", {"brightness_factor": 0.2, "hue_factor": 0.1}, each(), "image"),
+    ("ContrastLimitedAdaptiveHistogramEqualization", {}, each(), "image"),
     ("RandomHeight", {"factor": 0.2}, each(), "image"),
     ("RandomWidth", {"factor": 0.2}, each(), "image"),
 )
@@ -215,7 +246,11 @@ def _one(keras, name, options, kinds):
 
 def build_layer(keras, name, options):
     """A layer of this Keras."""
-    return getattr(keras.layers, name)(**{key: _value(keras, key, item) for key, item in options.items()})
+    make = keras.layers
+    if not hasattr(make, name) and hasattr(make, "experimental"):
+        # Preprocessing layers up to TensorFlow 2.5.
+        make = make.experimental.preprocessing
+    return getattr(make, name)(**{key: _value(keras, key, item) for key, item in options.items()})
 
 
 def _value(keras, key, value):
@@ -234,6 +269,17 @@ def _attention(keras, make, **given):
     options = given.pop("options", {})
     attention = make.MultiHeadAttention(num_heads=2, key_dim=3, **options)
     return keras.models.Model([query, value], attention(query, value, **given))
+
+
+def _grouped_attention(keras, make):
+    query, value = _input(keras, "sequence"), _input(keras, "queries")
+    layer = make.GroupQueryAttention(head_dim=2, num_query_heads=4, num_key_value_heads=2)
+    return keras.models.Model([query, value], layer(query, value))
+
+
+def _pipeline(keras, make):
+    x = _input(keras, "image")
+    return keras.models.Model(x, make.Pipeline([make.Rescaling(0.5), make.CenterCrop(4, 5)])(x))
 
 
 def _attention_masks(keras, make):
@@ -366,6 +412,8 @@ _BY_HAND = {
     "attention scores": lambda keras, make: _attention(keras, make, return_attention_scores=True),
     "attention causal": lambda keras, make: _attention(keras, make, use_causal_mask=True),
     "attention masks": _attention_masks,
+    "attention in groups": _grouped_attention,
+    "pipeline": _pipeline,
     "masks": _masked,
     "states": _states,
     "cells": _cells,

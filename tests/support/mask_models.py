@@ -21,7 +21,16 @@ MORE = (
     ("GlobalAveragePooling1D", {"dtype": "float64"}),
 )
 #: To these a sequence is one image, without rows.
-_OF_IMAGES = ("RandomCrop", "RandomRotation", "RandomTranslation", "RandomZoom", "CenterCrop", "Resizing")
+_OF_IMAGES = (
+    *("STFTSpectrogram", "MelSpectrogram", "Solarization", "Equalization", "AutoContrast", "AugMix", "MixUp", "CutMix"),
+    *("RandAugment", "ContrastLimitedAdaptiveHistogramEqualization"),
+    "RandomCrop",
+    "RandomRotation",
+    "RandomTranslation",
+    "RandomZoom",
+    "CenterCrop",
+    "Resizing",
+)
 #: Behind a mask that Masking computes, too.
 _BOTH = ("LSTM", "Softmax", "ReLU", "Dense", "BatchNormalization")
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")

@@ -214,6 +214,8 @@ KERAS2 = Generation(
         "LeakyReLU": {"alpha": "negative_slope"},
         "InputLayer": {"batch_input_shape": "batch_shape"},
         # TensorFlow 2.3.
+        "CategoryEncoding": {"max_tokens": "num_tokens"},
+        "Discretization": {"bins": "bin_boundaries"},
         "IntegerLookup": {"max_values": "max_tokens", "mask_value": "mask_token", "oov_value": "oov_token"},
     },
     # Options with other defaults in Keras 3, which early configs may lack.
@@ -240,9 +242,26 @@ def tf_keras(minor: int) -> Generation:
     return replace(KERAS2, minor=minor, rules=_joined(_RULES, tf_keras_rules(minor)))
 
 
+#: Layers of Keras 1 that multi-backend Keras 2 still has, with their options unchanged.
+_OF_KERAS1: Final = ("MaxoutDense", "Highway")
+
+
+def _adapt_multi_backend(kind: str, config: dict[str, Any]) -> None:
+    (keras1 if kind in _OF_KERAS1 else keras2).adapt(kind, config)
+
+
 #: Keras 2.0 to 2.3 on several backends.
 MULTI_BACKEND = replace(
-    KERAS2, name="multi-backend Keras 2", masks_left_out=False, minor=0, rules=_joined(_RULES, _MULTI_BACKEND_RULES)
+    KERAS2,
+    name="multi-backend Keras 2",
+    renamed={
+        **KERAS2.renamed,
+        **{name: {**keras1.RENAMED["*"], **keras1.RENAMED.get(name, {})} for name in _OF_KERAS1},
+    },
+    masks_left_out=False,
+    minor=0,
+    rules=_joined(_RULES, _MULTI_BACKEND_RULES),
+    adapt=_adapt_multi_backend,
 )
 
 #: Files written by TensorFlow.js itself; its converter writes the version of the source's Keras.

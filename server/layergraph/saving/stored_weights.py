@@ -40,6 +40,9 @@ from layergraph.saving.shard_owners import arrays_by_layer
 #: Kinds of dtypes; a weight is never loaded from an array of another kind.
 _KINDS = {"float": "float", "bfloat": "float", "int": "int", "uint": "int", "bool": "bool"}
 
+#: What Keras 2.13 and 2.14 may call the groups of layers.
+_LAYERS_OF_2_13 = "_layer_checkpoint_dependencies/"
+
 
 @dataclass(frozen=True, slots=True)
 class _Match:
@@ -56,7 +59,8 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
     problems = Diagnostics()
     for path, layer in _groups(model, order, archive.keras_version or ""):
         for name in layer.storage.assets:
-            content = archive.asset(f"{path}/{name}")
+            spelt = (archive.asset(f"{form}/{name}") for form in (path, path.replace("layers/", _LAYERS_OF_2_13)))
+            content = next((content for content in spelt if content is not None), None)
             if content is not None:
                 layer.load_asset(name, content)
     _quantize_projections(model, order, archive)
@@ -263,8 +267,7 @@ def _spellings(path: str) -> Iterator[str]:
     """The path of a group in all releases that have this layout."""
     # Keras 2.15 has a leading underscore in names of attention projections.
     for spelt in (path, re.sub(r"/(\w+_dense/vars)$", r"/_\1", path)):
-        # Keras 2.13 and 2.14.
-        for form in (spelt, spelt.replace("layers/", "_layer_checkpoint_dependencies/")):
+        for form in (spelt, spelt.replace("layers/", _LAYERS_OF_2_13)):
             yield form
             # Keras 2.13 to 2.15 on Windows: one group, whose name has backslashes, and in it `vars`.
             place, _, last = form.rpartition("/")
