@@ -189,7 +189,7 @@ LAYERS = (
     ("RandomZoom", {"height_factor": 0.2}, each({"width_factor": (-0.1, 0.1)}), "image"),
     ("RandomContrast", {"factor": 0.2}, each({"factor": (0.1, 0.3)}), "image"),
     ("RandomBrightness", {"factor": 0.2}, each({"value_range": (0.0, 1.0)}), "image"),
-    ("MaxoutDense", {"output_dim": 3}, each({"nb_feature": 2, "bias": False}), "vector"),
+    ("MaxoutDense", {"output_dim": 3}, each({"nb_feature": 2, "bias": False, "input_dim": 4}), "vector"),
     ("Highway", {}, each({"activation": "relu", "bias": False}), "vector"),
     # Of Keras 3.
     ("RMSNormalization", {}, each({"epsilon": 0.1}), "sequence"),
