@@ -39,6 +39,7 @@ class Peer:
             self.keras, self.name = keras, "Keras " + keras.__version__
             return
         if which == "keras":
+            os.environ["KERAS_BACKEND"] = "tensorflow"
             import keras
 
             self.keras, self.name = keras, "Keras " + keras.__version__
@@ -76,14 +77,28 @@ class Peer:
     def outputs(self, model, inputs):
         """What the model gives, in flat order."""
         if self.is_keras3:
-            tree = self.keras.tree
-            given = inputs[0] if type(model).__name__ == "Sequential" else tree.pack_sequence_as(model.input, inputs)
-            return [_array(self.keras.ops.convert_to_numpy(y)) for y in tree.flatten(model(given, training=False))]
+            given = inputs[0] if type(model).__name__ == "Sequential" else self._packed(model.input, inputs)
+            return [_array(self.keras.ops.convert_to_numpy(y)) for y in self._flat(model(given, training=False))]
         if self.is_eager and self.since(2, 2):
             nest = self.tf.nest
             given = inputs[0] if type(model).__name__ == "Sequential" else nest.pack_sequence_as(model.input, inputs)
             return [_array(y) for y in nest.flatten(model(given, training=False))]
-        return [_array(y) for y in _flat(model.predict_on_batch(inputs if len(inputs) > 1 else inputs[0]))]
+        return [_array(y) for y in _flat(model.predict(inputs if len(inputs) > 1 else inputs[0]))]
+
+    def _packed(self, structure, leaves):
+        if hasattr(self.keras, "tree"):
+            return self.keras.tree.pack_sequence_as(structure, leaves)
+        # Up to Keras 3.1.
+        import tree
+
+        return tree.unflatten_as(structure, leaves)
+
+    def _flat(self, structure):
+        if hasattr(self.keras, "tree"):
+            return self.keras.tree.flatten(structure)
+        import tree
+
+        return tree.flatten(structure)
 
 
 def _flat(outputs):

@@ -24,6 +24,8 @@ INPUTS = {
     "words": ((2,), "string"),
     "texts": ((1,), "string"),
     "counts": ((2,), "int64"),
+    "wave": ((300,), "float32"),
+    "waves": ((300, 2), "float32"),
     "state": ((3,), "float32"),
     "cell": ((3,), "float32"),
 }
@@ -117,9 +119,9 @@ LAYERS = (
     ("ZeroPadding1D", {}, each({"padding": (1, 2)}), "sequence"),
     ("ZeroPadding2D", {}, each({"padding": ((1, 2), (0, 1))}), "image"),
     ("ZeroPadding3D", {}, each({"padding": 2}), "volume"),
-    ("Cropping1D", {}, each({"cropping": (1, 2)}), "sequence"),
-    ("Cropping2D", {"cropping": 1}, each({"cropping": ((1, 2), (0, 1))}), "image"),
-    ("Cropping3D", {}, each(), "volume"),
+    ("Cropping1D", {}, each({"cropping": (1, 2)}, {"cropping": 3}), "sequence"),
+    ("Cropping2D", {"cropping": 1}, each({"cropping": ((1, 2), (0, 1))}, {"cropping": ((9, 0), (0, 1))}), "image"),
+    ("Cropping3D", {}, each({"cropping": 3}), "volume"),
     ("UpSampling1D", {}, each({"size": 3}), "sequence"),
     ("UpSampling2D", {}, each({"interpolation": "bilinear"}, {"size": (1, 3)}), "image"),
     ("UpSampling3D", {}, each(), "volume"),
@@ -166,6 +168,8 @@ LAYERS = (
     ("Attention", {}, each({"causal": False}), ("sequence", "queries")),
     ("AdditiveAttention", {}, each({"use_scale": False}), ("sequence", "queries")),
     ("CategoryEncoding", {"num_tokens": 9}, each(*grid(output_mode=["one_hot", "multi_hot"])), "counts"),
+    ("CategoryEncoding", {"max_tokens": 9}, grid(output_mode=["binary", "count"]), "counts"),
+    ("Discretization", {"bins": [-1.0, 0.0, 0.5]}, each(), "vector"),
     ("Discretization", {"bin_boundaries": [-1.0, 0.0, 0.5]}, each({"output_mode": "one_hot"}), "vector"),
     ("Hashing", {"num_bins": 5}, each({"salt": 3}, {"mask_value": ""}, {"output_mode": "multi_hot"}), "words"),
     ("HashedCrossing", {"num_bins": 5}, each({"output_mode": "one_hot"}), ("first", "second")),
@@ -185,6 +189,33 @@ LAYERS = (
     ("RandomZoom", {"height_factor": 0.2}, each({"width_factor": (-0.1, 0.1)}), "image"),
     ("RandomContrast", {"factor": 0.2}, each({"factor": (0.1, 0.3)}), "image"),
     ("RandomBrightness", {"factor": 0.2}, each({"value_range": (0.0, 1.0)}), "image"),
+    ("MaxoutDense", {"output_dim": 3}, each({"nb_feature": 2, "bias": False, "input_dim": 4}), "vector"),
+    ("Highway", {}, each({"activation": "relu", "bias": False}), "vector"),
+    # Of Keras 3.
+    ("RMSNormalization", {}, each({"epsilon": 0.1}), "sequence"),
+    ("ReversibleEmbedding", {"input_dim": 9, "output_dim": 3}, each({"mask_zero": True}), "ids"),
+    *(
+        (f"Adaptive{kind}Pooling{rank}D", {"output_size": 2}, each({"output_size": 3}), source)
+        for kind, (rank, source) in itertools.product(
+            ("Max", "Average"), ((1, "sequence"), (2, "image"), (3, "volume"))
+        )
+    ),
+    ("STFTSpectrogram", {"frame_length": 32, "frame_step": 16}, each({"mode": "log"}, {"window": None}), "waves"),
+    ("MelSpectrogram", {"fft_length": 64, "sequence_stride": 16}, each({"num_mel_bins": 20}), "wave"),
+    *(
+        (name, {}, each(), "image")
+        for name in ("AutoContrast", "Equalization", "AugMix", "RandAugment", "Solarization")
+    ),
+    *((name, {}, each(), "image") for name in ("CutMix", "MixUp", "RandomElasticTransform", "RandomErasing")),
+    *((name, {}, each(), "image") for name in ("RandomGaussianBlur", "RandomGrayscale", "RandomInvert", "RandomShear")),
+    *(
+        (name, {"factor": 0.5}, each(), "image")
+        for name in ("RandomColorDegeneration", "RandomHue", "RandomPerspective")
+    ),
+    *((name, {"factor": 0.5}, each(), "image") for name in ("RandomSaturation", "RandomSharpness")),
+    ("RandomPosterization", {"factor": 4}, each(), "image"),
+    ("RandomColorJitter", {"brightness_factor": 0.2, "hue_factor": 0.1}, each(), "image"),
+    ("ContrastLimitedAdaptiveHistogramEqualization", {}, each(), "image"),
     ("RandomHeight", {"factor": 0.2}, each(), "image"),
     ("RandomWidth", {"factor": 0.2}, each(), "image"),
 )
@@ -215,7 +246,11 @@ def _one(keras, name, options, kinds):
 
 def build_layer(keras, name, options):
     """A layer of this Keras."""
-    return getattr(keras.layers, name)(**{key: _value(keras, key, item) for key, item in options.items()})
+    make = keras.layers
+    if not hasattr(make, name) and hasattr(make, "experimental"):
+        # Preprocessing layers up to TensorFlow 2.5.
+        make = make.experimental.preprocessing
+    return getattr(make, name)(**{key: _value(keras, key, item) for key, item in options.items()})
 
 
 def _value(keras, key, value):
@@ -236,6 +271,17 @@ def _attention(keras, make, **given):
     return keras.models.Model([query, value], attention(query, value, **given))
 
 
+def _grouped_attention(keras, make):
+    query, value = _input(keras, "sequence"), _input(keras, "queries")
+    layer = make.GroupQueryAttention(head_dim=2, num_query_heads=4, num_key_value_heads=2)
+    return keras.models.Model([query, value], layer(query, value))
+
+
+def _pipeline(keras, make):
+    x = _input(keras, "image")
+    return keras.models.Model(x, make.Pipeline([make.Rescaling(0.5), make.CenterCrop(4, 5)])(x))
+
+
 def _attention_masks(keras, make):
     query, value, flags = (_input(keras, kind) for kind in ("sequence", "queries", "flags"))
     first = make.MultiHeadAttention(2, 3)(query, value, attention_mask=make.Reshape((1, 6))(flags))
@@ -247,7 +293,9 @@ def _masked(keras, make):
     ids, flags = _input(keras, "ids"), _input(keras, "flags")
     words = make.Embedding(9, 4, mask_zero=True)(ids)
     outputs = [make.LSTM(3)(words), make.GRU(3)(words, mask=flags), make.Bidirectional(make.LSTM(2))(words, mask=flags)]
-    outputs += [make.GlobalAveragePooling1D()(words), make.GlobalAveragePooling1D()(words, mask=flags)]
+    # Up to Keras 3.14 on torch, this layer zeroes masked steps in the tensor that it is given.
+    first, second = make.Add()([words, words]), make.Add()([words, words])
+    outputs += [make.GlobalAveragePooling1D()(first), make.GlobalAveragePooling1D()(second, mask=flags)]
     outputs += [make.MultiHeadAttention(1, 2)(words, words), make.Attention()([words, words], mask=[flags, flags])]
     outputs += [make.TimeDistributed(make.Dense(2))(words), make.Add()([words, make.Masking()(words)])]
     outputs += [make.Concatenate()([words, words]), make.Softmax()(make.Dense(6)(make.Flatten()(words)), mask=flags)]
@@ -364,6 +412,8 @@ _BY_HAND = {
     "attention scores": lambda keras, make: _attention(keras, make, return_attention_scores=True),
     "attention causal": lambda keras, make: _attention(keras, make, use_causal_mask=True),
     "attention masks": _attention_masks,
+    "attention in groups": _grouped_attention,
+    "pipeline": _pipeline,
     "masks": _masked,
     "states": _states,
     "cells": _cells,
@@ -391,7 +441,12 @@ def example(shape, kind, random):
         values[:, 0] = True
         return values
     if kind.startswith("int"):
-        values = random.randint(1, 8, shape)
-        values[:, -1] = 0
+        # Some random graphs embed 7 categories.
+        values = random.randint(1, 7 if kind == "int32" else 8, shape)
+        values[:, -1] = values[0, 0] = 0
         return values.astype(kind)
-    return random.standard_normal(shape).astype(kind)
+    values = random.standard_normal(shape).astype(kind)
+    if len(shape) == 3:
+        # What `Masking` masks.
+        values[0, 1], values[-1, -1] = 0.5, 0.0
+    return values

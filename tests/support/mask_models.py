@@ -15,9 +15,22 @@ MORE = (
     ("BatchNormalization", {"axis": 1}),
     ("LSTM", {"units": 3, "return_sequences": True, "zero_output_for_mask": True}),
     ("GRU", {"units": 3, "return_sequences": True, "go_backwards": True}),
+    # They cast what they are given.
+    ("LSTM", {"units": 3, "return_sequences": True, "dtype": "float64"}),
+    ("Softmax", {"dtype": "float64"}),
+    ("GlobalAveragePooling1D", {"dtype": "float64"}),
 )
 #: To these a sequence is one image, without rows.
-_OF_IMAGES = ("RandomCrop", "RandomRotation", "RandomTranslation", "RandomZoom", "CenterCrop", "Resizing")
+_OF_IMAGES = (
+    *("STFTSpectrogram", "MelSpectrogram", "Solarization", "Equalization", "AutoContrast", "AugMix", "MixUp", "CutMix"),
+    *("RandAugment", "ContrastLimitedAdaptiveHistogramEqualization"),
+    "RandomCrop",
+    "RandomRotation",
+    "RandomTranslation",
+    "RandomZoom",
+    "CenterCrop",
+    "Resizing",
+)
 #: Behind a mask that Masking computes, too.
 _BOTH = ("LSTM", "Softmax", "ReLU", "Dense", "BatchNormalization")
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")
@@ -57,6 +70,11 @@ def mask_models(keras):
                 f"masked {name} in {wrapper}",
                 lambda args=(name, options, wrapper): _wrapped(keras, *args),
             )
+    for inner in ("Masking", "Dense", "LSTM"):
+        yield f"masked Sequential of a float64 {inner}", lambda inner=inner: _sequential_casts(keras, inner)
+        yield f"masked Model of a float64 {inner}", lambda inner=inner: _model_casts(keras, inner)
+    for name in _MERGING:
+        yield f"masked {name} of float64 and float32", lambda name=name: _merged_casts(keras, name)
     for mode in ("concat", "sum"):
         yield "masked Bidirectional " + mode, lambda mode=mode: _bidirectional(keras, mode)
     if hasattr(make, "SpectralNormalization"):
@@ -64,11 +82,13 @@ def mask_models(keras):
         yield "masked SpectralNormalization of an Embedding", lambda: _spectral_embedding(keras)
 
 
-def _source(keras, kind):
+def _source(keras, kind, masked=True):
     make = keras.layers
     shape, dtype = INPUTS["ids" if kind == "Embedding" else "sequence"]
     x = make.Input(shape=shape, dtype=dtype)
-    return x, make.Embedding(9, 4, mask_zero=True)(x) if kind == "Embedding" else make.Masking(0.5)(x)
+    if kind == "Embedding":
+        return x, make.Embedding(9, 4, mask_zero=masked)(x)
+    return x, make.Masking(0.5)(x) if masked else x
 
 
 def _after(keras, y):
@@ -84,9 +104,7 @@ def _behind_mask(keras, name, options, source):
 
 def _pair(keras, name, masked):
     make = keras.layers
-    (a, first), (b, second) = _source(keras, "Masking"), _source(keras, "Embedding")
-    first, second = (y if flag else make.Flatten()(y) for y, flag in zip((first, second), masked))  # noqa: B905
-    first, second = (y if len(y.shape) == 3 else make.Reshape((6, 4))(y) for y in (first, second))
+    (a, first), (b, second) = _source(keras, "Masking", masked[0]), _source(keras, "Embedding", masked[1])
     if name == "MultiHeadAttention":
         y = make.MultiHeadAttention(2, 2)(first, second)
     else:
@@ -113,9 +131,40 @@ def _wrapped(keras, name, options, wrapper):
     if wrapper == "Sequential":
         inner = keras.models.Sequential([layer])
     else:
-        entry = make.Input(shape=tuple(y.shape)[1:], dtype="int32" if name == "Embedding" else "float32")
+        entry = make.Input(
+            shape=(6,) if name == "Embedding" else (6, 4), dtype="int32" if name == "Embedding" else None
+        )
         inner = keras.models.Model(entry, layer(entry))
     return keras.models.Model(x, _after(keras, inner(y)))
+
+
+def _casting(keras, name):
+    """A layer on sequences that computes in float64."""
+    options = {"Masking": {"mask_value": 0.5}, "Dense": {"units": 4}, "LSTM": {"units": 4, "return_sequences": True}}
+    return getattr(keras.layers, name)(dtype="float64", **options[name])
+
+
+def _sequential_casts(keras, name):
+    make = keras.layers
+    shape, _ = INPUTS["sequence"]
+    layers = [make.Masking(0.5), _casting(keras, name), make.SimpleRNN(3, return_sequences=True), make.SimpleRNN(2)]
+    return keras.models.Sequential([make.InputLayer(shape), *layers])
+
+
+def _model_casts(keras, name):
+    make = keras.layers
+    entry = make.Input(shape=(6, 4))
+    inner = keras.models.Model(entry, make.SimpleRNN(3, return_sequences=True)(_casting(keras, name)(entry)))
+    x, y = _source(keras, "Embedding")
+    return keras.models.Model(x, _after(keras, inner(y)))
+
+
+def _merged_casts(keras, name):
+    make = keras.layers
+    (a, first), (b, second) = _source(keras, "Masking"), _source(keras, "Embedding")
+    first = make.Masking(0.5, dtype="float64")(first)
+    layer = make.Dot(axes=(2, 2)) if name == "Dot" else getattr(make, name)()
+    return keras.models.Model([a, b], _after(keras, layer([first, second])))
 
 
 def _bidirectional(keras, mode):

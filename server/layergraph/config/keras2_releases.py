@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-#: Values of a layer's option `mask_use`: as in Keras 3; neither used nor passed on; passed on, but not used; used, but
-#: not passed on.
-MASK_USES: Final = ("keras3", "none", "passed", "used")
+#: Values of a layer's option `mask_use`: as in Keras 3; the same, without the masks of tensors that the layer casts
+#: (Keras 3.5 to 3.13); neither used nor passed on; passed on, but not used; used, but not passed on.
+MASK_USES: Final = ("keras3", "uncast", "none", "passed", "used")
 
 _LAST: Final = 99
 _RANDOM: Final = tuple(
@@ -31,6 +31,9 @@ _TF_KERAS: Mapping[str, tuple[int, str]] = {
     **dict.fromkeys(_RANDOM, (_LAST, "passed")),
 }
 
+#: Class -> the last minor version in which it may crop everything away.
+_CROPS: Mapping[str, tuple[int, str]] = dict.fromkeys(("Cropping1D", "Cropping2D"), (6, "keras2"))
+
 #: Class -> options in multi-backend Keras 2: its Bidirectional doesn't zero masked timesteps, its resizing places
 #: pixels at corners.
 MULTI_BACKEND: Mapping[str, Mapping[str, str]] = {
@@ -38,6 +41,7 @@ MULTI_BACKEND: Mapping[str, Mapping[str, str]] = {
     "UpSampling2D": {"image_rule": "corner"},
     "BatchNormalization": {"mask_use": "passed"},
     "Softmax": {"mask_use": "passed"},
+    **{name: {"crop_rule": "keras2"} for name in _CROPS},
 }
 
 #: Minor versions in which a Sequential without an input shape passes None as mask to the call of its first layer, if
@@ -56,7 +60,8 @@ _MASK_RULES: Mapping[str, tuple[int, str]] = {"Softmax": (4, "fitting")}
 def tf_keras_rules(minor: int) -> dict[str, dict[str, str]]:
     """Class -> options in tf.keras 2.`minor`, without the layers that are as in 2.15 (images) and Keras 3 (masks)."""
     rules: dict[str, dict[str, str]] = {}
-    for key, table in (("mask_use", _TF_KERAS), ("mask_rule", _MASK_RULES), ("image_rule", _IMAGES)):
+    tables = {"mask_use": _TF_KERAS, "mask_rule": _MASK_RULES, "image_rule": _IMAGES, "crop_rule": _CROPS}
+    for key, table in tables.items():
         for name, (last, value) in table.items():
             if minor <= last:
                 rules.setdefault(name, {})[key] = value

@@ -27,7 +27,7 @@ class Generation:
     renamed          class name ("*" for every class) -> old key -> canonical key
     defaults         class name -> this generation's defaults of options that a config may lack
     activations      activation -> canonical activation
-    rules            class name -> options that make a layer compute as in this generation
+    rules            class name ("*" for every class) -> options that make a layer compute as in this generation
     masks_left_out   whether `mask=None` in a call suppresses the inputs' masks
     minor            minor version, for tf.keras
     adapt            further changes of a config with renamed keys, (class name, config)
@@ -58,7 +58,7 @@ FIRST_CALL: Final = "first_call"
 #: Within OWN_KEY: the name of an activation that Keras 3 lacks and composes of layers.
 ACTIVATION: Final = "activation"
 #: Options that make a layer compute as in an earlier generation of Keras.
-OWN_OPTIONS: Final = frozenset({"cast_rule", "mask_rule", "mask_use", "image_rule", "step_rule"})
+OWN_OPTIONS: Final = frozenset({"cast_rule", "crop_rule", "mask_rule", "mask_use", "image_rule", "step_rule"})
 #: Value of these options for Keras 3's behaviour, which files may omit.
 KERAS3_RULE: Final = "keras3"
 
@@ -123,8 +123,10 @@ _ACTIVATIONS = {"hard_sigmoid": "keras2_hard_sigmoid"}
 #: Keras 1 and 2 combine masks with AND, Keras 3 with OR; Keras 3 drops the mask if states are passed as tensors. In
 #: Keras 1 and 2, a query with no key to attend to attends to all, images are cropped where Keras 3 passes them
 #: unchanged, and integer images become floating point. TimeDistributed treats all timesteps as one batch, where Keras 3
-#: treats each as a batch. SpectralNormalization doesn't cast its outputs to the inputs' type.
+#: treats each as a batch. SpectralNormalization doesn't cast its outputs to the inputs' type. Volumes may be cropped to
+#: nothing.
 _RULES = {
+    "Cropping3D": {"crop_rule": "keras2"},
     "TimeDistributed": {"step_rule": "keras2"},
     "SpectralNormalization": {"cast_rule": "keras2"},
     **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, *_ATTENTION)},
@@ -140,10 +142,14 @@ def _joined(*parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, A
     return rules
 
 
+_NO_KEYS: Final = {name: {"mask_rule": "keras2"} for name in _ATTENTION}
+#: From 3.5 to 3.13, layers lose the masks of tensors that they cast.
+KERAS3_UP_TO_13 = replace(KERAS3, rules={"*": {"mask_use": "uncast"}})
 #: Up to 3.9, a query with no key to attend to attends to all, as in Keras 2.
-KERAS3_UP_TO_9 = replace(KERAS3, rules={name: {"mask_rule": "keras2"} for name in _ATTENTION})
+KERAS3_UP_TO_9 = replace(KERAS3_UP_TO_13, rules={**KERAS3_UP_TO_13.rules, **_NO_KEYS})
+KERAS3_UP_TO_4 = replace(KERAS3, rules=_NO_KEYS)
 #: Up to 3.3, masks of tensors in a list are dropped.
-KERAS3_UP_TO_3 = replace(KERAS3_UP_TO_9, rules={**KERAS3_UP_TO_9.rules, **{n: {"mask_rule": "none"} for n in _MERGING}})
+KERAS3_UP_TO_3 = replace(KERAS3_UP_TO_4, rules={**_NO_KEYS, **{name: {"mask_rule": "none"} for name in _MERGING}})
 
 #: Keras 2.0 to 2.3 and tf.keras 2.x.
 KERAS2 = Generation(
@@ -208,6 +214,8 @@ KERAS2 = Generation(
         "LeakyReLU": {"alpha": "negative_slope"},
         "InputLayer": {"batch_input_shape": "batch_shape"},
         # TensorFlow 2.3.
+        "CategoryEncoding": {"max_tokens": "num_tokens"},
+        "Discretization": {"bins": "bin_boundaries"},
         "IntegerLookup": {"max_values": "max_tokens", "mask_value": "mask_token", "oov_value": "oov_token"},
     },
     # Options with other defaults in Keras 3, which early configs may lack.
@@ -228,15 +236,32 @@ KERAS2 = Generation(
 
 @cache
 def tf_keras(minor: int) -> Generation:
-    """tf.keras 2.`minor`, as in `keras_version`: 2 for TensorFlow 1.13 to 2.1, 3 for 2.2, 4 for 2.3 and 2.4."""
+    """tf.keras 2.`minor`, as in `keras_version`: 2 for TensorFlow 1.13 to 2.0, 3 for 2.1 and 2.2, 4 for 2.3 and 2.4."""
     if minor >= KERAS2.minor:
         return KERAS2
     return replace(KERAS2, minor=minor, rules=_joined(_RULES, tf_keras_rules(minor)))
 
 
+#: Layers of Keras 1 that multi-backend Keras 2 still has, with their options unchanged.
+_OF_KERAS1: Final = ("MaxoutDense", "Highway")
+
+
+def _adapt_multi_backend(kind: str, config: dict[str, Any]) -> None:
+    (keras1 if kind in _OF_KERAS1 else keras2).adapt(kind, config)
+
+
 #: Keras 2.0 to 2.3 on several backends.
 MULTI_BACKEND = replace(
-    KERAS2, name="multi-backend Keras 2", masks_left_out=False, minor=0, rules=_joined(_RULES, _MULTI_BACKEND_RULES)
+    KERAS2,
+    name="multi-backend Keras 2",
+    renamed={
+        **KERAS2.renamed,
+        **{name: {**keras1.RENAMED["*"], **keras1.RENAMED.get(name, {})} for name in _OF_KERAS1},
+    },
+    masks_left_out=False,
+    minor=0,
+    rules=_joined(_RULES, _MULTI_BACKEND_RULES),
+    adapt=_adapt_multi_backend,
 )
 
 #: Files written by TensorFlow.js itself; its converter writes the version of the source's Keras.
@@ -261,6 +286,8 @@ _MULTI_BACKEND = re.compile(r"2\.[0-3]\.\d+")
 _TF_KERAS = re.compile(r"2\.(\d{1,4})(?!\d)")
 _KERAS3 = re.compile(r"3\.(\d{1,4})(?!\d)")
 _LATEST = 9999
+#: Minor version up to which a generation of Keras 3 holds.
+_EARLY_KERAS3 = ((3, KERAS3_UP_TO_3), (4, KERAS3_UP_TO_4), (9, KERAS3_UP_TO_9), (13, KERAS3_UP_TO_13))
 
 
 def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Generation:
@@ -278,7 +305,7 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Gener
             return tf_keras(int(release[1])) if release else KERAS2
         release = _KERAS3.match(version)
         minor = int(release[1]) if release else _LATEST
-        return KERAS3_UP_TO_3 if minor <= 3 else KERAS3_UP_TO_9 if minor <= 9 else KERAS3
+        return next((early for last, early in _EARLY_KERAS3 if minor <= last), KERAS3)
     items = _layers_of(config)
     if any(keras1.OPTIONS & layer["config"].keys() for layer in items if isinstance(layer.get("config"), Mapping)):
         return KERAS1

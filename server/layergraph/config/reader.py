@@ -278,7 +278,8 @@ class _Reader:
         with self._deeper():
             for key, item in raw.items():
                 config[str(renamed.get(key, key))] = self.values.option(label, key, item)
-        config.update(self.generation.rules.get(kind, {}))
+        rules = self.generation.rules
+        config.update({**rules.get("*", {}), **rules.get(kind, {})})
         config.update(self._own_options(value))
         config.setdefault("name", name)
         if "dtype" in config and kind not in _WITH_POLICIES:

@@ -41,6 +41,7 @@ class Invocation:
     __slots__ = (
         "_args",
         "_arrays",
+        "_bare",
         "_casts",
         "_kwargs",
         "_masks",
@@ -67,6 +68,8 @@ class Invocation:
         #: Whether an argument is an array. Operations take arrays without conversion.
         self._arrays = not layer.is_operation and any(isinstance(leaf, np.ndarray) for leaf in flatten([args, named]))
         self._casts = self._find_casts()
+        #: The tensors whose masks are lost, since they are cast.
+        self._bare = frozenset(index for index, _ in self._casts) if layer.mask_use == "uncast" else frozenset()
         self._masks = {} if self.unmasked else self._find_masks()
         #: The arguments whose masks are passed on.
         self._previous = self._find_previous()
@@ -88,13 +91,20 @@ class Invocation:
             if tensor.dtype != wanted and tensor.dtype.startswith(("float", "bfloat"))
         ]
 
+    def _if_masked(self, leaf: Any) -> Any:
+        return None if isinstance(leaf, _Slot) and leaf in self._bare else leaf
+
     def _find_masks(self) -> dict[str, Structure]:
         """Maps mask parameters of `forward` to the arguments whose masks they take."""
         if not self.layer.uses_masks:
             return {}
         names = self.layer.call_argument_names
         given = {**dict(zip(names, self._args, strict=False)), **self._kwargs}
-        holders = {n: v for n, v in given.items() if any(isinstance(leaf, _Slot) for leaf in flatten(v))}
+        holders = {
+            name: map_structure(self._if_masked, value)
+            for name, value in given.items()
+            if any(isinstance(leaf, _Slot) for leaf in flatten(value))
+        }
         accepted = self.layer.mask_argument_names
         if len(holders) == 1:
             name, value = next(iter(holders.items()))
@@ -112,7 +122,7 @@ class Invocation:
         if self.layer.inner_model is None:
             if self.unmasked:
                 return None
-            return first if given is None else map_structure(_as_given, given)
+            return map_structure(self._if_masked, first) if given is None else map_structure(_as_given, given)
         parts = flatten(first)
         if self.unmasked or given is None:
             return [None if self.unmasked else part for part in parts]
@@ -137,6 +147,11 @@ class Invocation:
             None if source is None else source[0].shape if source[1] else source[0].mask_shape
             for source in self.previous_masks
         ]
+
+    @property
+    def without_masks(self) -> list[Tensor]:
+        """Tensors whose masks the call loses, since it casts them: in Keras 3.5 to 3.13."""
+        return [self.tensors[index] for index in sorted(self._bare)]
 
     @property
     def template(self) -> tuple[tuple[Structure, ...], dict[str, Structure]]:

@@ -164,7 +164,7 @@ class Layer(_LayerOptions):
     @property
     def uses_masks(self) -> bool:
         """Whether `forward` takes the masks that accompany its inputs."""
-        return self.mask_use in ("keras3", "used")
+        return self.mask_use in ("keras3", "uncast", "used")
 
     def treat_masks(self, use: str) -> None:
         """Sets what the layer does with masks, one of `config.keras2_releases.MASK_USES`: from the version of its file.
@@ -174,7 +174,7 @@ class Layer(_LayerOptions):
         if use not in MASK_USES:
             raise ConfigError(f"{type(self).__name__}: mask_use is {brief(use)}, expected one of {list(MASK_USES)}")
         self.mask_use = use
-        if use != "keras3":
+        if use not in ("keras3", "uncast"):
             vars(self)["supports_masking"] = use == "passed"
 
     @property

@@ -7,7 +7,17 @@ from typing import Any
 
 import torch
 
-from layergraph.config.options import Expected, anything, brief, integer, list_of, nonnegative_int, option, positive_int
+from layergraph.config.options import (
+    Expected,
+    anything,
+    brief,
+    integer,
+    list_of,
+    nonnegative_int,
+    one_of,
+    option,
+    positive_int,
+)
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
@@ -196,20 +206,29 @@ class ZeroPadding3D(_ZeroPadding):
 
 
 class _Cropping(_BorderLayer):
-    """Removes steps at the ends of the spatial axes."""
+    """Removes steps at the ends of the spatial axes.
+
+    crop_rule   whether an axis may become empty (keras2): in Cropping3D of Keras 2, and in the others up to 2.6
+    """
 
     cropping: Any = option(anything, default=1)
     data_format: str = option(data_format, default=None)
+    crop_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
     def setup(self) -> None:
         """Expands the cropping to pairs."""
         self.read_border("cropping")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs. Raises DataError if an axis would become empty."""
-        crops = self.pairs(self.cropping)
-        self.check_windows(self.lengths(x), [sum(pair) + 1 for pair in crops])
+        """Computes the outputs. Raises DataError if an axis would become empty, and may not."""
+        crops, lengths = self.pairs(self.cropping), self.lengths(x)
+        if self.crop_rule == "keras3":
+            self.check_windows(lengths, [sum(pair) + 1 for pair in crops])
         return self.cropped(self.floating(x), crops)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras 3's config."""
+        return {key: value for key, value in super().get_config().items() if key != "crop_rule"}
 
 
 class Cropping1D(_Cropping):

@@ -129,7 +129,8 @@ class SpatialLayer(Layer):
         """Returns a view of the input without the given steps before and after each spatial axis."""
         for axis, (before, after) in zip(self.spatial_axes, crops, strict=True):
             if before or after:
-                x = x.narrow(axis, before, x.shape[axis] - before - after)
+                length = x.shape[axis]
+                x = x.narrow(axis, min(before, length), max(0, length - before - after))
         return x
 
     def to_torch(self, x: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from layergraph.functional.node import Node
 from layergraph.functional.tensor import Tensor
 from layergraph.saving.keras2.activations import IN_KERAS3
 from layergraph.saving.layouts import registered_name
+from layergraph.saving.mask_nodes import without_masks
 from layergraph.saving.sharing import WrittenModel
 
 #: The Keras version that saved files claim.
@@ -84,6 +85,8 @@ def _plain_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
     if layer.computes_by_call:
         config = {key: serialized(value) for key, value in config.items()}
     own = {key: getattr(layer, key) for key in OWN_OPTIONS if getattr(layer, key, KERAS3_RULE) != KERAS3_RULE}
+    if own.get("mask_use") == "uncast" and not any(without_masks(node) for node in layer.inbound_nodes):
+        del own["mask_use"]
     for key in config:
         inner = getattr(layer, key, None) if key in LAYER_KEYS or key.endswith("activation") else None
         config[key] = _layers(inner, written) if _holds_layers(inner) else _with_module(key, config[key])

@@ -75,9 +75,14 @@ class WrittenGraph:
             self._kwargs[node] = {**node.kwargs, **written}
         # In Keras 3 masks accompany tensors, too: without one, a layer neither uses it nor passes it on.
         skips = type(layer).__name__ in _SKIPS_MASKED and getattr(layer, "mask_rule", "") == "keras2"
-        if skips or unfit or layer.mask_use != "keras3":
+        loses_all = skips or unfit or layer.mask_use not in ("keras3", "uncast")
+        lost = {id(tensor) for tensor in without_masks(node) if self._mask_of(tensor) is not None}
+        if loses_all or lost:
             self._args[node] = tuple(
-                map_structure(lambda leaf: self._without_mask(layer, leaf), arg) for arg in node.args
+                map_structure(
+                    lambda leaf: self._without_mask(layer, leaf) if loses_all or id(leaf) in lost else leaf, arg
+                )
+                for arg in node.args
             )
         for tensor, mask in zip(node.output_tensors, self._output_masks(node), strict=True):
             # Shape inference has determined whether there is a mask.
@@ -134,6 +139,13 @@ class WrittenGraph:
         self._names.add(name)
         made: Tensor = operations()[kind](name=name, **options)(*args)
         return made
+
+
+def without_masks(node: Node) -> list[Tensor]:
+    """Tensors whose masks a call loses, by the rule of the release that its file is of."""
+    if node.layer.mask_use != "uncast":
+        return []
+    return Invocation(node.layer, node.args, node.kwargs, node.training).without_masks
 
 
 def _mask_sources(node: Node) -> dict[str, Structure]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,8 +17,11 @@ from layergraph.errors import CorruptFileError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
+from layergraph.layers.attention.attention import UnprojectedAttention
 from layergraph.layers.attention.multi_head import ProjectedAttention
 from layergraph.layers.quantized.kernels import QuantizedLayer
+from layergraph.layers.rnn.recurrent import GRU, LSTM
+from layergraph.layers.wrappers import Bidirectional
 from layergraph.saving.layouts import (
     FileOrder,
     depth_first,
@@ -35,6 +39,9 @@ from layergraph.saving.shard_owners import arrays_by_layer
 
 #: Kinds of dtypes; a weight is never loaded from an array of another kind.
 _KINDS = {"float": "float", "bfloat": "float", "int": "int", "uint": "int", "bool": "bool"}
+
+#: What Keras 2.13 and 2.14 may call the groups of layers.
+_LAYERS_OF_2_13 = "_layer_checkpoint_dependencies/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +61,15 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
         problems.add(text)
     for path, layer in _groups(model, order, archive.keras_version or ""):
         for name in layer.storage.assets:
-            content = archive.asset(f"{path}/{name}")
+            spelt = (archive.asset(f"{form}/{name}") for form in (path, path.replace("layers/", _LAYERS_OF_2_13)))
+            content = next((content for content in spelt if content is not None), None)
             if content is not None:
                 layer.load_asset(name, content)
     _quantize_projections(model, order, archive)
+    if archive.keras_version == "2.2.4-tf":
+        _find_scales(model, archive)
+    if archive.keras_version == "2.3.0-tf":
+        _keep_masked_outputs(model, archive)
     origin = origin_of(archive.keras_version, archive.backend)
     form = model.class_form
     if form is not None and form.backbone is not None and archive.is_preset and isinstance(archive.weights, StateTree):
@@ -115,6 +127,60 @@ def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArc
                 arrays = _variables(weights, variables_path(f"{path}/{group}", projection), own_variables(projection))
                 found = {str(position): array for position, array in enumerate(arrays)}
             layer.quantize_as_stored(group, found, config)
+
+
+def _find_scales(model: Functional, archive: ModelArchive) -> None:
+    """Finds out which attention layers have a scale: TensorFlow 1.14 and 2.0 leave the option out of their configs."""
+    if (stored := _owned_names(archive)) is None:
+        return
+    for layer in model.walk_layers():
+        if isinstance(layer, UnprojectedAttention):
+            layer.scale_as_stored(scaled=(layer.name, "scale") in stored)
+
+
+def _keep_masked_outputs(model: Functional, archive: ModelArchive) -> None:
+    """In TensorFlow 2.1, LSTM and GRU don't zero the outputs of masked timesteps where cuDNN could compute them.
+
+    2.2 writes the same version into its files, but names weights after the cell.
+    """
+    stored = _owned_names(archive) or set()
+    for layer in model.walk_layers():
+        pair = isinstance(layer, Bidirectional)
+        inner = list(layer.sublayers.values()) if pair else [layer]
+        if any((one.name, "kernel") in stored and _fits_cudnn(one) for one in inner) and not _of_tensorflow1(layer):
+            for one in inner:
+                one.zero_output_for_mask = False  # type: ignore[attr-defined]
+                for weight in one.own_weights:
+                    # A file saved of the model has the names of this one.
+                    weight.owner = weight.owner.removesuffix(f"/{one.storage.scope}")
+            if isinstance(layer, Bidirectional):
+                layer.mask_rule = "keras2"
+
+
+def _fits_cudnn(layer: Layer) -> bool:
+    """Whether cuDNN's kernels could compute the layer (keras.layers.LSTM of TensorFlow 2)."""
+    if not isinstance(layer, (LSTM, GRU)) or (isinstance(layer, GRU) and not layer.reset_after):
+        return False
+    config = layer.get_config()
+    activations = (config["activation"], config["recurrent_activation"])
+    return activations == ("tanh", "sigmoid") and layer.use_bias and not layer.unroll and not layer.recurrent_dropout
+
+
+def _of_tensorflow1(layer: Layer) -> bool:
+    """Whether a layer has the behaviour of TensorFlow 1, which writes a dtype into configs of initializers."""
+    config: Any = {} if layer.stored_form is None else layer.stored_form.content.get("config")
+    config = config.get("layer", {}).get("config", {}) if isinstance(layer, Bidirectional) else config
+    initializer = config.get("kernel_initializer")
+    return isinstance(initializer, dict) and "dtype" in initializer.get("config", {})
+
+
+def _owned_names(archive: ModelArchive) -> set[tuple[str, ...]] | None:
+    """The last two parts of all names of arrays, mostly the layer's and the weight's; None if they have no names."""
+    weights = archive.weights
+    if isinstance(weights, (StateTree, ShardedWeights)):
+        return None
+    names = (array.name.partition(":")[0] for arrays in weights.layers().values() for array in arrays)
+    return {tuple(name.split("/")[-2:]) for name in names}
 
 
 def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple[str, Layer]]:
@@ -219,8 +285,7 @@ def _spellings(path: str) -> Iterator[str]:
     """The path of a group in all releases that have this layout."""
     # Keras 2.15 has a leading underscore in names of attention projections.
     for spelt in (path, re.sub(r"/(\w+_dense/vars)$", r"/_\1", path)):
-        # Keras 2.13 and 2.14.
-        for form in (spelt, spelt.replace("layers/", "_layer_checkpoint_dependencies/")):
+        for form in (spelt, spelt.replace("layers/", _LAYERS_OF_2_13)):
             yield form
             # Keras 2.13 to 2.15 on Windows: one group, whose name has backslashes, and in it `vars`.
             place, _, last = form.rpartition("/")
@@ -250,6 +315,9 @@ def _by_order(
     left_out = left_out_of_keras3_h5(model) if origin.keras3 else set[Weight]()
     layers = [layer for layer in layers_of(model, order) if not left_out.issuperset(depth_first(layer, order))]
     by_name = {layer.name: layer for layer in layers}
+    if stored and not model.built:
+        problems.add(f"model {brief_name(model.name)}: has no input shape, expected one in its first layer")
+        return
     if by_name.keys() != stored.keys() and len(layers) != len(stored):
         absent = [name for name in by_name if name not in stored] or [name for name in stored if name not in by_name]
         text = f"the file has weights of {len(stored)} layers, expected {len(layers)}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
-from layergraph import Input, Model, Sequential
-from layergraph.errors import GraphError
+from layergraph import Input, Model, Sequential, load_model
+from layergraph.errors import CorruptFileError, GraphError
 from layergraph.layers import Dense, Flatten
 
 X = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
@@ -49,6 +53,17 @@ def test_without_a_shape_the_first_call_says_it() -> None:
     assert model.weights[0].shape == (10, 2)
     with pytest.raises(GraphError, match="got 2 inputs, expected 1"):
         Sequential([Dense(2)], name="s")([X, X])
+
+
+def test_a_file_without_a_shape_is_refused_by_name(tmp_path: Path) -> None:
+    # TensorFlow 1 and multi-backend Keras leave an InputLayer out.
+    Sequential([Input((4,)), Dense(2)], name="s").save(tmp_path / "s.h5")
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        del config["config"]["build_input_shape"], config["config"]["layers"][0]
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(CorruptFileError, match="model 's': has no input shape, expected one in its first layer"):
+        load_model(tmp_path / "s.h5")
 
 
 def test_an_input_comes_first_and_names_are_given_once() -> None:

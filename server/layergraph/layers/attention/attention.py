@@ -17,7 +17,7 @@ from layergraph.layers.attention.scores import as_many_steps, causal_mask
 from layergraph.layers.regularization import dropped
 
 
-class _DotAttention(Layer):
+class UnprojectedAttention(Layer):
     """Attention on a list [query, value] or [query, value, key]: softmax(scores) @ value.
 
     Query (rows, Tq, d), value (rows, Tv, d'), key (rows, Tv, d). The value's mask excludes values from the softmax; the
@@ -26,6 +26,7 @@ class _DotAttention(Layer):
 
     dropout: float = option(fraction, default=0.0)
     seed: Any = option(anything, default=None)
+    use_scale: bool = option(boolean, default=False, kw_only=True)
     #: An option of the layer in tf.keras before 2.10; now an argument of the call.
     causal: bool = option(boolean, default=False, kw_only=True)
 
@@ -72,6 +73,14 @@ class _DotAttention(Layer):
             outputs = torch.where(query_mask.unsqueeze(-1), outputs, 0)
         return [outputs, weights] if return_attention_scores else outputs
 
+    def scale_as_stored(self, *, scaled: bool) -> None:
+        """Sets whether there is a scale, before weights have values: some releases leave `use_scale` out of configs."""
+        if self.use_scale != scaled:
+            self.use_scale = scaled
+            self.own_weights.clear()
+            self.built = False
+            self.build_for(self.inbound_nodes[0].args)
+
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """Returns the query's mask."""
         return None if mask is None else mask[0]
@@ -84,7 +93,7 @@ class _DotAttention(Layer):
         return config
 
 
-class Attention(_DotAttention):
+class Attention(UnprojectedAttention):
     """Dot-product attention of Luong et al., 2015 (keras.layers.Attention).
 
     use_scale    multiplies the scores by a trainable scalar
@@ -114,7 +123,7 @@ class Attention(_DotAttention):
         return weight * torch.tanh(w.scale * both if self.use_scale else both).sum(-1)
 
 
-class AdditiveAttention(_DotAttention):
+class AdditiveAttention(UnprojectedAttention):
     """Attention of Bahdanau et al., 2014 (keras.layers.AdditiveAttention): scores are sum(scale * tanh(query + key)).
 
     use_scale   whether `scale` is a trainable vector, one factor per feature

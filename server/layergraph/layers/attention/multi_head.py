@@ -245,7 +245,7 @@ class ProjectedAttention(ShapedLayer):
         outputs = self.forward(context, w, *args, **kwargs)
         if self.penalizes_outputs:
             self.penalize(context, outputs)
-        return outputs, previous_mask if want_masks else None
+        return outputs, previous_mask if want_masks and self.supports_masking else None
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""

@@ -115,14 +115,15 @@ class CategoryEncoding(_Categories):
         """Computes the vectors. Raises ElementError for a category outside of 0 to num_tokens - 1."""
         if count_weights is not None and self.output_mode != "count":
             raise GraphError(f"count_weights requires output_mode 'count', got '{self.output_mode}'")
-        if has_any((inputs < 0) | (inputs >= self.num_tokens)):
-            lowest, highest = (int(bound) for bound in torch.aminmax(inputs))
+        categories = inputs.to(torch.int64)
+        if has_any((categories < 0) | (categories >= self.num_tokens)):
+            lowest, highest = (int(bound) for bound in torch.aminmax(categories))
             wrong = lowest if lowest < 0 else highest
             raise ElementError(
                 f"layer '{self.name}' (CategoryEncoding): got category {wrong}, expected 0 to {self.num_tokens - 1}"
             )
         weights = None if count_weights is None else count_weights.to(self.output_dtype())
-        return encoded(inputs.to(torch.int64), self.output_mode, self.num_tokens, self.output_dtype(), weights)
+        return encoded(categories, self.output_mode, self.num_tokens, self.output_dtype(), weights)
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 class Release:
     """Release 2.`minor`, of standalone Keras or in TensorFlow.
 
-    TensorFlow 1.13 to 2.1 call theirs 2.2.4-tf, TensorFlow 2.2 has 2.3.0-tf, and TensorFlow 2.3 and 2.4 have 2.4.0.
+    TensorFlow 1.13 to 2.0 call theirs 2.2.4-tf, TensorFlow 2.1 and 2.2 have 2.3.0-tf, and 2.3 and 2.4 have 2.4.0.
     """
 
     minor: int
