@@ -177,7 +177,7 @@ def _of_tensorflow1(layer: Layer) -> bool:
 def _owned_names(archive: ModelArchive) -> set[tuple[str, ...]] | None:
     """The last two parts of all names of arrays, mostly the layer's and the weight's; None if they have no names."""
     weights = archive.weights
-    if isinstance(weights, (StateTree, ShardedWeights)):
+    if isinstance(weights, (StateTree, ArrayList)):
         return None
     names = (array.name.partition(":")[0] for arrays in weights.layers().values() for array in arrays)
     return {tuple(name.split("/")[-2:]) for name in names}
