@@ -16,7 +16,7 @@ from layergraph.execution.arrays import as_tensor, to_numpy
 from layergraph.exporting import onnx_file, torch_file
 from layergraph.exporting.calls import Calls, blamed, check_exportable, described, reason_of
 from layergraph.exporting.cases import Case, Cases, differences
-from layergraph.exporting.rounding import sensitivities
+from layergraph.exporting.rounding import rounding_explains
 from layergraph.exporting.torch_file import RefusedLengthsError
 from layergraph.functional.runtime_assertions import recording
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
-
-#: A difference of this many times what changes in the last digits make is explained by rounding.
-_ROUNDING = 4.0
 
 #: Computes outputs for inputs in the plan's order.
 Run: TypeAlias = Callable[[Sequence[Array]], Sequence[Array]]
@@ -69,11 +66,11 @@ class Comparison:
     conditions: Sequence[str] = ()
 
 
-def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tolerance: float) -> Comparison:
+def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tolerances: Sequence[float]) -> Comparison:
     """Writes the plan as a file, and compares it with the plan.
 
     Raises ExportError, with the layer if one is at fault: for an operation that the format lacks, and if an output
-    differs by more than `tolerance`.
+    differs by more than its tolerance.
     """
     check_exportable(plan)
     calls = Calls.of(plan)
@@ -85,17 +82,17 @@ def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tol
         raise
     except Exception as wrong:
         # Exporters and other runtimes may raise anything.
-        culprit = _culprit(exporter, plan, calls, cases, tolerance)
+        culprit = _culprit(exporter, plan, calls, cases, max(tolerances, default=0.0))
         raise ExportError(culprit or reason_of(wrong)) from wrong
-    kept = _decided(plan, calls, compared, results, tolerance)
+    kept = _decided(plan, calls, compared, results, tolerances)
     found = [max(column) for column in zip(*kept, strict=True)]
     problems = [
-        f"output '{spec.name}' {_said(off)}, expected at most {tolerance:g}"
-        for spec, off in zip(plan.output_specs, found, strict=True)
-        if not off <= tolerance
+        f"output '{spec.name}' {_said(off)}, expected at most {most:g}"
+        for spec, off, most in zip(plan.output_specs, found, tolerances, strict=True)
+        if not off <= most
     ]
     if problems:
-        culprit = _culprit(exporter, plan, calls, cases, tolerance)
+        culprit = _culprit(exporter, plan, calls, cases, max(tolerances, default=0.0))
         raise ExportError("; ".join([*problems[:5], *([f"from {culprit}"] if culprit else [])]))
     return Comparison(found, len(kept), conditions)
 
@@ -119,23 +116,20 @@ def _results(run: Run, cases: Cases) -> tuple[list[Case], list[Sequence[Array]],
 
 
 def _decided(
-    plan: Plan, calls: Calls, cases: Sequence[Case], results: Sequence[Sequence[Array]], tolerance: float
+    plan: Plan, calls: Calls, cases: Sequence[Case], results: Sequence[Sequence[Array]], tolerances: Sequence[float]
 ) -> list[list[float]]:
     """The differences of the cases that rounding alone doesn't decide.
 
-    Where changes of inputs and weights in their last digits move the outputs as much, rounding explains a difference.
-    Raises ExportError if that is so for all cases.
+    Raises ExportError if rounding decides all of them.
     """
     if not cases:
         raise ExportError("no inputs can be compared: the model computes with tensors without elements")
     kept = []
     for case, got in zip(cases, results, strict=True):
         offs = differences([case], [got])
-        if not all(off <= tolerance for off in offs):
-            own = sensitivities(plan, calls, case)
-            if all(off <= max(tolerance, _ROUNDING * moved) for off, moved in zip(offs, own, strict=True)):
-                continue
-        kept.append(offs)
+        within = all(off <= most for off, most in zip(offs, tolerances, strict=True))
+        if within or not rounding_explains(plan, calls, case, got, tolerances):
+            kept.append(offs)
     if not kept:
         raise ExportError("the outputs depend on the last digits of inputs and weights, so they can't be compared")
     return kept

@@ -291,6 +291,29 @@ def test_inputs_on_which_rounding_decides_are_not_compared(tmp_path: Path, monke
         model.export(tmp_path / "m.onnx", examples=[small])
 
 
+def test_an_error_is_found_where_changed_last_digits_would_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digits after 2 ** -20 are exact, although they change with the last digits of inputs."""
+    x = Input((4,), name="x")
+    scaled = x * 2.0**20
+    model = Model(x, scaled - ops.floor(scaled))
+    assert model.export(tmp_path / "m.onnx").outputs[0].difference == 0.0
+    monkeypatch.setitem(FOR_ONNX, torch.floor, lambda x: torch.floor(x) - 0.25)
+    with pytest.raises(ExportError, match=r"differs by 0\.\d+ of its largest value"):
+        model.export(tmp_path / "m.onnx")
+
+
+def test_the_tolerance_of_an_output_depends_on_the_types_that_compute_it(tmp_path: Path) -> None:
+    """Operations compute in the type of their inputs, whatever the policy is."""
+    x, half = Input((4,), name="x"), Input((4,), dtype="float16", name="half")
+    outputs = [ops.softmax(half), layers.Dense(2, dtype="mixed_bfloat16")(x), layers.Dense(2)(x), layers.Dense(2)(half)]
+    report = Model([x, half], outputs).export(tmp_path / "m.pt2")
+    assert [one.tolerance for one in report.outputs] == [1e-2, 6e-2, 1e-5, 1e-5]
+    assert report.tolerance == 6e-2
+    assert report.text().endswith(" inputs, tolerance 1e-05 or 0.01 or 0.06 of the largest value")
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_keras_formats_are_compared_too(suffix: str, tmp_path: Path) -> None:
     model = made(masked_words)
