@@ -67,11 +67,16 @@ class Calls:
 
 
 class WithWeights:
-    """The calls as a function of the inputs and then all weights (see tracing.Traceable)."""
+    """The calls as a function of the inputs and then all weights (see tracing.Traceable), for ONNX.
 
-    def __init__(self, calls: Calls, empty: list[str] | None = None) -> None:
+    types   of the inputs in the model; they may be given in wider ones. Outputs of bfloat16, which NumPy and so most
+            users of ONNX lack, become float32
+    """
+
+    def __init__(self, calls: Calls, types: Sequence[torch.dtype], empty: list[str] | None = None) -> None:
         self.steps = calls.steps
         self._calls = calls
+        self._types = types
         self._empty = empty
 
     def __call__(self, tensors: Sequence[Any]) -> list[Any]:
@@ -82,11 +87,15 @@ class WithWeights:
         if self._empty is not None:
             program = program.recording_empty(self._empty)
         with SimplerOperations(FOR_ONNX):
-            return program(tensors[:count])
+            given = [
+                tensor if tensor.dtype == dtype else tensor.to(dtype)
+                for tensor, dtype in zip(tensors[:count], self._types, strict=True)
+            ]
+            return [output.float() if output.dtype == torch.bfloat16 else output for output in program(given)]
 
     def recording_empty(self, empty: list[str]) -> WithWeights:
         """The same, which appends the shapes of empty tensors among the steps' outputs to `empty`."""
-        return WithWeights(self._calls, empty)
+        return WithWeights(self._calls, self._types, empty)
 
 
 def check_exportable(plan: Plan) -> None:

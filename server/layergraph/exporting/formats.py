@@ -94,7 +94,7 @@ def write_compared(exporter: Exporter, plan: Plan, cases: Cases, path: Path, tol
     if problems:
         culprit = _culprit(exporter, plan, calls, cases, max(tolerances, default=0.0))
         raise ExportError("; ".join([*problems[:5], *([f"from {culprit}"] if culprit else [])]))
-    return Comparison(found, len(kept), conditions)
+    return Comparison(found, len(kept), [*cases.conditions, *conditions])
 
 
 def _said(off: float) -> str:

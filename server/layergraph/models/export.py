@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from layergraph.errors import ConfigError, ExportError, unknown_name
 from layergraph.execution.plan import Plan
 from layergraph.exporting.cases import Cases, differences, find_cases, input_axes, output_axes
 from layergraph.exporting.formats import Comparison, onnx_exporter, torch_exporter, write_compared
-from layergraph.exporting.onnx_file import DEFAULT_OPSET, output_names
+from layergraph.exporting.onnx_file import DEFAULT_OPSET, file_inputs, file_outputs
 from layergraph.exporting.tolerances import default_tolerances
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import TensorSpec
@@ -131,15 +131,15 @@ def export_model(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     compared = cases.compared
-    outputs = plan.output_specs
-    if kind == "onnx":
-        outputs = tuple(replace(spec, name=name) for spec, name in zip(outputs, output_names(plan), strict=True))
+    named = kind == "onnx"
+    inputs = file_inputs(plan) if named else plan.input_specs
+    outputs = file_outputs(plan) if named else plan.output_specs
     return Exported(
         tuple(map(str, files)),
         kind,
         sum(file.stat().st_size for file in files),
         (opset or DEFAULT_OPSET) if kind == "onnx" else None,
-        _tensors(plan.input_specs, input_axes(plan.input_specs)),
+        _tensors(inputs, input_axes(inputs)),
         _tensors(outputs, output_axes(plan, compared), comparison.differences, tolerances),
         comparison.cases,
         max(tolerances, default=0.0),
