@@ -14,6 +14,7 @@ from layergraph.errors import ExportError, LayerGraphError
 from layergraph.execution.liveness import masks_needed, with_frees
 from layergraph.execution.program import Program
 from layergraph.execution.step import Step
+from layergraph.execution.tracing import CannotTraceError
 from layergraph.exporting.simpler import FOR_ONNX, SimplerOperations
 from layergraph.functional.binding import Binder
 from layergraph.functional.strings import Strings
@@ -21,6 +22,10 @@ from layergraph.functional.weight import Weight
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
+
+
+#: Errors whose text is enough.
+_PLAIN = (LayerGraphError, CannotTraceError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def blamed(calls: Calls, export: Callable[[Calls], object]) -> tuple[Step, Excep
 def reason_of(error: Exception) -> str:
     """The first line of an error's text, cut off, or the error's class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines and isinstance(error, LayerGraphError | RuntimeError | ValueError) else _named(error)
+    return lines[0][:200] if lines and isinstance(error, _PLAIN) else _named(error)
 
 
 def _named(error: Exception) -> str:

@@ -17,7 +17,7 @@ from layergraph.errors import ConfigError, ExportError, unknown_name
 from layergraph.execution.plan import Plan
 from layergraph.exporting.cases import Cases, differences, find_cases, input_axes, output_axes
 from layergraph.exporting.formats import Comparison, onnx_exporter, torch_exporter, write_compared
-from layergraph.exporting.onnx_file import DEFAULT_OPSET, file_inputs, file_outputs
+from layergraph.exporting.onnx_file import DEFAULT_OPSET, check_opset, file_inputs, file_outputs
 from layergraph.exporting.tolerances import default_tolerances
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import TensorSpec
@@ -26,6 +26,9 @@ from layergraph.models.model import Model
 from layergraph.saving.model_file import sync
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+
+#: Folders of exports in progress.
+_unfinished: set[Path] = set()
 
 #: Formats by the suffixes of their files.
 FORMATS: Mapping[str, str] = {".keras": "keras", ".h5": "h5", ".onnx": "onnx", ".pt2": "torch"}
@@ -63,6 +66,8 @@ class Exported:
     compared     how many inputs were compared, 0 if none can be drawn at random
     tolerance    the largest of the outputs' tolerances
     conditions   on lengths, which the file has and the model doesn't
+    rounded      on how many more inputs differences are larger and due to rounding: the model is as far from float64.
+                 They are in `outputs` only if none was compared
     """
 
     files: tuple[str, ...]
@@ -74,6 +79,7 @@ class Exported:
     compared: int
     tolerance: float
     conditions: tuple[str, ...] = ()
+    rounded: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data."""
@@ -89,8 +95,11 @@ class Exported:
             tolerances = sorted({tensor.tolerance for tensor in self.outputs if tensor.tolerance is not None})
             accepted = " or ".join(f"{one:g}" for one in tolerances)
             lines.append(f"  compared on {self.compared} inputs, tolerance {accepted} of the largest value")
-        else:
+        elif not self.rounded:
             lines.append("  not compared: no random inputs were found that the model accepts")
+        if self.rounded:
+            more = " more" if self.compared else ""
+            lines.append(f"  on {self.rounded}{more} inputs, larger differences are due to rounding")
         lines += [f"  only for lengths with {condition}" for condition in self.conditions]
         return "\n".join(lines)
 
@@ -106,17 +115,12 @@ def export_model(
     examples: Sequence[Mapping[str, Array]] = (),
 ) -> Exported:
     """Exports a model. See `Model.export`."""
-    kind = _format(path, format)
-    if opset is not None and kind != "onnx":
-        raise ConfigError(f"export: got opset {opset} for format '{kind}', expected one for 'onnx' only")
-    if tolerance is not None and not 0 <= tolerance < math.inf:
-        raise ConfigError(f"export: got tolerance {tolerance}, expected a number of at least 0")
-    if not overwrite and path.exists():
-        raise FileExistsError(f"'{path}' exists; expected a new path, or permission to replace the file")
+    kind = check_arguments(path, format, opset=opset, tolerance=tolerance, overwrite=overwrite)
     plan = model.plan()
     tolerances = default_tolerances(plan) if tolerance is None else [tolerance] * len(plan.output_specs)
     cases = _cases(plan, kind, examples)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    _unfinished.add(folder)
     try:
         written = folder / path.name
         if kind in ("onnx", "torch"):
@@ -130,6 +134,7 @@ def export_model(
         files = _moved(folder, path, overwrite=overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _unfinished.discard(folder)
     compared = cases.compared
     named = kind == "onnx"
     inputs = file_inputs(plan) if named else plan.input_specs
@@ -144,7 +149,36 @@ def export_model(
         comparison.cases,
         max(tolerances, default=0.0),
         tuple(comparison.conditions),
+        comparison.explained,
     )
+
+
+def remove_unfinished() -> None:
+    """Removes the files of exports in progress, for a process that ends at once."""
+    for folder in list(_unfinished):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_arguments(
+    path: Path, format: str | None, *, opset: int | None, tolerance: float | None, overwrite: bool
+) -> str:
+    """The format of an export with these arguments. Raises ConfigError, FileExistsError, or OSError for the folder."""
+    kind = _format(path, format)
+    if opset is not None and kind != "onnx":
+        raise ConfigError(f"export: got opset {opset} for format '{kind}', expected one for 'onnx' only")
+    if opset is not None:
+        check_opset(opset)
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ConfigError(f"export: got tolerance {tolerance}, expected a number of at least 0")
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder, expected a path for a file")
+    if not overwrite and path.exists():
+        raise FileExistsError(f"'{path}' exists; expected a new path, or permission to replace the file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder '{path.parent}' doesn't exist")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"the folder '{path.parent}' can't be written to")
+    return kind
 
 
 def _format(path: Path, format: str | None) -> str:

@@ -277,6 +277,13 @@ def training() -> Model:
     return Model(x, layers.Dropout(0.5, name="noise")(x, training=True))
 
 
+def test_a_length_that_a_program_cannot_leave_open_is_named(tmp_path: Path) -> None:
+    x = Input((3,), name="x")
+    text = r"layer 'diff' \(Diff\): torch\.export can't leave open the length x\.shape\[0\]$"
+    with pytest.raises(ExportError, match=text):
+        Model(x, ops.diff(x, axis=0)).export(tmp_path / "m.pt2")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     ("make", "text"),
@@ -333,6 +340,21 @@ def test_inputs_on_which_rounding_decides_are_not_compared(tmp_path: Path, monke
     monkeypatch.setitem(FOR_ONNX, torch.square, lambda x: x * x * 1.001)
     with pytest.raises(ExportError, match="differs by"):
         model.export(tmp_path / "m.onnx", examples=[small])
+
+
+def test_differences_due_to_rounding_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sine's own error is about as large for each input, but small."""
+    x = Input((4,), name="x")
+    model = Model(x, ops.sin(ops.square(x) * 2e3))
+    monkeypatch.setitem(FOR_ONNX, torch.square, lambda x: x * x * (1 + 2**-23))
+    report = model.export(tmp_path / "m.onnx")
+    assert report.compared == 0
+    assert report.rounded > 1
+    assert report.outputs[0].difference > report.tolerance
+    assert report.text().splitlines()[-1] == f"  on {report.rounded} inputs, larger differences are due to rounding"
+    monkeypatch.setitem(FOR_ONNX, torch.square, lambda x: x * x * (1 + 2**-18))
+    with pytest.raises(ExportError, match="differs by"):
+        model.export(tmp_path / "m.onnx")
 
 
 def test_an_error_is_found_where_changed_last_digits_would_hide_it(
