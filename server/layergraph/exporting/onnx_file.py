@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -216,4 +217,10 @@ def _session(model: str | bytes) -> Any:
         raise ExportError("the package 'onnxruntime' isn't installed, expected it to check the file") from missing
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as wrong:
+        lacking = re.search(r"Could not find an implementation for (\w+)", str(wrong))
+        if lacking is None:
+            raise
+        raise RuntimeError(f"ONNX Runtime has no {lacking[1]} for a type that the model computes in") from wrong

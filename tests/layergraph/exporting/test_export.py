@@ -284,6 +284,14 @@ def test_a_length_that_a_program_cannot_leave_open_is_named(tmp_path: Path) -> N
         Model(x, ops.diff(x, axis=0)).export(tmp_path / "m.pt2")
 
 
+def test_a_kernel_that_onnx_runtime_lacks_is_named(tmp_path: Path) -> None:
+    """Numbers of float64 don't fit float32, so there are no casts."""
+    x = Input((4, 2), dtype="float64", name="x")
+    text = r"layer 'up' \(Conv1DTranspose\): ONNX Runtime has no ConvTranspose for a type that the model computes in$"
+    with pytest.raises(ExportError, match=text):
+        Model(x, layers.Conv1DTranspose(3, 2, dtype="float64", name="up")(x)).export(tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     ("make", "text"),
