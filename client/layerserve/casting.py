@@ -15,6 +15,7 @@ from layerserve.errors import InvalidTensor
 from layerserve.tensors import NUMPY_DTYPES, Array, array_dtype
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
+COMPLEX = frozenset({"complex64", "complex128"})
 
 
 def as_array(value: Any, name: str) -> Array:
@@ -43,7 +44,7 @@ def _check_strings(array: Array, name: str) -> None:
 def cast(array: Array, dtype: str, name: str) -> Array:
     """Converts an array to the NumPy dtype from which `dtype` is encoded; returns it unchanged if it has that already.
 
-    Raises InvalidTensor if a value would change, and between text and numbers.
+    Raises InvalidTensor if a value would change, between text and numbers, and for complex numbers.
     """
     held = array_dtype(array, name)
     if held == dtype:
@@ -51,7 +52,7 @@ def cast(array: Array, dtype: str, name: str) -> Array:
     if array.size == 0 and array.dtype == np.float64:
         # An empty list has no dtype; NumPy makes it float64.
         return array.astype(NUMPY_DTYPES[dtype])
-    if "string" in (held, dtype):
+    if "string" in (held, dtype) or held in COMPLEX:
         raise InvalidTensor(name=name, got=f"dtype {held}", expected=dtype)
     if dtype in FLOATS:
         return _to_float(array, dtype, name)
@@ -59,7 +60,12 @@ def cast(array: Array, dtype: str, name: str) -> Array:
 
 
 def default_cast(array: Array, name: str) -> Array:
-    """Converts an array without an expected dtype, such as targets, as Keras does: float64 to float32."""
+    """Converts an array without an expected dtype, such as targets, as Keras does: float64 to float32.
+
+    Raises InvalidTensor for complex numbers.
+    """
+    if array.dtype.kind == "c":
+        raise InvalidTensor(name=name, got=f"dtype {array.dtype}", expected="real numbers")
     return _to_float(array, "float32", name) if array.dtype == np.float64 else array
 
 

@@ -36,6 +36,8 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "float64": np.dtype("<f8"),
     "bfloat16": np.dtype("<f4"),
     "string": np.dtype("O"),
+    "complex64": np.dtype("<c8"),
+    "complex128": np.dtype("<c16"),
 }
 
 _ENUMS: dict[str, DataType.ValueType] = {name: DataType.Value(f"DATA_TYPE_{name.upper()}") for name in NUMPY_DTYPES}
@@ -72,7 +74,7 @@ def dtype_enum(dtype: str, name: str = "") -> DataType.ValueType:
 
 
 def array_dtype(array: Array, name: str = "") -> str:
-    """Returns the dtype as which an array is encoded. Raises InvalidTensor if there is none, such as for complex."""
+    """Returns the dtype as which an array is encoded. Raises InvalidTensor if there is none, such as for dates."""
     dtype = array.dtype
     if dtype.kind in "OSUT":  # object, bytes, text, NumPy 2's StringDType
         return "string"
@@ -165,7 +167,7 @@ def element_count(shape: Sequence[int], dtype: str, name: str = "") -> int:
     if any(axis < 0 for axis in shape):
         raise InvalidTensor(name=name, got=f"shape {list(shape)}", expected="no negative axis")
     # NumPy refuses lengths whose product overflows even if another length is 0.
-    if math.prod(axis for axis in shape if axis) * 8 > MAX_SIZE:
+    if math.prod(axis for axis in shape if axis) * 16 > MAX_SIZE:
         raise InvalidTensor(name=name, got=f"shape {list(shape)} of {dtype}", expected="a size below 2**63 bytes")
     return math.prod(shape)
 

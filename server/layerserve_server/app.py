@@ -10,6 +10,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from types import TracebackType
 
+from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
@@ -26,7 +27,7 @@ from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.registry import TRAINER, RunLimits, Runs
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import Inference, loader
+from layerserve_server.wiring import Inference, loader, make_imports
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,9 @@ class App:
         if not path.exists():
             raise ValueError(f"{path}: no such folder or model file")
         self._workers = Supervisor(settings) if settings.workers > 1 else None
-        load = loader(settings, load, self._workers.weights if self._workers else None)
-        self._inference = inference = Inference(settings, load)
+        self._imports = make_imports(settings) if load is None else None
+        load = loader(settings, load, self._imports)
+        self._inference = inference = Inference(settings, load, self._imports)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
@@ -97,6 +99,8 @@ class App:
             self.metrics_port = self._probes.port
         self._transport.start()
         runner.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
+        if self._imports is not None:
+            logger.info("model files are read by a separate process with %s", sandbox.description())
         if custom := runner.load_plugins(self.settings.plugins):
             logger.info("custom layers: %s", ", ".join(custom))
         if self.settings.training_device != "cpu":
@@ -143,6 +147,8 @@ class App:
             workers.join()
         self.runs.stop()
         self._parent.close()
+        if self._imports is not None:
+            self._imports.close()
         self.repository.close()
         if self._probes is not None:
             self._probes.close()

@@ -277,15 +277,16 @@ def convert(argv: Sequence[str]) -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """In the block, SIGINT and SIGTERM end the process at once, without the files of unfinished exports.
+    """In the block, SIGINT and SIGTERM end the process, without the files of unfinished exports.
 
-    An exception isn't enough: torch and ONNX Runtime call Python where exceptions are lost.
+    During an export an exception isn't enough: torch and ONNX Runtime call Python where exceptions are lost.
     """
     from layergraph.models.export import remove_unfinished
 
     def leave(number: int, frame: FrameType | None) -> None:
-        remove_unfinished()
-        os._exit(128 + number)
+        if remove_unfinished():
+            os._exit(128 + number)
+        sys.exit(128 + number)
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

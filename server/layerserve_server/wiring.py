@@ -6,10 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerserve_server.disk import sha256
+from layerserve_server.importing.importer import Importer
+from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner
-from layerserve_server.inference.shared_weights import SharedWeights
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.prediction.service import PredictionService
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 class Inference:
     """Metrics, repository and prediction service of a process."""
 
-    def __init__(self, settings: Settings, load: LoadModel) -> None:
+    def __init__(self, settings: Settings, load: LoadModel, imports: Imports | None = None) -> None:
         """`load` loads a model file (see `loader`). Nothing is loaded yet."""
         self._settings = settings
         self.metrics = Metrics()
@@ -42,6 +44,7 @@ class Inference:
             settle_seconds=2 * settings.poll_seconds,
             observer=self.metrics,
             ready=self.tuner.submit if self.tuner else None,
+            digest=sha256 if imports is None else imports.sha256,
         )
         self.prediction = PredictionService(self.repository)
 
@@ -65,15 +68,18 @@ class Inference:
         return transport
 
 
-def loader(settings: Settings, load: LoadModel | None = None, weights: Path | None = None) -> LoadModel:
+def make_imports(settings: Settings) -> Imports | None:
+    """Returns what has model files read by another process; None if the settings turn that off."""
+    return Imports(settings.state_folder / "imports", Importer()) if settings.probe_files else None
+
+
+def loader(settings: Settings, load: LoadModel | None = None, imports: Imports | None = None) -> LoadModel:
     """Returns the function that loads model files according to the settings, by default with layergraph.
 
-    `weights` is the folder for shared weights; None to not share them.
+    `imports` has them read by another process; by default this one reads them.
     """
     if load is None:
-        load = runner.load_probed_model if settings.probe_files else runner.load_model
-        if weights is not None:
-            load = partial(load, adopt=SharedWeights(weights).adopt)
+        load = runner.load_model if imports is None else partial(runner.load_model, read=imports.load)
     # Imported here, since these modules import torch.
     if settings.engine != "auto":
         from layerserve_server.tuning import pinning

@@ -1,6 +1,6 @@
 """All checks, in the order of the promises."""
 
-from attack import draining, memory, neighbours, restart, statuses, streams, trainings, watches
+from attack import draining, memory, model_files, neighbours, restart, statuses, streams, trainings, watches
 
 CHECKS = [
     *watches.CHECKS,
@@ -11,4 +11,5 @@ CHECKS = [
     *statuses.CHECKS,
     *restart.CHECKS,
     *trainings.CHECKS,
+    *model_files.CHECKS,
 ]

@@ -28,7 +28,6 @@ SETTINGS: dict[str, object] = {
     "drain_seconds": 0.5,
     "grace_seconds": 10,
     "cancel_grace_seconds": 2,
-    "probe_files": False,
     "training_nice": 0,
 }
 #: Time that a server may take to end besides its drain and grace, in seconds.

@@ -32,6 +32,14 @@ def test_what_loses_nothing_is_converted(value, dtype, expected):
     np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bool", "string", "complex128"])
+def test_complex_numbers_are_not_converted(dtype):
+    with pytest.raises(InvalidTensor, match=f"got dtype complex64, expected {dtype}"):
+        cast(np.ones(2, "complex64"), dtype, "x")
+    with pytest.raises(InvalidTensor, match="expected real numbers"):
+        default_cast(np.ones(2, "complex64"), "y")
+
+
 @pytest.mark.parametrize(
     ("value", "dtype", "lost"),
     [

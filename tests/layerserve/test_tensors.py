@@ -123,7 +123,6 @@ def test_a_tensor_that_does_not_hold_together_is_refused(tensor, got, expected):
 @pytest.mark.parametrize(
     "array",
     [
-        np.array([1j]),
         np.array(["2020-01-01"], "datetime64[D]"),
         np.array([(1, 2)], [("a", "i4"), ("b", "i4")]),
         np.array([1, "a"], dtype=object),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ import pytest
 from echo_servers import SERVERS, Echo, Observer
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layerserve_server.app import App
+from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
 from layerserve_server.training import data_root
 from layerserve_server.training.model import dry_run
@@ -294,3 +296,16 @@ def serve_echo(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture)
     errors = [record for record in errors if "PollerCompletionQueue._handle_events" not in record.getMessage()]
     ours = [record.getMessage() for record in errors if record.name.startswith(("layerserve", "asyncio"))]
     assert [text for text in ours if not text.startswith("internal error in ")] == []
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Has HDF5 do what `faulty_importer` lists, in importers that are made afterwards."""
+
+    def use(fault: str) -> None:
+        support = Path(__file__).parents[1] / "support"
+        monkeypatch.setattr(importer, "PROGRAM", "faulty_importer")
+        monkeypatch.setenv("FAULT", fault)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(support), *filter(None, [os.environ.get("PYTHONPATH")])]))
+
+    return use

@@ -21,7 +21,7 @@ from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.settings import Settings
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import certificate, limits, loader, make_queue, make_tuner
+from layerserve_server.wiring import certificate, limits, loader, make_imports, make_queue, make_tuner
 
 #: One value for each, of which none is a default or another's.
 LIMITS = {
@@ -131,17 +131,19 @@ def test_engines_are_tuned_unless_one_is_named_or_there_is_no_time(tmp_path):
 
 
 def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
-    assert loader(Settings()) is runner.load_probed_model
-    assert loader(Settings(probe_files=False)) is runner.load_model
-    shared = loader(Settings(), weights=tmp_path)
-    assert isinstance(shared, partial)
-    assert shared.func is runner.load_probed_model
-    assert shared.keywords["adopt"].__self__._folder == tmp_path
+    assert make_imports(Settings(probe_files=False)) is None
+    assert loader(Settings()) is runner.load_model
+    imports = make_imports(Settings(path=tmp_path))
+    imported = loader(Settings(), imports=imports)
+    assert isinstance(imported, partial)
+    assert imported.func is runner.load_model
+    assert imported.keywords == {"read": imports.load}
+    assert imports._folder == tmp_path / ".layerserve" / "imports"
 
     def own(path):
         raise AssertionError
 
-    assert loader(Settings(), own, tmp_path) is own
+    assert loader(Settings(), own, imports) is own
     made = []
     for name in ("pinning", "reducing"):
         monkeypatch.setattr(tuning, name, lambda *given, name=name: made.append((name, *given)) or name)
@@ -194,10 +196,9 @@ def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):
     there = Settings.model_construct(**worker._settings(configuration["settings"]))
     assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
     assert configuration["socket"] == str(processes.socket)
-    assert configuration["weights"] == str(processes.weights)
-    assert processes.weights.is_dir()
+    assert processes.socket.parent.is_dir()
     processes.stop(0.0)
-    assert not processes.weights.exists()
+    assert not processes.socket.parent.exists()
 
 
 class Front:
@@ -258,7 +259,9 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         monkeypatch.setattr(runner, function, lambda *given, name=function: done.append((name, *given)))
     monkeypatch.setattr(worker.logs, "set_up", lambda *given: done.append(("logs", *given)))
     monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
-    monkeypatch.setattr(worker, "loader", lambda settings, weights: done.append(("weights", weights)) or load_fake)
+    imports = SimpleNamespace(sha256=wiring.sha256, close=lambda: done.append("closed"))
+    monkeypatch.setattr(worker, "make_imports", lambda settings: imports)
+    monkeypatch.setattr(worker, "loader", lambda settings, imports: done.append(("imports", imports)) or load_fake)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     tuned = []
     tuner = SimpleNamespace(
@@ -284,8 +287,8 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
             yield from iter(self.readline, "")
             assert not line, "it waits for more, and its server for its end"
 
-    files = {"socket": str(tmp_path / "socket"), "weights": str(tmp_path / "weights")}
-    configuration = json.dumps({"settings": settings.model_dump(mode="json"), **files})
+    socket = str(tmp_path / "socket")
+    configuration = json.dumps({"settings": settings.model_dump(mode="json"), "socket": socket})
     monkeypatch.setattr(sys, "stdin", Orders(f"{configuration}\n{line}"))
     worker.main()
 
@@ -295,7 +298,8 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         ("set_threads", 3),
         ("load_plugins", "mine"),
         ("make_ready",),
-        ("weights", tmp_path / "weights"),
+        ("imports", imports),
+        "closed",
     ]
     assert [len(each) for each in made.values()] == [name == "GrpcioServer", name == "NativeServer", 1, 1]
     ((front,), (repository,), (watcher,)) = made[name], made["Repository"], made["Watcher"]

@@ -55,6 +55,10 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     """Brain floating point: the upper 16 bits of a float32."""
     DATA_TYPE_STRING: _DataType.ValueType  # 14
     """Text or bytes of any length."""
+    DATA_TYPE_COMPLEX64: _DataType.ValueType  # 15
+    """Two IEEE 754 single-precision numbers: real part, imaginary part. Only outputs have it."""
+    DATA_TYPE_COMPLEX128: _DataType.ValueType  # 16
+    """Two IEEE 754 double-precision numbers: real part, imaginary part. Only outputs have it."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """Element types, named as NumPy and Keras name them."""
@@ -89,6 +93,10 @@ DATA_TYPE_BFLOAT16: DataType.ValueType  # 13
 """Brain floating point: the upper 16 bits of a float32."""
 DATA_TYPE_STRING: DataType.ValueType  # 14
 """Text or bytes of any length."""
+DATA_TYPE_COMPLEX64: DataType.ValueType  # 15
+"""Two IEEE 754 single-precision numbers: real part, imaginary part. Only outputs have it."""
+DATA_TYPE_COMPLEX128: DataType.ValueType  # 16
+"""Two IEEE 754 double-precision numbers: real part, imaginary part. Only outputs have it."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 class _ModelFormat:

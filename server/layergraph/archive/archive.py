@@ -10,7 +10,7 @@ from typing import Any
 
 from layergraph.archive.files import FileWindow, open_regular
 from layergraph.archive.finding import METADATA, PRESET_CONFIG, find_config, find_model, find_weights, is_preset
-from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree, is_hdf5, reading
+from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, is_hdf5, reading
 from layergraph.archive.joined import json_file, open_joined
 from layergraph.archive.json_text import json_object
 from layergraph.archive.keras_zip import KerasZip
@@ -20,6 +20,7 @@ from layergraph.archive.other_formats import EXPECTED, described_file, described
 from layergraph.archive.preset import open_preset
 from layergraph.archive.saved_model.opening import SAVED_MODEL, open_saved_model
 from layergraph.archive.shards import ShardedWeights
+from layergraph.archive.weights import StateTree
 from layergraph.errors import CorruptFileError, UnsupportedModelError
 
 CONFIG = "config.json"
@@ -137,4 +138,5 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
         stored_bytes=file.length + weights.stored_bytes,
         limits=limits,
         resources=resources,
+        files=(path, *weights.files),
     )

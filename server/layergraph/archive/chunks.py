@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from layergraph.archive.allocation import uninitialised
-from layergraph.archive.hdf5_library import h5py
 from layergraph.errors import CorruptFileError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-FILTERS = frozenset({h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32})
+#: HDF5's codes of filters.
+_DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
+FILTERS = frozenset({_DEFLATE, _SHUFFLE, _FLETCHER32})
 _FLETCHER_BYTES = 4
 #: Allowed excess of a chunk's size over twice its array's: HDF5 allows any for arrays that can grow.
 _SPARE_BYTES = 1 << 20
@@ -56,9 +57,9 @@ def _chunk(
     for index in reversed(range(len(filters))):
         if skipped & (1 << index):
             continue
-        if filters[index] == h5py.h5z.FILTER_FLETCHER32:
+        if filters[index] == _FLETCHER32:
             data = data[:-_FLETCHER_BYTES]
-        elif filters[index] == h5py.h5z.FILTER_SHUFFLE:
+        elif filters[index] == _SHUFFLE:
             data = _unshuffled(data, dataset.dtype.itemsize)
         else:
             data = _inflated(data, chunk_bytes + _FLETCHER_BYTES, name, path)

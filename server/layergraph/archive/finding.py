@@ -23,7 +23,8 @@ TASK_CONFIG, TASK_WEIGHTS = "task.json", "task.weights.h5"
 PRESET_SHARDS = "model.weights.json"
 #: Name of the versions' file, in a preset folder and in a `.keras`.
 METADATA = "metadata.json"
-#: How much of a `checkpoint` file is read.
+#: Name of TensorFlow's file that names the latest checkpoint of a folder, and how much of it is read.
+CHECKPOINT = "checkpoint"
 _CHECKPOINT_BYTES = 64 * 1024
 
 
@@ -111,7 +112,7 @@ def _checkpoint(config: Path) -> Path | None:
 
 def _latest_checkpoint(config: Path) -> str:
     """The name of the latest checkpoint in TensorFlow's `checkpoint` file; "" if there is none."""
-    path = config.with_name("checkpoint")
+    path = config.with_name(CHECKPOINT)
     if path.is_symlink() or not path.is_file():
         return ""
     file = open_regular(path)

@@ -12,23 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 
 from layergraph.archive import chunks
+from layergraph.archive import lazy_h5py as h5py
 from layergraph.archive.allocation import uninitialised
-from layergraph.archive.hdf5_library import h5py
 from layergraph.archive.heap_check import HeapChecked
 from layergraph.archive.limits import LoadLimits
+from layergraph.archive.weights import Array
 from layergraph.errors import (
     CorruptFileError,
     LayerGraphError,
     UnsafeFileError,
     UnsupportedModelError,
 )
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Group of an optimizer's state in an `.h5` of Keras 3, which itself can't resume training from an `.h5`.
 OWN_OPTIMIZER_GROUP = "layerserve_optimizer_weights"
@@ -116,7 +115,7 @@ class Hdf5Group:
             raise CorruptFileError(self._file.path, f"'{name}' isn't a group")
         return Hdf5Group(self._file, found, name)
 
-    def array(self, path: str) -> StoredArray | None:
+    def array(self, path: str) -> Hdf5Array | None:
         """Returns the array at `path` below this group, or None. Only shape and dtype are read."""
         found = self._walk(path)
         if found is None:
@@ -125,7 +124,7 @@ class Hdf5Group:
         if not isinstance(found, h5py.h5d.DatasetID):
             raise CorruptFileError(self._file.path, f"'{name}' isn't an array")
         with reading(self._file.path, f"array '{name}'"):
-            return _stored_array(self._file, found, name)
+            return _described_array(self._file, found, name)
 
     def text(self, attribute: str) -> str | None:
         """Returns a text attribute, or None if there is none. Raises CorruptFileError for other types."""
@@ -237,7 +236,7 @@ def _as_text(value: Any) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredArray:
+class Hdf5Array:
     """An array in the file, not read yet. `name` is its path in the file; `dtype` is Keras's name of its dtype."""
 
     name: str
@@ -266,22 +265,6 @@ class StoredArray:
                 return np.asarray(values.view("<u2").astype(np.uint32) << 16).view(np.float32)
             return values.astype(values.dtype.newbyteorder("="), copy=False)
 
-    def try_reading(self) -> None:
-        """Has HDF5 do everything that `read` does, except copying most values of an array stored contiguously.
-
-        Raises CorruptFileError.
-        """
-        if self._chunked or not self.shape or not math.prod(self.shape):
-            self.read()
-            return
-        with reading(self._file.path, f"array '{self.name}'"):
-            self._check_size()
-            space, value = self._dataset.get_space(), np.empty(1, self._element)
-            for at in {(0,) * len(self.shape), tuple(length - 1 for length in self.shape)}:
-                space.select_hyperslab(at, (1,) * len(self.shape))
-                with self._file.checked.values_only():
-                    self._dataset.read(h5py.h5s.create_simple((1,)), space, value, self._type)
-
     def _check_size(self) -> None:
         path, nbytes = self._file.path, self.nbytes
         if nbytes > self._file.limits.inflated_bytes(self._file.stored_bytes):
@@ -301,7 +284,7 @@ class StoredArray:
         return values
 
 
-def _stored_array(file: Hdf5File, dataset: Any, name: str) -> StoredArray:
+def _described_array(file: Hdf5File, dataset: Any, name: str) -> Hdf5Array:
     """Describes `dataset`; rejects external storage and anything but a plain array of numbers."""
     plan = dataset.get_create_plist()
     layout = plan.get_layout()
@@ -318,7 +301,7 @@ def _stored_array(file: Hdf5File, dataset: Any, name: str) -> StoredArray:
     kind = dataset.get_type()
     element = kind.dtype
     dtype = _dtype_name(file.path, kind.get_class(), element, name)
-    return StoredArray(name, shape, dtype, file, dataset, kind, element, layout == h5py.h5d.CHUNKED)
+    return Hdf5Array(name, shape, dtype, file, dataset, kind, element, layout == h5py.h5d.CHUNKED)
 
 
 def _dtype_name(path: Path, kind: int, dtype: np.dtype[Any], name: str) -> str:
@@ -332,32 +315,6 @@ def _dtype_name(path: Path, kind: int, dtype: np.dtype[Any], name: str) -> str:
     raise UnsupportedModelError(path, f"array '{name}' has elements of type {str(dtype)[:80]}, expected numbers")
 
 
-class GroupLike(Protocol):
-    """A group of one file, or of several."""
-
-    def __len__(self) -> int: ...
-    @property
-    def address(self) -> int: ...
-    def member_names(self) -> list[str]: ...
-    def group(self, path: str) -> GroupLike | None: ...
-    def array(self, path: str) -> StoredArray | None: ...
-
-
-class StateTree:
-    """Weights in Keras 3's layout: `layers/dense/vars/0`."""
-
-    def __init__(self, root: GroupLike) -> None:
-        self.root = root
-
-    def optimizer_weights(self) -> list[StoredArray]:
-        """The optimizer's variables, in the optimizer's order."""
-        group = self.root.group("optimizer/vars")
-        if group is None:
-            return []
-        names = sorted((name for name in group.member_names() if name.isdecimal()), key=int)
-        return [array for name in names if (array := group.array(name)) is not None]
-
-
 class LegacyWeights:
     """Weights in the layout of Keras 1 and 2: a group per layer, whose arrays are named by `weight_names`."""
 
@@ -366,7 +323,7 @@ class LegacyWeights:
         self._model = model
         self._optimizer = optimizer
 
-    def layers(self) -> dict[str, list[StoredArray]]:
+    def layers(self) -> dict[str, list[Hdf5Array]]:
         """Returns arrays by layer, in file order. Layers without weights are left out.
 
         Raises CorruptFileError for missing or repeated names.
@@ -376,7 +333,7 @@ class LegacyWeights:
             raise CorruptFileError(self._file.path, "weights have no attribute 'layer_names'")
         if len(set(names)) != len(names):
             raise CorruptFileError(self._file.path, "attribute 'layer_names' repeats a name")
-        found: dict[str, list[StoredArray]] = {}
+        found: dict[str, list[Hdf5Array]] = {}
         total = 0
         for name in names:
             group = self._model.group(name)
@@ -390,14 +347,14 @@ class LegacyWeights:
                 found[name] = arrays
         return found
 
-    def optimizer_weights(self) -> list[StoredArray]:
+    def optimizer_weights(self) -> list[Hdf5Array]:
         """The optimizer's variables, in the optimizer's order."""
         group = self._file.root.group(OWN_OPTIMIZER_GROUP) if self._optimizer is None else self._optimizer
         return [] if group is None else _named_arrays(self._file.path, group)
 
 
-def _named_arrays(path: Path, group: Hdf5Group) -> list[StoredArray]:
-    arrays: list[StoredArray] = []
+def _named_arrays(path: Path, group: Hdf5Group) -> list[Hdf5Array]:
+    arrays: list[Hdf5Array] = []
     for name in group.texts("weight_names") or []:
         array = group.array(name)
         if array is None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive.files import FileWindow, open_own, open_regular
-from layergraph.archive.finding import INDEX_SUFFIX, names_beside
-from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, StateTree
+from layergraph.archive.finding import CHECKPOINT, INDEX_SUFFIX, names_beside
+from layergraph.archive.hdf5 import Hdf5File, LegacyWeights
 from layergraph.archive.json_text import json_object
 from layergraph.archive.limits import LoadLimits
 from layergraph.archive.model_archive import ModelArchive
@@ -16,6 +16,7 @@ from layergraph.archive.saved_model.bundle import Bundle
 from layergraph.archive.saved_model.vocabularies import add_vocabularies
 from layergraph.archive.saved_model.weights import TrackedWeights
 from layergraph.archive.state_shards import MergedGroup, shard_names
+from layergraph.archive.weights import StateTree, StoredWeights
 from layergraph.errors import CorruptFileError
 
 
@@ -34,7 +35,7 @@ def open_joined(
     Raises CorruptFileError, UnsafeFileError or UnsupportedModelError.
     """
     version, backend = config.get("keras_version"), config.get("backend")
-    found: StateTree | LegacyWeights | TrackedWeights
+    found: StoredWeights
     if weights.name.endswith(INDEX_SUFFIX):
         shards = _shards(weights, limits, resources)
         found = StateTree(MergedGroup([shard.root for shard in shards]))
@@ -44,6 +45,8 @@ def open_joined(
         found = TrackedWeights(bundle, config, limits)
         add_vocabularies(found, config, None, None, limits)
         stored, files = bundle.stored_bytes, list(bundle.files)
+        # It names the latest one.
+        files += [latest] if (latest := path.with_name(CHECKPOINT)).is_file() else []
     else:
         opened = open_regular(weights)
         resources.callback(opened.close)

@@ -20,6 +20,7 @@ class LoadLimits:
     nodes               number of calls of layers in one file
     calls               number of repeated calls of layers, in nested models that are called more than once
     name_length         number of characters of a layer's name
+    asset_bytes         size of all assets of a `.keras`, such as vocabularies
     directory_bytes     size of a zip's central directory
     weight_bytes        size of all weights of a model
     activation_bytes    memory for one row in one call of a layer, as far as its shape is known
@@ -36,6 +37,7 @@ class LoadLimits:
     nodes: int = 1_000_000
     calls: int = 30_000
     name_length: int = 4096
+    asset_bytes: int = 128 * MIB
     directory_bytes: int = 1 * MIB
     weight_bytes: int = 256 * GIB
     activation_bytes: int = 8 * GIB

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from layergraph.archive.finding import PRESET_CONFIG
-from layergraph.archive.hdf5 import LegacyWeights, StateTree, StoredArray
-from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import LoadLimits
-from layergraph.archive.saved_model.bundle import BundleArray
-from layergraph.archive.saved_model.weights import TrackedWeights
-from layergraph.archive.shards import ShardedWeights
+from layergraph.archive.weights import StateTree, StoredArray, StoredWeights
+
+#: An array that will be read, and the order of its axes in memory, from slowest to fastest; None for its own.
+Wanted: TypeAlias = "tuple[StoredArray, tuple[int, ...] | None]"
+
+
+class Members(Protocol):
+    """Members of a `.keras`, by name."""
+
+    def __contains__(self, name: str) -> bool: ...
+    @property
+    def names(self) -> list[str]: ...
+    def read(self, name: str, largest: int) -> bytes: ...
 
 
 class ModelArchive:
@@ -26,9 +34,11 @@ class ModelArchive:
     training_config   the arguments of `compile`, as in the file; None if the model wasn't compiled
     keras_version     version of the Keras that wrote the file, or None if unknown
     backend           backend of the Keras that wrote the file, as written by Keras 2; None if unknown
-    weights           StateTree, LegacyWeights, ShardedWeights or TrackedWeights, by the file's layout
+    weights           the arrays, in the file's layout
     task_weights      the weights of a task in a preset folder of KerasHub; `weights` are then those of its backbone
     stored_bytes      size of the files in bytes
+    members           members of a `.keras`; None for other formats
+    prefetch          called with all arrays that will be read, before the first is; None if that isn't needed
 
     It takes ownership of `resources` and releases them in `close`.
     """
@@ -40,14 +50,15 @@ class ModelArchive:
         config: Mapping[str, Any],
         training_config: Mapping[str, Any] | None,
         keras_version: str | None,
-        weights: StateTree | LegacyWeights | ShardedWeights | TrackedWeights,
+        weights: StoredWeights,
         stored_bytes: int,
         limits: LoadLimits,
         resources: ExitStack,
-        members: KerasZip | None = None,
+        members: Members | None = None,
         backend: str | None = None,
         files: Sequence[Path] = (),
         task_weights: StateTree | None = None,
+        prefetch: Callable[[Sequence[Wanted]], None] | None = None,
     ) -> None:
         self.path = path
         self.files = tuple(files) or (path,)
@@ -60,12 +71,13 @@ class ModelArchive:
         self.stored_bytes = stored_bytes
         self.limits = limits
         self._resources = resources.pop_all()
-        self._members = members
+        self.members = members
+        self.prefetch = prefetch
 
     @property
     def suffix(self) -> str:
         """Suffix of the format: `.keras`, or `.h5` for all others."""
-        return ".h5" if self._members is None else ".keras"
+        return ".h5" if self.members is None else ".keras"
 
     @property
     def is_preset(self) -> bool:
@@ -73,16 +85,16 @@ class ModelArchive:
         return self.path.name == PRESET_CONFIG
 
     @property
-    def optimizer_weights(self) -> Sequence[StoredArray | BundleArray]:
+    def optimizer_weights(self) -> Sequence[StoredArray]:
         """The optimizer's state in its own order, not read yet; empty if the file has none."""
         return self.weights.optimizer_weights()
 
     def asset(self, path: str) -> bytes | None:
         """Returns the file at `path` below `assets/`, or None. Raises CorruptFileError if it is damaged."""
         name = f"assets/{path}"
-        if self._members is None or name not in self._members:
+        if self.members is None or name not in self.members:
             return None
-        return self._members.read(name, 4 * self.limits.config_bytes)
+        return self.members.read(name, self.limits.asset_bytes)
 
     def close(self) -> None:
         """Closes the file; its arrays can't be read afterwards."""

@@ -10,10 +10,11 @@ from typing import Any
 
 from layergraph.archive.files import FileWindow, open_regular
 from layergraph.archive.finding import METADATA, PRESET_WEIGHTS, TASK_CONFIG, TASK_WEIGHTS
-from layergraph.archive.hdf5 import Hdf5File, StateTree
+from layergraph.archive.hdf5 import Hdf5File
 from layergraph.archive.joined import json_file
 from layergraph.archive.limits import LoadLimits
 from layergraph.archive.model_archive import ModelArchive
+from layergraph.archive.weights import StateTree
 from layergraph.errors import UnsupportedModelError
 
 #: Names of floating-point dtype policies.
@@ -26,9 +27,12 @@ def open_preset(file: FileWindow, path: Path, limits: LoadLimits, resources: Exi
     Raises CorruptFileError, UnsafeFileError or UnsupportedModelError.
     """
 
+    files = [path]
+
     def beside(name: str) -> FileWindow | None:
         if not path.with_name(name).exists():
             return None
+        files.append(path.with_name(name))
         opened = open_regular(path.with_name(name))
         resources.callback(opened.close)
         return opened
@@ -63,6 +67,7 @@ def open_preset(file: FileWindow, path: Path, limits: LoadLimits, resources: Exi
         stored_bytes=file.length + content.stored_bytes + (0 if task_content is None else task_content.stored_bytes),
         limits=limits,
         resources=resources,
+        files=files,
         task_weights=None if task_content is None else StateTree(task_content.root),
     )
 

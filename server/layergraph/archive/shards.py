@@ -14,9 +14,8 @@ import numpy as np
 
 from layergraph.archive.files import FileWindow, open_regular
 from layergraph.archive.limits import LoadLimits
+from layergraph.archive.weights import Array, ArrayList
 from layergraph.errors import CorruptFileError, UnsafeFileError, UnsupportedModelError
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Name of a file next to `model.json`: no folder, no URL, no hidden file.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
@@ -70,22 +69,23 @@ class ShardArray:
         return values.astype(_DTYPES[self.dtype])
 
 
-class ShardedWeights:
+class ShardedWeights(ArrayList):
     """All arrays of a `model.json`, in file order."""
 
     def __init__(self, manifest: Any, path: Path, limits: LoadLimits, resources: ExitStack) -> None:
+        super().__init__()
         self._path = path
         self._seen: set[str] = set()
         self.stored_bytes = 0
-        self.arrays: list[ShardArray] = []
         if not isinstance(manifest, list) or len(manifest) > _MAX_SHARDS:
             raise CorruptFileError(path, "weightsManifest isn't a list of groups")
         for group in manifest:
             self._add(group, limits, resources)
 
-    def optimizer_weights(self) -> list[Any]:
-        """Empty: the format doesn't store optimizer weights."""
-        return []
+    @property
+    def files(self) -> list[Path]:
+        """Paths of all files of weights."""
+        return [self._path.parent / name for name in sorted(self._seen)]
 
     def _add(self, group: Any, limits: LoadLimits, resources: ExitStack) -> None:
         if not isinstance(group, Mapping) or not all(isinstance(group.get(key), list) for key in ("paths", "weights")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from layergraph.archive.hdf5 import Hdf5Group, StoredArray
+from layergraph.archive.hdf5 import Hdf5Array, Hdf5Group
 
 
 class MergedGroup:
@@ -31,7 +31,7 @@ class MergedGroup:
         found = [below for part in self._parts if (below := part.group(path)) is not None]
         return MergedGroup(found) if found else None
 
-    def array(self, path: str) -> StoredArray | None:
+    def array(self, path: str) -> Hdf5Array | None:
         """Returns the array at `path` below this group, or None."""
         return next((array for part in self._parts if (array := part.array(path)) is not None), None)
 

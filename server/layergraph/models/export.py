@@ -153,10 +153,11 @@ def export_model(
     )
 
 
-def remove_unfinished() -> None:
-    """Removes the files of exports in progress, for a process that ends at once."""
+def remove_unfinished() -> bool:
+    """Removes the files of exports in progress, for a process that ends at once. Returns whether there are any."""
     for folder in list(_unfinished):
         shutil.rmtree(folder, ignore_errors=True)
+    return bool(_unfinished)
 
 
 def check_arguments(

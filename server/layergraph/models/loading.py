@@ -43,14 +43,19 @@ def load_model(
     CorruptFileError, UnsafeFileError, or UnsupportedModelError, which lists everything that isn't supported.
     """
     with open_archive(path, limits) as archive, custom_object_scope(custom_objects or {}):
-        try:
-            return _model(archive, compile)
-        except RecursionError:
-            raise CorruptFileError(archive.path, "is nested too deep") from None
-        except ConfigError as wrong:
-            raise UnsupportedModelError(archive.path, str(wrong)) from wrong
-        except (GraphError, DataError) as wrong:
-            raise CorruptFileError(archive.path, str(wrong)) from wrong
+        return load_archive(archive, compile)
+
+
+def load_archive(archive: ModelArchive, compile: bool = True) -> Model:
+    """Like `load_model`, of an open file."""
+    try:
+        return _model(archive, compile)
+    except RecursionError:
+        raise CorruptFileError(archive.path, "is nested too deep") from None
+    except ConfigError as wrong:
+        raise UnsupportedModelError(archive.path, str(wrong)) from wrong
+    except (GraphError, DataError) as wrong:
+        raise CorruptFileError(archive.path, str(wrong)) from wrong
 
 
 def _model(archive: ModelArchive, is_compiled: bool) -> Model:

@@ -11,24 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.archive import BundleArray, ShardArray, StoredArray
+from layergraph.archive import StoredArray
 from layergraph.functional.layer import Layer
-from layergraph.saving.old_layouts import Derived, Stored
+from layergraph.saving.old_layouts import Derived
 
 _PART = re.compile(r"lora_(\w+)_([ab])")
 
 
-def merged_lora(layer: Layer, arrays: Sequence[StoredArray | ShardArray | BundleArray]) -> list[Stored]:
+def merged_lora(layer: Layer, arrays: Sequence[StoredArray]) -> list[StoredArray]:
     """Returns the arrays of a layer, of which kernels with LoRA weights are merged with them, and so are trainable.
 
     Unchanged if there are no such arrays, or any of them don't fit.
     """
-    groups: dict[str, dict[str, StoredArray | ShardArray | BundleArray]] = {}
+    groups: dict[str, dict[str, StoredArray]] = {}
     for array in arrays:
         group, name = _split(array.name)
         groups.setdefault(group, {})[name] = array
     merged = {group: _merged(layer, group, named) for group, named in groups.items()}
-    result: list[Stored] = []
+    result: list[StoredArray] = []
     for array in arrays:
         group, name = _split(array.name)
         found = merged[group]
@@ -49,9 +49,7 @@ def _split(name: str) -> tuple[str, str]:
     return group, name
 
 
-def _merged(
-    layer: Layer, group: str, named: Mapping[str, StoredArray | ShardArray | BundleArray]
-) -> tuple[str, Derived] | None:
+def _merged(layer: Layer, group: str, named: Mapping[str, StoredArray]) -> tuple[str, Derived] | None:
     """Returns the name of a group's kernel and its merged array; None if it has no LoRA weights."""
     parts = {match[2]: (match[1], array) for name, array in named.items() if (match := _PART.fullmatch(name))}
     if parts.keys() != {"a", "b"}:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.archive.hdf5_library import h5py
+from layergraph.archive import lazy_h5py as h5py
 from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from layergraph.archive import BundleArray, ShardArray, StoredArray
+from layergraph.archive import StoredArray
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
 
@@ -24,7 +24,7 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 class Derived:
     """An array that is computed from stored ones when it is read."""
 
-    parts: tuple[StoredArray | ShardArray | BundleArray | Derived, ...]
+    parts: tuple[StoredArray, ...]
     shape: tuple[int, ...]
     compute: Callable[..., Array]
 
@@ -50,9 +50,6 @@ class Derived:
         return values.copy() if min(values.strides, default=0) < 0 else np.ascontiguousarray(values)
 
 
-Stored: TypeAlias = "StoredArray | ShardArray | BundleArray | Derived"
-
-
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The origin of a file: Keras 1 (`keras1`) or Keras 3 (`keras3`); and whether Theano wrote it (`mirrored`)."""
@@ -71,12 +68,12 @@ def origin_of(keras_version: str | None, backend: str | None) -> Origin:
 def modern(
     weights: Sequence[Weight],
     owners: Mapping[Weight, Layer],
-    arrays: Sequence[Stored],
+    arrays: Sequence[StoredArray],
     origin: Origin,
-) -> list[Stored]:
+) -> list[StoredArray]:
     """The arrays for `weights`, one each, in Keras 3's layout; unchanged if none of the conversions applies."""
-    result: list[Stored] = []
-    waiting: list[Stored] = list(arrays)
+    result: list[StoredArray] = []
+    waiting: list[StoredArray] = list(arrays)
     for layer, run in itertools.groupby(weights, key=lambda weight: owners[weight]):
         own = list(run)
         count = _stored_count(layer, own, waiting, origin)
@@ -85,7 +82,7 @@ def modern(
     return result + waiting
 
 
-def _stored_count(layer: Layer, weights: Sequence[Weight], arrays: Sequence[Stored], origin: Origin) -> int:
+def _stored_count(layer: Layer, weights: Sequence[Weight], arrays: Sequence[StoredArray], origin: Origin) -> int:
     """Number of arrays that hold these weights: in Keras 1, three per gate unless the gates were fused."""
     gates = _GATES.get(type(layer).__name__)
     if not origin.keras1 or gates is None or len(weights) != 3 or len(arrays) < 3 * gates:
@@ -93,7 +90,7 @@ def _stored_count(layer: Layer, weights: Sequence[Weight], arrays: Sequence[Stor
     return 3 * gates if arrays[0].shape != weights[0].shape else 3
 
 
-def _modern(layer: Layer, weights: Sequence[Weight], arrays: list[Stored], origin: Origin) -> list[Stored]:
+def _modern(layer: Layer, weights: Sequence[Weight], arrays: list[StoredArray], origin: Origin) -> list[StoredArray]:
     kind = type(layer).__name__
     if kind in _GATES and len(arrays) == 3 * _GATES[kind] and origin.keras1:
         arrays = _joined(arrays, _GATES[kind], outputs_first=_channels_first(layer))
@@ -115,9 +112,9 @@ _GATES = {"LSTM": 4, "GRU": 3, "ConvLSTM2D": 4}
 _KERAS1_GATES = {4: (0, 2, 1, 3), 3: (0, 1, 2)}
 
 
-def _joined(arrays: Sequence[Stored], gates: int, *, outputs_first: bool) -> list[Stored]:
+def _joined(arrays: Sequence[StoredArray], gates: int, *, outputs_first: bool) -> list[StoredArray]:
     """Concatenates the arrays of each gate into kernel, recurrent kernel and bias."""
-    result: list[Stored] = []
+    result: list[StoredArray] = []
     for index in range(3):
         parts = tuple(arrays[3 * gate + index] for gate in _KERAS1_GATES[gates])
         shape = parts[0].shape
@@ -131,7 +128,7 @@ def _joined(arrays: Sequence[Stored], gates: int, *, outputs_first: bool) -> lis
     return result
 
 
-def _from_cudnn(arrays: list[Stored], weights: Sequence[Weight], gates: int) -> list[Stored]:
+def _from_cudnn(arrays: list[StoredArray], weights: Sequence[Weight], gates: int) -> list[StoredArray]:
     """Converts cuDNN's layout, which is recognised by its two biases per gate, to that of the ordinary layers.
 
     Each gate's input kernel is stored in C order but read in Fortran order; its recurrent kernel is transposed.
@@ -161,7 +158,7 @@ def _from_cudnn(arrays: list[Stored], weights: Sequence[Weight], gates: int) -> 
 # Convolutions.
 
 
-def _convolution(layer: Layer, weight: Weight, array: Stored, origin: Origin) -> Stored:
+def _convolution(layer: Layer, weight: Weight, array: StoredArray, origin: Origin) -> StoredArray:
     """A kernel with Keras 3's order of axes, flipped if Theano wrote it."""
     if origin.keras1:
         array = _keras1_kernel(layer, weight, array)
@@ -180,7 +177,7 @@ def _named_by_theano(name: str) -> bool:
     return ":" not in last and not last.startswith("param_")
 
 
-def _keras1_kernel(layer: Layer, weight: Weight, array: Stored) -> Stored:
+def _keras1_kernel(layer: Layer, weight: Weight, array: StoredArray) -> StoredArray:
     if type(layer).__name__ == "Conv1D" and len(array.shape) == 4:
         if array.shape[1] != 1 or array.shape[0] != weight.shape[0]:
             # Keras 1.1: (outputs, inputs, length, 1)
@@ -204,7 +201,7 @@ def _channels_first(layer: Layer) -> bool:
     return getattr(layer, "data_format", None) == "channels_first"
 
 
-def _transposed(array: Stored, axes: Sequence[int], wanted: tuple[int, ...]) -> Stored:
+def _transposed(array: StoredArray, axes: Sequence[int], wanted: tuple[int, ...]) -> StoredArray:
     """The transposed array if its shape is `wanted`, else the array itself."""
     if len(axes) != len(array.shape) or tuple(array.shape[axis] for axis in axes) != wanted:
         return array
@@ -213,6 +210,6 @@ def _transposed(array: Stored, axes: Sequence[int], wanted: tuple[int, ...]) -> 
 
 #: Layers whose kernels Theano flips (true convolution instead of cross-correlation).
 _MIRRORED = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "ConvLSTM2D")
-_KERNELS: Mapping[str, Callable[[Layer, Weight, Stored, Origin], Stored]] = dict.fromkeys(
+_KERNELS: Mapping[str, Callable[[Layer, Weight, StoredArray, Origin], StoredArray]] = dict.fromkeys(
     (*_MIRRORED, "SeparableConv2D"), _convolution
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from layergraph.archive import ShardArray
+from layergraph.archive import StoredArray
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.saving.layouts import FileOrder, depth_first, layers_of, state_groups
@@ -18,11 +18,11 @@ _MOST_PARTS = 32
 
 
 def arrays_by_layer(
-    model: Functional, order: FileOrder, arrays: Sequence[ShardArray]
-) -> dict[str, Sequence[ShardArray]] | None:
+    model: Functional, order: FileOrder, arrays: Sequence[StoredArray]
+) -> dict[str, Sequence[StoredArray]] | None:
     """The arrays of each of the model's own layers, in the file's order; None if a name matches no unique layer."""
     owners = _owners(model, order)
-    found: dict[str, list[ShardArray]] = {}
+    found: dict[str, list[StoredArray]] = {}
     for array in arrays:
         owner = next((owners[scope] for scope in _scopes(array.name) if scope in owners), None)
         if owner is None:

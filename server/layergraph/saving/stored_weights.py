@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from layergraph.archive import BundleArray, ModelArchive, ShardArray, ShardedWeights, StateTree, StoredArray
+from layergraph.archive import ArrayList, ModelArchive, StateTree, StoredArray
 from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.errors import CorruptFileError
 from layergraph.functional.functional import Functional
@@ -30,7 +30,7 @@ from layergraph.saving.layouts import (
     variables_path,
 )
 from layergraph.saving.lora import merged_lora
-from layergraph.saving.old_layouts import Origin, Stored, modern, origin_of
+from layergraph.saving.old_layouts import Derived, Origin, modern, origin_of
 from layergraph.saving.shard_owners import arrays_by_layer
 
 #: Kinds of dtypes; a weight is never loaded from an array of another kind.
@@ -41,7 +41,7 @@ _KINDS = {"float": "float", "bfloat": "float", "int": "int", "uint": "int", "boo
 class _Match:
     layer: Layer
     weight: Weight
-    array: Stored
+    array: StoredArray
 
 
 def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> None:
@@ -63,7 +63,7 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
         matches = list(_of_preset(model, form.backbone, order, archive, archive.weights, problems, version))
     elif isinstance(archive.weights, StateTree):
         matches = list(_by_path(model, order, archive.weights, problems, archive.keras_version or ""))
-    elif not isinstance(archive.weights, ShardedWeights):
+    elif not isinstance(archive.weights, ArrayList):
         matches = list(_by_order(model, order, archive.weights.layers(), origin, problems))
     elif (named := arrays_by_layer(model, order, archive.weights.arrays)) is not None:
         matches = list(_by_order(model, order, named, origin, problems))
@@ -73,8 +73,24 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
     if problems:
         raise CorruptFileError(archive.path, list(problems.texts))
     _check_budget(matches, archive)
+    if archive.prefetch is not None:
+        archive.prefetch([wanted for match in matches for wanted in _wanted(match.array, match.weight)])
     for match in matches:
         match.weight.bind(torch.from_numpy(match.array.read()))
+
+
+def _wanted(array: StoredArray, weight: Weight) -> Iterator[tuple[StoredArray, tuple[int, ...] | None]]:
+    """The arrays in the file that give a weight, and the memory order in which they are needed."""
+    if not isinstance(array, Derived):
+        yield array, weight.memory_order
+        return
+    waiting: list[StoredArray] = list(array.parts)
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Derived):
+            waiting += part.parts
+        else:
+            yield part, None
 
 
 def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArchive) -> None:
@@ -85,8 +101,8 @@ def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArc
     # Quantising a whole model sets the same config in other layers, too.
     configs = [layer.quantization_config for layer in model.walk_layers() if isinstance(layer, QuantizedLayer)]
     config = next((one for one in configs if one is not None), None)
-    named: dict[tuple[str, ...], dict[str, StoredArray | ShardArray | BundleArray]] = {}
-    if attentions and not isinstance(weights, (StateTree, ShardedWeights)):
+    named: dict[tuple[str, ...], dict[str, StoredArray]] = {}
+    if attentions and not isinstance(weights, (StateTree, ArrayList)):
         for array in (array for arrays in weights.layers().values() for array in arrays):
             *inside, name = array.name.partition(":")[0].split("/")
             named.setdefault(tuple(inside[-2:]), {})[name] = array
@@ -224,7 +240,7 @@ def _variables(tree: StateTree, path: str, weights: Sequence[Weight]) -> list[St
 def _by_order(
     model: Functional,
     order: FileOrder,
-    stored: Mapping[str, Sequence[StoredArray | ShardArray | BundleArray]],
+    stored: Mapping[str, Sequence[StoredArray]],
     origin: Origin,
     problems: Diagnostics,
 ) -> Iterator[_Match]:
@@ -242,7 +258,7 @@ def _by_order(
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
     for layer, given in pairs:
         orders = [[weight for weight in weights if weight not in left_out] for weights in legacy_orders(layer, order)]
-        found: Sequence[Stored] = merged_lora(layer, given) if origin.keras3 else given
+        found: Sequence[StoredArray] = merged_lora(layer, given) if origin.keras3 else given
         candidates = [(weights, modern(weights, owners, found, origin)) for weights in orders]
         weights, arrays = max(candidates, key=lambda candidate: _match_score(*candidate))
         if len(weights) != len(arrays):
@@ -256,7 +272,7 @@ def _by_order(
 
 
 def _by_position(
-    model: Functional, order: FileOrder, sharded: ShardedWeights, origin: Origin, problems: Diagnostics
+    model: Functional, order: FileOrder, sharded: ArrayList, origin: Origin, problems: Diagnostics
 ) -> Iterator[_Match]:
     """Matches arrays of TensorFlow.js whose names don't identify layers: trainable weights first, or layer by layer."""
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
@@ -273,7 +289,7 @@ def _by_position(
     yield from (_Match(owners[weight], weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 
-def _match_score(weights: Sequence[Weight], arrays: Sequence[Stored]) -> tuple[int, int]:
+def _match_score(weights: Sequence[Weight], arrays: Sequence[StoredArray]) -> tuple[int, int]:
     """Numbers of matching shapes and of matching names."""
     pairs = list(zip(weights, arrays, strict=False))
     shapes = sum(weight.shape == array.shape for weight, array in pairs)

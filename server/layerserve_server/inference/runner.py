@@ -99,8 +99,6 @@ PLUGINS_VARIABLE = "LAYERSERVE_PLUGINS"
 
 #: Loads a model file. Raises layergraph's errors.
 LoadModel: TypeAlias = Callable[[Path], ServedModel]
-#: Called with a loaded model and its file, before the model is used.
-Adopt: TypeAlias = Callable[[Any, Path], None]
 
 
 class ModelRunner:
@@ -164,28 +162,16 @@ def _no_rows(plan: Plan, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
     return {name: result[:0] for name, result in plan.run(one_row).items()}
 
 
-def load_probed_model(path: Path, adopt: Adopt | None = None) -> ServedModel:
-    """Like `load_model`, after opening the file in another process. Raises CorruptFileError if that process failed."""
-    from layergraph.archive.probe import probe
-    from layergraph.errors import CorruptFileError
+def load_model(path: Path, read: Callable[[Path], Any] | None = None) -> ServedModel:
+    """Loads a model file, and checks its outputs against the golden file beside it, if there is one.
 
-    if happened := probe(path):
-        raise CorruptFileError(path, f"{happened}, when opened in a separate process")
-    return load_model(path, adopt)
-
-
-def load_model(path: Path, adopt: Adopt | None = None) -> ServedModel:
-    """Loads a model file with layergraph, and checks its outputs against the golden file beside it, if there is one.
-
-    `adopt` is called with the model before anything is computed. Raises layergraph's errors.
+    `read` reads the file, by default in this process. Raises layergraph's errors.
     """
     # Imported here, so that flags and `--help` don't have to import torch.
     import layergraph
     from layergraph.golden import check_golden, golden_path
 
-    model = layergraph.load_model(path)
-    if adopt is not None:
-        adopt(model, path)
+    model = layergraph.load_model(path) if read is None else read(path)
     proof = golden_path(path)
     if os.path.lexists(proof):
         check_golden(model, proof)

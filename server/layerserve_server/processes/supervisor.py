@@ -24,7 +24,7 @@ from layerserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Folder of a memory filesystem that all processes share.
+#: A folder that can be written where the root filesystem is read-only.
 MEMORY = Path("/dev/shm")
 #: Delay before a worker that ended is restarted, in seconds.
 RESTART_SECONDS = 1.0
@@ -45,9 +45,6 @@ class Supervisor:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         #: Unix socket on which the main process, the port's owner, also has to listen.
         self.socket = self._folder / "owner.sock"
-        #: Folder for shared weights.
-        self.weights = self._folder / "weights"
-        self.weights.mkdir()
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._metrics_ports: dict[int, int] = {}
         self._stopping = threading.Event()
@@ -127,7 +124,7 @@ class Supervisor:
         values = {name: getattr(settings, name) for name in type(settings).model_fields}
         values |= {"grpc_port": grpc_port, "compute_threads": threads(settings)}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-        return {"settings": plain, "socket": str(self.socket), "weights": str(self.weights)}
+        return {"settings": plain, "socket": str(self.socket)}
 
 
 class AllMetrics(CollectorRegistry):

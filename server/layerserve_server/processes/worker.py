@@ -22,7 +22,7 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import Inference, loader
+from layerserve_server.wiring import Inference, loader, make_imports
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ def main() -> None:
     runner.set_threads(settings.compute_threads)
     runner.load_plugins(settings.plugins)
     runner.make_ready()
-    inference = Inference(settings, loader(settings, weights=Path(configuration["weights"])))
+    imports = make_imports(settings)
+    inference = Inference(settings, loader(settings, imports=imports), imports)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open()
@@ -63,6 +64,8 @@ def main() -> None:
     if tuner is not None:
         tuner.close()
     repository.close()
+    if imports is not None:
+        imports.close()
     probes.close()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -14,10 +13,11 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.disk import sha256, sync
 from layerserve_server.repository.layout import FIRST_CHOICES, LABEL, LABELS, MANIFEST, MODEL_NAME, VERSION_FOLDER
 
 #: Name of the temporary folder of a new version: host and process that write it, and a random suffix.
@@ -26,7 +26,6 @@ TEMPORARY = re.compile(r"\.publish-(?P<host>[A-Za-z0-9.-]+)-(?P<pid>[0-9]+)-[0-9
 STALE_SECONDS = 24 * 3600.0
 #: Maximum size of a labels or manifest file that is read, in bytes.
 MAX_LABELS_BYTES = 64 * 1024
-CHUNK = 1024 * 1024
 
 #: Held while a label is written, since the file is read, changed and replaced as a whole.
 _labelling = threading.Lock()
@@ -197,32 +196,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def check_manifest(path: Path, manifest: Mapping[str, Any]) -> str:
-    """Compares a published file with its manifest. Returns the difference as a text, empty if there is none."""
+def check_manifest(path: Path, manifest: Mapping[str, Any], digest: Callable[[Path], str] = sha256) -> str:
+    """Compares a published file with its manifest. Returns the difference as a text, empty if there is none.
+
+    `digest` returns the sha256 of a file.
+    """
     size = path.stat().st_size
     if manifest.get("bytes", size) != size:
         return f"{path.name}: got {size} bytes, expected {manifest['bytes']} as in its manifest"
-    if "sha256" in manifest and manifest["sha256"] != sha256(path):
+    if "sha256" in manifest and manifest["sha256"] != digest(path):
         return f"{path.name}: its sha256 differs from its manifest's"
     return ""
-
-
-def sha256(path: Path) -> str:
-    """Returns the SHA-256 digest of a file, in hexadecimal. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Flushes a file or folder to disk (fsync). Raises OSError."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def valid_name(name: str) -> bool:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from layergraph.errors import LayerGraphError, unknown_name
+from layerserve.tensors import NUMPY_DTYPES
 
+from layerserve_server.disk import sha256
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
@@ -65,11 +67,12 @@ class Repository:
         settle_seconds: float = 2.0,
         observer: RepositoryObserver,
         ready: Callable[[LoadedVersion], None] | None = None,
+        digest: Callable[[Path], str] = sha256,
     ) -> None:
         """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
 
-        `ready` is called with each version after it was loaded. Raises ValueError if `path` is a file whose name isn't
-        that of a model.
+        `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest. Raises
+        ValueError if `path` is a file whose name isn't that of a model.
         """
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
@@ -80,6 +83,7 @@ class Repository:
         self._settle_seconds = settle_seconds
         self._observer = observer
         self._ready = ready
+        self._digest = digest
         self._models: dict[str, dict[int, Entry]] = {}
         self._labels: dict[str, dict[str, int]] = {}
         #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
@@ -409,10 +413,13 @@ class Repository:
         manifest: dict[str, Any] = {}
         if found.published:
             manifest = publishing.read_manifest(found.path.parent)
-            problem = publishing.check_manifest(found.path, manifest)
+            problem = publishing.check_manifest(found.path, manifest, self._digest)
             if problem:
                 raise VersionFailedError(problem)
         model = self._load(found.path)
+        for spec in (*model.input_specs, *model.output_specs):
+            if spec.dtype not in NUMPY_DTYPES:
+                raise VersionFailedError(f"tensor '{spec.name}' has dtype {spec.dtype}, which requests can't have")
         runner = ModelRunner(model)
         return LoadedVersion(
             found=found,

@@ -12,7 +12,8 @@ import keras
 import layergraph
 import numpy as np
 import pytest
-from layergraph.archive import LoadLimits, ShardedWeights, open_archive
+from layergraph.archive import LoadLimits, open_archive
+from layergraph.archive.shards import ShardedWeights
 from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError, UnsupportedModelError
 from oracles import assert_close, perturb
 

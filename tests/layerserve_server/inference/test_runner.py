@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from layergraph.errors import CorruptFileError, DataError, UnknownTensorError
+from layergraph.errors import DataError, UnknownTensorError
 from layerserve_server.errors import InvalidTensorError, UnknownOutputError
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import ModelRunner
@@ -104,7 +103,8 @@ def test_only_outputs_of_the_model_that_need_all_padded_inputs_are_padded():
 
 
 @pytest.mark.parametrize("proof", [True, False])
-def test_a_file_is_adopted_before_it_is_held_to_its_proof(tmp_path, monkeypatch, proof):
+@pytest.mark.parametrize("other", [True, False], ids=["another process", "this process"])
+def test_a_model_is_compared_with_its_golden_file(tmp_path, monkeypatch, proof, other):
     import layergraph
     from layergraph import golden
 
@@ -112,29 +112,15 @@ def test_a_file_is_adopted_before_it_is_held_to_its_proof(tmp_path, monkeypatch,
     model = object()
     path = tmp_path / "model.keras"
     if proof:
-        (tmp_path / "model.golden.npz").symlink_to("nowhere")  # a proof that can't be read is no missing one
-    monkeypatch.setattr(layergraph, "load_model", lambda path: steps.append(("read", path)) or model)
+        (tmp_path / "model.golden.npz").symlink_to("nowhere")  # one that can't be read isn't missing
+    monkeypatch.setattr(layergraph, "load_model", lambda path: steps.append(("this process", path)) or model)
     monkeypatch.setattr(golden, "check_golden", lambda *given: steps.append(("checked", *given)))
-    assert runner.load_model(path, lambda *given: steps.append(("adopted", *given))) is model
+    read = (lambda path: steps.append(("another process", path)) or model) if other else None
+    assert runner.load_model(path, read) is model
     assert steps == [
-        ("read", path),
-        ("adopted", model, path),
+        ("another process" if other else "this process", path),
         *([("checked", model, tmp_path / "model.golden.npz")] if proof else []),
     ]
-
-
-@pytest.mark.parametrize("happened", ["", "it ended by SIGSEGV"])
-def test_a_file_is_read_once_another_process_has_survived_it(monkeypatch, happened):
-    from layergraph.archive import probe
-
-    monkeypatch.setattr(probe, "probe", lambda path: happened)
-    monkeypatch.setattr(runner, "load_model", lambda *given: given)
-    path, adopt = Path("m.keras"), object()
-    if happened:
-        with pytest.raises(CorruptFileError, match=r"m.keras: it ended by SIGSEGV, when opened in a separate process"):
-            runner.load_probed_model(path, adopt)
-    else:
-        assert runner.load_probed_model(path, adopt) == (path, adopt)
 
 
 def test_plugins_are_those_of_the_settings_and_the_children_get_them(monkeypatch):

@@ -19,11 +19,10 @@ from layergraph import Input, Model, load_model
 from layergraph.layers import Conv2D, Dense, Flatten
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
-from layerserve_server.inference import shared_weights
-from layerserve_server.inference.shared_weights import SharedWeights
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.probes import Probes
 from layerserve_server.processes import supervisor
+from layerserve_server.processes import worker as program
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Ended
@@ -46,7 +45,7 @@ def serve(file, tmp_path):
     processes = []
 
     def start():
-        options = ["--workers", "2", "--state", str(tmp_path), "--no-probe-files"]
+        options = ["--workers", "2", "--state", str(tmp_path)]
         options += ["--host", "127.0.0.1", "--grpc-port", "0", "--metrics-port", "0", "--drain-seconds", "0"]
         process = subprocess.Popen(
             [sys.executable, "-m", "layerserve_server", str(file), *options, "--tuning-seconds", "0"],
@@ -81,8 +80,9 @@ def counted(url):
 
 
 def children(process):
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
-    return [int(pid) for pid in listed.stdout.split()]
+    """The processes that serve; the one that reads model files is none of them."""
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if program.__name__ in line]
 
 
 def check_process_metrics(process, url):
@@ -132,45 +132,14 @@ def test_every_process_answers_and_one_that_dies_is_replaced(serve, file):
     assert process.wait(60) == 0
 
 
-def test_weights_are_mapped_by_all_who_load_the_file(file, tmp_path):
-    expected = load_model(file).predict(X)
-    for _ in range(2):
-        model = load_model(file)
-        own = [weight.numpy() for weight in model.weights]
-        SharedWeights(tmp_path).adopt(model, file)
-        (shared,) = tmp_path.iterdir()
-        assert str(shared) in Path(f"/proc/{os.getpid()}/maps").read_text()
-        for weight, before in zip(model.weights, own, strict=True):
-            np.testing.assert_array_equal(weight.numpy(), before)
-        np.testing.assert_allclose(model.predict(X), expected, atol=1e-6)
-
-
-def test_what_one_process_writes_no_other_sees(file, tmp_path):
-    first, second = load_model(file), load_model(file)
-    for model in (first, second):
-        SharedWeights(tmp_path).adopt(model, file)
-    before = second.weights[0].numpy()
-    first.weights[0].assign(before + 1)
-    np.testing.assert_array_equal(second.weights[0].numpy(), before)
-
-
-def test_without_room_a_model_keeps_its_own_weights(file, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(shared_weights.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
-    model = load_model(file)
-    SharedWeights(tmp_path).adopt(model, file)
-    assert list(tmp_path.iterdir()) == []
-    assert "not enough shared memory for the weights of" in caplog.text
-
-
-def test_a_changed_file_has_other_weights(file, tmp_path):
-    copy = tmp_path / "m.keras"
-    for _ in range(2):
-        copy.unlink(missing_ok=True)
-        copy.write_bytes(file.read_bytes())
-        (tmp_path / "shared").mkdir(exist_ok=True)
-        SharedWeights(tmp_path / "shared").adopt(load_model(copy), copy)
-        os.utime(copy, ns=(0, time.time_ns()))
-    assert len(list((tmp_path / "shared").iterdir())) == 2
+def test_all_processes_map_the_same_weights_and_none_has_hdf5(serve, tmp_path):
+    process, _, _ = serve()
+    (arrays,) = (tmp_path / "imports" / "models").glob("*/arrays.safetensors")
+    for pid in (process.pid, *children(process)):
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        assert str(arrays) in maps
+        assert "hdf5" not in maps
+        assert "h5py" not in maps
 
 
 def test_counts_of_all_processes_are_added_up():

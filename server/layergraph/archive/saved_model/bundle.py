@@ -83,9 +83,6 @@ class BundleArray:
             return np.asarray(stored.astype(np.uint32) << 16).view(np.float32)
         return stored.astype(stored.dtype.newbyteorder("="), copy=False)
 
-    def try_reading(self) -> None:
-        """Does nothing: no library written in C reads the values, and their size was checked."""
-
 
 class Bundle:
     """An open bundle. `prefix` is the path of its files without `.index` and `.data-00000-of-00001`.

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from layergraph.archive.files import FileWindow, open_own
+from layergraph.archive.finding import names_beside
 from layergraph.archive.limits import LoadLimits
 from layergraph.archive.model_archive import ModelArchive
 from layergraph.archive.saved_model.bundle import Bundle
@@ -35,7 +36,8 @@ def open_saved_model(file: FileWindow, path: Path, limits: LoadLimits, resources
     config = model_config(metadata, described_path)
     bundle = Bundle(path.parent / VARIABLES, limits, resources)
     weights = TrackedWeights(bundle, config, limits)
-    add_vocabularies(weights, config, lambda: Constants(file, path, limits), path.with_name("assets"), limits)
+    assets = path.with_name("assets")
+    add_vocabularies(weights, config, lambda: Constants(file, path, limits), assets, limits)
     training, version, backend = (metadata.get(key) for key in ("training_config", "keras_version", "backend"))
     return ModelArchive(
         path,
@@ -47,5 +49,11 @@ def open_saved_model(file: FileWindow, path: Path, limits: LoadLimits, resources
         stored_bytes=described.length + bundle.stored_bytes,
         limits=limits,
         resources=resources,
-        files=tuple(dict.fromkeys((path, described_path, *bundle.files))),
+        files=tuple(dict.fromkeys((path, described_path, *bundle.files, *_files_in(assets)))),
     )
+
+
+def _files_in(folder: Path) -> list[Path]:
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [folder / name for name in names_beside(folder / "file", ("",))]

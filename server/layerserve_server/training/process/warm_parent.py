@@ -11,15 +11,13 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from layerserve_server.errors import UnavailableError
+from layerserve_server.forking.fork_server import ForkServer, received
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +27,6 @@ T = TypeVar("T")
 PROGRAM = "layerserve_server.training.process.forking"
 #: Maximum length of a job's reply, in bytes.
 MAX_REPLY = 1 << 20
-#: Maximum time for the parent to import torch on a busy machine, in seconds.
-START_SECONDS = 120.0
 #: Default time without a job after which the parent exits, in seconds.
 IDLE_SECONDS = 900.0
 #: Number of times that the parent is started for a job: it may have been killed for lack of memory.
@@ -104,16 +100,12 @@ class ForkedProcess:
         self._channel.close()
 
 
-class WarmParent:
+class WarmParent(ForkServer):
     """Runs jobs and starts runs in forked processes. Starts the parent process when needed. Thread-safe."""
 
     def __init__(self, idle_seconds: float | None = IDLE_SECONDS) -> None:
         """`idle_seconds` is the time without a job after which the parent process exits; None for never."""
-        self._idle = () if idle_seconds is None else (str(idle_seconds),)
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._closed = False
+        super().__init__(PROGRAM, () if idle_seconds is None else (str(idle_seconds),))
 
     def run(self, job: str, arguments: Mapping[str, Any], limits: JobLimits) -> dict[str, Any]:
         """Runs the job of this name (see `forking`) and returns its reply. Arguments and reply are JSON objects.
@@ -138,73 +130,15 @@ class WarmParent:
         logger.warning("can't fork training runs: each run imports PyTorch when it starts", extra={"run": folder.name})
         return None
 
-    def start(self) -> None:
-        """Starts the parent process if it isn't running, without waiting until it is ready."""
-        with self._lock:
-            self._started()
-
     def _request(self, text: bytes, read: Callable[[socket.socket], T], seconds: float = 0.0) -> T | None:
         """Sends a request to the parent process and returns what `read` returns of the reply; None if it failed.
 
         `seconds` is the timeout for the reply after the parent process has started.
         """
-        with self._lock:
-            if self._closed:
-                return None
-            process, control = self._started()
-        ours, theirs = socket.socketpair()
-        with ours:
-            ours.settimeout(START_SECONDS + seconds)
-            try:
-                with theirs:
-                    socket.send_fds(control, [b"."], [theirs.fileno()])
-                ours.sendall(text)
-                ours.shutdown(socket.SHUT_WR)
-                return read(ours)
-            except OSError:
-                with self._lock:
-                    if self._process is process:
-                        self._end()
-                return None
-
-    def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        """Returns the parent process, started if needed, and the socket to it. Called with the lock held."""
-        if self._process is None or self._control is None or self._process.poll() is not None:
-            self._end()
-            self._control, theirs = socket.socketpair()
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", PROGRAM, *self._idle],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    # One thread each: threads that libraries start don't survive a fork.
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
-                    # Its own session, so that Ctrl-C in the server's terminal signals the server only.
-                    start_new_session=True,
-                )
-        return self._process, self._control
-
-    def close(self) -> None:
-        """Ends the parent process. Running jobs and runs continue; further ones aren't forked."""
-        with self._lock:
-            self._closed = True
-            self._end()
-
-    def _end(self) -> None:
-        if self._control is not None:
-            self._control.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._process = self._control = None
-
-
-def received(channel: socket.socket, limit: int | None = None) -> bytes:
-    """Receives until the other end is closed. Raises OSError if there are more than `limit` bytes, or on an error."""
-    parts, length = [], 0
-    while part := channel.recv(1 << 16):
-        parts.append(part)
-        length += len(part)
-        if limit is not None and length > limit:
-            raise OSError("the reply is too long")
-    return b"".join(parts)
+        try:
+            with self.connection(seconds) as channel:
+                channel.sendall(text)
+                channel.shutdown(socket.SHUT_WR)
+                return read(channel)
+        except OSError:
+            return None

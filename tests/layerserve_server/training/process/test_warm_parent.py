@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from layerserve_server.forking import fork_server
 from layerserve_server.training.process import warm_parent
 from layerserve_server.training.process.main import NAME
 from layerserve_server.training.process.proc_files import name_of, stat_of
@@ -184,8 +185,8 @@ def test_an_answer_may_take_the_seconds_that_it_is_given_besides_those_of_a_star
         def fileno(self) -> int:
             return 7
 
-    monkeypatch.setattr(warm_parent.socket, "socketpair", lambda: (End(), End()))
-    monkeypatch.setattr(warm_parent.socket, "send_fds", lambda control, bytes_, files: told.append(files))
+    monkeypatch.setattr(fork_server.socket, "socketpair", lambda: (End(), End()))
+    monkeypatch.setattr(fork_server.socket, "send_fds", lambda control, bytes_, files: told.append(files))
     monkeypatch.setattr(WarmParent, "_started", lambda self: (None, None))
     assert WarmParent()._request(b"job", lambda channel: 5, 2.5) == 5
-    assert told == [warm_parent.START_SECONDS + 2.5, [7], "closed", b"job", socket.SHUT_WR, "closed"]
+    assert told == [fork_server.START_SECONDS + 2.5, [7], "closed", b"job", socket.SHUT_WR, "closed"]

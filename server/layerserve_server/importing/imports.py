@@ -1,0 +1,322 @@
+"""Model files as folders that another process has read, kept in the state folder and found again by their content.
+
+```
+paths/KEY.json        for each path of a model: its files (size, times, sha256), and its import
+locks/NN              held by the process that reads a file; others wait, and map what it has read
+models/SIZE-DIGEST/   an import: see `layergraph.archive.imported`
+```
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from layerserve_server.disk import sha256, sync
+from layerserve_server.importing.importer import Importer
+
+if TYPE_CHECKING:
+    from layergraph import Model
+    from layergraph.archive import ModelArchive
+
+logger = logging.getLogger(__name__)
+
+#: A file that changed less than this before it was read may change again within the same time stamp, in seconds.
+RACY_SECONDS: Final = 2.0
+#: Age after which an import that no path refers to is removed, and time between two searches for them, in seconds.
+UNUSED_SECONDS: Final = 3600.0
+#: Number of times that a file is read that changes meanwhile.
+_TRIES: Final = 3
+#: File of an import that may not be on disk yet: it holds until the system is started again.
+UNFLUSHED: Final = "unflushed"
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What changes with a file's content: inode, size, and times of the last changes, in nanoseconds since 1970."""
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileFacts:
+        """Raises OSError."""
+        status = path.stat()
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class Imports:
+    """Loads models from their imports, which are made when needed. Processes may share the folder. Thread-safe."""
+
+    def __init__(self, folder: Path, importer: Importer) -> None:
+        self._folder = folder
+        self._importer = importer
+        #: Used if `folder` can't be written.
+        self._own: tempfile.TemporaryDirectory[str] | None = None
+        #: Digests of files, by path.
+        self._digests: dict[Path, tuple[FileFacts, str]] = {}
+        self._cleaned = -UNUSED_SECONDS
+        #: Imports to be flushed to disk.
+        self._unflushed: SimpleQueue[Path] = SimpleQueue()
+        self._flusher: threading.Thread | None = None
+
+    def load(self, path: Path) -> Model:
+        """Loads the model in the file or folder `path`. Raises ModelFileError, and OSError if it can't be read."""
+        # Imported here, since it imports torch.
+        from layergraph.archive.finding import find_model
+
+        found = find_model(path).absolute()
+        try:
+            return self._load(self._folder, found)
+        except OSError as error:
+            logger.warning("can't keep what is read of %s in the state folder: %s", found.name, error)
+        if self._own is None:
+            self._own = tempfile.TemporaryDirectory(prefix="layerserve-imports-")
+        return self._load(Path(self._own.name), found)
+
+    def close(self) -> None:
+        """Ends the process that reads files, and removes imports that couldn't be kept in the state folder."""
+        self._importer.close()
+        if self._own is not None:
+            self._own.cleanup()
+
+    def sha256(self, path: Path) -> str:
+        """Returns a file's SHA-256 digest, in hexadecimal. Doesn't read a file that hasn't changed. Raises OSError."""
+        facts = FileFacts.of(path)
+        if path not in self._digests:
+            # An earlier process may have written it down.
+            self._known(path.absolute(), self._entry(self._folder, path.absolute()))
+        known = self._digests.get(path)
+        if known is None or known[0] != facts:
+            known = self._digests[path] = facts, sha256(path)
+        return known[1]
+
+    def _load(self, folder: Path, found: Path) -> Model:
+        for name in ("paths", "locks", "models"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        entry = self._entry(folder, found)
+        model = self._mapped(folder, found, entry)
+        if model is None:
+            # Few files: one for each path would stay for ever.
+            with _locked(folder / "locks" / entry.name[:2]):
+                # Another process may have read it meanwhile.
+                model = self._mapped(folder, found, entry)
+                tries = _TRIES
+                while model is None:
+                    tries -= 1
+                    model = self._read(folder, found, entry, last_try=not tries)
+        return model
+
+    @staticmethod
+    def _entry(folder: Path, found: Path) -> Path:
+        return folder / "paths" / f"{_digest(str(found))}.json"
+
+    def _mapped(self, folder: Path, found: Path, entry: Path) -> Model | None:
+        """Loads a model that has been read before; None if it hasn't, or its file has changed."""
+        from layergraph.archive import DEFAULT_LIMITS
+        from layergraph.archive.imported import open_import
+        from layergraph.errors import ModelFileError
+        from layergraph.models.loading import load_archive
+
+        name = self._known(found, entry) or self._same_content(folder, found, entry)
+        if name is None or not _is_whole(folder / "models" / name):
+            return None
+        try:
+            return load_archive(open_import(folder / "models" / name, found, DEFAULT_LIMITS))
+        except ModelFileError as error:
+            # Damaged, or it needs other arrays than for an earlier release.
+            logger.info("reading %s again: %s", found.name, error)
+            shutil.rmtree(folder / "models" / name, ignore_errors=True)
+            return None
+
+    def _known(self, found: Path, entry: Path) -> str | None:
+        """The import of a path whose files haven't changed since it was written down."""
+        try:
+            known = json.loads(entry.read_bytes())
+            facts = {Path(path): FileFacts(*numbers) for path, numbers in known["facts"].items()}
+            if known["racy"] or any(FileFacts.of(path) != before for path, before in facts.items()):
+                return None
+            self._digests |= {Path(path): (facts[Path(path)], digest) for path, digest in known["sha256"].items()}
+            return str(known["import"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+    def _same_content(self, folder: Path, found: Path, entry: Path) -> str | None:
+        """The import of another path, or time, whose only file had the same content."""
+        began, facts = time.time(), FileFacts.of(found)
+        if not any(name.startswith(f"{facts.size}-") for name in os.listdir(folder / "models")):
+            return None
+        name = _name(facts.size, {"": self.sha256(found)})
+        if not (folder / "models" / name).is_dir():
+            return None
+        self._write_down(entry, name, [found], {found: facts}, began)
+        return name
+
+    def _read(self, folder: Path, found: Path, entry: Path, *, last_try: bool) -> Model | None:
+        """Has a file read by the other process, and keeps the import. None if the file has changed meanwhile."""
+        from layergraph.archive import DEFAULT_LIMITS
+        from layergraph.archive.imported import open_import
+        from layergraph.errors import CorruptFileError
+        from layergraph.models.loading import load_archive
+
+        began, before = time.time(), FileFacts.of(found)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{os.getpid()}-", dir=folder / "models"))
+        try:
+            # The file's digest meanwhile: it takes as long as reading.
+            with ThreadPoolExecutor(1) as beside:
+                hashed = beside.submit(self.sha256, found)
+                with self._importer.reading(found, unfinished) as reading:
+                    archive = open_import(unfinished, found, DEFAULT_LIMITS, reading.arrays)
+                    facts = {path: FileFacts.of(path) for path in _dependencies(archive)} | {found: before}
+                    model = load_archive(archive)
+                hashed.result()
+            if any(FileFacts.of(path) != one for path, one in facts.items()):
+                if last_try:
+                    raise CorruptFileError(found, "was changed while it was read")
+                return None
+            place = found.parent
+            digests = {str(file.relative_to(place)): self.sha256(file) for file in archive.files}
+            size = sum(facts[file].size for file in archive.files)
+            name = _name(size, digests if len(digests) > 1 else {"": digests[found.name]})
+            (unfinished / UNFLUSHED).write_text(_boot())
+            kept = folder / "models" / name
+            if not _is_whole(kept):
+                shutil.rmtree(kept, ignore_errors=True)
+            with suppress(OSError):
+                # If it exists: the same content under another path, read at the same time.
+                unfinished.rename(kept)
+            self._write_down(entry, name, archive.files, facts, began)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self._flush_later(kept)
+        self._remove_unused(folder)
+        return model
+
+    def _write_down(
+        self,
+        entry: Path,
+        name: str,
+        files: Sequence[Path],
+        facts: Mapping[Path, FileFacts],
+        began: float,
+    ) -> None:
+        content = {
+            "path": str(files[0]),
+            "import": name,
+            "facts": {str(path): astuple(one) for path, one in facts.items()},
+            "sha256": {str(file): self.sha256(file) for file in files},
+            "racy": max(max(one.modified, one.changed) for one in facts.values()) / 1e9 > began - RACY_SECONDS,
+        }
+        _write(entry, content)
+
+    def _flush_later(self, model: Path) -> None:
+        """Flushes an import to disk in another thread: loading doesn't wait for that."""
+        if self._flusher is None:
+            self._flusher = threading.Thread(target=self._flush_all, name="flush imports", daemon=True)
+            self._flusher.start()
+        self._unflushed.put(model)
+
+    def _flush_all(self) -> None:
+        while True:
+            _flush(self._unflushed.get())
+
+    def _remove_unused(self, folder: Path) -> None:
+        """Removes entries of paths that are gone, and imports that no path has."""
+        if time.monotonic() - self._cleaned < UNUSED_SECONDS:
+            return
+        self._cleaned = time.monotonic()
+        used = set()
+        for entry in (folder / "paths").glob("*.json"):
+            with suppress(OSError, ValueError, LookupError, TypeError):
+                known = json.loads(entry.read_bytes())
+                if Path(known["path"]).exists():
+                    used.add(known["import"])
+                else:
+                    entry.unlink()
+        for model in (folder / "models").iterdir():
+            with suppress(OSError):
+                if model.name not in used and time.time() - model.stat().st_mtime > UNUSED_SECONDS:
+                    shutil.rmtree(model)
+
+
+def _dependencies(archive: ModelArchive) -> list[Path]:
+    """The files of a model; for several also their folders, since other files in them could be preferred."""
+    files = list(archive.files)
+    return files + sorted({file.parent for file in files}) if len(files) > 1 else files
+
+
+def _name(size: int, digests: Mapping[str, str]) -> str:
+    """Name of the import of files of `size` bytes, by the files' digests, which depends on what reads them, too."""
+    from layergraph.archive.imported import FORMAT
+
+    return f"{size}-{_digest(json.dumps([FORMAT, version('layerserve'), sorted(digests.items())]))}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _is_whole(model: Path) -> bool:
+    """Whether an import exists, and no crash of the system can have damaged it."""
+    try:
+        return (model / UNFLUSHED).read_text() == _boot()
+    except FileNotFoundError:
+        return model.is_dir()
+
+
+def _flush(model: Path) -> None:
+    with suppress(OSError):
+        for file in (*model.rglob("*"), model, model.parent):
+            sync(file)
+        (model / UNFLUSHED).unlink()
+
+
+def _boot() -> str:
+    """Changes with each start of the system."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def _write(path: Path, content: Any) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    unfinished.write_text(json.dumps(content), "utf-8")
+    unfinished.rename(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock, which the system frees if the process dies."""
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def temporary_imports() -> Iterator[Imports]:
+    """Imports that are removed at the end, for a command."""
+    with tempfile.TemporaryDirectory(prefix="layerserve-imports-") as folder:
+        imports = Imports(Path(folder), Importer())
+        try:
+            yield imports
+        finally:
+            imports.close()

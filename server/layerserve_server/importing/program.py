@@ -1,0 +1,140 @@
+"""Program of the process that reads model files: it forks a child in a sandbox for each. It doesn't import torch.
+
+The messages are JSON objects, one per line. The server sends {"path", "folder"}; the child describes the file in the
+folder and replies {}. If the server then sends {"arrays": [[number, order], ...]}, it writes them and replies {}.
+{"error": ...} is an error of the file, {"system": ...} one of the system. See `layergraph.archive.imported`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import importlib.util
+import json
+import os
+import socket
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+if __name__ == "__main__":
+    # An empty package: the real one imports torch.
+    _spec = importlib.util.find_spec("layergraph")
+    assert _spec is not None
+    _bare = ModuleType("layergraph")
+    _bare.__path__ = list(_spec.submodule_search_locations or ())
+    sys.modules["layergraph"] = _bare
+
+from layergraph.archive import DEFAULT_LIMITS, imported, open_archive
+from layergraph.archive.saved_model.opening import SAVED_MODEL, VARIABLES
+from layergraph.errors import CorruptFileError, ModelFileError
+
+from layerserve_server.forking import forked
+from layerserve_server.importing import sandbox
+
+#: Added to the niceness of the server.
+NICENESS = 5
+#: Processor time in seconds, and memory in bytes, for any file; large files get more.
+SECONDS = 10.0
+MEMORY_BYTES = 1 << 30
+#: Minimum throughput in bytes per second.
+_BYTES_PER_SECOND = 50_000_000
+#: Maximum elapsed time in seconds: between its replies the server builds the model.
+_WALL_SECONDS = 3600.0
+
+
+def main() -> None:
+    """Forks for each file, until the server closes the socket."""
+    # Requests come first.
+    os.nice(NICENESS)
+    _import_all()
+    forked.serve(_handle)
+
+
+def _import_all() -> None:
+    """Imports what all files need, and excludes it from garbage collection."""
+    import google_crc32c  # noqa: F401
+    import h5py  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+def _handle(channel: socket.socket) -> None:
+    """Reads the first message, and supervises the process that reads the file."""
+    messages = channel.makefile("rb")
+    if not (line := messages.readline()):
+        return
+    request = json.loads(line)
+    path, folder = Path(request["path"]), Path(request["folder"])
+    size = _size(path)
+
+    def work() -> None:
+        _import(path, folder, size, messages, channel)
+
+    forked.supervise(
+        channel,
+        work,
+        seconds=SECONDS + size / _BYTES_PER_SECOND,
+        memory_bytes=MEMORY_BYTES + 2 * size,
+        wall_seconds=_WALL_SECONDS,
+    )
+
+
+def _size(path: Path) -> int:
+    """Size of a file; of a SavedModel folder or its `saved_model.pb`, that of all files of the folder."""
+    folder = path.parent if path.name == SAVED_MODEL else path
+    try:
+        if not folder.is_dir():
+            return path.stat().st_size
+        inside = [*os.scandir(folder)]
+        if (variables := folder / VARIABLES.parts[0]).is_dir():
+            inside += os.scandir(variables)
+        return sum(entry.stat(follow_symlinks=False).st_size for entry in inside)
+    except OSError:
+        return 0
+
+
+def _import(path: Path, folder: Path, size: int, messages: IO[bytes], channel: socket.socket) -> None:
+    # The description may be longer than the configs: it escapes all letters beyond ASCII.
+    largest = DEFAULT_LIMITS.inflated_bytes(size) + 4 * DEFAULT_LIMITS.config_bytes
+    sandbox.enter(_readable(path), folder, largest)
+
+    def reply(message: dict[str, Any]) -> None:
+        channel.sendall(json.dumps(message).encode() + b"\n")
+
+    try:
+        with open_archive(path) as archive:
+            arrays = imported.describe(archive, folder)
+            reply({})
+            if line := messages.readline():
+                imported.write_arrays(arrays, json.loads(line)["arrays"], folder)
+                reply({})
+    except ModelFileError as error:
+        reply({"error": imported.error_fields(error)})
+    except MemoryError:
+        reply({"error": imported.error_fields(CorruptFileError(path, "needs more memory than its size explains"))})
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            reply({"error": imported.error_fields(CorruptFileError(path, "is larger than its size explains"))})
+        else:
+            reply({"system": os.strerror(error.errno or errno.EIO)})
+
+
+def _readable(path: Path) -> list[Path]:
+    """Python's modules, of which some are imported when first needed; the model's folder; and files in it that are
+    links, as in a volume of Kubernetes.
+    """
+    folder = path if path.is_dir() else path.parent
+    found = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    found += [folder, path.resolve()]
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        found += [Path(entry.path).resolve() for entry in entries if entry.is_symlink() and entry.is_file()]
+    return found
+
+
+if __name__ == "__main__":
+    main()

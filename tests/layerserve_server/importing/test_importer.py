@@ -1,0 +1,247 @@
+"""Files are read by another process, whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from layergraph import Input, Model, layers, load_model
+from layergraph.archive import DEFAULT_LIMITS
+from layergraph.archive.imported import ARRAYS, DESCRIPTION, open_import
+from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError
+from layergraph.models.loading import load_archive
+from layerserve_server.forking.fork_server import ForkServer
+from layerserve_server.importing import sandbox
+from layerserve_server.importing.importer import MAX_REPLY, Importer, Reading
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Importer]:
+    importer = Importer()
+    yield importer
+    importer.close()
+
+
+@pytest.fixture
+def make_importer() -> Iterator[Callable[[], Importer]]:
+    made = []
+
+    def make() -> Importer:
+        made.append(Importer())
+        return made[-1]
+
+    yield make
+    for importer in made:
+        importer.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "read").mkdir()
+    return tmp_path / "read"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    inputs = Input((3,))
+    Model(inputs, layers.Dense(2)(inputs)).save(tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+def read(importer: Importer, path: Path, folder: Path) -> Model:
+    with importer.reading(path, folder) as reading:
+        return load_archive(open_import(folder, path, DEFAULT_LIMITS, reading.arrays))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "keras2/headline.keras",
+        "keras2/headline.h5",
+        "text/keras3_idf.h5",
+        "old_keras/1.2.2_theano_recurrent.h5",
+        "saved_models/tf215/model/saved_model.pb",
+        "saved_models/tf20/checkpoint/model.json",
+    ],
+)
+def test_a_file_of_each_container_is_read_in_the_sandbox(name: str, folder: Path, shared: Importer) -> None:
+    path = FIXTURES / name
+    if not path.exists():
+        path = next(FIXTURES.rglob(Path(name).name))
+    expected, got = load_model(path), read(shared, path, folder)
+    for want, weight in zip(expected.weights, got.weights, strict=True):
+        assert (weight.numpy() == want.numpy()).all()
+
+
+def test_links_are_followed_to_their_files_only(tmp_path: Path, folder: Path, file: Path, shared: Importer) -> None:
+    """As in volumes of Kubernetes, whose files are links."""
+    (tmp_path / "store").mkdir()
+    file.rename(tmp_path / "store" / "data")
+    (tmp_path / "models").mkdir()
+    link = tmp_path / "models" / "model.keras"
+    link.symlink_to(tmp_path / "store" / "data")
+    assert read(shared, link, folder).count_params() == 8
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("SIGSEGV", r"model\.keras: crashes its parser \(SIGSEGV\), when another process reads it"),
+        ("SIGFPE", r"crashes its parser \(SIGFPE\)"),
+        ("exits", "ends its parser, when another process reads it"),
+        ("takes memory", "needs more memory than"),
+        ("loops", "takes too long, when another process reads it"),
+    ],
+)
+def test_what_the_parser_does_is_an_error_of_the_file(
+    fault: str, text: str, file: Path, folder: Path, faulty: Any, make_importer: Any
+) -> None:
+    faulty(fault)
+    importer = make_importer()
+    for _ in range(2):
+        with pytest.raises(CorruptFileError, match=text):
+            read(importer, file, folder)
+
+
+def test_a_parser_that_waits_for_ever_is_ended(
+    file: Path, folder: Path, faulty: Any, make_importer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty("sleeps")
+    monkeypatch.setattr("layerserve_server.importing.importer._SECONDS", 0.5)
+    monkeypatch.setattr("layerserve_server.forking.fork_server.START_SECONDS", 3.0)
+    importer = make_importer()
+    with pytest.raises(CorruptFileError, match=r"can't be read in 1 seconds|can't be read in 0 seconds"):
+        read(importer, file, folder)
+
+
+@pytest.mark.skipif(not sandbox.landlock_version(), reason="the kernel has no Landlock")
+def test_a_parser_that_was_taken_over_reaches_no_other_file(
+    file: Path, folder: Path, tmp_path: Path, faulty: Any, make_importer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT_FILE", str(tmp_path / "elsewhere"))
+    faulty("writes")
+    with pytest.raises(ModelFileError, match="can't be read"):
+        read(make_importer(), file, folder)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_error_of_the_file_is_that_of_reading_it_here(tmp_path: Path, folder: Path, shared: Importer) -> None:
+    (tmp_path / "model.keras").write_bytes((FIXTURES / "keras2" / "headline.keras").read_bytes()[:3000])
+    with pytest.raises(CorruptFileError) as expected:
+        load_model(tmp_path / "model.keras")
+    with pytest.raises(CorruptFileError) as caught:
+        read(shared, tmp_path / "model.keras", folder)
+    assert str(caught.value) == str(expected.value)
+    assert caught.value.path == str(tmp_path / "model.keras")
+
+
+def test_a_folder_that_can_not_be_written_is_an_error_of_the_system(
+    file: Path, tmp_path: Path, shared: Importer
+) -> None:
+    with (
+        pytest.raises(OSError, match=r"model\.keras: can't be read by another process: No such file"),
+        shared.reading(file, tmp_path / "absent"),
+    ):
+        pass
+
+
+def test_a_process_that_has_died_is_started_again(file: Path, tmp_path: Path, make_importer: Any) -> None:
+    importer = make_importer()
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        assert read(importer, file, tmp_path / str(number)).count_params() == 8
+        assert importer._process is not None
+        os.kill(importer._process.pid, signal.SIGKILL)
+        if number:
+            importer._process.wait(60)
+
+
+def test_many_files_are_read_at_once(file: Path, tmp_path: Path, shared: Importer) -> None:
+    counts = []
+
+    def read_one(number: int) -> None:
+        (tmp_path / str(number)).mkdir()
+        counts.append(read(shared, file, tmp_path / str(number)).count_params())
+
+    threads = [threading.Thread(target=read_one, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert counts == [8] * 8
+
+
+def test_a_file_that_is_not_read_to_the_end_leaves_no_process(file: Path, folder: Path, make_importer: Any) -> None:
+    importer = make_importer()
+    with importer.reading(file, folder):
+        assert (folder / DESCRIPTION).exists()
+        assert len(descendants(importer._process.pid)) == 2
+    deadline = time.monotonic() + 30
+    while descendants(importer._process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not (folder / ARRAYS).exists()
+
+
+def descendants(pid: int) -> list[int]:
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return found + [below for child in found for below in descendants(child)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "text"),
+    [
+        (b"", ConnectionError, "has ended"),
+        (b"{}", ConnectionError, "has ended"),
+        (b"not json\n", ConnectionError, "no reply"),
+        (b"[1]\n", ConnectionError, "no reply"),
+        (b'{"died": "x", "late": false}\n', ConnectionError, "no reply"),
+        (b'{"died": 9999, "late": false}\n', ConnectionError, "no reply"),
+        (b'{"died": 0}\n', ConnectionError, "no reply"),
+        (b'{"error": 1}\n', ConnectionError, "no reply"),
+        (b'{"error": ["os.system", "x", ["y"]]}\n', CorruptFileError, "y"),
+        (b'{"error": ["UnsafeFileError", "../../x", ["y"]]}\n', UnsafeFileError, r"m\.h5: y"),
+        (b'{"error": ["UnsafeFileError", "variables.index", ["y"]]}\n', UnsafeFileError, r"variables\.index: y"),
+        (b'{"error": ["UnsafeFileError", 7, 8]}\n', ConnectionError, "no reply"),
+        (b'{"system": ["x"]}\n', OSError, "x"),
+        (b"x" * (MAX_REPLY + 1), ConnectionError, "has ended"),
+    ],
+)
+def test_any_reply_of_a_process_that_was_taken_over_is_an_error(reply: bytes, kind: Any, text: str) -> None:
+    ours, theirs = socket.socketpair()
+    sender = threading.Thread(target=lambda: (theirs.sendall(reply), theirs.shutdown(socket.SHUT_WR)))
+    with ours, theirs:
+        sender.start()
+        with pytest.raises(kind, match=text):
+            Reading(ours, Path("m.h5"), 5.0).ask({"path": "m.h5"})
+        # The rest of a reply that is too long.
+        while ours.recv(1 << 16):
+            pass
+        sender.join(30)
+
+
+def test_it_asks_for_arrays_by_number() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"{}\n")
+        Reading(ours, Path("m.h5"), 5.0).arrays([(3, (1, 0)), (4, None)])
+        assert json.loads(theirs.recv(1000)) == {"arrays": [[3, [1, 0]], [4, None]]}
+
+
+def test_after_it_was_closed_nothing_is_started(file: Path, folder: Path) -> None:
+    importer = Importer()
+    importer.close()
+    with pytest.raises(OSError, match="closed"), importer.reading(file, folder):
+        pass
+    assert importer._process is None
+    assert isinstance(importer, ForkServer)

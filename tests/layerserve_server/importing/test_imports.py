@@ -1,0 +1,353 @@
+"""What was read of files is found again, and only as long as it is that of the file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import layergraph
+import numpy as np
+import pytest
+from layergraph import Input, Model, layers
+from layergraph.errors import CorruptFileError
+from layerserve_server.importing import imports as module
+from layerserve_server.importing.importer import Importer
+from layerserve_server.importing.imports import Imports, temporary_imports
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+DAY = 86_400
+
+
+class Counting(Importer):
+    """Counts the files that are read, and may do something while one is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[str] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    @contextmanager
+    def reading(self, path: Path, folder: Path) -> Iterator[Any]:
+        self.read.append(path.name)
+        with super().reading(path, folder) as reading:
+            self.meanwhile()
+            yield reading
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Counting]:
+    importer = Counting()
+    yield importer
+    importer.close()
+
+
+@pytest.fixture
+def importer(process: Counting) -> Counting:
+    process.read, process.meanwhile = [], lambda: None
+    return process
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "imports"
+
+
+def save(path: Path, units: int = 2, value: float = 1.0, *, age: float = DAY) -> Path:
+    inputs = Input((3,))
+    model = Model(inputs, layers.Dense(units)(inputs))
+    model.set_weights([np.full((3, units), value, "f4"), np.zeros(units, "f4")])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    return aged(path, age)
+
+
+def aged(path: Path, age: float = DAY) -> Path:
+    """Sets the time of the last change. That of the inode can't be set: `long_ago` makes it old."""
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets files count as old that were written a moment ago."""
+    monkeypatch.setattr(module, "RACY_SECONDS", -60.0)
+
+
+def number(model: Model) -> float:
+    return float(model.weights[0].numpy()[0, 0])
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_a_file_is_read_once(name: str, tmp_path: Path, state: Path, importer: Counting) -> None:
+    path = save(tmp_path / name, value=3.0)
+    for _ in range(3):
+        assert number(Imports(state, importer).load(path)) == 3.0
+    assert importer.read == [name]
+
+
+def test_a_folder_is_read_once_until_anything_in_it_changes(tmp_path: Path, state: Path, importer: Counting) -> None:
+    shutil.copytree(FIXTURES / "saved_models" / "tf215" / "model", tmp_path / "model")
+    expected = layergraph.load_model(tmp_path / "model")
+    for _ in range(2):
+        model = Imports(state, importer).load(tmp_path / "model")
+        for got, want in zip(model.weights, expected.weights, strict=True):
+            np.testing.assert_array_equal(got.numpy(), want.numpy())
+    assert importer.read == ["saved_model.pb"]
+    os.utime(tmp_path / "model" / "variables" / "variables.data-00000-of-00001")
+    Imports(state, importer).load(tmp_path / "model")
+    (tmp_path / "model" / "variables" / "another").touch()
+    Imports(state, importer).load(tmp_path / "model")
+    assert importer.read == ["saved_model.pb"] * 3
+    assert len(list((state / "models").iterdir())) == 1
+
+
+def test_a_preferred_file_beside_the_others_is_read(tmp_path: Path, state: Path, importer: Counting) -> None:
+    model = layergraph.load_model(save(tmp_path / "model.h5"))
+    (tmp_path / "m").mkdir()
+    model.save_weights(tmp_path / "m" / "model.weights.h5")
+    (tmp_path / "m" / "model.json").write_text(model.to_json())
+    for _ in range(2):
+        assert number(Imports(state, importer).load(tmp_path / "m")) == 1.0
+    assert importer.read == ["model.weights.h5"]
+    save(tmp_path / "m" / "model.keras", value=5.0)
+    assert number(Imports(state, importer).load(tmp_path / "m")) == 5.0
+
+
+def test_the_same_content_is_found_under_another_path(tmp_path: Path, state: Path, importer: Counting) -> None:
+    path = save(tmp_path / "a.keras", value=4.0)
+    Imports(state, importer).load(path)
+    shutil.copy(path, tmp_path / "b.keras")
+    for _ in range(2):
+        assert number(Imports(state, importer).load(tmp_path / "b.keras")) == 4.0
+    path.write_bytes(path.read_bytes())
+    assert number(Imports(state, importer).load(path)) == 4.0
+    assert importer.read == ["a.keras"]
+    assert len(list((state / "models").iterdir())) == 1
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path, state: Path, importer: Counting) -> None:
+    """Also if its size and time are the same."""
+    imports = Imports(state, importer)
+    path = save(tmp_path / "m.h5", value=1.0)
+    imports.load(path)
+    before = path.stat()
+    save(path, value=2.0)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert number(imports.load(path)) == 2.0
+    assert number(Imports(state, importer).load(path)) == 2.0
+
+
+def test_a_file_that_was_just_written_is_compared_by_its_digest(
+    tmp_path: Path, state: Path, importer: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may change again within one tick of the clock of its times."""
+    monkeypatch.setattr(module, "RACY_SECONDS", 2.0)
+    path = save(tmp_path / "m.keras")
+    Imports(state, importer).load(path)
+    (entry,) = (state / "paths").glob("*.json")
+    assert json.loads(entry.read_text())["racy"]
+    hashed: list[Path] = []
+    monkeypatch.setattr(module, "sha256", lambda path: hashed.append(path) or sha256(path))
+    Imports(state, importer).load(path)
+    assert hashed == [path]
+    monkeypatch.setattr(module, "RACY_SECONDS", -60.0)
+    Imports(state, importer).load(path)
+    assert not json.loads(entry.read_text())["racy"]
+    Imports(state, importer).load(path)
+    assert hashed == [path, path]
+    assert importer.read == ["m.keras"]
+
+
+sha256 = module.sha256
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, state: Path, importer: Counting) -> None:
+    path = save(tmp_path / "m.keras", value=1.0)
+
+    def change() -> None:
+        if len(importer.read) == 1:
+            save(path, value=2.0)
+
+    importer.meanwhile = change
+    assert number(Imports(state, importer).load(path)) == 2.0
+    importer.meanwhile = lambda: save(path, value=float(len(importer.read)))
+    save(path, value=0.5)
+    with pytest.raises(CorruptFileError, match=r"m\.keras: was changed while it was read"):
+        Imports(state, importer).load(path)
+    assert len(importer.read) == 5
+
+
+@pytest.mark.parametrize("name", ["archive.json", "arrays.safetensors"])
+@pytest.mark.parametrize("damage", ["removed", "truncated", "other"])
+def test_a_damaged_import_is_made_again(
+    name: str, damage: str, tmp_path: Path, state: Path, importer: Counting
+) -> None:
+    path = save(tmp_path / "m.keras", value=7.0)
+    Imports(state, importer).load(path)
+    (file,) = (state / "models").glob(f"*/{name}")
+    if damage == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:40] if damage == "truncated" else b"{}" * 500)
+    for _ in range(2):
+        assert number(Imports(state, importer).load(path)) == 7.0
+    assert importer.read == ["m.keras"] * 2
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"facts": 3}', b"\xff", b'{"facts": {"x": 1}, "boot": ""}'])
+def test_a_damaged_entry_is_written_again(content: bytes, tmp_path: Path, state: Path, importer: Counting) -> None:
+    path = save(tmp_path / "m.keras")
+    Imports(state, importer).load(path)
+    (entry,) = (state / "paths").glob("*.json")
+    entry.write_bytes(content)
+    for _ in range(2):
+        Imports(state, importer).load(path)
+    assert json.loads(entry.read_text())["path"] == str(path)
+
+
+@pytest.mark.parametrize("name", ["m.keras", "copy.keras"])
+def test_what_may_not_be_on_disk_holds_until_the_system_restarts(
+    name: str, tmp_path: Path, state: Path, importer: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "m.keras", value=4.0)
+    shutil.copy(path, tmp_path / "copy.keras")
+    flush = module._flush
+    monkeypatch.setattr(module, "_flush", lambda model: None)
+    Imports(state, importer).load(path)
+    assert number(Imports(state, importer).load(tmp_path / name)) == 4.0
+    assert importer.read == ["m.keras"]
+    (model,) = (state / "models").iterdir()
+    arrays = model / "arrays.safetensors"
+    arrays.write_bytes(arrays.read_bytes().replace(np.float32(4).tobytes(), np.float32(0).tobytes()))
+    monkeypatch.setattr(module, "_boot", lambda: "the next start")
+    assert number(Imports(state, importer).load(tmp_path / name)) == 4.0
+    assert importer.read == ["m.keras", name]
+    flush(model)
+    assert not (model / module.UNFLUSHED).exists()
+    monkeypatch.setattr(module, "_boot", lambda: "another")
+    assert number(Imports(state, importer).load(tmp_path / name)) == 4.0
+    assert importer.read == ["m.keras", name]
+
+
+def test_an_import_is_flushed_to_disk(tmp_path: Path, state: Path, importer: Counting) -> None:
+    Imports(state, importer).load(save(tmp_path / "m.keras"))
+    (model,) = (state / "models").iterdir()
+    deadline = time.monotonic() + 30
+    while (model / module.UNFLUSHED).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_model_that_can_not_be_used_leaves_nothing(tmp_path: Path, state: Path, importer: Counting) -> None:
+    (tmp_path / "m.keras").write_bytes(save(tmp_path / "good.keras").read_bytes()[:2000])
+    for _ in range(2):
+        with pytest.raises(CorruptFileError, match="damaged zip"):
+            Imports(state, importer).load(tmp_path / "m.keras")
+    assert list((state / "models").iterdir()) == []
+
+
+def test_what_no_path_has_is_removed(tmp_path: Path, state: Path, importer: Counting) -> None:
+    for name in "abc":
+        Imports(state, importer).load(save(tmp_path / f"{name}.keras", value=float(ord(name))))
+    (state / "models" / ".7-unfinished").mkdir()
+    (tmp_path / "a.keras").unlink()
+    for model in (state / "models").iterdir():
+        aged(model)
+    Imports(state, importer).load(save(tmp_path / "d.keras", value=9.0))
+    assert len(list((state / "models").iterdir())) == 3
+    assert len(list((state / "paths").glob("*.json"))) == 3
+
+
+def test_without_a_folder_that_can_be_written_a_temporary_one_is_used(
+    tmp_path: Path, importer: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").write_text("no folder")
+    path = save(tmp_path / "m.keras", value=6.0)
+    imports = Imports(tmp_path / "state" / "imports", importer)
+    for _ in range(2):
+        assert number(imports.load(path)) == 6.0
+    assert importer.read == ["m.keras"]
+    assert "can't keep what is read of m.keras in the state folder" in caplog.text
+    assert imports._own is not None
+    own = Path(imports._own.name)
+    assert own.is_dir()
+    imports._own.cleanup()
+
+
+def test_a_full_disk_is_not_an_error_of_the_file(tmp_path: Path, state: Path, importer: Counting) -> None:
+    path = save(tmp_path / "m.keras")
+    full = []
+
+    def fill() -> None:
+        if not full:
+            full.append(True)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    importer.meanwhile = fill
+    imports = Imports(state, importer)
+    assert number(imports.load(path)) == 1.0
+    assert list((state / "models").iterdir()) == []
+    assert imports._own is not None
+    imports._own.cleanup()
+
+
+def test_threads_that_load_one_file_read_it_once(tmp_path: Path, state: Path, importer: Counting) -> None:
+    path, numbers = save(tmp_path / "m.keras", value=8.0), []
+    imports = Imports(state, importer)
+    threads = [threading.Thread(target=lambda: numbers.append(number(imports.load(path)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert numbers == [8.0] * 4
+    assert importer.read == ["m.keras"]
+
+
+def test_digests_are_taken_from_the_entries(
+    tmp_path: Path, state: Path, importer: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "m.keras")
+    digest = sha256(path)
+    Imports(state, importer).load(path)
+    monkeypatch.setattr(module, "sha256", lambda path: "read")
+    assert Imports(state, importer).sha256(path) == digest
+    save(path, value=2.0)
+    assert Imports(state, importer).sha256(path) == "read"
+
+
+def test_a_process_that_serves_has_no_hdf5(tmp_path: Path) -> None:
+    save(tmp_path / "a.keras")
+    save(tmp_path / "b.h5")
+    code = f"""
+import sys
+from pathlib import Path
+from layerserve_server.importing.imports import temporary_imports
+from layerserve_server.inference.runner import make_ready
+make_ready()
+with temporary_imports() as imports:
+    for name in ("a.keras", "b.h5"):
+        imports.load(Path({str(tmp_path)!r}, name)).predict([[1.0, 2.0, 3.0]], verbose=0)
+assert "h5py" not in sys.modules
+assert "hdf5" not in Path("/proc/self/maps").read_text()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_temporary_imports_are_removed(tmp_path: Path) -> None:
+    with temporary_imports() as imports:
+        model = imports.load(save(tmp_path / "m.keras", value=3.0))
+        folder = imports._folder
+        assert folder.is_dir()
+    assert not folder.exists()
+    assert number(model) == 3.0
