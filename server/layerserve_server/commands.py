@@ -10,9 +10,10 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
@@ -254,14 +255,15 @@ def convert(argv: Sequence[str]) -> int:
 
     try:
         runner.load_plugins(arguments.plugins)
-        exported = export.convert(
-            arguments.file,
-            arguments.out,
-            format=arguments.format,
-            opset=arguments.opset,
-            tolerance=arguments.tolerance,
-            force=arguments.force,
-        )
+        with _ended_by_signals():
+            exported = export.convert(
+                arguments.file,
+                arguments.out,
+                format=arguments.format,
+                opset=arguments.opset,
+                tolerance=arguments.tolerance,
+                force=arguments.force,
+            )
     except FileExistsError:
         _print_problems("isn't converted", [f"{arguments.out} already exists; use --force to replace"], arguments)
         return USAGE
@@ -271,6 +273,27 @@ def convert(argv: Sequence[str]) -> int:
         return USAGE if isinstance(error, ConfigError) else 1
     print(json.dumps(exported.as_dict(), indent=1) if arguments.json else exported.text())
     return 0
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """In the block, SIGINT and SIGTERM end the process, without the files of unfinished exports.
+
+    During an export an exception isn't enough: torch and ONNX Runtime call Python where exceptions are lost.
+    """
+    from layergraph.models.export import remove_unfinished
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if remove_unfinished():
+            os._exit(128 + number)
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _add_plugins(parser: Parser) -> None:

@@ -21,15 +21,18 @@ def convert(
     """Converts the model file or version folder `source` to the file `target`. See `layergraph.Model.export`.
 
     The source is opened as a server opens it: read by another process, and with the golden file beside it, whose
-    inputs are also compared. Raises OSError, FileExistsError without `force`, and layergraph's errors.
+    inputs are also compared. Arguments are checked before it is, which may take long. Raises OSError, FileExistsError
+    without `force`, ConfigError if the target is the source, and layergraph's errors.
     """
     from layergraph.archive.finding import find_model
+    from layergraph.errors import ConfigError
     from layergraph.golden import golden_inputs, golden_path
+    from layergraph.models.export import check_arguments
 
-    if not force and target.exists():
-        # Before the source is read, which may take long.
-        raise FileExistsError(target)
+    check_arguments(target, format, opset=opset, tolerance=tolerance, overwrite=force)
     found = find_model(source)
+    if target.exists() and target.samefile(found):
+        raise ConfigError(f"'{target}' is the model file itself, expected another path")
     with temporary_imports() as imports:
         model = cast("Model", load_model(found, imports.load))
     proof = golden_path(found)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +72,15 @@ def test_the_golden_inputs_are_compared_too(version: Path, tmp_path: Path, capsy
         (["m/1", "m.onnx", "--tolerance", "nan"], 2, "got tolerance nan"),
         (["m/2", "m.onnx"], 1, "can't be opened"),
         (["damaged.keras", "m.onnx"], 1, "damaged zip"),
-        (["m/1", "missing/m.onnx"], 1, "No such file"),
+        (["m/1", "missing/m.onnx"], 1, "the folder 'missing' doesn't exist"),
+        (["m/1", "m", "--force", "--format", "onnx"], 1, "'m' is a folder, expected a path for a file"),
+        (
+            ["m/1", "m/1/model.keras", "--force", "--format", "onnx"],
+            2,
+            "is the model file itself, expected another path",
+        ),
+        # Before the file is opened.
+        (["m/2", "m.pb"], 2, "ends in .keras or .h5 or .onnx or .pt2"),
     ],
 )
 def test_what_is_refused_leaves_nothing(
@@ -82,6 +93,41 @@ def test_what_is_refused_leaves_nothing(
     assert convert([*arguments, "--json"]) == status
     assert text in " ".join(json.loads(capsys.readouterr().out)["problems"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.keras", "m"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_process_and_leaves_nothing(
+    number: signal.Signals, version: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Even where exceptions are lost."""
+    left: list[list[str]] = []
+
+    def write(exporter: Any, plan: Any, cases: Any, path: Path, tolerances: Any) -> Any:
+        path.write_text("half")
+        assert len(list(tmp_path.iterdir())) == 2
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(number)
+        raise AssertionError(f"still running: {left}")
+
+    def leave(status: int) -> None:
+        left.append([str(status), *(path.name for path in tmp_path.iterdir())])
+
+    monkeypatch.setattr("layergraph.models.export.write_compared", write)
+    monkeypatch.setattr(os, "_exit", leave)
+    before = signal.getsignal(number)
+    with pytest.raises(AssertionError, match="still running"):
+        convert([str(version), str(tmp_path / "m.onnx")])
+    assert left == [[str(128 + number), "m"]]
+    assert signal.getsignal(number) is before
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(
+    version: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    # Root may write anywhere.
+    monkeypatch.setattr("layergraph.models.export.os.access", lambda path, mode: path != tmp_path)
+    assert convert([str(version), str(tmp_path / "m.onnx")]) == 1
+    assert f"the folder '{tmp_path}' can't be written to" in capsys.readouterr().err
 
 
 def test_the_file_is_read_by_another_process(version: Path, tmp_path: Path, faulty: Any, capsys: Any) -> None:

@@ -24,6 +24,8 @@ _VALUE_WARNINGS = ("NumPy", "Python list")
 
 #: Number of inputs of `aten::addcmul` with its `out` argument.
 _ADDCMUL_WITH_OUT = 5
+#: Position of the axis among the inputs of `aten::repeat_interleave`.
+_REPEATED_AXIS = 2
 
 
 class CannotTraceError(Exception):
@@ -205,6 +207,12 @@ def _spell_out(graph: Any) -> None:
                 value = graph.insertNode(graph.create(kind, inputs)).output()
                 value.setType(node.output().type())
         node.output().replaceAllUsesWith(value)
+    for node in graph.findAllNodes("aten::repeat_interleave"):
+        axis = node.inputsAt(_REPEATED_AXIS).toIValue() if node.inputsSize() > _REPEATED_AXIS else None
+        if axis is not None and axis < 0:
+            # torch's exporter to ONNX makes it positive in place, and with it all other constants of this value.
+            with graph.insert_point_guard(node):
+                node.replaceInput(_REPEATED_AXIS, graph.insertConstant(axis + node.output().type().dim()))
     for node in graph.findAllNodes("aten::to"):
         before, after = node.inputsAt(0).type(), node.output().type()
         if before.kind() == "TensorType" and before.scalarType() == after.scalarType() is not None:

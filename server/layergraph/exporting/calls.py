@@ -14,6 +14,7 @@ from layergraph.errors import ExportError, LayerGraphError
 from layergraph.execution.liveness import masks_needed, with_frees
 from layergraph.execution.program import Program
 from layergraph.execution.step import Step
+from layergraph.execution.tracing import CannotTraceError
 from layergraph.exporting.simpler import FOR_ONNX, SimplerOperations
 from layergraph.functional.binding import Binder
 from layergraph.functional.strings import Strings
@@ -21,6 +22,10 @@ from layergraph.functional.weight import Weight
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
+
+
+#: Errors whose text is enough.
+_PLAIN = (LayerGraphError, CannotTraceError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,16 @@ class Calls:
 
 
 class WithWeights:
-    """The calls as a function of the inputs and then all weights (see tracing.Traceable)."""
+    """The calls as a function of the inputs and then all weights (see tracing.Traceable), for ONNX.
 
-    def __init__(self, calls: Calls, empty: list[str] | None = None) -> None:
+    types   of the inputs in the model; they may be given in wider ones. Outputs of bfloat16, which NumPy and so most
+            users of ONNX lack, become float32
+    """
+
+    def __init__(self, calls: Calls, types: Sequence[torch.dtype], empty: list[str] | None = None) -> None:
         self.steps = calls.steps
         self._calls = calls
+        self._types = types
         self._empty = empty
 
     def __call__(self, tensors: Sequence[Any]) -> list[Any]:
@@ -82,11 +92,15 @@ class WithWeights:
         if self._empty is not None:
             program = program.recording_empty(self._empty)
         with SimplerOperations(FOR_ONNX):
-            return program(tensors[:count])
+            given = [
+                tensor if tensor.dtype == dtype else tensor.to(dtype)
+                for tensor, dtype in zip(tensors[:count], self._types, strict=True)
+            ]
+            return [output.float() if output.dtype == torch.bfloat16 else output for output in program(given)]
 
     def recording_empty(self, empty: list[str]) -> WithWeights:
         """The same, which appends the shapes of empty tensors among the steps' outputs to `empty`."""
-        return WithWeights(self._calls, empty)
+        return WithWeights(self._calls, self._types, empty)
 
 
 def check_exportable(plan: Plan) -> None:
@@ -136,7 +150,7 @@ def blamed(calls: Calls, export: Callable[[Calls], object]) -> tuple[Step, Excep
 def reason_of(error: Exception) -> str:
     """The first line of an error's text, cut off, or the error's class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines and isinstance(error, LayerGraphError | RuntimeError | ValueError) else _named(error)
+    return lines[0][:200] if lines and isinstance(error, _PLAIN) else _named(error)
 
 
 def _named(error: Exception) -> str:

@@ -36,10 +36,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """Two inputs to record, which differ in every length that may change, and all cases to compare."""
+    """Two inputs to record, which differ in every length that may change, and all cases to compare.
+
+    conditions   on lengths, for files: number of axes that outputs have, where it depends on lengths
+    """
 
     recorded: tuple[Sequence[Array], Sequence[Array]]
     compared: Sequence[Case]
+    conditions: Sequence[str] = ()
 
 
 def find_cases(plan: Plan, examples: Sequence[Mapping[str, Array]] = ()) -> Cases:
@@ -62,7 +66,15 @@ def find_cases(plan: Plan, examples: Sequence[Mapping[str, Array]] = ()) -> Case
         plan.run(example)
         arrays = [example[spec.name] for spec in plan.input_specs]
         compared.append(Case(arrays, plan.run_eagerly(arrays)))
-    return Cases(recorded, compared)
+    conditions = list(dict.fromkeys(condition for case in compared for condition in _unmet(plan, case)))
+    return Cases(recorded, [case for case in compared if not any(_unmet(plan, case))], conditions)
+
+
+def _unmet(plan: Plan, case: Case) -> Iterator[str]:
+    """What doesn't hold for a case: one-hot vectors, for example, lose an axis of length 1, as in Keras."""
+    for spec, array in zip(plan.output_specs, case.outputs, strict=True):
+        if array.ndim != len(spec.shape):
+            yield f"{len(spec.shape)} axes in output '{spec.name}'"
 
 
 def _shapes(specs: Sequence[TensorSpec], recorded: Sequence[Sequence[Array]]) -> Iterator[list[tuple[int, ...]]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,10 +17,12 @@ from layergraph.execution.engines.onnx.export import HIGHEST_OPSET, LOWEST_OPSET
 from layergraph.execution.tracing import clear_graph, trace
 from layergraph.exporting.calls import Calls, WithWeights
 from layergraph.exporting.cases import Cases, input_axes, output_axes
+from layergraph.exporting.kernels import subgraphs, with_kernels
 from layergraph.functional.dtypes import torch_dtype
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
+    from layergraph.functional.tensor import TensorSpec
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -36,50 +40,53 @@ def check_opset(opset: int) -> None:
         raise ConfigError(f"export: got opset {opset}, expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
 
 
-def record(plan: Plan, calls: Calls, cases: Cases, opset: int) -> bytes:
+def record(plan: Plan, calls: Calls, cases: Cases, opset: int) -> Any:
     """The calls as an ONNX model whose inputs are `input_I` and then `weight_I`, and whose outputs are `output_I`."""
     first, second = (
-        [as_tensor(a, s) for a, s in zip(arrays, plan.input_specs, strict=True)] for arrays in cases.recorded
+        [as_tensor(a, s) for a, s in zip(arrays, file_inputs(plan), strict=True)] for arrays in cases.recorded
     )
     weights = [weight.value for weight in calls.weights.values()]
     specs = (*plan.input_specs, *plan.output_specs)
     batched = all(spec.shape and spec.shape[0] is None for spec in specs)
-    traced, _ = trace(WithWeights(calls), [*first, *weights], [*second, *weights], batched=batched, for_file=True)
+    function = WithWeights(calls, [torch_dtype(spec.dtype) for spec in plan.input_specs])
+    traced, _ = trace(function, [*first, *weights], [*second, *weights], batched=batched, for_file=True)
     try:
         graph = traced.graph.copy()
         # The first input is the module, which is unused.
         graph.eraseInput(0)
-        function = torch._C._create_function_from_graph("forward", graph)
+        recorded = torch._C._create_function_from_graph("forward", graph)
         names = [*(f"input_{i}" for i in range(len(first))), *(f"weight_{i}" for i in range(len(weights)))]
         outputs = [f"output_{i}" for i in range(len(calls.outputs))]
         axes = [*input_axes(plan.input_specs), *({} for _ in weights)]
-        return to_onnx(function, [*first, *weights], names, axes, outputs=outputs, opset=opset)
+        written = to_onnx(recorded, [*first, *weights], names, axes, outputs=outputs, opset=opset)
     finally:
         clear_graph(traced.graph)
+    model = library().load_from_string(written)
+    with_kernels(library(), model, _session)
+    return model
 
 
 def write(plan: Plan, calls: Calls, cases: Cases, path: Path, *, opset: int, name: str) -> None:
     """Writes an ONNX file, and beside it a file `NAME.data` if the weights take more than MOST_BYTES."""
     onnx = library()
-    model = onnx.load_from_string(record(plan, calls, cases, opset))
+    model = record(plan, calls, cases, opset)
     graph = model.graph
     graph.name = name
     model.producer_name, model.producer_version = "layergraph", ""
     for node in _nodes(graph):
         # Stack traces, with paths of this machine.
         node.doc_string = ""
-    inputs = [spec.name for spec in plan.input_specs]
-    outputs = output_names(plan)
-    names = {f"input_{i}": name for i, name in enumerate(inputs)}
-    names |= {f"output_{i}": name for i, name in enumerate(outputs)}
+    inputs, outputs = file_inputs(plan), file_outputs(plan)
+    names = {f"input_{i}": spec.name for i, spec in enumerate(inputs)}
+    names |= {f"output_{i}": spec.name for i, spec in enumerate(outputs)}
     arrays = {f"weight_{i}": (name, weight.value) for i, (name, weight) in enumerate(calls.weights.items())}
     used = {value.name for value in graph.input}
     stored = [(given, *entry) for given, entry in arrays.items() if given in used]
     names |= {given: name for given, name, _ in stored}
     _rename(graph, names)
     del graph.input[:], graph.output[:], graph.value_info[:]
-    graph.input.extend(map(_value, inputs, plan.input_specs, input_axes(plan.input_specs)))
-    graph.output.extend(map(_value, outputs, plan.output_specs, output_axes(plan, cases.compared)))
+    graph.input.extend(map(_value, inputs, input_axes(inputs)))
+    graph.output.extend(map(_value, outputs, output_axes(plan, cases.compared)))
     graph.initializer.extend(_initializer(name, value) for _, name, value in stored)
     external = sum(value.nbytes for _, _, value in stored) > MOST_BYTES
     onnx.save_model(
@@ -88,34 +95,37 @@ def write(plan: Plan, calls: Calls, cases: Cases, path: Path, *, opset: int, nam
     onnx.checker.check_model(str(path))
 
 
-def output_names(plan: Plan) -> list[str]:
-    """Names of a file's outputs: the model's, with `_output` appended to those of inputs.
+def file_inputs(plan: Plan) -> list[TensorSpec]:
+    """A file's inputs: the model's, with float32 for bfloat16, which NumPy and so most users of ONNX lack."""
+    return [_with_numpy_type(spec) for spec in plan.input_specs]
+
+
+def file_outputs(plan: Plan) -> list[TensorSpec]:
+    """A file's outputs: the model's, with float32 for bfloat16, and with `_output` appended to the names of inputs.
 
     All values of an ONNX graph have different names.
     """
     taken = {spec.name for spec in plan.input_specs}
-    names = []
+    specs = []
     for spec in plan.output_specs:
         name = spec.name
         while name in taken:
             name += "_output"
         taken.add(name)
-        names.append(name)
-    return names
+        specs.append(replace(_with_numpy_type(spec), name=name))
+    return specs
+
+
+def _with_numpy_type(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, dtype="float32") if spec.dtype == "bfloat16" else spec
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
     """All nodes, including those of subgraphs, such as the bodies of loops."""
     for node in graph.node:
         yield node
-        for inner in _subgraphs(node):
+        for inner in subgraphs(node):
             yield from _nodes(inner)
-
-
-def _subgraphs(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
 
 
 def _rename(graph: Any, names: Mapping[str, str]) -> None:
@@ -138,16 +148,16 @@ def _rename(graph: Any, names: Mapping[str, str]) -> None:
         for node in graph.node:
             for field in (node.input, node.output):
                 field[:] = [renamed(name) if name else name for name in field]
-            for inner in _subgraphs(node):
+            for inner in subgraphs(node):
                 visit(inner)
 
     visit(graph)
 
 
-def _value(name: str, spec: Any, axes: Mapping[int, str]) -> Any:
+def _value(spec: TensorSpec, axes: Mapping[int, str]) -> Any:
     onnx = library()
     shape = [axes.get(axis, size) for axis, size in enumerate(spec.shape)]
-    return onnx.helper.make_tensor_value_info(name, _element_type(torch_dtype(spec.dtype)), shape)
+    return onnx.helper.make_tensor_value_info(spec.name, _element_type(torch_dtype(spec.dtype)), shape)
 
 
 def _initializer(name: str, value: torch.Tensor) -> Any:
@@ -176,7 +186,7 @@ def reader(plan: Plan, path: Path) -> Callable[[Sequence[Array]], list[Array]]:
     opened = _session(str(path))
 
     def run(arrays: Sequence[Array]) -> list[Array]:
-        feed = {s.name: np.ascontiguousarray(a, s.dtype) for a, s in zip(arrays, plan.input_specs, strict=True)}
+        feed = {s.name: np.ascontiguousarray(a, s.dtype) for a, s in zip(arrays, file_inputs(plan), strict=True)}
         found: list[Array] = opened.run(None, feed)
         return found
 
@@ -185,11 +195,18 @@ def reader(plan: Plan, path: Path) -> Callable[[Sequence[Array]], list[Array]]:
 
 def try_out(plan: Plan, calls: Calls, cases: Cases, arrays: Sequence[Array], *, opset: int) -> list[Array]:
     """The outputs of recorded calls."""
-    opened = _session(record(plan, calls, cases, opset))
-    inputs = [np.ascontiguousarray(a, s.dtype) for a, s in zip(arrays, plan.input_specs, strict=True)]
+    model = record(plan, calls, cases, opset)
+    weights = {f"weight_{i}": weight.value for i, weight in enumerate(calls.weights.values())}
+    # NumPy arrays have no bfloat16.
+    model.graph.initializer.extend(
+        _initializer(name, value) for name, value in weights.items() if value.dtype == torch.bfloat16
+    )
+    opened = _session(model.SerializeToString())
+    inputs = [np.ascontiguousarray(a, s.dtype) for a, s in zip(arrays, file_inputs(plan), strict=True)]
     given = {f"input_{i}": array for i, array in enumerate(inputs)}
-    given |= {f"weight_{i}": weight.value.detach().numpy() for i, weight in enumerate(calls.weights.values())}
-    found: list[Array] = opened.run(None, {entry.name: given[entry.name] for entry in opened.get_inputs()})
+    given |= {name: value.detach().numpy() for name, value in weights.items() if value.dtype != torch.bfloat16}
+    names = [entry.name for entry in opened.get_inputs()]
+    found: list[Array] = opened.run(None, {name: given[name] for name in names if name in given})
     return found
 
 
@@ -200,4 +217,10 @@ def _session(model: str | bytes) -> Any:
         raise ExportError("the package 'onnxruntime' isn't installed, expected it to check the file") from missing
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as wrong:
+        lacking = re.search(r"Could not find an implementation for (\w+)", str(wrong))
+        if lacking is None:
+            raise
+        raise RuntimeError(f"ONNX Runtime has no {lacking[1]} for a type that the model computes in") from wrong

@@ -90,8 +90,15 @@ def record(plan: Plan, calls: Calls, cases: Cases) -> Any:
         spec.name: {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(spec.shape) if size is None}
         for spec in plan.input_specs
     }
-    with torch.no_grad(), _quiet():
-        return torch.export.export(module, (tensors,), dynamic_shapes=(dynamic,), strict=False)
+    try:
+        with torch.no_grad(), _quiet():
+            return torch.export.export(module, (tensors,), dynamic_shapes=(dynamic,), strict=False)
+    except Exception as wrong:
+        fixed = re.findall(r"L\['inputs'\]\['(.*?)'\]\.size\(\)\[(\d+)\]", str(wrong).partition("!")[0])
+        if not fixed or "Constraints violated" not in str(wrong):
+            raise
+        lengths = ", ".join(f"{name}.shape[{axis}]" for name, axis in dict.fromkeys(fixed))
+        raise ValueError(f"torch.export can't leave open the length {lengths}") from wrong
 
 
 @contextmanager

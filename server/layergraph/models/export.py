@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +17,8 @@ from layergraph.errors import ConfigError, ExportError, unknown_name
 from layergraph.execution.plan import Plan
 from layergraph.exporting.cases import Cases, differences, find_cases, input_axes, output_axes
 from layergraph.exporting.formats import Comparison, onnx_exporter, torch_exporter, write_compared
-from layergraph.exporting.onnx_file import DEFAULT_OPSET, output_names
+from layergraph.exporting.onnx_file import DEFAULT_OPSET, check_opset, file_inputs, file_outputs
+from layergraph.exporting.tolerances import default_tolerances
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import TensorSpec
 from layergraph.models.loading import load_model
@@ -26,22 +27,28 @@ from layergraph.saving.model_file import sync
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
+#: Folders of exports in progress.
+_unfinished: set[Path] = set()
+
 #: Formats by the suffixes of their files.
 FORMATS: Mapping[str, str] = {".keras": "keras", ".h5": "h5", ".onnx": "onnx", ".pt2": "torch"}
 #: Formats of keras.Model.export that don't exist here.
 _KERAS_FORMATS = ("tf_saved_model", "openvino", "litert")
-#: Largest difference relative to an output's largest value, by the type that computes; half the digits of 16 bits.
-TOLERANCES: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 6e-2}
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedTensor:
-    """An input or output: name, shape with names of open axes, dtype; of an output the largest difference."""
+    """An input or output: name, shape with names of open axes, dtype; of an output also how far it may be, and is.
+
+    difference   largest difference, relative to the output's largest value
+    tolerance    largest difference that is accepted
+    """
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str
     difference: float | None = None
+    tolerance: float | None = None
 
     def text(self) -> str:
         """The tensor as a line."""
@@ -57,8 +64,10 @@ class Exported:
     files        paths; a second one has the weights of an ONNX model above 2 GB
     opset        of ONNX, None for other formats
     compared     how many inputs were compared, 0 if none can be drawn at random
-    tolerance    largest difference that is accepted, relative to the largest value of an output
+    tolerance    the largest of the outputs' tolerances
     conditions   on lengths, which the file has and the model doesn't
+    rounded      on how many more inputs differences are larger and due to rounding: the model is as far from float64.
+                 They are in `outputs` only if none was compared
     """
 
     files: tuple[str, ...]
@@ -70,6 +79,7 @@ class Exported:
     compared: int
     tolerance: float
     conditions: tuple[str, ...] = ()
+    rounded: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data."""
@@ -82,9 +92,14 @@ class Exported:
         lines += [f"  input {tensor.text()}" for tensor in self.inputs]
         lines += [f"  output {tensor.text()}" for tensor in self.outputs]
         if self.compared:
-            lines.append(f"  compared on {self.compared} inputs, tolerance {self.tolerance:g} of the largest value")
-        else:
+            tolerances = sorted({tensor.tolerance for tensor in self.outputs if tensor.tolerance is not None})
+            accepted = " or ".join(f"{one:g}" for one in tolerances)
+            lines.append(f"  compared on {self.compared} inputs, tolerance {accepted} of the largest value")
+        elif not self.rounded:
             lines.append("  not compared: no random inputs were found that the model accepts")
+        if self.rounded:
+            more = " more" if self.compared else ""
+            lines.append(f"  on {self.rounded}{more} inputs, larger differences are due to rounding")
         lines += [f"  only for lengths with {condition}" for condition in self.conditions]
         return "\n".join(lines)
 
@@ -100,45 +115,71 @@ def export_model(
     examples: Sequence[Mapping[str, Array]] = (),
 ) -> Exported:
     """Exports a model. See `Model.export`."""
-    kind = _format(path, format)
-    if opset is not None and kind != "onnx":
-        raise ConfigError(f"export: got opset {opset} for format '{kind}', expected one for 'onnx' only")
-    if tolerance is not None and not 0 <= tolerance < math.inf:
-        raise ConfigError(f"export: got tolerance {tolerance}, expected a number of at least 0")
-    if not overwrite and path.exists():
-        raise FileExistsError(f"'{path}' exists; expected a new path, or permission to replace the file")
+    kind = check_arguments(path, format, opset=opset, tolerance=tolerance, overwrite=overwrite)
     plan = model.plan()
-    most = _default_tolerance(model) if tolerance is None else tolerance
+    tolerances = default_tolerances(plan) if tolerance is None else [tolerance] * len(plan.output_specs)
     cases = _cases(plan, kind, examples)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    _unfinished.add(folder)
     try:
         written = folder / path.name
         if kind in ("onnx", "torch"):
             exporter = onnx_exporter(opset or DEFAULT_OPSET, model.name) if kind == "onnx" else torch_exporter()
             try:
-                comparison = write_compared(exporter, plan, cases, written, most)
+                comparison = write_compared(exporter, plan, cases, written, tolerances)
             except ExportError as wrong:
                 raise ExportError(f"model '{model.name}' can't be exported as {kind}: {wrong}") from wrong
         else:
-            comparison = Comparison(_saved(model, written, kind, cases, most), len(cases.compared))
+            comparison = Comparison(_saved(model, written, kind, cases, tolerances), len(cases.compared))
         files = _moved(folder, path, overwrite=overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _unfinished.discard(folder)
     compared = cases.compared
-    outputs = plan.output_specs
-    if kind == "onnx":
-        outputs = tuple(replace(spec, name=name) for spec, name in zip(outputs, output_names(plan), strict=True))
+    named = kind == "onnx"
+    inputs = file_inputs(plan) if named else plan.input_specs
+    outputs = file_outputs(plan) if named else plan.output_specs
     return Exported(
         tuple(map(str, files)),
         kind,
         sum(file.stat().st_size for file in files),
         (opset or DEFAULT_OPSET) if kind == "onnx" else None,
-        _tensors(plan.input_specs, input_axes(plan.input_specs)),
-        _tensors(outputs, output_axes(plan, compared), comparison.differences),
+        _tensors(inputs, input_axes(inputs)),
+        _tensors(outputs, output_axes(plan, compared), comparison.differences, tolerances),
         comparison.cases,
-        most,
+        max(tolerances, default=0.0),
         tuple(comparison.conditions),
+        comparison.explained,
     )
+
+
+def remove_unfinished() -> bool:
+    """Removes the files of exports in progress, for a process that ends at once. Returns whether there are any."""
+    for folder in list(_unfinished):
+        shutil.rmtree(folder, ignore_errors=True)
+    return bool(_unfinished)
+
+
+def check_arguments(
+    path: Path, format: str | None, *, opset: int | None, tolerance: float | None, overwrite: bool
+) -> str:
+    """The format of an export with these arguments. Raises ConfigError, FileExistsError, or OSError for the folder."""
+    kind = _format(path, format)
+    if opset is not None and kind != "onnx":
+        raise ConfigError(f"export: got opset {opset} for format '{kind}', expected one for 'onnx' only")
+    if opset is not None:
+        check_opset(opset)
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ConfigError(f"export: got tolerance {tolerance}, expected a number of at least 0")
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder, expected a path for a file")
+    if not overwrite and path.exists():
+        raise FileExistsError(f"'{path}' exists; expected a new path, or permission to replace the file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder '{path.parent}' doesn't exist")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"the folder '{path.parent}' can't be written to")
+    return kind
 
 
 def _format(path: Path, format: str | None) -> str:
@@ -154,10 +195,6 @@ def _format(path: Path, format: str | None) -> str:
     return kind
 
 
-def _default_tolerance(model: Model) -> float:
-    return max(TOLERANCES.get(layer.compute_dtype, 0.0) for layer in (model, *model.walk_layers()))
-
-
 def _cases(plan: Plan, kind: str, examples: Sequence[Mapping[str, Array]]) -> Cases:
     """Inputs to compare; none for formats of Keras, if no random ones are accepted."""
     try:
@@ -168,7 +205,7 @@ def _cases(plan: Plan, kind: str, examples: Sequence[Mapping[str, Array]]) -> Ca
         return Cases(((), ()), ())
 
 
-def _saved(model: Model, path: Path, kind: str, cases: Cases, tolerance: float) -> list[float]:
+def _saved(model: Model, path: Path, kind: str, cases: Cases, tolerances: Sequence[float]) -> list[float]:
     """Saves the model in a format of Keras, and returns the differences of the outputs; none if there are no cases."""
     suffix = next(suffix for suffix, name in FORMATS.items() if name == kind)
     saved = path.with_suffix(suffix)
@@ -179,7 +216,7 @@ def _saved(model: Model, path: Path, kind: str, cases: Cases, tolerance: float) 
     again = load_model(saved, compile=False).plan()
     results = [again.run_eagerly(case.inputs) for case in cases.compared]
     found = differences(cases.compared, results)
-    if not all(off <= tolerance for off in found):
+    if not all(off <= most for off, most in zip(found, tolerances, strict=True)):
         raise ExportError(f"model '{model.name}' can't be exported as {kind}: outputs differ by {max(found):.2g}")
     saved.rename(path)
     return found
@@ -200,10 +237,14 @@ def _moved(folder: Path, path: Path, *, overwrite: bool) -> list[Path]:
 
 
 def _tensors(
-    specs: Sequence[TensorSpec], axes: Sequence[Mapping[int, str]], differences: Sequence[float] = ()
+    specs: Sequence[TensorSpec],
+    axes: Sequence[Mapping[int, str]],
+    differences: Sequence[float] = (),
+    tolerances: Sequence[float] = (),
 ) -> tuple[ExportedTensor, ...]:
-    offs: Sequence[float | None] = differences or [None] * len(specs)
+    unknown = [None] * len(specs)
+    columns = zip(specs, axes, differences or unknown, tolerances or unknown, strict=True)
     return tuple(
-        ExportedTensor(s.name, tuple(named.get(a) or n or 0 for a, n in enumerate(s.shape)), s.dtype, off)
-        for s, named, off in zip(specs, axes, offs, strict=True)
+        ExportedTensor(s.name, tuple(named.get(a) or n or 0 for a, n in enumerate(s.shape)), s.dtype, off, most)
+        for s, named, off, most in columns
     )

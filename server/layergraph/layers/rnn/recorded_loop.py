@@ -67,13 +67,27 @@ def _scan(
 def _script_loop(
     take: _Joined, xs: torch.Tensor, keeps: torch.Tensor, state: torch.Tensor, output: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loop as TorchScript's `prim::Loop`, whose body is a recording of one timestep."""
+    """The loop as TorchScript's `prim::Loop`, whose body is a recording of one timestep.
+
+    Between the timesteps bfloat16 is float32: ONNX Runtime has no sequences of bfloat16.
+    """
+    kept = state.dtype
+    wide = torch.float32 if kept is torch.bfloat16 else kept
+
+    def widened(one: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        after, new = take(one.to(kept), state.to(kept))
+        return after.to(wide), new.to(wide)
+
     with _paused_tracing():
-        examples = tuple(torch.zeros(value.shape, dtype=value.dtype) for value in (xs[0], state))
-        step: Any = torch.jit.trace(take, examples, check_trace=False)  # type: ignore[no-untyped-call]
+        examples = tuple(torch.zeros(value.shape, dtype=wide) for value in (xs[0], state))
+        step: Any = torch.jit.trace(
+            take if wide is kept else widened,
+            examples,
+            check_trace=False,  # type: ignore[no-untyped-call]
+        )
         loop: Any = torch.jit.script(_loop_over(step))
-    found: tuple[torch.Tensor, torch.Tensor] = loop(xs, keeps, state, output)
-    return found
+    outputs, end = loop(xs.to(wide), keeps, state.to(wide), output.to(wide))
+    return outputs.to(kept), end.to(kept)
 
 
 def _loop_over(step: Any) -> Any:
