@@ -29,6 +29,9 @@ def fault(*_: object, **__: object) -> Any:
         return bytearray(1 << 40)
     if name == "exits":
         os._exit(3)
+    if name == "reads":
+        with open(os.environ["FAULT_FILE"]) as file:
+            raise RuntimeError(file.read())
     if name == "writes":
         with open(os.environ["FAULT_FILE"], "w") as file:
             file.write("taken over")

@@ -29,6 +29,7 @@ if __name__ == "__main__":
     sys.modules["layergraph"] = _bare
 
 from layergraph.archive import DEFAULT_LIMITS, imported, open_archive
+from layergraph.archive.finding import MODEL_SUFFIXES
 from layergraph.archive.saved_model.opening import SAVED_MODEL, VARIABLES
 from layergraph.errors import CorruptFileError, ModelFileError
 
@@ -102,12 +103,12 @@ def _import(path: Path, folder: Path, size: int, messages: IO[bytes], channel: s
     # The description may be longer than the configs: it escapes all letters beyond ASCII.
     limits = DEFAULT_LIMITS.of_file(size)
     largest = limits.inflated_bytes(size) + 4 * limits.config_bytes
-    sandbox.enter(_readable(path), folder, largest)
 
     def reply(message: dict[str, Any]) -> None:
         channel.sendall(json.dumps(message).encode() + b"\n")
 
     try:
+        sandbox.enter(_readable(path), [path.parent], folder, largest)
         with open_archive(path) as archive:
             arrays = imported.describe(archive, folder)
             reply({})
@@ -126,14 +127,16 @@ def _import(path: Path, folder: Path, size: int, messages: IO[bytes], channel: s
 
 
 def _readable(path: Path) -> list[Path]:
-    """Python's modules, of which some are imported when first needed; the model's folder; and files in it that are
-    links, as in a volume of Kubernetes.
+    """Python's modules, of which some are imported when first needed, and the files that may belong to the model.
+
+    A `.keras` or `.h5` may be beside those of others: only a config belongs to it.
     """
-    folder = path if path.is_dir() else path.parent
     found = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    found += [folder, path.resolve()]
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        found += [Path(entry.path).resolve() for entry in entries if entry.is_symlink() and entry.is_file()]
+    alone = path.suffix in MODEL_SUFFIXES
+    found += [path.resolve()] if alone else [path.parent]
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        # A file may be a link, as in a volume of Kubernetes.
+        found += [Path(entry.path).resolve() for entry in entries if not alone or entry.name.endswith(".json")]
     return found
 
 

@@ -147,19 +147,19 @@ def description() -> str:
     return f"{landlock}, {'seccomp' if has_seccomp() else 'no seccomp'}"
 
 
-def enter(readable: Iterable[Path], writable: Path, file_bytes: int) -> None:
-    """Restricts this process to reading files and folders `readable`, and to files of at most `file_bytes` in the
-    folder `writable`.
+def enter(readable: Iterable[Path], listed: Iterable[Path], writable: Path, file_bytes: int) -> None:
+    """Restricts this process to reading files and folders `readable`, to the names in folders `listed`, and to files of
+    at most `file_bytes` in the folder `writable`.
     """
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     _libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     if version := landlock_version():
-        _restrict_files(version, readable, writable)
-    if platform.machine() in _AUDIT:
+        _restrict_files(version, readable, listed, writable)
+    if has_seccomp():
         _filter_calls(platform.machine())
 
 
-def _restrict_files(version: int, readable: Iterable[Path], writable: Path) -> None:
+def _restrict_files(version: int, readable: Iterable[Path], listed: Iterable[Path], writable: Path) -> None:
     rights = (1 << max(count for first, count in _FILE_RIGHTS.items() if first <= version)) - 1
     ruleset = struct.pack("QQQ", rights, _NETWORK if version >= 4 else 0, _SCOPES if version >= 6 else 0)
     # Older versions know a prefix of the structure.
@@ -169,6 +169,8 @@ def _restrict_files(version: int, readable: Iterable[Path], writable: Path) -> N
     try:
         for path in readable:
             _allow(rules, path, _READ_FILE | _READ_DIR)
+        for path in listed:
+            _allow(rules, path, _READ_DIR)
         _allow(rules, writable, writing & rights)
         _checked(_libc.syscall(_RESTRICT_SELF, rules, 0))
     finally:

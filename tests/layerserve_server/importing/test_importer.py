@@ -130,9 +130,15 @@ def test_a_parser_that_was_taken_over_reaches_no_other_file(
 ) -> None:
     monkeypatch.setenv("FAULT_FILE", str(tmp_path / "elsewhere"))
     faulty("writes")
-    with pytest.raises(ModelFileError, match="can't be read"):
+    with pytest.raises(ModelFileError, match="Permission denied"):
         read(make_importer(), file, folder)
     assert not (tmp_path / "elsewhere").exists()
+    # Also not the models beside it.
+    (tmp_path / "other.keras").write_text("secret")
+    monkeypatch.setenv("FAULT_FILE", str(tmp_path / "other.keras"))
+    faulty("reads")
+    with pytest.raises(ModelFileError, match="Permission denied"):
+        read(make_importer(), file, folder)
 
 
 def test_an_error_of_the_file_is_that_of_reading_it_here(tmp_path: Path, folder: Path, shared: Importer) -> None:

@@ -22,7 +22,7 @@ needs_seccomp = pytest.mark.skipif(not sandbox.has_seccomp(), reason="the kernel
 @pytest.fixture
 def inside(tmp_path: Path) -> Callable[[Callable[[], object]], int]:
     """Returns the error number of an action in the sandbox, or 0; -N if signal N ended it."""
-    for name in ("read", "write", "other"):
+    for name in ("read", "listed", "write", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("content")
 
@@ -32,7 +32,12 @@ def inside(tmp_path: Path) -> Callable[[Callable[[], object]], int]:
             status = 255
             faulthandler.disable()
             try:
-                sandbox.enter([tmp_path / "read", tmp_path / "other" / "file"], tmp_path / "write", 1 << 20)
+                sandbox.enter(
+                    [tmp_path / "read", tmp_path / "other" / "file"],
+                    [tmp_path / "listed"],
+                    tmp_path / "write",
+                    1 << 20,
+                )
                 action()
                 status = 0
             except OSError as error:
@@ -50,6 +55,7 @@ Act = Callable[[Callable[[], object]], int]
 def test_it_reads_and_writes_what_it_may(inside: Act, tmp_path: Path) -> None:
     assert inside(lambda: (tmp_path / "read" / "file").read_text()) == 0
     assert inside(lambda: (tmp_path / "other" / "file").read_text()) == 0
+    assert inside(lambda: os.listdir(tmp_path / "listed")) == 0
     assert inside(lambda: (tmp_path / "write" / "new").write_text("x")) == 0
     assert inside(lambda: (tmp_path / "write" / "folder").mkdir()) == 0
     assert (tmp_path / "write" / "new").read_text() == "x"
@@ -60,6 +66,7 @@ def test_other_files_are_out_of_reach(inside: Act, tmp_path: Path) -> None:
     (tmp_path / "other" / "second").write_text("secret")
     actions: list[Callable[[], object]] = [
         (tmp_path / "other" / "second").read_text,
+        (tmp_path / "listed" / "file").read_text,
         lambda: os.listdir(tmp_path / "other"),
         lambda: (tmp_path / "read" / "file").write_text("changed"),
         lambda: (tmp_path / "read" / "new").write_text("new"),
@@ -138,7 +145,7 @@ from layerserve_server.importing import sandbox
 sandbox.landlock_version = lambda: 0
 sandbox._AUDIT.clear()
 assert sandbox.description() == "no Landlock, no seccomp"
-sandbox.enter([], Path({str(tmp_path)!r}), 1000)
+sandbox.enter([], [], Path({str(tmp_path)!r}), 1000)
 Path("/etc/hostname").exists()
 try:
     Path({str(tmp_path / "file")!r}).write_bytes(bytes(1001))
