@@ -55,11 +55,12 @@ def _called_without_masks(model: Functional) -> Iterator[tuple[Functional, Layer
 
 
 def _drops_mask(node: Node) -> bool:
-    """Whether a call neither uses nor passes on a mask that it would have to in Keras 3."""
+    """Whether a call neither uses nor passes on a mask that it would have to in any Keras 3."""
     if getattr(node.layer, "mask_rule", "") == "fitting":
         pairs = [(tensor.mask_shape, tensor.shape) for tensor in node.input_tensors]
         return any(mask is None or not broadcasts(mask, shape) for mask, shape in pairs)
-    return node.layer.mask_use != "keras3"
+    # "uncast" is what releases of Keras 3 do.
+    return node.layer.mask_use not in ("keras3", "uncast")
 
 
 def _has_mask(node: Node) -> bool:

@@ -11,6 +11,7 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph.config.keras_versions import generation_of
+from layergraph.errors import ConfigError
 from model_files import check_fixture, numbered
 from oracles import assert_close
 
@@ -36,6 +37,10 @@ def test_files_give_the_numbers_of_their_release(path: Path, tmp_path: Path) -> 
     # An .h5 holds no vocabulary.
     for suffix in (".keras", ".h5") if path.suffix == ".h5" else (".keras",):
         again = tmp_path / f"again{suffix}"
+        if path.stem == "2.0_masked_lstm_in_sequential" and suffix == ".keras":
+            with pytest.raises(ConfigError, match="a call without the mask of its input"):
+                model.save(again)
+            continue
         model.save(again)
         shutil.copy(path.with_suffix(".npz"), again.with_suffix(".npz"))
         check_fixture(again)
