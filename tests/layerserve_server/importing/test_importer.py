@@ -122,6 +122,7 @@ def test_a_parser_that_waits_for_ever_is_ended(
     importer = make_importer()
     with pytest.raises(CorruptFileError, match=r"can't be read in 1 seconds|can't be read in 0 seconds"):
         read(importer, file, folder)
+    wait_for_no_child(importer)
 
 
 @pytest.mark.skipif(not sandbox.landlock_version(), reason="the kernel has no Landlock")
@@ -192,11 +193,16 @@ def test_a_file_that_is_not_read_to_the_end_leaves_no_process(file: Path, folder
     with importer.reading(file, folder):
         assert (folder / DESCRIPTION).exists()
         assert len(descendants(importer._process.pid)) == 2
+    wait_for_no_child(importer)
+    assert not (folder / ARRAYS).exists()
+
+
+def wait_for_no_child(importer: Importer) -> None:
+    assert importer._process is not None
     deadline = time.monotonic() + 30
     while descendants(importer._process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert not (folder / ARRAYS).exists()
 
 
 def descendants(pid: int) -> list[int]:

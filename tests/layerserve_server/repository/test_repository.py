@@ -244,6 +244,24 @@ def test_a_broken_model_does_not_harm_others_and_is_tried_again_when_it_changes(
     assert answering(repository, "bad") == (1, 5)
 
 
+@pytest.mark.parametrize("specs", ["input_specs", "output_specs"])
+def test_a_version_with_a_dtype_that_messages_lack_fails_alone(make, put, load_fake, specs):
+    """Lists would fail for all models."""
+
+    def load(path):
+        model = load_fake(path)
+        if "odd" in str(path):
+            setattr(model, specs, [SimpleNamespace(name="z", shape=(None, 2), dtype="float8_e4m3fn")])
+        return model
+
+    put("odd")
+    put("double")
+    repository = make(load=load)
+    found = {one.name: (one.state, one.reason) for one in repository.describe()}
+    assert found["double"] == (State.READY, "")
+    assert found["odd"] == (State.FAILED, "tensor 'z' has dtype float8_e4m3fn, which requests can't have")
+
+
 def test_a_defect_while_loading_is_not_told_to_callers(make, put, caplog):
     put()
 
