@@ -6,7 +6,8 @@ from pathlib import Path
 
 from layergraph import Model
 from layergraph.archive import DEFAULT_LIMITS, open_archive
-from layergraph.archive.imported import describe, open_import, write_arrays
+from layergraph.archive.imported.opening import open_import
+from layergraph.archive.imported.writing import describe, write_arrays
 from layergraph.models.loading import load_archive
 
 

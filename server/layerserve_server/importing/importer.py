@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from layerserve_server.forking.fork_server import ForkServer
 
 if TYPE_CHECKING:
-    from layergraph.archive.imported import Wanted
+    from layergraph.archive.imported.form import Wanted
 
 #: Module of the process's program.
 PROGRAM = "layerserve_server.importing.program"
@@ -70,7 +70,7 @@ class Reading:
     def ask(self, message: dict[str, Any]) -> None:
         """Sends a message and waits for the reply, which may be an error. Raises ConnectionError without a reply."""
         # Imported here, since layergraph imports torch.
-        from layergraph.archive.imported import raised
+        from layergraph.archive.imported.form import raised
         from layergraph.errors import CorruptFileError
 
         try:

@@ -132,7 +132,7 @@ class Imports:
     def _mapped(self, folder: Path, found: Path, entry: Path) -> Model | None:
         """Loads a model that has been read before; None if it hasn't, or its file has changed."""
         from layergraph.archive import DEFAULT_LIMITS
-        from layergraph.archive.imported import open_import
+        from layergraph.archive.imported.opening import open_import
         from layergraph.errors import ModelFileError
         from layergraph.models.loading import load_archive
 
@@ -173,7 +173,7 @@ class Imports:
     def _read(self, folder: Path, found: Path, entry: Path, *, last_try: bool) -> Model | None:
         """Has a file read by the other process, and keeps the import. None if the file has changed meanwhile."""
         from layergraph.archive import DEFAULT_LIMITS
-        from layergraph.archive.imported import open_import
+        from layergraph.archive.imported.opening import open_import
         from layergraph.errors import CorruptFileError
         from layergraph.models.loading import load_archive
 
@@ -265,7 +265,7 @@ def _dependencies(archive: ModelArchive) -> list[Path]:
 
 def _name(size: int, digests: Mapping[str, str]) -> str:
     """Name of the import of files of `size` bytes, by the files' digests, which depends on what reads them, too."""
-    from layergraph.archive.imported import FORMAT
+    from layergraph.archive.imported.form import FORMAT
 
     return f"{size}-{_digest(json.dumps([FORMAT, version('layerserve'), sorted(digests.items())]))}"
 

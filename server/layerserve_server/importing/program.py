@@ -28,8 +28,10 @@ if __name__ == "__main__":
     _bare.__path__ = list(_spec.submodule_search_locations or ())
     sys.modules["layergraph"] = _bare
 
-from layergraph.archive import DEFAULT_LIMITS, imported, open_archive
+from layergraph.archive import DEFAULT_LIMITS, open_archive
 from layergraph.archive.finding import MODEL_SUFFIXES
+from layergraph.archive.imported.form import error_fields
+from layergraph.archive.imported.writing import describe, write_arrays
 from layergraph.archive.saved_model.opening import SAVED_MODEL, VARIABLES
 from layergraph.errors import CorruptFileError, ModelFileError
 
@@ -110,18 +112,18 @@ def _import(path: Path, folder: Path, size: int, messages: IO[bytes], channel: s
     try:
         sandbox.enter(_readable(path), [path.parent], folder, largest)
         with open_archive(path) as archive:
-            arrays = imported.describe(archive, folder)
+            arrays = describe(archive, folder)
             reply({})
             if line := messages.readline():
-                imported.write_arrays(arrays, json.loads(line)["arrays"], folder)
+                write_arrays(arrays, json.loads(line)["arrays"], folder)
                 reply({})
     except ModelFileError as error:
-        reply({"error": imported.error_fields(error)})
+        reply({"error": error_fields(error)})
     except MemoryError:
-        reply({"error": imported.error_fields(CorruptFileError(path, "needs more memory than its size explains"))})
+        reply({"error": error_fields(CorruptFileError(path, "needs more memory than its size explains"))})
     except OSError as error:
         if error.errno == errno.EFBIG:
-            reply({"error": imported.error_fields(CorruptFileError(path, "is larger than its size explains"))})
+            reply({"error": error_fields(CorruptFileError(path, "is larger than its size explains"))})
         else:
             reply({"system": os.strerror(error.errno or errno.EIO)})
 

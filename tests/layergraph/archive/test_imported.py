@@ -16,7 +16,8 @@ import pytest
 from imported_models import imported_model, mapped_model
 from layergraph.archive import open_archive
 from layergraph.archive.hdf5 import OWN_OPTIMIZER_GROUP
-from layergraph.archive.imported import ARRAYS, DESCRIPTION, describe
+from layergraph.archive.imported.form import ARRAYS, DESCRIPTION
+from layergraph.archive.imported.writing import describe
 from layergraph.archive.safetensors_file import Entry, write_safetensors
 from layergraph.errors import CorruptFileError, ModelFileError
 from safetensors import safe_open

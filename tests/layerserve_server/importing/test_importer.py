@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from layergraph import Input, Model, layers, load_model
 from layergraph.archive import DEFAULT_LIMITS
-from layergraph.archive.imported import ARRAYS, DESCRIPTION, open_import
+from layergraph.archive.imported.form import ARRAYS, DESCRIPTION
+from layergraph.archive.imported.opening import open_import
 from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError
 from layergraph.models.loading import load_archive
 from layerserve_server.forking.fork_server import ForkServer

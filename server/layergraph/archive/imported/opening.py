@@ -1,12 +1,4 @@
-"""A model file as another process has read it: config, index of the arrays, and the arrays that the model needs.
-
-The process that reads the file writes a folder: `describe` the config and the index, then `write_arrays` the arrays
-that the process with the model asks for, in the memory order of their weights. `open_import` opens the folder as if it
-were the file. Its arrays are mapped: all processes that load the model share their pages, and no parser written in C is
-needed again.
-
-The reading process may be compromised by its file. So the content of the folder is as untrusted as the file's.
-"""
+"""Opens what another process has read of a model file, in a process with the model."""
 
 from __future__ import annotations
 
@@ -15,182 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 
 from layergraph.archive.files import open_regular
+from layergraph.archive.imported.form import ARRAYS, ASSETS, DESCRIPTION, FORMAT, ORDERS, Wanted, raised
 from layergraph.archive.json_text import json_value
 from layergraph.archive.limits import LoadLimits
 from layergraph.archive.model_archive import ModelArchive
-from layergraph.archive.safetensors_file import Entry, write_safetensors
-from layergraph.archive.weights import Array, ArrayList, Group, StateTree, StoredArray, StoredWeights
-from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError, UnsupportedModelError
+from layergraph.archive.weights import Array, ArrayList, StateTree, StoredArray, StoredWeights
+from layergraph.errors import CorruptFileError, ModelFileError
 
-#: Number of the folder's format, which changes with it.
-FORMAT = 1
-DESCRIPTION, ARRAYS, ASSETS = "archive.json", "arrays.safetensors", "assets"
-#: An array to be read, by its index; and the order of its axes in memory from slowest to fastest, None for its own.
-Wanted: TypeAlias = "tuple[int, tuple[int, ...] | None]"
-_ORDERS: Final = "orders"
-_ERRORS: Final = {kind.__name__: kind for kind in (CorruptFileError, UnsafeFileError, UnsupportedModelError)}
 #: Size of the description, compared with the limits of one config: it has two configs and an index.
-_TIMES_CONFIG = 4
-#: Maximum number and length of an error's problems that are passed on.
-_MAX_PROBLEMS, _MAX_PROBLEM_LENGTH = 50, 2000
-
-
-def error_fields(error: ModelFileError) -> list[Any]:
-    """An error as JSON; `raised` makes it an error again."""
-    problems = [problem[:_MAX_PROBLEM_LENGTH] for problem in error.problems[:_MAX_PROBLEMS]]
-    if more := len(error.problems) - len(problems):
-        problems.append(f"and {more} more")
-    return [type(error).__name__, PurePath(error.path).name, problems]
-
-
-def raised(fields: Any, path: Path) -> ModelFileError:
-    """The error of a file at `path`, or of another file of the same model."""
-    kind, name, problems = fields
-    where = path.with_name(name) if isinstance(name, str) and name and PurePath(name).name == name else path
-    if not isinstance(problems, list) or not all(isinstance(problem, str) for problem in problems):
-        raise TypeError("problems of an error aren't texts")
-    return _ERRORS.get(kind, CorruptFileError)(where, problems)
-
-
-# The process that reads the file.
-
-
-def describe(archive: ModelArchive, folder: Path) -> list[StoredArray]:
-    """Writes the description of an open file to `folder`. Returns its arrays, by their indices in the description.
-
-    Raises ModelFileError, and OSError if the folder can't be written.
-    """
-    index = _Index(archive.path, archive.limits.names)
-    place = archive.path.parent
-    description = {
-        "format": FORMAT,
-        "files": [str(file.relative_to(place)) for file in archive.files],
-        "config": archive.config,
-        "training_config": archive.training_config,
-        "keras_version": archive.keras_version,
-        "backend": archive.backend,
-        "stored_bytes": archive.stored_bytes,
-        "weights": index.weights(archive.weights),
-        "task_weights": None if archive.task_weights is None else index.weights(archive.task_weights),
-        "assets": _write_assets(archive, folder),
-        "arrays": [[array.name, array.shape, array.dtype, array.nbytes] for array in index.arrays],
-    }
-    (folder / DESCRIPTION).write_text(json.dumps(description, allow_nan=False), encoding="ascii")
-    return index.arrays
-
-
-def write_arrays(arrays: Sequence[StoredArray], wanted: Iterable[Wanted], folder: Path) -> None:
-    """Reads arrays and writes them to `folder`. Raises as `describe` does."""
-    entries, orders = [], {}
-    for number, order in wanted:
-        array = arrays[number]
-        dtype = np.dtype("float32" if array.dtype == "bfloat16" else array.dtype)
-        shape = array.shape if order is None else tuple(array.shape[axis] for axis in order)
-        entries.append(Entry(str(number), shape, dtype, _reader(array, order)))
-        if order is not None:
-            orders[str(number)] = order
-    write_safetensors(folder / ARRAYS, entries, {_ORDERS: json.dumps(orders)})
-
-
-def _reader(array: StoredArray, order: tuple[int, ...] | None) -> Callable[[], Array]:
-    return lambda: array.read() if order is None else array.read().transpose(order)
-
-
-def _write_assets(archive: ModelArchive, folder: Path) -> dict[str, Any] | None:
-    """Writes the assets of a `.keras`, and returns the number of each, or why it can't be read; None without assets."""
-    if archive.members is None:
-        return None
-    found: dict[str, Any] = {}
-    room = archive.limits.asset_bytes
-    for name in archive.members.names:
-        if not name.startswith(f"{ASSETS}/") or name.endswith("/"):
-            continue
-        try:
-            content = archive.members.read(name, room)
-        except ModelFileError as error:
-            found[name] = error_fields(error)
-            continue
-        (folder / ASSETS).mkdir(exist_ok=True)
-        (folder / ASSETS / str(len(found))).write_bytes(content)
-        found[name] = len(found)
-        room -= len(content)
-    return found
-
-
-class _Index:
-    """The structure of the weights as JSON, in which arrays are numbers."""
-
-    def __init__(self, path: Path, most_groups: int) -> None:
-        self._path = path
-        self._most_groups = most_groups
-        self.arrays: list[StoredArray] = []
-
-    def weights(self, weights: StoredWeights) -> dict[str, Any]:
-        if isinstance(weights, StateTree):
-            return {"tree": self._tree(weights.root)}
-        if isinstance(weights, ArrayList):
-            return {"list": self._numbers(weights.arrays)}
-        try:
-            layers: Any = [[name, self._numbers(arrays)] for name, arrays in weights.layers().items()]
-        except ModelFileError as error:
-            layers = {"error": error_fields(error)}
-        try:
-            optimizer: Any = self._numbers(weights.optimizer_weights())
-        except ModelFileError as error:
-            optimizer = {"error": error_fields(error)}
-        return {"layers": layers, "optimizer": optimizer, "problems": list(weights.problems)}
-
-    def _numbers(self, arrays: Sequence[StoredArray]) -> list[int]:
-        first = len(self.arrays)
-        self.arrays += arrays
-        return list(range(first, len(self.arrays)))
-
-    def _tree(self, root: Group) -> list[Any]:
-        """All groups that can be reached, the root first. A member is ["array", n], ["group", n] or ["error", ...]."""
-        numbers = {root.address: 0}
-        waiting = [root]
-        described: list[Any] = []
-        for group in waiting:
-            members: dict[str, Any] = {}
-            try:
-                names = group.member_names()
-            except ModelFileError as error:
-                described.append({"error": error_fields(error)})
-                continue
-            for name in names:
-                array, below, wrong = _member(group, name)
-                if array is not None:
-                    members[name] = ["array", *self._numbers([array])]
-                elif below is not None:
-                    number = numbers.setdefault(below.address, len(waiting))
-                    if number == len(waiting):
-                        waiting.append(below)
-                    members[name] = ["group", number]
-                elif wrong is not None:
-                    members[name] = ["error", wrong]
-            if len(waiting) > self._most_groups:
-                raise CorruptFileError(self._path, f"has more than {self._most_groups} groups")
-            described.append({"members": members})
-        return described
-
-
-def _member(group: Group, name: str) -> tuple[StoredArray | None, Group | None, Any]:
-    """A member of a group: an array, or a group, or why it is neither."""
-    try:
-        return group.array(name), None, None
-    except ModelFileError as error:
-        try:
-            return None, group.group(name), None
-        except ModelFileError:
-            return None, None, error_fields(error)
-
-
-# The process with the model.
+_TIMES_CONFIG: Final = 4
 
 
 def open_import(
@@ -277,7 +107,7 @@ class _Values:
                 from safetensors import safe_open
 
                 self._opened = safe_open(self._file, "pt")
-                self._orders = json.loads(self._opened.metadata()[_ORDERS])
+                self._orders = json.loads(self._opened.metadata()[ORDERS])
             name = str(described.number)
             values: Array = self._opened.get_tensor(name).numpy()
             if (order := self._orders.get(name)) is not None:
