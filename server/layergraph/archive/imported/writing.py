@@ -36,7 +36,14 @@ def describe(archive: ModelArchive, folder: Path) -> list[StoredArray]:
         "assets": _write_assets(archive, folder),
         "arrays": [[array.name, array.shape, array.dtype, array.nbytes] for array in index.arrays],
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description, allow_nan=False), encoding="ascii")
+    try:
+        text = json.dumps(description, allow_nan=False)
+    except ValueError:
+        # Weights of terms in a checkpoint, which are options of a layer.
+        raise CorruptFileError(
+            archive.path, "an option of a layer is NaN or infinite, expected finite numbers"
+        ) from None
+    (folder / DESCRIPTION).write_text(text, encoding="ascii")
     return index.arrays
 
 
