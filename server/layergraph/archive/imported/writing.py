@@ -41,7 +41,7 @@ def describe(archive: ModelArchive, folder: Path) -> list[StoredArray]:
     except ValueError:
         # Weights of terms in a checkpoint, which are options of a layer.
         raise CorruptFileError(
-            archive.path, "an option of a layer is NaN or infinite, expected finite numbers"
+            archive.path, "has an option that is NaN or infinite, expected finite numbers"
         ) from None
     (folder / DESCRIPTION).write_text(text, encoding="ascii")
     return index.arrays
