@@ -54,7 +54,8 @@ class App:
         if not path.exists():
             raise ValueError(f"{path}: no such folder or model file")
         self._workers = Supervisor(settings) if settings.workers > 1 else None
-        self._imports = make_imports(settings) if load is None else None
+        spare = self._workers.spare_imports if self._workers else None
+        self._imports = make_imports(settings, spare) if load is None else None
         load = loader(settings, load, self._imports)
         self._inference = inference = Inference(settings, load, self._imports)
         self.metrics, self.repository = inference.metrics, inference.repository

@@ -68,9 +68,12 @@ class Inference:
         return transport
 
 
-def make_imports(settings: Settings) -> Imports | None:
-    """Returns what has model files read by another process; None if the settings turn that off."""
-    return Imports(settings.state_folder / "imports", Importer()) if settings.probe_files else None
+def make_imports(settings: Settings, spare: Path | None = None) -> Imports | None:
+    """Returns what has model files read by another process; None if the settings turn that off.
+
+    `spare` is a folder that all processes of the server share, in case that they can't write the state folder.
+    """
+    return Imports(settings.state_folder / "imports", Importer(), spare) if settings.probe_files else None
 
 
 def loader(settings: Settings, load: LoadModel | None = None, imports: Imports | None = None) -> LoadModel:

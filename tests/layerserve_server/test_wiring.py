@@ -139,6 +139,8 @@ def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     assert imported.func is runner.load_model
     assert imported.keywords == {"read": imports.load}
     assert imports._folder == tmp_path / ".layerserve" / "imports"
+    assert imports._spare is None
+    assert make_imports(Settings(path=tmp_path), tmp_path / "spare")._spare == tmp_path / "spare"
 
     def own(path):
         raise AssertionError
@@ -196,6 +198,7 @@ def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):
     there = Settings.model_construct(**worker._settings(configuration["settings"]))
     assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
     assert configuration["socket"] == str(processes.socket)
+    assert configuration["spare_imports"] == str(processes.spare_imports)
     assert processes.socket.parent.is_dir()
     processes.stop(0.0)
     assert not processes.socket.parent.exists()
@@ -260,7 +263,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     monkeypatch.setattr(worker.logs, "set_up", lambda *given: done.append(("logs", *given)))
     monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
     imports = SimpleNamespace(sha256=wiring.sha256, close=lambda: done.append("closed"))
-    monkeypatch.setattr(worker, "make_imports", lambda settings: imports)
+    monkeypatch.setattr(worker, "make_imports", lambda settings, spare: done.append(spare) or imports)
     monkeypatch.setattr(worker, "loader", lambda settings, imports: done.append(("imports", imports)) or load_fake)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     tuned = []
@@ -288,7 +291,8 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
             assert not line, "it waits for more, and its server for its end"
 
     socket = str(tmp_path / "socket")
-    configuration = json.dumps({"settings": settings.model_dump(mode="json"), "socket": socket})
+    files = {"socket": socket, "spare_imports": str(tmp_path / "spare")}
+    configuration = json.dumps({"settings": settings.model_dump(mode="json"), **files})
     monkeypatch.setattr(sys, "stdin", Orders(f"{configuration}\n{line}"))
     worker.main()
 
@@ -298,6 +302,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         ("set_threads", 3),
         ("load_plugins", "mine"),
         ("make_ready",),
+        tmp_path / "spare",
         ("imports", imports),
         "closed",
     ]

@@ -66,11 +66,13 @@ class FileFacts:
 class Imports:
     """Loads models from their imports, which are made when needed. Processes may share the folder. Thread-safe."""
 
-    def __init__(self, folder: Path, importer: Importer) -> None:
+    def __init__(self, folder: Path, importer: Importer, spare: Path | None = None) -> None:
+        """`spare` is used where `folder` can't be written, and a temporary folder where neither can be."""
         self._folder = folder
         self._importer = importer
-        #: Used if `folder` can't be written.
+        self._spare = spare
         self._own: tempfile.TemporaryDirectory[str] | None = None
+        self._warned = False
         #: Digests of files, by path.
         self._digests: dict[Path, tuple[FileFacts, str]] = {}
         self._cleaned = -UNUSED_SECONDS
@@ -84,10 +86,18 @@ class Imports:
         from layergraph.archive.finding import find_model
 
         found = find_model(path).absolute()
-        try:
-            return self._load(self._folder, found)
-        except OSError as error:
-            logger.warning("can't keep what is read of %s in the state folder: %s", found.name, error)
+        for folder in (self._folder, self._spare):
+            try:
+                if folder is not None:
+                    return self._load(folder, found)
+            except OSError as error:
+                (logger.debug if self._warned else logger.warning)(
+                    "can't keep what is read of %s in %s, which would make later loads faster: %s",
+                    found.name,
+                    folder,
+                    error,
+                )
+                self._warned = True
         if self._own is None:
             self._own = tempfile.TemporaryDirectory(prefix="layerserve-imports-")
         return self._load(Path(self._own.name), found)

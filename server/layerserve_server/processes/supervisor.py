@@ -45,6 +45,8 @@ class Supervisor:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         #: Unix socket on which the main process, the port's owner, also has to listen.
         self.socket = self._folder / "owner.sock"
+        #: Folder for what is read of model files if the state folder can't be written.
+        self.spare_imports = self._folder / "imports"
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._metrics_ports: dict[int, int] = {}
         self._stopping = threading.Event()
@@ -124,7 +126,7 @@ class Supervisor:
         values = {name: getattr(settings, name) for name in type(settings).model_fields}
         values |= {"grpc_port": grpc_port, "compute_threads": threads(settings)}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-        return {"settings": plain, "socket": str(self.socket)}
+        return {"settings": plain, "socket": str(self.socket), "spare_imports": str(self.spare_imports)}
 
 
 class AllMetrics(CollectorRegistry):

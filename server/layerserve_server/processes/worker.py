@@ -39,7 +39,7 @@ def main() -> None:
     runner.set_threads(settings.compute_threads)
     runner.load_plugins(settings.plugins)
     runner.make_ready()
-    imports = make_imports(settings)
+    imports = make_imports(settings, Path(configuration["spare_imports"]))
     inference = Inference(settings, loader(settings, imports=imports), imports)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.

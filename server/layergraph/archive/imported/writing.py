@@ -40,9 +40,7 @@ def describe(archive: ModelArchive, folder: Path) -> list[StoredArray]:
         text = json.dumps(description, allow_nan=False)
     except ValueError:
         # Weights of terms in a checkpoint, which are options of a layer.
-        raise CorruptFileError(
-            archive.path, "has an option that is NaN or infinite, expected finite numbers"
-        ) from None
+        raise CorruptFileError(archive.path, "has an option that is NaN or infinite, expected finite numbers") from None
     (folder / DESCRIPTION).write_text(text, encoding="ascii")
     return index.arrays
 
