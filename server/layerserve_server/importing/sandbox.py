@@ -12,6 +12,7 @@ import os
 import platform
 import resource
 import struct
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -130,14 +131,20 @@ _TGKILL: Final = {"x86_64": 234, "aarch64": 131}
 
 def landlock_version() -> int:
     """Version of the kernel's Landlock; 0 if it has none or it is off."""
-    return max(0, int(_libc.syscall(_CREATE_RULESET, None, 0, _GET_VERSION)))
+    return max(0, int(_libc.syscall(_CREATE_RULESET, None, 0, _GET_VERSION))) if _is_linux() else 0
 
 
 def has_seccomp() -> bool:
     """Whether the kernel can filter system calls, and their numbers are known for this processor."""
+    if not _is_linux() or platform.machine() not in _AUDIT:
+        return False
     # A filter at address 0 is refused with EFAULT only if the kernel can take one.
     refused = _libc.prctl(_SET_SECCOMP, _FILTER_MODE, None, 0, 0) == -1
-    return platform.machine() in _AUDIT and refused and ctypes.get_errno() == errno.EFAULT
+    return refused and ctypes.get_errno() == errno.EFAULT
+
+
+def _is_linux() -> bool:
+    return sys.platform == "linux"
 
 
 def description() -> str:
@@ -152,7 +159,8 @@ def enter(readable: Iterable[Path], listed: Iterable[Path], writable: Path, file
     at most `file_bytes` in the folder `writable`.
     """
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-    _libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    if _is_linux():
+        _libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     if version := landlock_version():
         _restrict_files(version, readable, listed, writable)
     if has_seccomp():
