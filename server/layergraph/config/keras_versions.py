@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
+from layergraph.archive import json_text
 from layergraph.config import keras1, keras2, tfjs
 from layergraph.config.keras2_releases import MULTI_BACKEND as _MULTI_BACKEND_RULES
 from layergraph.config.keras2_releases import tf_keras_rules
@@ -52,13 +53,15 @@ class Generation:
 
 
 #: Key of a layer's object for options that only layergraph has; Keras ignores it.
-OWN_KEY: Final = "layerserve"
+OWN_KEY: Final = json_text.OWN_KEY
 #: Within OWN_KEY: the node index of a layer's first call in the graph; 0 if absent.
 FIRST_CALL: Final = "first_call"
 #: Within OWN_KEY: the name of an activation that Keras 3 lacks and composes of layers.
 ACTIVATION: Final = "activation"
 #: Options that make a layer compute as in an earlier generation of Keras.
-OWN_OPTIONS: Final = frozenset({"cast_rule", "crop_rule", "mask_rule", "mask_use", "image_rule", "step_rule"})
+OWN_OPTIONS: Final = frozenset(
+    {"bin_rule", "cast_rule", "crop_rule", "mask_rule", "mask_use", "image_rule", "step_rule"}
+)
 #: Value of these options for Keras 3's behaviour, which files may omit.
 KERAS3_RULE: Final = "keras3"
 
