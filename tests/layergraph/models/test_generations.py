@@ -34,7 +34,7 @@ ONLY_EARLIER = (
         "maxout",
         "highway",
         "words",
-        "discretization_counts",
+        *("discretization_counts", "from_a_state"),
     ),
 )
 
