@@ -171,6 +171,9 @@ LAYERS = (
     ("CategoryEncoding", {"max_tokens": 9}, grid(output_mode=["binary", "count"]), "counts"),
     ("Discretization", {"bins": [-1.0, 0.0, 0.5]}, each(), "vector"),
     ("Discretization", {"bin_boundaries": [-1.0, 0.0, 0.5]}, each({"output_mode": "one_hot"}), "vector"),
+    # Values that equal boundaries.
+    ("Discretization", {"bins": [0.0, 2.0, 5.0]}, each(), "counts"),
+    ("Discretization", {"bin_boundaries": [0.0, 2.0, 5.0]}, each(), "counts"),
     ("Hashing", {"num_bins": 5}, each({"salt": 3}, {"mask_value": ""}, {"output_mode": "multi_hot"}), "words"),
     ("HashedCrossing", {"num_bins": 5}, each({"output_mode": "one_hot"}), ("first", "second")),
     ("StringLookup", {"vocabulary": ["cat", "dog"]}, _LOOKUPS, "words"),

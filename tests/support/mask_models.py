@@ -77,6 +77,10 @@ def mask_models(keras):
         yield f"masked {name} of float64 and float32", lambda name=name: _merged_casts(keras, name)
     for mode in ("concat", "sum"):
         yield "masked Bidirectional " + mode, lambda mode=mode: _bidirectional(keras, mode)
+    for name in ("SimpleRNN", "GRU", "LSTM"):
+        for unroll in (False, True):
+            label = f"masked {name} from a state" + (", unrolled" if unroll else "")
+            yield label, lambda name=name, unroll=unroll: _from_state(keras, name, unroll)
     if hasattr(make, "SpectralNormalization"):
         yield "masked SpectralNormalization", lambda: _spectral(keras)
         yield "masked SpectralNormalization of an Embedding", lambda: _spectral_embedding(keras)
@@ -172,6 +176,15 @@ def _bidirectional(keras, mode):
     x, y = _source(keras, "Embedding")
     y = make.Bidirectional(make.LSTM(2, return_sequences=True), merge_mode=mode)(y)
     return keras.models.Model(x, _after(keras, y))
+
+
+def _from_state(keras, name, unroll):
+    """Sequences that may begin with masked timesteps, from a state that isn't 0."""
+    make, (x, y) = keras.layers, _source(keras, "Embedding")
+    state = make.Input(shape=(3,))
+    layer = getattr(make, name)(3, return_sequences=True, unroll=unroll)
+    y = layer(y, initial_state=[state, state] if name == "LSTM" else [state])
+    return keras.models.Model([x, state], _after(keras, y))
 
 
 def _spectral(keras):

@@ -7,13 +7,16 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from layergraph.archive.limits import LoadLimits
 from layergraph.errors import CorruptFileError
 
 #: What Keras 2 wrote for the type of NumPy's numbers and arrays: {"type": "ndarray", "value": 0.3}.
 _NUMPY_TYPES = re.compile(r"ndarray|bool_?|u?int(8|16|32|64)|float(16|32|64)")
+
+#: Key of a layer's object for options that only layergraph has; Keras ignores it.
+OWN_KEY: Final = "layerserve"
 
 #: Maximum number of digits of an integer, more than any config needs; Python's own limit raises a bare ValueError.
 _MAX_DIGITS = 40
@@ -24,11 +27,18 @@ class JsonError(ValueError):
 
 
 def json_value(
-    text: str, *, most: int, values: int, depth: int, as_object: Callable[[list[tuple[str, Any]]], Any] | None = None
+    text: str,
+    *,
+    most: int,
+    values: int,
+    depth: int,
+    as_object: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    as_constant: Callable[[str], Any] | None = None,
 ) -> Any:
     """Parses a JSON text of at most `most` characters, `values` values (and containers), and nesting depth `depth`.
 
-    as_object   makes the value of an object from its pairs of key and value; by default a dict
+    as_object     makes the value of an object from its pairs of key and value; by default a dict
+    as_constant   makes the value of NaN, Infinity or -Infinity; by default they are errors
 
     Raises JsonError for invalid JSON, NaN and Infinity, repeated keys, or anything above the limits.
     """
@@ -39,7 +49,7 @@ def json_value(
     try:
         parsed = json.loads(
             text,
-            parse_constant=_no_constant,
+            parse_constant=as_constant or _no_constant,
             parse_float=_finite,
             parse_int=_integer,
             object_pairs_hook=as_object or _unique_keys,
@@ -58,7 +68,8 @@ def json_value(
 def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) -> dict[str, Any]:
     """Parses the JSON object in `text` (UTF-8). `what` names the text in errors, such as "config.json".
 
-    NumPy's numbers and arrays, which Keras 2 wrote with their type, become numbers and lists.
+    NumPy's numbers and arrays, which Keras 2 wrote with their type, become numbers and lists. The infinity after the
+    last boundary of TensorFlow 2.4's Discretization is left out: the layer gets the option `bin_rule` instead.
 
     Raises CorruptFileError for invalid JSON, NaN and Infinity, repeated keys, or anything above `limits`.
     """
@@ -72,8 +83,11 @@ def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) ->
             most=limits.config_bytes,
             values=limits.config_values,
             depth=limits.config_depth,
-            as_object=_without_numpy,
+            as_object=_from_keras2,
+            as_constant=_bins_end,
         )
+        if "Infinity" in plain and _holds_infinity(parsed):
+            _no_constant("Infinity")
     except JsonError as wrong:
         raise CorruptFileError(path, f"{what} {wrong}") from None
     if not isinstance(parsed, dict):
@@ -83,6 +97,21 @@ def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) ->
 
 def _no_constant(name: str) -> NoReturn:
     raise JsonError(f"has the value {name}, expected finite numbers")
+
+
+def _bins_end(name: str) -> float:
+    return math.inf if name == "Infinity" else _no_constant(name)
+
+
+def _holds_infinity(value: Any) -> bool:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (dict, list)):
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+        elif item == math.inf:
+            return True
+    return False
 
 
 def _finite(digits: str) -> float:
@@ -109,14 +138,28 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _without_numpy(pairs: list[tuple[str, Any]]) -> Any:
+def _from_keras2(pairs: list[tuple[str, Any]]) -> Any:
     """An object; what Keras 2 wrote as {"type": "ndarray", "value": 0.3} as the value alone."""
     result = _unique_keys(pairs)
+    if result.get("class_name") == "Discretization":
+        return _with_finite_bins(result)
     if result.keys() == {"type", "value"}:
         kind = result["type"]
         if isinstance(kind, str) and _NUMPY_TYPES.fullmatch(kind):
             return result["value"]
     return result
+
+
+def _with_finite_bins(layer: dict[str, Any]) -> dict[str, Any]:
+    """A Discretization without the infinity that TensorFlow 2.4 appends to its boundaries, again on each loading."""
+    config = layer.get("config")
+    bins = config.get("bins") if isinstance(config, dict) else None
+    if not isinstance(config, dict) or not isinstance(bins, list) or not bins or bins[-1] != math.inf:
+        return layer
+    finite = list(bins)
+    while finite and finite[-1] == math.inf:
+        finite.pop()
+    return {**layer, "config": {**config, "bins": finite}, OWN_KEY: {"bin_rule": "lower"}}
 
 
 def _deeper_than(value: Any, limit: int) -> bool:

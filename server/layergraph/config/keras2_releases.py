@@ -55,6 +55,8 @@ TAKES_MASK: Final = frozenset(
 _IMAGES: Mapping[str, tuple[int, str]] = {"RandomCrop": (6, "shorter_side")}
 #: TensorFlow 2.3 and 2.4 both write 2.4; only the latter's Softmax uses a mask, and fails if it doesn't fit.
 _MASK_RULES: Mapping[str, tuple[int, str]] = {"Softmax": (4, "fitting")}
+#: The minor version whose Discretization has its boundaries as a weight. TensorFlow 2.3 and 2.4 differ in the config.
+_STORED_BINS: Final = 5
 
 
 def tf_keras_rules(minor: int) -> dict[str, dict[str, str]]:
@@ -65,4 +67,6 @@ def tf_keras_rules(minor: int) -> dict[str, dict[str, str]]:
         for name, (last, value) in table.items():
             if minor <= last:
                 rules.setdefault(name, {})[key] = value
+    if minor == _STORED_BINS:
+        rules.setdefault("Discretization", {})["bin_rule"] = "lower_stored"
     return rules

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
+from layergraph.archive import json_text
 from layergraph.config import keras1, keras2, tfjs
 from layergraph.config.keras2_releases import MULTI_BACKEND as _MULTI_BACKEND_RULES
 from layergraph.config.keras2_releases import tf_keras_rules
@@ -52,13 +53,15 @@ class Generation:
 
 
 #: Key of a layer's object for options that only layergraph has; Keras ignores it.
-OWN_KEY: Final = "layerserve"
+OWN_KEY: Final = json_text.OWN_KEY
 #: Within OWN_KEY: the node index of a layer's first call in the graph; 0 if absent.
 FIRST_CALL: Final = "first_call"
 #: Within OWN_KEY: the name of an activation that Keras 3 lacks and composes of layers.
 ACTIVATION: Final = "activation"
 #: Options that make a layer compute as in an earlier generation of Keras.
-OWN_OPTIONS: Final = frozenset({"cast_rule", "crop_rule", "mask_rule", "mask_use", "image_rule", "step_rule"})
+OWN_OPTIONS: Final = frozenset(
+    {"bin_rule", "cast_rule", "crop_rule", "mask_rule", "mask_use", "image_rule", "step_rule"}
+)
 #: Value of these options for Keras 3's behaviour, which files may omit.
 KERAS3_RULE: Final = "keras3"
 
@@ -117,7 +120,8 @@ KERAS3 = Generation(
 
 _MERGING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot")
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention", "Softmax")
-_RECURRENT = ("SimpleRNN", "LSTM", "GRU", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+_LOOPS = ("SimpleRNN", "LSTM", "GRU", "RNN")
+_RECURRENT = (*_LOOPS, "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 #: hard_sigmoid has slope 1/5 in Keras 1 and 2, 1/6 in Keras 3.
 _ACTIVATIONS = {"hard_sigmoid": "keras2_hard_sigmoid"}
 #: Keras 1 and 2 combine masks with AND, Keras 3 with OR; Keras 3 drops the mask if states are passed as tensors. In
@@ -264,6 +268,11 @@ MULTI_BACKEND = replace(
     adapt=_adapt_multi_backend,
 )
 
+#: Keras 2.0 to 2.2 on TensorFlow.
+MULTI_BACKEND_UP_TO_2 = replace(
+    MULTI_BACKEND, rules=_joined(MULTI_BACKEND.rules, {name: {"mask_rule": "start"} for name in _LOOPS})
+)
+
 #: Files written by TensorFlow.js itself; its converter writes the version of the source's Keras.
 TENSORFLOW_JS = replace(MULTI_BACKEND, name="TensorFlow.js", adapt=tfjs.adapt)
 
@@ -290,8 +299,11 @@ _LATEST = 9999
 _EARLY_KERAS3 = ((3, KERAS3_UP_TO_3), (4, KERAS3_UP_TO_4), (9, KERAS3_UP_TO_9), (13, KERAS3_UP_TO_13))
 
 
-def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Generation:
-    """Returns the generation that wrote a config; without a version it is inferred from the config's form."""
+def generation_of(keras_version: str | None, config: Mapping[str, Any], backend: str | None = None) -> Generation:
+    """Returns the generation that wrote a config; without a version it is inferred from the config's form.
+
+    backend   multi-backend Keras's, which matters up to 2.2
+    """
     if keras_version is not None:
         version = keras_version.strip()
         if version.startswith("tfjs"):
@@ -299,7 +311,8 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any]) -> Gener
         if version.startswith(("0.", "1.")):
             return KERAS1
         if _MULTI_BACKEND.fullmatch(version):
-            return MULTI_BACKEND
+            is_early = backend == "tensorflow" and not version.startswith("2.3")
+            return MULTI_BACKEND_UP_TO_2 if is_early else MULTI_BACKEND
         if version.startswith("2."):
             release = _TF_KERAS.match(version)
             return tf_keras(int(release[1])) if release else KERAS2

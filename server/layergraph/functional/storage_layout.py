@@ -15,6 +15,7 @@ class StorageLayout:
     as_made            whether its own arrays are numbered in order of creation rather than trainable ones first
     assets             names of its files in `assets/`
     in_keras3_h5       whether Keras 3 writes its own weights into an `.h5`
+    keras2_weights     names of its own weights that only Keras 2 writes into an `.h5`
     null_regularizer   whether its config contains `activity_regularizer` even if it is null
     """
 
@@ -24,4 +25,5 @@ class StorageLayout:
     as_made: bool = False
     assets: tuple[str, ...] = ()
     in_keras3_h5: bool = True
+    keras2_weights: tuple[str, ...] = ()
     null_regularizer: bool = False

@@ -66,7 +66,7 @@ def load_archive(archive: ModelArchive, compile: bool = True) -> Model:
 
 
 def _model(archive: ModelArchive, is_compiled: bool) -> Model:
-    generation = generation_of(archive.keras_version, archive.config)
+    generation = generation_of(archive.keras_version, archive.config, archive.backend)
     rebuilt = _rebuilt(archive.config, generation, archive.path, archive.limits)
     model = rebuilt.model
     try:

@@ -126,8 +126,12 @@ def legacy_order(layer: Layer, order: FileOrder) -> list[Weight]:
 
 def left_out_of_keras3_h5(root: Layer) -> set[Weight]:
     """Weights that Keras 3 doesn't write into an `.h5`."""
-    layers = (layer for layer in root.walk_layers() if not layer.storage.in_keras3_h5)
-    return {weight for layer in layers for weight in layer.own_weights}
+    return {
+        weight
+        for layer in root.walk_layers()
+        for weight in layer.own_weights
+        if not layer.storage.in_keras3_h5 or weight.name in layer.storage.keras2_weights
+    }
 
 
 def legacy_orders(layer: Layer, order: FileOrder) -> list[list[Weight]]:

@@ -158,7 +158,11 @@ def _mask_sources(node: Node) -> dict[str, Structure]:
         return {}
     sources = Invocation(layer, node.args, node.kwargs, node.training).mask_sources
     beside_states = sources.pop("sequences_mask", None)
-    if beside_states is not None and "mask" not in node.kwargs and getattr(layer, "mask_rule", "") == "keras2":
+    if (
+        beside_states is not None
+        and "mask" not in node.kwargs
+        and getattr(layer, "mask_rule", "") in ("keras2", "start")
+    ):
         sources["mask"] = beside_states
     return sources
 

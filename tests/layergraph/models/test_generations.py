@@ -27,7 +27,15 @@ ONLY_EARLIER = (
         "timedistributed",
         "lstm_in_sequential",
     ),
-    *("sequential_of_a_float", "model_of_a_float", "bidirectional", "maxout", "highway", "words"),
+    *(
+        "sequential_of_a_float",
+        "model_of_a_float",
+        "bidirectional",
+        "maxout",
+        "highway",
+        "words",
+        *("discretization_counts", "from_a_state"),
+    ),
 )
 
 

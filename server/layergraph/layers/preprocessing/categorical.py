@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,10 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.exporting import has_any
 from layergraph.functional.layer import Layer
+from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
 from layergraph.functional.weights import Weights
-from layergraph.initializers import Zeros
+from layergraph.initializers import Constant, Zeros
 from layergraph.layers.preprocessing.encoding import MODES, encoded
 from layergraph.layers.preprocessing.hashes import CROSS_KEY, fingerprint64, joined, siphash
 
@@ -137,6 +139,9 @@ class Discretization(_Categories):
 
     bin_boundaries   boundaries of bins: n of them make n + 1 bins, which include their lower boundary
     num_bins         instead of boundaries: they are then quantiles of the `summary` stored in the file
+    bin_rule         bin of a value that equals a boundary, and of NaN: the higher one, and the last, with `keras3`; the
+                     lower one, and the first, with `lower` (TensorFlow 2.4) and `lower_stored` (2.5), which has the
+                     boundaries, and infinity after them, as a weight
     """
 
     bin_boundaries: Any = option(optional(list_of(number)), default=None)
@@ -144,8 +149,11 @@ class Discretization(_Categories):
     epsilon: float = option(number, default=0.01)
     output_mode: str = option(output_mode(*MODES), default="int")
     sparse: bool = option(dense_only, default=False)
+    bin_rule: str = option(one_of("keras3", "lower", "lower_stored"), default="keras3", kw_only=True)
 
     regularizes_activity = False
+    #: Keras 3 has its values in the config.
+    storage = StorageLayout(keras2_weights=("bins",))
 
     def setup(self) -> None:
         """Raises ConfigError if the options don't define bins, or boundaries aren't sorted."""
@@ -158,20 +166,29 @@ class Discretization(_Categories):
     def output_dtype(self) -> torch.dtype:
         """int32 for bin indices, unless the config has an integer dtype: tf.keras's has int64, Keras 3's a float."""
         asked = super().output_dtype()
-        return torch.int32 if self.output_mode == "int" and asked.is_floating_point else asked
+        is_int32 = asked.is_floating_point or self.bin_rule != "keras3"
+        return torch.int32 if self.output_mode == "int" and is_int32 else asked
 
     def build(self, input_shape: Any) -> None:
-        """Creates the summary of the data seen by tf.keras's `adapt`, if there are no boundaries."""
-        if self.bin_boundaries is None:
+        """Creates the summary of the data seen by tf.keras's `adapt`, if there are no boundaries; `bins` for 2.5."""
+        if self.bin_rule == "lower_stored":
+            # A layer that was never adapted has zeros.
+            start = [0.0] * int(self.num_bins or 0) if self.bin_boundaries is None else [*self.bin_boundaries, math.inf]
+            first = Constant(value=start)
+            self.add_weight("bins", (len(start),), first, trainable=False, dtype="float32", autocast=False)
+        elif self.bin_boundaries is None:
             self.add_weight("summary", (2, 0), Zeros(), trainable=False, dtype="float32", autocast=False)
 
     def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
         """Accepts a summary of any length."""
-        if self.own_weights and len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][0] == 2:
+        adapted = self.own_weights and self.bin_rule == "keras3"
+        if adapted and len(shapes) == 1 and len(shapes[0]) == 2 and shapes[0][0] == 2:
             self.own_weights[0].shape = shapes[0]
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Computes the bin indices, encoded. Raises DataError if the layer was never adapted."""
+        if self.bin_rule != "keras3":
+            return encoded(self._lower(w, inputs), self.output_mode, self._bins(), self.output_dtype())
         values = inputs if inputs.is_floating_point() else inputs.to(torch.float32)
         if self.bin_boundaries is not None:
             bounds = torch.tensor(self.bin_boundaries, dtype=values.dtype, device=values.device)
@@ -181,6 +198,17 @@ class Discretization(_Categories):
             bounds = torch.from_numpy(self._quantiles(w.summary.cpu().numpy())).to(values.device, values.dtype)
         places = torch.bucketize(values, bounds, right=True)
         return encoded(places, self.output_mode, self._bins(), self.output_dtype())
+
+    def _lower(self, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
+        """The bins by float32 numbers, as TensorFlow's BoostedTreesBucketize finds them."""
+        values = inputs.to(torch.float32)
+        if self.bin_rule == "lower":
+            ends = torch.tensor([*(self.bin_boundaries or ()), math.inf], dtype=torch.float32, device=values.device)
+        else:
+            ends = w.bins
+        # The last number only ends the last bin, whatever it is.
+        places = torch.bucketize(values, ends).clamp(max=ends.shape[0] - 1)
+        return torch.where(values.isnan(), 0, places)
 
     def _bins(self) -> int:
         return int(self.num_bins or 0) if self.bin_boundaries is None else len(self.bin_boundaries) + 1
@@ -199,7 +227,9 @@ class Discretization(_Categories):
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config; `trainable` is left out, since Keras's constructor doesn't accept it."""
         config = super().get_config()
-        del config["trainable"]
+        del config["trainable"], config["bin_rule"]
+        if self.bin_rule == "lower_stored" and self.own_weights:
+            config |= {"bin_boundaries": self.own_weights[0].numpy()[:-1].tolist(), "num_bins": None}
         return config
 
 

@@ -39,9 +39,10 @@ class Recurrent(Layer):
                            each call starts from zeros: a server's calls come from different clients
     zero_output_for_mask   returns 0 at masked timesteps rather than the previous output
     time_major             timesteps are axis 0 of inputs and outputs; only in files of tf.keras
-    mask_rule              whether the inputs' mask is used even if `initial_state` has tensors: only in `keras2`
+    mask_rule              whether the inputs' mask is used even if `initial_state` has tensors: not in `keras3`
 
-    At a masked timestep the states stay, and the previous output is repeated (0 if there is none).
+    At a masked timestep the states stay, and the previous output is repeated. If there is none, the output is 0; with
+    the `mask_rule` 'start' (Keras 2.0 to 2.2 on TensorFlow) it is the first of the last cell's initial states.
     """
 
     return_sequences: bool = option(boolean, default=False, kw_only=True)
@@ -53,7 +54,7 @@ class Recurrent(Layer):
     use_cudnn: Any = option(anything, default="auto", kw_only=True)
     implementation: Any = option(anything, default=2, kw_only=True)
     time_major: bool = option(boolean, default=False, kw_only=True)
-    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2", "start"), default="keras3", kw_only=True)
 
     supports_masking = True
     storage = StorageLayout(null_regularizer=True)
@@ -77,7 +78,7 @@ class Recurrent(Layer):
         if self.time_major:
             sequences = sequences.transpose(0, 1)
             mask, sequences_mask = (m if m is None else m.transpose(0, 1) for m in (mask, sequences_mask))
-        if mask is None and self.mask_rule == "keras2":
+        if mask is None and self.mask_rule != "keras3":
             mask = sequences_mask
         mask = _fitting_mask(mask, sequences)
         cells = self.cells(w)
@@ -92,6 +93,9 @@ class Recurrent(Layer):
             context, cells, self.watches(context), x, starts, mask, need_states=self.return_state or keeps
         )
         self.keep_states(context, ends)
+        if mask is not None and self.mask_rule == "start" and not self.unroll:
+            first = starts[-len(cells[-1][0].state_sizes)]
+            x = torch.where(mask.cumsum(1)[:, :, None] > 0, x, first[:, None].to(x.dtype))
         if mask is not None and self.zero_output_for_mask:
             x = torch.where(mask[:, :, None], x, 0)
         dtype = torch_dtype(self.compute_dtype)
