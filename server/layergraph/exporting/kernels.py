@@ -26,7 +26,7 @@ def with_kernels(onnx: Any, model: Any, opens: Callable[[bytes], object]) -> Non
     try:
         inferred = onnx.shape_inference.infer_shapes(model)
     except Exception:
-        # Whoever opens the file reports what is wrong with it.
+        # Opening the file gives an error that names what is wrong with it.
         return
     _Rewriter(onnx, model, opens).rewrite(model.graph, inferred.graph, {})
 

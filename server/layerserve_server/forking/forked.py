@@ -26,7 +26,7 @@ CHECK_SECONDS = 0.01
 def serve(handle: Callable[[socket.socket], None]) -> None:
     """Forks for each connection, and calls `handle` with it in the child.
 
-    Returns when the server closes the socket, or nobody connects for the seconds in the program's argument.
+    Returns when the server closes the socket, or after the seconds in the program's argument without a connection.
     """
     control = socket.socket(fileno=os.dup(0))
     # A child may outlive the process, and must not keep the server's socket open.
