@@ -9,8 +9,9 @@ from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.node import Node
+from layergraph.functional.tensor import Tensor
 from layergraph.layers.normalization.batch import BatchNormalization
-from layergraph.saving.mask_nodes import broadcasts
+from layergraph.saving.mask_nodes import broadcasts, skips_masks
 
 
 def check_options(model: Functional) -> None:
@@ -19,6 +20,10 @@ def check_options(model: Functional) -> None:
     found += [
         f"layer '{layer.name}': a call without the mask of its input, in model '{inner.name}'"
         for inner, layer in _called_without_masks(model)
+    ]
+    found += [
+        f"layer '{layer.name}': the mask of its output, which is one of model '{inner.name}'"
+        for inner, layer in _masks_lost_at_the_end(model)
     ]
     if found:
         listed = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
@@ -52,6 +57,26 @@ def _called_without_masks(model: Functional) -> Iterator[tuple[Functional, Layer
                 yield one, node.layer
             if comes and node.layer.supports_masking:
                 reached.update(id(tensor) for tensor in node.output_tensors)
+
+
+def _masks_lost_at_the_end(model: Functional) -> Iterator[tuple[Functional, Layer]]:
+    """Last layers of nested models whose masks other layers use, and that lose them when masks are written as
+    operations: their inputs must have none.
+    """
+    for outer in (layer for layer in model.walk_layers() if isinstance(layer, Functional) and layer.built):
+        for node in outer.graph.nodes:
+            if not isinstance(node.layer, Functional):
+                continue
+            makers = {id(tensor): made.layer for made in node.layer.graph.nodes for tensor in made.output_tensors}
+            for inside, outside in zip(node.layer.outputs, node.output_tensors, strict=True):
+                layer = makers[id(inside)]
+                if skips_masks(layer) and outside.mask_shape is not None and _is_used_with_mask(outer, outside):
+                    yield node.layer, layer
+
+
+def _is_used_with_mask(model: Functional, tensor: Tensor) -> bool:
+    users = [node for node in model.graph.nodes if any(given is tensor for given in node.input_tensors)]
+    return any(node.layer.uses_masks for node in users)
 
 
 def _drops_mask(node: Node) -> bool:

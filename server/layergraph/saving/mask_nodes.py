@@ -74,8 +74,7 @@ class WrittenGraph:
         if written:
             self._kwargs[node] = {**node.kwargs, **written}
         # In Keras 3 masks accompany tensors, too: without one, a layer neither uses it nor passes it on.
-        skips = type(layer).__name__ in _SKIPS_MASKED and getattr(layer, "mask_rule", "") == "keras2"
-        loses_all = skips or unfit or layer.mask_use not in ("keras3", "uncast")
+        loses_all = skips_masks(layer) or unfit or layer.mask_use not in ("keras3", "uncast")
         lost = {id(tensor) for tensor in without_masks(node) if self._mask_of(tensor) is not None}
         if loses_all or lost:
             self._args[node] = tuple(
@@ -139,6 +138,11 @@ class WrittenGraph:
         self._names.add(name)
         made: Tensor = operations()[kind](name=name, **options)(*args)
         return made
+
+
+def skips_masks(layer: Layer) -> bool:
+    """Whether a layer doesn't use the masks of its inputs, by the rule of Keras 2, but computes one of its output."""
+    return type(layer).__name__ in _SKIPS_MASKED and getattr(layer, "mask_rule", "") == "keras2"
 
 
 def without_masks(node: Node) -> list[Tensor]:

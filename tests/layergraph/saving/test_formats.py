@@ -112,6 +112,26 @@ def test_masks_that_end_in_a_sequential_are_refused_by_name(tmp_path, layer, use
     )
 
 
+@pytest.mark.parametrize("rule", ["keras2", "keras3"])
+@pytest.mark.parametrize("used", [True, False], ids=["used", "unused"])
+def test_a_mask_that_is_lost_at_the_end_of_a_nested_model_is_refused_if_it_is_used(tmp_path, rule, used):
+    """Minimum of Keras 2 doesn't use masks, but computes one; in a file of Keras 3 its inputs must have none."""
+    inner = layergraph.Input((4, 2))
+    masked = layers.Masking()(inner)
+    lowest = layers.Minimum(name="lowest", mask_rule=rule)([masked, layers.Masking()(inner)])
+    part = layergraph.Model(inner, lowest, name="part")
+    x = layergraph.Input((4, 2))
+    model = layergraph.Model(x, layers.LSTM(2)(part(x)) if used else part(x))
+    if rule == "keras3" or not used:
+        model.save(tmp_path / "model.keras")
+        return
+    with pytest.raises(ConfigError) as caught:
+        model.save(tmp_path / "model.keras")
+    assert str(caught.value) == (
+        "save: Keras 3 lacks layer 'lowest': the mask of its output, which is one of model 'part'; save it for Keras 2"
+    )
+
+
 def test_without_masks_a_sequential_of_such_layers_is_saved(tmp_path):
     made = layers.ReLU()
     made.treat_masks("none")
