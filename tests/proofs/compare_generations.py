@@ -46,6 +46,11 @@ KNOWN = (
         "these layers train by default in graphs of TensorFlow 1: their outputs are random",
     ),
     (
+        r"TensorFlow 2.* v1",
+        r"(String|Integer)Lookup .*",
+        "in graphs of TensorFlow 1 these layers give 0 for every term",
+    ),
+    (
         r"TensorFlow 2\.[3-5]",
         r"Hashing [02] .*",
         "up to 2.5, the config has a salt that the layer only uses once it is loaded",
