@@ -279,7 +279,7 @@ def training() -> Model:
 
 def test_a_length_that_a_program_cannot_leave_open_is_named(tmp_path: Path) -> None:
     x = Input((3,), name="x")
-    text = r"layer 'diff' \(Diff\): torch\.export can't leave open the length x\.shape\[0\]$"
+    text = r"layer 'diff\w*' \(Diff\): torch\.export can't leave open the length x\.shape\[0\]$"
     with pytest.raises(ExportError, match=text):
         Model(x, ops.diff(x, axis=0)).export(tmp_path / "m.pt2")
 
