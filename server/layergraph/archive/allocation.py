@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from layergraph.archive.weights import Array
 
 #: Size of a huge page in bytes, on x86-64 and on ARM with 4 KiB pages.
 _HUGE_PAGE = 2 << 20

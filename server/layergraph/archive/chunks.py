@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from layergraph.archive.allocation import uninitialised
+from layergraph.archive.weights import Array
 from layergraph.errors import CorruptFileError
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 #: HDF5's codes of filters.
 _DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3

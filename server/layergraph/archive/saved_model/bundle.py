@@ -20,9 +20,8 @@ from layergraph.archive.limits import LoadLimits
 from layergraph.archive.saved_model import protobuf
 from layergraph.archive.saved_model.crc32c import crc32c, unmasked
 from layergraph.archive.saved_model.table import read_table
+from layergraph.archive.weights import Array
 from layergraph.errors import CorruptFileError, UnsupportedModelError
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAX_SHARDS = 10_000
 _MAX_AXES = 32
