@@ -38,7 +38,7 @@ from layerserve.prepared import RequestForm, prepare
 from layerserve.progress import PlainProgress
 from layerserve.run_feed import RunFeed
 from layerserve.run_files import RunFile, download_file, list_files
-from layerserve.run_info import RunInfo
+from layerserve.run_info import RunInfo, Runs
 from layerserve.tensors import Array
 from layerserve.training import evaluate, train
 from layerserve.training_run import RunView
@@ -325,7 +325,7 @@ class AsyncClient:
     async def runs(self, model: str | None = None) -> tuple[RunInfo, ...]:
         """List the server's training runs, of all models or one, newest first."""
         reply = await self._run(call(methods.LIST_RUNS, ListRunsRequest(model_name=model or "")))
-        return tuple(map(run_info.read_run_info, reply.runs))
+        return Runs(map(run_info.read_run_info, reply.runs))
 
     async def run(self, id: str) -> AsyncTrainingRun:
         """Return a run by its id, to watch from its first event on, to cancel, resume or delete.
