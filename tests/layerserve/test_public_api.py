@@ -44,6 +44,7 @@ PUBLIC = [
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
+    "PlaintextTokenWarning",
     "Prediction",
     "PreparedCall",
     "RunAccepted",
