@@ -14,6 +14,7 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
@@ -46,7 +47,7 @@ class Inference:
             ready=self.tuner.submit if self.tuner else None,
             digest=sha256 if imports is None else imports.sha256,
         )
-        self.prediction = PredictionService(self.repository)
+        self.prediction = PredictionService(Predictor(self.repository))
 
     def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
         """Makes the transport of the settings on its port. `options` are passed to the transport.
