@@ -19,6 +19,7 @@ from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threa
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.models import ModelService
+from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
@@ -71,16 +72,20 @@ class App:
         )
         self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.scan)
         routes = Routes()
-        routes.add(inference.prediction.routes())
+        routes.add(inference.routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
+        registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
+        release = package_version("layerserve")
+        routes.add(OpenInferenceService(self.repository, registry, release, lambda: self.ready).routes())
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
-        register_build_info(self.metrics.registry, package_version("layerserve"))
+        register_build_info(self.metrics.registry, release)
+        self._registry = registry
         self.grpc_port = self._transport.port
         self.metrics_port = -1
         self._probes: Probes | None = None
@@ -94,9 +99,7 @@ class App:
         were opened later, clients would wait instead of using another server.
         """
         if self.settings.metrics_port >= 0:
-            whole = AllMetrics(self.metrics.registry, self._workers) if self._workers else None
-            registry = whole or self.metrics.registry
-            self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready)
+            self._probes = Probes(self.settings.host, self.settings.metrics_port, self._registry, lambda: self.ready)
             self.metrics_port = self._probes.port
         self._transport.start()
         runner.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)

@@ -14,6 +14,7 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.settings import Settings
@@ -47,7 +48,13 @@ class Inference:
             ready=self.tuner.submit if self.tuner else None,
             digest=sha256 if imports is None else imports.sha256,
         )
-        self.prediction = PredictionService(Predictor(self.repository))
+        self.predictor = Predictor(self.repository)
+
+    def routes(self) -> Routes:
+        """Returns the handlers of the methods that run models, of all protocols."""
+        routes = PredictionService(self.predictor).routes()
+        routes.add(InferService(self.predictor).routes())
+        return routes
 
     def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
         """Makes the transport of the settings on its port. `options` are passed to the transport.

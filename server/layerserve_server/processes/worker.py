@@ -46,7 +46,7 @@ def main() -> None:
     repository.open()
     watcher = Watcher(settings.poll_seconds, repository.scan)
     watcher.start()
-    predict = inference.prediction.routes()
+    predict = inference.routes()
     transport = inference.listen(
         Routes(unary=predict.unary, prompt=predict.prompt), SharedPort(Path(configuration["socket"]), owner=False)
     )
