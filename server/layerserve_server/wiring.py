@@ -15,6 +15,7 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
@@ -55,7 +56,7 @@ class Inference:
             ready=self.tuner.submit if self.tuner else None,
             digest=sha256 if imports is None else imports.sha256,
         )
-        self.prediction = PredictionService(self.repository)
+        self.prediction = PredictionService(Predictor(self.repository))
 
     def refresh_access(self) -> None:
         """Reads tokens, their keys, and certificates again if their files have changed."""

@@ -1,4 +1,4 @@
-"""PredictStream: starts the requests of a stream and sends their replies as they finish."""
+"""Streams of requests: starts the requests of a stream and sends their replies as they finish."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
-from typing import Any
-
-from layerserve.v1 import prediction_pb2
-from layerserve.wire import tag, varint
+from typing import Any, Protocol
 
 from layerserve_server.errors import STOPPING, BusyError, UnavailableError
-from layerserve_server.services.messages import LONG_BYTES, parse
+from layerserve_server.services.messages import LONG_BYTES
+from layerserve_server.services.prediction.contract import Contract
+from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.transport.call import Stream
 from layerserve_server.transport.status import Failure, failure
 
@@ -24,16 +23,27 @@ MAX_OPEN = 256
 #: Maximum size of the open requests of a stream, in bytes.
 MAX_OPEN_BYTES = 64 << 20
 
-RESPONSE_TAG = tag(prediction_pb2.PredictStreamResponse.RESPONSE_FIELD_NUMBER)
+
+class StreamContract(Contract, Protocol):
+    """A contract with streams of requests, whose messages have an `id`."""
+
+    def read_streamed(self, message: bytes) -> Any:
+        """Parses a message of a stream. Raises InvalidRequestError if it isn't valid."""
+
+    def wrap(self, reply: bytes) -> bytes:
+        """Returns the stream's message with a serialized reply."""
+
+    def refusal(self, id: str, wire: Failure) -> bytes:
+        """Returns the stream's message with an error."""
 
 
 class PredictionStream:
     """Starts the requests of a stream, and yields their replies until all are sent or the client cancels."""
 
-    def __init__(self, stream: Stream, start: Callable[[StreamedCall], None]) -> None:
-        """`start` starts a request; if it raises, the request is answered with that error."""
+    def __init__(self, stream: Stream, contract: StreamContract, predictor: Predictor) -> None:
         self._stream = stream
-        self._start = start
+        self.contract = contract
+        self._predictor = predictor
         #: Replies to be sent, with the sizes of their requests. Appended by any thread.
         self._ready: deque[tuple[bytes, int]] = deque()
         self._wake = asyncio.Event()
@@ -106,8 +116,14 @@ class PredictionStream:
                 await self._stream.blocking(partial(self._try, call, call.blocking))
 
     def _begin(self, call: StreamedCall, message: bytes) -> None:
-        call.message = parse(prediction_pb2.PredictStreamRequest, message).request
-        self._try(call, partial(self._start, call))
+        parsed = self.contract.read_streamed(message)
+        call.id = parsed.id
+
+        def start() -> None:
+            # Batches run in another thread, so that the event loop receives the requests of the next one meanwhile.
+            self._predictor.start(call, self.contract.request(parsed), here=False)
+
+        self._try(call, start)
 
     def _try(self, call: StreamedCall, work: Callable[[], None]) -> None:
         try:
@@ -171,7 +187,8 @@ class StreamedCall:
         self._answers = answers
         self._stream = stream
         self.size = size
-        self.message = prediction_pb2.PredictRequest()
+        #: Id of the request.
+        self.id = ""
         self.arrived = time.monotonic()
         self.gone: Callable[[], None] = _nothing
         #: Work passed to `may_block`, to be run in a pool thread.
@@ -183,7 +200,7 @@ class StreamedCall:
 
     @property
     def request(self) -> bytes:
-        return self.message.SerializeToString()
+        raise NotImplementedError  # it was parsed as a part of the stream's message
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         if self._answers.closed:
@@ -199,7 +216,7 @@ class StreamedCall:
         return self._stream.client()
 
     def answer(self, message: bytes) -> None:
-        self._answers.end(self, b"".join((RESPONSE_TAG, varint(len(message)), message)))
+        self._answers.end(self, self._answers.contract.wrap(message))
 
     @property
     def answered(self) -> bool:
@@ -210,11 +227,7 @@ class StreamedCall:
 
     def refusal(self, error: Exception) -> bytes:
         """Returns the serialized reply for an error."""
-        wire = failure(error, self.method)
-        refused = prediction_pb2.PredictError(
-            id=self.message.id, code=wire.code.value[0], message=wire.text, metadata=_texts(wire)
-        )
-        return prediction_pb2.PredictStreamResponse(error=refused).SerializeToString()
+        return self._answers.contract.refusal(self.id, failure(error, self.method))
 
     def about(self, model: str, version: int) -> None:
         self._stream.about(model, version)
@@ -227,10 +240,6 @@ class StreamedCall:
 
     def may_block(self, work: Callable[[], None]) -> None:
         self.blocking = work
-
-
-def _texts(wire: Failure) -> dict[str, str]:
-    return {key: value for key, value in wire.metadata if isinstance(value, str)}
 
 
 def _nothing() -> None:

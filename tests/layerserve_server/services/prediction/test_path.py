@@ -62,7 +62,7 @@ class Trace:
     def stop(self) -> list[str]:
         """The files of the thread in which the prediction service ran."""
         self._first = ""
-        (found,) = [list(files) for files in self._files.values() if "services/prediction/service.py" in files]
+        (found,) = [list(files) for files in self._files.values() if "services/prediction/predictor.py" in files]
         return found
 
 
