@@ -58,7 +58,8 @@ class App:
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
         load = loader(settings, load, self._imports)
-        self._inference = inference = Inference(settings, load, self._imports)
+        secret = self._workers.secret if self._workers else None
+        self._inference = inference = Inference(settings, load, self._imports, secret)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
@@ -71,6 +72,7 @@ class App:
             self._parent if trainer == TRAINER else None,
         )
         self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.scan)
+        self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
         routes.add(inference.routes())
         routes.add(GraphService(self.repository).routes())
@@ -99,8 +101,11 @@ class App:
         were opened later, clients would wait instead of using another server.
         """
         if self.settings.metrics_port >= 0:
-            self._probes = Probes(self.settings.host, self.settings.metrics_port, self._registry, lambda: self.ready)
+            admit, registry = self._inference.gate.admit_http, self._registry
+            self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready, admit)
             self.metrics_port = self._probes.port
+        self._inference.gate.start()
+        self._access_watcher.start()
         self._transport.start()
         runner.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
         if self._imports is not None:
@@ -141,6 +146,8 @@ class App:
         self._set_ready(False)
         logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
         self._watcher.stop()
+        self._access_watcher.stop()
+        self._inference.gate.stop()
         if self._inference.tuner:
             self._inference.tuner.close()
         workers = threading.Thread(target=self._workers.stop, args=(grace,)) if self._workers else None

@@ -12,6 +12,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from layerserve_server.errors import ForbiddenError, ServerError
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -24,19 +26,35 @@ MAX_CONNECTIONS = 64
 class Probes:
     """HTTP server for `/metrics`, `/healthz` and `/readyz`; 404 for other paths."""
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
-        """Starts the server. `ready` returns the readiness. Raises OSError if the port is taken."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        ready: Callable[[], bool],
+        admit: Callable[[str, str | None], object] = lambda path, authorization: None,
+    ) -> None:
+        """Starts the server. `ready` returns the readiness.
+
+        `admit` is called with the path and the authorization header of a request; it raises UnauthenticatedError or
+        ForbiddenError if the caller has no right to it. Raises OSError if the port is taken.
+        """
         metrics: WSGIApplication = make_wsgi_app(registry)
 
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("PATH_INFO", "")
             if path == "/metrics":
-                return metrics(environ, start_response)
+                refused = _refused(admit, path, environ.get("HTTP_AUTHORIZATION"))
+                if refused is None:
+                    return metrics(environ, start_response)
+                status, text = refused
+                start_response(status, [("WWW-Authenticate", "Bearer"), *_head(text)])
+                return [text]
             status, text = {
                 "/healthz": ("200 OK", b"ok\n"),
                 "/readyz": ("200 OK", b"ready\n") if ready() else ("503 Service Unavailable", b"not ready\n"),
             }.get(path, ("404 Not Found", b"expected /metrics, /healthz or /readyz\n"))
-            start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))])
+            start_response(status, _head(text))
             return [text]
 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -51,6 +69,23 @@ class Probes:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _head(text: bytes) -> list[tuple[str, str]]:
+    return [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))]
+
+
+def _refused(
+    admit: Callable[[str, str | None], object], path: str, authorization: str | None
+) -> tuple[str, bytes] | None:
+    """Returns the status and text for a caller without the right; None if it has the right."""
+    try:
+        admit(path, authorization)
+    except ForbiddenError as error:
+        return "403 Forbidden", f"{error}\n".encode()
+    except ServerError as error:
+        return "401 Unauthorized", f"{error}\n".encode()
+    return None
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerserve_server.access.gate import Gate
 from layerserve_server.disk import sha256
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
@@ -19,6 +20,7 @@ from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
+from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import default_limit
@@ -31,10 +33,17 @@ if TYPE_CHECKING:
 class Inference:
     """Metrics, repository and prediction service of a process."""
 
-    def __init__(self, settings: Settings, load: LoadModel, imports: Imports | None = None) -> None:
-        """`load` loads a model file (see `loader`). Nothing is loaded yet."""
+    def __init__(
+        self, settings: Settings, load: LoadModel, imports: Imports | None = None, secret: bytes | None = None
+    ) -> None:
+        """`load` loads a model file (see `loader`); `secret` is that of the server's gates. Nothing is loaded yet.
+
+        Raises TokensFileError and CertificateError.
+        """
         self._settings = settings
         self.metrics = Metrics()
+        self.gate = make_gate(settings, self.metrics, secret)
+        self.certificates = make_certificates(settings, self.metrics)
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
         self.repository = Repository(
@@ -56,10 +65,16 @@ class Inference:
         routes.add(InferService(self.predictor).routes())
         return routes
 
+    def refresh_access(self) -> None:
+        """Reads tokens, their keys, and certificates again if their files have changed."""
+        self.gate.refresh()
+        if self.certificates is not None:
+            self.certificates.refresh()
+
     def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
         """Makes the transport of the settings on its port. `options` are passed to the transport.
 
-        Raises OSError if the port is taken, and NativeUnavailableError.
+        Raises OSError if the port is taken, NativeUnavailableError, and MissingRightError if a route has no right.
         """
         settings = self._settings
         transport = (NativeServer if settings.transport == "native" else GrpcioServer)(
@@ -68,12 +83,24 @@ class Inference:
             limits(settings),
             host=settings.host,
             port=settings.grpc_port,
-            certificate=certificate(settings),
+            certificates=self.certificates,
             shared=shared,
+            gate=self.gate,
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
         return transport
+
+
+def make_gate(settings: Settings, metrics: Metrics, secret: bytes | None = None) -> Gate:
+    """Returns what admits callers. Raises TokensFileError."""
+    return Gate(
+        settings.tokens,
+        certificates=settings.tls_client_ca is not None,
+        anonymous=settings.anonymous_rights,
+        secret=secret,
+        reread=metrics.access_reread,
+    )
 
 
 def make_imports(settings: Settings, spare: Path | None = None) -> Imports | None:
@@ -153,8 +180,13 @@ def make_queue(settings: Settings, metrics: Metrics, name: str, version: int, ru
     return queue
 
 
-def certificate(settings: Settings) -> tuple[Path, Path] | None:
-    """Returns the paths of certificate chain and key; None if TLS is off."""
+def make_certificates(settings: Settings, metrics: Metrics) -> Certificates | None:
+    """Returns the certificates of the settings; None if TLS is off. Raises CertificateError."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    return settings.tls_certificate, settings.tls_key
+    return Certificates(
+        settings.tls_certificate,
+        settings.tls_key,
+        settings.tls_client_ca,
+        reread=lambda ok: metrics.access_reread("certificate", ok),
+    )

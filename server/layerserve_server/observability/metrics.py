@@ -99,6 +99,12 @@ class Metrics:
             "model_load_seconds", "Time to load a version, in seconds.", ("model",), LOAD_SECONDS
         )
 
+        self._stale = gauge(
+            "access_stale",
+            "1 if a changed file, or address of keys, couldn't be read, so that what was read before stays in use.",
+            ("what",),
+        )
+
         self._runs = gauge("training_runs", "Number of training runs that are queued or running, by state.", ("state",))
         self._runs_ended = counter(
             "training_runs_ended", "Number of training runs that ended, by state.", ("model", "state")
@@ -191,6 +197,10 @@ class Metrics:
         """Sets the callback that returns the memory in use for clients' messages, in bytes."""
         text = "Memory used by requests, messages in transit and unread replies, in bytes."
         Gauge("layerserve_buffered_bytes", text, registry=self.registry).set_function(buffered)
+
+    def access_reread(self, what: str, ok: bool) -> None:
+        """Sets whether "tokens", "keys" or "certificate" could be read after a change."""
+        self._stale.labels(what).set(not ok)
 
     # Loads (see repository.RepositoryObserver).
 

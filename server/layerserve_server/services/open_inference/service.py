@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry
 
+from layerserve_server.access.caller import Caller
 from layerserve_server.errors import InvalidRequestError, ServerError, UnknownMethodError, safe_text
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.protocols.inference import inference_pb2 as pb
@@ -20,6 +21,7 @@ from layerserve_server.services.open_inference.contract import model_choice
 from layerserve_server.services.open_inference.datatypes import config_type, datatype
 from layerserve_server.services.open_inference.inference import SERVICE
 from layerserve_server.services.open_inference.statistics import statistics
+from layerserve_server.services.prediction.contract import Choice
 from layerserve_server.transport.call import Call, Handler, Routes
 
 #: Name of the platform and of the backend, which clients show.
@@ -55,9 +57,9 @@ class OpenInferenceService:
 
     def routes(self) -> Routes:
         """Returns the handlers."""
-        answers: dict[str, tuple[Any, Callable[[Any], Message]]] = {
-            "ServerLive": (pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
-            "ServerReady": (pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self._ready())),
+        answers: dict[str, tuple[Any, Callable[[Any, Caller], Message]]] = {
+            "ServerLive": (pb.ServerLiveRequest, lambda *_: pb.ServerLiveResponse(live=True)),
+            "ServerReady": (pb.ServerReadyRequest, lambda *_: pb.ServerReadyResponse(ready=self._ready())),
             "ModelReady": (pb.ModelReadyRequest, self.model_ready),
             "ServerMetadata": (pb.ServerMetadataRequest, self.server_metadata),
             "ModelMetadata": (pb.ModelMetadataRequest, self.model_metadata),
@@ -66,43 +68,43 @@ class OpenInferenceService:
             "RepositoryIndex": (pb.RepositoryIndexRequest, self.repository_index),
             "SystemSharedMemoryStatus": (
                 pb.SystemSharedMemoryStatusRequest,
-                lambda _: pb.SystemSharedMemoryStatusResponse(),
+                lambda *_: pb.SystemSharedMemoryStatusResponse(),
             ),
             "CudaSharedMemoryStatus": (
                 pb.CudaSharedMemoryStatusRequest,
-                lambda _: pb.CudaSharedMemoryStatusResponse(),
+                lambda *_: pb.CudaSharedMemoryStatusResponse(),
             ),
             "SystemSharedMemoryRegister": (pb.SystemSharedMemoryRegisterRequest, _no_shared_memory),
             "CudaSharedMemoryRegister": (pb.CudaSharedMemoryRegisterRequest, _no_shared_memory),
             "SystemSharedMemoryUnregister": (
                 pb.SystemSharedMemoryUnregisterRequest,
-                lambda _: pb.SystemSharedMemoryUnregisterResponse(),
+                lambda *_: pb.SystemSharedMemoryUnregisterResponse(),
             ),
             "CudaSharedMemoryUnregister": (
                 pb.CudaSharedMemoryUnregisterRequest,
-                lambda _: pb.CudaSharedMemoryUnregisterResponse(),
+                lambda *_: pb.CudaSharedMemoryUnregisterResponse(),
             ),
             "TraceSetting": (pb.TraceSettingRequest, self.trace_setting),
             "LogSettings": (pb.LogSettingsRequest, self.log_settings),
         }
         return Routes(unary={SERVICE + name: _handler(kind, answer) for name, (kind, answer) in answers.items()})
 
-    def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """Handles ModelReady: False for a model or version that doesn't exist, as in Triton."""
-        choice = model_choice(request.name, request.version)
+    def model_ready(self, request: pb.ModelReadyRequest, caller: Caller) -> pb.ModelReadyResponse:
+        """Handles ModelReady: False for a model or version that doesn't exist, as in Triton. Raises ForbiddenError."""
+        choice = _chosen_by(caller, request)
         try:
             found = self._repository.describe_one(*choice)
         except ServerError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=STATES[found.state] == "READY")
 
-    def server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+    def server_metadata(self, _: pb.ServerMetadataRequest, caller: Caller) -> pb.ServerMetadataResponse:
         """Handles ServerMetadata."""
         return pb.ServerMetadataResponse(name=PLATFORM, version=self._version, extensions=EXTENSIONS)
 
-    def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+    def model_metadata(self, request: pb.ModelMetadataRequest, caller: Caller) -> pb.ModelMetadataResponse:
         """Handles ModelMetadata. Loads the version if it isn't; raises as `Repository.lease` does."""
-        with self._repository.lease(*model_choice(request.name, request.version)) as version:
+        with self._repository.lease(*_chosen_by(caller, request)) as version:
             versions = sorted(one.version for one in self._repository.describe(version.name))
             return pb.ModelMetadataResponse(
                 name=version.name,
@@ -112,41 +114,41 @@ class OpenInferenceService:
                 outputs=map(_metadata, version.model.output_specs),
             )
 
-    def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+    def model_config(self, request: pb.ModelConfigRequest, caller: Caller) -> pb.ModelConfigResponse:
         """Handles ModelConfig. Raises as `model_metadata` does."""
-        with self._repository.lease(*model_choice(request.name, request.version)) as version:
+        with self._repository.lease(*_chosen_by(caller, request)) as version:
             return pb.ModelConfigResponse(config=config(version))
 
-    def model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+    def model_statistics(self, request: pb.ModelStatisticsRequest, caller: Caller) -> pb.ModelStatisticsResponse:
         """Handles ModelStatistics. Raises as `Repository.describe_one` does if the request names a model."""
         if request.name:
-            found = [self._repository.describe_one(*model_choice(request.name, request.version))]
+            found = [self._repository.describe_one(*_chosen_by(caller, request))]
             if not request.version:
                 found = self._repository.describe(request.name)
         else:
             found = self._repository.describe()
-        served = [(one.name, one.version) for one in found if one.state is State.READY]
+        served = [(one.name, one.version) for one in found if one.state is State.READY and caller.may("read", one.name)]
         return pb.ModelStatisticsResponse(model_stats=statistics(self._registry, served))
 
-    def repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+    def repository_index(self, request: pb.RepositoryIndexRequest, caller: Caller) -> pb.RepositoryIndexResponse:
         """Handles RepositoryIndex: all versions, or those that are ready."""
         _check_repository(request.repository_name)
         entry = pb.RepositoryIndexResponse.ModelIndex
         models = [
             entry(name=one.name, version=str(one.version), state=STATES[one.state], reason=one.reason)
             for one in self._repository.describe()
-            if not request.ready or STATES[one.state] == "READY"
+            if caller.may("read", one.name) and (not request.ready or STATES[one.state] == "READY")
         ]
         return pb.RepositoryIndexResponse(models=models)
 
-    def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+    def trace_setting(self, request: pb.TraceSettingRequest, caller: Caller) -> pb.TraceSettingResponse:
         """Handles TraceSetting: replies with the settings. Raises UnknownMethodError if they are to be changed."""
         if any(setting.value for setting in request.settings.values()):
             raise UnknownMethodError("TraceSetting: traces are set by the OTEL_* variables of the server")
         value = pb.TraceSettingResponse.SettingValue
         return pb.TraceSettingResponse(settings={name: value(value=held) for name, held in TRACE_SETTINGS.items()})
 
-    def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+    def log_settings(self, request: pb.LogSettingsRequest, caller: Caller) -> pb.LogSettingsResponse:
         """Handles LogSettings: replies with the settings. Raises UnknownMethodError if they are to be changed."""
         if any(setting.WhichOneof("parameter_choice") for setting in request.settings.values()):
             raise UnknownMethodError("LogSettings: logs are set by --log-level and --log-format")
@@ -188,15 +190,22 @@ def config(version: LoadedVersion) -> pb.ModelConfig:
     return made
 
 
-def _handler(kind: Any, answer: Callable[[Any], Message]) -> Handler:
+def _handler(kind: Any, answer: Callable[[Any, Caller], Message]) -> Handler:
     def handle(call: Call) -> None:
-        message = answer(parse(kind, call.request))
+        message = answer(parse(kind, call.request), call.caller)
         call.reply(partial(message.SerializeToString))
 
     return handle
 
 
-def _no_shared_memory(_: object) -> Message:
+def _chosen_by(caller: Caller, request: Any) -> Choice:
+    """Returns the version that a request names. Raises ForbiddenError before the model is looked up."""
+    choice = model_choice(request.name, request.version)
+    caller.check_model("read", choice[0])
+    return choice
+
+
+def _no_shared_memory(*_: object) -> Message:
     raise UnknownMethodError("shared memory isn't supported; send the elements in the message")
 
 
