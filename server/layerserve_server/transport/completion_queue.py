@@ -380,14 +380,15 @@ class PolledStream(Operations, ServerStream):
     """A stream in grpcio's core. The poller passes its events on to the event loop."""
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: StreamHandler) -> None:
-        self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
+        metadata: Pairs = event.invocation_metadata
         self._client = event.call.peer().decode()
         super().__init__(
             poller.streams,
             method,
-            host_of(self._client, self.metadata),
+            host_of(self._client, metadata),
             _deadline(event, time.monotonic()),
         )
+        self.metadata = metadata
         self._poller = poller
         self._core = event.call
         self._handler = handler

@@ -186,6 +186,7 @@ class StreamedCall:
         """`size` is the size of its message, in bytes."""
         self._answers = answers
         self._stream = stream
+        self.caller = stream.caller
         self.size = size
         #: Id of the request.
         self.id = ""
