@@ -10,11 +10,12 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from types import TracebackType
 
+from layerserve_server.access.rights import check_table
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.probes import Probes
+from layerserve_server.probes import PATHS, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
@@ -72,6 +73,7 @@ class App:
             self._parent if trainer == TRAINER else None,
         )
         self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.scan)
+        check_table([], PATHS)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
         routes.add(inference.routes())
@@ -132,6 +134,11 @@ class App:
             # Not earlier: loading would distort the timings of engines, and be delayed by them.
             self._inference.tuner.start()
         logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
+
+    @property
+    def methods(self) -> list[str]:
+        """Full names of all gRPC methods."""
+        return self._transport.methods
 
     def drain(self) -> None:
         """Sets health to NOT_SERVING, so that clients use another server. Calls are still answered."""

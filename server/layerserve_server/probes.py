@@ -17,6 +17,8 @@ from layerserve_server.errors import ForbiddenError, ServerError
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+#: The paths that are served. Each has a right in access/rights.py.
+PATHS = ("/metrics", "/healthz", "/readyz")
 #: Timeout for a client's request, and for an idle connection, in seconds.
 REQUEST_SECONDS = 10.0
 #: Maximum number of connections. Above it the oldest are closed: idle ones and slow senders.
@@ -43,19 +45,16 @@ class Probes:
 
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("PATH_INFO", "")
+            refused = _refused(admit, path, environ.get("HTTP_AUTHORIZATION")) if path in PATHS else None
+            if refused is not None:
+                return _text(start_response, *refused, ("WWW-Authenticate", "Bearer"))
             if path == "/metrics":
-                refused = _refused(admit, path, environ.get("HTTP_AUTHORIZATION"))
-                if refused is None:
-                    return metrics(environ, start_response)
-                status, text = refused
-                start_response(status, [("WWW-Authenticate", "Bearer"), *_head(text)])
-                return [text]
+                return metrics(environ, start_response)
             status, text = {
-                "/healthz": ("200 OK", b"ok\n"),
-                "/readyz": ("200 OK", b"ready\n") if ready() else ("503 Service Unavailable", b"not ready\n"),
-            }.get(path, ("404 Not Found", b"expected /metrics, /healthz or /readyz\n"))
-            start_response(status, _head(text))
-            return [text]
+                "/healthz": ("200 OK", "ok"),
+                "/readyz": ("200 OK", "ready") if ready() else ("503 Service Unavailable", "not ready"),
+            }.get(path, ("404 Not Found", "expected /metrics, /healthz or /readyz"))
+            return _text(start_response, status, text)
 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         kind = type("Server", (_Server,), {"address_family": family})
@@ -71,20 +70,23 @@ class Probes:
         self._thread.join()
 
 
-def _head(text: bytes) -> list[tuple[str, str]]:
-    return [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))]
+def _text(start_response: StartResponse, status: str, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
+    data = f"{text}\n".encode()
+    length = ("Content-Length", str(len(data)))
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), length, *headers])
+    return [data]
 
 
 def _refused(
     admit: Callable[[str, str | None], object], path: str, authorization: str | None
-) -> tuple[str, bytes] | None:
+) -> tuple[str, str] | None:
     """Returns the status and text for a caller without the right; None if it has the right."""
     try:
         admit(path, authorization)
     except ForbiddenError as error:
-        return "403 Forbidden", f"{error}\n".encode()
+        return "403 Forbidden", str(error)
     except ServerError as error:
-        return "401 Unauthorized", f"{error}\n".encode()
+        return "401 Unauthorized", str(error)
     return None
 
 

@@ -17,7 +17,7 @@ MAX_KEPT = 4096
 class Caller:
     """An identity with its rights on models. Calls and streams carry it to the services."""
 
-    __slots__ = ("_allowed", "_named", "ended", "expires", "models", "name", "quota", "rights")
+    __slots__ = ("_allowed", "_named", "ended", "expires", "models", "name", "quota", "rights", "unlimited")
 
     def __init__(
         self,
@@ -40,6 +40,8 @@ class Caller:
         #: None means no limits.
         self.quota = quota
         self.expires = expires
+        #: Whether there is nothing to check for any model.
+        self.unlimited = self.rights.issuperset(RIGHTS) and self.models == ("*",) and quota is None
         self._named = named
         #: The error with which the caller's streams end; None while it may go on.
         self.ended: UnauthenticatedError | None = None

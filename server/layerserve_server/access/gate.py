@@ -14,7 +14,7 @@ from layerserve_server.access.caller import ANYONE, Caller
 from layerserve_server.access.credentials import Credentials
 from layerserve_server.access.json_web_tokens import Verifier
 from layerserve_server.access.quota import Quotas
-from layerserve_server.access.rights import HTTP, RIGHTS, Right, check_table, right_of
+from layerserve_server.access.rights import HTTP, Right, check_table, right_of
 from layerserve_server.access.tokens_file import TokensFile, TokensFileError, read_tokens
 from layerserve_server.errors import UnauthenticatedError
 
@@ -74,7 +74,8 @@ class Gate:
             self._anonymous = Caller("anonymous", tuple(anonymous or ()), named=False)
         #: The caller of every call of a server that asks nobody; None where callers differ.
         self.everyone: Caller | None = None if self._asks else self._anonymous
-        self._all_rights = self.everyone is not None and self.everyone.rights.issuperset(RIGHTS)
+        #: The same if it may do everything, so that transports need not ask for each call.
+        self.trusted = self.everyone if self.everyone is not None and self.everyone.unlimited else None
         #: The caller of verified certificates if nothing gives them other rights.
         self._verified = Caller("a client with a certificate") if certificates and tokens is None else None
         self.secret = secret if secret is not None else secrets.token_bytes(SECRET_BYTES)
@@ -112,8 +113,6 @@ class Gate:
 
     def admit(self, arrival: Arrival) -> Caller:
         """Returns the caller of a call. Raises UnauthenticatedError or ForbiddenError if it may not call the method."""
-        if self._all_rights:
-            return self._anonymous
         # A method without a right is one that the server doesn't have: it ends with UNIMPLEMENTED.
         right = right_of(arrival.method) or "open"
         caller = self.everyone

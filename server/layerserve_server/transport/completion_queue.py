@@ -380,7 +380,7 @@ class PolledStream(Operations, ServerStream):
     """A stream in grpcio's core. The poller passes its events on to the event loop."""
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: StreamHandler) -> None:
-        metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
+        metadata: Pairs = event.invocation_metadata
         self._client = event.call.peer().decode()
         super().__init__(
             poller.streams,
@@ -389,6 +389,7 @@ class PolledStream(Operations, ServerStream):
             _deadline(event, time.monotonic()),
             metadata,
         )
+        self.metadata = metadata
         self._poller = poller
         self._core = event.call
         self._handler = handler

@@ -105,7 +105,9 @@ class GrpcioServer:
             everything.add(self._health.routes())
             if reflect:
                 everything.add(Reflection([*routes.services(), HEALTH]).routes())
-        gate.require_rights([*everything.unary, *everything.streams])
+        #: Full names of all methods, sorted.
+        self.methods = sorted([*everything.unary, *everything.streams])
+        gate.require_rights(self.methods)
         fallback = self._forwarder.forward if self._forwarder is not None else None
         self._make_server(
             everything, limits, fallback, options(limits, shared=shared is not None, front=front is not None)

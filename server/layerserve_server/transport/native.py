@@ -103,6 +103,8 @@ class NativeServer:
             self._behind = GrpcioServer(
                 routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect, front=front, gate=gate
             )
+        #: Full names of all methods of this process, sorted.
+        self.methods = sorted(routes.unary if self._behind is None else self._behind.methods)
         self._front.set_fallback(str(socket))
         self._has_cores = (os.cpu_count() or 1) > 1
         self._thread = threading.Thread(target=self._serve, name="native", daemon=True)

@@ -70,6 +70,7 @@ def test_names_types_and_labels():
     metrics.run_progressed("m", 1, 1, 0.1)
     metrics.run_ended("m", "finished")
     metrics.watch_memory(lambda: 0)
+    metrics.access_reread("tokens", True)
     found = {
         family.name: (family.type, *sorted({name for sample in family.samples for name in sample.labels} - {"le"}))
         for family in metrics.registry.collect()
@@ -80,6 +81,7 @@ def test_names_types_and_labels():
         "layerserve_errors": ("counter", "method", "model", "status", "version"),
         "layerserve_request_seconds": ("histogram", "method", "model"),
         "layerserve_buffered_bytes": ("gauge",),
+        "layerserve_access_stale": ("gauge", "what"),
         "layerserve_calls_in_flight": ("gauge", "method"),
         "layerserve_rows": ("counter", "model", "version"),
         "layerserve_batch_rows": ("histogram", "model", "version"),
