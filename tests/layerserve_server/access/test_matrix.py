@@ -71,8 +71,11 @@ def request_for(method: str, model: str) -> bytes:
     return message.SerializeToString()
 
 
-#: Methods whose requests name a model, but not to do something with it alone; or anything else by these fields.
-NOT_OF_A_MODEL = ("ListModels", "TraceSetting", "SharedMemoryStatus", "SharedMemoryRegister", "SharedMemoryUnregister")
+#: Lists, which leave out what the caller may not read, and methods whose requests name something else.
+NOT_OF_A_MODEL = (
+    *("ListModels", "ListRuns", "TraceSetting"),
+    *("SharedMemoryStatus", "SharedMemoryRegister", "SharedMemoryUnregister"),
+)
 
 
 def names_a_model(method: str) -> bool:
