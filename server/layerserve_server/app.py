@@ -19,6 +19,7 @@ from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threa
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.models import ModelService
+from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
@@ -72,6 +73,8 @@ class App:
         self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.scan)
         routes = Routes()
         routes.add(inference.prediction.routes())
+        routes.add(inference.tensorflow_prediction.routes())
+        routes.add(TensorFlowModelService(self.repository).routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())

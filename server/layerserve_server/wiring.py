@@ -16,6 +16,7 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.tensorflow_serving.prediction_service import TensorFlowPredictionService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
@@ -47,7 +48,16 @@ class Inference:
             ready=self.tuner.submit if self.tuner else None,
             digest=sha256 if imports is None else imports.sha256,
         )
-        self.prediction = PredictionService(Predictor(self.repository))
+        self.predictor = Predictor(self.repository)
+        self.prediction = PredictionService(self.predictor)
+        self.tensorflow_prediction = TensorFlowPredictionService(self.predictor, self.repository)
+
+    def predict_routes(self) -> Routes:
+        """Returns the methods that every process answers: Predict of all contracts."""
+        routes = Routes()
+        for service in (self.prediction, self.tensorflow_prediction):
+            routes.add(service.routes())
+        return Routes(unary={name: routes.unary[name] for name in sorted(routes.prompt)}, prompt=routes.prompt)
 
     def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
         """Makes the transport of the settings on its port. `options` are passed to the transport.

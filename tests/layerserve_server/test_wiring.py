@@ -308,7 +308,10 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     ]
     assert [len(each) for each in made.values()] == [name == "GrpcioServer", name == "NativeServer", 1, 1]
     ((front,), (repository,), (watcher,)) = made[name], made["Repository"], made["Watcher"]
-    assert list(front.routes.unary) == ["/layerserve.v1.PredictionService/Predict"]
+    assert list(front.routes.unary) == [
+        "/layerserve.v1.PredictionService/Predict",
+        "/tensorflow.serving.PredictionService/Predict",
+    ]
     assert front.routes.prompt == set(front.routes.unary)
     assert front.routes.streams == {}
     assert asdict(front.limits) == LIMITS

@@ -20,7 +20,6 @@ from layerserve_server.observability import logs
 from layerserve_server.probes import Probes
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.settings import Settings
-from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, loader, make_imports
 
@@ -46,10 +45,7 @@ def main() -> None:
     repository.open()
     watcher = Watcher(settings.poll_seconds, repository.scan)
     watcher.start()
-    predict = inference.prediction.routes()
-    transport = inference.listen(
-        Routes(unary=predict.unary, prompt=predict.prompt), SharedPort(Path(configuration["socket"]), owner=False)
-    )
+    transport = inference.listen(inference.predict_routes(), SharedPort(Path(configuration["socket"]), owner=False))
     transport.start()
     if tuner is not None:
         tuner.start()
