@@ -23,6 +23,7 @@ from layerserve.errors import (
     DataLoss,
     DeadlineExceeded,
     FailedPrecondition,
+    Forbidden,
     Internal,
     InvalidArgument,
     InvalidTensor,
@@ -37,8 +38,10 @@ from layerserve.errors import (
     OutOfRange,
     Overloaded,
     PermissionDenied,
+    QuotaExceeded,
     RunElsewhere,
     RunNotFound,
+    TokenExpired,
     TrainingCancelled,
     TrainingFailed,
     Unauthenticated,
@@ -68,6 +71,7 @@ from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
 from layerserve.server_file import ServerFile
+from layerserve.tokens import PlaintextTokenWarning
 
 __all__ = [
     "TLS",
@@ -84,6 +88,7 @@ __all__ = [
     "EngineChoice",
     "EpochEnd",
     "FailedPrecondition",
+    "Forbidden",
     "Internal",
     "InvalidArgument",
     "InvalidTensor",
@@ -104,8 +109,10 @@ __all__ = [
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
+    "PlaintextTokenWarning",
     "Prediction",
     "PreparedCall",
+    "QuotaExceeded",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -120,6 +127,7 @@ __all__ = [
     "ServerFile",
     "StepProgress",
     "TensorSpec",
+    "TokenExpired",
     "TrainingCancelled",
     "TrainingEvent",
     "TrainingFailed",

@@ -32,6 +32,7 @@ class Predictor:
         def handle(call: Call) -> None:
             template = templates.find(call.request)
             if template is not None:
+                _admit(call, template)
                 call.gather(self._answer, (call, template))
             else:
                 self._parse(call, contract, templates)
@@ -43,6 +44,11 @@ class Predictor:
 
         With `here`, a quick model runs in this thread, after all calls of the event batch were queued.
         """
+        _admit(call, request)
+        self._start(call, request, here=here)
+
+    def _start(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
+        """Queues a parsed request of a caller that may send it."""
 
         def read(held: Lease, endpoint: Endpoint) -> QueuedRequest:
             admitted = endpoint.decoder.read(request.tensors)
@@ -110,14 +116,26 @@ class Predictor:
 
         def read() -> None:
             request = contract.request(contract.read(call.request))
+            # One that has a template was admitted before.
             if templates is not None:
+                _admit(call, request)
                 templates.learn(call.request, request)
-            self.start(call, request, here=True)
+            self._start(call, request, here=True)
 
         if len(call.request) > LONG_BYTES:
             call.may_block(read)
         else:
             read()
+
+
+def _admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
+    """Raises ForbiddenError if the caller may not use the model, QuotaError if it has used up its rows."""
+    caller = call.caller
+    if caller.unlimited:
+        return
+    caller.check_model("predict", request.choice[0])
+    if caller.quota is not None:
+        caller.quota.take_rows(max((1, *(tensor.shape[0] for tensor in request.tensors if tensor.shape))))
 
 
 def _put(

@@ -13,7 +13,7 @@ from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import (
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import parse
-from layerserve_server.services.tensorflow_serving.model_spec import model_choice
+from layerserve_server.services.tensorflow_serving.model_spec import chosen_by
 from layerserve_server.transport.call import Call, Routes
 
 SERVICE = "/tensorflow.serving.ModelService/"
@@ -24,6 +24,7 @@ STATES: dict[State, ModelVersionStatus.State.ValueType] = {
     State.READY: ModelVersionStatus.AVAILABLE,
     State.UNLOADING: ModelVersionStatus.UNLOADING,
     State.FAILED: ModelVersionStatus.END,
+    State.UNLOADED: ModelVersionStatus.END,
 }
 
 
@@ -40,9 +41,10 @@ class TensorFlowModelService:
     def get_model_status(self, call: Call) -> None:
         """Handles GetModelStatus: replies with the states of all versions of a model, or of one.
 
-        Raises UnknownModelError, UnknownVersionError, and as `Repository.describe` does.
+        Raises UnknownModelError, UnknownVersionError, and as `chosen_by` and `Repository.describe` do.
         """
-        name, version, label = model_choice(parse(GetModelStatusRequest, call.request).model_spec)
+        request = parse(GetModelStatusRequest, call.request)
+        name, version, label = chosen_by(call.caller, "read", request.model_spec)
         if label is not None:
             found = [self._repository.describe_one(name, None, label)]
         else:

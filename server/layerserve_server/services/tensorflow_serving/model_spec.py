@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from layerserve_server.access.caller import Caller
+from layerserve_server.access.rights import Right
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.protocols.tensorflow_serving.model_pb2 import ModelSpec
 from layerserve_server.services.prediction.contract import Choice
@@ -17,6 +19,13 @@ def model_choice(spec: ModelSpec) -> Choice:
         spec.version.value if which == "version" else None,
         spec.version_label if which == "version_label" else None,
     )
+
+
+def chosen_by(caller: Caller, right: Right, spec: ModelSpec) -> Choice:
+    """Returns what `model_choice` does. Raises as it and `Caller.check_model` do: before the model is looked up."""
+    choice = model_choice(spec)
+    caller.check_model(right, choice[0])
+    return choice
 
 
 def model_spec(name: str, version: int, signature: str = "") -> ModelSpec:

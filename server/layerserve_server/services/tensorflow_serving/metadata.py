@@ -1,4 +1,4 @@
-"""Handlers of tensorflow.serving.PredictionService."""
+"""Handlers of tensorflow.serving.PredictionService that run no model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 impor
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
-from layerserve_server.services.prediction.predictor import Predictor
-from layerserve_server.services.tensorflow_serving.contract import PredictContract
-from layerserve_server.services.tensorflow_serving.model_spec import model_choice, model_spec
+from layerserve_server.services.tensorflow_serving.model_spec import chosen_by, model_spec
+from layerserve_server.services.tensorflow_serving.predict import SERVICE
 from layerserve_server.services.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
 from layerserve_server.transport.call import Call, Routes
 
-SERVICE = "/tensorflow.serving.PredictionService/"
 #: Methods for inputs as tf.Example messages.
 EXAMPLE_METHODS = ("Classify", "Regress", "MultiInference")
 #: The only field of metadata that there is.
@@ -30,28 +28,28 @@ SIGNATURES = "signature_def"
 PREDICT_METHOD = "tensorflow/serving/predict"
 
 
-class TensorFlowPredictionService:
-    """Handlers of TensorFlow Serving's prediction service."""
+class MetadataService:
+    """Handlers of all methods but Predict (see `predict`)."""
 
-    def __init__(self, predictor: Predictor, repository: Repository) -> None:
+    def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._predict = predictor.handler(PredictContract())
 
     def routes(self) -> Routes:
         """Returns the handlers."""
         return Routes(
             unary={
-                SERVICE + "Predict": self._predict,
                 SERVICE + "GetModelMetadata": self.get_model_metadata,
                 **{SERVICE + method: refuse_examples for method in EXAMPLE_METHODS},
-            },
-            prompt={SERVICE + "Predict"},
+            }
         )
 
     def get_model_metadata(self, call: Call) -> None:
-        """Handles GetModelMetadata: replies with the signatures of a version. Raises as `Repository.lease` does."""
+        """Handles GetModelMetadata: replies with the signatures of a version.
+
+        Loads the version if it isn't; raises as `chosen_by` and `Repository.lease` do.
+        """
         request = parse(GetModelMetadataRequest, call.request)
-        choice = model_choice(request.model_spec)
+        choice = chosen_by(call.caller, "read", request.model_spec)
         if not request.metadata_field:
             raise InvalidRequestError("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
