@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from layerserve_server.observability.buffer import Buffer
@@ -22,6 +22,8 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 VERSION = ("model", "version")
+#: Names of the methods that run a model, as in the label `method`.
+PREDICTING = frozenset({"Predict", "PredictStream", "ModelInfer", "ModelStreamInfer"})
 
 
 class Metrics:
@@ -35,7 +37,7 @@ class Metrics:
         #: Batch metrics by model and version.
         self._batch_metrics: dict[tuple[str, str], BatchMetrics] = {}
         # Finding a child by its labels takes longer than counting, so those that every call uses are cached.
-        self._answered: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
+        self._answered: dict[tuple[str, str, str, str], tuple[Counter, Counter, Histogram]] = {}
         self._open: dict[str, Gauge] = {}
         #: Label names by metric name, for the documentation.
         self.labels: dict[str, tuple[str, ...]] = {}
@@ -56,6 +58,11 @@ class Metrics:
         self._requests = counter(
             "requests",
             "Number of finished calls, by status. The model is empty if none was found.",
+            ("method", *VERSION, "status"),
+        )
+        self._requests_seconds = counter(
+            "requests_seconds",
+            "Total time of finished calls from receiving them to sending the reply, in seconds, by status.",
             ("method", *VERSION, "status"),
         )
         self._errors = counter(
@@ -88,6 +95,9 @@ class Metrics:
         )
         self._loads = counter("model_loads", "Number of versions that were loaded.", ("model",))
         self._load_failures = counter("model_load_failures", "Number of versions that failed to load.", ("model",))
+        self._settings_errors = counter(
+            "model_settings_errors", "Number of times that a model's settings file was invalid.", ("model",)
+        )
         self._load_seconds = histogram(
             "model_load_seconds", "Time to load a version, in seconds.", ("model",), LOAD_SECONDS
         )
@@ -134,10 +144,16 @@ class Metrics:
             metrics = self._answered.get(key)
             if metrics is None:
                 name = _short(method)
-                metrics = self._requests.labels(name, model, version, status), self._request_seconds.labels(name, model)
+                labels = name, model, version, status
+                metrics = (
+                    self._requests.labels(*labels),
+                    self._requests_seconds.labels(*labels),
+                    self._request_seconds.labels(name, model),
+                )
                 self._answered[key] = metrics
-            answered, request_seconds = metrics
+            answered, total_seconds, request_seconds = metrics
             answered.inc(len(seconds))
+            total_seconds.inc(sum(seconds))
             request_seconds.observe(seconds)
             if status != "OK":
                 self._errors.labels(_short(method), model, version, status).inc(len(seconds))
@@ -189,6 +205,12 @@ class Metrics:
         """Sets whether "tokens", "keys" or "certificate" could be read after a change."""
         self._stale.labels(what).set(not ok)
 
+    def watch_versions(self, states: Callable[[], Mapping[tuple[str, ...], int]]) -> None:
+        """Sets the callback that returns the number of versions by model and state."""
+        text = "Number of versions on disk, by state."
+        self.labels["layerserve_model_versions"] = ("model", "state")
+        self.registry.register(CountsCollector("layerserve_model_versions", text, ("model", "state"), states))
+
     # Loads (see repository.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
@@ -200,6 +222,10 @@ class Metrics:
     def version_failed(self, model: str, version: int) -> None:
         """Counts a version that failed to load."""
         self._load_failures.labels(model).inc()
+
+    def settings_invalid(self, model: str) -> None:
+        """Counts a settings file that is invalid."""
+        self._settings_errors.labels(model).inc()
 
     def version_released(self, model: str, version: int) -> None:
         """Removes the time series of a version that was freed: those of a model trained every day would accumulate."""
@@ -213,7 +239,7 @@ class Metrics:
         for key in [key for key in tuple(self._answered) if key[1:3] == labels]:
             del self._answered[key]
             method, _, _, status = key
-            for counter in (self._requests, self._errors):
+            for counter in (self._requests, self._requests_seconds, self._errors):
                 with suppress(KeyError):
                     counter.remove(_short(method), *labels, status)
 
@@ -255,6 +281,27 @@ class CollectHooks(Collector):
             hook()
         self._last()
         return ()
+
+
+class CountsCollector(Collector):
+    """A gauge whose values are counted when they are collected."""
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        counts: Callable[[], Mapping[tuple[str, ...], int]],
+    ) -> None:
+        """`counts` returns the values by label values."""
+        self._name, self._text, self._labels, self._counts = name, text, labels, counts
+
+    def collect(self) -> Iterable[Metric]:
+        """Counts the values. Called by the registry."""
+        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        for labels, count in self._counts().items():
+            family.add_metric(labels, count)
+        yield family
 
 
 class BatchMetrics:

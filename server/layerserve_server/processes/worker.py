@@ -22,7 +22,7 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import Inference, loader, make_imports
+from layerserve_server.wiring import Inference, ModelLoader, make_imports
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +41,16 @@ def main() -> None:
     runner.make_ready()
     imports = make_imports(settings, Path(configuration["spare_imports"]))
     secret = bytes.fromhex(configuration["secret"])
-    inference = Inference(settings, loader(settings, imports=imports), imports, secret)
+    inference = Inference(settings, ModelLoader(settings, imports=imports), imports, secret)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open()
-    watcher = Watcher(settings.poll_seconds, repository.scan)
+    watcher = Watcher(settings.poll_seconds, inference.watch)
     watcher.start()
     access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
     access_watcher.start()
     inference.gate.start()
-    predict = inference.prediction.routes()
+    predict = inference.routes()
     transport = inference.listen(
         Routes(unary=predict.unary, prompt=predict.prompt), SharedPort(Path(configuration["socket"]), owner=False)
     )

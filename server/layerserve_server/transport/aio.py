@@ -124,8 +124,7 @@ class AioStream(ServerStream):
 
     def __init__(self, streams: Streams, method: str, context: Any) -> None:
         metadata = tuple(context.invocation_metadata() or ())
-        super().__init__(streams, method, host_of(context.peer(), metadata), _deadline(context))
-        self.metadata = metadata
+        super().__init__(streams, method, host_of(context.peer(), metadata), _deadline(context), metadata)
         self._context = context
         #: The error that ended the stream; None if it ended with OK.
         self.failure: Failure | None = None

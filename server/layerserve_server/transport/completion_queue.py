@@ -387,6 +387,7 @@ class PolledStream(Operations, ServerStream):
             method,
             host_of(self._client, metadata),
             _deadline(event, time.monotonic()),
+            metadata,
         )
         self.metadata = metadata
         self._poller = poller

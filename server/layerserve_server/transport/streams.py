@@ -260,13 +260,20 @@ class ServerStream:
     #: Set when the stream is admitted, and not before.
     caller: Caller
 
-    def __init__(self, streams: Streams, method: str, peer: str, deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        method: str,
+        peer: str,
+        deadline: float | None = None,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> None:
         """`peer` is the client's address, by which its streams are counted; empty if unknown."""
         self._streams = streams
         self.method = method
         self.peer = peer
         self.deadline = deadline
-        self.metadata: Sequence[tuple[str, str | bytes]] = ()
+        self.metadata = metadata
         #: Whether metrics include it: False if another server counts it.
         self.counted = True
         self.model = ""

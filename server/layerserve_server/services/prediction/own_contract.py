@@ -76,6 +76,8 @@ class OwnContract:
 
     # Of streams.
 
+    ordered = False
+
     def read_streamed(self, message: bytes) -> prediction_pb2.PredictRequest:
         """Parses a message of PredictStream. Raises as `read` does."""
         return parse(prediction_pb2.PredictStreamRequest, message).request

@@ -27,6 +27,10 @@ MAX_OPEN_BYTES = 64 << 20
 class StreamContract(Contract, Protocol):
     """A contract with streams of requests, whose messages have an `id`."""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether replies come in the order of the requests; otherwise as they are ready."""
+
     def read_streamed(self, message: bytes) -> Any:
         """Parses a message of a stream. Raises InvalidRequestError if it isn't valid."""
 
@@ -40,7 +44,10 @@ class StreamContract(Contract, Protocol):
 class PredictionStream:
     """Starts the requests of a stream, and yields their replies until all are sent or the client cancels."""
 
-    def __init__(self, stream: Stream, contract: StreamContract, predictor: Predictor) -> None:
+    def __init__(
+        self, stream: Stream, contract: StreamContract, predictor: Predictor, *, errors_end: bool = False
+    ) -> None:
+        """With `errors_end`, the first request that fails ends the stream with its error."""
         self._stream = stream
         self.contract = contract
         self._predictor = predictor
@@ -49,6 +56,11 @@ class PredictionStream:
         self._wake = asyncio.Event()
         self._lock = threading.Lock()
         self._in_progress: set[StreamedCall] = set()
+        #: If replies are ordered: the requests in order, each until its reply is in `_ready`.
+        self._order: deque[StreamedCall] | None = deque() if contract.ordered else None
+        self._errors_end = errors_end
+        #: The error that ends the stream.
+        self.error: Exception | None = None
         self.closed = False
         # The fields below are used in the event loop only.
         self._count = 0
@@ -75,6 +87,8 @@ class PredictionStream:
                     self._count -= 1
                     self._bytes -= size
                     self._room.set()
+                if self.error is not None:
+                    raise self.error
                 if self._over(reading):
                     break
                 await self._wake.wait()
@@ -108,6 +122,8 @@ class PredictionStream:
                 if self.closed:
                     return
                 self._in_progress.add(call)
+                if self._order is not None:
+                    self._order.append(call)
             if len(message) > LONG_BYTES:
                 await self._stream.blocking(partial(self._begin, call, message))
             else:
@@ -145,6 +161,9 @@ class PredictionStream:
         with self._lock:
             self.closed = True
             left, self._in_progress = self._in_progress, set()
+            if self._order is not None:
+                self._stream.memory.give(sum(len(call.held or b"") for call in self._order))
+                self._order.clear()
         for call in left:
             gone, call.gone = call.gone, _nothing
             gone()
@@ -164,8 +183,22 @@ class PredictionStream:
             # The callback refers to the pending request, and that to this call: a reference cycle, which would keep
             # the arrays until the garbage collector runs.
             call.gone = _nothing
-            self._ready.append((self.hold(message, call), call.size))
+            message = self.hold(message, call)
+            if self._order is None:
+                self._ready.append((message, call.size))
+            else:
+                call.held = message
+                while self._order and (first := self._order[0]).held is not None:
+                    self._ready.append((first.held, first.size))
+                    self._order.popleft()
         self._stream.soon(self._wake.set)
+
+    def end_with(self, error: Exception) -> bool:
+        """Ends the stream with the error of a request. Returns False if errors don't end this stream."""
+        if self._errors_end and self.error is None:
+            self.error = error
+            self._stream.soon(self._wake.set)
+        return self._errors_end
 
     def hold(self, message: bytes, call: StreamedCall) -> bytes:
         """Counts a reply towards the memory budget until it is sent. Returns a refusal if the budget is used up."""
@@ -190,6 +223,8 @@ class StreamedCall:
         self.size = size
         #: Id of the request.
         self.id = ""
+        #: Its reply, while replies to earlier requests are missing.
+        self.held: bytes | None = None
         self.arrived = time.monotonic()
         self.gone: Callable[[], None] = _nothing
         #: Work passed to `may_block`, to be run in a pool thread.
@@ -224,7 +259,8 @@ class StreamedCall:
         return self._answers.answered(self)
 
     def fail(self, error: Exception) -> None:
-        self._answers.end(self, self.refusal(error))
+        if not self._answers.end_with(error):
+            self._answers.end(self, self.refusal(error))
 
     def refusal(self, error: Exception) -> bytes:
         """Returns the serialized reply for an error."""
