@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerserve_server.access.gate import Gate
 from layerserve_server.disk import sha256
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
@@ -17,9 +18,12 @@ from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.services.open_inference.inference import InferService
+from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
+from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import default_limit
@@ -32,10 +36,17 @@ if TYPE_CHECKING:
 class Inference:
     """Metrics, repository and prediction service of a process."""
 
-    def __init__(self, settings: Settings, load: Load, imports: Imports | None = None) -> None:
-        """`load` loads a model file (see `ModelLoader`). Nothing is loaded yet."""
+    def __init__(
+        self, settings: Settings, load: Load, imports: Imports | None = None, secret: bytes | None = None
+    ) -> None:
+        """`load` loads a model file (see `ModelLoader`); `secret` is that of the server's gates. Nothing is loaded yet.
+
+        Raises TokensFileError and CertificateError.
+        """
         self._settings = settings
         self.metrics = Metrics()
+        self.gate = make_gate(settings, self.metrics, secret)
+        self.certificates = make_certificates(settings, self.metrics)
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
         self.repository = Repository(
@@ -51,7 +62,19 @@ class Inference:
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
         )
-        self.prediction = PredictionService(self.repository)
+        self.predictor = Predictor(self.repository)
+
+    def routes(self) -> Routes:
+        """Returns the handlers of the methods that run models, of all protocols."""
+        routes = PredictionService(self.predictor).routes()
+        routes.add(InferService(self.predictor).routes())
+        return routes
+
+    def refresh_access(self) -> None:
+        """Reads tokens, their keys, and certificates again if their files have changed."""
+        self.gate.refresh()
+        if self.certificates is not None:
+            self.certificates.refresh()
 
     def watch(self) -> None:
         """What a watcher does: follows the files, or only tries failed loads again, as the settings say."""
@@ -68,7 +91,7 @@ class Inference:
     def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
         """Makes the transport of the settings on its port. `options` are passed to the transport.
 
-        Raises OSError if the port is taken, and NativeUnavailableError.
+        Raises OSError if the port is taken, NativeUnavailableError, and MissingRightError if a route has no right.
         """
         settings = self._settings
         transport = (NativeServer if settings.transport == "native" else GrpcioServer)(
@@ -77,12 +100,24 @@ class Inference:
             limits(settings),
             host=settings.host,
             port=settings.grpc_port,
-            certificate=certificate(settings),
+            certificates=self.certificates,
             shared=shared,
+            gate=self.gate,
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
         return transport
+
+
+def make_gate(settings: Settings, metrics: Metrics, secret: bytes | None = None) -> Gate:
+    """Returns what admits callers. Raises TokensFileError."""
+    return Gate(
+        settings.tokens,
+        certificates=settings.tls_client_ca is not None,
+        anonymous=settings.anonymous_rights,
+        secret=secret,
+        reread=metrics.access_reread,
+    )
 
 
 def make_imports(settings: Settings, spare: Path | None = None) -> Imports | None:
@@ -187,8 +222,13 @@ def queue_limits(settings: Settings, model: ModelSettings) -> tuple[int, int]:
     return model.max_batch_rows or settings.max_batch_rows, model.max_queue_rows or settings.max_queue_rows
 
 
-def certificate(settings: Settings) -> tuple[Path, Path] | None:
-    """Returns the paths of certificate chain and key; None if TLS is off."""
+def make_certificates(settings: Settings, metrics: Metrics) -> Certificates | None:
+    """Returns the certificates of the settings; None if TLS is off. Raises CertificateError."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    return settings.tls_certificate, settings.tls_key
+    return Certificates(
+        settings.tls_certificate,
+        settings.tls_key,
+        settings.tls_client_ca,
+        reread=lambda ok: metrics.access_reread("certificate", ok),
+    )
