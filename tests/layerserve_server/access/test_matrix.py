@@ -8,10 +8,12 @@ import grpc
 import pytest
 from echo_servers import needs_native
 from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import Default
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from layerserve_server.access.rights import right_of
+from layerserve_server.protocols.pool import POOL
 from layerserve_server.transport import completion_queue
 from tokens import ENTRIES, RIGHTS, bearer, write_tokens
 
@@ -31,40 +33,66 @@ def guarded(request, put, start, connect, tmp_path):
     return server, connect(server)
 
 
+#: Metadata with which errors of ModelStreamInfer are statuses.
+ENDS = ("triton_grpc_error", "true")
+
+
+def described(method: str) -> MethodDescriptor:
+    """Describes a method of any of the protocols."""
+    service, _, name = method.lstrip("/").partition("/")
+    pool = Default() if service.startswith("layerserve.") else POOL
+    return pool.FindServiceByName(service).methods_by_name[name]
+
+
 def request_for(method: str, model: str) -> bytes:
     """A request of a method that names the model, if its messages can."""
-    service, _, name = method.lstrip("/").partition("/")
+    service = method.split("/")[1]
     if service.startswith("grpc.reflection."):
         return reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
     if service == "grpc.health.v1.Health":
         return health_pb2.HealthCheckRequest().SerializeToString()
-    described = Default().FindServiceByName(service).methods_by_name[name].input_type
-    message = message_factory.GetMessageClass(described)()
-    fields = described.fields_by_name
+    kind = described(method).input_type
+    message = message_factory.GetMessageClass(kind)()
+    fields = kind.fields_by_name
     if "spec" in fields:
         message.spec.model.name = model
     elif "request" in fields:
         message.request.model.name = model
     elif "model" in fields:
         message.model.name = model
+    elif "model_spec" in fields:
+        message.model_spec.name = model
+    elif "model_name" in fields:
+        message.model_name = model
     elif "run_id" in fields:
         message.run_id = "20260101-0000-00000000"
+    elif "name" in fields:
+        message.name = model
     return message.SerializeToString()
 
 
+#: Lists, which leave out what the caller may not read, and methods whose requests name something else.
+NOT_OF_A_MODEL = (
+    *("ListModels", "ListRuns", "TraceSetting"),
+    *("SharedMemoryStatus", "SharedMemoryRegister", "SharedMemoryUnregister"),
+)
+
+
 def names_a_model(method: str) -> bool:
-    service, _, name = method.lstrip("/").partition("/")
-    if not service.startswith("layerserve."):
+    if method.startswith("/grpc.") or method.endswith(NOT_OF_A_MODEL):
         return False
-    fields = Default().FindServiceByName(service).methods_by_name[name].input_type.fields_by_name
-    return not {"spec", "request", "model"}.isdisjoint(fields)
+    fields = described(method).input_type.fields_by_name
+    names = {"spec", "request", "model", "model_spec", "model_name", "name"}
+    return "run_id" not in fields and not names.isdisjoint(fields)
 
 
 def outcome(
     channel: grpc.Channel, method: str, token: str | None, model: str = "double"
 ) -> tuple[grpc.StatusCode, str]:
     """The status of a call and its text; on the wire a unary call is a stream of one message."""
-    call = channel.stream_stream(method)(iter([request_for(method, model)]), metadata=bearer(token), timeout=30)
+    call = channel.stream_stream(method)(
+        iter([request_for(method, model)]), metadata=(*bearer(token), ENDS), timeout=30
+    )
     try:
         message = next(call, None)
         if message is not None and method.endswith("PredictStream"):
