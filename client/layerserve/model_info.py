@@ -15,8 +15,9 @@ from layerserve.v1 import models_pb2, tensor_pb2
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-#: State of a version. "unloading" finishes its open requests; "available" is loaded on the first request.
-VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unknown"]
+#: State of a version. "unloading" finishes its open requests; "available" is loaded on the first request; "unloaded"
+#: isn't served.
+VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unloaded", "unknown"]
 
 _COLUMNS = ("Model", "#Version", "State", "Labels", "Inputs", "Outputs", "#Parameters", "Engine")
 
@@ -47,10 +48,11 @@ class EngineChoice:
 class ModelInfo(Tabular):
     """A version of a model.
 
-    `inputs` and `outputs` are empty until the version is loaded. `reason` is the error of a failed version. `compiled`
-    is whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name no
-    version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine` whether
-    engines are still being timed.
+    `inputs` and `outputs` are empty until the version is loaded. `reason` is why it failed or isn't served, or why
+    its file or settings on disk aren't those in use. `pinned` is whether a call made it the default. `compiled` is
+    whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name no
+    version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine`
+    whether engines are still being timed.
     """
 
     name: str
@@ -70,6 +72,7 @@ class ModelInfo(Tabular):
     served_by_default: bool
     engines: tuple[EngineChoice, ...] = ()
     choosing_engine: bool = False
+    pinned: bool = False
 
     def table(self) -> Table:
         """Returns the version as a table of one row."""
@@ -90,7 +93,7 @@ def _row(info: ModelInfo) -> tuple[str, ...]:
     state = f"{info.state}: {info.reason}" if info.reason else info.state
     return (
         info.name,
-        f"{info.version} *" if info.served_by_default else str(info.version),
+        f"{info.version}{' *' * info.served_by_default}{' pinned' * info.pinned}",
         state,
         ", ".join(info.labels),
         _specs_text(info.inputs),
@@ -152,6 +155,7 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
             EngineChoice(one.rows, one.engine, dict(one.milliseconds), one.difference) for one in message.engines
         ),
         choosing_engine=message.choosing_engine,
+        pinned=message.pinned,
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -20,6 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.environment import PREFIX, names, of_kubernetes, unknown
 from layerserve_server.flags import read_flags, unset
 
@@ -28,8 +30,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+#: Value of `allow_anonymous` for no rights, where the default gives all.
+NONE = "none"
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+
+#: Values of settings that models have, too (see repository.model_settings).
+Engine: TypeAlias = Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "tf32"]
 
 
 class SettingsError(Exception):
@@ -75,7 +83,13 @@ class Settings(BaseSettings):
         json_schema_extra={"unset": "none"},
     )
 
-    host: str = Field(default="0.0.0.0", description="Address to listen on.")
+    host: str = Field(
+        default="127.0.0.1",
+        description=(
+            "Address to listen on. '0.0.0.0' or '::' is all of the machine's addresses. Any other address than the "
+            "loopback requires tokens, client certificates or allow_anonymous."
+        ),
+    )
     grpc_port: int = Field(default=8500, ge=0, le=65535, description="Port for gRPC. 0 picks a free port.")
     metrics_port: int = Field(
         default=8002,
@@ -95,6 +109,30 @@ class Settings(BaseSettings):
     )
     tls_key: Path | None = Field(
         default=None, description="PEM file with the certificate's private key.", json_schema_extra={"unset": "no TLS"}
+    )
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description=(
+            "PEM file with the authorities of client certificates. Clients must present one (mutual TLS). It gives "
+            "all rights, unless a tokens file gives rights by its name."
+        ),
+        json_schema_extra={"unset": "clients need no certificate"},
+    )
+    tokens: Path | None = Field(
+        default=None,
+        description=(
+            "TOML file with the tokens of callers, their rights, models and quotas. It is read again when it changes. "
+            "See docs/access.md."
+        ),
+        json_schema_extra={"unset": "no tokens"},
+    )
+    allow_anonymous: str = Field(
+        default="",
+        description=(
+            f"Comma-separated rights of callers without token and certificate: {', '.join(RIGHTS)}, or 'none'. Health "
+            "is open to all."
+        ),
+        json_schema_extra={"unset": "none; all on the loopback without tokens and client certificates"},
     )
     reflection: bool = Field(default=True, description="Enable gRPC server reflection, which grpcurl uses.")
     max_message_bytes: int = Field(
@@ -211,7 +249,7 @@ class Settings(BaseSettings):
         default=0, ge=0, le=1024, description="Number of threads per execution. 0 uses one thread per core."
     )
 
-    engine: Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"] = Field(
+    engine: Engine = Field(
         default="auto",
         description=(
             "Engine that computes predictions. 'auto' times the installed engines on each model, verifies "
@@ -219,7 +257,7 @@ class Settings(BaseSettings):
             "for all models; models that it can't run are rejected."
         ),
     )
-    precision: Literal["float32", "bfloat16", "float16", "int8", "tf32"] = Field(
+    precision: Precision = Field(
         default="float32",
         description=(
             "Precision in which float32 models compute. It applies only to models with a golden.npz file, as "
@@ -245,6 +283,22 @@ class Settings(BaseSettings):
         ),
     )
 
+    model_control: Literal["none", "poll", "explicit"] = Field(
+        default="poll",
+        description=(
+            "What changes in the repository while the server runs. 'poll' follows the files; 'none' reads them at the "
+            "start only; 'explicit' loads the models that LoadModel or --load names. Changes by calls of "
+            "ManagementService take effect in each."
+        ),
+    )
+    load: str = Field(
+        default="",
+        description=(
+            "Comma-separated names of models to load at the start if model_control is 'explicit'; '*' is all of them. "
+            "The flag may be given several times. A model that UnloadModel has unloaded stays unloaded."
+        ),
+        json_schema_extra={"unset": "none", "repeated": True},
+    )
     poll_seconds: float = Field(
         default=1.0, ge=0.05, le=3600, description="Interval between scans of the repository, in seconds."
     )
@@ -355,7 +409,7 @@ class Settings(BaseSettings):
     )
     check_config: bool = Field(default=False, description="Check the settings, print them and exit.")
 
-    @field_validator("path", "state", "data_root", "config", "tls_certificate", "tls_key")
+    @field_validator("path", "state", "data_root", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
     @classmethod
     def _expand_user(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value is not None else None
@@ -364,8 +418,27 @@ class Settings(BaseSettings):
     def _pair_tls(self) -> Settings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key: got one of them, expected both or none")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca: expected tls_certificate and tls_key with it")
         if self.transport == "native" and self.tls_certificate is not None:
             raise ValueError("transport 'native' doesn't support TLS: use 'grpcio', or terminate TLS in a proxy")
+        return self
+
+    @field_validator("allow_anonymous")
+    @classmethod
+    def _names_rights(cls, value: str) -> str:
+        if value != NONE:
+            read_rights(value)
+        return value
+
+    @model_validator(mode="after")
+    def _decides_about_callers(self) -> Settings:
+        if not (is_loopback(self.host) or self.tokens or self.tls_client_ca or self.allow_anonymous):
+            raise ValueError(
+                f"{spellings('host')}: got '{self.host}', where others reach the server, and nothing that limits what "
+                "they may do: expected --tokens FILE, --tls-client-ca FILE, or --allow-anonymous with the rights of "
+                f"all callers ({', '.join(RIGHTS)}), such as --allow-anonymous predict,read"
+            )
         return self
 
     @model_validator(mode="after")
@@ -377,9 +450,21 @@ class Settings(BaseSettings):
             )
         return self
 
+    def loads(self, model: str) -> bool:
+        """Whether a model is loaded at the start."""
+        named = {name.strip() for name in self.load.split(",")}
+        return self.model_control != "explicit" or model in named or "*" in named
+
     def pads(self, model: str) -> bool:
         """Whether sequences of this model are padded."""
         return any(fnmatchcase(model, pattern.strip()) for pattern in self.pad_sequences.split(","))
+
+    @property
+    def anonymous_rights(self) -> frozenset[Right] | None:
+        """Rights of callers without token and certificate; None if the setting is unset."""
+        if not self.allow_anonymous:
+            return None
+        return frozenset() if self.allow_anonymous == NONE else read_rights(self.allow_anonymous)
 
     @property
     def state_folder(self) -> Path:
@@ -399,6 +484,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Excludes pydantic's .env files and secret folders. `read_settings` adds flags and file."""
         return init_settings, own_variables(env_settings)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine's processes reach a host."""
+    if host == "localhost" or host.startswith("unix:"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # another name, or "" for all addresses
 
 
 def read_settings(argv: Sequence[str]) -> Settings:
@@ -519,6 +614,8 @@ def missing_paths(settings: Settings) -> list[str]:
         "data_root": ("a folder", Path.is_dir),
         "tls_certificate": ("a file", Path.is_file),
         "tls_key": ("a file", Path.is_file),
+        "tls_client_ca": ("a file", Path.is_file),
+        "tokens": ("a file", Path.is_file),
     }
     return [
         f"{spellings(name)}: got '{path}', expected {what} that exists"

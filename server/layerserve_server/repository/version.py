@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import ModelRunner, ServedModel
 from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 
 
 @dataclass(slots=True, eq=False)
@@ -25,12 +26,14 @@ class LoadedVersion:
     training_run: str
     #: Called once, after it was retired and its last lease has ended.
     released: Callable[[LoadedVersion], None]
+    #: The settings with which it was loaded.
+    settings: ModelSettings = DEFAULTS
     ready_time: float = field(default_factory=time.time)
     last_used: float = field(default_factory=time.monotonic)
     #: Whether engines are being timed, or are to be timed.
     choosing_engine: bool = False
-    #: Cache of the prediction service, by requested outputs.
-    endpoints: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    #: Cache of the prediction service, by what requests ask for.
+    endpoints: dict[Hashable, Any] = field(default_factory=dict)
     _users: int = 0
     _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from layerserve_server.access.caller import Caller
 from layerserve_server.transport.memory import MemoryBudget
 
 T = TypeVar("T")
@@ -25,6 +26,10 @@ class Call(Protocol):
     @property
     def method(self) -> str:
         """Full name, such as "/layerserve.v1.PredictionService/Predict"."""
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls. May call the method; whether also for a model, the handler asks it (`Caller.check_model`)."""
 
     @property
     def request(self) -> bytes:
@@ -84,8 +89,15 @@ class Stream(Protocol):
         """Full name, such as "/layerserve.v1.TrainingService/Train"."""
 
     @property
+    def caller(self) -> Caller:
+        """See Call."""
+
+    @property
     def metadata(self) -> Sequence[tuple[str, str | bytes]]:
         """The client's metadata."""
+
+    def certificate_names(self) -> Sequence[str]:
+        """Returns the names in the client's verified certificate; empty without one."""
 
     @property
     def deadline(self) -> float | None:
@@ -129,6 +141,9 @@ class Stream(Protocol):
 
     def about(self, model: str, version: int) -> None:
         """Sets the model and version labels of the stream's metrics."""
+
+    def count(self, model: str, version: str, status: str, seconds: float) -> None:
+        """Counts one of the stream's requests, answered `seconds` after its arrival with a status such as "OK"."""
 
 
 Handler: TypeAlias = Callable[[Call], None]
@@ -184,6 +199,9 @@ class Observer(Protocol):
 
     def calls_ended(self, calls: Sequence[Ended]) -> None:
         """Counts calls that ended."""
+
+    def streamed(self, requests: Sequence[Ended]) -> None:
+        """Counts requests of a stream that were answered."""
 
     def before_collect(self, report: Callable[[], None]) -> None:
         """Registers a callback that runs before metrics are collected, to report calls that are still buffered."""

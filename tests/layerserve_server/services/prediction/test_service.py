@@ -13,7 +13,8 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.queue import QueuedRequest
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.prediction.own_contract import OwnContract
+from layerserve_server.services.prediction.predictor import Predictor
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -31,7 +32,7 @@ class Service:
         self._wait_until = wait_until
         metrics = Metrics()
 
-        def queue(name, version, execution):
+        def queue(name, version, execution, settings):
             return BatchQueue(
                 name,
                 execution,
@@ -40,11 +41,11 @@ class Service:
                 observer=metrics.batches(name, version),
             )
 
-        self.repository = Repository(folder, folder, load, queue, observer=metrics)
+        self.repository = Repository(folder, folder, lambda path, settings: load(path), queue, observer=metrics)
         self.repository.scan()
         self.observer = CallObserver()
         self.batches = event_batches_here(self.observer)
-        self.predict = PredictionService(self.repository).predict
+        self.predict = Predictor(self.repository).handler(OwnContract())
         with self.repository.lease("double") as version:
             self.version = version
         if quick:
