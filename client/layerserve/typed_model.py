@@ -126,7 +126,7 @@ class AsyncTypedModel:
         self._model = CheckedModel(self.contract, version, label)
 
     async def check(self, *, timeout: float | None = None) -> None:
-        """Compare the served model with this class now, rather than before the first prediction. Raises ModelChanged."""
+        """Compare the served model with this class now, not before the first prediction. Raises ModelChanged."""
         await self._client._run(self._model.check(self._client._signatures), timeout)
 
     async def close(self) -> None:
@@ -160,7 +160,7 @@ class TypedModel:
         self._model = CheckedModel(self.contract, version, label)
 
     def check(self, *, timeout: float | None = None) -> None:
-        """Compare the served model with this class now, rather than before the first prediction. Raises ModelChanged."""
+        """Compare the served model with this class now, not before the first prediction. Raises ModelChanged."""
         self._client._run(self._model.check(self._client._signatures), timeout)
 
     def close(self) -> None:

@@ -14,9 +14,12 @@ from layerserve.model_info import TensorSpec
 from layerserve.tables import shape_text
 
 #: Names that the module uses, which none of its classes has.
-_CLASSES = ("TypedModel", "AsyncTypedModel", "Contract", "Prediction", "TensorSpec", "Any")
-#: Names that the body of a class or function uses, which none of its variables has.
-_VARIABLES = ("self", "timeout", "np", "npt")
+_CLASSES = (
+    *("TypedModel", "AsyncTypedModel", "Contract", "CONTRACT", "Prediction", "TensorSpec"),
+    *("annotations", "dataclass", "np", "npt"),
+)
+#: Names in the body of a class or function, which none of its fields and arguments has.
+_VARIABLES = ("self", "timeout", "prediction", "read", "np", "npt")
 
 #: NumPy's scalar types for the dtypes of outputs that aren't called by their dtype.
 _SCALARS = {"bool": "bool_", "string": "object_", "bfloat16": "float32"}
@@ -35,8 +38,7 @@ def module_source(
     arguments = variables([spec.name for spec in inputs], "input", _VARIABLES)
     fields = variables([spec.name for spec in outputs], "output", _VARIABLES)
     parts = [
-        _head(model),
-        _contract(model, inputs, outputs),
+        [*_head(model), "", *_contract(model, inputs, outputs)],
         _outputs_class(model, name, fields, outputs),
         _class(model, name, arguments, inputs, asynchronous=False),
         _class(model, name, arguments, inputs, asynchronous=True),
@@ -48,7 +50,7 @@ def _head(model: str) -> list[str]:
     return [
         f'"""The model {in_docstring(model)} of a layerserve server, as a class.',
         "",
-        "Written by `layerserve codegen`. Write it again when the model changes, rather than edit it.",
+        "Written by `layerserve codegen`; write it again when the model changes.",
         '"""',
         "",
         "from __future__ import annotations",
@@ -94,27 +96,18 @@ def _class(
 ) -> list[str]:
     prefix, define, wait = ("Async", "async def", "await ") if asynchronous else ("", "def", "")
     lines = [f"class {prefix}{name}({prefix}TypedModel):"]
-    client = "an `AsyncClient`" if asynchronous else "a `Client`"
-    lines += [f'    """The model {in_docstring(model)}, on a server given by its address or {client}."""', ""]
+    lines += [f'    """The model {in_docstring(model)}, on the server of an address or a client."""', ""]
     lines += ["    contract = CONTRACT", "", f"    {define} predict(", "        self,"]
     lines += [f"        {argument}: npt.ArrayLike," for argument in arguments]
     lines += ["        *,", "        timeout: float | None = None,", f"    ) -> {name}Outputs:"]
     lines += ['        """Compute the outputs for rows of data.', "", "        Args:"]
     lines += [f"            {a}: Input {_described(s)}." for a, s in zip(arguments, inputs, strict=True)]
     lines += ["            timeout: Timeout in seconds; default: the client's.", ""]
-    lines += [
-        "        Raises ModelChanged if the served model has other inputs or outputs than this class.",
-        '        """',
-    ]
+    lines += ["        Raises ModelChanged if the served model has other inputs or outputs.", '        """']
     lines += [f"        prediction = {wait}self._predict(", "            {"]
     lines += [f"                {literal(s.name)}: {a}," for a, s in zip(arguments, inputs, strict=True)]
-    return [
-        *lines,
-        "            },",
-        "            timeout,",
-        "        )",
-        f"        return {name}Outputs.read(prediction)",
-    ]
+    lines += ["            },", "            timeout,", "        )"]
+    return [*lines, f"        return {name}Outputs.read(prediction)"]
 
 
 def _described(spec: TensorSpec) -> str:
