@@ -28,6 +28,7 @@ from layerserve_server.inference.runner import LoadModel, ModelRunner
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
+from layerserve_server.repository.origin import Origin
 from layerserve_server.repository.version import Lease, LoadedVersion
 
 logger = logging.getLogger(__name__)
@@ -68,11 +69,13 @@ class Repository:
         observer: RepositoryObserver,
         ready: Callable[[LoadedVersion], None] | None = None,
         digest: Callable[[Path], str] = sha256,
+        origin: Origin | None = None,
     ) -> None:
         """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
 
-        `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest. Raises
-        ValueError if `path` is a file whose name isn't that of a model.
+        `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest. `origin` is
+        where the folder's versions come from if they are copies. Raises ValueError if `path` is a file whose name isn't
+        that of a model.
         """
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
@@ -84,6 +87,7 @@ class Repository:
         self._observer = observer
         self._ready = ready
         self._digest = digest
+        self._origin = origin
         self._models: dict[str, dict[int, Entry]] = {}
         self._labels: dict[str, dict[str, int]] = {}
         #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
@@ -149,6 +153,17 @@ class Repository:
             entry = self._entry(name, version, label, any_state=True)
             return self._description(entry, self._models[name])
 
+    def make_present(self, name: str, version: int | None = None, label: str | None = None) -> Description:
+        """Like `describe_one`, and waits until the version's files are here.
+
+        Raises as `lease` and `Origin.fetch` do.
+        """
+        with self._lock:
+            entry = self._entry(name, version, label, any_state=True)
+        self._fetch(entry)
+        with self._lock:
+            return self._description(entry, self._models.get(name, {}))
+
     # Disk.
 
     def open(self) -> None:
@@ -173,6 +188,8 @@ class Repository:
             for name in names:
                 self._bring_up(name)
             self._unload_unused()
+            if self._origin is not None:
+                self._origin.note_use(self._loaded_keys())
 
     def publish(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
         """Publishes a file as the next version of a model, loads it, then sets the label. Returns the version number.
@@ -184,7 +201,10 @@ class Repository:
             above = max(self._models.get(name, {}), default=0)
         facts = {"run": run, "base_version": base_version, "created": time.time()}
         try:
-            version = publishing.publish(self._root, name, file, facts, above=above)
+            if self._origin is not None:
+                version = self._origin.publish(name, file, facts, above=above)
+            else:
+                version = publishing.publish(self._root, name, file, facts, above=above)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
         self.scan()
@@ -208,7 +228,10 @@ class Repository:
             raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
         if label:
             try:
-                publishing.write_label(self._root / name, label, version)
+                if self._origin is not None:
+                    self._origin.write_label(name, label, version)
+                else:
+                    publishing.write_label(self._root / name, label, version)
             except OSError as error:
                 raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
             self.scan()
@@ -227,6 +250,8 @@ class Repository:
         """Raises NotTrainableError if no version of the model can be published."""
         folder = self._root / name
         try:
+            if self._origin is not None:
+                return self._origin.check_writable()
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".publish-{publishing.host_name()}-0-0"
             probe.mkdir(exist_ok=True)
@@ -246,6 +271,15 @@ class Repository:
             self._models, self._chosen = {}, {}
         for version in loaded:
             version.retire()
+
+    def _loaded_keys(self) -> list[tuple[str, int]]:
+        with self._lock:
+            return [
+                (name, version)
+                for name, entries in self._models.items()
+                for version, entry in entries.items()
+                if entry.loaded is not None
+            ]
 
     def _check_scanned(self) -> None:
         if not self._scanned:
@@ -299,11 +333,14 @@ class Repository:
     def _find(self) -> dict[tuple[str, int], FoundVersion] | None:
         """Finds all versions on disk. Returns None if the disk can't be read: loaded versions stay in use."""
         found: list[FoundVersion] = []
+        # Before the folder, so that none is missing in both.
+        absent = list(self._origin.absent()) if self._origin is not None else []
         try:
             if self._file_name is not None:
                 found.append(layout.find_file(self._file_name, 1, self._path))
             if self._file_name is None or self._root.is_dir():
                 found += layout.find_in_folder(self._root)
+            found += absent
         except OSError as error:
             if str(error) != self._disk_problem:
                 logger.error("can't read the repository; loaded versions stay in use: %s", error)
@@ -316,6 +353,8 @@ class Repository:
         for key, one in found.items():
             entries = self._models.setdefault(one.name, {})
             entry = entries.get(one.version)
+            if one.absent and entry is not None and (entry.loaded is not None or _is_here(entry.found)):
+                continue  # Its copy was removed, is being replaced, or was fetched a moment ago.
             if entry is None:
                 state, reason = (State.FAILED, one.problem) if one.problem else (State.LOADING, "")
                 entry = entries[one.version] = Entry(one, state, reason)
@@ -355,7 +394,14 @@ class Repository:
         with self._lock:
             entries = sorted(self._models.get(name, {}).items(), reverse=True)
         newest: int | None = None
+        wanted = False
         for number, entry in entries:
+            if self._origin is not None and entry.found.absent:
+                # An older one that is here serves meanwhile, but isn't fetched for that.
+                if newest is None and not wanted and entry.state is not State.FAILED:
+                    self._origin.want(entry.found.name, number)
+                    wanted = True
+                continue
             changed = entry.loaded is not None and entry.tried != entry.found.fingerprint
             if changed or (newest is None and entry.state is State.AVAILABLE):
                 self._load_entry(entry)
@@ -440,6 +486,7 @@ class Repository:
                 )
             entry.waiting += 1
         try:
+            self._fetch(entry)
             self._load_entry(entry)
             with self._lock:
                 entry.check_usable()
@@ -448,6 +495,16 @@ class Repository:
             with self._lock:
                 entry.waiting -= 1
         self._unload_unused(entry)
+
+    def _fetch(self, entry: Entry) -> None:
+        """Waits until a version's files are in the folder. Raises as `Origin.fetch` does."""
+        found = entry.found
+        if self._origin is None or not found.absent:
+            return
+        self._origin.fetch(found.name, found.version)
+        with self._lock:
+            if entry.found.absent:
+                entry.found = layout.find_version(found.name, found.version, found.path)
 
     def _unload_unused(self, keep: Entry | None = None) -> None:
         """Unloads versions that are neither the default of their model nor among the last used old versions."""
@@ -482,6 +539,10 @@ class Repository:
             if entry is not None and entry.state is State.UNLOADING:
                 entry.state = State.AVAILABLE
         self._observer.version_released(loaded.name, loaded.version)
+
+
+def _is_here(found: FoundVersion) -> bool:
+    return not found.absent and found.path.exists()
 
 
 def _name_of(path: Path) -> str:
