@@ -76,6 +76,7 @@ proto: $(STAMP) ## Make the stubs from proto/
 	$(BIN)/python -m grpc_tools.protoc --proto_path=proto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --python_out=client --grpc_python_out=client \
 	  --mypy_out=quiet:client --mypy_grpc_out=quiet:client proto/layerserve/v1/*.proto
+	$(BIN)/python server/generate_protocols.py
 
 .PHONY: proto-lint
 proto-lint: $(STAMP)
@@ -89,6 +90,7 @@ proto-check: $(STAMP) ## Check that the committed stubs are those of proto/
 	  --mypy_out=quiet:build/stubs --mypy_grpc_out=quiet:build/stubs proto/layerserve/v1/*.proto
 	@diff -r -x __init__.py -x __pycache__ build/stubs/layerserve/v1 client/layerserve/v1 \
 	  || (echo 'stubs are stale: run `make proto` and commit'; exit 1)
+	@$(BIN)/python server/generate_protocols.py --check
 
 .PHONY: client
 client: $(STAMP) ## Make the blocking client, and the keywords of both from their table

@@ -20,14 +20,17 @@
     │   ├── RunElsewhere              another server on the same repository owns the run
     │   └── ClientClosed              the client was used after `close()`
     ├── Overloaded                    a limit of the server is reached: `retry_after` in seconds, if known
+    │   └── QuotaExceeded             a limit of this caller: its rows per time, or its runs
     ├── DeadlineExceeded              also a TimeoutError
     ├── Unavailable                   no server at the address, or it isn't serving; also a ConnectionError
     ├── Cancelled
     │   └── TrainingCancelled         a run was cancelled: `run_id`, `epoch`
     ├── Aborted
     │   └── TrainingFailed            a run ended with an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
-    ├── Unauthenticated
+    ├── Unauthenticated               no valid token or certificate
+    │   └── TokenExpired
     ├── PermissionDenied
+    │   └── Forbidden                 the caller doesn't have the right that the call needs, or not on this model
     ├── DataLoss                      data is corrupt or incomplete
     ├── Unimplemented                 the server doesn't have this RPC, such as an older one
     ├── Internal                      internal error of the server: `correlation_id` identifies it in the server's log
@@ -228,6 +231,12 @@ class Overloaded(LayerserveError):
         return milliseconds / 1000 if milliseconds >= 0 else None
 
 
+class QuotaExceeded(Overloaded):
+    """The caller has used up its quota of rows, or has too many runs."""
+
+    code = "quota_exceeded"
+
+
 class DeadlineExceeded(LayerserveError, TimeoutError):
     """No reply was received within the timeout."""
 
@@ -289,10 +298,22 @@ class Unauthenticated(LayerserveError):
     status = grpc.StatusCode.UNAUTHENTICATED
 
 
+class TokenExpired(Unauthenticated):
+    """The token was valid, and has expired."""
+
+    code = "token_expired"
+
+
 class PermissionDenied(LayerserveError):
     """The client isn't allowed to do this."""
 
     status = grpc.StatusCode.PERMISSION_DENIED
+
+
+class Forbidden(PermissionDenied):
+    """The caller doesn't have the right that the call needs, or not on this model, whether the model exists or not."""
+
+    code = "forbidden"
 
 
 class DataLoss(LayerserveError):
@@ -362,6 +383,9 @@ CODES: dict[str, type[LayerserveError]] = {
         ModelNotReady,
         NotCompiled,
         RunElsewhere,
+        QuotaExceeded,
+        TokenExpired,
+        Forbidden,
     )
 }
 

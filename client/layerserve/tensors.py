@@ -65,6 +65,11 @@ def dtype_name(dtype: int, name: str = "") -> str:
         raise InvalidTensor(name=name, got=got, expected=f"one of {', '.join(_ENUMS)}") from None
 
 
+def known_dtype(dtype: int) -> str:
+    """Returns "float32" for DATA_TYPE_FLOAT32; empty for DATA_TYPE_UNSPECIFIED and unknown numbers."""
+    return _NAMES.get(dtype, "")
+
+
 def dtype_enum(dtype: str, name: str = "") -> DataType.ValueType:
     """Returns DATA_TYPE_FLOAT32 for "float32". Raises InvalidTensor for an unknown name."""
     try:

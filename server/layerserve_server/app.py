@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from types import TracebackType
 
+from layerserve_server.access.rights import check_table
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.probes import Probes
+from layerserve_server.probes import PATHS, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.models import ModelService
+from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
@@ -55,7 +57,8 @@ class App:
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
         load = loader(settings, load, self._imports)
-        self._inference = inference = Inference(settings, load, self._imports)
+        secret = self._workers.secret if self._workers else None
+        self._inference = inference = Inference(settings, load, self._imports, secret)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
@@ -68,17 +71,23 @@ class App:
             self._parent if trainer == TRAINER else None,
         )
         self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.scan)
+        check_table([], PATHS)
+        self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
-        routes.add(inference.prediction.routes())
+        routes.add(inference.routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
+        registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
+        release = package_version("layerserve")
+        routes.add(OpenInferenceService(self.repository, registry, release, lambda: self.ready).routes())
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
-        register_build_info(self.metrics.registry, package_version("layerserve"))
+        register_build_info(self.metrics.registry, release)
+        self._registry = registry
         self.grpc_port = self._transport.port
         self.metrics_port = -1
         self._probes: Probes | None = None
@@ -92,10 +101,11 @@ class App:
         were opened later, clients would wait instead of using another server.
         """
         if self.settings.metrics_port >= 0:
-            whole = AllMetrics(self.metrics.registry, self._workers) if self._workers else None
-            registry = whole or self.metrics.registry
-            self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready)
+            admit, registry = self._inference.gate.admit_http, self._registry
+            self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready, admit)
             self.metrics_port = self._probes.port
+        self._inference.gate.start()
+        self._access_watcher.start()
         self._transport.start()
         runner.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
         if self._imports is not None:
@@ -123,6 +133,11 @@ class App:
             self._inference.tuner.start()
         logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
 
+    @property
+    def methods(self) -> list[str]:
+        """Full names of all gRPC methods."""
+        return self._transport.methods
+
     def drain(self) -> None:
         """Sets health to NOT_SERVING, so that clients use another server. Calls are still answered."""
         self._set_ready(False)
@@ -136,6 +151,8 @@ class App:
         self._set_ready(False)
         logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
         self._watcher.stop()
+        self._access_watcher.stop()
+        self._inference.gate.stop()
         if self._inference.tuner:
             self._inference.tuner.close()
         workers = threading.Thread(target=self._workers.stop, args=(grace,)) if self._workers else None

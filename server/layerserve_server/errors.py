@@ -18,7 +18,11 @@ ServerError
 ├── NotTrainableError           the model can't be trained on this server
 │   ├── NotCompiledError
 │   └── RunElsewhereError       another server on the same repository owns the run
+├── UnauthenticatedError        the call needs a token or certificate, and has none that is valid
+│   └── TokenExpiredError
+├── ForbiddenError              the caller doesn't have the right that the call needs
 ├── BusyError                   a limit on concurrency is reached; the same request may succeed later
+│   └── QuotaError              a limit of this caller
 ├── TooLargeError               the request exceeds a limit; retrying is of no use
 ├── DeadlinePassedError         the client's deadline passed before the reply was ready
 ├── CallCancelledError          the client cancelled the call
@@ -146,6 +150,24 @@ class RunElsewhereError(NotTrainableError):
     reason = "run_elsewhere"
 
 
+class UnauthenticatedError(ServerError):
+    """The call needs a token or a client certificate, and has none, or one that isn't valid."""
+
+    reason = "unauthenticated"
+
+
+class TokenExpiredError(UnauthenticatedError):
+    """The token was valid until it expired."""
+
+    reason = "token_expired"
+
+
+class ForbiddenError(ServerError):
+    """The caller doesn't have the right that the call needs. The text is the same whether the model exists or not."""
+
+    reason = "forbidden"
+
+
 class BusyError(ServerError):
     """A queue is full or another limit is reached. `retry_after` is the time after which to retry, in seconds."""
 
@@ -154,6 +176,12 @@ class BusyError(ServerError):
     def __init__(self, text: str, retry_after: float) -> None:
         self.retry_after = retry_after
         super().__init__(text)
+
+
+class QuotaError(BusyError):
+    """The caller has used up its quota of rows, or has too many runs."""
+
+    reason = "quota_exceeded"
 
 
 class TooLargeError(ServerError):

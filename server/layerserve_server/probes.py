@@ -12,9 +12,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from layerserve_server.errors import ForbiddenError, ServerError
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+#: The paths that are served. Each has a right in access/rights.py.
+PATHS = ("/metrics", "/healthz", "/readyz")
 #: Timeout for a client's request, and for an idle connection, in seconds.
 REQUEST_SECONDS = 10.0
 #: Maximum number of connections. Above it the oldest are closed: idle ones and slow senders.
@@ -24,20 +28,33 @@ MAX_CONNECTIONS = 64
 class Probes:
     """HTTP server for `/metrics`, `/healthz` and `/readyz`; 404 for other paths."""
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
-        """Starts the server. `ready` returns the readiness. Raises OSError if the port is taken."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        ready: Callable[[], bool],
+        admit: Callable[[str, str | None], object] = lambda path, authorization: None,
+    ) -> None:
+        """Starts the server. `ready` returns the readiness.
+
+        `admit` is called with the path and the authorization header of a request; it raises UnauthenticatedError or
+        ForbiddenError if the caller has no right to it. Raises OSError if the port is taken.
+        """
         metrics: WSGIApplication = make_wsgi_app(registry)
 
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("PATH_INFO", "")
+            refused = _refused(admit, path, environ.get("HTTP_AUTHORIZATION")) if path in PATHS else None
+            if refused is not None:
+                return _text(start_response, *refused, ("WWW-Authenticate", "Bearer"))
             if path == "/metrics":
                 return metrics(environ, start_response)
             status, text = {
-                "/healthz": ("200 OK", b"ok\n"),
-                "/readyz": ("200 OK", b"ready\n") if ready() else ("503 Service Unavailable", b"not ready\n"),
-            }.get(path, ("404 Not Found", b"expected /metrics, /healthz or /readyz\n"))
-            start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))])
-            return [text]
+                "/healthz": ("200 OK", "ok"),
+                "/readyz": ("200 OK", "ready") if ready() else ("503 Service Unavailable", "not ready"),
+            }.get(path, ("404 Not Found", "expected /metrics, /healthz or /readyz"))
+            return _text(start_response, status, text)
 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         kind = type("Server", (_Server,), {"address_family": family})
@@ -51,6 +68,26 @@ class Probes:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _text(start_response: StartResponse, status: str, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
+    data = f"{text}\n".encode()
+    length = ("Content-Length", str(len(data)))
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), length, *headers])
+    return [data]
+
+
+def _refused(
+    admit: Callable[[str, str | None], object], path: str, authorization: str | None
+) -> tuple[str, str] | None:
+    """Returns the status and text for a caller without the right; None if it has the right."""
+    try:
+        admit(path, authorization)
+    except ForbiddenError as error:
+        return "403 Forbidden", str(error)
+    except ServerError as error:
+        return "401 Unauthorized", str(error)
+    return None
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.addresses import expected, folder_name, is_address, missing_package
 from layerserve_server.environment import PREFIX, of_kubernetes, unknown
 from layerserve_server.flags import read_flags, unset
@@ -29,6 +31,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+#: Value of `allow_anonymous` for no rights, where the default gives all.
+NONE = "none"
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
@@ -96,7 +100,13 @@ class Settings(BaseSettings):
         json_schema_extra={"unset": "none"},
     )
 
-    host: str = Field(default="0.0.0.0", description="Address to listen on.")
+    host: str = Field(
+        default="127.0.0.1",
+        description=(
+            "Address to listen on. '0.0.0.0' or '::' is all of the machine's addresses. Any other address than the "
+            "loopback requires tokens, client certificates or allow_anonymous."
+        ),
+    )
     grpc_port: int = Field(default=8500, ge=0, le=65535, description="Port for gRPC. 0 picks a free port.")
     metrics_port: int = Field(
         default=8002,
@@ -116,6 +126,30 @@ class Settings(BaseSettings):
     )
     tls_key: Path | None = Field(
         default=None, description="PEM file with the certificate's private key.", json_schema_extra={"unset": "no TLS"}
+    )
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description=(
+            "PEM file with the authorities of client certificates. Clients must present one (mutual TLS). It gives "
+            "all rights, unless a tokens file gives rights by its name."
+        ),
+        json_schema_extra={"unset": "clients need no certificate"},
+    )
+    tokens: Path | None = Field(
+        default=None,
+        description=(
+            "TOML file with the tokens of callers, their rights, models and quotas. It is read again when it changes. "
+            "See docs/access.md."
+        ),
+        json_schema_extra={"unset": "no tokens"},
+    )
+    allow_anonymous: str = Field(
+        default="",
+        description=(
+            f"Comma-separated rights of callers without token and certificate: {', '.join(RIGHTS)}, or 'none'. Health "
+            "is open to all."
+        ),
+        json_schema_extra={"unset": "none; all on the loopback without tokens and client certificates"},
     )
     reflection: bool = Field(default=True, description="Enable gRPC server reflection, which grpcurl uses.")
     max_message_bytes: int = Field(
@@ -385,7 +419,7 @@ class Settings(BaseSettings):
             return value.rstrip("/")
         return Path(handler(value)).expanduser()
 
-    @field_validator("state", "data_root", "config", "tls_certificate", "tls_key")
+    @field_validator("state", "data_root", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
     @classmethod
     def _expand_user(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value is not None else None
@@ -394,8 +428,27 @@ class Settings(BaseSettings):
     def _pair_tls(self) -> Settings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key: got one of them, expected both or none")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca: expected tls_certificate and tls_key with it")
         if self.transport == "native" and self.tls_certificate is not None:
             raise ValueError("transport 'native' doesn't support TLS: use 'grpcio', or terminate TLS in a proxy")
+        return self
+
+    @field_validator("allow_anonymous")
+    @classmethod
+    def _names_rights(cls, value: str) -> str:
+        if value != NONE:
+            read_rights(value)
+        return value
+
+    @model_validator(mode="after")
+    def _decides_about_callers(self) -> Settings:
+        if not (is_loopback(self.host) or self.tokens or self.tls_client_ca or self.allow_anonymous):
+            raise ValueError(
+                f"{spellings('host')}: got '{self.host}', where others reach the server, and nothing that limits what "
+                "they may do: expected --tokens FILE, --tls-client-ca FILE, or --allow-anonymous with the rights of "
+                f"all callers ({', '.join(RIGHTS)}), such as --allow-anonymous predict,read"
+            )
         return self
 
     @model_validator(mode="after")
@@ -410,6 +463,13 @@ class Settings(BaseSettings):
     def pads(self, model: str) -> bool:
         """Whether sequences of this model are padded."""
         return any(fnmatchcase(model, pattern.strip()) for pattern in self.pad_sequences.split(","))
+
+    @property
+    def anonymous_rights(self) -> frozenset[Right] | None:
+        """Rights of callers without token and certificate; None if the setting is unset."""
+        if not self.allow_anonymous:
+            return None
+        return frozenset() if self.allow_anonymous == NONE else read_rights(self.allow_anonymous)
 
     @property
     def address(self) -> str:
@@ -448,6 +508,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Excludes pydantic's .env files and secret folders. `read_settings` adds flags and file."""
         return init_settings, own_variables(env_settings)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine's processes reach a host."""
+    if host == "localhost" or host.startswith("unix:"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # another name, or "" for all addresses
 
 
 def read_settings(argv: Sequence[str]) -> Settings:
@@ -563,6 +633,8 @@ def missing_paths(settings: Settings) -> list[str]:
         "data_root": ("a folder", Path.is_dir),
         "tls_certificate": ("a file", Path.is_file),
         "tls_key": ("a file", Path.is_file),
+        "tls_client_ca": ("a file", Path.is_file),
+        "tokens": ("a file", Path.is_file),
     }
     missing = [
         f"{spellings(name)}: got '{path}', expected {what} that exists"

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerserve_server.access.gate import Gate
 from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.disk import sha256
 from layerserve_server.importing.importer import Importer
@@ -22,9 +23,12 @@ from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
 from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.store import FsspecStore
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.open_inference.inference import InferService
+from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
+from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import default_limit
@@ -38,11 +42,22 @@ class Inference:
     """Metrics, repository and prediction service of a process."""
 
     def __init__(
-        self, settings: Settings, load: LoadModel, imports: Imports | None = None, *, worker: bool = False
+        self,
+        settings: Settings,
+        load: LoadModel,
+        imports: Imports | None = None,
+        secret: bytes | None = None,
+        *,
+        worker: bool = False,
     ) -> None:
-        """`load` loads a model file (see `loader`). Of a store only the main process fetches. Nothing is loaded yet."""
+        """`load` loads a model file (see `loader`); `secret` is that of the server's gates. Nothing is loaded yet.
+
+        Only the main process fetches models from a store. Raises TokensFileError and CertificateError.
+        """
         self._settings = settings
         self.metrics = Metrics()
+        self.gate = make_gate(settings, self.metrics, secret)
+        self.certificates = make_certificates(settings, self.metrics)
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
         #: Fetches versions from a store; None if they are in a folder, or another process fetches them.
@@ -61,7 +76,19 @@ class Inference:
             digest=sha256 if imports is None else imports.sha256,
             origin=self.mirror or follower,
         )
-        self.prediction = PredictionService(self.repository)
+        self.predictor = Predictor(self.repository)
+
+    def routes(self) -> Routes:
+        """Returns the handlers of the methods that run models, of all protocols."""
+        routes = PredictionService(self.predictor).routes()
+        routes.add(InferService(self.predictor).routes())
+        return routes
+
+    def refresh_access(self) -> None:
+        """Reads tokens, their keys, and certificates again if their files have changed."""
+        self.gate.refresh()
+        if self.certificates is not None:
+            self.certificates.refresh()
 
     def open(self) -> None:
         """Reads the repository for the first time. Waits for versions of a store if a model has no other.
@@ -93,7 +120,7 @@ class Inference:
     def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
         """Makes the transport of the settings on its port. `options` are passed to the transport.
 
-        Raises OSError if the port is taken, and NativeUnavailableError.
+        Raises OSError if the port is taken, NativeUnavailableError, and MissingRightError if a route has no right.
         """
         settings = self._settings
         transport = (NativeServer if settings.transport == "native" else GrpcioServer)(
@@ -102,8 +129,9 @@ class Inference:
             limits(settings),
             host=settings.host,
             port=settings.grpc_port,
-            certificate=certificate(settings),
+            certificates=self.certificates,
             shared=shared,
+            gate=self.gate,
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
@@ -124,6 +152,17 @@ def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
         poll_seconds=settings.remote_poll_seconds,
         settle_seconds=min(SETTLE_SECONDS, settings.remote_poll_seconds),
         max_bytes=settings.cache_bytes,
+    )
+
+
+def make_gate(settings: Settings, metrics: Metrics, secret: bytes | None = None) -> Gate:
+    """Returns what admits callers. Raises TokensFileError."""
+    return Gate(
+        settings.tokens,
+        certificates=settings.tls_client_ca is not None,
+        anonymous=settings.anonymous_rights,
+        secret=secret,
+        reread=metrics.access_reread,
     )
 
 
@@ -204,8 +243,13 @@ def make_queue(settings: Settings, metrics: Metrics, name: str, version: int, ru
     return queue
 
 
-def certificate(settings: Settings) -> tuple[Path, Path] | None:
-    """Returns the paths of certificate chain and key; None if TLS is off."""
+def make_certificates(settings: Settings, metrics: Metrics) -> Certificates | None:
+    """Returns the certificates of the settings; None if TLS is off. Raises CertificateError."""
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    return settings.tls_certificate, settings.tls_key
+    return Certificates(
+        settings.tls_certificate,
+        settings.tls_key,
+        settings.tls_client_ca,
+        reread=lambda ok: metrics.access_reread("certificate", ok),
+    )

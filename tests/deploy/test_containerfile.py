@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from layerserve_server.settings import Settings, read_settings
+from layerserve_server.settings import Settings, SettingsError, read_settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,6 +73,19 @@ def test_it_serves_on_the_ports_it_exposes(stages: list[Instructions], container
     assert of(final, "EXPOSE") == [f"{settings.grpc_port} {settings.metrics_port}"]
     assert of(final, "VOLUME") == [str(settings.path)]
     assert container["args"] == [command, *arguments]
+
+
+def test_it_is_reached_from_outside_and_gives_strangers_no_right_to_train(
+    stages: list[Instructions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = dict(pair.split("=", 1) for rest in of(stages[-1], "ENV") for pair in rest.split())
+    monkeypatch.setenv("LAYERSERVE_HOST", variables["LAYERSERVE_HOST"])
+    _, *arguments = json.loads(of(stages[-1], "CMD")[0])
+    settings = read_settings(arguments)
+    assert settings.host == "0.0.0.0"
+    assert settings.anonymous_rights == {"predict", "read"}
+    with pytest.raises(SettingsError, match="where others reach the server"):
+        read_settings(arguments[:1])
 
 
 def test_its_tag_in_the_manifests_is_the_version() -> None:

@@ -15,7 +15,7 @@ def all_errors(root=errors.ServerError):
 
 @pytest.mark.parametrize("kind", all_errors()[1:], ids=lambda kind: kind.__name__)
 def test_every_error_has_a_status(kind):
-    error = kind("text", 0.5) if kind is errors.BusyError else kind("text")
+    error = kind("text", 0.5) if issubclass(kind, errors.BusyError) else kind("text")
     wire = failure(error, "/a/B")
     assert wire.code not in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL)
     assert dict(wire.metadata)[REASON_KEY] == kind.reason

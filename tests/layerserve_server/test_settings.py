@@ -63,12 +63,13 @@ NUMBERS = {
 }
 OTHERS = {
     "path": Path("models"),
-    "host": "0.0.0.0",
+    "host": "127.0.0.1",
     "transport": "grpcio",
     "reflection": True,
     "probe_files": True,
     "plugins": "",
     "pad_sequences": "",
+    "allow_anonymous": "",
     "engine": "auto",
     "precision": "float32",
     "warm_training": True,
@@ -77,7 +78,7 @@ OTHERS = {
     "log_level": "info",
     "log_format": "text",
     "check_config": False,
-    **dict.fromkeys(["config", "state", "tls_certificate", "tls_key", "data_root"]),
+    **dict.fromkeys(["config", "state", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "data_root"]),
 }
 
 
@@ -218,10 +219,10 @@ def test_the_variables_of_the_command_line_are_known(monkeypatch):
 
 def test_paths_that_are_not_there_are_told(tmp_path):
     (tmp_path / "file").touch()
-    names = ["path", "data_root", "tls_certificate", "tls_key"]
+    names = ["path", "data_root", "tls_certificate", "tls_key", "tls_client_ca", "tokens"]
     wrong = Settings(**{name: tmp_path / f"no-{name}" for name in names})
     told = missing_paths(wrong)
-    assert [f"no-{name}" in line for name, line in zip(names, told, strict=True)] == [True] * 4
+    assert [f"no-{name}" in line for name, line in zip(names, told, strict=True)] == [True] * 6
     assert told[0] == (
         f"PATH (LAYERSERVE_PATH, 'path' in the file): got '{tmp_path}/no-path', expected a folder or a model file that "
         "exists"
@@ -247,6 +248,39 @@ def test_state_lies_in_the_repository_or_beside_the_file(tmp_path):
     file.touch()
     assert Settings(path=file).state_folder == tmp_path / ".layerserve"
     assert Settings(path=file, state=tmp_path / "other").state_folder == tmp_path / "other"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "unix:/tmp/socket"])
+def test_on_the_loopback_nobody_needs_a_token(host):
+    assert read_settings(["--host", host]).anonymous_rights is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "models.example", "128.0.0.1"])
+def test_on_other_hosts_the_server_asks_what_callers_may_do(host, tmp_path):
+    with pytest.raises(SettingsError, match=f"got '{host}', where others reach the server.*--allow-anonymous predict"):
+        read_settings(["--host", host])
+    tls = ["--tls-certificate", "c.pem", "--tls-key", "k.pem"]
+    with pytest.raises(SettingsError, match="where others reach the server"):
+        read_settings(["--host", host, *tls])
+    for allowed in (["--tokens", "t.toml"], [*tls, "--tls-client-ca", "ca.pem"], ["--allow-anonymous", "none"]):
+        read_settings(["--host", host, *allowed])
+
+
+@pytest.mark.parametrize(
+    ("given", "rights"), [("predict, read", {"predict", "read"}), ("none", set()), ("manage", {"manage"})]
+)
+def test_rights_of_callers_without_a_token(given, rights):
+    assert read_settings(["--allow-anonymous", given]).anonymous_rights == rights
+
+
+def test_a_right_that_does_not_exist_is_named():
+    with pytest.raises(SettingsError, match="right 'predct': expected one of predict, read, train, manage"):
+        read_settings(["--allow-anonymous", "read,predct"])
+
+
+def test_an_authority_of_clients_needs_tls():
+    with pytest.raises(SettingsError, match="tls_client_ca: expected tls_certificate and tls_key with it"):
+        read_settings(["--tls-client-ca", "ca.pem"])
 
 
 def test_the_native_transport_has_no_tls(tmp_path):

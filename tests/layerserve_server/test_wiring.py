@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import urllib.error
 import urllib.request
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from layerserve_server import tuning, wiring
+from layerserve_server.access.gate import own_authorization
 from layerserve_server.app import run_defaults, run_limits
 from layerserve_server.inference import runner
 from layerserve_server.observability.metrics import Metrics
@@ -21,7 +23,7 @@ from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.settings import Settings
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import certificate, limits, loader, make_imports, make_queue, make_tuner
+from layerserve_server.wiring import limits, loader, make_certificates, make_gate, make_imports, make_queue, make_tuner
 
 #: One value for each, of which none is a default or another's.
 LIMITS = {
@@ -154,10 +156,25 @@ def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     assert made == [("pinning", own, "openvino", 3), ("reducing", "pinning", "int8", 3)]
 
 
-def test_a_certificate_needs_both_of_its_files(tmp_path):
-    chain, key = tmp_path / "c.pem", tmp_path / "k.pem"
-    assert certificate(Settings(tls_certificate=chain, tls_key=key)) == (chain, key)
-    assert certificate(Settings()) is None
+def test_what_admits_callers(tmp_path, monkeypatch):
+    file = tmp_path / "tokens.toml"
+    file.touch()
+    made = []
+    monkeypatch.setattr(wiring, "Gate", lambda *given, **options: made.append((given, options)))
+    monkeypatch.setattr(wiring, "Certificates", lambda *given, **options: made.append((given, options)))
+    metrics = Metrics()
+    tls = {name: tmp_path / name for name in ("tls_certificate", "tls_key", "tls_client_ca")}
+    settings = Settings(tokens=file, allow_anonymous="read", **tls)
+    make_gate(settings, metrics, b"secret")
+    make_certificates(settings, metrics)
+    (given, options), (files, others) = made
+    assert given == (file,)
+    assert options.pop("reread") == metrics.access_reread
+    assert options == {"certificates": True, "anonymous": {"read"}, "secret": b"secret"}
+    assert files == tuple(tls.values())
+    others["reread"](False)
+    assert metrics.registry.get_sample_value("layerserve_access_stale", {"what": "certificate"}) == 1
+    assert make_certificates(Settings(), metrics) is None
 
 
 def test_a_server_has_its_settings(make_server, put, tmp_path):
@@ -191,13 +208,20 @@ def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
 
 def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):
     settings = Settings(
-        path=tmp_path, workers=2, data_root=tmp_path / "data", compute_threads=3, grpc_port=0, max_batch_rows=7
+        path=tmp_path,
+        workers=2,
+        data_root=tmp_path / "data",
+        tokens=tmp_path / "t.toml",
+        compute_threads=3,
+        grpc_port=0,
+        max_batch_rows=7,
     )
     processes = Supervisor(settings)
     configuration = json.loads(json.dumps(processes._configuration(4321)))
     there = Settings.model_construct(**worker._settings(configuration["settings"]))
     assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
     assert configuration["socket"] == str(processes.socket)
+    assert bytes.fromhex(configuration["secret"]) == processes.secret
     assert configuration["spare_imports"] == str(processes.spare_imports)
     assert processes.socket.parent.is_dir()
     processes.stop(0.0)
@@ -227,6 +251,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
 ):
     put(version=1)
     tls = {} if name == "NativeServer" else {"tls_certificate": tmp_path / "c.pem", "tls_key": tmp_path / "k.pem"}
+    monkeypatch.setattr(wiring, "Certificates", lambda chain, key, ca, **options: (chain, key, ca))
     transport = "native" if name == "NativeServer" else "grpcio"
     settings = Settings(
         path=tmp_path / "models",
@@ -283,15 +308,19 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
             assert made["Watcher"][0]._thread.is_alive()
             port = json.loads(sys.stdout.getvalue())["metrics_port"]
             for page in ("metrics", "readyz"):
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=30) as reply:
+                own = {"Authorization": own_authorization(b"\xab" * 32)}
+                request = urllib.request.Request(f"http://127.0.0.1:{port}/{page}", headers=own)
+                with urllib.request.urlopen(request, timeout=30) as reply:
                     served.append(reply.read().decode())
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30)
             with made["Repository"][0].lease("double") as version:
                 served.append(version)
             yield from iter(self.readline, "")
             assert not line, "it waits for more, and its server for its end"
 
     socket = str(tmp_path / "socket")
-    files = {"socket": socket, "spare_imports": str(tmp_path / "spare")}
+    files = {"socket": socket, "spare_imports": str(tmp_path / "spare"), "secret": "ab" * 32}
     configuration = json.dumps({"settings": settings.model_dump(mode="json"), **files})
     monkeypatch.setattr(sys, "stdin", Orders(f"{configuration}\n{line}"))
     worker.main()
@@ -306,16 +335,19 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         ("imports", imports),
         "closed",
     ]
-    assert [len(each) for each in made.values()] == [name == "GrpcioServer", name == "NativeServer", 1, 1]
-    ((front,), (repository,), (watcher,)) = made[name], made["Repository"], made["Watcher"]
-    assert list(front.routes.unary) == ["/layerserve.v1.PredictionService/Predict"]
+    assert [len(each) for each in made.values()] == [name == "GrpcioServer", name == "NativeServer", 1, 2]
+    ((front,), (repository,), (watcher, access_watcher)) = made[name], made["Repository"], made["Watcher"]
+    predict, infer = "/layerserve.v1.PredictionService/Predict", "/inference.GRPCInferenceService/ModelInfer"
+    assert sorted(front.routes.unary) == [infer, predict]
     assert front.routes.prompt == set(front.routes.unary)
     assert front.routes.streams == {}
     assert asdict(front.limits) == LIMITS
+    assert front.options.pop("gate").secret == b"\xab" * 32
+    assert not access_watcher._thread.is_alive()
     assert front.options == {
         "host": "127.0.0.1",
         "port": 4321,
-        "certificate": (tmp_path / "c.pem", tmp_path / "k.pem") if tls else None,
+        "certificates": (tmp_path / "c.pem", tmp_path / "k.pem", None) if tls else None,
         "shared": SharedPort(tmp_path / "socket", owner=False),
     }
     assert front.told == ["start", ("stop", grace)]

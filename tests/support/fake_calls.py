@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from layerserve_server.access.caller import ANYONE
+from layerserve_server.access.gate import Gate
 from layerserve_server.transport.call import Ended
 from layerserve_server.transport.event_batch import BatchedCall, EventBatches
 from layerserve_server.transport.limits import Limits
@@ -33,7 +35,7 @@ class CallObserver:
 def event_batches_here(observer: CallObserver, memory: int = 1 << 30, **limits: int) -> EventBatches:
     """Event batches whose calls this thread takes."""
     usual = {"max_message_bytes": 1 << 20, "rpc_threads": 2, "max_streams": 8, "max_calls": 100}
-    batches = EventBatches(observer, Limits(**{**usual, **limits}), MemoryBudget(memory))
+    batches = EventBatches(observer, Limits(**{**usual, **limits}), MemoryBudget(memory), Gate.unguarded())
     batches.bind_to_thread()
     return batches
 
@@ -51,6 +53,7 @@ class FakeCall(BatchedCall):
         arrived: float | None = None,
     ) -> None:
         super().__init__(batches, method, request, time.monotonic() if arrived is None else arrived, deadline)
+        self.caller = ANYONE
         self.sent: list[bytes | Failure] = []
 
     def send(self, message: bytes) -> None:

@@ -22,6 +22,8 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 VERSION = ("model", "version")
+#: Names of the methods that run a model, as in the label `method`.
+PREDICTING = frozenset({"Predict", "PredictStream", "ModelInfer", "ModelStreamInfer"})
 
 
 class Metrics:
@@ -35,7 +37,7 @@ class Metrics:
         #: Batch metrics by model and version.
         self._batch_metrics: dict[tuple[str, str], BatchMetrics] = {}
         # Finding a child by its labels takes longer than counting, so those that every call uses are cached.
-        self._answered: dict[tuple[str, str, str, str], tuple[Counter, Histogram]] = {}
+        self._answered: dict[tuple[str, str, str, str], tuple[Counter, Counter, Histogram]] = {}
         self._open: dict[str, Gauge] = {}
         #: Label names by metric name, for the documentation.
         self.labels: dict[str, tuple[str, ...]] = {}
@@ -56,6 +58,11 @@ class Metrics:
         self._requests = counter(
             "requests",
             "Number of finished calls, by status. The model is empty if none was found.",
+            ("method", *VERSION, "status"),
+        )
+        self._requests_seconds = counter(
+            "requests_seconds",
+            "Total time of finished calls from receiving them to sending the reply, in seconds, by status.",
             ("method", *VERSION, "status"),
         )
         self._errors = counter(
@@ -90,6 +97,12 @@ class Metrics:
         self._load_failures = counter("model_load_failures", "Number of versions that failed to load.", ("model",))
         self._load_seconds = histogram(
             "model_load_seconds", "Time to load a version, in seconds.", ("model",), LOAD_SECONDS
+        )
+
+        self._stale = gauge(
+            "access_stale",
+            "1 if a changed file, or address of keys, couldn't be read, so that what was read before stays in use.",
+            ("what",),
         )
 
         self._runs = gauge("training_runs", "Number of training runs that are queued or running, by state.", ("state",))
@@ -128,10 +141,16 @@ class Metrics:
             metrics = self._answered.get(key)
             if metrics is None:
                 name = _short(method)
-                metrics = self._requests.labels(name, model, version, status), self._request_seconds.labels(name, model)
+                labels = name, model, version, status
+                metrics = (
+                    self._requests.labels(*labels),
+                    self._requests_seconds.labels(*labels),
+                    self._request_seconds.labels(name, model),
+                )
                 self._answered[key] = metrics
-            answered, request_seconds = metrics
+            answered, total_seconds, request_seconds = metrics
             answered.inc(len(seconds))
+            total_seconds.inc(sum(seconds))
             request_seconds.observe(seconds)
             if status != "OK":
                 self._errors.labels(_short(method), model, version, status).inc(len(seconds))
@@ -179,6 +198,10 @@ class Metrics:
         text = "Memory used by requests, messages in transit and unread replies, in bytes."
         Gauge("layerserve_buffered_bytes", text, registry=self.registry).set_function(buffered)
 
+    def access_reread(self, what: str, ok: bool) -> None:
+        """Sets whether "tokens", "keys" or "certificate" could be read after a change."""
+        self._stale.labels(what).set(not ok)
+
     # Loads (see repository.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
@@ -203,7 +226,7 @@ class Metrics:
         for key in [key for key in tuple(self._answered) if key[1:3] == labels]:
             del self._answered[key]
             method, _, _, status = key
-            for counter in (self._requests, self._errors):
+            for counter in (self._requests, self._requests_seconds, self._errors):
                 with suppress(KeyError):
                     counter.remove(_short(method), *labels, status)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from layerserve_server.access.gate import SECRET_BYTES, own_authorization
 from layerserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class Supervisor:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         #: Unix socket on which the main process, the port's owner, also has to listen.
         self.socket = self._folder / "owner.sock"
+        #: What the processes of this server have in common, by which they recognize each other.
+        self.secret = secrets.token_bytes(SECRET_BYTES)
         #: Folder for what is read of model files if the state folder can't be written.
         self.spare_imports = self._folder / "imports"
         self._processes: dict[int, subprocess.Popen[str]] = {}
@@ -88,7 +92,9 @@ class Supervisor:
         """Yields the metrics of each worker."""
         for port in list(self._metrics_ports.values()):
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=METRICS_SECONDS) as reply:
+                headers = {"Authorization": own_authorization(self.secret)}
+                page = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
+                with urllib.request.urlopen(page, timeout=METRICS_SECONDS) as reply:
                     text = reply.read().decode()
             except OSError:
                 continue  # the worker has just ended
@@ -126,7 +132,12 @@ class Supervisor:
         values = {name: getattr(settings, name) for name in type(settings).model_fields}
         values |= {"grpc_port": grpc_port, "compute_threads": threads(settings)}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-        return {"settings": plain, "socket": str(self.socket), "spare_imports": str(self.spare_imports)}
+        return {
+            "settings": plain,
+            "socket": str(self.socket),
+            "spare_imports": str(self.spare_imports),
+            "secret": self.secret.hex(),
+        }
 
 
 class AllMetrics(CollectorRegistry):

@@ -41,26 +41,32 @@ def main() -> None:
     runner.load_plugins(settings.plugins)
     runner.make_ready()
     imports = make_imports(settings, Path(configuration["spare_imports"]))
-    inference = Inference(settings, loader(settings, imports=imports), imports, worker=True)
+    secret = bytes.fromhex(configuration["secret"])
+    inference = Inference(settings, loader(settings, imports=imports), imports, secret, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open()
     watcher = Watcher(settings.poll_seconds, repository.scan)
     watcher.start()
-    predict = inference.prediction.routes()
+    access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
+    access_watcher.start()
+    inference.gate.start()
+    predict = inference.routes()
     transport = inference.listen(
         Routes(unary=predict.unary, prompt=predict.prompt), SharedPort(Path(configuration["socket"]), owner=False)
     )
     transport.start()
     if tuner is not None:
         tuner.start()
-    probes = Probes("127.0.0.1", 0, inference.metrics.registry, lambda: True)
+    probes = Probes("127.0.0.1", 0, inference.metrics.registry, lambda: True, inference.gate.admit_own)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
     grace = 0.0
     for line in sys.stdin:
         grace = float(line)
         break
     watcher.stop()
+    access_watcher.stop()
+    inference.gate.stop()
     transport.stop(grace)
     if tuner is not None:
         tuner.close()
@@ -72,7 +78,7 @@ def main() -> None:
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
     """Restores settings from JSON values."""
-    paths = ("path", "state", "config", "tls_certificate", "tls_key", "data_root")
+    paths = ("path", "state", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "data_root")
     return {
         key: Path(value) if key in paths and value is not None and not is_address(value) else value
         for key, value in values.items()

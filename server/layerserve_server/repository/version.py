@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +29,8 @@ class LoadedVersion:
     last_used: float = field(default_factory=time.monotonic)
     #: Whether engines are being timed, or are to be timed.
     choosing_engine: bool = False
-    #: Cache of the prediction service, by requested outputs.
-    endpoints: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    #: Cache of the prediction service, by what requests ask for.
+    endpoints: dict[Hashable, Any] = field(default_factory=dict)
     _users: int = 0
     _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -30,10 +30,10 @@ class GraphService:
     def get_node_shapes(self, call: Call) -> None:
         """Handles GetNodeShapes: replies with all nodes of the requested layers.
 
-        Raises UnknownLayerError, and as `Repository.lease` does.
+        Raises UnknownLayerError, and as `messages.lease` does.
         """
         request = parse(graph_pb2.GetNodeShapesRequest, call.request)
-        with lease(self._repository, request.model) as version:
+        with lease(self._repository, call.caller, "read", request.model) as version:
             call.about(version.name, version.version)
             layers = _chosen(version.model.node_table(), request.layers, version.name)
             response = graph_pb2.GetNodeShapesResponse(

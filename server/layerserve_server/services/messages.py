@@ -11,6 +11,8 @@ from layerserve import errors as codec_errors
 from layerserve import tensors
 from layerserve.v1 import tensor_pb2
 
+from layerserve_server.access.caller import Caller
+from layerserve_server.access.rights import Right
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
@@ -47,9 +49,16 @@ def choice(spec: tensor_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
     return spec.name, spec.version if which == "version" else None, spec.label if which == "label" else None
 
 
-def lease(repository: Repository, spec: tensor_pb2.ModelSpec) -> Lease:
-    """Leases the version in a request. Raises as `choice` and `Repository.lease` do."""
-    return repository.lease(*choice(spec))
+def chosen_by(caller: Caller, right: Right, spec: tensor_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
+    """Returns what `choice` does. Raises as `choice` and `Caller.check_model` do: before the model is looked up."""
+    found = choice(spec)
+    caller.check_model(right, found[0])
+    return found
+
+
+def lease(repository: Repository, caller: Caller, right: Right, spec: tensor_pb2.ModelSpec) -> Lease:
+    """Leases the version in a request of a caller. Raises as `chosen_by` and `Repository.lease` do."""
+    return repository.lease(*chosen_by(caller, right, spec))
 
 
 def model_spec(name: str, version: int) -> tensor_pb2.ModelSpec:

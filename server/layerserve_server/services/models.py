@@ -14,7 +14,7 @@ from layerserve_server.errors import UnknownVersionError
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
-from layerserve_server.services.messages import choice, format_name, parse, tensor_specs, timestamp
+from layerserve_server.services.messages import chosen_by, format_name, parse, tensor_specs, timestamp
 from layerserve_server.training.conversion import Converter
 from layerserve_server.transport.call import Call, Routes, Stream
 
@@ -47,26 +47,29 @@ class ModelService:
         )
 
     def list_models(self, call: Call) -> None:
-        """Handles ListModels: replies with all versions, or those of one model; none for an unknown model."""
+        """Handles ListModels: replies with all versions, or those of one model; none for an unknown model.
+
+        Versions of models that the caller may not read are left out.
+        """
         request = parse(models_pb2.ListModelsRequest, call.request)
-        versions = self._repository.describe(request.name)
+        versions = [one for one in self._repository.describe(request.name) if call.caller.may("read", one.name)]
         response = models_pb2.ListModelsResponse(versions=map(_version, versions))
         call.reply(response.SerializeToString)
 
     def get_model(self, call: Call) -> None:
-        """Handles GetModel: replies with a version. Raises as `Repository.describe_one` does."""
+        """Handles GetModel: replies with a version. Raises as `chosen_by` and `Repository.describe_one` do."""
         request = parse(models_pb2.GetModelRequest, call.request)
-        description = self._repository.describe_one(*choice(request.model))
+        description = self._repository.describe_one(*chosen_by(call.caller, "read", request.model))
         call.about(description.name, description.version)
         call.reply(models_pb2.GetModelResponse(version=_version(description)).SerializeToString)
 
     async def download_model(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles DownloadModel: yields a version's file, converted to the requested format.
 
-        Raises as `Repository.make_present` and `Converter.converted` do.
+        Raises as `chosen_by`, `Repository.make_present` and `Converter.converted` do.
         """
         request = parse(models_pb2.DownloadModelRequest, await stream.first())
-        chosen = choice(request.model)
+        chosen = chosen_by(stream.caller, "read", request.model)
         description = await stream.blocking(lambda: self._repository.make_present(*chosen))
         stream.about(description.name, description.version)
         format = format_name(request.format)

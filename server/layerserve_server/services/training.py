@@ -16,6 +16,8 @@ from layerserve.options.option import Option
 from layerserve.options.training import BUDGET, COMPILE, RUN, Budget
 from layerserve.v1 import training_pb2 as pb
 
+from layerserve_server.access.caller import Caller
+from layerserve_server.access.rights import Right
 from layerserve_server.errors import InvalidRequestError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
@@ -105,7 +107,7 @@ class TrainingService:
     def train(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Train: creates a run, receives its data, and yields its events until it ends.
 
-        Raises as `Repository.lease`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
+        Raises as `messages.lease`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
         """
         return self._execute(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
 
@@ -125,12 +127,12 @@ class TrainingService:
             raise InvalidRequestError("the first message of the stream must be the spec")
 
         def begin() -> Run:
-            with lease(self._repository, message.spec.model) as base:
+            with lease(self._repository, stream.caller, "train", message.spec.model) as base:
                 stream.about(base.name, base.version)
                 return self._runs.begin(read(message.spec, base.name, base.version, self._defaults), base)
 
         with self._uploads.occupy(stream.peer):
-            run = await stream.blocking(begin)
+            run = await stream.blocking(partial(_counted, stream.caller, begin))
             accepted = run.log.events[0]
             try:
                 yield reply(event=_event(run, accepted)).SerializeToString()
@@ -147,7 +149,7 @@ class TrainingService:
         """Handles WatchRun: yields a run's events from a sequence number on, to its end. Raises as `Runs.get` does."""
         request = parse(pb.WatchRunRequest, await stream.first())
         # Blocking, since an unknown id is looked up on disk.
-        run = await stream.blocking(lambda: self._runs.get(request.run_id))
+        run = await stream.blocking(lambda: self._get(stream.caller, "read", request.run_id))
         stream.about(run.request.model, run.request.version)
         async for event in _follow(run, request.from_sequence, stream):
             yield pb.WatchRunResponse(event=event).SerializeToString()
@@ -155,43 +157,52 @@ class TrainingService:
     def get_run(self, call: Call) -> None:
         """Handles GetRun: replies with a run's state. Raises as `Runs.get` does."""
         request = parse(pb.GetRunRequest, call.request)
-        call.reply(pb.GetRunResponse(run=_run(self._runs.get(request.run_id))).SerializeToString)
+        run = self._get(call.caller, "read", request.run_id)
+        call.reply(pb.GetRunResponse(run=_run(run)).SerializeToString)
 
     def list_runs(self, call: Call) -> None:
-        """Handles ListRuns: replies with all runs, or those of one model, including other servers', newest first."""
+        """Handles ListRuns: replies with all runs, or those of one model, including other servers', newest first.
+
+        Runs of models that the caller may not read are left out.
+        """
         request = parse(pb.ListRunsRequest, call.request)
         # In this order: a run that is taken over in between is in both lists, rather than in neither.
         elsewhere = {run.id: _run(run, owner=run.owner) for run in self._runs.list_elsewhere(request.model_name)}
         here = {run.id: _run(run) for run in self._runs.list(request.model_name)}
-        runs = sorted((elsewhere | here).values(), key=lambda run: (run.created_time.ToNanoseconds(), run.id))
+        readable = [run for run in (elsewhere | here).values() if call.caller.may("read", run.base.name)]
+        runs = sorted(readable, key=lambda run: (run.created_time.ToNanoseconds(), run.id))
         call.reply(pb.ListRunsResponse(runs=reversed(runs)).SerializeToString)
 
     def cancel_run(self, call: Call) -> None:
         """Handles CancelRun. Raises as `Runs.cancel` does."""
         request = parse(pb.CancelRunRequest, call.request)
+        self._get(call.caller, "train", request.run_id)
         call.reply(pb.CancelRunResponse(run=_run(self._runs.cancel(request.run_id))).SerializeToString)
 
     def resume_run(self, call: Call) -> None:
-        """Handles ResumeRun. Raises as `Runs.resume` does."""
+        """Handles ResumeRun. Raises as `Runs.resume` and `Quota.run` do."""
         request = parse(pb.ResumeRunRequest, call.request)
-        call.reply(pb.ResumeRunResponse(run=_run(self._runs.resume(request.run_id))).SerializeToString)
+        self._get(call.caller, "train", request.run_id)
+        run = _counted(call.caller, lambda: self._runs.resume(request.run_id))
+        call.reply(pb.ResumeRunResponse(run=_run(run)).SerializeToString)
 
     def delete_run(self, call: Call) -> None:
         """Handles DeleteRun. Raises as `Runs.delete` does."""
         request = parse(pb.DeleteRunRequest, call.request)
+        self._get(call.caller, "train", request.run_id)
         self._runs.delete(request.run_id)
         call.reply(pb.DeleteRunResponse().SerializeToString)
 
     def list_run_files(self, call: Call) -> None:
         """Handles ListRunFiles: replies with the files that a run's callbacks have written."""
         request = parse(pb.ListRunFilesRequest, call.request)
-        found = listed(self._runs.get(request.run_id).folder / FILES)
+        found = listed(self._get(call.caller, "read", request.run_id).folder / FILES)
         call.reply(pb.ListRunFilesResponse(files=map(_file, found)).SerializeToString)
 
     async def download_run_file(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles DownloadRunFile: yields one of these files. Raises NotFoundError if there is no such file."""
         request = parse(pb.DownloadRunFileRequest, await stream.first())
-        run = await stream.blocking(lambda: self._runs.get(request.run_id))
+        run = await stream.blocking(lambda: self._get(stream.caller, "read", request.run_id))
         stream.about(run.request.model, run.request.version)
         described, file = opened(run.folder / FILES, request.name)
         with file:
@@ -199,6 +210,10 @@ class TrainingService:
             pieces = chunks(file, described.bytes)
             async for message in downloaded(stream, head, lambda: next(pieces, b"")):
                 yield message
+
+    def _get(self, caller: Caller, right: Right, run_id: str) -> Run:
+        """Returns a run. One of a model that the caller has no right on doesn't exist for it. Raises as `Runs.get`."""
+        return self._runs.get(run_id, partial(caller.may, right))
 
     async def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
         """Receives a run's data and queues the run. Raises as `Upload` does if the data is invalid or incomplete."""
@@ -217,6 +232,11 @@ class TrainingService:
                     raise InvalidRequestError("every message after the first must be a chunk or a digest")
             upload.check_complete()
         await stream.blocking(lambda: self._runs.enqueue(run))
+
+
+def _counted(caller: Caller, begin: Callable[[], Run]) -> Run:
+    """Begins a run that counts for the caller's quota."""
+    return begin() if caller.quota is None else caller.quota.run(begin, lambda run: run.log.ended)
 
 
 async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.TrainEvent, None]:

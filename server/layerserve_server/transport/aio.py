@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import grpc
 
+from layerserve_server.access.gate import Pairs
 from layerserve_server.errors import UnknownMethodError
 from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler
+from layerserve_server.transport.certificates import names_in
 from layerserve_server.transport.event_batch import BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.peers import host_of
 from layerserve_server.transport.status import Failure
@@ -88,16 +90,20 @@ def _deadline(context: Any) -> float | None:
 class AioCall(BatchedCall):
     """A unary call of a grpc.aio server. Its coroutine awaits `reply_or_failure`."""
 
-    __slots__ = ("_context", "_streams", "reply_or_failure")
+    __slots__ = ("_context", "_streams", "metadata", "reply_or_failure")
 
     def __init__(self, batches: EventBatches, method: str, request: bytes, context: Any, streams: Streams) -> None:
         super().__init__(batches, method, request, time.monotonic(), _deadline(context))
         self._context = context
         self._streams = streams
+        self.metadata: Pairs = tuple(context.invocation_metadata() or ())
         self.reply_or_failure: asyncio.Future[bytes | Failure] = streams.loop.create_future()
 
     def client(self) -> object:
         return self._context.peer()
+
+    def certificate_names(self) -> Sequence[str]:
+        return names_in(self._context.auth_context())
 
     def send(self, message: bytes) -> None:
         self._end_with(message)
@@ -118,14 +124,16 @@ class AioStream(ServerStream):
 
     def __init__(self, streams: Streams, method: str, context: Any) -> None:
         metadata = tuple(context.invocation_metadata() or ())
-        super().__init__(streams, method, host_of(context.peer(), metadata), _deadline(context))
-        self.metadata = metadata
+        super().__init__(streams, method, host_of(context.peer(), metadata), _deadline(context), metadata)
         self._context = context
         #: The error that ended the stream; None if it ended with OK.
         self.failure: Failure | None = None
 
     def client(self) -> object:
         return self._context.peer()
+
+    def certificate_names(self) -> Sequence[str]:
+        return names_in(self._context.auth_context())
 
     def receive_one(self) -> None:
         self._run(self._context.read(), lambda message: self.received(None if message is grpc.aio.EOF else message))

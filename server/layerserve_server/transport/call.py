@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from layerserve_server.access.caller import Caller
 from layerserve_server.transport.memory import MemoryBudget
 
 T = TypeVar("T")
@@ -25,6 +26,10 @@ class Call(Protocol):
     @property
     def method(self) -> str:
         """Full name, such as "/layerserve.v1.PredictionService/Predict"."""
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls. May call the method; whether also for a model, the handler asks it (`Caller.check_model`)."""
 
     @property
     def request(self) -> bytes:
@@ -84,8 +89,15 @@ class Stream(Protocol):
         """Full name, such as "/layerserve.v1.TrainingService/Train"."""
 
     @property
+    def caller(self) -> Caller:
+        """See Call."""
+
+    @property
     def metadata(self) -> Sequence[tuple[str, str | bytes]]:
         """The client's metadata."""
+
+    def certificate_names(self) -> Sequence[str]:
+        """Returns the names in the client's verified certificate; empty without one."""
 
     @property
     def deadline(self) -> float | None:

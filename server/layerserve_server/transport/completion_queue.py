@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from layerserve_server.access.gate import Pairs
 from layerserve_server.errors import BusyError, IdleStreamError, UnknownMethodError
 from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler
+from layerserve_server.transport.certificates import names_in
 from layerserve_server.transport.connections import Connections, Traffic
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.limits import Limits
@@ -286,7 +288,7 @@ class Operations:
 class PolledCall(BatchedCall, Operations):
     """A unary call in grpcio's core."""
 
-    __slots__ = ("_cancelled", "_core", "_finished", "_handler", "_peer", "_poller", "_started")
+    __slots__ = ("_cancelled", "_core", "_finished", "_handler", "_peer", "_poller", "_started", "metadata")
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: Handler) -> None:
         now = time.monotonic()
@@ -297,6 +299,7 @@ class PolledCall(BatchedCall, Operations):
         self._started = self._finished = 0
         self._cancelled = False
         self._peer: str | None = None
+        self.metadata: Pairs = event.invocation_metadata
 
     def start(self) -> None:
         """Starts to receive the request, and the event of the call's end."""
@@ -316,6 +319,9 @@ class PolledCall(BatchedCall, Operations):
         if self._peer is None:
             self._peer = self._core.peer().decode()
         return self._peer
+
+    def certificate_names(self) -> Sequence[str]:
+        return names_in(self._poller.core.auth_context(self._core))
 
     def send(self, message: bytes) -> None:
         core = self._poller.core
@@ -374,14 +380,16 @@ class PolledStream(Operations, ServerStream):
     """A stream in grpcio's core. The poller passes its events on to the event loop."""
 
     def __init__(self, poller: Poller, event: Any, method: str, handler: StreamHandler) -> None:
-        self.metadata: Sequence[tuple[str, str | bytes]] = event.invocation_metadata
+        metadata: Pairs = event.invocation_metadata
         self._client = event.call.peer().decode()
         super().__init__(
             poller.streams,
             method,
-            host_of(self._client, self.metadata),
+            host_of(self._client, metadata),
             _deadline(event, time.monotonic()),
+            metadata,
         )
+        self.metadata = metadata
         self._poller = poller
         self._core = event.call
         self._handler = handler
@@ -396,6 +404,9 @@ class PolledStream(Operations, ServerStream):
 
     def client(self) -> object:
         return self._client
+
+    def certificate_names(self) -> Sequence[str]:
+        return names_in(self._poller.core.auth_context(self._core))
 
     # Called in the event loop.
 

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from layerserve_server.access.caller import Caller
+from layerserve_server.access.gate import Gate, Pairs
 from layerserve_server.errors import (
     STOPPING,
     BusyError,
@@ -49,8 +51,9 @@ def deadline_in(remaining: float | None, now: float) -> float | None:
 class EventBatches:
     """The open calls of a receiving thread, and the work that is deferred to the end of its current event batch."""
 
-    def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget) -> None:
+    def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget, gate: Gate) -> None:
         self._observer = observer
+        self._gate = gate
         self._limits = limits
         self.memory = memory
         self._thread = 0
@@ -79,9 +82,14 @@ class EventBatches:
         self.open.add(call)
 
     def take(self, call: BatchedCall, handler: Handler) -> None:
-        """Passes a registered call to its handler, or fails it if a limit is exceeded or the server is stopping."""
+        """Passes a registered call to its handler.
+
+        Fails it if its caller may not call the method, a limit is exceeded, or the server is stopping.
+        """
         try:
             request, limits = call.request, self._limits
+            # First, and with nothing of the request looked at.
+            call.caller = self._gate.trusted or self._gate.admit(call)
             if call.deadline is not None and time.monotonic() >= call.deadline:
                 raise DeadlinePassedError(LATE)
             if len(request) > limits.max_message_bytes:
@@ -185,7 +193,22 @@ def _run(work: Callable[..., None], *arguments: object) -> None:
 class BatchedCall:
     """A unary call that occupies no thread while it waits (see transport.call.Call). Transports implement `send*`."""
 
-    __slots__ = ("_batches", "_gone", "_held", "_once", "arrived", "deadline", "method", "model", "request", "version")
+    __slots__ = (
+        "_batches",
+        "_gone",
+        "_held",
+        "_once",
+        "arrived",
+        "caller",
+        "deadline",
+        "method",
+        "model",
+        "request",
+        "version",
+    )
+
+    #: Set when the call is admitted, and not before.
+    caller: Caller
 
     def __init__(
         self, batches: EventBatches, method: str, request: bytes, arrived: float, deadline: float | None
@@ -214,6 +237,15 @@ class BatchedCall:
     def client(self) -> object:
         """See transport.call.Call. Implemented by the transport."""
         raise NotImplementedError
+
+    @property
+    def metadata(self) -> Pairs:
+        """The client's metadata. Implemented by the transport."""
+        raise NotImplementedError
+
+    def certificate_names(self) -> Sequence[str]:
+        """See transport.call.Stream. Overridden by transports with TLS."""
+        return ()
 
     @property
     def answered(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
+from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.errors import STOPPING, UnavailableError
 from layerserve_server.transport.call import Stream
 from layerserve_server.transport.peers import PEER_KEY, host_of
@@ -19,14 +20,15 @@ from layerserve_server.transport.status import Failure, StatusError
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 #: Metadata of a connection, or written by grpcio itself; not forwarded.
-OWN_KEYS = ("user-agent", "content-type", "te", PEER_KEY)
+OWN_KEYS = ("user-agent", "content-type", "te", PEER_KEY, CERTIFICATE_KEY)
 
 
 class Forwarder:
     """Forwards calls to another server. On the wire a unary call is a stream of one message: all are streams here."""
 
-    def __init__(self, socket: Path) -> None:
-        """`socket` is the Unix socket on which the other server listens."""
+    def __init__(self, socket: Path, gate: Gate) -> None:
+        """`socket` is the Unix socket on which the other server listens, `gate` one with the secret of both."""
+        self._gate = gate
         self._target = f"unix:{socket}"
         self._channel: grpc.aio.Channel | None = None
 
@@ -44,7 +46,11 @@ class Forwarder:
         pairs = [pair for pair in stream.metadata if pair[0] not in OWN_KEYS]
         call: _Call = self._channel.stream_stream(stream.method)(
             timeout=None if stream.deadline is None else max(0.0, stream.deadline - time.monotonic()),
-            metadata=(*pairs, (PEER_KEY, host_of(str(stream.client())))),
+            metadata=(
+                *pairs,
+                (PEER_KEY, host_of(str(stream.client()))),
+                *self._gate.stamped(stream.certificate_names()),
+            ),
         )
 
         def cancel() -> None:

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import grpc
 
+from layerserve_server.access.gate import Gate
 from layerserve_server.transport import compression
 from layerserve_server.transport.aio import AioHandlers
 from layerserve_server.transport.call import Observer, Routes, StreamHandler
+from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.completion_queue import OtherInternalsError, Poller
 from layerserve_server.transport.connections import Connections
 from layerserve_server.transport.ending import Ending, wait_for
@@ -77,30 +79,35 @@ class GrpcioServer:
         host: str,
         port: int,
         reflect: bool = True,
-        certificate: tuple[Path, Path] | None = None,
+        certificates: Certificates | None = None,
         shared: SharedPort | None = None,
         front: Front | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        """`certificate` is the paths of a chain and a key; `front` belongs to a transport in front of this one.
+        """`certificates` are for TLS; `front` belongs to a transport in front of this one; `gate` admits callers.
 
-        Raises OSError if the port is taken.
+        Raises OSError if the port is taken, and MissingRightError if a route isn't in the gate's table.
         """
         self._ending = Ending()
         #: Whether clients connect to this transport, not to one in front of it.
         self._at_the_front = front is None
         self._connections, self.memory = front or Front.of(limits)
-        self._batches = EventBatches(observer, limits, self.memory)
-        self._streams = Streams(observer, limits, self.memory)
+        gate = gate or Gate.unguarded()
+        self._batches = EventBatches(observer, limits, self.memory, gate)
+        self._streams = Streams(observer, limits, self.memory, gate)
         self._health = Health(routes.services())
         everything = Routes()
         everything.add(routes)
         self._forwarder: Forwarder | None = None
         if shared is not None and not shared.owner:
-            self._forwarder = Forwarder(shared.socket)
+            self._forwarder = Forwarder(shared.socket, gate)
         else:
             everything.add(self._health.routes())
             if reflect:
                 everything.add(Reflection([*routes.services(), HEALTH]).routes())
+        #: Full names of all methods, sorted.
+        self.methods = sorted([*everything.unary, *everything.streams])
+        gate.require_rights(self.methods)
         fallback = self._forwarder.forward if self._forwarder is not None else None
         self._make_server(
             everything, limits, fallback, options(limits, shared=shared is not None, front=front is not None)
@@ -108,7 +115,7 @@ class GrpcioServer:
         if shared is not None and shared.owner:
             claim(host, port)
             self._bind(address(f"unix:{shared.socket}", 0), None)
-        self.port = self._bind(address(host, port), certificate)
+        self.port = self._bind(address(host, port), certificates)
 
     def start(self) -> None:
         """Starts to receive calls. Health stays NOT_SERVING until `set_serving`."""
@@ -181,12 +188,11 @@ class GrpcioServer:
     def _in_loop(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._streams.loop).result()
 
-    def _bind(self, address: str, certificate: tuple[Path, Path] | None) -> int:
+    def _bind(self, address: str, certificates: Certificates | None) -> int:
         try:
-            if certificate is None:
+            if certificates is None:
                 return int(self._server.add_insecure_port(address))
-            chain, key = (path.read_bytes() for path in certificate)
-            return int(self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)])))
+            return int(self._server.add_secure_port(address, certificates.credentials()))
         except RuntimeError as error:
             raise OSError(f"can't listen on {address}: is the port taken?") from error
 

@@ -19,8 +19,10 @@ from typing import Any
 
 from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
+from layerserve_server.access.gate import Gate, Pairs
 from layerserve_server.errors import TooLargeError
 from layerserve_server.transport.call import Handler, Observer, Routes
+from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.connections import Traffic
 from layerserve_server.transport.ending import Ending
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
@@ -55,12 +57,13 @@ class NativeServer:
         host: str,
         port: int,
         reflect: bool = True,
-        certificate: tuple[Path, Path] | None = None,
+        certificates: Certificates | None = None,
         shared: SharedPort | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """Raises OSError if the port is taken, NativeUnavailableError if the package is missing or TLS is requested."""
         native = _load_extension()
-        if certificate is not None:
+        if certificates is not None:
             raise NativeUnavailableError(
                 "transport 'native' doesn't support TLS: use 'grpcio', or terminate TLS in a proxy"
             )
@@ -68,7 +71,9 @@ class NativeServer:
         self._ending = Ending()
         front = Front.of(limits)
         self._connections, self.memory = front
-        self._batches = EventBatches(observer, limits, self.memory)
+        gate = gate or Gate.unguarded()
+        gate.require_rights(routes.prompt)
+        self._batches = EventBatches(observer, limits, self.memory, gate)
         self._methods = sorted(routes.prompt)
         self._handlers: list[Handler] = [routes.unary[method] for method in self._methods]
         #: Open calls by the front's number.
@@ -96,8 +101,10 @@ class NativeServer:
         self._behind: GrpcioServer | None = None
         if shared is None or shared.owner:
             self._behind = GrpcioServer(
-                routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect, front=front
+                routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect, front=front, gate=gate
             )
+        #: Full names of all methods of this process, sorted.
+        self.methods = sorted(routes.unary if self._behind is None else self._behind.methods)
         self._front.set_fallback(str(socket))
         self._has_cores = (os.cpu_count() or 1) > 1
         self._thread = threading.Thread(target=self._serve, name="native", daemon=True)
@@ -165,7 +172,7 @@ class NativeServer:
         traffic = self._connections.of(client)
         traffic.count(len(request))
         call = NativeCall(
-            self, self._methods[method], number, request, now, deadline_in(remaining, now), client, traffic
+            self, self._methods[method], number, request, now, deadline_in(remaining, now), client, traffic, metadata
         )
         self._calls[number] = call
         self._batches.begin(call)
@@ -179,7 +186,7 @@ class NativeServer:
 class NativeCall(BatchedCall):
     """A unary call received by the front."""
 
-    __slots__ = ("_number", "_peer", "_server", "_traffic")
+    __slots__ = ("_metadata", "_number", "_peer", "_server", "_traffic")
 
     def __init__(
         self,
@@ -191,15 +198,21 @@ class NativeCall(BatchedCall):
         deadline: float | None,
         peer: str,
         traffic: Traffic,
+        metadata: Pairs,
     ) -> None:
         super().__init__(server._batches, method, request, arrived, deadline)
         self._server = server
         self._number = number
         self._peer = peer
         self._traffic = traffic
+        self._metadata = metadata
 
     def client(self) -> object:
         return self._peer
+
+    @property
+    def metadata(self) -> Pairs:
+        return self._metadata
 
     def send(self, message: bytes) -> None:
         self._server._calls.pop(self._number, None)

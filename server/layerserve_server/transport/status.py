@@ -36,6 +36,8 @@ STATUS: dict[type[errors.ServerError], grpc.StatusCode] = {
     errors.IncompleteDataError: grpc.StatusCode.DATA_LOSS,
     errors.VersionFailedError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotTrainableError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     errors.BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.TooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlinePassedError: grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -13,6 +13,8 @@ from contextlib import aclosing, suppress
 from functools import partial
 from typing import TypeVar
 
+from layerserve_server.access.caller import Caller
+from layerserve_server.access.gate import Gate
 from layerserve_server.errors import (
     STOPPING,
     BusyError,
@@ -43,8 +45,9 @@ OVERRUN = failure(BusyError("too many streams arrived at once", retry_after=1.0)
 class Streams:
     """The open streams of a server, and the event loop that runs their handlers."""
 
-    def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget) -> None:
+    def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget, gate: Gate) -> None:
         self._observer = observer
+        self._gate = gate
         self.limits = limits
         self.memory = memory
         self.loop = asyncio.new_event_loop()
@@ -165,7 +168,11 @@ class Streams:
             self._observer.calls_ended([Ended(method, "", "", OVERRUN.code.name, 0.0)] * count)
 
     def _admit(self, stream: ServerStream) -> None:
-        """Counts a stream as open. Raises UnavailableError if the server is stopping, BusyError at a limit."""
+        """Counts a stream as open.
+
+        Raises as `Gate.admit` does, UnavailableError if the server is stopping, and BusyError at a limit.
+        """
+        stream.caller = self._gate.trusted or self._gate.admit(stream)
         if self.stopping:
             raise UnavailableError(STOPPING)
         limits, method = self.limits, stream.method.rpartition("/")[2]
@@ -249,13 +256,23 @@ class ServerStream:
     Transports implement `receive_one`, `send_one`, `end` and `cancel`, and call `received`, `sent` and `gone`.
     """
 
-    def __init__(self, streams: Streams, method: str, peer: str, deadline: float | None = None) -> None:
+    #: Set when the stream is admitted, and not before.
+    caller: Caller
+
+    def __init__(
+        self,
+        streams: Streams,
+        method: str,
+        peer: str,
+        deadline: float | None = None,
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> None:
         """`peer` is the client's address, by which its streams are counted; empty if unknown."""
         self._streams = streams
         self.method = method
         self.peer = peer
         self.deadline = deadline
-        self.metadata: Sequence[tuple[str, str | bytes]] = ()
+        self.metadata = metadata
         #: Whether metrics include it: False if another server counts it.
         self.counted = True
         self.model = ""
@@ -317,6 +334,10 @@ class ServerStream:
         """See transport.call.Stream. Overridden by transports that distinguish connections."""
         return self.peer
 
+    def certificate_names(self) -> Sequence[str]:
+        """See transport.call.Stream. Overridden by transports with TLS."""
+        return ()
+
     async def first(self) -> bytes:
         message = await self._receive()
         if message is None:
@@ -368,7 +389,10 @@ class ServerStream:
     # Called by `Streams`.
 
     def check_stalled(self, now: float, idle_seconds: float, stalled_seconds: float) -> None:
-        """Interrupts the stream if the client has sent nothing, or read nothing, for too long."""
+        """Interrupts the stream if the client has sent or read nothing for too long, or has lost its rights."""
+        if self.caller.ended is not None:
+            self.interrupt(self.caller.ended)
+            self.closed()
         if self._waits_since is not None and now - self._waits_since > idle_seconds:
             self.interrupt(IdleStreamError(f"the client sent no message for {idle_seconds:g} seconds"))
         if self._stalls_since is not None and now - self._stalls_since > stalled_seconds:

@@ -764,7 +764,7 @@ def test_a_run_that_is_being_deleted_is_unknown(trainer, monkeypatch):
     run_id = trainer.train(spec())[0].run_id
     monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: refused.append(refusal(trainer.delete, run_id)))
     run = trainer.app.runs.get(run_id)
-    monkeypatch.setattr(trainer.app.runs, "get", lambda _: run)
+    monkeypatch.setattr(trainer.app.runs, "get", lambda *_: run)
     refused = []
     trainer.delete(run_id)
     assert refused == [(grpc.StatusCode.NOT_FOUND, "run_not_found", f"training run '{run_id}' was removed")]

@@ -235,11 +235,9 @@ def test_work_for_afterwards_and_work_that_may_take_long_get_done(serve_echo):
 
 
 @needs_native
-def test_the_native_transport_refuses_tls(tmp_path):
+def test_the_native_transport_refuses_tls():
     with pytest.raises(NativeUnavailableError, match="doesn't support TLS"):
-        NativeServer(
-            Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificate=(tmp_path, tmp_path)
-        )
+        NativeServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificates=object())
 
 
 def test_a_missing_extension_is_told(monkeypatch):

@@ -48,7 +48,7 @@ class CoalescedCalls:
 
     @property
     def max_wait(self) -> float | None:
-        return self._template.max_queue_ms / 1000 if self._template.max_queue_ms else None
+        return self._template.max_wait
 
     def arrays(self) -> dict[str, Array]:
         messages = [call.request for call in self.requests]

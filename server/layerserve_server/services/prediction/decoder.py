@@ -1,50 +1,58 @@
-"""Decoding of a PredictRequest's arrays: in place if they match the model's inputs, as nearly all do."""
+"""Decoding of a request's arrays: in place if they match the model's inputs, as nearly all do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 from layerserve import tensors
-from layerserve.v1 import tensor_pb2
 
 from layerserve_server.inference.admission import Admission, Admitted
 from layerserve_server.inference.runner import Array
-from layerserve_server.services.messages import decode
+from layerserve_server.services.prediction.contract import GivenTensor
 from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
 
 #: Dtypes whose bytes on the wire are valid array data without conversion or checks.
 PLAIN = {name: dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("bool", "string", "bfloat16")}
-
-
+#: Names of inputs are the model's own only.
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 #: Maximum number of templates whose layouts are cached.
 MAX_KEPT = 2048
 
 
 class Decoder:
-    """Decodes requests for the same outputs of a version."""
+    """Decodes requests with the same selection of a version."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, further_names: Mapping[str, str] = NO_NAMES) -> None:
+        """`further_names` are names of inputs besides the model's own, with those."""
         self._admission = admission
-        #: By input name: dtype on the wire and in NumPy, shape of a row, and size of a row in bytes.
-        self._inputs: dict[str, tuple[int, np.dtype[np.generic], tuple[int, ...], int]] = {}
+        own = {spec.name for spec in admission.model_inputs}
+        self._own_names = {further: name for further, name in further_names.items() if further not in own}
+        #: By input name: the model's own name, dtype, dtype in NumPy, shape of a row, and size of a row in bytes.
+        self._inputs: dict[str, tuple[str, str, np.dtype[np.generic], tuple[int, ...], int]] = {}
         self._layouts: dict[RequestTemplate, tuple[Layout, ...] | None] = {}
         if admission.group is None or any(spec.dtype not in PLAIN for spec in admission.inputs):
             return
         for spec in admission.inputs:
             row = tuple(length for length in spec.shape[1:] if length is not None)
             dtype = PLAIN[spec.dtype]
-            entry = tensors.dtype_enum(spec.dtype), dtype, row, prod(row) * dtype.itemsize
-            self._inputs[spec.name] = entry
+            self._inputs[spec.name] = spec.name, spec.dtype, dtype, row, prod(row) * dtype.itemsize
             if len(admission.model_inputs) == 1:
-                self._inputs[""] = entry
+                self._inputs[""] = self._inputs[spec.name]
+        for further, name in self._own_names.items():
+            if name in self._inputs:
+                self._inputs[further] = self._inputs[name]
         self._count = len(admission.inputs)
 
-    def read(self, given: Sequence[tensor_pb2.Tensor]) -> Admitted:
+    def read(self, given: Sequence[GivenTensor]) -> Admitted:
         """Returns the model's input arrays. Raises InvalidTensorError, and as `admission.admit` does."""
         admitted = self._read_in_place(given) if self._inputs else None
-        return admitted or self._admission.admit([(tensor.name, decode(tensor)) for tensor in given])
+        if admitted is not None:
+            return admitted
+        own_names = self._own_names
+        return self._admission.admit([(own_names.get(tensor.name, tensor.name), tensor.array()) for tensor in given])
 
     def layouts(self, template: RequestTemplate) -> tuple[Layout, ...] | None:
         """Returns the layouts of the inputs in messages of a template; None if they can't be read in place."""
@@ -62,31 +70,30 @@ class Decoder:
             entry = self._inputs.get(tensor.name)
             if entry is None:
                 return None
-            enum, dtype, row, row_bytes = entry
+            name, kind, dtype, row, row_bytes = entry
             shape, (start, stop) = tensor.shape, tensor.data
-            if tensor.dtype != enum or not shape or shape[1:] != row or shape[0] < 1:
+            if tensor.dtype != kind or not shape or shape[1:] != row or shape[0] < 1:
                 return None
             if stop - start != shape[0] * row_bytes or any(other.shape[0] != shape[0] for other in found.values()):
                 return None
-            name = tensor.name or self._admission.model_inputs[0].name
             found[name] = Layout(name, dtype, shape, prod(shape), start)
         return tuple(found.values()) if len(found) == len(template.tensors) == self._count else None
 
-    def _read_in_place(self, given: Sequence[tensor_pb2.Tensor]) -> Admitted | None:
+    def _read_in_place(self, given: Sequence[GivenTensor]) -> Admitted | None:
         """Returns None if an array needs conversion or is invalid: `admit` then converts or refuses it."""
         arrays: dict[str, Array] = {}
         rows = 0
         for tensor in given:
             entry = self._inputs.get(tensor.name)
-            shape = tuple(tensor.shape)
+            shape = tensor.shape
             if entry is None or not shape:
                 return None
-            enum, dtype, row, row_bytes = entry
+            name, kind, dtype, row, row_bytes = entry
             data = tensor.data
-            if tensor.dtype != enum or shape[1:] != row or shape[0] < 1 or len(data) != shape[0] * row_bytes:
+            if tensor.dtype != kind or shape[1:] != row or shape[0] < 1 or len(data) != shape[0] * row_bytes:
                 return None
             if arrays and shape[0] != rows:
                 return None
             rows = shape[0]
-            arrays[tensor.name or self._admission.model_inputs[0].name] = np.frombuffer(data, dtype).reshape(shape)
+            arrays[name] = np.frombuffer(data, dtype).reshape(shape)
         return Admitted(arrays, rows) if len(arrays) == len(given) == self._count else None

@@ -1,4 +1,4 @@
-"""PredictStream: starts the requests of a stream and sends their replies as they finish."""
+"""Streams of requests: starts the requests of a stream and sends their replies as they finish."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
-from typing import Any
-
-from layerserve.v1 import prediction_pb2
-from layerserve.wire import tag, varint
+from typing import Any, Protocol
 
 from layerserve_server.errors import STOPPING, BusyError, UnavailableError
-from layerserve_server.services.messages import LONG_BYTES, parse
+from layerserve_server.services.messages import LONG_BYTES
+from layerserve_server.services.prediction.contract import Contract
+from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.transport.call import Stream
 from layerserve_server.transport.status import Failure, failure
 
@@ -24,21 +23,44 @@ MAX_OPEN = 256
 #: Maximum size of the open requests of a stream, in bytes.
 MAX_OPEN_BYTES = 64 << 20
 
-RESPONSE_TAG = tag(prediction_pb2.PredictStreamResponse.RESPONSE_FIELD_NUMBER)
+
+class StreamContract(Contract, Protocol):
+    """A contract with streams of requests, whose messages have an `id`."""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether replies come in the order of the requests; otherwise as they are ready."""
+
+    def read_streamed(self, message: bytes) -> Any:
+        """Parses a message of a stream. Raises InvalidRequestError if it isn't valid."""
+
+    def wrap(self, reply: bytes) -> bytes:
+        """Returns the stream's message with a serialized reply."""
+
+    def refusal(self, id: str, wire: Failure) -> bytes:
+        """Returns the stream's message with an error."""
 
 
 class PredictionStream:
     """Starts the requests of a stream, and yields their replies until all are sent or the client cancels."""
 
-    def __init__(self, stream: Stream, start: Callable[[StreamedCall], None]) -> None:
-        """`start` starts a request; if it raises, the request is answered with that error."""
+    def __init__(
+        self, stream: Stream, contract: StreamContract, predictor: Predictor, *, errors_end: bool = False
+    ) -> None:
+        """With `errors_end`, the first request that fails ends the stream with its error."""
         self._stream = stream
-        self._start = start
+        self.contract = contract
+        self._predictor = predictor
         #: Replies to be sent, with the sizes of their requests. Appended by any thread.
         self._ready: deque[tuple[bytes, int]] = deque()
         self._wake = asyncio.Event()
         self._lock = threading.Lock()
         self._in_progress: set[StreamedCall] = set()
+        #: If replies are ordered: the requests in order, each until its reply is in `_ready`.
+        self._order: deque[StreamedCall] | None = deque() if contract.ordered else None
+        self._errors_end = errors_end
+        #: The error that ends the stream.
+        self.error: Exception | None = None
         self.closed = False
         # The fields below are used in the event loop only.
         self._count = 0
@@ -65,6 +87,8 @@ class PredictionStream:
                     self._count -= 1
                     self._bytes -= size
                     self._room.set()
+                if self.error is not None:
+                    raise self.error
                 if self._over(reading):
                     break
                 await self._wake.wait()
@@ -98,6 +122,8 @@ class PredictionStream:
                 if self.closed:
                     return
                 self._in_progress.add(call)
+                if self._order is not None:
+                    self._order.append(call)
             if len(message) > LONG_BYTES:
                 await self._stream.blocking(partial(self._begin, call, message))
             else:
@@ -106,8 +132,14 @@ class PredictionStream:
                 await self._stream.blocking(partial(self._try, call, call.blocking))
 
     def _begin(self, call: StreamedCall, message: bytes) -> None:
-        call.message = parse(prediction_pb2.PredictStreamRequest, message).request
-        self._try(call, partial(self._start, call))
+        parsed = self.contract.read_streamed(message)
+        call.id = parsed.id
+
+        def start() -> None:
+            # Batches run in another thread, so that the event loop receives the requests of the next one meanwhile.
+            self._predictor.start(call, self.contract.request(parsed), here=False)
+
+        self._try(call, start)
 
     def _try(self, call: StreamedCall, work: Callable[[], None]) -> None:
         try:
@@ -129,6 +161,9 @@ class PredictionStream:
         with self._lock:
             self.closed = True
             left, self._in_progress = self._in_progress, set()
+            if self._order is not None:
+                self._stream.memory.give(sum(len(call.held or b"") for call in self._order))
+                self._order.clear()
         for call in left:
             gone, call.gone = call.gone, _nothing
             gone()
@@ -148,8 +183,22 @@ class PredictionStream:
             # The callback refers to the pending request, and that to this call: a reference cycle, which would keep
             # the arrays until the garbage collector runs.
             call.gone = _nothing
-            self._ready.append((self.hold(message, call), call.size))
+            message = self.hold(message, call)
+            if self._order is None:
+                self._ready.append((message, call.size))
+            else:
+                call.held = message
+                while self._order and (first := self._order[0]).held is not None:
+                    self._ready.append((first.held, first.size))
+                    self._order.popleft()
         self._stream.soon(self._wake.set)
+
+    def end_with(self, error: Exception) -> bool:
+        """Ends the stream with the error of a request. Returns False if errors don't end this stream."""
+        if self._errors_end and self.error is None:
+            self.error = error
+            self._stream.soon(self._wake.set)
+        return self._errors_end
 
     def hold(self, message: bytes, call: StreamedCall) -> bytes:
         """Counts a reply towards the memory budget until it is sent. Returns a refusal if the budget is used up."""
@@ -170,8 +219,12 @@ class StreamedCall:
         """`size` is the size of its message, in bytes."""
         self._answers = answers
         self._stream = stream
+        self.caller = stream.caller
         self.size = size
-        self.message = prediction_pb2.PredictRequest()
+        #: Id of the request.
+        self.id = ""
+        #: Its reply, while replies to earlier requests are missing.
+        self.held: bytes | None = None
         self.arrived = time.monotonic()
         self.gone: Callable[[], None] = _nothing
         #: Work passed to `may_block`, to be run in a pool thread.
@@ -183,7 +236,7 @@ class StreamedCall:
 
     @property
     def request(self) -> bytes:
-        return self.message.SerializeToString()
+        raise NotImplementedError  # it was parsed as a part of the stream's message
 
     def on_gone(self, callback: Callable[[], None]) -> None:
         if self._answers.closed:
@@ -199,22 +252,19 @@ class StreamedCall:
         return self._stream.client()
 
     def answer(self, message: bytes) -> None:
-        self._answers.end(self, b"".join((RESPONSE_TAG, varint(len(message)), message)))
+        self._answers.end(self, self._answers.contract.wrap(message))
 
     @property
     def answered(self) -> bool:
         return self._answers.answered(self)
 
     def fail(self, error: Exception) -> None:
-        self._answers.end(self, self.refusal(error))
+        if not self._answers.end_with(error):
+            self._answers.end(self, self.refusal(error))
 
     def refusal(self, error: Exception) -> bytes:
         """Returns the serialized reply for an error."""
-        wire = failure(error, self.method)
-        refused = prediction_pb2.PredictError(
-            id=self.message.id, code=wire.code.value[0], message=wire.text, metadata=_texts(wire)
-        )
-        return prediction_pb2.PredictStreamResponse(error=refused).SerializeToString()
+        return self._answers.contract.refusal(self.id, failure(error, self.method))
 
     def about(self, model: str, version: int) -> None:
         self._stream.about(model, version)
@@ -227,10 +277,6 @@ class StreamedCall:
 
     def may_block(self, work: Callable[[], None]) -> None:
         self.blocking = work
-
-
-def _texts(wire: Failure) -> dict[str, str]:
-    return {key: value for key, value in wire.metadata if isinstance(value, str)}
 
 
 def _nothing() -> None:

@@ -7,13 +7,12 @@ are at the same offsets as in the parsed message.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from layerserve.v1 import prediction_pb2, tensor_pb2
 
 from layerserve_server.inference.runner import Array
+from layerserve_server.services.prediction.contract import PredictionRequest, Span
 
 #: Maximum number of templates per message length, and of lengths. Clients choose both, so there have to be limits.
 MAX_OF_LENGTH = 4
@@ -21,25 +20,12 @@ MAX_LENGTHS = 512
 #: Maximum number of compared bytes, those besides tensor data and id; longer messages get no template.
 MAX_FIXED_BYTES = 2048
 
-#: Returned in place of the field number for a group; field numbers start at 1.
-GROUP = 0
-
-_Request = prediction_pb2.PredictRequest
-_Tensor = tensor_pb2.Tensor
-
-
-class Span(NamedTuple):
-    """A range of bytes of a message, from `start` to `stop` (exclusive)."""
-
-    start: int
-    stop: int
-
 
 class Tensor(NamedTuple):
-    """A tensor of a request: its name, dtype (as on the wire) and shape, and the span of its data."""
+    """A tensor of a request: its name, dtype and shape, and the span of its data."""
 
     name: str
-    dtype: int
+    dtype: str
     shape: tuple[int, ...]
     data: Span
 
@@ -61,20 +47,15 @@ class Layout(NamedTuple):
 class RequestTemplate:
     """The common part of requests that are equal except for tensor data and id."""
 
-    __slots__ = ("_fixed", "_id", "choice", "max_queue_ms", "outputs", "priority", "tensors")
+    __slots__ = ("_fixed", "_id", "choice", "max_wait", "priority", "selection", "tensors")
 
     def __init__(
-        self,
-        message: bytes,
-        request: prediction_pb2.PredictRequest,
-        choice: tuple[str, int | None, str | None],
-        tensors: tuple[Tensor, ...],
-        id: Span | None,
+        self, message: bytes, request: PredictionRequest, tensors: tuple[Tensor, ...], id: Span | None
     ) -> None:
-        self.choice = choice
-        self.outputs = tuple(request.outputs)
+        self.choice = request.choice
+        self.selection = request.selection
         self.priority = request.priority
-        self.max_queue_ms = request.max_queue_ms
+        self.max_wait = request.max_wait
         self.tensors = tensors
         self._id = id
         holes = [tensor.data for tensor in tensors] + ([id] if id else [])
@@ -116,11 +97,9 @@ class RequestTemplates:
                 return template
         return None
 
-    def learn(
-        self, message: bytes, request: prediction_pb2.PredictRequest, choice: tuple[str, int | None, str | None]
-    ) -> None:
+    def learn(self, message: bytes, request: PredictionRequest) -> None:
         """Caches the template of a message that was parsed as `request`."""
-        template = template_of(message, request, choice)
+        template = template_of(message, request)
         if template is None or template.fixed_bytes > MAX_FIXED_BYTES:
             return
         if len(self._by_length) >= MAX_LENGTHS:
@@ -129,61 +108,14 @@ class RequestTemplates:
         self._by_length[len(message)] = (template, *known[: MAX_OF_LENGTH - 1])
 
 
-def template_of(
-    message: bytes, request: prediction_pb2.PredictRequest, choice: tuple[str, int | None, str | None]
-) -> RequestTemplate | None:
-    """Returns the template of a message; None if a field occurs twice, so that the last one counts, or has a group."""
-    ids: list[Span] = []
-    data: list[Span] = []
-    for number, span in fields(message, Span(0, len(message))):
-        if number == GROUP:
-            return None
-        if number == _Request.ID_FIELD_NUMBER:
-            ids.append(span)
-        elif number == _Request.INPUTS_FIELD_NUMBER:
-            inner = list(fields(message, span))
-            found = [found_span for which, found_span in inner if which == _Tensor.DATA_FIELD_NUMBER]
-            if len(found) != 1 or any(which == GROUP for which, _ in inner):
-                return None
-            data += found
-    if len(ids) > 1 or len(data) != len(request.inputs):
+def template_of(message: bytes, request: PredictionRequest) -> RequestTemplate | None:
+    """Returns the template of a message; None if its contract can't read other messages in the same way."""
+    found = request.selection.contract.spans(message, request)
+    if found is None:
         return None
+    data, id = found
     tensors = tuple(
-        Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), span)
-        for tensor, span in zip(request.inputs, data, strict=True)
+        Tensor(tensor.name, tensor.dtype, tensor.shape, span)
+        for tensor, span in zip(request.tensors, data, strict=True)
     )
-    return RequestTemplate(message, request, choice, tensors, ids[0] if ids else None)
-
-
-def fields(message: bytes, within: Span) -> Iterator[tuple[int, Span]]:
-    """Yields number and span of the length-delimited fields of a valid message.
-
-    For the format see https://protobuf.dev/programming-guides/encoding/.
-    """
-    at = within.start
-    while at < within.stop:
-        key, at = _varint(message, at)
-        kind = key & 7
-        if kind == 0:
-            _, at = _varint(message, at)
-        elif kind == 2:
-            length, at = _varint(message, at)
-            yield key >> 3, Span(at, at + length)
-            at += length
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            # A group, whose end is found only by parsing it. These messages never had any.
-            yield GROUP, Span(at, within.stop)
-            return
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
+    return RequestTemplate(message, request, tensors, id)

@@ -280,8 +280,8 @@ class Runs:
             self._own(run)
         self._remove(run)
 
-    def get(self, run_id: str) -> Run:
-        """Returns the run with this id.
+    def get(self, run_id: str, visible: Callable[[str], bool] = lambda model: True) -> Run:
+        """Returns the run with this id. Runs of models that aren't `visible` don't exist.
 
         Raises UnknownRunError if there is none, RunElsewhereError if another server owns it, and UnavailableError until
         the runs have been read at startup.
@@ -289,7 +289,7 @@ class Runs:
         self._check_scanned()
         with self._changed:
             run = self._runs.get(run_id)
-        if run is not None:
+        if run is not None and visible(run.request.model):
             return run
         # Another server may own it, or may have created it.
         if RUN_ID.fullmatch(run_id) and (self._folder / run_id).is_dir():
@@ -297,9 +297,9 @@ class Runs:
         with self._changed:
             run = self._runs.get(run_id)
             elsewhere = self._elsewhere.get(run_id)
-        if run is not None:
+        if run is not None and visible(run.request.model):
             return run
-        if elsewhere is not None:
+        if elsewhere is not None and visible(elsewhere.request.model):
             raise _owned_elsewhere(elsewhere)
         raise UnknownRunError(f"no training run '{safe_text(run_id, 80)}'")
 

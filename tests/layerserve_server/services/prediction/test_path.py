@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from importlib.util import find_spec
@@ -62,7 +63,7 @@ class Trace:
     def stop(self) -> list[str]:
         """The files of the thread in which the prediction service ran."""
         self._first = ""
-        (found,) = [list(files) for files in self._files.values() if "services/prediction/service.py" in files]
+        (found,) = [list(files) for files in self._files.values() if "services/prediction/predictor.py" in files]
         return found
 
 
@@ -108,4 +109,32 @@ def test_a_request_goes_through_the_files_that_are_listed_and_no_others(
     # A request like none before goes through these besides.
     others = [file for file in first if file not in way + lists["counted"]]
     assert others == lists["first"]
-    assert set(lists) == {"grpcio", "native", "both", "counted", "first"}
+    assert set(lists) == {"grpcio", "native", "both", "tokens", "counted", "first"}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_with_tokens_it_goes_through_the_files_that_are_listed_besides(
+    transport, put, start, connect, trace, wait_until, monkeypatch, tmp_path
+):
+    put("double")
+    file = tmp_path / "tokens.toml"
+    digest = hashlib.sha256(b"secret").hexdigest()
+    file.write_text(f'tokens = [{{name = "a", sha256 = "{digest}", rights = ["predict"]}}]')
+    app = start(transport=transport, tuning_seconds=0, tokens=file)
+    predict = prediction_pb2_grpc.PredictionServiceStub(connect(app)).Predict
+    x = np.ones((1, 2), np.float32)
+    request = prediction_pb2.PredictRequest(model=tensor_pb2.ModelSpec(name="double"), inputs=[tensors.encode(x, "x")])
+    lists = listed()
+    counted, count = [], app.metrics.calls_ended
+    monkeypatch.setattr(app.metrics, "calls_ended", lambda calls: (count(calls), counted.extend(calls)))
+    with app.repository.lease("double") as version:
+        version.queue._thread_seconds = [0.0] * len(version.queue._thread_seconds)
+    for _ in range(3):
+        trace.start(lists[transport][0])
+        before = len(counted)
+        predict(request, timeout=60, metadata=[("authorization", "Bearer secret")])
+        wait_until(lambda before=before: len(counted) > before)
+        files = trace.stop()
+    way = lists[transport] + lists["both"] + lists["counted"]
+    assert [file for file in files if file not in lists["tokens"]] == way
+    assert [file for file in files if file not in way] == lists["tokens"]

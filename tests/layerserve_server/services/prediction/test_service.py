@@ -13,7 +13,8 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.queue import QueuedRequest
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.prediction.own_contract import OwnContract
+from layerserve_server.services.prediction.predictor import Predictor
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -44,7 +45,7 @@ class Service:
         self.repository.scan()
         self.observer = CallObserver()
         self.batches = event_batches_here(self.observer)
-        self.predict = PredictionService(self.repository).predict
+        self.predict = Predictor(self.repository).handler(OwnContract())
         with self.repository.lease("double") as version:
             self.version = version
         if quick:

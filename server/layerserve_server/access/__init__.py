@@ -1,0 +1,1 @@
+"""Who may call what: rights of methods, callers, tokens, client certificates, quotas."""

@@ -1,0 +1,101 @@
+"""Callers: who calls, and what they may do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+
+from layerserve_server.access.quota import Quota
+from layerserve_server.access.rights import RIGHTS, Right
+from layerserve_server.errors import ForbiddenError, TokenExpiredError, UnauthenticatedError, safe_text
+
+#: Maximum number of model names that a caller's checks are kept for. Callers choose the names, so there is a limit.
+MAX_KEPT = 4096
+
+
+class Caller:
+    """An identity with its rights on models. Calls and streams carry it to the services."""
+
+    __slots__ = ("_allowed", "_named", "ended", "expires", "models", "name", "quota", "rights", "unlimited")
+
+    def __init__(
+        self,
+        name: str,
+        rights: Collection[Right] = RIGHTS,
+        models: Collection[str] = ("*",),
+        *,
+        quota: Quota | None = None,
+        expires: float | None = None,
+        named: bool = True,
+    ) -> None:
+        """`models` are names or patterns; `expires` is a Unix time in seconds; None means never.
+
+        A caller that isn't `named` has presented neither a token nor a certificate.
+        """
+        self.name = name
+        #: Includes "open", which all have.
+        self.rights: frozenset[Right] = frozenset((*rights, "open"))
+        self.models = tuple(models)
+        #: None means no limits.
+        self.quota = quota
+        self.expires = expires
+        #: Whether there is nothing to check for any model.
+        self.unlimited = self.rights.issuperset(RIGHTS) and self.models == ("*",) and quota is None
+        self._named = named
+        #: The error with which the caller's streams end; None while it may go on.
+        self.ended: UnauthenticatedError | None = None
+        # Checks that succeeded: for each request of a model, a set lookup replaces the comparison with patterns.
+        self._allowed: set[tuple[Right, str]] = set()
+
+    def __repr__(self) -> str:
+        return f"Caller({self.name!r}, {sorted(self.rights)}, {self.models})"
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for callers that may do the same under the same name."""
+        return self.name, self.rights, self.models, self.expires, self.quota
+
+    def end(self, kind: type[UnauthenticatedError], text: str) -> None:
+        """Ends the caller's streams with an error. Its further calls are looked up anew."""
+        self.ended = kind(text)
+
+    def may(self, right: Right, model: str) -> bool:
+        """Whether the caller has a right on a model. The model need not exist."""
+        return right in self.rights and any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    def check(self, right: Right, method: str) -> None:
+        """Raises UnauthenticatedError or ForbiddenError if the caller may not call a method that needs this right."""
+        if right not in self.rights:
+            if not self._named:
+                raise UnauthenticatedError(f"{method}: callers without a token have no right '{right}' on this server")
+            raise ForbiddenError(f"{method}: caller '{safe_text(self.name, 80)}' has no right '{right}'")
+
+    def check_model(self, right: Right, model: str) -> None:
+        """Raises ForbiddenError if the caller may not do this with a model, whether it exists or not."""
+        if (right, model) in self._allowed:
+            return
+        if not self.may(right, model):
+            if not self._named:
+                raise UnauthenticatedError(
+                    f"model '{safe_text(model, 80)}': callers without a token have no right '{right}' on it"
+                )
+            raise ForbiddenError(
+                f"model '{safe_text(model, 80)}': caller '{safe_text(self.name, 80)}' has no right '{right}' on it"
+            )
+        if len(self._allowed) >= MAX_KEPT:
+            self._allowed.clear()
+        self._allowed.add((right, model))
+
+    def check_current(self) -> None:
+        """Raises TokenExpiredError if the caller's token has expired."""
+        if self.expires is not None and time.time() >= self.expires:
+            raise TokenExpiredError(self.expired_text())
+
+    def expired_text(self) -> str:
+        """Returns the error text for the caller's expired token."""
+        return f"authorization: the token of '{safe_text(self.name, 80)}' has expired"
+
+
+#: The caller of all calls of a server that asks for no token.
+ANYONE = Caller("anyone", named=False)

@@ -1,0 +1,223 @@
+"""The gate that all calls pass: who calls, and whether the method is open to it."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from layerserve_server.access.caller import ANYONE, Caller
+from layerserve_server.access.credentials import Credentials
+from layerserve_server.access.json_web_tokens import Verifier
+from layerserve_server.access.quota import Quotas
+from layerserve_server.access.rights import HTTP, Right, check_table, right_of
+from layerserve_server.access.tokens_file import TokensFile, TokensFileError, read_tokens
+from layerserve_server.errors import UnauthenticatedError
+
+logger = logging.getLogger(__name__)
+
+#: Metadata of a call that another process of this server forwards: the names in the client's certificate, after the
+#: secret that only processes of this server have.
+CERTIFICATE_KEY = "layerserve-certificate-bin"
+#: Length of that secret, in bytes.
+SECRET_BYTES = 32
+
+Pairs = Sequence[tuple[str, "str | bytes"]]
+
+
+class Arrival(Protocol):
+    """A call or stream that has arrived at a transport."""
+
+    @property
+    def method(self) -> str:
+        """Full name of the method."""
+
+    @property
+    def metadata(self) -> Pairs:
+        """The client's metadata."""
+
+    def certificate_names(self) -> Sequence[str]:
+        """Returns the names in the client's verified certificate; empty without one."""
+
+
+class Gate:
+    """Finds the caller of each call, and refuses it if it may not call the method. Thread-safe."""
+
+    def __init__(
+        self,
+        tokens: Path | None = None,
+        *,
+        certificates: bool = False,
+        anonymous: Iterable[Right] | None = None,
+        secret: bytes | None = None,
+        reread: Callable[[str, bool], None] = lambda file, ok: None,
+    ) -> None:
+        """`tokens` is a file of tokens; with `certificates` clients have verified certificates.
+
+        `anonymous` is what a caller that presents neither may do: by default everything if neither is asked for, else
+        nothing. `secret` is shared by the processes of a server. `reread` is called with "tokens" or "keys" and the
+        success of each attempt to read a file again.
+
+        Raises TokensFileError if the file is invalid.
+        """
+        self._path = tokens
+        self._certificates = certificates
+        self._reread = reread
+        self._quotas = Quotas()
+        self._asks = tokens is not None or certificates
+        self._anonymous = ANYONE
+        if anonymous is not None or self._asks:
+            self._anonymous = Caller("anonymous", tuple(anonymous or ()), named=False)
+        #: The caller of every call of a server that asks nobody; None where callers differ.
+        self.everyone: Caller | None = None if self._asks else self._anonymous
+        #: The same if it may do everything, so that transports need not ask for each call.
+        self.trusted = self.everyone if self.everyone is not None and self.everyone.unlimited else None
+        #: The caller of verified certificates if nothing gives them other rights.
+        self._verified = Caller("a client with a certificate") if certificates and tokens is None else None
+        self.secret = secret if secret is not None else secrets.token_bytes(SECRET_BYTES)
+        self._own = own_authorization(self.secret)
+        self._stamp: tuple[int, int, int] | None = None
+        self._verifier: Verifier | None = None
+        self._file: TokensFile | None = None
+        self._credentials: Credentials | None = None
+        self._checks = True
+        if tokens is not None:
+            self._stamp = _stamp(tokens)
+            self._take(read_tokens(tokens))
+
+    @classmethod
+    def unguarded(cls) -> Gate:
+        """Returns a gate without a table of rights, for servers of services that aren't in it."""
+        gate = cls()
+        gate._checks = False
+        return gate
+
+    def require_rights(self, methods: Iterable[str]) -> None:
+        """Raises MissingRightError if one of these methods has no right in the table."""
+        if self._checks:
+            check_table(methods)
+
+    def start(self) -> None:
+        """Starts to fetch keys of tokens, if they have an address."""
+        if self._verifier is not None:
+            self._verifier.start()
+
+    def stop(self) -> None:
+        """Stops to fetch keys."""
+        if self._verifier is not None:
+            self._verifier.stop()
+
+    def admit(self, arrival: Arrival) -> Caller:
+        """Returns the caller of a call. Raises UnauthenticatedError or ForbiddenError if it may not call the method."""
+        # A method without a right is one that the server doesn't have: it ends with UNIMPLEMENTED.
+        right = right_of(arrival.method) or "open"
+        caller = self.everyone
+        if caller is None:
+            caller = self._caller(right, arrival)
+        if right not in caller.rights:
+            caller.check(right, arrival.method.rpartition("/")[2])
+        return caller
+
+    def admit_http(self, route: str, authorization: str | None) -> Caller:
+        """Like `admit`, for a request to an HTTP route of the table with this authorization header."""
+        right, caller = HTTP[route], self._anonymous
+        if authorization is not None and self._credentials is not None and right != "open":
+            caller = self._credentials.caller(authorization)
+        caller.check(right, route)
+        return caller
+
+    def admit_own(self, route: str, authorization: str | None) -> Caller:
+        """Admits only processes of this server. Raises UnauthenticatedError."""
+        if authorization is None or not hmac.compare_digest(authorization.encode(), self._own.encode()):
+            raise UnauthenticatedError(f"{route}: only for the first process of this server")
+        return ANYONE
+
+    def stamped(self, names: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Returns the metadata that carries the names of a client's certificate to another process of this server."""
+        return [(CERTIFICATE_KEY, self.secret + json.dumps(list(names)).encode())] if names else []
+
+    def refresh(self) -> None:
+        """Reads the file again if it has changed. If it is invalid, what was read before stays."""
+        if self._path is None:
+            return
+        if self._credentials is not None:
+            self._credentials.end_expired()
+        if self._verifier is not None:
+            self._verifier.refresh()
+        try:
+            stamp = _stamp(self._path)
+            if stamp == self._stamp:
+                return
+            # Before it is read, so that a file that stays invalid is reported once.
+            self._stamp = stamp
+            self._take(read_tokens(self._path))
+        except TokensFileError as error:
+            for line in str(error).splitlines():
+                logger.error("%s; the tokens read before stay in use", line)
+            self._reread("tokens", False)
+        else:
+            logger.info("read the changed tokens file %s", self._path)
+            self._reread("tokens", True)
+
+    def _take(self, file: TokensFile) -> None:
+        verifier = self._verifier
+        if file.jwt is None:
+            verifier = None
+        elif verifier is None or verifier.settings != file.jwt:
+            verifier = Verifier(file.jwt, self._quotas, lambda ok: self._reread("keys", ok))
+        fresh = Credentials(file, self._quotas, verifier)
+        old, self._credentials = self._credentials, fresh
+        if old is None:
+            self._verifier = verifier
+            return
+        fresh.replace(old)
+        if verifier is not self._verifier:
+            if self._verifier is not None:
+                self._verifier.stop()
+            self._verifier = verifier
+            self.start()
+
+    def _caller(self, right: Right, arrival: Arrival) -> Caller:
+        header = None
+        forwarded = None
+        for key, value in arrival.metadata:
+            if key == "authorization":
+                header = value
+            elif key == CERTIFICATE_KEY:
+                forwarded = value
+        if self._credentials is not None and isinstance(header, str):
+            try:
+                return self._credentials.caller(header)
+            except UnauthenticatedError:
+                if right != "open":
+                    raise
+                return self._anonymous
+        if self._certificates:
+            names = self._forwarded(forwarded) or arrival.certificate_names()
+            if names:
+                of_file = self._credentials.of_certificate(names) if self._credentials is not None else None
+                return of_file or self._verified or self._anonymous
+        return self._anonymous
+
+    def _forwarded(self, value: str | bytes | None) -> Sequence[str]:
+        if not isinstance(value, bytes) or not hmac.compare_digest(value[:SECRET_BYTES], self.secret):
+            return ()
+        names: list[str] = json.loads(value[SECRET_BYTES:])
+        return names
+
+
+def own_authorization(secret: bytes) -> str:
+    """Returns the HTTP header by which a process of a server asks another one with the same secret."""
+    return f"Bearer {secret.hex()}"
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise TokensFileError(f"tokens file {path}: {error.strerror}") from error
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,216 @@
+"""JSON Web Tokens (OpenID Connect): keys from a file or an address, claims -> callers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from layerserve_server.access.caller import Caller
+from layerserve_server.access.quota import Quotas
+from layerserve_server.access.rights import RIGHTS, Right
+from layerserve_server.access.tokens_file import Jwt, TokensFileError
+from layerserve_server.errors import TokenExpiredError, UnauthenticatedError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+#: Timeout for fetching the keys, in seconds, and their maximum size in bytes.
+FETCH_SECONDS = 10.0
+MAX_KEYS_BYTES = 1 << 20
+#: Minimum time between two fetches, in seconds: anyone may send tokens with unknown keys.
+MIN_FETCH_SECONDS = 10.0
+#: Maximum length of a caller's name from a claim, in characters.
+MAX_NAME = 200
+#: Types of public keys. "oct" is a shared secret.
+PUBLIC = ("RSA", "EC", "OKP")
+
+
+class RefusedForNowError(UnauthenticatedError):
+    """The token may be valid later: its key isn't known yet, or its time hasn't come."""
+
+
+class Verifier:
+    """Checks tokens with the keys that were read last. Reads no file and no address when it checks one."""
+
+    def __init__(self, settings: Jwt, quotas: Quotas, reread: Callable[[bool], None] = lambda ok: None) -> None:
+        """`reread` is called with the success of each attempt to read the keys.
+
+        Raises TokensFileError if the package is missing, or if a file of keys can't be read.
+        """
+        try:
+            import jwt
+        except ImportError as error:
+            raise TokensFileError("jwt: requires the package PyJWT: pip install 'layerserve[oidc]'") from error
+        self._jwt = jwt
+        self.settings = settings
+        self._quotas = quotas
+        self._reread = reread
+        #: Keys by id; the id is empty if a set has none.
+        self._keys: dict[str, Any] | None = None
+        self._stamp: tuple[int, int, int] | None = None
+        self._wanted = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        if not settings.remote:
+            try:
+                self._read_file()
+            except (OSError, ValueError) as error:
+                raise TokensFileError(f"jwt.keys: {settings.keys}: {error}") from error
+
+    def start(self) -> None:
+        """Starts to fetch the keys from their address, now and then again every `refresh_seconds`."""
+        if self.settings.remote and self._thread is None:
+            self._thread = threading.Thread(target=self._fetch_always, name="token keys", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stops to fetch the keys. A fetch in progress isn't awaited."""
+        self._stopping = True
+        self._wanted.set()
+
+    def refresh(self) -> None:
+        """Reads a file of keys again if it has changed. If it is invalid, the keys read before stay."""
+        if self.settings.remote:
+            return
+        try:
+            self._read_file()
+        except (OSError, ValueError) as error:
+            self._failed(error)
+
+    def caller(self, token: str) -> Caller:
+        """Returns the caller of a token.
+
+        Raises UnauthenticatedError if it isn't valid, RefusedForNowError if that may change, and UnavailableError if no
+        keys have been read yet.
+        """
+        jwt, settings = self._jwt, self.settings
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self._key(token),
+                algorithms=list(settings.algorithms),
+                issuer=settings.issuer,
+                audience=settings.audience,
+                leeway=settings.leeway_seconds,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except jwt.ExpiredSignatureError as error:
+            raise TokenExpiredError("authorization: the token has expired") from error
+        except jwt.ImmatureSignatureError as error:
+            raise RefusedForNowError("authorization: the token isn't valid yet") from error
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
+            # Its text would help whoever guesses.
+            raise UnauthenticatedError("authorization: the token isn't valid on this server") from error
+        return self._caller(claims)
+
+    def _key(self, token: str) -> Any:
+        keys = self._keys
+        if keys is None:
+            raise UnavailableError("the keys that tokens are checked with haven't been read yet")
+        header = self._jwt.get_unverified_header(token)
+        key = keys.get(str(header.get("kid", "")))
+        if key is None and "kid" not in header and len(keys) == 1:
+            key = next(iter(keys.values()))
+        if key is None:
+            self._wanted.set()
+            raise RefusedForNowError("authorization: the token isn't valid on this server")
+        return key
+
+    def _caller(self, claims: Mapping[str, Any]) -> Caller:
+        settings = self.settings
+        name = claims.get(settings.name_claim)
+        if not isinstance(name, str) or not name or len(name) > MAX_NAME:
+            raise UnauthenticatedError(f"authorization: the token has no claim '{settings.name_claim}' with a name")
+        granted: set[Right] = set()
+        for value in _texts(_claim(claims, settings.rights_claim)):
+            if settings.roles is not None:
+                granted.update(settings.roles.get(value, ()))
+            elif value in RIGHTS:
+                granted.add(value)
+        models = settings.models
+        if settings.models_claim is not None:
+            models = tuple(_texts(_claim(claims, settings.models_claim)))
+        quota = self._quotas.get(f"{settings.issuer} {name}", settings.rows_per_second, 1.0, settings.max_runs)
+        return Caller(name, granted, models, quota=quota, expires=float(claims["exp"]) + settings.leeway_seconds)
+
+    def _read_file(self) -> None:
+        path = Path(self.settings.keys)
+        found = path.stat()
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if stamp == self._stamp:
+            return
+        # Before it is read, so that a file that stays invalid is reported once.
+        self._stamp = stamp
+        self._take(path.read_bytes())
+
+    def _take(self, data: bytes) -> None:
+        """Takes a key set. Raises ValueError if it has no usable key."""
+        try:
+            entries = json.loads(data)["keys"]
+            usable = [one for one in entries if one.get("kty") in PUBLIC and one.get("use", "sig") == "sig"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("expected a JSON object with 'keys', a list of keys") from error
+        keys = {}
+        for entry in usable:
+            try:
+                keys[str(entry.get("kid", ""))] = self._jwt.PyJWK.from_dict(entry)
+            except self._jwt.PyJWTError:
+                continue  # of a type that this release doesn't know; the others are usable
+        if not keys:
+            raise ValueError("expected at least one public key (RSA, EC or OKP) for signatures")
+        self._keys = keys
+        self._reread(True)
+
+    def _failed(self, error: Exception) -> None:
+        logger.error("jwt.keys: %s can't be read, so the keys read before stay in use: %s", self.settings.keys, error)
+        self._reread(False)
+
+    def _fetch_always(self) -> None:
+        while not self._stopping:
+            try:
+                self._take(_fetched(self.settings.keys))
+            except Exception as error:
+                self._failed(error)
+            until = time.monotonic() + self.settings.refresh_seconds
+            self._pause(min(MIN_FETCH_SECONDS, self.settings.refresh_seconds))
+            self._wanted.clear()
+            # At first more often: without keys nobody can call.
+            left = MIN_FETCH_SECONDS if self._keys is None else until - time.monotonic()
+            if left > 0:
+                self._wanted.wait(left)
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < end:
+            time.sleep(min(0.2, seconds))
+
+
+def _fetched(address: str) -> bytes:
+    request = urllib.request.Request(address, headers={"Accept": "application/json", "User-Agent": "layerserve"})
+    with urllib.request.urlopen(request, timeout=FETCH_SECONDS) as reply:
+        data: bytes = reply.read(MAX_KEYS_BYTES + 1)
+    if len(data) > MAX_KEYS_BYTES:
+        raise ValueError(f"got more than {MAX_KEYS_BYTES} bytes")
+    return data
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> Any:
+    """Returns a claim; a name with dots that isn't a claim leads into objects ("realm_access.roles")."""
+    if name in claims:
+        return claims[name]
+    found: Any = claims
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _texts(value: Any) -> list[str]:
+    """Returns the texts of a claim: a list, or one text separated by spaces, as `scope` is."""
+    if isinstance(value, str):
+        return value.split()
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []

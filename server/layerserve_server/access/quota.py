@@ -1,0 +1,105 @@
+"""Quotas: rows per time and open runs of a caller."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from layerserve_server.errors import QuotaError
+
+T = TypeVar("T")
+
+#: Maximum number of quotas that are kept: names in JSON Web Tokens are unlimited.
+MAX_KEPT = 4096
+#: Time after which a caller with too many runs may try again, in seconds.
+RUNS_RETRY_SECONDS = 10.0
+
+
+class Quota:
+    """Limits of one caller, and what it has used of them. Thread-safe."""
+
+    __slots__ = ("_balance", "_beginning", "_lock", "_runs", "_since", "max_runs", "name", "rows", "seconds")
+
+    def __init__(self, name: str, rows: float | None, seconds: float = 1.0, max_runs: int | None = None) -> None:
+        """Allows `rows` rows per `seconds` and `max_runs` open runs; None means no limit."""
+        self.name = name
+        self.rows = rows
+        self.seconds = seconds
+        self.max_runs = max_runs
+        #: Rows that may still be computed, at the time `_since`.
+        self._balance = rows or 0.0
+        self._since = time.monotonic()
+        #: The runs that count, and what returns whether one of them has ended.
+        self._runs: list[tuple[object, Callable[[], bool]]] = []
+        self._beginning = 0
+        self._lock = threading.Lock()
+
+    def take_rows(self, rows: int) -> None:
+        """Uses `rows` rows. Raises QuotaError if none are left.
+
+        A request may use more rows than are left, so that one with more rows than the quota isn't refused for ever; the
+        next ones then wait longer.
+        """
+        if self.rows is None:
+            return
+        rate = self.rows / self.seconds
+        with self._lock:
+            now = time.monotonic()
+            self._balance = min(self.rows, self._balance + (now - self._since) * rate)
+            self._since = now
+            if self._balance > 0:
+                self._balance -= rows
+                return
+            wait = (1 - self._balance) / rate
+        raise QuotaError(
+            f"caller '{self.name}': its quota of {self.rows:g} rows per {self._period()} is used up", retry_after=wait
+        )
+
+    def run(self, begin: Callable[[], T], ended: Callable[[T], bool]) -> T:
+        """Begins a training run, which counts until it has `ended`.
+
+        Raises QuotaError if the caller has as many queued and running runs as it may have.
+        """
+        with self._lock:
+            self._runs = [(run, over) for run, over in self._runs if not over()]
+            count = len(self._runs) + self._beginning
+            if self.max_runs is not None and count >= self.max_runs:
+                raise QuotaError(
+                    f"caller '{self.name}': got {count} queued and running runs, expected fewer than {self.max_runs}",
+                    retry_after=RUNS_RETRY_SECONDS,
+                )
+            self._beginning += 1
+        run: T | None = None
+        try:
+            run = begin()
+        finally:
+            with self._lock:
+                self._beginning -= 1
+                if run is not None and all(one is not run for one, _ in self._runs):
+                    made = run
+                    self._runs.append((made, lambda: ended(made)))
+        return run
+
+    def _period(self) -> str:
+        return {1.0: "second", 60.0: "minute"}.get(self.seconds, f"{self.seconds:g} seconds")
+
+
+class Quotas:
+    """The quotas of all callers, kept when the tokens file is read again: what was used stays used."""
+
+    def __init__(self) -> None:
+        self._quotas: dict[tuple[object, ...], Quota] = {}
+
+    def get(self, name: str, rows: float | None, seconds: float = 1.0, max_runs: int | None = None) -> Quota | None:
+        """Returns the quota of a name with these limits, which all of its tokens share; None if there are none."""
+        if rows is None and max_runs is None:
+            return None
+        key = (name, rows, seconds, max_runs)
+        found = self._quotas.get(key)
+        if found is None:
+            if len(self._quotas) >= MAX_KEPT:
+                self._quotas.pop(next(iter(self._quotas)), None)
+            found = self._quotas.setdefault(key, Quota(name, rows, seconds, max_runs))
+        return found

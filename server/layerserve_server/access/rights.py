@@ -1,0 +1,82 @@
+"""The rights, and the one table that names the right of every method and HTTP route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypeAlias, get_args
+
+#: Strings, since the hash of an Enum's member is computed in Python, and each call looks one up. "open" isn't given to
+#: callers: all have it.
+Right: TypeAlias = Literal["open", "predict", "read", "train", "manage"]
+
+#: The rights that a caller may be given.
+RIGHTS: tuple[Right, ...] = get_args(Right)[1:]
+
+_SERVICES: dict[str, dict[Right, str]] = {
+    "layerserve.v1.PredictionService": {"predict": "Predict PredictStream"},
+    "layerserve.v1.GraphService": {"read": "GetNodeShapes"},
+    "layerserve.v1.ModelService": {"read": "ListModels GetModel DownloadModel"},
+    "layerserve.v1.TrainingService": {
+        "train": "Train Evaluate CancelRun ResumeRun DeleteRun",
+        "read": "WatchRun GetRun ListRuns ListRunFiles DownloadRunFile",
+    },
+    "grpc.health.v1.Health": {"open": "Check List Watch"},
+    "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},
+    "grpc.reflection.v1alpha.ServerReflection": {"read": "ServerReflectionInfo"},
+    "inference.GRPCInferenceService": {
+        # As Triton's health: without a model. That a model is ready would also reveal that it exists.
+        "open": "ServerLive ServerReady",
+        "predict": "ModelInfer ModelStreamInfer",
+        "read": "ModelReady ServerMetadata ModelMetadata ModelConfig ModelStatistics RepositoryIndex",
+        "manage": (
+            "RepositoryModelLoad RepositoryModelUnload TraceSetting LogSettings "
+            "SystemSharedMemoryStatus SystemSharedMemoryRegister SystemSharedMemoryUnregister "
+            "CudaSharedMemoryStatus CudaSharedMemoryRegister CudaSharedMemoryUnregister"
+        ),
+    },
+    "tensorflow.serving.PredictionService": {
+        "predict": "Predict Classify Regress MultiInference",
+        "read": "GetModelMetadata",
+    },
+    "tensorflow.serving.ModelService": {"read": "GetModelStatus", "manage": "HandleReloadConfigRequest"},
+}
+
+#: The right of each method, by full name.
+METHODS: Mapping[str, Right] = {
+    f"/{service}/{method}": right
+    for service, rights in _SERVICES.items()
+    for right, methods in rights.items()
+    for method in methods.split()
+}
+#: Services of which every method needs the right "manage", also those that a later release adds.
+MANAGING = ("/layerserve.v1.ManagementService/",)
+#: The right of each HTTP route, by path. A part in braces stands for any name.
+HTTP: Mapping[str, Right] = {"/healthz": "open", "/readyz": "open", "/metrics": "read"}
+
+
+class MissingRightError(ValueError):
+    """Methods or routes have no right in the table."""
+
+
+def right_of(method: str) -> Right | None:
+    """Returns the right that a method needs; None for one that isn't in the table."""
+    return METHODS.get(method) or ("manage" if method.startswith(MANAGING) else None)
+
+
+def check_table(methods: Iterable[str], routes: Iterable[str] = ()) -> None:
+    """Raises MissingRightError if a gRPC method or an HTTP route isn't in the table."""
+    missing = [method for method in methods if right_of(method) is None]
+    missing += [route for route in routes if route not in HTTP]
+    if missing:
+        raise MissingRightError(
+            f"{', '.join(sorted(missing))}: got no right in access/rights.py, expected one for each"
+        )
+
+
+def read_rights(text: str) -> frozenset[Right]:
+    """Returns the rights in a comma-separated list. Raises ValueError if there is no such right."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in RIGHTS:
+            raise ValueError(f"right '{name}': expected one of {', '.join(RIGHTS)}")
+    return frozenset(right for right in RIGHTS if right in names)

@@ -1,0 +1,1 @@
+"""Messages of protocols that others have defined, in a descriptor pool of their own (see `pool`)."""

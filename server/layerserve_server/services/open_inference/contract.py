@@ -1,0 +1,256 @@
+"""ModelInfer as a contract of the prediction road: how requests are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from layerserve import errors as codec_errors
+from layerserve import tensors
+
+from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
+from layerserve_server.inference.runner import Array
+from layerserve_server.protocols.inference.inference_pb2 import (
+    InferParameter,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelStreamInferResponse,
+)
+from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.services.messages import parse
+from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
+from layerserve_server.services.open_inference.encoder import InferEncoder
+from layerserve_server.services.prediction.contract import Choice, Encoder, PredictionRequest, Selection, Span
+from layerserve_server.services.prediction.decoder import NO_NAMES
+from layerserve_server.services.prediction.wire_format import GROUP, fields
+from layerserve_server.transport.status import Failure
+
+#: Priority here of Triton's priority 1, its highest: it counts upwards, and 0 is the default.
+HIGHEST_PRIORITY = 2**31 - 1
+#: Parameter of a streamed reply: no further reply to its request follows.
+FINAL_RESPONSE = ModelInferResponse(
+    parameters={"triton_final_response": InferParameter(bool_param=True)}
+).SerializeToString()
+#: Field of InferTensorContents by dtype.
+CONTENTS = {
+    "bool": "bool_contents",
+    "int8": "int_contents",
+    "int16": "int_contents",
+    "int32": "int_contents",
+    "int64": "int64_contents",
+    "uint8": "uint_contents",
+    "uint16": "uint_contents",
+    "uint32": "uint_contents",
+    "uint64": "uint64_contents",
+    "float32": "fp32_contents",
+    "float64": "fp64_contents",
+    "string": "bytes_contents",
+}
+
+
+class InferContract:
+    """Conversions of ModelInfer's messages (see `prediction.contract.Contract`)."""
+
+    def read(self, message: bytes) -> ModelInferRequest:
+        """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message."""
+        return parse(ModelInferRequest, message)
+
+    def request(self, message: ModelInferRequest) -> PredictionRequest:
+        """Returns the meaning of a message. Raises InvalidRequestError."""
+        raw = message.raw_input_contents
+        if raw and len(raw) != len(message.inputs):
+            raise InvalidRequestError(
+                f"raw_input_contents: got {len(raw)} elements, expected {len(message.inputs)}, one for each input"
+            )
+        given = []
+        for index, tensor in enumerate(message.inputs):
+            label = f"input '{safe_text(tensor.name, 80)}'"
+            refuse_shared_memory(label, tensor.parameters)
+            if raw and tensor.HasField("contents"):
+                raise InvalidTensorError(f"{label}: got contents beside raw_input_contents, expected one of them")
+            given.append(InferTensor(tensor, raw[index] if raw else None))
+        return PredictionRequest(
+            model_choice(message.model_name, message.model_version),
+            self._selection(message),
+            given,
+            message.id,
+            priority(message.parameters),
+            max_wait(message.parameters),
+        )
+
+    def _selection(self, message: ModelInferRequest) -> Selection:
+        classes: list[int] = []
+        for output in message.outputs:
+            label = f"output '{safe_text(output.name, 80)}'"
+            refuse_shared_memory(label, output.parameters)
+            classes.append(class_count(label, output.parameters))
+        names = tuple(output.name for output in message.outputs)
+        return Selection(self, names, tuple(classes) if any(classes) else None)
+
+    def spans(self, message: bytes, request: PredictionRequest) -> tuple[list[Span], Span | None] | None:
+        """See `prediction.contract.Contract`. None unless all arrays are in `raw_input_contents`."""
+        ids: list[Span] = []
+        data: list[Span] = []
+        for number, span in fields(message, Span(0, len(message))):
+            if number == GROUP:
+                return None
+            if number == ModelInferRequest.ID_FIELD_NUMBER:
+                ids.append(span)
+            elif number == ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER:
+                data.append(span)
+        if len(ids) > 1 or len(data) != len(request.tensors):
+            return None
+        return data, ids[0] if ids else None
+
+    def input_names(self, version: LoadedVersion) -> Mapping[str, str]:
+        """Returns no further names."""
+        return NO_NAMES
+
+    def output_names(self, version: LoadedVersion, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns the names unchanged."""
+        return names
+
+    def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> Encoder:
+        """Returns the encoder of ModelInferResponse messages. Raises InvalidTensorError for dtypes they lack."""
+        specs = {spec.name: spec.dtype for spec in version.runner.plan(selection.outputs).output_specs}
+        classes: Any = selection.form or (0,) * len(names)
+        return InferEncoder(version, [(name, specs[name], count) for name, count in zip(names, classes, strict=True)])
+
+    # Of streams.
+
+    #: Clients of Triton take the replies of a stream in the order of its requests.
+    ordered = True
+
+    def read_streamed(self, message: bytes) -> ModelInferRequest:
+        """Parses a message of ModelStreamInfer. Raises as `read` does."""
+        return self.read(message)
+
+    def wrap(self, reply: bytes) -> bytes:
+        """Returns the message of ModelStreamInfer that has a serialized ModelInferResponse."""
+        return ModelStreamInferResponse(
+            infer_response=ModelInferResponse.FromString(reply + FINAL_RESPONSE)
+        ).SerializeToString()
+
+    def refusal(self, id: str, wire: Failure) -> bytes:
+        """Returns the message of ModelStreamInfer that has an error."""
+        return ModelStreamInferResponse(
+            error_message=wire.text, infer_response=ModelInferResponse(id=id)
+        ).SerializeToString()
+
+
+@dataclass(frozen=True)
+class InferTensor:
+    """An input of a ModelInferRequest (see `prediction.contract.GivenTensor`)."""
+
+    _message: ModelInferRequest.InferInputTensor
+    _raw: bytes | None
+
+    @property
+    def name(self) -> str:
+        return self._message.name
+
+    @property
+    def dtype(self) -> str:
+        return DTYPES.get(self._message.datatype, "")
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._message.shape)
+
+    @property
+    def data(self) -> bytes:
+        return self._raw or b""
+
+    def array(self) -> Array:
+        kind = dtype(self._message.datatype, self.name)
+        try:
+            if self._raw is not None:
+                return tensors.decode_data(self._raw, kind, self.shape, self.name)
+            count = tensors.element_count(self.shape, kind, self.name)
+        except codec_errors.InvalidTensor as error:
+            raise InvalidTensorError(str(error)) from error
+        return self._typed(kind, count)
+
+    def _typed(self, kind: str, count: int) -> Array:
+        """Returns the array of typed contents."""
+        label, field = f"input '{safe_text(self.name, 80)}'", CONTENTS.get(kind)
+        if field is None:
+            raise InvalidTensorError(f"{label}: got typed contents of {self._message.datatype}, expected raw contents")
+        given = [name.name for name, _ in self._message.contents.ListFields()]
+        if given not in ([field], [] if count == 0 else [field]):
+            raise InvalidTensorError(f"{label}: got {' and '.join(given) or 'no contents'}, expected {field}")
+        elements = getattr(self._message.contents, field)
+        if len(elements) != count:
+            raise InvalidTensorError(
+                f"{label}: got {len(elements)} elements, expected {count} for shape {list(self.shape)}"
+            )
+        if kind == "string":
+            texts = np.empty(count, dtype=object)
+            texts[:] = list(elements)
+            return texts.reshape(self.shape)
+        try:
+            array: Array = np.array(elements, dtype=tensors.NUMPY_DTYPES[kind]).reshape(self.shape)
+        except OverflowError:
+            raise InvalidTensorError(f"{label}: got an element that {self._message.datatype} can't represent") from None
+        return array
+
+
+def model_choice(name: str, version: str) -> Choice:
+    """Returns model, version and label: the version in requests is a number, or else a label.
+
+    Raises InvalidRequestError if there is no model name.
+    """
+    if not name:
+        raise InvalidRequestError("model_name: got none, expected the name of a model")
+    if not version:
+        return name, None, None
+    # A number that no version can have is no label either, but gives an error with the known labels.
+    return (name, int(version), None) if version.isdecimal() and len(version) <= 18 else (name, None, version)
+
+
+def priority(parameters: Mapping[str, InferParameter]) -> int:
+    """Returns the priority here: higher is earlier. Raises InvalidRequestError."""
+    given = _integer("priority", parameters)
+    return HIGHEST_PRIORITY - min(given - 1, HIGHEST_PRIORITY - 1) if given else 0
+
+
+def max_wait(parameters: Mapping[str, InferParameter]) -> float | None:
+    """Returns the maximum time in the queue in seconds; None if unlimited. Raises InvalidRequestError."""
+    given = _integer("timeout", parameters)
+    return given / 1e6 if given else None
+
+
+def class_count(label: str, parameters: Mapping[str, InferParameter]) -> int:
+    """Returns the number of classes that a requested output shall have; 0 for the numbers themselves."""
+    if "classification" not in parameters:
+        return 0
+    count = _integer("classification", parameters, label)
+    if count == 0:
+        raise InvalidRequestError(f"{label}: parameter 'classification': got 0, expected a number of classes from 1")
+    return count
+
+
+def refuse_shared_memory(label: str, parameters: Mapping[str, InferParameter]) -> None:
+    """Raises InvalidRequestError if a tensor is in shared memory."""
+    if "shared_memory_region" in parameters:
+        raise InvalidRequestError(
+            f"{label}: parameter 'shared_memory_region': shared memory isn't supported; send the data in the message"
+        )
+
+
+def _integer(name: str, parameters: Mapping[str, InferParameter], label: str = "") -> int:
+    """Returns a parameter that is a non-negative integer; 0 if it isn't given. Raises InvalidRequestError."""
+    if name not in parameters:
+        return 0
+    which = parameters[name].WhichOneof("parameter_choice")
+    value: object = getattr(parameters[name], which) if which else None
+    prefix = f"{label}: " if label else ""
+    if isinstance(value, str) and value.isdecimal() and len(value) <= 18:
+        return int(value)
+    if which not in ("int64_param", "uint64_param") or not isinstance(value, int) or value < 0:
+        got = "nothing" if value is None else safe_text(repr(value), 80)
+        raise InvalidRequestError(f"{prefix}parameter '{name}': got {got}, expected an integer from 0")
+    return value

@@ -1,0 +1,122 @@
+"""Serialization of ModelInferResponse messages, with the constant parts serialized in advance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from layerserve import tensors
+from layerserve.wire import WIRE_TYPES, tag, varint
+
+from layerserve_server.errors import InvalidRequestError
+from layerserve_server.inference.queue import Arrays
+from layerserve_server.inference.runner import Array
+from layerserve_server.protocols.inference.inference_pb2 import ModelInferResponse
+from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.services.open_inference.datatypes import datatype
+
+RAW_TAG = tag(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)
+#: Dtypes whose elements are sent in another form than arrays have them.
+CONVERTED = frozenset({"string", "bfloat16"})
+#: Maximum number of cached heads, one per shapes of the outputs: clients choose the number of rows.
+MAX_HEADS = 1024
+
+
+class InferEncoder:
+    """Encodes replies to requests for the same outputs of a version."""
+
+    def __init__(self, version: LoadedVersion, outputs: Sequence[tuple[str, str, int]]) -> None:
+        """`outputs` are name and dtype of each output, and the number of classes to return, or 0 for the numbers.
+
+        Raises InvalidTensorError if the protocol lacks a dtype.
+        """
+        self._head = ModelInferResponse(model_name=version.name, model_version=str(version.version)).SerializeToString()
+        self._outputs = tuple(outputs)
+        for name, dtype, _ in outputs:
+            datatype(dtype, name)
+        #: Everything but elements and id, by dtype and shape of each output.
+        self._heads: dict[tuple[tuple[str, tuple[int, ...]], ...], bytes] = {}
+
+    def fill(self, results: Arrays, id: str) -> bytes:
+        """Returns the serialized reply with these arrays."""
+        arrays = [classes(results[name], name, count) if count else results[name] for name, _, count in self._outputs]
+        kinds = [self._kind(array, dtype) for array, (_, dtype, _) in zip(arrays, self._outputs, strict=True)]
+        parts: list[Any] = [
+            self._describe(tuple((kind, array.shape) for kind, array in zip(kinds, arrays, strict=True)))
+        ]
+        for kind, array, (name, *_) in zip(kinds, arrays, self._outputs, strict=True):
+            content: Any
+            if kind in CONVERTED:
+                content = tensors.encode_data(array, kind, name)
+                parts += (RAW_TAG, varint(len(content)), content)
+            else:
+                parts += (RAW_TAG, varint(array.nbytes), np.ascontiguousarray(array))
+        if id:
+            parts.append(ModelInferResponse(id=id).SerializeToString())
+        return b"".join(parts)
+
+    def split(self, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
+        """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
+        kinds = [self._kind(results[name], dtype) for name, dtype, _ in self._outputs]
+        if not CONVERTED.isdisjoint(kinds) or any(count for *_, count in self._outputs):
+            starts = range(0, rows * len(ids), rows)
+            return [
+                self.fill({name: array[start : start + rows] for name, array in results.items()}, id)
+                for start, id in zip(starts, ids, strict=True)
+            ]
+        arrays = [results[name] for name, *_ in self._outputs]
+        head = self._describe(
+            tuple((kind, (rows, *array.shape[1:])) for kind, array in zip(kinds, arrays, strict=True))
+        )
+        columns: list[list[bytes]] = []
+        for array in arrays:
+            content, size = array.tobytes(), array.nbytes // len(ids)
+            before = RAW_TAG + varint(size)
+            columns.append([before + content[index * size : (index + 1) * size] for index in range(len(ids))])
+        messages = [head + b"".join(parts) for parts in zip(*columns, strict=True)]
+        return [
+            message + ModelInferResponse(id=id).SerializeToString() if id else message
+            for message, id in zip(messages, ids, strict=True)
+        ]
+
+    def _describe(self, forms: tuple[tuple[str, tuple[int, ...]], ...]) -> bytes:
+        head = self._heads.get(forms)
+        if head is None:
+            if len(self._heads) >= MAX_HEADS:
+                self._heads = {}
+            outputs = [
+                ModelInferResponse.InferOutputTensor(name=name, datatype=datatype(kind, name), shape=shape)
+                for (name, *_), (kind, shape) in zip(self._outputs, forms, strict=True)
+            ]
+            head = self._heads[forms] = self._head + ModelInferResponse(outputs=outputs).SerializeToString()
+        return head
+
+    @staticmethod
+    def _kind(array: Array, dtype: str) -> str:
+        """Returns the dtype as which an output is sent: arrays have bfloat16 as float32, which NumPy lacks."""
+        held = WIRE_TYPES.get(array.dtype) or tensors.array_dtype(array)
+        return "bfloat16" if (held, dtype) == ("float32", "bfloat16") else held
+
+
+def classes(array: Array, name: str, count: int) -> Array:
+    """Returns the `count` largest elements of each row as texts "value:index", largest first, as Triton does.
+
+    The result has shape (rows, count), with fewer columns if rows have fewer elements. Raises InvalidRequestError if
+    the output isn't numbers.
+    """
+    if array.dtype.kind not in "biuf":
+        raise InvalidRequestError(
+            f"output '{name}': parameter 'classification': got text, expected an output of numbers"
+        )
+    rows = array.reshape(array.shape[0], -1) if array.ndim > 1 else array.reshape(-1, 1)
+    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
+    texts = np.empty(order.shape, dtype=object)
+    for row, indices in enumerate(order):
+        texts[row] = [f"{number_text(rows[row, index])}:{index}".encode() for index in indices]
+    return texts
+
+
+def number_text(value: Any) -> str:
+    """Returns a number as Triton writes it: floats with six decimals."""
+    return f"{float(value):f}" if isinstance(value, np.floating) else str(int(value))

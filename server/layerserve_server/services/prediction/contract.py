@@ -1,0 +1,99 @@
+"""What `Predictor` needs of a contract to answer its requests: how they are read, and how replies are written."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from layerserve_server.inference.queue import Arrays
+from layerserve_server.inference.runner import Array
+from layerserve_server.repository.version import LoadedVersion
+
+#: Name of a model, and the version number or the label that the request names, if any.
+Choice: TypeAlias = tuple[str, int | None, str | None]
+
+
+class Span(NamedTuple):
+    """A range of bytes of a message, from `start` to `stop` (exclusive)."""
+
+    start: int
+    stop: int
+
+
+class GivenTensor(Protocol):
+    """A tensor of a request."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str:
+        """Name of its dtype, such as "float32"; empty if there is none of this number or name."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> bytes:
+        """The elements, row-major and little-endian; empty if the message has them in another form."""
+
+    def array(self) -> Array:
+        """Decodes the elements. Raises InvalidTensorError if dtype, shape and elements don't match."""
+
+
+class Selection(NamedTuple):
+    """What a request asks for. A version caches an endpoint for each."""
+
+    contract: Contract
+    #: Names of the outputs, in the order of the reply; all outputs of the model if empty.
+    outputs: tuple[str, ...]
+    #: Anything else that the form of the reply depends on.
+    form: Hashable = None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRequest:
+    """A request of any contract."""
+
+    choice: Choice
+    selection: Selection
+    tensors: Sequence[GivenTensor]
+    #: Returned to the client in the reply.
+    id: str = ""
+    priority: int = 0
+    #: Maximum time in the queue, in seconds, after which the request is refused; None if unlimited.
+    max_wait: float | None = None
+
+
+class Encoder(Protocol):
+    """Encodes replies to requests with the same selection of a version."""
+
+    def fill(self, results: Arrays, id: str) -> bytes:
+        """Returns the serialized reply with these arrays."""
+
+    def split(self, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
+        """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
+
+
+class Contract(Protocol):
+    """Conversions between a contract's messages and what is common to all contracts."""
+
+    def read(self, message: bytes) -> Any:
+        """Parses a message. Raises InvalidRequestError if it isn't valid."""
+
+    def request(self, message: Any) -> PredictionRequest:
+        """Returns the meaning of a parsed message, without decoding its arrays. Raises InvalidRequestError."""
+
+    def spans(self, message: bytes, request: PredictionRequest) -> tuple[list[Span], Span | None] | None:
+        """Returns where a message has the `data` of its tensors, in their order, and its id, if it has one.
+
+        Returns None if other messages may not be read in the same way.
+        """
+
+    def input_names(self, version: LoadedVersion) -> Mapping[str, str]:
+        """Returns further names of a model's inputs, each with the model's own name for it."""
+
+    def output_names(self, version: LoadedVersion, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns the model's own names for the outputs of a selection. Raises InvalidRequestError."""
+
+    def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> Encoder:
+        """Returns the encoder for replies with the outputs `names`, the model's own names."""

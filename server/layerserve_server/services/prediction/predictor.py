@@ -1,0 +1,204 @@
+"""Answers requests of all contracts: together if they have the same template, else by the queue of their version."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from layerserve_server.errors import ServerError
+from layerserve_server.inference.queue import Arrays, QueuedRequest
+from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version import Lease
+from layerserve_server.services.messages import LONG_BYTES
+from layerserve_server.services.prediction.coalesced import CoalescedCalls
+from layerserve_server.services.prediction.contract import Contract, PredictionRequest
+from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
+from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
+from layerserve_server.transport.call import Call, Handler
+
+
+class Predictor:
+    """Answers calls with the outputs for their rows, computed in a batch with other requests."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        #: A single bound method object: `Call.gather` groups calls by it.
+        self._answer = self._answer_templates
+
+    def handler(self, contract: Contract) -> Handler:
+        """Returns the handler of a contract's unary method. It never blocks."""
+        templates = RequestTemplates()
+
+        def handle(call: Call) -> None:
+            template = templates.find(call.request)
+            if template is not None:
+                _admit(call, template)
+                call.gather(self._answer, (call, template))
+            else:
+                self._parse(call, contract, templates)
+
+        return handle
+
+    def start(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
+        """Queues a parsed request. Raises an error if it is invalid, or answers the call with it.
+
+        With `here`, a quick model runs in this thread, after all calls of the event batch were queued.
+        """
+        _admit(call, request)
+        self._start(call, request, here=here)
+
+    def _start(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
+        """Queues a parsed request of a caller that may send it."""
+
+        def read(held: Lease, endpoint: Endpoint) -> QueuedRequest:
+            admitted = endpoint.decoder.read(request.tensors)
+            return _queued(call, held, endpoint, admitted.arrays, admitted.rows, request.id, request)
+
+        def load() -> None:
+            _put(call, self._repository.lease(*request.choice), request, read, here=here)
+
+        held = self._repository.lease_loaded(*request.choice)
+        if held is not None:
+            _put(call, held, request, read, here=here)
+        else:
+            call.may_block(load)
+
+    def _answer_templates(self, known: Sequence[tuple[Call, RequestTemplate]]) -> None:
+        """Answers calls of an event batch that have templates."""
+        calls: dict[RequestTemplate, list[Call]] = {}
+        for call, template in known:
+            calls.setdefault(template, []).append(call)
+        models = Counter(template.choice for template in calls) if len(calls) > 1 else None
+        for template, same in calls.items():
+            # Requests with different templates for one model can only be batched in its queue.
+            if (models is not None and models[template.choice] > 1) or not self._answer_together(template, same):
+                for call in same:
+                    self._queue(call, template)
+
+    def _answer_together(self, template: RequestTemplate, calls: Sequence[Call]) -> bool:
+        """Answers calls with the same template without a queue. Returns False if that isn't possible."""
+        try:
+            held = self._repository.lease_loaded(*template.choice)
+            if held is None:
+                return False
+            with held as version:
+                endpoint = version.endpoints.get(template.selection) or endpoint_of(version, template.selection)
+                layouts = endpoint.decoder.layouts(template)
+                if layouts is None:
+                    return False
+                for call in calls:
+                    call.about(version.name, version.version)
+                return version.queue.run_together(CoalescedCalls(calls, template, layouts, endpoint))
+        except ServerError:
+            # An invalid choice of version or outputs is reported to each call separately.
+            return False
+
+    def _queue(self, call: Call, template: RequestTemplate) -> None:
+        """Queues a call that has a template."""
+
+        def read(held: Lease, endpoint: Endpoint) -> QueuedRequest | None:
+            layouts = endpoint.decoder.layouts(template)
+            if layouts is None:
+                return None
+            message = call.request
+            arrays = {layout.name: layout.read(message) for layout in layouts}
+            return _queued(call, held, endpoint, arrays, layouts[0].shape[0], template.id(message), template)
+
+        try:
+            held = self._repository.lease_loaded(*template.choice)
+            if held is None or not _put(call, held, template, read, here=True):
+                self._parse(call, template.selection.contract)
+        except Exception as error:
+            call.fail(error)
+
+    def _parse(self, call: Call, contract: Contract, templates: RequestTemplates | None = None) -> None:
+        """Parses a request and queues it. Its template is added to `templates`."""
+
+        def read() -> None:
+            request = contract.request(contract.read(call.request))
+            # One that has a template was admitted before.
+            if templates is not None:
+                _admit(call, request)
+                templates.learn(call.request, request)
+            self._start(call, request, here=True)
+
+        if len(call.request) > LONG_BYTES:
+            call.may_block(read)
+        else:
+            read()
+
+
+def _admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
+    """Raises ForbiddenError if the caller may not use the model, QuotaError if it has used up its rows."""
+    caller = call.caller
+    if caller.unlimited:
+        return
+    caller.check_model("predict", request.choice[0])
+    if caller.quota is not None:
+        caller.quota.take_rows(max((1, *(tensor.shape[0] for tensor in request.tensors if tensor.shape))))
+
+
+def _put(
+    call: Call,
+    held: Lease,
+    request: PredictionRequest | RequestTemplate,
+    read: Callable[[Lease, Endpoint], QueuedRequest | None],
+    *,
+    here: bool,
+) -> bool:
+    """Adds a request to the queue of its version and runs it. Returns False, without effect, if `read` returns None."""
+    version = held.version
+    try:
+        call.about(version.name, version.version)
+        queued = read(held, endpoint_of(version, request.selection))
+        if queued is None:
+            held.end()
+            return False
+        queue = version.queue
+        queue.put(queued)
+        call.on_gone(queued.cancel)
+    except BaseException:
+        held.end()
+        raise
+    if here:
+        call.afterwards(queue.run_if_quick)
+    else:
+        queue.run_in_background()
+    return True
+
+
+def _queued(
+    call: Call,
+    held: Lease,
+    endpoint: Endpoint,
+    arrays: Arrays,
+    rows: int,
+    id: str,
+    request: PredictionRequest | RequestTemplate,
+) -> QueuedRequest:
+    """Makes the queued request of a call. The lease ends when it is answered."""
+
+    def answer(queued: QueuedRequest) -> None:
+        held.end()
+        results = queued.results
+        if results is None:
+            call.fail(queued.error or RuntimeError("a request ended without results or error"))
+        else:
+            call.reply(lambda: endpoint.encoder.fill(results, id))
+
+    admission = endpoint.admission
+    padded = admission.padded_group(arrays)
+    return QueuedRequest(
+        outputs=endpoint.computed,
+        arrays=arrays,
+        rows=rows,
+        joinable=admission.joinable,
+        done=answer,
+        deadline=call.deadline,
+        priority=request.priority,
+        give_up=call.arrived + request.max_wait if request.max_wait else None,
+        client=call.client,
+        group=admission.group if padded is None else padded,
+        padding=None if padded is None else admission.padding,
+        arrived=call.arrived,
+    )

@@ -1,0 +1,114 @@
+"""Certificates for TLS on grpcio's server: checked as a pair, and read again while the server runs."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+logger = logging.getLogger(__name__)
+
+#: Names of a client's certificate in grpcio's authentication context.
+_NAMES = ("x509_common_name", "x509_subject_alternative_name")
+
+
+class CertificateError(ValueError):
+    """Certificate and key can't be used. The text has the paths and the reason."""
+
+
+class Certificates:
+    """A certificate chain with its key, and the authorities of clients' certificates. Thread-safe."""
+
+    def __init__(
+        self,
+        chain: Path,
+        key: Path,
+        client_ca: Path | None = None,
+        reread: Callable[[bool], None] = lambda ok: None,
+    ) -> None:
+        """With `client_ca` clients must present a certificate that it has signed.
+
+        `reread` is called with the success of each attempt to read changed files. Raises CertificateError.
+        """
+        self._paths = (chain, key) if client_ca is None else (chain, key, client_ca)
+        self._reread = reread
+        self._stamps = _stamps(self._paths)
+        self._contents = _checked(self._paths)
+        #: Set for the next handshake after a change, in any thread.
+        self._fresh: Any = None
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Returns the credentials of a port. Each handshake uses the files that were read last."""
+        made: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
+            self._configuration(), self._fetch, require_client_authentication=len(self._paths) > 2
+        )
+        return made
+
+    def refresh(self) -> None:
+        """Reads the files again if they have changed. If they don't fit together, those read before stay in use."""
+        try:
+            stamps = _stamps(self._paths)
+            if stamps == self._stamps:
+                return
+            contents = _checked(self._paths)
+            # After they were read, so that a pair of which one file is new is tried again with the other.
+            self._stamps = stamps
+            if contents == self._contents:
+                return
+            self._contents = contents
+            self._fresh = self._configuration()
+        except CertificateError as error:
+            logger.error("%s; the certificate read before stays in use", error)
+            self._reread(False)
+        else:
+            logger.info("new connections use the changed certificate %s", self._paths[0])
+            self._reread(True)
+
+    def _configuration(self) -> Any:
+        chain, key, *client_ca = self._contents
+        return grpc.ssl_server_certificate_configuration([(key, chain)], client_ca[0] if client_ca else None)
+
+    def _fetch(self) -> Any:
+        """Returns what a handshake uses from now on; None for the same as before."""
+        fresh, self._fresh = self._fresh, None
+        return fresh
+
+
+def names_in(context: Mapping[str, Sequence[bytes]]) -> Sequence[str]:
+    """Returns the names of a client's certificate in an authentication context of grpcio."""
+    names = [value for key in _NAMES for value in context.get(key) or context.get(key.encode(), ())]  # type: ignore[call-overload]
+    return [name.decode("utf-8", "replace") for name in names]
+
+
+def _stamps(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
+    stamps = []
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise CertificateError(f"certificate file {path}: {error.strerror}") from error
+        stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
+    return stamps
+
+
+def _checked(paths: Sequence[Path]) -> list[bytes]:
+    """Returns the contents of the files. Raises CertificateError if they don't fit together, or change meanwhile."""
+    chain, key, *client_ca = paths
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        contents = [path.read_bytes() for path in paths]
+        # An encrypted key would ask for its password on the terminal.
+        context.load_cert_chain(chain, key, password="")
+        for path in client_ca:
+            context.load_verify_locations(path)
+        again = [path.read_bytes() for path in paths]
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
+        raise CertificateError(f"certificate {chain} and key {key}: {reason}") from error
+    if again != contents:
+        raise CertificateError(f"certificate {chain} and key {key}: changed while they were read")
+    return contents

@@ -1,0 +1,143 @@
+"""Every method of every service with every kind of token, on every transport."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import grpc
+import pytest
+from echo_servers import needs_native
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pool import Default
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from layerserve_server.access.rights import right_of
+from layerserve_server.protocols.pool import POOL
+from layerserve_server.transport import completion_queue
+from tokens import ENTRIES, RIGHTS, bearer, write_tokens
+
+KINDS = [None, "wrong", *ENTRIES]
+REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+
+@pytest.fixture(params=["grpcio", "aio", pytest.param("native", marks=needs_native)])
+def guarded(request, put, start, connect, tmp_path):
+    """A server that has tokens, and a channel to it."""
+    put("double")
+    tokens = write_tokens(tmp_path / "tokens.toml")
+    transport = "native" if request.param == "native" else "grpcio"
+    wrong = ("_unheard_of",) if request.param == "aio" else completion_queue.INTERNALS
+    with mock.patch.object(completion_queue, "INTERNALS", wrong):
+        server = start(tokens=tokens, transport=transport)
+    return server, connect(server)
+
+
+#: Metadata with which errors of ModelStreamInfer are statuses.
+ENDS = ("triton_grpc_error", "true")
+
+
+def described(method: str) -> MethodDescriptor:
+    """Describes a method of any of the protocols."""
+    service, _, name = method.lstrip("/").partition("/")
+    pool = Default() if service.startswith("layerserve.") else POOL
+    return pool.FindServiceByName(service).methods_by_name[name]
+
+
+def request_for(method: str, model: str) -> bytes:
+    """A request of a method that names the model, if its messages can."""
+    service = method.split("/")[1]
+    if service.startswith("grpc.reflection."):
+        return reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    if service == "grpc.health.v1.Health":
+        return health_pb2.HealthCheckRequest().SerializeToString()
+    kind = described(method).input_type
+    message = message_factory.GetMessageClass(kind)()
+    fields = kind.fields_by_name
+    if "spec" in fields:
+        message.spec.model.name = model
+    elif "request" in fields:
+        message.request.model.name = model
+    elif "model" in fields:
+        message.model.name = model
+    elif "model_spec" in fields:
+        message.model_spec.name = model
+    elif "model_name" in fields:
+        message.model_name = model
+    elif "run_id" in fields:
+        message.run_id = "20260101-0000-00000000"
+    elif "name" in fields:
+        message.name = model
+    return message.SerializeToString()
+
+
+#: Lists, which leave out what the caller may not read, and methods whose requests name something else.
+NOT_OF_A_MODEL = (
+    *("ListModels", "ListRuns", "TraceSetting"),
+    *("SharedMemoryStatus", "SharedMemoryRegister", "SharedMemoryUnregister"),
+)
+
+
+def names_a_model(method: str) -> bool:
+    if method.startswith("/grpc.") or method.endswith(NOT_OF_A_MODEL):
+        return False
+    fields = described(method).input_type.fields_by_name
+    names = {"spec", "request", "model", "model_spec", "model_name", "name"}
+    return "run_id" not in fields and not names.isdisjoint(fields)
+
+
+def outcome(
+    channel: grpc.Channel, method: str, token: str | None, model: str = "double"
+) -> tuple[grpc.StatusCode, str]:
+    """The status of a call and its text; on the wire a unary call is a stream of one message."""
+    call = channel.stream_stream(method)(
+        iter([request_for(method, model)]), metadata=(*bearer(token), ENDS), timeout=30
+    )
+    try:
+        message = next(call, None)
+        if message is not None and method.endswith("PredictStream"):
+            service = Default().FindServiceByName("layerserve.v1.PredictionService")
+            reply = message_factory.GetMessageClass(service.methods_by_name["PredictStream"].output_type)
+            error = reply.FromString(message).error
+            return next(code for code in grpc.StatusCode if code.value[0] == error.code), error.message
+        if message is not None:
+            return grpc.StatusCode.OK, ""
+        return call.code(), call.details()
+    except grpc.RpcError as error:
+        return error.code(), error.details()
+    finally:
+        call.cancel()
+
+
+def test_every_method_with_every_kind_of_token(guarded):
+    server, channel = guarded
+    methods = sorted(server.methods)
+    assert len(methods) >= 20
+    for method in methods:
+        right = right_of(method)
+        for token in KINDS:
+            code, text = outcome(channel, method, token)
+            about = f"{method} with token {token}: {code} {text}"
+            if right == "open":
+                assert code is grpc.StatusCode.OK, about
+            elif token in (None, "wrong", "expired"):
+                assert code is grpc.StatusCode.UNAUTHENTICATED, about
+                assert "double" not in text, about
+            elif token in RIGHTS and token != right:
+                assert code is grpc.StatusCode.PERMISSION_DENIED, about
+                assert text == f"{method.rpartition('/')[2]}: caller '{token}' has no right '{right}'"
+            elif token == "other-models" and names_a_model(method):
+                assert code is grpc.StatusCode.PERMISSION_DENIED, about
+                # The same text for a model that doesn't exist.
+                assert outcome(channel, method, token, "absent") == (code, text.replace("double", "absent"))
+            else:
+                assert code not in REFUSALS, about
+
+
+def test_methods_that_do_not_exist_are_unimplemented_for_all(guarded):
+    _, channel = guarded
+    for token in (None, "wrong", "all"):
+        call = channel.unary_unary("/layerserve.v1.PredictionService/Nothing")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", metadata=bearer(token), timeout=30)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

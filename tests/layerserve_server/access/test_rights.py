@@ -1,0 +1,108 @@
+"""The table of rights: every method and route is in it, and a server with one that isn't doesn't start."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import layerserve.v1
+import layerserve_server.protocols
+import pytest
+from echo_servers import SERVERS, Observer
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from layerserve_server.access.gate import Gate
+from layerserve_server.access.rights import HTTP, METHODS, MissingRightError, check_table, read_rights, right_of
+from layerserve_server.transport.call import Routes
+from layerserve_server.transport.limits import Limits
+
+#: The rights of our own methods once more, so that nobody changes one without a second look.
+OWN = {
+    "PredictionService": {"Predict": "predict", "PredictStream": "predict"},
+    "GraphService": {"GetNodeShapes": "read"},
+    "ModelService": {"ListModels": "read", "GetModel": "read", "DownloadModel": "read"},
+    "TrainingService": {
+        "Train": "train",
+        "Evaluate": "train",
+        "CancelRun": "train",
+        "ResumeRun": "train",
+        "DeleteRun": "train",
+        "WatchRun": "read",
+        "GetRun": "read",
+        "ListRuns": "read",
+        "ListRunFiles": "read",
+        "DownloadRunFile": "read",
+    },
+}
+
+
+def described() -> dict[str, set[str]]:
+    """Full names of the methods of all descriptors, by service."""
+    files = [health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR]
+    for package in (layerserve.v1, layerserve_server.protocols):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            if module.name.endswith("_pb2"):
+                files.append(importlib.import_module(module.name).DESCRIPTOR)
+    return {
+        service.full_name: {f"/{service.full_name}/{method.name}" for method in service.methods}
+        for file in files
+        for service in file.services_by_name.values()
+    }
+
+
+def test_every_described_method_has_a_right():
+    services = described()
+    assert {"layerserve.v1.PredictionService", "grpc.health.v1.Health"} < set(services)
+    assert [method for methods in services.values() for method in methods if right_of(method) is None] == []
+
+
+def test_our_own_methods_have_the_rights_that_are_meant():
+    found = {
+        service: {method.rpartition("/")[2]: METHODS[method] for method in methods}
+        for service, methods in (
+            (name.removeprefix("layerserve.v1."), methods) for name, methods in described().items()
+        )
+        if service in OWN
+    }
+    assert found == OWN
+
+
+def test_every_registered_method_is_in_the_table(make_server, put):
+    put()
+    server = make_server()
+    routes = server.methods
+    assert {"Predict", "Train", "ListModels"} <= {method.rpartition("/")[2] for method in routes}
+    assert [method for method in routes if right_of(method) is None] == []
+
+
+def test_who_manages_may_call_every_method_of_the_management_service():
+    assert right_of("/layerserve.v1.ManagementService/AnythingNew") == "manage"
+    assert right_of("/layerserve.v1.ManagementServiceOther/AnythingNew") is None
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_server_with_a_method_without_a_right_does_not_start(kind, streams):
+    method = "/layerserve.v1.PredictionService/PredictNew"
+    routes = Routes(server_streams={method: None}) if streams else Routes(unary={method: None}, prompt={method})
+    with pytest.raises(MissingRightError, match=r"PredictionService/PredictNew: got no right in access/rights\.py"):
+        kind(routes, Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, gate=Gate())
+
+
+def test_a_route_without_a_right_is_refused():
+    check_table([], HTTP)
+    with pytest.raises(MissingRightError, match="/debug"):
+        check_table([], ["/metrics", "/debug"])
+
+
+@pytest.mark.parametrize(
+    ("text", "rights"), [("predict", {"predict"}), (" read , train,", {"read", "train"}), ("", set())]
+)
+def test_rights_are_read_from_a_list(text, rights):
+    assert read_rights(text) == rights
+
+
+@pytest.mark.parametrize("text", ["open", "Predict", "all", "predict;read"])
+def test_other_words_are_no_rights(text):
+    with pytest.raises(ValueError, match="expected one of predict, read, train, manage"):
+        read_rights(text)

@@ -1,0 +1,241 @@
+"""The Open Inference Protocol through a real port, as Triton's clients use it."""
+
+from __future__ import annotations
+
+import threading
+from importlib.util import find_spec
+
+import grpc
+import numpy as np
+import pytest
+from layerserve_server.protocols.inference import inference_pb2 as pb
+
+X = np.arange(6, dtype=np.float32).reshape(3, 2)
+TRANSPORTS = [
+    "grpcio",
+    pytest.param(
+        "native",
+        marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="the extra 'fast' isn't installed"),
+    ),
+]
+
+
+class Stub:
+    """Calls methods by name."""
+
+    def __init__(self, channel):
+        self._channel = channel
+
+    def __call__(self, method, request, reply=None):
+        reply = reply or getattr(pb, type(request).__name__.replace("Request", "Response"))
+        call = self._channel.unary_unary(
+            f"/inference.GRPCInferenceService/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=reply.FromString,
+        )
+        return call(request, timeout=60)
+
+    def stream(self, requests, **options):
+        return self._channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )(requests, timeout=60, **options)
+
+
+def infer(x=X, name="double", **fields):
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=x.shape)
+    return pb.ModelInferRequest(model_name=name, inputs=[tensor], raw_input_contents=[x.tobytes()], **fields)
+
+
+def output(reply, index=0):
+    shape = reply.outputs[index].shape
+    return np.frombuffer(reply.raw_output_contents[index], np.float32).reshape(shape)
+
+
+@pytest.fixture(params=TRANSPORTS)
+def serve(request, put, start, connect):
+    def serve_double(**settings):
+        put("double")
+        app = start(transport=request.param, **settings)
+        return app, Stub(connect(app))
+
+    return serve_double
+
+
+def test_requests_of_one_form_are_answered_each_with_its_rows(serve):
+    app, call = serve()
+    with app.repository.lease("double") as version:
+        version.queue._thread_seconds = [0.0] * len(version.queue._thread_seconds)
+    for number in range(4):
+        reply = call("ModelInfer", infer(X + number, id=f"id{number}"))
+        np.testing.assert_array_equal(output(reply), 2 * (X + number))
+        assert (reply.model_name, reply.model_version, reply.id) == ("double", "1", f"id{number}")
+        assert [(tensor.name, tensor.datatype) for tensor in reply.outputs] == [("y", "FP32")]
+    named = pb.ModelInferRequest.InferRequestedOutputTensor
+    reply = call("ModelInfer", infer(outputs=[named(name="hidden"), named(name="y")]))
+    np.testing.assert_array_equal(output(reply), 2 * X + 100)
+    np.testing.assert_array_equal(output(reply, 1), 2 * X)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "text"),
+    [
+        (infer(name="nope"), grpc.StatusCode.NOT_FOUND, "unknown model 'nope'"),
+        (infer(model_version="7"), grpc.StatusCode.NOT_FOUND, "has no version 7"),
+        (infer(model_version="stabel"), grpc.StatusCode.NOT_FOUND, "label 'stabel'"),
+        (infer(X[:, :1]), grpc.StatusCode.INVALID_ARGUMENT, "input 'x'"),
+        (infer(outputs=[{"name": "z"}]), grpc.StatusCode.INVALID_ARGUMENT, "unknown tensor 'z'"),
+        (infer(outputs=[{"name": "y"}, {"name": "y"}]), grpc.StatusCode.INVALID_ARGUMENT, "given 2 times"),
+    ],
+    ids=lambda value: "" if not isinstance(value, str) else value,
+)
+def test_what_is_wrong_gets_a_status_with_a_reason(serve, request_, code, text):
+    _, call = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        call("ModelInfer", request_)
+    assert caught.value.code() is code
+    assert text in caught.value.details()
+
+
+def test_a_stream_answers_in_the_order_of_its_requests(serve):
+    """Also what fails, and what is refused before requests that arrived earlier are computed."""
+    app, call = serve()
+    with app.repository.lease("double") as version:
+        gate = version.model.gate
+    gate.clear()
+    sent = threading.Event()
+
+    def requests():
+        for number in range(60):
+            yield infer(X + number, id=str(number), name="double" if number % 7 else "nope")
+        sent.set()
+
+    replies = call.stream(requests())
+    assert sent.wait(30)
+    gate.set()
+    for number, reply in enumerate(replies):
+        assert reply.infer_response.id == str(number)
+        if number % 7:
+            np.testing.assert_array_equal(output(reply.infer_response), 2 * (X + number))
+            assert reply.error_message == ""
+            assert reply.infer_response.parameters["triton_final_response"].bool_param
+        else:
+            assert "unknown model 'nope'" in reply.error_message
+    assert number == 59
+    assert app._inference.metrics.registry.get_sample_value("layerserve_buffered_bytes") == 0
+
+
+def test_an_error_ends_a_stream_whose_caller_asks_for_that(serve):
+    _, call = serve()
+    metadata = (("triton_grpc_error", "true"),)
+    replies = call.stream(iter([infer(id="1"), infer(name="nope"), infer(id="3")]), metadata=metadata)
+    with pytest.raises(grpc.RpcError) as caught:
+        list(replies)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert "unknown model 'nope'" in caught.value.details()
+
+
+def test_the_memory_of_a_stream_that_is_cancelled_comes_back(serve, wait_until):
+    app, call = serve()
+    with app.repository.lease("double") as version:
+        gate = version.model.gate
+    gate.clear()
+    # The first waits for the model; refusals of all others wait for it.
+    replies = call.stream(iter([infer(), *(infer(name="nope") for _ in range(40))]))
+    threading.Timer(0.3, replies.cancel).start()
+    with pytest.raises(grpc.RpcError):
+        list(replies)
+    gate.set()
+    memory = app._transport.memory
+    wait_until(lambda: memory.used == 0)
+
+
+def test_models_and_the_server_are_described(serve, put):
+    app, call = serve()
+    assert call("ServerLive", pb.ServerLiveRequest()).live
+    assert call("ServerReady", pb.ServerReadyRequest()).ready
+    app.drain()
+    assert not call("ServerReady", pb.ServerReadyRequest()).ready
+    ready = [
+        call("ModelReady", pb.ModelReadyRequest(name=name, version=version)).ready
+        for name, version in [("double", ""), ("double", "1"), ("double", "2"), ("nope", "")]
+    ]
+    assert ready == [True, True, False, False]
+    assert "classification" in call("ServerMetadata", pb.ServerMetadataRequest()).extensions
+    metadata = call("ModelMetadata", pb.ModelMetadataRequest(name="double"))
+    tensor = pb.ModelMetadataResponse.TensorMetadata
+    assert metadata == pb.ModelMetadataResponse(
+        name="double",
+        versions=["1"],
+        platform="layerserve",
+        inputs=[tensor(name="x", datatype="FP32", shape=[-1, 2])],
+        outputs=[tensor(name="y", datatype="FP32", shape=[-1, 2])],
+    )
+    config = call("ModelConfig", pb.ModelConfigRequest(name="double")).config
+    assert config.max_batch_size == app.settings.max_batch_rows
+    assert list(config.input) == [pb.ModelInput(name="x", data_type=pb.TYPE_FP32, dims=[2])]
+    assert config.HasField("dynamic_batching")
+    put("broken", text="no model")
+    for _ in range(2):  # it has to be unchanged in between
+        app.repository.scan()
+    index = call("RepositoryIndex", pb.RepositoryIndexRequest()).models
+    assert [(one.name, one.version, one.state) for one in index] == [
+        ("broken", "1", "UNAVAILABLE"),
+        ("double", "1", "READY"),
+    ]
+    assert "truncated" in index[0].reason
+    assert len(call("RepositoryIndex", pb.RepositoryIndexRequest(ready=True)).models) == 1
+
+
+def test_a_model_whose_rows_can_not_be_batched_has_full_shapes(serve, put):
+    app, call = serve()
+    put("alone", batched=False)
+    for _ in range(2):
+        app.repository.scan()
+    config = call("ModelConfig", pb.ModelConfigRequest(name="alone")).config
+    assert (config.max_batch_size, list(config.input[0].dims)) == (0, [-1, 2])
+    assert not config.HasField("dynamic_batching")
+
+
+def test_statistics_count_requests_rows_and_batches(serve):
+    _, call = serve()
+    for _ in range(3):
+        call("ModelInfer", infer())
+    with pytest.raises(grpc.RpcError):
+        call("ModelInfer", infer(X[:, :1]))
+    (found,) = call("ModelStatistics", pb.ModelStatisticsRequest(name="double")).model_stats
+    assert (found.inference_count, found.execution_count) == (9, 3)
+    stats = found.inference_stats
+    assert [part.count for part in (stats.success, stats.fail, stats.queue, stats.compute_infer)] == [3, 1, 3, 3]
+    assert 0 < stats.compute_infer.ns <= stats.success.ns
+    assert call("ModelStatistics", pb.ModelStatisticsRequest()).model_stats == [found]
+    with pytest.raises(grpc.RpcError, match="unknown model"):
+        call("ModelStatistics", pb.ModelStatisticsRequest(name="nope"))
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("SystemSharedMemoryRegister", pb.SystemSharedMemoryRegisterRequest(name="a", key="/a", byte_size=1)),
+        ("CudaSharedMemoryRegister", pb.CudaSharedMemoryRegisterRequest(name="a")),
+        ("TraceSetting", pb.TraceSettingRequest(settings={"trace_level": {"value": ["TIMESTAMPS"]}})),
+        ("LogSettings", pb.LogSettingsRequest(settings={"log_info": {"bool_param": False}})),
+    ],
+)
+def test_what_is_not_there_is_unimplemented(serve, method, request_):
+    _, call = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        call(method, request_)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert caught.value.details()
+
+
+def test_settings_and_regions_are_read(serve):
+    _, call = serve()
+    assert call("TraceSetting", pb.TraceSettingRequest()).settings["trace_level"].value == ["OFF"]
+    assert call("LogSettings", pb.LogSettingsRequest()).settings["log_error"].bool_param
+    assert not call("SystemSharedMemoryStatus", pb.SystemSharedMemoryStatusRequest()).regions
+    assert not call("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest()).regions
+    call("SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest())
+    call("CudaSharedMemoryUnregister", pb.CudaSharedMemoryUnregisterRequest())
