@@ -16,6 +16,7 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.observability.store_metrics import LABELS as STORE_LABELS
 from layerserve_server.observability.store_metrics import StoreMetrics
+from layerserve_server.repository.model_settings import SETTINGS_FILE, ModelSettings
 from layerserve_server.settings import Settings, toml_value
 
 DOCS = Path(__file__).parent
@@ -33,7 +34,13 @@ FAMILIES = {
 
 
 def main() -> int:
-    pages = {"layers": layers(), "operations": operations(), "settings": settings(), "metrics": metrics()}
+    pages = {
+        "layers": layers(),
+        "operations": operations(),
+        "settings": settings(),
+        "model-settings": model_settings(),
+        "metrics": metrics(),
+    }
     stale = []
     for name, text in pages.items():
         page = DOCS / f"{name}.md"
@@ -90,6 +97,23 @@ def settings() -> str:
     return page("Settings", about, table(("setting", "default", "meaning"), rows))
 
 
+def model_settings() -> str:
+    """Every setting of a model."""
+    about = (
+        f"Settings of one model, in `{SETTINGS_FILE}` in its folder (see [the repository](repository.md)). A setting\n"
+        "without a default has the value of the server's [setting](settings.md) of the same name, where it has one."
+    )
+    rows = [
+        (f"`{name}`", "" if field.default is None else f"`{_toml(field.default)}`", field.description or "")
+        for name, field in ModelSettings.model_fields.items()
+    ]
+    return page("Settings of a model", about, table(("setting", "default", "meaning"), rows))
+
+
+def _toml(value: object) -> str:
+    return f"[{', '.join(map(toml_value, value))}]" if isinstance(value, tuple) else toml_value(value)
+
+
 def metrics() -> str:
     """Every metric of the server."""
     about = (
@@ -98,6 +122,7 @@ def metrics() -> str:
     )
     found = Metrics()
     found.watch_memory(lambda: 0)
+    found.watch_versions(dict)
     register_build_info(found.registry, "")
     ProcessMetrics(found.registry, list)
     StoreMetrics(found.registry)

@@ -16,8 +16,9 @@ from layerserve.v1 import models_pb2, tensor_pb2
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-#: State of a version. "unloading" finishes its open requests; "available" is loaded on the first request.
-VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unknown"]
+#: State of a version. "unloading" finishes its open requests; "available" is loaded on the first request; "unloaded"
+#: isn't served.
+VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unloaded", "unknown"]
 
 #: Model file formats by name.
 MODEL_FORMAT = words(
@@ -51,10 +52,11 @@ class EngineChoice:
 class ModelInfo:
     """A version of a model.
 
-    `inputs` and `outputs` are empty until the version is loaded. `reason` is the error of a failed version. `compiled`
-    is whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name no
-    version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine` whether
-    engines are still being timed.
+    `inputs` and `outputs` are empty until the version is loaded. `reason` is why it failed or isn't served, or why
+    its file or settings on disk aren't those in use. `pinned` is whether a call made it the default. `compiled` is
+    whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name no
+    version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine`
+    whether engines are still being timed.
     """
 
     name: str
@@ -74,6 +76,7 @@ class ModelInfo:
     served_by_default: bool
     engines: tuple[EngineChoice, ...] = ()
     choosing_engine: bool = False
+    pinned: bool = False
 
     def _repr_html_(self) -> str:
         """Returns the table for notebooks."""
@@ -137,6 +140,7 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
             EngineChoice(one.rows, one.engine, dict(one.milliseconds), one.difference) for one in message.engines
         ),
         choosing_engine=message.choosing_engine,
+        pinned=message.pinned,
     )
 
 

@@ -57,7 +57,7 @@ def _model_row(info: ModelInfo) -> tuple[str, ...]:
     state = f"{info.state}: {info.reason}" if info.reason else info.state
     return (
         info.name,
-        f"{info.version} *" if info.served_by_default else str(info.version),
+        f"{info.version}{' *' * info.served_by_default}{' pinned' * info.pinned}",
         state,
         ", ".join(info.labels),
         _specs_text(info.inputs),

@@ -28,7 +28,7 @@ from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.registry import TRAINER, RunLimits, Runs
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import Inference, loader, make_imports
+from layerserve_server.wiring import Inference, ModelLoader, make_imports
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class App:
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
-        load = loader(settings, load, self._imports)
         secret = self._workers.secret if self._workers else None
+        load = ModelLoader(settings, load, self._imports)
         self._inference = inference = Inference(settings, load, self._imports, secret)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
@@ -70,7 +70,7 @@ class App:
             trainer,
             self._parent if trainer == TRAINER else None,
         )
-        self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.scan)
+        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan)
         check_table([], PATHS)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
@@ -86,6 +86,7 @@ class App:
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
+        self.metrics.watch_versions(self.repository.states)
         register_build_info(self.metrics.registry, release)
         self._registry = registry
         self.grpc_port = self._transport.port

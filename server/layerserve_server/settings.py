@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_settings import (
@@ -35,6 +35,10 @@ else:
 NONE = "none"
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+
+#: Values of settings that models have, too (see repository.model_settings).
+Engine: TypeAlias = Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "tf32"]
 
 
 class SettingsError(Exception):
@@ -266,7 +270,7 @@ class Settings(BaseSettings):
         default=0, ge=0, le=1024, description="Number of threads per execution. 0 uses one thread per core."
     )
 
-    engine: Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"] = Field(
+    engine: Engine = Field(
         default="auto",
         description=(
             "Engine that computes predictions. 'auto' times the installed engines on each model, verifies "
@@ -274,7 +278,7 @@ class Settings(BaseSettings):
             "for all models; models that it can't run are rejected."
         ),
     )
-    precision: Literal["float32", "bfloat16", "float16", "int8", "tf32"] = Field(
+    precision: Precision = Field(
         default="float32",
         description=(
             "Precision in which float32 models compute. It applies only to models with a golden.npz file, as "
@@ -300,6 +304,22 @@ class Settings(BaseSettings):
         ),
     )
 
+    model_control: Literal["none", "poll", "explicit"] = Field(
+        default="poll",
+        description=(
+            "What changes in the repository while the server runs. 'poll' follows the files; 'none' reads them at the "
+            "start only; 'explicit' loads the models that LoadModel or --load names. Changes by calls of "
+            "ManagementService take effect in each."
+        ),
+    )
+    load: str = Field(
+        default="",
+        description=(
+            "Comma-separated names of models to load at the start if model_control is 'explicit'; '*' is all of them. "
+            "The flag may be given several times. A model that UnloadModel has unloaded stays unloaded."
+        ),
+        json_schema_extra={"unset": "none", "repeated": True},
+    )
     poll_seconds: float = Field(
         default=1.0, ge=0.05, le=3600, description="Interval between scans of the repository, in seconds."
     )
@@ -459,6 +479,11 @@ class Settings(BaseSettings):
                 "runs with several workers train on CPUs"
             )
         return self
+
+    def loads(self, model: str) -> bool:
+        """Whether a model is loaded at the start."""
+        named = {name.strip() for name in self.load.split(",")}
+        return self.model_control != "explicit" or model in named or "*" in named
 
     def pads(self, model: str) -> bool:
         """Whether sequences of this model are padded."""

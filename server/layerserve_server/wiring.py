@@ -14,7 +14,7 @@ from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
-from layerserve_server.inference.runner import LoadModel, ModelRunner
+from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.remote.cache import Cache
@@ -22,7 +22,10 @@ from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
 from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.store import FsspecStore
+from layerserve_server.repository.loading import Load
+from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
@@ -44,13 +47,13 @@ class Inference:
     def __init__(
         self,
         settings: Settings,
-        load: LoadModel,
+        load: Load,
         imports: Imports | None = None,
         secret: bytes | None = None,
         *,
         worker: bool = False,
     ) -> None:
-        """`load` loads a model file (see `loader`); `secret` is that of the server's gates. Nothing is loaded yet.
+        """`load` loads a model file (see `ModelLoader`); `secret` is that of the server's gates. Nothing is loaded yet.
 
         Only the main process fetches models from a store. Raises TokensFileError and CertificateError.
         """
@@ -67,14 +70,16 @@ class Inference:
             settings.root,
             settings.state_folder / "models",
             load,
-            lambda name, version, run: make_queue(settings, self.metrics, name, version, run),
+            partial(make_queue, settings, self.metrics),
             max_old_versions=settings.max_old_versions,
             # Copies are put into their folder when they are complete.
             settle_seconds=0.0 if settings.address else 2 * settings.poll_seconds,
             observer=self.metrics,
-            ready=self.tuner.submit if self.tuner else None,
+            ready=self._ready,
             digest=sha256 if imports is None else imports.sha256,
             origin=self.mirror or follower,
+            queue_limits=partial(queue_limits, settings),
+            loads=settings.loads,
         )
         self.predictor = Predictor(self.repository)
 
@@ -116,6 +121,18 @@ class Inference:
         if self.mirror is not None:
             self.mirror.stop()
         self.repository.close()
+
+    def watch(self) -> None:
+        """What a watcher does: follows the files, or only tries failed loads again, as the settings say."""
+        if self._settings.model_control == "poll":
+            self.repository.scan()
+        else:
+            self.repository.retry()
+
+    def _ready(self, loaded: LoadedVersion) -> None:
+        """Tunes a version that has been loaded, unless its settings name an engine."""
+        if self.tuner is not None and engine_of(self._settings, loaded.settings) == "auto":
+            self.tuner.submit(loaded)
 
     def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
         """Makes the transport of the settings on its port. `options` are passed to the transport.
@@ -174,28 +191,44 @@ def make_imports(settings: Settings, spare: Path | None = None) -> Imports | Non
     return Imports(settings.state_folder / "imports", Importer(), spare) if settings.probe_files else None
 
 
-def loader(settings: Settings, load: LoadModel | None = None, imports: Imports | None = None) -> LoadModel:
-    """Returns the function that loads model files according to the settings, by default with layergraph.
+class ModelLoader:
+    """Loads model files according to the settings of the server and of a model."""
 
-    `imports` has them read by another process; by default this one reads them.
-    """
-    if load is None:
-        load = runner.load_model if imports is None else partial(runner.load_model, read=imports.load)
-    # Imported here, since these modules import torch.
-    if settings.engine != "auto":
-        from layerserve_server.tuning import pinning
+    def __init__(self, settings: Settings, load: LoadModel | None = None, imports: Imports | None = None) -> None:
+        """`load` loads a file, by default with layergraph. `imports` has files read by another process."""
+        self._settings = settings
+        self._load = load
+        self._read = None if imports is None else imports.load
 
-        load = pinning(load, settings.engine, settings.compute_threads)
-    if settings.precision != "float32":
-        from layerserve_server.tuning import reducing
+    def __call__(self, path: Path, model: ModelSettings = DEFAULTS) -> ServedModel:
+        """Loads a model file. Raises layergraph's errors."""
+        return self.configured(model)(path)
 
-        load = reducing(load, settings.precision, settings.compute_threads)
-    return load
+    def configured(self, model: ModelSettings) -> LoadModel:
+        """Returns the function that loads files of a model with these settings."""
+        settings, rtol, atol = self._settings, model.golden_rtol, model.golden_atol
+        load = self._load or partial(runner.load_model, read=self._read, rtol=rtol, atol=atol)
+        threads = model.compute_threads or settings.compute_threads
+        # Imported here, since these modules import torch.
+        if (engine := engine_of(settings, model)) != "auto":
+            from layerserve_server.tuning import pinning
+
+            load = pinning(load, engine, threads)
+        if (precision := model.precision or settings.precision) != "float32":
+            from layerserve_server.tuning import reducing
+
+            load = reducing(load, precision, threads, rtol, atol)
+        return load
+
+
+def engine_of(settings: Settings, model: ModelSettings) -> str:
+    """Returns the engine of a model, or "auto"."""
+    return model.engine or settings.engine
 
 
 def make_tuner(settings: Settings) -> Tuner | None:
-    """Returns the tuner of engines; None if the settings choose an engine or turn tuning off."""
-    if settings.engine != "auto" or settings.tuning_seconds <= 0:
+    """Returns the tuner of engines; None if the settings turn tuning off."""
+    if settings.tuning_seconds <= 0:
         return None
     from layerserve_server.tuning import Tuner
 
@@ -228,19 +261,28 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def make_queue(settings: Settings, metrics: Metrics, name: str, version: int, run: ModelRunner) -> BatchQueue:
+def make_queue(
+    settings: Settings, metrics: Metrics, name: str, version: int, run: ModelRunner, model: ModelSettings = DEFAULTS
+) -> BatchQueue:
     """Makes the queue of a version. Raises UnpaddableError if the settings require padding and it can't be padded."""
-    if settings.pads(name):
+    if settings.pads(name) if model.pad_sequences is None else model.pad_sequences:
         run.pad_sequences()
+    max_batch_rows, max_queue_rows = queue_limits(settings, model)
     queue = BatchQueue(
         f"model '{name}' version {version}",
         run,
-        max_batch_rows=settings.max_batch_rows,
-        max_queue_rows=settings.max_queue_rows,
+        max_batch_rows=max_batch_rows,
+        max_queue_rows=max_queue_rows,
         observer=metrics.batches(name, version),
+        nice=model.nice,
     )
     metrics.watch_queue(name, version, lambda: queue.queued_rows)
     return queue
+
+
+def queue_limits(settings: Settings, model: ModelSettings) -> tuple[int, int]:
+    """Returns the maximum number of rows of a batch and of a queue, for a model with these settings."""
+    return model.max_batch_rows or settings.max_batch_rows, model.max_queue_rows or settings.max_queue_rows
 
 
 def make_certificates(settings: Settings, metrics: Metrics) -> Certificates | None:

@@ -118,8 +118,8 @@ class FakePlan:
         return {name: y if name == "y" else y + 100 for name in self.names}
 
 
-def read_fake(path: Path) -> FakeModel:
-    """A 'model file' is JSON with the fake model's fields."""
+def read_fake(path: Path, settings: object = None) -> FakeModel:
+    """A 'model file' is JSON with the fake model's fields. The settings of the model are ignored."""
     try:
         return FakeModel(**json.loads(path.read_text()))
     except ValueError as error:

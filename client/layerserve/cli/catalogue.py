@@ -23,12 +23,13 @@ def models(
 ) -> None:
     """List the models of the server, with all versions.
 
-    Versions that failed to load are listed with the reason. An asterisk marks the default version.
+    Versions that failed to load are listed with the reason. An asterisk marks the default version, and "pinned" one
+    that a command made the default.
 
     JSON: {"models": [{"name", "version", "state", "reason", "labels", "inputs", "outputs", "file", "file_bytes",
     "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines",
-    "choosing_engine"}]}; an input or output is {"name", "shape", "dtype"} with null for an axis of any length, one of
-    the engines {"rows", "engine", "milliseconds", "difference"}.
+    "choosing_engine", "pinned"}]}; an input or output is {"name", "shape", "dtype"} with null for an axis of any
+    length, one of the engines {"rows", "engine", "milliseconds", "difference"}.
     """
     with connect(context, address) as client:
         found = client.models(name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from layerserve_server.observability.buffer import Buffer
@@ -95,6 +95,9 @@ class Metrics:
         )
         self._loads = counter("model_loads", "Number of versions that were loaded.", ("model",))
         self._load_failures = counter("model_load_failures", "Number of versions that failed to load.", ("model",))
+        self._settings_errors = counter(
+            "model_settings_errors", "Number of times that a model's settings file was invalid.", ("model",)
+        )
         self._load_seconds = histogram(
             "model_load_seconds", "Time to load a version, in seconds.", ("model",), LOAD_SECONDS
         )
@@ -202,6 +205,12 @@ class Metrics:
         """Sets whether "tokens", "keys" or "certificate" could be read after a change."""
         self._stale.labels(what).set(not ok)
 
+    def watch_versions(self, states: Callable[[], Mapping[tuple[str, ...], int]]) -> None:
+        """Sets the callback that returns the number of versions by model and state."""
+        text = "Number of versions on disk, by state."
+        self.labels["layerserve_model_versions"] = ("model", "state")
+        self.registry.register(CountsCollector("layerserve_model_versions", text, ("model", "state"), states))
+
     # Loads (see repository.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
@@ -213,6 +222,10 @@ class Metrics:
     def version_failed(self, model: str, version: int) -> None:
         """Counts a version that failed to load."""
         self._load_failures.labels(model).inc()
+
+    def settings_invalid(self, model: str) -> None:
+        """Counts a settings file that is invalid."""
+        self._settings_errors.labels(model).inc()
 
     def version_released(self, model: str, version: int) -> None:
         """Removes the time series of a version that was freed: those of a model trained every day would accumulate."""
@@ -268,6 +281,27 @@ class CollectHooks(Collector):
             hook()
         self._last()
         return ()
+
+
+class CountsCollector(Collector):
+    """A gauge whose values are counted when they are collected."""
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        counts: Callable[[], Mapping[tuple[str, ...], int]],
+    ) -> None:
+        """`counts` returns the values by label values."""
+        self._name, self._text, self._labels, self._counts = name, text, labels, counts
+
+    def collect(self) -> Iterable[Metric]:
+        """Counts the values. Called by the registry."""
+        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        for labels, count in self._counts().items():
+            family.add_metric(labels, count)
+        yield family
 
 
 class BatchMetrics:

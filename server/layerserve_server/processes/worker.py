@@ -23,7 +23,7 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import Inference, loader, make_imports
+from layerserve_server.wiring import Inference, ModelLoader, make_imports
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ def main() -> None:
     runner.make_ready()
     imports = make_imports(settings, Path(configuration["spare_imports"]))
     secret = bytes.fromhex(configuration["secret"])
-    inference = Inference(settings, loader(settings, imports=imports), imports, secret, worker=True)
+    inference = Inference(settings, ModelLoader(settings, imports=imports), imports, secret, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open()
-    watcher = Watcher(settings.poll_seconds, repository.scan)
+    watcher = Watcher(settings.poll_seconds, inference.watch)
     watcher.start()
     access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
     access_watcher.start()

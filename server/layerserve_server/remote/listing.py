@@ -15,6 +15,7 @@ from typing import Any
 
 from layerserve_server.errors import safe_text
 from layerserve_server.remote.objects import StoredObject
+from layerserve_server.repository.control import CONTROL
 from layerserve_server.repository.layout import (
     LABELS,
     MANIFEST,
@@ -26,11 +27,12 @@ from layerserve_server.repository.layout import (
     SUFFIXES,
     VERSION_FOLDER,
 )
+from layerserve_server.repository.model_settings import SETTINGS_FILE
 
 #: Object in a version's folder that a publisher creates first and deletes last.
 CLAIM = ".publishing"
 #: Objects beside the version folders that the server reads.
-OF_MODELS = (LABELS, "layerserve.toml")
+OF_MODELS = (LABELS, SETTINGS_FILE, CONTROL)
 #: Maximum number of objects of a version, and of folders above each.
 MAX_FILES, MAX_DEPTH = 10_000, 8
 #: Maximum length of a part of a path, in bytes, as filesystems have it.
@@ -143,6 +145,9 @@ def arrange(objects: Collection[StoredObject], root: str) -> Listing:
             listing.versions[name, number] = RemoteVersion(name, number, {} if problem else kept, claimed, problem)
     for version in (*_flat_files(top), *_root_itself(top, objects, root)):
         listing.versions.setdefault(version.key, version)
+        if f"{version.name}.toml" in top:
+            # Its settings: the copy of such a file is in a folder, as all copies are.
+            listing.of_models.setdefault(f"{version.name}/{SETTINGS_FILE}", top[f"{version.name}.toml"])
     return listing
 
 

@@ -35,6 +35,7 @@ STATUS: dict[type[errors.ServerError], grpc.StatusCode] = {
     errors.ForbiddenPathError: grpc.StatusCode.PERMISSION_DENIED,
     errors.IncompleteDataError: grpc.StatusCode.DATA_LOSS,
     errors.VersionFailedError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RefusedChangeError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotTrainableError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,

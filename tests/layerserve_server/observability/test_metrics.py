@@ -66,6 +66,7 @@ def test_names_types_and_labels():
     metrics.watch_queue("m", 1, lambda: 0)
     metrics.version_loaded("m", 1, 0.1)
     metrics.version_failed("m", 1)
+    metrics.settings_invalid("m")
     metrics.runs_changed(0, 0)
     metrics.run_progressed("m", 1, 1, 0.1)
     metrics.run_ended("m", "finished")
@@ -92,6 +93,7 @@ def test_names_types_and_labels():
         "layerserve_model_loaded": ("gauge", "model", "version"),
         "layerserve_model_loads": ("counter", "model"),
         "layerserve_model_load_failures": ("counter", "model"),
+        "layerserve_model_settings_errors": ("counter", "model"),
         "layerserve_model_load_seconds": ("histogram", "model"),
         "layerserve_training_runs": ("gauge", "state"),
         "layerserve_training_runs_ended": ("counter", "model", "state"),
@@ -369,6 +371,8 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         f"layerserve_queue_rows {one}": 0,
         f"layerserve_model_loaded {two}": 1,
         f"layerserve_model_loaded {one}": 1,
+        "layerserve_model_versions model=double state=ready": 2,
+        "layerserve_model_versions model=bad state=failed": 1,
         "layerserve_model_loads_total model=double": 2,
         "layerserve_model_load_failures_total model=bad": 1,
         "layerserve_model_load_seconds_count model=double": 2,

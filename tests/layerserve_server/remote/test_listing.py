@@ -101,8 +101,18 @@ def test_a_root_may_be_one_model():
 
 
 def test_small_objects_of_models():
-    found = listed("m/labels.json", "m/layerserve.toml", "m/other.json", "labels.json", "../labels.json")
-    assert sorted(found.of_models) == ["m/labels.json", "m/layerserve.toml"]
+    found = listed(
+        "m/labels.json", "m/layerserve.toml", "m/serving.json", "m/other.json", "labels.json", "../labels.json"
+    )
+    assert sorted(found.of_models) == ["m/labels.json", "m/layerserve.toml", "m/serving.json"]
+
+
+def test_settings_beside_a_flat_file_become_those_of_its_folder():
+    found = listed("m.keras", "m.toml", "n.toml", "o.keras", "o.toml", "o/layerserve.toml")
+    assert {path: one.path for path, one in found.of_models.items()} == {
+        "m/layerserve.toml": "m.toml",
+        "o/layerserve.toml": "o/layerserve.toml",
+    }
 
 
 def test_the_identity_changes_with_each_object():
