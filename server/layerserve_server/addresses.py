@@ -21,7 +21,7 @@ PACKAGES = {
     "memory": "",
 }
 #: Schemes in which a file can be created only if it doesn't exist, so that two servers can't publish the same version.
-EXCLUSIVE = frozenset({"s3", "s3a", "gs", "gcs", "file", "memory"})
+EXCLUSIVE = frozenset(PACKAGES) - {"hf"}
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 

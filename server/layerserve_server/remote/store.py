@@ -71,11 +71,14 @@ class FsspecStore:
         with _as_store_errors(self._address):
             self._files.invalidate_cache()
             start = self._full(below or self._only)
-            found: Mapping[str, Mapping[str, Any]] = self._files.find(start, detail=True)
+            try:
+                found: Mapping[str, Mapping[str, Any]] = self._files.find(start, detail=True)
+            except FileNotFoundError:
+                raise StoreError("away", f"{self._address}: no such bucket or folder") from None
             if len(found) > MAX_OBJECTS:
                 raise StoreError("refused", f"{self._address}: got {len(found)} objects, expected up to {MAX_OBJECTS}")
             if not found and not below and not self._has_root():
-                raise StoreError("away", f"{self._address}: no such folder")
+                raise StoreError("away", f"{self._address}: no such bucket or folder")
             return [
                 _described(path.removeprefix(self._root).lstrip("/"), about, self._scheme)
                 for path, about in found.items()
