@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from layerserve_server.access.gate import Gate
 from layerserve_server.disk import sha256
+from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner
 from layerserve_server.observability.metrics import Metrics
+from layerserve_server.repository.entry import State
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
@@ -86,10 +88,21 @@ class Inference:
             certificates=self.certificates,
             shared=shared,
             gate=self.gate,
+            models=self.serving,
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
+        self.repository.changed = transport.models_changed
         return transport
+
+    def serving(self, model: str) -> bool | None:
+        """Whether a version of a model answers requests that name none; None if there is no such model."""
+        try:
+            return self.repository.describe_one(model).state is State.READY
+        except UnknownModelError:
+            return None
+        except UnavailableError:  # models are still being read
+            return False
 
 
 def make_gate(settings: Settings, metrics: Metrics, secret: bytes | None = None) -> Gate:

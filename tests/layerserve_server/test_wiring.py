@@ -241,6 +241,9 @@ class Front:
     def stop(self, grace):
         self.told.append(("stop", grace))
 
+    def models_changed(self):
+        """Nobody watches."""
+
 
 @pytest.mark.parametrize(
     ("name", "line", "grace"),
@@ -343,6 +346,8 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert front.routes.streams == {}
     assert asdict(front.limits) == LIMITS
     assert front.options.pop("gate").secret == b"\xab" * 32
+    # The repository is closed.
+    assert front.options.pop("models")("double") is None
     assert not access_watcher._thread.is_alive()
     assert front.options == {
         "host": "127.0.0.1",

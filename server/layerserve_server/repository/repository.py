@@ -91,6 +91,8 @@ class Repository:
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
+        #: Called after each change of the versions, their states or labels. Must not block.
+        self.changed: Callable[[], None] = lambda: None
         #: Protects models, labels and the fields of entries; held only briefly.
         self._lock = threading.RLock()
         #: Held during a scan of the disk and the loads that follow.
@@ -243,7 +245,8 @@ class Repository:
         """Retires every version."""
         with self._lock:
             loaded = [e.loaded for entries in self._models.values() for e in entries.values() if e.loaded]
-            self._models, self._chosen = {}, {}
+            self._models = {}
+            self._choose_anew()
         for version in loaded:
             version.retire()
 
@@ -252,6 +255,11 @@ class Repository:
             raise UnavailableError("the server is starting and hasn't read its models yet; try again in a moment")
 
     # Choice of a version.
+
+    def _choose_anew(self) -> None:
+        """Drops the cache of chosen versions: the versions, their states or labels are being changed."""
+        self._chosen = {}
+        self.changed()
 
     def _known(self, name: str) -> dict[int, Entry]:
         entries = self._models.get(name)
@@ -331,7 +339,7 @@ class Repository:
             self._labels[name] = publishing.read_labels(self._root / name)
         self._models = {name: entries for name, entries in self._models.items() if entries}
         self._sighted = {key: one.fingerprint for key, one in found.items()}
-        self._chosen = {}
+        self._choose_anew()
 
     def _refuse(self, entry: Entry, one: FoundVersion) -> None:
         """Records a problem of a version's file. A loaded version stays in use."""
@@ -373,7 +381,7 @@ class Repository:
             with self._lock:
                 if entry.loaded is None:
                     entry.state, entry.reason = State.LOADING, ""
-                    self._chosen = {}
+                    self._choose_anew()
             try:
                 loaded = self._read(found)
             except Exception as error:
@@ -382,7 +390,7 @@ class Repository:
             with self._lock:
                 previous, entry.loaded = entry.loaded, loaded
                 entry.tried, entry.state, entry.reason = found.fingerprint, State.READY, ""
-                self._chosen = {}
+                self._choose_anew()
                 gone = self._models.get(found.name, {}).get(found.version) is not entry
         seconds = time.monotonic() - began
         self._observer.version_loaded(found.name, found.version, seconds)
@@ -403,7 +411,7 @@ class Repository:
         self._observer.version_failed(found.name, found.version)
         with self._lock:
             entry.tried = found.fingerprint
-            self._chosen = {}
+            self._choose_anew()
             if entry.loaded is None:
                 entry.state, entry.reason = State.FAILED, reason
             else:
@@ -467,7 +475,8 @@ class Repository:
 
     def _unload(self, entry: Entry) -> None:
         loaded, entry.loaded, entry.on_demand = entry.loaded, None, False
-        entry.tried, self._chosen = layout.NOTHING, {}
+        entry.tried = layout.NOTHING
+        self._choose_anew()
         if loaded is not None:
             entry.state = State.UNLOADING
             loaded.retire()

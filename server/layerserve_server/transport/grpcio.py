@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +83,11 @@ class GrpcioServer:
         shared: SharedPort | None = None,
         front: Front | None = None,
         gate: Gate | None = None,
+        models: Callable[[str], bool | None] = lambda name: None,
     ) -> None:
         """`certificates` are for TLS; `front` belongs to a transport in front of this one; `gate` admits callers.
+
+        `models` returns whether a model answers, for its health; None if there is none.
 
         Raises OSError if the port is taken, and MissingRightError if a route isn't in the gate's table.
         """
@@ -95,7 +98,7 @@ class GrpcioServer:
         gate = gate or Gate.unguarded()
         self._batches = EventBatches(observer, limits, self.memory, gate)
         self._streams = Streams(observer, limits, self.memory, gate)
-        self._health = Health(routes.services())
+        self._health = Health(routes.services(), models)
         everything = Routes()
         everything.add(routes)
         self._forwarder: Forwarder | None = None
@@ -129,6 +132,10 @@ class GrpcioServer:
     def set_serving(self, serving: bool) -> None:
         """Sets the health status of every service and of the whole server."""
         self._health.set(serving)
+
+    def models_changed(self) -> None:
+        """Notifies those that watch the health of models. Thread-safe; never blocks."""
+        self._health.changed()
 
     def stop(self, grace: float) -> None:
         """Refuses further calls with UNAVAILABLE, ends the streams, and waits up to `grace` seconds for open calls.

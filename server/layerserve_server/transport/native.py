@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ class NativeServer:
         certificates: Certificates | None = None,
         shared: SharedPort | None = None,
         gate: Gate | None = None,
+        models: Callable[[str], bool | None] = lambda name: None,
     ) -> None:
         """Raises OSError if the port is taken, NativeUnavailableError if the package is missing or TLS is requested."""
         native = _load_extension()
@@ -101,7 +103,15 @@ class NativeServer:
         self._behind: GrpcioServer | None = None
         if shared is None or shared.owner:
             self._behind = GrpcioServer(
-                routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect, front=front, gate=gate
+                routes,
+                observer,
+                limits,
+                host=f"unix:{socket}",
+                port=0,
+                reflect=reflect,
+                front=front,
+                gate=gate,
+                models=models,
             )
         #: Full names of all methods of this process, sorted.
         self.methods = sorted(routes.unary if self._behind is None else self._behind.methods)
@@ -121,6 +131,11 @@ class NativeServer:
         """Sets the health status of every service and of the whole server."""
         if self._behind is not None:
             self._behind.set_serving(serving)
+
+    def models_changed(self) -> None:
+        """See GrpcioServer.models_changed."""
+        if self._behind is not None:
+            self._behind.models_changed()
 
     def stop(self, grace: float) -> None:
         """See GrpcioServer.stop."""
