@@ -27,7 +27,7 @@ from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.connections import Traffic
 from layerserve_server.transport.ending import Ending
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
-from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, address, claim
+from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, address, claim, milliseconds
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.status import Failure
 
@@ -63,11 +63,18 @@ class NativeServer:
         gate: Gate | None = None,
         models: Callable[[str], bool | None] = lambda name: None,
     ) -> None:
-        """Raises OSError if the port is taken, NativeUnavailableError if the package is missing or TLS is requested."""
+        """Raises OSError if the port is taken.
+
+        Raises NativeUnavailableError if the package is missing, or TLS or a maximum age of connections is requested.
+        """
         native = _load_extension()
         if certificates is not None:
             raise NativeUnavailableError(
                 "transport 'native' doesn't support TLS: use 'grpcio', or terminate TLS in a proxy"
+            )
+        if limits.max_connection_age_seconds:
+            raise NativeUnavailableError(
+                "transport 'native' doesn't support max_connection_age_seconds: use 'grpcio', or set it in a proxy"
             )
         self._event_call: int = native.EVENT_CALL
         self._ending = Ending()
@@ -90,7 +97,8 @@ class NativeServer:
                 io_threads=1 if (os.cpu_count() or 1) <= 4 else 2,
                 call_details=True,
                 max_concurrent_streams=limits.max_connection_calls,
-                keepalive_time_ms=60_000,
+                keepalive_time_ms=milliseconds(limits.keepalive_seconds),
+                keepalive_timeout_ms=milliseconds(limits.keepalive_timeout_seconds),
                 # The front refuses larger metadata with an HTTP status, which clients see as UNKNOWN.
                 max_metadata_size=4 * MAX_METADATA_BYTES,
                 reuse_port=shared is not None,
