@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
-from pathlib import Path
 from types import TracebackType
 
 from layerserve_server.access.rights import check_table
@@ -54,15 +53,14 @@ class App:
         Raises ValueError if the path can't be served, OSError if a port is taken.
         """
         self.settings = settings
-        path = Path(settings.path)
-        if not path.exists():
-            raise ValueError(f"{path}: no such folder or model file")
+        if not settings.address and not settings.root.exists():
+            raise ValueError(f"{settings.root}: no such folder or model file")
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
         secret = self._workers.secret if self._workers else None
-        load = ModelLoader(settings, load, self._imports)
-        self._inference = inference = Inference(settings, load, self._imports, secret)
+        load_model = ModelLoader(settings, load, self._imports)
+        self._inference = inference = Inference(settings, load_model, self._imports, secret)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
@@ -129,7 +127,7 @@ class App:
             # While models are loaded, so that it doesn't compete for the processor with requests afterwards.
             self._parent.start()
         self.repository.sweep()
-        self.repository.open()
+        self._inference.open()
         self.runs.start()
         self._watcher.start()
         if self._workers is not None:
@@ -172,7 +170,7 @@ class App:
         self._parent.close()
         if self._imports is not None:
             self._imports.close()
-        self.repository.close()
+        self._inference.close()
         if self._probes is not None:
             self._probes.close()
         logger.info("stopped")

@@ -153,6 +153,7 @@ class Streams:
             error = UnavailableError(STOPPING)
         except Exception as caught:
             error = caught
+        error = stream.withdrawn or error
         wire = failure(error, stream.method) if error is not None else None
         drop_frames(error)
         stream.forget()
@@ -285,6 +286,8 @@ class ServerStream:
         #: Whether the client has cancelled, perhaps before the handler started. Set in any thread.
         self.left = False
         self._gone = False
+        #: The error if its caller has lost its rights; handlers then see a client that is gone.
+        self.withdrawn: Exception | None = None
         self._interruption: Exception | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._receiving: asyncio.Future[bytes | None] | None = None
@@ -398,8 +401,11 @@ class ServerStream:
 
     def check_stalled(self, now: float, idle_seconds: float, stalled_seconds: float) -> None:
         """Interrupts the stream if the client has sent or read nothing for too long, or has lost its rights."""
-        if self.caller.ended is not None:
-            self.interrupt(self.caller.ended)
+        ended = self.caller.ended
+        if ended is not None and not self._gone:
+            self.withdrawn = type(ended)(str(ended))
+            self._gone = True
+            self.interrupt(self.withdrawn)
             self.closed()
         if self._waits_since is not None and now - self._waits_since > idle_seconds:
             self.interrupt(IdleStreamError(f"the client sent no message for {idle_seconds:g} seconds"))
