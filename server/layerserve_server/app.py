@@ -20,6 +20,8 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.tensorflow_serving.metadata import MetadataService
+from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
@@ -75,6 +77,8 @@ class App:
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
         routes.add(inference.routes())
+        routes.add(MetadataService(self.repository).routes())
+        routes.add(TensorFlowModelService(self.repository).routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())

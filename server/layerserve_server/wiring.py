@@ -29,6 +29,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.tensorflow_serving.predict import PredictService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
@@ -87,6 +88,7 @@ class Inference:
         """Returns the handlers of the methods that run models, of all protocols."""
         routes = PredictionService(self.predictor).routes()
         routes.add(InferService(self.predictor).routes())
+        routes.add(PredictService(self.predictor).routes())
         return routes
 
     def refresh_access(self) -> None:
