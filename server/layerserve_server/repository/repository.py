@@ -22,6 +22,7 @@ from layerserve_server.errors import (
     VersionFailedError,
 )
 from layerserve_server.repository import layout, publishing
+from layerserve_server.repository.canary import Canary
 from layerserve_server.repository.control import read_control
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
@@ -98,6 +99,8 @@ class Repository:
         self._models: dict[str, ModelRecord] = {}
         #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
         self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
+        #: Canaries by model. Replaced, never changed. Its versions may have been unloaded a moment ago.
+        self.canaries: Mapping[str, Canary] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
@@ -464,10 +467,12 @@ class Repository:
         with self._lock:
             record = self._models.get(name)
             if record is None:
+                self.canaries = {model: one for model, one in self.canaries.items() if model != name}
                 return
             settings, target = record.in_force, record.target
             entries = [(number, record.versions[number]) for number in record.order()]
             moving = {version for label, version in record.file_labels.items() if record.labels[label] != version}
+            moving |= record.routed()
         count = settings.latest_versions if settings.version_policy == "latest" else len(entries)
         kept: list[int] = []
         coming = 0
@@ -500,6 +505,13 @@ class Repository:
             self._move_labels(record, only_ready=True)
             record.last_default = record.default()
             self._choose_anew()
+            self._set_canary(record)
+
+    def _set_canary(self, record: ModelRecord) -> None:
+        canary = record.canary()
+        if canary != self.canaries.get(record.name):
+            others = {name: one for name, one in self.canaries.items() if name != record.name}
+            self.canaries = others if canary is None else {**others, record.name: canary}
 
     def _load_entry(self, entry: Entry, settings: ModelSettings) -> None:
         """Loads a version's file and replaces the loaded one. On failure keeps that and records the reason."""
