@@ -44,6 +44,7 @@ NUMBERS = {
     "tuning_max_bytes": (512 * MIB, 0, None),
     "poll_seconds": (1.0, 0.05, 3600),
     "max_old_versions": (2, 0, None),
+    "max_upload_bytes": (4 * GIB, 0, None),
     "training_slots": (1, 0, 64),
     "max_queued_runs": (16, 0, None),
     "rehearsal_seconds": (20.0, 1, 3600),
