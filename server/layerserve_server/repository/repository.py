@@ -174,7 +174,7 @@ class Repository:
         `catalogue` has the versions of each model that may be found; by default all. Raises OSError if the repository
         can't be read.
         """
-        self.scan(catalogue=catalogue)
+        self.scan("", catalogue)
         if not self._scanned:
             raise OSError(f"can't read the repository: {self._disk_problem}")
 
