@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
-from pathlib import Path
 from types import TracebackType
 
 from layerserve_server.access.rights import check_table
@@ -24,6 +23,8 @@ from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.tensorflow_serving.metadata import MetadataService
+from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
@@ -55,9 +56,8 @@ class App:
         Raises ValueError if the path can't be served, OSError if a port is taken.
         """
         self.settings = settings
-        path = Path(settings.path)
-        if not path.exists():
-            raise ValueError(f"{path}: no such folder or model file")
+        if not settings.address and not settings.root.exists():
+            raise ValueError(f"{settings.root}: no such folder or model file")
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
@@ -80,6 +80,8 @@ class App:
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
         routes.add(inference.routes())
+        routes.add(MetadataService(self.repository).routes())
+        routes.add(TensorFlowModelService(self.repository).routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
@@ -141,7 +143,7 @@ class App:
             # While models are loaded, so that it doesn't compete for the processor with requests afterwards.
             self._parent.start()
         self.repository.sweep()
-        self.repository.open()
+        self._inference.open()
         self.runs.start()
         self._watcher.start()
         if self._workers is not None:
@@ -184,7 +186,7 @@ class App:
         self._parent.close()
         if self._imports is not None:
             self._imports.close()
-        self.repository.close()
+        self._inference.close()
         if self._probes is not None:
             self._probes.close()
         logger.info("stopped")

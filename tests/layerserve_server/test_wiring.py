@@ -379,7 +379,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert [len(each) for each in made.values()] == [name == "GrpcioServer", name == "NativeServer", 1, 2]
     ((front,), (repository,), (watcher, access_watcher)) = made[name], made["Repository"], made["Watcher"]
     predict, infer = "/layerserve.v1.PredictionService/Predict", "/inference.GRPCInferenceService/ModelInfer"
-    assert sorted(front.routes.unary) == [infer, predict]
+    assert sorted(front.routes.unary) == [infer, predict, "/tensorflow.serving.PredictionService/Predict"]
     assert front.routes.prompt == set(front.routes.unary)
     assert front.routes.streams == {}
     assert asdict(front.limits) == LIMITS

@@ -9,7 +9,7 @@ import typer
 from layerserve.cli.options import Address, Format, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.tables import models_table, nodes_table
+from layerserve.model_info import Models
 
 
 def models(
@@ -38,7 +38,7 @@ def models(
     elif not found:
         print_line(f"no model {name!r}" if name else "no models")
     else:
-        print_table(models_table(found, f"Models on {address}"))
+        print_table(Models(found).table(f"Models on {address}"))
 
 
 def shapes(
@@ -75,7 +75,7 @@ def shapes(
             }
         )
         return
-    print_table(nodes_table(found))
+    print_table(found.table())
 
 
 def download(

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.addresses import is_address
 from layerserve_server.inference import runner
 from layerserve_server.observability import logs
 from layerserve_server.probes import Probes
@@ -43,7 +44,7 @@ def main() -> None:
     runner.make_ready()
     imports = make_imports(settings, Path(configuration["spare_imports"]))
     secret = bytes.fromhex(configuration["secret"])
-    inference = Inference(settings, ModelLoader(settings, imports=imports), imports, secret)
+    inference = Inference(settings, ModelLoader(settings, imports=imports), imports, secret, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open(configuration.get("catalogue"))
@@ -70,7 +71,7 @@ def main() -> None:
     transport.stop(grace)
     if tuner is not None:
         tuner.close()
-    repository.close()
+    inference.close()
     if imports is not None:
         imports.close()
     probes.close()
@@ -79,7 +80,10 @@ def main() -> None:
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
     """Restores settings from JSON values."""
     paths = ("path", "state", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "data_root")
-    return {key: Path(value) if key in paths and value is not None else value for key, value in values.items()}
+    return {
+        key: Path(value) if key in paths and value is not None and not is_address(value) else value
+        for key, value in values.items()
+    }
 
 
 if __name__ == "__main__":

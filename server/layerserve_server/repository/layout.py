@@ -62,6 +62,8 @@ class FoundVersion:
     problem: str = ""
     #: Further files that the model consists of, relative to the folder of `path`.
     parts: tuple[str, ...] = ()
+    #: Whether its files are elsewhere, and have to be fetched first (see `origin`).
+    absent: bool = False
 
     @property
     def label(self) -> str:

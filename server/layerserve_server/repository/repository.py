@@ -28,6 +28,7 @@ from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
 from layerserve_server.repository.loading import Load, Loader, MakeQueue, failure_text
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
+from layerserve_server.repository.origin import Origin
 from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import Lease, LoadedVersion
 
@@ -75,13 +76,14 @@ class Repository:
         digest: Callable[[Path], str] = sha256,
         queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None,
         loads: Callable[[str], bool] = lambda name: True,
+        origin: Origin | None = None,
     ) -> None:
         """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
 
         `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest.
         `queue_limits` returns the maximum rows of a batch and of a queue for the settings of a model, and `loads`
-        whether a model is loaded that no call has loaded or unloaded. Raises ValueError if `path` is a file whose name
-        isn't that of a model.
+        whether a model is loaded that no call has loaded or unloaded. `origin` is where the folder's versions come from
+        if they are copies. Raises ValueError if `path` is a file whose name isn't that of a model.
         """
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
@@ -89,6 +91,7 @@ class Repository:
         self._loader = Loader(load, make_queue, digest)
         self._queue_limits = queue_limits
         self._loads = loads
+        self._origin = origin
         self._max_old_versions = max_old_versions
         self._settle_seconds = settle_seconds
         self._observer = observer
@@ -166,6 +169,18 @@ class Repository:
             record = self._known(name)
             return record.description(record.entry(version, label, any_state=True))
 
+    def make_present(self, name: str, version: int | None = None, label: str | None = None) -> Description:
+        """Like `describe_one`, and waits until the version's files are here.
+
+        Raises as `lease` and `Origin.fetch` do.
+        """
+        with self._lock:
+            record = self._known(name)
+            entry = record.entry(version, label, any_state=True)
+        self._fetch(entry)
+        with self._lock:
+            return record.description(entry)
+
     # Disk.
 
     def open(self, catalogue: Mapping[str, Collection[int]] | None = None) -> None:
@@ -204,6 +219,10 @@ class Repository:
             for name in names:
                 self._bring_up(name)
             self._unload_unused()
+            if self._origin is not None:
+                with self._lock:
+                    loaded = [one.found for one in self._entries() if one.loaded is not None]
+                self._origin.note_use([(one.name, one.version) for one in loaded])
 
     def retry(self) -> None:
         """Loads versions again that failed to load, where their settings say so and it is time."""
@@ -225,7 +244,10 @@ class Repository:
         above = self.highest(name)
         facts = {"run": run, "base_version": base_version, "created": time.time()}
         try:
-            version = publishing.publish(self._root, name, file, facts, above=above)
+            if self._origin is not None:
+                version = self._origin.publish(name, file, facts, above=above)
+            else:
+                version = publishing.publish(self._root, name, file, facts, above=above)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
         self.scan(name)
@@ -251,7 +273,10 @@ class Repository:
             raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
         if label:
             try:
-                publishing.write_label(self._root / name, label, version)
+                if self._origin is not None:
+                    self._origin.write_label(name, label, version)
+                else:
+                    publishing.write_label(self._root / name, label, version)
             except OSError as error:
                 raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
             self.scan(name)
@@ -278,6 +303,8 @@ class Repository:
         """Raises NotTrainableError if no version of the model can be published."""
         folder = self._root / name
         try:
+            if self._origin is not None:
+                return self._origin.check_writable()
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".publish-{publishing.host_name()}-0-0"
             probe.mkdir(exist_ok=True)
@@ -451,11 +478,14 @@ class Repository:
         Returns None if the disk can't be read: loaded versions stay in use.
         """
         found: list[FoundVersion] = []
+        # Before the folder, so that none is missing in both.
+        absent = list(self._origin.absent()) if self._origin is not None else []
         try:
             if self._file_name is not None:
                 found.append(layout.find_file(self._file_name, 1, self._path))
             if self._file_name is None or self._root.is_dir():
                 found += layout.find_in_folder(self._root)
+            found += absent
         except OSError as error:
             if str(error) != self._disk_problem:
                 logger.error("can't read the repository; loaded versions stay in use: %s", error)
@@ -501,6 +531,8 @@ class Repository:
 
     def _update_version(self, record: ModelRecord, one: FoundVersion) -> None:
         entry = record.versions.get(one.version)
+        if one.absent and entry is not None and (entry.loaded is not None or _is_here(entry.found)):
+            return  # Its copy was removed, is being replaced, or was fetched a moment ago.
         if entry is None:
             state, reason = (State.FAILED, one.problem) if one.problem else (State.LOADING, "")
             entry = record.versions[one.version] = Entry(one, state, reason)
@@ -562,8 +594,16 @@ class Repository:
             moving = {version for label, version in record.file_labels.items() if record.labels[label] != version}
         count = settings.latest_versions if settings.version_policy == "latest" else len(entries)
         kept: list[int] = []
+        coming = 0
         for number, entry in entries:
             if entry.barred:
+                continue
+            if self._origin is not None and entry.found.absent:
+                # Older ones that are here serve meanwhile, but none is fetched for that.
+                wanted = settings.serves(number) and (number == target or len(kept) + coming < count)
+                if (wanted or number in moving) and entry.state is State.AVAILABLE:
+                    self._origin.want(name, number)
+                    coming += 1
                 continue
             changed = entry.loaded is not None and entry.changed(settings)
             # An older version isn't taken in place of the target: it wouldn't become the default.
@@ -656,6 +696,7 @@ class Repository:
         try:
             with self._lock:
                 settings = self._known(entry.found.name).in_force
+            self._fetch(entry)
             self._load_entry(entry, settings)
             with self._lock:
                 entry.check_usable()
@@ -664,6 +705,16 @@ class Repository:
             with self._lock:
                 entry.waiting -= 1
         self._unload_unused(entry)
+
+    def _fetch(self, entry: Entry) -> None:
+        """Waits until a version's files are in the folder. Raises as `Origin.fetch` does."""
+        found = entry.found
+        if self._origin is None or not found.absent:
+            return
+        self._origin.fetch(found.name, found.version)
+        with self._lock:
+            if entry.found.absent:
+                entry.found = layout.find_version(found.name, found.version, found.path)
 
     def _unload_unused(self, keep: Entry | None = None) -> None:
         """Unloads versions that the policy doesn't keep, that have no label, and aren't among the last used others."""
@@ -698,6 +749,10 @@ class Repository:
             if entry is not None and entry.state is State.UNLOADING:
                 entry.state = State.AVAILABLE
         self._observer.version_released(loaded.name, loaded.version)
+
+
+def _is_here(found: FoundVersion) -> bool:
+    return not found.absent and found.path.exists()
 
 
 def _name_of(path: Path) -> str:
