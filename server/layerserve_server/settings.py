@@ -359,6 +359,12 @@ class Settings(BaseSettings):
         description="Maximum number of versions other than the newest that stay loaded after a request for them.",
     )
 
+    max_upload_bytes: int = Field(
+        default=4 * GIB,
+        ge=0,
+        description="Maximum size of the files of an uploaded version, in bytes. 0 disables uploads.",
+    )
+
     training_slots: int = Field(
         default=1, ge=0, le=64, description="Maximum number of concurrent training runs. 0 disables training."
     )
