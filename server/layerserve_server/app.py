@@ -85,11 +85,12 @@ class App:
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
-        routes.add(ManagementService(self._make_manager()).routes())
+        manager = self._make_manager()
+        routes.add(ManagementService(manager).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
-        routes.add(OpenInferenceService(self.repository, registry, release, lambda: self.ready).routes())
+        routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
