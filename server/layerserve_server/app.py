@@ -23,6 +23,7 @@ from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
@@ -80,12 +81,13 @@ class App:
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
         routes.add(inference.routes())
+        manager = self._make_manager()
         routes.add(MetadataService(self.repository).routes())
-        routes.add(TensorFlowModelService(self.repository).routes())
+        configuration = Configuration(self.repository, manager, str(settings.path))
+        routes.add(TensorFlowModelService(self.repository, configuration).routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
-        manager = self._make_manager()
         routes.add(ManagementService(manager).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
