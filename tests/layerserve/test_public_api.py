@@ -35,6 +35,7 @@ PUBLIC = [
     "LayerserveError",
     "LogLine",
     "MissingInput",
+    "ModelChanged",
     "ModelInfo",
     "ModelNotFound",
     "ModelNotReady",

@@ -437,6 +437,7 @@ def test_help_names_every_command(cli):
         "predict",
         "shapes",
         "download",
+        "codegen",
         "train",
         "runs",
         "watch",
