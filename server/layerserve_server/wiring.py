@@ -193,7 +193,7 @@ def make_queue(settings: Settings, metrics: Metrics, name: str, version: int, ru
         max_queue_rows=settings.max_queue_rows,
         observer=metrics.batches(name, version),
     )
-    metrics.watch_queue(name, version, lambda: queue.queued_rows)
+    metrics.watch_queue(name, version, lambda: queue.queued_rows, lambda: queue.queued_requests)
     return queue
 
 
