@@ -71,6 +71,7 @@ from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
 from layerserve.server_file import ServerFile
+from layerserve.tokens import PlaintextTokenWarning
 
 __all__ = [
     "TLS",
@@ -108,6 +109,7 @@ __all__ = [
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
+    "PlaintextTokenWarning",
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",

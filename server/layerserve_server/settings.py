@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
+from layerserve_server.addresses import expected, folder_name, is_address, missing_package
 from layerserve_server.environment import PREFIX, of_kubernetes, unknown
 from layerserve_server.flags import read_flags, unset
 
@@ -37,6 +38,10 @@ GIB = 1024 * MIB
 #: Servers whose names of metrics are known.
 ALIASES = ("triton", "tfserving")
 
+#: Values of settings that models have, too (see repository.model_settings).
+Engine: TypeAlias = Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "tf32"]
+
 
 class SettingsError(Exception):
     """Settings are invalid. The text has a line per setting: its three spellings, the value got and that expected."""
@@ -49,9 +54,12 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, validate_default=True
     )
 
-    path: Path = Field(
+    path: Path | str = Field(
         default=Path("models"),
-        description="Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file.",
+        description=(
+            "Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file, or the address of "
+            "either in a store: s3://, gs://, az://, abfs:// or hf:// (extra 'remote')."
+        ),
     )
     config: Path | None = Field(
         default=None, description="TOML file with settings. Its keys are the names of the flags, with underscores."
@@ -60,9 +68,26 @@ class Settings(BaseSettings):
         default=None,
         description=(
             "Folder for training runs, for what was read of model files, and, if PATH is a single file, for the "
-            "versions that training publishes."
+            "versions that training publishes. If PATH is an address, the copies of its versions are in 'remote' there."
         ),
-        json_schema_extra={"unset": "'.layerserve' in the repository or next to the model file"},
+        json_schema_extra={
+            "unset": "'.layerserve' in the repository or next to the model file; for an address a folder in "
+            "~/.local/state/layerserve"
+        },
+    )
+    remote_poll_seconds: float = Field(
+        default=30.0,
+        ge=0.05,
+        le=86400,
+        description="Interval between listings of a store, if PATH is an address, in seconds.",
+    )
+    cache_bytes: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Maximum size of the copies of a store's versions, in bytes. Copies of versions that aren't loaded are "
+            "removed, those used longest ago first. 0 is no limit but the free space."
+        ),
     )
     probe_files: bool = Field(
         default=True,
@@ -285,7 +310,7 @@ class Settings(BaseSettings):
         default=0, ge=0, le=1024, description="Number of threads per execution. 0 uses one thread per core."
     )
 
-    engine: Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"] = Field(
+    engine: Engine = Field(
         default="auto",
         description=(
             "Engine that computes predictions. 'auto' times the installed engines on each model, verifies "
@@ -293,7 +318,7 @@ class Settings(BaseSettings):
             "for all models; models that it can't run are rejected."
         ),
     )
-    precision: Literal["float32", "bfloat16", "float16", "int8", "tf32"] = Field(
+    precision: Precision = Field(
         default="float32",
         description=(
             "Precision in which float32 models compute. It applies only to models with a golden.npz file, as "
@@ -319,6 +344,22 @@ class Settings(BaseSettings):
         ),
     )
 
+    model_control: Literal["none", "poll", "explicit"] = Field(
+        default="poll",
+        description=(
+            "What changes in the repository while the server runs. 'poll' follows the files; 'none' reads them at the "
+            "start only; 'explicit' loads the models that LoadModel or --load names. Changes by calls of "
+            "ManagementService take effect in each."
+        ),
+    )
+    load: str = Field(
+        default="",
+        description=(
+            "Comma-separated names of models to load at the start if model_control is 'explicit'; '*' is all of them. "
+            "The flag may be given several times. A model that UnloadModel has unloaded stays unloaded."
+        ),
+        json_schema_extra={"unset": "none", "repeated": True},
+    )
     poll_seconds: float = Field(
         default=1.0, ge=0.05, le=3600, description="Interval between scans of the repository, in seconds."
     )
@@ -326,6 +367,12 @@ class Settings(BaseSettings):
         default=2,
         ge=0,
         description="Maximum number of versions other than the newest that stay loaded after a request for them.",
+    )
+
+    max_upload_bytes: int = Field(
+        default=4 * GIB,
+        ge=0,
+        description="Maximum size of the files of an uploaded version, in bytes. 0 disables uploads.",
     )
 
     training_slots: int = Field(
@@ -429,7 +476,16 @@ class Settings(BaseSettings):
     )
     check_config: bool = Field(default=False, description="Check the settings, print them and exit.")
 
-    @field_validator("path", "state", "data_root", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
+    @field_validator("path", mode="wrap")
+    @classmethod
+    def _path_or_address(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Path | str:
+        if isinstance(value, str) and is_address(value):
+            if wanted := expected(value):
+                raise ValueError(wanted)
+            return value.rstrip("/")
+        return Path(handler(value)).expanduser()
+
+    @field_validator("state", "data_root", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
     @classmethod
     def _expand_user(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value is not None else None
@@ -493,6 +549,11 @@ class Settings(BaseSettings):
         """Names in `metric_aliases`."""
         return frozenset(filter(None, map(str.strip, self.metric_aliases.split(","))))
 
+    def loads(self, model: str) -> bool:
+        """Whether a model is loaded at the start."""
+        named = {name.strip() for name in self.load.split(",")}
+        return self.model_control != "explicit" or model in named or "*" in named
+
     def pads(self, model: str) -> bool:
         """Whether sequences of this model are padded."""
         return any(fnmatchcase(model, pattern.strip()) for pattern in self.pad_sequences.split(","))
@@ -505,11 +566,30 @@ class Settings(BaseSettings):
         return frozenset() if self.allow_anonymous == NONE else read_rights(self.allow_anonymous)
 
     @property
+    def address(self) -> str:
+        """Address of the store with the models; empty if they are in a folder of this machine."""
+        return self.path if isinstance(self.path, str) and is_address(self.path) else ""
+
+    @property
+    def root(self) -> Path:
+        """Folder of the models, or the single model file; for an address the folder of its copies."""
+        return self.mirror_folder / "models" if self.address else Path(self.path)
+
+    @property
+    def mirror_folder(self) -> Path:
+        """Folder of what is kept of the store."""
+        return self.state_folder / "remote" / folder_name(self.address)
+
+    @property
     def state_folder(self) -> Path:
         """Folder of training runs, and of versions published for a single model file."""
         if self.state is not None:
             return self.state
-        return (self.path.parent if self.path.is_file() else self.path) / ".layerserve"
+        if self.address:
+            home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+            return home / "layerserve" / folder_name(self.address)
+        path = Path(self.path)
+        return (path.parent if path.is_file() else path) / ".layerserve"
 
     @classmethod
     def settings_customise_sources(
@@ -642,7 +722,7 @@ def spellings(name: str) -> str:
 
 def missing_paths(settings: Settings) -> list[str]:
     """Returns an error line per path in the settings that doesn't exist, except the state folder, which is created."""
-    expected = {
+    kinds = {
         "path": ("a folder or a model file", Path.exists),
         "data_root": ("a folder", Path.is_dir),
         "tls_certificate": ("a file", Path.is_file),
@@ -650,11 +730,14 @@ def missing_paths(settings: Settings) -> list[str]:
         "tls_client_ca": ("a file", Path.is_file),
         "tokens": ("a file", Path.is_file),
     }
-    return [
+    missing = [
         f"{spellings(name)}: got '{path}', expected {what} that exists"
-        for name, (what, there) in expected.items()
-        if (path := getattr(settings, name)) is not None and not there(path)
+        for name, (what, there) in kinds.items()
+        if (path := getattr(settings, name)) is not None and path != settings.address and not there(path)
     ]
+    if settings.address and (package := missing_package(settings.address)):
+        missing.append(package)
+    return missing
 
 
 def in_force(settings: Settings) -> str:

@@ -45,6 +45,7 @@ PUBLIC = [
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
+    "PlaintextTokenWarning",
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",

@@ -48,6 +48,9 @@ NUMBERS = {
     "tuning_max_bytes": (512 * MIB, 0, None),
     "poll_seconds": (1.0, 0.05, 3600),
     "max_old_versions": (2, 0, None),
+    "max_upload_bytes": (4 * GIB, 0, None),
+    "remote_poll_seconds": (30.0, 0.05, 86400),
+    "cache_bytes": (0, 0, None),
     "training_slots": (1, 0, 64),
     "max_queued_runs": (16, 0, None),
     "rehearsal_seconds": (20.0, 1, 3600),
@@ -73,6 +76,8 @@ OTHERS = {
     "plugins": "",
     "pad_sequences": "",
     "allow_anonymous": "",
+    "model_control": "poll",
+    "load": "",
     "engine": "auto",
     "precision": "float32",
     "warm_training": True,
@@ -112,6 +117,15 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(file, monkeypat
     monkeypatch.setenv("LAYERSERVE_METRICS_PORT", "2")
     settings = read_settings(["models", "--config", path, "--grpc-port", "3"])
     assert (settings.grpc_port, settings.metrics_port, settings.max_batch_rows) == (3, 2, 1)
+
+
+def test_a_flag_that_is_repeated_is_one_list(file):
+    assert read_settings(["--load", "a", "--load=b"]).load == "a,b"
+    settings = read_settings(["--config", file('load = "a, b"\nmodel_control = "explicit"')])
+    assert [settings.loads(name) for name in ("a", "b", "c")] == [True, True, False]
+    assert read_settings(["--load=*", "--model-control=explicit"]).loads("c")
+    assert not read_settings(["--model-control=explicit"]).loads("c")
+    assert read_settings(["--model-control=none"]).loads("c")
 
 
 def test_the_file_can_be_named_in_the_environment(file, monkeypatch):

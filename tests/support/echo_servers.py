@@ -41,6 +41,9 @@ class Observer:
     def before_collect(self, report):
         pass
 
+    def streamed(self, requests):
+        pass
+
     def calls_ended(self, calls):
         with self.changed:
             self.ended += [(call.method.removeprefix(ECHO), call.model, call.status) for call in calls]

@@ -9,7 +9,7 @@ import typer
 from layerserve.cli.options import Address, Format, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.tables import models_table, nodes_table
+from layerserve.model_info import Models
 
 
 def models(
@@ -23,12 +23,13 @@ def models(
 ) -> None:
     """List the models of the server, with all versions.
 
-    Versions that failed to load are listed with the reason. An asterisk marks the default version.
+    Versions that failed to load are listed with the reason. An asterisk marks the default version, and "pinned" one
+    that a command made the default.
 
     JSON: {"models": [{"name", "version", "state", "reason", "labels", "inputs", "outputs", "file", "file_bytes",
     "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines",
-    "choosing_engine"}]}; an input or output is {"name", "shape", "dtype"} with null for an axis of any length, one of
-    the engines {"rows", "engine", "milliseconds", "difference"}.
+    "choosing_engine", "pinned"}]}; an input or output is {"name", "shape", "dtype"} with null for an axis of any
+    length, one of the engines {"rows", "engine", "milliseconds", "difference"}.
     """
     with connect(context, address) as client:
         found = client.models(name)
@@ -37,7 +38,7 @@ def models(
     elif not found:
         print_line(f"no model {name!r}" if name else "no models")
     else:
-        print_table(models_table(found, f"Models on {address}"))
+        print_table(Models(found).table(f"Models on {address}"))
 
 
 def shapes(
@@ -74,7 +75,7 @@ def shapes(
             }
         )
         return
-    print_table(nodes_table(found))
+    print_table(found.table())
 
 
 def download(

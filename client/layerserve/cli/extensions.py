@@ -15,6 +15,7 @@ HELP = {
     "serve": "Serve a repository of models, or a single model file.",
     "inspect": "Show the layers, nodes and parameters of a model file.",
     "convert": "Convert a model file to ONNX, torch.export's .pt2, .keras or .h5.",
+    "token": "Create tokens for callers of a server.",
     "zoo": "List and build the models of Keras's functional API guide.",
 }
 

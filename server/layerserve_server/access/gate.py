@@ -178,6 +178,7 @@ class Gate:
         if verifier is not self._verifier:
             if self._verifier is not None:
                 self._verifier.stop()
+                self._verifier.end_callers()
             self._verifier = verifier
             self.start()
 
@@ -215,9 +216,9 @@ def own_authorization(secret: bytes) -> str:
     return f"Bearer {secret.hex()}"
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
-    except OSError as error:
-        raise TokensFileError(f"tokens file {path}: {error.strerror}") from error
+    except OSError:
+        return None
     return found.st_mtime_ns, found.st_size, found.st_ino

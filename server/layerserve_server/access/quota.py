@@ -92,11 +92,16 @@ class Quotas:
     def __init__(self) -> None:
         self._quotas: dict[tuple[object, ...], Quota] = {}
 
-    def get(self, name: str, rows: float | None, seconds: float = 1.0, max_runs: int | None = None) -> Quota | None:
-        """Returns the quota of a name with these limits, which all of its tokens share; None if there are none."""
+    def get(
+        self, name: str, rows: float | None, seconds: float = 1.0, max_runs: int | None = None, space: str = ""
+    ) -> Quota | None:
+        """Returns the quota of a name with these limits, which all of its tokens share; None if there are none.
+
+        `space` is what else distinguishes the name: the issuer of a JSON Web Token.
+        """
         if rows is None and max_runs is None:
             return None
-        key = (name, rows, seconds, max_runs)
+        key = (space, name, rows, seconds, max_runs)
         found = self._quotas.get(key)
         if found is None:
             if len(self._quotas) >= MAX_KEPT:

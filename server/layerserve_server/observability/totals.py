@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from prometheus_client.core import Metric
+from prometheus_client.core import Metric, Sample
 
 from layerserve_server.observability.metrics import PREDICTING
 
@@ -24,9 +24,10 @@ class Totals:
             for sample in family.samples:
                 labels = sample.labels
                 # Calls for which no version was found have empty labels.
-                if labels.get("model") and labels.get("version") and _counted(labels):
+                if labels.get("model") and labels.get("version") and _counted(sample):
                     version = labels["model"], labels["version"]
-                    self._sums[sample.name, version][labels.get("status", "")] += sample.value
+                    name = sample.name.replace("_streamed_requests", "_requests")
+                    self._sums[name, version][labels.get("status", "")] += sample.value
                     versions.add(version)
         #: All versions that have samples, sorted.
         self.versions = sorted(versions)
@@ -46,5 +47,8 @@ class Totals:
         return self.of("layerserve_compute_seconds_sum", version) * requests / batches if batches else 0.0
 
 
-def _counted(labels: Mapping[str, str]) -> bool:
-    return "le" not in labels and labels.get("method", "Predict") in PREDICTING
+def _counted(sample: Sample) -> bool:
+    """Whether a sample is of requests that run a model, or of batches."""
+    if "le" in sample.labels:
+        return False
+    return "_streamed_" in sample.name or sample.labels.get("method", "Predict") in PREDICTING

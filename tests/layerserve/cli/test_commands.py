@@ -447,6 +447,7 @@ def test_help_names_every_command(cli):
         "serve",
         "inspect",
         "convert",
+        "token",
         "zoo",
     ):
         assert f"\n  {name} " in out

@@ -68,6 +68,8 @@ def test_commands_below_a_command_are_listed(capsys):
         "serve",
         "inspect",
         "convert",
+        "token",
+        "token create",
         "zoo",
         "zoo list",
         "zoo build",

@@ -38,6 +38,7 @@ STATES = {
     State.AVAILABLE: "READY",
     State.FAILED: "UNAVAILABLE",
     State.UNLOADING: "UNLOADING",
+    State.UNLOADED: "UNAVAILABLE",
 }
 #: Settings of traces and logs as Triton's clients read them: they can't be changed.
 TRACE_SETTINGS: Mapping[str, list[str]] = {"trace_level": ["OFF"], "trace_rate": ["1000"], "trace_count": ["-1"]}

@@ -210,6 +210,11 @@ def test_statistics_count_requests_rows_and_batches(serve):
     assert [part.count for part in (stats.success, stats.fail, stats.queue, stats.compute_infer)] == [3, 1, 3, 3]
     assert 0 < stats.compute_infer.ns <= stats.success.ns
     assert call("ModelStatistics", pb.ModelStatisticsRequest()).model_stats == [found]
+    assert len(list(call.stream(iter([infer(), infer(), infer(X[:, :1])])))) == 3
+    (later,) = call("ModelStatistics", pb.ModelStatisticsRequest()).model_stats
+    stats = later.inference_stats
+    assert [part.count for part in (stats.success, stats.fail, stats.queue, stats.compute_infer)] == [5, 2, 5, 5]
+    assert stats.success.ns > found.inference_stats.success.ns
     with pytest.raises(grpc.RpcError, match="unknown model"):
         call("ModelStatistics", pb.ModelStatisticsRequest(name="nope"))
 
