@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from types import TracebackType
 
+from prometheus_client import CollectorRegistry
+
 from layerserve_server.access.rights import check_table
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
+from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.probes import PATHS, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
@@ -125,8 +128,8 @@ class App:
         were opened later, clients would wait instead of using another server.
         """
         if self.settings.metrics_port >= 0:
-            admit, registry = self._inference.gate.admit_http, self._registry
-            self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready, admit)
+            admit, pages = self._inference.gate.admit_http, metric_pages(self.settings, self._registry)
+            self._probes = Probes(self.settings.host, self.settings.metrics_port, pages, lambda: self.ready, admit)
             self.metrics_port = self._probes.port
         self._inference.gate.start()
         self._access_watcher.start()
@@ -206,6 +209,15 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def metric_pages(settings: Settings, registry: CollectorRegistry) -> dict[str, CollectorRegistry]:
+    """Returns the metrics of each path, with the aliases in the settings."""
+    names = settings.aliases
+    pages = {"/metrics": Extended(registry, triton) if "triton" in names else registry}
+    if "tfserving" in names:
+        pages["/monitoring/prometheus/metrics"] = Extended(registry, tensorflow_serving, alone=True)
+    return pages
 
 
 def run_limits(settings: Settings) -> RunLimits:

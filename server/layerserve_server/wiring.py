@@ -295,7 +295,7 @@ def make_queue(
         observer=metrics.batches(name, version),
         nice=model.nice,
     )
-    metrics.watch_queue(name, version, lambda: queue.queued_rows)
+    metrics.watch_queue(name, version, lambda: queue.queued_rows, lambda: queue.queued_requests)
     return queue
 
 
