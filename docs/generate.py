@@ -14,6 +14,8 @@ from layergraph.ops.table import OPERATIONS
 from layerserve_server.environment import PREFIX
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
+from layerserve_server.observability.store_metrics import LABELS as STORE_LABELS
+from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.repository.model_settings import SETTINGS_FILE, ModelSettings
 from layerserve_server.settings import Settings, toml_value
 
@@ -123,7 +125,8 @@ def metrics() -> str:
     found.watch_versions(dict)
     register_build_info(found.registry, "")
     ProcessMetrics(found.registry, list)
-    labels = {**found.labels, "layerserve_build": ("version",)}
+    StoreMetrics(found.registry)
+    labels = {**found.labels, **STORE_LABELS, "layerserve_build": ("version",)}
     rows = [
         (f"`{family.name}`", family.type, ", ".join(labels.get(family.name, ())), family.documentation)
         for family in found.registry.collect()

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
-from pathlib import Path
 from types import TracebackType
 
 from layerserve_server.access.rights import check_table
@@ -17,10 +16,15 @@ from layerserve_server.inference.runner import LoadModel
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.probes import PATHS, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
+from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.management import Manager
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
+from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.tensorflow_serving.metadata import MetadataService
+from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
@@ -52,15 +56,14 @@ class App:
         Raises ValueError if the path can't be served, OSError if a port is taken.
         """
         self.settings = settings
-        path = Path(settings.path)
-        if not path.exists():
-            raise ValueError(f"{path}: no such folder or model file")
+        if not settings.address and not settings.root.exists():
+            raise ValueError(f"{settings.root}: no such folder or model file")
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
         secret = self._workers.secret if self._workers else None
-        load = ModelLoader(settings, load, self._imports)
-        self._inference = inference = Inference(settings, load, self._imports, secret)
+        load_model = ModelLoader(settings, load, self._imports)
+        self._inference = inference = Inference(settings, load_model, self._imports, secret)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
@@ -77,13 +80,17 @@ class App:
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
         routes.add(inference.routes())
+        routes.add(MetadataService(self.repository).routes())
+        routes.add(TensorFlowModelService(self.repository).routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
+        manager = self._make_manager()
+        routes.add(ManagementService(manager).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
-        routes.add(OpenInferenceService(self.repository, registry, release, lambda: self.ready).routes())
+        routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
@@ -96,6 +103,18 @@ class App:
         self._probes: Probes | None = None
         #: Whether clients should use this server.
         self.ready = False
+
+    def _make_manager(self) -> Manager:
+        settings, workers = self.settings, self._workers
+        if workers is not None and settings.model_control != "poll":
+            # Otherwise a worker that is started again would have what has changed since on disk.
+            workers.catalogue = self.repository.catalogue
+
+        def follow(model: str) -> Sequence[str]:
+            return workers.follow(model, self.repository.serving) if workers else ()
+
+        audit = AuditLog(settings.state_folder)
+        return Manager(self.repository, audit, follow, max_upload_bytes=settings.max_upload_bytes)
 
     def start(self) -> None:
         """Starts to receive calls. Returns when all models and runs have been read and health is SERVING.
@@ -125,7 +144,7 @@ class App:
             # While models are loaded, so that it doesn't compete for the processor with requests afterwards.
             self._parent.start()
         self.repository.sweep()
-        self.repository.open()
+        self._inference.open()
         self.runs.start()
         self._watcher.start()
         if self._workers is not None:
@@ -168,7 +187,7 @@ class App:
         self._parent.close()
         if self._imports is not None:
             self._imports.close()
-        self.repository.close()
+        self._inference.close()
         if self._probes is not None:
             self._probes.close()
         logger.info("stopped")

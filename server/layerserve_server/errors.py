@@ -11,7 +11,8 @@ ServerError
 │   ├── InvalidTensorError
 │   ├── UnknownInputError
 │   ├── MissingInputError
-│   └── UnknownOutputError
+│   ├── UnknownOutputError
+│   └── UnknownSignatureError
 ├── ForbiddenPathError          a path leads out of the data root
 ├── IncompleteDataError         a stream of data ended early, or its digest differs
 ├── VersionFailedError          the version exists but can't be loaded
@@ -114,6 +115,12 @@ class UnknownOutputError(InvalidRequestError):
     """The model has no output or tensor of this name."""
 
     reason = "unknown_output"
+
+
+class UnknownSignatureError(InvalidRequestError):
+    """The model has no signature of this name."""
+
+    reason = "unknown_signature"
 
 
 class ForbiddenPathError(ServerError):

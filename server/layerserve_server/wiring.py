@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerserve_server.access.gate import Gate
+from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.disk import sha256
+from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.observability.metrics import Metrics
+from layerserve_server.observability.store_metrics import StoreMetrics
+from layerserve_server.remote.cache import Cache
+from layerserve_server.remote.follower import Follower
+from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
+from layerserve_server.remote.process import ProcessStore
+from layerserve_server.remote.store import FsspecStore
+from layerserve_server.repository.entry import State
 from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.repository import Repository
@@ -21,6 +31,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.tensorflow_serving.predict import PredictService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
@@ -37,11 +48,17 @@ class Inference:
     """Metrics, repository and prediction service of a process."""
 
     def __init__(
-        self, settings: Settings, load: Load, imports: Imports | None = None, secret: bytes | None = None
+        self,
+        settings: Settings,
+        load: Load,
+        imports: Imports | None = None,
+        secret: bytes | None = None,
+        *,
+        worker: bool = False,
     ) -> None:
         """`load` loads a model file (see `ModelLoader`); `secret` is that of the server's gates. Nothing is loaded yet.
 
-        Raises TokensFileError and CertificateError.
+        Only the main process fetches models from a store. Raises TokensFileError and CertificateError.
         """
         self._settings = settings
         self.metrics = Metrics()
@@ -49,16 +66,21 @@ class Inference:
         self.certificates = make_certificates(settings, self.metrics)
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
+        #: Fetches versions from a store; None if they are in a folder, or another process fetches them.
+        self.mirror = make_mirror(settings, self.metrics) if settings.address and not worker else None
+        follower = Follower(Cache(settings.mirror_folder)) if settings.address and worker else None
         self.repository = Repository(
-            Path(settings.path),
+            settings.root,
             settings.state_folder / "models",
             load,
             partial(make_queue, settings, self.metrics),
             max_old_versions=settings.max_old_versions,
-            settle_seconds=2 * settings.poll_seconds,
+            # Copies are put into their folder when they are complete.
+            settle_seconds=0.0 if settings.address else 2 * settings.poll_seconds,
             observer=self.metrics,
             ready=self._ready,
             digest=sha256 if imports is None else imports.sha256,
+            origin=self.mirror or follower,
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
         )
@@ -68,6 +90,7 @@ class Inference:
         """Returns the handlers of the methods that run models, of all protocols."""
         routes = PredictionService(self.predictor).routes()
         routes.add(InferService(self.predictor).routes())
+        routes.add(PredictService(self.predictor).routes())
         return routes
 
     def refresh_access(self) -> None:
@@ -75,6 +98,33 @@ class Inference:
         self.gate.refresh()
         if self.certificates is not None:
             self.certificates.refresh()
+
+    def open(self) -> None:
+        """Reads the repository for the first time. Waits for versions of a store if a model has no other.
+
+        Raises OSError if the folder can't be read, or the store doesn't answer and nothing of it is kept.
+        """
+        if self.mirror is not None:
+            self.mirror.open()
+        self.repository.open()
+        if self.mirror is None:
+            return
+        self.mirror.start()
+        while missing := self._being_fetched():
+            wait(missing, return_when=FIRST_COMPLETED)
+            self.repository.scan()
+
+    def _being_fetched(self) -> list[Future[None]]:
+        """Fetches of models that have no version that is ready."""
+        assert self.mirror is not None
+        ready = {one.name for one in self.repository.describe() if one.default}
+        return [task for (name, _), task in self.mirror.fetching().items() if name not in ready]
+
+    def close(self) -> None:
+        """Ends fetching, and retires all versions."""
+        if self.mirror is not None:
+            self.mirror.stop()
+        self.repository.close()
 
     def watch(self) -> None:
         """What a watcher does: follows the files, or only tries failed loads again, as the settings say."""
@@ -103,10 +153,38 @@ class Inference:
             certificates=self.certificates,
             shared=shared,
             gate=self.gate,
+            models=self.serving,
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
+        self.repository.changed = transport.models_changed
         return transport
+
+    def serving(self, model: str) -> bool | None:
+        """Whether a version of a model answers requests that name none; None if there is no such model."""
+        try:
+            return self.repository.describe_one(model).state is State.READY
+        except UnknownModelError:
+            return None
+        except UnavailableError:  # models are still being read
+            return False
+
+
+def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
+    """Returns what keeps copies of the store's versions. Raises ValueError if a package for the store is missing."""
+    if missing := missing_package(settings.address):
+        raise ValueError(missing)
+    # `memory://` is the memory of this process.
+    in_process = scheme_of(settings.address) == "memory"
+    return Mirror(
+        settings.address,
+        FsspecStore(settings.address) if in_process else ProcessStore(settings.address),
+        Cache(settings.mirror_folder),
+        StoreMetrics(metrics.registry),
+        poll_seconds=settings.remote_poll_seconds,
+        settle_seconds=min(SETTLE_SECONDS, settings.remote_poll_seconds),
+        max_bytes=settings.cache_bytes,
+    )
 
 
 def make_gate(settings: Settings, metrics: Metrics, secret: bytes | None = None) -> Gate:
@@ -191,6 +269,10 @@ def limits(settings: Settings) -> Limits:
         stalled_seconds=settings.stalled_seconds,
         handshake_seconds=settings.handshake_seconds,
         connection_idle_seconds=settings.connection_idle_seconds,
+        keepalive_seconds=settings.keepalive_seconds,
+        keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
+        max_connection_age_seconds=settings.max_connection_age_seconds,
+        max_connection_age_grace_seconds=settings.max_connection_age_grace_seconds,
         max_connections=settings.max_connections,
         max_peer_connections=settings.max_peer_connections,
         max_resets_per_second=settings.max_resets_per_second,

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from echo_servers import SERVERS, Echo, Observer
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
+from layergraph.exporting.signature import Signature
 from layerserve_server.app import App
 from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
@@ -46,6 +47,9 @@ class FakeModel:
     compiled: bool = False
     keras_version: str | None = "3.15.1"
     engines: Sequence[Any] = ()
+    signatures: Mapping[str, Any] = field(
+        default_factory=lambda: {"serving_default": Signature(("x",), ("output_0",), ("x",))}
+    )
     #: Set while batches may run.
     gate: threading.Event = field(default_factory=threading.Event)
     #: Rows of each batch that began, and of each that ran.

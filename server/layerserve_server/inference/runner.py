@@ -47,6 +47,18 @@ class EngineChoice(Protocol):
         """Maximum difference from the golden outputs beside the model file, for an engine of lower precision."""
 
 
+class Signature(Protocol):
+    """Names of a model's inputs and outputs in exports to TensorFlow, in the order of its specs."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+    @property
+    def unnamed(self) -> tuple[str, ...]:
+        """The inputs that were created without a name, in the order of their creation."""
+
+
 class Plan(Protocol):
     """The layer calls that compute some outputs."""
 
@@ -83,6 +95,10 @@ class ServedModel(Protocol):
     @property
     def engines(self) -> Sequence[EngineChoice]:
         """The engines that compute the outputs, by row count; empty for eager torch."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The names in exports to TensorFlow, by the signature's key."""
 
     def plan(self, outputs: Sequence[str] | None = None) -> Plan:
         """Returns the plan for these outputs, by default all of the model's. Raises UnknownTensorError."""

@@ -22,8 +22,8 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 VERSION = ("model", "version")
-#: Names of the methods that run a model, as in the label `method`.
-PREDICTING = frozenset({"Predict", "PredictStream", "ModelInfer", "ModelStreamInfer"})
+#: Names of the methods that run a model once, as in the label `method`. Requests of streams are counted by themselves.
+PREDICTING = frozenset({"Predict", "ModelInfer"})
 
 
 class Metrics:
@@ -34,11 +34,14 @@ class Metrics:
         self._hooks = CollectHooks(self.registry, self._flush)
         self._began: Buffer[tuple[str, int]] = Buffer(self._count_began)
         self._ended: Buffer[Ended] = Buffer(self._count_ended)
+        self._streamed: Buffer[Ended] = Buffer(self._count_streamed)
         #: Batch metrics by model and version.
         self._batch_metrics: dict[tuple[str, str], BatchMetrics] = {}
         # Finding a child by its labels takes longer than counting, so those that every call uses are cached.
         self._answered: dict[tuple[str, str, str, str], tuple[Counter, Counter, Histogram]] = {}
         self._open: dict[str, Gauge] = {}
+        #: Labels of the series of streamed requests: method, model, version and status.
+        self._streamed_labels: set[tuple[str, str, str, str]] = set()
         #: Label names by metric name, for the documentation.
         self.labels: dict[str, tuple[str, ...]] = {}
 
@@ -63,6 +66,16 @@ class Metrics:
         self._requests_seconds = counter(
             "requests_seconds",
             "Total time of finished calls from receiving them to sending the reply, in seconds, by status.",
+            ("method", *VERSION, "status"),
+        )
+        self._streamed_requests = counter(
+            "streamed_requests",
+            "Number of requests of streams that were answered, by status.",
+            ("method", *VERSION, "status"),
+        )
+        self._streamed_seconds = counter(
+            "streamed_requests_seconds",
+            "Total time of these requests from receiving them to having the reply, in seconds.",
             ("method", *VERSION, "status"),
         )
         self._errors = counter(
@@ -134,11 +147,7 @@ class Metrics:
             self._calls_open(method).inc(count)
 
     def _count_ended(self, calls: Sequence[Ended]) -> None:
-        # Calls of the same method, model, version and status, as nearly all are, are counted together.
-        seconds_by_key: dict[tuple[str, str, str, str], list[float]] = {}
-        for call in calls:
-            seconds_by_key.setdefault(call[:4], []).append(call.seconds)
-        for key, seconds in seconds_by_key.items():
+        for key, seconds in _seconds_by_key(calls).items():
             method, model, version, status = key
             self._calls_open(method).dec(len(seconds))
             metrics = self._answered.get(key)
@@ -158,6 +167,17 @@ class Metrics:
             if status != "OK":
                 self._errors.labels(_short(method), model, version, status).inc(len(seconds))
 
+    def streamed(self, requests: Sequence[Ended]) -> None:
+        """Counts requests of a stream that were answered."""
+        self._streamed.add(requests, shared=False)
+
+    def _count_streamed(self, requests: Sequence[Ended]) -> None:
+        for key, seconds in _seconds_by_key(requests).items():
+            labels = _short(key[0]), *key[1:]
+            self._streamed_labels.add(labels)
+            self._streamed_requests.labels(*labels).inc(len(seconds))
+            self._streamed_seconds.labels(*labels).inc(sum(seconds))
+
     def before_collect(self, report: Callable[[], None]) -> None:
         """Registers a callback that runs before metrics are collected."""
         self._hooks.add(report)
@@ -172,6 +192,7 @@ class Metrics:
         # Ended calls first: otherwise a call that ends in between would be counted as ended but not as begun.
         self._ended.flush()
         self._began.flush()
+        self._streamed.flush()
         for batches in tuple(self._batch_metrics.values()):
             batches.flush()
 
@@ -232,6 +253,7 @@ class Metrics:
         labels = (model, str(version))
         # Calls counted after the removal would create the series again.
         self._ended.flush()
+        self._streamed.flush()
         self._batch_metrics.pop(labels, None)
         for family in self._of_versions:
             with suppress(KeyError):  # has no such series
@@ -242,6 +264,10 @@ class Metrics:
             for counter in (self._requests, self._requests_seconds, self._errors):
                 with suppress(KeyError):
                     counter.remove(_short(method), *labels, status)
+        for streamed in [found for found in tuple(self._streamed_labels) if found[1:3] == labels]:
+            self._streamed_labels.discard(streamed)
+            for counter in (self._streamed_requests, self._streamed_seconds):
+                counter.remove(*streamed)
 
     # Training.
 
@@ -341,6 +367,14 @@ class BatchMetrics:
         self._requests.inc(sum(requests))
         self._batch_rows.observe(rows)
         self._seconds.observe(seconds)
+
+
+def _seconds_by_key(calls: Sequence[Ended]) -> dict[tuple[str, str, str, str], list[float]]:
+    """Returns the times of calls by method, model, version and status, which are the same for nearly all."""
+    found: dict[tuple[str, str, str, str], list[float]] = {}
+    for call in calls:
+        found.setdefault(call[:4], []).append(call.seconds)
+    return found
 
 
 def _short(method: str) -> str:

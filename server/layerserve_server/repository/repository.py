@@ -7,9 +7,9 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from layergraph.errors import unknown_name
 
@@ -17,16 +17,19 @@ from layerserve_server.disk import sha256
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
+    RefusedChangeError,
     UnavailableError,
     UnknownModelError,
     VersionFailedError,
 )
 from layerserve_server.repository import layout, publishing
-from layerserve_server.repository.control import read_control
+from layerserve_server.repository.canary import Canary
+from layerserve_server.repository.control import Control, read_control, write_control
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
 from layerserve_server.repository.loading import Load, Loader, MakeQueue, failure_text
-from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
+from layerserve_server.repository.origin import Origin
 from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import Lease, LoadedVersion
 
@@ -74,13 +77,14 @@ class Repository:
         digest: Callable[[Path], str] = sha256,
         queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None,
         loads: Callable[[str], bool] = lambda name: True,
+        origin: Origin | None = None,
     ) -> None:
         """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
 
         `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest.
         `queue_limits` returns the maximum rows of a batch and of a queue for the settings of a model, and `loads`
-        whether a model is loaded that no call has loaded or unloaded. Raises ValueError if `path` is a file whose name
-        isn't that of a model.
+        whether a model is loaded that no call has loaded or unloaded. `origin` is where the folder's versions come from
+        if they are copies. Raises ValueError if `path` is a file whose name isn't that of a model.
         """
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
@@ -88,6 +92,7 @@ class Repository:
         self._loader = Loader(load, make_queue, digest)
         self._queue_limits = queue_limits
         self._loads = loads
+        self._origin = origin
         self._max_old_versions = max_old_versions
         self._settle_seconds = settle_seconds
         self._observer = observer
@@ -95,9 +100,13 @@ class Repository:
         self._models: dict[str, ModelRecord] = {}
         #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
         self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
+        #: Canaries by model. Replaced, never changed. Its versions may have been unloaded a moment ago.
+        self.canaries: Mapping[str, Canary] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
+        #: Called after each change of the versions, their states or labels. Must not block.
+        self.changed: Callable[[], None] = lambda: None
         #: Protects the records of models and versions; held only briefly.
         self._lock = threading.RLock()
         #: Held during a scan of the disk and the loads that follow.
@@ -154,32 +163,53 @@ class Repository:
         """Returns the number of versions by model and state. Empty before the first scan."""
         return Counter((one.name, one.state.value) for one in self.describe()) if self._scanned else {}
 
+    def catalogue(self) -> dict[str, list[int]]:
+        """Returns the versions of each model."""
+        with self._lock:
+            return {name: sorted(record.versions) for name, record in self._models.items()}
+
     def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
         with self._lock:
             record = self._known(name)
             return record.description(record.entry(version, label, any_state=True))
 
+    def make_present(self, name: str, version: int | None = None, label: str | None = None) -> Description:
+        """Like `describe_one`, and waits until the version's files are here.
+
+        Raises as `lease` and `Origin.fetch` do.
+        """
+        with self._lock:
+            record = self._known(name)
+            entry = record.entry(version, label, any_state=True)
+        self._fetch(entry)
+        with self._lock:
+            return record.description(entry)
+
     # Disk.
 
-    def open(self) -> None:
+    def open(self, catalogue: Mapping[str, Collection[int]] | None = None) -> None:
         """Scans the disk for the first time. Before, requests for unknown models fail with UnavailableError.
 
-        Raises OSError if the repository can't be read.
+        `catalogue` has the versions of each model that may be found; by default all. Raises OSError if the repository
+        can't be read.
         """
-        self.scan()
+        self.scan("", catalogue)
         if not self._scanned:
             raise OSError(f"can't read the repository: {self._disk_problem}")
 
-    def scan(self, only: str = "") -> None:
+    def scan(self, only: str = "", catalogue: Mapping[str, Collection[int]] | None = None) -> None:
         """Scans the disk: loads new and changed versions that should be served, and unloads removed ones.
 
-        With `only`, this happens for the model of this name alone.
+        With `only`, this happens for the model of this name alone. With a `catalogue`, other versions than those in it
+        count as not there.
         """
         with self._scanning:
             found = self._find(only)
             if found is None:
                 return
+            if catalogue is not None:
+                found = {key: one for key, one in found.items() if one.version in catalogue.get(one.name, ())}
             found_models: dict[str, dict[int, FoundVersion]] = {}
             for one in found.values():
                 found_models.setdefault(one.name, {})[one.version] = one
@@ -194,6 +224,10 @@ class Repository:
             for name in names:
                 self._bring_up(name)
             self._unload_unused()
+            if self._origin is not None:
+                with self._lock:
+                    loaded = [one.found for one in self._entries() if one.loaded is not None]
+                self._origin.note_use([(one.name, one.version) for one in loaded])
 
     def retry(self) -> None:
         """Loads versions again that failed to load, where their settings say so and it is time."""
@@ -215,7 +249,10 @@ class Repository:
         above = self.highest(name)
         facts = {"run": run, "base_version": base_version, "created": time.time()}
         try:
-            version = publishing.publish(self._root, name, file, facts, above=above)
+            if self._origin is not None:
+                version = self._origin.publish(name, file, facts, above=above)
+            else:
+                version = publishing.publish(self._root, name, file, facts, above=above)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
         self.scan(name)
@@ -241,7 +278,10 @@ class Repository:
             raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
         if label:
             try:
-                publishing.write_label(self._root / name, label, version)
+                if self._origin is not None:
+                    self._origin.write_label(name, label, version)
+                else:
+                    publishing.write_label(self._root / name, label, version)
             except OSError as error:
                 raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
             self.scan(name)
@@ -268,12 +308,132 @@ class Repository:
         """Raises NotTrainableError if no version of the model can be published."""
         folder = self._root / name
         try:
+            if self._origin is not None:
+                return self._origin.check_writable()
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".publish-{publishing.host_name()}-0-0"
             probe.mkdir(exist_ok=True)
             probe.rmdir()
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
+
+    # For changes by calls (see management).
+
+    @property
+    def root(self) -> Path:
+        """Folder of the models' folders."""
+        return self._root
+
+    def folder(self, name: str) -> Path:
+        """Returns the folder of a model, which needn't exist."""
+        return self._root / name
+
+    def made_folder(self, name: str) -> Path:
+        """Returns the folder of a model, after it was made. Raises OSError."""
+        self.folder(name).mkdir(parents=True, exist_ok=True)
+        return self.folder(name)
+
+    def settings(self, name: str) -> ModelSettings:
+        """Returns the settings in force of a model; the defaults if there is no such model."""
+        with self._lock:
+            record = self._models.get(name)
+            return record.in_force if record else DEFAULTS
+
+    def control(self, name: str) -> Control:
+        """Returns what calls have set for a model. Raises UnknownModelError."""
+        with self._lock:
+            return self._known(name).control
+
+    def labels(self, name: str) -> Mapping[str, int]:
+        """Returns the versions of a model's labels, as they are on disk. Raises UnknownModelError."""
+        with self._lock:
+            return dict(self._known(name).file_labels)
+
+    def serving(self, name: str) -> dict[str, Any]:
+        """Returns what must be the same in all processes: which versions answer, and why others don't."""
+        with self._lock:
+            record = self._models.get(name)
+            if record is None:
+                return {"default": None, "labels": {}, "loaded": False, "reasons": {}}
+            reasons = {str(one.version): one.reason for one in self.describe(name) if one.reason}
+            return {
+                "default": record.default(),
+                "labels": dict(record.labels),
+                "loaded": record.loaded,
+                "reasons": reasons,
+            }
+
+    def problems(self, name: str) -> Mapping[int, str]:
+        """Returns why versions that are to serve don't, or not with their files and settings on disk, by version."""
+        with self._lock:
+            record = self._known(name)
+            least = record.default() or 0
+            numbers = [record.target] if record.target else [number for number in record.versions if number >= least]
+            found = {number: record.versions[number] for number in numbers if number in record.versions}
+            reasons = {
+                number: "; ".join(filter(None, (entry.reason, record.settings_problem)))
+                for number, entry in found.items()
+                if entry.state in (State.FAILED, State.READY)
+            }
+        return {number: reason for number, reason in reasons.items() if reason}
+
+    def ensure_loaded(self, name: str, version: int) -> None:
+        """Loads a version unless it is loaded, or loads it again if its last try failed. It is kept as in `lease`.
+
+        Raises UnknownModelError, UnknownVersionError, VersionFailedError, and NotLoadedError if it may not be loaded.
+        """
+        with self._scanning:
+            with self._lock:
+                record = self._known(name)
+                entry = record.entry(version, None, any_state=True)
+                if entry.state is State.FAILED and not entry.found.problem:
+                    entry.state = State.AVAILABLE
+                entry.check_usable()
+            if entry.loaded is None:
+                self._load_entry(entry, record.in_force)
+            with self._lock:
+                entry.check_usable()
+                entry.on_demand = True
+                if entry.loaded is not None:
+                    entry.loaded.last_used = time.monotonic()
+
+    def test(self, found: FoundVersion, settings: ModelSettings) -> None:
+        """Loads a version that isn't published, and drops it. Raises VersionFailedError if that fails."""
+
+        def released(loaded: LoadedVersion) -> None:
+            self._observer.version_released(loaded.name, loaded.version)
+
+        try:
+            loaded = self._loader.read(found, settings, released)
+        except Exception as error:
+            reason, expected = failure_text(error)
+            if not expected:
+                logger.exception("an uploaded version of model '%s' failed to load", found.name)
+            raise VersionFailedError(f"model '{found.name}': the uploaded version can't be loaded: {reason}") from error
+        loaded.retire()
+
+    def take(self, name: str, version: int, label: str = "") -> None:
+        """Loads a version that was published, and sets a label to it. Raises as `publish` does."""
+        self.scan(name)
+        self._published(name, version, label)
+
+    def check_deletable(self, name: str) -> None:
+        """Raises RefusedChangeError if the server was started with this model's file, which isn't in a repository."""
+        if name == self._file_name:
+            raise RefusedChangeError(f"model '{name}': the server was started with its file, so it can't be deleted")
+
+    def withdraw(self, one: Description) -> None:
+        """Removes a version from the disk, in one step. Raises OSError."""
+        folder = self.folder(one.name) / str(one.version)
+        # A model file in the root has its golden file beside it.
+        flat = [one.path, one.path.with_name(f"{one.path.stem}.{layout.PROOF}")]
+        publishing.withdraw(self._root, [folder] if folder.is_dir() else flat)
+
+    def withdraw_model(self, name: str, versions: Iterable[Description], highest: int) -> None:
+        """Removes a model from the disk. `highest` is kept as its highest version number. Raises OSError."""
+        flat = [self._root / f"{name}{end}" for end in (*layout.SUFFIXES, ".toml", f".{layout.PROOF}")]
+        publishing.withdraw(self._root, [self.folder(name), *flat])
+        write_control(self.folder(name), highest=highest)
 
     def sweep(self) -> None:
         """Removes temporary folders that killed publishers have left."""
@@ -284,7 +444,8 @@ class Repository:
         """Retires every version."""
         with self._lock:
             loaded = [entry.loaded for entry in self._entries() if entry.loaded]
-            self._models, self._chosen = {}, {}
+            self._models = {}
+            self._choose_anew()
         for version in loaded:
             version.retire()
 
@@ -293,6 +454,11 @@ class Repository:
             raise UnavailableError("the server is starting and hasn't read its models yet; try again in a moment")
 
     # Choice of a version.
+
+    def _choose_anew(self) -> None:
+        """Drops the cache of chosen versions: the versions, their states or labels are being changed."""
+        self._chosen = {}
+        self.changed()
 
     def _known(self, name: str) -> ModelRecord:
         record = self._models.get(name)
@@ -323,11 +489,14 @@ class Repository:
         Returns None if the disk can't be read: loaded versions stay in use.
         """
         found: list[FoundVersion] = []
+        # Before the folder, so that none is missing in both.
+        absent = list(self._origin.absent()) if self._origin is not None else []
         try:
             if self._file_name is not None:
                 found.append(layout.find_file(self._file_name, 1, self._path))
             if self._file_name is None or self._root.is_dir():
                 found += layout.find_in_folder(self._root)
+            found += absent
         except OSError as error:
             if str(error) != self._disk_problem:
                 logger.error("can't read the repository; loaded versions stay in use: %s", error)
@@ -349,7 +518,10 @@ class Repository:
             for one in found.values():
                 self._update_version(record, one)
             for version in [version for version in record.versions if version not in found]:
-                self._unload(record.versions.pop(version))
+                if record.versions[version].loaded is None:
+                    del record.versions[version]
+                else:
+                    record.versions[version].leaving = True
             record.control, record.file_labels = control, labels
             record.loaded = self._loads(name) if control.loaded is None else control.loaded
             record.bar(keep_loaded=True)
@@ -363,16 +535,19 @@ class Repository:
             self._move_labels(record, only_ready=self._scanned)
             if not record.versions:
                 del self._models[name]
-            self._chosen = {}
+            self._choose_anew()
         if invalid:
             logger.error("settings of model '%s' are invalid: %s", name, record.settings_problem)
             self._observer.settings_invalid(name)
 
     def _update_version(self, record: ModelRecord, one: FoundVersion) -> None:
         entry = record.versions.get(one.version)
+        if one.absent and entry is not None and (entry.loaded is not None or _is_here(entry.found)):
+            return  # Its copy was removed, is being replaced, or was fetched a moment ago.
         if entry is None:
             state, reason = (State.FAILED, one.problem) if one.problem else (State.LOADING, "")
             entry = record.versions[one.version] = Entry(one, state, reason)
+        entry.leaving = False
         if one.problem:
             self._refuse(entry, one)
             return
@@ -424,14 +599,24 @@ class Repository:
         with self._lock:
             record = self._models.get(name)
             if record is None:
+                self.canaries = {model: one for model, one in self.canaries.items() if model != name}
                 return
             settings, target = record.in_force, record.target
-            entries = [(number, record.versions[number]) for number in record.order()]
+            entries = [(number, entry) for number in record.order() if not (entry := record.versions[number]).leaving]
             moving = {version for label, version in record.file_labels.items() if record.labels[label] != version}
+            moving |= record.routed()
         count = settings.latest_versions if settings.version_policy == "latest" else len(entries)
         kept: list[int] = []
+        coming = 0
         for number, entry in entries:
             if entry.barred:
+                continue
+            if self._origin is not None and entry.found.absent:
+                # Older ones that are here serve meanwhile, but none is fetched for that.
+                wanted = settings.serves(number) and (number == target or len(kept) + coming < count)
+                if (wanted or number in moving) and entry.state is State.AVAILABLE:
+                    self._origin.want(name, number)
+                    coming += 1
                 continue
             changed = entry.loaded is not None and entry.changed(settings)
             # An older version isn't taken in place of the target: it wouldn't become the default.
@@ -443,6 +628,10 @@ class Repository:
                 kept.append(number)
                 entry.on_demand = False
         with self._lock:
+            for number in [number for number, entry in record.versions.items() if entry.leaving]:
+                self._unload(record.versions.pop(number))
+            if not record.versions:
+                self._models.pop(name, None)
             record.kept = frozenset(kept)
             if kept:
                 record.bar(keep_loaded=False)
@@ -451,7 +640,14 @@ class Repository:
                         self._unload(entry)
             self._move_labels(record, only_ready=True)
             record.last_default = record.default()
-            self._chosen = {}
+            self._choose_anew()
+            self._set_canary(record)
+
+    def _set_canary(self, record: ModelRecord) -> None:
+        canary = record.canary()
+        if canary != self.canaries.get(record.name):
+            others = {name: one for name, one in self.canaries.items() if name != record.name}
+            self.canaries = others if canary is None else {**others, record.name: canary}
 
     def _load_entry(self, entry: Entry, settings: ModelSettings) -> None:
         """Loads a version's file and replaces the loaded one. On failure keeps that and records the reason."""
@@ -463,7 +659,7 @@ class Repository:
             with self._lock:
                 if entry.loaded is None:
                     entry.state, entry.reason = State.LOADING, ""
-                    self._chosen = {}
+                    self._choose_anew()
             try:
                 loaded = self._loader.read(found, settings, self._released)
             except Exception as error:
@@ -473,7 +669,7 @@ class Repository:
                 previous, entry.loaded = entry.loaded, loaded
                 entry.tried, entry.tried_with = found.fingerprint, settings
                 entry.state, entry.reason, entry.retries, entry.retry_at = State.READY, "", 0, math.inf
-                self._chosen = {}
+                self._choose_anew()
                 gone = self._find_entry(found.name, found.version) is not entry
         seconds = time.monotonic() - began
         self._observer.version_loaded(found.name, found.version, seconds)
@@ -498,7 +694,7 @@ class Repository:
                 entry.retry_at = time.monotonic() + settings.load_retry_seconds * 2**entry.retries
                 entry.retries += 1
                 reason += f" (to be tried again; {settings.load_retries - entry.retries + 1} tries are left)"
-            self._chosen = {}
+            self._choose_anew()
             if entry.loaded is None:
                 entry.state, entry.reason = State.FAILED, reason
             else:
@@ -520,6 +716,7 @@ class Repository:
         try:
             with self._lock:
                 settings = self._known(entry.found.name).in_force
+            self._fetch(entry)
             self._load_entry(entry, settings)
             with self._lock:
                 entry.check_usable()
@@ -528,6 +725,16 @@ class Repository:
             with self._lock:
                 entry.waiting -= 1
         self._unload_unused(entry)
+
+    def _fetch(self, entry: Entry) -> None:
+        """Waits until a version's files are in the folder. Raises as `Origin.fetch` does."""
+        found = entry.found
+        if self._origin is None or not found.absent:
+            return
+        self._origin.fetch(found.name, found.version)
+        with self._lock:
+            if entry.found.absent:
+                entry.found = layout.find_version(found.name, found.version, found.path)
 
     def _unload_unused(self, keep: Entry | None = None) -> None:
         """Unloads versions that the policy doesn't keep, that have no label, and aren't among the last used others."""
@@ -547,7 +754,8 @@ class Repository:
 
     def _unload(self, entry: Entry) -> None:
         loaded, entry.loaded, entry.on_demand = entry.loaded, None, False
-        entry.tried, self._chosen = layout.NOTHING, {}
+        entry.tried = layout.NOTHING
+        self._choose_anew()
         if loaded is not None:
             entry.state = State.UNLOADING
             loaded.retire()
@@ -562,6 +770,10 @@ class Repository:
             if entry is not None and entry.state is State.UNLOADING:
                 entry.state = State.AVAILABLE
         self._observer.version_released(loaded.name, loaded.version)
+
+
+def _is_here(found: FoundVersion) -> bool:
+    return not found.absent and found.path.exists()
 
 
 def _name_of(path: Path) -> str:

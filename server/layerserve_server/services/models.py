@@ -59,10 +59,11 @@ class ModelService:
     async def download_model(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles DownloadModel: yields a version's file, converted to the requested format.
 
-        Raises as `chosen_by`, `Repository.describe_one` and `Converter.converted` do.
+        Raises as `chosen_by`, `Repository.make_present` and `Converter.converted` do.
         """
         request = parse(models_pb2.DownloadModelRequest, await stream.first())
-        description = self._repository.describe_one(*chosen_by(stream.caller, "read", request.model))
+        chosen = chosen_by(stream.caller, "read", request.model)
+        description = await stream.blocking(lambda: self._repository.make_present(*chosen))
         stream.about(description.name, description.version)
         format = format_name(request.format)
         several_files = Path(description.path).suffix in (".json", ".pb")

@@ -99,6 +99,10 @@ class Streams:
 
         self.post(begin)
 
+    def count_request(self, request: Ended) -> None:
+        """Counts a request of a stream."""
+        self._observer.streamed((request,))
+
     @property
     def count(self) -> int:
         """Number of open streams."""
@@ -371,6 +375,10 @@ class ServerStream:
 
     def about(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)
+
+    def count(self, model: str, version: str, status: str, seconds: float) -> None:
+        """See transport.call.Stream. Thread-safe."""
+        self._streams.count_request(Ended(self.method, model, version, status, seconds))
 
     async def send(self, message: bytes) -> None:
         """Sends a message and waits until another may follow (flow control).

@@ -61,6 +61,7 @@ def test_names_types_and_labels():
     metrics = Metrics()
     metrics.calls_began(PREDICT, 1)
     metrics.calls_ended([Ended(PREDICT, "m", "1", "INTERNAL", 0.1)])
+    metrics.streamed([Ended(PREDICT, "m", "1", "OK", 0.1)])
     queue = metrics.batches("m", 1)
     queue.batch_ran(1, 1, 0.1)
     metrics.watch_queue("m", 1, lambda: 0)
@@ -79,6 +80,8 @@ def test_names_types_and_labels():
     assert found == {
         "layerserve_requests": ("counter", "method", "model", "status", "version"),
         "layerserve_requests_seconds": ("counter", "method", "model", "status", "version"),
+        "layerserve_streamed_requests": ("counter", "method", "model", "status", "version"),
+        "layerserve_streamed_requests_seconds": ("counter", "method", "model", "status", "version"),
         "layerserve_errors": ("counter", "method", "model", "status", "version"),
         "layerserve_request_seconds": ("histogram", "method", "model"),
         "layerserve_buffered_bytes": ("gauge",),
@@ -150,6 +153,28 @@ def test_calls_are_counted_by_method_model_version_and_status():
         "layerserve_calls_in_flight method=Predict": 1,
         "layerserve_calls_in_flight method=ListModels": 1,
     }
+
+
+def test_requests_of_streams_are_counted_until_their_version_is_released():
+    metrics = Metrics()
+    stream = "/layerserve.v1.PredictionService/PredictStream"
+    for status, seconds in (("OK", 0.25), ("OK", 0.5), ("NOT_FOUND", 1.0)):
+        metrics.streamed([Ended(stream, "m", "1", status, seconds)])
+    metrics.streamed([Ended(stream, "m", "2", "OK", 2.0)])
+    one, two = ("method=PredictStream model=m status={} version=" + str(version) for version in (1, 2))
+    of_two = {
+        f"layerserve_streamed_requests_total {two.format('OK')}": 1,
+        f"layerserve_streamed_requests_seconds_total {two.format('OK')}": 2.0,
+    }
+    assert samples(metrics.registry) == of_two | {
+        f"layerserve_streamed_requests_total {one.format('OK')}": 2,
+        f"layerserve_streamed_requests_seconds_total {one.format('OK')}": 0.75,
+        f"layerserve_streamed_requests_total {one.format('NOT_FOUND')}": 1,
+        f"layerserve_streamed_requests_seconds_total {one.format('NOT_FOUND')}": 1.0,
+    }
+    metrics.streamed([Ended(stream, "m", "1", "OK", 1.0)])
+    metrics.version_released("m", 1)
+    assert samples(metrics.registry) == of_two
 
 
 def test_batches_are_counted_by_rows_requests_and_seconds():

@@ -102,6 +102,8 @@ engine = "onnxruntime"
 precision = "int8"
 compute_threads = 7
 nice = 8
+canary = "5 %"
+canary_label = "next"
 """
     found = parse_settings(text.encode(), "f")
     assert found.model_fields_set == set(ModelSettings.model_fields) - {"latest_versions"}

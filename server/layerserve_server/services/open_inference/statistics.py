@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Sample
 
 from layerserve_server.observability.metrics import PREDICTING
 from layerserve_server.protocols.inference import inference_pb2 as pb
@@ -32,16 +33,19 @@ def _totals(registry: CollectorRegistry) -> Totals:
     for family in registry.collect():
         for sample in family.samples:
             labels = sample.labels
-            if {"model", "version"} <= labels.keys() and _counted(labels):
-                name = sample.name
+            if {"model", "version"} <= labels.keys() and _counted(sample):
+                name = sample.name.replace("_streamed_requests", "_requests")
                 if "status" in labels:
                     name += " ok" if labels["status"] == "OK" else " failed"
                 totals[name, labels["model"], labels["version"]] += sample.value
     return totals
 
 
-def _counted(labels: Mapping[str, str]) -> bool:
-    return "le" not in labels and labels.get("method", "Predict") in PREDICTING
+def _counted(sample: Sample) -> bool:
+    """Whether a sample is of requests that run a model, or of batches."""
+    if "le" in sample.labels:
+        return False
+    return "_streamed_" in sample.name or sample.labels.get("method", "Predict") in PREDICTING
 
 
 def _statistics(totals: Totals, version: Version) -> pb.ModelStatistics:
