@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.addresses import is_address
 from layerserve_server.inference import runner
 from layerserve_server.observability import logs
@@ -43,8 +44,8 @@ def main() -> None:
     runner.load_plugins(settings.plugins)
     runner.make_ready()
     imports = make_imports(settings, Path(configuration["spare_imports"]))
-    secret = bytes.fromhex(configuration["secret"])
-    inference = Inference(settings, ModelLoader(settings, imports=imports), imports, secret, worker=True)
+    group = ProcessGroup(bytes.fromhex(configuration["secret"]), Path(configuration["balances"]))
+    inference = Inference(settings, ModelLoader(settings, imports=imports), imports, group, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open(configuration.get("catalogue"))
