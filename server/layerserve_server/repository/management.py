@@ -78,6 +78,7 @@ class Manager:
         """Begins an upload. Raises as `Staging` does, and InvalidRequestError for a label that can't be one."""
         self._repository.describe(name)  # raises before the models have been read
         try:
+            self._repository.check_changeable()
             if label:
                 check_label(label)
             return Staging(self._repository.root, name, files, self._max_upload_bytes)
@@ -322,6 +323,7 @@ class Manager:
                 except OSError as error:
                     raise RefusedChangeError(f"the audit log can't be written: {error.strerror}") from error
                 try:
+                    self._repository.check_changeable()
                     yield record
                 except BaseException as error:
                     self._note(record, _outcome(error))
