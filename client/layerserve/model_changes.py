@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layerserve.errors import InvalidArgument, LayerserveError, Unavailable
-from layerserve.flow import Close, Flow, call, open_stream, receive, work
+from layerserve.flow import Flow, call, open_stream, receive, work
 from layerserve.methods import UPLOAD_MODEL, Method
 from layerserve.model_info import ModelInfo, Models, read_model_info
 from layerserve.v1 import management_pb2 as pb
@@ -97,9 +97,6 @@ def upload(
                 return read_change(reply.published.change, reply.published.version)
     except LayerserveError as error:
         raise (sender.error or error) from None
-    except BaseException:
-        yield Close(stream)
-        raise
     finally:
         sender.abandon()
     raise sender.error or Unavailable("the server closed the stream before it published the version")
@@ -128,7 +125,8 @@ class Upload(Iterable[pb.UploadModelRequest], AsyncIterable[pb.UploadModelReques
         self._decided.set()
 
     def abandon(self) -> None:
-        """Ends the requests without content, and releases the waiting sender. Does nothing after `accept`."""
+        """Ends the requests, so that the server drops what isn't complete, and releases the waiting sender."""
+        self._accepted = False
         self._decided.set()
 
     def __iter__(self) -> Iterator[pb.UploadModelRequest]:
@@ -144,12 +142,10 @@ class Upload(Iterable[pb.UploadModelRequest], AsyncIterable[pb.UploadModelReques
             yield message
 
     def _content(self) -> Iterator[pb.UploadModelRequest]:
-        if not self._accepted:
-            return
         try:
             for index, source in enumerate(self._sources):
                 with source.open("rb") as file:
-                    while data := file.read(CHUNK):
+                    while self._accepted and (data := file.read(CHUNK)):
                         yield pb.UploadModelRequest(chunk=pb.UploadChunk(file=index, data=data))
                         self._sent += len(data)
                         if self._progress is not None:
