@@ -128,7 +128,6 @@ class Manager:
     def load(self, name: str, who: str) -> Change:
         """Loads a model, or reads its files and settings again. Raises VersionFailedError if it can't be loaded."""
         with self._change(who, "load", name):
-            check_name(name)
             self._repository.scan(name)
             before = self._repository.control(name).loaded
             self._write(name, loaded=True)
@@ -323,6 +322,7 @@ class Manager:
                 except OSError as error:
                     raise RefusedChangeError(f"the audit log can't be written: {error.strerror}") from error
                 try:
+                    check_name(name)
                     self._repository.check_changeable()
                     yield record
                 except BaseException as error:

@@ -325,7 +325,9 @@ class Repository:
             raise RefusedChangeError("the repository is a store: change its objects, which the server follows")
 
     def folder(self, name: str) -> Path:
-        """Returns the folder of a model, which needn't exist."""
+        """Returns the folder of a model, which needn't exist. Raises ValueError if no model can have this name."""
+        if not publishing.valid_name(name):
+            raise ValueError(f"no model can have the name {name!r}")
         return self._root / name
 
     def made_folder(self, name: str) -> Path:
