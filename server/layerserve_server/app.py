@@ -59,8 +59,8 @@ class App:
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
         secret = self._workers.secret if self._workers else None
-        load = ModelLoader(settings, load, self._imports)
-        self._inference = inference = Inference(settings, load, self._imports, secret)
+        load_model = ModelLoader(settings, load, self._imports)
+        self._inference = inference = Inference(settings, load_model, self._imports, secret)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(

@@ -249,6 +249,36 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Time after which a connection without calls is closed, in seconds. 'grpcio' only.",
     )
+    keepalive_seconds: float = Field(
+        default=60.0,
+        ge=0.1,
+        le=1_000_000,
+        description="Time without data after which a connection is pinged, in seconds.",
+    )
+    keepalive_timeout_seconds: float = Field(
+        default=20.0,
+        ge=0.1,
+        le=3600,
+        description="Time for a client to answer the ping before its connection is closed, in seconds.",
+    )
+    max_connection_age_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000_000,
+        description=(
+            "Age at which a connection is closed to new calls, in seconds (plus or minus 10 %), so that clients "
+            "connect again and find replicas that were added. 0 means unlimited. 'grpcio' only."
+        ),
+    )
+    max_connection_age_grace_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000_000,
+        description=(
+            "Time after that for the connection's open calls and streams to finish, in seconds. 0 means unlimited: "
+            "streams of training runs and of predictions go on to their end."
+        ),
+    )
 
     max_batch_rows: int = Field(default=64, ge=1, description="Maximum number of rows per batch.")
     max_queue_rows: int = Field(
@@ -468,6 +498,16 @@ class Settings(BaseSettings):
                 f"{spellings('host')}: got '{self.host}', where others reach the server, and nothing that limits what "
                 "they may do: expected --tokens FILE, --tls-client-ca FILE, or --allow-anonymous with the rights of "
                 f"all callers ({', '.join(RIGHTS)}), such as --allow-anonymous predict,read"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _age_of_connections(self) -> Settings:
+        age = self.max_connection_age_seconds
+        if self.transport == "native" and age:
+            raise ValueError(
+                f"max_connection_age_seconds: got {age:g} with transport 'native', expected 0: use 'grpcio', or set it "
+                "in a proxy"
             )
         return self
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from layerserve_server.access.gate import Gate
 from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.disk import sha256
+from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
@@ -22,6 +23,7 @@ from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
 from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.store import FsspecStore
+from layerserve_server.repository.entry import State
 from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.repository import Repository
@@ -151,10 +153,21 @@ class Inference:
             certificates=self.certificates,
             shared=shared,
             gate=self.gate,
+            models=self.serving,
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
+        self.repository.changed = transport.models_changed
         return transport
+
+    def serving(self, model: str) -> bool | None:
+        """Whether a version of a model answers requests that name none; None if there is no such model."""
+        try:
+            return self.repository.describe_one(model).state is State.READY
+        except UnknownModelError:
+            return None
+        except UnavailableError:  # models are still being read
+            return False
 
 
 def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
@@ -256,6 +269,10 @@ def limits(settings: Settings) -> Limits:
         stalled_seconds=settings.stalled_seconds,
         handshake_seconds=settings.handshake_seconds,
         connection_idle_seconds=settings.connection_idle_seconds,
+        keepalive_seconds=settings.keepalive_seconds,
+        keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
+        max_connection_age_seconds=settings.max_connection_age_seconds,
+        max_connection_age_grace_seconds=settings.max_connection_age_grace_seconds,
         max_connections=settings.max_connections,
         max_peer_connections=settings.max_peer_connections,
         max_resets_per_second=settings.max_resets_per_second,

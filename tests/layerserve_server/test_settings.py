@@ -37,6 +37,10 @@ NUMBERS = {
     "stalled_seconds": (30.0, (0.0,), 86400),
     "handshake_seconds": (20.0, (0.0,), 3600),
     "connection_idle_seconds": (3600.0, (0.0,), 1_000_000),
+    "keepalive_seconds": (60.0, 0.1, 1_000_000),
+    "keepalive_timeout_seconds": (20.0, 0.1, 3600),
+    "max_connection_age_seconds": (0.0, 0, 1_000_000),
+    "max_connection_age_grace_seconds": (0.0, 0, 1_000_000),
     "max_batch_rows": (64, 1, None),
     "max_queue_rows": (4096, 1, None),
     "compute_threads": (0, 0, 1024),
@@ -297,3 +301,8 @@ def test_an_authority_of_clients_needs_tls():
 def test_the_native_transport_has_no_tls(tmp_path):
     with pytest.raises(SettingsError, match="transport 'native' doesn't support TLS: use 'grpcio'"):
         read_settings([str(tmp_path), "--transport", "native", "--tls-certificate", "c.pem", "--tls-key", "k.pem"])
+
+
+def test_the_native_transport_has_no_age_of_connections(tmp_path):
+    with pytest.raises(SettingsError, match="max_connection_age_seconds: got 60 with transport 'native', expected 0"):
+        read_settings([str(tmp_path), "--transport", "native", "--max-connection-age-seconds", "60"])

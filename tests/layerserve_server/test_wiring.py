@@ -48,6 +48,10 @@ LIMITS = {
     "stalled_seconds": 2.5,
     "handshake_seconds": 3.5,
     "connection_idle_seconds": 4.5,
+    "keepalive_seconds": 5.5,
+    "keepalive_timeout_seconds": 6.5,
+    "max_connection_age_seconds": 7.5,
+    "max_connection_age_grace_seconds": 8.5,
     "max_connections": 15,
     "max_peer_connections": 18,
     "max_connection_calls": 16,
@@ -282,6 +286,9 @@ class Front:
     def stop(self, grace):
         self.told.append(("stop", grace))
 
+    def models_changed(self):
+        """Nobody watches."""
+
 
 @pytest.mark.parametrize(
     ("name", "line", "grace"),
@@ -294,6 +301,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     tls = {} if name == "NativeServer" else {"tls_certificate": tmp_path / "c.pem", "tls_key": tmp_path / "k.pem"}
     monkeypatch.setattr(wiring, "Certificates", lambda chain, key, ca, **options: (chain, key, ca))
     transport = "native" if name == "NativeServer" else "grpcio"
+    expected_limits = LIMITS | ({"max_connection_age_seconds": 0.0} if transport == "native" else {})
     settings = Settings(
         path=tmp_path / "models",
         host="127.0.0.1",
@@ -305,7 +313,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         plugins="mine",
         tuning_seconds=1.0,
         **tls,
-        **LIMITS,
+        **expected_limits,
     )
     made = {"GrpcioServer": [], "NativeServer": [], "Repository": [], "Watcher": []}
     done = []
@@ -382,8 +390,10 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert sorted(front.routes.unary) == [infer, predict, "/tensorflow.serving.PredictionService/Predict"]
     assert front.routes.prompt == set(front.routes.unary)
     assert front.routes.streams == {}
-    assert asdict(front.limits) == LIMITS
+    assert asdict(front.limits) == expected_limits
     assert front.options.pop("gate").secret == b"\xab" * 32
+    # The repository is closed.
+    assert front.options.pop("models")("double") is None
     assert not access_watcher._thread.is_alive()
     assert front.options == {
         "host": "127.0.0.1",

@@ -104,6 +104,8 @@ class Repository:
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
+        #: Called after each change of the versions, their states or labels. Must not block.
+        self.changed: Callable[[], None] = lambda: None
         #: Protects the records of models and versions; held only briefly.
         self._lock = threading.RLock()
         #: Held during a scan of the disk and the loads that follow.
@@ -314,7 +316,8 @@ class Repository:
         """Retires every version."""
         with self._lock:
             loaded = [entry.loaded for entry in self._entries() if entry.loaded]
-            self._models, self._chosen = {}, {}
+            self._models = {}
+            self._choose_anew()
         for version in loaded:
             version.retire()
 
@@ -323,6 +326,11 @@ class Repository:
             raise UnavailableError("the server is starting and hasn't read its models yet; try again in a moment")
 
     # Choice of a version.
+
+    def _choose_anew(self) -> None:
+        """Drops the cache of chosen versions: the versions, their states or labels are being changed."""
+        self._chosen = {}
+        self.changed()
 
     def _known(self, name: str) -> ModelRecord:
         record = self._models.get(name)
@@ -396,7 +404,7 @@ class Repository:
             self._move_labels(record, only_ready=self._scanned)
             if not record.versions:
                 del self._models[name]
-            self._chosen = {}
+            self._choose_anew()
         if invalid:
             logger.error("settings of model '%s' are invalid: %s", name, record.settings_problem)
             self._observer.settings_invalid(name)
@@ -496,7 +504,7 @@ class Repository:
                         self._unload(entry)
             self._move_labels(record, only_ready=True)
             record.last_default = record.default()
-            self._chosen = {}
+            self._choose_anew()
             self._set_canary(record)
 
     def _set_canary(self, record: ModelRecord) -> None:
@@ -515,7 +523,7 @@ class Repository:
             with self._lock:
                 if entry.loaded is None:
                     entry.state, entry.reason = State.LOADING, ""
-                    self._chosen = {}
+                    self._choose_anew()
             try:
                 loaded = self._loader.read(found, settings, self._released)
             except Exception as error:
@@ -525,7 +533,7 @@ class Repository:
                 previous, entry.loaded = entry.loaded, loaded
                 entry.tried, entry.tried_with = found.fingerprint, settings
                 entry.state, entry.reason, entry.retries, entry.retry_at = State.READY, "", 0, math.inf
-                self._chosen = {}
+                self._choose_anew()
                 gone = self._find_entry(found.name, found.version) is not entry
         seconds = time.monotonic() - began
         self._observer.version_loaded(found.name, found.version, seconds)
@@ -550,7 +558,7 @@ class Repository:
                 entry.retry_at = time.monotonic() + settings.load_retry_seconds * 2**entry.retries
                 entry.retries += 1
                 reason += f" (to be tried again; {settings.load_retries - entry.retries + 1} tries are left)"
-            self._chosen = {}
+            self._choose_anew()
             if entry.loaded is None:
                 entry.state, entry.reason = State.FAILED, reason
             else:
@@ -610,7 +618,8 @@ class Repository:
 
     def _unload(self, entry: Entry) -> None:
         loaded, entry.loaded, entry.on_demand = entry.loaded, None, False
-        entry.tried, self._chosen = layout.NOTHING, {}
+        entry.tried = layout.NOTHING
+        self._choose_anew()
         if loaded is not None:
             entry.state = State.UNLOADING
             loaded.retire()

@@ -71,8 +71,9 @@ def request_for(method: str, model: str) -> bytes:
     return message.SerializeToString()
 
 
-#: Lists, which leave out what the caller may not read, and methods whose requests name something else.
+#: Lists, which leave out what the caller may not read, methods that no model has, and those that name something else.
 NOT_OF_A_MODEL = (
+    *("Classify", "Regress", "MultiInference"),
     *("ListModels", "ListRuns", "TraceSetting"),
     *("SharedMemoryStatus", "SharedMemoryRegister", "SharedMemoryUnregister"),
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layergraph import Input, Model, load_model
 from layergraph.layers import Conv2D, Dense, Flatten
 from layerserve import tensors
@@ -119,6 +120,12 @@ def test_every_process_answers_and_one_that_dies_is_replaced(serve, file):
                     iter([streamed]), timeout=30
                 )
                 np.testing.assert_allclose(tensors.decode(answer.response.outputs[0]), expected, atol=1e-5)
+                health, model = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+                model.service = "layerserve.model/m"
+                assert health.Check(model, timeout=30).status == health_pb2.HealthCheckResponse.SERVING
+                watch = health.Watch(model, timeout=30)
+                assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+                watch.cancel()
 
     ask(12)
     assert counted(metrics) == 12
