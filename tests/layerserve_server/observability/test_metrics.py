@@ -13,7 +13,7 @@ from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.histograms import Histogram
-from layerserve_server.observability.metrics import LOAD_SECONDS, ROWS, SECONDS, Metrics
+from layerserve_server.observability.metrics import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS, Metrics
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry
@@ -72,6 +72,8 @@ def test_names_types_and_labels():
     metrics.runs_changed(0, 0)
     metrics.run_progressed("m", 1, 1, 0.1)
     metrics.run_ended("m", "finished")
+    metrics.shadowed("m", 1, "equal")
+    metrics.shadow_differed("m", 1, 0.0, 0.0)
     metrics.watch_memory(lambda: 0)
     metrics.access_reread("tokens", True)
     found = {
@@ -104,6 +106,9 @@ def test_names_types_and_labels():
         "layerserve_training_epoch": ("gauge", "model"),
         "layerserve_training_step": ("gauge", "model"),
         "layerserve_training_loss": ("gauge", "model"),
+        "layerserve_shadow_requests": ("counter", "model", "outcome", "version"),
+        "layerserve_shadow_absolute_difference": ("histogram", "model", "version"),
+        "layerserve_shadow_relative_difference": ("histogram", "model", "version"),
     }
 
 
@@ -115,6 +120,8 @@ def test_names_types_and_labels():
         ("queue_seconds", SECONDS),
         ("compute_seconds", SECONDS),
         ("model_load_seconds", LOAD_SECONDS),
+        ("shadow_absolute_difference", DIFFERENCES),
+        ("shadow_relative_difference", DIFFERENCES),
     ],
 )
 def test_buckets(metric, bounds):
@@ -122,6 +129,7 @@ def test_buckets(metric, bounds):
     metrics.calls_ended([Ended(PREDICT, "m", "1", "OK", 0.1)])
     metrics.batches("m", 1)
     metrics.version_loaded("m", 1, 0.1)
+    metrics.shadow_differed("m", 1, 0.0, 0.0)
     assert list(buckets(metrics.registry, f"layerserve_{metric}")) == [*bounds, float("inf")]
 
 
