@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from layerserve.addresses import may_be_several, target
+from layerserve.addresses import authority, may_be_several, target
 from layerserve.errors import DeadlineExceeded, InvalidArgument, LayerserveError, Unavailable, from_status
 from layerserve.service_config import MAX_RETRIES, LoadBalancing, service_config
 from layerserve.tokens import Token, TokenSource, token_source, warn_if_plaintext
@@ -105,6 +105,8 @@ def connection(
     # With one server there is none to turn to, and its own errors describe more than gRPC's "unhealthy".
     config = service_config(retries, load_balancing, health=may_be_several(address))
     chosen = {**CHANNEL_OPTIONS, "grpc.service_config": config}
+    if (name := authority(address)) is not None:
+        chosen["grpc.default_authority"] = name
     if files is not None and files.server_name:
         chosen["grpc.ssl_target_name_override"] = files.server_name
     return Connection(address, found, files, source, retries, list({**chosen, **dict(options)}.items()))

@@ -16,8 +16,11 @@ from layerserve_server.inference.runner import LoadModel
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.probes import PATHS, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
+from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.management import Manager
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
+from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
@@ -82,10 +85,12 @@ class App:
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
+        manager = self._make_manager()
+        routes.add(ManagementService(manager).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
-        routes.add(OpenInferenceService(self.repository, registry, release, lambda: self.ready).routes())
+        routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
@@ -98,6 +103,18 @@ class App:
         self._probes: Probes | None = None
         #: Whether clients should use this server.
         self.ready = False
+
+    def _make_manager(self) -> Manager:
+        settings, workers = self.settings, self._workers
+        if workers is not None and settings.model_control != "poll":
+            # Otherwise a worker that is started again would have what has changed since on disk.
+            workers.catalogue = self.repository.catalogue
+
+        def follow(model: str) -> Sequence[str]:
+            return workers.follow(model, self.repository.serving) if workers else ()
+
+        audit = AuditLog(settings.state_folder)
+        return Manager(self.repository, audit, follow, max_upload_bytes=settings.max_upload_bytes)
 
     def start(self) -> None:
         """Starts to receive calls. Returns when all models and runs have been read and health is SERVING.

@@ -23,7 +23,7 @@ from pydantic_settings import (
 
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.addresses import expected, folder_name, is_address, missing_package
-from layerserve_server.environment import PREFIX, of_kubernetes, unknown
+from layerserve_server.environment import PREFIX, names, of_kubernetes, unknown
 from layerserve_server.flags import read_flags, unset
 
 if sys.version_info >= (3, 11):
@@ -359,6 +359,12 @@ class Settings(BaseSettings):
         description="Maximum number of versions other than the newest that stay loaded after a request for them.",
     )
 
+    max_upload_bytes: int = Field(
+        default=4 * GIB,
+        ge=0,
+        description="Maximum size of the files of an uploaded version, in bytes. 0 disables uploads.",
+    )
+
     training_slots: int = Field(
         default=1, ge=0, le=64, description="Maximum number of concurrent training runs. 0 disables training."
     )
@@ -624,11 +630,16 @@ def own_variables(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSou
     return source
 
 
+def variables() -> set[str]:
+    """Returns the environment variables of all settings. Called by the client's commands."""
+    return names(Settings.model_fields)
+
+
 def check_names(environment: Mapping[str, str]) -> None:
     """Raises SettingsError if a variable has the prefix of settings but isn't one."""
-    names = [PREFIX + name.upper() for name in Settings.model_fields]
     if wrong := unknown(environment, Settings.model_fields):
-        raise SettingsError("\n".join(f"environment: unknown setting '{name}'{near(name, names)}" for name in wrong))
+        hints = [f"environment: unknown setting '{name}'{near(name, sorted(variables()))}" for name in wrong]
+        raise SettingsError("\n".join(hints))
 
 
 def near(name: str, names: Iterable[str]) -> str:

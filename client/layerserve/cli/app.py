@@ -44,6 +44,7 @@ def application() -> typer.Typer:
     )
     app.callback()(options.connection_options)
     app.command("models")(catalogue.models)
+    app.command("wait")(catalogue.wait)
     app.command("predict")(predict)
     app.command("shapes")(catalogue.shapes)
     app.command("download")(catalogue.download)

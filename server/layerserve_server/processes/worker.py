@@ -1,8 +1,9 @@
 """Program of a worker process, which serves Predict on the server's port.
 
 The supervisor starts it by `python -m layerserve_server.processes.worker`. It reads its configuration as JSON from
-standard input, writes a line when it is serving, and exits at the end of its input, so that it never outlives the main
-process. It loads its own models, with weights in shared memory, and forwards all calls but Predict to the port's owner.
+standard input, writes a line when it is serving, carries out orders (see `following`), and exits at the end of its
+input, so that it never outlives the main process. It loads its own models, with weights in shared memory, and forwards
+all calls but Predict to the port's owner.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from layerserve_server.addresses import is_address
 from layerserve_server.inference import runner
 from layerserve_server.observability import logs
 from layerserve_server.probes import Probes
+from layerserve_server.processes.following import Orders
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
@@ -45,7 +47,7 @@ def main() -> None:
     inference = Inference(settings, ModelLoader(settings, imports=imports), imports, secret, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
-    repository.open()
+    repository.open(configuration.get("catalogue"))
     watcher = Watcher(settings.poll_seconds, inference.watch)
     watcher.start()
     access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
@@ -60,10 +62,9 @@ def main() -> None:
         tuner.start()
     probes = Probes("127.0.0.1", 0, inference.metrics.registry, lambda: True, inference.gate.admit_own)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
-    grace = 0.0
-    for line in sys.stdin:
-        grace = float(line)
-        break
+    orders = Orders(repository.scan, repository.serving)
+    grace = orders.take(sys.stdin)
+    orders.close()
     watcher.stop()
     access_watcher.stop()
     inference.gate.stop()

@@ -79,6 +79,8 @@ class Entry:
     retry_at: float = math.inf
     #: Whether it was loaded for a request that named it, not as the newest version.
     on_demand: bool = False
+    #: Whether it is gone from the disk, and answers only until another version can.
+    leaving: bool = False
     #: Number of requests that wait until it is loaded.
     waiting: int = 0
     #: Held while it is being loaded.

@@ -13,7 +13,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,7 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
     """
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".publish-{host_name()}-{os.getpid()}-{secrets.token_hex(6)}"
-    temporary.mkdir()
+    temporary = temporary_folder(folder)
     try:
         target = temporary / (FIRST_CHOICES[0] if file.suffix == ".keras" else "model" + file.suffix)
         link_file(file, target)
@@ -49,7 +48,7 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         for path in (target, temporary / MANIFEST, temporary):
             sync(path)
-        version = _claim(temporary, folder, above)
+        version = claim(temporary, folder, above)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -58,7 +57,7 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
     return version
 
 
-def _claim(temporary: Path, folder: Path, above: int) -> int:
+def claim(temporary: Path, folder: Path, above: int) -> int:
     """Renames a folder to the next free version number, and returns the number.
 
     Renaming onto a folder that isn't empty fails. So a version is never overwritten, and if two publishers choose the
@@ -79,6 +78,28 @@ def _claim(temporary: Path, folder: Path, above: int) -> int:
         return version
 
 
+def withdraw(root: Path, paths: Iterable[Path]) -> None:
+    """Removes files and folders from a repository, each in one step; those that don't exist are left out.
+
+    Raises OSError on failure, and then leaves the remaining ones. What a kill leaves is swept.
+    """
+    temporary = temporary_folder(root)
+    try:
+        for number, path in enumerate(paths):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, temporary / str(number))
+                sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_folder(folder: Path) -> Path:
+    """Makes a hidden folder, which is swept if this process dies, and returns it. Raises OSError."""
+    temporary = folder / f".publish-{host_name()}-{os.getpid()}-{secrets.token_hex(6)}"
+    temporary.mkdir(parents=True)
+    return temporary
+
+
 def version_numbers(folder: Path) -> list[int]:
     """Returns the version numbers in a model's folder."""
     return [int(name) for name in os.listdir(folder) if VERSION_FOLDER.fullmatch(name)]
@@ -97,7 +118,7 @@ def link_file(source: Path, target: Path) -> None:
 def sweep(root: Path) -> list[Path]:
     """Removes abandoned temporary folders from a repository. Returns the removed folders."""
     removed = []
-    for folder in _folders(root):
+    for folder in (root, *_folders(root)):
         for path in _folders(folder):
             match = TEMPORARY.fullmatch(path.name)
             if match and _left_behind(path, match["host"], int(match["pid"])):
@@ -179,7 +200,12 @@ def change_json(folder: Path, name: str, content: Callable[[], Mapping[str, Any]
     Raises OSError on failure, and then leaves the file unchanged.
     """
     with _changing, _locked(folder):
-        write_file(folder, name, json.dumps(content(), indent=1).encode())
+        write_file(folder, name, json_bytes(content()))
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Returns the content of a JSON file."""
+    return json.dumps(content, indent=1).encode()
 
 
 def write_file(folder: Path, name: str, content: bytes) -> None:

@@ -7,9 +7,9 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from layergraph.errors import unknown_name
 
@@ -17,17 +17,18 @@ from layerserve_server.disk import sha256
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
+    RefusedChangeError,
     UnavailableError,
     UnknownModelError,
     VersionFailedError,
 )
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.canary import Canary, Shadow
-from layerserve_server.repository.control import read_control
+from layerserve_server.repository.control import Control, read_control, write_control
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
 from layerserve_server.repository.loading import Load, Loader, MakeQueue, failure_text
-from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.origin import Origin
 from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import Lease, LoadedVersion
@@ -165,6 +166,11 @@ class Repository:
         """Returns the number of versions by model and state. Empty before the first scan."""
         return Counter((one.name, one.state.value) for one in self.describe()) if self._scanned else {}
 
+    def catalogue(self) -> dict[str, list[int]]:
+        """Returns the versions of each model."""
+        with self._lock:
+            return {name: sorted(record.versions) for name, record in self._models.items()}
+
     def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
         with self._lock:
@@ -185,24 +191,28 @@ class Repository:
 
     # Disk.
 
-    def open(self) -> None:
+    def open(self, catalogue: Mapping[str, Collection[int]] | None = None) -> None:
         """Scans the disk for the first time. Before, requests for unknown models fail with UnavailableError.
 
-        Raises OSError if the repository can't be read.
+        `catalogue` has the versions of each model that may be found; by default all. Raises OSError if the repository
+        can't be read.
         """
-        self.scan()
+        self.scan("", catalogue)
         if not self._scanned:
             raise OSError(f"can't read the repository: {self._disk_problem}")
 
-    def scan(self, only: str = "") -> None:
+    def scan(self, only: str = "", catalogue: Mapping[str, Collection[int]] | None = None) -> None:
         """Scans the disk: loads new and changed versions that should be served, and unloads removed ones.
 
-        With `only`, this happens for the model of this name alone.
+        With `only`, this happens for the model of this name alone. With a `catalogue`, other versions than those in it
+        count as not there.
         """
         with self._scanning:
             found = self._find(only)
             if found is None:
                 return
+            if catalogue is not None:
+                found = {key: one for key, one in found.items() if one.version in catalogue.get(one.name, ())}
             found_models: dict[str, dict[int, FoundVersion]] = {}
             for one in found.values():
                 found_models.setdefault(one.name, {})[one.version] = one
@@ -310,6 +320,124 @@ class Repository:
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
 
+    # For changes by calls (see management).
+
+    @property
+    def root(self) -> Path:
+        """Folder of the models' folders."""
+        return self._root
+
+    def folder(self, name: str) -> Path:
+        """Returns the folder of a model, which needn't exist."""
+        return self._root / name
+
+    def made_folder(self, name: str) -> Path:
+        """Returns the folder of a model, after it was made. Raises OSError."""
+        self.folder(name).mkdir(parents=True, exist_ok=True)
+        return self.folder(name)
+
+    def settings(self, name: str) -> ModelSettings:
+        """Returns the settings in force of a model; the defaults if there is no such model."""
+        with self._lock:
+            record = self._models.get(name)
+            return record.in_force if record else DEFAULTS
+
+    def control(self, name: str) -> Control:
+        """Returns what calls have set for a model. Raises UnknownModelError."""
+        with self._lock:
+            return self._known(name).control
+
+    def labels(self, name: str) -> Mapping[str, int]:
+        """Returns the versions of a model's labels, as they are on disk. Raises UnknownModelError."""
+        with self._lock:
+            return dict(self._known(name).file_labels)
+
+    def serving(self, name: str) -> dict[str, Any]:
+        """Returns what must be the same in all processes: which versions answer, and why others don't."""
+        with self._lock:
+            record = self._models.get(name)
+            if record is None:
+                return {"default": None, "labels": {}, "loaded": False, "reasons": {}}
+            reasons = {str(one.version): one.reason for one in self.describe(name) if one.reason}
+            return {
+                "default": record.default(),
+                "labels": dict(record.labels),
+                "loaded": record.loaded,
+                "reasons": reasons,
+            }
+
+    def problems(self, name: str) -> Mapping[int, str]:
+        """Returns why versions that are to serve don't, or not with their files and settings on disk, by version."""
+        with self._lock:
+            record = self._known(name)
+            least = record.default() or 0
+            numbers = [record.target] if record.target else [number for number in record.versions if number >= least]
+            found = {number: record.versions[number] for number in numbers if number in record.versions}
+            reasons = {
+                number: "; ".join(filter(None, (entry.reason, record.settings_problem)))
+                for number, entry in found.items()
+                if entry.state in (State.FAILED, State.READY)
+            }
+        return {number: reason for number, reason in reasons.items() if reason}
+
+    def ensure_loaded(self, name: str, version: int) -> None:
+        """Loads a version unless it is loaded, or loads it again if its last try failed. It is kept as in `lease`.
+
+        Raises UnknownModelError, UnknownVersionError, VersionFailedError, and NotLoadedError if it may not be loaded.
+        """
+        with self._scanning:
+            with self._lock:
+                record = self._known(name)
+                entry = record.entry(version, None, any_state=True)
+                if entry.state is State.FAILED and not entry.found.problem:
+                    entry.state = State.AVAILABLE
+                entry.check_usable()
+            if entry.loaded is None:
+                self._load_entry(entry, record.in_force)
+            with self._lock:
+                entry.check_usable()
+                entry.on_demand = True
+                if entry.loaded is not None:
+                    entry.loaded.last_used = time.monotonic()
+
+    def test(self, found: FoundVersion, settings: ModelSettings) -> None:
+        """Loads a version that isn't published, and drops it. Raises VersionFailedError if that fails."""
+
+        def released(loaded: LoadedVersion) -> None:
+            self._observer.version_released(loaded.name, loaded.version)
+
+        try:
+            loaded = self._loader.read(found, settings, released)
+        except Exception as error:
+            reason, expected = failure_text(error)
+            if not expected:
+                logger.exception("an uploaded version of model '%s' failed to load", found.name)
+            raise VersionFailedError(f"model '{found.name}': the uploaded version can't be loaded: {reason}") from error
+        loaded.retire()
+
+    def take(self, name: str, version: int, label: str = "") -> None:
+        """Loads a version that was published, and sets a label to it. Raises as `publish` does."""
+        self.scan(name)
+        self._published(name, version, label)
+
+    def check_deletable(self, name: str) -> None:
+        """Raises RefusedChangeError if the server was started with this model's file, which isn't in a repository."""
+        if name == self._file_name:
+            raise RefusedChangeError(f"model '{name}': the server was started with its file, so it can't be deleted")
+
+    def withdraw(self, one: Description) -> None:
+        """Removes a version from the disk, in one step. Raises OSError."""
+        folder = self.folder(one.name) / str(one.version)
+        # A model file in the root has its golden file beside it.
+        flat = [one.path, one.path.with_name(f"{one.path.stem}.{layout.PROOF}")]
+        publishing.withdraw(self._root, [folder] if folder.is_dir() else flat)
+
+    def withdraw_model(self, name: str, versions: Iterable[Description], highest: int) -> None:
+        """Removes a model from the disk. `highest` is kept as its highest version number. Raises OSError."""
+        flat = [self._root / f"{name}{end}" for end in (*layout.SUFFIXES, ".toml", f".{layout.PROOF}")]
+        publishing.withdraw(self._root, [self.folder(name), *flat])
+        write_control(self.folder(name), highest=highest)
+
     def sweep(self) -> None:
         """Removes temporary folders that killed publishers have left."""
         for path in publishing.sweep(self._root):
@@ -393,7 +521,10 @@ class Repository:
             for one in found.values():
                 self._update_version(record, one)
             for version in [version for version in record.versions if version not in found]:
-                self._unload(record.versions.pop(version))
+                if record.versions[version].loaded is None:
+                    del record.versions[version]
+                else:
+                    record.versions[version].leaving = True
             record.control, record.file_labels = control, labels
             record.loaded = self._loads(name) if control.loaded is None else control.loaded
             record.bar(keep_loaded=True)
@@ -419,6 +550,7 @@ class Repository:
         if entry is None:
             state, reason = (State.FAILED, one.problem) if one.problem else (State.LOADING, "")
             entry = record.versions[one.version] = Entry(one, state, reason)
+        entry.leaving = False
         if one.problem:
             self._refuse(entry, one)
             return
@@ -473,7 +605,7 @@ class Repository:
                 self.canaries, self.shadows = _with(self.canaries, name, None), _with(self.shadows, name, None)
                 return
             settings, target = record.in_force, record.target
-            entries = [(number, record.versions[number]) for number in record.order()]
+            entries = [(number, entry) for number in record.order() if not (entry := record.versions[number]).leaving]
             moving = {version for label, version in record.file_labels.items() if record.labels[label] != version}
             moving |= record.routed()
         count = settings.latest_versions if settings.version_policy == "latest" else len(entries)
@@ -499,6 +631,10 @@ class Repository:
                 kept.append(number)
                 entry.on_demand = False
         with self._lock:
+            for number in [number for number, entry in record.versions.items() if entry.leaving]:
+                self._unload(record.versions.pop(number))
+            if not record.versions:
+                self._models.pop(name, None)
             record.kept = frozenset(kept)
             if kept:
                 record.bar(keep_loaded=False)

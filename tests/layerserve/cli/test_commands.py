@@ -433,6 +433,7 @@ def test_help_names_every_command(cli):
     assert status == 0
     for name in (
         "models",
+        "wait",
         "predict",
         "shapes",
         "download",

@@ -54,7 +54,9 @@ def request_for(method: str, model: str) -> bytes:
     kind = described(method).input_type
     message = message_factory.GetMessageClass(kind)()
     fields = kind.fields_by_name
-    if "spec" in fields:
+    if method.endswith("/UploadModel"):
+        message.spec.name = model
+    elif "spec" in fields:
         message.spec.model.name = model
     elif "request" in fields:
         message.request.model.name = model
@@ -71,9 +73,8 @@ def request_for(method: str, model: str) -> bytes:
     return message.SerializeToString()
 
 
-#: Lists, which leave out what the caller may not read, methods that no model has, and those that name something else.
+#: Lists, which leave out what the caller may not read, and methods whose requests name something else.
 NOT_OF_A_MODEL = (
-    *("Classify", "Regress", "MultiInference"),
     *("ListModels", "ListRuns", "TraceSetting"),
     *("SharedMemoryStatus", "SharedMemoryRegister", "SharedMemoryUnregister"),
 )
