@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerserve_server.access.gate import Gate
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
@@ -31,6 +32,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.services.tensorflow_serving.predict import PredictService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
@@ -52,17 +54,17 @@ class Inference:
         settings: Settings,
         load: Load,
         imports: Imports | None = None,
-        secret: bytes | None = None,
+        group: ProcessGroup | None = None,
         *,
         worker: bool = False,
     ) -> None:
-        """`load` loads a model file (see `ModelLoader`); `secret` is that of the server's gates. Nothing is loaded yet.
+        """`load` loads a model file (see `ModelLoader`); `group` is what its processes share. Nothing is loaded yet.
 
         Only the main process fetches models from a store. Raises TokensFileError and CertificateError.
         """
         self._settings = settings
         self.metrics = Metrics()
-        self.gate = make_gate(settings, self.metrics, secret)
+        self.gate = make_gate(settings, self.metrics, group)
         self.certificates = make_certificates(settings, self.metrics)
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
@@ -84,7 +86,8 @@ class Inference:
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
         )
-        self.predictor = Predictor(self.repository)
+        self._shadows = Shadows(self.repository, self.metrics)
+        self.predictor = Predictor(self.repository, self._shadows)
 
     def routes(self) -> Routes:
         """Returns the handlers of the methods that run models, of all protocols."""
@@ -124,6 +127,7 @@ class Inference:
         """Ends fetching, and retires all versions."""
         if self.mirror is not None:
             self.mirror.stop()
+        self._shadows.close()
         self.repository.close()
 
     def watch(self) -> None:
@@ -187,13 +191,13 @@ def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
     )
 
 
-def make_gate(settings: Settings, metrics: Metrics, secret: bytes | None = None) -> Gate:
+def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None = None) -> Gate:
     """Returns what admits callers. Raises TokensFileError."""
     return Gate(
         settings.tokens,
         certificates=settings.tls_client_ca is not None,
         anonymous=settings.anonymous_rights,
-        secret=secret,
+        group=group,
         reread=metrics.access_reread,
     )
 
@@ -295,7 +299,7 @@ def make_queue(
         observer=metrics.batches(name, version),
         nice=model.nice,
     )
-    metrics.watch_queue(name, version, lambda: queue.queued_rows)
+    metrics.watch_queue(name, version, lambda: queue.queued_rows, lambda: queue.queued_requests)
     return queue
 
 
