@@ -32,6 +32,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.services.tensorflow_serving.predict import PredictService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
@@ -85,7 +86,8 @@ class Inference:
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
         )
-        self.predictor = Predictor(self.repository)
+        self._shadows = Shadows(self.repository, self.metrics)
+        self.predictor = Predictor(self.repository, self._shadows)
 
     def routes(self) -> Routes:
         """Returns the handlers of the methods that run models, of all protocols."""
@@ -125,6 +127,7 @@ class Inference:
         """Ends fetching, and retires all versions."""
         if self.mirror is not None:
             self.mirror.stop()
+        self._shadows.close()
         self.repository.close()
 
     def watch(self) -> None:
@@ -296,7 +299,7 @@ def make_queue(
         observer=metrics.batches(name, version),
         nice=model.nice,
     )
-    metrics.watch_queue(name, version, lambda: queue.queued_rows)
+    metrics.watch_queue(name, version, lambda: queue.queued_rows, lambda: queue.queued_requests)
     return queue
 
 

@@ -61,7 +61,8 @@ def main() -> None:
     transport.start()
     if tuner is not None:
         tuner.start()
-    probes = Probes("127.0.0.1", 0, inference.metrics.registry, lambda: True, inference.gate.admit_own)
+    pages = {"/metrics": inference.metrics.registry}
+    probes = Probes("127.0.0.1", 0, pages, lambda: True, inference.gate.admit_own)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
     orders = Orders(repository.scan, repository.serving)
     grace = orders.take(sys.stdin)
