@@ -29,6 +29,7 @@ from layerserve.errors import ClientClosed
 from layerserve.events import TrainingEvent
 from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work, call
 from layerserve.health import wait_until_ready
+from layerserve.management import Management
 from layerserve.model_info import ModelInfo, Models, model_spec, read_model_info
 from layerserve.node_shapes import NodeShapes, node_shapes
 from layerserve.options.signature import takes
@@ -59,7 +60,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class Client:
+class Client(Management):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

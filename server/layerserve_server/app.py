@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from types import TracebackType
 
+from prometheus_client import CollectorRegistry
+
 from layerserve_server.access.rights import check_table
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
+from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.probes import PATHS, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
@@ -23,6 +26,7 @@ from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
@@ -61,9 +65,9 @@ class App:
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
-        secret = self._workers.secret if self._workers else None
+        group = self._workers.group if self._workers else None
         load_model = ModelLoader(settings, load, self._imports)
-        self._inference = inference = Inference(settings, load_model, self._imports, secret)
+        self._inference = inference = Inference(settings, load_model, self._imports, group)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
@@ -80,12 +84,13 @@ class App:
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
         routes.add(inference.routes())
+        manager = self._make_manager()
         routes.add(MetadataService(self.repository).routes())
-        routes.add(TensorFlowModelService(self.repository).routes())
+        configuration = Configuration(self.repository, manager, str(settings.path))
+        routes.add(TensorFlowModelService(self.repository, configuration).routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
-        manager = self._make_manager()
         routes.add(ManagementService(manager).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
@@ -123,8 +128,8 @@ class App:
         were opened later, clients would wait instead of using another server.
         """
         if self.settings.metrics_port >= 0:
-            admit, registry = self._inference.gate.admit_http, self._registry
-            self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready, admit)
+            admit, pages = self._inference.gate.admit_http, metric_pages(self.settings, self._registry)
+            self._probes = Probes(self.settings.host, self.settings.metrics_port, pages, lambda: self.ready, admit)
             self.metrics_port = self._probes.port
         self._inference.gate.start()
         self._access_watcher.start()
@@ -204,6 +209,15 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def metric_pages(settings: Settings, registry: CollectorRegistry) -> dict[str, CollectorRegistry]:
+    """Returns the metrics of each path, with the aliases in the settings."""
+    names = settings.aliases
+    pages = {"/metrics": Extended(registry, triton) if "triton" in names else registry}
+    if "tfserving" in names:
+        pages["/monitoring/prometheus/metrics"] = Extended(registry, tensorflow_serving, alone=True)
+    return pages
 
 
 def run_limits(settings: Settings) -> RunLimits:

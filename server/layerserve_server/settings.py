@@ -35,6 +35,8 @@ else:
 NONE = "none"
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+#: Servers whose names of metrics are known.
+ALIASES = ("triton", "tfserving")
 
 #: Values of settings that models have, too (see repository.model_settings).
 Engine: TypeAlias = Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"]
@@ -117,6 +119,14 @@ class Settings(BaseSettings):
         ge=-1,
         le=65535,
         description="Port for Prometheus metrics over HTTP. 0 picks a free port, -1 disables metrics.",
+    )
+    metric_aliases: str = Field(
+        default="",
+        description=(
+            "Comma-separated list of servers under whose names metrics are given as well: 'triton' (nv_inference_*, at "
+            "/metrics), 'tfserving' (:tensorflow:serving:*, at /monitoring/prometheus/metrics)."
+        ),
+        json_schema_extra={"unset": "none"},
     )
     transport: Literal["grpcio", "native"] = Field(
         default="grpcio",
@@ -507,6 +517,14 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("metric_aliases")
+    @classmethod
+    def _known_aliases(cls, value: str) -> str:
+        for name in filter(None, map(str.strip, value.split(","))):
+            if name not in ALIASES:
+                raise ValueError(f"a list of {' and '.join(ALIASES)}")
+        return value
+
     @model_validator(mode="after")
     def _age_of_connections(self) -> Settings:
         age = self.max_connection_age_seconds
@@ -525,6 +543,11 @@ class Settings(BaseSettings):
                 "runs with several workers train on CPUs"
             )
         return self
+
+    @property
+    def aliases(self) -> frozenset[str]:
+        """Names in `metric_aliases`."""
+        return frozenset(filter(None, map(str.strip, self.metric_aliases.split(","))))
 
     def loads(self, model: str) -> bool:
         """Whether a model is loaded at the start."""

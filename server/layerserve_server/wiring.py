@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerserve_server.access.gate import Gate
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
@@ -53,17 +54,17 @@ class Inference:
         settings: Settings,
         load: Load,
         imports: Imports | None = None,
-        secret: bytes | None = None,
+        group: ProcessGroup | None = None,
         *,
         worker: bool = False,
     ) -> None:
-        """`load` loads a model file (see `ModelLoader`); `secret` is that of the server's gates. Nothing is loaded yet.
+        """`load` loads a model file (see `ModelLoader`); `group` is what its processes share. Nothing is loaded yet.
 
         Only the main process fetches models from a store. Raises TokensFileError and CertificateError.
         """
         self._settings = settings
         self.metrics = Metrics()
-        self.gate = make_gate(settings, self.metrics, secret)
+        self.gate = make_gate(settings, self.metrics, group)
         self.certificates = make_certificates(settings, self.metrics)
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
@@ -190,13 +191,13 @@ def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
     )
 
 
-def make_gate(settings: Settings, metrics: Metrics, secret: bytes | None = None) -> Gate:
+def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None = None) -> Gate:
     """Returns what admits callers. Raises TokensFileError."""
     return Gate(
         settings.tokens,
         certificates=settings.tls_client_ca is not None,
         anonymous=settings.anonymous_rights,
-        secret=secret,
+        group=group,
         reread=metrics.access_reread,
     )
 
@@ -298,7 +299,7 @@ def make_queue(
         observer=metrics.batches(name, version),
         nice=model.nice,
     )
-    metrics.watch_queue(name, version, lambda: queue.queued_rows)
+    metrics.watch_queue(name, version, lambda: queue.queued_rows, lambda: queue.queued_requests)
     return queue
 
 

@@ -70,6 +70,7 @@ OTHERS = {
     "path": Path("models"),
     "host": "127.0.0.1",
     "transport": "grpcio",
+    "metric_aliases": "",
     "reflection": True,
     "probe_files": True,
     "plugins": "",
@@ -141,6 +142,7 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         ),
         (["--grpc-port", "x"], "--grpc-port"),
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
+        (["--metric-aliases", "triton,prometheus"], "got 'triton,prometheus', expected a list of triton and tfserving"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
         (["--training-device", "tpu"], "--training-device"),
         (

@@ -101,6 +101,7 @@ class Metrics:
         )
         self._compute_seconds = histogram("compute_seconds", "Time to compute a batch, in seconds.", VERSION, SECONDS)
         self._queue_rows = gauge("queue_rows", "Number of rows in the queue.", VERSION)
+        self._queue_requests = gauge("queue_requests", "Number of requests in the queue.", VERSION)
 
         self._loaded = gauge("model_loaded", "1 for each version in memory.", VERSION)
         self._shadowed = counter(
@@ -125,7 +126,7 @@ class Metrics:
         self._of_versions = (
             *(self._shadow_absolute, self._shadow_relative),
             *(self._rows, self._batches, self._joined, self._queue_seconds, self._compute_seconds),
-            *(self._queue_rows, self._loaded),
+            *(self._queue_rows, self._queue_requests, self._loaded),
         )
         self._loads = counter("model_loads", "Number of versions that were loaded.", ("model",))
         self._load_failures = counter("model_load_failures", "Number of versions that failed to load.", ("model",))
@@ -234,9 +235,10 @@ class Metrics:
             )
         return made
 
-    def watch_queue(self, model: str, version: int, rows: Callable[[], int]) -> None:
-        """Sets the callback that returns the number of queued rows of a version."""
+    def watch_queue(self, model: str, version: int, rows: Callable[[], int], requests: Callable[[], int]) -> None:
+        """Sets the callbacks that return the numbers of queued rows and requests of a version."""
         self._queue_rows.labels(model, str(version)).set_function(rows)
+        self._queue_requests.labels(model, str(version)).set_function(requests)
 
     def watch_memory(self, buffered: Callable[[], int]) -> None:
         """Sets the callback that returns the memory in use for clients' messages, in bytes."""

@@ -327,8 +327,15 @@ class Repository:
         """Folder of the models' folders."""
         return self._root
 
+    def check_changeable(self) -> None:
+        """Raises RefusedChangeError if the folder holds copies of a store, where changes must be made instead."""
+        if self._origin is not None:
+            raise RefusedChangeError("the repository is a store: change its objects, which the server follows")
+
     def folder(self, name: str) -> Path:
-        """Returns the folder of a model, which needn't exist."""
+        """Returns the folder of a model, which needn't exist. Raises ValueError if no model can have this name."""
+        if not publishing.valid_name(name):
+            raise ValueError(f"no model can have the name {name!r}")
         return self._root / name
 
     def made_folder(self, name: str) -> Path:

@@ -65,7 +65,7 @@ def test_names_types_and_labels():
     metrics.streamed([Ended(PREDICT, "m", "1", "OK", 0.1)])
     queue = metrics.batches("m", 1)
     queue.batch_ran(1, 1, 0.1)
-    metrics.watch_queue("m", 1, lambda: 0)
+    metrics.watch_queue("m", 1, lambda: 0, lambda: 0)
     metrics.version_loaded("m", 1, 0.1)
     metrics.version_failed("m", 1)
     metrics.settings_invalid("m")
@@ -96,6 +96,7 @@ def test_names_types_and_labels():
         "layerserve_queue_seconds": ("histogram", "model", "version"),
         "layerserve_compute_seconds": ("histogram", "model", "version"),
         "layerserve_queue_rows": ("gauge", "model", "version"),
+        "layerserve_queue_requests": ("gauge", "model", "version"),
         "layerserve_model_loaded": ("gauge", "model", "version"),
         "layerserve_model_loads": ("counter", "model"),
         "layerserve_model_load_failures": ("counter", "model"),
@@ -193,7 +194,7 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
     queue.batch_ran(7, 2, 1.5)
     queue.batch_ran(1, 1, 0.5)
     waiting = [5]
-    metrics.watch_queue("m", 3, lambda: waiting[0])
+    metrics.watch_queue("m", 3, lambda: waiting[0], lambda: 2)
     at = "model=m version=3"
     expected = {
         f"layerserve_rows_total {at}": 8,
@@ -205,6 +206,7 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
         f"layerserve_queue_seconds_count {at}": 2,
         f"layerserve_queue_seconds_sum {at}": 0.75,
         f"layerserve_queue_rows {at}": 5,
+        f"layerserve_queue_requests {at}": 2,
     }
     assert samples(metrics.registry) == expected
     waiting[0] = 0
@@ -231,7 +233,7 @@ def test_a_version_that_is_freed_leaves_no_series():
 
     def use(version):
         queue = metrics.batches("m", version)
-        metrics.watch_queue("m", version, lambda: 0)
+        metrics.watch_queue("m", version, lambda: 0, lambda: 0)
         metrics.version_loaded("m", version, 0.5)
         queue.requests_waited([0.25])
         queue.batch_ran(1, 1, 0.5)
@@ -297,13 +299,14 @@ def test_observations_of_threads_are_counted_once():
 def test_versions_are_counted_and_their_gauges_end_with_them():
     metrics = Metrics()
     for version in (1, 2):
-        metrics.watch_queue("m", version, lambda: 0)
+        metrics.watch_queue("m", version, lambda: 0, lambda: 0)
         metrics.version_loaded("m", version, 0.25)
     metrics.version_failed("m", 3)
     metrics.version_released("m", 1)
     assert samples(metrics.registry) == {
         "layerserve_model_loaded model=m version=2": 1,
         "layerserve_queue_rows model=m version=2": 0,
+        "layerserve_queue_requests model=m version=2": 0,
         "layerserve_model_loads_total model=m": 2,
         "layerserve_model_load_failures_total model=m": 1,
         "layerserve_model_load_seconds_count model=m": 2,
@@ -402,7 +405,9 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         f"layerserve_compute_seconds_count {two}": 4,
         f"layerserve_compute_seconds_count {one}": 1,
         f"layerserve_queue_rows {two}": 0,
+        f"layerserve_queue_requests {two}": 0,
         f"layerserve_queue_rows {one}": 0,
+        f"layerserve_queue_requests {one}": 0,
         f"layerserve_model_loaded {two}": 1,
         f"layerserve_model_loaded {one}": 1,
         "layerserve_model_versions model=double state=ready": 2,
