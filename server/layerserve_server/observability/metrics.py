@@ -23,7 +23,9 @@ LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 VERSION = ("model", "version")
 #: Names of the methods that run a model, as in the label `method`.
-PREDICTING = frozenset({"Predict", "PredictStream", "ModelInfer", "ModelStreamInfer"})
+PREDICTING = frozenset(
+    {"Predict", "PredictStream", "ModelInfer", "ModelStreamInfer", "http:Predict", "http:ModelInfer"}
+)
 
 
 class Metrics:
