@@ -14,6 +14,9 @@ from layergraph.ops.table import OPERATIONS
 from layerserve_server.environment import PREFIX
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
+from layerserve_server.observability.store_metrics import LABELS as STORE_LABELS
+from layerserve_server.observability.store_metrics import StoreMetrics
+from layerserve_server.repository.model_settings import SETTINGS_FILE, ModelSettings
 from layerserve_server.settings import Settings, toml_value
 
 DOCS = Path(__file__).parent
@@ -31,7 +34,13 @@ FAMILIES = {
 
 
 def main() -> int:
-    pages = {"layers": layers(), "operations": operations(), "settings": settings(), "metrics": metrics()}
+    pages = {
+        "layers": layers(),
+        "operations": operations(),
+        "settings": settings(),
+        "model-settings": model_settings(),
+        "metrics": metrics(),
+    }
     stale = []
     for name, text in pages.items():
         page = DOCS / f"{name}.md"
@@ -88,6 +97,23 @@ def settings() -> str:
     return page("Settings", about, table(("setting", "default", "meaning"), rows))
 
 
+def model_settings() -> str:
+    """Every setting of a model."""
+    about = (
+        f"Settings of one model, in `{SETTINGS_FILE}` in its folder (see [the repository](repository.md)). A setting\n"
+        "without a default has the value of the server's [setting](settings.md) of the same name, where it has one."
+    )
+    rows = [
+        (f"`{name}`", "" if field.default is None else f"`{_toml(field.default)}`", field.description or "")
+        for name, field in ModelSettings.model_fields.items()
+    ]
+    return page("Settings of a model", about, table(("setting", "default", "meaning"), rows))
+
+
+def _toml(value: object) -> str:
+    return f"[{', '.join(map(toml_value, value))}]" if isinstance(value, tuple) else toml_value(value)
+
+
 def metrics() -> str:
     """Every metric of the server."""
     about = (
@@ -96,9 +122,11 @@ def metrics() -> str:
     )
     found = Metrics()
     found.watch_memory(lambda: 0)
+    found.watch_versions(dict)
     register_build_info(found.registry, "")
     ProcessMetrics(found.registry, list)
-    labels = {**found.labels, "layerserve_build": ("version",)}
+    StoreMetrics(found.registry)
+    labels = {**found.labels, **STORE_LABELS, "layerserve_build": ("version",)}
     rows = [
         (f"`{family.name}`", family.type, ", ".join(labels.get(family.name, ())), family.documentation)
         for family in found.registry.collect()

@@ -15,7 +15,15 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "server" / "layerserve_server" / "protocols"
-PROTOS = ("inference/inference.proto",)
+PROTOS = (
+    "inference/inference.proto",
+    "tensorflow/error_codes.proto",
+    "tensorflow/signature.proto",
+    "tensorflow/tensor.proto",
+    "tensorflow_serving/model.proto",
+    "tensorflow_serving/model_service.proto",
+    "tensorflow_serving/prediction_service.proto",
+)
 PACKAGES = "|".join(sorted({proto.split("/")[0] for proto in PROTOS}))
 DEFAULT_POOL = "_descriptor_pool.Default()"
 IMPORT_OF_DEFAULT_POOL = "from google.protobuf import descriptor_pool as _descriptor_pool\n"

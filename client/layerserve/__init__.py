@@ -31,6 +31,7 @@ from layerserve.errors import (
     LayerNotFound,
     LayerserveError,
     MissingInput,
+    ModelChanged,
     ModelNotFound,
     ModelNotReady,
     NotCompiled,
@@ -71,6 +72,7 @@ from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
 from layerserve.server_file import ServerFile
+from layerserve.tokens import PlaintextTokenWarning
 
 __all__ = [
     "TLS",
@@ -98,6 +100,7 @@ __all__ = [
     "LayerserveError",
     "LogLine",
     "MissingInput",
+    "ModelChanged",
     "ModelInfo",
     "ModelNotFound",
     "ModelNotReady",
@@ -108,6 +111,7 @@ __all__ = [
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
+    "PlaintextTokenWarning",
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",

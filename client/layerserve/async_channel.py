@@ -12,6 +12,8 @@ from layerserve.channel import multicallable
 from layerserve.connection import Connection, Deadline
 from layerserve.errors import Unavailable
 from layerserve.methods import Message, Method
+from layerserve.retries import Retries
+from layerserve.tokens import Metadata, TokenFunction
 
 T = TypeVar("T")
 
@@ -21,17 +23,33 @@ class AsyncChannel:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._metadata = connection.metadata
+        self._token = connection.token
+        self._retries = Retries(connection.retries)
         self._channel: grpc.aio.Channel | None = None
         self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
 
     async def call(self, method: Method[Any, Any], request: Any, deadline: Deadline, *, raw: bool = False) -> Any:
         """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes."""
-        return await self._callable(method, raw)(request, timeout=deadline.remaining(), metadata=self._metadata)
+        send = self._callable(method, raw)
+        attempt = 1
+        while True:
+            metadata = await self._metadata()
+            try:
+                reply = await send(request, timeout=deadline.remaining(), metadata=metadata)
+            except grpc.RpcError as error:
+                pause = self._retries.pause(error, method, attempt, deadline)
+                if pause is None:
+                    raise
+            else:
+                self._retries.succeeded()
+                return reply
+            await self.pause(pause)
+            attempt += 1
 
-    async def open(self, method: Method[Any, Any], requests: Message | Iterable[Message]) -> Any:
+    async def open(self, method: Method[Any, Any], requests: Message | Iterable[Message], deadline: Deadline) -> Any:
         """Opens a stream, to be passed to `receive`."""
-        return self._callable(method, raw=False)(requests, metadata=self._metadata)
+        metadata = await self._metadata()
+        return self._callable(method, raw=False)(requests, timeout=deadline.remaining(), metadata=metadata)
 
     async def receive(self, stream: Any) -> Any:
         """Returns the next message of a stream; None at its end."""
@@ -55,6 +73,11 @@ class AsyncChannel:
         if self._channel is not None:
             await self._channel.close()
 
+    async def _metadata(self) -> Metadata:
+        if isinstance(self._token, TokenFunction):
+            return await self._token.fetch()
+        return self._token.metadata()
+
     def _callable(self, method: Method[Any, Any], raw: bool) -> Callable[..., Any]:
         made = self._calls.get((method.path, raw))
         if made is None:
@@ -67,5 +90,5 @@ class AsyncChannel:
     def _open(self) -> grpc.aio.Channel:
         options, tls = self._connection.channel_options, self._connection.tls
         if tls is None:
-            return grpc.aio.insecure_channel(self._connection.address, options)
-        return grpc.aio.secure_channel(self._connection.address, tls.credentials(), options)
+            return grpc.aio.insecure_channel(self._connection.target, options)
+        return grpc.aio.secure_channel(self._connection.target, tls.credentials(), options)

@@ -38,8 +38,10 @@ from layerserve.prepared import RequestForm, prepare
 from layerserve.progress import PlainProgress
 from layerserve.run_feed import RunFeed
 from layerserve.run_files import RunFile, download_file, list_files
-from layerserve.run_info import RunInfo
+from layerserve.run_info import RunInfo, Runs
+from layerserve.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.tensors import Array
+from layerserve.tokens import Token
 from layerserve.training import evaluate, train
 from layerserve.training_run import RunView
 from layerserve.v1.models_pb2 import ListModelsRequest
@@ -67,15 +69,23 @@ class AsyncClient:
             print(run.history["loss"], run.version)
 
     Args:
-        address: host:port, or any name that gRPC resolves; calls are balanced over all addresses of the name.
-        timeout: Default timeout of a call in seconds; `math.inf` for none. Streams (training, download) have none.
+        address: host:port, several IP addresses separated by commas ("10.0.0.1:8500,10.0.0.2:8500"), or any target that
+            gRPC resolves ("dns:///name:8500").
+        timeout: Default timeout of a call in seconds; `math.inf` for none. Streams (training, download) have none
+            unless the call names one.
         tls: True, or a `TLS` with files.
-        token: Bearer token sent with each call, for a proxy that checks it: layerserve's server doesn't read it yet,
-            and answers all clients. Without TLS the token is sent as plain text.
+        token: Bearer token sent with each call, as text, as the `Path` of a file, which is read again when it changes,
+            or as a function that returns it, called for each call; AsyncClient also takes an asyncio function. Warns
+            with `PlaintextTokenWarning` if the token is sent to another machine without TLS.
+        retries: Maximum number of times, up to 4, that a call which changes nothing (`predict`, `models`, `runs`, ...)
+            is repeated: if no server is available for about two seconds, and if the server is overloaded after the time
+            that it names, never after the call's timeout. 0 for none.
+        load_balancing: "round_robin" sends calls in turns to all servers of the address that are ready; "pick_first"
+            sends them to the first that can be reached.
         options: gRPC channel options, which override the client's own. The client sets no maximum message size.
 
-    Calls other than `train` and `download` are retried for about two seconds if no server is available. The client
-    connects on the first call. Errors of the server are raised as `LayerserveError`; see `layerserve.errors`.
+    The client connects on the first call. Errors of the server are raised as `LayerserveError`; see
+    `layerserve.errors`.
     """
 
     def __init__(
@@ -84,13 +94,24 @@ class AsyncClient:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         tls: bool | TLS = False,
-        token: str | None = None,
+        token: Token | None = None,
+        retries: int = MAX_RETRIES,
+        load_balancing: LoadBalancing = "round_robin",
         options: ChannelOptions = (),
     ) -> None:
         Deadline(timeout)  # raises for an invalid timeout now, not at the first call
+        opened = connection(
+            address,
+            tls=tls,
+            token=token,
+            retries=retries,
+            load_balancing=load_balancing,
+            options=options,
+            stacklevel=3,
+        )
         self.address = address
         self.timeout = timeout
-        self._channel = AsyncChannel(connection(address, tls, token, options))
+        self._channel = AsyncChannel(opened)
         self._signatures = Signatures()
         self._closed = False
 
@@ -107,27 +128,41 @@ class AsyncClient:
         self._closed = True
         await self._channel.close()
 
-    async def wait_until_ready(self, timeout: float = 60.0) -> None:
+    async def wait_until_ready(
+        self,
+        timeout: float = 60.0,
+        *,
+        model: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+    ) -> None:
         """Wait until the server has loaded its models and is serving, for at most `timeout` seconds.
 
-        Raises Unavailable if it isn't serving by then, and DeadlineExceeded if it didn't answer.
-        """
-        await self._run(wait_until_ready(self.address, timeout), timeout)
+        With `model`, also wait until the server has this model (and version or label) and it is ready: a model that
+        doesn't exist yet may still be uploaded. A version that is loaded on the first request counts as ready.
 
-    async def models(self, name: str | None = None) -> tuple[ModelInfo, ...]:
+        Raises Unavailable if the server isn't serving by then, DeadlineExceeded if it didn't answer, ModelNotFound,
+        VersionNotFound or LabelNotFound if the model is still missing, and ModelNotReady at once if it failed to load.
+        """
+        spec = None if model is None else model_spec(model, version, label)
+        await self._run(wait_until_ready(self.address, timeout, spec), timeout)
+
+    async def models(self, name: str | None = None, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
         """List all versions of all models, or of the model `name`, by name, then newest first.
 
         Versions that failed to load are included, with the reason.
         """
-        reply = await self._run(call(methods.LIST_MODELS, ListModelsRequest(name=name or "")))
+        reply = await self._run(call(methods.LIST_MODELS, ListModelsRequest(name=name or "")), timeout)
         return Models(map(read_model_info, reply.versions))
 
-    async def model(self, name: str, *, version: int | None = None, label: str | None = None) -> ModelInfo:
+    async def model(
+        self, name: str, *, version: int | None = None, label: str | None = None, timeout: float | None = None
+    ) -> ModelInfo:
         """Return a version of a model: the one with this number or label, or else the newest that is ready.
 
         Raises ModelNotFound, VersionNotFound, LabelNotFound.
         """
-        return await self._run(prediction.get_model(model_spec(name, version, label)))
+        return await self._run(prediction.get_model(model_spec(name, version, label)), timeout)
 
     async def predict(
         self,
@@ -188,6 +223,7 @@ class AsyncClient:
         *,
         version: int | None = None,
         label: str | None = None,
+        timeout: float | None = None,
     ) -> AsyncPreparedCall:
         """Prepare a prediction that is called repeatedly with different inputs, with less overhead than `predict`.
 
@@ -201,7 +237,8 @@ class AsyncClient:
 
         Raises ModelNotFound, VersionNotFound, LabelNotFound, ModelNotReady, InvalidArgument.
         """
-        return AsyncPreparedCall(self, await self._run(prepare(self._signatures, model, outputs, version, label)))
+        form = await self._run(prepare(self._signatures, model, outputs, version, label), timeout)
+        return AsyncPreparedCall(self, form)
 
     async def predict_many(
         self,
@@ -232,7 +269,13 @@ class AsyncClient:
             await self._run(feed.close(), math.inf)
 
     async def node_shapes(
-        self, model: str, layers: Sequence[str] = (), *, version: int | None = None, label: str | None = None
+        self,
+        model: str,
+        layers: Sequence[str] = (),
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
     ) -> NodeShapes:
         """Return the layers of a model, or those of these paths, with the inputs and outputs of each of their nodes.
 
@@ -244,7 +287,7 @@ class AsyncClient:
 
         Raises ModelNotFound, VersionNotFound, LabelNotFound, LayerNotFound, ModelNotReady.
         """
-        return await self._run(node_shapes(model_spec(model, version, label), layers))
+        return await self._run(node_shapes(model_spec(model, version, label), layers), timeout)
 
     @takes(TRAIN)
     async def train(
@@ -307,12 +350,13 @@ class AsyncClient:
         sample_weight: Any = None,
         version: int | None = None,
         label: str | None = None,
+        timeout: float | None = None,
         **options: Unpack[EvaluateKeywords],
     ) -> dict[str, float]:
         """Compute the loss and metrics of a served model on data, as Keras's `evaluate(return_dict=True)` does.
 
         The arguments are those of `train`, `options` those of `EvaluateKeywords`. The server evaluates the model in a
-        separate process; this call waits for it.
+        separate process; this call waits for it, for at most `timeout` seconds if that is given.
 
         Example:
             await client.evaluate("mnist", images, labels)     -> {"accuracy": 0.97, "loss": 0.09}
@@ -320,20 +364,20 @@ class AsyncClient:
         Raises the errors of `train`, TrainingFailed, and TrainingCancelled.
         """
         flow = evaluate(self._signatures, model, x, y, sample_weight, version, label, options)
-        return await self._run(flow)
+        return await self._run(flow, timeout)
 
-    async def runs(self, model: str | None = None) -> tuple[RunInfo, ...]:
+    async def runs(self, model: str | None = None, *, timeout: float | None = None) -> tuple[RunInfo, ...]:
         """List the server's training runs, of all models or one, newest first."""
-        reply = await self._run(call(methods.LIST_RUNS, ListRunsRequest(model_name=model or "")))
-        return tuple(map(run_info.read_run_info, reply.runs))
+        reply = await self._run(call(methods.LIST_RUNS, ListRunsRequest(model_name=model or "")), timeout)
+        return Runs(map(run_info.read_run_info, reply.runs))
 
-    async def run(self, id: str) -> AsyncTrainingRun:
+    async def run(self, id: str, *, timeout: float | None = None) -> AsyncTrainingRun:
         """Return a run by its id, to watch from its first event on, to cancel, resume or delete.
 
         Raises RunNotFound, and RunElsewhere if another server owns the run.
         """
         feed = RunFeed(id)
-        await self._run(feed.attach())
+        await self._run(feed.attach(), timeout)
         return AsyncTrainingRun(self, feed)
 
     async def download(
@@ -344,6 +388,7 @@ class AsyncClient:
         version: int | None = None,
         label: str | None = None,
         format: str | None = None,
+        timeout: float | None = None,
     ) -> Path:
         """Save the file of a model, and return its path.
 
@@ -352,16 +397,18 @@ class AsyncClient:
         after it was received completely and its SHA-256 was verified.
 
         `format` is the format to convert the file to: "keras3" and "keras3_h5" for Keras 3, "keras2" and "keras2_h5"
-        for tf.keras (.keras and .h5). Default: the model's own, without conversion.
+        for tf.keras (.keras and .h5). Default: the model's own, without conversion. `timeout` is in seconds; default:
+        none.
 
         Raises ModelNotFound, VersionNotFound, LabelNotFound, InvalidArgument (the format can't represent the model),
         Overloaded (other files are being converted), DataLoss, OSError.
         """
-        return await self._run(download(model_spec(model, version, label), path, format))
+        return await self._run(download(model_spec(model, version, label), path, format), timeout)
 
     async def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
-        """Run a flow to its end."""
+        """Run a flow to its end. The client's timeout holds for calls, one given here for streams, too."""
         deadline = Deadline(self.timeout if timeout is None else timeout)
+        streams = Deadline(timeout)
         answer: Any = None
         error: Exception | None = None
         try:
@@ -373,7 +420,7 @@ class AsyncClient:
                     return result
                 answer = error = None
                 try:
-                    answer = await self._perform(step, deadline)
+                    answer = await self._perform(step, streams if isinstance(step, Open) else deadline)
                 except Exception as raised:
                     error = raised
         finally:
@@ -391,7 +438,7 @@ class AsyncClient:
             if isinstance(step, Call):
                 return await self._channel.call(step.method, step.request, deadline)
             if isinstance(step, Open):
-                return Stream(await self._channel.open(step.method, step.requests))
+                return Stream(await self._channel.open(step.method, step.requests, deadline))
             if isinstance(step, Receive):
                 return await self._channel.receive(step.stream.handle)
             return step.stream.handle.cancel()
@@ -454,42 +501,42 @@ class AsyncTrainingRun(RunView):
         self._feed.check_finished()
         return self
 
-    async def info(self) -> RunInfo:
+    async def info(self, *, timeout: float | None = None) -> RunInfo:
         """Return the current state of the run on the server."""
-        return await self._client._run(self._feed.info())
+        return await self._client._run(self._feed.info(), timeout)
 
-    async def cancel(self) -> RunInfo:
+    async def cancel(self, *, timeout: float | None = None) -> RunInfo:
         """Cancel the run; nothing is published. Does nothing if the run has ended.
 
         The run may take a moment to stop: events continue until a RunCancelled.
         """
-        return await self._client._run(self._feed.cancel())
+        return await self._client._run(self._feed.cancel(), timeout)
 
-    async def resume(self) -> AsyncTrainingRun:
+    async def resume(self, *, timeout: float | None = None) -> AsyncTrainingRun:
         """Resume an interrupted run from its latest checkpoint, and return the run. Its events continue here.
 
         The result has the same weights as without the interruption. Does nothing if the run is queued or running.
         Raises FailedPrecondition if the run ended in another way.
         """
-        await self._client._run(self._feed.resume())
+        await self._client._run(self._feed.resume(), timeout)
         return self
 
-    async def files(self) -> tuple[RunFile, ...]:
+    async def files(self, *, timeout: float | None = None) -> tuple[RunFile, ...]:
         """List the files that the run's callbacks have written so far, by name: logs, event files, saved models."""
-        return await self._client._run(list_files(self.id))
+        return await self._client._run(list_files(self.id), timeout)
 
-    async def download(self, name: str, path: str | os.PathLike[str] = ".") -> Path:
+    async def download(self, name: str, path: str | os.PathLike[str] = ".", *, timeout: float | None = None) -> Path:
         """Save one of the run's files, and return its path.
 
         `path` is a file, which is replaced, or a directory (one that exists, or a path that ends with "/"), in which
         the file has its own name. Missing directories are created. The file is created only after it was received
         completely and its SHA-256 was verified. Raises NotFound, DataLoss, OSError.
         """
-        return await self._client._run(download_file(self.id, name, path))
+        return await self._client._run(download_file(self.id, name, path), timeout)
 
-    async def delete(self) -> None:
+    async def delete(self, *, timeout: float | None = None) -> None:
         """Delete the run from the server; the version that it published is kept.
 
         Raises FailedPrecondition if the run hasn't ended.
         """
-        await self._client._run(self._feed.delete())
+        await self._client._run(self._feed.delete(), timeout)

@@ -10,6 +10,7 @@ import grpc
 
 from layerserve.connection import Connection, Deadline
 from layerserve.methods import Message, Method
+from layerserve.retries import Retries
 
 T = TypeVar("T")
 
@@ -18,22 +19,38 @@ class Channel:
     """A gRPC channel that threads may share."""
 
     def __init__(self, connection: Connection) -> None:
-        self._metadata = connection.metadata
+        self._token = connection.token
+        self._retries = Retries(connection.retries)
         options, tls = connection.channel_options, connection.tls
         if tls is None:
-            self._channel = grpc.insecure_channel(connection.address, options)
+            self._channel = grpc.insecure_channel(connection.target, options)
         else:
-            self._channel = grpc.secure_channel(connection.address, tls.credentials(), options)
+            self._channel = grpc.secure_channel(connection.target, tls.credentials(), options)
         self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
 
     def call(self, method: Method[Any, Any], request: Any, deadline: Deadline, *, raw: bool = False) -> Any:
         """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes."""
-        return self._callable(method, raw)(request, timeout=deadline.remaining(), metadata=self._metadata)
+        send = self._callable(method, raw)
+        attempt = 1
+        while True:
+            metadata = self._token.metadata()
+            try:
+                reply = send(request, timeout=deadline.remaining(), metadata=metadata)
+            except grpc.RpcError as error:
+                pause = self._retries.pause(error, method, attempt, deadline)
+                if pause is None:
+                    raise
+            else:
+                self._retries.succeeded()
+                return reply
+            self.pause(pause)
+            attempt += 1
 
-    def open(self, method: Method[Any, Any], requests: Message | Iterable[Message]) -> Any:
+    def open(self, method: Method[Any, Any], requests: Message | Iterable[Message], deadline: Deadline) -> Any:
         """Opens a stream, to be passed to `receive`."""
         sent = iter(requests) if method.streams_requests else requests  # type: ignore[arg-type]
-        return self._callable(method, raw=False)(sent, metadata=self._metadata)
+        metadata = self._token.metadata()
+        return self._callable(method, raw=False)(sent, timeout=deadline.remaining(), metadata=metadata)
 
     def receive(self, stream: Any) -> Any:
         """Returns the next message of a stream; None at its end."""

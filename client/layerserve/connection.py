@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -13,8 +12,10 @@ from typing import Any
 
 import grpc
 
+from layerserve.addresses import authority, may_be_several, target
 from layerserve.errors import DeadlineExceeded, InvalidArgument, LayerserveError, Unavailable, from_status
-from layerserve.methods import METHODS
+from layerserve.service_config import MAX_RETRIES, LoadBalancing, service_config
+from layerserve.tokens import Token, TokenSource, token_source, warn_if_plaintext
 
 #: The server's default address.
 DEFAULT_ADDRESS = "localhost:8500"
@@ -22,16 +23,6 @@ DEFAULT_ADDRESS = "localhost:8500"
 DEFAULT_TIMEOUT = 60.0
 
 ChannelOptions = Sequence[tuple[str, Any]]
-
-#: Calls that are safe to repeat are retried for about two seconds if no server is available. The server may set other
-#: delays by `grpc-retry-pushback-ms`.
-RETRY_POLICY = {
-    "maxAttempts": 5,
-    "initialBackoff": "0.1s",
-    "maxBackoff": "1s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
 
 
 @dataclass(frozen=True)
@@ -60,60 +51,65 @@ def _read(path: str | os.PathLike[str] | None) -> bytes | None:
 
 @dataclass(frozen=True)
 class Connection:
-    """Settings for opening a channel, blocking or asyncio."""
+    """Settings for opening a channel, blocking or asyncio. `target` is the address as gRPC takes it."""
 
     address: str
+    target: str
     tls: TLS | None
-    token: str | None
-    options: ChannelOptions
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
-
-    @property
-    def channel_options(self) -> list[tuple[str, Any]]:
-        """The client's channel options, overridden by the user's."""
-        options = dict(CHANNEL_OPTIONS)
-        if self.tls is not None and self.tls.server_name:
-            options["grpc.ssl_target_name_override"] = self.tls.server_name
-        options.update(dict(self.options))
-        return list(options.items())
-
-
-def service_config() -> str:
-    """Returns gRPC's service config: balances calls over all addresses, and retries repeatable methods."""
-    names = [{"service": method.service, "method": method.name} for method in METHODS if method.repeatable]
-    return json.dumps(
-        {
-            "loadBalancingConfig": [{"round_robin": {}}],
-            "methodConfig": [{"name": names, "retryPolicy": RETRY_POLICY}],
-        }
-    )
+    token: TokenSource
+    retries: int
+    #: The client's channel options, overridden by the user's.
+    channel_options: list[tuple[str, Any]]
 
 
 CHANNEL_OPTIONS: dict[str, Any] = {
     # gRPC's default limit of 4 MiB is less than seven float32 images of 224x224x3.
     "grpc.max_receive_message_length": -1,
     "grpc.max_send_message_length": -1,
-    "grpc.service_config": service_config(),
     "grpc.enable_retries": 1,
+    # gRPC repeats no call whose request is larger than this; its default is 256 KiB. Requests aren't copied for it.
+    "grpc.per_rpc_retry_buffer_size": 2**31 - 1,
     "grpc.primary_user_agent": "layerserve-python",
     # Keeps idle training streams open through load balancers (idle timeout often 350 s), and detects a dead server.
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
     "grpc.keepalive_permit_without_calls": 0,
     "grpc.http2.max_pings_without_data": 0,
+    # A server that has restarted is found again within seconds; gRPC's default is up to two minutes.
+    "grpc.initial_reconnect_backoff_ms": 500,
+    "grpc.max_reconnect_backoff_ms": 3_000,
+    # So are new servers of a name, once a connection to an old one has ended; the default is 30 s.
+    "grpc.dns_min_time_between_resolutions_ms": 10_000,
 }
 
 
-def connection(address: str, tls: bool | TLS, token: str | None, options: ChannelOptions) -> Connection:
-    """Returns the connection for a client's arguments. Raises InvalidArgument if the address is invalid."""
-    if not address:
-        raise InvalidArgument("address: got an empty string, expected host:port")
-    if address.startswith(("http://", "https://", "grpc://", "grpcs://")):
-        raise InvalidArgument(f"address: got {address!r}, expected host:port; use tls=True for TLS")
-    return Connection(address, TLS() if tls is True else (tls or None), token, tuple(options))
+def connection(
+    address: str,
+    *,
+    tls: bool | TLS = False,
+    token: Token | None = None,
+    retries: int = MAX_RETRIES,
+    load_balancing: LoadBalancing = "round_robin",
+    options: ChannelOptions = (),
+    stacklevel: int = 2,
+) -> Connection:
+    """Returns the connection for a client's arguments. Raises InvalidArgument if one is invalid.
+
+    Warns if a token is sent to another machine without TLS, at the caller given by `stacklevel`.
+    """
+    found = target(address)
+    files = TLS() if tls is True else (tls or None)
+    source = token_source(token)
+    if files is None:
+        warn_if_plaintext(source, address, stacklevel + 1)
+    # With one server there is none to turn to, and its own errors describe more than gRPC's "unhealthy".
+    config = service_config(retries, load_balancing, health=may_be_several(address))
+    chosen = {**CHANNEL_OPTIONS, "grpc.service_config": config}
+    if (name := authority(address)) is not None:
+        chosen["grpc.default_authority"] = name
+    if files is not None and files.server_name:
+        chosen["grpc.ssl_target_name_override"] = files.server_name
+    return Connection(address, found, files, source, retries, list({**chosen, **dict(options)}.items()))
 
 
 class Deadline:
@@ -136,6 +132,10 @@ class Deadline:
         if left <= 0:
             raise DeadlineExceeded(f"no reply within {self._seconds:g} s")
         return left
+
+    def leaves(self, seconds: float) -> bool:
+        """Whether more than this many seconds are left."""
+        return self._end - time.monotonic() > seconds
 
 
 def rpc_error(error: grpc.RpcError, address: str) -> LayerserveError:

@@ -14,7 +14,7 @@ from typing import Any
 from layerserve.errors import DataLoss
 from layerserve.flow import Close, Flow, open_stream, receive, work
 from layerserve.methods import DOWNLOAD_MODEL, Method
-from layerserve.model_info import model_format
+from layerserve.options.formats import model_format
 from layerserve.v1.models_pb2 import DownloadModelRequest, ModelVersion
 from layerserve.v1.tensor_pb2 import ModelSpec
 

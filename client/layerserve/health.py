@@ -1,13 +1,16 @@
-"""gRPC's standard health check. Its two messages are small enough to be encoded here."""
+"""Waiting for a server and its models, by gRPC's standard health check, whose two messages are encoded here."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from layerserve.errors import DeadlineExceeded, LayerserveError, Unavailable
+from layerserve.errors import DeadlineExceeded, LayerserveError, ModelNotReady, NotFound, Unavailable
 from layerserve.flow import Flow, Pause, call
 from layerserve.methods import Method
+from layerserve.prediction import get_model
+from layerserve.v1.tensor_pb2 import ModelSpec
 
 #: Time between two checks, in seconds.
 POLL_SECONDS = 0.2
@@ -48,16 +51,50 @@ class HealthCheckResponse:
 CHECK = Method("grpc.health.v1.Health", "Check", HealthCheckRequest, HealthCheckResponse)
 
 
-def wait_until_ready(address: str, timeout: float) -> Flow[None]:
-    """Flow that polls until the server is serving. Raises the last error after `timeout` seconds."""
+def wait_until_ready(address: str, timeout: float, model: ModelSpec | None = None) -> Flow[None]:
+    """Flow that polls until the server is serving, and then until it has a model that is ready.
+
+    After `timeout` seconds, raises what was known last. Raises ModelNotReady at once if the model failed to load.
+    """
     end = time.monotonic() + timeout
+    yield from _poll(_serving(address), end)
+    if model is not None:
+        yield from _poll(_ready(model), end)
+
+
+def _serving(address: str) -> Callable[[], Flow[LayerserveError | None]]:
+    def check() -> Flow[LayerserveError | None]:
+        reply = yield from call(CHECK, HealthCheckRequest())
+        if reply.serving:
+            return None
+        return Unavailable(f"the server at {address} is still loading its models, or is stopping")
+
+    return check
+
+
+def _ready(model: ModelSpec) -> Callable[[], Flow[LayerserveError | None]]:
+    def check() -> Flow[LayerserveError | None]:
+        try:
+            info = yield from get_model(model)
+        except NotFound as error:  # it may still be uploaded
+            return error
+        if info.state == "failed":
+            raise ModelNotReady(f"model {info.name!r} version {info.version} failed to load: {info.reason}")
+        if info.state in ("ready", "available"):
+            return None
+        return Unavailable(f"model {info.name!r} version {info.version} is {info.state}")
+
+    return check
+
+
+def _poll(check: Callable[[], Flow[LayerserveError | None]], end: float) -> Flow[None]:
+    """Flow that repeats a check until it returns None. Raises the last error at the time `end`."""
     failure: LayerserveError | None = None
     while True:
         try:
-            reply = yield from call(CHECK, HealthCheckRequest())
-            if reply.serving:
+            failure = yield from check()
+            if failure is None:
                 return
-            failure = Unavailable(f"the server at {address} is still loading its models, or is stopping")
         except Unavailable as error:
             failure = error
         except DeadlineExceeded as error:

@@ -23,7 +23,7 @@ R = TypeVar("R", bound=Message)
 
 @dataclass(frozen=True)
 class Method(Generic[Q, R]):
-    """An RPC. `repeatable` means that it is unary and idempotent."""
+    """An RPC. `repeatable` means that it is unary and changes nothing, so that it may be sent again after a failure."""
 
     service: str
     name: str
@@ -31,7 +31,7 @@ class Method(Generic[Q, R]):
     reply: type[R]
     streams_requests: bool = False
     streams_replies: bool = False
-    repeatable: bool = True
+    repeatable: bool = False
 
     @property
     def path(self) -> str:
@@ -43,7 +43,7 @@ _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
 
-PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse)
+PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse, repeatable=True)
 PREDICT_STREAM = Method(
     _PREDICTION,
     "PredictStream",
@@ -51,19 +51,21 @@ PREDICT_STREAM = Method(
     prediction_pb2.PredictStreamResponse,
     streams_requests=True,
     streams_replies=True,
-    repeatable=False,
 )
-LIST_MODELS = Method(_MODELS, "ListModels", models_pb2.ListModelsRequest, models_pb2.ListModelsResponse)
-GET_MODEL = Method(_MODELS, "GetModel", models_pb2.GetModelRequest, models_pb2.GetModelResponse)
+LIST_MODELS = Method(
+    _MODELS, "ListModels", models_pb2.ListModelsRequest, models_pb2.ListModelsResponse, repeatable=True
+)
+GET_MODEL = Method(_MODELS, "GetModel", models_pb2.GetModelRequest, models_pb2.GetModelResponse, repeatable=True)
 DOWNLOAD_MODEL = Method(
     _MODELS,
     "DownloadModel",
     models_pb2.DownloadModelRequest,
     models_pb2.DownloadModelResponse,
     streams_replies=True,
-    repeatable=False,
 )
-GET_NODE_SHAPES = Method(_GRAPH, "GetNodeShapes", graph_pb2.GetNodeShapesRequest, graph_pb2.GetNodeShapesResponse)
+GET_NODE_SHAPES = Method(
+    _GRAPH, "GetNodeShapes", graph_pb2.GetNodeShapesRequest, graph_pb2.GetNodeShapesResponse, repeatable=True
+)
 TRAIN = Method(
     _TRAINING,
     "Train",
@@ -71,7 +73,6 @@ TRAIN = Method(
     training_pb2.TrainResponse,
     streams_requests=True,
     streams_replies=True,
-    repeatable=False,
 )
 EVALUATE = Method(
     _TRAINING,
@@ -80,7 +81,6 @@ EVALUATE = Method(
     training_pb2.EvaluateResponse,
     streams_requests=True,
     streams_replies=True,
-    repeatable=False,
 )
 WATCH_RUN = Method(
     _TRAINING,
@@ -88,21 +88,21 @@ WATCH_RUN = Method(
     training_pb2.WatchRunRequest,
     training_pb2.WatchRunResponse,
     streams_replies=True,
-    repeatable=False,
 )
-GET_RUN = Method(_TRAINING, "GetRun", training_pb2.GetRunRequest, training_pb2.GetRunResponse)
-LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training_pb2.ListRunsResponse)
+GET_RUN = Method(_TRAINING, "GetRun", training_pb2.GetRunRequest, training_pb2.GetRunResponse, repeatable=True)
+LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training_pb2.ListRunsResponse, repeatable=True)
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
 RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
 DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
-LIST_RUN_FILES = Method(_TRAINING, "ListRunFiles", training_pb2.ListRunFilesRequest, training_pb2.ListRunFilesResponse)
+LIST_RUN_FILES = Method(
+    _TRAINING, "ListRunFiles", training_pb2.ListRunFilesRequest, training_pb2.ListRunFilesResponse, repeatable=True
+)
 DOWNLOAD_RUN_FILE = Method(
     _TRAINING,
     "DownloadRunFile",
     training_pb2.DownloadRunFileRequest,
     training_pb2.DownloadRunFileResponse,
     streams_replies=True,
-    repeatable=False,
 )
 
 METHODS: tuple[Method[Message, Message], ...] = (

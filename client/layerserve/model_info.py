@@ -8,21 +8,18 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, cast
 
 from layerserve.errors import InvalidArgument
-from layerserve.options.kinds import words
-from layerserve.tables import models_table
+from layerserve.tables import Table, Tabular, count_text, shape_text
 from layerserve.tensors import dtype_name, read_shape
 from layerserve.v1 import models_pb2, tensor_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-#: State of a version. "unloading" finishes its open requests; "available" is loaded on the first request.
-VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unknown"]
+#: State of a version. "unloading" finishes its open requests; "available" is loaded on the first request; "unloaded"
+#: isn't served.
+VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unloaded", "unknown"]
 
-#: Model file formats by name.
-MODEL_FORMAT = words(
-    {label.removeprefix("MODEL_FORMAT_").lower(): number for label, number in tensor_pb2.ModelFormat.items() if number}
-)
+_COLUMNS = ("Model", "#Version", "State", "Labels", "Inputs", "Outputs", "#Parameters", "Engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +45,14 @@ class EngineChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(Tabular):
     """A version of a model.
 
-    `inputs` and `outputs` are empty until the version is loaded. `reason` is the error of a failed version. `compiled`
-    is whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name no
-    version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine` whether
-    engines are still being timed.
+    `inputs` and `outputs` are empty until the version is loaded. `reason` is why it failed or isn't served, or why
+    its file or settings on disk aren't those in use. `pinned` is whether a call made it the default. `compiled` is
+    whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name no
+    version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine`
+    whether engines are still being timed.
     """
 
     name: str
@@ -74,20 +72,48 @@ class ModelInfo:
     served_by_default: bool
     engines: tuple[EngineChoice, ...] = ()
     choosing_engine: bool = False
+    pinned: bool = False
 
-    def _repr_html_(self) -> str:
-        """Returns the table for notebooks."""
-        return Models((self,))._repr_html_()
+    def table(self) -> Table:
+        """Returns the version as a table of one row."""
+        return Models((self,)).table()
 
 
-class Models(tuple[ModelInfo, ...]):
+class Models(tuple[ModelInfo, ...], Tabular):
     """A tuple of versions of models, shown as a table in notebooks."""
 
     __slots__ = ()
 
-    def _repr_html_(self) -> str:
-        """Returns the table for notebooks."""
-        return models_table(self, f"{len(self)} version{'s' * (len(self) != 1)}").html()
+    def table(self, title: str = "") -> Table:
+        """Returns a table with a row per version. The title is their number by default."""
+        return Table(title or count_text(len(self), "version"), _COLUMNS, [_row(info) for info in self])
+
+
+def _row(info: ModelInfo) -> tuple[str, ...]:
+    state = f"{info.state}: {info.reason}" if info.reason else info.state
+    return (
+        info.name,
+        f"{info.version}{' *' * info.served_by_default}{' pinned' * info.pinned}",
+        state,
+        ", ".join(info.labels),
+        _specs_text(info.inputs),
+        _specs_text(info.outputs),
+        f"{info.parameter_count:,}" if info.inputs else "",
+        "still being chosen" if info.choosing_engine else _engines_text(info.engines),
+    )
+
+
+def _engines_text(engines: tuple[EngineChoice, ...]) -> str:
+    """Returns the engine's name, or a line per row count if they differ."""
+    names = {choice.engine for choice in engines}
+    if len(names) < 2:
+        differences = [f" (differs by {choice.difference:.2g})" for choice in engines if choice.difference]
+        return "".join([*names, *differences])
+    return "\n".join(f"{choice.engine} ({choice.rows} row{'s' * (choice.rows != 1)})" for choice in engines)
+
+
+def _specs_text(specs: tuple[TensorSpec, ...]) -> str:
+    return "\n".join(f"{spec.name} {shape_text(spec.shape)} {spec.dtype}" for spec in specs)
 
 
 def model_spec(name: str, version: int | None = None, label: str | None = None) -> tensor_pb2.ModelSpec:
@@ -102,14 +128,6 @@ def model_spec(name: str, version: int | None = None, label: str | None = None) 
     if label is not None:
         spec.label = label
     return spec
-
-
-def model_format(name: str | None) -> tensor_pb2.ModelFormat.ValueType:
-    """Returns the enum value of a file format; None is the model's own. Raises InvalidArgument if it is unknown."""
-    if name is None:
-        return tensor_pb2.MODEL_FORMAT_UNSPECIFIED
-    number: tensor_pb2.ModelFormat.ValueType = MODEL_FORMAT.encode("format", name)
-    return number
 
 
 def read_tensor_spec(message: tensor_pb2.TensorSpec) -> TensorSpec:
@@ -137,6 +155,7 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
             EngineChoice(one.rows, one.engine, dict(one.milliseconds), one.difference) for one in message.engines
         ),
         choosing_engine=message.choosing_engine,
+        pinned=message.pinned,
     )
 
 

@@ -11,13 +11,15 @@ from layerserve.flow import Flow, call
 from layerserve.inputs import unknown_name
 from layerserve.methods import GET_NODE_SHAPES
 from layerserve.model_info import TensorSpec, read_tensor_spec
-from layerserve.tables import nodes_table
+from layerserve.tables import Table, Tabular, shape_text
 from layerserve.tensors import dtype_name, read_shape
 from layerserve.v1 import graph_pb2
 from layerserve.v1.tensor_pb2 import ModelSpec
 
 Shape = tuple[int | None, ...]
 T = TypeVar("T")
+
+_COLUMNS = ("Layer", "Class", "#Node", "Input", "From", "Output", "#Parameters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class LayerNodes:
             raise AttributeError(f"layer {self.path!r} has never been called and thus has no defined {what}")
 
 
-class NodeShapes(Mapping[str, LayerNodes]):
+class NodeShapes(Mapping[str, LayerNodes], Tabular):
     """Mapping of the layers of a model by path, in Keras's order, with the model's inputs and outputs."""
 
     def __init__(
@@ -165,9 +167,32 @@ class NodeShapes(Mapping[str, LayerNodes]):
     def __repr__(self) -> str:
         return f"NodeShapes({self.model!r} version {self.version}: {len(self)} layers)"
 
-    def _repr_html_(self) -> str:
-        """Returns the table for notebooks."""
-        return nodes_table(self).html()
+    def table(self) -> Table:
+        """Returns a table with a row per node."""
+        rows = [row for layer in self.values() for row in _rows(layer)]
+        return Table(f"{self.model} version {self.version}", _COLUMNS, rows)
+
+
+def _rows(layer: LayerNodes) -> list[tuple[str, ...]]:
+    first = (layer.path, layer.class_name)
+    parameters = f"{layer.parameter_count:,}"
+    if not layer.nodes:
+        return [(*first, "", "never called", "", "", parameters)]
+    rows: list[tuple[str, ...]] = []
+    for node in layer.nodes:
+        rows.append((*first, str(node.index), *_node_cells(node), parameters))
+        first, parameters = ("", ""), ""
+    return rows
+
+
+def _node_cells(node: LayerNode) -> tuple[str, str, str]:
+    inputs = "\n".join(shape_text(tensor.shape) for tensor in node.inputs)
+    outputs = "\n".join(shape_text(tensor.shape) + (" masked" if tensor.masked else "") for tensor in node.outputs)
+    return inputs, "\n".join(map(_source_text, node.inputs)), outputs
+
+
+def _source_text(tensor: NodeTensor) -> str:
+    return f"{tensor.layer}:{tensor.node_index}:{tensor.tensor_index}"
 
 
 def node_shapes(spec: ModelSpec, layers: Sequence[str]) -> Flow[NodeShapes]:

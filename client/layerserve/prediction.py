@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from layerserve.errors import InvalidArgument, ModelNotReady
 from layerserve.flow import Flow, call
 from layerserve.inputs import encode_inputs
 from layerserve.methods import GET_MODEL, GET_NODE_SHAPES, PREDICT
 from layerserve.model_info import ModelInfo, TensorSpec, model_spec, read_model_info, read_tensor_spec
+from layerserve.tables import Table, Tabular, shape_text
 from layerserve.tensors import Array, decode
 from layerserve.v1.graph_pb2 import GetNodeShapesRequest
 from layerserve.v1.models_pb2 import GetModelRequest
@@ -19,9 +22,11 @@ from layerserve.v1.tensor_pb2 import ModelSpec
 
 #: Maximum size of a message in bytes, protobuf's own limit.
 MAX_MESSAGE_BYTES = 2**31 - 1
+#: Maximum length of an array's values in a table, in characters: a single string may be long.
+MAX_VALUES_TEXT = 1000
 
 
-class Prediction(Mapping[str, Array]):
+class Prediction(Mapping[str, Array], Tabular):
     """Mapping of output arrays by name, in the requested order, with the model and version that computed them."""
 
     def __init__(self, model: str, version: int, outputs: Mapping[str, Array]) -> None:
@@ -41,6 +46,16 @@ class Prediction(Mapping[str, Array]):
     def __repr__(self) -> str:
         arrays = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.items())
         return f"Prediction({self.model!r} version {self.version}: {arrays})"
+
+    def table(self) -> Table:
+        """Returns a table with a row per output; of large arrays only the first and last values."""
+        rows = [(name, str(array.dtype), shape_text(array.shape), _values_text(array)) for name, array in self.items()]
+        return Table(f"{self.model} version {self.version}", ("Output", "Dtype", "Shape", "Values"), rows)
+
+
+def _values_text(array: Array) -> str:
+    text = np.array2string(array, precision=4, suppress_small=True, threshold=40, edgeitems=2)
+    return text if len(text) <= MAX_VALUES_TEXT else f"{text[:MAX_VALUES_TEXT]}..."
 
 
 @dataclass(frozen=True)

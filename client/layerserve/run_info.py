@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from layerserve.events import Logs, read_logs
 from layerserve.model_info import read_time
+from layerserve.tables import Table, Tabular, count_text, number_text
 from layerserve.v1 import training_pb2
 
 if TYPE_CHECKING:
@@ -18,9 +19,11 @@ RunKind = Literal["training", "evaluation", "unknown"]
 #: State of a run; "queued" includes receiving data.
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
 
+_COLUMNS = ("Run", "Kind", "Model", "#From", "State", "#Epochs", "Logs", "#Published", "Created", "Description")
+
 
 @dataclass(frozen=True, slots=True)
-class RunInfo:
+class RunInfo(Tabular):
     """Snapshot of a training run.
 
     It starts from `base_version` of `model`; `version` is the published version or None. `reason` is the error of a
@@ -51,6 +54,43 @@ class RunInfo:
     priority: int
     workers: int = 1
     owner: str = ""
+
+    def table(self) -> Table:
+        """Returns the run as a table of one row."""
+        return Runs((self,)).table()
+
+
+class Runs(tuple[RunInfo, ...], Tabular):
+    """A tuple of runs, shown as a table in notebooks."""
+
+    __slots__ = ()
+
+    def table(self, title: str = "") -> Table:
+        """Returns a table with a row per run. The title is their number by default."""
+        return Table(title or count_text(len(self), "run"), _COLUMNS, [_row(info) for info in self])
+
+
+def _row(info: RunInfo) -> tuple[str, ...]:
+    return (
+        info.id,
+        info.kind,
+        info.model,
+        str(info.base_version),
+        _state_text(info),
+        # An evaluation is a single pass over the data, without epochs.
+        "" if info.kind == "evaluation" else f"{info.epochs_done}/{info.epochs}",
+        " ".join(f"{name}={number_text(value)}" for name, value in info.logs.items()),
+        "" if info.version is None else str(info.version),
+        info.created_time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if info.created_time else "",
+        info.description,
+    )
+
+
+def _state_text(info: RunInfo) -> str:
+    state = "interrupted" if info.resumable else info.state
+    if info.owner:
+        return f"{state} ({info.owner})"
+    return f"{state}: {info.reason}" if info.reason else state
 
 
 def read_run_info(message: training_pb2.Run) -> RunInfo:

@@ -1,18 +1,15 @@
-"""Models and node shapes as tables, for terminals and notebooks."""
+"""Tables of plain text, shown in notebooks as HTML and in terminals by rich."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
-    from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
-
-_MODEL_COLUMNS = ("Model", "#Version", "State", "Labels", "Inputs", "Outputs", "#Parameters", "Engine")
-_NODE_COLUMNS = ("Layer", "Class", "#Node", "Input", "From", "Output", "#Parameters")
+    import rich.table
 
 
 @dataclass(frozen=True)
@@ -28,12 +25,43 @@ class Table:
         aligned = ["right" if column.startswith("#") else "left" for column in self.columns]
         head = _html_row("th", aligned, [column.lstrip("#") for column in self.columns])
         body = "".join(_html_row("td", aligned, row) for row in self.rows)
-        caption = f'<caption style="text-align: left">{html.escape(self.title)}</caption>'
+        caption = f'<caption style="text-align: left">{html.escape(visible(self.title))}</caption>'
         return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
+
+    def rich(self) -> rich.table.Table:
+        """Returns the table for rich. Brackets aren't interpreted as markup, nor control characters by the terminal."""
+        from rich.markup import escape
+        from rich.table import Table as RichTable
+
+        shown = RichTable(title=escape(visible(self.title)), title_justify="left", header_style="bold")
+        for column in self.columns:
+            justify = "right" if column.startswith("#") else "left"
+            shown.add_column(escape(visible(column.lstrip("#"))), justify=justify, overflow="fold")  # type: ignore[arg-type]
+        for row in self.rows:
+            shown.add_row(*(escape(visible(cell)) for cell in row))
+        return shown
+
+
+class Tabular:
+    """An object that notebooks, and `rich.print` in terminals, show as a table."""
+
+    __slots__ = ()
+
+    def table(self) -> Table:
+        """Returns the table that is shown."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        """Returns the table for notebooks."""
+        return self.table().html()
+
+    def __rich__(self) -> rich.table.Table:
+        """Returns the table for rich."""
+        return self.table().rich()
 
 
 def _html_row(tag: str, aligned: Sequence[str], cells: Sequence[str]) -> str:
-    shown = (html.escape(cell).replace("\n", "<br>") for cell in cells)
+    shown = (html.escape(visible(cell)).replace("\n", "<br>") for cell in cells)
     return (
         "<tr>"
         + "".join(
@@ -43,66 +71,25 @@ def _html_row(tag: str, aligned: Sequence[str], cells: Sequence[str]) -> str:
     )
 
 
+def visible(text: str) -> str:
+    """Replaces control and formatting characters other than line breaks by their escapes: ESC becomes "\\x1b"."""
+    if text.isprintable():
+        return text
+    return "".join(
+        ascii(one)[1:-1] if unicodedata.category(one) in ("Cc", "Cf", "Cs") and one != "\n" else one for one in text
+    )
+
+
 def shape_text(shape: Sequence[int | None]) -> str:
     """Formats a shape as Keras does: "(None, 3)"."""
     return str(tuple(shape))
 
 
-def models_table(models: Iterable[ModelInfo], title: str) -> Table:
-    """Returns a table with a row per version."""
-    return Table(title, _MODEL_COLUMNS, [_model_row(info) for info in models])
+def number_text(value: float) -> str:
+    """Formats a number with four digits, as Keras prints losses."""
+    return f"{value:.4g}"
 
 
-def _model_row(info: ModelInfo) -> tuple[str, ...]:
-    state = f"{info.state}: {info.reason}" if info.reason else info.state
-    return (
-        info.name,
-        f"{info.version} *" if info.served_by_default else str(info.version),
-        state,
-        ", ".join(info.labels),
-        _specs_text(info.inputs),
-        _specs_text(info.outputs),
-        f"{info.parameter_count:,}" if info.inputs else "",
-        "still being chosen" if info.choosing_engine else _engines_text(info.engines),
-    )
-
-
-def _engines_text(engines: tuple[EngineChoice, ...]) -> str:
-    """Returns the engine's name, or a line per row count if they differ."""
-    names = {choice.engine for choice in engines}
-    if len(names) < 2:
-        differences = [f" (differs by {choice.difference:.2g})" for choice in engines if choice.difference]
-        return "".join([*names, *differences])
-    return "\n".join(f"{choice.engine} ({choice.rows} row{'s' * (choice.rows != 1)})" for choice in engines)
-
-
-def _specs_text(specs: tuple[TensorSpec, ...]) -> str:
-    return "\n".join(f"{spec.name} {shape_text(spec.shape)} {spec.dtype}" for spec in specs)
-
-
-def nodes_table(shapes: NodeShapes) -> Table:
-    """Returns a table with a row per node."""
-    rows = [row for layer in shapes.values() for row in _layer_rows(layer)]
-    return Table(f"{shapes.model} version {shapes.version}", _NODE_COLUMNS, rows)
-
-
-def _layer_rows(layer: LayerNodes) -> list[tuple[str, ...]]:
-    first = (layer.path, layer.class_name)
-    parameters = f"{layer.parameter_count:,}"
-    if not layer.nodes:
-        return [(*first, "", "never called", "", "", parameters)]
-    rows: list[tuple[str, ...]] = []
-    for node in layer.nodes:
-        rows.append((*first, str(node.index), *_node_cells(node), parameters))
-        first, parameters = ("", ""), ""
-    return rows
-
-
-def _node_cells(node: LayerNode) -> tuple[str, str, str]:
-    inputs = "\n".join(shape_text(tensor.shape) for tensor in node.inputs)
-    outputs = "\n".join(shape_text(tensor.shape) + (" masked" if tensor.masked else "") for tensor in node.outputs)
-    return inputs, "\n".join(map(_source_text, node.inputs)), outputs
-
-
-def _source_text(tensor: NodeTensor) -> str:
-    return f"{tensor.layer}:{tensor.node_index}:{tensor.tensor_index}"
+def count_text(count: int, noun: str) -> str:
+    """Returns a number with its noun: "1 version", "2 versions"."""
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 from layerserve.run_feed import RunFeed
 from layerserve.run_info import RunState
+from layerserve.tables import Table, Tabular, number_text
 
 
-class RunView:
+class RunView(Tabular):
     """The attributes of a run, according to the events read so far, without calls to the server."""
 
     def __init__(self, feed: RunFeed) -> None:
@@ -46,6 +49,14 @@ class RunView:
     def withheld(self) -> str:
         """Reason why the result wasn't published although that was requested: no improvement. Empty otherwise."""
         return self._feed.withheld
+
+    def table(self) -> Table:
+        """Returns a table with a row per epoch."""
+        history = self._feed.history
+        columns = [[number_text(value) for value in values] for values in history.values()]
+        lines = itertools.zip_longest(*columns, fillvalue="")
+        rows = [(str(epoch), *cells) for epoch, cells in enumerate(lines, start=1)]
+        return Table(f"{self.model}, run {self.id}", ("#Epoch", *(f"#{name}" for name in history)), rows)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r} of {self.model!r}: {self.state})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class Golden:
     rtol: float = RTOL
     atol: float = ATOL
 
+    def within(self, rtol: float | None, atol: float | None) -> Golden:
+        """The same with other tolerances; None keeps a tolerance."""
+        return replace(self, rtol=self.rtol if rtol is None else rtol, atol=self.atol if atol is None else atol)
+
 
 def golden_path(model_file: Path) -> Path:
     """Path of a model's golden file: `golden.npz` in a version folder, else `NAME.golden.npz` beside the model file."""
@@ -52,13 +56,14 @@ def golden_path(model_file: Path) -> Path:
     return model_file.with_name("golden.npz" if in_version else f"{model_file.stem}.golden.npz")
 
 
-def check_golden(model: Model, path: Path) -> None:
-    """Compares the model's outputs with the golden file at `path`.
+def check_golden(model: Model, path: Path, rtol: float | None = None, atol: float | None = None) -> None:
+    """Compares the model's outputs with the golden file at `path`. `rtol` and `atol` override the file's tolerances.
 
     Raises GoldenMismatchError if an output differs by more than the tolerances, CorruptFileError for a file that is
     damaged or of another model.
     """
-    _compare(model, path, lambda inputs, outputs: model.plan(tuple(outputs)).run(inputs))
+    golden = read_golden(path).within(rtol, atol)
+    _compare(model, path, golden, lambda inputs, outputs: model.plan(tuple(outputs)).run(inputs))
 
 
 def golden_inputs(model: Model, path: Path) -> Arrays:
@@ -66,22 +71,33 @@ def golden_inputs(model: Model, path: Path) -> Arrays:
     return _named(read_golden(path).inputs, model.input_names)
 
 
-def reduce_precision(model: Model, path: Path, precision: str, threads: int = 0, *, shared: bool = False) -> None:
+def reduce_precision(
+    model: Model,
+    path: Path,
+    precision: str,
+    threads: int = 0,
+    *,
+    shared: bool = False,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> None:
     """Computes the model in `precision` (int8, bfloat16, float16) if its outputs stay within the golden tolerances.
 
-    Raises the errors of `check_golden` and of `tuner.reduce_precision`.
+    `rtol` and `atol` override the tolerances of the golden file at `path`. Raises the errors of `check_golden` and of
+    `tuner.reduce_precision`.
     """
     from layergraph.execution.tuning import tuner as tuning
 
+    golden = read_golden(path).within(rtol, atol)
+
     def compare(run: Callable[[Arrays], Arrays]) -> float:
-        return _compare(model, path, lambda inputs, _: run(inputs))
+        return _compare(model, path, golden, lambda inputs, _: run(inputs))
 
     model.plan().use(tuning.reduce_precision(model.plan(), precision, compare, threads, shared=shared))
 
 
-def _compare(model: Model, path: Path, run: Callable[[Arrays, Arrays], Arrays]) -> float:
+def _compare(model: Model, path: Path, golden: Golden, run: Callable[[Arrays, Arrays], Arrays]) -> float:
     """Compares the outputs of `run` for the golden inputs with the golden outputs; returns the largest difference."""
-    golden = read_golden(path)
     try:
         inputs = _named(golden.inputs, model.input_names)
         outputs = _named(golden.outputs, model.output_names)

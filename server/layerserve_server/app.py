@@ -7,20 +7,28 @@ import os
 import threading
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
-from pathlib import Path
 from types import TracebackType
+
+from prometheus_client import CollectorRegistry
 
 from layerserve_server.access.rights import check_table
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
+from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.probes import PATHS, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
+from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.management import Manager
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
+from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.tensorflow_serving.configuration import Configuration
+from layerserve_server.services.tensorflow_serving.metadata import MetadataService
+from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
@@ -29,7 +37,7 @@ from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.registry import TRAINER, RunLimits, Runs
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import Inference, loader, make_imports
+from layerserve_server.wiring import Inference, ModelLoader, make_imports
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +60,14 @@ class App:
         Raises ValueError if the path can't be served, OSError if a port is taken.
         """
         self.settings = settings
-        path = Path(settings.path)
-        if not path.exists():
-            raise ValueError(f"{path}: no such folder or model file")
+        if not settings.address and not settings.root.exists():
+            raise ValueError(f"{settings.root}: no such folder or model file")
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
-        load = loader(settings, load, self._imports)
-        secret = self._workers.secret if self._workers else None
-        self._inference = inference = Inference(settings, load, self._imports, secret)
+        group = self._workers.group if self._workers else None
+        load_model = ModelLoader(settings, load, self._imports)
+        self._inference = inference = Inference(settings, load_model, self._imports, group)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
@@ -72,23 +79,29 @@ class App:
             trainer,
             self._parent if trainer == TRAINER else None,
         )
-        self._watcher = Watcher(settings.poll_seconds, self.repository.scan, self.runs.scan)
+        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan)
         check_table([], PATHS)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
         routes.add(inference.routes())
+        manager = self._make_manager()
+        routes.add(MetadataService(self.repository).routes())
+        configuration = Configuration(self.repository, manager, str(settings.path))
+        routes.add(TensorFlowModelService(self.repository, configuration).routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
+        routes.add(ManagementService(manager).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
-        routes.add(OpenInferenceService(self.repository, registry, release, lambda: self.ready).routes())
+        routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         self._http = inference.listen_http(routes, self._transport.memory, lambda: self.ready)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
+        self.metrics.watch_versions(self.repository.states)
         register_build_info(self.metrics.registry, release)
         self._registry = registry
         self.grpc_port = self._transport.port
@@ -98,6 +111,18 @@ class App:
         #: Whether clients should use this server.
         self.ready = False
 
+    def _make_manager(self) -> Manager:
+        settings, workers = self.settings, self._workers
+        if workers is not None and settings.model_control != "poll":
+            # Otherwise a worker that is started again would have what has changed since on disk.
+            workers.catalogue = self.repository.catalogue
+
+        def follow(model: str) -> Sequence[str]:
+            return workers.follow(model, self.repository.serving) if workers else ()
+
+        audit = AuditLog(settings.state_folder)
+        return Manager(self.repository, audit, follow, max_upload_bytes=settings.max_upload_bytes)
+
     def start(self) -> None:
         """Starts to receive calls. Returns when all models and runs have been read and health is SERVING.
 
@@ -105,8 +130,8 @@ class App:
         were opened later, clients would wait instead of using another server.
         """
         if self.settings.metrics_port >= 0:
-            admit, registry = self._inference.gate.admit_http, self._registry
-            self._probes = Probes(self.settings.host, self.settings.metrics_port, registry, lambda: self.ready, admit)
+            admit, pages = self._inference.gate.admit_http, metric_pages(self.settings, self._registry)
+            self._probes = Probes(self.settings.host, self.settings.metrics_port, pages, lambda: self.ready, admit)
             self.metrics_port = self._probes.port
         self._inference.gate.start()
         self._access_watcher.start()
@@ -128,7 +153,7 @@ class App:
             # While models are loaded, so that it doesn't compete for the processor with requests afterwards.
             self._parent.start()
         self.repository.sweep()
-        self.repository.open()
+        self._inference.open()
         self.runs.start()
         self._watcher.start()
         if self._workers is not None:
@@ -175,7 +200,7 @@ class App:
         self._parent.close()
         if self._imports is not None:
             self._imports.close()
-        self.repository.close()
+        self._inference.close()
         if self._probes is not None:
             self._probes.close()
         logger.info("stopped")
@@ -192,6 +217,15 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def metric_pages(settings: Settings, registry: CollectorRegistry) -> dict[str, CollectorRegistry]:
+    """Returns the metrics of each path, with the aliases in the settings."""
+    names = settings.aliases
+    pages = {"/metrics": Extended(registry, triton) if "triton" in names else registry}
+    if "tfserving" in names:
+        pages["/monitoring/prometheus/metrics"] = Extended(registry, tensorflow_serving, alone=True)
+    return pages
 
 
 def run_limits(settings: Settings) -> RunLimits:

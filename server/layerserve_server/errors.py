@@ -11,10 +11,13 @@ ServerError
 │   ├── InvalidTensorError
 │   ├── UnknownInputError
 │   ├── MissingInputError
-│   └── UnknownOutputError
+│   ├── UnknownOutputError
+│   └── UnknownSignatureError
 ├── ForbiddenPathError          a path leads out of the data root
 ├── IncompleteDataError         a stream of data ended early, or its digest differs
 ├── VersionFailedError          the version exists but can't be loaded
+│   └── NotLoadedError          the model is unloaded, or its settings don't serve the version
+├── RefusedChangeError          a change of the repository that something depends on, or that can't be written
 ├── NotTrainableError           the model can't be trained on this server
 │   ├── NotCompiledError
 │   └── RunElsewhereError       another server on the same repository owns the run
@@ -114,6 +117,12 @@ class UnknownOutputError(InvalidRequestError):
     reason = "unknown_output"
 
 
+class UnknownSignatureError(InvalidRequestError):
+    """The model has no signature of this name."""
+
+    reason = "unknown_signature"
+
+
 class ForbiddenPathError(ServerError):
     """A path leads out of the data root, the folder with clients' data files."""
 
@@ -130,6 +139,16 @@ class VersionFailedError(ServerError):
     """The version exists but failed to load. The text has the reason."""
 
     reason = "model_not_ready"
+
+
+class NotLoadedError(VersionFailedError):
+    """The model is unloaded, or its settings don't serve the version."""
+
+
+class RefusedChangeError(ServerError):
+    """A change of the repository is refused: something depends on what would go, or the disk can't be written."""
+
+    reason = "change_refused"
 
 
 class NotTrainableError(ServerError):

@@ -24,7 +24,8 @@ _DESCRIPTION = (
 
 def read_flags(argv: Sequence[str], fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """Returns the settings on a command line, as strings. Raises SystemExit for an unknown flag, as argparse does."""
-    return vars(_parser(fields).parse_args(list(argv)))
+    values = vars(_parser(fields).parse_args(list(argv)))
+    return {name: ",".join(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _parser(fields: Mapping[str, FieldInfo]) -> Parser:
@@ -35,6 +36,8 @@ def _parser(fields: Mapping[str, FieldInfo]) -> Parser:
             action = parser.add_argument(name, metavar="PATH", nargs="?")
         elif field.annotation is bool:
             action = parser.add_argument(flag, action=argparse.BooleanOptionalAction)
+        elif _extra(field).get("repeated"):
+            action = parser.add_argument(flag, action="append", metavar=_metavar(name, field))
         else:
             action = parser.add_argument(flag, metavar=_metavar(name, field))
         # Set afterwards, since some Python releases append their own default to a help passed to add_argument.
@@ -69,5 +72,9 @@ def _default(name: str, field: FieldInfo) -> str:
 
 def unset(field: FieldInfo) -> str:
     """Returns the description of the default of a setting that has no default value."""
+    return str(_extra(field).get("unset", "none"))
+
+
+def _extra(field: FieldInfo) -> Mapping[str, Any]:
     extra = field.json_schema_extra
-    return str(extra.get("unset", "none")) if isinstance(extra, dict) else "none"
+    return extra if isinstance(extra, dict) else {}

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,7 +22,8 @@ from pydantic_settings import (
 )
 
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
-from layerserve_server.environment import PREFIX, of_kubernetes, unknown
+from layerserve_server.addresses import expected, folder_name, is_address, missing_package
+from layerserve_server.environment import PREFIX, names, of_kubernetes, unknown
 from layerserve_server.flags import read_flags, unset
 
 if sys.version_info >= (3, 11):
@@ -34,6 +35,12 @@ else:
 NONE = "none"
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+#: Servers whose names of metrics are known.
+ALIASES = ("triton", "tfserving")
+
+#: Values of settings that models have, too (see repository.model_settings).
+Engine: TypeAlias = Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "tf32"]
 
 
 class SettingsError(Exception):
@@ -47,9 +54,12 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, validate_default=True
     )
 
-    path: Path = Field(
+    path: Path | str = Field(
         default=Path("models"),
-        description="Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file.",
+        description=(
+            "Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file, or the address of "
+            "either in a store: s3://, gs://, az://, abfs:// or hf:// (extra 'remote')."
+        ),
     )
     config: Path | None = Field(
         default=None, description="TOML file with settings. Its keys are the names of the flags, with underscores."
@@ -58,9 +68,26 @@ class Settings(BaseSettings):
         default=None,
         description=(
             "Folder for training runs, for what was read of model files, and, if PATH is a single file, for the "
-            "versions that training publishes."
+            "versions that training publishes. If PATH is an address, the copies of its versions are in 'remote' there."
         ),
-        json_schema_extra={"unset": "'.layerserve' in the repository or next to the model file"},
+        json_schema_extra={
+            "unset": "'.layerserve' in the repository or next to the model file; for an address a folder in "
+            "~/.local/state/layerserve"
+        },
+    )
+    remote_poll_seconds: float = Field(
+        default=30.0,
+        ge=0.05,
+        le=86400,
+        description="Interval between listings of a store, if PATH is an address, in seconds.",
+    )
+    cache_bytes: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Maximum size of the copies of a store's versions, in bytes. Copies of versions that aren't loaded are "
+            "removed, those used longest ago first. 0 is no limit but the free space."
+        ),
     )
     probe_files: bool = Field(
         default=True,
@@ -101,6 +128,14 @@ class Settings(BaseSettings):
             "Port for predictions over HTTP: the REST forms of the Open Inference Protocol and of TensorFlow Serving "
             "(extra 'http'). 0 picks a free port, -1 disables HTTP."
         ),
+    )
+    metric_aliases: str = Field(
+        default="",
+        description=(
+            "Comma-separated list of servers under whose names metrics are given as well: 'triton' (nv_inference_*, at "
+            "/metrics), 'tfserving' (:tensorflow:serving:*, at /monitoring/prometheus/metrics)."
+        ),
+        json_schema_extra={"unset": "none"},
     )
     transport: Literal["grpcio", "native"] = Field(
         default="grpcio",
@@ -233,6 +268,36 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Time after which a connection without calls is closed, in seconds. 'grpcio' only.",
     )
+    keepalive_seconds: float = Field(
+        default=60.0,
+        ge=0.1,
+        le=1_000_000,
+        description="Time without data after which a connection is pinged, in seconds.",
+    )
+    keepalive_timeout_seconds: float = Field(
+        default=20.0,
+        ge=0.1,
+        le=3600,
+        description="Time for a client to answer the ping before its connection is closed, in seconds.",
+    )
+    max_connection_age_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000_000,
+        description=(
+            "Age at which a connection is closed to new calls, in seconds (plus or minus 10 %), so that clients "
+            "connect again and find replicas that were added. 0 means unlimited. 'grpcio' only."
+        ),
+    )
+    max_connection_age_grace_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000_000,
+        description=(
+            "Time after that for the connection's open calls and streams to finish, in seconds. 0 means unlimited: "
+            "streams of training runs and of predictions go on to their end."
+        ),
+    )
 
     max_batch_rows: int = Field(default=64, ge=1, description="Maximum number of rows per batch.")
     max_queue_rows: int = Field(
@@ -254,7 +319,7 @@ class Settings(BaseSettings):
         default=0, ge=0, le=1024, description="Number of threads per execution. 0 uses one thread per core."
     )
 
-    engine: Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"] = Field(
+    engine: Engine = Field(
         default="auto",
         description=(
             "Engine that computes predictions. 'auto' times the installed engines on each model, verifies "
@@ -262,7 +327,7 @@ class Settings(BaseSettings):
             "for all models; models that it can't run are rejected."
         ),
     )
-    precision: Literal["float32", "bfloat16", "float16", "int8", "tf32"] = Field(
+    precision: Precision = Field(
         default="float32",
         description=(
             "Precision in which float32 models compute. It applies only to models with a golden.npz file, as "
@@ -288,6 +353,22 @@ class Settings(BaseSettings):
         ),
     )
 
+    model_control: Literal["none", "poll", "explicit"] = Field(
+        default="poll",
+        description=(
+            "What changes in the repository while the server runs. 'poll' follows the files; 'none' reads them at the "
+            "start only; 'explicit' loads the models that LoadModel or --load names. Changes by calls of "
+            "ManagementService take effect in each."
+        ),
+    )
+    load: str = Field(
+        default="",
+        description=(
+            "Comma-separated names of models to load at the start if model_control is 'explicit'; '*' is all of them. "
+            "The flag may be given several times. A model that UnloadModel has unloaded stays unloaded."
+        ),
+        json_schema_extra={"unset": "none", "repeated": True},
+    )
     poll_seconds: float = Field(
         default=1.0, ge=0.05, le=3600, description="Interval between scans of the repository, in seconds."
     )
@@ -295,6 +376,12 @@ class Settings(BaseSettings):
         default=2,
         ge=0,
         description="Maximum number of versions other than the newest that stay loaded after a request for them.",
+    )
+
+    max_upload_bytes: int = Field(
+        default=4 * GIB,
+        ge=0,
+        description="Maximum size of the files of an uploaded version, in bytes. 0 disables uploads.",
     )
 
     training_slots: int = Field(
@@ -398,7 +485,16 @@ class Settings(BaseSettings):
     )
     check_config: bool = Field(default=False, description="Check the settings, print them and exit.")
 
-    @field_validator("path", "state", "data_root", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
+    @field_validator("path", mode="wrap")
+    @classmethod
+    def _path_or_address(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Path | str:
+        if isinstance(value, str) and is_address(value):
+            if wanted := expected(value):
+                raise ValueError(wanted)
+            return value.rstrip("/")
+        return Path(handler(value)).expanduser()
+
+    @field_validator("state", "data_root", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
     @classmethod
     def _expand_user(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value is not None else None
@@ -430,6 +526,24 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("metric_aliases")
+    @classmethod
+    def _known_aliases(cls, value: str) -> str:
+        for name in filter(None, map(str.strip, value.split(","))):
+            if name not in ALIASES:
+                raise ValueError(f"a list of {' and '.join(ALIASES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _age_of_connections(self) -> Settings:
+        age = self.max_connection_age_seconds
+        if self.transport == "native" and age:
+            raise ValueError(
+                f"max_connection_age_seconds: got {age:g} with transport 'native', expected 0: use 'grpcio', or set it "
+                "in a proxy"
+            )
+        return self
+
     @model_validator(mode="after")
     def _workers_are_processors(self) -> Settings:
         if self.training_device != "cpu" and self.max_workers > 1:
@@ -438,6 +552,16 @@ class Settings(BaseSettings):
                 "runs with several workers train on CPUs"
             )
         return self
+
+    @property
+    def aliases(self) -> frozenset[str]:
+        """Names in `metric_aliases`."""
+        return frozenset(filter(None, map(str.strip, self.metric_aliases.split(","))))
+
+    def loads(self, model: str) -> bool:
+        """Whether a model is loaded at the start."""
+        named = {name.strip() for name in self.load.split(",")}
+        return self.model_control != "explicit" or model in named or "*" in named
 
     def pads(self, model: str) -> bool:
         """Whether sequences of this model are padded."""
@@ -451,11 +575,30 @@ class Settings(BaseSettings):
         return frozenset() if self.allow_anonymous == NONE else read_rights(self.allow_anonymous)
 
     @property
+    def address(self) -> str:
+        """Address of the store with the models; empty if they are in a folder of this machine."""
+        return self.path if isinstance(self.path, str) and is_address(self.path) else ""
+
+    @property
+    def root(self) -> Path:
+        """Folder of the models, or the single model file; for an address the folder of its copies."""
+        return self.mirror_folder / "models" if self.address else Path(self.path)
+
+    @property
+    def mirror_folder(self) -> Path:
+        """Folder of what is kept of the store."""
+        return self.state_folder / "remote" / folder_name(self.address)
+
+    @property
     def state_folder(self) -> Path:
         """Folder of training runs, and of versions published for a single model file."""
         if self.state is not None:
             return self.state
-        return (self.path.parent if self.path.is_file() else self.path) / ".layerserve"
+        if self.address:
+            home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+            return home / "layerserve" / folder_name(self.address)
+        path = Path(self.path)
+        return (path.parent if path.is_file() else path) / ".layerserve"
 
     @classmethod
     def settings_customise_sources(
@@ -519,11 +662,16 @@ def own_variables(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSou
     return source
 
 
+def variables() -> set[str]:
+    """Returns the environment variables of all settings. Called by the client's commands."""
+    return names(Settings.model_fields)
+
+
 def check_names(environment: Mapping[str, str]) -> None:
     """Raises SettingsError if a variable has the prefix of settings but isn't one."""
-    names = [PREFIX + name.upper() for name in Settings.model_fields]
     if wrong := unknown(environment, Settings.model_fields):
-        raise SettingsError("\n".join(f"environment: unknown setting '{name}'{near(name, names)}" for name in wrong))
+        hints = [f"environment: unknown setting '{name}'{near(name, sorted(variables()))}" for name in wrong]
+        raise SettingsError("\n".join(hints))
 
 
 def near(name: str, names: Iterable[str]) -> str:
@@ -588,7 +736,7 @@ def spellings(name: str) -> str:
 
 def missing_paths(settings: Settings) -> list[str]:
     """Returns an error line per path in the settings that doesn't exist, except the state folder, which is created."""
-    expected = {
+    kinds = {
         "path": ("a folder or a model file", Path.exists),
         "data_root": ("a folder", Path.is_dir),
         "tls_certificate": ("a file", Path.is_file),
@@ -596,11 +744,14 @@ def missing_paths(settings: Settings) -> list[str]:
         "tls_client_ca": ("a file", Path.is_file),
         "tokens": ("a file", Path.is_file),
     }
-    return [
+    missing = [
         f"{spellings(name)}: got '{path}', expected {what} that exists"
-        for name, (what, there) in expected.items()
-        if (path := getattr(settings, name)) is not None and not there(path)
+        for name, (what, there) in kinds.items()
+        if (path := getattr(settings, name)) is not None and path != settings.address and not there(path)
     ]
+    if settings.address and (package := missing_package(settings.address)):
+        missing.append(package)
+    return missing
 
 
 def in_force(settings: Settings) -> str:

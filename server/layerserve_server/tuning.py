@@ -48,8 +48,13 @@ def pinning(load: LoadModel, engine: str, threads: int) -> LoadModel:
     return load if engine == EAGER else pinned
 
 
-def reducing(load: LoadModel, precision: str, threads: int) -> LoadModel:
-    """Wraps `load` to run models in lower precision, if they have a golden file and stay within its tolerance."""
+def reducing(
+    load: LoadModel, precision: str, threads: int, rtol: float | None = None, atol: float | None = None
+) -> LoadModel:
+    """Wraps `load` to run models in lower precision, if they have a golden file and stay within its tolerance.
+
+    `rtol` and `atol` override the golden file's tolerances.
+    """
 
     def reduced(path: Path) -> ServedModel:
         model = load(path)
@@ -58,7 +63,7 @@ def reducing(load: LoadModel, precision: str, threads: int) -> LoadModel:
             logger.warning("%s stays in float32: %s requires %s", path.name, precision, proof.name)
             return model
         try:
-            reduce_precision(cast("Model", model), proof, precision, threads, shared=True)
+            reduce_precision(cast("Model", model), proof, precision, threads, shared=True, rtol=rtol, atol=atol)
         except Exception as reason:
             logger.warning("%s stays in float32: %s", path.name, str(reason).splitlines()[0])
         else:
@@ -139,11 +144,12 @@ class Tuner:
         def stopped() -> bool:
             return self._closed or loaded.retired
 
-        note = self._folder / f"{_key(loaded.found, self._threads)}.json"
+        threads = loaded.settings.compute_threads or self._threads
+        note = self._folder / f"{_key(loaded.found, threads)}.json"
         known = _recall(note)
         tuned: Tuning = loaded.model.plan().tune(
             seconds=self._seconds,
-            threads=self._threads,
+            threads=threads,
             shared=True,
             known=known,
             stopped=stopped,

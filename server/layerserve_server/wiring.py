@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerserve_server.access.gate import Gate
+from layerserve_server.access.group import ProcessGroup
+from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.disk import sha256
+from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
-from layerserve_server.inference.runner import LoadModel, ModelRunner
+from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.observability.metrics import Metrics
+from layerserve_server.observability.store_metrics import StoreMetrics
+from layerserve_server.remote.cache import Cache
+from layerserve_server.remote.follower import Follower
+from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
+from layerserve_server.remote.process import ProcessStore
+from layerserve_server.remote.store import FsspecStore
+from layerserve_server.repository.entry import State
+from layerserve_server.repository.loading import Load
+from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.tensorflow_serving.predict import PredictService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
@@ -36,28 +51,41 @@ class Inference:
     """Metrics, repository and prediction service of a process."""
 
     def __init__(
-        self, settings: Settings, load: LoadModel, imports: Imports | None = None, secret: bytes | None = None
+        self,
+        settings: Settings,
+        load: Load,
+        imports: Imports | None = None,
+        group: ProcessGroup | None = None,
+        *,
+        worker: bool = False,
     ) -> None:
-        """`load` loads a model file (see `loader`); `secret` is that of the server's gates. Nothing is loaded yet.
+        """`load` loads a model file (see `ModelLoader`); `group` is what its processes share. Nothing is loaded yet.
 
-        Raises TokensFileError and CertificateError.
+        Only the main process fetches models from a store. Raises TokensFileError and CertificateError.
         """
         self._settings = settings
         self.metrics = Metrics()
-        self.gate = make_gate(settings, self.metrics, secret)
+        self.gate = make_gate(settings, self.metrics, group)
         self.certificates = make_certificates(settings, self.metrics)
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
+        #: Fetches versions from a store; None if they are in a folder, or another process fetches them.
+        self.mirror = make_mirror(settings, self.metrics) if settings.address and not worker else None
+        follower = Follower(Cache(settings.mirror_folder)) if settings.address and worker else None
         self.repository = Repository(
-            Path(settings.path),
+            settings.root,
             settings.state_folder / "models",
             load,
-            lambda name, version, run: make_queue(settings, self.metrics, name, version, run),
+            partial(make_queue, settings, self.metrics),
             max_old_versions=settings.max_old_versions,
-            settle_seconds=2 * settings.poll_seconds,
+            # Copies are put into their folder when they are complete.
+            settle_seconds=0.0 if settings.address else 2 * settings.poll_seconds,
             observer=self.metrics,
-            ready=self.tuner.submit if self.tuner else None,
+            ready=self._ready,
             digest=sha256 if imports is None else imports.sha256,
+            origin=self.mirror or follower,
+            queue_limits=partial(queue_limits, settings),
+            loads=settings.loads,
         )
         self.predictor = Predictor(self.repository)
 
@@ -65,6 +93,7 @@ class Inference:
         """Returns the handlers of the methods that run models, of all protocols."""
         routes = PredictionService(self.predictor).routes()
         routes.add(InferService(self.predictor).routes())
+        routes.add(PredictService(self.predictor).routes())
         return routes
 
     def refresh_access(self) -> None:
@@ -72,6 +101,45 @@ class Inference:
         self.gate.refresh()
         if self.certificates is not None:
             self.certificates.refresh()
+
+    def open(self) -> None:
+        """Reads the repository for the first time. Waits for versions of a store if a model has no other.
+
+        Raises OSError if the folder can't be read, or the store doesn't answer and nothing of it is kept.
+        """
+        if self.mirror is not None:
+            self.mirror.open()
+        self.repository.open()
+        if self.mirror is None:
+            return
+        self.mirror.start()
+        while missing := self._being_fetched():
+            wait(missing, return_when=FIRST_COMPLETED)
+            self.repository.scan()
+
+    def _being_fetched(self) -> list[Future[None]]:
+        """Fetches of models that have no version that is ready."""
+        assert self.mirror is not None
+        ready = {one.name for one in self.repository.describe() if one.default}
+        return [task for (name, _), task in self.mirror.fetching().items() if name not in ready]
+
+    def close(self) -> None:
+        """Ends fetching, and retires all versions."""
+        if self.mirror is not None:
+            self.mirror.stop()
+        self.repository.close()
+
+    def watch(self) -> None:
+        """What a watcher does: follows the files, or only tries failed loads again, as the settings say."""
+        if self._settings.model_control == "poll":
+            self.repository.scan()
+        else:
+            self.repository.retry()
+
+    def _ready(self, loaded: LoadedVersion) -> None:
+        """Tunes a version that has been loaded, unless its settings name an engine."""
+        if self.tuner is not None and engine_of(self._settings, loaded.settings) == "auto":
+            self.tuner.submit(loaded)
 
     def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
         """Makes the transport of the settings on its port. `options` are passed to the transport.
@@ -88,9 +156,11 @@ class Inference:
             certificates=self.certificates,
             shared=shared,
             gate=self.gate,
+            models=self.serving,
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
+        self.repository.changed = transport.models_changed
         return transport
 
     def listen_http(self, routes: Routes, memory: MemoryBudget, ready: Callable[[], bool]) -> HttpServer | None:
@@ -108,14 +178,40 @@ class Inference:
         address: dict[str, Any] = {"host": settings.host, "port": settings.http_port}
         return make_server(routes, self.metrics, limits(settings), memory, self.gate, ready, **address)
 
+    def serving(self, model: str) -> bool | None:
+        """Whether a version of a model answers requests that name none; None if there is no such model."""
+        try:
+            return self.repository.describe_one(model).state is State.READY
+        except UnknownModelError:
+            return None
+        except UnavailableError:  # models are still being read
+            return False
 
-def make_gate(settings: Settings, metrics: Metrics, secret: bytes | None = None) -> Gate:
+
+def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
+    """Returns what keeps copies of the store's versions. Raises ValueError if a package for the store is missing."""
+    if missing := missing_package(settings.address):
+        raise ValueError(missing)
+    # `memory://` is the memory of this process.
+    in_process = scheme_of(settings.address) == "memory"
+    return Mirror(
+        settings.address,
+        FsspecStore(settings.address) if in_process else ProcessStore(settings.address),
+        Cache(settings.mirror_folder),
+        StoreMetrics(metrics.registry),
+        poll_seconds=settings.remote_poll_seconds,
+        settle_seconds=min(SETTLE_SECONDS, settings.remote_poll_seconds),
+        max_bytes=settings.cache_bytes,
+    )
+
+
+def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None = None) -> Gate:
     """Returns what admits callers. Raises TokensFileError."""
     return Gate(
         settings.tokens,
         certificates=settings.tls_client_ca is not None,
         anonymous=settings.anonymous_rights,
-        secret=secret,
+        group=group,
         reread=metrics.access_reread,
     )
 
@@ -128,28 +224,44 @@ def make_imports(settings: Settings, spare: Path | None = None) -> Imports | Non
     return Imports(settings.state_folder / "imports", Importer(), spare) if settings.probe_files else None
 
 
-def loader(settings: Settings, load: LoadModel | None = None, imports: Imports | None = None) -> LoadModel:
-    """Returns the function that loads model files according to the settings, by default with layergraph.
+class ModelLoader:
+    """Loads model files according to the settings of the server and of a model."""
 
-    `imports` has them read by another process; by default this one reads them.
-    """
-    if load is None:
-        load = runner.load_model if imports is None else partial(runner.load_model, read=imports.load)
-    # Imported here, since these modules import torch.
-    if settings.engine != "auto":
-        from layerserve_server.tuning import pinning
+    def __init__(self, settings: Settings, load: LoadModel | None = None, imports: Imports | None = None) -> None:
+        """`load` loads a file, by default with layergraph. `imports` has files read by another process."""
+        self._settings = settings
+        self._load = load
+        self._read = None if imports is None else imports.load
 
-        load = pinning(load, settings.engine, settings.compute_threads)
-    if settings.precision != "float32":
-        from layerserve_server.tuning import reducing
+    def __call__(self, path: Path, model: ModelSettings = DEFAULTS) -> ServedModel:
+        """Loads a model file. Raises layergraph's errors."""
+        return self.configured(model)(path)
 
-        load = reducing(load, settings.precision, settings.compute_threads)
-    return load
+    def configured(self, model: ModelSettings) -> LoadModel:
+        """Returns the function that loads files of a model with these settings."""
+        settings, rtol, atol = self._settings, model.golden_rtol, model.golden_atol
+        load = self._load or partial(runner.load_model, read=self._read, rtol=rtol, atol=atol)
+        threads = model.compute_threads or settings.compute_threads
+        # Imported here, since these modules import torch.
+        if (engine := engine_of(settings, model)) != "auto":
+            from layerserve_server.tuning import pinning
+
+            load = pinning(load, engine, threads)
+        if (precision := model.precision or settings.precision) != "float32":
+            from layerserve_server.tuning import reducing
+
+            load = reducing(load, precision, threads, rtol, atol)
+        return load
+
+
+def engine_of(settings: Settings, model: ModelSettings) -> str:
+    """Returns the engine of a model, or "auto"."""
+    return model.engine or settings.engine
 
 
 def make_tuner(settings: Settings) -> Tuner | None:
-    """Returns the tuner of engines; None if the settings choose an engine or turn tuning off."""
-    if settings.engine != "auto" or settings.tuning_seconds <= 0:
+    """Returns the tuner of engines; None if the settings turn tuning off."""
+    if settings.tuning_seconds <= 0:
         return None
     from layerserve_server.tuning import Tuner
 
@@ -175,6 +287,10 @@ def limits(settings: Settings) -> Limits:
         stalled_seconds=settings.stalled_seconds,
         handshake_seconds=settings.handshake_seconds,
         connection_idle_seconds=settings.connection_idle_seconds,
+        keepalive_seconds=settings.keepalive_seconds,
+        keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
+        max_connection_age_seconds=settings.max_connection_age_seconds,
+        max_connection_age_grace_seconds=settings.max_connection_age_grace_seconds,
         max_connections=settings.max_connections,
         max_peer_connections=settings.max_peer_connections,
         max_resets_per_second=settings.max_resets_per_second,
@@ -182,19 +298,28 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def make_queue(settings: Settings, metrics: Metrics, name: str, version: int, run: ModelRunner) -> BatchQueue:
+def make_queue(
+    settings: Settings, metrics: Metrics, name: str, version: int, run: ModelRunner, model: ModelSettings = DEFAULTS
+) -> BatchQueue:
     """Makes the queue of a version. Raises UnpaddableError if the settings require padding and it can't be padded."""
-    if settings.pads(name):
+    if settings.pads(name) if model.pad_sequences is None else model.pad_sequences:
         run.pad_sequences()
+    max_batch_rows, max_queue_rows = queue_limits(settings, model)
     queue = BatchQueue(
         f"model '{name}' version {version}",
         run,
-        max_batch_rows=settings.max_batch_rows,
-        max_queue_rows=settings.max_queue_rows,
+        max_batch_rows=max_batch_rows,
+        max_queue_rows=max_queue_rows,
         observer=metrics.batches(name, version),
+        nice=model.nice,
     )
-    metrics.watch_queue(name, version, lambda: queue.queued_rows)
+    metrics.watch_queue(name, version, lambda: queue.queued_rows, lambda: queue.queued_requests)
     return queue
+
+
+def queue_limits(settings: Settings, model: ModelSettings) -> tuple[int, int]:
+    """Returns the maximum number of rows of a batch and of a queue, for a model with these settings."""
+    return model.max_batch_rows or settings.max_batch_rows, model.max_queue_rows or settings.max_queue_rows
 
 
 def make_certificates(settings: Settings, metrics: Metrics) -> Certificates | None:

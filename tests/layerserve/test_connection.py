@@ -7,55 +7,33 @@ import subprocess
 import grpc
 import pytest
 from layerserve import TLS, Client, DeadlineExceeded, InvalidArgument, Unavailable
-from layerserve.connection import Deadline, connection, rpc_error, service_config
+from layerserve.connection import Deadline, connection, rpc_error
 from layerserve.testing import FakeServer
 
 
-def test_calls_are_spread_and_only_repeatable_ones_repeated():
-    config = json.loads(service_config())
-    assert config["loadBalancingConfig"] == [{"round_robin": {}}]
-    (policy,) = config["methodConfig"]
-    assert policy["retryPolicy"] == {
-        "maxAttempts": 5,
-        "initialBackoff": "0.1s",
-        "maxBackoff": "1s",
-        "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE"],
-    }
-    assert {name["service"].partition(".v1.")[0] for name in policy["name"]} == {"layerserve"}
-    assert {name["method"] for name in policy["name"]} == {
-        "Predict",
-        "ListModels",
-        "GetModel",
-        "GetNodeShapes",
-        "GetRun",
-        "ListRuns",
-        "CancelRun",
-        "ResumeRun",
-        "DeleteRun",
-        "ListRunFiles",
-    }
-
-
 def test_silent_streams_outlive_load_balancers_and_messages_have_any_size():
-    options = dict(connection("h:1", False, None, ()).channel_options)
+    options = dict(connection("h:1").channel_options)
     assert json.loads(options.pop("grpc.service_config"))
     assert options == {
         "grpc.max_receive_message_length": -1,
         "grpc.max_send_message_length": -1,
         "grpc.enable_retries": 1,
+        "grpc.per_rpc_retry_buffer_size": 2**31 - 1,
         "grpc.primary_user_agent": "layerserve-python",
         "grpc.keepalive_time_ms": 60_000,
         "grpc.keepalive_timeout_ms": 20_000,
         "grpc.keepalive_permit_without_calls": 0,
         "grpc.http2.max_pings_without_data": 0,
+        "grpc.initial_reconnect_backoff_ms": 500,
+        "grpc.max_reconnect_backoff_ms": 3_000,
+        "grpc.dns_min_time_between_resolutions_ms": 10_000,
     }
 
 
 def test_a_name_to_expect_is_only_asked_for_where_it_is_given():
     key = "grpc.ssl_target_name_override"
-    assert key not in dict(connection("h:1", True, None, ()).channel_options)
-    assert dict(connection("h:1", TLS(server_name="a"), None, ()).channel_options)[key] == "a"
+    assert key not in dict(connection("h:1", tls=True).channel_options)
+    assert dict(connection("h:1", tls=TLS(server_name="a")).channel_options)[key] == "a"
 
 
 @pytest.mark.parametrize(
@@ -67,14 +45,14 @@ def test_a_name_to_expect_is_only_asked_for_where_it_is_given():
     ],
 )
 def test_who_asks_and_how(tls, token, expected, metadata):
-    made = connection("h:1", tls, token, ())
-    assert (made.address, made.tls, made.metadata) == ("h:1", expected, metadata)
+    made = connection("h:1", tls=tls, token=token)
+    assert (made.address, made.tls, made.token.metadata()) == ("h:1", expected, metadata)
 
 
 @pytest.mark.parametrize("address", ["http://h:1", "https://h:1", "grpc://h:1", "grpcs://h:1"])
 def test_a_url_is_no_address(address):
     with pytest.raises(InvalidArgument, match=r"expected host:port; use tls=True for TLS"):
-        connection(address, False, None, ())
+        connection(address)
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
@@ -110,7 +88,7 @@ def test_only_where_no_server_of_ours_answered_its_address_is_named(metadata, te
 
 
 def test_options_of_the_user_win():
-    options = dict(connection("h:1", False, None, [("grpc.keepalive_time_ms", 5), ("x", 1)]).channel_options)
+    options = dict(connection("h:1", options=[("grpc.keepalive_time_ms", 5), ("x", 1)]).channel_options)
     assert (options["grpc.keepalive_time_ms"], options["x"]) == (5, 1)
     assert options["grpc.max_receive_message_length"] == -1
 

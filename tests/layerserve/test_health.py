@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
-from layerserve import DeadlineExceeded, InvalidArgument, Unavailable, health
+from layerserve import (
+    DeadlineExceeded,
+    InvalidArgument,
+    LabelNotFound,
+    ModelNotFound,
+    ModelNotReady,
+    Unavailable,
+    VersionNotFound,
+    health,
+)
 from layerserve.flow import Call, Pause
 from layerserve.health import CHECK, HealthCheckRequest, HealthCheckResponse, wait_until_ready
 
@@ -83,3 +95,45 @@ def test_after_a_time_it_says_what_was_known_last(monkeypatch, answers, error, t
 def test_other_errors_end_the_wait(monkeypatch):
     with pytest.raises(InvalidArgument):
         Clock(monkeypatch).waits(wait_until_ready("h:1", 3.0), InvalidArgument("no"), YES)
+
+
+def test_a_client_waits_for_a_model_that_comes_later(client, server):
+    def upload():
+        server.add_model("late", lambda a: {}, [], [], state="loading")
+        time.sleep(0.05)
+        server.models[-1].state = "ready"
+
+    timer = threading.Timer(0.05, upload)
+    timer.start()
+    client.wait_until_ready(20, model="late")
+    timer.join()
+    assert client.model("late").state == "ready"
+
+
+def test_a_version_that_is_loaded_on_its_first_request_is_ready(client, server):
+    server.add_model("lazy", lambda a: {}, [], [], state="available", version=3)
+    client.wait_until_ready(1, model="lazy", version=3)
+    with pytest.raises(InvalidArgument, match="got version 3 and label 'a'"):
+        client.wait_until_ready(1, model="lazy", version=3, label="a")
+
+
+@pytest.mark.parametrize(
+    ("reference", "error", "text"),
+    [
+        ({"model": "nope"}, ModelNotFound, "unknown model 'nope'"),
+        ({"model": "double", "version": 9}, VersionNotFound, "no version 9"),
+        ({"model": "double", "label": "canary"}, LabelNotFound, "no label 'canary'"),
+        ({"model": "slow"}, Unavailable, "model 'slow' version 1 is loading"),
+    ],
+)
+def test_a_model_that_does_not_come_is_named(client, server, reference, error, text):
+    server.add_model("slow", lambda a: {}, [], [], state="loading")
+    with pytest.raises(error, match=text):
+        client.wait_until_ready(0.3, **reference)
+
+
+def test_a_model_that_failed_ends_the_wait_at_once(client):
+    began = time.monotonic()
+    with pytest.raises(ModelNotReady, match="file is truncated"):
+        client.wait_until_ready(60, model="broken")
+    assert time.monotonic() - began < 20

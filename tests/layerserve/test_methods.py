@@ -22,4 +22,17 @@ def test_an_rpc_is_as_the_contract_has_it(method):
     assert method.request.DESCRIPTOR is described.input_type
     assert method.reply.DESCRIPTOR is described.output_type
     assert (method.streams_requests, method.streams_replies) == (described.client_streaming, described.server_streaming)
-    assert method.repeatable == (not described.client_streaming and not described.server_streaming)
+    assert not method.repeatable or not (described.client_streaming or described.server_streaming)
+
+
+def test_only_calls_that_change_nothing_are_repeated():
+    """A method is added to this list on purpose: repeated, it must have no effect beyond the first."""
+    assert {method.name for method in METHODS if method.repeatable} == {
+        "Predict",
+        "ListModels",
+        "GetModel",
+        "GetNodeShapes",
+        "GetRun",
+        "ListRuns",
+        "ListRunFiles",
+    }

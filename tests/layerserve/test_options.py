@@ -108,7 +108,7 @@ def test_people_see_all_options(client, method, options):
     function = getattr(client, method)
     parameters = inspect.signature(function).parameters
     own = {"self", "model", "x", "y", "sample_weight", "version", "label"}
-    assert parameters.keys() - own - {"validation_data"} == {option.name for option in options}
+    assert parameters.keys() - own - {"validation_data", "timeout"} == {option.name for option in options}
     for option in options:
         assert (parameters[option.name].default, parameters[option.name].annotation) == (option.default, option.type)
         assert f"\n    {option.name}: " in function.__doc__

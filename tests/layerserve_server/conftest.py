@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from echo_servers import SERVERS, Echo, Observer
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
+from layergraph.exporting.signature import Signature
 from layerserve_server.app import App
 from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
@@ -46,6 +47,9 @@ class FakeModel:
     compiled: bool = False
     keras_version: str | None = "3.15.1"
     engines: Sequence[Any] = ()
+    signatures: Mapping[str, Any] = field(
+        default_factory=lambda: {"serving_default": Signature(("x",), ("output_0",), ("x",))}
+    )
     #: Set while batches may run.
     gate: threading.Event = field(default_factory=threading.Event)
     #: Rows of each batch that began, and of each that ran.
@@ -118,8 +122,8 @@ class FakePlan:
         return {name: y if name == "y" else y + 100 for name in self.names}
 
 
-def read_fake(path: Path) -> FakeModel:
-    """A 'model file' is JSON with the fake model's fields."""
+def read_fake(path: Path, settings: object = None) -> FakeModel:
+    """A 'model file' is JSON with the fake model's fields. The settings of the model are ignored."""
     try:
         return FakeModel(**json.loads(path.read_text()))
     except ValueError as error:

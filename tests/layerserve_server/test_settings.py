@@ -38,6 +38,10 @@ NUMBERS = {
     "stalled_seconds": (30.0, (0.0,), 86400),
     "handshake_seconds": (20.0, (0.0,), 3600),
     "connection_idle_seconds": (3600.0, (0.0,), 1_000_000),
+    "keepalive_seconds": (60.0, 0.1, 1_000_000),
+    "keepalive_timeout_seconds": (20.0, 0.1, 3600),
+    "max_connection_age_seconds": (0.0, 0, 1_000_000),
+    "max_connection_age_grace_seconds": (0.0, 0, 1_000_000),
     "max_batch_rows": (64, 1, None),
     "max_queue_rows": (4096, 1, None),
     "compute_threads": (0, 0, 1024),
@@ -45,6 +49,9 @@ NUMBERS = {
     "tuning_max_bytes": (512 * MIB, 0, None),
     "poll_seconds": (1.0, 0.05, 3600),
     "max_old_versions": (2, 0, None),
+    "max_upload_bytes": (4 * GIB, 0, None),
+    "remote_poll_seconds": (30.0, 0.05, 86400),
+    "cache_bytes": (0, 0, None),
     "training_slots": (1, 0, 64),
     "max_queued_runs": (16, 0, None),
     "rehearsal_seconds": (20.0, 1, 3600),
@@ -64,11 +71,14 @@ OTHERS = {
     "path": Path("models"),
     "host": "127.0.0.1",
     "transport": "grpcio",
+    "metric_aliases": "",
     "reflection": True,
     "probe_files": True,
     "plugins": "",
     "pad_sequences": "",
     "allow_anonymous": "",
+    "model_control": "poll",
+    "load": "",
     "engine": "auto",
     "precision": "float32",
     "warm_training": True,
@@ -110,6 +120,15 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(file, monkeypat
     assert (settings.grpc_port, settings.metrics_port, settings.max_batch_rows) == (3, 2, 1)
 
 
+def test_a_flag_that_is_repeated_is_one_list(file):
+    assert read_settings(["--load", "a", "--load=b"]).load == "a,b"
+    settings = read_settings(["--config", file('load = "a, b"\nmodel_control = "explicit"')])
+    assert [settings.loads(name) for name in ("a", "b", "c")] == [True, True, False]
+    assert read_settings(["--load=*", "--model-control=explicit"]).loads("c")
+    assert not read_settings(["--model-control=explicit"]).loads("c")
+    assert read_settings(["--model-control=none"]).loads("c")
+
+
 def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
     monkeypatch.setenv("LAYERSERVE_CONFIG", file("reflection = false"))
     assert not read_settings([]).reflection
@@ -124,6 +143,7 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         ),
         (["--grpc-port", "x"], "--grpc-port"),
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
+        (["--metric-aliases", "triton,prometheus"], "got 'triton,prometheus', expected a list of triton and tfserving"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
         (["--training-device", "tpu"], "--training-device"),
         (
@@ -285,3 +305,8 @@ def test_an_authority_of_clients_needs_tls():
 def test_the_native_transport_has_no_tls(tmp_path):
     with pytest.raises(SettingsError, match="transport 'native' doesn't support TLS: use 'grpcio'"):
         read_settings([str(tmp_path), "--transport", "native", "--tls-certificate", "c.pem", "--tls-key", "k.pem"])
+
+
+def test_the_native_transport_has_no_age_of_connections(tmp_path):
+    with pytest.raises(SettingsError, match="max_connection_age_seconds: got 60 with transport 'native', expected 0"):
+        read_settings([str(tmp_path), "--transport", "native", "--max-connection-age-seconds", "60"])

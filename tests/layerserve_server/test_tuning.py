@@ -12,6 +12,7 @@ import pytest
 from layergraph.execution.tuning.result import Choice, Tuning
 from layerserve_server import tuning
 from layerserve_server.repository.layout import find_file
+from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.tuning import EngineUnfitError, Tuner
 
 
@@ -62,7 +63,8 @@ class Plan:
 def version_of(plan: Plan, path: Path, **fields: Any) -> Any:
     model = SimpleNamespace(engines=fields.pop("engines", ()), plan=lambda: plan)
     facts = {"parameter_count": 25, "retired": False, **fields}
-    return SimpleNamespace(name="m", version=1, model=model, found=find_file("m", 1, path), lease=nullcontext, **facts)
+    facts |= {"found": find_file("m", 1, path), "settings": fields.pop("settings", ModelSettings())}
+    return SimpleNamespace(name="m", version=1, model=model, lease=nullcontext, **facts)
 
 
 @pytest.fixture
@@ -85,9 +87,10 @@ def test_what_was_found_is_remembered_for_the_same_file(tmp_path: Path, file: Pa
     assert second["known"] == plan.choices
     assert [path.suffix for path in (tmp_path / "tuning").iterdir()] == [".json"]
     tuner_of(tmp_path, threads=3)._tune(version_of(plan, file))
+    tuner_of(tmp_path)._tune(version_of(plan, file, settings=ModelSettings(compute_threads=4)))
     file.write_text("other")
     tuner_of(tmp_path)._tune(version_of(plan, file))
-    assert [asked["known"] for asked in plan.asked[2:]] == [(), ()]
+    assert [(asked["known"], asked["threads"]) for asked in plan.asked[2:]] == [((), 3), ((), 4), ((), 2)]
 
 
 def test_a_finding_that_is_not_whole_is_not_remembered(tmp_path: Path, file: Path) -> None:
@@ -223,7 +226,7 @@ def test_a_proof_that_does_not_hold_keeps_the_precision(
     proof.touch()
     model: Any = object()
     assert tuning.reducing(lambda path: model, "int8", 5)(file) is model
-    assert given == [(model, proof, "int8", 5, {"shared": True})]
+    assert given == [(model, proof, "int8", 5, {"shared": True, "rtol": None, "atol": None})]
     assert "model.keras stays in float32: differs by 3\n" in caplog.text
     assert "and more" not in caplog.text
 

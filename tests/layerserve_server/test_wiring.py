@@ -11,19 +11,32 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from layerserve_server import tuning, wiring
-from layerserve_server.access.gate import own_authorization
+from layerserve_server.access.balances import Balances
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.app import run_defaults, run_limits
 from layerserve_server.inference import runner
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
+from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.settings import Settings
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import limits, loader, make_certificates, make_gate, make_imports, make_queue, make_tuner
+from layerserve_server.wiring import (
+    Inference,
+    ModelLoader,
+    limits,
+    make_certificates,
+    make_gate,
+    make_imports,
+    make_queue,
+    make_tuner,
+    queue_limits,
+)
 
 #: One value for each, of which none is a default or another's.
 LIMITS = {
@@ -37,6 +50,10 @@ LIMITS = {
     "stalled_seconds": 2.5,
     "handshake_seconds": 3.5,
     "connection_idle_seconds": 4.5,
+    "keepalive_seconds": 5.5,
+    "keepalive_timeout_seconds": 6.5,
+    "max_connection_age_seconds": 7.5,
+    "max_connection_age_grace_seconds": 8.5,
     "max_connections": 15,
     "max_peer_connections": 18,
     "max_connection_calls": 16,
@@ -128,18 +145,28 @@ def test_engines_are_tuned_unless_one_is_named_or_there_is_no_time(tmp_path):
     tuner = make_tuner(settings)
     assert tuner._folder == tmp_path / ".layerserve" / "tuning"
     assert (tuner._seconds, tuner._threads, tuner._max_bytes) == (3.5, 2, 7)
-    assert make_tuner(Settings(engine="eager")) is None
     assert make_tuner(Settings(tuning_seconds=0)) is None
+
+
+@pytest.mark.parametrize(("server", "model", "tuned"), [("auto", None, 1), ("eager", None, 0), ("eager", "auto", 1)])
+def test_a_version_is_tuned_unless_its_engine_is_named(tmp_path, load_fake, monkeypatch, server, model, tuned):
+    found = []
+    tuner = SimpleNamespace(submit=found.append)
+    monkeypatch.setattr(wiring, "make_tuner", lambda settings: tuner)
+    inference = Inference(Settings(path=tmp_path, engine=server), load_fake)
+    inference.repository._ready(SimpleNamespace(settings=ModelSettings(engine=model)))
+    assert len(found) == tuned
 
 
 def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     assert make_imports(Settings(probe_files=False)) is None
-    assert loader(Settings()) is runner.load_model
     imports = make_imports(Settings(path=tmp_path))
-    imported = loader(Settings(), imports=imports)
-    assert isinstance(imported, partial)
-    assert imported.func is runner.load_model
-    assert imported.keywords == {"read": imports.load}
+    model = ModelSettings(golden_rtol=0.5, golden_atol=0.25)
+    for given, read in ((None, None), (imports, imports.load)):
+        load = ModelLoader(Settings(), imports=given).configured(model)
+        assert isinstance(load, partial)
+        assert load.func is runner.load_model
+        assert load.keywords == {"read": read, "rtol": 0.5, "atol": 0.25}
     assert imports._folder == tmp_path / ".layerserve" / "imports"
     assert imports._spare is None
     assert make_imports(Settings(path=tmp_path), tmp_path / "spare")._spare == tmp_path / "spare"
@@ -147,13 +174,32 @@ def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     def own(path):
         raise AssertionError
 
-    assert loader(Settings(), own, imports) is own
+    assert ModelLoader(Settings(), own, imports).configured(model) is own
     made = []
     for name in ("pinning", "reducing"):
         monkeypatch.setattr(tuning, name, lambda *given, name=name: made.append((name, *given)) or name)
     settings = Settings(engine="openvino", precision="int8", compute_threads=3)
-    assert loader(settings, own) == "reducing"
-    assert made == [("pinning", own, "openvino", 3), ("reducing", "pinning", "int8", 3)]
+    assert ModelLoader(settings, own).configured(ModelSettings()) == "reducing"
+    assert made == [("pinning", own, "openvino", 3), ("reducing", "pinning", "int8", 3, None, None)]
+    made.clear()
+    model = ModelSettings(engine="eager", precision="bfloat16", compute_threads=2, golden_rtol=0.5, golden_atol=0.25)
+    assert ModelLoader(settings, own).configured(model) == "reducing"
+    assert made == [("pinning", own, "eager", 2), ("reducing", "pinning", "bfloat16", 2, 0.5, 0.25)]
+    model = ModelSettings(engine="auto", precision="float32")
+    assert ModelLoader(settings, own).configured(model) is own
+
+
+def test_a_model_has_settings_of_its_own():
+    settings = Settings(max_batch_rows=3, max_queue_rows=5, pad_sequences="text-*")
+    assert queue_limits(settings, ModelSettings()) == (3, 5)
+    model = ModelSettings(max_batch_rows=7, max_queue_rows=9, nice=4)
+    assert queue_limits(settings, model) == (7, 9)
+    padded = []
+    run = SimpleNamespace(pad_sequences=lambda: padded.append(1))
+    for name, pads, count in (("text-a", None, 1), ("text-a", False, 1), ("b", None, 1), ("b", True, 2)):
+        queue = make_queue(settings, Metrics(), name, 1, run, model.model_copy(update={"pad_sequences": pads}))
+        assert len(padded) == count
+    assert (queue.max_batch_rows, queue._max_queue_rows, queue._nice) == (7, 9, 4)
 
 
 def test_what_admits_callers(tmp_path, monkeypatch):
@@ -165,12 +211,13 @@ def test_what_admits_callers(tmp_path, monkeypatch):
     metrics = Metrics()
     tls = {name: tmp_path / name for name in ("tls_certificate", "tls_key", "tls_client_ca")}
     settings = Settings(tokens=file, allow_anonymous="read", **tls)
-    make_gate(settings, metrics, b"secret")
+    group = ProcessGroup()
+    make_gate(settings, metrics, group)
     make_certificates(settings, metrics)
     (given, options), (files, others) = made
     assert given == (file,)
     assert options.pop("reread") == metrics.access_reread
-    assert options == {"certificates": True, "anonymous": {"read"}, "secret": b"secret"}
+    assert options == {"certificates": True, "anonymous": {"read"}, "group": group}
     assert files == tuple(tls.values())
     others["reread"](False)
     assert metrics.registry.get_sample_value("layerserve_access_stale", {"what": "certificate"}) == 1
@@ -187,7 +234,8 @@ def test_a_server_has_its_settings(make_server, put, tmp_path):
     assert server.runs._limits.max_kept == 3
     assert server._watcher._poll_seconds == 4.0
     assert server.runs._observer is repository._observer is server.metrics
-    assert repository._ready == server._inference.tuner.submit
+    assert repository._ready == server._inference._ready
+    assert server._inference.tuner is not None
 
 
 def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
@@ -221,7 +269,8 @@ def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):
     there = Settings.model_construct(**worker._settings(configuration["settings"]))
     assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
     assert configuration["socket"] == str(processes.socket)
-    assert bytes.fromhex(configuration["secret"]) == processes.secret
+    assert bytes.fromhex(configuration["secret"]) == processes.group.secret
+    assert Path(configuration["balances"]).stat().st_size
     assert configuration["spare_imports"] == str(processes.spare_imports)
     assert processes.socket.parent.is_dir()
     processes.stop(0.0)
@@ -241,6 +290,9 @@ class Front:
     def stop(self, grace):
         self.told.append(("stop", grace))
 
+    def models_changed(self):
+        """Nobody watches."""
+
 
 @pytest.mark.parametrize(
     ("name", "line", "grace"),
@@ -253,6 +305,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     tls = {} if name == "NativeServer" else {"tls_certificate": tmp_path / "c.pem", "tls_key": tmp_path / "k.pem"}
     monkeypatch.setattr(wiring, "Certificates", lambda chain, key, ca, **options: (chain, key, ca))
     transport = "native" if name == "NativeServer" else "grpcio"
+    expected_limits = LIMITS | ({"max_connection_age_seconds": 0.0} if transport == "native" else {})
     settings = Settings(
         path=tmp_path / "models",
         host="127.0.0.1",
@@ -264,7 +317,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         plugins="mine",
         tuning_seconds=1.0,
         **tls,
-        **LIMITS,
+        **expected_limits,
     )
     made = {"GrpcioServer": [], "NativeServer": [], "Repository": [], "Watcher": []}
     done = []
@@ -289,7 +342,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
     imports = SimpleNamespace(sha256=wiring.sha256, close=lambda: done.append("closed"))
     monkeypatch.setattr(worker, "make_imports", lambda settings, spare: done.append(spare) or imports)
-    monkeypatch.setattr(worker, "loader", lambda settings, imports: done.append(("imports", imports)) or load_fake)
+    monkeypatch.setattr(worker, "ModelLoader", lambda _, imports: done.append(("imports", imports)) or load_fake)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     tuned = []
     tuner = SimpleNamespace(
@@ -308,7 +361,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
             assert made["Watcher"][0]._thread.is_alive()
             port = json.loads(sys.stdout.getvalue())["metrics_port"]
             for page in ("metrics", "readyz"):
-                own = {"Authorization": own_authorization(b"\xab" * 32)}
+                own = {"Authorization": ProcessGroup(b"\xab" * 32).authorization}
                 request = urllib.request.Request(f"http://127.0.0.1:{port}/{page}", headers=own)
                 with urllib.request.urlopen(request, timeout=30) as reply:
                     served.append(reply.read().decode())
@@ -321,6 +374,8 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
 
     socket = str(tmp_path / "socket")
     files = {"socket": socket, "spare_imports": str(tmp_path / "spare"), "secret": "ab" * 32}
+    files["balances"] = str(tmp_path / "balances")
+    Balances.create(tmp_path / "balances")
     configuration = json.dumps({"settings": settings.model_dump(mode="json"), **files})
     monkeypatch.setattr(sys, "stdin", Orders(f"{configuration}\n{line}"))
     worker.main()
@@ -338,11 +393,13 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert [len(each) for each in made.values()] == [name == "GrpcioServer", name == "NativeServer", 1, 2]
     ((front,), (repository,), (watcher, access_watcher)) = made[name], made["Repository"], made["Watcher"]
     predict, infer = "/layerserve.v1.PredictionService/Predict", "/inference.GRPCInferenceService/ModelInfer"
-    assert sorted(front.routes.unary) == [infer, predict]
+    assert sorted(front.routes.unary) == [infer, predict, "/tensorflow.serving.PredictionService/Predict"]
     assert front.routes.prompt == set(front.routes.unary)
     assert front.routes.streams == {}
-    assert asdict(front.limits) == LIMITS
-    assert front.options.pop("gate").secret == b"\xab" * 32
+    assert asdict(front.limits) == expected_limits
+    assert front.options.pop("gate")._group == ProcessGroup(b"\xab" * 32, tmp_path / "balances")
+    # The repository is closed.
+    assert front.options.pop("models")("double") is None
     assert not access_watcher._thread.is_alive()
     assert front.options == {
         "host": "127.0.0.1",

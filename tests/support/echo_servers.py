@@ -41,6 +41,9 @@ class Observer:
     def before_collect(self, report):
         pass
 
+    def streamed(self, requests):
+        pass
+
     def calls_ended(self, calls):
         with self.changed:
             self.ended += [(call.method.removeprefix(ECHO), call.model, call.status) for call in calls]
@@ -56,7 +59,7 @@ class Echo:
         self.gone = threading.Event()
         self.called = threading.Event()
         self.release = threading.Event()
-        self.deadline = None
+        self.deadline = self.client = None
         self.waiting = []
 
     def routes(self):
@@ -69,7 +72,7 @@ class Echo:
         )
 
     def echo(self, call):
-        self.deadline = call.deadline
+        self.deadline, self.client = call.deadline, call.client()
         call.about("m", 1)
         call.reply(lambda: call.request)
 

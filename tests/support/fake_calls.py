@@ -28,6 +28,9 @@ class CallObserver:
     def calls_ended(self, calls: Sequence[Ended]) -> None:
         self.ended += calls
 
+    def streamed(self, requests: Sequence[Ended]) -> None:
+        self.ended += requests
+
     def before_collect(self, report: Callable[[], None]) -> None:
         self.before.append(report)
 

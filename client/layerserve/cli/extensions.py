@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 #: Group of the entry points. Each is a function that takes the arguments after the command's name and returns the exit
@@ -15,6 +16,7 @@ HELP = {
     "serve": "Serve a repository of models, or a single model file.",
     "inspect": "Show the layers, nodes and parameters of a model file.",
     "convert": "Convert a model file to ONNX, torch.export's .pt2, .keras or .h5.",
+    "token": "Create tokens for callers of a server.",
     "zoo": "List and build the models of Keras's functional API guide.",
 }
 
@@ -27,6 +29,21 @@ OURS = ("layerserve", "layergraph", "layerserve_server", "layerserve_zoo")
 def names() -> tuple[str, ...]:
     """Returns the names of the commands, from packages' metadata, without importing them."""
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
+
+
+def variables() -> set[str] | None:
+    """Returns the environment variables of other packages' commands, by their modules `settings`; None if none has one.
+
+    Imports these modules, so this is called only if there are variables that the client doesn't have.
+    """
+    found: set[str] | None = None
+    for package in {point.module.partition(".")[0] for point in entry_points(group=GROUP)}:
+        try:
+            module = import_module(f"{package}.settings")
+        except ImportError:
+            continue
+        found = (found or set()) | set(module.variables())
+    return found
 
 
 def run(name: str, argv: Sequence[str]) -> int:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from layerserve.cli.output import number_text, print_table
+from layerserve.cli.output import print_table
 from layerserve.errors import InvalidArgument
-from layerserve.tables import Table
+from layerserve.tables import Table, number_text
 
 #: Bars from low to high.
 BARS = "▁▂▃▄▅▆▇█"

@@ -10,9 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import rich.table
 from rich.console import Console
-from rich.markup import escape
 
 from layerserve.tables import Table
 from layerserve.tensors import Array
@@ -26,13 +24,8 @@ def console() -> Console:
 
 
 def print_table(table: Table) -> None:
-    """Prints a table. Brackets in its cells aren't interpreted as markup."""
-    shown = rich.table.Table(title=escape(table.title), title_justify="left", header_style="bold")
-    for column in table.columns:
-        shown.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*map(escape, row))
-    console().print(shown)
+    """Prints a table."""
+    console().print(table.rich())
 
 
 def print_line(text: str) -> None:
@@ -72,8 +65,3 @@ def _elements(array: Array) -> Any:
         # Through the shortest text: 0.1 in float32 is printed as 0.1, not as 0.10000000149011612.
         array = array.astype("U32").astype(np.float64)
     return array.tolist()
-
-
-def number_text(value: float) -> str:
-    """Formats a number with four digits, as Keras prints losses."""
-    return f"{value:.4g}"

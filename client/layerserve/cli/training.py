@@ -14,15 +14,15 @@ from layerserve.cli.flags import flags, read_flags
 from layerserve.cli.history_plot import check_plot, print_plot, save_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
-from layerserve.cli.output import number_text, plain, print_json, print_line, print_table
+from layerserve.cli.output import plain, print_json, print_line, print_table
 from layerserve.client import TrainingRun
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
 from layerserve.events import RunCancelled, TrainingEvent
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.options.training import EVALUATE, TRAIN
-from layerserve.run_info import RunInfo
-from layerserve.tables import Table
+from layerserve.run_info import Runs
+from layerserve.tables import Table, number_text
 
 _ARRAYS = "[NAME=]PATH"
 
@@ -159,13 +159,8 @@ def _event_name(event: TrainingEvent) -> str:
 
 
 def _print_history(run: TrainingRun) -> None:
-    history = run.history
-    rows = [
-        (str(epoch + 1), *(number_text(values[epoch]) if epoch < len(values) else "" for values in history.values()))
-        for epoch in range(max(map(len, history.values()), default=0))
-    ]
-    print_table(Table(f"{run.model}, run {run.id}", ("#Epoch", *(f"#{name}" for name in history)), rows))
-    print_plot(history)
+    print_table(run.table())
+    print_plot(run.history)
     if run.version is not None:
         print_line(f"published {run.model} version {run.version}")
     elif run.withheld:
@@ -193,31 +188,7 @@ def runs(
     elif not found:
         print_line("no runs")
     else:
-        columns = ("Run", "Kind", "Model", "#From", "State", "#Epochs", "Logs", "#Published", "Created", "Description")
-        print_table(Table(f"Training runs on {address}", columns, [_run_row(info) for info in found]))
-
-
-def _run_row(info: RunInfo) -> tuple[str, ...]:
-    return (
-        info.id,
-        info.kind,
-        info.model,
-        str(info.base_version),
-        _state_text(info),
-        # An evaluation is a single pass over the data, without epochs.
-        "" if info.kind == "evaluation" else f"{info.epochs_done}/{info.epochs}",
-        " ".join(f"{name}={number_text(value)}" for name, value in info.logs.items()),
-        "" if info.version is None else str(info.version),
-        info.created_time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if info.created_time else "",
-        info.description,
-    )
-
-
-def _state_text(info: RunInfo) -> str:
-    state = "interrupted" if info.resumable else info.state
-    if info.owner:
-        return f"{state} ({info.owner})"
-    return f"{state}: {info.reason}" if info.reason else state
+        print_table(Runs(found).table(f"Training runs on {address}"))
 
 
 def watch(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layerserve.model_info import MODEL_FORMAT
+from layerserve.options.formats import MODEL_FORMAT
 from layerserve.options.kinds import (
     SECONDS,
     SHARE,

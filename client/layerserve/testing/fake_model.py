@@ -32,6 +32,7 @@ class FakeModel:
     training_run: str = ""
     compiled: bool = True
     choosing_engine: bool = False
+    pinned: bool = False
 
     def reference(self) -> tensor_pb2.ModelSpec:
         return tensor_pb2.ModelSpec(name=self.name, version=self.version)
@@ -80,6 +81,7 @@ class FakeModel:
             compiled=self.compiled,
             served_by_default=by_default,
             choosing_engine=self.choosing_engine,
+            pinned=self.pinned,
         )
 
     def node_shapes(self, paths: Sequence[str]) -> graph_pb2.GetNodeShapesResponse:

@@ -23,6 +23,7 @@ from layerserve.errors import (
     ModelNotFound,
     NotFound,
     RunNotFound,
+    Unauthenticated,
     Unavailable,
     VersionNotFound,
     trailing_metadata,
@@ -58,11 +59,12 @@ class FakeServer(
 
     `address` is its address, `serving` its health status, `calls` the (method, request) pairs received so far, and
     `runs` the training runs by id. `train_logs` is the function that returns the logs of an epoch, counted from 1.
-    `credentials` are for TLS.
+    `credentials` are for TLS. With a `token`, calls that don't send it fail with Unauthenticated.
     """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.serving = True
+        self.token: str | None = None
         self.models: list[FakeModel] = []
         self.runs: dict[str, FakeRun] = {}
         self.calls: list[tuple[str, Any]] = []
@@ -82,7 +84,7 @@ class FakeServer(
         graph_pb2_grpc.add_GraphServiceServicer_to_server(self, self._server)
         training_pb2_grpc.add_TrainingServiceServicer_to_server(self, self._server)
         check = grpc.unary_unary_rpc_method_handler(
-            lambda request, context: HealthCheckResponse(self.serving),
+            self._check,
             request_deserializer=HealthCheckRequest.FromString,
             response_serializer=HealthCheckResponse.SerializeToString,
         )
@@ -103,6 +105,10 @@ class FakeServer(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _check(self, request: HealthCheckRequest, context: Any) -> HealthCheckResponse:
+        self.metadata.append(dict(context.invocation_metadata()))
+        return HealthCheckResponse(self.serving)
 
     def stop(self) -> None:
         """Stops immediately; open calls are aborted."""
@@ -162,6 +168,8 @@ class FakeServer(
         self.calls.append((method, request))
         self.metadata.append(dict(context.invocation_metadata()))
         try:
+            if self.token is not None and self.metadata[-1].get("authorization") != f"Bearer {self.token}":
+                raise Unauthenticated("token: got none or another, expected a valid bearer token")
             if self._failures[method]:
                 raise self._failures[method].popleft()
             yield

@@ -39,6 +39,8 @@ class _VersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionS
     """Replaced or removed; finishes the requests it has."""
     VERSION_STATE_AVAILABLE: _VersionState.ValueType  # 5
     """On disk, kept for its label or history, and loaded on the first request for it."""
+    VERSION_STATE_UNLOADED: _VersionState.ValueType  # 6
+    """Not served: its model is unloaded, or the settings of the model exclude it; `reason` says which."""
 
 class VersionState(_VersionState, metaclass=_VersionStateEnumTypeWrapper):
     """State of a version of a model."""
@@ -55,6 +57,8 @@ VERSION_STATE_UNLOADING: VersionState.ValueType  # 4
 """Replaced or removed; finishes the requests it has."""
 VERSION_STATE_AVAILABLE: VersionState.ValueType  # 5
 """On disk, kept for its label or history, and loaded on the first request for it."""
+VERSION_STATE_UNLOADED: VersionState.ValueType  # 6
+"""Not served: its model is unloaded, or the settings of the model exclude it; `reason` says which."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
 
 @_typing.final
@@ -80,6 +84,7 @@ class ModelVersion(_message.Message):
     SERVED_BY_DEFAULT_FIELD_NUMBER: _builtins.int
     ENGINES_FIELD_NUMBER: _builtins.int
     CHOOSING_ENGINE_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -87,7 +92,9 @@ class ModelVersion(_message.Message):
     state: Global___VersionState.ValueType
     """State of the version."""
     reason: _builtins.str
-    """Why the version failed, for a person to read. Empty otherwise."""
+    """Why the version failed or isn't served, or why its file or its model's settings on disk aren't those in use, for a
+    person to read. Empty otherwise.
+    """
     file: _builtins.str
     """Name of the model file in the version's folder."""
     file_bytes: _builtins.int
@@ -104,6 +111,8 @@ class ModelVersion(_message.Message):
     """Whether this is the version that answers when a request names none."""
     choosing_engine: _builtins.bool
     """Whether engines are still being timed for the version, so that `engines` may change soon."""
+    pinned: _builtins.bool
+    """Whether a call made this version the default (RollBack, PinVersion)."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels that point at this version."""
@@ -144,10 +153,11 @@ class ModelVersion(_message.Message):
         served_by_default: _builtins.bool = ...,
         engines: _abc.Iterable[Global___EngineChoice] | None = ...,
         choosing_engine: _builtins.bool = ...,
+        pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_bytes", b"file_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_bytes", b"file_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

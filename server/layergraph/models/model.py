@@ -15,6 +15,7 @@ from layergraph.archive.limits import DEFAULT_LIMITS
 from layergraph.errors import ConfigError
 from layergraph.execution.plan import Plan
 from layergraph.execution.tuning.result import Choice
+from layergraph.exporting.signature import Signature, signatures_of
 from layergraph.functional.nest import Structure
 from layergraph.plugins import custom_object_scope
 from layergraph.training.trainer import Trainer
@@ -75,6 +76,11 @@ class Model(Trainer):
     def engines(self) -> Sequence[Choice]:
         """The engines by row count, as `plan().tune()` has chosen them; empty for eager torch."""
         return self.plan().engines
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The names of inputs and outputs in exports to TensorFlow, by the signature's key."""
+        return signatures_of(self)
 
     def get_config(self) -> dict[str, Any]:
         """The graph in Keras 3's format."""

@@ -17,7 +17,10 @@ MAX_KEPT = 4096
 class Caller:
     """An identity with its rights on models. Calls and streams carry it to the services."""
 
-    __slots__ = ("_allowed", "_named", "ended", "expires", "models", "name", "quota", "rights", "unlimited")
+    __slots__ = (
+        *("__weakref__", "_allowed", "_named", "_source"),
+        *("ended", "expires", "models", "name", "quota", "rights", "unlimited"),
+    )
 
     def __init__(
         self,
@@ -28,10 +31,11 @@ class Caller:
         quota: Quota | None = None,
         expires: float | None = None,
         named: bool = True,
+        source: str = "",
     ) -> None:
         """`models` are names or patterns; `expires` is a Unix time in seconds; None means never.
 
-        A caller that isn't `named` has presented neither a token nor a certificate.
+        A caller that isn't `named` has presented neither a token nor a certificate. `source` is its token's digest.
         """
         self.name = name
         #: Includes "open", which all have.
@@ -43,6 +47,7 @@ class Caller:
         #: Whether there is nothing to check for any model.
         self.unlimited = self.rights.issuperset(RIGHTS) and self.models == ("*",) and quota is None
         self._named = named
+        self._source = source
         #: The error with which the caller's streams end; None while it may go on.
         self.ended: UnauthenticatedError | None = None
         # Checks that succeeded: for each request of a model, a set lookup replaces the comparison with patterns.
@@ -52,9 +57,14 @@ class Caller:
         return f"Caller({self.name!r}, {sorted(self.rights)}, {self.models})"
 
     @property
+    def named(self) -> bool:
+        """Whether it has presented a token or a certificate."""
+        return self._named
+
+    @property
     def key(self) -> tuple[object, ...]:
-        """Equal for callers that may do the same under the same name."""
-        return self.name, self.rights, self.models, self.expires, self.quota
+        """Equal for callers that may do the same with the same token or certificate."""
+        return self._source, self.name, self.rights, self.models, self.expires, self.quota
 
     def end(self, kind: type[UnauthenticatedError], text: str) -> None:
         """Ends the caller's streams with an error. Its further calls are looked up anew."""

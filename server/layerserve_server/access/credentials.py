@@ -59,15 +59,15 @@ class Credentials:
                 caller.end(TokenExpiredError, caller.expired_text())
 
     def replace(self, old: Credentials) -> None:
-        """Takes the place of an older reading: ends the streams of callers that no longer have what they had."""
-        callers = {caller.key: caller for caller in self._all()}
-        for caller in old._all():
-            if caller.key not in callers:
-                caller.end(UnauthenticatedError, "the token or certificate was withdrawn, or its rights have changed")
-        if old._verifier is not self._verifier:
-            for caller in tuple(old._known.values()):
-                if caller.key not in callers:
-                    caller.end(UnauthenticatedError, "the server's rules for tokens have changed")
+        """Takes the place of an older reading. Ends the streams of callers that no longer have what they had."""
+        kept = {caller.key: caller for caller in old._all()}
+        # The same objects as before, so that the next reading finds those of all open streams.
+        self._tokens = {
+            digest: (token, kept.pop(caller.key, caller)) for digest, (token, caller) in self._tokens.items()
+        }
+        self._certificates = {name: kept.pop(caller.key, caller) for name, caller in self._certificates.items()}
+        for caller in kept.values():
+            caller.end(UnauthenticatedError, "the token or certificate was withdrawn, or its rights have changed")
 
     def _all(self) -> Iterator[Caller]:
         yield from (caller for _, caller in self._tokens.values())
@@ -109,4 +109,5 @@ def _caller(grant: Grant, quotas: Quotas) -> Caller:
     if grant.rows_per_minute is not None:
         rows, seconds = grant.rows_per_minute, 60.0
     quota: Quota | None = quotas.get(grant.name, rows, seconds, grant.max_runs)
-    return Caller(grant.name, grant.rights, grant.models, quota=quota, expires=expires)
+    source = grant.sha256 if isinstance(grant, Token) else ""
+    return Caller(grant.name, grant.rights, grant.models, quota=quota, expires=expires, source=source)

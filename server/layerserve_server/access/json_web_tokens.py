@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 import urllib.request
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ class Verifier:
         #: Keys by id; the id is empty if a set has none.
         self._keys: dict[str, Any] | None = None
         self._stamp: tuple[int, int, int] | None = None
+        #: The callers of tokens, as long as a stream or cache has them.
+        self._callers: weakref.WeakSet[Caller] = weakref.WeakSet()
+        self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -72,6 +76,13 @@ class Verifier:
         """Stops to fetch the keys. A fetch in progress isn't awaited."""
         self._stopping = True
         self._wanted.set()
+
+    def end_callers(self) -> None:
+        """Ends the streams of all callers: the rules for tokens have changed."""
+        with self._lock:
+            callers = tuple(self._callers)
+        for caller in callers:
+            caller.end(UnauthenticatedError, "the server's rules for tokens have changed")
 
     def refresh(self) -> None:
         """Reads a file of keys again if it has changed. If it is invalid, the keys read before stay."""
@@ -135,8 +146,11 @@ class Verifier:
         models = settings.models
         if settings.models_claim is not None:
             models = tuple(_texts(_claim(claims, settings.models_claim)))
-        quota = self._quotas.get(f"{settings.issuer} {name}", settings.rows_per_second, 1.0, settings.max_runs)
-        return Caller(name, granted, models, quota=quota, expires=float(claims["exp"]) + settings.leeway_seconds)
+        quota = self._quotas.get(name, settings.rows_per_second, 1.0, settings.max_runs, space=settings.issuer)
+        caller = Caller(name, granted, models, quota=quota, expires=float(claims["exp"]) + settings.leeway_seconds)
+        with self._lock:
+            self._callers.add(caller)
+        return caller
 
     def _read_file(self) -> None:
         path = Path(self.settings.keys)
@@ -172,13 +186,14 @@ class Verifier:
 
     def _fetch_always(self) -> None:
         while not self._stopping:
+            # Before, so that a token with an unknown key that comes meanwhile causes one more.
+            self._wanted.clear()
             try:
                 self._take(_fetched(self.settings.keys))
             except Exception as error:
                 self._failed(error)
             until = time.monotonic() + self.settings.refresh_seconds
             self._pause(min(MIN_FETCH_SECONDS, self.settings.refresh_seconds))
-            self._wanted.clear()
             # At first more often: without keys nobody can call.
             left = MIN_FETCH_SECONDS if self._keys is None else until - time.monotonic()
             if left > 0:

@@ -20,6 +20,10 @@ GrantedRight = Literal["predict", "read", "train", "manage"]
 #: Asymmetric ones only: with a symmetric one, whoever can check tokens can also make them.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
+#: Lists of TOML, which aren't changed.
+GrantedRights = Annotated[tuple[GrantedRight, ...], Field(strict=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
 #: Hosts from which keys may be fetched without TLS.
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -42,8 +46,8 @@ class Grant(_Entry):
     """What one identity may do."""
 
     name: str = Field(min_length=1, max_length=200)
-    rights: tuple[GrantedRight, ...] = Field(strict=False)
-    models: tuple[str, ...] = Field(default=("*",), strict=False)
+    rights: GrantedRights
+    models: Names = ("*",)
     rows_per_second: float | None = Field(default=None, gt=0)
     rows_per_minute: float | None = Field(default=None, gt=0)
     max_runs: int | None = Field(default=None, ge=0)
@@ -78,10 +82,10 @@ class Jwt(_Entry):
     name_claim: str = "sub"
     rights_claim: str = "rights"
     #: Rights by value of that claim; without it the values are names of rights.
-    roles: dict[str, tuple[GrantedRight, ...]] | None = Field(default=None, strict=False)
+    roles: dict[str, GrantedRights] | None = None
     #: Claim with names and patterns of models; None gives `models` to all.
     models_claim: str | None = None
-    models: tuple[str, ...] = Field(default=("*",), strict=False)
+    models: Names = ("*",)
     refresh_seconds: float = Field(default=300.0, ge=1)
     rows_per_second: float | None = Field(default=None, gt=0)
     max_runs: int | None = Field(default=None, ge=0)
@@ -121,18 +125,24 @@ class TokensFile(_Entry):
 def read_tokens(path: Path) -> TokensFile:
     """Reads the file. Raises TokensFileError with the file, the key, what it got and what it expected."""
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise TokensFileError(f"tokens file {path}: {error}") from error
-    try:
-        found = TokensFile.model_validate(values)
-    except ValidationError as error:
-        lines = [f"tokens file {path}: {_line(entry)}" for entry in error.errors()]
-        raise TokensFileError("\n".join(lines)) from error
+    found = parse_tokens(text, f"tokens file {path}")
     if found.jwt is not None and not found.jwt.remote:
         keys = path.parent / Path(found.jwt.keys).expanduser()
         found = found.model_copy(update={"jwt": found.jwt.model_copy(update={"keys": str(keys)})})
     return found
+
+
+def parse_tokens(text: str, what: str) -> TokensFile:
+    """Parses the text of a file. Raises TokensFileError with `what`, the key, what it got and what it expected."""
+    try:
+        return TokensFile.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise TokensFileError(f"{what}: {error}") from error
+    except ValidationError as error:
+        raise TokensFileError("\n".join(f"{what}: {_line(entry)}" for entry in error.errors())) from error
 
 
 def _line(entry: Mapping[str, Any]) -> str:
@@ -143,6 +153,7 @@ def _line(entry: Mapping[str, Any]) -> str:
     if entry["type"] == "missing":
         return f"{key}: got none, expected a value"
     expected = str(entry["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = expected.replace("a valid tuple", "a list")
     got = entry["input"]
     # Not whole entries: their digests have no place in logs.
     shown = f"got {got!r:.80}, " if isinstance(got, (str, int, float)) else ""

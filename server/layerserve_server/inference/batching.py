@@ -11,8 +11,10 @@ the queue's own thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -134,14 +136,23 @@ class BatchQueue:
     """The queue of a loaded version. Thread-safe."""
 
     def __init__(
-        self, name: str, execute: Executor, *, max_batch_rows: int, max_queue_rows: int, observer: BatchObserver
+        self,
+        name: str,
+        execute: Executor,
+        *,
+        max_batch_rows: int,
+        max_queue_rows: int,
+        observer: BatchObserver,
+        nice: int = 0,
     ) -> None:
+        """Unless `nice` is 0, all batches run in the queue's own thread, which has this niceness (Linux)."""
         self._name = name
         self._execute = execute
         #: Maximum number of rows per batch.
         self.max_batch_rows = max_batch_rows
         self._max_queue_rows = max_queue_rows
         self._observer = observer
+        self._nice = nice
         self._queue: deque[QueuedRequest] = deque()
         self._queued_rows = 0
         self._lock = threading.Lock()
@@ -164,6 +175,14 @@ class BatchQueue:
         self._ran: list[tuple[int, int, float]] = []
         #: Thread time of batches in seconds, by the bit length of their number of rows; infinite if unknown.
         self._thread_seconds = [math.inf] * (max_batch_rows.bit_length() + 1)
+
+    def set_limits(self, max_batch_rows: int, max_queue_rows: int) -> None:
+        """Changes the maximum number of rows of a batch, and of the queue. Queued requests stay."""
+        with self._lock:
+            # Never shortened, since a batch that is running notes its time in it.
+            missing = max_batch_rows.bit_length() + 1 - len(self._thread_seconds)
+            self._thread_seconds += [math.inf] * missing
+            self.max_batch_rows, self._max_queue_rows = max_batch_rows, max_queue_rows
 
     def put(self, request: QueuedRequest) -> None:
         """Adds a request to the queue. One of the methods `run...` must be called afterwards.
@@ -198,7 +217,7 @@ class BatchQueue:
         isn't empty, or a request is larger than a batch. Then each request must be added with `put`.
         """
         max_rows = self.max_batch_rows
-        if group.request_rows > max_rows or self._expected(min(group.rows, max_rows)) >= QUICK_SECONDS:
+        if self._nice or group.request_rows > max_rows or self._expected(min(group.rows, max_rows)) >= QUICK_SECONDS:
             return False
         with self._lock:
             if self._has_leader or self._queue or self._closed:
@@ -224,7 +243,7 @@ class BatchQueue:
 
     def run_if_quick(self) -> None:
         """Like `run` if the model is quick, else like `run_in_background`."""
-        if self._expected(self._queued_rows) < QUICK_SECONDS:
+        if not self._nice and self._expected(self._queued_rows) < QUICK_SECONDS:
             self.run()
         else:
             self.run_in_background()
@@ -254,6 +273,11 @@ class BatchQueue:
     def queued_rows(self) -> int:
         """Number of rows in the queue."""
         return self._queued_rows
+
+    @property
+    def queued_requests(self) -> int:
+        """Number of requests in the queue."""
+        return len(self._queue)
 
     def _set_turn(self, request: QueuedRequest) -> None:
         """Sets a request's turn by start-time fair queueing (Goyal, Vin and Cheng, 1996).
@@ -293,6 +317,10 @@ class BatchQueue:
         return min(10.0, max(0.01, self._queued_rows * self._seconds_per_row))
 
     def _work(self) -> None:
+        if self._nice:
+            with contextlib.suppress(OSError):
+                # On Linux, niceness is a thread's; threads that this one starts, such as OpenMP's, inherit it.
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while True:
             with self._wake:
                 while not self._closed and (self._has_leader or not self._queue):

@@ -17,6 +17,7 @@ from layerserve_server.errors import InvalidTensorError, UnknownOutputError
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan as GraphPlan
     from layergraph.execution.sequence_padding import SequencePadding
+    from layergraph.models.model import Model
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -44,6 +45,18 @@ class EngineChoice(Protocol):
     @property
     def difference(self) -> float:
         """Maximum difference from the golden outputs beside the model file, for an engine of lower precision."""
+
+
+class Signature(Protocol):
+    """Names of a model's inputs and outputs in exports to TensorFlow, in the order of its specs."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+    @property
+    def unnamed(self) -> tuple[str, ...]:
+        """The inputs that were created without a name, in the order of their creation."""
 
 
 class Plan(Protocol):
@@ -83,6 +96,10 @@ class ServedModel(Protocol):
     def engines(self) -> Sequence[EngineChoice]:
         """The engines that compute the outputs, by row count; empty for eager torch."""
 
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The names in exports to TensorFlow, by the signature's key."""
+
     def plan(self, outputs: Sequence[str] | None = None) -> Plan:
         """Returns the plan for these outputs, by default all of the model's. Raises UnknownTensorError."""
 
@@ -104,8 +121,10 @@ LoadModel: TypeAlias = Callable[[Path], ServedModel]
 class ModelRunner:
     """Runs batches of a model (see batching.Executor). Thread-safe."""
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ServedModel, threads: int | None = None) -> None:
+        """`threads` is torch's number of threads for this model; None keeps that of the process."""
         self._model = model
+        self._threads = threads
         #: Plans by outputs, and whether rows may be joined.
         self._plans: dict[tuple[str, ...], tuple[Plan, bool]] = {}
         self._padding: SequencePadding | None = None
@@ -151,9 +170,52 @@ class ModelRunner:
         try:
             if batched and not any(array.shape[0] for array in arrays.values()):
                 return _no_rows(plan, arrays)
-            return plan.run(arrays)
+            return plan.run(arrays) if self._threads is None else _with_threads(self._threads, plan, arrays)
         except DataError as error:
             raise InvalidTensorError(str(error)) from error
+
+    def warm_up(self, rows: int, file: Path) -> bool:
+        """Computes all outputs of one row, and of this number of rows. The results are dropped.
+
+        The inputs are those of the golden file beside the model's `file`, repeated, or random. Returns False, and
+        computes nothing, if neither is possible. Raises as `__call__` does.
+        """
+        # Imported here, since they import torch.
+        from layergraph.execution.samples import NoSamplesError, Sampler
+        from layergraph.golden import golden_inputs, golden_path
+
+        plan = self.plan(())
+        names = tuple(spec.name for spec in plan.output_specs)
+        proof = golden_path(file)
+        if os.path.lexists(proof):
+            known = golden_inputs(cast("Model", self._model), proof)
+            for count in (1, rows):
+                self(names, {name: np.resize(array, (count, *array.shape[1:])) for name, array in known.items()})
+            return True
+        inputs = [spec.name for spec in plan.input_specs]
+
+        def run(arrays: Sequence[Array]) -> None:
+            plan.run(dict(zip(inputs, arrays, strict=True)))
+
+        try:
+            sampler = Sampler(cast("Any", plan.input_specs), run)
+        except NoSamplesError:
+            return False
+        for count in (1, rows):
+            self(names, dict(zip(inputs, sampler.rows(count), strict=True)))
+        return True
+
+
+def _with_threads(threads: int, plan: Plan, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Runs a plan with this number of torch's threads, which is a setting of the calling thread."""
+    import torch
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return plan.run(arrays)
+    finally:
+        torch.set_num_threads(usual)
 
 
 def _no_rows(plan: Plan, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -162,10 +224,13 @@ def _no_rows(plan: Plan, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
     return {name: result[:0] for name, result in plan.run(one_row).items()}
 
 
-def load_model(path: Path, read: Callable[[Path], Any] | None = None) -> ServedModel:
+def load_model(
+    path: Path, read: Callable[[Path], Any] | None = None, rtol: float | None = None, atol: float | None = None
+) -> ServedModel:
     """Loads a model file, and checks its outputs against the golden file beside it, if there is one.
 
-    `read` reads the file, by default in this process. Raises layergraph's errors.
+    `read` reads the file, by default in this process; `rtol` and `atol` override the golden file's tolerances. Raises
+    layergraph's errors.
     """
     # Imported here, so that flags and `--help` don't have to import torch.
     import layergraph
@@ -174,7 +239,7 @@ def load_model(path: Path, read: Callable[[Path], Any] | None = None) -> ServedM
     model = layergraph.load_model(path) if read is None else read(path)
     proof = golden_path(path)
     if os.path.lexists(proof):
-        check_golden(model, proof)
+        check_golden(model, proof, rtol, atol)
     return model
 
 

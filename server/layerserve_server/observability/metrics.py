@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from layerserve_server.observability.buffer import Buffer
@@ -22,10 +22,8 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 VERSION = ("model", "version")
-#: Names of the methods that run a model, as in the label `method`.
-PREDICTING = frozenset(
-    {"Predict", "PredictStream", "ModelInfer", "ModelStreamInfer", "http:Predict", "http:ModelInfer"}
-)
+#: Names of the methods that run a model once, as in the label `method`. Requests of streams are counted by themselves.
+PREDICTING = frozenset({"Predict", "ModelInfer", "http:Predict", "http:ModelInfer"})
 
 
 class Metrics:
@@ -36,11 +34,14 @@ class Metrics:
         self._hooks = CollectHooks(self.registry, self._flush)
         self._began: Buffer[tuple[str, int]] = Buffer(self._count_began)
         self._ended: Buffer[Ended] = Buffer(self._count_ended)
+        self._streamed: Buffer[Ended] = Buffer(self._count_streamed)
         #: Batch metrics by model and version.
         self._batch_metrics: dict[tuple[str, str], BatchMetrics] = {}
         # Finding a child by its labels takes longer than counting, so those that every call uses are cached.
         self._answered: dict[tuple[str, str, str, str], tuple[Counter, Counter, Histogram]] = {}
         self._open: dict[str, Gauge] = {}
+        #: Labels of the series of streamed requests: method, model, version and status.
+        self._streamed_labels: set[tuple[str, str, str, str]] = set()
         #: Label names by metric name, for the documentation.
         self.labels: dict[str, tuple[str, ...]] = {}
 
@@ -67,6 +68,16 @@ class Metrics:
             "Total time of finished calls from receiving them to sending the reply, in seconds, by status.",
             ("method", *VERSION, "status"),
         )
+        self._streamed_requests = counter(
+            "streamed_requests",
+            "Number of requests of streams that were answered, by status.",
+            ("method", *VERSION, "status"),
+        )
+        self._streamed_seconds = counter(
+            "streamed_requests_seconds",
+            "Total time of these requests from receiving them to having the reply, in seconds.",
+            ("method", *VERSION, "status"),
+        )
         self._errors = counter(
             "errors", "Number of calls that finished with a status other than OK.", ("method", *VERSION, "status")
         )
@@ -88,15 +99,19 @@ class Metrics:
         )
         self._compute_seconds = histogram("compute_seconds", "Time to compute a batch, in seconds.", VERSION, SECONDS)
         self._queue_rows = gauge("queue_rows", "Number of rows in the queue.", VERSION)
+        self._queue_requests = gauge("queue_requests", "Number of requests in the queue.", VERSION)
 
         self._loaded = gauge("model_loaded", "1 for each version in memory.", VERSION)
         #: Metrics whose labels are the model and the version.
         self._of_versions = (
             *(self._rows, self._batches, self._joined, self._queue_seconds, self._compute_seconds),
-            *(self._queue_rows, self._loaded),
+            *(self._queue_rows, self._queue_requests, self._loaded),
         )
         self._loads = counter("model_loads", "Number of versions that were loaded.", ("model",))
         self._load_failures = counter("model_load_failures", "Number of versions that failed to load.", ("model",))
+        self._settings_errors = counter(
+            "model_settings_errors", "Number of times that a model's settings file was invalid.", ("model",)
+        )
         self._load_seconds = histogram(
             "model_load_seconds", "Time to load a version, in seconds.", ("model",), LOAD_SECONDS
         )
@@ -133,11 +148,7 @@ class Metrics:
             self._calls_open(method).inc(count)
 
     def _count_ended(self, calls: Sequence[Ended]) -> None:
-        # Calls of the same method, model, version and status, as nearly all are, are counted together.
-        seconds_by_key: dict[tuple[str, str, str, str], list[float]] = {}
-        for call in calls:
-            seconds_by_key.setdefault(call[:4], []).append(call.seconds)
-        for key, seconds in seconds_by_key.items():
+        for key, seconds in _seconds_by_key(calls).items():
             method, model, version, status = key
             self._calls_open(method).dec(len(seconds))
             metrics = self._answered.get(key)
@@ -157,6 +168,17 @@ class Metrics:
             if status != "OK":
                 self._errors.labels(_short(method), model, version, status).inc(len(seconds))
 
+    def streamed(self, requests: Sequence[Ended]) -> None:
+        """Counts requests of a stream that were answered."""
+        self._streamed.add(requests, shared=False)
+
+    def _count_streamed(self, requests: Sequence[Ended]) -> None:
+        for key, seconds in _seconds_by_key(requests).items():
+            labels = _short(key[0]), *key[1:]
+            self._streamed_labels.add(labels)
+            self._streamed_requests.labels(*labels).inc(len(seconds))
+            self._streamed_seconds.labels(*labels).inc(sum(seconds))
+
     def before_collect(self, report: Callable[[], None]) -> None:
         """Registers a callback that runs before metrics are collected."""
         self._hooks.add(report)
@@ -171,6 +193,7 @@ class Metrics:
         # Ended calls first: otherwise a call that ends in between would be counted as ended but not as begun.
         self._ended.flush()
         self._began.flush()
+        self._streamed.flush()
         for batches in tuple(self._batch_metrics.values()):
             batches.flush()
 
@@ -191,9 +214,10 @@ class Metrics:
             )
         return made
 
-    def watch_queue(self, model: str, version: int, rows: Callable[[], int]) -> None:
-        """Sets the callback that returns the number of queued rows of a version."""
+    def watch_queue(self, model: str, version: int, rows: Callable[[], int], requests: Callable[[], int]) -> None:
+        """Sets the callbacks that return the numbers of queued rows and requests of a version."""
         self._queue_rows.labels(model, str(version)).set_function(rows)
+        self._queue_requests.labels(model, str(version)).set_function(requests)
 
     def watch_memory(self, buffered: Callable[[], int]) -> None:
         """Sets the callback that returns the memory in use for clients' messages, in bytes."""
@@ -203,6 +227,12 @@ class Metrics:
     def access_reread(self, what: str, ok: bool) -> None:
         """Sets whether "tokens", "keys" or "certificate" could be read after a change."""
         self._stale.labels(what).set(not ok)
+
+    def watch_versions(self, states: Callable[[], Mapping[tuple[str, ...], int]]) -> None:
+        """Sets the callback that returns the number of versions by model and state."""
+        text = "Number of versions on disk, by state."
+        self.labels["layerserve_model_versions"] = ("model", "state")
+        self.registry.register(CountsCollector("layerserve_model_versions", text, ("model", "state"), states))
 
     # Loads (see repository.RepositoryObserver).
 
@@ -216,11 +246,16 @@ class Metrics:
         """Counts a version that failed to load."""
         self._load_failures.labels(model).inc()
 
+    def settings_invalid(self, model: str) -> None:
+        """Counts a settings file that is invalid."""
+        self._settings_errors.labels(model).inc()
+
     def version_released(self, model: str, version: int) -> None:
         """Removes the time series of a version that was freed: those of a model trained every day would accumulate."""
         labels = (model, str(version))
         # Calls counted after the removal would create the series again.
         self._ended.flush()
+        self._streamed.flush()
         self._batch_metrics.pop(labels, None)
         for family in self._of_versions:
             with suppress(KeyError):  # has no such series
@@ -231,6 +266,10 @@ class Metrics:
             for counter in (self._requests, self._requests_seconds, self._errors):
                 with suppress(KeyError):
                     counter.remove(_short(method), *labels, status)
+        for streamed in [found for found in tuple(self._streamed_labels) if found[1:3] == labels]:
+            self._streamed_labels.discard(streamed)
+            for counter in (self._streamed_requests, self._streamed_seconds):
+                counter.remove(*streamed)
 
     # Training.
 
@@ -272,6 +311,27 @@ class CollectHooks(Collector):
         return ()
 
 
+class CountsCollector(Collector):
+    """A gauge whose values are counted when they are collected."""
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        counts: Callable[[], Mapping[tuple[str, ...], int]],
+    ) -> None:
+        """`counts` returns the values by label values."""
+        self._name, self._text, self._labels, self._counts = name, text, labels, counts
+
+    def collect(self) -> Iterable[Metric]:
+        """Counts the values. Called by the registry."""
+        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        for labels, count in self._counts().items():
+            family.add_metric(labels, count)
+        yield family
+
+
 class BatchMetrics:
     """The batch metrics of one version. Their labels are resolved once."""
 
@@ -309,6 +369,14 @@ class BatchMetrics:
         self._requests.inc(sum(requests))
         self._batch_rows.observe(rows)
         self._seconds.observe(seconds)
+
+
+def _seconds_by_key(calls: Sequence[Ended]) -> dict[tuple[str, str, str, str], list[float]]:
+    """Returns the times of calls by method, model, version and status, which are the same for nearly all."""
+    found: dict[tuple[str, str, str, str], list[float]] = {}
+    for call in calls:
+        found.setdefault(call[:4], []).append(call.seconds)
+    return found
 
 
 def _short(method: str) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -14,14 +13,17 @@ import tempfile
 import threading
 import urllib.request
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from layerserve_server.access.gate import SECRET_BYTES, own_authorization
+from layerserve_server.access.balances import Balances
+from layerserve_server.access.group import ProcessGroup
+from layerserve_server.processes.following import Following, lagging
 from layerserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,12 +49,16 @@ class Supervisor:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         #: Unix socket on which the main process, the port's owner, also has to listen.
         self.socket = self._folder / "owner.sock"
-        #: What the processes of this server have in common, by which they recognize each other.
-        self.secret = secrets.token_bytes(SECRET_BYTES)
+        #: What the processes of this server have in common.
+        self.group = ProcessGroup(balances=self._folder / "balances")
+        Balances.create(self._folder / "balances")
         #: Folder for what is read of model files if the state folder can't be written.
         self.spare_imports = self._folder / "imports"
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._metrics_ports: dict[int, int] = {}
+        self._following = Following()
+        #: Returns the versions of each model that a worker may load when it starts; None for all on disk.
+        self.catalogue: Callable[[], Mapping[str, Sequence[int]] | None] = lambda: None
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -84,6 +90,20 @@ class Supervisor:
             thread.join()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def follow(self, model: str, expected: Callable[[str], Mapping[str, Any]]) -> Sequence[str]:
+        """Has the workers scan a model. Returns a text for each in which it isn't served as `expected` afterwards.
+
+        Workers that are starting aren't waited for: they read the disk before they serve, and then follow.
+        """
+        workers = sorted(self._metrics_ports)
+
+        def send(order: str) -> None:
+            for process in list(self._processes.values()):
+                _send(process, order, close=False)
+
+        answers = self._following.ask(model, workers, send)
+        return lagging(expected(model), workers, answers)
+
     def pids(self) -> list[int]:
         """Returns the process ids of the living workers."""
         return [process.pid for process in list(self._processes.values()) if process.poll() is None]
@@ -92,7 +112,7 @@ class Supervisor:
         """Yields the metrics of each worker."""
         for port in list(self._metrics_ports.values()):
             try:
-                headers = {"Authorization": own_authorization(self.secret)}
+                headers = {"Authorization": self.group.authorization}
                 page = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
                 with urllib.request.urlopen(page, timeout=METRICS_SECONDS) as reply:
                     text = reply.read().decode()
@@ -117,8 +137,11 @@ class Supervisor:
             if reply:
                 self._metrics_ports[number] = json.loads(reply)["metrics_port"]
             ready.set()
+            for line in process.stdout:
+                self._following.answered(number, line)
             code = process.wait()
             self._metrics_ports.pop(number, None)
+            self._following.ended(number)
             for pipe in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):
                     pipe.close()
@@ -136,7 +159,9 @@ class Supervisor:
             "settings": plain,
             "socket": str(self.socket),
             "spare_imports": str(self.spare_imports),
-            "secret": self.secret.hex(),
+            "secret": self.group.secret.hex(),
+            "balances": str(self.group.balances),
+            "catalogue": self.catalogue(),
         }
 
 

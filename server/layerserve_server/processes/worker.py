@@ -1,8 +1,9 @@
 """Program of a worker process, which serves Predict on the server's port.
 
 The supervisor starts it by `python -m layerserve_server.processes.worker`. It reads its configuration as JSON from
-standard input, writes a line when it is serving, and exits at the end of its input, so that it never outlives the main
-process. It loads its own models, with weights in shared memory, and forwards all calls but Predict to the port's owner.
+standard input, writes a line when it is serving, carries out orders (see `following`), and exits at the end of its
+input, so that it never outlives the main process. It loads its own models, with weights in shared memory, and forwards
+all calls but Predict to the port's owner.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.access.group import ProcessGroup
+from layerserve_server.addresses import is_address
 from layerserve_server.inference import runner
 from layerserve_server.observability import logs
 from layerserve_server.probes import Probes
+from layerserve_server.processes.following import Orders
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import Inference, loader, make_imports
+from layerserve_server.wiring import Inference, ModelLoader, make_imports
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +44,12 @@ def main() -> None:
     runner.load_plugins(settings.plugins)
     runner.make_ready()
     imports = make_imports(settings, Path(configuration["spare_imports"]))
-    secret = bytes.fromhex(configuration["secret"])
-    inference = Inference(settings, loader(settings, imports=imports), imports, secret)
+    group = ProcessGroup(bytes.fromhex(configuration["secret"]), Path(configuration["balances"]))
+    inference = Inference(settings, ModelLoader(settings, imports=imports), imports, group, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
-    repository.open()
-    watcher = Watcher(settings.poll_seconds, repository.scan)
+    repository.open(configuration.get("catalogue"))
+    watcher = Watcher(settings.poll_seconds, inference.watch)
     watcher.start()
     access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
     access_watcher.start()
@@ -57,19 +61,19 @@ def main() -> None:
     transport.start()
     if tuner is not None:
         tuner.start()
-    probes = Probes("127.0.0.1", 0, inference.metrics.registry, lambda: True, inference.gate.admit_own)
+    pages = {"/metrics": inference.metrics.registry}
+    probes = Probes("127.0.0.1", 0, pages, lambda: True, inference.gate.admit_own)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
-    grace = 0.0
-    for line in sys.stdin:
-        grace = float(line)
-        break
+    orders = Orders(repository.scan, repository.serving)
+    grace = orders.take(sys.stdin)
+    orders.close()
     watcher.stop()
     access_watcher.stop()
     inference.gate.stop()
     transport.stop(grace)
     if tuner is not None:
         tuner.close()
-    repository.close()
+    inference.close()
     if imports is not None:
         imports.close()
     probes.close()
@@ -78,7 +82,10 @@ def main() -> None:
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
     """Restores settings from JSON values."""
     paths = ("path", "state", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "data_root")
-    return {key: Path(value) if key in paths and value is not None else value for key, value in values.items()}
+    return {
+        key: Path(value) if key in paths and value is not None and not is_address(value) else value
+        for key, value in values.items()
+    }
 
 
 if __name__ == "__main__":

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from layerserve_server.errors import UnavailableError, VersionFailedError
+from layerserve_server.errors import NotLoadedError, UnavailableError, VersionFailedError
 from layerserve_server.inference.runner import EngineChoice, TensorSpec
 from layerserve_server.repository import layout
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
+from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.version import LoadedVersion
 
 
@@ -22,11 +25,15 @@ class State(Enum):
     FAILED = "failed"
     UNLOADING = "unloading"
     AVAILABLE = "available"
+    UNLOADED = "unloaded"
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Snapshot of a version, as reported to clients. `reason` is the error of a failed version."""
+    """Snapshot of a version, as reported to clients.
+
+    `reason` is why it failed or isn't served, or why its file or settings on disk aren't those in use.
+    """
 
     name: str
     version: int
@@ -49,6 +56,8 @@ class Description:
     choosing_engine: bool
     #: Whether it serves requests that name no version.
     default: bool
+    #: Whether a call made it the default.
+    pinned: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -59,10 +68,19 @@ class Entry:
     state: State
     reason: str = ""
     loaded: LoadedVersion | None = None
+    #: Why it may not be loaded; empty if it may.
+    barred: str = ""
     #: Fingerprint of the file that was last loaded or failed to load; a changed file is loaded again.
     tried: Fingerprint = layout.NOTHING
+    #: Settings with which that was tried; if those of loading change, it is loaded again.
+    tried_with: ModelSettings = DEFAULTS
+    #: Number of further tries after a failure, and the time of the next, on the clock of `time.monotonic`, in seconds.
+    retries: int = 0
+    retry_at: float = math.inf
     #: Whether it was loaded for a request that named it, not as the newest version.
     on_demand: bool = False
+    #: Whether it is gone from the disk, and answers only until another version can.
+    leaving: bool = False
     #: Number of requests that wait until it is loaded.
     waiting: int = 0
     #: Held while it is being loaded.
@@ -71,21 +89,36 @@ class Entry:
     def check_usable(self) -> None:
         """Raises VersionFailedError if the version failed to load, UnavailableError if it is being loaded.
 
-        A version that isn't loaded is usable: it is loaded on demand.
+        Raises NotLoadedError if it may not be loaded. A version that isn't loaded is usable: it is loaded on demand.
         """
+        if self.barred:
+            raise NotLoadedError(f"{self.found.label} isn't served: {self.barred}")
         if self.state is State.FAILED:
             raise VersionFailedError(f"{self.found.label} failed to load: {self.reason}")
         if self.state is State.LOADING and self.waiting == 0:
             raise UnavailableError(f"{self.found.label} is being loaded; try again in a moment")
 
-    def description(self, labels: tuple[str, ...], *, default: bool) -> Description:
-        """Returns a snapshot with its labels, and whether it serves requests that name no version."""
+    def changed(self, settings: ModelSettings) -> bool:
+        """Whether the file or the settings of loading aren't those that were last tried, or it is to be tried again."""
+        if self.tried != self.found.fingerprint or self.tried_with.of_loading != settings.of_loading:
+            return True
+        return self.retry_at <= time.monotonic()
+
+    def description(
+        self, labels: tuple[str, ...], *, default: bool, pinned: bool = False, problem: str = ""
+    ) -> Description:
+        """Returns a snapshot with its labels, and whether it serves requests that name no version.
+
+        `problem` is why the settings file isn't in force; empty if it is.
+        """
         found, loaded = self.found, self.loaded
+        out = self.barred != "" and loaded is None and self.state is not State.UNLOADING
+        reasons = [self.barred if out else self.reason, problem]
         return Description(
             name=found.name,
             version=found.version,
-            state=self.state,
-            reason=self.reason,
+            state=State.UNLOADED if out else self.state,
+            reason="; ".join(dict.fromkeys(filter(None, reasons))),
             labels=labels,
             inputs=tuple(loaded.model.input_specs) if loaded else (),
             outputs=tuple(loaded.model.output_specs) if loaded else (),
@@ -99,4 +132,5 @@ class Entry:
             engines=tuple(loaded.model.engines) if loaded else (),
             choosing_engine=loaded.choosing_engine if loaded else False,
             default=default,
+            pinned=pinned,
         )

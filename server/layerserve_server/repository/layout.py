@@ -62,6 +62,8 @@ class FoundVersion:
     problem: str = ""
     #: Further files that the model consists of, relative to the folder of `path`.
     parts: tuple[str, ...] = ()
+    #: Whether its files are elsewhere, and have to be fetched first (see `origin`).
+    absent: bool = False
 
     @property
     def label(self) -> str:
@@ -136,10 +138,11 @@ def _find_in_model(name: str, folder: Path) -> Iterator[FoundVersion]:
         return
     for entry in entries:
         if VERSION_FOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            yield _find_in_version(name, int(entry.name), Path(entry.path))
+            yield find_version(name, int(entry.name), Path(entry.path))
 
 
-def _find_in_version(name: str, version: int, folder: Path) -> FoundVersion:
+def find_version(name: str, version: int, folder: Path) -> FoundVersion:
+    """Returns the version in a folder."""
     try:
         held = set(os.listdir(folder))
     except OSError as error:

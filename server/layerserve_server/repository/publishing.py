@@ -13,7 +13,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ STALE_SECONDS = 24 * 3600.0
 #: Maximum size of a labels or manifest file that is read, in bytes.
 MAX_LABELS_BYTES = 64 * 1024
 
-#: Held while a label is written, since the file is read, changed and replaced as a whole.
-_labelling = threading.Lock()
+#: Held while a JSON file is changed, since it is read, changed and replaced as a whole.
+_changing = threading.Lock()
 
 
 def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, above: int = 0) -> int:
@@ -40,8 +40,7 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
     """
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".publish-{host_name()}-{os.getpid()}-{secrets.token_hex(6)}"
-    temporary.mkdir()
+    temporary = temporary_folder(folder)
     try:
         target = temporary / (FIRST_CHOICES[0] if file.suffix == ".keras" else "model" + file.suffix)
         link_file(file, target)
@@ -49,7 +48,7 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         for path in (target, temporary / MANIFEST, temporary):
             sync(path)
-        version = _claim(temporary, folder, above)
+        version = claim(temporary, folder, above)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -58,7 +57,7 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
     return version
 
 
-def _claim(temporary: Path, folder: Path, above: int) -> int:
+def claim(temporary: Path, folder: Path, above: int) -> int:
     """Renames a folder to the next free version number, and returns the number.
 
     Renaming onto a folder that isn't empty fails. So a version is never overwritten, and if two publishers choose the
@@ -79,6 +78,28 @@ def _claim(temporary: Path, folder: Path, above: int) -> int:
         return version
 
 
+def withdraw(root: Path, paths: Iterable[Path]) -> None:
+    """Removes files and folders from a repository, each in one step; those that don't exist are left out.
+
+    Raises OSError on failure, and then leaves the remaining ones. What a kill leaves is swept.
+    """
+    temporary = temporary_folder(root)
+    try:
+        for number, path in enumerate(paths):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, temporary / str(number))
+                sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_folder(folder: Path) -> Path:
+    """Makes a hidden folder, which is swept if this process dies, and returns it. Raises OSError."""
+    temporary = folder / f".publish-{host_name()}-{os.getpid()}-{secrets.token_hex(6)}"
+    temporary.mkdir(parents=True)
+    return temporary
+
+
 def version_numbers(folder: Path) -> list[int]:
     """Returns the version numbers in a model's folder."""
     return [int(name) for name in os.listdir(folder) if VERSION_FOLDER.fullmatch(name)]
@@ -97,7 +118,7 @@ def link_file(source: Path, target: Path) -> None:
 def sweep(root: Path) -> list[Path]:
     """Removes abandoned temporary folders from a repository. Returns the removed folders."""
     removed = []
-    for folder in _folders(root):
+    for folder in (root, *_folders(root)):
         for path in _folders(folder):
             match = TEMPORARY.fullmatch(path.name)
             if match and _left_behind(path, match["host"], int(match["pid"])):
@@ -141,36 +162,63 @@ def process_lives(pid: int) -> bool:
 
 def read_labels(folder: Path) -> dict[str, int]:
     """Returns the version numbers of a model's labels. Leaves out invalid ones; empty if there is no file."""
-    try:
-        handle = os.open(folder / LABELS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return {}
-    with os.fdopen(handle, "rb") as file:
-        try:
-            labels = json.loads(file.read(MAX_LABELS_BYTES))
-        except (OSError, ValueError, RecursionError):
-            return {}
-    if not isinstance(labels, dict):
-        return {}
     return {
         label: version
-        for label, version in labels.items()
+        for label, version in read_json(folder, LABELS).items()
         if LABEL.fullmatch(label) and type(version) is int and version > 0
     }
 
 
 def write_label(folder: Path, label: str, version: int) -> None:
     """Sets a label to a version, atomically. Raises OSError on failure, and then leaves the labels unchanged."""
-    temporary = folder / f".{LABELS}-{secrets.token_hex(6)}"
-    with _labelling, _locked(folder):
-        try:
-            temporary.write_text(json.dumps({**read_labels(folder), label: version}, indent=1), "utf-8")
-            sync(temporary)
-            os.replace(temporary, folder / LABELS)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync(folder)
+    change_json(folder, LABELS, lambda: {**read_labels(folder), label: version})
+
+
+def remove_label(folder: Path, label: str) -> None:
+    """Removes a label, atomically. Raises OSError on failure, and then leaves the labels unchanged."""
+
+    def others() -> dict[str, int]:
+        return {other: version for other, version in read_labels(folder).items() if other != label}
+
+    change_json(folder, LABELS, others)
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Returns the object in a small JSON file; empty if there is none or it can't be read."""
+    try:
+        handle = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            content = json.loads(file.read(MAX_LABELS_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def change_json(folder: Path, name: str, content: Callable[[], Mapping[str, Any]]) -> None:
+    """Replaces a small JSON file, atomically. `content` is called while no other process changes it.
+
+    Raises OSError on failure, and then leaves the file unchanged.
+    """
+    with _changing, _locked(folder):
+        write_file(folder, name, json_bytes(content()))
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Returns the content of a JSON file."""
+    return json.dumps(content, indent=1).encode()
+
+
+def write_file(folder: Path, name: str, content: bytes) -> None:
+    """Replaces a small file, atomically. Raises OSError on failure, and then leaves it unchanged."""
+    temporary = folder / f".{name}-{secrets.token_hex(6)}"
+    try:
+        temporary.write_bytes(content)
+        sync(temporary)
+        os.replace(temporary, folder / name)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(folder)
 
 
 @contextlib.contextmanager
@@ -187,13 +235,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Returns the manifest in a version's folder; empty if there is none or it can't be read."""
-    try:
-        handle = os.open(folder / MANIFEST, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(handle, "rb") as file:
-            manifest = json.loads(file.read(MAX_LABELS_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
+    return read_json(folder, MANIFEST)
 
 
 def check_manifest(path: Path, manifest: Mapping[str, Any], digest: Callable[[Path], str] = sha256) -> str:

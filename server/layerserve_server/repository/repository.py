@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from layergraph.errors import LayerGraphError, unknown_name
-from layerserve.tensors import NUMPY_DTYPES
+from layergraph.errors import unknown_name
 
 from layerserve_server.disk import sha256
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
+    RefusedChangeError,
     UnavailableError,
-    UnknownLabelError,
     UnknownModelError,
-    UnknownVersionError,
     VersionFailedError,
-    safe_text,
 )
-from layerserve_server.inference.batching import BatchQueue
-from layerserve_server.inference.runner import LoadModel, ModelRunner
 from layerserve_server.repository import layout, publishing
+from layerserve_server.repository.canary import Canary
+from layerserve_server.repository.control import Control, read_control, write_control
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
+from layerserve_server.repository.loading import Load, Loader, MakeQueue, failure_text
+from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
+from layerserve_server.repository.origin import Origin
+from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import Lease, LoadedVersion
 
 logger = logging.getLogger(__name__)
@@ -48,50 +51,63 @@ class RepositoryObserver(Protocol):
     def version_released(self, model: str, version: int) -> None:
         """Called after a version was freed."""
 
+    def settings_invalid(self, model: str) -> None:
+        """Called after a model's settings file was read that is invalid; once for each content."""
+
 
 class Repository:
     """The models in a folder, or a single model file with the versions that training publishes of it. Thread-safe.
 
     Only `scan` and `publish` read the disk, one at a time. `lease` uses versions in memory; old versions are loaded on
-    their first request.
+    their first request. What is wanted of a model is on disk: its files, settings, labels, and what calls have set
+    (`control`); a scan loads what is missing, and only then makes it the default or moves a label to it.
     """
 
     def __init__(
         self,
         path: Path,
         published: Path,
-        load: LoadModel,
-        make_queue: Callable[[str, int, ModelRunner], BatchQueue],
+        load: Load,
+        make_queue: MakeQueue,
         *,
         max_old_versions: int = 2,
         settle_seconds: float = 2.0,
         observer: RepositoryObserver,
         ready: Callable[[LoadedVersion], None] | None = None,
         digest: Callable[[Path], str] = sha256,
+        queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None,
+        loads: Callable[[str], bool] = lambda name: True,
+        origin: Origin | None = None,
     ) -> None:
         """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
 
-        `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest. Raises
-        ValueError if `path` is a file whose name isn't that of a model.
+        `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest.
+        `queue_limits` returns the maximum rows of a batch and of a queue for the settings of a model, and `loads`
+        whether a model is loaded that no call has loaded or unloaded. `origin` is where the folder's versions come from
+        if they are copies. Raises ValueError if `path` is a file whose name isn't that of a model.
         """
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
         self._root = path if self._file_name is None else published
-        self._load = load
-        self._make_queue = make_queue
+        self._loader = Loader(load, make_queue, digest)
+        self._queue_limits = queue_limits
+        self._loads = loads
+        self._origin = origin
         self._max_old_versions = max_old_versions
         self._settle_seconds = settle_seconds
         self._observer = observer
         self._ready = ready
-        self._digest = digest
-        self._models: dict[str, dict[int, Entry]] = {}
-        self._labels: dict[str, dict[str, int]] = {}
+        self._models: dict[str, ModelRecord] = {}
         #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
         self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
+        #: Canaries by model. Replaced, never changed. Its versions may have been unloaded a moment ago.
+        self.canaries: Mapping[str, Canary] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
-        #: Protects models, labels and the fields of entries; held only briefly.
+        #: Called after each change of the versions, their states or labels. Must not block.
+        self.changed: Callable[[], None] = lambda: None
+        #: Protects the records of models and versions; held only briefly.
         self._lock = threading.RLock()
         #: Held during a scan of the disk and the loads that follow.
         self._scanning = threading.Lock()
@@ -137,42 +153,92 @@ class Repository:
         self._check_scanned()
         with self._lock:
             return [
-                self._description(entries[version], entries)
-                for model, entries in sorted(self._models.items())
+                record.description(record.versions[version])
+                for model, record in sorted(self._models.items())
                 if name in ("", model)
-                for version in sorted(entries, reverse=True)
+                for version in sorted(record.versions, reverse=True)
             ]
+
+    def states(self) -> Mapping[tuple[str, ...], int]:
+        """Returns the number of versions by model and state. Empty before the first scan."""
+        return Counter((one.name, one.state.value) for one in self.describe()) if self._scanned else {}
+
+    def catalogue(self) -> dict[str, list[int]]:
+        """Returns the versions of each model."""
+        with self._lock:
+            return {name: sorted(record.versions) for name, record in self._models.items()}
 
     def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
         with self._lock:
-            entry = self._entry(name, version, label, any_state=True)
-            return self._description(entry, self._models[name])
+            record = self._known(name)
+            return record.description(record.entry(version, label, any_state=True))
+
+    def make_present(self, name: str, version: int | None = None, label: str | None = None) -> Description:
+        """Like `describe_one`, and waits until the version's files are here.
+
+        Raises as `lease` and `Origin.fetch` do.
+        """
+        with self._lock:
+            record = self._known(name)
+            entry = record.entry(version, label, any_state=True)
+        self._fetch(entry)
+        with self._lock:
+            return record.description(entry)
 
     # Disk.
 
-    def open(self) -> None:
+    def open(self, catalogue: Mapping[str, Collection[int]] | None = None) -> None:
         """Scans the disk for the first time. Before, requests for unknown models fail with UnavailableError.
 
-        Raises OSError if the repository can't be read.
+        `catalogue` has the versions of each model that may be found; by default all. Raises OSError if the repository
+        can't be read.
         """
-        self.scan()
+        self.scan("", catalogue)
         if not self._scanned:
             raise OSError(f"can't read the repository: {self._disk_problem}")
 
-    def scan(self) -> None:
-        """Scans the disk: loads new and changed versions that should be served, and unloads removed ones."""
+    def scan(self, only: str = "", catalogue: Mapping[str, Collection[int]] | None = None) -> None:
+        """Scans the disk: loads new and changed versions that should be served, and unloads removed ones.
+
+        With `only`, this happens for the model of this name alone. With a `catalogue`, other versions than those in it
+        count as not there.
+        """
         with self._scanning:
-            found = self._find()
+            found = self._find(only)
             if found is None:
                 return
+            if catalogue is not None:
+                found = {key: one for key, one in found.items() if one.version in catalogue.get(one.name, ())}
+            found_models: dict[str, dict[int, FoundVersion]] = {}
+            for one in found.values():
+                found_models.setdefault(one.name, {})[one.version] = one
+            names = [only] if only else sorted({*found_models, *self._models})
+            for name in names:
+                self._update(name, found_models.get(name, {}))
             with self._lock:
-                self._update(found)
-                names = list(self._models)
-                self._scanned = True
+                self._sighted |= {key: one.fingerprint for key, one in found.items()}
+                if not only:
+                    self._sighted = {key: one.fingerprint for key, one in found.items()}
+                    self._scanned = True
             for name in names:
                 self._bring_up(name)
             self._unload_unused()
+            if self._origin is not None:
+                with self._lock:
+                    loaded = [one.found for one in self._entries() if one.loaded is not None]
+                self._origin.note_use([(one.name, one.version) for one in loaded])
+
+    def retry(self) -> None:
+        """Loads versions again that failed to load, where their settings say so and it is time."""
+        with self._scanning:
+            with self._lock:
+                due = [entry for entry in self._entries() if entry.retry_at <= time.monotonic()]
+                for entry in due:
+                    if entry.state is State.FAILED:
+                        entry.state, entry.reason = State.AVAILABLE, ""
+            for name in sorted({entry.found.name for entry in due}):
+                self._bring_up(name)
 
     def publish(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
         """Publishes a file as the next version of a model, loads it, then sets the label. Returns the version number.
@@ -180,14 +246,16 @@ class Repository:
         Raises NotTrainableError if the repository can't be written, VersionFailedError if the new version can't be
         loaded.
         """
-        with self._lock:
-            above = max(self._models.get(name, {}), default=0)
+        above = self.highest(name)
         facts = {"run": run, "base_version": base_version, "created": time.time()}
         try:
-            version = publishing.publish(self._root, name, file, facts, above=above)
+            if self._origin is not None:
+                version = self._origin.publish(name, file, facts, above=above)
+            else:
+                version = publishing.publish(self._root, name, file, facts, above=above)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
-        self.scan()
+        self.scan(name)
         return self._published(name, version, label)
 
     def publish_once(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
@@ -202,37 +270,170 @@ class Repository:
 
         Raises as `publish` does.
         """
-        with self._lock:
-            entry = self._models.get(name, {}).get(version)
+        entry = self._find_entry(name, version)
+        if entry is not None and entry.state is State.AVAILABLE and not entry.barred:
+            # It isn't one of those that stay loaded, such as the newest of a model that is pinned to another version.
+            self._load_entry(entry, self._known(name).in_force)
         if entry is not None and entry.state is State.FAILED:
             raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
         if label:
             try:
-                publishing.write_label(self._root / name, label, version)
+                if self._origin is not None:
+                    self._origin.write_label(name, label, version)
+                else:
+                    publishing.write_label(self._root / name, label, version)
             except OSError as error:
                 raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
-            self.scan()
+            self.scan(name)
         return version
 
     def version_of_run(self, name: str, run: str) -> int:
         """Returns the version of a model that a training run has published; 0 if there is none."""
         with self._lock:
-            found = [entry.found for entry in self._models.get(name, {}).values() if entry.found.published]
+            record = self._models.get(name)
+            found = [entry.found for entry in record.versions.values() if entry.found.published] if record else []
         for one in found:
             if publishing.read_manifest(one.path.parent).get("run") == run:
                 return one.version
         return 0
 
+    def highest(self, name: str) -> int:
+        """Returns the highest version number that a model has or had; 0 for none."""
+        with self._lock:
+            record = self._models.get(name)
+            versions = tuple(record.versions) if record else ()
+        return max((*versions, read_control(self._root / name).highest))
+
     def check_writable(self, name: str) -> None:
         """Raises NotTrainableError if no version of the model can be published."""
         folder = self._root / name
         try:
+            if self._origin is not None:
+                return self._origin.check_writable()
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".publish-{publishing.host_name()}-0-0"
             probe.mkdir(exist_ok=True)
             probe.rmdir()
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
+
+    # For changes by calls (see management).
+
+    @property
+    def root(self) -> Path:
+        """Folder of the models' folders."""
+        return self._root
+
+    def folder(self, name: str) -> Path:
+        """Returns the folder of a model, which needn't exist."""
+        return self._root / name
+
+    def made_folder(self, name: str) -> Path:
+        """Returns the folder of a model, after it was made. Raises OSError."""
+        self.folder(name).mkdir(parents=True, exist_ok=True)
+        return self.folder(name)
+
+    def settings(self, name: str) -> ModelSettings:
+        """Returns the settings in force of a model; the defaults if there is no such model."""
+        with self._lock:
+            record = self._models.get(name)
+            return record.in_force if record else DEFAULTS
+
+    def control(self, name: str) -> Control:
+        """Returns what calls have set for a model. Raises UnknownModelError."""
+        with self._lock:
+            return self._known(name).control
+
+    def labels(self, name: str) -> Mapping[str, int]:
+        """Returns the versions of a model's labels, as they are on disk. Raises UnknownModelError."""
+        with self._lock:
+            return dict(self._known(name).file_labels)
+
+    def serving(self, name: str) -> dict[str, Any]:
+        """Returns what must be the same in all processes: which versions answer, and why others don't."""
+        with self._lock:
+            record = self._models.get(name)
+            if record is None:
+                return {"default": None, "labels": {}, "loaded": False, "reasons": {}}
+            reasons = {str(one.version): one.reason for one in self.describe(name) if one.reason}
+            return {
+                "default": record.default(),
+                "labels": dict(record.labels),
+                "loaded": record.loaded,
+                "reasons": reasons,
+            }
+
+    def problems(self, name: str) -> Mapping[int, str]:
+        """Returns why versions that are to serve don't, or not with their files and settings on disk, by version."""
+        with self._lock:
+            record = self._known(name)
+            least = record.default() or 0
+            numbers = [record.target] if record.target else [number for number in record.versions if number >= least]
+            found = {number: record.versions[number] for number in numbers if number in record.versions}
+            reasons = {
+                number: "; ".join(filter(None, (entry.reason, record.settings_problem)))
+                for number, entry in found.items()
+                if entry.state in (State.FAILED, State.READY)
+            }
+        return {number: reason for number, reason in reasons.items() if reason}
+
+    def ensure_loaded(self, name: str, version: int) -> None:
+        """Loads a version unless it is loaded, or loads it again if its last try failed. It is kept as in `lease`.
+
+        Raises UnknownModelError, UnknownVersionError, VersionFailedError, and NotLoadedError if it may not be loaded.
+        """
+        with self._scanning:
+            with self._lock:
+                record = self._known(name)
+                entry = record.entry(version, None, any_state=True)
+                if entry.state is State.FAILED and not entry.found.problem:
+                    entry.state = State.AVAILABLE
+                entry.check_usable()
+            if entry.loaded is None:
+                self._load_entry(entry, record.in_force)
+            with self._lock:
+                entry.check_usable()
+                entry.on_demand = True
+                if entry.loaded is not None:
+                    entry.loaded.last_used = time.monotonic()
+
+    def test(self, found: FoundVersion, settings: ModelSettings) -> None:
+        """Loads a version that isn't published, and drops it. Raises VersionFailedError if that fails."""
+
+        def released(loaded: LoadedVersion) -> None:
+            self._observer.version_released(loaded.name, loaded.version)
+
+        try:
+            loaded = self._loader.read(found, settings, released)
+        except Exception as error:
+            reason, expected = failure_text(error)
+            if not expected:
+                logger.exception("an uploaded version of model '%s' failed to load", found.name)
+            raise VersionFailedError(f"model '{found.name}': the uploaded version can't be loaded: {reason}") from error
+        loaded.retire()
+
+    def take(self, name: str, version: int, label: str = "") -> None:
+        """Loads a version that was published, and sets a label to it. Raises as `publish` does."""
+        self.scan(name)
+        self._published(name, version, label)
+
+    def check_deletable(self, name: str) -> None:
+        """Raises RefusedChangeError if the server was started with this model's file, which isn't in a repository."""
+        if name == self._file_name:
+            raise RefusedChangeError(f"model '{name}': the server was started with its file, so it can't be deleted")
+
+    def withdraw(self, one: Description) -> None:
+        """Removes a version from the disk, in one step. Raises OSError."""
+        folder = self.folder(one.name) / str(one.version)
+        # A model file in the root has its golden file beside it.
+        flat = [one.path, one.path.with_name(f"{one.path.stem}.{layout.PROOF}")]
+        publishing.withdraw(self._root, [folder] if folder.is_dir() else flat)
+
+    def withdraw_model(self, name: str, versions: Iterable[Description], highest: int) -> None:
+        """Removes a model from the disk. `highest` is kept as its highest version number. Raises OSError."""
+        flat = [self._root / f"{name}{end}" for end in (*layout.SUFFIXES, ".toml", f".{layout.PROOF}")]
+        publishing.withdraw(self._root, [self.folder(name), *flat])
+        write_control(self.folder(name), highest=highest)
 
     def sweep(self) -> None:
         """Removes temporary folders that killed publishers have left."""
@@ -242,8 +443,9 @@ class Repository:
     def close(self) -> None:
         """Retires every version."""
         with self._lock:
-            loaded = [e.loaded for entries in self._models.values() for e in entries.values() if e.loaded]
-            self._models, self._chosen = {}, {}
+            loaded = [entry.loaded for entry in self._entries() if entry.loaded]
+            self._models = {}
+            self._choose_anew()
         for version in loaded:
             version.retire()
 
@@ -253,85 +455,122 @@ class Repository:
 
     # Choice of a version.
 
-    def _known(self, name: str) -> dict[int, Entry]:
-        entries = self._models.get(name)
-        if not entries:
+    def _choose_anew(self) -> None:
+        """Drops the cache of chosen versions: the versions, their states or labels are being changed."""
+        self._chosen = {}
+        self.changed()
+
+    def _known(self, name: str) -> ModelRecord:
+        record = self._models.get(name)
+        if record is None:
             self._check_scanned()
             raise UnknownModelError(
                 unknown_name("model", name, self._models) if self._models else "the server has no models"
             )
-        return entries
+        return record
 
-    def _entry(self, name: str, version: int | None, label: str | None, *, any_state: bool = False) -> Entry:
+    def _entry(self, name: str, version: int | None, label: str | None) -> Entry:
         with self._lock:
-            entries = self._known(name)
-            if label is not None:
-                labels = self._labels.get(name, {})
-                if label not in labels:
-                    raise UnknownLabelError(f"model '{name}': {unknown_name('label', label, labels)}")
-                version = labels[label]
-            if version is not None:
-                if version not in entries:
-                    known = ", ".join(map(str, sorted(entries, reverse=True)[:10]))
-                    pointed = f", to which label '{label}' points" if label is not None else ""
-                    raise UnknownVersionError(f"model '{name}' has no version {version}{pointed}; it has {known}")
-                entry = entries[version]
-            else:
-                # If none is ready, the newest that hasn't failed is the next to become ready.
-                working = [number for number, entry in entries.items() if entry.state is not State.FAILED]
-                entry = entries[self._default(entries) or max(working or entries)]
-            if not any_state:
-                entry.check_usable()
-            return entry
+            return self._known(name).entry(version, label)
 
-    @staticmethod
-    def _default(entries: Mapping[int, Entry]) -> int | None:
-        """Returns the version for requests that name none: the newest that is ready; None if there is none."""
-        return max((number for number, entry in entries.items() if entry.state is State.READY), default=None)
+    def _find_entry(self, name: str, version: int) -> Entry | None:
+        with self._lock:
+            record = self._models.get(name)
+            return None if record is None else record.versions.get(version)
 
-    def _description(self, entry: Entry, entries: Mapping[int, Entry]) -> Description:
-        labels = self._labels.get(entry.found.name, {})
-        pointing = tuple(sorted(label for label, version in labels.items() if version == entry.found.version))
-        return entry.description(pointing, default=entry.found.version == self._default(entries))
+    def _entries(self) -> Iterable[Entry]:
+        return (entry for record in self._models.values() for entry in record.versions.values())
 
     # Versions on disk.
 
-    def _find(self) -> dict[tuple[str, int], FoundVersion] | None:
-        """Finds all versions on disk. Returns None if the disk can't be read: loaded versions stay in use."""
+    def _find(self, only: str) -> dict[tuple[str, int], FoundVersion] | None:
+        """Finds all versions on disk, or those of the model `only`.
+
+        Returns None if the disk can't be read: loaded versions stay in use.
+        """
         found: list[FoundVersion] = []
+        # Before the folder, so that none is missing in both.
+        absent = list(self._origin.absent()) if self._origin is not None else []
         try:
             if self._file_name is not None:
                 found.append(layout.find_file(self._file_name, 1, self._path))
             if self._file_name is None or self._root.is_dir():
                 found += layout.find_in_folder(self._root)
+            found += absent
         except OSError as error:
             if str(error) != self._disk_problem:
                 logger.error("can't read the repository; loaded versions stay in use: %s", error)
             self._disk_problem = str(error)
             return None
         self._disk_problem = ""
-        return {(one.name, one.version): one for one in reversed(found)}
+        return {(one.name, one.version): one for one in reversed(found) if only in ("", one.name)}
 
-    def _update(self, found: Mapping[tuple[str, int], FoundVersion]) -> None:
-        for key, one in found.items():
-            entries = self._models.setdefault(one.name, {})
-            entry = entries.get(one.version)
-            if entry is None:
-                state, reason = (State.FAILED, one.problem) if one.problem else (State.LOADING, "")
-                entry = entries[one.version] = Entry(one, state, reason)
-            if one.problem:
-                self._refuse(entry, one)
-            elif entry.tried != one.fingerprint and self._settled(key, one):
-                entry.found = one
-                if entry.state in (State.FAILED, State.LOADING) and not entry.loading.locked():
-                    entry.state, entry.reason = State.AVAILABLE, ""
-        for name, entries in self._models.items():
-            for version in [version for version in entries if (name, version) not in found]:
-                self._unload(entries.pop(version))
-            self._labels[name] = publishing.read_labels(self._root / name)
-        self._models = {name: entries for name, entries in self._models.items() if entries}
-        self._sighted = {key: one.fingerprint for key, one in found.items()}
-        self._chosen = {}
+    def _update(self, name: str, found: Mapping[int, FoundVersion]) -> None:
+        """Records what is on disk of a model: its versions, settings, labels and what calls have set."""
+        folder = self._root / name
+        labels, control = publishing.read_labels(folder), read_control(folder)
+        with self._lock:
+            record = self._models.get(name) or ModelRecord(name)
+        file = next((one.path for one in found.values() if one.path.parent.parent != folder), None)
+        invalid = record.read_settings(folder, file)
+        with self._lock:
+            self._models[name] = record
+            for one in found.values():
+                self._update_version(record, one)
+            for version in [version for version in record.versions if version not in found]:
+                if record.versions[version].loaded is None:
+                    del record.versions[version]
+                else:
+                    record.versions[version].leaving = True
+            record.control, record.file_labels = control, labels
+            record.loaded = self._loads(name) if control.loaded is None else control.loaded
+            record.bar(keep_loaded=True)
+            for entry in record.versions.values():
+                if entry.barred:
+                    self._unload(entry)
+                elif record.settings is None and entry.loaded is None:
+                    entry.state, entry.reason, entry.tried = State.FAILED, record.settings_problem, layout.NOTHING
+                elif entry.loaded is not None and self._queue_limits is not None:
+                    entry.loaded.queue.set_limits(*self._queue_limits(record.in_force))
+            self._move_labels(record, only_ready=self._scanned)
+            if not record.versions:
+                del self._models[name]
+            self._choose_anew()
+        if invalid:
+            logger.error("settings of model '%s' are invalid: %s", name, record.settings_problem)
+            self._observer.settings_invalid(name)
+
+    def _update_version(self, record: ModelRecord, one: FoundVersion) -> None:
+        entry = record.versions.get(one.version)
+        if one.absent and entry is not None and (entry.loaded is not None or _is_here(entry.found)):
+            return  # Its copy was removed, is being replaced, or was fetched a moment ago.
+        if entry is None:
+            state, reason = (State.FAILED, one.problem) if one.problem else (State.LOADING, "")
+            entry = record.versions[one.version] = Entry(one, state, reason)
+        entry.leaving = False
+        if one.problem:
+            self._refuse(entry, one)
+            return
+        if entry.tried != one.fingerprint:
+            if not self._settled(one):
+                return
+            entry.found, entry.retries = one, 0
+        elif not entry.changed(record.in_force):
+            return
+        if entry.state in (State.FAILED, State.LOADING) and not entry.loading.locked():
+            entry.state, entry.reason = State.AVAILABLE, ""
+
+    @staticmethod
+    def _move_labels(record: ModelRecord, *, only_ready: bool) -> None:
+        """Moves labels to the versions that the file names; with `only_ready`, not before these are loaded.
+
+        A label also moves if the version to which it points can't answer.
+        """
+        before, record.labels = record.labels, {}
+        for label, version in record.file_labels.items():
+            old, new = record.versions.get(before.get(label, 0)), record.versions.get(version)
+            waits = only_ready and new is not None and new.loaded is None and old is not None and old.loaded is not None
+            record.labels[label] = before[label] if waits else version
 
     def _refuse(self, entry: Entry, one: FoundVersion) -> None:
         """Records a problem of a version's file. A loaded version stays in use."""
@@ -339,51 +578,99 @@ class Repository:
         if entry.loaded is None:
             entry.found, entry.state = one, State.FAILED
 
-    def _settled(self, key: tuple[str, int], one: FoundVersion) -> bool:
+    def _settled(self, one: FoundVersion) -> bool:
         """Whether a file is complete: published by a rename, or unchanged for `settle_seconds` or between two scans.
 
         At the first scan all files count as complete, so that startup doesn't wait. A file that was incomplete is
         loaded again when it changes.
         """
         old = time.time() - one.modified > self._settle_seconds
-        return not self._scanned or one.published or old or self._sighted.get(key) == one.fingerprint
+        return (
+            not self._scanned or one.published or old or self._sighted.get((one.name, one.version)) == one.fingerprint
+        )
 
     # Versions in memory.
 
     def _bring_up(self, name: str) -> None:
-        """Loads the newest version that can be loaded, and reloads loaded versions whose file has changed."""
-        with self._lock:
-            entries = sorted(self._models.get(name, {}).items(), reverse=True)
-        newest: int | None = None
-        for number, entry in entries:
-            changed = entry.loaded is not None and entry.tried != entry.found.fingerprint
-            if changed or (newest is None and entry.state is State.AVAILABLE):
-                self._load_entry(entry)
-            if newest is None and entry.state is State.READY:
-                newest = number
-                entry.on_demand = False
+        """Loads the versions that the policy keeps loaded, and reloads loaded ones whose file or settings have changed.
 
-    def _load_entry(self, entry: Entry) -> None:
+        If one of them can't be loaded, 'latest' takes an older one.
+        """
+        with self._lock:
+            record = self._models.get(name)
+            if record is None:
+                self.canaries = {model: one for model, one in self.canaries.items() if model != name}
+                return
+            settings, target = record.in_force, record.target
+            entries = [(number, entry) for number in record.order() if not (entry := record.versions[number]).leaving]
+            moving = {version for label, version in record.file_labels.items() if record.labels[label] != version}
+            moving |= record.routed()
+        count = settings.latest_versions if settings.version_policy == "latest" else len(entries)
+        kept: list[int] = []
+        coming = 0
+        for number, entry in entries:
+            if entry.barred:
+                continue
+            if self._origin is not None and entry.found.absent:
+                # Older ones that are here serve meanwhile, but none is fetched for that.
+                wanted = settings.serves(number) and (number == target or len(kept) + coming < count)
+                if (wanted or number in moving) and entry.state is State.AVAILABLE:
+                    self._origin.want(name, number)
+                    coming += 1
+                continue
+            changed = entry.loaded is not None and entry.changed(settings)
+            # An older version isn't taken in place of the target: it wouldn't become the default.
+            missing = target is not None and target not in kept
+            wanted = settings.serves(number) and (number == target or len(kept) + missing < count)
+            if changed or ((wanted or number in moving) and entry.state is State.AVAILABLE):
+                self._load_entry(entry, settings)
+            if wanted and entry.state is State.READY:
+                kept.append(number)
+                entry.on_demand = False
+        with self._lock:
+            for number in [number for number, entry in record.versions.items() if entry.leaving]:
+                self._unload(record.versions.pop(number))
+            if not record.versions:
+                self._models.pop(name, None)
+            record.kept = frozenset(kept)
+            if kept:
+                record.bar(keep_loaded=False)
+                for entry in record.versions.values():
+                    if entry.barred:
+                        self._unload(entry)
+            self._move_labels(record, only_ready=True)
+            record.last_default = record.default()
+            self._choose_anew()
+            self._set_canary(record)
+
+    def _set_canary(self, record: ModelRecord) -> None:
+        canary = record.canary()
+        if canary != self.canaries.get(record.name):
+            others = {name: one for name, one in self.canaries.items() if name != record.name}
+            self.canaries = others if canary is None else {**others, record.name: canary}
+
+    def _load_entry(self, entry: Entry, settings: ModelSettings) -> None:
         """Loads a version's file and replaces the loaded one. On failure keeps that and records the reason."""
         with entry.loading:
             found = entry.found
-            if entry.tried == found.fingerprint and entry.loaded is not None:
+            if entry.loaded is not None and not entry.changed(settings):
                 return
             began = time.monotonic()
             with self._lock:
                 if entry.loaded is None:
                     entry.state, entry.reason = State.LOADING, ""
-                    self._chosen = {}
+                    self._choose_anew()
             try:
-                loaded = self._read(found)
+                loaded = self._loader.read(found, settings, self._released)
             except Exception as error:
-                self._note_failure(entry, found, error)
+                self._note_failure(entry, found, settings, error)
                 return
             with self._lock:
                 previous, entry.loaded = entry.loaded, loaded
-                entry.tried, entry.state, entry.reason = found.fingerprint, State.READY, ""
-                self._chosen = {}
-                gone = self._models.get(found.name, {}).get(found.version) is not entry
+                entry.tried, entry.tried_with = found.fingerprint, settings
+                entry.state, entry.reason, entry.retries, entry.retry_at = State.READY, "", 0, math.inf
+                self._choose_anew()
+                gone = self._find_entry(found.name, found.version) is not entry
         seconds = time.monotonic() - began
         self._observer.version_loaded(found.name, found.version, seconds)
         if previous is not None:
@@ -395,41 +682,28 @@ class Repository:
         if self._ready is not None:
             self._ready(loaded)
 
-    def _note_failure(self, entry: Entry, found: FoundVersion, error: Exception) -> None:
-        known = isinstance(error, (LayerGraphError, VersionFailedError, OSError, MemoryError))
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = safe_text(text) if known else "internal error while loading; see the server's log"
-        logger.error("%s failed to load: %s", found.label, reason, exc_info=None if known else error)
+    def _note_failure(self, entry: Entry, found: FoundVersion, settings: ModelSettings, error: Exception) -> None:
+        reason, expected = failure_text(error)
+        logger.error("%s failed to load: %s", found.label, reason, exc_info=None if expected else error)
         self._observer.version_failed(found.name, found.version)
         with self._lock:
-            entry.tried = found.fingerprint
-            self._chosen = {}
+            of_settings = entry.loaded is not None and entry.tried == found.fingerprint
+            entry.tried, entry.tried_with = found.fingerprint, settings
+            entry.retry_at = math.inf
+            if entry.retries < settings.load_retries:
+                entry.retry_at = time.monotonic() + settings.load_retry_seconds * 2**entry.retries
+                entry.retries += 1
+                reason += f" (to be tried again; {settings.load_retries - entry.retries + 1} tries are left)"
+            self._choose_anew()
             if entry.loaded is None:
                 entry.state, entry.reason = State.FAILED, reason
             else:
-                entry.reason = f"its file has changed and can't be loaded; the previous one stays in use: {reason}"
-
-    def _read(self, found: FoundVersion) -> LoadedVersion:
-        manifest: dict[str, Any] = {}
-        if found.published:
-            manifest = publishing.read_manifest(found.path.parent)
-            problem = publishing.check_manifest(found.path, manifest, self._digest)
-            if problem:
-                raise VersionFailedError(problem)
-        model = self._load(found.path)
-        for spec in (*model.input_specs, *model.output_specs):
-            if spec.dtype not in NUMPY_DTYPES:
-                raise VersionFailedError(f"tensor '{spec.name}' has dtype {spec.dtype}, which requests can't have")
-        runner = ModelRunner(model)
-        return LoadedVersion(
-            found=found,
-            model=model,
-            runner=runner,
-            queue=self._make_queue(found.name, found.version, runner),
-            parameter_count=model.count_params(),
-            training_run=str(manifest.get("run", "")),
-            released=self._released,
-        )
+                what = (
+                    "the model's settings have changed and it can't be loaded with them"
+                    if of_settings
+                    else ("its file has changed and can't be loaded")
+                )
+                entry.reason = f"{what}; the previous one stays in use: {reason}"
 
     def _load_on_demand(self, entry: Entry) -> None:
         """Loads an old version for a request, in the request's thread. Raises as `lease` does."""
@@ -440,7 +714,10 @@ class Repository:
                 )
             entry.waiting += 1
         try:
-            self._load_entry(entry)
+            with self._lock:
+                settings = self._known(entry.found.name).in_force
+            self._fetch(entry)
+            self._load_entry(entry, settings)
             with self._lock:
                 entry.check_usable()
                 entry.on_demand = True
@@ -449,13 +726,23 @@ class Repository:
                 entry.waiting -= 1
         self._unload_unused(entry)
 
+    def _fetch(self, entry: Entry) -> None:
+        """Waits until a version's files are in the folder. Raises as `Origin.fetch` does."""
+        found = entry.found
+        if self._origin is None or not found.absent:
+            return
+        self._origin.fetch(found.name, found.version)
+        with self._lock:
+            if entry.found.absent:
+                entry.found = layout.find_version(found.name, found.version, found.path)
+
     def _unload_unused(self, keep: Entry | None = None) -> None:
-        """Unloads versions that are neither the default of their model nor among the last used old versions."""
+        """Unloads versions that the policy doesn't keep, that have no label, and aren't among the last used others."""
         with self._lock:
             old: list[Entry] = []
-            for entries in self._models.values():
-                default = self._default(entries)
-                old += [entry for number, entry in entries.items() if entry.loaded is not None and number != default]
+            for record in self._models.values():
+                stay = {*record.kept, record.default(), *record.labels.values(), *record.file_labels.values()}
+                old += [e for number, e in record.versions.items() if e.loaded is not None and number not in stay]
             on_demand = [entry for entry in old if entry.on_demand]
             on_demand.sort(
                 key=lambda entry: (entry is keep, entry.loaded.last_used if entry.loaded else 0.0), reverse=True
@@ -467,7 +754,8 @@ class Repository:
 
     def _unload(self, entry: Entry) -> None:
         loaded, entry.loaded, entry.on_demand = entry.loaded, None, False
-        entry.tried, self._chosen = layout.NOTHING, {}
+        entry.tried = layout.NOTHING
+        self._choose_anew()
         if loaded is not None:
             entry.state = State.UNLOADING
             loaded.retire()
@@ -476,12 +764,16 @@ class Repository:
         """Called when the last lease of a retired version has ended."""
         logger.info("%s is unloaded", loaded.found.label)
         with self._lock:
-            entry = self._models.get(loaded.name, {}).get(loaded.version)
+            entry = self._find_entry(loaded.name, loaded.version)
             if entry is not None and entry.loaded is not None:
                 return  # It was replaced by a changed file of the same version.
             if entry is not None and entry.state is State.UNLOADING:
                 entry.state = State.AVAILABLE
         self._observer.version_released(loaded.name, loaded.version)
+
+
+def _is_here(found: FoundVersion) -> bool:
+    return not found.absent and found.path.exists()
 
 
 def _name_of(path: Path) -> str:

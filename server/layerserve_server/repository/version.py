@@ -11,6 +11,7 @@ from typing import Any
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import ModelRunner, ServedModel
 from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +26,8 @@ class LoadedVersion:
     training_run: str
     #: Called once, after it was retired and its last lease has ended.
     released: Callable[[LoadedVersion], None]
+    #: The settings with which it was loaded.
+    settings: ModelSettings = DEFAULTS
     ready_time: float = field(default_factory=time.time)
     last_used: float = field(default_factory=time.monotonic)
     #: Whether engines are being timed, or are to be timed.

@@ -11,10 +11,11 @@ from typing import BinaryIO
 from layerserve.v1 import models_pb2
 
 from layerserve_server.errors import UnknownVersionError
-from layerserve_server.repository.entry import Description, State
+from layerserve_server.repository.entry import Description
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
-from layerserve_server.services.messages import chosen_by, format_name, parse, tensor_specs, timestamp
+from layerserve_server.services.messages import chosen_by, format_name, parse
+from layerserve_server.services.model_version import model_version
 from layerserve_server.training.conversion import Converter
 from layerserve_server.transport.call import Call, Routes, Stream
 
@@ -22,14 +23,6 @@ SERVICE = "/layerserve.v1.ModelService/"
 
 #: Size of the pieces of a downloaded file, in bytes.
 CHUNK = 256 * 1024
-
-STATES: dict[State, models_pb2.VersionState.ValueType] = {
-    State.LOADING: models_pb2.VERSION_STATE_LOADING,
-    State.READY: models_pb2.VERSION_STATE_READY,
-    State.FAILED: models_pb2.VERSION_STATE_FAILED,
-    State.UNLOADING: models_pb2.VERSION_STATE_UNLOADING,
-    State.AVAILABLE: models_pb2.VERSION_STATE_AVAILABLE,
-}
 
 
 class ModelService:
@@ -53,7 +46,7 @@ class ModelService:
         """
         request = parse(models_pb2.ListModelsRequest, call.request)
         versions = [one for one in self._repository.describe(request.name) if call.caller.may("read", one.name)]
-        response = models_pb2.ListModelsResponse(versions=map(_version, versions))
+        response = models_pb2.ListModelsResponse(versions=map(model_version, versions))
         call.reply(response.SerializeToString)
 
     def get_model(self, call: Call) -> None:
@@ -61,20 +54,21 @@ class ModelService:
         request = parse(models_pb2.GetModelRequest, call.request)
         description = self._repository.describe_one(*chosen_by(call.caller, "read", request.model))
         call.about(description.name, description.version)
-        call.reply(models_pb2.GetModelResponse(version=_version(description)).SerializeToString)
+        call.reply(models_pb2.GetModelResponse(version=model_version(description)).SerializeToString)
 
     async def download_model(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles DownloadModel: yields a version's file, converted to the requested format.
 
-        Raises as `chosen_by`, `Repository.describe_one` and `Converter.converted` do.
+        Raises as `chosen_by`, `Repository.make_present` and `Converter.converted` do.
         """
         request = parse(models_pb2.DownloadModelRequest, await stream.first())
-        description = self._repository.describe_one(*chosen_by(stream.caller, "read", request.model))
+        chosen = chosen_by(stream.caller, "read", request.model)
+        description = await stream.blocking(lambda: self._repository.make_present(*chosen))
         stream.about(description.name, description.version)
         format = format_name(request.format)
         several_files = Path(description.path).suffix in (".json", ".pb")
         with contextlib.ExitStack() as resources:
-            version = _version(description)
+            version = model_version(description)
             path = Path(description.path)
             if format or several_files:
                 conversion = self._converter.converted(path, format, description.parameter_count)
@@ -94,33 +88,3 @@ def _open(description: Description, path: Path) -> BinaryIO:
         raise UnknownVersionError(
             f"model '{description.name}' version {description.version}: its file can't be read: {error.strerror}"
         ) from error
-
-
-def _version(one: Description) -> models_pb2.ModelVersion:
-    return models_pb2.ModelVersion(
-        name=one.name,
-        version=one.version,
-        state=STATES[one.state],
-        reason=one.reason,
-        labels=one.labels,
-        inputs=tensor_specs(one.inputs),
-        outputs=tensor_specs(one.outputs),
-        file=Path(one.path).name,
-        file_bytes=one.file_bytes,
-        keras_version=one.keras_version,
-        parameter_count=one.parameter_count,
-        ready_time=timestamp(one.ready_time) if one.ready_time is not None else None,
-        training_run=one.training_run,
-        compiled=one.compiled,
-        served_by_default=one.default,
-        choosing_engine=one.choosing_engine,
-        engines=[
-            models_pb2.EngineChoice(
-                rows=choice.rows,
-                engine=choice.engine,
-                milliseconds=choice.milliseconds,
-                difference=choice.difference,
-            )
-            for choice in one.engines
-        ],
-    )

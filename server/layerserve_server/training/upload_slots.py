@@ -13,10 +13,11 @@ RETRY_SECONDS = 10.0
 
 
 class UploadSlots:
-    """Slots for runs whose data is being uploaded. Not thread-safe: used in the streams' event loop only."""
+    """Slots for uploads. Not thread-safe: used in the streams' event loop only."""
 
-    def __init__(self, limit: int, peer_limit: int) -> None:
-        """`limit` is the number of slots, `peer_limit` the maximum per client address."""
+    def __init__(self, limit: int, peer_limit: int, what: str = "runs are receiving data") -> None:
+        """`limit` is the number of slots, `peer_limit` the maximum per client address; `what` is for error texts."""
+        self._what = what
         self._limit = limit
         self._peer_limit = peer_limit
         self._peers: Counter[str] = Counter()
@@ -28,10 +29,10 @@ class UploadSlots:
         Raises BusyError if all slots, or those of this address, are occupied.
         """
         if self._peers.total() >= self._limit:
-            raise BusyError(f"{self._limit} runs are receiving data, which is the limit", RETRY_SECONDS)
+            raise BusyError(f"{self._limit} {self._what}, which is the limit", RETRY_SECONDS)
         if peer and self._peers[peer] >= self._peer_limit:
             raise BusyError(
-                f"{self._peer_limit} runs are receiving data from one client address, which is the limit", RETRY_SECONDS
+                f"{self._peer_limit} {self._what} from one client address, which is the limit", RETRY_SECONDS
             )
         self._peers[peer] += 1
         try:

@@ -43,6 +43,10 @@ class Call(Protocol):
     def deadline(self) -> float | None:
         """The client's deadline, on the clock of `time.monotonic`, in seconds; None if it set none."""
 
+    @property
+    def metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        """The client's metadata."""
+
     def client(self) -> object:
         """Identifies the client's connection: equal for calls on the same connection."""
 
@@ -142,6 +146,9 @@ class Stream(Protocol):
     def about(self, model: str, version: int) -> None:
         """Sets the model and version labels of the stream's metrics."""
 
+    def count(self, model: str, version: str, status: str, seconds: float) -> None:
+        """Counts one of the stream's requests, answered `seconds` after its arrival with a status such as "OK"."""
+
 
 Handler: TypeAlias = Callable[[Call], None]
 StreamHandler: TypeAlias = Callable[[Stream], AsyncGenerator[bytes, None]]
@@ -196,6 +203,9 @@ class Observer(Protocol):
 
     def calls_ended(self, calls: Sequence[Ended]) -> None:
         """Counts calls that ended."""
+
+    def streamed(self, requests: Sequence[Ended]) -> None:
+        """Counts requests of a stream that were answered."""
 
     def before_collect(self, report: Callable[[], None]) -> None:
         """Registers a callback that runs before metrics are collected, to report calls that are still buffered."""

@@ -32,9 +32,12 @@ DOMAIN = "layerserve"
 STATUS: dict[type[errors.ServerError], grpc.StatusCode] = {
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    # As TensorFlow Serving answers.
+    errors.UnknownSignatureError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ForbiddenPathError: grpc.StatusCode.PERMISSION_DENIED,
     errors.IncompleteDataError: grpc.StatusCode.DATA_LOSS,
     errors.VersionFailedError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RefusedChangeError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotTrainableError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,

@@ -99,6 +99,10 @@ class Streams:
 
         self.post(begin)
 
+    def count_request(self, request: Ended) -> None:
+        """Counts a request of a stream."""
+        self._observer.streamed((request,))
+
     @property
     def count(self) -> int:
         """Number of open streams."""
@@ -149,6 +153,7 @@ class Streams:
             error = UnavailableError(STOPPING)
         except Exception as caught:
             error = caught
+        error = stream.withdrawn or error
         wire = failure(error, stream.method) if error is not None else None
         drop_frames(error)
         stream.forget()
@@ -281,6 +286,8 @@ class ServerStream:
         #: Whether the client has cancelled, perhaps before the handler started. Set in any thread.
         self.left = False
         self._gone = False
+        #: The error if its caller has lost its rights; handlers then see a client that is gone.
+        self.withdrawn: Exception | None = None
         self._interruption: Exception | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._receiving: asyncio.Future[bytes | None] | None = None
@@ -369,6 +376,10 @@ class ServerStream:
     def about(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)
 
+    def count(self, model: str, version: str, status: str, seconds: float) -> None:
+        """See transport.call.Stream. Thread-safe."""
+        self._streams.count_request(Ended(self.method, model, version, status, seconds))
+
     async def send(self, message: bytes) -> None:
         """Sends a message and waits until another may follow (flow control).
 
@@ -390,8 +401,11 @@ class ServerStream:
 
     def check_stalled(self, now: float, idle_seconds: float, stalled_seconds: float) -> None:
         """Interrupts the stream if the client has sent or read nothing for too long, or has lost its rights."""
-        if self.caller.ended is not None:
-            self.interrupt(self.caller.ended)
+        ended = self.caller.ended
+        if ended is not None and not self._gone:
+            self.withdrawn = type(ended)(str(ended))
+            self._gone = True
+            self.interrupt(self.withdrawn)
             self.closed()
         if self._waits_since is not None and now - self._waits_since > idle_seconds:
             self.interrupt(IdleStreamError(f"the client sent no message for {idle_seconds:g} seconds"))

@@ -433,9 +433,11 @@ def test_help_names_every_command(cli):
     assert status == 0
     for name in (
         "models",
+        "wait",
         "predict",
         "shapes",
         "download",
+        "codegen",
         "train",
         "runs",
         "watch",
@@ -447,6 +449,7 @@ def test_help_names_every_command(cli):
         "serve",
         "inspect",
         "convert",
+        "token",
         "zoo",
     ):
         assert f"\n  {name} " in out

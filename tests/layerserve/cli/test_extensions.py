@@ -85,7 +85,7 @@ def test_without_typer_the_command_line_says_what_to_install():
 
 
 def test_the_commands_of_the_other_packages_are_found():
-    assert {"serve", "inspect", "convert", "zoo"} <= set(extensions.names())
+    assert {"serve", "inspect", "convert", "token", "zoo"} <= set(extensions.names())
 
 
 def test_a_reader_that_has_had_enough_gets_no_traceback() -> None:

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
-from layerserve.cli.output import number_text, plain, print_json, print_line, print_table
-from layerserve.tables import Table, shape_text
+from layerserve.cli.output import plain, print_json, print_line, print_table
+from layerserve.tables import Table, number_text, shape_text
 
 
 @dataclass

@@ -60,6 +60,8 @@ def test_commands_below_a_command_are_listed(capsys):
     "line",
     [
         "models",
+        "codegen",
+        "wait",
         "predict",
         "train",
         "runs",
@@ -68,6 +70,8 @@ def test_commands_below_a_command_are_listed(capsys):
         "serve",
         "inspect",
         "convert",
+        "token",
+        "token create",
         "zoo",
         "zoo list",
         "zoo build",

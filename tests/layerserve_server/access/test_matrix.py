@@ -54,7 +54,9 @@ def request_for(method: str, model: str) -> bytes:
     kind = described(method).input_type
     message = message_factory.GetMessageClass(kind)()
     fields = kind.fields_by_name
-    if "spec" in fields:
+    if method.endswith("/UploadModel"):
+        message.spec.name = model
+    elif "spec" in fields:
         message.spec.model.name = model
     elif "request" in fields:
         message.request.model.name = model

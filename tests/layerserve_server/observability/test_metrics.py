@@ -61,11 +61,13 @@ def test_names_types_and_labels():
     metrics = Metrics()
     metrics.calls_began(PREDICT, 1)
     metrics.calls_ended([Ended(PREDICT, "m", "1", "INTERNAL", 0.1)])
+    metrics.streamed([Ended(PREDICT, "m", "1", "OK", 0.1)])
     queue = metrics.batches("m", 1)
     queue.batch_ran(1, 1, 0.1)
-    metrics.watch_queue("m", 1, lambda: 0)
+    metrics.watch_queue("m", 1, lambda: 0, lambda: 0)
     metrics.version_loaded("m", 1, 0.1)
     metrics.version_failed("m", 1)
+    metrics.settings_invalid("m")
     metrics.runs_changed(0, 0)
     metrics.run_progressed("m", 1, 1, 0.1)
     metrics.run_ended("m", "finished")
@@ -78,6 +80,8 @@ def test_names_types_and_labels():
     assert found == {
         "layerserve_requests": ("counter", "method", "model", "status", "version"),
         "layerserve_requests_seconds": ("counter", "method", "model", "status", "version"),
+        "layerserve_streamed_requests": ("counter", "method", "model", "status", "version"),
+        "layerserve_streamed_requests_seconds": ("counter", "method", "model", "status", "version"),
         "layerserve_errors": ("counter", "method", "model", "status", "version"),
         "layerserve_request_seconds": ("histogram", "method", "model"),
         "layerserve_buffered_bytes": ("gauge",),
@@ -89,9 +93,11 @@ def test_names_types_and_labels():
         "layerserve_queue_seconds": ("histogram", "model", "version"),
         "layerserve_compute_seconds": ("histogram", "model", "version"),
         "layerserve_queue_rows": ("gauge", "model", "version"),
+        "layerserve_queue_requests": ("gauge", "model", "version"),
         "layerserve_model_loaded": ("gauge", "model", "version"),
         "layerserve_model_loads": ("counter", "model"),
         "layerserve_model_load_failures": ("counter", "model"),
+        "layerserve_model_settings_errors": ("counter", "model"),
         "layerserve_model_load_seconds": ("histogram", "model"),
         "layerserve_training_runs": ("gauge", "state"),
         "layerserve_training_runs_ended": ("counter", "model", "state"),
@@ -150,6 +156,28 @@ def test_calls_are_counted_by_method_model_version_and_status():
     }
 
 
+def test_requests_of_streams_are_counted_until_their_version_is_released():
+    metrics = Metrics()
+    stream = "/layerserve.v1.PredictionService/PredictStream"
+    for status, seconds in (("OK", 0.25), ("OK", 0.5), ("NOT_FOUND", 1.0)):
+        metrics.streamed([Ended(stream, "m", "1", status, seconds)])
+    metrics.streamed([Ended(stream, "m", "2", "OK", 2.0)])
+    one, two = ("method=PredictStream model=m status={} version=" + str(version) for version in (1, 2))
+    of_two = {
+        f"layerserve_streamed_requests_total {two.format('OK')}": 1,
+        f"layerserve_streamed_requests_seconds_total {two.format('OK')}": 2.0,
+    }
+    assert samples(metrics.registry) == of_two | {
+        f"layerserve_streamed_requests_total {one.format('OK')}": 2,
+        f"layerserve_streamed_requests_seconds_total {one.format('OK')}": 0.75,
+        f"layerserve_streamed_requests_total {one.format('NOT_FOUND')}": 1,
+        f"layerserve_streamed_requests_seconds_total {one.format('NOT_FOUND')}": 1.0,
+    }
+    metrics.streamed([Ended(stream, "m", "1", "OK", 1.0)])
+    metrics.version_released("m", 1)
+    assert samples(metrics.registry) == of_two
+
+
 def test_batches_are_counted_by_rows_requests_and_seconds():
     metrics = Metrics()
     queue = metrics.batches("m", 3)
@@ -157,7 +185,7 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
     queue.batch_ran(7, 2, 1.5)
     queue.batch_ran(1, 1, 0.5)
     waiting = [5]
-    metrics.watch_queue("m", 3, lambda: waiting[0])
+    metrics.watch_queue("m", 3, lambda: waiting[0], lambda: 2)
     at = "model=m version=3"
     expected = {
         f"layerserve_rows_total {at}": 8,
@@ -169,6 +197,7 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
         f"layerserve_queue_seconds_count {at}": 2,
         f"layerserve_queue_seconds_sum {at}": 0.75,
         f"layerserve_queue_rows {at}": 5,
+        f"layerserve_queue_requests {at}": 2,
     }
     assert samples(metrics.registry) == expected
     waiting[0] = 0
@@ -195,7 +224,7 @@ def test_a_version_that_is_freed_leaves_no_series():
 
     def use(version):
         queue = metrics.batches("m", version)
-        metrics.watch_queue("m", version, lambda: 0)
+        metrics.watch_queue("m", version, lambda: 0, lambda: 0)
         metrics.version_loaded("m", version, 0.5)
         queue.requests_waited([0.25])
         queue.batch_ran(1, 1, 0.5)
@@ -261,13 +290,14 @@ def test_observations_of_threads_are_counted_once():
 def test_versions_are_counted_and_their_gauges_end_with_them():
     metrics = Metrics()
     for version in (1, 2):
-        metrics.watch_queue("m", version, lambda: 0)
+        metrics.watch_queue("m", version, lambda: 0, lambda: 0)
         metrics.version_loaded("m", version, 0.25)
     metrics.version_failed("m", 3)
     metrics.version_released("m", 1)
     assert samples(metrics.registry) == {
         "layerserve_model_loaded model=m version=2": 1,
         "layerserve_queue_rows model=m version=2": 0,
+        "layerserve_queue_requests model=m version=2": 0,
         "layerserve_model_loads_total model=m": 2,
         "layerserve_model_load_failures_total model=m": 1,
         "layerserve_model_load_seconds_count model=m": 2,
@@ -366,9 +396,13 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         f"layerserve_compute_seconds_count {two}": 4,
         f"layerserve_compute_seconds_count {one}": 1,
         f"layerserve_queue_rows {two}": 0,
+        f"layerserve_queue_requests {two}": 0,
         f"layerserve_queue_rows {one}": 0,
+        f"layerserve_queue_requests {one}": 0,
         f"layerserve_model_loaded {two}": 1,
         f"layerserve_model_loaded {one}": 1,
+        "layerserve_model_versions model=double state=ready": 2,
+        "layerserve_model_versions model=bad state=failed": 1,
         "layerserve_model_loads_total model=double": 2,
         "layerserve_model_load_failures_total model=bad": 1,
         "layerserve_model_load_seconds_count model=double": 2,

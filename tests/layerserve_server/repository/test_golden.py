@@ -29,10 +29,12 @@ def versions(tmp_path: Path) -> Path:
 
 
 def test_it_says_by_how_much_and_the_version_before_serves(versions: Path) -> None:
-    def queue(name, version, run):
+    def queue(name, version, run, settings):
         return BatchQueue(name, run, max_batch_rows=4, max_queue_rows=4, observer=Metrics().batches(name, version))
 
-    repository = Repository(versions, versions / "published", load_model, queue, observer=Metrics())
+    repository = Repository(
+        versions, versions / "published", lambda path, settings: load_model(path), queue, observer=Metrics()
+    )
     repository.scan()
     second, first = repository.describe("m")
     assert (second.state, first.state) == (State.FAILED, State.READY)

@@ -19,32 +19,7 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.entry import State
-from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
-
-
-@pytest.fixture
-def make(tmp_path, load_fake):
-    """A repository of tmp_path/models that has looked once, unless told otherwise."""
-    made = []
-
-    def make_repository(path=None, load=load_fake, scan=True, **options):
-        metrics = Metrics()
-
-        def queue(name, version, run):
-            return BatchQueue(name, run, max_batch_rows=8, max_queue_rows=8, observer=metrics.batches(name, version))
-
-        repository = Repository(
-            path or tmp_path / "models", tmp_path / "published", load, queue, observer=metrics, **options
-        )
-        made.append(repository)
-        if scan:
-            repository.scan()
-        return repository
-
-    yield make_repository
-    for repository in made:
-        repository.close()
 
 
 def answering(repository, *choice):
@@ -120,7 +95,7 @@ def test_a_version_is_loading_while_it_is_read(make, put, load_fake):
         return load_fake(path)
 
     repository = make()
-    repository._load = load
+    repository._loader.load = lambda path, settings: load(path)
     put(version=2, offset=2)
     repository.scan()
     repository.scan()
@@ -439,8 +414,8 @@ def test_a_version_that_is_removed_while_it_loads_is_not_kept(make, put, load_fa
 
     repository = make(load=load, ready=ready.append)
     caught, queues = [], []
-    make_queue = repository._make_queue
-    repository._make_queue = lambda *facts: queues.append(make_queue(*facts)) or queues[-1]
+    make_queue = repository._loader.make_queue
+    repository._loader.make_queue = lambda *facts: queues.append(make_queue(*facts)) or queues[-1]
 
     def ask():
         try:
@@ -539,7 +514,7 @@ def test_callers_wait_for_an_old_version_but_not_without_bound(make, put, load_f
     assert loading.wait(30)
     for thread in threads[1:]:
         thread.start()
-    while repository._models["double"][1].waiting < 8:
+    while repository._models["double"].versions[1].waiting < 8:
         time.sleep(0.001)
     with pytest.raises(BusyError, match="8 calls are waiting for it"):
         repository.lease("double", 1)

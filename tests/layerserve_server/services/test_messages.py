@@ -12,7 +12,7 @@ from layerserve.v1 import graph_pb2, models_pb2, tensor_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import InvalidRequestError, UnknownLayerError
 from layerserve_server.repository.entry import Description, State
-from layerserve_server.services import graph, models, training
+from layerserve_server.services import graph, model_version, training
 from layerserve_server.services.training import RunDefaults
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog, EventWriter
@@ -336,7 +336,7 @@ def test_a_run_is_described_when_it_has_ended(tmp_path, what, fields):
     [
         (training.STATES, RunState, "RUN_STATE_"),
         (training.KINDS, Kind, "RUN_KIND_"),
-        (models.STATES, State, "VERSION_STATE_"),
+        (model_version.STATES, State, "VERSION_STATE_"),
     ],
 )
 def test_states_have_the_same_names_on_the_wire(own, theirs, prefix):
@@ -368,8 +368,9 @@ def test_a_version_is_described_whole():
         engines=(SimpleNamespace(rows=8, engine="onnx", milliseconds={"eager": 2.0, "onnx": 1.0}, difference=0.25),),
         choosing_engine=True,
         default=True,
+        pinned=True,
     )
-    assert models._version(one) == whole(
+    assert model_version.model_version(one) == whole(
         models_pb2.ModelVersion(
             name="m",
             version=4,
@@ -387,6 +388,7 @@ def test_a_version_is_described_whole():
             compiled=True,
             served_by_default=True,
             choosing_engine=True,
+            pinned=True,
             engines=[
                 models_pb2.EngineChoice(
                     rows=8, engine="onnx", milliseconds={"eager": 2.0, "onnx": 1.0}, difference=0.25
@@ -458,7 +460,9 @@ def test_node_shapes_end_their_lease_and_name_their_version(put, load_fake, tmp_
 
     put("double", 3)
     queue = SimpleNamespace(close=lambda: None)
-    repository = Repository(tmp_path / "models", tmp_path, load_fake, lambda *_: queue, observer=Metrics())
+    repository = Repository(
+        tmp_path / "models", tmp_path, lambda path, _: load_fake(path), lambda *_: queue, observer=Metrics()
+    )
     repository.scan()
     observer = CallObserver()
     batches = event_batches_here(observer)

@@ -46,7 +46,7 @@ class Selection(NamedTuple):
     contract: Contract
     #: Names of the outputs, in the order of the reply; all outputs of the model if empty.
     outputs: tuple[str, ...]
-    #: Anything else that the form of the reply depends on.
+    #: Anything else that the names of inputs and outputs, or the form of the reply, depend on.
     form: Hashable = None
 
 
@@ -89,10 +89,10 @@ class Contract(Protocol):
         Returns None if other messages may not be read in the same way.
         """
 
-    def input_names(self, version: LoadedVersion) -> Mapping[str, str]:
-        """Returns further names of a model's inputs, each with the model's own name for it."""
+    def input_names(self, version: LoadedVersion, selection: Selection) -> Mapping[str, str]:
+        """Returns further names of a model's inputs, each with the model's own name. Raises InvalidRequestError."""
 
-    def output_names(self, version: LoadedVersion, names: tuple[str, ...]) -> tuple[str, ...]:
+    def output_names(self, version: LoadedVersion, selection: Selection) -> tuple[str, ...]:
         """Returns the model's own names for the outputs of a selection. Raises InvalidRequestError."""
 
     def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> Encoder:

@@ -42,7 +42,7 @@ def endpoint_of(version: LoadedVersion, selection: Selection) -> Endpoint:
 
 def _make_endpoint(version: LoadedVersion, selection: Selection) -> Endpoint:
     contract = selection.contract
-    outputs = contract.output_names(version, selection.outputs)
+    outputs = contract.output_names(version, selection)
     if len(set(outputs)) < len(outputs):
         # The reply would be larger than the results by this factor.
         name, count = Counter(outputs).most_common(1)[0]
@@ -52,5 +52,5 @@ def _make_endpoint(version: LoadedVersion, selection: Selection) -> Endpoint:
     computed = tuple(dict.fromkeys(names))
     padding = version.runner.padding(computed, plan.input_specs)
     admission = Admission(plan, version.model.input_specs, computed, padding)
-    decoder = Decoder(admission, contract.input_names(version))
+    decoder = Decoder(admission, contract.input_names(version, selection))
     return Endpoint(admission, decoder, computed, contract.encoder(version, selection, names))

@@ -62,13 +62,13 @@ class OwnContract:
             return None
         return data, ids[0] if ids else None
 
-    def input_names(self, version: LoadedVersion) -> Mapping[str, str]:
+    def input_names(self, version: LoadedVersion, selection: Selection) -> Mapping[str, str]:
         """Returns no further names."""
         return NO_NAMES
 
-    def output_names(self, version: LoadedVersion, names: tuple[str, ...]) -> tuple[str, ...]:
+    def output_names(self, version: LoadedVersion, selection: Selection) -> tuple[str, ...]:
         """Returns the names unchanged."""
-        return names
+        return selection.outputs
 
     def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> Encoder:
         """Returns the encoder of PredictResponse messages."""

@@ -174,7 +174,7 @@ class PredictionStream:
         """Whether a call was answered or cancelled."""
         return call not in self._in_progress
 
-    def end(self, call: StreamedCall, message: bytes) -> None:
+    def end(self, call: StreamedCall, message: bytes, status: str = "OK") -> None:
         """Answers a call with a serialized message. Later answers to it are ignored."""
         with self._lock:
             if call not in self._in_progress:
@@ -192,6 +192,7 @@ class PredictionStream:
                     self._ready.append((first.held, first.size))
                     self._order.popleft()
         self._stream.soon(self._wake.set)
+        self._stream.count(call.model, call.version, status, time.monotonic() - call.arrived)
 
     def end_with(self, error: Exception) -> bool:
         """Ends the stream with the error of a request. Returns False if errors don't end this stream."""
@@ -220,11 +221,13 @@ class StreamedCall:
         self._answers = answers
         self._stream = stream
         self.caller = stream.caller
+        self.metadata = stream.metadata
         self.size = size
         #: Id of the request.
         self.id = ""
         #: Its reply, while replies to earlier requests are missing.
         self.held: bytes | None = None
+        self.model = self.version = ""
         self.arrived = time.monotonic()
         self.gone: Callable[[], None] = _nothing
         #: Work passed to `may_block`, to be run in a pool thread.
@@ -260,13 +263,15 @@ class StreamedCall:
 
     def fail(self, error: Exception) -> None:
         if not self._answers.end_with(error):
-            self._answers.end(self, self.refusal(error))
+            wire = failure(error, self.method)
+            self._answers.end(self, self._answers.contract.refusal(self.id, wire), wire.code.name)
 
     def refusal(self, error: Exception) -> bytes:
         """Returns the serialized reply for an error."""
         return self._answers.contract.refusal(self.id, failure(error, self.method))
 
     def about(self, model: str, version: int) -> None:
+        self.model, self.version = model, str(version)
         self._stream.about(model, version)
 
     def afterwards(self, work: Callable[[], None]) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import TypeAlias
 
 from layerserve_server.errors import ServerError
 from layerserve_server.inference.queue import Arrays, QueuedRequest
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 from layerserve_server.services.messages import LONG_BYTES
+from layerserve_server.services.prediction.caller_key import caller_key
 from layerserve_server.services.prediction.coalesced import CoalescedCalls
-from layerserve_server.services.prediction.contract import Contract, PredictionRequest
+from layerserve_server.services.prediction.contract import Choice, Contract, PredictionRequest
 from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
 from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
 from layerserve_server.transport.call import Call, Handler
+
+#: Calls with the same template, and the version that answers them.
+Group: TypeAlias = tuple[RequestTemplate, Choice, Sequence[Call]]
 
 
 class Predictor:
@@ -57,7 +63,7 @@ class Predictor:
         def load() -> None:
             _put(call, self._repository.lease(*request.choice), request, read, here=here)
 
-        held = self._repository.lease_loaded(*request.choice)
+        held = self._lease_loaded(self._chosen(call, request.choice), request.choice)
         if held is not None:
             _put(call, held, request, read, here=here)
         else:
@@ -68,17 +74,44 @@ class Predictor:
         calls: dict[RequestTemplate, list[Call]] = {}
         for call, template in known:
             calls.setdefault(template, []).append(call)
-        models = Counter(template.choice for template in calls) if len(calls) > 1 else None
-        for template, same in calls.items():
+        groups: list[Group] = [(template, template.choice, same) for template, same in calls.items()]
+        if self._repository.canaries:
+            groups = self._divided(groups)
+        models = Counter(choice for _, choice, _ in groups) if len(groups) > 1 else None
+        for template, choice, same in groups:
             # Requests with different templates for one model can only be batched in its queue.
-            if (models is not None and models[template.choice] > 1) or not self._answer_together(template, same):
+            if (models is not None and models[choice] > 1) or not self._answer_together(template, choice, same):
                 for call in same:
-                    self._queue(call, template)
+                    self._queue(call, template, choice)
 
-    def _answer_together(self, template: RequestTemplate, calls: Sequence[Call]) -> bool:
-        """Answers calls with the same template without a queue. Returns False if that isn't possible."""
+    def _divided(self, groups: Iterable[Group]) -> list[Group]:
+        """Divides calls with the same template by the versions that answer their callers."""
+        divided: dict[tuple[RequestTemplate, Choice], list[Call]] = {}
+        for template, named, calls in groups:
+            for call in calls:
+                divided.setdefault((template, self._chosen(call, named)), []).append(call)
+        return [(template, choice, calls) for (template, choice), calls in divided.items()]
+
+    def _chosen(self, call: Call, named: Choice) -> Choice:
+        """Returns the version for a call that names a model, a version or a label: perhaps the model's canary."""
+        if not self._repository.canaries or named[1] is not None or named[2] is not None:
+            return named
+        canary = self._repository.canaries.get(named[0])
+        return (named[0], canary.version, None) if canary is not None and canary.takes(caller_key(call)) else named
+
+    def _lease_loaded(self, choice: Choice, named: Choice) -> Lease | None:
+        """Leases the chosen version, or the named one if that is a canary that was unloaded a moment ago."""
+        if choice is not named:
+            with suppress(ServerError):
+                held = self._repository.lease_loaded(*choice)
+                if held is not None:
+                    return held
+        return self._repository.lease_loaded(*named)
+
+    def _answer_together(self, template: RequestTemplate, choice: Choice, calls: Sequence[Call]) -> bool:
+        """Answers calls with the same template and version without a queue. Returns False if that isn't possible."""
         try:
-            held = self._repository.lease_loaded(*template.choice)
+            held = self._repository.lease_loaded(*choice)
             if held is None:
                 return False
             with held as version:
@@ -93,7 +126,7 @@ class Predictor:
             # An invalid choice of version or outputs is reported to each call separately.
             return False
 
-    def _queue(self, call: Call, template: RequestTemplate) -> None:
+    def _queue(self, call: Call, template: RequestTemplate, choice: Choice) -> None:
         """Queues a call that has a template."""
 
         def read(held: Lease, endpoint: Endpoint) -> QueuedRequest | None:
@@ -105,7 +138,7 @@ class Predictor:
             return _queued(call, held, endpoint, arrays, layouts[0].shape[0], template.id(message), template)
 
         try:
-            held = self._repository.lease_loaded(*template.choice)
+            held = self._lease_loaded(choice, template.choice)
             if held is None or not _put(call, held, template, read, here=True):
                 self._parse(call, template.selection.contract)
         except Exception as error:

@@ -32,7 +32,7 @@ class Connection(Protocol):
 class HttpCall(BatchedCall):
     """A call that came by HTTP. Its coroutine awaits `ended`, the reply message or the error."""
 
-    __slots__ = ("_connection", "_loop", "authorization", "ended")
+    __slots__ = ("_connection", "_headers", "_loop", "ended")
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class HttpCall(BatchedCall):
         super().__init__(batches, method, b"", arrived, None)
         self._connection = connection
         self._loop = loop
-        self.authorization = headers.get("authorization")
+        self._headers = headers
         self.ended: asyncio.Future[bytes | Failure] = loop.create_future()
 
     def client(self) -> object:
@@ -54,7 +54,7 @@ class HttpCall(BatchedCall):
 
     @property
     def metadata(self) -> Pairs:
-        return () if self.authorization is None else (("authorization", self.authorization),)
+        return tuple(self._headers.items())
 
     def certificate_names(self) -> Sequence[str]:
         return self._connection.certificate_names
@@ -104,6 +104,10 @@ class HttpObserver:
     def calls_ended(self, calls: Sequence[Ended]) -> None:
         """Counts calls that ended."""
         self._observer.calls_ended([call._replace(method=self._label(call.method)) for call in calls])
+
+    def streamed(self, requests: Sequence[Ended]) -> None:
+        """Counts requests of streams, which HTTP doesn't have."""
+        self._observer.streamed(requests)
 
     def before_collect(self, report: Callable[[], None]) -> None:
         """Registers a callback that runs before metrics are collected."""

@@ -96,10 +96,16 @@ class HttpConnection(HttpToolsProtocol):
         #: Whether a request was begun whose headers aren't complete, and their size so far.
         self._in_headers = True
         self._header_bytes = 0
+        self._opened = self.loop.time()
         self._requests = 0
         self._complete = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refused = False
+
+    def __str__(self) -> str:
+        """The client's address, as gRPC writes it."""
+        host, port = self.client or ("", 0)
+        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
     @property
     def idle(self) -> bool:
@@ -194,7 +200,9 @@ class HttpConnection(HttpToolsProtocol):
     @property
     def last(self) -> bool:
         """Whether the connection closes after the reply to its current request."""
-        return self.pool.closing or self._requests >= MAX_REQUESTS
+        age = self.pool.limits.max_connection_age_seconds
+        old = age > 0 and self.loop.time() - self._opened >= age
+        return self.pool.closing or old or self._requests >= MAX_REQUESTS
 
     def send_400_response(self, msg: str) -> None:
         """Answers bytes that aren't HTTP, and closes the connection."""

@@ -32,7 +32,7 @@ class Service:
         self._wait_until = wait_until
         metrics = Metrics()
 
-        def queue(name, version, execution):
+        def queue(name, version, execution, settings):
             return BatchQueue(
                 name,
                 execution,
@@ -41,7 +41,7 @@ class Service:
                 observer=metrics.batches(name, version),
             )
 
-        self.repository = Repository(folder, folder, load, queue, observer=metrics)
+        self.repository = Repository(folder, folder, lambda path, settings: load(path), queue, observer=metrics)
         self.repository.scan()
         self.observer = CallObserver()
         self.batches = event_batches_here(self.observer)

@@ -1,0 +1,119 @@
+"""The command `layerserve token`, which creates tokens."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import secrets
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from layerserve.cli.parser import Parser, with_default
+
+from layerserve_server.access.rights import RIGHTS, read_rights
+from layerserve_server.access.tokens_file import TokensFileError, parse_tokens
+
+#: Length of a token, in bytes.
+TOKEN_BYTES = 32
+
+
+def token(argv: Sequence[str]) -> int:
+    """Creates a token and prints it. Returns the exit status."""
+    parser = Parser(prog="layerserve token", description="Create tokens for callers of a server.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    text = (
+        "Create a token. Prints it, once, and the lines for the file of `layerserve serve --tokens`, which hold only "
+        "its digest. Needs no server."
+    )
+    create = commands.add_parser("create", help="Create a token.", prog="layerserve token create", description=text)
+    create.add_argument("name", metavar="NAME", help="Name of the caller, as in errors and logs.")
+    create.add_argument(
+        "--rights", required=True, metavar="TEXT", help=f"Comma-separated rights: {', '.join(RIGHTS)}.  [required]"
+    )
+    create.add_argument(
+        "--models",
+        default="",
+        metavar="TEXT",
+        help=with_default("Comma-separated names or patterns (such as 'resnet-*') of models.", "all"),
+    )
+    create.add_argument("--days", type=int, metavar="N", help=with_default("Days after which it expires.", "never"))
+    create.add_argument(
+        "--rows-per-second", type=float, metavar="X", help=with_default("Quota of rows per second.", "none")
+    )
+    create.add_argument(
+        "--rows-per-minute", type=float, metavar="X", help=with_default("Quota of rows per minute.", "none")
+    )
+    create.add_argument(
+        "--max-runs", type=int, metavar="N", help=with_default("Maximum number of open training runs.", "none")
+    )
+    create.add_argument(
+        "--append",
+        type=Path,
+        metavar="PATH",
+        help=with_default("File to which the lines are added, instead of printing them.", "none"),
+    )
+    arguments = parser.parse_args(list(argv))
+    try:
+        made, lines = created(arguments)
+        if arguments.append is not None:
+            append(arguments.append, lines)
+    except (OSError, ValueError) as error:
+        print(f"layerserve token: {error}", file=sys.stderr)
+        return 2
+    print(made)
+    if arguments.append is None:
+        print(f"\n{lines}", end="")
+    return 0
+
+
+def created(arguments: argparse.Namespace) -> tuple[str, str]:
+    """Returns a new token, and the lines of its entry. Raises ValueError if an argument is invalid."""
+    made = secrets.token_urlsafe(TOKEN_BYTES)
+    rights = [right for right in RIGHTS if right in read_rights(arguments.rights)]
+    models = [name.strip() for name in arguments.models.split(",") if name.strip()]
+    values: dict[str, object] = {
+        "name": arguments.name,
+        "sha256": hashlib.sha256(made.encode()).hexdigest(),
+        "rights": rights,
+    }
+    if models:
+        values["models"] = models
+    if arguments.days is not None:
+        if arguments.days < 1:
+            raise ValueError(f"--days: got {arguments.days}, expected 1 or more")
+        expires = datetime.now(timezone.utc) + timedelta(days=arguments.days)
+        values["expires"] = expires.replace(microsecond=0)
+    for name in ("rows_per_second", "rows_per_minute", "max_runs"):
+        if (value := getattr(arguments, name)) is not None:
+            values[name] = value
+    lines = "[[tokens]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+    parse_tokens(lines, "the new entry")
+    return made, lines
+
+
+def append(path: Path, lines: str) -> None:
+    """Adds an entry to a file at once, as a server that reads it requires. Raises OSError and TokensFileError."""
+    before = path.read_text("utf-8") if path.exists() else ""
+    text = f"{before.rstrip()}\n\n{lines}" if before.strip() else lines
+    try:
+        parse_tokens(text, str(path))
+    except TokensFileError as error:
+        raise TokensFileError(f"nothing is added: {error}") from error
+    written = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    written.write_text(text, "utf-8")
+    if path.exists():
+        written.chmod(path.stat().st_mode)
+    written.replace(path)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in str(value))
+    return f'"{escaped}"'

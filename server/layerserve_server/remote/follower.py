@@ -1,0 +1,70 @@
+"""The copies of a store in a process that doesn't fetch: it asks the main process to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from layerserve_server.errors import UnavailableError, VersionFailedError
+from layerserve_server.remote.cache import Cache
+from layerserve_server.remote.mirror import TICK_SECONDS, WAIT_SECONDS, absent_versions
+from layerserve_server.repository.layout import FoundVersion
+
+
+class Follower:
+    """Implements `repository.origin.Origin` by the files that another process's Mirror writes. Thread-safe."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._read_at = -1
+        self._known = cache.read_listing()
+
+    def absent(self) -> list[FoundVersion]:
+        """Returns the versions of the store that aren't in the folder."""
+        with self._lock:
+            time_of_listing = self._cache.listing_time()
+            if time_of_listing != self._read_at:
+                self._known = self._cache.read_listing() or self._known
+                self._read_at = time_of_listing
+            known = self._known
+        if known is None:
+            return []
+        listing, problems = known
+        return absent_versions(listing.versions, self._cache.kept(), problems, self._cache)
+
+    def want(self, name: str, version: int) -> None:
+        """Does nothing: the main process wants the same versions."""
+
+    def fetch(self, name: str, version: int) -> None:
+        """Asks the main process for a version, and waits until it is in the folder. Raises as `Origin.fetch` does."""
+        key, label = (name, version), f"model '{name}' version {version}"
+        end = time.monotonic() + WAIT_SECONDS
+        self._cache.ask(key)
+        while time.monotonic() < end:
+            if key in self._cache.kept():
+                return
+            (problem,) = [one.problem for one in self.absent() if (one.name, one.version) == key] or [""]
+            if problem:
+                raise VersionFailedError(f"{label} can't be fetched: {problem}")
+            time.sleep(TICK_SECONDS)
+        raise UnavailableError(f"{label} is being fetched from the store; try again in a moment")
+
+    def note_use(self, versions: Iterable[tuple[str, int]]) -> None:
+        """Records when versions were used, so that their copies are removed last."""
+        self._cache.use(versions)
+
+    def check_writable(self) -> None:
+        """Raises OSError: only the main process publishes."""
+        raise OSError("only the main process publishes")
+
+    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
+        """Raises OSError: only the main process publishes."""
+        raise OSError("only the main process publishes")
+
+    def write_label(self, name: str, label: str, version: int) -> None:
+        """Raises OSError: only the main process publishes."""
+        raise OSError("only the main process publishes")

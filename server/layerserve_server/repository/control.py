@@ -1,0 +1,53 @@
+"""What calls of ManagementService have set for a model: kept in a file beside its versions, as labels are.
+
+The file, serving.json, has up to three values:
+
+    pinned     version that answers requests that name none
+    loaded     whether the model was last loaded (true) or unloaded (false) by a call
+    highest    highest version number that was deleted, so that no later version gets it again
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from layerserve_server.repository.publishing import change_json, read_json
+
+#: File beside the version folders.
+CONTROL: Final = "serving.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The content of the file. None means that no call has set it."""
+
+    pinned: int | None = None
+    loaded: bool | None = None
+    highest: int = 0
+
+
+def read_control(folder: Path) -> Control:
+    """Returns what is set for the model in a folder. Values that are invalid count as not set."""
+    values = read_json(folder, CONTROL)
+    pinned, loaded, highest = (values.get(name) for name in ("pinned", "loaded", "highest"))
+    return Control(
+        pinned=_version(pinned),
+        loaded=loaded if isinstance(loaded, bool) else None,
+        highest=_version(highest) or 0,
+    )
+
+
+def write_control(folder: Path, **values: Any) -> None:
+    """Sets values, atomically; None removes one. Raises OSError on failure, and then leaves the file unchanged."""
+
+    def changed(before: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in {**before, **values}.items() if value is not None}
+
+    folder.mkdir(parents=True, exist_ok=True)
+    change_json(folder, CONTROL, lambda: changed(read_json(folder, CONTROL)))
+
+
+def _version(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None

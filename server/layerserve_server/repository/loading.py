@@ -1,0 +1,89 @@
+"""Loading of a version: its file is checked, read, compared with its golden file and warmed up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from layergraph.errors import LayerGraphError
+from layerserve.tensors import NUMPY_DTYPES
+
+from layerserve_server.errors import ServerError, VersionFailedError, safe_text
+from layerserve_server.inference.batching import BatchQueue
+from layerserve_server.inference.runner import ModelRunner, ServedModel
+from layerserve_server.repository import publishing
+from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.repository.version import LoadedVersion
+
+logger = logging.getLogger(__name__)
+
+#: Loads a model file with a model's settings. Raises layergraph's errors.
+Load: TypeAlias = Callable[[Path, ModelSettings], ServedModel]
+#: Makes the queue of a version, from the model's name, the version, its runner and settings.
+MakeQueue: TypeAlias = Callable[[str, int, ModelRunner, ModelSettings], BatchQueue]
+
+
+class Loader:
+    """Loads versions."""
+
+    def __init__(self, load: Load, make_queue: MakeQueue, digest: Callable[[Path], str]) -> None:
+        """`digest` returns a file's SHA-256 digest."""
+        self.load = load
+        self.make_queue = make_queue
+        self._digest = digest
+
+    def read(
+        self, found: FoundVersion, settings: ModelSettings, released: Callable[[LoadedVersion], None]
+    ) -> LoadedVersion:
+        """Returns the version, ready to serve. `released` is called when it was freed.
+
+        Raises VersionFailedError, layergraph's errors, and others for defects of the server.
+        """
+        manifest: dict[str, Any] = {}
+        if found.published:
+            manifest = publishing.read_manifest(found.path.parent)
+            problem = publishing.check_manifest(found.path, manifest, self._digest)
+            if problem:
+                raise VersionFailedError(problem)
+        model = self.load(found.path, settings)
+        for spec in (*model.input_specs, *model.output_specs):
+            if spec.dtype not in NUMPY_DTYPES:
+                raise VersionFailedError(f"tensor '{spec.name}' has dtype {spec.dtype}, which requests can't have")
+        runner = ModelRunner(model, settings.compute_threads)
+        if settings.warm_up_rows:
+            _warm_up(found, runner, settings.warm_up_rows)
+        # Last, since metrics follow the queue of a version from here on.
+        queue = self.make_queue(found.name, found.version, runner, settings)
+        return LoadedVersion(
+            found=found,
+            model=model,
+            runner=runner,
+            queue=queue,
+            parameter_count=model.count_params(),
+            training_run=str(manifest.get("run", "")),
+            released=released,
+            settings=settings,
+        )
+
+
+def _warm_up(found: FoundVersion, runner: ModelRunner, rows: int) -> None:
+    """Raises VersionFailedError if the model can't compute these rows."""
+    try:
+        warm = runner.warm_up(rows, found.path)
+    except (LayerGraphError, ServerError, ArithmeticError, RuntimeError, MemoryError) as error:
+        raise VersionFailedError(f"warm_up_rows: computing {rows} rows failed: {safe_text(str(error))}") from error
+    if not warm:
+        logger.warning("%s isn't warmed up: no random inputs were found that it accepts", found.label)
+
+
+def failure_text(error: Exception) -> tuple[str, bool]:
+    """Returns why a version failed to load, for callers, and whether the error is an expected one.
+
+    The text of an unexpected one isn't shown, since it may have internals of the server.
+    """
+    if not isinstance(error, (LayerGraphError, VersionFailedError, OSError, MemoryError)):
+        return "internal error while loading; see the server's log", False
+    return safe_text(getattr(error, "strerror", None) or str(error) or type(error).__name__), True

@@ -1,0 +1,356 @@
+"""Changes of the repository by calls: each is written to disk, takes effect in all processes, and is audited."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from layerserve_server.disk import sync
+from layerserve_server.errors import (
+    BusyError,
+    InvalidRequestError,
+    RefusedChangeError,
+    ServerError,
+    UnknownLabelError,
+    UnknownModelError,
+    VersionFailedError,
+    safe_text,
+)
+from layerserve_server.repository import publishing
+from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.control import write_control
+from layerserve_server.repository.entry import Description, State
+from layerserve_server.repository.layout import LABEL
+from layerserve_server.repository.model_settings import SETTINGS_FILE
+from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.staging import DeclaredFile, Staging, check_name, unwritable
+
+logger = logging.getLogger(__name__)
+
+#: Maximum number of changes that wait for one another; more would occupy the threads of other calls.
+MAX_WAITING: Final = 8
+#: Time after which a refused caller may retry, in seconds.
+RETRY_SECONDS: Final = 2.0
+
+#: Has the other processes scan a model, and returns those in which it isn't as it is here, each with the reason.
+Follow = Callable[[str], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A model after a change: its versions, newest first, and the processes that lag behind, with the reasons."""
+
+    versions: Sequence[Description]
+    lagging: Sequence[str]
+
+
+class Manager:
+    """Changes the repository. One change is made at a time. `who` is the name of the caller, for the audit log.
+
+    All methods raise UnknownModelError, UnknownVersionError, RefusedChangeError if the disk can't be written, BusyError
+    if too many changes wait, and UnavailableError before the models have been read.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        audit: AuditLog,
+        follow: Follow = lambda name: (),
+        *,
+        max_upload_bytes: int,
+    ) -> None:
+        self._repository = repository
+        self._audit = audit
+        self._follow = follow
+        self._max_upload_bytes = max_upload_bytes
+        self._waiting = threading.BoundedSemaphore(MAX_WAITING)
+        self._lock = threading.Lock()
+        self._testing = threading.Lock()
+
+    # Uploads.
+
+    def stage(self, name: str, files: Sequence[DeclaredFile], label: str, who: str) -> Staging:
+        """Begins an upload. Raises as `Staging` does, and InvalidRequestError for a label that can't be one."""
+        self._repository.describe(name)  # raises before the models have been read
+        try:
+            if label:
+                check_label(label)
+            return Staging(self._repository.root, name, files, self._max_upload_bytes)
+        except ServerError as error:
+            self._note_refused(who, "upload", name, error)
+            raise
+
+    def publish(self, staging: Staging, label: str, who: str) -> tuple[int, Change]:
+        """Tests a version that was received, and publishes it. Returns its number.
+
+        Raises InvalidRequestError if its files are no version, VersionFailedError if it can't be loaded.
+        """
+        name = staging.name
+        try:
+            uploaded = staging.settings()
+            settings = uploaded[0] if uploaded else self._repository.settings(name)
+            found = staging.found({"created": time.time(), "uploaded_by": who})
+            with self._testing:
+                self._repository.test(found, settings)
+        except ServerError as error:
+            self._note_refused(who, "upload", name, error)
+            raise
+        details: dict[str, Any] = {"bytes": staging.bytes, **({"label": label} if label else {})}
+        with self._change(who, "upload", name, **details) as record:
+            folder = self._repository.folder(name)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                version = publishing.claim(staging.folder, folder, self._repository.highest(name))
+                try:
+                    for path in (folder, folder.parent):
+                        sync(path)
+                    if uploaded:
+                        publishing.write_file(folder, SETTINGS_FILE, uploaded[1])
+                except OSError:
+                    publishing.withdraw(self._repository.root, [folder / str(version)])
+                    raise
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # unless there is something in it
+                raise unwritable(error) from error
+            record["version"] = version
+            self._repository.take(name, version, label)
+            return version, self._finish(name)
+
+    # What is loaded.
+
+    def load(self, name: str, who: str) -> Change:
+        """Loads a model, or reads its files and settings again. Raises VersionFailedError if it can't be loaded."""
+        with self._change(who, "load", name):
+            check_name(name)
+            self._repository.scan(name)
+            before = self._repository.control(name).loaded
+            self._write(name, loaded=True)
+            self._repository.scan(name)
+            serving, problems = self._default(name), self._repository.problems(name)
+            if problems:
+                if serving is None:
+                    self._write(name, loaded=before)
+                    self._repository.scan(name)
+                self._follow(name)
+                others = f"; version {serving} serves" if serving else ""
+                reasons = "; ".join(f"version {version}: {reason}" for version, reason in problems.items())
+                raise VersionFailedError(f"model '{name}' can't be loaded: {reasons}{others}")
+            return self._finish(name)
+
+    def unload(self, name: str, who: str) -> Change:
+        """Unloads a model. Its requests are refused until it is loaded again."""
+        with self._change(who, "unload", name):
+            self._known(name)
+            self._write(name, loaded=False)
+            self._repository.scan(name)
+            return self._finish(name)
+
+    # The default version.
+
+    def pin(self, name: str, version: int, who: str) -> Change:
+        """Makes a version the default. Raises VersionFailedError if it can't be loaded."""
+        with self._change(who, "pin", name, to=version) as record:
+            record["from"] = self._default(name)
+            return self._pin(name, version)
+
+    def unpin(self, name: str, who: str) -> Change:
+        """Makes the version of the settings, or the newest that is ready, the default again."""
+        with self._change(who, "unpin", name) as record:
+            record["from"] = self._default(name)
+            self._write(name, pinned=None)
+            self._repository.scan(name)
+            record["to"] = self._default(name)
+            return self._finish(name)
+
+    def roll_back(self, name: str, version: int, who: str) -> tuple[int, Change]:
+        """Pins a version; if 0, the highest below the default that can be loaded. Returns its number.
+
+        Raises VersionFailedError if none can be loaded.
+        """
+        with self._change(who, "roll back", name) as record:
+            default = record["from"] = self._default(name)
+            if version:
+                candidates = [version]
+            else:
+                versions = self._repository.describe(name)
+                candidates = [one.version for one in versions if default is not None and one.version < default]
+            reasons = []
+            for candidate in candidates:
+                try:
+                    self._repository.ensure_loaded(name, candidate)
+                except VersionFailedError as error:
+                    reasons.append(str(error))
+                    continue
+                record["to"] = candidate
+                return candidate, self._pin(name, candidate)
+            raise VersionFailedError(
+                "; ".join(reasons) or f"model '{name}' has no version below its default, {default}, to roll back to"
+            )
+
+    def _pin(self, name: str, version: int) -> Change:
+        self._repository.ensure_loaded(name, version)
+        before = self._repository.control(name).pinned
+        self._write(name, pinned=version)
+        self._repository.scan(name)
+        if self._default(name) != version:
+            self._write(name, pinned=before)
+            self._repository.scan(name)
+            raise VersionFailedError(f"model '{name}' version {version} can't be made the default")
+        return self._finish(name)
+
+    # Labels.
+
+    def set_label(self, name: str, label: str, version: int, who: str) -> Change:
+        """Points a label at a version. Raises VersionFailedError if it can't be loaded, InvalidRequestError."""
+        with self._change(who, "set label", name, label=label, to=version) as record:
+            check_label(label)
+            record["from"] = self._repository.labels(name).get(label)
+            self._repository.ensure_loaded(name, version)
+            self._on_disk(lambda: publishing.write_label(self._repository.made_folder(name), label, version))
+            self._repository.scan(name)
+            if self._repository.serving(name)["labels"].get(label) != version:
+                # Its file has gone or changed meanwhile.
+                self._on_disk(lambda: self._restore_label(name, label, record["from"]))
+                self._repository.scan(name)
+                raise VersionFailedError(f"model '{name}' version {version} can't be loaded, so the label stays")
+            return self._finish(name)
+
+    def _restore_label(self, name: str, label: str, version: int | None) -> None:
+        folder = self._repository.made_folder(name)
+        if version is None:
+            publishing.remove_label(folder, label)
+        else:
+            publishing.write_label(folder, label, version)
+
+    def remove_label(self, name: str, label: str, who: str) -> Change:
+        """Removes a label. Raises UnknownLabelError."""
+        with self._change(who, "remove label", name, label=label) as record:
+            labels = self._repository.labels(name)
+            if label not in labels:
+                raise UnknownLabelError(f"model '{name}' has no label '{safe_text(label, 150)}'")
+            record["from"] = labels[label]
+            self._on_disk(lambda: publishing.remove_label(self._repository.made_folder(name), label))
+            self._repository.scan(name)
+            return self._finish(name)
+
+    # Deletion.
+
+    def delete_version(self, name: str, version: int, who: str, *, force: bool = False) -> Change:
+        """Deletes a version. Raises RefusedChangeError if a label points at it, or it is the default or pinned.
+
+        With `force`, the latter two are no reason.
+        """
+        with self._change(who, "delete version", name, version=version, force=force):
+            found = self._repository.describe_one(name, version)
+            labels = sorted(label for label, number in self._repository.labels(name).items() if number == version)
+            if labels:
+                raise RefusedChangeError(
+                    f"model '{name}' version {version}: label '{labels[0]}' points at it; move or remove it first"
+                )
+            control = self._repository.control(name)
+            if not force and (found.default or control.pinned == version):
+                reason = "it is the default" if found.default else "it is pinned"
+                raise RefusedChangeError(f"model '{name}' version {version}: {reason}; use force to delete it anyway")
+            self._repository.check_deletable(name)
+            values: dict[str, Any] = {"highest": self._repository.highest(name)}
+            if control.pinned == version:
+                values["pinned"] = None
+            self._write(name, **values)
+            self._on_disk(lambda: self._repository.withdraw(found))
+            self._repository.scan(name)
+            return self._finish(name)
+
+    def delete_model(self, name: str, who: str, *, force: bool = False) -> Sequence[str]:
+        """Deletes a model. Returns the processes that lag behind. Raises RefusedChangeError if it is loaded.
+
+        With `force`, that is no reason.
+        """
+        with self._change(who, "delete model", name, force=force) as record:
+            versions = self._known(name)
+            record["from"] = [one.version for one in versions]
+            if not force and any(one.state in (State.READY, State.LOADING) for one in versions):
+                raise RefusedChangeError(f"model '{name}': it is loaded; unload it first, or use force")
+            self._repository.check_deletable(name)
+            highest = self._repository.highest(name)
+            self._on_disk(lambda: self._repository.withdraw_model(name, versions, highest))
+            self._repository.scan(name)
+            return self._follow(name)
+
+    # Parts of all changes.
+
+    def _known(self, name: str) -> Sequence[Description]:
+        versions = self._repository.describe(name)
+        if not versions:
+            self._repository.describe_one(name)  # raises, with the closest name
+            raise UnknownModelError(f"unknown model '{name}'")
+        return versions
+
+    def _default(self, name: str) -> int | None:
+        return next((one.version for one in self._known(name) if one.default), None)
+
+    def _finish(self, name: str) -> Change:
+        lagging = self._follow(name)
+        return Change(self._repository.describe(name), lagging)
+
+    def _write(self, name: str, **values: Any) -> None:
+        self._known(name)
+        self._on_disk(lambda: write_control(self._repository.folder(name), **values))
+
+    @staticmethod
+    def _on_disk(write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            raise unwritable(error) from error
+
+    @contextlib.contextmanager
+    def _change(self, who: str, action: str, name: str, **details: Any) -> Iterator[dict[str, Any]]:
+        """Makes a change within the block, and audits it. Yields the record, to which the block may add."""
+        if not self._waiting.acquire(blocking=False):
+            raise BusyError(f"{MAX_WAITING} changes of the repository are waiting, which is the limit", RETRY_SECONDS)
+        try:
+            with self._lock:
+                record: dict[str, Any] = {"who": who, "action": action, "model": safe_text(name, 150), **details}
+                try:
+                    self._audit.check_writable()
+                except OSError as error:
+                    raise RefusedChangeError(f"the audit log can't be written: {error.strerror}") from error
+                try:
+                    yield record
+                except BaseException as error:
+                    self._note(record, _outcome(error))
+                    raise
+                self._note(record, "done")
+        finally:
+            self._waiting.release()
+
+    def _note_refused(self, who: str, action: str, name: str, error: Exception) -> None:
+        self._note({"who": who, "action": action, "model": safe_text(name, 150)}, _outcome(error))
+
+    def _note(self, record: dict[str, Any], outcome: str) -> None:
+        try:
+            self._audit.write(**record, outcome=outcome)
+        except OSError as error:
+            # The change has been made, so its call doesn't fail.
+            logger.error("can't write the audit log: %s", error.strerror, extra={**record, "outcome": outcome})
+
+
+def check_label(label: str) -> None:
+    """Raises InvalidRequestError if a label can't have this name."""
+    if not LABEL.fullmatch(label):
+        raise InvalidRequestError(
+            f"label: got '{safe_text(label, 150)}', expected letters, digits, '.', '_' and '-', beginning with a "
+            "letter or digit"
+        )
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, ServerError):
+        return f"{error.reason}: {safe_text(str(error))}"
+    return f"internal: {type(error).__name__}"

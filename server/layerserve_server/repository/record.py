@@ -1,0 +1,175 @@
+"""The repository's record of a model: its versions, labels and settings, and the choice among the versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layergraph.errors import unknown_name
+
+from layerserve_server.errors import UnknownLabelError, UnknownVersionError
+from layerserve_server.repository.canary import Canary, read_share
+from layerserve_server.repository.control import Control
+from layerserve_server.repository.entry import Description, Entry, State
+from layerserve_server.repository.model_settings import (
+    DEFAULTS,
+    SETTINGS_FILE,
+    ModelSettings,
+    ModelSettingsError,
+    parse_settings,
+    read_content,
+)
+
+#: Reason why the versions of an unloaded model aren't served.
+UNLOADED = "the model isn't loaded; LoadModel loads it"
+
+
+@dataclass(slots=True, eq=False)
+class ModelRecord:
+    """The repository's mutable record of a model. Changed with the repository's lock held."""
+
+    name: str
+    versions: dict[int, Entry] = field(default_factory=dict)
+    #: Versions by label: in effect, and in the file.
+    labels: dict[str, int] = field(default_factory=dict)
+    file_labels: Mapping[str, int] = field(default_factory=dict)
+    control: Control = field(default_factory=Control)
+    #: Whether its versions are to be loaded.
+    loaded: bool = True
+    #: None if its file has never been valid.
+    settings: ModelSettings | None = None
+    #: Why the settings file isn't in force; empty if it is.
+    settings_problem: str = ""
+    #: Versions that the policy keeps loaded.
+    kept: frozenset[int] = frozenset()
+    #: The default after the last scan, which stays the default until another can be.
+    last_default: int | None = None
+    #: Content of the settings file when it was last read.
+    _content: bytes | None = None
+
+    @property
+    def in_force(self) -> ModelSettings:
+        """The settings in force; the defaults if the file has never been valid."""
+        return self.settings or DEFAULTS
+
+    @property
+    def target(self) -> int | None:
+        """The version that a call or the settings made the default; None for the newest that is ready.
+
+        A version of a call that the policy of later settings excludes doesn't count.
+        """
+        pinned, settings = self.control.pinned, self.in_force
+        return pinned if pinned is not None and settings.serves(pinned) else settings.default_version
+
+    def default(self) -> int | None:
+        """Returns the version for requests that name none; None if none is ready.
+
+        While the target isn't ready, the version that was the default before stays it, and no other one becomes it.
+        """
+        target = self.target
+        if target is None:
+            ready = (number for number, entry in self.versions.items() if entry.state is State.READY)
+            return max((number for number in ready if not self.versions[number].barred), default=None)
+        for number in (target, self.last_default):
+            if number in self.versions and self.versions[number].state is State.READY:
+                return number
+        return None
+
+    def canary(self) -> Canary | None:
+        """Returns the canary in force: None if there is none, its version isn't ready, or is the default anyway."""
+        settings = self.in_force
+        share = 0.0 if settings.canary is None else read_share(settings.canary)
+        version = self.labels.get(settings.canary_label)
+        entry = None if version is None else self.versions.get(version)
+        if not share or entry is None or entry.state is not State.READY or entry.found.version == self.default():
+            return None
+        return Canary(self.name, entry.found.version, share)
+
+    def routed(self) -> set[int]:
+        """Returns the versions that get requests which don't name them, and so are to be loaded before these come."""
+        settings = self.in_force
+        found = self.labels.get(settings.canary_label) if settings.canary is not None else None
+        return set() if found is None else {found}
+
+    def order(self) -> Iterator[int]:
+        """Yields the versions in the order in which they are loaded: the target, then newest first."""
+        target = self.target
+        if target in self.versions:
+            yield target
+        yield from (number for number in sorted(self.versions, reverse=True) if number != target)
+
+    def entry(self, version: int | None, label: str | None, *, any_state: bool = False) -> Entry:
+        """Returns the version with this number or label, or else the default.
+
+        Raises UnknownVersionError, UnknownLabelError, and unless `any_state` as `Entry.check_usable` does.
+        """
+        if label is not None:
+            if label not in self.labels:
+                raise UnknownLabelError(f"model '{self.name}': {unknown_name('label', label, self.labels)}")
+            version = self.labels[label]
+        pointed = f", to which label '{label}' points" if label is not None else ""
+        if version is None:
+            version = self.default()
+            if version is None and self.target is not None:
+                version, pointed = self.target, ", which was made its default"
+        if version is not None:
+            if version not in self.versions:
+                known = ", ".join(map(str, sorted(self.versions, reverse=True)[:10]))
+                raise UnknownVersionError(f"model '{self.name}' has no version {version}{pointed}; it has {known}")
+            entry = self.versions[version]
+        else:
+            # The newest that hasn't failed is the next to become ready.
+            working = [number for number, entry in self.versions.items() if entry.state is not State.FAILED]
+            entry = self.versions[max(working or self.versions)]
+        if not any_state:
+            entry.check_usable()
+        return entry
+
+    def description(self, entry: Entry) -> Description:
+        """Returns a snapshot of a version."""
+        version = entry.found.version
+        pointing = tuple(sorted(label for label, number in self.labels.items() if number == version))
+        return entry.description(
+            pointing,
+            default=version == self.default(),
+            pinned=version == self.control.pinned,
+            problem=self.settings_problem,
+        )
+
+    def bar(self, *, keep_loaded: bool) -> None:
+        """Sets which versions may not be loaded: all of an unloaded model, and those that its policy excludes.
+
+        With `keep_loaded`, the policy doesn't apply to loaded versions yet, since others must be loaded first.
+        """
+        settings = self.in_force
+        for number, entry in self.versions.items():
+            if not self.loaded:
+                entry.barred = UNLOADED
+            elif settings.serves(number) or (keep_loaded and entry.loaded is not None):
+                entry.barred = ""
+            else:
+                listed = ", ".join(map(str, settings.specific_versions))
+                entry.barred = f"the model's settings serve version {listed} only"
+
+    def read_settings(self, folder: Path, file: Path | None) -> bool:
+        """Reads the settings from the model's folder, or beside its `file`. Returns whether something is newly wrong.
+
+        Settings that are invalid leave the earlier ones in force.
+        """
+        try:
+            content = read_content(folder / SETTINGS_FILE)
+            name, beside = SETTINGS_FILE, None if file is None else file.with_suffix(".toml")
+            if beside is not None and (other := read_content(beside)) is not None:
+                if content is not None:
+                    raise ModelSettingsError(f"got both {SETTINGS_FILE} and {beside.name}, expected one of the two")
+                content, name = other, beside.name
+            if content != self._content or self.settings is None or self.settings_problem:
+                settings = DEFAULTS if content is None else parse_settings(content, name)
+                self.settings, self.settings_problem = settings, ""
+        except ModelSettingsError as error:
+            new = self.settings_problem != str(error)
+            self.settings_problem = str(error)
+            return new
+        self._content = content
+        return False

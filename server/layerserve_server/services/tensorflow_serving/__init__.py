@@ -1,0 +1,1 @@
+"""TensorFlow Serving's services: its clients change their address only."""

@@ -1,0 +1,193 @@
+"""A store through fsspec: the same in memory, in a folder and on a server that speaks S3, here and elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+import uuid
+
+import pytest
+from layerserve_server.remote.objects import StoredObject, StoreError
+from layerserve_server.remote.process import ProcessStore
+from layerserve_server.remote.store import CHUNK, FsspecStore
+
+
+@pytest.fixture(params=["memory", "file", "s3", "s3 in another process"])
+def store(request, tmp_path):
+    if request.param.startswith("s3"):
+        request.getfixturevalue("s3")
+        address = "s3://bucket/models"
+    else:
+        (tmp_path / "models").mkdir()
+        address = f"file://{tmp_path}/models" if request.param == "file" else f"memory://{uuid.uuid4().hex}/models"
+    one = ProcessStore(address) if "process" in request.param else FsspecStore(address)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def remote(s3):
+    """A store on the server that speaks S3, in another process."""
+    one = ProcessStore("s3://bucket/models")
+    yield one
+    one.close()
+
+
+def test_writing_listing_reading_and_deleting(store, tmp_path):
+    content = os.urandom(CHUNK + 1000)
+    (tmp_path / "upload").write_bytes(content)
+    store.create("m/1/.publishing", "me")
+    store.upload(tmp_path / "upload", "m/1/model.keras")
+    store.write("m/labels.json", "{}")
+    store.write("m/labels.json", '{"stable": 1}')
+    assert {one.path: one.size for one in store.objects()} == {
+        "m/1/.publishing": 2,
+        "m/1/model.keras": len(content),
+        "m/labels.json": 13,
+    }
+    assert {one.path for one in store.objects("m/1")} == {"m/1/.publishing", "m/1/model.keras"}
+    assert store.objects("m/2") == []
+    assert store.read("m/labels.json", 100) == '{"stable": 1}'
+    digests = store.fetch([one for one in store.objects() if "model" in one.path], ["a/b.keras"], tmp_path / "out")
+    assert (tmp_path / "out" / "a" / "b.keras").read_bytes() == content
+    assert digests == {"a/b.keras": hashlib.sha256(content).hexdigest()}
+    store.delete("m/1/.publishing")
+    store.delete("m/1/.publishing")
+    assert {one.path for one in store.objects("m/1")} == {"m/1/model.keras"}
+
+
+def test_a_new_content_has_a_new_identity(store):
+    store.write("m/1/a", "one")
+    (first,) = store.objects()
+    assert store.objects() == [first]
+    time.sleep(0.02)  # stores of files have their times only
+    store.write("m/1/a", "two")
+    (second,) = store.objects()
+    assert first.identity
+    assert second.identity != first.identity
+
+
+def kind(call):
+    with pytest.raises(StoreError) as raised:
+        call()
+    assert str(raised.value).isprintable()
+    return raised.value.kind
+
+
+def test_errors_have_their_kind(store, tmp_path):
+    store.create("m/1/.publishing", "me")
+    assert kind(lambda: store.create("m/1/.publishing", "you")) == "exists"
+    assert store.read("m/1/.publishing", 10) == "me"
+    assert kind(lambda: store.read("m/2/none", 10)) == "missing"
+    assert kind(lambda: store.read("m/1/.publishing", 1)) == "refused"
+    (one,) = store.objects()
+    gone = StoredObject("m/1/gone", one.size, one.identity)
+    assert kind(lambda: store.fetch([gone], ["x"], tmp_path / "a")) == "missing"
+    other = StoredObject(one.path, one.size, "another")
+    assert kind(lambda: store.fetch([other], ["x"], tmp_path / "b")) == "changed"
+    longer = StoredObject(one.path, one.size + 1, one.identity)
+    assert kind(lambda: store.fetch([longer], ["x"], tmp_path / "c")) == "changed"
+
+
+def test_a_digest_of_the_store_is_compared(store, tmp_path):
+    store.write("m/1/a", "one")
+    (one,) = store.objects()
+    wrong = StoredObject(one.path, one.size, one.identity, sha256="00" * 32)
+    assert kind(lambda: store.fetch([wrong], ["x"], tmp_path / "a")) == "damaged"
+    # The ETag of an encrypted object isn't its MD5 digest: two equal transfers are believed.
+    encrypted = StoredObject(one.path, one.size, one.identity, md5="00" * 16)
+    store.fetch([encrypted], ["x"], tmp_path / "b")
+    assert (tmp_path / "b" / "x").read_text() == "one"
+
+
+def test_a_single_file_is_a_root(s3, tmp_path):
+    s3.put("models/m.keras", "model")
+    s3.put("models/other.keras", "other")
+    store = FsspecStore("s3://bucket/models/m.keras")
+    (one,) = store.objects()
+    assert one.path == "m.keras"
+    store.fetch([one], ["m.keras"], tmp_path)
+    assert (tmp_path / "m.keras").read_text() == "model"
+    store.close()
+
+
+def test_a_bucket_that_does_not_exist_is_not_empty(s3):
+    assert FsspecStore("s3://bucket/nothing").objects() == []
+    assert kind(FsspecStore("s3://no-such-bucket/models").objects) == "away"
+
+
+def test_other_libraries_are_named(monkeypatch):
+    monkeypatch.setattr("layerserve_server.addresses.find_spec", lambda name: None)
+    with pytest.raises(StoreError, match=r"the packages fsspec and gcsfs: pip install 'layerserve.remote.' gcsfs"):
+        FsspecStore("gs://bucket/models")
+
+
+def test_a_store_without_exclusive_creation_is_named(monkeypatch):
+    store = FsspecStore("memory://models")
+    monkeypatch.setattr(store, "_scheme", "hf")
+    with pytest.raises(StoreError, match="hf:// can't create an object only if") as raised:
+        store.create("m/1/.publishing", "me")
+    assert raised.value.kind == "unsupported"
+
+
+def test_an_object_that_changes_while_it_is_read_is_refused(s3, remote, tmp_path):
+    first, second = os.urandom(3 * CHUNK), os.urandom(3 * CHUNK)
+    s3.put("models/m/1/model.keras", first)
+    (one,) = remote.objects()
+
+    def change():
+        s3.put("models/m/1/model.keras", second)
+
+    # The first answer is that of the first part.
+    s3.proxy.before_answer = change
+    assert kind(lambda: remote.fetch([one], ["x"], tmp_path)) == "changed"
+    (two,) = remote.objects()
+    remote.fetch([two], ["y"], tmp_path)
+    assert (tmp_path / "y").read_bytes() == second
+
+
+def test_cut_answers_are_never_taken_for_the_object(s3, remote, tmp_path):
+    s3.put("models/m/1/model.keras", os.urandom(CHUNK))
+    (one,) = remote.objects()
+    s3.proxy.cut_after = CHUNK // 2
+    assert kind(lambda: remote.fetch([one], ["x"], tmp_path)) in ("away", "damaged")
+    s3.proxy.cut_after = None
+    remote.fetch([one], ["y"], tmp_path)
+
+
+def test_a_server_that_goes_away_and_comes_back(s3, remote):
+    s3.put("models/m/1/model.keras", "one")
+    assert len(remote.objects()) == 1
+    s3.proxy.leave()
+    assert kind(remote.objects) == "away"
+    s3.proxy.come_back()
+    assert len(remote.objects()) == 1
+
+
+def test_a_server_that_does_not_answer_costs_its_process(s3):
+    remote = ProcessStore("s3://bucket/models", silent_seconds=1.5)
+    assert remote.objects() == []
+    before = remote.pid
+    s3.proxy.delay = 30
+    began = time.monotonic()
+    with pytest.raises(StoreError, match=r"no answer for 1\.5 s"):
+        remote.objects()
+    assert time.monotonic() - began < 10
+    s3.proxy.delay = 0
+    assert remote.objects() == []
+    assert remote.pid != before
+    remote.close()
+    with pytest.raises(StoreError, match="the server is stopping"):
+        remote.objects()
+
+
+def test_a_process_that_is_killed_is_started_again(s3, remote):
+    remote.objects()
+    before = remote.pid
+    os.kill(before, signal.SIGKILL)
+    end = time.monotonic() + 20
+    while remote.pid == before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert remote.objects() == []

@@ -1,0 +1,213 @@
+"""TLS on grpcio's server: client certificates, and files that change while it runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from unittest import mock
+
+import grpc
+import pytest
+from authorities import Authority
+from layerserve.v1 import models_pb2, models_pb2_grpc
+from layerserve_server.transport import completion_queue
+from layerserve_server.transport.certificates import CertificateError, Certificates, names_in
+from tokens import bearer, write_tokens
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path)
+
+
+def list_models(app, credentials, metadata=(), timeout=10):
+    """Lists the models over a connection of its own."""
+    # A subchannel would be shared with other channels of the same target and credentials.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    with grpc.secure_channel(f"localhost:{app.grpc_port}", credentials, options) as channel:
+        stub = models_pb2_grpc.ModelServiceStub(channel)
+        return stub.ListModels(models_pb2.ListModelsRequest(), timeout=timeout, metadata=metadata).versions
+
+
+def status(*arguments, **options):
+    with pytest.raises(grpc.RpcError) as caught:
+        list_models(*arguments, **options)
+    return caught.value.code()
+
+
+ENTRIES = """
+[[certificates]]
+name = "shop"
+rights = ["read"]
+
+[[certificates]]
+name = "shop.cluster"
+rights = ["read"]
+
+[[certificates]]
+name = "batch"
+rights = ["predict"]
+"""
+
+
+@pytest.mark.parametrize("internals", ["", "_unheard_of"], ids=["grpcio", "aio"])
+def test_a_certificate_has_the_rights_of_its_name(start, put, authority, tmp_path, internals):
+    put()
+    tokens = write_tokens(tmp_path / "tokens.toml", more=ENTRIES)
+    used = (internals,) if internals else completion_queue.INTERNALS
+    with mock.patch.object(completion_queue, "INTERNALS", used):
+        app = start(tokens=tokens, **authority.settings)
+    assert len(list_models(app, authority.client("shop"))) == 1
+    assert len(list_models(app, authority.client("any", "other", "shop.cluster"))) == 1
+    assert status(app, authority.client("batch")) is grpc.StatusCode.PERMISSION_DENIED
+    assert status(app, authority.client("stranger")) is grpc.StatusCode.UNAUTHENTICATED
+    # A token takes precedence, whether it is right or wrong.
+    assert len(list_models(app, authority.client("batch"), bearer("read"))) == 1
+    assert status(app, authority.client("shop"), bearer("wrong")) is grpc.StatusCode.UNAUTHENTICATED
+    assert status(app, authority.client("shop"), bearer("predict")) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_without_tokens_a_verified_certificate_opens_everything(start, put, authority, tmp_path):
+    put()
+    app = start(host="127.0.0.1", **authority.settings)
+    assert len(list_models(app, authority.client("anyone"))) == 1
+    folder = tmp_path / "stranger"
+    folder.mkdir()
+    stranger = Authority(folder)
+    for credentials in (
+        authority.client(),
+        # A certificate of another authority.
+        grpc.ssl_channel_credentials(
+            authority.ca.cert_pem.bytes(), stranger.key.read_bytes(), stranger.chain.read_bytes()
+        ),
+    ):
+        assert status(app, credentials, timeout=2) is grpc.StatusCode.UNAVAILABLE
+    with grpc.insecure_channel(f"127.0.0.1:{app.grpc_port}") as channel, pytest.raises(grpc.RpcError):
+        models_pb2_grpc.ModelServiceStub(channel).ListModels(models_pb2.ListModelsRequest(), timeout=2)
+
+
+def serial(app, authority, client):
+    """The certificate that a new connection gets."""
+    import socket
+    import ssl
+
+    context = ssl.create_default_context(cadata=authority.ca.cert_pem.bytes().decode())
+    made = authority.ca.issue_cert(common_name=client)
+    with made.private_key_and_cert_chain_pem.tempfile() as path:
+        context.load_cert_chain(path)
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("localhost", app.grpc_port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        return connection.getpeercert()["serialNumber"]
+
+
+def test_changed_certificates_are_used_and_half_changed_ones_are_not(start, put, authority, caplog):
+    put()
+    app = start(**authority.settings)
+    refresh, sample = app._inference.refresh_access, app.metrics.registry.get_sample_value
+
+    def stale():
+        return sample("layerserve_access_stale", {"what": "certificate"})
+
+    first = serial(app, authority, "a")
+    assert serial(app, authority, "a") == first
+    authority.issue(half=True)
+    refresh()
+    assert serial(app, authority, "a") == first
+    assert stale() == 1
+    assert "KEY_VALUES_MISMATCH; the certificate read before stays in use" in caplog.text
+    authority.issue()
+    refresh()
+    second = serial(app, authority, "a")
+    assert second != first
+    assert stale() == 0
+    authority.key.unlink()
+    refresh()
+    assert stale() == 1
+    assert serial(app, authority, "a") == second
+    # An authority that takes the place of another: its clients are let in, those of the other aren't.
+    before = authority.client("a")
+    other = Authority(authority.folder)
+    refresh()
+    assert len(list_models(app, other.client("a"))) == 1
+    assert status(app, before, timeout=2) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_certificates_change_under_load_without_an_error(start, put, authority):
+    """Connections of before go on, and new ones get the new certificate."""
+    put()
+    app = start(**authority.settings)
+    failures, count, end = [], [0] * 3, threading.Event()
+    credentials = authority.client("a")
+
+    def ask(number):
+        with grpc.secure_channel(f"localhost:{app.grpc_port}", credentials) as channel:
+            stub = models_pb2_grpc.ModelServiceStub(channel)
+            while not end.is_set():
+                try:
+                    if number:
+                        list_models(app, credentials)
+                    else:
+                        stub.ListModels(models_pb2.ListModelsRequest(), timeout=10)
+                    count[number] += 1
+                except grpc.RpcError as error:
+                    failures.append(error)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    seen = set()
+    stop = time.monotonic() + 1.5
+    while time.monotonic() < stop:
+        authority.issue()
+        app._inference.refresh_access()
+        seen.add(serial(app, authority, "a"))
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert min(count) > 5
+    assert len(seen) > 5
+
+
+@pytest.mark.parametrize("which", ["chain", "key", "root"])
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_files_that_are_none_are_refused_at_the_start(authority, which, content):
+    path = getattr(authority, which)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CertificateError, match=str(path if content is None else authority.chain)):
+        Certificates(authority.chain, authority.key, authority.root)
+
+
+def test_files_that_change_while_they_are_read_are_read_again(authority, monkeypatch):
+    certificates = Certificates(authority.chain, authority.key)
+    told = []
+    certificates._reread = told.append
+    read = type(authority.chain).read_bytes
+    authority.issue()
+
+    def changing(path):
+        content = read(path)
+        if path == authority.chain:
+            authority.issue()
+        return content
+
+    with mock.patch.object(type(authority.chain), "read_bytes", changing):
+        certificates.refresh()
+    assert told == [False]
+    certificates.refresh()
+    assert told == [False, True]
+
+
+def test_names_of_a_certificate():
+    context = {
+        "x509_common_name": [b"shop"],
+        "x509_subject_alternative_name": [b"a", b"\xff"],
+        "security_level": [b"x"],
+    }
+    assert names_in(context) == ["shop", "a", "\ufffd"]
+    assert names_in({}) == []
