@@ -209,6 +209,10 @@ class Poller:
                 self._requested -= 1
                 if not self._requested:
                     state.due.discard(event.tag)
+            if self.traffic(event.call.peer().decode()).flooding:
+                # Without a reference the core cancels the call. The connection is about to be closed, but thousands of
+                # its calls may have arrived before, and those of other clients are behind them.
+                return
             call = self._call_of(event)
             # grpcio doesn't stop the server before these have ended.
             state.rpc_states.add(call)
