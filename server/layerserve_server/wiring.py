@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from pathlib import Path
@@ -32,16 +33,18 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.services.tensorflow_serving.predict import PredictService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import default_limit
+from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.native import NativeServer
 
 if TYPE_CHECKING:
+    from layerserve_server.transport.http.server import HttpServer
     from layerserve_server.tuning import Tuner
 
 
@@ -85,7 +88,8 @@ class Inference:
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
         )
-        self.predictor = Predictor(self.repository)
+        self._shadows = Shadows(self.repository, self.metrics)
+        self.predictor = Predictor(self.repository, self._shadows)
 
     def routes(self) -> Routes:
         """Returns the handlers of the methods that run models, of all protocols."""
@@ -125,6 +129,7 @@ class Inference:
         """Ends fetching, and retires all versions."""
         if self.mirror is not None:
             self.mirror.stop()
+        self._shadows.close()
         self.repository.close()
 
     def watch(self) -> None:
@@ -160,6 +165,21 @@ class Inference:
         self.metrics.watch_memory(lambda: transport.memory.used)
         self.repository.changed = transport.models_changed
         return transport
+
+    def listen_http(self, routes: Routes, memory: MemoryBudget, ready: Callable[[], bool]) -> HttpServer | None:
+        """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
+
+        Raises OSError if the port is taken, and ValueError if a package is missing.
+        """
+        settings = self._settings
+        if settings.http_port < 0:
+            return None
+        try:
+            from layerserve_server.services.rest.serving import make_server
+        except ImportError as error:
+            raise ValueError(f"http_port: requires the package {error.name}: pip install 'layerserve[http]'") from error
+        address: dict[str, Any] = {"host": settings.host, "port": settings.http_port}
+        return make_server(routes, self.metrics, limits(settings), memory, self.gate, ready, **address)
 
     def serving(self, model: str) -> bool | None:
         """Whether a version of a model answers requests that name none; None if there is no such model."""
