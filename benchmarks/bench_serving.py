@@ -2,7 +2,8 @@
 
 The load comes from h2load (Debian: nghttp2-client), a C program that costs the machine little: it sends one ready-made
 request over and over, from as many connections as there are callers. It looks at no reply, so each server's first one
-is looked at here. Servers take turns, round by round, and the medians over the rounds are shown.
+is looked at here. Servers take turns, round by round, and the medians over the rounds are shown. With
+`--tool perf_analyzer` the load comes from Triton's own tool, for servers of the Open Inference Protocol.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import perf_analyzer
 from bench_timing import p50
 from h2load import Measured, measure
 from loads import inputs, write_models
@@ -67,7 +69,9 @@ def show_limits(
             print(line + (f"; {(middle - times[1]) * 1000:.0f} us more than in process" if number == 1 else ""))
 
 
-def bench(models: Path, model: str, names: Sequence[str], callers: Sequence[int], rounds: int, seconds: int) -> None:
+def bench(
+    models: Path, model: str, names: Sequence[str], callers: Sequence[int], rounds: int, seconds: int, tool: str
+) -> None:
     """Prints the table of one model."""
     results: dict[tuple[str, int], list[Measured]] = {}
     with ExitStack() as stack:
@@ -79,7 +83,11 @@ def bench(models: Path, model: str, names: Sequence[str], callers: Sequence[int]
                 # The order is reversed in every other round, so that a machine that slows down favours no server.
                 for served in servers if round % 2 == 0 else servers[::-1]:
                     signal_all(served, signal.SIGCONT)
-                    results.setdefault((served.name, number), []).append(measure(served, number, seconds))
+                    results.setdefault((served.name, number), []).append(
+                        perf_analyzer.measure(served, model, number, seconds)
+                        if tool == "perf_analyzer"
+                        else measure(served, number, seconds)
+                    )
                     signal_all(served, signal.SIGSTOP)
         for served in servers:
             signal_all(served, signal.SIGCONT)
@@ -126,8 +134,9 @@ def main() -> None:
     parser.add_argument("--callers", nargs="+", type=int, default=[1, 16, 64, 256])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--tool", choices=("h2load", "perf_analyzer"), default="h2load")
     arguments = parser.parse_args()
-    if shutil.which("h2load") is None:
+    if arguments.tool == "h2load" and shutil.which("h2load") is None:
         sys.exit("h2load is missing: install nghttp2 (Debian: apt-get install nghttp2-client)")
     for name in arguments.servers:
         if not SERVERS[name].ready:
@@ -136,7 +145,7 @@ def main() -> None:
         for model in arguments.models:
             write_models(Path(folder), [model])
             names = [name for name in arguments.servers if model in SERVERS[name].models]
-            bench(Path(folder), model, names, arguments.callers, arguments.rounds, arguments.seconds)
+            bench(Path(folder), model, names, arguments.callers, arguments.rounds, arguments.seconds, arguments.tool)
     print(f"\nload average {os.getloadavg()[0]:.1f} at the end, {os.cpu_count()} cores")
 
 

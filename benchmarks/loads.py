@@ -65,8 +65,8 @@ def predict_load(model: str) -> Load:
     return Load(PREDICT, PredictRequest(model=ModelSpec(name=model), inputs=tensors).SerializeToString())
 
 
-def infer_load(model: str) -> Load:
-    """A ModelInfer of the same row, as Triton's clients send it."""
+def infer_load(model: str, input: str = "x") -> Load:
+    """A ModelInfer of the same row, as Triton's clients send it. `input` is the name of a model's only input."""
 
     def field(number: int, data: bytes) -> bytes:
         return b"".join((tag(number), varint(len(data)), data))
@@ -74,10 +74,15 @@ def infer_load(model: str) -> Load:
     tensors, contents = b"", b""
     for name, array in inputs(model).items():
         shape = b"".join(map(varint, array.shape))
-        head = field(1, (name or "x").encode()) + field(2, OIP_TYPES[array.dtype.name].encode())
+        head = field(1, (name or input).encode()) + field(2, OIP_TYPES[array.dtype.name].encode())
         tensors += field(5, head + field(3, shape))
         contents += field(7, array.tobytes())
     return Load(MODEL_INFER, field(1, model.encode()) + tensors + contents)
+
+
+def own_infer_load(model: str) -> Load:
+    """As `infer_load`, with the input's name in our files."""
+    return infer_load(model, "input_layer")
 
 
 def json_load(model: str) -> Load:

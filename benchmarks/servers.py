@@ -18,7 +18,7 @@ from urllib.error import URLError
 import grpc
 from layerserve.v1 import models_pb2, models_pb2_grpc
 from layerserve.v1.prediction_pb2 import PredictResponse
-from loads import PREDICT, Load, infer_load, json_load, predict_load
+from loads import PREDICT, Load, infer_load, json_load, own_infer_load, predict_load
 
 PEERS = Path(__file__).parent / "peers"
 #: A server that isn't up after so many seconds has failed.
@@ -82,8 +82,18 @@ def peer(script: str, variable: str = "") -> Callable[[Path, str, int], list[str
     return command
 
 
+def triton_of_onnx(models: Path, model: str, port: int) -> list[str]:
+    """The command of Triton whose Python backend calls ONNX Runtime, with the graph that `layerserve convert` makes."""
+    from layergraph import load_model
+
+    path = models.parent / f"{model}.onnx"
+    if not path.exists():
+        load_model(models / model / "1" / "model.keras").export(path, "onnx")
+    return [*peer("triton.py", "TRITON_PYTHON")(models, model, port), str(path)]
+
+
 #: Servers that are ours.
-OURS = ("grpcio", "native", "workers")
+OURS = ("grpcio", "native", "workers", "infer-grpcio", "infer-native")
 SERVERS = {
     "constant": Kind("grpcio, 16 threads, constant reply", peer("constant_reply.py"), predict_load, ("small",)),
     "triton": Kind(
@@ -91,6 +101,13 @@ SERVERS = {
         peer("triton.py", "TRITON_PYTHON"),
         infer_load,
         ("small", "middle"),
+        "TRITON_PYTHON",
+    ),
+    "triton-onnxruntime": Kind(
+        "Triton, Python backend, ONNX Runtime, dynamic batching",
+        triton_of_onnx,
+        infer_load,
+        ("small",),
         "TRITON_PYTHON",
     ),
     "kserve": Kind(
@@ -109,6 +126,8 @@ SERVERS = {
     ),
     "grpcio": Kind("layerserve, transport grpcio", ours("grpcio"), predict_load),
     "native": Kind("layerserve, transport native", ours("native"), predict_load),
+    "infer-grpcio": Kind("layerserve, transport grpcio, Open Inference Protocol", ours("grpcio"), own_infer_load),
+    "infer-native": Kind("layerserve, transport native, Open Inference Protocol", ours("native"), own_infer_load),
     "workers": Kind("layerserve, transport native, two processes", ours("native", workers=2), predict_load),
 }
 

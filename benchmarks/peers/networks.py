@@ -1,4 +1,4 @@
-"""The small and the middle model in plain torch, for peers that don't read Keras files."""
+"""The small and the middle model in plain torch or as ONNX files, for peers that don't read Keras files."""
 
 from __future__ import annotations
 
@@ -57,5 +57,22 @@ def network(model: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         with torch.inference_mode():
             results = module(*tensors)
         return {name: result.numpy() for (name, _), result in zip(OUTPUTS[model], results, strict=True)}
+
+    return run
+
+
+def onnx_network(model: str, path: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """As `network`, for an ONNX file in ONNX Runtime with one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [tensor.name for tensor in session.get_inputs()]
+
+    def run(arrays: Mapping[str, Any]) -> dict[str, Any]:
+        given = [arrays[name] for name, _, _ in INPUTS[model]]
+        results = session.run(None, dict(zip(names, given, strict=True)))
+        return {name: result for (name, _), result in zip(OUTPUTS[model], results, strict=True)}
 
     return run

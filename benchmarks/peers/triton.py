@@ -1,4 +1,6 @@
-"""NVIDIA Triton's C++ server, with a model in torch behind its Python backend and dynamic batching.
+"""NVIDIA Triton's C++ server, with a model behind its Python backend and dynamic batching: triton.py PORT MODEL [ONNX].
+
+The model is in torch, or the ONNX file that the third argument names, which ONNX Runtime computes with one thread.
 
 Takes `tritonserver` from the wheel of `nvidia-pytriton`, in an environment of its own that also has torch: the wheel
 pins older releases of gRPC and protobuf than ours. The model's code runs inside of Triton's own stub process.
@@ -30,13 +32,13 @@ import sys
 sys.path[:0] = PATHS
 import numpy as np
 import triton_python_backend_utils as pb
-from networks import INPUTS, network
+from networks import INPUTS, network, onnx_network
 
 
 class TritonPythonModel:
     def initialize(self, args):
         self.names = [name for name, _, _ in INPUTS["NAME"]]
-        self.network = network("NAME")
+        self.network = onnx_network("NAME", FILE) if FILE else network("NAME")
 
     def execute(self, requests):
         """One batch for all requests that Triton hands over together."""
@@ -71,7 +73,9 @@ models = Path(tempfile.mkdtemp())
 name = sys.argv[2]
 (models / name / "1").mkdir(parents=True)
 paths = [path for path in sys.path if "site-packages" in path] + [str(Path(__file__).parent)]
-(models / name / "1" / "model.py").write_text(MODEL.replace("PATHS", repr(paths)).replace("NAME", name))
+(models / name / "1" / "model.py").write_text(
+    MODEL.replace("PATHS", repr(paths)).replace("NAME", name).replace("FILE", repr("".join(sys.argv[3:])))
+)
 (models / name / "config.pbtxt").write_text(config(name))
 # Triton looks for the stub beside the backend; the wheel keeps one for each Python elsewhere.
 backend = Path(tempfile.mkdtemp()) / "python"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 #: The paths that are served. Each has a right in access/rights.py.
-PATHS = ("/metrics", "/healthz", "/readyz")
+PATHS = ("/metrics", "/monitoring/prometheus/metrics", "/healthz", "/readyz")
 #: Timeout for a client's request, and for an idle connection, in seconds.
 REQUEST_SECONDS = 10.0
 #: Maximum number of connections. Above it the oldest are closed: idle ones and slow senders.
@@ -26,30 +26,30 @@ MAX_CONNECTIONS = 64
 
 
 class Probes:
-    """HTTP server for `/metrics`, `/healthz` and `/readyz`; 404 for other paths."""
+    """HTTP server for pages of metrics, `/healthz` and `/readyz`; 404 for other paths."""
 
     def __init__(
         self,
         host: str,
         port: int,
-        registry: CollectorRegistry,
+        pages: Mapping[str, CollectorRegistry],
         ready: Callable[[], bool],
         admit: Callable[[str, str | None], object] = lambda path, authorization: None,
     ) -> None:
-        """Starts the server. `ready` returns the readiness.
+        """Starts the server. `pages` are the metrics by path, and `ready` returns the readiness.
 
         `admit` is called with the path and the authorization header of a request; it raises UnauthenticatedError or
         ForbiddenError if the caller has no right to it. Raises OSError if the port is taken.
         """
-        metrics: WSGIApplication = make_wsgi_app(registry)
+        metrics: dict[str, WSGIApplication] = {path: make_wsgi_app(registry) for path, registry in pages.items()}
 
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("PATH_INFO", "")
             refused = _refused(admit, path, environ.get("HTTP_AUTHORIZATION")) if path in PATHS else None
             if refused is not None:
                 return _text(start_response, *refused, ("WWW-Authenticate", "Bearer"))
-            if path == "/metrics":
-                return metrics(environ, start_response)
+            if path in metrics:
+                return metrics[path](environ, start_response)
             status, text = {
                 "/healthz": ("200 OK", "ok"),
                 "/readyz": ("200 OK", "ready") if ready() else ("503 Service Unavailable", "not ready"),

@@ -23,7 +23,7 @@ from pydantic_settings import (
 
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.addresses import expected, folder_name, is_address, missing_package
-from layerserve_server.environment import PREFIX, of_kubernetes, unknown
+from layerserve_server.environment import PREFIX, names, of_kubernetes, unknown
 from layerserve_server.flags import read_flags, unset
 
 if sys.version_info >= (3, 11):
@@ -35,6 +35,8 @@ else:
 NONE = "none"
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+#: Servers whose names of metrics are known.
+ALIASES = ("triton", "tfserving")
 
 #: Values of settings that models have, too (see repository.model_settings).
 Engine: TypeAlias = Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"]
@@ -117,6 +119,23 @@ class Settings(BaseSettings):
         ge=-1,
         le=65535,
         description="Port for Prometheus metrics over HTTP. 0 picks a free port, -1 disables metrics.",
+    )
+    http_port: int = Field(
+        default=-1,
+        ge=-1,
+        le=65535,
+        description=(
+            "Port for predictions over HTTP: the REST forms of the Open Inference Protocol and of TensorFlow Serving "
+            "(extra 'http'). 0 picks a free port, -1 disables HTTP."
+        ),
+    )
+    metric_aliases: str = Field(
+        default="",
+        description=(
+            "Comma-separated list of servers under whose names metrics are given as well: 'triton' (nv_inference_*, at "
+            "/metrics), 'tfserving' (:tensorflow:serving:*, at /monitoring/prometheus/metrics)."
+        ),
+        json_schema_extra={"unset": "none"},
     )
     transport: Literal["grpcio", "native"] = Field(
         default="grpcio",
@@ -248,6 +267,36 @@ class Settings(BaseSettings):
         gt=0,
         le=1_000_000,
         description="Time after which a connection without calls is closed, in seconds. 'grpcio' only.",
+    )
+    keepalive_seconds: float = Field(
+        default=60.0,
+        ge=0.1,
+        le=1_000_000,
+        description="Time without data after which a connection is pinged, in seconds.",
+    )
+    keepalive_timeout_seconds: float = Field(
+        default=20.0,
+        ge=0.1,
+        le=3600,
+        description="Time for a client to answer the ping before its connection is closed, in seconds.",
+    )
+    max_connection_age_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000_000,
+        description=(
+            "Age at which a connection is closed to new calls, in seconds (plus or minus 10 %), so that clients "
+            "connect again and find replicas that were added. 0 means unlimited. 'grpcio' only."
+        ),
+    )
+    max_connection_age_grace_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000_000,
+        description=(
+            "Time after that for the connection's open calls and streams to finish, in seconds. 0 means unlimited: "
+            "streams of training runs and of predictions go on to their end."
+        ),
     )
 
     max_batch_rows: int = Field(default=64, ge=1, description="Maximum number of rows per batch.")
@@ -477,6 +526,24 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("metric_aliases")
+    @classmethod
+    def _known_aliases(cls, value: str) -> str:
+        for name in filter(None, map(str.strip, value.split(","))):
+            if name not in ALIASES:
+                raise ValueError(f"a list of {' and '.join(ALIASES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _age_of_connections(self) -> Settings:
+        age = self.max_connection_age_seconds
+        if self.transport == "native" and age:
+            raise ValueError(
+                f"max_connection_age_seconds: got {age:g} with transport 'native', expected 0: use 'grpcio', or set it "
+                "in a proxy"
+            )
+        return self
+
     @model_validator(mode="after")
     def _workers_are_processors(self) -> Settings:
         if self.training_device != "cpu" and self.max_workers > 1:
@@ -485,6 +552,11 @@ class Settings(BaseSettings):
                 "runs with several workers train on CPUs"
             )
         return self
+
+    @property
+    def aliases(self) -> frozenset[str]:
+        """Names in `metric_aliases`."""
+        return frozenset(filter(None, map(str.strip, self.metric_aliases.split(","))))
 
     def loads(self, model: str) -> bool:
         """Whether a model is loaded at the start."""
@@ -590,11 +662,16 @@ def own_variables(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSou
     return source
 
 
+def variables() -> set[str]:
+    """Returns the environment variables of all settings. Called by the client's commands."""
+    return names(Settings.model_fields)
+
+
 def check_names(environment: Mapping[str, str]) -> None:
     """Raises SettingsError if a variable has the prefix of settings but isn't one."""
-    names = [PREFIX + name.upper() for name in Settings.model_fields]
     if wrong := unknown(environment, Settings.model_fields):
-        raise SettingsError("\n".join(f"environment: unknown setting '{name}'{near(name, names)}" for name in wrong))
+        hints = [f"environment: unknown setting '{name}'{near(name, sorted(variables()))}" for name in wrong]
+        raise SettingsError("\n".join(hints))
 
 
 def near(name: str, names: Iterable[str]) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerserve_server.access.gate import Gate
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.disk import sha256
+from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
@@ -22,6 +25,7 @@ from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
 from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.store import FsspecStore
+from layerserve_server.repository.entry import State
 from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.repository import Repository
@@ -29,16 +33,18 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.services.tensorflow_serving.predict import PredictService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import default_limit
+from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.native import NativeServer
 
 if TYPE_CHECKING:
+    from layerserve_server.transport.http.server import HttpServer
     from layerserve_server.tuning import Tuner
 
 
@@ -50,17 +56,17 @@ class Inference:
         settings: Settings,
         load: Load,
         imports: Imports | None = None,
-        secret: bytes | None = None,
+        group: ProcessGroup | None = None,
         *,
         worker: bool = False,
     ) -> None:
-        """`load` loads a model file (see `ModelLoader`); `secret` is that of the server's gates. Nothing is loaded yet.
+        """`load` loads a model file (see `ModelLoader`); `group` is what its processes share. Nothing is loaded yet.
 
         Only the main process fetches models from a store. Raises TokensFileError and CertificateError.
         """
         self._settings = settings
         self.metrics = Metrics()
-        self.gate = make_gate(settings, self.metrics, secret)
+        self.gate = make_gate(settings, self.metrics, group)
         self.certificates = make_certificates(settings, self.metrics)
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
@@ -82,7 +88,8 @@ class Inference:
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
         )
-        self.predictor = Predictor(self.repository)
+        self._shadows = Shadows(self.repository, self.metrics)
+        self.predictor = Predictor(self.repository, self._shadows)
 
     def routes(self) -> Routes:
         """Returns the handlers of the methods that run models, of all protocols."""
@@ -122,6 +129,7 @@ class Inference:
         """Ends fetching, and retires all versions."""
         if self.mirror is not None:
             self.mirror.stop()
+        self._shadows.close()
         self.repository.close()
 
     def watch(self) -> None:
@@ -151,10 +159,36 @@ class Inference:
             certificates=self.certificates,
             shared=shared,
             gate=self.gate,
+            models=self.serving,
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
+        self.repository.changed = transport.models_changed
         return transport
+
+    def listen_http(self, routes: Routes, memory: MemoryBudget, ready: Callable[[], bool]) -> HttpServer | None:
+        """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
+
+        Raises OSError if the port is taken, and ValueError if a package is missing.
+        """
+        settings = self._settings
+        if settings.http_port < 0:
+            return None
+        try:
+            from layerserve_server.services.rest.serving import make_server
+        except ImportError as error:
+            raise ValueError(f"http_port: requires the package {error.name}: pip install 'layerserve[http]'") from error
+        address: dict[str, Any] = {"host": settings.host, "port": settings.http_port}
+        return make_server(routes, self.metrics, limits(settings), memory, self.gate, ready, **address)
+
+    def serving(self, model: str) -> bool | None:
+        """Whether a version of a model answers requests that name none; None if there is no such model."""
+        try:
+            return self.repository.describe_one(model).state is State.READY
+        except UnknownModelError:
+            return None
+        except UnavailableError:  # models are still being read
+            return False
 
 
 def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
@@ -174,13 +208,13 @@ def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
     )
 
 
-def make_gate(settings: Settings, metrics: Metrics, secret: bytes | None = None) -> Gate:
+def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None = None) -> Gate:
     """Returns what admits callers. Raises TokensFileError."""
     return Gate(
         settings.tokens,
         certificates=settings.tls_client_ca is not None,
         anonymous=settings.anonymous_rights,
-        secret=secret,
+        group=group,
         reread=metrics.access_reread,
     )
 
@@ -256,6 +290,10 @@ def limits(settings: Settings) -> Limits:
         stalled_seconds=settings.stalled_seconds,
         handshake_seconds=settings.handshake_seconds,
         connection_idle_seconds=settings.connection_idle_seconds,
+        keepalive_seconds=settings.keepalive_seconds,
+        keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
+        max_connection_age_seconds=settings.max_connection_age_seconds,
+        max_connection_age_grace_seconds=settings.max_connection_age_grace_seconds,
         max_connections=settings.max_connections,
         max_peer_connections=settings.max_peer_connections,
         max_resets_per_second=settings.max_resets_per_second,
@@ -278,7 +316,7 @@ def make_queue(
         observer=metrics.batches(name, version),
         nice=model.nice,
     )
-    metrics.watch_queue(name, version, lambda: queue.queued_rows)
+    metrics.watch_queue(name, version, lambda: queue.queued_rows, lambda: queue.queued_requests)
     return queue
 
 

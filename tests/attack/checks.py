@@ -1,6 +1,6 @@
 """All checks, in the order of the promises."""
 
-from attack import draining, memory, model_files, neighbours, restart, statuses, streams, trainings, watches
+from attack import draining, memory, model_files, neighbours, restart, statuses, streams, tokens, trainings, watches
 
 CHECKS = [
     *watches.CHECKS,
@@ -8,6 +8,7 @@ CHECKS = [
     *streams.CHECKS,
     *memory.CHECKS,
     *neighbours.CHECKS,
+    *tokens.CHECKS,
     *statuses.CHECKS,
     *restart.CHECKS,
     *trainings.CHECKS,

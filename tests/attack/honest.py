@@ -35,6 +35,8 @@ PREDICT = "/layerserve.v1.PredictionService/Predict"
 CHECK = "/grpc.health.v1.Health/Check"
 LIST_MODELS = "/layerserve.v1.ModelService/ListModels"
 LIST_RUNS = "/layerserve.v1.TrainingService/ListRuns"
+#: Sent with every call; a server without tokens ignores it.
+TOKEN = (("authorization", "Bearer honest"),)
 #: Every channel has a connection of its own.
 OWN = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
 
@@ -97,10 +99,12 @@ def _call(target: str, http_port: int, model: str, row: np.ndarray, there: Conne
     channel = grpc.insecure_channel(target, options=OWN)
     other = grpc.insecure_channel(target, options=OWN)
     request = PredictRequest(model=ModelSpec(name=model), inputs=[encode(row)]).SerializeToString()
-    expected = decode(PredictResponse.FromString(channel.unary_unary(PREDICT)(request, timeout=60)).outputs[0])
+    expected = decode(
+        PredictResponse.FromString(channel.unary_unary(PREDICT)(request, timeout=60, metadata=TOKEN)).outputs[0]
+    )
 
     def predict() -> str:
-        reply = PredictResponse.FromString(channel.unary_unary(PREDICT)(request, timeout=TIMEOUT))
+        reply = PredictResponse.FromString(channel.unary_unary(PREDICT)(request, timeout=TIMEOUT, metadata=TOKEN))
         same = np.allclose(decode(reply.outputs[0]), expected, rtol=1e-4, atol=1e-5)
         return "OK" if same else "other numbers"
 
@@ -114,11 +118,11 @@ def _call(target: str, http_port: int, model: str, row: np.ndarray, there: Conne
         return "OK"
 
     def list_models() -> str:
-        other.unary_unary(LIST_MODELS)(ListModelsRequest().SerializeToString(), timeout=TIMEOUT)
+        other.unary_unary(LIST_MODELS)(ListModelsRequest().SerializeToString(), timeout=TIMEOUT, metadata=TOKEN)
         return "OK"
 
     def list_runs() -> str:
-        other.unary_unary(LIST_RUNS)(ListRunsRequest().SerializeToString(), timeout=TIMEOUT)
+        other.unary_unary(LIST_RUNS)(ListRunsRequest().SerializeToString(), timeout=TIMEOUT, metadata=TOKEN)
         return "OK"
 
     def probe() -> str:

@@ -38,6 +38,7 @@ PUBLIC = [
     "LogLine",
     "MissingInput",
     "ModelChange",
+    "ModelChanged",
     "ModelInfo",
     "ModelNotFound",
     "ModelNotReady",

@@ -17,7 +17,7 @@ class Server:
     def __init__(self):
         metrics = Metrics()
         metrics.version_failed("m", 1)
-        self.probes = Probes("127.0.0.1", 0, metrics.registry, lambda: self.ready)
+        self.probes = Probes("127.0.0.1", 0, {"/metrics": metrics.registry}, lambda: self.ready)
 
     def get(self, path):
         connection = http.client.HTTPConnection("127.0.0.1", self.probes.port, timeout=30)

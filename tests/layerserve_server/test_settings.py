@@ -21,6 +21,7 @@ MIB, GIB = 1 << 20, 1 << 30
 #: changelog: somebody relies on it.
 NUMBERS = {
     "grpc_port": (8500, 0, 65535),
+    "http_port": (-1, -1, 65535),
     "metrics_port": (8002, -1, 65535),
     "max_message_bytes": (256 * MIB, 1024, 2**31 - 1),
     "workers": (1, 1, 256),
@@ -37,6 +38,10 @@ NUMBERS = {
     "stalled_seconds": (30.0, (0.0,), 86400),
     "handshake_seconds": (20.0, (0.0,), 3600),
     "connection_idle_seconds": (3600.0, (0.0,), 1_000_000),
+    "keepalive_seconds": (60.0, 0.1, 1_000_000),
+    "keepalive_timeout_seconds": (20.0, 0.1, 3600),
+    "max_connection_age_seconds": (0.0, 0, 1_000_000),
+    "max_connection_age_grace_seconds": (0.0, 0, 1_000_000),
     "max_batch_rows": (64, 1, None),
     "max_queue_rows": (4096, 1, None),
     "compute_threads": (0, 0, 1024),
@@ -66,6 +71,7 @@ OTHERS = {
     "path": Path("models"),
     "host": "127.0.0.1",
     "transport": "grpcio",
+    "metric_aliases": "",
     "reflection": True,
     "probe_files": True,
     "plugins": "",
@@ -137,6 +143,7 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         ),
         (["--grpc-port", "x"], "--grpc-port"),
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
+        (["--metric-aliases", "triton,prometheus"], "got 'triton,prometheus', expected a list of triton and tfserving"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
         (["--training-device", "tpu"], "--training-device"),
         (
@@ -298,3 +305,8 @@ def test_an_authority_of_clients_needs_tls():
 def test_the_native_transport_has_no_tls(tmp_path):
     with pytest.raises(SettingsError, match="transport 'native' doesn't support TLS: use 'grpcio'"):
         read_settings([str(tmp_path), "--transport", "native", "--tls-certificate", "c.pem", "--tls-key", "k.pem"])
+
+
+def test_the_native_transport_has_no_age_of_connections(tmp_path):
+    with pytest.raises(SettingsError, match="max_connection_age_seconds: got 60 with transport 'native', expected 0"):
+        read_settings([str(tmp_path), "--transport", "native", "--max-connection-age-seconds", "60"])

@@ -59,7 +59,7 @@ class Echo:
         self.gone = threading.Event()
         self.called = threading.Event()
         self.release = threading.Event()
-        self.deadline = None
+        self.deadline = self.client = None
         self.waiting = []
 
     def routes(self):
@@ -72,7 +72,7 @@ class Echo:
         )
 
     def echo(self, call):
-        self.deadline = call.deadline
+        self.deadline, self.client = call.deadline, call.client()
         call.about("m", 1)
         call.reply(lambda: call.request)
 

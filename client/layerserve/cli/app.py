@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from layerserve.cli import catalogue, changes, extensions, options, training
+from layerserve.cli.codegen import codegen
 from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
 from layerserve.errors import LayerserveError
@@ -44,9 +45,11 @@ def application() -> typer.Typer:
     )
     app.callback()(options.connection_options)
     app.command("models")(catalogue.models)
+    app.command("wait")(catalogue.wait)
     app.command("predict")(predict)
     app.command("shapes")(catalogue.shapes)
     app.command("download")(catalogue.download)
+    app.command("codegen")(codegen)
     app.command("upload")(changes.upload)
     app.command("load")(changes.load)
     app.command("unload")(changes.unload)

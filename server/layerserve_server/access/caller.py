@@ -57,6 +57,11 @@ class Caller:
         return f"Caller({self.name!r}, {sorted(self.rights)}, {self.models})"
 
     @property
+    def named(self) -> bool:
+        """Whether it has presented a token or a certificate."""
+        return self._named
+
+    @property
     def key(self) -> tuple[object, ...]:
         """Equal for callers that may do the same with the same token or certificate."""
         return self._source, self.name, self.rights, self.models, self.expires, self.quota

@@ -51,7 +51,12 @@ METHODS: Mapping[str, Right] = {
 #: Services of which every method needs the right "manage", also those that a later release adds.
 MANAGING = ("/layerserve.v1.ManagementService/",)
 #: The right of each HTTP route, by path. A part in braces stands for any name.
-HTTP: Mapping[str, Right] = {"/healthz": "open", "/readyz": "open", "/metrics": "read"}
+HTTP: Mapping[str, Right] = {
+    "/healthz": "open",
+    "/readyz": "open",
+    "/metrics": "read",
+    "/monitoring/prometheus/metrics": "read",
+}
 
 
 class MissingRightError(ValueError):

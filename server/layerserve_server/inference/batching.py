@@ -274,6 +274,11 @@ class BatchQueue:
         """Number of rows in the queue."""
         return self._queued_rows
 
+    @property
+    def queued_requests(self) -> int:
+        """Number of requests in the queue."""
+        return len(self._queue)
+
     def _set_turn(self, request: QueuedRequest) -> None:
         """Sets a request's turn by start-time fair queueing (Goyal, Vin and Cheng, 1996).
 

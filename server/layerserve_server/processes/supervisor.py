@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from layerserve_server.access.gate import SECRET_BYTES, own_authorization
+from layerserve_server.access.balances import Balances
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.processes.following import Following, lagging
 from layerserve_server.settings import Settings
 
@@ -49,8 +49,9 @@ class Supervisor:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         #: Unix socket on which the main process, the port's owner, also has to listen.
         self.socket = self._folder / "owner.sock"
-        #: What the processes of this server have in common, by which they recognize each other.
-        self.secret = secrets.token_bytes(SECRET_BYTES)
+        #: What the processes of this server have in common.
+        self.group = ProcessGroup(balances=self._folder / "balances")
+        Balances.create(self._folder / "balances")
         #: Folder for what is read of model files if the state folder can't be written.
         self.spare_imports = self._folder / "imports"
         self._processes: dict[int, subprocess.Popen[str]] = {}
@@ -113,7 +114,7 @@ class Supervisor:
         """Yields the metrics of each worker."""
         for port in list(self._metrics_ports.values()):
             try:
-                headers = {"Authorization": own_authorization(self.secret)}
+                headers = {"Authorization": self.group.authorization}
                 page = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
                 with urllib.request.urlopen(page, timeout=METRICS_SECONDS) as reply:
                     text = reply.read().decode()
@@ -160,7 +161,8 @@ class Supervisor:
             "settings": plain,
             "socket": str(self.socket),
             "spare_imports": str(self.spare_imports),
-            "secret": self.secret.hex(),
+            "secret": self.group.secret.hex(),
+            "balances": str(self.group.balances),
             "catalogue": self.catalogue(),
             "model_settings": self.model_settings(),
         }

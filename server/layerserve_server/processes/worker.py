@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.addresses import is_address
 from layerserve_server.inference import runner
 from layerserve_server.observability import logs
@@ -44,8 +45,8 @@ def main() -> None:
     runner.load_plugins(settings.plugins)
     runner.make_ready()
     imports = make_imports(settings, Path(configuration["spare_imports"]))
-    secret = bytes.fromhex(configuration["secret"])
-    inference = Inference(settings, ModelLoader(settings, imports=imports), imports, secret, worker=True)
+    group = ProcessGroup(bytes.fromhex(configuration["secret"]), Path(configuration["balances"]))
+    inference = Inference(settings, ModelLoader(settings, imports=imports), imports, group, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     in_force = {name: ModelSettings.model_validate(one) for name, one in configuration["model_settings"].items()}
@@ -62,7 +63,8 @@ def main() -> None:
     transport.start()
     if tuner is not None:
         tuner.start()
-    probes = Probes("127.0.0.1", 0, inference.metrics.registry, lambda: True, inference.gate.admit_own)
+    pages = {"/metrics": inference.metrics.registry}
+    probes = Probes("127.0.0.1", 0, pages, lambda: True, inference.gate.admit_own)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
     orders = Orders(repository.scan, repository.serving)
     grace = orders.take(sys.stdin)

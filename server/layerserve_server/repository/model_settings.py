@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from layerserve_server.repository.canary import read_share
+from layerserve_server.repository.layout import LABEL
 from layerserve_server.settings import Engine, Precision
 
 if sys.version_info >= (3, 11):
@@ -37,7 +39,15 @@ _OF_LOADING: Final = (
     "golden_atol",
 )
 
+
+def _check_share(text: str) -> str:
+    read_share(text)
+    return text
+
+
 Version = Annotated[int, Field(ge=1, le=10**18 - 1)]
+Share = Annotated[str, AfterValidator(_check_share)]
+Label = Annotated[str, Field(pattern=f"^{LABEL.pattern}$")]
 
 
 class ModelSettingsError(Exception):
@@ -68,6 +78,30 @@ class ModelSettings(BaseModel):
             "Version that answers requests that name none, until PinVersion sets another. Default: the newest that "
             "is ready."
         ),
+    )
+    canary: Share | None = Field(
+        default=None,
+        description=(
+            "Share of callers, such as '5 %', whose requests that name no version get the version of `canary_label`. "
+            "A caller is recognized by the metadata layerserve-key, else by its name, else by its address."
+        ),
+    )
+    canary_label: Label = Field(
+        default="canary", description="Label of the version for these callers. Without it the default answers them."
+    )
+    shadow: Version | Label | None = Field(
+        default=None,
+        description=(
+            "Version, or label of a version, that computes a share of these requests, too, after they were answered. "
+            "Its results are compared and counted, never returned."
+        ),
+    )
+    shadow_share: Share = Field(default="10 %", description="Share of requests that the shadow version computes.")
+    shadow_rtol: float = Field(
+        default=1e-3, ge=0, description="Relative tolerance for its results, as in numpy.allclose."
+    )
+    shadow_atol: float = Field(
+        default=1e-5, ge=0, description="Absolute tolerance for its results, as in numpy.allclose."
     )
     load_retries: int = Field(
         default=0, ge=0, le=1000, description="Number of times that a version that failed to load is tried again."
@@ -179,5 +213,5 @@ def _problem(entry: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(str(entry["loc"][-1]), ModelSettings.model_fields, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(ModelSettings.model_fields)}"
         return f"unknown setting '{key}'; {hint}"
-    expected = str(entry["msg"]).removeprefix("Input should be ")
+    expected = str(entry["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     return f"{key}: got {entry['input']!r}, expected {expected}"

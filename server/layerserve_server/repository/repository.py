@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from layergraph.errors import unknown_name
 
@@ -23,6 +23,7 @@ from layerserve_server.errors import (
     VersionFailedError,
 )
 from layerserve_server.repository import layout, publishing
+from layerserve_server.repository.canary import Canary, Shadow
 from layerserve_server.repository.control import Control, read_control, write_control
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
@@ -33,6 +34,8 @@ from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import Lease, LoadedVersion
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Maximum number of requests that wait until an old version is loaded; more would occupy the threads of other requests.
 MAX_WAITING_FOR_LOAD = 8
@@ -101,9 +104,14 @@ class Repository:
         self._settings: dict[str, ModelSettings] = {}
         #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
         self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
+        #: Canaries and shadows by model. Replaced, never changed. Their versions may have been unloaded a moment ago.
+        self.canaries: Mapping[str, Canary] = {}
+        self.shadows: Mapping[str, Shadow] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
+        #: Called after each change of the versions, their states or labels. Must not block.
+        self.changed: Callable[[], None] = lambda: None
         #: Protects the records of models and versions; held only briefly.
         self._lock = threading.RLock()
         #: Held during a scan of the disk and the loads that follow.
@@ -457,7 +465,8 @@ class Repository:
         """Retires every version."""
         with self._lock:
             loaded = [entry.loaded for entry in self._entries() if entry.loaded]
-            self._models, self._chosen = {}, {}
+            self._models = {}
+            self._choose_anew()
         for version in loaded:
             version.retire()
 
@@ -466,6 +475,11 @@ class Repository:
             raise UnavailableError("the server is starting and hasn't read its models yet; try again in a moment")
 
     # Choice of a version.
+
+    def _choose_anew(self) -> None:
+        """Drops the cache of chosen versions: the versions, their states or labels are being changed."""
+        self._chosen = {}
+        self.changed()
 
     def _known(self, name: str) -> ModelRecord:
         record = self._models.get(name)
@@ -542,7 +556,7 @@ class Repository:
             self._move_labels(record, only_ready=self._scanned)
             if not record.versions:
                 del self._models[name]
-            self._chosen = {}
+            self._choose_anew()
         if invalid:
             logger.error("settings of model '%s' are invalid: %s", name, record.settings_problem)
             self._observer.settings_invalid(name)
@@ -606,10 +620,12 @@ class Repository:
         with self._lock:
             record = self._models.get(name)
             if record is None:
+                self.canaries, self.shadows = _with(self.canaries, name, None), _with(self.shadows, name, None)
                 return
             settings, target = record.in_force, record.target
             entries = [(number, entry) for number in record.order() if not (entry := record.versions[number]).leaving]
             moving = {version for label, version in record.file_labels.items() if record.labels[label] != version}
+            moving |= record.routed()
         count = settings.latest_versions if settings.version_policy == "latest" else len(entries)
         kept: list[int] = []
         coming = 0
@@ -645,7 +661,9 @@ class Repository:
                         self._unload(entry)
             self._move_labels(record, only_ready=True)
             record.last_default = record.default()
-            self._chosen = {}
+            self._choose_anew()
+            self.canaries = _with(self.canaries, name, record.canary())
+            self.shadows = _with(self.shadows, name, record.shadow())
 
     def _load_entry(self, entry: Entry, settings: ModelSettings) -> None:
         """Loads a version's file and replaces the loaded one. On failure keeps that and records the reason."""
@@ -657,7 +675,7 @@ class Repository:
             with self._lock:
                 if entry.loaded is None:
                     entry.state, entry.reason = State.LOADING, ""
-                    self._chosen = {}
+                    self._choose_anew()
             try:
                 loaded = self._loader.read(found, settings, self._released)
             except Exception as error:
@@ -667,7 +685,7 @@ class Repository:
                 previous, entry.loaded = entry.loaded, loaded
                 entry.tried, entry.tried_with = found.fingerprint, settings
                 entry.state, entry.reason, entry.retries, entry.retry_at = State.READY, "", 0, math.inf
-                self._chosen = {}
+                self._choose_anew()
                 gone = self._find_entry(found.name, found.version) is not entry
         seconds = time.monotonic() - began
         self._observer.version_loaded(found.name, found.version, seconds)
@@ -692,7 +710,7 @@ class Repository:
                 entry.retry_at = time.monotonic() + settings.load_retry_seconds * 2**entry.retries
                 entry.retries += 1
                 reason += f" (to be tried again; {settings.load_retries - entry.retries + 1} tries are left)"
-            self._chosen = {}
+            self._choose_anew()
             if entry.loaded is None:
                 entry.state, entry.reason = State.FAILED, reason
             else:
@@ -739,7 +757,13 @@ class Repository:
         with self._lock:
             old: list[Entry] = []
             for record in self._models.values():
-                stay = {*record.kept, record.default(), *record.labels.values(), *record.file_labels.values()}
+                stay = {
+                    *record.kept,
+                    record.default(),
+                    *record.labels.values(),
+                    *record.file_labels.values(),
+                    *record.routed(),
+                }
                 old += [e for number, e in record.versions.items() if e.loaded is not None and number not in stay]
             on_demand = [entry for entry in old if entry.on_demand]
             on_demand.sort(
@@ -752,7 +776,8 @@ class Repository:
 
     def _unload(self, entry: Entry) -> None:
         loaded, entry.loaded, entry.on_demand = entry.loaded, None, False
-        entry.tried, self._chosen = layout.NOTHING, {}
+        entry.tried = layout.NOTHING
+        self._choose_anew()
         if loaded is not None:
             entry.state = State.UNLOADING
             loaded.retire()
@@ -767,6 +792,12 @@ class Repository:
             if entry is not None and entry.state is State.UNLOADING:
                 entry.state = State.AVAILABLE
         self._observer.version_released(loaded.name, loaded.version)
+
+
+def _with(values: Mapping[str, T], name: str, value: T | None) -> Mapping[str, T]:
+    """Returns the values with another one of a name, or without it."""
+    others = {other: one for other, one in values.items() if other != name}
+    return others if value is None else {**others, name: value}
 
 
 def _is_here(found: FoundVersion) -> bool:

@@ -43,6 +43,10 @@ class Call(Protocol):
     def deadline(self) -> float | None:
         """The client's deadline, on the clock of `time.monotonic`, in seconds; None if it set none."""
 
+    @property
+    def metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        """The client's metadata."""
+
     def client(self) -> object:
         """Identifies the client's connection: equal for calls on the same connection."""
 

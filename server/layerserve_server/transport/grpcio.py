@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +83,11 @@ class GrpcioServer:
         shared: SharedPort | None = None,
         front: Front | None = None,
         gate: Gate | None = None,
+        models: Callable[[str], bool | None] = lambda name: None,
     ) -> None:
         """`certificates` are for TLS; `front` belongs to a transport in front of this one; `gate` admits callers.
+
+        `models` returns whether a model answers, for its health; None if there is none.
 
         Raises OSError if the port is taken, and MissingRightError if a route isn't in the gate's table.
         """
@@ -95,7 +98,7 @@ class GrpcioServer:
         gate = gate or Gate.unguarded()
         self._batches = EventBatches(observer, limits, self.memory, gate)
         self._streams = Streams(observer, limits, self.memory, gate)
-        self._health = Health(routes.services())
+        self._health = Health(routes.services(), models)
         everything = Routes()
         everything.add(routes)
         self._forwarder: Forwarder | None = None
@@ -129,6 +132,10 @@ class GrpcioServer:
     def set_serving(self, serving: bool) -> None:
         """Sets the health status of every service and of the whole server."""
         self._health.set(serving)
+
+    def models_changed(self) -> None:
+        """Notifies those that watch the health of models. Thread-safe; never blocks."""
+        self._health.changed()
 
     def stop(self, grace: float) -> None:
         """Refuses further calls with UNAVAILABLE, ends the streams, and waits up to `grace` seconds for open calls.
@@ -211,10 +218,13 @@ def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any
         # A client on a slow machine sends several pings to measure its connection while it receives one large reply.
         ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_time_ms", milliseconds(limits.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", milliseconds(limits.keepalive_timeout_seconds)),
+        # Without it, a ping that isn't answered closes the connection after a minute, whatever the option above has.
+        ("grpc.http2.ping_timeout_ms", milliseconds(limits.keepalive_timeout_seconds)),
         ("grpc.max_concurrent_streams", calls),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
-        ("grpc.max_connection_idle_ms", round(limits.connection_idle_seconds * 1000)),
+        ("grpc.max_connection_idle_ms", milliseconds(limits.connection_idle_seconds)),
         ("grpc.server_handshake_timeout_ms", round(limits.handshake_seconds * 1000)),
         # The limits of HTTP/2 don't bind a client before it has acknowledged the settings.
         ("grpc.http2.settings_timeout", round(limits.handshake_seconds * 1000)),
@@ -222,7 +232,23 @@ def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any
         # floods the server.
         ("grpc.server.max_pending_requests", MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
+        *_age_options(limits, front=front),
     ]
+
+
+def _age_options(limits: Limits, *, front: bool) -> list[tuple[str, Any]]:
+    # The connection of a front carries the calls of many clients, to whom its age means nothing.
+    if front or not limits.max_connection_age_seconds:
+        return []
+    found = [("grpc.max_connection_age_ms", milliseconds(limits.max_connection_age_seconds))]
+    if limits.max_connection_age_grace_seconds:
+        found.append(("grpc.max_connection_age_grace_ms", milliseconds(limits.max_connection_age_grace_seconds)))
+    return found
+
+
+def milliseconds(seconds: float) -> int:
+    """Returns a time in milliseconds, at least 1."""
+    return max(1, round(seconds * 1000))
 
 
 def claim(host: str, port: int) -> None:

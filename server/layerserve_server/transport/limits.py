@@ -30,6 +30,13 @@ class Limits:
     handshake_seconds: float = 20.0
     #: Time after which a connection without calls is closed, in seconds.
     connection_idle_seconds: float = 3600.0
+    #: Time without data after which a connection is pinged, and time to answer the ping, in seconds.
+    keepalive_seconds: float = 60.0
+    keepalive_timeout_seconds: float = 20.0
+    #: Age at which a connection is closed to new calls, and time for its open calls after that, in seconds. 0 means
+    #: unlimited.
+    max_connection_age_seconds: float = 0.0
+    max_connection_age_grace_seconds: float = 0.0
     #: Maximum number of calls that a connection may cancel per second.
     max_resets_per_second: int = 500
     #: Maximum number of open connections.

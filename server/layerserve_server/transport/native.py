@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.connections import Traffic
 from layerserve_server.transport.ending import Ending
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
-from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, address, claim
+from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, address, claim, milliseconds
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.status import Failure
 
@@ -60,12 +61,20 @@ class NativeServer:
         certificates: Certificates | None = None,
         shared: SharedPort | None = None,
         gate: Gate | None = None,
+        models: Callable[[str], bool | None] = lambda name: None,
     ) -> None:
-        """Raises OSError if the port is taken, NativeUnavailableError if the package is missing or TLS is requested."""
+        """Raises OSError if the port is taken.
+
+        Raises NativeUnavailableError if the package is missing, or TLS or a maximum age of connections is requested.
+        """
         native = _load_extension()
         if certificates is not None:
             raise NativeUnavailableError(
                 "transport 'native' doesn't support TLS: use 'grpcio', or terminate TLS in a proxy"
+            )
+        if limits.max_connection_age_seconds:
+            raise NativeUnavailableError(
+                "transport 'native' doesn't support max_connection_age_seconds: use 'grpcio', or set it in a proxy"
             )
         self._event_call: int = native.EVENT_CALL
         self._ending = Ending()
@@ -88,7 +97,8 @@ class NativeServer:
                 io_threads=1 if (os.cpu_count() or 1) <= 4 else 2,
                 call_details=True,
                 max_concurrent_streams=limits.max_connection_calls,
-                keepalive_time_ms=60_000,
+                keepalive_time_ms=milliseconds(limits.keepalive_seconds),
+                keepalive_timeout_ms=milliseconds(limits.keepalive_timeout_seconds),
                 # The front refuses larger metadata with an HTTP status, which clients see as UNKNOWN.
                 max_metadata_size=4 * MAX_METADATA_BYTES,
                 reuse_port=shared is not None,
@@ -101,7 +111,15 @@ class NativeServer:
         self._behind: GrpcioServer | None = None
         if shared is None or shared.owner:
             self._behind = GrpcioServer(
-                routes, observer, limits, host=f"unix:{socket}", port=0, reflect=reflect, front=front, gate=gate
+                routes,
+                observer,
+                limits,
+                host=f"unix:{socket}",
+                port=0,
+                reflect=reflect,
+                front=front,
+                gate=gate,
+                models=models,
             )
         #: Full names of all methods of this process, sorted.
         self.methods = sorted(routes.unary if self._behind is None else self._behind.methods)
@@ -121,6 +139,11 @@ class NativeServer:
         """Sets the health status of every service and of the whole server."""
         if self._behind is not None:
             self._behind.set_serving(serving)
+
+    def models_changed(self) -> None:
+        """See GrpcioServer.models_changed."""
+        if self._behind is not None:
+            self._behind.models_changed()
 
     def stop(self, grace: float) -> None:
         """See GrpcioServer.stop."""

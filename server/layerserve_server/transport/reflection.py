@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import Any, TypeVar
 
+from google.protobuf import descriptor_pool
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from layerserve_server.errors import InvalidRequestError
+from layerserve_server.protocols.pool import POOL
 from layerserve_server.transport.call import Routes, Stream
+
+T = TypeVar("T")
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
@@ -17,7 +22,7 @@ class Reflection:
     """Describes the services and their messages to clients."""
 
     def __init__(self, services: Iterable[str]) -> None:
-        self._servicer = reflection.ReflectionServicer([*services, *SERVICES])
+        self._servicer = reflection.ReflectionServicer([*services, *SERVICES], Pools())
 
     def routes(self) -> Routes:
         """Returns the handlers."""
@@ -32,3 +37,30 @@ class Reflection:
                 raise InvalidRequestError("the message isn't a ServerReflectionRequest") from error
             for response in self._servicer.ServerReflectionInfo(iter((request,)), None):
                 yield response.SerializeToString()
+
+
+class Pools:
+    """What reflection needs of a descriptor pool: the private one of other protocols, then the default one."""
+
+    def FindFileByName(self, name: str) -> Any:  # noqa: N802
+        return _first(lambda pool: pool.FindFileByName(name))
+
+    def FindFileContainingSymbol(self, name: str) -> Any:  # noqa: N802
+        return _first(lambda pool: pool.FindFileContainingSymbol(name))
+
+    def FindMessageTypeByName(self, name: str) -> Any:  # noqa: N802
+        return _first(lambda pool: pool.FindMessageTypeByName(name))
+
+    def FindExtensionByNumber(self, message: Any, number: int) -> Any:  # noqa: N802
+        return message.file.pool.FindExtensionByNumber(message, number)
+
+    def FindAllExtensions(self, message: Any) -> Any:  # noqa: N802
+        return message.file.pool.FindAllExtensions(message)
+
+
+def _first(find: Callable[[Any], T]) -> T:
+    """Returns what is found first. Raises KeyError if no pool has it."""
+    try:
+        return find(POOL)
+    except KeyError:
+        return find(descriptor_pool.Default())

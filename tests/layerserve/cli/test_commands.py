@@ -417,9 +417,11 @@ def test_help_names_every_command(cli):
     assert status == 0
     for name in (
         "models",
+        "wait",
         "predict",
         "shapes",
         "download",
+        "codegen",
         "train",
         "runs",
         "watch",

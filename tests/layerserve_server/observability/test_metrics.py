@@ -13,7 +13,8 @@ from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.histograms import Histogram
-from layerserve_server.observability.metrics import LOAD_SECONDS, ROWS, SECONDS, Metrics
+from layerserve_server.observability.metrics import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS, Metrics
+from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry
 
@@ -64,13 +65,15 @@ def test_names_types_and_labels():
     metrics.streamed([Ended(PREDICT, "m", "1", "OK", 0.1)])
     queue = metrics.batches("m", 1)
     queue.batch_ran(1, 1, 0.1)
-    metrics.watch_queue("m", 1, lambda: 0)
+    metrics.watch_queue("m", 1, lambda: 0, lambda: 0)
     metrics.version_loaded("m", 1, 0.1)
     metrics.version_failed("m", 1)
     metrics.settings_invalid("m")
     metrics.runs_changed(0, 0)
     metrics.run_progressed("m", 1, 1, 0.1)
     metrics.run_ended("m", "finished")
+    metrics.shadowed("m", 1, "equal")
+    metrics.shadow_differed("m", 1, 0.0, 0.0)
     metrics.watch_memory(lambda: 0)
     metrics.access_reread("tokens", True)
     found = {
@@ -93,6 +96,7 @@ def test_names_types_and_labels():
         "layerserve_queue_seconds": ("histogram", "model", "version"),
         "layerserve_compute_seconds": ("histogram", "model", "version"),
         "layerserve_queue_rows": ("gauge", "model", "version"),
+        "layerserve_queue_requests": ("gauge", "model", "version"),
         "layerserve_model_loaded": ("gauge", "model", "version"),
         "layerserve_model_loads": ("counter", "model"),
         "layerserve_model_load_failures": ("counter", "model"),
@@ -103,6 +107,9 @@ def test_names_types_and_labels():
         "layerserve_training_epoch": ("gauge", "model"),
         "layerserve_training_step": ("gauge", "model"),
         "layerserve_training_loss": ("gauge", "model"),
+        "layerserve_shadow_requests": ("counter", "model", "outcome", "version"),
+        "layerserve_shadow_absolute_difference": ("histogram", "model", "version"),
+        "layerserve_shadow_relative_difference": ("histogram", "model", "version"),
     }
 
 
@@ -114,6 +121,8 @@ def test_names_types_and_labels():
         ("queue_seconds", SECONDS),
         ("compute_seconds", SECONDS),
         ("model_load_seconds", LOAD_SECONDS),
+        ("shadow_absolute_difference", DIFFERENCES),
+        ("shadow_relative_difference", DIFFERENCES),
     ],
 )
 def test_buckets(metric, bounds):
@@ -121,6 +130,7 @@ def test_buckets(metric, bounds):
     metrics.calls_ended([Ended(PREDICT, "m", "1", "OK", 0.1)])
     metrics.batches("m", 1)
     metrics.version_loaded("m", 1, 0.1)
+    metrics.shadow_differed("m", 1, 0.0, 0.0)
     assert list(buckets(metrics.registry, f"layerserve_{metric}")) == [*bounds, float("inf")]
 
 
@@ -184,7 +194,7 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
     queue.batch_ran(7, 2, 1.5)
     queue.batch_ran(1, 1, 0.5)
     waiting = [5]
-    metrics.watch_queue("m", 3, lambda: waiting[0])
+    metrics.watch_queue("m", 3, lambda: waiting[0], lambda: 2)
     at = "model=m version=3"
     expected = {
         f"layerserve_rows_total {at}": 8,
@@ -196,6 +206,7 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
         f"layerserve_queue_seconds_count {at}": 2,
         f"layerserve_queue_seconds_sum {at}": 0.75,
         f"layerserve_queue_rows {at}": 5,
+        f"layerserve_queue_requests {at}": 2,
     }
     assert samples(metrics.registry) == expected
     waiting[0] = 0
@@ -222,7 +233,7 @@ def test_a_version_that_is_freed_leaves_no_series():
 
     def use(version):
         queue = metrics.batches("m", version)
-        metrics.watch_queue("m", version, lambda: 0)
+        metrics.watch_queue("m", version, lambda: 0, lambda: 0)
         metrics.version_loaded("m", version, 0.5)
         queue.requests_waited([0.25])
         queue.batch_ran(1, 1, 0.5)
@@ -288,13 +299,14 @@ def test_observations_of_threads_are_counted_once():
 def test_versions_are_counted_and_their_gauges_end_with_them():
     metrics = Metrics()
     for version in (1, 2):
-        metrics.watch_queue("m", version, lambda: 0)
+        metrics.watch_queue("m", version, lambda: 0, lambda: 0)
         metrics.version_loaded("m", version, 0.25)
     metrics.version_failed("m", 3)
     metrics.version_released("m", 1)
     assert samples(metrics.registry) == {
         "layerserve_model_loaded model=m version=2": 1,
         "layerserve_queue_rows model=m version=2": 0,
+        "layerserve_queue_requests model=m version=2": 0,
         "layerserve_model_loads_total model=m": 2,
         "layerserve_model_load_failures_total model=m": 1,
         "layerserve_model_load_seconds_count model=m": 2,
@@ -393,7 +405,9 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         f"layerserve_compute_seconds_count {two}": 4,
         f"layerserve_compute_seconds_count {one}": 1,
         f"layerserve_queue_rows {two}": 0,
+        f"layerserve_queue_requests {two}": 0,
         f"layerserve_queue_rows {one}": 0,
+        f"layerserve_queue_requests {one}": 0,
         f"layerserve_model_loaded {two}": 1,
         f"layerserve_model_loaded {one}": 1,
         "layerserve_model_versions model=double state=ready": 2,
@@ -415,3 +429,23 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         name for name in expected if "seconds_count" in name or ("requests_total" in name and "batch" not in name)
     }
     assert all(0 < found[name] < 60 for name in seconds)
+
+
+def test_names_types_and_labels_of_a_store():
+    registry = CollectorRegistry()
+    metrics = StoreMetrics(registry)
+    metrics.store_listed(True)
+    metrics.store_listed(False)
+    metrics.version_fetched("m", 5, 0.1)
+    metrics.fetch_failed("m")
+    metrics.cache_changed(7)
+    found = counts(samples(registry))
+    assert found.pop("layerserve_store_listed_timestamp_seconds") == pytest.approx(time.time(), abs=60)
+    assert found == {
+        "layerserve_store_up": 0,
+        "layerserve_store_list_failures_total": 1,
+        "layerserve_store_versions_fetched_total model=m": 1,
+        "layerserve_store_fetched_bytes_total model=m": 5,
+        "layerserve_store_fetch_failures_total model=m": 1,
+        "layerserve_store_cache_bytes": 7,
+    }

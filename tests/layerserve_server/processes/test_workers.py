@@ -8,17 +8,32 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
+from contextlib import suppress
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from authorities import Authority
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layergraph import Input, Model, load_model
 from layergraph.layers import Conv2D, Dense, Flatten
 from layerserve import tensors
-from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.v1 import (
+    models_pb2,
+    models_pb2_grpc,
+    prediction_pb2,
+    prediction_pb2_grpc,
+    tensor_pb2,
+    training_pb2,
+    training_pb2_grpc,
+)
+from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
+from layerserve_server.access.group import SECRET_BYTES
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.probes import Probes
 from layerserve_server.processes import supervisor
@@ -28,6 +43,7 @@ from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Ended
 from layerserve_server.transport.grpcio import claim
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from tokens import bearer, write_tokens
 
 X = np.arange(32, dtype=np.float32).reshape(2, 4, 4, 1) / 32
 
@@ -44,8 +60,8 @@ def file(tmp_path_factory):
 def serve(file, tmp_path):
     processes = []
 
-    def start():
-        options = ["--workers", "2", "--state", str(tmp_path)]
+    def start(*more):
+        options = ["--workers", "2", "--state", str(tmp_path), *map(str, more)]
         options += ["--host", "127.0.0.1", "--grpc-port", "0", "--metrics-port", "0", "--drain-seconds", "0"]
         process = subprocess.Popen(
             [sys.executable, "-m", "layerserve_server", str(file), *options, "--tuning-seconds", "0"],
@@ -119,6 +135,12 @@ def test_every_process_answers_and_one_that_dies_is_replaced(serve, file):
                     iter([streamed]), timeout=30
                 )
                 np.testing.assert_allclose(tensors.decode(answer.response.outputs[0]), expected, atol=1e-5)
+                health, model = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+                model.service = "layerserve.model/m"
+                assert health.Check(model, timeout=30).status == health_pb2.HealthCheckResponse.SERVING
+                watch = health.Watch(model, timeout=30)
+                assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+                watch.cancel()
 
     ask(12)
     assert counted(metrics) == 12
@@ -130,6 +152,70 @@ def test_every_process_answers_and_one_that_dies_is_replaced(serve, file):
     ask(4)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
+
+
+CERTIFICATES = """
+[[certificates]]
+name = "shop"
+rights = ["predict", "read"]
+models = ["m"]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
+def test_every_process_admits_the_same_callers_and_none_can_be_deceived(serve, tmp_path):
+    authority = Authority(tmp_path)
+    tokens = write_tokens(tmp_path / "tokens.toml", more=CERTIFICATES)
+    tls = [("--" + name.replace("_", "-"), path) for name, path in authority.settings.items()]
+    process, port, metrics = serve("--tokens", tokens, *chain.from_iterable(tls))
+    assert len(children(process)) == 1
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    shop, stranger = authority.client("shop"), authority.client("stranger")
+    # What another process would add, with a secret that isn't that of the server.
+    forged = [(CERTIFICATE_KEY, bytes(SECRET_BYTES) + b'["shop"]'), *Gate().stamped(["shop"])]
+    denied, unknown = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
+
+    def statuses(credentials, metadata=()):
+        """Of a call that the process itself answers, and of four that the owner answers."""
+        with grpc.secure_channel(f"localhost:{port}", credentials, options) as channel:
+            streamed = prediction_pb2.PredictStreamRequest(request=request())
+            predict = prediction_pb2_grpc.PredictionServiceStub(channel)
+            models = models_pb2_grpc.ModelServiceStub(channel)
+            absent = models_pb2.GetModelRequest(model=tensor_pb2.ModelSpec(name="n"))
+            runs = training_pb2_grpc.TrainingServiceStub(channel)
+            calls = [
+                predict.Predict.future(request(), metadata=metadata, timeout=30),
+                predict.PredictStream(iter([streamed]), metadata=metadata, timeout=30),
+                models.ListModels.future(models_pb2.ListModelsRequest(), metadata=metadata, timeout=30),
+                models.GetModel.future(absent, metadata=metadata, timeout=30),
+                runs.CancelRun.future(training_pb2.CancelRunRequest(run_id="x"), metadata=metadata, timeout=30),
+            ]
+            with suppress(grpc.RpcError):
+                list(calls[1])
+            return [call.code() for call in calls]
+
+    ok = grpc.StatusCode.OK
+    for _ in range(5):
+        assert statuses(shop) == [ok, ok, ok, denied, denied]
+        assert statuses(stranger) == [unknown] * 5
+        for pair in forged:
+            assert statuses(stranger, [pair]) == [unknown] * 5
+        assert statuses(stranger, bearer("predict")) == [ok, ok, denied, denied, denied]
+        assert statuses(shop, bearer("train")) == [denied] * 4 + [grpc.StatusCode.NOT_FOUND]
+        assert statuses(shop, bearer("wrong")) == [unknown] * 5
+
+    def page(token):
+        headers = {"Authorization": f"Bearer {token}"}
+        with urllib.request.urlopen(urllib.request.Request(metrics, headers=headers), timeout=30) as reply:
+            return reply.read().decode()
+
+    # Counts of both processes, of which one asks the other.
+    answered = re.search(
+        r'layerserve_requests_total{method="Predict",model="m",status="OK",version="1"} (.*)', page("read")
+    )
+    assert float(answered[1]) == 10
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        page("predict")
 
 
 def test_all_processes_map_the_same_weights_and_none_has_hdf5(serve, tmp_path):
@@ -189,7 +275,7 @@ def test_metrics_of_all_processes_are_one_text(processes):
         metrics.calls_ended([Ended("/a/Predict", "m", "1", "OK", seconds)])
         metrics.version_loaded("m", 1, seconds)
     other.version_failed("n", 1)
-    probes = Probes("127.0.0.1", 0, other.registry, lambda: True)
+    probes = Probes("127.0.0.1", 0, {"/metrics": other.registry}, lambda: True)
     with socket.create_server(("127.0.0.1", 0)) as gone:
         closed = gone.getsockname()[1]
     both = processes("")

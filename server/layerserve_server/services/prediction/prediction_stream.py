@@ -221,6 +221,7 @@ class StreamedCall:
         self._answers = answers
         self._stream = stream
         self.caller = stream.caller
+        self.metadata = stream.metadata
         self.size = size
         #: Id of the request.
         self.id = ""

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import TypeAlias
 
 from layerserve_server.errors import ServerError
 from layerserve_server.inference.queue import Arrays, QueuedRequest
+from layerserve_server.repository.canary import Shadow
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 from layerserve_server.services.messages import LONG_BYTES
+from layerserve_server.services.prediction.caller_key import caller_key
 from layerserve_server.services.prediction.coalesced import CoalescedCalls
-from layerserve_server.services.prediction.contract import Contract, PredictionRequest
+from layerserve_server.services.prediction.contract import Choice, Contract, PredictionRequest
 from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
 from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
+from layerserve_server.services.prediction.shadow import Sample, Shadows
 from layerserve_server.transport.call import Call, Handler
+
+#: Calls with the same template, and the version that answers them.
+Group: TypeAlias = tuple[RequestTemplate, Choice, Sequence[Call]]
 
 
 class Predictor:
     """Answers calls with the outputs for their rows, computed in a batch with other requests."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, shadows: Shadows) -> None:
         self._repository = repository
+        self._shadows = shadows
         #: A single bound method object: `Call.gather` groups calls by it.
         self._answer = self._answer_templates
 
@@ -33,7 +42,11 @@ class Predictor:
             template = templates.find(call.request)
             if template is not None:
                 _admit(call, template)
-                call.gather(self._answer, (call, template))
+                if self._repository.shadows and (shadow := self._shadow(template.choice)) is not None:
+                    # Its results are needed as arrays.
+                    self._queue(call, template, self._chosen(call, template.choice), shadow)
+                else:
+                    call.gather(self._answer, (call, template))
             else:
                 self._parse(call, contract, templates)
 
@@ -50,14 +63,17 @@ class Predictor:
     def _start(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
         """Queues a parsed request of a caller that may send it."""
 
+        shadow = self._shadow(request.choice) if self._repository.shadows else None
+
         def read(held: Lease, endpoint: Endpoint) -> QueuedRequest:
             admitted = endpoint.decoder.read(request.tensors)
-            return _queued(call, held, endpoint, admitted.arrays, admitted.rows, request.id, request)
+            sample = None if shadow is None else self._shadows.sample(shadow, request.selection, admitted.arrays)
+            return _queued(call, held, endpoint, admitted.arrays, admitted.rows, request.id, request, sample)
 
         def load() -> None:
             _put(call, self._repository.lease(*request.choice), request, read, here=here)
 
-        held = self._repository.lease_loaded(*request.choice)
+        held = self._lease_loaded(self._chosen(call, request.choice), request.choice)
         if held is not None:
             _put(call, held, request, read, here=here)
         else:
@@ -68,17 +84,48 @@ class Predictor:
         calls: dict[RequestTemplate, list[Call]] = {}
         for call, template in known:
             calls.setdefault(template, []).append(call)
-        models = Counter(template.choice for template in calls) if len(calls) > 1 else None
-        for template, same in calls.items():
+        groups: list[Group] = [(template, template.choice, same) for template, same in calls.items()]
+        if self._repository.canaries:
+            groups = self._divided(groups)
+        models = Counter(choice for _, choice, _ in groups) if len(groups) > 1 else None
+        for template, choice, same in groups:
             # Requests with different templates for one model can only be batched in its queue.
-            if (models is not None and models[template.choice] > 1) or not self._answer_together(template, same):
+            if (models is not None and models[choice] > 1) or not self._answer_together(template, choice, same):
                 for call in same:
-                    self._queue(call, template)
+                    self._queue(call, template, choice)
 
-    def _answer_together(self, template: RequestTemplate, calls: Sequence[Call]) -> bool:
-        """Answers calls with the same template without a queue. Returns False if that isn't possible."""
+    def _divided(self, groups: Iterable[Group]) -> list[Group]:
+        """Divides calls with the same template by the versions that answer their callers."""
+        divided: dict[tuple[RequestTemplate, Choice], list[Call]] = {}
+        for template, named, calls in groups:
+            for call in calls:
+                divided.setdefault((template, self._chosen(call, named)), []).append(call)
+        return [(template, choice, calls) for (template, choice), calls in divided.items()]
+
+    def _chosen(self, call: Call, named: Choice) -> Choice:
+        """Returns the version for a call that names a model, a version or a label: perhaps the model's canary."""
+        if not self._repository.canaries or named[1] is not None or named[2] is not None:
+            return named
+        canary = self._repository.canaries.get(named[0])
+        return (named[0], canary.version, None) if canary is not None and canary.takes(caller_key(call)) else named
+
+    def _shadow(self, named: Choice) -> Shadow | None:
+        """Returns the shadow version that is to compute a call, too, that names a model, a version or a label."""
+        return self._shadows.chosen(named[0]) if named[1] is None and named[2] is None else None
+
+    def _lease_loaded(self, choice: Choice, named: Choice) -> Lease | None:
+        """Leases the chosen version, or the named one if that is a canary that was unloaded a moment ago."""
+        if choice is not named:
+            with suppress(ServerError):
+                held = self._repository.lease_loaded(*choice)
+                if held is not None:
+                    return held
+        return self._repository.lease_loaded(*named)
+
+    def _answer_together(self, template: RequestTemplate, choice: Choice, calls: Sequence[Call]) -> bool:
+        """Answers calls with the same template and version without a queue. Returns False if that isn't possible."""
         try:
-            held = self._repository.lease_loaded(*template.choice)
+            held = self._repository.lease_loaded(*choice)
             if held is None:
                 return False
             with held as version:
@@ -93,7 +140,7 @@ class Predictor:
             # An invalid choice of version or outputs is reported to each call separately.
             return False
 
-    def _queue(self, call: Call, template: RequestTemplate) -> None:
+    def _queue(self, call: Call, template: RequestTemplate, choice: Choice, shadow: Shadow | None = None) -> None:
         """Queues a call that has a template."""
 
         def read(held: Lease, endpoint: Endpoint) -> QueuedRequest | None:
@@ -102,10 +149,11 @@ class Predictor:
                 return None
             message = call.request
             arrays = {layout.name: layout.read(message) for layout in layouts}
-            return _queued(call, held, endpoint, arrays, layouts[0].shape[0], template.id(message), template)
+            sample = None if shadow is None else self._shadows.sample(shadow, template.selection, arrays)
+            return _queued(call, held, endpoint, arrays, layouts[0].shape[0], template.id(message), template, sample)
 
         try:
-            held = self._repository.lease_loaded(*template.choice)
+            held = self._lease_loaded(choice, template.choice)
             if held is None or not _put(call, held, template, read, here=True):
                 self._parse(call, template.selection.contract)
         except Exception as error:
@@ -175,6 +223,7 @@ def _queued(
     rows: int,
     id: str,
     request: PredictionRequest | RequestTemplate,
+    sample: Sample | None,
 ) -> QueuedRequest:
     """Makes the queued request of a call. The lease ends when it is answered."""
 
@@ -185,6 +234,8 @@ def _queued(
             call.fail(queued.error or RuntimeError("a request ended without results or error"))
         else:
             call.reply(lambda: endpoint.encoder.fill(results, id))
+        if sample is not None:
+            sample.answered(held.version, endpoint.computed, results)
 
     admission = endpoint.admission
     padded = admission.padded_group(arrays)

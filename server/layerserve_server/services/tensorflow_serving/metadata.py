@@ -65,7 +65,7 @@ class MetadataService:
 
 
 def refuse_examples(call: Call) -> None:
-    """Handles the methods for tf.Example messages. Raises UnknownMethodError."""
+    """Handles the methods for tf.Example messages, which no model has. Raises UnknownMethodError."""
     method = call.method.rpartition("/")[2]
     raise UnknownMethodError(
         f"{method}: models here have no signature for tf.Example messages; call Predict with a tensor for each input, "

@@ -1,0 +1,42 @@
+"""The server for HTTP with all routes."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+from layerserve_server.access.gate import Gate
+from layerserve_server.services.rest import open_inference
+from layerserve_server.transport.call import Observer, Routes
+from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.http.server import HttpServer
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.memory import MemoryBudget
+
+TEXT = ("content-type", "text/plain; charset=utf-8")
+
+
+def http_routes() -> list[HttpRoute]:
+    """Returns the routes of all REST forms."""
+    return open_inference.routes()
+
+
+def make_server(
+    handlers: Routes,
+    observer: Observer,
+    limits: Limits,
+    memory: MemoryBudget,
+    gate: Gate,
+    ready: Callable[[], bool],
+    *,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None = None,
+) -> HttpServer:
+    """Makes the server. `handlers` are those of gRPC, `ready` returns the readiness. Raises OSError."""
+
+    def readiness() -> HttpReply:
+        return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
+
+    plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
+    return HttpServer(http_routes(), plain, handlers, observer, limits, memory, gate, host=host, port=port, tls=tls)

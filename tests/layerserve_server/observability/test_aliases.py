@@ -1,0 +1,142 @@
+"""Metrics under the names of Triton and TensorFlow Serving: each has the value that ours have."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from layerserve import tensors
+from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
+from layerserve_server.observability.metrics import Metrics
+from layerserve_server.transport.call import Ended
+from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
+from prometheus_client.parser import text_string_to_metric_families
+
+PREDICT, INFER = "/layerserve.v1.PredictionService/Predict", "/inference.GRPCInferenceService/ModelInfer"
+
+
+@pytest.fixture
+def metrics():
+    """After some calls of two versions, one of a method that runs no model, and one for a model that isn't there."""
+    made = Metrics()
+    made.calls_ended(
+        [
+            Ended(PREDICT, "m", "1", "OK", 0.25),
+            Ended(INFER, "m", "1", "OK", 0.5),
+            Ended(PREDICT, "m", "2", "OK", 0.5),
+            Ended(PREDICT, "m", "1", "RESOURCE_EXHAUSTED", 1.0),
+            Ended(PREDICT, "m", "1", "DEADLINE_EXCEEDED", 1.0),
+            Ended(PREDICT, "m", "1", "CANCELLED", 1.0),
+            Ended(PREDICT, "m", "1", "INTERNAL", 1.0),
+            Ended(PREDICT, "m", "1", "INVALID_ARGUMENT", 1.0),
+            Ended(PREDICT, "", "", "NOT_FOUND", 1.0),
+            Ended("/layerserve.v1.ModelService/GetModel", "m", "1", "OK", 9.0),
+        ]
+    )
+    batches = made.batches("m", 1)
+    batches.requests_waited((0.125, 0.125))
+    batches.batch_ran(6, 2, 0.25)
+    batches.batch_ran(4, 1, 0.25)
+    made.watch_queue("m", 1, lambda: 7, lambda: 3)
+    return made
+
+
+def values(registry):
+    return {
+        " ".join([sample.name, *(f"{key}={value}" for key, value in sample.labels.items())]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if not sample.name.startswith("layerserve_") and "le" not in sample.labels
+    }
+
+
+def test_triton(metrics):
+    found = values(Extended(metrics.registry, triton))
+    at = "model=m version=1"
+    assert {name: value for name, value in found.items() if at in name} == {
+        f"nv_inference_request_success {at}": 2,
+        f"nv_inference_request_failure {at} reason=REJECTED": 2,
+        f"nv_inference_request_failure {at} reason=CANCELED": 1,
+        f"nv_inference_request_failure {at} reason=BACKEND": 1,
+        f"nv_inference_request_failure {at} reason=OTHER": 1,
+        f"nv_inference_count {at}": 10,
+        f"nv_inference_exec_count {at}": 2,
+        f"nv_inference_request_duration_us {at}": 750_000,
+        f"nv_inference_queue_duration_us {at}": 250_000,
+        f"nv_inference_compute_input_duration_us {at}": 0,
+        # Three requests, in batches that took a quarter of a second each.
+        f"nv_inference_compute_infer_duration_us {at}": 750_000,
+        f"nv_inference_compute_output_duration_us {at}": 0,
+        f"nv_inference_pending_request_count {at}": 3,
+    }
+    assert found["nv_inference_request_success model=m version=2"] == 1
+    assert not any("model= " in name for name in found)
+
+
+def test_tensorflow_serving(metrics):
+    found = values(Extended(metrics.registry, tensorflow_serving, alone=True))
+    name = ":tensorflow:serving:"
+    latency = "model_name=m API=Predict entrypoint=GRPC"
+    statuses = ["RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL", "INVALID_ARGUMENT"]
+    assert found == {
+        f"{name}request_count model_name=m status=OK": 3,
+        **{f"{name}request_count model_name=m status={status}": 1 for status in statuses},
+        f"{name}request_example_count_total model=m": 10,
+        f"{name}batching_session:wrapped_run_count": 2,
+        f"{name}request_latency_count {latency}": 8,
+        f"{name}request_latency_sum {latency}": 6_250_000,
+        f"{name}runtime_latency_count model_name=m API=Predict runtime=layerserve": 2,
+        f"{name}runtime_latency_sum model_name=m API=Predict runtime=layerserve": 500_000,
+        f"{name}batching_session:queuing_latency_count thread_pool_name=m": 2,
+        f"{name}batching_session:queuing_latency_sum thread_pool_name=m": 250_000,
+        f"{name}batching_session:processed_batch_size_count thread_pool_name=m": 2,
+        f"{name}batching_session:processed_batch_size_sum thread_pool_name=m": 10,
+    }
+    families = tensorflow_serving(list(metrics.registry.collect()))
+    (family,) = [one for one in families if one.name.endswith("request_latency")]
+    counts = {one.labels["le"]: one.value for one in family.samples if "le" in one.labels}
+    assert list(counts)[:2] == ["100.0", "250.0"]
+    assert (counts["100000.0"], counts["250000.0"], counts["500000.0"], counts["+Inf"]) == (0, 1, 3, 8)
+
+
+def test_both_text_formats_can_be_read(metrics):
+    for registry in (Extended(metrics.registry, triton), Extended(metrics.registry, tensorflow_serving, alone=True)):
+        text = open_metrics(registry).decode()
+        assert len(list(parse_open_metrics(text))) > 3
+
+
+def test_a_server_has_the_pages_that_are_asked_for(put, start, connect):
+    put("double")
+    app = start(metrics_port=0, metric_aliases="triton, tfserving")
+    message = prediction_pb2.PredictRequest(
+        model=tensor_pb2.ModelSpec(name="double"), inputs=[tensors.encode(np.ones((3, 2), np.float32), "x")]
+    )
+    stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
+    for _ in range(5):
+        stub.Predict(message, timeout=30)
+
+    def page(path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}{path}", timeout=30) as reply:
+            families = text_string_to_metric_families(reply.read().decode())
+            samples = [sample for family in families for sample in family.samples]
+            return {(one.name, one.labels.get("status", "OK")): one.value for one in samples}
+
+    ours, theirs = page("/metrics"), page("/monitoring/prometheus/metrics")
+    assert ours["nv_inference_request_success", "OK"] == ours["layerserve_requests_total", "OK"] == 5
+    assert ours["nv_inference_count", "OK"] == ours["layerserve_rows_total", "OK"] == 15
+    assert theirs[":tensorflow:serving:request_count", "OK"] == 5
+    assert theirs[":tensorflow:serving:request_example_count_total", "OK"] == 15
+    assert not any(name.startswith("layerserve_") for name, _ in theirs)
+
+
+def test_a_server_has_no_other_names_by_default(put, start):
+    put("double")
+    app = start(metrics_port=0)
+    with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/metrics", timeout=30) as reply:
+        assert "nv_inference" not in reply.read().decode()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/monitoring/prometheus/metrics", timeout=30)
