@@ -6,7 +6,8 @@ import ssl
 from collections.abc import Callable
 
 from layerserve_server.access.gate import Gate
-from layerserve_server.services.rest import open_inference
+from layerserve_server.repository.repository import Repository
+from layerserve_server.services.rest import open_inference, tensorflow_serving
 from layerserve_server.transport.call import Observer, Routes
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
 from layerserve_server.transport.http.server import HttpServer
@@ -16,13 +17,14 @@ from layerserve_server.transport.memory import MemoryBudget
 TEXT = ("content-type", "text/plain; charset=utf-8")
 
 
-def http_routes() -> list[HttpRoute]:
+def http_routes(repository: Repository) -> list[HttpRoute]:
     """Returns the routes of all REST forms."""
-    return open_inference.routes()
+    return [*open_inference.routes(), *tensorflow_serving.routes(repository)]
 
 
 def make_server(
     handlers: Routes,
+    repository: Repository,
     observer: Observer,
     limits: Limits,
     memory: MemoryBudget,
@@ -39,4 +41,6 @@ def make_server(
         return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
 
     plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
-    return HttpServer(http_routes(), plain, handlers, observer, limits, memory, gate, host=host, port=port, tls=tls)
+    return HttpServer(
+        http_routes(repository), plain, handlers, observer, limits, memory, gate, host=host, port=port, tls=tls
+    )
