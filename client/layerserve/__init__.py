@@ -66,6 +66,7 @@ from layerserve.events import (
     StepProgress,
     TrainingEvent,
 )
+from layerserve.model_changes import ModelChange
 from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from layerserve.prediction import Prediction
@@ -100,6 +101,7 @@ __all__ = [
     "LayerserveError",
     "LogLine",
     "MissingInput",
+    "ModelChange",
     "ModelChanged",
     "ModelInfo",
     "ModelNotFound",

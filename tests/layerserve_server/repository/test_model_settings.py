@@ -104,6 +104,10 @@ compute_threads = 7
 nice = 8
 canary = "5 %"
 canary_label = "next"
+shadow = "next"
+shadow_share = "1 %"
+shadow_rtol = 0.1
+shadow_atol = 0
 """
     found = parse_settings(text.encode(), "f")
     assert found.model_fields_set == set(ModelSettings.model_fields) - {"latest_versions"}
