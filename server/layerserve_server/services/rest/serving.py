@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 
 from layerserve_server.access.gate import Gate
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.rest import open_inference, tensorflow_serving
 from layerserve_server.transport.call import Observer, Routes
+from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
 from layerserve_server.transport.http.server import HttpServer
 from layerserve_server.transport.limits import Limits
@@ -33,7 +33,7 @@ def make_server(
     *,
     host: str,
     port: int,
-    tls: ssl.SSLContext | None = None,
+    certificates: Certificates | None = None,
 ) -> HttpServer:
     """Makes the server. `handlers` are those of gRPC, `ready` returns the readiness. Raises OSError."""
 
@@ -42,5 +42,14 @@ def make_server(
 
     plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
     return HttpServer(
-        http_routes(repository), plain, handlers, observer, limits, memory, gate, host=host, port=port, tls=tls
+        http_routes(repository),
+        plain,
+        handlers,
+        observer,
+        limits,
+        memory,
+        gate,
+        host=host,
+        port=port,
+        certificates=certificates,
     )
