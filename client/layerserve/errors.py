@@ -238,6 +238,12 @@ class Overloaded(LayerserveError):
         return seconds if seconds >= 0 else None
 
 
+class QuotaExceeded(Overloaded):
+    """The caller has used up its quota of rows, or has too many runs."""
+
+    code = "quota_exceeded"
+
+
 class DeadlineExceeded(LayerserveError, TimeoutError):
     """No reply was received within the timeout."""
 
