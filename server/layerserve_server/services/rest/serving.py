@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from layerserve_server.access.gate import Gate
 from layerserve_server.repository.repository import Repository
@@ -41,15 +42,6 @@ def make_server(
         return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
 
     plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
-    return HttpServer(
-        http_routes(repository),
-        plain,
-        handlers,
-        observer,
-        limits,
-        memory,
-        gate,
-        host=host,
-        port=port,
-        certificates=certificates,
-    )
+    routes = http_routes(repository)
+    address: dict[str, Any] = {"host": host, "port": port, "certificates": certificates}
+    return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address)
