@@ -7,7 +7,7 @@ from typing import Any
 
 from layerserve_server.access.gate import Gate
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.rest import open_inference, tensorflow_serving
+from layerserve_server.services.rest import open_inference, openapi, tensorflow_serving
 from layerserve_server.transport.call import Observer, Routes
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
@@ -20,7 +20,7 @@ TEXT = ("content-type", "text/plain; charset=utf-8")
 
 def http_routes(repository: Repository) -> list[HttpRoute]:
     """Returns the routes of all REST forms."""
-    return [*open_inference.routes(), *tensorflow_serving.routes(repository)]
+    return [*open_inference.routes(), *tensorflow_serving.routes(repository), *openapi.routes(repository)]
 
 
 def make_server(
