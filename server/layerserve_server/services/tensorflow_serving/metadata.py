@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from layerserve_server.errors import InvalidRequestError, UnknownMethodError, safe_text
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.protocols.tensorflow.signature_pb2 import SignatureDef, TensorInfo
@@ -75,19 +72,19 @@ def refuse_examples(call: Call) -> None:
 
 def _signatures(version: LoadedVersion) -> SignatureDefMap:
     found = SignatureDefMap()
-    for key, names in version.model.signatures.items():
+    inputs = {spec.name: spec for spec in version.model.input_specs}
+    for key, names in version.signatures.items():
+        own = tuple(names.outputs.values())
+        outputs = dict(zip(own, version.runner.plan(own).output_specs, strict=True))
         signature = SignatureDef(method_name=PREDICT_METHOD)
-        _fill(signature.inputs, names.inputs, version.model.input_specs, f"{key}_")
-        _fill(signature.outputs, names.outputs, version.model.output_specs, "")
+        for name, given in names.inputs.items():
+            # The name in TensorFlow's graph, which no request uses.
+            signature.inputs[name].CopyFrom(_info(f"{key}_{name}:0", inputs[given]))
+        for name, given in names.outputs.items():
+            signature.outputs[name].CopyFrom(_info(f"{name}:0", outputs[given]))
         found.signature_def[key].CopyFrom(signature)
     return found
 
 
-def _fill(infos: Any, names: Sequence[str], specs: Sequence[TensorSpec], prefix: str) -> None:
-    """Adds inputs or outputs. `prefix` is that of names in TensorFlow's graph, which no request uses."""
-    for name, spec in zip(names, specs, strict=True):
-        infos[name].CopyFrom(
-            TensorInfo(
-                name=f"{prefix}{name}:0", dtype=WIRE_TYPES[spec.dtype].number, tensor_shape=wire_shape(spec.shape)
-            )
-        )
+def _info(name: str, spec: TensorSpec) -> TensorInfo:
+    return TensorInfo(name=name, dtype=WIRE_TYPES[spec.dtype].number, tensor_shape=wire_shape(spec.shape))
