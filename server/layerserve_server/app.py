@@ -113,6 +113,8 @@ class App:
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers
+        if workers is not None:
+            workers.model_settings = self.repository.settings_without_file
         if workers is not None and settings.model_control != "poll":
             # Otherwise a worker that is started again would have what has changed since on disk.
             workers.catalogue = self.repository.catalogue
