@@ -35,6 +35,7 @@ class LoadedVersion:
     choosing_engine: bool = False
     #: Cache of the prediction service, by what requests ask for.
     endpoints: dict[Hashable, Any] = field(default_factory=dict)
+    _signatures: Mapping[str, Signature] | None = None
     _users: int = 0
     _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -52,7 +53,9 @@ class LoadedVersion:
     @property
     def signatures(self) -> Mapping[str, Signature]:
         """Names of inputs and outputs for clients of TensorFlow Serving, by the signature's key."""
-        return signatures_of(self.model, self.settings.signatures or {})
+        if self._signatures is None:
+            self._signatures = signatures_of(self.model, self.settings.signatures or {})
+        return self._signatures
 
     @property
     def retired(self) -> bool:

@@ -15,6 +15,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
 from layerserve_server.services.tensorflow_serving.model_spec import chosen_by, model_spec
 from layerserve_server.services.tensorflow_serving.predict import SERVICE
+from layerserve_server.services.tensorflow_serving.signatures import specs_of
 from layerserve_server.services.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
 from layerserve_server.transport.call import Call, Routes
 
@@ -72,16 +73,14 @@ def refuse_examples(call: Call) -> None:
 
 def _signatures(version: LoadedVersion) -> SignatureDefMap:
     found = SignatureDefMap()
-    inputs = {spec.name: spec for spec in version.model.input_specs}
     for key, names in version.signatures.items():
-        own = tuple(names.outputs.values())
-        outputs = dict(zip(own, version.runner.plan(own).output_specs, strict=True))
+        inputs, outputs = specs_of(version, names)
         signature = SignatureDef(method_name=PREDICT_METHOD)
-        for name, given in names.inputs.items():
+        for name, spec in inputs.items():
             # The name in TensorFlow's graph, which no request uses.
-            signature.inputs[name].CopyFrom(_info(f"{key}_{name}:0", inputs[given]))
-        for name, given in names.outputs.items():
-            signature.outputs[name].CopyFrom(_info(f"{name}:0", outputs[given]))
+            signature.inputs[name].CopyFrom(_info(f"{key}_{name}:0", spec))
+        for name, spec in outputs.items():
+            signature.outputs[name].CopyFrom(_info(f"{name}:0", spec))
         found.signature_def[key].CopyFrom(signature)
     return found
 

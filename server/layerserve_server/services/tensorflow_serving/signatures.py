@@ -14,6 +14,7 @@ from layerserve_server.errors import (
     UnknownSignatureError,
     safe_text,
 )
+from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.signatures import Signature
 from layerserve_server.repository.version import LoadedVersion
 
@@ -39,6 +40,19 @@ def signature(version: LoadedVersion, key: str) -> Signature:
             return known[candidate]
     raise UnknownSignatureError(
         f'Serving signature key "{safe_text(key, 80)}" not found. Expected one of {_set(sorted(known))}.'
+    )
+
+
+def specs_of(version: LoadedVersion, names: Signature) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Returns the specs of a signature's inputs and outputs, by its names."""
+    inputs = {spec.name: spec for spec in version.model.input_specs}
+    outputs = {spec.name: spec for spec in version.model.output_specs}
+    hidden = tuple(own for own in names.outputs.values() if own not in outputs)
+    if hidden:
+        outputs |= zip(hidden, version.runner.plan(hidden).output_specs, strict=True)
+    return (
+        {name: inputs[own] for name, own in names.inputs.items()},
+        {name: outputs[own] for name, own in names.outputs.items()},
     )
 
 
