@@ -27,8 +27,9 @@ MAX_KEYS_BYTES = 1 << 20
 MIN_FETCH_SECONDS = 10.0
 #: Maximum length of a caller's name from a claim, in characters.
 MAX_NAME = 200
-#: Types of public keys. "oct" is a shared secret.
-PUBLIC = ("RSA", "EC", "OKP")
+#: Beginnings of the algorithms by type of public key; "oct" would be a shared secret. A curve has one algorithm.
+PUBLIC = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",)}
+CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 
 class RefusedForNowError(UnauthenticatedError):
@@ -51,8 +52,8 @@ class Verifier:
         self.settings = settings
         self._quotas = quotas
         self._reread = reread
-        #: Keys by id; the id is empty if a set has none.
-        self._keys: dict[str, Any] | None = None
+        #: Keys by id, or an empty text, and by each algorithm that they may be used with.
+        self._keys: dict[str, dict[str, Any]] | None = None
         self._stamp: tuple[int, int, int] | None = None
         #: The callers of tokens, as long as a stream or cache has them.
         self._callers: weakref.WeakSet[Caller] = weakref.WeakSet()
@@ -124,12 +125,15 @@ class Verifier:
         if keys is None:
             raise UnavailableError("the keys that tokens are checked with haven't been read yet")
         header = self._jwt.get_unverified_header(token)
-        key = keys.get(str(header.get("kid", "")))
-        if key is None and "kid" not in header and len(keys) == 1:
-            key = next(iter(keys.values()))
-        if key is None:
+        found = keys.get(str(header.get("kid", "")))
+        if found is None and "kid" not in header and len(keys) == 1:
+            found = next(iter(keys.values()))
+        if found is None:
             self._wanted.set()
             raise RefusedForNowError("authorization: the token isn't valid on this server")
+        key = found.get(str(header.get("alg")))
+        if key is None:
+            raise UnauthenticatedError("authorization: the token isn't valid on this server")
         return key
 
     def _caller(self, claims: Mapping[str, Any]) -> Caller:
@@ -169,16 +173,28 @@ class Verifier:
             usable = [one for one in entries if one.get("kty") in PUBLIC and one.get("use", "sig") == "sig"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("expected a JSON object with 'keys', a list of keys") from error
-        keys = {}
-        for entry in usable:
-            try:
-                keys[str(entry.get("kid", ""))] = self._jwt.PyJWK.from_dict(entry)
-            except self._jwt.PyJWTError:
-                continue  # of a type that this release doesn't know; the others are usable
-        if not keys:
-            raise ValueError("expected at least one public key (RSA, EC or OKP) for signatures")
-        self._keys = keys
+        keys = {str(entry.get("kid", "")): self._by_algorithm(entry) for entry in usable}
+        if not any(keys.values()):
+            raise ValueError(
+                "expected at least one public key for signatures, for one of the algorithms "
+                + ", ".join(self.settings.algorithms)
+            )
+        self._keys = {id: found for id, found in keys.items() if found}
         self._reread(True)
+
+    def _by_algorithm(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a key for each algorithm of the settings that it may be used with."""
+        found: dict[str, Any] = {}
+        for algorithm in self.settings.algorithms:
+            if entry.get("alg") not in (None, algorithm) or not algorithm.startswith(PUBLIC[entry["kty"]]):
+                continue
+            if entry["kty"] == "EC" and CURVES.get(entry.get("crv", "")) != algorithm:
+                continue
+            try:
+                found[algorithm] = self._jwt.PyJWK(dict(entry), algorithm)
+            except (self._jwt.PyJWTError, ValueError, TypeError):
+                continue  # damaged, or of a type that this release doesn't know; the others are usable
+        return found
 
     def _failed(self, error: Exception) -> None:
         logger.error("jwt.keys: %s can't be read, so the keys read before stay in use: %s", self.settings.keys, error)
