@@ -177,7 +177,7 @@ class Gate:
         if verifier is not self._verifier:
             if self._verifier is not None:
                 self._verifier.stop()
-                self._verifier.end_callers()
+                self._verifier.end_callers("the server's rules for tokens have changed")
             self._verifier = verifier
             self.start()
 

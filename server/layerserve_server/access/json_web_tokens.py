@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.request
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class Verifier:
         self._reread = reread
         #: Keys by id, or an empty text, and by each algorithm that they may be used with.
         self._keys: dict[str, dict[str, Any]] | None = None
+        #: What the set had for each id.
+        self._entries: dict[str, Mapping[str, Any]] = {}
         self._stamp: tuple[int, int, int] | None = None
         #: The callers of tokens, as long as a stream or cache has them.
         self._callers: weakref.WeakSet[Caller] = weakref.WeakSet()
@@ -78,12 +80,12 @@ class Verifier:
         self._stopping = True
         self._wanted.set()
 
-    def end_callers(self) -> None:
-        """Ends the streams of all callers: the rules for tokens have changed."""
+    def end_callers(self, reason: str, keys: Collection[str] | None = None) -> None:
+        """Ends the streams of callers whose tokens have these keys, by default of all; their tokens are checked anew."""
         with self._lock:
-            callers = tuple(self._callers)
+            callers = [caller for caller in self._callers if keys is None or caller.source in keys]
         for caller in callers:
-            caller.end(UnauthenticatedError, "the server's rules for tokens have changed")
+            caller.end(UnauthenticatedError, reason)
 
     def refresh(self) -> None:
         """Reads a file of keys again if it has changed. If it is invalid, the keys read before stay."""
@@ -102,9 +104,10 @@ class Verifier:
         """
         jwt, settings = self._jwt, self.settings
         try:
+            id, key = self._key(token)
             claims: dict[str, Any] = jwt.decode(
                 token,
-                self._key(token),
+                key,
                 algorithms=list(settings.algorithms),
                 issuer=settings.issuer,
                 audience=settings.audience,
@@ -118,25 +121,27 @@ class Verifier:
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
             # Its text would help whoever guesses.
             raise UnauthenticatedError("authorization: the token isn't valid on this server") from error
-        return self._caller(claims)
+        return self._caller(claims, id)
 
-    def _key(self, token: str) -> Any:
+    def _key(self, token: str) -> tuple[str, Any]:
+        """Returns the key that a token names, with its id."""
         keys = self._keys
         if keys is None:
             raise UnavailableError("the keys that tokens are checked with haven't been read yet")
         header = self._jwt.get_unverified_header(token)
-        found = keys.get(str(header.get("kid", "")))
-        if found is None and "kid" not in header and len(keys) == 1:
-            found = next(iter(keys.values()))
+        id = str(header.get("kid", ""))
+        if "kid" not in header and len(keys) == 1:
+            (id,) = keys
+        found = keys.get(id)
         if found is None:
             self._wanted.set()
             raise RefusedForNowError("authorization: the token isn't valid on this server")
         key = found.get(str(header.get("alg")))
         if key is None:
             raise UnauthenticatedError("authorization: the token isn't valid on this server")
-        return key
+        return id, key
 
-    def _caller(self, claims: Mapping[str, Any]) -> Caller:
+    def _caller(self, claims: Mapping[str, Any], key: str) -> Caller:
         settings = self.settings
         name = claims.get(settings.name_claim)
         if not isinstance(name, str) or not name or len(name) > MAX_NAME:
@@ -151,7 +156,8 @@ class Verifier:
         if settings.models_claim is not None:
             models = tuple(_texts(_claim(claims, settings.models_claim)))
         quota = self._quotas.get(name, settings.rows_per_second, 1.0, settings.max_runs, space=settings.issuer)
-        caller = Caller(name, granted, models, quota=quota, expires=float(claims["exp"]) + settings.leeway_seconds)
+        expires = float(claims["exp"]) + settings.leeway_seconds
+        caller = Caller(name, granted, models, quota=quota, expires=expires, source=key)
         with self._lock:
             self._callers.add(caller)
         return caller
@@ -180,6 +186,11 @@ class Verifier:
                 + ", ".join(self.settings.algorithms)
             )
         self._keys = {id: found for id, found in keys.items() if found}
+        entries = {str(entry.get("kid", "")): entry for entry in usable}
+        withdrawn = {id for id, entry in self._entries.items() if entries.get(id) != entry}
+        self._entries = entries
+        if withdrawn:
+            self.end_callers("the key of the token was withdrawn", withdrawn)
         self._reread(True)
 
     def _by_algorithm(self, entry: Mapping[str, Any]) -> dict[str, Any]:

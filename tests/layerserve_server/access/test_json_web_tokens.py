@@ -236,19 +236,23 @@ def test_a_set_of_one_key_needs_no_id(make_gate, tmp_path):
 def test_a_changed_file_of_keys_is_read_and_a_wrong_one_is_not(make_gate, tmp_path):
     told = []
     gate = make_gate(reread=lambda what, ok: told.append((what, ok)))
-    before = caller(gate, signed())
+    old = signed()
+    before = caller(gate, old)
     told.clear()
     (tmp_path / "keys.json").write_text(key_set(jwk(OTHER, "three")))
     gate.refresh()
     assert told == [("keys", True)]
     assert caller(gate, signed(key=OTHER, kid="three")).name == "ann"
-    with pytest.raises(UnauthenticatedError):
-        caller(gate, signed(jti="new"))
+    # Tokens of a key that was withdrawn aren't valid any more, also if they were used before.
+    assert "key of the token was withdrawn" in str(before.ended)
+    for token in (old, signed(jti="new")):
+        with pytest.raises(UnauthenticatedError):
+            caller(gate, token)
     (tmp_path / "keys.json").write_text("{")
     gate.refresh()
     gate.refresh()
     assert told[1:] == [("keys", False)]
-    assert caller(gate, signed(key=OTHER, kid="three")).name == "ann"
+    before = caller(gate, signed(key=OTHER, kid="three"))
     # Other rules end the streams of tokens under the earlier ones.
     assert before.ended is None
     (tmp_path / "keys.json").write_text(key_set(jwk(OTHER, "three")))
