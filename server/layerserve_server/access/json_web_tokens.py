@@ -81,7 +81,7 @@ class Verifier:
         self._wanted.set()
 
     def end_callers(self, reason: str, keys: Collection[str] | None = None) -> None:
-        """Ends the streams of callers whose tokens have these keys, by default of all; their tokens are checked anew."""
+        """Ends the streams of callers whose tokens have these keys, by default of all. Tokens are checked anew."""
         with self._lock:
             callers = [caller for caller in self._callers if keys is None or caller.source in keys]
         for caller in callers:

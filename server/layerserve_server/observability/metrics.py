@@ -25,7 +25,7 @@ LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 VERSION = ("model", "version")
 #: Names of the methods that run a model once, as in the label `method`. Requests of streams are counted by themselves.
-PREDICTING = frozenset({"Predict", "ModelInfer"})
+PREDICTING = frozenset({"Predict", "ModelInfer", "http:Predict", "http:ModelInfer"})
 
 
 class Metrics:
