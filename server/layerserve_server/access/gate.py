@@ -11,7 +11,7 @@ from typing import Protocol
 
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.caller import ANYONE, Caller
-from layerserve_server.access.credentials import Credentials
+from layerserve_server.access.credentials import MAX_KEPT, Credentials
 from layerserve_server.access.group import SECRET_BYTES, ProcessGroup
 from layerserve_server.access.json_web_tokens import Verifier
 from layerserve_server.access.quota import Quotas
@@ -83,6 +83,8 @@ class Gate:
         self._verifier: Verifier | None = None
         self._file: TokensFile | None = None
         self._credentials: Credentials | None = None
+        #: Callers by method and authorization header, so that most calls cost one lookup.
+        self._admitted: dict[tuple[str, str | bytes], Caller] = {}
         self._checks = True
         if tokens is not None:
             self._stamp = _stamp(tokens)
@@ -112,6 +114,23 @@ class Gate:
 
     def admit(self, arrival: Arrival) -> Caller:
         """Returns the caller of a call. Raises UnauthenticatedError or ForbiddenError if it may not call the method."""
+        method = arrival.method
+        for key, value in arrival.metadata:
+            if key == "authorization":
+                known = self._admitted.get((method, value))
+                if known is not None and known.ended is None:
+                    if known.expires is not None:
+                        known.check_current()
+                    return known
+                caller = self._admit(arrival)
+                if caller.named:
+                    if len(self._admitted) >= MAX_KEPT:
+                        self._admitted.clear()
+                    self._admitted[method, value] = caller
+                return caller
+        return self._admit(arrival)
+
+    def _admit(self, arrival: Arrival) -> Caller:
         # A method without a right is one that the server doesn't have: it ends with UNIMPLEMENTED.
         right = right_of(arrival.method) or "open"
         caller = self.everyone
@@ -170,6 +189,7 @@ class Gate:
             verifier = Verifier(file.jwt, self._quotas, lambda ok: self._reread("keys", ok))
         fresh = Credentials(file, self._quotas, verifier)
         old, self._credentials = self._credentials, fresh
+        self._admitted = {}
         if old is None:
             self._verifier = verifier
             return
@@ -186,7 +206,8 @@ class Gate:
         forwarded = None
         for key, value in arrival.metadata:
             if key == "authorization":
-                header = value
+                # The first, as `admit` reads it.
+                header = value if header is None else header
             elif key == CERTIFICATE_KEY:
                 forwarded = value
         if self._credentials is not None and isinstance(header, str):
