@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -87,8 +88,7 @@ class Gate:
         self._admitted: dict[tuple[str, str | bytes], Caller] = {}
         self._checks = True
         if tokens is not None:
-            self._stamp = _stamp(tokens)
-            self._take(read_tokens(tokens))
+            self._read(tokens)
 
     @classmethod
     def unguarded(cls) -> Gate:
@@ -173,13 +173,38 @@ class Gate:
             # Before it is read, so that a file that stays invalid is reported once.
             self._stamp = stamp
             self._take(read_tokens(self._path))
+            self._keep(self._path)
         except TokensFileError as error:
-            for line in str(error).splitlines():
-                logger.error("%s; the tokens read before stay in use", line)
-            self._reread("tokens", False)
+            self._failed(error)
         else:
             logger.info("read the changed tokens file %s", self._path)
             self._reread("tokens", True)
+
+    def _read(self, path: Path) -> None:
+        """Reads the file for the first time; a process that starts later than others, what they have read."""
+        self._stamp = _stamp(path)
+        last = self._group.last_tokens
+        try:
+            self._take(read_tokens(path))
+            self._keep(path)
+        except TokensFileError as error:
+            if last is None or not last.exists():
+                raise
+            self._take(read_tokens(path, last))
+            self._failed(error)
+
+    def _keep(self, path: Path) -> None:
+        """Keeps a copy of a valid file for processes that start later."""
+        last = self._group.last_tokens
+        if last is not None:
+            written = last.with_suffix(f".{os.getpid()}")
+            written.write_bytes(path.read_bytes())
+            written.replace(last)
+
+    def _failed(self, error: TokensFileError) -> None:
+        for line in str(error).splitlines():
+            logger.error("%s; the tokens read before stay in use", line)
+        self._reread("tokens", False)
 
     def _take(self, file: TokensFile) -> None:
         verifier = self._verifier

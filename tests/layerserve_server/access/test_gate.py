@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from layerserve_server.access import credentials
 from layerserve_server.access import gate as gates
+from layerserve_server.access.balances import Balances
 from layerserve_server.access.caller import ANYONE, MAX_KEPT, Caller
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.access.group import ProcessGroup
@@ -156,6 +157,27 @@ def test_a_wrong_file_is_refused_at_the_start(file):
     file.write_text("tokns = []")
     with pytest.raises(TokensFileError, match="unknown key 'tokns'"):
         Gate(file)
+
+
+def test_a_process_that_starts_while_the_file_is_wrong_has_the_tokens_of_the_others(file, tmp_path):
+    told = []
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    group = ProcessGroup.of(folder)
+    Balances.create(group.balances)
+    Gate(file, group=group)
+    file.write_text("tokns = []")
+    late = Gate(file, group=group, reread=lambda what, ok: told.append((what, ok)))
+    assert late.admit(arrival(LIST, "read")).name == "read"
+    assert told == [("tokens", False)]
+    late.refresh()
+    assert len(told) == 1
+    write_tokens(file, {"new": 'rights = ["read"]'})
+    late.refresh()
+    assert told[1:] == [("tokens", True)]
+    file.unlink()
+    assert Gate(file, group=group).admit(arrival(LIST, "new")).name == "new"
+    assert [path.name for path in folder.iterdir() if path.name not in ("balances", "tokens.toml")] == []
 
 
 def test_two_tokens_of_a_name_replace_one_another_without_a_gap(tmp_path):
