@@ -192,6 +192,8 @@ class App:
         self._inference.close()
         if self._probes is not None:
             self._probes.close()
+        if self._inference.telemetry is not None:
+            self._inference.telemetry.close()
         logger.info("stopped")
 
     def _set_ready(self, ready: bool) -> None:

@@ -474,6 +474,15 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="Format of log lines. With 'json', all other output is written as log lines too."
     )
+    access_log: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Share of calls for which a line is logged when they end: 1 logs all of them, 0.01 one in a hundred, "
+            "chosen at random, 0 none."
+        ),
+    )
     check_config: bool = Field(default=False, description="Check the settings, print them and exit.")
 
     @field_validator("path", mode="wrap")

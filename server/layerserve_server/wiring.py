@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.store_metrics import StoreMetrics
+from layerserve_server.observability.telemetry import telemetry_of
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
@@ -58,12 +60,17 @@ class Inference:
     ) -> None:
         """`load` loads a model file (see `ModelLoader`); `secret` is that of the server's gates. Nothing is loaded yet.
 
-        Only the main process fetches models from a store. Raises TokensFileError and CertificateError.
+        Only the main process fetches models from a store. Raises TokensFileError, CertificateError and
+        UnknownExporterError.
         """
         self._settings = settings
         self.metrics = Metrics()
         self.gate = make_gate(settings, self.metrics, secret)
         self.certificates = make_certificates(settings, self.metrics)
+        #: None if there are neither traces nor an access log.
+        self.telemetry = telemetry_of(settings.access_log, os.environ, self.metrics.telemetry_dropped)
+        #: Whether there are traces.
+        self.traced = self.telemetry is not None and self.telemetry.tracer is not None
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
         #: Fetches versions from a store; None if they are in a folder, or another process fetches them.
@@ -73,7 +80,7 @@ class Inference:
             settings.root,
             settings.state_folder / "models",
             load,
-            partial(make_queue, settings, self.metrics),
+            partial(make_queue, settings, self.metrics, traced=self.traced),
             max_old_versions=settings.max_old_versions,
             # Copies are put into their folder when they are complete.
             settle_seconds=0.0 if settings.address else 2 * settings.poll_seconds,
@@ -154,6 +161,7 @@ class Inference:
             shared=shared,
             gate=self.gate,
             models=self.serving,
+            telemetry=self.telemetry,
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
@@ -281,7 +289,14 @@ def limits(settings: Settings) -> Limits:
 
 
 def make_queue(
-    settings: Settings, metrics: Metrics, name: str, version: int, run: ModelRunner, model: ModelSettings = DEFAULTS
+    settings: Settings,
+    metrics: Metrics,
+    name: str,
+    version: int,
+    run: ModelRunner,
+    model: ModelSettings = DEFAULTS,
+    *,
+    traced: bool = False,
 ) -> BatchQueue:
     """Makes the queue of a version. Raises UnpaddableError if the settings require padding and it can't be padded."""
     if settings.pads(name) if model.pad_sequences is None else model.pad_sequences:
@@ -294,6 +309,7 @@ def make_queue(
         max_queue_rows=max_queue_rows,
         observer=metrics.batches(name, version),
         nice=model.nice,
+        traced=traced,
     )
     metrics.watch_queue(name, version, lambda: queue.queued_rows, lambda: queue.queued_requests)
     return queue

@@ -41,6 +41,7 @@ NUMBERS = {
     "keepalive_timeout_seconds": (20.0, 0.1, 3600),
     "max_connection_age_seconds": (0.0, 0, 1_000_000),
     "max_connection_age_grace_seconds": (0.0, 0, 1_000_000),
+    "access_log": (0.0, 0, 1),
     "max_batch_rows": (64, 1, None),
     "max_queue_rows": (4096, 1, None),
     "compute_threads": (0, 0, 1024),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -219,6 +220,8 @@ def _queued(
         else:
             call.reply(lambda: endpoint.encoder.fill(results, id))
 
+    if call.trace is not None:
+        call.trace.queued = time.monotonic()
     admission = endpoint.admission
     padded = admission.padded_group(arrays)
     return QueuedRequest(
@@ -234,4 +237,5 @@ def _queued(
         group=admission.group if padded is None else padded,
         padding=None if padded is None else admission.padding,
         arrived=call.arrived,
+        trace=call.trace,
     )
