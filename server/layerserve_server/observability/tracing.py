@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import metadata as packages
 from typing import Any
 
@@ -23,7 +24,7 @@ from opentelemetry.sdk.environment_variables import (
 )
 from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, get_current_span
 
@@ -84,6 +85,10 @@ class Tracer:
         self._fields = propagate.get_global_textmap().fields
         #: Whether the caller's decision not to sample is final, as in the default and in all "parentbased_" samplers.
         self._follows_caller = environment.get(OTEL_TRACES_SAMPLER, "parentbased_").startswith("parentbased_")
+        root = getattr(provider.sampler, "_root", provider.sampler)
+        #: Calls without a parent are sampled if the lower half of their trace's id is below this; None if the sampler
+        #: decides in another way.
+        self._bound = root.bound if isinstance(root, TraceIdRatioBased) else None
         self._background: Background[Callable[[], Iterator[ReadableSpan]]] = Background(
             "traces", self._export, MAX_WAITING, dropped
         )
@@ -97,7 +102,13 @@ class Tracer:
                     return None
                 carrier = carrier or {}
                 carrier[key] = value
-        context = propagate.extract(carrier, Context()) if carrier else None
+        if carrier is None:
+            # As the sampler decides, without its objects: this is the way of nearly all calls.
+            trace_id = self.ids.generate_trace_id()
+            if self._bound is not None and trace_id & TraceIdRatioBased.TRACE_ID_LIMIT >= self._bound:
+                return None
+            return self.start(name.removeprefix("/"), None, arrived, SpanKind.SERVER, _of_method(name), trace_id)
+        context = propagate.extract(carrier, Context())
         return self.start(name.removeprefix("/"), context, arrived, SpanKind.SERVER, _of_method(name))
 
     def start(
@@ -107,12 +118,16 @@ class Tracer:
         began: float,
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: Mapping[str, Any] | None = None,
+        trace_id: int = 0,
     ) -> CallTrace | None:
-        """Returns the trace of something below the span in `context`; None if it isn't sampled."""
+        """Returns the trace of something below the span in `context`; None if it isn't sampled.
+
+        `trace_id` is the id of a new trace, if there is no such span; by default a random one.
+        """
         parent = get_current_span(context).get_span_context() if context is not None else None
         if parent is not None and not parent.is_valid:
             parent = None
-        trace_id = parent.trace_id if parent is not None else self.ids.generate_trace_id()
+        trace_id = parent.trace_id if parent is not None else trace_id or self.ids.generate_trace_id()
         found = self._sampler.should_sample(context, trace_id, name, kind, attributes)
         if found.decision is not Decision.RECORD_AND_SAMPLE:
             return None
@@ -274,6 +289,7 @@ class CallTrace:
         return SpanContext(own.trace_id, self._tracer.ids.generate_span_id(), False, own.trace_flags, own.trace_state)
 
 
+@lru_cache(1024)
 def _of_method(method: str) -> dict[str, str]:
     service, _, name = method.removeprefix("/").rpartition("/")
     return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}

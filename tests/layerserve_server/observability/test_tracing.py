@@ -226,6 +226,14 @@ def test_the_sampler_decides(traced, sampler, metadata, sampled):
     tracer.close()
 
 
+def test_a_share_of_new_traces_is_sampled(traced):
+    tracer = traced.tracer(OTEL_TRACES_SAMPLER="parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG="0.25")
+    assert tracer._bound is not None
+    found = [tracer.begin("/a.B/C", [], 0.0) for _ in range(4000)]
+    assert 800 < sum(trace is not None for trace in found) < 1200
+    tracer.close()
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
