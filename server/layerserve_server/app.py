@@ -77,6 +77,7 @@ class App:
             self.metrics,
             trainer,
             self._parent if trainer == TRAINER else None,
+            inference.telemetry.tracer if inference.telemetry is not None else None,
         )
         self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan)
         check_table([], PATHS)

@@ -26,7 +26,16 @@ from opentelemetry.sdk.trace import Event, ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, get_current_span
+from opentelemetry.trace import (
+    Link,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    get_current_span,
+)
 
 from layerserve_server.observability.background import Background
 from layerserve_server.observability.otel_variables import names
@@ -135,6 +144,28 @@ class Tracer:
         own = SpanContext(trace_id, self.ids.generate_span_id(), False, TraceFlags(TraceFlags.SAMPLED), state)
         return CallTrace(self, name, own, parent, kind, began, {**(attributes or {}), **dict(found.attributes or {})})
 
+    def run_ended(
+        self,
+        headers: Mapping[str, str],
+        name: str,
+        times: tuple[float, float],
+        attributes: Mapping[str, Any],
+        happened: Sequence[tuple[str, float, Mapping[str, Any]]],
+        failure: str,
+    ) -> None:
+        """Exports the span of a run (see training.runs.trace.RunTracer). `headers` are those of `CallTrace.headers`."""
+        _, trace_id, span_id, _ = headers["traceparent"].split("-")
+        state = TraceState.from_header([headers.get("tracestate", "")])
+        flags = TraceFlags(TraceFlags.SAMPLED)
+        own, parent = (
+            SpanContext(int(trace_id, 16), int(one, 16), False, flags, state) for one in (span_id, headers["parent"])
+        )
+        events = [Event(what, details, round(moment * 1e9)) for what, moment, details in happened]
+        status = Status(StatusCode.ERROR, failure) if failure else None
+        began, ended = (round(moment * 1e9) for moment in times)
+        made = self.span(name, own, parent, (began, ended), attributes=attributes, events=events, status=status)
+        self.finished(lambda: iter([made]))
+
     def finished(self, make: Callable[[], Iterator[ReadableSpan]]) -> None:
         """Exports spans, which are made in another thread."""
         self._background.add(make)
@@ -239,6 +270,17 @@ class CallTrace:
         """Returns the trace of one request of a stream."""
         context = self._child()
         return CallTrace(self._tracer, "request", context, self.context, SpanKind.INTERNAL, time.monotonic(), {})
+
+    def headers(self, metadata: Pairs) -> dict[str, str]:
+        """Returns the headers of a new span below this one (see transport.call.Trace)."""
+        own = self.context
+        found = {
+            "traceparent": f"00-{own.trace_id:032x}-{self._tracer.ids.generate_span_id():016x}-01",
+            "tracestate": own.trace_state.to_header(),
+            "baggage": next((value for key, value in metadata if key == "baggage" and isinstance(value, str)), ""),
+            "parent": f"{own.span_id:016x}",
+        }
+        return {name: value for name, value in found.items() if value}
 
     def end(self, model: str, version: str, status: str, **attributes: str) -> None:
         """Ends the trace, once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -212,6 +212,12 @@ class Trace(Protocol):
 
     def request(self) -> Trace:
         """Returns the trace of one request of a stream."""
+
+    def headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, str]:
+        """Returns the W3C headers of a new span below this one, with the caller's baggage, and "parent", this one's id.
+
+        The new span outlives the call, and is exported by its headers (see training.runs.trace).
+        """
 
     def end(self, model: str, version: str, status: str, **attributes: str) -> None:
         """Ends the trace."""

@@ -10,7 +10,8 @@ import grpc
 import numpy as np
 import pytest
 from layerserve import tensors
-from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2, training_pb2_grpc
+from layerserve.v1 import training_pb2 as pb
 from layerserve_server.observability import otel_variables
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes.supervisor import AllMetrics
@@ -187,6 +188,45 @@ def test_errors_are_in_the_spans(serve, transport, caplog):
     assert (call.attributes["rpc.grpc.status_code"], call.status.status_code) == (13, StatusCode.ERROR)
     (record,) = [record for record in caplog.records if hasattr(record, "correlation_id")]
     assert (record.trace_id, record.request_id) == (TRACE, "mine")
+
+
+@pytest.mark.parametrize("behaviour", ["train", "nan"])
+def test_a_run_has_a_span_below_its_call_and_its_process_gets_it(serve, tmp_path, behaviour):
+    _, channel, spans = serve()
+    data = [pb.DataArray(role=role, dtype=tensors.dtype_enum("float32"), shape=[6, 2]) for role in (1, 2)]
+    spec = pb.TrainSpec(
+        model=tensor_pb2.ModelSpec(name="double"),
+        data=data,
+        description=behaviour,
+        compile=pb.CompileSettings(optimizer='"sgd"', loss='"mse"'),
+        epochs=2,
+    )
+    chunks = [pb.TrainRequest(chunk=pb.DataChunk(array=index, data=bytes(48))) for index in (0, 1)]
+    train = training_pb2_grpc.TrainingServiceStub(channel).Train
+    metadata = [SAMPLED, ("baggage", "user=7")]
+    (*_, last) = train(iter([pb.TrainRequest(spec=spec), *chunks]), timeout=60, metadata=metadata)
+    found = by_name(spans(2))
+    call, run = found["layerserve.v1.TrainingService/Train"], found["training"]
+    assert f"{run.context.trace_id:032x}" == TRACE
+    assert run.parent.span_id == call.context.span_id
+    state = "finished" if behaviour == "train" else "failed"
+    assert (
+        dict(run.attributes).items()
+        >= {
+            "layerserve.run": last.event.run_id,
+            "layerserve.model": "double",
+            "layerserve.version": "1",
+            "layerserve.state": state,
+        }.items()
+    )
+    epochs = [dict(event.attributes) for event in run.events if event.name == "epoch"]
+    assert epochs == ([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.5}] if behaviour == "train" else [])
+    assert [event.name for event in run.events][:2] == ["queued", "started"]
+    assert run.status.status_code is (StatusCode.UNSET if behaviour == "train" else StatusCode.ERROR)
+    assert "loss is nan" in (run.status.description or "loss is nan")
+    folder = tmp_path / "models" / ".layerserve" / "runs" / last.event.run_id
+    inherited = f"00-{TRACE}-{run.context.span_id:016x}-01"
+    assert (folder / "seen").read_text() == f"{inherited} user=7"
 
 
 def test_health_checks_have_no_spans(serve):

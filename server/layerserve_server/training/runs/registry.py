@@ -33,8 +33,10 @@ from layerserve_server.training.events import Cancelled, EventLog, Failed, What
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
+from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, OUTCOME, RESULT, result_file
 from layerserve_server.training.runs.run import RUN_ID, Phase, Run, new_id
+from layerserve_server.training.runs.trace import RunTracer
 from layerserve_server.training.upload import DATA
 
 logger = logging.getLogger(__name__)
@@ -96,8 +98,13 @@ class Runs:
         observer: RunObserver,
         command: Sequence[str],
         parent: WarmParent | None = None,
+        tracer: RunTracer | None = None,
     ) -> None:
-        """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead."""
+        """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead.
+
+        `tracer` exports the spans of runs.
+        """
+        self._tracer = tracer
         self._folder = folder
         self._repository = repository
         self._dry_run = dry_run
@@ -479,7 +486,8 @@ class Runs:
     def _launch(self, run: Run) -> None:
         # Not forked with workers, which torchrun starts, nor on a GPU: CUDA can't be initialized again after a fork.
         forkable = run.request.workers == 1 and run.request.device == "cpu"
-        run.process.start(self._command, run.request.threads, self._parent if forkable else None)
+        parent = self._parent if forkable else None
+        run.process.start(self._command, run.request.threads, parent, trace.variables(run.folder))
         with self._changed:
             if run.cancelled_at is not None or self._stopping:
                 run.process.signal(INTERRUPT if run.cancelled_at is None else signal.SIGTERM)
@@ -591,6 +599,8 @@ class Runs:
             except OSError as error:
                 logger.error("can't write the last event of the run: %s", error.strerror, extra={"run": run.id})
                 run.log.put(what)
+            if self._tracer is not None:
+                trace.export(self._tracer, run)
             run.disown()
         self._prune()
 
