@@ -161,6 +161,10 @@ converts: $(STAMP) ## Export the zoo, keras.applications and COUNT random graphs
 published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
 	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS) $(ARGS)
 
+.PHONY: canary
+canary: $(STAMP) ## Shift the share of a canary while eight clients send requests (ARGS="--transport native --workers 2")
+	$(TESTS) $(BIN)/python tests/proofs/canary_shifts.py $(ARGS)
+
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)

@@ -22,7 +22,7 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_channel\b", "channel"),
+    (r"\basync_(channel|management)\b", r"\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -40,6 +40,11 @@ def blocking(text: str) -> str:
 def client() -> str:
     """client.py."""
     return _header("async_client.py") + blocking((PACKAGE / "async_client.py").read_text("utf-8"))
+
+
+def management() -> str:
+    """management.py."""
+    return _header("async_management.py") + blocking((PACKAGE / "async_management.py").read_text("utf-8"))
 
 
 def keywords() -> str:
@@ -61,8 +66,12 @@ def keywords() -> str:
     return "\n".join(lines)
 
 
-#: The files, by path in the package. The second needs the first.
-FILES: dict[str, Callable[[], str]] = {"client.py": client, "options/keywords.py": keywords}
+#: The files, by path in the package. The last needs the others.
+FILES: dict[str, Callable[[], str]] = {
+    "management.py": management,
+    "client.py": client,
+    "options/keywords.py": keywords,
+}
 
 
 def _header(source: str) -> str:

@@ -31,6 +31,7 @@ from layerserve.errors import (
     LayerNotFound,
     LayerserveError,
     MissingInput,
+    ModelChanged,
     ModelNotFound,
     ModelNotReady,
     NotCompiled,
@@ -65,6 +66,7 @@ from layerserve.events import (
     StepProgress,
     TrainingEvent,
 )
+from layerserve.model_changes import ModelChange
 from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from layerserve.prediction import Prediction
@@ -99,6 +101,8 @@ __all__ = [
     "LayerserveError",
     "LogLine",
     "MissingInput",
+    "ModelChange",
+    "ModelChanged",
     "ModelInfo",
     "ModelNotFound",
     "ModelNotReady",

@@ -30,6 +30,12 @@ def target(address: str) -> str:
     return f"ipv{versions.pop()}:{address.replace(' ', '')}"
 
 
+def authority(address: str) -> str | None:
+    """Returns the `:authority` of calls to an address; None for gRPC's own, which for several is not a valid one."""
+    first, comma, _ = address.partition(",")
+    return first.removeprefix("ipv4:").removeprefix("ipv6:").strip() if comma else None
+
+
 def is_local(address: str) -> bool:
     """Whether nothing that is sent to an address leaves this machine."""
     if address.startswith(_LOCAL_SCHEMES):

@@ -18,6 +18,7 @@
     │   ├── ModelNotReady             the version failed to load
     │   ├── NotCompiled               neither the request nor the file has an optimizer and a loss
     │   ├── RunElsewhere              another server on the same repository owns the run
+    │   ├── ModelChanged              the served model isn't the one for which `layerserve codegen` wrote a class
     │   └── ClientClosed              the client was used after `close()`
     ├── Overloaded                    a limit of the server is reached: `retry_after` in seconds, if known
     │   └── QuotaExceeded             a limit of this caller: its rows per time, or its runs
@@ -208,6 +209,12 @@ class RunElsewhere(FailedPrecondition):
     code = "run_elsewhere"
 
 
+class ModelChanged(FailedPrecondition):
+    """The served model has other inputs or outputs than the class that `layerserve codegen` wrote for it."""
+
+    code = "model_changed"
+
+
 class ClientClosed(FailedPrecondition):
     """The client was used after it was closed."""
 
@@ -225,10 +232,10 @@ class Overloaded(LayerserveError):
     @property
     def retry_after(self) -> float | None:
         try:
-            milliseconds = int(self.metadata.get(PUSHBACK_KEY) or self.metadata.get(OWN_PUSHBACK_KEY, ""))
-        except ValueError:
+            seconds = int(self.metadata.get(PUSHBACK_KEY) or self.metadata.get(OWN_PUSHBACK_KEY, "")) / 1000
+        except (ValueError, OverflowError):
             return None
-        return milliseconds / 1000 if milliseconds >= 0 else None
+        return seconds if seconds >= 0 else None
 
 
 class QuotaExceeded(Overloaded):

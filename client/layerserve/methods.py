@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from layerserve.v1 import graph_pb2, models_pb2, prediction_pb2, training_pb2
+from layerserve.v1 import graph_pb2, management_pb2, models_pb2, prediction_pb2, training_pb2
 
 
 class Message(Protocol):
@@ -42,6 +42,7 @@ _PREDICTION = "layerserve.v1.PredictionService"
 _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
+_MANAGEMENT = "layerserve.v1.ManagementService"
 
 PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse, repeatable=True)
 PREDICT_STREAM = Method(
@@ -105,6 +106,28 @@ DOWNLOAD_RUN_FILE = Method(
     streams_replies=True,
 )
 
+UPLOAD_MODEL = Method(
+    _MANAGEMENT,
+    "UploadModel",
+    management_pb2.UploadModelRequest,
+    management_pb2.UploadModelResponse,
+    streams_requests=True,
+    streams_replies=True,
+)
+LOAD_MODEL = Method(_MANAGEMENT, "LoadModel", management_pb2.LoadModelRequest, management_pb2.LoadModelResponse)
+UNLOAD_MODEL = Method(_MANAGEMENT, "UnloadModel", management_pb2.UnloadModelRequest, management_pb2.UnloadModelResponse)
+ROLL_BACK = Method(_MANAGEMENT, "RollBack", management_pb2.RollBackRequest, management_pb2.RollBackResponse)
+PIN_VERSION = Method(_MANAGEMENT, "PinVersion", management_pb2.PinVersionRequest, management_pb2.PinVersionResponse)
+UNPIN_VERSION = Method(
+    _MANAGEMENT, "UnpinVersion", management_pb2.UnpinVersionRequest, management_pb2.UnpinVersionResponse
+)
+SET_LABEL = Method(_MANAGEMENT, "SetLabel", management_pb2.SetLabelRequest, management_pb2.SetLabelResponse)
+REMOVE_LABEL = Method(_MANAGEMENT, "RemoveLabel", management_pb2.RemoveLabelRequest, management_pb2.RemoveLabelResponse)
+DELETE_VERSION = Method(
+    _MANAGEMENT, "DeleteVersion", management_pb2.DeleteVersionRequest, management_pb2.DeleteVersionResponse
+)
+DELETE_MODEL = Method(_MANAGEMENT, "DeleteModel", management_pb2.DeleteModelRequest, management_pb2.DeleteModelResponse)
+
 METHODS: tuple[Method[Message, Message], ...] = (
     PREDICT,
     PREDICT_STREAM,
@@ -122,4 +145,14 @@ METHODS: tuple[Method[Message, Message], ...] = (
     DELETE_RUN,
     LIST_RUN_FILES,
     DOWNLOAD_RUN_FILE,
+    UPLOAD_MODEL,
+    LOAD_MODEL,
+    UNLOAD_MODEL,
+    ROLL_BACK,
+    PIN_VERSION,
+    UNPIN_VERSION,
+    SET_LABEL,
+    REMOVE_LABEL,
+    DELETE_VERSION,
+    DELETE_MODEL,
 )  # type: ignore[assignment]  # a Method is read-only, so it may be treated as covariant

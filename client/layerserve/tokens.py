@@ -124,7 +124,7 @@ def warn_if_plaintext(source: TokenSource, address: str, stacklevel: int) -> Non
     """Warns if a token is sent without TLS to another machine. `stacklevel` is that of `warnings.warn`."""
     if (isinstance(source, FixedToken) and not source.metadata()) or is_local(address):
         return
-    text = f"the token is sent to {address} without TLS, where others on the network may read it; use tls=True"
+    text = f"the token is sent to {address} without TLS, where others on the network may read it; use TLS"
     warnings.warn(text, PlaintextTokenWarning, stacklevel=stacklevel)
 
 

@@ -26,6 +26,7 @@ from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 class App:
     """A server in this process. Call `start` and `stop`, or use it as a context manager.
 
-    `grpc_port` and `metrics_port` are the actual ports, also if the settings have 0; -1 means none.
+    `grpc_port`, `http_port` and `metrics_port` are the actual ports, also if the settings have 0; -1 means none.
     """
 
     def __init__(
@@ -64,9 +65,9 @@ class App:
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
-        secret = self._workers.secret if self._workers else None
+        group = self._workers.group if self._workers else None
         load_model = ModelLoader(settings, load, self._imports)
-        self._inference = inference = Inference(settings, load_model, self._imports, secret)
+        self._inference = inference = Inference(settings, load_model, self._imports, group)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
         self.runs = Runs(
@@ -84,24 +85,28 @@ class App:
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
         routes.add(inference.routes())
+        manager = self._make_manager()
         routes.add(MetadataService(self.repository).routes())
-        routes.add(TensorFlowModelService(self.repository).routes())
+        configuration = Configuration(self.repository, manager, str(settings.path))
+        routes.add(TensorFlowModelService(self.repository, configuration).routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
-        routes.add(ManagementService(self._make_manager()).routes())
+        routes.add(ManagementService(manager).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
-        routes.add(OpenInferenceService(self.repository, registry, release, lambda: self.ready).routes())
+        routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
+        self._http = inference.listen_http(routes, self._transport.memory, lambda: self.ready)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         self.metrics.watch_versions(self.repository.states)
         register_build_info(self.metrics.registry, release)
         self._registry = registry
         self.grpc_port = self._transport.port
+        self.http_port = self._http.port if self._http is not None else -1
         self.metrics_port = -1
         self._probes: Probes | None = None
         #: Whether clients should use this server.
@@ -109,6 +114,8 @@ class App:
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers
+        if workers is not None:
+            workers.model_settings = self.repository.settings_without_file
         if workers is not None and settings.model_control != "poll":
             # Otherwise a worker that is started again would have what has changed since on disk.
             workers.catalogue = self.repository.catalogue
@@ -132,6 +139,8 @@ class App:
         self._inference.gate.start()
         self._access_watcher.start()
         self._transport.start()
+        if self._http is not None:
+            self._http.start()
         runner.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
         if self._imports is not None:
             logger.info("model files are read by a separate process with %s", sandbox.description())
@@ -156,7 +165,8 @@ class App:
         if self._inference.tuner is not None:
             # Not earlier: loading would distort the timings of engines, and be delayed by them.
             self._inference.tuner.start()
-        logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
+        ports = {"grpc_port": self.grpc_port, "http_port": self.http_port, "metrics_port": self.metrics_port}
+        logger.info("serving", extra=ports)
 
     @property
     def methods(self) -> list[str]:
@@ -166,6 +176,8 @@ class App:
     def drain(self) -> None:
         """Sets health to NOT_SERVING, so that clients use another server. Calls are still answered."""
         self._set_ready(False)
+        if self._http is not None:
+            self._http.drain()
         logger.info("draining: health is NOT_SERVING, calls are still accepted")
 
     def stop(self, grace: float = 0.0) -> None:
@@ -180,12 +192,13 @@ class App:
         self._inference.gate.stop()
         if self._inference.tuner:
             self._inference.tuner.close()
-        workers = threading.Thread(target=self._workers.stop, args=(grace,)) if self._workers else None
-        if workers is not None:
-            workers.start()
+        others = [other.stop for other in (self._workers, self._http) if other is not None]
+        stopping = [threading.Thread(target=stop, args=(grace,)) for stop in others]
+        for thread in stopping:
+            thread.start()
         self._transport.stop(grace)
-        if workers is not None:
-            workers.join()
+        for thread in stopping:
+            thread.join()
         self.runs.stop()
         self._parent.close()
         if self._imports is not None:

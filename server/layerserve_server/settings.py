@@ -23,7 +23,7 @@ from pydantic_settings import (
 
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.addresses import expected, folder_name, is_address, missing_package
-from layerserve_server.environment import PREFIX, of_kubernetes, unknown
+from layerserve_server.environment import PREFIX, names, of_kubernetes, unknown
 from layerserve_server.flags import read_flags, unset
 
 if sys.version_info >= (3, 11):
@@ -119,6 +119,15 @@ class Settings(BaseSettings):
         ge=-1,
         le=65535,
         description="Port for Prometheus metrics over HTTP. 0 picks a free port, -1 disables metrics.",
+    )
+    http_port: int = Field(
+        default=-1,
+        ge=-1,
+        le=65535,
+        description=(
+            "Port for predictions over HTTP: the REST forms of the Open Inference Protocol and of TensorFlow Serving "
+            "(extra 'http'). 0 picks a free port, -1 disables HTTP."
+        ),
     )
     metric_aliases: str = Field(
         default="",
@@ -662,11 +671,16 @@ def own_variables(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSou
     return source
 
 
+def variables() -> set[str]:
+    """Returns the environment variables of all settings. Called by the client's commands."""
+    return names(Settings.model_fields)
+
+
 def check_names(environment: Mapping[str, str]) -> None:
     """Raises SettingsError if a variable has the prefix of settings but isn't one."""
-    names = [PREFIX + name.upper() for name in Settings.model_fields]
     if wrong := unknown(environment, Settings.model_fields):
-        raise SettingsError("\n".join(f"environment: unknown setting '{name}'{near(name, names)}" for name in wrong))
+        hints = [f"environment: unknown setting '{name}'{near(name, sorted(variables()))}" for name in wrong]
+        raise SettingsError("\n".join(hints))
 
 
 def near(name: str, names: Iterable[str]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerserve_server.access.gate import Gate
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
@@ -33,16 +35,18 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.services.tensorflow_serving.predict import PredictService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import default_limit
+from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.native import NativeServer
 
 if TYPE_CHECKING:
+    from layerserve_server.transport.http.server import HttpServer
     from layerserve_server.tuning import Tuner
 
 
@@ -54,18 +58,18 @@ class Inference:
         settings: Settings,
         load: Load,
         imports: Imports | None = None,
-        secret: bytes | None = None,
+        group: ProcessGroup | None = None,
         *,
         worker: bool = False,
     ) -> None:
-        """`load` loads a model file (see `ModelLoader`); `secret` is that of the server's gates. Nothing is loaded yet.
+        """`load` loads a model file (see `ModelLoader`); `group` is what its processes share. Nothing is loaded yet.
 
         Only the main process fetches models from a store. Raises TokensFileError, CertificateError and
         UnknownExporterError.
         """
         self._settings = settings
         self.metrics = Metrics()
-        self.gate = make_gate(settings, self.metrics, secret)
+        self.gate = make_gate(settings, self.metrics, group)
         self.certificates = make_certificates(settings, self.metrics)
         #: None if there are neither traces nor an access log.
         self.telemetry = telemetry_of(settings.access_log, os.environ, self.metrics.telemetry_dropped)
@@ -91,7 +95,8 @@ class Inference:
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
         )
-        self.predictor = Predictor(self.repository)
+        self._shadows = Shadows(self.repository, self.metrics)
+        self.predictor = Predictor(self.repository, self._shadows)
 
     def routes(self) -> Routes:
         """Returns the handlers of the methods that run models, of all protocols."""
@@ -131,6 +136,7 @@ class Inference:
         """Ends fetching, and retires all versions."""
         if self.mirror is not None:
             self.mirror.stop()
+        self._shadows.close()
         self.repository.close()
 
     def watch(self) -> None:
@@ -168,6 +174,21 @@ class Inference:
         self.repository.changed = transport.models_changed
         return transport
 
+    def listen_http(self, routes: Routes, memory: MemoryBudget, ready: Callable[[], bool]) -> HttpServer | None:
+        """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
+
+        Raises OSError if the port is taken, and ValueError if a package is missing.
+        """
+        settings = self._settings
+        if settings.http_port < 0:
+            return None
+        try:
+            from layerserve_server.services.rest.serving import make_server
+        except ImportError as error:
+            raise ValueError(f"http_port: requires the package {error.name}: pip install 'layerserve[http]'") from error
+        address: dict[str, Any] = {"host": settings.host, "port": settings.http_port, "certificates": self.certificates}
+        return make_server(routes, self.repository, self.metrics, limits(settings), memory, self.gate, ready, **address)
+
     def serving(self, model: str) -> bool | None:
         """Whether a version of a model answers requests that name none; None if there is no such model."""
         try:
@@ -195,13 +216,13 @@ def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
     )
 
 
-def make_gate(settings: Settings, metrics: Metrics, secret: bytes | None = None) -> Gate:
+def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None = None) -> Gate:
     """Returns what admits callers. Raises TokensFileError."""
     return Gate(
         settings.tokens,
         certificates=settings.tls_client_ca is not None,
         anonymous=settings.anonymous_rights,
-        secret=secret,
+        group=group,
         reread=metrics.access_reread,
     )
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 from layerserve import InvalidArgument
-from layerserve.addresses import is_local, may_be_several, target
+from layerserve.addresses import authority, is_local, may_be_several, target
+from layerserve.connection import connection
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,18 @@ def test_an_address_has_text():
 )
 def test_where_an_address_leads(address, local, several):
     assert (is_local(address), may_be_several(address)) == (local, several)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("models:8500", None),
+        ("127.0.0.1:1,127.0.0.1:2", "127.0.0.1:1"),
+        ("ipv4:127.0.0.1:1,127.0.0.1:2", "127.0.0.1:1"),
+        ("ipv6:[::1]:1,[::2]:2", "[::1]:1"),
+    ],
+)
+def test_calls_to_several_addresses_name_the_first(address, expected):
+    """gRPC would name all of them, which HTTP/2 servers other than its own refuse."""
+    assert authority(address) == expected
+    assert dict(connection(address).channel_options).get("grpc.default_authority") == expected

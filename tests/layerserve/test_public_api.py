@@ -8,6 +8,8 @@ import sys
 import layerserve
 import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
+from layerserve.async_management import AsyncManagement
+from layerserve.management import Management
 
 PUBLIC = [
     "TLS",
@@ -35,6 +37,8 @@ PUBLIC = [
     "LayerserveError",
     "LogLine",
     "MissingInput",
+    "ModelChange",
+    "ModelChanged",
     "ModelInfo",
     "ModelNotFound",
     "ModelNotReady",
@@ -110,7 +114,10 @@ def test_importing_the_client_imports_nothing_heavy(module):
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize(("blocking", "asynchronous"), [(Client, AsyncClient), (TrainingRun, AsyncTrainingRun)])
+@pytest.mark.parametrize(
+    ("blocking", "asynchronous"),
+    [(Client, AsyncClient), (TrainingRun, AsyncTrainingRun), (Management, AsyncManagement)],
+)
 def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, asynchronous):
     names = {name for name in vars(blocking) if not name.startswith("_")}
     assert names == {name for name in vars(asynchronous) if not name.startswith("_")}

@@ -11,11 +11,13 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from layerserve_server import tuning, wiring
-from layerserve_server.access.gate import own_authorization
+from layerserve_server.access.balances import Balances
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.app import run_defaults, run_limits
 from layerserve_server.inference import runner
 from layerserve_server.observability.metrics import Metrics
@@ -209,12 +211,13 @@ def test_what_admits_callers(tmp_path, monkeypatch):
     metrics = Metrics()
     tls = {name: tmp_path / name for name in ("tls_certificate", "tls_key", "tls_client_ca")}
     settings = Settings(tokens=file, allow_anonymous="read", **tls)
-    make_gate(settings, metrics, b"secret")
+    group = ProcessGroup()
+    make_gate(settings, metrics, group)
     make_certificates(settings, metrics)
     (given, options), (files, others) = made
     assert given == (file,)
     assert options.pop("reread") == metrics.access_reread
-    assert options == {"certificates": True, "anonymous": {"read"}, "secret": b"secret"}
+    assert options == {"certificates": True, "anonymous": {"read"}, "group": group}
     assert files == tuple(tls.values())
     others["reread"](False)
     assert metrics.registry.get_sample_value("layerserve_access_stale", {"what": "certificate"}) == 1
@@ -266,7 +269,8 @@ def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):
     there = Settings.model_construct(**worker._settings(configuration["settings"]))
     assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
     assert configuration["socket"] == str(processes.socket)
-    assert bytes.fromhex(configuration["secret"]) == processes.secret
+    assert bytes.fromhex(configuration["secret"]) == processes.group.secret
+    assert Path(configuration["balances"]).stat().st_size
     assert configuration["spare_imports"] == str(processes.spare_imports)
     assert processes.socket.parent.is_dir()
     processes.stop(0.0)
@@ -357,7 +361,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
             assert made["Watcher"][0]._thread.is_alive()
             port = json.loads(sys.stdout.getvalue())["metrics_port"]
             for page in ("metrics", "readyz"):
-                own = {"Authorization": own_authorization(b"\xab" * 32)}
+                own = {"Authorization": ProcessGroup(b"\xab" * 32).authorization}
                 request = urllib.request.Request(f"http://127.0.0.1:{port}/{page}", headers=own)
                 with urllib.request.urlopen(request, timeout=30) as reply:
                     served.append(reply.read().decode())
@@ -370,6 +374,9 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
 
     socket = str(tmp_path / "socket")
     files = {"socket": socket, "spare_imports": str(tmp_path / "spare"), "secret": "ab" * 32}
+    files |= {"catalogue": None, "model_settings": {}}
+    files["balances"] = str(tmp_path / "balances")
+    Balances.create(tmp_path / "balances")
     configuration = json.dumps({"settings": settings.model_dump(mode="json"), **files})
     monkeypatch.setattr(sys, "stdin", Orders(f"{configuration}\n{line}"))
     worker.main()
@@ -391,7 +398,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert front.routes.prompt == set(front.routes.unary)
     assert front.routes.streams == {}
     assert asdict(front.limits) == expected_limits
-    assert front.options.pop("gate").secret == b"\xab" * 32
+    assert front.options.pop("gate")._group == ProcessGroup(b"\xab" * 32, tmp_path / "balances")
     # The repository is closed.
     assert front.options.pop("models")("double") is None
     assert front.options.pop("telemetry") is None

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from layerserve.cli import catalogue, extensions, options, training
+from layerserve.cli import catalogue, changes, extensions, options, training
+from layerserve.cli.codegen import codegen
 from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
 from layerserve.errors import LayerserveError
@@ -44,9 +45,19 @@ def application() -> typer.Typer:
     )
     app.callback()(options.connection_options)
     app.command("models")(catalogue.models)
+    app.command("wait")(catalogue.wait)
     app.command("predict")(predict)
     app.command("shapes")(catalogue.shapes)
     app.command("download")(catalogue.download)
+    app.command("codegen")(codegen)
+    app.command("upload")(changes.upload)
+    app.command("load")(changes.load)
+    app.command("unload")(changes.unload)
+    app.command("rollback")(changes.rollback)
+    app.command("pin")(changes.pin)
+    app.command("unpin")(changes.unpin)
+    app.command("label")(changes.label)
+    app.command("remove")(changes.remove)
     app.command("train")(training.train)
     app.command("runs")(training.runs)
     app.command("watch")(training.watch)

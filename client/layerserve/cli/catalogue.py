@@ -1,4 +1,4 @@
-"""The commands `models`, `shapes` and `download`."""
+"""The commands `models`, `wait`, `shapes` and `download`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from layerserve.cli.options import Address, Format, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.connection import DEFAULT_ADDRESS
+from layerserve.errors import InvalidArgument
 from layerserve.model_info import Models
 
 
@@ -39,6 +40,35 @@ def models(
         print_line(f"no model {name!r}" if name else "no models")
     else:
         print_table(Models(found).table(f"Models on {address}"))
+
+
+def wait(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="Also wait for this model.  [default: the server alone]"),
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Maximum time to wait, in seconds.")] = 60.0,
+    address: Address = DEFAULT_ADDRESS,
+    version: Version = None,
+    label: Label = None,
+    as_json: Json = False,
+) -> None:
+    """Wait until the server is serving, and until it has a model that is ready.
+
+    A model that doesn't exist yet may still be uploaded; one that failed to load is an error at once.
+
+    JSON: {"ready"}, the address, or the model.
+    """
+    if model is None and (version is not None or label is not None):
+        raise InvalidArgument("wait: got --version or --label without MODEL, expected all or none")
+    with connect(context, address) as client:
+        # Zero is too short for a call, but means one.
+        client.wait_until_ready(timeout or 1.0, model=model, version=version, label=label)
+    if as_json:
+        print_json({"ready": model or address})
+    else:
+        print_line(f"{f'model {model}' if model else address} is ready")
 
 
 def shapes(

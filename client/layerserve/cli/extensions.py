@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 #: Group of the entry points. Each is a function that takes the arguments after the command's name and returns the exit
@@ -28,6 +29,21 @@ OURS = ("layerserve", "layergraph", "layerserve_server", "layerserve_zoo")
 def names() -> tuple[str, ...]:
     """Returns the names of the commands, from packages' metadata, without importing them."""
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
+
+
+def variables() -> set[str] | None:
+    """Returns the environment variables of other packages' commands, by their modules `settings`; None if none has one.
+
+    Imports these modules, so this is called only if there are variables that the client doesn't have.
+    """
+    found: set[str] | None = None
+    for package in {point.module.partition(".")[0] for point in entry_points(group=GROUP)}:
+        try:
+            module = import_module(f"{package}.settings")
+        except ImportError:
+            continue
+        found = (found or set()) | set(module.variables())
+    return found
 
 
 def run(name: str, argv: Sequence[str]) -> int:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import os
+import sys
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from layerserve.cli import variables, version_text
+from layerserve.cli import extensions, variables, version_text
 from layerserve.client import Client
 from layerserve.connection import TLS
+from layerserve.errors import InvalidArgument
+from layerserve.tokens import PlaintextTokenWarning
 
 Address = Annotated[
     str,
@@ -39,7 +44,7 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="ID of the run.", show
 class ConnectionOptions:
     """The options of the connection, which precede the command's name."""
 
-    token: str | None
+    token: str | Path | None = field(repr=False)
     tls: TLS | None
     timeout: float
 
@@ -57,8 +62,13 @@ def connection_options(
         typer.Option(
             metavar="TEXT",
             envvar=variables.TOKEN,
-            help="Bearer token to send, for a proxy in front of the server. The server doesn't check it yet.",
+            help="Bearer token to send. Other users of this machine can read it in the list of processes; those of the "
+            "environment and of a file they can't.",
         ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", envvar=variables.TOKEN_FILE, help="File with the bearer token to send."),
     ] = None,
     tls: Annotated[bool, typer.Option("--tls", envvar=variables.TLS, help="Use TLS.")] = False,
     ca: Annotated[
@@ -70,10 +80,16 @@ def connection_options(
         ),
     ] = None,
     cert: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="PEM file with the client's certificate chain. Implies --tls.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            envvar=variables.CERT,
+            help="PEM file with the client's certificate chain. Implies --tls.",
+        ),
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="PEM file with the certificate's private key.")
+        Path | None,
+        typer.Option(metavar="PATH", envvar=variables.KEY, help="PEM file with the certificate's private key."),
     ] = None,
     timeout: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Timeout for a call, in seconds. 0 disables it.")
@@ -84,10 +100,29 @@ def connection_options(
 ) -> None:
     """Serve Keras models, and use and train them on a server."""
     use_tls = tls or ca is not None or cert is not None or key is not None
-    context.obj = ConnectionOptions(token, TLS(ca, cert, key) if use_tls else None, timeout or math.inf)
+    chosen = _token(context, token, token_file)
+    context.obj = ConnectionOptions(chosen, TLS(ca, cert, key) if use_tls else None, timeout or math.inf)
+
+
+def _token(context: typer.Context, text: str | None, file: Path | None) -> str | Path | None:
+    """Returns the token or its file. A flag takes precedence over a variable."""
+    if not text or file is None:
+        return text or file
+    # By name, as releases of typer have classes of their own.
+    of_text, of_file = (getattr(context.get_parameter_source(name), "name", "") for name in ("token", "token_file"))
+    if of_text == of_file:
+        raise typer.BadParameter("got a token and a file of one, expected one of --token and --token-file", context)
+    return text if of_text == "COMMANDLINE" else file
 
 
 def connect(context: typer.Context, address: str) -> Client:
-    """Returns the client for a command."""
+    """Returns the client for a command. Raises InvalidArgument if an environment variable is misspelled."""
+    if variables.unknown(os.environ) and (wrong := variables.misspelled(os.environ, extensions.variables())):
+        raise InvalidArgument("; ".join(wrong))
     options: ConnectionOptions = context.find_root().obj
-    return Client(address, timeout=options.timeout, tls=options.tls or False, token=options.token)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PlaintextTokenWarning)
+        client = Client(address, timeout=options.timeout, tls=options.tls or False, token=options.token)
+    for warning in caught:
+        print(f"layerserve: warning: {warning.message}", file=sys.stderr)
+    return client

@@ -38,6 +38,8 @@ class FakeModel:
         return tensor_pb2.ModelSpec(name=self.name, version=self.version)
 
     def check_ready(self) -> None:
+        if self.state == "unloaded":
+            raise ModelNotReady(f"model {self.name!r} version {self.version} isn't served: the model isn't loaded")
         if self.state == "failed":
             raise ModelNotReady(f"model {self.name!r} version {self.version} failed to load: {self.reason}")
 

@@ -1,4 +1,4 @@
-"""The fake server, which implements the four services in memory."""
+"""The fake server, which implements the five services in memory."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ from layerserve.errors import (
 from layerserve.health import CHECK, HealthCheckRequest, HealthCheckResponse
 from layerserve.model_info import TensorSpec, VersionState
 from layerserve.node_shapes import LayerNodes
+from layerserve.testing.fake_management import FakeManagement
 from layerserve.testing.fake_model import FakeModel, Function
 from layerserve.testing.fake_run import FakeRun, PlannedFailure
 from layerserve.v1 import (
     graph_pb2,
     graph_pb2_grpc,
+    management_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
     prediction_pb2,
@@ -54,18 +56,21 @@ class FakeServer(
     models_pb2_grpc.ModelServiceServicer,
     graph_pb2_grpc.GraphServiceServicer,
     training_pb2_grpc.TrainingServiceServicer,
+    FakeManagement,
 ):
     """A server in this process, on a free port of the loopback interface. A context manager.
 
-    `address` is its address, `serving` its health status, `calls` the (method, request) pairs received so far, and
-    `runs` the training runs by id. `train_logs` is the function that returns the logs of an epoch, counted from 1.
-    `credentials` are for TLS. With a `token`, calls that don't send it fail with Unauthenticated.
+    `address` is its address, `serving` its health status, `calls` the (method, request) pairs received so far,
+    `uploaded` the content of the files of the last upload by path, and `runs` the training runs by id. `train_logs`
+    is the function that returns the logs of an epoch, counted from 1. `credentials` are for TLS. With a `token`,
+    calls that don't send it fail with Unauthenticated.
     """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.serving = True
         self.token: str | None = None
         self.models: list[FakeModel] = []
+        self.uploaded: dict[str, bytes] = {}
         self.runs: dict[str, FakeRun] = {}
         self.calls: list[tuple[str, Any]] = []
         self.metadata: list[dict[str, str | bytes]] = []
@@ -83,6 +88,7 @@ class FakeServer(
         models_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
         graph_pb2_grpc.add_GraphServiceServicer_to_server(self, self._server)
         training_pb2_grpc.add_TrainingServiceServicer_to_server(self, self._server)
+        management_pb2_grpc.add_ManagementServiceServicer_to_server(self, self._server)
         check = grpc.unary_unary_rpc_method_handler(
             self._check,
             request_deserializer=HealthCheckRequest.FromString,
@@ -198,11 +204,13 @@ class FakeServer(
             if not found:
                 raise LabelNotFound(f"model {spec.name!r} has no label {spec.label!r}")
         else:
-            found = [model for model in named if model.state == "ready"] or named
+            found = [model for model in named if model.pinned and model.state != "unloaded"]
+            found = found or [model for model in named if model.state == "ready"] or named
         return max(found, key=lambda model: model.version)
 
     def _describe(self, model: FakeModel) -> models_pb2.ModelVersion:
-        return model.describe(model is self._find(ModelSpec(name=model.name)))
+        default = self._find(ModelSpec(name=model.name))
+        return model.describe(model is default and model.state != "unloaded")
 
     def Predict(  # noqa: N802
         self, request: prediction_pb2.PredictRequest, context: Any

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from layerserve_server.access.balances import Balances
 from layerserve_server.access.caller import ANYONE, Caller
 from layerserve_server.access.credentials import Credentials
+from layerserve_server.access.group import SECRET_BYTES, ProcessGroup
 from layerserve_server.access.json_web_tokens import Verifier
 from layerserve_server.access.quota import Quotas
 from layerserve_server.access.rights import HTTP, Right, check_table, right_of
@@ -23,8 +24,6 @@ logger = logging.getLogger(__name__)
 #: Metadata of a call that another process of this server forwards: the names in the client's certificate, after the
 #: secret that only processes of this server have.
 CERTIFICATE_KEY = "layerserve-certificate-bin"
-#: Length of that secret, in bytes.
-SECRET_BYTES = 32
 
 Pairs = Sequence[tuple[str, "str | bytes"]]
 
@@ -53,21 +52,23 @@ class Gate:
         *,
         certificates: bool = False,
         anonymous: Iterable[Right] | None = None,
-        secret: bytes | None = None,
+        group: ProcessGroup | None = None,
         reread: Callable[[str, bool], None] = lambda file, ok: None,
     ) -> None:
         """`tokens` is a file of tokens; with `certificates` clients have verified certificates.
 
         `anonymous` is what a caller that presents neither may do: by default everything if neither is asked for, else
-        nothing. `secret` is shared by the processes of a server. `reread` is called with "tokens" or "keys" and the
-        success of each attempt to read a file again.
+        nothing. `group` is what the processes of a server have in common. `reread` is called with "tokens" or "keys"
+        and the success of each attempt to read a file again.
 
         Raises TokensFileError if the file is invalid.
         """
         self._path = tokens
         self._certificates = certificates
         self._reread = reread
-        self._quotas = Quotas()
+        self._group = group or ProcessGroup()
+        balances = self._group.balances
+        self._quotas = Quotas(None if balances is None else Balances(balances))
         self._asks = tokens is not None or certificates
         self._anonymous = ANYONE
         if anonymous is not None or self._asks:
@@ -78,8 +79,6 @@ class Gate:
         self.trusted = self.everyone if self.everyone is not None and self.everyone.unlimited else None
         #: The caller of verified certificates if nothing gives them other rights.
         self._verified = Caller("a client with a certificate") if certificates and tokens is None else None
-        self.secret = secret if secret is not None else secrets.token_bytes(SECRET_BYTES)
-        self._own = own_authorization(self.secret)
         self._stamp: tuple[int, int, int] | None = None
         self._verifier: Verifier | None = None
         self._file: TokensFile | None = None
@@ -132,13 +131,13 @@ class Gate:
 
     def admit_own(self, route: str, authorization: str | None) -> Caller:
         """Admits only processes of this server. Raises UnauthenticatedError."""
-        if authorization is None or not hmac.compare_digest(authorization.encode(), self._own.encode()):
+        if authorization is None or not hmac.compare_digest(authorization.encode(), self._group.authorization.encode()):
             raise UnauthenticatedError(f"{route}: only for the first process of this server")
         return ANYONE
 
     def stamped(self, names: Sequence[str]) -> list[tuple[str, bytes]]:
         """Returns the metadata that carries the names of a client's certificate to another process of this server."""
-        return [(CERTIFICATE_KEY, self.secret + json.dumps(list(names)).encode())] if names else []
+        return [(CERTIFICATE_KEY, self._group.secret + json.dumps(list(names)).encode())] if names else []
 
     def refresh(self) -> None:
         """Reads the file again if it has changed. If it is invalid, what was read before stays."""
@@ -205,15 +204,10 @@ class Gate:
         return self._anonymous
 
     def _forwarded(self, value: str | bytes | None) -> Sequence[str]:
-        if not isinstance(value, bytes) or not hmac.compare_digest(value[:SECRET_BYTES], self.secret):
+        if not isinstance(value, bytes) or not hmac.compare_digest(value[:SECRET_BYTES], self._group.secret):
             return ()
         names: list[str] = json.loads(value[SECRET_BYTES:])
         return names
-
-
-def own_authorization(secret: bytes) -> str:
-    """Returns the HTTP header by which a process of a server asks another one with the same secret."""
-    return f"Bearer {secret.hex()}"
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from layerserve_server.access.balances import Balances, digest_of
 from layerserve_server.errors import QuotaError
 
 T = TypeVar("T")
 
 #: Maximum number of quotas that are kept: names in JSON Web Tokens are unlimited.
 MAX_KEPT = 4096
+#: Part of a quota that a process takes of the common balance at a time, which costs as much as a small request.
+BORROWED_PART = 64
 #: Time after which a caller with too many runs may try again, in seconds.
 RUNS_RETRY_SECONDS = 10.0
 
@@ -20,17 +23,33 @@ RUNS_RETRY_SECONDS = 10.0
 class Quota:
     """Limits of one caller, and what it has used of them. Thread-safe."""
 
-    __slots__ = ("_balance", "_beginning", "_lock", "_runs", "_since", "max_runs", "name", "rows", "seconds")
+    __slots__ = (
+        *("_balance", "_balances", "_beginning", "_digest", "_lock", "_runs", "_since"),
+        *("max_runs", "name", "rows", "seconds"),
+    )
 
-    def __init__(self, name: str, rows: float | None, seconds: float = 1.0, max_runs: int | None = None) -> None:
-        """Allows `rows` rows per `seconds` and `max_runs` open runs; None means no limit."""
+    def __init__(
+        self,
+        name: str,
+        rows: float | None,
+        seconds: float = 1.0,
+        max_runs: int | None = None,
+        balances: Balances | None = None,
+        space: str = "",
+    ) -> None:
+        """Allows `rows` rows per `seconds` and `max_runs` open runs; None means no limit.
+
+        With `balances` the rows are those of all processes; `space` is what else than the name distinguishes it there.
+        """
         self.name = name
         self.rows = rows
         self.seconds = seconds
         self.max_runs = max_runs
-        #: Rows that may still be computed, at the time `_since`.
-        self._balance = rows or 0.0
+        #: Rows that may still be computed, at the time `_since`; with `balances` those taken of them in advance.
+        self._balance = (rows or 0.0) if balances is None else 0.0
         self._since = time.monotonic()
+        self._balances = balances
+        self._digest = digest_of(space, name, rows, seconds)
         #: The runs that count, and what returns whether one of them has ended.
         self._runs: list[tuple[object, Callable[[], bool]]] = []
         self._beginning = 0
@@ -45,17 +64,36 @@ class Quota:
         if self.rows is None:
             return
         rate = self.rows / self.seconds
+        wait = self._take(rows, self.rows, rate) if self._balances is None else self._borrow(self._balances, rows, rate)
+        if wait:
+            raise QuotaError(
+                f"caller '{self.name}': its quota of {self.rows:g} rows per {self._period()} is used up",
+                retry_after=wait,
+            )
+
+    def _take(self, rows: int, most: float, rate: float) -> float:
+        """See Balances.take."""
         with self._lock:
             now = time.monotonic()
-            self._balance = min(self.rows, self._balance + (now - self._since) * rate)
+            self._balance = min(most, self._balance + (now - self._since) * rate)
             self._since = now
             if self._balance > 0:
                 self._balance -= rows
-                return
-            wait = (1 - self._balance) / rate
-        raise QuotaError(
-            f"caller '{self.name}': its quota of {self.rows:g} rows per {self._period()} is used up", retry_after=wait
-        )
+                return 0.0
+            return (1 - self._balance) / rate
+
+    def _borrow(self, balances: Balances, rows: int, rate: float) -> float:
+        """Like `_take`, from what was taken of the common balance in advance: a part of the quota at a time."""
+        assert self.rows is not None
+        with self._lock:
+            if self._balance < rows:
+                more = max(float(rows), self.rows / BORROWED_PART)
+                wait = balances.take(self._digest, more, self.rows, rate)
+                if wait:
+                    return wait
+                self._balance += more
+            self._balance -= rows
+            return 0.0
 
     def run(self, begin: Callable[[], T], ended: Callable[[T], bool]) -> T:
         """Begins a training run, which counts until it has `ended`.
@@ -89,7 +127,8 @@ class Quota:
 class Quotas:
     """The quotas of all callers, kept when the tokens file is read again: what was used stays used."""
 
-    def __init__(self) -> None:
+    def __init__(self, balances: Balances | None = None) -> None:
+        self._balances = balances
         self._quotas: dict[tuple[object, ...], Quota] = {}
 
     def get(
@@ -106,5 +145,6 @@ class Quotas:
         if found is None:
             if len(self._quotas) >= MAX_KEPT:
                 self._quotas.pop(next(iter(self._quotas)), None)
-            found = self._quotas.setdefault(key, Quota(name, rows, seconds, max_runs))
+            made = Quota(name, rows, seconds, max_runs, self._balances, space)
+            found = self._quotas.setdefault(key, made)
         return found

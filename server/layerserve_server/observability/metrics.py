@@ -18,12 +18,14 @@ from layerserve_server.transport.call import Ended
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: Powers of two, the usual batch sizes.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+#: From the rounding of 32 bits to other answers.
+DIFFERENCES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0)
 #: Loading reads files from kilobytes to gigabytes.
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 VERSION = ("model", "version")
 #: Names of the methods that run a model once, as in the label `method`. Requests of streams are counted by themselves.
-PREDICTING = frozenset({"Predict", "ModelInfer"})
+PREDICTING = frozenset({"Predict", "ModelInfer", "http:Predict", "http:ModelInfer"})
 
 
 class Metrics:
@@ -107,8 +109,27 @@ class Metrics:
         self._queue_requests = gauge("queue_requests", "Number of requests in the queue.", VERSION)
 
         self._loaded = gauge("model_loaded", "1 for each version in memory.", VERSION)
+        self._shadowed = counter(
+            "shadow_requests",
+            "Number of requests that were chosen for a shadow version, by outcome: its results are 'equal' within the "
+            "tolerances or 'different', it 'failed', or there was no time or memory ('dropped').",
+            (*VERSION, "outcome"),
+        )
+        self._shadow_absolute = histogram(
+            "shadow_absolute_difference",
+            "Largest difference of a request's outputs from the shadow version's.",
+            VERSION,
+            DIFFERENCES,
+        )
+        self._shadow_relative = histogram(
+            "shadow_relative_difference",
+            "Largest difference of a request's outputs from the shadow version's, relative to the largest value.",
+            VERSION,
+            DIFFERENCES,
+        )
         #: Metrics whose labels are the model and the version.
         self._of_versions = (
+            *(self._shadow_absolute, self._shadow_relative),
             *(self._rows, self._batches, self._joined, self._queue_seconds, self._compute_seconds),
             *(self._queue_rows, self._queue_requests, self._loaded),
         )
@@ -123,7 +144,7 @@ class Metrics:
 
         self._stale = gauge(
             "access_stale",
-            "1 if a changed file, or address of keys, couldn't be read, so that what was read before stays in use.",
+            "Number of processes that couldn't read a changed file, or keys of tokens, and use what they read before.",
             ("what",),
         )
 
@@ -247,6 +268,17 @@ class Metrics:
         self.labels["layerserve_model_versions"] = ("model", "state")
         self.registry.register(CountsCollector("layerserve_model_versions", text, ("model", "state"), states))
 
+    # Shadow versions (see services.prediction.shadow.ShadowObserver).
+
+    def shadowed(self, model: str, version: int, outcome: str) -> None:
+        """Counts a request that was chosen for a shadow version."""
+        self._shadowed.labels(model, str(version), outcome).inc()
+
+    def shadow_differed(self, model: str, version: int, absolute: float, relative: float) -> None:
+        """Counts the largest differences of a request's outputs."""
+        self._shadow_absolute.labels(model, str(version)).observe((absolute,))
+        self._shadow_relative.labels(model, str(version)).observe((relative,))
+
     # Loads (see repository.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
@@ -273,6 +305,9 @@ class Metrics:
         for family in self._of_versions:
             with suppress(KeyError):  # has no such series
                 family.remove(*labels)
+        for outcome in ("equal", "different", "failed", "dropped"):
+            with suppress(KeyError):
+                self._shadowed.remove(*labels, outcome)
         for key in [key for key in tuple(self._answered) if key[1:3] == labels]:
             del self._answered[key]
             method, _, _, status = key

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Exemplar, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from layerserve_server.access.gate import SECRET_BYTES, own_authorization
+from layerserve_server.access.balances import Balances
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.processes.following import Following, lagging
 from layerserve_server.settings import Settings
 
@@ -49,8 +49,9 @@ class Supervisor:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         #: Unix socket on which the main process, the port's owner, also has to listen.
         self.socket = self._folder / "owner.sock"
-        #: What the processes of this server have in common, by which they recognize each other.
-        self.secret = secrets.token_bytes(SECRET_BYTES)
+        #: What the processes of this server have in common.
+        self.group = ProcessGroup(balances=self._folder / "balances")
+        Balances.create(self._folder / "balances")
         #: Folder for what is read of model files if the state folder can't be written.
         self.spare_imports = self._folder / "imports"
         self._processes: dict[int, subprocess.Popen[str]] = {}
@@ -58,6 +59,8 @@ class Supervisor:
         self._following = Following()
         #: Returns the versions of each model that a worker may load when it starts; None for all on disk.
         self.catalogue: Callable[[], Mapping[str, Sequence[int]] | None] = lambda: None
+        #: Returns the settings of models that aren't those in their files.
+        self.model_settings: Callable[[], Mapping[str, Any]] = dict
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -112,7 +115,7 @@ class Supervisor:
         for port in list(self._metrics_ports.values()):
             try:
                 # The format that has exemplars.
-                headers = {"Authorization": own_authorization(self.secret), "Accept": "application/openmetrics-text"}
+                headers = {"Authorization": self.group.authorization, "Accept": "application/openmetrics-text"}
                 page = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
                 with urllib.request.urlopen(page, timeout=METRICS_SECONDS) as reply:
                     text = reply.read().decode()
@@ -159,8 +162,10 @@ class Supervisor:
             "settings": plain,
             "socket": str(self.socket),
             "spare_imports": str(self.spare_imports),
-            "secret": self.secret.hex(),
+            "secret": self.group.secret.hex(),
+            "balances": str(self.group.balances),
             "catalogue": self.catalogue(),
+            "model_settings": self.model_settings(),
         }
 
 

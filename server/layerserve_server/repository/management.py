@@ -78,6 +78,7 @@ class Manager:
         """Begins an upload. Raises as `Staging` does, and InvalidRequestError for a label that can't be one."""
         self._repository.describe(name)  # raises before the models have been read
         try:
+            self._repository.check_changeable()
             if label:
                 check_label(label)
             return Staging(self._repository.root, name, files, self._max_upload_bytes)
@@ -127,7 +128,6 @@ class Manager:
     def load(self, name: str, who: str) -> Change:
         """Loads a model, or reads its files and settings again. Raises VersionFailedError if it can't be loaded."""
         with self._change(who, "load", name):
-            check_name(name)
             self._repository.scan(name)
             before = self._repository.control(name).loaded
             self._write(name, loaded=True)
@@ -322,6 +322,8 @@ class Manager:
                 except OSError as error:
                     raise RefusedChangeError(f"the audit log can't be written: {error.strerror}") from error
                 try:
+                    check_name(name)
+                    self._repository.check_changeable()
                     yield record
                 except BaseException as error:
                     self._note(record, _outcome(error))

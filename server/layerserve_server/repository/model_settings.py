@@ -39,14 +39,13 @@ _OF_LOADING: Final = (
     "golden_atol",
 )
 
-Version = Annotated[int, Field(ge=1, le=10**18 - 1)]
-
 
 def _check_share(text: str) -> str:
     read_share(text)
     return text
 
 
+Version = Annotated[int, Field(ge=1, le=10**18 - 1)]
 Share = Annotated[str, AfterValidator(_check_share)]
 Label = Annotated[str, Field(pattern=f"^{LABEL.pattern}$")]
 
@@ -89,6 +88,20 @@ class ModelSettings(BaseModel):
     )
     canary_label: Label = Field(
         default="canary", description="Label of the version for these callers. Without it the default answers them."
+    )
+    shadow: Version | Label | None = Field(
+        default=None,
+        description=(
+            "Version, or label of a version, that computes a share of these requests, too, after they were answered. "
+            "Its results are compared and counted, never returned."
+        ),
+    )
+    shadow_share: Share = Field(default="10 %", description="Share of requests that the shadow version computes.")
+    shadow_rtol: float = Field(
+        default=1e-3, ge=0, description="Relative tolerance for its results, as in numpy.allclose."
+    )
+    shadow_atol: float = Field(
+        default=1e-5, ge=0, description="Absolute tolerance for its results, as in numpy.allclose."
     )
     load_retries: int = Field(
         default=0, ge=0, le=1000, description="Number of times that a version that failed to load is tried again."

@@ -9,7 +9,7 @@ from pathlib import Path
 from layergraph.errors import unknown_name
 
 from layerserve_server.errors import UnknownLabelError, UnknownVersionError
-from layerserve_server.repository.canary import Canary, read_share
+from layerserve_server.repository.canary import Canary, Shadow, read_share
 from layerserve_server.repository.control import Control
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.model_settings import (
@@ -86,11 +86,24 @@ class ModelRecord:
             return None
         return Canary(self.name, entry.found.version, share)
 
+    def shadow(self) -> Shadow | None:
+        """Returns the shadow in force: None if there is none, its version isn't ready, or is the default anyway."""
+        settings, version = self.in_force, self._shadow_version()
+        share = read_share(settings.shadow_share)
+        entry = None if version is None else self.versions.get(version)
+        if not share or entry is None or entry.state is not State.READY or entry.found.version == self.default():
+            return None
+        return Shadow(self.name, entry.found.version, share, settings.shadow_rtol, settings.shadow_atol)
+
     def routed(self) -> set[int]:
-        """Returns the versions that get requests which don't name them, and so are to be loaded before these come."""
+        """Returns the versions that get requests which don't name them, and so are loaded before these come."""
         settings = self.in_force
-        found = self.labels.get(settings.canary_label) if settings.canary is not None else None
-        return set() if found is None else {found}
+        canary = self.labels.get(settings.canary_label) if settings.canary is not None else None
+        return {version for version in (canary, self._shadow_version()) if version is not None}
+
+    def _shadow_version(self) -> int | None:
+        shadow = self.in_force.shadow
+        return self.labels.get(shadow) if isinstance(shadow, str) else shadow
 
     def order(self) -> Iterator[int]:
         """Yields the versions in the order in which they are loaded: the target, then newest first."""

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from layergraph.errors import unknown_name
 
@@ -23,7 +23,7 @@ from layerserve_server.errors import (
     VersionFailedError,
 )
 from layerserve_server.repository import layout, publishing
-from layerserve_server.repository.canary import Canary
+from layerserve_server.repository.canary import Canary, Shadow
 from layerserve_server.repository.control import Control, read_control, write_control
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
@@ -34,6 +34,8 @@ from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import Lease, LoadedVersion
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Maximum number of requests that wait until an old version is loaded; more would occupy the threads of other requests.
 MAX_WAITING_FOR_LOAD = 8
@@ -98,10 +100,13 @@ class Repository:
         self._observer = observer
         self._ready = ready
         self._models: dict[str, ModelRecord] = {}
+        #: Settings of models at the first scan, until their files are right.
+        self._settings: dict[str, ModelSettings] = {}
         #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
         self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
-        #: Canaries by model. Replaced, never changed. Its versions may have been unloaded a moment ago.
+        #: Canaries and shadows by model. Replaced, never changed. Their versions may have been unloaded a moment ago.
         self.canaries: Mapping[str, Canary] = {}
+        self.shadows: Mapping[str, Shadow] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
@@ -168,6 +173,12 @@ class Repository:
         with self._lock:
             return {name: sorted(record.versions) for name, record in self._models.items()}
 
+    def settings_without_file(self) -> dict[str, dict[str, Any]]:
+        """Returns the settings in force of models whose files are wrong, as JSON values."""
+        with self._lock:
+            wrong = [record for record in self._models.values() if record.settings and record.settings_problem]
+            return {one.name: one.in_force.model_dump(mode="json", exclude_unset=True) for one in wrong}
+
     def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
         with self._lock:
@@ -188,12 +199,15 @@ class Repository:
 
     # Disk.
 
-    def open(self, catalogue: Mapping[str, Collection[int]] | None = None) -> None:
+    def open(
+        self, catalogue: Mapping[str, Collection[int]] | None = None, settings: Mapping[str, ModelSettings] = {}
+    ) -> None:
         """Scans the disk for the first time. Before, requests for unknown models fail with UnavailableError.
 
-        `catalogue` has the versions of each model that may be found; by default all. Raises OSError if the repository
-        can't be read.
+        `catalogue` has the versions of each model that may be found, by default all, and `settings` those that are in
+        force of models whose files are wrong now. Raises OSError if the repository can't be read.
         """
+        self._settings = dict(settings)
         self.scan("", catalogue)
         if not self._scanned:
             raise OSError(f"can't read the repository: {self._disk_problem}")
@@ -324,8 +338,15 @@ class Repository:
         """Folder of the models' folders."""
         return self._root
 
+    def check_changeable(self) -> None:
+        """Raises RefusedChangeError if the folder holds copies of a store, where changes must be made instead."""
+        if self._origin is not None:
+            raise RefusedChangeError("the repository is a store: change its objects, which the server follows")
+
     def folder(self, name: str) -> Path:
-        """Returns the folder of a model, which needn't exist."""
+        """Returns the folder of a model, which needn't exist. Raises ValueError if no model can have this name."""
+        if not publishing.valid_name(name):
+            raise ValueError(f"no model can have the name {name!r}")
         return self._root / name
 
     def made_folder(self, name: str) -> Path:
@@ -510,7 +531,7 @@ class Repository:
         folder = self._root / name
         labels, control = publishing.read_labels(folder), read_control(folder)
         with self._lock:
-            record = self._models.get(name) or ModelRecord(name)
+            record = self._models.get(name) or ModelRecord(name, settings=self._settings.get(name))
         file = next((one.path for one in found.values() if one.path.parent.parent != folder), None)
         invalid = record.read_settings(folder, file)
         with self._lock:
@@ -599,7 +620,7 @@ class Repository:
         with self._lock:
             record = self._models.get(name)
             if record is None:
-                self.canaries = {model: one for model, one in self.canaries.items() if model != name}
+                self.canaries, self.shadows = _with(self.canaries, name, None), _with(self.shadows, name, None)
                 return
             settings, target = record.in_force, record.target
             entries = [(number, entry) for number in record.order() if not (entry := record.versions[number]).leaving]
@@ -641,13 +662,8 @@ class Repository:
             self._move_labels(record, only_ready=True)
             record.last_default = record.default()
             self._choose_anew()
-            self._set_canary(record)
-
-    def _set_canary(self, record: ModelRecord) -> None:
-        canary = record.canary()
-        if canary != self.canaries.get(record.name):
-            others = {name: one for name, one in self.canaries.items() if name != record.name}
-            self.canaries = others if canary is None else {**others, record.name: canary}
+            self.canaries = _with(self.canaries, name, record.canary())
+            self.shadows = _with(self.shadows, name, record.shadow())
 
     def _load_entry(self, entry: Entry, settings: ModelSettings) -> None:
         """Loads a version's file and replaces the loaded one. On failure keeps that and records the reason."""
@@ -741,7 +757,13 @@ class Repository:
         with self._lock:
             old: list[Entry] = []
             for record in self._models.values():
-                stay = {*record.kept, record.default(), *record.labels.values(), *record.file_labels.values()}
+                stay = {
+                    *record.kept,
+                    record.default(),
+                    *record.labels.values(),
+                    *record.file_labels.values(),
+                    *record.routed(),
+                }
                 old += [e for number, e in record.versions.items() if e.loaded is not None and number not in stay]
             on_demand = [entry for entry in old if entry.on_demand]
             on_demand.sort(
@@ -770,6 +792,12 @@ class Repository:
             if entry is not None and entry.state is State.UNLOADING:
                 entry.state = State.AVAILABLE
         self._observer.version_released(loaded.name, loaded.version)
+
+
+def _with(values: Mapping[str, T], name: str, value: T | None) -> Mapping[str, T]:
+    """Returns the values with another one of a name, or without it."""
+    others = {other: one for other, one in values.items() if other != name}
+    return others if value is None else {**others, name: value}
 
 
 def _is_here(found: FoundVersion) -> bool:

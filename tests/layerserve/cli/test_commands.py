@@ -11,24 +11,8 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
-from layerserve.cli import main
 from layerserve.testing.fake_run import FakeRun
 from layerserve.v1 import training_pb2 as pb
-
-
-@pytest.fixture
-def cli(server, capsys, monkeypatch, tmp_path):
-    """Run a command line in a folder of its own: gives (status, standard output, standard error)."""
-    monkeypatch.setenv("LAYERSERVE_ADDRESS", server.address)
-    monkeypatch.chdir(tmp_path)
-
-    def run(line, stdin=None):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin or ""))
-        status = main(line.split())
-        shown = capsys.readouterr()
-        return status, shown.out, shown.err
-
-    return run
 
 
 @pytest.fixture
@@ -433,9 +417,11 @@ def test_help_names_every_command(cli):
     assert status == 0
     for name in (
         "models",
+        "wait",
         "predict",
         "shapes",
         "download",
+        "codegen",
         "train",
         "runs",
         "watch",

@@ -60,6 +60,8 @@ def test_commands_below_a_command_are_listed(capsys):
     "line",
     [
         "models",
+        "codegen",
+        "wait",
         "predict",
         "train",
         "runs",

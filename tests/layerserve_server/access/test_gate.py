@@ -11,6 +11,7 @@ import pytest
 from layerserve_server.access import credentials
 from layerserve_server.access.caller import ANYONE, MAX_KEPT, Caller
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
+from layerserve_server.access.group import ProcessGroup
 from layerserve_server.access.tokens_file import TokensFileError
 from layerserve_server.errors import ForbiddenError, TokenExpiredError, UnauthenticatedError
 from tokens import ENTRIES, bearer, entry, write_tokens
@@ -198,7 +199,8 @@ def test_a_certificate_gives_all_rights_or_those_of_its_entry(file):
 
 def test_names_of_a_certificate_are_forwarded_between_processes_only(file):
     write_tokens(file, more=CERTIFICATES)
-    first, second = (Gate(file, certificates=True, secret=b"s" * 32) for _ in range(2))
+    group = ProcessGroup()
+    first, second = (Gate(file, certificates=True, group=group) for _ in range(2))
     stranger = Gate(file, certificates=True)
     assert second.admit(arrival(metadata=first.stamped(["shop"]))).name == "shop"
     assert first.stamped([]) == []
@@ -207,12 +209,11 @@ def test_names_of_a_certificate_are_forwarded_between_processes_only(file):
             second.admit(arrival(metadata=[forged]))
 
 
-def test_a_process_knows_the_others_of_its_server(gate):
-    other = Gate(secret=gate.secret)
-    from layerserve_server.access.gate import own_authorization
-
-    assert gate.admit_own("/metrics", own_authorization(other.secret)) is ANYONE
-    for header in (None, "", "Bearer all", own_authorization(Gate().secret), "\xfc"):
+def test_a_process_knows_the_others_of_its_server(file):
+    group = ProcessGroup()
+    gate = Gate(file, group=group)
+    assert gate.admit_own("/metrics", group.authorization) is ANYONE
+    for header in (None, "", "Bearer all", ProcessGroup().authorization, "\xfc"):
         with pytest.raises(UnauthenticatedError):
             gate.admit_own("/metrics", header)
 

@@ -13,7 +13,8 @@ from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.histograms import Histogram
-from layerserve_server.observability.metrics import LOAD_SECONDS, ROWS, SECONDS, Metrics
+from layerserve_server.observability.metrics import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS, Metrics
+from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry
 
@@ -72,6 +73,8 @@ def test_names_types_and_labels():
     metrics.run_progressed("m", 1, 1, 0.1)
     metrics.run_ended("m", "finished")
     metrics.telemetry_dropped("traces", 1)
+    metrics.shadowed("m", 1, "equal")
+    metrics.shadow_differed("m", 1, 0.0, 0.0)
     metrics.watch_memory(lambda: 0)
     metrics.access_reread("tokens", True)
     found = {
@@ -106,6 +109,9 @@ def test_names_types_and_labels():
         "layerserve_training_epoch": ("gauge", "model"),
         "layerserve_training_step": ("gauge", "model"),
         "layerserve_training_loss": ("gauge", "model"),
+        "layerserve_shadow_requests": ("counter", "model", "outcome", "version"),
+        "layerserve_shadow_absolute_difference": ("histogram", "model", "version"),
+        "layerserve_shadow_relative_difference": ("histogram", "model", "version"),
     }
 
 
@@ -117,6 +123,8 @@ def test_names_types_and_labels():
         ("queue_seconds", SECONDS),
         ("compute_seconds", SECONDS),
         ("model_load_seconds", LOAD_SECONDS),
+        ("shadow_absolute_difference", DIFFERENCES),
+        ("shadow_relative_difference", DIFFERENCES),
     ],
 )
 def test_buckets(metric, bounds):
@@ -124,6 +132,7 @@ def test_buckets(metric, bounds):
     metrics.calls_ended([Ended(PREDICT, "m", "1", "OK", 0.1)])
     metrics.batches("m", 1)
     metrics.version_loaded("m", 1, 0.1)
+    metrics.shadow_differed("m", 1, 0.0, 0.0)
     assert list(buckets(metrics.registry, f"layerserve_{metric}")) == [*bounds, float("inf")]
 
 
@@ -422,3 +431,23 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         name for name in expected if "seconds_count" in name or ("requests_total" in name and "batch" not in name)
     }
     assert all(0 < found[name] < 60 for name in seconds)
+
+
+def test_names_types_and_labels_of_a_store():
+    registry = CollectorRegistry()
+    metrics = StoreMetrics(registry)
+    metrics.store_listed(True)
+    metrics.store_listed(False)
+    metrics.version_fetched("m", 5, 0.1)
+    metrics.fetch_failed("m")
+    metrics.cache_changed(7)
+    found = counts(samples(registry))
+    assert found.pop("layerserve_store_listed_timestamp_seconds") == pytest.approx(time.time(), abs=60)
+    assert found == {
+        "layerserve_store_up": 0,
+        "layerserve_store_list_failures_total": 1,
+        "layerserve_store_versions_fetched_total model=m": 1,
+        "layerserve_store_fetched_bytes_total model=m": 5,
+        "layerserve_store_fetch_failures_total model=m": 1,
+        "layerserve_store_cache_bytes": 7,
+    }

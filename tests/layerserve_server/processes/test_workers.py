@@ -32,7 +32,8 @@ from layerserve.v1 import (
     training_pb2,
     training_pb2_grpc,
 )
-from layerserve_server.access.gate import CERTIFICATE_KEY, SECRET_BYTES, Gate
+from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
+from layerserve_server.access.group import SECRET_BYTES
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.probes import Probes
 from layerserve_server.processes import supervisor

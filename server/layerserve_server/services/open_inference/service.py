@@ -14,6 +14,7 @@ from layerserve_server.errors import InvalidRequestError, ServerError, UnknownMe
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.repository.entry import State
+from layerserve_server.repository.management import Manager
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
@@ -48,10 +49,16 @@ class OpenInferenceService:
     """Handlers of all methods but those that run models (see `inference`)."""
 
     def __init__(
-        self, repository: Repository, registry: CollectorRegistry, version: str, ready: Callable[[], bool]
+        self,
+        repository: Repository,
+        manager: Manager,
+        registry: CollectorRegistry,
+        version: str,
+        ready: Callable[[], bool],
     ) -> None:
         """`registry` has the metrics of all processes; `version` is the server's; `ready` returns its readiness."""
         self._repository = repository
+        self._manager = manager
         self._registry = registry
         self._version = version
         self._ready = ready
@@ -67,6 +74,8 @@ class OpenInferenceService:
             "ModelConfig": (pb.ModelConfigRequest, self.model_config),
             "ModelStatistics": (pb.ModelStatisticsRequest, self.model_statistics),
             "RepositoryIndex": (pb.RepositoryIndexRequest, self.repository_index),
+            "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self.load),
+            "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self.unload),
             "SystemSharedMemoryStatus": (
                 pb.SystemSharedMemoryStatusRequest,
                 lambda *_: pb.SystemSharedMemoryStatusResponse(),
@@ -142,6 +151,23 @@ class OpenInferenceService:
         ]
         return pb.RepositoryIndexResponse(models=models)
 
+    def load(self, request: pb.RepositoryModelLoadRequest, caller: Caller) -> pb.RepositoryModelLoadResponse:
+        """Handles RepositoryModelLoad. Raises ForbiddenError, and as `Manager.load` does."""
+        _check_managed(request, caller)
+        if request.parameters:
+            got = safe_text(min(request.parameters), 80)
+            raise InvalidRequestError(
+                f"parameters: got '{got}', expected none: layerserve.v1.ManagementService/UploadModel uploads models"
+            )
+        self._manager.load(request.model_name, caller.name)
+        return pb.RepositoryModelLoadResponse()
+
+    def unload(self, request: pb.RepositoryModelUnloadRequest, caller: Caller) -> pb.RepositoryModelUnloadResponse:
+        """Handles RepositoryModelUnload. Raises as `load` does. No model depends on another."""
+        _check_managed(request, caller)
+        self._manager.unload(request.model_name, caller.name)
+        return pb.RepositoryModelUnloadResponse()
+
     def trace_setting(self, request: pb.TraceSettingRequest, caller: Caller) -> pb.TraceSettingResponse:
         """Handles TraceSetting: replies with the settings. Raises UnknownMethodError if they are to be changed."""
         if any(setting.value for setting in request.settings.values()):
@@ -208,6 +234,13 @@ def _chosen_by(caller: Caller, request: Any) -> Choice:
 
 def _no_shared_memory(*_: object) -> Message:
     raise UnknownMethodError("shared memory isn't supported; send the elements in the message")
+
+
+def _check_managed(request: Any, caller: Caller) -> None:
+    _check_repository(request.repository_name)
+    if not request.model_name:
+        raise InvalidRequestError("model_name: got none, expected the name of a model")
+    caller.check_model("manage", request.model_name)
 
 
 def _check_repository(name: str) -> None:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from layerserve_server.errors import ServerError
 from layerserve_server.inference.queue import Arrays, QueuedRequest
+from layerserve_server.repository.canary import Shadow
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 from layerserve_server.services.messages import LONG_BYTES
@@ -18,6 +19,7 @@ from layerserve_server.services.prediction.coalesced import CoalescedCalls
 from layerserve_server.services.prediction.contract import Choice, Contract, PredictionRequest
 from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
 from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
+from layerserve_server.services.prediction.shadow import Sample, Shadows
 from layerserve_server.transport.call import Call, Handler
 
 #: Calls with the same template, and the version that answers them.
@@ -27,8 +29,9 @@ Group: TypeAlias = tuple[RequestTemplate, Choice, Sequence[Call]]
 class Predictor:
     """Answers calls with the outputs for their rows, computed in a batch with other requests."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, shadows: Shadows) -> None:
         self._repository = repository
+        self._shadows = shadows
         #: A single bound method object: `Call.gather` groups calls by it.
         self._answer = self._answer_templates
 
@@ -40,7 +43,11 @@ class Predictor:
             template = templates.find(call.request)
             if template is not None:
                 _admit(call, template)
-                call.gather(self._answer, (call, template))
+                if self._repository.shadows and (shadow := self._shadow(template.choice)) is not None:
+                    # Its results are needed as arrays.
+                    self._queue(call, template, self._chosen(call, template.choice), shadow)
+                else:
+                    call.gather(self._answer, (call, template))
             else:
                 self._parse(call, contract, templates)
 
@@ -57,9 +64,12 @@ class Predictor:
     def _start(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
         """Queues a parsed request of a caller that may send it."""
 
+        shadow = self._shadow(request.choice) if self._repository.shadows else None
+
         def read(held: Lease, endpoint: Endpoint) -> QueuedRequest:
             admitted = endpoint.decoder.read(request.tensors)
-            return _queued(call, held, endpoint, admitted.arrays, admitted.rows, request.id, request)
+            sample = None if shadow is None else self._shadows.sample(shadow, request.selection, admitted.arrays)
+            return _queued(call, held, endpoint, admitted.arrays, admitted.rows, request.id, request, sample)
 
         def load() -> None:
             _put(call, self._repository.lease(*request.choice), request, read, here=here)
@@ -100,6 +110,10 @@ class Predictor:
         canary = self._repository.canaries.get(named[0])
         return (named[0], canary.version, None) if canary is not None and canary.takes(caller_key(call)) else named
 
+    def _shadow(self, named: Choice) -> Shadow | None:
+        """Returns the shadow version that is to compute a call, too, that names a model, a version or a label."""
+        return self._shadows.chosen(named[0]) if named[1] is None and named[2] is None else None
+
     def _lease_loaded(self, choice: Choice, named: Choice) -> Lease | None:
         """Leases the chosen version, or the named one if that is a canary that was unloaded a moment ago."""
         if choice is not named:
@@ -127,7 +141,7 @@ class Predictor:
             # An invalid choice of version or outputs is reported to each call separately.
             return False
 
-    def _queue(self, call: Call, template: RequestTemplate, choice: Choice) -> None:
+    def _queue(self, call: Call, template: RequestTemplate, choice: Choice, shadow: Shadow | None = None) -> None:
         """Queues a call that has a template."""
 
         def read(held: Lease, endpoint: Endpoint) -> QueuedRequest | None:
@@ -136,7 +150,8 @@ class Predictor:
                 return None
             message = call.request
             arrays = {layout.name: layout.read(message) for layout in layouts}
-            return _queued(call, held, endpoint, arrays, layouts[0].shape[0], template.id(message), template)
+            sample = None if shadow is None else self._shadows.sample(shadow, template.selection, arrays)
+            return _queued(call, held, endpoint, arrays, layouts[0].shape[0], template.id(message), template, sample)
 
         try:
             held = self._lease_loaded(choice, template.choice)
@@ -209,6 +224,7 @@ def _queued(
     rows: int,
     id: str,
     request: PredictionRequest | RequestTemplate,
+    sample: Sample | None,
 ) -> QueuedRequest:
     """Makes the queued request of a call. The lease ends when it is answered."""
 
@@ -219,6 +235,8 @@ def _queued(
             call.fail(queued.error or RuntimeError("a request ended without results or error"))
         else:
             call.reply(lambda: endpoint.encoder.fill(results, id))
+        if sample is not None:
+            sample.answered(held.version, endpoint.computed, results)
 
     if call.trace is not None:
         call.trace.queued = time.monotonic()

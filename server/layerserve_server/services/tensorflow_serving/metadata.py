@@ -9,10 +9,8 @@ from layerserve_server.errors import InvalidRequestError, UnknownMethodError, sa
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.protocols.tensorflow.signature_pb2 import SignatureDef, TensorInfo
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import (
-    ClassificationRequest,
     GetModelMetadataRequest,
     GetModelMetadataResponse,
-    RegressionRequest,
     SignatureDefMap,
 )
 from layerserve_server.repository.repository import Repository
@@ -23,12 +21,8 @@ from layerserve_server.services.tensorflow_serving.predict import SERVICE
 from layerserve_server.services.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
 from layerserve_server.transport.call import Call, Routes
 
-#: Methods for inputs as tf.Example messages, with the messages that name a model.
-EXAMPLE_METHODS: dict[str, type[ClassificationRequest | RegressionRequest] | None] = {
-    "Classify": ClassificationRequest,
-    "Regress": RegressionRequest,
-    "MultiInference": None,
-}
+#: Methods for inputs as tf.Example messages.
+EXAMPLE_METHODS = ("Classify", "Regress", "MultiInference")
 #: The only field of metadata that there is.
 SIGNATURES = "signature_def"
 PREDICT_METHOD = "tensorflow/serving/predict"
@@ -71,11 +65,8 @@ class MetadataService:
 
 
 def refuse_examples(call: Call) -> None:
-    """Handles the methods for tf.Example messages. Raises UnknownMethodError, and as `Caller.check_model` does."""
+    """Handles the methods for tf.Example messages, which no model has. Raises UnknownMethodError."""
     method = call.method.rpartition("/")[2]
-    kind = EXAMPLE_METHODS[method]
-    if kind is not None:
-        call.caller.check_model("predict", parse(kind, call.request).model_spec.name)
     raise UnknownMethodError(
         f"{method}: models here have no signature for tf.Example messages; call Predict with a tensor for each input, "
         "and GetModelMetadata for their names"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from layerserve_server.errors import UnknownModelError, UnknownVersionError
+from layerserve_server.errors import UnknownModelError, UnknownVersionError, safe_text
 from layerserve_server.protocols.tensorflow import error_codes_pb2
 from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import (
     GetModelStatusRequest,
     GetModelStatusResponse,
     ModelVersionStatus,
+    ReloadConfigRequest,
+    ReloadConfigResponse,
     StatusProto,
 )
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import parse
+from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.model_spec import chosen_by
 from layerserve_server.transport.call import Call, Routes
 
@@ -31,12 +34,18 @@ STATES: dict[State, ModelVersionStatus.State.ValueType] = {
 class TensorFlowModelService:
     """Handlers of TensorFlow Serving's model service."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, configuration: Configuration) -> None:
         self._repository = repository
+        self._configuration = configuration
 
     def routes(self) -> Routes:
         """Returns the handlers."""
-        return Routes(unary={SERVICE + "GetModelStatus": self.get_model_status})
+        return Routes(
+            unary={
+                SERVICE + "GetModelStatus": self.get_model_status,
+                SERVICE + "HandleReloadConfigRequest": self.handle_reload_config_request,
+            }
+        )
 
     def get_model_status(self, call: Call) -> None:
         """Handles GetModelStatus: replies with the states of all versions of a model, or of one.
@@ -56,6 +65,13 @@ class TensorFlowModelService:
         if not found:
             raise UnknownVersionError(f"Could not find version {version} of model {name}")
         call.reply(GetModelStatusResponse(model_version_status=map(_status, found)).SerializeToString)
+
+    def handle_reload_config_request(self, call: Call) -> None:
+        """Handles HandleReloadConfigRequest: moves labels. Raises as `Configuration.apply` does."""
+        lagging = self._configuration.apply(parse(ReloadConfigRequest, call.request), call.caller)
+        text = f"moved, but not yet in {'; '.join(lagging)}" if lagging else ""
+        status = StatusProto(error_code=error_codes_pb2.OK, error_message=safe_text(text))
+        call.reply(ReloadConfigResponse(status=status).SerializeToString)
 
 
 def _status(one: Description) -> ModelVersionStatus:

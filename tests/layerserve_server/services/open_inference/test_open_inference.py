@@ -244,3 +244,46 @@ def test_settings_and_regions_are_read(serve):
     assert not call("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest()).regions
     call("SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest())
     call("CudaSharedMemoryUnregister", pb.CudaSharedMemoryUnregisterRequest())
+
+
+def test_models_are_unloaded_and_loaded(serve):
+    _, call = serve()
+
+    def states():
+        return [one.state for one in call("RepositoryIndex", pb.RepositoryIndexRequest()).models]
+
+    call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="double"))
+    assert "READY" not in states()
+    assert not call("ModelReady", pb.ModelReadyRequest(name="double")).ready
+    with pytest.raises(grpc.RpcError, match="the model isn't loaded"):
+        call("ModelInfer", infer())
+    call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="double"))
+    assert states() == ["READY"]
+    np.testing.assert_array_equal(output(call("ModelInfer", infer())), 2 * X)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "text"),
+    [
+        (pb.RepositoryModelLoadRequest(model_name="nope"), grpc.StatusCode.NOT_FOUND, "nope"),
+        (pb.RepositoryModelLoadRequest(), grpc.StatusCode.INVALID_ARGUMENT, "model_name: got none"),
+        (
+            pb.RepositoryModelLoadRequest(model_name="double", repository_name="other"),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "repository_name: got 'other'",
+        ),
+        (
+            pb.RepositoryModelLoadRequest(
+                model_name="double", parameters={"config": pb.ModelRepositoryParameter(string_param="{}")}
+            ),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "parameters: got 'config', expected none",
+        ),
+    ],
+)
+def test_loads_that_can_not_be_done_say_why(serve, request_, code, text):
+    _, call = serve()
+    with pytest.raises(grpc.RpcError) as caught:
+        call("RepositoryModelLoad", request_)
+    assert caught.value.code() is code
+    assert text in caught.value.details()

@@ -1,0 +1,141 @@
+"""The methods of the asyncio client that change the models of a server."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+from layerserve import methods
+from layerserve.flow import Flow, call
+from layerserve.model_changes import (
+    ModelChange,
+    UploadProgress,
+    change,
+    checked_name,
+    checked_version,
+    upload,
+)
+from layerserve.v1.management_pb2 import DeleteModelRequest
+
+T = TypeVar("T")
+
+
+class AsyncManagement:
+    """The methods of `AsyncClient` that change the models of a server.
+
+    A change survives a restart of the server, and is in effect when the method returns. A server with `--workers` has
+    several processes: those in which the change isn't in effect yet are named in `ModelChange.lagging`.
+    """
+
+    async def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
+        raise NotImplementedError
+
+    async def upload(
+        self,
+        model: str,
+        path: str | os.PathLike[str],
+        *,
+        golden: str | os.PathLike[str] | None = None,
+        settings: str | os.PathLike[str] | None = None,
+        label: str | None = None,
+        progress: UploadProgress | None = None,
+        timeout: float | None = None,
+    ) -> ModelChange:
+        """Upload a model file, or the folder of a version, as the next version of a model.
+
+        `golden` is a file with golden inputs and outputs, which the version must compute, `settings` a file with
+        settings of the model (layerserve.toml), which replaces the present one, and `label` is set to the version. The
+        server loads and tests the version before it publishes it; if that fails, nothing of it stays.
+
+        `progress` is called with "sending" or "testing", and the number of bytes sent and in total. `timeout` is in
+        seconds; default: none.
+
+        Example:
+            change = await client.upload("mnist", "mnist.keras", label="canary")
+            print(change.version)
+
+        Raises InvalidArgument (a name, file or settings), FailedPrecondition (ModelNotReady: the model can't be loaded;
+        or the repository can't be written), Overloaded (too large, or too many uploads), DataLoss, OSError.
+        """
+        return await self._run(upload(model, path, golden, settings, label, progress), timeout)
+
+    async def load(self, model: str, *, timeout: float | None = None) -> ModelChange:
+        """Load a model that isn't loaded, or read the files and settings of a loaded one again.
+
+        `timeout` is in seconds; default: the client's. The server continues after a timeout.
+
+        Raises ModelNotFound, ModelNotReady (with the reason), InvalidArgument.
+        """
+        return await self._run(change(methods.LOAD_MODEL, model), timeout)
+
+    async def unload(self, model: str, *, timeout: float | None = None) -> ModelChange:
+        """Unload a model: its requests are refused (ModelNotReady) until it is loaded again.
+
+        `timeout` is in seconds; default: the client's. Raises ModelNotFound.
+        """
+        return await self._run(change(methods.UNLOAD_MODEL, model), timeout)
+
+    async def roll_back(self, model: str, *, version: int | None = None, timeout: float | None = None) -> ModelChange:
+        """Make an earlier version the default, until `unpin`.
+
+        Default: the highest version below the present default that can be loaded. `timeout` is in seconds; default: the
+        client's.
+
+        Raises ModelNotFound, VersionNotFound, ModelNotReady (no such version can be loaded).
+        """
+        number = 0 if version is None else checked_version(version)
+        return await self._run(change(methods.ROLL_BACK, model, version=number), timeout)
+
+    async def pin(self, model: str, version: int, *, timeout: float | None = None) -> ModelChange:
+        """Make a version the default until `unpin`, however many newer ones come.
+
+        `timeout` is in seconds; default: the client's. Raises ModelNotFound, VersionNotFound, ModelNotReady.
+        """
+        return await self._run(change(methods.PIN_VERSION, model, version=checked_version(version)), timeout)
+
+    async def unpin(self, model: str, *, timeout: float | None = None) -> ModelChange:
+        """Make the version of the model's settings the default again, or the newest that is ready.
+
+        `timeout` is in seconds; default: the client's. Raises ModelNotFound.
+        """
+        return await self._run(change(methods.UNPIN_VERSION, model), timeout)
+
+    async def set_label(self, model: str, label: str, version: int, *, timeout: float | None = None) -> ModelChange:
+        """Point a label at a version.
+
+        `timeout` is in seconds; default: the client's. Raises ModelNotFound, VersionNotFound, ModelNotReady,
+        InvalidArgument (a label that can't be one).
+        """
+        fields = {"label": label, "version": checked_version(version)}
+        return await self._run(change(methods.SET_LABEL, model, **fields), timeout)
+
+    async def remove_label(self, model: str, label: str, *, timeout: float | None = None) -> ModelChange:
+        """Remove a label.
+
+        `timeout` is in seconds; default: the client's. Raises ModelNotFound, LabelNotFound.
+        """
+        return await self._run(change(methods.REMOVE_LABEL, model, label=label), timeout)
+
+    async def delete_version(
+        self, model: str, version: int, *, force: bool = False, timeout: float | None = None
+    ) -> ModelChange:
+        """Delete a version from the server's disk. Its number isn't given to another version.
+
+        With `force`, also the default or the pinned version. `timeout` is in seconds; default: the client's.
+
+        Raises ModelNotFound, VersionNotFound, FailedPrecondition (a label points at it, or it is the default or pinned
+        and `force` isn't set).
+        """
+        fields = {"version": checked_version(version), "force": force}
+        return await self._run(change(methods.DELETE_VERSION, model, **fields), timeout)
+
+    async def delete_model(self, model: str, *, force: bool = False, timeout: float | None = None) -> tuple[str, ...]:
+        """Delete a model with all versions, labels and settings from the server's disk.
+
+        With `force`, also a loaded one. Returns a text for each process of the server that still serves it. `timeout`
+        is in seconds; default: the client's.
+
+        Raises ModelNotFound, FailedPrecondition (it is loaded and `force` isn't set).
+        """
+        request = DeleteModelRequest(name=checked_name(model), force=force)
+        return tuple((await self._run(call(methods.DELETE_MODEL, request), timeout)).lagging)

@@ -1,0 +1,77 @@
+"""The commands that change models: one line, JSON for programs, and a status that says whether all is in effect."""
+
+import json
+
+import pytest
+from layerserve.testing import FakeServer
+from layerserve.v1 import management_pb2
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "m.keras"
+    path.write_bytes(b"x" * 1000)
+    return path
+
+
+def test_a_model_goes_through_its_life(cli, file, server):
+    assert cli(f"upload {file} double --label new") == (
+        *(0, "double: version 2 is published; the default is version 2\n", ""),
+    )
+    assert server.uploaded == {"model.keras": b"x" * 1000}
+    assert cli("rollback double") == (0, "double: rolled back to version 1; the default is version 1\n", "")
+    assert cli("pin double 2") == (0, "double: pinned to version 2; the default is version 2\n", "")
+    assert cli("unpin double") == (0, "double: unpinned; the default is version 2\n", "")
+    assert cli("label double stable 2") == (
+        *(0, "double: label stable points at version 2; the default is version 2\n", ""),
+    )
+    assert cli("label double stable --remove")[1] == "double: label stable is removed; the default is version 2\n"
+    assert cli("remove double 1") == (0, "double: version 1 is deleted; the default is version 2\n", "")
+    status, _, error = cli("remove double 2")
+    assert (status, error) == (1, "layerserve: model 'double' version 2: it is in use\n")
+    assert cli("unload double") == (0, "double: unloaded; there is no default\n", "")
+    assert cli("load double")[1] == "double: loaded; the default is version 2\n"
+    assert cli("remove double --all --force") == (0, "double is deleted\n", "")
+    assert cli("models double")[1] == "no model 'double'\n"
+
+
+def test_what_was_done_is_json_for_programs(cli, file, server):
+    done = json.loads(cli(f"upload {file} double --json")[1])
+    assert (done["model"], done["version"], done["default"], done["lagging"]) == ("double", 2, 2, [])
+    assert [one["version"] for one in done["versions"]] == [2, 1]
+    for command in ("load double", "pin double 1", "unpin double", "rollback double 1", "label double a 1"):
+        assert json.loads(cli(f"{command} --json")[1])["model"] == "double"
+    assert json.loads(cli("remove double --all --force --json")[1]) == {"model": "double", "lagging": []}
+
+
+@pytest.mark.parametrize("command", ["label double stable", "label double stable 1 --remove"])
+def test_a_label_is_set_or_removed(cli, server, command):
+    status, out, error = cli(command)
+    assert (status, out) == (2, "")
+    assert "expected a VERSION, or --remove" in " ".join(error.split())
+
+
+@pytest.mark.parametrize("command", ["remove double", "remove double 1 --all"])
+def test_a_version_or_all_is_removed(cli, server, command):
+    status, out, error = cli(command)
+    assert (status, out) == (2, "")
+    assert "expected a VERSION, or --all" in " ".join(error.split())
+
+
+def test_what_is_not_in_effect_everywhere_is_a_failure(cli, server, monkeypatch):
+    change = server._change
+    lagging = ["worker process 1: default is 1, expected 2"]
+    monkeypatch.setattr(
+        FakeServer,
+        "_change",
+        lambda self, name: management_pb2.ModelChange(versions=change(name).versions, lagging=lagging),
+    )
+    status, out, error = cli("load double")
+    assert (status, out) == (1, "double: loaded; the default is version 1\n")
+    assert error == "layerserve: not in effect yet in worker process 1: default is 1, expected 2\n"
+
+
+def test_a_file_that_is_not_there_is_told(cli, server, tmp_path):
+    status, _, error = cli(f"upload {tmp_path}/absent.keras double")
+    assert status == 1
+    assert "absent.keras: No such file or directory" in error
