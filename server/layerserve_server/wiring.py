@@ -20,6 +20,7 @@ from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.observability.metrics import Metrics
+from layerserve_server.observability.sample_files import SampleFiles
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.observability.telemetry import telemetry_of
 from layerserve_server.remote.cache import Cache
@@ -34,6 +35,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
+from layerserve_server.services.prediction.samples import RequestSamples
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.services.tensorflow_serving.predict import PredictService
@@ -94,9 +96,11 @@ class Inference:
             origin=self.mirror or follower,
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
+            sample_share=partial(sample_share, settings),
         )
         self._shadows = Shadows(self.repository, self.metrics)
-        self.predictor = Predictor(self.repository, self._shadows)
+        self.samples = RequestSamples(self.repository, partial(make_sample_files, settings, self.metrics))
+        self.predictor = Predictor(self.repository, self._shadows, self.samples)
 
     def routes(self) -> Routes:
         """Returns the handlers of the methods that run models, of all protocols."""
@@ -137,6 +141,7 @@ class Inference:
         if self.mirror is not None:
             self.mirror.stop()
         self._shadows.close()
+        self.samples.close()
         self.repository.close()
 
     def watch(self) -> None:
@@ -186,8 +191,19 @@ class Inference:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:
             raise ValueError(f"http_port: requires the package {error.name}: pip install 'layerserve[http]'") from error
-        address: dict[str, Any] = {"host": settings.host, "port": settings.http_port, "certificates": self.certificates}
-        return make_server(routes, self.repository, self.metrics, limits(settings), memory, self.gate, ready, **address)
+        return make_server(
+            routes,
+            self.repository,
+            self.metrics,
+            limits(settings),
+            memory,
+            self.gate,
+            ready,
+            host=settings.host,
+            port=settings.http_port,
+            certificates=self.certificates,
+            telemetry=self.telemetry,
+        )
 
     def serving(self, model: str) -> bool | None:
         """Whether a version of a model answers requests that name none; None if there is no such model."""
@@ -214,6 +230,17 @@ def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
         settle_seconds=min(SETTLE_SECONDS, settings.remote_poll_seconds),
         max_bytes=settings.cache_bytes,
     )
+
+
+def make_sample_files(settings: Settings, metrics: Metrics) -> SampleFiles:
+    """Returns what writes rows and answers of requests into the state folder."""
+    folder = settings.state_folder / "samples"
+    return SampleFiles(folder, settings.sample_max_bytes, partial(metrics.telemetry_dropped, "samples"))
+
+
+def sample_share(settings: Settings, name: str, model: ModelSettings) -> float:
+    """Returns the share of requests that are kept, for a model with these settings."""
+    return settings.sample_share(name) if model.sample_share is None else model.sample_share
 
 
 def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None = None) -> Gate:

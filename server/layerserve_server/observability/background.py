@@ -20,9 +20,18 @@ class Background(Generic[T]):
     """Passes items to `handle` in a thread of its own, many at once. Items that find the list full are dropped."""
 
     def __init__(
-        self, name: str, handle: Callable[[Sequence[T]], None], limit: int, dropped: Callable[[int], None]
+        self,
+        name: str,
+        handle: Callable[[Sequence[T]], None],
+        limit: int,
+        dropped: Callable[[int], None],
+        idle: Callable[[], None] = lambda: None,
     ) -> None:
-        """`limit` is the maximum number of items that wait; `dropped` is called with the number of dropped ones."""
+        """`limit` is the maximum number of items that wait; `dropped` is called with the number of dropped ones.
+
+        `idle` is called at each look at the list, after its items were handled.
+        """
+        self._idle = idle
         self._handle = handle
         self._limit = limit
         self._dropped = dropped
@@ -48,14 +57,13 @@ class Background(Generic[T]):
             lost, self._lost = self._lost, 0
             if lost:
                 self._dropped(lost)
-            count = len(self._waiting)
-            if not count:
-                return
-            items = [self._waiting.popleft() for _ in range(count)]
+            items = [self._waiting.popleft() for _ in range(len(self._waiting))]
             try:
-                self._handle(items)
+                if items:
+                    self._handle(items)
+                self._idle()
             except Exception:
-                logger.exception("%s: %d items are lost", self._thread.name, count)
+                logger.exception("%s: %d items are lost", self._thread.name, len(items))
 
     def close(self) -> None:
         """Handles the waiting items, and ends the thread."""

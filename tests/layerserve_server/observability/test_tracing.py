@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.error
 import urllib.request
 from importlib.util import find_spec
 
@@ -188,6 +189,30 @@ def test_errors_are_in_the_spans(serve, transport, caplog):
     assert (call.attributes["rpc.grpc.status_code"], call.status.status_code) == (13, StatusCode.ERROR)
     (record,) = [record for record in caplog.records if hasattr(record, "correlation_id")]
     assert (record.trace_id, record.request_id) == (TRACE, "mine")
+
+
+@pytest.mark.skipif(find_spec("uvicorn") is None, reason="the extra 'http' isn't installed")
+def test_a_request_of_http_has_a_span_below_that_of_its_caller(serve):
+    app, _, spans = serve(http_port=0)
+
+    def ask(model, **headers):
+        address = f"http://127.0.0.1:{app.http_port}/v1/models/{model}:predict"
+        body = b'{"instances": [[1.0, 2.0]]}'
+        try:
+            return urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=30)
+        except urllib.error.HTTPError as error:
+            return error
+
+    with ask("double", traceparent=SAMPLED[1], **{"x-request-id": "mine"}) as reply:
+        assert reply.headers.get_all("x-request-id") == ["mine"]
+    found = spans(5)
+    (call,) = [span for span in found if span.kind is SpanKind.SERVER]
+    assert (f"{call.context.trace_id:032x}", f"{call.parent.span_id:016x}") == (TRACE, PARENT)
+    assert {span.name for span in found} >= STAGES
+    with ask("nothing", traceparent=UNSAMPLED[1]) as reply:
+        assert (reply.status, len(reply.headers["x-request-id"])) == (404, 16)
+    with ask("double", traceparent=UNSAMPLED[1]) as reply:
+        assert "x-request-id" not in reply.headers
 
 
 @pytest.mark.parametrize("behaviour", ["train", "nan"])
