@@ -130,7 +130,8 @@ class TrainingService:
         def begin() -> Run:
             with lease(self._repository, stream.caller, "train", message.spec.model) as base:
                 stream.about(base.name, base.version)
-                run = self._runs.begin(read(message.spec, base.name, base.version, self._defaults), base)
+                request = read(message.spec, base.name, base.version, self._defaults)
+                run = self._runs.begin(request, base, lambda: not stream.listens())
             if stream.trace is not None:
                 trace.write(run.folder, stream.trace.headers(stream.metadata))
             return run

@@ -346,7 +346,9 @@ class BatchedCall:
         self._batches.may_block(partial(self.attempt, work))
 
     def attempt(self, work: Callable[[], None]) -> None:
-        """Runs `work`. If it raises, the call fails with that error."""
+        """Runs `work`, unless nobody waits for it any more. If it raises, the call fails with that error."""
+        if self.answered:
+            return
         try:
             work()
         except Exception as error:

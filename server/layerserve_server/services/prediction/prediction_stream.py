@@ -217,12 +217,11 @@ class PredictionStream:
 class StreamedCall:
     """A request of a stream (see transport.call.Call)."""
 
-    deadline = None
-
     def __init__(self, answers: PredictionStream, stream: Stream, size: int) -> None:
         """`size` is the size of its message, in bytes."""
         self._answers = answers
         self._stream = stream
+        self.deadline = stream.deadline
         self.caller = stream.caller
         self.trace = None if stream.trace is None else stream.trace.request()
         self.metadata = stream.metadata

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from layerserve_server.errors import (
     UnknownRunError,
     safe_text,
 )
+from layerserve_server.forking.fork_server import never
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
@@ -165,12 +167,13 @@ class Runs:
 
     # Requests.
 
-    def begin(self, request: RunRequest, base: LoadedVersion) -> Run:
+    def begin(self, request: RunRequest, base: LoadedVersion, gone: Callable[[], bool] = never) -> Run:
         """Validates a request against its base version and creates a run, in phase RECEIVING.
 
         Raises InvalidRequestError or a subclass if the request doesn't match the model, NotTrainableError if training
         is off or files can't be written, BusyError if the queue is full, TooLargeError if a limit is exceeded,
-        ForbiddenPathError for a path outside of the data root, and UnavailableError while starting or stopping.
+        ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping, and
+        CallCancelledError once `gone` returns True.
         """
         if not self._limits.slots:
             raise NotTrainableError("training is off on this server: it has no training slots")
@@ -185,12 +188,12 @@ class Runs:
                 base.model.input_specs,
                 base.model.output_specs,
                 self._limits.max_bytes,
-                self._dry_run.describe,
+                partial(self._dry_run.describe, gone=gone),
             )
             budget.check_room(request, self._folder, base.parameter_count, base.found.size)
             if request.publish:
                 self._repository.check_writable(request.model)
-            self._dry_run(base.found.path, request, base.parameter_count)
+            self._dry_run(base.found.path, request, base.parameter_count, gone)
             run = self._create(request, base.found)
         finally:
             with self._changed:
