@@ -30,6 +30,7 @@ from layerserve_server.errors import (
 )
 from layerserve_server.inference.batch_times import BatchTimes
 from layerserve_server.inference.queue import Arrays, Piece, QueuedBatch, QueuedRequest
+from layerserve_server.transport.call import Trace
 
 #: Maximum number of batches that a thread runs as the leader before the queue's own thread takes over.
 MAX_TURNS = 16
@@ -92,6 +93,9 @@ class Group(Protocol):
     def size(self) -> int:
         """Number of requests or pieces."""
 
+    def traces(self) -> Sequence[Trace]:
+        """Returns the traces of the requests that are sampled."""
+
     def arrays(self) -> Arrays:
         """Returns the joined arrays, of `rows` rows."""
 
@@ -148,8 +152,12 @@ class BatchQueue:
         max_queue_rows: int,
         observer: BatchObserver,
         nice: int = 0,
+        traced: bool = False,
     ) -> None:
-        """Unless `nice` is 0, all batches run in the queue's own thread, which has this niceness (Linux)."""
+        """Unless `nice` is 0, all batches run in the queue's own thread, which has this niceness (Linux).
+
+        With `traced`, batches are noted in the traces of their requests.
+        """
         self._name = name
         self._execute = execute
         #: Maximum number of rows per batch.
@@ -157,6 +165,7 @@ class BatchQueue:
         self._max_queue_rows = max_queue_rows
         self._observer = observer
         self._nice = nice
+        self._traced = traced
         self._queue: deque[QueuedRequest] = deque()
         self._queued_rows = 0
         self._lock = threading.Lock()
@@ -510,6 +519,7 @@ class BatchQueue:
             group.deliver(results)
 
     def _compute(self, group: Group) -> Arrays:
+        taken = time.monotonic() if self._traced else 0.0
         arrays = group.arrays()
         rows, requests = group.rows, group.size
         began, busy = time.monotonic(), time.thread_time()
@@ -526,6 +536,9 @@ class BatchQueue:
         self._thread_seconds[size] = min(busy, (self._thread_seconds[size] + busy) / 2)
         self._last = began + seconds, seconds, requests + len(self._queue)
         self._ran.append((rows, requests, seconds))
+        if self._traced and (traces := group.traces()):
+            for trace in traces:
+                trace.computed(taken, began, began + seconds, rows, traces)
         return results
 
     def _report(self) -> None:

@@ -132,6 +132,12 @@ class ModelSettings(BaseModel):
     pad_sequences: bool | None = Field(
         default=None, description="Batch sequences of different lengths, by padding shorter ones at the end."
     )
+    sample_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of requests whose rows and answers are kept in files. Default: that of `sample_models`.",
+    )
     engine: Engine | None = Field(default=None, description="Engine that computes predictions.")
     precision: Precision | None = Field(default=None, description="Precision in which a float32 model computes.")
     compute_threads: int | None = Field(

@@ -79,6 +79,7 @@ class Repository:
         digest: Callable[[Path], str] = sha256,
         queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None,
         loads: Callable[[str], bool] = lambda name: True,
+        sample_share: Callable[[str, ModelSettings], float] = lambda name, settings: 0.0,
         origin: Origin | None = None,
     ) -> None:
         """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
@@ -93,6 +94,7 @@ class Repository:
         self._root = path if self._file_name is None else published
         self._loader = Loader(load, make_queue, digest)
         self._queue_limits = queue_limits
+        self._sample_share = sample_share
         self._loads = loads
         self._origin = origin
         self._max_old_versions = max_old_versions
@@ -107,6 +109,8 @@ class Repository:
         #: Canaries and shadows by model. Replaced, never changed. Their versions may have been unloaded a moment ago.
         self.canaries: Mapping[str, Canary] = {}
         self.shadows: Mapping[str, Shadow] = {}
+        #: Share of requests that are kept, by model. Replaced, never changed.
+        self.sampled: Mapping[str, float] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
@@ -553,6 +557,7 @@ class Repository:
                     entry.state, entry.reason, entry.tried = State.FAILED, record.settings_problem, layout.NOTHING
                 elif entry.loaded is not None and self._queue_limits is not None:
                     entry.loaded.queue.set_limits(*self._queue_limits(record.in_force))
+            self.sampled = _with(self.sampled, name, self._sample_share(name, record.in_force) or None)
             self._move_labels(record, only_ready=self._scanned)
             if not record.versions:
                 del self._models[name]
