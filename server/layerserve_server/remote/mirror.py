@@ -13,11 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from layerserve_server.addresses import last_part
 from layerserve_server.errors import UnavailableError, VersionFailedError
-from layerserve_server.remote import publishing
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.listing import Key, Listing, RemoteVersion, arrange, names
 from layerserve_server.remote.objects import Store, StoreError
@@ -100,6 +99,9 @@ class Mirror:
         self._settle_seconds = settle_seconds
         self._max_bytes = max_bytes
         self._lock = threading.RLock()
+        #: Held during a listing, and while something but a version is written to the store: a listing from before that
+        #: would undo the change in the folder.
+        self.exchange = threading.Lock()
         #: Complete versions of the last listing, and what is kept although it wasn't listed once.
         self._listing = Listing()
         #: What the listing before had: identity of each version, and since when it has been the same.
@@ -191,6 +193,10 @@ class Mirror:
 
     def refresh(self) -> bool:
         """Lists the store once. Returns whether it answered."""
+        with self.exchange:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         try:
             found = arrange(self._store.objects(), last_part(self._address))
             texts = self._read_of_models(found)
@@ -256,7 +262,7 @@ class Mirror:
         self._note_change()
 
     def _forget(self, key: Key) -> None:
-        logger.info("model '%s' version %s was deleted from the store", *key)
+        logger.info("model '%s' version %s is no longer in the store", *key)
         self._cache.remove(key)
         self._kept.pop(key, None)
         self._sizes.pop(key, None)
@@ -440,37 +446,39 @@ class Mirror:
             return True
         return self._cache.free_bytes() < one.size + RESERVE_BYTES
 
-    # Publishing.
+    # For the writer.
 
-    def check_writable(self) -> None:
-        """Raises OSError if nothing can be published."""
-        publishing.check(self._address)
-
-    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
-        """Publishes a file as the next version of a model, in the store, and keeps a copy. Raises OSError."""
-        publishing.check(self._address)
+    def versions(self, name: str) -> dict[int, RemoteVersion]:
+        """Returns the known versions of a model, by number."""
         with self._lock:
-            above = max([above, *(version for model, version in self._listing.versions if model == name)])
-        one, folder = publishing.publish(self._store, self._cache, name, file, facts, above)
-        try:
-            with self._lock:
-                self._cache.put(one.key, folder, one.identity)
-                self._listing.versions[one.key] = one
-                self._seen[one.key] = one.identity, time.monotonic()
-                self._note_kept(one)
-                self._cache.write_listing(self._listing, self._problems())
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        file.unlink()
-        return one.version
+            return {version: one for (model, version), one in self._listing.versions.items() if model == name}
 
-    def write_label(self, name: str, label: str, version: int) -> None:
-        """Sets a label, in the store and in the folder. Raises OSError."""
-        publishing.check(self._address)
-        path, text = publishing.write_label(self._store, name, label, version)
+    def adopt(self, one: RemoteVersion, folder: Path) -> None:
+        """Takes over a folder as the copy of a version that was written to the store."""
         with self._lock:
-            self._cache.write_of_model(path, text)
-            self._of_models.pop(path, None)
+            self._cache.put(one.key, folder, one.identity)
+            self._listing.versions[one.key] = one
+            self._seen[one.key] = one.identity, time.monotonic()
+            self._note_kept(one)
+            self._cache.write_listing(self._listing, self._problems())
+
+    def drop(self, key: Key) -> None:
+        """Forgets a version that was deleted from the store."""
+        with self._lock:
+            self._listing.versions.pop(key, None)
+            self._forget(key)
+            self._note_change()
+            self._cache.write_listing(self._listing, self._problems())
+
+    def copy_text(self, path: str, text: str | None) -> None:
+        """Replaces the copy of a small object beside the versions that was written to the store, or removes it."""
+        with self._lock:
+            if text is None:
+                self._cache.remove_of_model(path)
+            else:
+                self._cache.write_of_model(path, text)
+            # Its identity isn't known: the next listing has it read again.
+            self._of_models[path] = ""
 
 
 def absent_versions(

@@ -43,6 +43,8 @@ class ModelRecord:
     settings_problem: str = ""
     #: Versions that the policy keeps loaded.
     kept: frozenset[int] = frozenset()
+    #: Versions that are to be loaded, and are being fetched.
+    coming: tuple[int, ...] = ()
     #: The default after the last scan, which stays the default until another can be.
     last_default: int | None = None
     #: Content of the settings file when it was last read.
