@@ -51,10 +51,14 @@ class AsyncChannel:
         metadata = await self._metadata()
         return self._callable(method, raw=False)(requests, timeout=deadline.remaining(), metadata=metadata)
 
-    async def receive(self, stream: Any) -> Any:
-        """Returns the next message of a stream; None at its end."""
+    async def receive(self, stream: Any, deadline: Deadline) -> Any:
+        """Returns the next message of a stream; None at its end. Cancels the stream at the deadline."""
+        seconds = deadline.remaining()
         try:
-            message = await stream.read()
+            message = await (stream.read() if seconds is None else asyncio.wait_for(stream.read(), seconds))
+        except asyncio.TimeoutError:
+            stream.cancel()
+            raise deadline.exceeded() from None
         except grpc.aio.AioRpcError as error:
             if error.details() != "Internal error from Core":
                 raise

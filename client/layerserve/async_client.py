@@ -18,6 +18,7 @@ from layerserve.async_management import AsyncManagement
 from layerserve.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT,
+    NEVER,
     TLS,
     ChannelOptions,
     Deadline,
@@ -249,12 +250,13 @@ class AsyncClient(AsyncManagement):
         *,
         version: int | None = None,
         label: str | None = None,
+        timeout: float | None = None,
     ) -> AsyncIterator[Array | dict[str, Array]]:
         """Yield predictions for each of `inputs`, in their order, over one stream, with less overhead than calls.
 
         Inputs are consumed and sent while earlier ones are computed; the server batches them, also with requests of
-        other clients. There is no timeout. An error of an input is raised in place of its prediction, and ends the
-        iteration.
+        other clients. `timeout` is that of all predictions together, in seconds; default: none. An error of an input is
+        raised in place of its prediction, and ends the iteration.
 
         Example:
             async for probabilities in client.predict_many("mnist", batches):
@@ -263,8 +265,9 @@ class AsyncClient(AsyncManagement):
         Raises the errors of `predict`, and those of iterating over `inputs`.
         """
         feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label)
+        deadline = Deadline(timeout)
         try:
-            while (made := await self._run(feed.next(), math.inf)) is not None:
+            while (made := await self._run(feed.next(), deadline.remaining() or math.inf)) is not None:
                 yield prediction.as_asked(made, outputs)
         finally:
             await self._run(feed.close(), math.inf)
@@ -301,6 +304,7 @@ class AsyncClient(AsyncManagement):
         validation_data: Sequence[Any] | None = None,
         version: int | None = None,
         label: str | None = None,
+        timeout: float | None = None,
         **options: Unpack[TrainKeywords],
     ) -> AsyncTrainingRun:
         """Train a served model on the server. Returns after the upload; the run then continues on the server.
@@ -324,7 +328,8 @@ class AsyncClient(AsyncManagement):
         is unknown. `format` is the file format of the new version: "keras3" and "keras3_h5" for Keras 3, "keras2" and
         "keras2_h5" for tf.keras (default: the base version's).
 
-        `options` are those of `TrainKeywords`; their defaults are listed below.
+        `timeout` is the time until the server has received all data, in seconds; default: none. To limit the run, use
+        `max_seconds`. `options` are those of `TrainKeywords`; their defaults are listed below.
 
         Example:
             run = await client.train(
@@ -339,7 +344,7 @@ class AsyncClient(AsyncManagement):
         queue of runs is full, or there isn't enough disk space or memory), DataLoss.
         """
         flow = train(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
-        return AsyncTrainingRun(self, await self._run(flow))
+        return AsyncTrainingRun(self, await self._run(flow, timeout, keeps_stream=True))
 
     @takes(EVALUATE)
     async def evaluate(
@@ -406,10 +411,13 @@ class AsyncClient(AsyncManagement):
         """
         return await self._run(download(model_spec(model, version, label), path, format), timeout)
 
-    async def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
-        """Run a flow to its end. The client's timeout holds for calls, one given here for streams, too."""
+    async def _run(self, flow: Flow[T], timeout: float | None = None, *, keeps_stream: bool = False) -> T:
+        """Run a flow to its end. The client's timeout holds for calls, one given here for streams, too.
+
+        With `keeps_stream`, the stream that the flow opens is still read after it, without this timeout.
+        """
         deadline = Deadline(self.timeout if timeout is None else timeout)
-        streams = Deadline(timeout)
+        streams = NEVER if timeout is None else deadline
         answer: Any = None
         error: Exception | None = None
         try:
@@ -421,7 +429,11 @@ class AsyncClient(AsyncManagement):
                     return result
                 answer = error = None
                 try:
-                    answer = await self._perform(step, streams if isinstance(step, Open) else deadline)
+                    if isinstance(step, Call):
+                        answer = await self._perform(step, deadline)
+                    else:
+                        keeps = keeps_stream and isinstance(step, Open)
+                        answer = await self._perform(step, NEVER if keeps else streams)
                 except Exception as raised:
                     error = raised
         finally:
@@ -430,7 +442,7 @@ class AsyncClient(AsyncManagement):
     async def _perform(self, step: Step, deadline: Deadline) -> Any:
         """Perform a step of a flow. All RPCs except prepared predictions are made here."""
         if isinstance(step, Pause):
-            return await self._channel.pause(step.seconds)
+            return await self._channel.pause(deadline.limit(step.seconds))
         if isinstance(step, Work):
             return await self._channel.work(step.function)
         if self._closed:
@@ -441,7 +453,7 @@ class AsyncClient(AsyncManagement):
             if isinstance(step, Open):
                 return Stream(await self._channel.open(step.method, step.requests, deadline))
             if isinstance(step, Receive):
-                return await self._channel.receive(step.stream.handle)
+                return await self._channel.receive(step.stream.handle, deadline)
             return step.stream.handle.cancel()
         except grpc.RpcError as error:
             translated = rpc_error(error, self.address)
@@ -489,14 +501,19 @@ class AsyncTrainingRun(RunView):
         while (event := await self._client._run(self._feed.next_event())) is not None:
             yield event
 
-    async def wait(self, progress: bool = False) -> AsyncTrainingRun:
+    async def wait(self, progress: bool = False, *, timeout: float | None = None) -> AsyncTrainingRun:
         """Wait for the end of the run, and return the run. `progress` prints the progress to standard error.
+
+        `timeout` is in seconds; default: none. Raises DeadlineExceeded after it; the run continues.
 
         Raises TrainingFailed with the reason, TrainingCancelled, and Unavailable if the connection is lost for about a
         minute; the run may still continue then.
         """
         shown = PlainProgress() if progress else None
-        async for event in self:
+        deadline = Deadline(timeout)
+        while (
+            event := await self._client._run(self._feed.next_event(), deadline.remaining(), keeps_stream=True)
+        ) is not None:
             if shown:
                 shown.show(event)
         self._feed.check_finished()

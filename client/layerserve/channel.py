@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -52,9 +53,21 @@ class Channel:
         metadata = self._token.metadata()
         return self._callable(method, raw=False)(sent, timeout=deadline.remaining(), metadata=metadata)
 
-    def receive(self, stream: Any) -> Any:
-        """Returns the next message of a stream; None at its end."""
-        return next(stream, None)
+    def receive(self, stream: Any, deadline: Deadline) -> Any:
+        """Returns the next message of a stream; None at its end. Cancels the stream at the deadline."""
+        seconds = deadline.remaining()
+        if seconds is None:
+            return next(stream, None)
+        timer = threading.Timer(seconds, stream.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            return next(stream, None)
+        except grpc.RpcError:
+            deadline.remaining()  # raises if that is why the stream was cancelled
+            raise
+        finally:
+            timer.cancel()
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -18,6 +18,7 @@ from layerserve.channel import Channel
 from layerserve.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT,
+    NEVER,
     TLS,
     ChannelOptions,
     Deadline,
@@ -250,12 +251,13 @@ class Client(Management):
         *,
         version: int | None = None,
         label: str | None = None,
+        timeout: float | None = None,
     ) -> Iterator[Array | dict[str, Array]]:
         """Yield predictions for each of `inputs`, in their order, over one stream, with less overhead than calls.
 
         Inputs are consumed and sent while earlier ones are computed; the server batches them, also with requests of
-        other clients. There is no timeout. An error of an input is raised in place of its prediction, and ends the
-        iteration.
+        other clients. `timeout` is that of all predictions together, in seconds; default: none. An error of an input is
+        raised in place of its prediction, and ends the iteration.
 
         Example:
             for probabilities in client.predict_many("mnist", batches):
@@ -264,8 +266,9 @@ class Client(Management):
         Raises the errors of `predict`, and those of iterating over `inputs`.
         """
         feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label)
+        deadline = Deadline(timeout)
         try:
-            while (made := self._run(feed.next(), math.inf)) is not None:
+            while (made := self._run(feed.next(), deadline.remaining() or math.inf)) is not None:
                 yield prediction.as_asked(made, outputs)
         finally:
             self._run(feed.close(), math.inf)
@@ -302,6 +305,7 @@ class Client(Management):
         validation_data: Sequence[Any] | None = None,
         version: int | None = None,
         label: str | None = None,
+        timeout: float | None = None,
         **options: Unpack[TrainKeywords],
     ) -> TrainingRun:
         """Train a served model on the server. Returns after the upload; the run then continues on the server.
@@ -325,7 +329,8 @@ class Client(Management):
         is unknown. `format` is the file format of the new version: "keras3" and "keras3_h5" for Keras 3, "keras2" and
         "keras2_h5" for tf.keras (default: the base version's).
 
-        `options` are those of `TrainKeywords`; their defaults are listed below.
+        `timeout` is the time until the server has received all data, in seconds; default: none. To limit the run, use
+        `max_seconds`. `options` are those of `TrainKeywords`; their defaults are listed below.
 
         Example:
             run = client.train(
@@ -340,7 +345,7 @@ class Client(Management):
         queue of runs is full, or there isn't enough disk space or memory), DataLoss.
         """
         flow = train(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
-        return TrainingRun(self, self._run(flow))
+        return TrainingRun(self, self._run(flow, timeout, keeps_stream=True))
 
     @takes(EVALUATE)
     def evaluate(
@@ -407,10 +412,13 @@ class Client(Management):
         """
         return self._run(download(model_spec(model, version, label), path, format), timeout)
 
-    def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
-        """Run a flow to its end. The client's timeout holds for calls, one given here for streams, too."""
+    def _run(self, flow: Flow[T], timeout: float | None = None, *, keeps_stream: bool = False) -> T:
+        """Run a flow to its end. The client's timeout holds for calls, one given here for streams, too.
+
+        With `keeps_stream`, the stream that the flow opens is still read after it, without this timeout.
+        """
         deadline = Deadline(self.timeout if timeout is None else timeout)
-        streams = Deadline(timeout)
+        streams = NEVER if timeout is None else deadline
         answer: Any = None
         error: Exception | None = None
         try:
@@ -422,7 +430,11 @@ class Client(Management):
                     return result
                 answer = error = None
                 try:
-                    answer = self._perform(step, streams if isinstance(step, Open) else deadline)
+                    if isinstance(step, Call):
+                        answer = self._perform(step, deadline)
+                    else:
+                        keeps = keeps_stream and isinstance(step, Open)
+                        answer = self._perform(step, NEVER if keeps else streams)
                 except Exception as raised:
                     error = raised
         finally:
@@ -431,7 +443,7 @@ class Client(Management):
     def _perform(self, step: Step, deadline: Deadline) -> Any:
         """Perform a step of a flow. All RPCs except prepared predictions are made here."""
         if isinstance(step, Pause):
-            return self._channel.pause(step.seconds)
+            return self._channel.pause(deadline.limit(step.seconds))
         if isinstance(step, Work):
             return self._channel.work(step.function)
         if self._closed:
@@ -442,7 +454,7 @@ class Client(Management):
             if isinstance(step, Open):
                 return Stream(self._channel.open(step.method, step.requests, deadline))
             if isinstance(step, Receive):
-                return self._channel.receive(step.stream.handle)
+                return self._channel.receive(step.stream.handle, deadline)
             return step.stream.handle.cancel()
         except grpc.RpcError as error:
             translated = rpc_error(error, self.address)
@@ -490,14 +502,19 @@ class TrainingRun(RunView):
         while (event := self._client._run(self._feed.next_event())) is not None:
             yield event
 
-    def wait(self, progress: bool = False) -> TrainingRun:
+    def wait(self, progress: bool = False, *, timeout: float | None = None) -> TrainingRun:
         """Wait for the end of the run, and return the run. `progress` prints the progress to standard error.
+
+        `timeout` is in seconds; default: none. Raises DeadlineExceeded after it; the run continues.
 
         Raises TrainingFailed with the reason, TrainingCancelled, and Unavailable if the connection is lost for about a
         minute; the run may still continue then.
         """
         shown = PlainProgress() if progress else None
-        for event in self:
+        deadline = Deadline(timeout)
+        while (
+            event := self._client._run(self._feed.next_event(), deadline.remaining(), keeps_stream=True)
+        ) is not None:
             if shown:
                 shown.show(event)
         self._feed.check_finished()

@@ -105,10 +105,10 @@ def connection(
     # With one server there is none to turn to, and its own errors describe more than gRPC's "unhealthy".
     config = service_config(retries, load_balancing, health=may_be_several(address))
     chosen = {**CHANNEL_OPTIONS, "grpc.service_config": config}
-    if (name := authority(address)) is not None:
-        chosen["grpc.default_authority"] = name
     if files is not None and files.server_name:
         chosen["grpc.ssl_target_name_override"] = files.server_name
+    elif (name := authority(address)) is not None:
+        chosen["grpc.default_authority"] = name
     return Connection(address, found, files, source, retries, list({**chosen, **dict(options)}.items()))
 
 
@@ -130,12 +130,24 @@ class Deadline:
             return None
         left = self._end - time.monotonic()
         if left <= 0:
-            raise DeadlineExceeded(f"no reply within {self._seconds:g} s")
+            raise self.exceeded()
         return left
+
+    def exceeded(self) -> DeadlineExceeded:
+        """Returns the error for a deadline that has passed."""
+        return DeadlineExceeded(f"no reply within {self._seconds:g} s")
 
     def leaves(self, seconds: float) -> bool:
         """Whether more than this many seconds are left."""
         return self._end - time.monotonic() > seconds
+
+    def limit(self, seconds: float) -> float:
+        """Returns this many seconds, or those that are left if they are fewer."""
+        return max(0.0, min(seconds, self._end - time.monotonic()))
+
+
+#: No deadline.
+NEVER = Deadline(None)
 
 
 def rpc_error(error: grpc.RpcError, address: str) -> LayerserveError:

@@ -232,10 +232,10 @@ class Overloaded(LayerserveError):
     @property
     def retry_after(self) -> float | None:
         try:
-            milliseconds = int(self.metadata.get(PUSHBACK_KEY) or self.metadata.get(OWN_PUSHBACK_KEY, ""))
-        except ValueError:
+            seconds = int(self.metadata.get(PUSHBACK_KEY) or self.metadata.get(OWN_PUSHBACK_KEY, "")) / 1000
+        except (ValueError, OverflowError):
             return None
-        return milliseconds / 1000 if milliseconds >= 0 else None
+        return seconds if seconds >= 0 else None
 
 
 class QuotaExceeded(Overloaded):

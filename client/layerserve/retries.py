@@ -18,6 +18,8 @@ from layerserve.service_config import THROTTLE_RATIO, THROTTLE_TOKENS
 
 #: Calls that were refused together shouldn't return together: the longest part of the pause that is added to it.
 JITTER = 0.2
+#: Maximum pause, in seconds, for calls without a timeout.
+LONGEST_PAUSE = 60.0
 
 
 class Retries:
@@ -53,4 +55,4 @@ class Retries:
         if attempt > self._most or self._tokens <= THROTTLE_TOKENS / 2:
             return None
         seconds = refused.retry_after * random.uniform(1, 1 + JITTER)
-        return seconds if deadline.leaves(seconds) else None
+        return seconds if seconds <= LONGEST_PAUSE and deadline.leaves(seconds) else None

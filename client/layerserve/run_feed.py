@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from layerserve.errors import Cancelled, LayerserveError, TrainingCancelled, TrainingFailed, Unavailable
+from layerserve.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    LayerserveError,
+    TrainingCancelled,
+    TrainingFailed,
+    Unavailable,
+)
 from layerserve.events import (
     EpochEnd,
     LogLine,
@@ -145,6 +152,9 @@ class RunFeed:
                     return reply.event
             except (Unavailable, Cancelled) as error:  # a stopping server may cancel its streams
                 failure = error
+            except DeadlineExceeded:
+                self._stream = None  # the stream was cancelled; the next event comes from a new one
+                raise
             self._stream = None
         raise failure
 

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 class App:
     """A server in this process. Call `start` and `stop`, or use it as a context manager.
 
-    `grpc_port` and `metrics_port` are the actual ports, also if the settings have 0; -1 means none.
+    `grpc_port`, `http_port` and `metrics_port` are the actual ports, also if the settings have 0; -1 means none.
     """
 
     def __init__(
@@ -98,12 +98,14 @@ class App:
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
+        self._http = inference.listen_http(routes, self._transport.memory, lambda: self.ready)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         self.metrics.watch_versions(self.repository.states)
         register_build_info(self.metrics.registry, release)
         self._registry = registry
         self.grpc_port = self._transport.port
+        self.http_port = self._http.port if self._http is not None else -1
         self.metrics_port = -1
         self._probes: Probes | None = None
         #: Whether clients should use this server.
@@ -111,6 +113,8 @@ class App:
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers
+        if workers is not None:
+            workers.model_settings = self.repository.settings_without_file
         if workers is not None and settings.model_control != "poll":
             # Otherwise a worker that is started again would have what has changed since on disk.
             workers.catalogue = self.repository.catalogue
@@ -134,6 +138,8 @@ class App:
         self._inference.gate.start()
         self._access_watcher.start()
         self._transport.start()
+        if self._http is not None:
+            self._http.start()
         runner.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
         if self._imports is not None:
             logger.info("model files are read by a separate process with %s", sandbox.description())
@@ -158,7 +164,8 @@ class App:
         if self._inference.tuner is not None:
             # Not earlier: loading would distort the timings of engines, and be delayed by them.
             self._inference.tuner.start()
-        logger.info("serving", extra={"grpc_port": self.grpc_port, "metrics_port": self.metrics_port})
+        ports = {"grpc_port": self.grpc_port, "http_port": self.http_port, "metrics_port": self.metrics_port}
+        logger.info("serving", extra=ports)
 
     @property
     def methods(self) -> list[str]:
@@ -168,6 +175,8 @@ class App:
     def drain(self) -> None:
         """Sets health to NOT_SERVING, so that clients use another server. Calls are still answered."""
         self._set_ready(False)
+        if self._http is not None:
+            self._http.drain()
         logger.info("draining: health is NOT_SERVING, calls are still accepted")
 
     def stop(self, grace: float = 0.0) -> None:
@@ -182,12 +191,13 @@ class App:
         self._inference.gate.stop()
         if self._inference.tuner:
             self._inference.tuner.close()
-        workers = threading.Thread(target=self._workers.stop, args=(grace,)) if self._workers else None
-        if workers is not None:
-            workers.start()
+        others = [other.stop for other in (self._workers, self._http) if other is not None]
+        stopping = [threading.Thread(target=stop, args=(grace,)) for stop in others]
+        for thread in stopping:
+            thread.start()
         self._transport.stop(grace)
-        if workers is not None:
-            workers.join()
+        for thread in stopping:
+            thread.join()
         self.runs.stop()
         self._parent.close()
         if self._imports is not None:

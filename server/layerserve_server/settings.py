@@ -120,6 +120,15 @@ class Settings(BaseSettings):
         le=65535,
         description="Port for Prometheus metrics over HTTP. 0 picks a free port, -1 disables metrics.",
     )
+    http_port: int = Field(
+        default=-1,
+        ge=-1,
+        le=65535,
+        description=(
+            "Port for predictions over HTTP: the REST forms of the Open Inference Protocol and of TensorFlow Serving "
+            "(extra 'http'). 0 picks a free port, -1 disables HTTP."
+        ),
+    )
     metric_aliases: str = Field(
         default="",
         description=(

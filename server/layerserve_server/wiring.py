@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from pathlib import Path
@@ -40,10 +41,11 @@ from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import default_limit
+from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.native import NativeServer
 
 if TYPE_CHECKING:
+    from layerserve_server.transport.http.server import HttpServer
     from layerserve_server.tuning import Tuner
 
 
@@ -168,6 +170,21 @@ class Inference:
         self.metrics.watch_memory(lambda: transport.memory.used)
         self.repository.changed = transport.models_changed
         return transport
+
+    def listen_http(self, routes: Routes, memory: MemoryBudget, ready: Callable[[], bool]) -> HttpServer | None:
+        """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
+
+        Raises OSError if the port is taken, and ValueError if a package is missing.
+        """
+        settings = self._settings
+        if settings.http_port < 0:
+            return None
+        try:
+            from layerserve_server.services.rest.serving import make_server
+        except ImportError as error:
+            raise ValueError(f"http_port: requires the package {error.name}: pip install 'layerserve[http]'") from error
+        address: dict[str, Any] = {"host": settings.host, "port": settings.http_port, "certificates": self.certificates}
+        return make_server(routes, self.repository, self.metrics, limits(settings), memory, self.gate, ready, **address)
 
     def serving(self, model: str) -> bool | None:
         """Whether a version of a model answers requests that name none; None if there is no such model."""

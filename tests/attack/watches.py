@@ -85,7 +85,7 @@ def _hold(scene: Scene) -> Counter[str]:
 def _hold_too_many(scene: Scene) -> Counter[str]:
     seen = scene.attack(hold, 600, scene.seconds)
     scene.expect(0 < seen["open"] <= 128, f"watches of one address, of which 128 may be open: {dict(seen)}")
-    scene.only(seen, "open", "status 8 busy")
+    scene.only(seen, "open", "status 12 unknown_method")
     return seen
 
 

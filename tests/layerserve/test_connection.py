@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -116,7 +117,7 @@ def test_a_certificate_needs_its_key(tmp_path):
 def test_tls_with_an_authority_of_ones_own_and_a_client_certificate(tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=layerserve"
-    extension = "subjectAltName=DNS:models.example"
+    extension = "subjectAltName=DNS:models.example,IP:127.0.0.1"
     subprocess.run(
         [*command.split(), "-addext", extension, "-keyout", key, "-out", certificate], check=True, capture_output=True
     )
@@ -126,5 +127,9 @@ def test_tls_with_an_authority_of_ones_own_and_a_client_certificate(tmp_path):
         tls = TLS(ca=certificate, certificate=certificate, key=key, server_name="models.example")
         with Client(server.address, tls=tls) as client:
             assert client.models() == ()
+        # Several addresses, of servers without Watch; the certificate has a name, and the first address.
+        for several in (tls, dataclasses.replace(tls, server_name=None)):
+            with Client(f"{server.address},{server.address}", tls=several) as client:
+                assert client.models() == ()
         with Client(server.address, tls=True) as client, pytest.raises(Unavailable):
             client.models()

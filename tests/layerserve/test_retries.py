@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -53,7 +54,14 @@ def test_the_pause_is_the_servers_and_a_little_more(server, pauses, key):
     assert len(set(pauses)) == 3
 
 
-@pytest.mark.parametrize("metadata", [{}, {PUSHBACK_KEY: "-1"}, {OWN_PUSHBACK_KEY: "-1"}, {PUSHBACK_KEY: "soon"}])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        *({PUSHBACK_KEY: text} for text in ("-1", "soon", "1.5", "nan", "9" * 400, "9" * 5000)),
+        {OWN_PUSHBACK_KEY: "-1"},
+    ],
+)
 def test_a_request_that_will_never_fit_is_not_repeated(client, server, metadata):
     server.fail_next(Overloaded("request is too large", metadata=metadata))
     with pytest.raises(Overloaded):
@@ -90,6 +98,13 @@ def test_no_call_waits_past_its_timeout(client, server):
     with pytest.raises((Unavailable, DeadlineExceeded)):
         client.predict("double", ROW, timeout=0.3)
     assert time.monotonic() - began < 4
+
+
+def test_without_a_timeout_a_pause_is_bounded_too(server, pauses):
+    server.fail_next(busy(3_600_000))
+    with Client(server.address, timeout=math.inf) as client, pytest.raises(Overloaded) as caught:
+        client.predict("double", ROW)
+    assert (caught.value.retry_after, pauses) == (3600, [])
 
 
 def test_prepared_predictions_are_repeated_too(client, server):

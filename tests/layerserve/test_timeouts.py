@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from layerserve import Client, DeadlineExceeded, PreparedCall, TensorSpec, TrainingRun
 
-#: Methods without a timeout: streams without an end of their own, and what makes no call.
-WITHOUT = {"close", "train", "predict_many", "wait", "table"}
+#: Methods that make no call.
+WITHOUT = {"close", "table"}
 
 METHODS = {
     f"{kind.__name__}.{name}": function
@@ -110,3 +110,56 @@ def test_the_clients_timeout_is_the_default(server):
     with Client(server.address, timeout=0.2) as client, pytest.raises(DeadlineExceeded):
         client.predict("slow", [1])
     release.set()
+
+
+def test_one_waits_for_a_run_as_long_as_one_likes(client, server):
+    """The run goes on, and the next wait continues where this one ended."""
+    server.hold_training()
+    run = client.train("double", np.zeros((4, 3)), np.zeros((4, 3)), epochs=2)
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded, match=r"no reply within 0\."):
+            run.wait(timeout=0.3)
+        assert 0.2 < time.monotonic() - began < 5
+    assert run.info().state in ("queued", "running")
+    server.release_training()
+    assert run.wait(timeout=20).history == {"loss": [1.0, 0.5]}
+
+
+def test_a_wait_does_not_outlast_its_timeout_while_the_server_is_away(client, server):
+    server.hold_training()
+    run = client.train("double", np.zeros((4, 3)), np.zeros((4, 3)))
+    server.stop()
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        run.wait(timeout=0.5)
+    assert time.monotonic() - began < 4
+
+
+def test_training_has_a_timeout_for_its_data_alone(client, server, monkeypatch):
+    """It ends when the data have arrived: the run's events have none."""
+    timer = threading.Timer(0.8, server.release_training)
+    server.hold_training()
+    run = client.train("double", np.zeros((4, 3)), np.zeros((4, 3)), timeout=0.5)
+    timer.start()
+    assert run.wait().version == 2
+    timer.join()
+    released = threading.Event()
+    monkeypatch.setattr(server, "_find", lambda spec: released.wait(20) and server.models[0])
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        client.train("double", np.zeros((4, 3)), np.zeros((4, 3)), timeout=0.3)
+    assert time.monotonic() - began < 10
+    released.set()
+
+
+def test_many_predictions_have_one_timeout_together(client, server):
+    released = threading.Event()
+    x = TensorSpec("x", (None,), "float32")
+    server.add_model("slow", lambda a: released.wait(20) and {"x": a["x"]}, [x], [x])
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        list(client.predict_many("slow", [[1], [2], [3]], timeout=0.3))
+    assert time.monotonic() - began < 10
+    released.set()
+    assert len(list(client.predict_many("slow", [[1], [2], [3]], timeout=20))) == 3

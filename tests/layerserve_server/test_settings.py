@@ -21,6 +21,7 @@ MIB, GIB = 1 << 20, 1 << 30
 #: changelog: somebody relies on it.
 NUMBERS = {
     "grpc_port": (8500, 0, 65535),
+    "http_port": (-1, -1, 65535),
     "metrics_port": (8002, -1, 65535),
     "max_message_bytes": (256 * MIB, 1024, 2**31 - 1),
     "workers": (1, 1, 256),

@@ -35,7 +35,7 @@ class Balances:
         """Makes the file. Raises OSError."""
         path.write_bytes(bytes(SLOTS * _SLOT.size))
 
-    def take(self, digest: bytes, rows: int, most: float, rate: float) -> float:
+    def take(self, digest: bytes, rows: float, most: float, rate: float) -> float:
         """Uses `rows` of a quota's rows, of which there are `most`, and `rate` more each second.
 
         Returns the time until there are some again, in seconds; 0 if the rows were used.

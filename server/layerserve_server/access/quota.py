@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 #: Maximum number of quotas that are kept: names in JSON Web Tokens are unlimited.
 MAX_KEPT = 4096
+#: Part of a quota that a process takes of the common balance at a time, which costs as much as a small request.
+BORROWED_PART = 64
 #: Time after which a caller with too many runs may try again, in seconds.
 RUNS_RETRY_SECONDS = 10.0
 
@@ -43,8 +45,8 @@ class Quota:
         self.rows = rows
         self.seconds = seconds
         self.max_runs = max_runs
-        #: Rows that may still be computed, at the time `_since`.
-        self._balance = rows or 0.0
+        #: Rows that may still be computed, at the time `_since`; with `balances` those taken of them in advance.
+        self._balance = (rows or 0.0) if balances is None else 0.0
         self._since = time.monotonic()
         self._balances = balances
         self._digest = digest_of(space, name, rows, seconds)
@@ -62,10 +64,7 @@ class Quota:
         if self.rows is None:
             return
         rate = self.rows / self.seconds
-        if self._balances is not None:
-            wait = self._balances.take(self._digest, rows, self.rows, rate)
-        else:
-            wait = self._take(rows, self.rows, rate)
+        wait = self._take(rows, self.rows, rate) if self._balances is None else self._borrow(self._balances, rows, rate)
         if wait:
             raise QuotaError(
                 f"caller '{self.name}': its quota of {self.rows:g} rows per {self._period()} is used up",
@@ -82,6 +81,19 @@ class Quota:
                 self._balance -= rows
                 return 0.0
             return (1 - self._balance) / rate
+
+    def _borrow(self, balances: Balances, rows: int, rate: float) -> float:
+        """Like `_take`, from what was taken of the common balance in advance: a part of the quota at a time."""
+        assert self.rows is not None
+        with self._lock:
+            if self._balance < rows:
+                more = max(float(rows), self.rows / BORROWED_PART)
+                wait = balances.take(self._digest, more, self.rows, rate)
+                if wait:
+                    return wait
+                self._balance += more
+            self._balance -= rows
+            return 0.0
 
     def run(self, begin: Callable[[], T], ended: Callable[[T], bool]) -> T:
         """Begins a training run, which counts until it has `ended`.

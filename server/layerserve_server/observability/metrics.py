@@ -25,7 +25,7 @@ LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 VERSION = ("model", "version")
 #: Names of the methods that run a model once, as in the label `method`. Requests of streams are counted by themselves.
-PREDICTING = frozenset({"Predict", "ModelInfer"})
+PREDICTING = frozenset({"Predict", "ModelInfer", "http:Predict", "http:ModelInfer"})
 
 
 class Metrics:
@@ -139,7 +139,7 @@ class Metrics:
 
         self._stale = gauge(
             "access_stale",
-            "1 if a changed file, or address of keys, couldn't be read, so that what was read before stays in use.",
+            "Number of processes that couldn't read a changed file, or keys of tokens, and use what they read before.",
             ("what",),
         )
 

@@ -59,6 +59,8 @@ class Supervisor:
         self._following = Following()
         #: Returns the versions of each model that a worker may load when it starts; None for all on disk.
         self.catalogue: Callable[[], Mapping[str, Sequence[int]] | None] = lambda: None
+        #: Returns the settings of models that aren't those in their files.
+        self.model_settings: Callable[[], Mapping[str, Any]] = dict
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -162,6 +164,7 @@ class Supervisor:
             "secret": self.group.secret.hex(),
             "balances": str(self.group.balances),
             "catalogue": self.catalogue(),
+            "model_settings": self.model_settings(),
         }
 
 

@@ -106,6 +106,8 @@ class Repository:
         self._observer = observer
         self._ready = ready
         self._models: dict[str, ModelRecord] = {}
+        #: Settings of models at the first scan, until their files are right.
+        self._settings: dict[str, ModelSettings] = {}
         #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
         self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
         #: Canaries and shadows by model. Replaced, never changed. Their versions may have been unloaded a moment ago.
@@ -177,6 +179,12 @@ class Repository:
         with self._lock:
             return {name: sorted(record.versions) for name, record in self._models.items()}
 
+    def settings_without_file(self) -> dict[str, dict[str, Any]]:
+        """Returns the settings in force of models whose files are wrong, as JSON values."""
+        with self._lock:
+            wrong = [record for record in self._models.values() if record.settings and record.settings_problem]
+            return {one.name: one.in_force.model_dump(mode="json", exclude_unset=True) for one in wrong}
+
     def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
         with self._lock:
@@ -197,12 +205,15 @@ class Repository:
 
     # Disk.
 
-    def open(self, catalogue: Mapping[str, Collection[int]] | None = None) -> None:
+    def open(
+        self, catalogue: Mapping[str, Collection[int]] | None = None, settings: Mapping[str, ModelSettings] = {}
+    ) -> None:
         """Scans the disk for the first time. Before, requests for unknown models fail with UnavailableError.
 
-        `catalogue` has the versions of each model that may be found; by default all. Raises OSError if the repository
-        can't be read.
+        `catalogue` has the versions of each model that may be found, by default all, and `settings` those that are in
+        force of models whose files are wrong now. Raises OSError if the repository can't be read.
         """
+        self._settings = dict(settings)
         self.scan("", catalogue)
         if not self._scanned:
             raise OSError(f"can't read the repository: {self._disk_problem}")
@@ -521,7 +532,7 @@ class Repository:
         folder = self._root / name
         labels, control = publishing.read_labels(folder), read_control(folder)
         with self._lock:
-            record = self._models.get(name) or ModelRecord(name)
+            record = self._models.get(name) or ModelRecord(name, settings=self._settings.get(name))
         file = next((one.path for one in found.values() if one.path.parent.parent != folder), None)
         invalid = record.read_settings(folder, file)
         with self._lock:

@@ -76,6 +76,10 @@ class EventBatches:
         """Makes the current thread the receiving thread."""
         self._thread = threading.get_ident()
 
+    def in_thread(self) -> bool:
+        """Whether the current thread is the receiving thread."""
+        return threading.get_ident() == self._thread
+
     def begin(self, call: BatchedCall) -> None:
         """Registers a call that arrived, perhaps without its request yet."""
         self._began[call.method] = self._began.get(call.method, 0) + 1

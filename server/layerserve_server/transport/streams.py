@@ -21,6 +21,7 @@ from layerserve_server.errors import (
     IdleStreamError,
     InvalidRequestError,
     UnavailableError,
+    UnknownMethodError,
 )
 from layerserve_server.transport.call import Ended, Observer, StreamHandler
 from layerserve_server.transport.compression import decompressed, decompressed_if_short, is_compressed
@@ -38,6 +39,8 @@ OTHERS_SHARE = 4
 CHECK_SECONDS = 1.0
 #: Time for handlers to end at shutdown, after their streams were interrupted, in seconds.
 END_SECONDS = 2.0
+#: The method by which clients that balance watch the health of servers.
+HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 #: Error of streams that arrive while too many others wait to be started.
 OVERRUN = failure(BusyError("too many streams arrived at once", retry_after=1.0), "")
 
@@ -175,7 +178,8 @@ class Streams:
     def _admit(self, stream: ServerStream) -> None:
         """Counts a stream as open.
 
-        Raises as `Gate.admit` does, UnavailableError if the server is stopping, and BusyError at a limit.
+        Raises as `Gate.admit` does, UnavailableError if the server is stopping, and at a limit BusyError, or
+        UnknownMethodError for a watch of the server's health.
         """
         stream.caller = self._gate.trusted or self._gate.admit(stream)
         if self.stopping:
@@ -188,7 +192,11 @@ class Streams:
             (self._methods[stream.method], limits.max_streams - limits.max_streams // OTHERS_SHARE, f"of '{method}'"),
         ):
             if count >= limit:
-                raise BusyError(f"all {limit} streams {which} are in use", retry_after=1.0)
+                text = f"all {limit} streams {which} are in use"
+                if stream.method == HEALTH_WATCH:
+                    # A client that balances takes any other status for an unhealthy server, and sends it no calls.
+                    raise UnknownMethodError(f"{text}; ask for the status by Check")
+                raise BusyError(text, retry_after=1.0)
         self._open.add(stream)
         self._peers[stream.peer] += 1
         self._methods[stream.method] += 1

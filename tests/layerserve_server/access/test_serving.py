@@ -191,7 +191,7 @@ def test_a_quota_of_runs_counts_those_that_are_open(guarded):
     server = guarded({"ci": ALL + "max_runs = 1"}, cancel_grace_seconds=0.1)
     for _ in range(2):
         call = server.training.Train(messages("wait"), metadata=bearer("ci"), timeout=60)
-        run = next(call).event.run_id
+        run = next(reply.event.run_id for reply in call if reply.event.HasField("step"))
         error = refusal(lambda **options: server.training.Train(messages(), **options), metadata=bearer("ci"))
         assert type(error) is QuotaExceeded
         assert error.retry_after == 10.0

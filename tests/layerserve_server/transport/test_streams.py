@@ -12,6 +12,7 @@ import pytest
 from echo_servers import ECHO
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
+from layerserve.connection import connection
 from layerserve_server.transport.streams import ServerStream
 
 
@@ -59,6 +60,29 @@ def test_one_address_has_its_share(serve_echo):
     assert "of one client address" in error.details()
     for stream in streams:
         stream.cancel()
+
+
+def test_a_client_whose_watch_has_no_room_takes_the_server_for_healthy(serve_echo):
+    """gRPC's clients send no calls to a server whose health they can't learn, unless it has no such method."""
+    _, _, server, channel = serve_echo({"max_streams": 8, "max_peer_streams": 8})
+    server.set_serving(True)
+    streams = opened(channel, 6)
+    watches = [health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30) for _ in range(2)]
+    assert [next(watch).status for watch in watches] == [health_pb2.HealthCheckResponse.SERVING] * 2
+    error = refused(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "ask for the status by Check" in error.details()
+    target, options = balanced(server)
+    with grpc.insecure_channel(target, options) as other:
+        assert other.unary_unary(ECHO + "echo")(b"a", timeout=30) == b"a"
+    for stream in (*streams, *watches):
+        stream.cancel()
+
+
+def balanced(server):
+    """The address of a server and the options of a client that watches its health."""
+    made = connection(f"ipv4:127.0.0.1:{server.port},127.0.0.1:{server.port}")
+    return made.target, made.channel_options
 
 
 def test_streams_of_one_method_leave_room_for_others(serve_echo):

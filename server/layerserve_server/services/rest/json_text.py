@@ -1,0 +1,109 @@
+"""JSON to values and back. Numbers may be NaN, Infinity and -Infinity, as bare words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from layerserve_server.errors import InvalidRequestError, safe_text
+from layerserve_server.inference.runner import Array
+
+#: Words that JSON doesn't have, but Python's and TensorFlow Serving's parsers do.
+WORDS = (b"NaN", b"Infinity")
+
+
+def loads(body: bytes, what: str = "the body") -> Any:
+    """Returns the value of a JSON text. Of a key that is given twice the last value counts.
+
+    Raises InvalidRequestError if it isn't JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except ValueError as error:
+        if not any(word in body for word in WORDS):
+            raise InvalidRequestError(f"{what} isn't JSON: {safe_text(str(error), 200)}") from None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{what} isn't JSON: {safe_text(str(error), 200)}") from None
+
+
+def object_of(body: bytes, keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns the JSON object of a body; an empty body is an empty object.
+
+    With `keys` it may have no others. Raises InvalidRequestError.
+    """
+    value = loads(body) if body else {}
+    if not isinstance(value, dict):
+        raise InvalidRequestError(f"the body: got {kind_of(value)}, expected an object")
+    if keys:
+        check_keys(value, keys, "")
+    return value
+
+
+def check_keys(value: Mapping[str, Any], keys: Sequence[str], label: str) -> None:
+    """Raises InvalidRequestError if an object has other keys."""
+    for key in value:
+        if key not in keys:
+            path = f"{label}.{key}" if label else key
+            raise InvalidRequestError(f"{safe_text(path, 80)}: unknown key, expected one of {', '.join(keys)}")
+
+
+def field(value: Mapping[str, Any], key: str, kind: type, label: str = "", *, default: Any = None) -> Any:
+    """Returns a value of an object, or the default if it isn't there. Raises InvalidRequestError for another type."""
+    if key not in value:
+        return default
+    found = value[key]
+    if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
+        path = f"{label}.{key}" if label else key
+        expected = {str: "a string", int: "an integer", list: "a list", dict: "an object", bool: "true or false"}[kind]
+        raise InvalidRequestError(f"{path}: got {kind_of(found)}, expected {expected}")
+    return found
+
+
+def text_bytes(text: str, label: str) -> bytes:
+    """Returns a string in UTF-8. Raises InvalidRequestError if it has half of a surrogate pair."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(f"{label}: got a string with half of a surrogate pair, expected Unicode") from None
+
+
+def kind_of(value: object) -> str:
+    """Returns what a value is, for error texts."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return f"the number {safe_text(repr(value), 40)}" if not _long(value) else "a number of many digits"
+    if isinstance(value, str):
+        return f"the string '{safe_text(value, 40)}'"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return "an object"
+
+
+def dumps(value: object) -> bytes:
+    """Returns a value as JSON, which may have strings that aren't valid Unicode escaped."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value).encode()
+
+
+def dumps_array(array: Array) -> bytes:
+    """Returns numbers as nested lists. Those that aren't finite are NaN, Infinity and -Infinity."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        return json.dumps(array.tolist()).encode()
+    if array.dtype == np.float16 or not array.ndim:
+        return orjson.dumps(array.tolist())
+    return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _long(value: float) -> bool:
+    return isinstance(value, int) and value.bit_length() > 128

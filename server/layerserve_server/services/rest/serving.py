@@ -1,0 +1,47 @@
+"""The server for HTTP with all routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from layerserve_server.access.gate import Gate
+from layerserve_server.repository.repository import Repository
+from layerserve_server.services.rest import open_inference, openapi, tensorflow_serving
+from layerserve_server.transport.call import Observer, Routes
+from layerserve_server.transport.certificates import Certificates
+from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.http.server import HttpServer
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.memory import MemoryBudget
+
+TEXT = ("content-type", "text/plain; charset=utf-8")
+
+
+def http_routes(repository: Repository) -> list[HttpRoute]:
+    """Returns the routes of all REST forms."""
+    return [*open_inference.routes(), *tensorflow_serving.routes(repository), *openapi.routes(repository)]
+
+
+def make_server(
+    handlers: Routes,
+    repository: Repository,
+    observer: Observer,
+    limits: Limits,
+    memory: MemoryBudget,
+    gate: Gate,
+    ready: Callable[[], bool],
+    *,
+    host: str,
+    port: int,
+    certificates: Certificates | None = None,
+) -> HttpServer:
+    """Makes the server. `handlers` are those of gRPC, `ready` returns the readiness. Raises OSError."""
+
+    def readiness() -> HttpReply:
+        return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
+
+    plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
+    routes = http_routes(repository)
+    address: dict[str, Any] = {"host": host, "port": port, "certificates": certificates}
+    return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address)

@@ -1,0 +1,265 @@
+"""The ASGI application: each request becomes a call of a gRPC method's handler (see `exchange`)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Protocol
+
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from layerserve_server.access.caller import Caller
+from layerserve_server.errors import CallCancelledError, InvalidRequestError, UnknownMethodError, safe_text
+from layerserve_server.transport.call import Routes
+from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches, deadline_in
+from layerserve_server.transport.http.call import HttpCall, timeout_of
+from layerserve_server.transport.http.connection import KEY, HttpConnection
+from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, WouldBlockError
+from layerserve_server.transport.http.statuses import error_reply, failure_reply
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.status import GONE, Failure, failure
+
+#: Bodies and reply messages above this size are translated in a pool thread, to not delay other requests, in bytes.
+LONG_BYTES = 64 * 1024
+#: Number of those threads: few, since each may occupy a core.
+TRANSLATING_THREADS = 2
+#: Codings of bodies that are decompressed. Others are refused.
+CODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
+
+
+class Admit(Protocol):
+    """Returns the caller of a call. Raises UnauthenticatedError or ForbiddenError."""
+
+    def __call__(self, call: HttpCall) -> Caller: ...
+
+
+class HttpApp:
+    """Answers requests. Runs in the event loop to whose thread `batches` is bound."""
+
+    def __init__(
+        self,
+        routes: Sequence[HttpRoute],
+        plain: Mapping[str, Callable[[], HttpReply]],
+        handlers: Routes,
+        batches: EventBatches,
+        limits: Limits,
+        admit: Admit,
+    ) -> None:
+        """`plain` are the replies of paths that every caller may read, and `handlers` those of the routes' methods."""
+        self._handlers = handlers
+        self._batches = batches
+        self._limits = limits
+        self._admit = admit
+        self._receiving: set[HttpCall] = set()
+        batches.receiving = self._receiving
+        self._translating = ThreadPoolExecutor(TRANSLATING_THREADS, "translate")
+        self._finishing = False
+        by_path: dict[str, dict[str, HttpRoute]] = {}
+        for route in routes:
+            by_path.setdefault(route.path, {})[route.verb] = route
+        found = [Route(path, _Endpoint(partial(self._answer, verbs))) for path, verbs in by_path.items()]
+        found += [Route(path, _Endpoint(partial(self._plain, make))) for path, make in plain.items()]
+        self._router = Router(found, redirect_slashes=False, default=self._unknown)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        await self._router(scope, receive, send)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._translating.shutdown(wait=False, cancel_futures=True)
+
+    async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+        text = f"path '{safe_text(scope['path'], 200)}' doesn't exist on this server"
+        await _send(scope, send, error_reply(text, 404, "unknown_path"), unread=True)
+
+    async def _plain(self, make: Callable[[], HttpReply], scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
+            await self._wrong_verb(scope, send, ("GET",))
+        else:
+            await _send(scope, send, make())
+
+    async def _wrong_verb(self, scope: Scope, send: Send, verbs: Collection[str]) -> None:
+        expected = ", ".join(sorted(verbs))
+        text = f"path '{safe_text(scope['path'], 200)}': got {scope['method']}, expected {expected}"
+        await _send(scope, send, error_reply(text, 405, "unknown_method", ("allow", expected)), unread=True)
+
+    async def _answer(self, verbs: Mapping[str, HttpRoute], scope: Scope, receive: Receive, send: Send) -> None:
+        route = verbs.get("GET" if scope["method"] == "HEAD" else scope["method"])
+        if route is None:
+            await self._wrong_verb(scope, send, verbs)
+            return
+        connection: HttpConnection = scope[KEY]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        loop, now = connection.loop, time.monotonic()
+        call = HttpCall(self._batches, route.method, headers, connection, loop, now)
+        exchange = _Exchange(self, route, scope["path_params"], headers, call)
+        connection.call = call
+        self._batches.begin(call)
+        timer = None
+        try:
+            read = await self._receive(call, headers, connection, receive)
+            if read:
+                if call.deadline is not None:
+                    timer = loop.call_at(loop.time() + call.deadline - time.monotonic(), call.gone)
+                self._batches.take(call, exchange.handle)
+            self._finish_soon(loop)
+            outcome = await call.ended
+            connection.call = None
+            if timer is not None:
+                timer.cancel()
+            await connection.writable(0)
+            reply = await exchange.reply_to(outcome, loop)
+            await _send(scope, send, reply, unread=not read)
+            await connection.writable(len(reply.body))
+        finally:
+            connection.call = None
+            call.drop()
+
+    async def _receive(
+        self, call: HttpCall, headers: Mapping[str, str], connection: HttpConnection, receive: Receive
+    ) -> bool:
+        """Reads the body of a request. Returns False if the call was refused instead."""
+        self._receiving.add(call)
+        timer = connection.loop.call_later(self._limits.stream_idle_seconds, connection.late_body)
+        try:
+            call.deadline = deadline_in(timeout_of(headers), call.arrived)
+            # Before anything of the body is looked at.
+            call.caller = self._admit(call)
+            if headers.get("content-encoding", "").lower() not in CODINGS:
+                got = safe_text(headers["content-encoding"], 80)
+                raise InvalidRequestError(f"content-encoding: got '{got}', expected gzip or deflate")
+            declared = headers.get("content-length", "")
+            if declared.isdigit() and int(declared) > self._limits.max_message_bytes:
+                raise self._limits.too_large(int(declared))
+            call.request = await self._body(call, receive)
+        except Exception as error:
+            call.fail(error)
+            return False
+        finally:
+            timer.cancel()
+            self._receiving.discard(call)
+        return True
+
+    async def _body(self, call: HttpCall, receive: Receive) -> bytes:
+        """Returns the body. What has come so far counts towards the memory budget. Raises as `MemoryBudget.take`."""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallCancelledError(GONE)
+        if not message.get("more_body"):
+            # Counted by `EventBatches.take`.
+            whole: bytes = message["body"]
+            return whole
+        pieces, size = [message["body"]], len(message["body"])
+        held = 0
+        try:
+            while message.get("more_body"):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise CallCancelledError(GONE)
+                pieces.append(message["body"])
+                size += len(pieces[-1])
+                if size > self._limits.max_message_bytes:
+                    raise self._limits.too_large(size)
+                if size - held >= COUNTED_BYTES:
+                    self._batches.memory.take(size - held)
+                    held = size
+            return b"".join(pieces)
+        finally:
+            self._batches.memory.give(held)
+
+    def _finish_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ends the event batch after the calls that have arrived at the same time."""
+        if not self._finishing:
+            self._finishing = True
+            loop.call_soon(self._finish)
+
+    def _finish(self) -> None:
+        self._finishing = False
+        self._batches.finish()
+
+
+class _Exchange:
+    """The translations of a request and of its reply."""
+
+    __slots__ = ("_app", "_call", "_headers", "_names", "_reply", "_route")
+
+    def __init__(
+        self, app: HttpApp, route: HttpRoute, names: Mapping[str, str], headers: Mapping[str, str], call: HttpCall
+    ) -> None:
+        self._app = app
+        self._route = route
+        self._names = names
+        self._headers = headers
+        self._call = call
+        self._reply: Callable[[bytes], HttpReply] | None = None
+
+    def handle(self, call: Any) -> None:
+        """Translates the request, and passes the message to the method's handler."""
+        app = self._app
+        if len(call.request) > LONG_BYTES:
+            app._translating.submit(call.attempt, partial(self._translate, may_block=True))
+            return
+        try:
+            self._translate(may_block=False)
+        except WouldBlockError:
+            call.may_block(partial(self._translate, may_block=True))
+
+    def _translate(self, *, may_block: bool) -> None:
+        call, method = self._call, self._route.method
+        request = HttpRequest(self._names, self._headers, call.request, call.caller, may_block)
+        try:
+            message, self._reply = self._route.translate(request)
+        except UnicodeEncodeError:
+            raise InvalidRequestError(
+                "the body: got a string with half of a surrogate pair, expected Unicode"
+            ) from None
+        if len(message) >= COUNTED_BYTES:
+            call.hold(len(message))
+        call.request = message
+        handler = self._app._handlers.unary.get(method)
+        if handler is None:
+            raise UnknownMethodError(f"method '{method}' doesn't exist on this server")
+        if method in self._app._handlers.prompt:
+            handler(call)
+        else:
+            self._app._batches.work(call, handler)
+
+    async def reply_to(self, outcome: bytes | Failure, loop: asyncio.AbstractEventLoop) -> HttpReply:
+        """Returns the reply for the call's reply message or error."""
+        translate = self._reply
+        if isinstance(outcome, Failure):
+            return failure_reply(outcome)
+        assert translate is not None
+        try:
+            if len(outcome) <= LONG_BYTES:
+                return translate(outcome)
+            reply = await loop.run_in_executor(self._app._translating, translate, outcome)
+            self._call.hold(len(reply.body))
+            return reply
+        except Exception as error:
+            return failure_reply(failure(error, self._route.method))
+
+
+class _Endpoint:
+    """An ASGI application that isn't a function, as starlette expects them in routes."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._answer(scope, receive, send)
+
+
+async def _send(scope: MutableMapping[str, Any], send: Send, reply: HttpReply, *, unread: bool = False) -> None:
+    """Sends a reply. After a request of which a part is `unread` the connection is closed."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+    headers.append((b"content-length", b"%d" % len(reply.body)))
+    if unread or scope[KEY].last:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

@@ -1,0 +1,120 @@
+"""A request of HTTP as a unary call."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from layerserve_server.access.gate import Pairs
+from layerserve_server.errors import InvalidRequestError, safe_text
+from layerserve_server.transport.call import Ended, Observer
+from layerserve_server.transport.event_batch import BatchedCall, EventBatches
+from layerserve_server.transport.status import Failure
+
+#: Header with the time that the client waits, as in gRPC: up to eight digits and a unit.
+TIMEOUT = "grpc-timeout"
+#: Seconds by unit of that time.
+UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+#: Before the name of a method in the label of metrics.
+LABEL = "http:"
+
+
+class Connection(Protocol):
+    """A connection of a client."""
+
+    #: Names in the client's verified certificate; empty without one.
+    certificate_names: Sequence[str]
+
+
+class HttpCall(BatchedCall):
+    """A call that came by HTTP. Its coroutine awaits `ended`, the reply message or the error."""
+
+    __slots__ = ("_connection", "_headers", "_loop", "ended")
+
+    def __init__(
+        self,
+        batches: EventBatches,
+        method: str,
+        headers: Mapping[str, str],
+        connection: Connection,
+        loop: asyncio.AbstractEventLoop,
+        arrived: float,
+    ) -> None:
+        super().__init__(batches, method, b"", arrived, None)
+        self._connection = connection
+        self._loop = loop
+        self._headers = headers
+        self.ended: asyncio.Future[bytes | Failure] = loop.create_future()
+
+    def client(self) -> object:
+        return self._connection
+
+    @property
+    def metadata(self) -> Pairs:
+        return tuple(self._headers.items())
+
+    def certificate_names(self) -> Sequence[str]:
+        return self._connection.certificate_names
+
+    def send(self, message: bytes) -> None:
+        self._end_with(message)
+
+    def send_failure(self, wire: Failure) -> None:
+        self._end_with(wire)
+
+    def _end_with(self, outcome: bytes | Failure) -> None:
+        if self._batches.in_thread():
+            self._resolve(outcome)
+        else:
+            self._loop.call_soon_threadsafe(self._resolve, outcome)
+
+    def _resolve(self, outcome: bytes | Failure) -> None:
+        if not self.ended.done():
+            self.ended.set_result(outcome)
+
+
+def timeout_of(headers: Mapping[str, str]) -> float | None:
+    """Returns the time that the client waits, in seconds; None if it doesn't say. Raises InvalidRequestError."""
+    given = headers.get(TIMEOUT)
+    if given is None:
+        return None
+    match = _TIMEOUT.fullmatch(given)
+    if match is None:
+        raise InvalidRequestError(
+            f"header '{TIMEOUT}': got '{safe_text(given, 40)}', expected up to 8 digits and one of H, M, S, m, u, n, "
+            "such as 500m for 500 milliseconds"
+        )
+    return int(match[1]) * UNITS[match[2]]
+
+
+class HttpObserver:
+    """Passes counts and times on, with methods labelled as called by HTTP (see transport.call.Observer)."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._labels: dict[str, str] = {}
+
+    def calls_began(self, method: str, count: int) -> None:
+        """Counts calls that arrived."""
+        self._observer.calls_began(self._label(method), count)
+
+    def calls_ended(self, calls: Sequence[Ended]) -> None:
+        """Counts calls that ended."""
+        self._observer.calls_ended([call._replace(method=self._label(call.method)) for call in calls])
+
+    def streamed(self, requests: Sequence[Ended]) -> None:
+        """Counts requests of streams, which HTTP doesn't have."""
+        self._observer.streamed(requests)
+
+    def before_collect(self, report: Callable[[], None]) -> None:
+        """Registers a callback that runs before metrics are collected."""
+        self._observer.before_collect(report)
+
+    def _label(self, method: str) -> str:
+        label = self._labels.get(method)
+        if label is None:
+            label = self._labels[method] = LABEL + method.rpartition("/")[2]
+        return label

@@ -1,0 +1,248 @@
+"""Connections of HTTP: uvicorn's protocol, with limits on time, sizes and numbers that it lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from layerserve_server.transport.event_batch import BatchedCall
+from layerserve_server.transport.http.exchange import HttpReply
+from layerserve_server.transport.http.statuses import error_reply
+from layerserve_server.transport.limits import Limits
+
+#: Maximum size of a request's line and headers together, in bytes, as of a call's metadata in grpcio.
+MAX_HEADER_BYTES = 16 * 1024
+#: Maximum number of requests on a connection, so that load balancers rebalance, and of those sent before the replies
+#: to earlier ones.
+MAX_REQUESTS = 100_000
+MAX_PIPELINED = 16
+#: Key of a connection in the scope of its requests.
+KEY = "layerserve.connection"
+PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class HttpConnections:
+    """The open connections of a server. Used in the event loop only."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        #: Oldest use first.
+        self._open: dict[HttpConnection, None] = {}
+        self._peers: Counter[str] = Counter()
+        #: Whether connections close after their next reply.
+        self.closing = False
+
+    def all_idle(self) -> bool:
+        """Whether all replies have been sent."""
+        open_now = list(self._open)
+        return all(one.idle and not one.transport.get_write_buffer_size() for one in open_now)
+
+    def opened(self, connection: HttpConnection) -> bool:
+        """Registers a connection. Over a limit, an idle one is closed for it; returns False if there is none."""
+        limits, peer = self.limits, connection.peer
+        if self._peers[peer] >= limits.max_peer_connections and not self._close_idle(peer):
+            return False
+        if len(self._open) >= limits.max_connections and not self._close_idle(None):
+            return False
+        self._open[connection] = None
+        self._peers[peer] += 1
+        return True
+
+    def used(self, connection: HttpConnection) -> None:
+        """Makes a connection the last that is closed for others."""
+        if connection in self._open:
+            del self._open[connection]
+            self._open[connection] = None
+
+    def closed(self, connection: HttpConnection) -> None:
+        """Forgets a connection."""
+        if connection in self._open:
+            del self._open[connection]
+            self._peers[connection.peer] -= 1
+            if not self._peers[connection.peer]:
+                del self._peers[connection.peer]
+
+    def abort(self) -> None:
+        """Ends all connections."""
+        for connection in list(self._open):
+            connection.transport.abort()
+
+    def _close_idle(self, peer: str | None) -> bool:
+        for connection in self._open:
+            if connection.idle and peer in (None, connection.peer):
+                self.closed(connection)
+                connection.transport.abort()
+                return True
+        return False
+
+
+class HttpConnection(HttpToolsProtocol):
+    """A connection of a client. It ends if headers are too large or come too slowly, or a reply isn't read."""
+
+    #: Set for each server in a subclass of its own: uvicorn makes connections.
+    pool: HttpConnections
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.peer = ""
+        self.certificate_names: Sequence[str] = ()
+        #: The call of the request that is being answered.
+        self.call: BatchedCall | None = None
+        #: Whether a request was begun whose headers aren't complete, and their size so far.
+        self._in_headers = True
+        self._header_bytes = 0
+        self._opened = self.loop.time()
+        self._requests = 0
+        self._complete = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._refused = False
+
+    def __str__(self) -> str:
+        """The client's address, as gRPC writes it."""
+        host, port = self.client or ("", 0)
+        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no request with complete headers that isn't answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called when the client has connected."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.peer = self.client[0] if self.client else ""
+        certificate = transport.get_extra_info("ssl_object")
+        if isinstance(certificate, ssl.SSLObject):
+            self.certificate_names = names_in(certificate.getpeercert() or {})
+        if not self.pool.opened(self):
+            self._refused = True
+            self.transport.abort()
+            return
+        self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called when the connection has ended, by whichever side."""
+        self.pool.closed(self)
+        self._stop_timer()
+        call, self.call = self.call, None
+        super().connection_lost(exc)
+        if call is not None:
+            call.gone()
+
+    def data_received(self, data: bytes) -> None:
+        """Called with further bytes of the client."""
+        if self._refused:
+            return
+        self.pool.used(self)
+        if self._timer is None and self._in_headers:
+            self._await_headers()
+        complete = self._complete
+        super().data_received(data)
+        # If another request has ended in them, only a part of the bytes would count, fewer than asyncio reads at once.
+        if self._in_headers and self._complete == complete and not self._refused:
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES:
+                self._refuse_headers()
+
+    def on_message_begin(self) -> None:
+        """Called at the first byte of a request."""
+        super().on_message_begin()
+        self.scope[KEY] = self  # type: ignore[literal-required]
+
+    def on_headers_complete(self) -> None:
+        """Called before the body."""
+        self._in_headers = False
+        self._stop_timer()
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MAX_HEADER_BYTES or len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse_headers()
+            return
+        if self._refused:
+            return
+        self._requests += 1
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Called with a part of the body."""
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Called at the end of a request."""
+        self._in_headers = True
+        self._header_bytes = 0
+        self._complete += 1
+        if not self._refused:
+            super().on_message_complete()
+
+    async def writable(self, size: int) -> None:
+        """Waits until the client has read what was written before, and ends the connection if that takes too long.
+
+        `size` is the number of those bytes.
+        """
+        if self.flow.write_paused:
+            timer = self.loop.call_later(self.pool.limits.patience(size), self.transport.abort)
+            try:
+                await self.flow.drain()
+            finally:
+                timer.cancel()
+
+    def late_body(self) -> None:
+        """Called when the body hasn't come in time."""
+        seconds = self.pool.limits.stream_idle_seconds
+        self._close_with(error_reply(f"the request wasn't complete after {seconds:g} seconds", 408, "idle"))
+
+    @property
+    def last(self) -> bool:
+        """Whether the connection closes after the reply to its current request."""
+        age = self.pool.limits.max_connection_age_seconds
+        old = age > 0 and self.loop.time() - self._opened >= age
+        return self.pool.closing or old or self._requests >= MAX_REQUESTS
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers bytes that aren't HTTP, and closes the connection."""
+        self._close_with(error_reply("the request isn't valid HTTP", 400, "invalid_request"))
+
+    def _await_headers(self) -> None:
+        self._timer = self.loop.call_later(self.pool.limits.handshake_seconds, self._late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        seconds = self.pool.limits.handshake_seconds
+        self._close_with(error_reply(f"the headers weren't complete after {seconds:g} seconds", 408, "idle"))
+
+    def _refuse_headers(self) -> None:
+        text = f"got more than {MAX_HEADER_BYTES} bytes of headers, or {MAX_PIPELINED} requests ahead, the maximum"
+        self._close_with(error_reply(text, 431, "too_large"))
+
+    def _close_with(self, reply: HttpReply) -> None:
+        """Answers outside of any request, unless a reply is being written, and closes the connection."""
+        self._refused = True
+        if self.transport.is_closing():
+            return
+        if not self.idle and (self.cycle.response_started or self.pipeline):
+            self.transport.abort()
+            return
+        lines = [b"HTTP/1.1 %d %s" % (reply.status, PHRASES[reply.status])]
+        headers = (*reply.headers, ("content-length", str(len(reply.body))), ("connection", "close"))
+        lines += [f"{name}: {value}".encode("latin-1") for name, value in headers]
+        self.transport.write(b"\r\n".join([*lines, b"", reply.body]))
+        self.transport.close()
+        # What a client that reads nothing leaves in the buffer would keep the connection.
+        self.loop.call_later(self.pool.limits.stalled_seconds, self.transport.abort)
+
+
+def names_in(certificate: Any) -> list[str]:
+    """Returns the names of a certificate, as `ssl.SSLSocket.getpeercert` describes it: the subject's, then others."""
+    names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    return names + [value for _, value in certificate.get("subjectAltName", ())]

@@ -1,0 +1,150 @@
+"""The server: uvicorn's connections in an event loop of its own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from email.utils import formatdate
+from typing import Any
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from layerserve_server.access.gate import Gate
+from layerserve_server.transport.call import Observer, Routes
+from layerserve_server.transport.certificates import Certificates, RenewedContext
+from layerserve_server.transport.ending import Ending, wait_for
+from layerserve_server.transport.event_batch import EventBatches
+from layerserve_server.transport.http.app import HttpApp
+from layerserve_server.transport.http.call import HttpCall, HttpObserver
+from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
+from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.memory import MemoryBudget
+
+#: Listen backlog.
+BACKLOG = 1024
+#: Time to send the last replies at shutdown, in seconds.
+LEAVE_SECONDS = 1.0
+
+
+class HttpServer:
+    """Serves routes over HTTP on one port."""
+
+    def __init__(
+        self,
+        routes: Sequence[HttpRoute],
+        plain: Mapping[str, Callable[[], HttpReply]],
+        handlers: Routes,
+        observer: Observer,
+        limits: Limits,
+        memory: MemoryBudget,
+        gate: Gate,
+        *,
+        host: str,
+        port: int,
+        certificates: Certificates | None = None,
+    ) -> None:
+        """`plain` are the replies of paths without rights; `handlers` has the methods of the routes.
+
+        Raises OSError if the port is taken.
+        """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        self.port = int(self._socket.getsockname()[1])
+        self._ending = Ending()
+        self._limits = limits
+        self._tls = None if certificates is None else RenewedContext.of(certificates)
+        self._batches = EventBatches(HttpObserver(observer), limits, memory, gate)
+
+        def admit(call: HttpCall) -> Any:
+            return gate.trusted or gate.admit(call)
+
+        self._app = HttpApp(routes, plain, handlers, self._batches, limits, admit)
+        self._connections = HttpConnections(limits)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._server: asyncio.Server | None = None
+
+    def start(self) -> None:
+        """Starts to receive requests."""
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+
+    def drain(self) -> None:
+        """Has each connection closed after its next reply, so that clients connect to another server.
+
+        Not before, since an idle connection may be about to have a request.
+        """
+        self._connections.closing = True
+
+    def stop(self, grace: float) -> None:
+        """Refuses further requests with 503, and waits up to `grace` seconds for open ones (see GrpcioServer.stop)."""
+        self._ending.run(grace, self._end)
+
+    def _end(self) -> None:
+        self._batches.stopping = True
+        self.drain()
+        self._ending.wait(lambda: not self._batches.open)
+        self._batches.close()
+        self._app.close()
+        if self._thread.is_alive():
+            wait_for(self._connections.all_idle, LEAVE_SECONDS)
+            asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        else:
+            self._loop.close()
+        self._socket.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._batches.bind_to_thread()
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    async def _listen(self) -> None:
+        # It logs whatever clients do wrong.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        config = uvicorn.Config(
+            self._app,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=round(self._limits.connection_idle_seconds),
+        )
+        config.load()
+        state = ServerState()
+        kind = type("Connection", (HttpConnection,), {"pool": self._connections})
+
+        def date() -> None:
+            state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+            self._loop.call_later(1.0, date)
+
+        date()
+        handshake = None if self._tls is None else self._limits.handshake_seconds
+        self._server = await self._loop.create_server(
+            lambda: kind(config, state, {}, self._loop),
+            sock=self._socket,
+            backlog=BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=handshake,
+        )
+
+    async def _leave(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._connections.abort()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,202 @@
+"""The REST form of the Open Inference Protocol through a real port."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from echo_servers import needs_native
+from http_calls import Http
+from layerserve import Client
+from layerserve_server.access.caller import ANYONE
+from layerserve_server.protocols.inference.inference_pb2 import ModelInferRequest
+from layerserve_server.services.rest.infer import translate
+from layerserve_server.transport.http.exchange import HttpRequest
+
+X = np.arange(6, dtype=np.float32).reshape(3, 2)
+INFER = "/v2/models/double/infer"
+
+
+def asked(data=None, **fields):
+    """A request for the rows X."""
+    tensor = {"name": "x", "shape": [3, 2], "datatype": "FP32", "data": X.tolist() if data is None else data}
+    return {"inputs": [{**tensor, **fields.pop("tensor", {})}], **fields}
+
+
+def in_binary(arrays, **fields):
+    """A request with tensors in binary: the body, and its header."""
+    inputs = [
+        {"name": name, "shape": list(x.shape), "datatype": kind, "parameters": {"binary_data_size": x.nbytes}}
+        for name, kind, x in arrays
+    ]
+    text = json.dumps({"inputs": inputs, **fields}).encode()
+    return text + b"".join(x.tobytes() for _, _, x in arrays), {"Inference_Header_Content_Length": str(len(text))}
+
+
+@pytest.mark.parametrize(
+    "data", [X.tolist(), X.ravel().tolist(), X.astype(int).tolist()], ids=["nested", "flat", "int"]
+)
+def test_elements_in_json_are_flat_or_nested(serve, data):
+    _, call = serve()
+    reply = call("POST", INFER, asked(data, id="7"))
+    assert reply.json == {
+        "model_name": "double",
+        "model_version": "1",
+        "id": "7",
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [3, 2], "data": (2 * X).ravel().tolist()}],
+    }
+    assert call("POST", "/v2/models/double/versions/1/infer", asked()).status == 200
+
+
+def test_outputs_are_those_asked_for_in_json_or_binary(serve):
+    _, call = serve()
+    body, headers = in_binary([("x", "FP32", X)], parameters={"binary_data_output": True})
+    reply = call("POST", INFER, body, **headers)
+    length = int(reply.headers["inference-header-content-length"])
+    assert reply.headers["content-type"] == "application/octet-stream"
+    (output,) = json.loads(reply.body[:length])["outputs"]
+    assert output["parameters"] == {"binary_data_size": 24}
+    np.testing.assert_array_equal(np.frombuffer(reply.body[length:], np.float32).reshape(3, 2), 2 * X)
+    outputs = [{"name": "hidden"}, {"name": "y", "parameters": {"binary_data": True}}]
+    body, headers = in_binary([("x", "FP32", X)], outputs=outputs)
+    reply = call("POST", INFER, body, **headers)
+    length = int(reply.headers["inference-header-content-length"])
+    hidden, y = json.loads(reply.body[:length])["outputs"]
+    assert hidden["data"] == (2 * X + 100).ravel().tolist()
+    assert y["parameters"] == {"binary_data_size": 24}
+    outputs = [{"name": "y", "parameters": {"classification": 1}}]
+    assert call("POST", INFER, asked(outputs=outputs)).json["outputs"][0]["data"] == [
+        *("2.000000:1", "6.000000:1", "10.000000:1")
+    ]
+
+
+@pytest.mark.parametrize("transport", ["grpcio", pytest.param("native", marks=needs_native)])
+def test_requests_by_http_and_grpc_are_one_batch(serve, connect, transport, wait_until):
+    app, _ = serve(transport=transport)
+    with app.repository.lease("double") as version:
+        model = version.model
+        model.gate.clear()
+
+        def by_http(number):
+            call = Http(app.http_port)
+            try:
+                return call("POST", INFER, asked((X + number).tolist())).json["outputs"][0]["data"]
+            finally:
+                call.close()
+
+        with ThreadPoolExecutor(8) as pool, Client(f"127.0.0.1:{app.grpc_port}") as client:
+            first = pool.submit(by_http, 0)
+            wait_until(lambda: model.begun)
+            others = [pool.submit(by_http, number) for number in (1, 2)]
+            by_grpc = [pool.submit(client.predict, "double", X + number) for number in (3, 4)]
+            wait_until(lambda: version.queue.queued_rows == 12)
+            model.gate.set()
+            assert first.result() == (2 * X).ravel().tolist()
+            for number, reply in enumerate(others, 1):
+                assert reply.result() == (2 * (X + number)).ravel().tolist()
+            for number, reply in enumerate(by_grpc, 3):
+                np.testing.assert_array_equal(reply.result(), 2 * (X + number))
+    assert model.begun == [3, 12]
+
+
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_bodies_may_be_compressed(serve, coding, compress):
+    app, call = serve(max_message_bytes=1 << 20)
+    assert call("POST", INFER, compress(json.dumps(asked()).encode()), Content_Encoding=coding).status == 200
+    x = np.ones((10_000, 2), np.float32)
+    body, headers = in_binary([("x", "FP32", x)])
+    assert call("POST", INFER, compress(body), Content_Encoding=coding, **headers).status == 200
+    bomb = call("POST", INFER, compress(b" " * (2 << 20)), Content_Encoding=coding)
+    assert (bomb.status, bomb.headers["layerserve-reason"]) == (413, "too_large")
+    assert call("POST", INFER, compress(json.dumps(asked()).encode())[:-5], Content_Encoding=coding).status == 400
+    assert call("POST", INFER, b"x", Content_Encoding="br").json == {
+        "error": "content-encoding: got 'br', expected gzip or deflate"
+    }
+    assert app._transport.memory.held == 0
+
+
+WRONG = {
+    "text": (b"{", "the body isn't JSON"),
+    "list": ([], "the body: got a list of 0, expected an object"),
+    "nothing": ({}, "inputs: got none"),
+    "no name": (asked(tensor={"name": 3}), "inputs[0].name: got the number 3, expected a string"),
+    "shape": (asked(tensor={"shape": [3, -2]}), "inputs[0].shape[1]: got the number -2"),
+    "huge shape": (asked(tensor={"shape": [2**62, 2**62]}), "inputs[0]"),
+    "datatype": (asked(tensor={"datatype": "FP8"}), "got datatype 'FP8'"),
+    "half": (asked(tensor={"datatype": "FP16"}), "expected it in binary"),
+    "ragged": (asked([[1, 2], [3], [4, 5]]), "inputs[0].data[1]: got a list of 1, expected a list of 2"),
+    "deeper": (asked([[1, 2], [3, [4]], [4, 5]]), "inputs[0].data[1][1]: got a list of 1"),
+    "text in numbers": (asked([1, 2, "3", 4, 5, 6]), "inputs[0].data[2]: got the string '3', expected a number"),
+    "null": (asked([1, 2, None, 4, 5, 6]), "inputs[0].data[2]: got null, expected a number"),
+    "true": (asked([1, 2, True, 4, 5, 6]), "inputs[0].data[2]: got true, expected a number"),
+    "object": (asked([1, 2, {}, 4, 5, 6]), "inputs[0].data[2]: got an object, expected a number"),
+    "too few": (asked([1, 2]), "got 2 elements, expected 6 for shape [3, 2]"),
+    "large": (asked([1, 2, 1e39, 4, 5, 6]), "too large for float32"),
+    "parameter": (asked(parameters={"a": []}), "parameters.a: got a list of 0"),
+    "name": (asked(tensor={"name": "z"}), "unknown input 'z'"),
+    "output": (asked(outputs=[{"name": "z"}]), "unknown tensor 'z'"),
+    "memory": (asked(tensor={"parameters": {"shared_memory_region": "r"}}), "shared memory isn't supported"),
+    "surrogate": (asked(id="\ud800"), "surrogate"),
+    "surrogate beside NaN": (asked([1, 2, float("nan"), 4, 5, 6], id="\ud800"), "half of a surrogate pair"),
+    "surrogate in a key": (asked([1, 2, float("nan"), 4, 5, 6], parameters={"\ud800": 1}), "surrogate pair"),
+}
+
+
+@pytest.mark.parametrize(("body", "text"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_named(serve, body, text):
+    _, call = serve()
+    reply = call("POST", INFER, body)
+    assert reply.status == 400
+    assert text in reply.json["error"]
+    # The connection is usable afterwards.
+    assert call("POST", INFER, asked()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "text"),
+    [
+        ("x", 24, "got 'x', expected a number"),
+        ("9" * 30, 24, "expected a number up to"),
+        ("-1", 24, "got '-1'"),
+        (None, 25, "got 25, expected at most 24"),
+        (None, -1, "got -1"),
+        (None, 20, "got 4 bytes after the last tensor"),
+    ],
+)
+def test_binary_of_another_size_is_refused(serve, length, size, text):
+    _, call = serve()
+    tensor = {"name": "x", "shape": [3, 2], "datatype": "FP32", "parameters": {"binary_data_size": size}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    reply = call("POST", INFER, head + X.tobytes(), Inference_Header_Content_Length=length or str(len(head)))
+    assert reply.status == 400
+    assert text in reply.json["error"]
+
+
+def test_numbers_that_are_not_finite_go_both_ways(serve):
+    _, call = serve()
+    body = json.dumps(asked([[float("inf"), float("nan")], [1, 2], [3, 4]]))
+    assert "NaN" in body
+    reply = call("POST", INFER, body.encode())
+    assert b"[Infinity,NaN,2" in reply.body.replace(b" ", b"")
+
+
+def test_binary_elements_need_not_be_aligned(serve):
+    """JSON of any length comes before them."""
+    _, call = serve()
+    for number in range(8):
+        body, headers = in_binary([("x", "FP32", X)], id="i" * number)
+        assert call("POST", INFER, body, **headers).json["outputs"][0]["data"] == (2 * X).ravel().tolist()
+
+
+def test_text_and_bytes(serve):
+    """Text of a model that has an input of strings arrives as the protocol's binary elements."""
+    tensor = {"name": "t", "shape": [2], "datatype": "BYTES", "data": ["é", {"b64": "AP8="}]}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    message, _ = translate(HttpRequest({"model": "m"}, {}, body, ANYONE, may_block=False))
+    (raw,) = ModelInferRequest.FromString(message).raw_input_contents
+    assert raw == struct.pack("<I", 2) + "é".encode() + struct.pack("<I", 2) + b"\x00\xff"

@@ -1,0 +1,68 @@
+"""Values of JSON as arrays."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from layerserve_server.errors import InvalidRequestError, InvalidTensorError
+from layerserve_server.services.rest.json_arrays import Place, array_of
+from layerserve_server.services.rest.json_text import dumps_array, loads
+
+TAKEN = [
+    ([[1, 2], [3, 4]], "float32"),
+    ([1.5, 2], "float64"),
+    ([1e-50, 1], "float16"),
+    (3, "int8"),
+    ([], "int32"),
+    ([[], []], "float32"),
+    ([2**63, 1], "uint64"),
+    ([2**63 - 1, -(2**63)], "int64"),
+    ([2**70], "float32"),
+    ([True, False], "bool"),
+]
+
+
+@pytest.mark.parametrize(("value", "dtype"), TAKEN)
+def test_numbers_have_the_dtype_asked_for(value, dtype):
+    array = array_of(value, dtype, Place("x"))
+    assert array.dtype == dtype
+    np.testing.assert_array_equal(array, np.array(value, object).astype(dtype))
+
+
+REFUSED = {
+    "float for int": ([1, 2.5], "int32", r"x\[1\]: got the number 2\.5, expected an integer"),
+    "whole float for int": ([2.0], "int32", r"x\[0\]: got the number 2\.0"),
+    "number for bool": ([True, 1], "bool", r"x\[1\]: got the number 1, expected true or false"),
+    "bool for int": ([[1], [True]], "int32", r"x\[1\]\[0\]: got true, expected an integer"),
+    "out of range": ([1, 300], "uint8", "x: got the number 300, expected 0 to 255"),
+    "too many bits": ([2**64, -1], "int64", "x: got the number"),
+    "many digits": ([10**400], "int64", "x: got a number of many digits"),
+    "many digits for float": ([10**400], "float64", "x: got a number that is too large"),
+    "number for text": (["a", 1], "string", r"x\[1\]: got the number 1, expected a string"),
+    "not base64": ([{"b64": "?"}], "string", r"x\[0\]\.b64"),
+    "deep": (json.loads("[" * 40 + "]" * 40), "float32", "more than 32 nested lists"),
+}
+
+
+@pytest.mark.parametrize(("value", "dtype", "text"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_tensor_is_named(value, dtype, text):
+    with pytest.raises(InvalidTensorError, match=text):
+        array_of(value, dtype, Place("x"))
+
+
+@pytest.mark.parametrize("text", [b"[" * 10**6, b'{"a":' * 10**6, b"[NaN," + b"[" * 10**5, b"\xff", b"9" * 10**6, b""])
+def test_hostile_json_is_refused(text):
+    with pytest.raises(InvalidRequestError, match="isn't JSON"):
+        loads(text)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
+def test_numbers_come_back_from_json(dtype, shape):
+    array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype) / 3 if dtype[0] == "f" else None
+    if array is None:
+        array = np.ones(shape, dtype)
+    back = np.array(json.loads(dumps_array(array.astype(dtype))), dtype).reshape(shape)
+    np.testing.assert_array_equal(back, array.astype(dtype))

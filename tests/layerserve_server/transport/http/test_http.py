@@ -1,0 +1,282 @@
+"""What callers over HTTP can do to a server: limits, rights, deadlines, and how connections end."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+
+import grpc
+import pytest
+from http_calls import Http, exchange
+from layerserve_server.access.rights import HTTP, right_of
+from layerserve_server.services.rest.serving import http_routes
+from layerserve_server.transport import limits
+from tokens import write_tokens
+
+INFER = "/v2/models/double/infer"
+BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
+
+
+def post(*headers: bytes, body: bytes = BODY, length: int | None = None) -> bytes:
+    """A request as bytes."""
+    size = b"content-length: %d" % (len(body) if length is None else length)
+    return b"\r\n".join([b"POST " + INFER.encode() + b" HTTP/1.1", b"host: a", size, *headers, b"", body])
+
+
+@pytest.fixture
+def serve(put, start):
+    connections = []
+
+    def serve_double(**settings):
+        put("double")
+        app = start(http_port=0, **settings)
+        connections.append(Http(app.http_port))
+        return app, connections[-1]
+
+    yield serve_double
+    for connection in connections:
+        connection.close()
+
+
+@pytest.fixture
+def model(serve):
+    """A server and its model, which computes nothing until its gate is set."""
+
+    def held(**settings):
+        app, call = serve(**settings)
+        with app.repository.lease("double") as version:
+            version.model.gate.clear()
+            return app, call, version
+
+    return held
+
+
+def value(app, name, **labels):
+    return app.metrics.registry.get_sample_value(f"layerserve_{name}", labels) or 0
+
+
+def test_probes_and_keep_alive(serve):
+    app, call = serve()
+    assert call("GET", "/healthz").body == b"ok\n"
+    ready = call("GET", "/readyz")
+    assert (ready.status, ready.body, ready.headers.get("connection")) == (200, b"ready\n", None)
+    assert call("HEAD", "/readyz").status == 200
+    assert call("POST", "/readyz", b"x").status == 405
+    app.drain()
+    ready = call("GET", "/readyz")
+    assert (ready.status, ready.headers["connection"]) == (503, "close")
+    # Calls are still answered.
+    assert call("POST", INFER, BODY).status == 200
+
+
+def test_without_the_extra_the_server_does_not_start(put, make_server, monkeypatch):
+    put("double")
+    monkeypatch.setitem(sys.modules, "layerserve_server.services.rest.serving", None)
+    with pytest.raises(ValueError, match=r"http_port: requires the package .*: pip install 'layerserve\[http\]'"):
+        make_server(http_port=0)
+
+
+REFUSED = {
+    "not HTTP": (b"\x16\x03\x01 hello\r\n\r\n", b"HTTP/1.1 400"),
+    "large header": (b"GET /v2 HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 20_000 + b"\r\n\r\n", b"HTTP/1.1 431"),
+    "header without end": (b"GET /v2 HTTP/1.1\r\nx: " + b"a" * 200_000, b"HTTP/1.1 431"),
+    "long path": (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n", b"HTTP/1.1 431"),
+    "many pipelined": (b"GET /v2 HTTP/1.1\r\nhost: a\r\n\r\n" * 40, b""),
+    "two lengths": (post(b"content-length: 3"), b"HTTP/1.1 400"),
+    "smuggled": (post(b"transfer-encoding: chunked"), b"HTTP/1.1 400"),
+    "no path": (b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", b"HTTP/1.1 404"),
+    "too large": (post(length=1 << 40), b"HTTP/1.1 413"),
+    "wrong timeout": (post(b"grpc-timeout: soon", b"connection: close"), b"HTTP/1.1 400"),
+}
+
+
+@pytest.mark.parametrize(("sent", "answer"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_request_ends_its_connection(serve, sent, answer):
+    app, call = serve()
+    received = exchange(app.http_port, sent)
+    assert received.startswith(answer)
+    assert call("GET", "/v2").status == 200
+    assert app._transport.memory.held == 0
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /v2 HTTP/1.1\r\nho", post()[:-5], b"\r\n"], ids=["nothing", "headers", "body", "empty lines"]
+)
+def test_a_client_that_sends_too_slowly_is_cut_off(serve, sent):
+    app, call = serve(handshake_seconds=0.2, stream_idle_seconds=0.4)
+    began = time.monotonic()
+    received = exchange(app.http_port, sent)
+    assert time.monotonic() - began < 5
+    assert received.startswith(b"HTTP/1.1 408")
+    assert call("GET", "/v2").status == 200
+
+
+def test_a_client_that_reads_nothing_is_cut_off(serve, wait_until, monkeypatch):
+    monkeypatch.setattr(limits, "SLOWEST_BYTES", 1 << 30)
+    app, call = serve(stalled_seconds=0.3)
+    rows = 600_000
+    head = {"name": "x", "shape": [rows, 2], "datatype": "FP32", "parameters": {"binary_data_size": rows * 8}}
+    text = json.dumps({"inputs": [head], "parameters": {"binary_data_output": True}}).encode()
+    body = text + bytes(rows * 8)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", app.http_port))
+        client.sendall(post(b"inference-header-content-length: %d" % len(text), body=body))
+        wait_until(lambda: app._transport.memory.held > rows * 8)
+        wait_until(lambda: app._transport.memory.held == 0)
+    assert call("GET", "/v2").status == 200
+
+
+def test_a_client_that_leaves_cancels_its_request(model, wait_until):
+    app, call, version = model()
+    with socket.create_connection(("127.0.0.1", app.http_port)) as first:
+        first.sendall(post())
+        wait_until(lambda: version.model.begun)
+        with socket.create_connection(("127.0.0.1", app.http_port)) as client:
+            client.sendall(post())
+            wait_until(lambda: version.queue.queued_rows == 1)
+        labels = {"method": "http:ModelInfer", "model": "double", "version": "1", "status": "CANCELLED"}
+        wait_until(lambda: value(app, "requests_total", **labels) == 1)
+        version.model.gate.set()
+        assert first.recv(12) == b"HTTP/1.1 200"
+    assert call("POST", INFER, BODY).status == 200
+    # The one that left was never computed.
+    assert version.model.begun == [1, 1]
+
+
+def test_a_deadline_ends_a_request(model):
+    _, call, version = model()
+    reply = call("POST", INFER, BODY, grpc_timeout="50m")
+    assert (reply.status, reply.headers["layerserve-reason"]) == (504, "deadline_passed")
+    version.model.gate.set()
+    assert call("POST", INFER, BODY, grpc_timeout="30S").status == 200
+    assert call("POST", INFER, BODY, grpc_timeout="0m").status == 504
+
+
+def test_a_full_server_says_when_to_try_again(model, wait_until):
+    app, call, version = model(max_calls=8)
+    sockets = [socket.create_connection(("127.0.0.1", app.http_port)) for _ in range(8)]
+    for one in sockets:
+        one.sendall(post())
+    wait_until(lambda: sum(version.model.begun) + version.queue.queued_rows == 8)
+    reply = call("POST", INFER, BODY)
+    assert (reply.status, reply.headers["retry-after"], reply.headers["layerserve-reason"]) == (429, "1", "busy")
+    version.model.gate.set()
+    for one in sockets:
+        assert one.recv(12) == b"HTTP/1.1 200"
+        one.close()
+
+
+def test_requests_count_towards_the_memory_of_all_callers(serve, wait_until):
+    app, call = serve(max_buffered_bytes=1 << 20)
+    held = bytes(600_000)
+    with socket.create_connection(("127.0.0.1", app.http_port)) as client:
+        client.sendall(post(body=held, length=len(held) + 1))
+        wait_until(lambda: app._transport.memory.held >= 500_000)
+        reply = call("POST", INFER, held)
+        assert (reply.status, reply.headers["layerserve-reason"]) == (429, "busy")
+    wait_until(lambda: app._transport.memory.held == 0)
+
+
+def test_connections_are_limited_and_idle_ones_make_room(serve, wait_until):
+    app, call = serve(max_peer_connections=4)
+    assert call("GET", "/v2").status == 200
+    sockets = [socket.create_connection(("127.0.0.1", app.http_port)) for _ in range(20)]
+    time.sleep(0.1)
+    with socket.create_connection(("127.0.0.1", app.http_port)) as client:
+        client.sendall(post())
+        assert client.recv(12) == b"HTTP/1.1 200"
+    assert len(app._http._connections._open) <= 4
+    for one in sockets:
+        one.close()
+
+
+def test_an_internal_error_has_an_id_and_no_details(serve, monkeypatch, caplog):
+    _, call = serve()
+
+    def fail(*_):
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("layerserve_server.services.rest.infer.dumps_array", fail)
+    reply = call("POST", INFER, BODY)
+    assert reply.status == 500
+    assert "secret" not in reply.json["error"]
+    assert reply.headers["layerserve-correlation-id"] in reply.json["error"]
+    assert any(
+        reply.headers["layerserve-correlation-id"] == getattr(one, "correlation_id", "") for one in caplog.records
+    )
+
+
+def test_each_path_needs_the_right_of_its_method(serve, tmp_path):
+    tokens = write_tokens(tmp_path / "tokens.toml")
+    app, call = serve(tokens=tokens)
+    expected = {
+        ("GET", "/healthz"): "open",
+        ("GET", "/v2/health/live"): "open",
+        ("POST", INFER): "predict",
+        ("GET", "/v2/models/double"): "read",
+        ("GET", "/v2/logging"): "manage",
+    }
+    for (verb, path), right in expected.items():
+        body = BODY if verb == "POST" else None
+        for token in (None, "wrong", "predict", "read", "train", "manage", "expired", "other-models"):
+            reply = call(verb, path, body, **({} if token is None else {"Authorization": f"Bearer {token}"}))
+            if token in (None, "wrong", "expired"):
+                wanted = 200 if right == "open" else 401
+            elif token == "other-models":
+                wanted = 403 if right in ("predict", "read") else 200
+            else:
+                wanted = 200 if right in ("open", token) else 403
+            assert reply.status == wanted, (path, token, reply.body)
+            assert (reply.headers.get("www-authenticate") == "Bearer") is (wanted == 401)
+    # Nothing of a body is taken without a right.
+    assert exchange(app.http_port, post(length=100_000_000)).startswith(b"HTTP/1.1 401")
+
+
+def test_every_route_has_a_method_with_a_right():
+    routes = http_routes(None)
+    assert len(routes) > 20
+    assert [route.path for route in routes if right_of(route.method) is None] == []
+    assert {"/healthz", "/readyz"} <= HTTP.keys()
+
+
+def test_open_requests_finish_while_the_server_stops(model, wait_until):
+    app, _, version = model()
+    with socket.create_connection(("127.0.0.1", app.http_port)) as client:
+        client.sendall(post())
+        wait_until(lambda: version.model.begun)
+        stopping = threading.Thread(target=app.stop, args=(30,))
+        stopping.start()
+        wait_until(lambda: app._http._batches.stopping)
+        late = Http(app.http_port)
+        reply = late("POST", INFER, BODY)
+        late.close()
+        assert (reply.status, reply.headers["connection"]) == (503, "close")
+        version.model.gate.set()
+        received = b""
+        while piece := client.recv(65536):
+            received += piece
+        assert received.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in received
+        stopping.join()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", app.http_port)).close()
+
+
+def test_grpc_is_answered_while_http_is_flooded(serve, connect):
+    app, _ = serve(max_peer_connections=16)
+    channel = connect(app)
+    ready = grpc.channel_ready_future(channel)
+    ready.result(30)
+    sockets = []
+    for _ in range(100):
+        one = socket.create_connection(("127.0.0.1", app.http_port))
+        one.sendall(b"POST /v2 HTTP/1.1\r\ncontent-length: 9999\r\n\r\n")
+        sockets.append(one)
+    call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+    assert call(b"", timeout=5)
+    for one in sockets:
+        one.close()
