@@ -223,6 +223,27 @@ class Manager:
             self._repository.scan(name)
             return self._finish(name)
 
+    def set_canary(self, name: str, share: float | None, who: str) -> tuple[float, Change]:
+        """Sets the share of callers that get the canary; None for that of the settings. Returns the share in force.
+
+        Raises InvalidRequestError if it isn't from 0 to 1, RefusedChangeError if there is no version for the canary,
+        VersionFailedError if that can't be loaded.
+        """
+        with self._change(who, "set canary", name, to=share) as record:
+            record["from"] = self._repository.serving(name)["canary"]
+            if share is not None and not 0 <= share <= 1:
+                raise InvalidRequestError(f"share: got {share:g}, expected a number from 0 to 1")
+            self._known(name)
+            label = self._repository.settings(name).canary_label
+            version = self._repository.labels(name).get(label)
+            if share and version is None:
+                raise RefusedChangeError(f"model '{name}' has no label '{label}', at whose version the share would go")
+            if share and version is not None:
+                self._repository.ensure_loaded(name, version)
+            self._write(name, canary=share)
+            self._repository.scan(name)
+            return self._repository.serving(name)["canary"], self._finish(name)
+
     # Deletion.
 
     def delete_version(self, name: str, version: int, who: str, *, force: bool = False) -> Change:

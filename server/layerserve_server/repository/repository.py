@@ -390,6 +390,7 @@ class Repository:
                 "default": record.default(),
                 "labels": dict(record.labels),
                 "loaded": record.loaded,
+                "canary": record.canary_share,
                 "reasons": reasons,
             }
 
