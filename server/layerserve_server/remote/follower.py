@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from layerserve_server.errors import UnavailableError, VersionFailedError
 from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.mirror import TICK_SECONDS, WAIT_SECONDS, absent_versions
+from layerserve_server.remote.copies import absent_versions
+from layerserve_server.remote.mirror import TICK_SECONDS, WAIT_SECONDS
 from layerserve_server.repository.layout import FoundVersion
 
 
