@@ -129,7 +129,7 @@ def test_a_nice_model_is_computed_in_its_own_thread_with_its_niceness():
         return dict.fromkeys(outputs, arrays["x"])
 
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    for nice, own in ((0, False), (7, True)):
+    for nice, own in ((0, False), (19, True)):
         queue = BatchQueue("m", execute, max_batch_rows=8, max_queue_rows=8, observer=Observer(), nice=nice)
         queue._thread_seconds = [0.0] * 5  # it is quick
         future: Future = Future()

@@ -512,6 +512,8 @@ def test_a_label_moves_to_versions_that_are_loaded_and_keeps_them(manage, put, t
     assert states(repository) == {5: State.READY, 4: State.AVAILABLE, 3: State.READY} | dict.fromkeys(
         (1, 2), State.AVAILABLE
     )
+    # After a restart, its callers needn't wait.
+    assert states(manage(max_old_versions=0)[0])[3] is State.READY
     manager.remove_label("double", "stable", ME)
     with pytest.raises(UnknownLabelError):
         manager.remove_label("double", "stable", ME)
