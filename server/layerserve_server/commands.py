@@ -172,7 +172,8 @@ def welcome(app: App) -> str:
         lines.append("  no models yet; a NAME/1/model.keras or NAME.keras that is added is served automatically")
     ports = f"gRPC on {settings.host}:{app.grpc_port}"
     if app.http_port >= 0:
-        ports += f", HTTP on http://{settings.host}:{app.http_port}"
+        scheme = "http" if settings.tls_certificate is None else "https"
+        ports += f", HTTP on {scheme}://{settings.host}:{app.http_port}"
     if app.metrics_port >= 0:
         ports += f", metrics on http://{settings.host}:{app.metrics_port}/metrics"
     return "\n".join([*lines, ports + "; Ctrl-C stops"])

@@ -178,8 +178,8 @@ class Inference:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:
             raise ValueError(f"http_port: requires the package {error.name}: pip install 'layerserve[http]'") from error
-        address: dict[str, Any] = {"host": settings.host, "port": settings.http_port}
-        return make_server(routes, self.metrics, limits(settings), memory, self.gate, ready, **address)
+        address: dict[str, Any] = {"host": settings.host, "port": settings.http_port, "certificates": self.certificates}
+        return make_server(routes, self.repository, self.metrics, limits(settings), memory, self.gate, ready, **address)
 
     def serving(self, model: str) -> bool | None:
         """Whether a version of a model answers requests that name none; None if there is no such model."""

@@ -139,7 +139,7 @@ class Metrics:
 
         self._stale = gauge(
             "access_stale",
-            "1 if a changed file, or address of keys, couldn't be read, so that what was read before stays in use.",
+            "Number of processes that couldn't read a changed file, or keys of tokens, and use what they read before.",
             ("what",),
         )
 

@@ -1,4 +1,4 @@
-"""Certificates for TLS on grpcio's server: checked as a pair, and read again while the server runs."""
+"""Certificates for TLS: checked as a pair, and read again while the server runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Certificates:
         self._paths = (chain, key) if client_ca is None else (chain, key, client_ca)
         self._reread = reread
         self._stamps = _stamps(self._paths)
-        self._contents = _checked(self._paths)
+        self._contents, self.context = _checked(self._paths)
         #: Set for the next handshake after a change, in any thread.
         self._fresh: Any = None
 
@@ -54,12 +54,12 @@ class Certificates:
             stamps = _stamps(self._paths)
             if stamps == self._stamps:
                 return
-            contents = _checked(self._paths)
+            contents, context = _checked(self._paths)
             # After they were read, so that a pair of which one file is new is tried again with the other.
             self._stamps = stamps
             if contents == self._contents:
                 return
-            self._contents = contents
+            self._contents, self.context = contents, context
             self._fresh = self._configuration()
         except CertificateError as error:
             logger.error("%s; the certificate read before stays in use", error)
@@ -76,6 +76,23 @@ class Certificates:
         """Returns what a handshake uses from now on; None for the same as before."""
         fresh, self._fresh = self._fresh, None
         return fresh
+
+
+class RenewedContext(ssl.SSLContext):
+    """A context for asyncio's servers. Each handshake uses the files that were read last."""
+
+    certificates: Certificates
+
+    @classmethod
+    def of(cls, certificates: Certificates) -> RenewedContext:
+        """Makes a context of these certificates."""
+        made = cls(ssl.PROTOCOL_TLS_SERVER)
+        made.certificates = certificates
+        return made
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """Begins a handshake. Called by asyncio."""
+        return self.certificates.context.wrap_bio(*arguments, **options)
 
 
 def names_in(context: Mapping[str, Sequence[bytes]]) -> Sequence[str]:
@@ -95,8 +112,11 @@ def _stamps(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
     return stamps
 
 
-def _checked(paths: Sequence[Path]) -> list[bytes]:
-    """Returns the contents of the files. Raises CertificateError if they don't fit together, or change meanwhile."""
+def _checked(paths: Sequence[Path]) -> tuple[list[bytes], ssl.SSLContext]:
+    """Returns the contents of the files, and a context that uses them.
+
+    Raises CertificateError if they don't fit together, or change meanwhile.
+    """
     chain, key, *client_ca = paths
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -105,10 +125,11 @@ def _checked(paths: Sequence[Path]) -> list[bytes]:
         context.load_cert_chain(chain, key, password="")
         for path in client_ca:
             context.load_verify_locations(path)
+            context.verify_mode = ssl.CERT_REQUIRED
         again = [path.read_bytes() for path in paths]
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
         raise CertificateError(f"certificate {chain} and key {key}: {reason}") from error
     if again != contents:
         raise CertificateError(f"certificate {chain} and key {key}: changed while they were read")
-    return contents
+    return contents, context

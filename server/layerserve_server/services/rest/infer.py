@@ -13,7 +13,7 @@ from layerserve import tensors
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
 from layerserve_server.protocols.inference.inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
-from layerserve_server.services.rest.json_arrays import array_of
+from layerserve_server.services.rest.json_arrays import Place, array_of
 from layerserve_server.services.rest.json_text import dumps, dumps_array, field, kind_of, loads, text_bytes
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, Translated
 
@@ -128,7 +128,7 @@ def _elements(given: Mapping[str, Any], name: str, datatype: str, shape: Sequenc
         raise InvalidTensorError(f"{label}: got {datatype} in JSON, expected it in binary: JSON has no such numbers")
     if "data" not in given:
         raise InvalidTensorError(f"{label}.data: got none, expected the elements, or parameters.binary_data_size")
-    array = array_of(given["data"], kind, f"{label}.data")
+    array = array_of(given["data"], kind, Place(f"{label}.data"))
     try:
         count = tensors.element_count(shape, kind, name)
         if array.size != count:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from layerserve import tensors
@@ -20,30 +20,45 @@ ELEMENTS = {"bool": "true or false", "int": "an integer", "float": "a number", "
 MAX_AXES = 32
 
 
-def array_of(value: Any, dtype: str, label: str) -> Array:
+class Place(NamedTuple):
+    """Where a value is in the JSON, for error texts: element 3 is "instances[3]", or "instances[3].x" with a key."""
+
+    label: str
+    key: str = ""
+    #: The lengths of the model's input, if it has this number of axes; None for an axis of any length.
+    shape: Sequence[int | None] = ()
+
+    @property
+    def whole(self) -> str:
+        """The place of all elements."""
+        return self.label + self.key
+
+
+def array_of(value: Any, dtype: str, place: Place) -> Array:
     """Returns nested lists as an array of this dtype.
 
     Raises InvalidTensorError if the lists differ in length, or an element isn't of this type or doesn't fit.
     """
-    shape = shape_of(value, label)
+    shape = shape_of(value, place)
     if dtype == "string":
         texts = np.empty(shape, dtype=object)
-        texts.reshape(-1)[:] = [_text(element, path) for element, path in elements(value, label)]
+        flat = [_text(element, path) for element, path in elements(value, shape, place)]
+        texts.reshape(-1)[:] = flat
         return texts
     kind = _kind(dtype)
     array = _fast(value, kind)
     if array is None or array.shape != shape:
         # Something is wrong, or numbers are large: one by one.
-        array = _checked(value, kind, shape, label)
-    return _fitting(array, dtype, label)
+        array = _checked(value, kind, shape, place)
+    return _fitting(array, dtype, place)
 
 
-def shape_of(value: Any, label: str) -> tuple[int, ...]:
+def shape_of(value: Any, place: Place) -> tuple[int, ...]:
     """Returns the lengths of the first elements of nested lists, whose others haven't been looked at."""
     shape: list[int] = []
     while isinstance(value, list):
         if len(shape) == MAX_AXES:
-            raise InvalidTensorError(f"{label}: got more than {MAX_AXES} nested lists, expected a tensor")
+            raise InvalidTensorError(f"{place.whole}: got more than {MAX_AXES} nested lists, expected a tensor")
         shape.append(len(value))
         if not value:
             break
@@ -51,20 +66,27 @@ def shape_of(value: Any, label: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def elements(value: Any, label: str) -> Iterator[tuple[Any, str]]:
-    """Yields the elements of nested lists of equal lengths, each with its path. Raises InvalidTensorError."""
-    yield from _walk(value, shape_of(value, label), label)
+def elements(value: Any, shape: tuple[int, ...], place: Place) -> Iterator[tuple[Any, str]]:
+    """Yields the elements of nested lists, each with its path. Raises InvalidTensorError if lengths aren't `shape`."""
+    if not shape:
+        yield value, place.whole
+        return
+    expected = shape
+    if len(place.shape) == len(shape):
+        expected = tuple(got if length is None else length for got, length in zip(shape, place.shape, strict=True))
+    for index, row in enumerate(value):
+        yield from _walk(row, expected[1:], f"{place.label}[{index}]{place.key}")
 
 
 def _walk(value: Any, shape: tuple[int, ...], path: str) -> Iterator[tuple[Any, str]]:
     if not shape:
         if isinstance(value, list):
-            raise InvalidTensorError(f"{path}: got {kind_of(value)}, expected a single element, as in earlier rows")
+            raise InvalidTensorError(f"{path}: got {kind_of(value)}, expected a single element")
         yield value, path
         return
     if not isinstance(value, list) or len(value) != shape[0]:
         what = "elements" if len(shape) == 1 else "lists"
-        raise InvalidTensorError(f"{path}: got {kind_of(value)}, expected {shape[0]} {what}, as in earlier rows")
+        raise InvalidTensorError(f"{path}: got {kind_of(value)}, expected a list of {shape[0]} {what}")
     for index, inner in enumerate(value):
         yield from _walk(inner, shape[1:], f"{path}[{index}]")
 
@@ -90,9 +112,9 @@ def _has_bool(value: Any) -> bool:
     return bool in map(type, value)
 
 
-def _checked(value: Any, kind: str, shape: tuple[int, ...], label: str) -> Array:
+def _checked(value: Any, kind: str, shape: tuple[int, ...], place: Place) -> Array:
     found = []
-    for element, path in elements(value, label):
+    for element, path in elements(value, shape, place):
         if not _is(element, kind):
             raise InvalidTensorError(f"{path}: got {kind_of(element)}, expected {ELEMENTS[kind]}")
         found.append(element)
@@ -107,7 +129,7 @@ def _is(element: Any, kind: str) -> bool:
     return isinstance(element, int) if kind == "int" else kind == "float" and isinstance(element, (int, float))
 
 
-def _fitting(array: Array, dtype: str, label: str) -> Array:
+def _fitting(array: Array, dtype: str, place: Place) -> Array:
     """Returns an array of numbers as another dtype. Raises InvalidTensorError if one doesn't fit."""
     target = tensors.NUMPY_DTYPES["float32" if dtype == "bfloat16" else dtype]
     if array.dtype == target:
@@ -116,15 +138,13 @@ def _fitting(array: Array, dtype: str, label: str) -> Array:
         bounds = np.iinfo(target)
         low, high = int(array.min()), int(array.max())
         if low < bounds.min or high > bounds.max:
-            raise InvalidTensorError(
-                f"{label}: got {kind_of(low if low < bounds.min else high)}, expected {bounds.min} to {bounds.max}, "
-                f"as in {dtype}"
-            )
+            got = kind_of(low if low < bounds.min else high)
+            raise InvalidTensorError(f"{place.whole}: got {got}, expected {bounds.min} to {bounds.max}, as in {dtype}")
     try:
         with np.errstate(over="raise"):
             return array.astype(target)
     except (FloatingPointError, OverflowError):
-        raise InvalidTensorError(f"{label}: got a number that is too large for {dtype}") from None
+        raise InvalidTensorError(f"{place.whole}: got a number that is too large for {dtype}") from None
 
 
 def _kind(dtype: str) -> str:

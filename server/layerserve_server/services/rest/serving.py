@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
+from typing import Any
 
 from layerserve_server.access.gate import Gate
-from layerserve_server.services.rest import open_inference
+from layerserve_server.repository.repository import Repository
+from layerserve_server.services.rest import open_inference, openapi, tensorflow_serving
 from layerserve_server.transport.call import Observer, Routes
+from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
 from layerserve_server.transport.http.server import HttpServer
 from layerserve_server.transport.limits import Limits
@@ -16,13 +18,14 @@ from layerserve_server.transport.memory import MemoryBudget
 TEXT = ("content-type", "text/plain; charset=utf-8")
 
 
-def http_routes() -> list[HttpRoute]:
+def http_routes(repository: Repository) -> list[HttpRoute]:
     """Returns the routes of all REST forms."""
-    return open_inference.routes()
+    return [*open_inference.routes(), *tensorflow_serving.routes(repository), *openapi.routes(repository)]
 
 
 def make_server(
     handlers: Routes,
+    repository: Repository,
     observer: Observer,
     limits: Limits,
     memory: MemoryBudget,
@@ -31,7 +34,7 @@ def make_server(
     *,
     host: str,
     port: int,
-    tls: ssl.SSLContext | None = None,
+    certificates: Certificates | None = None,
 ) -> HttpServer:
     """Makes the server. `handlers` are those of gRPC, `ready` returns the readiness. Raises OSError."""
 
@@ -39,4 +42,6 @@ def make_server(
         return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
 
     plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
-    return HttpServer(http_routes(), plain, handlers, observer, limits, memory, gate, host=host, port=port, tls=tls)
+    routes = http_routes(repository)
+    address: dict[str, Any] = {"host": host, "port": port, "certificates": certificates}
+    return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from uvicorn.server import ServerState
 
 from layerserve_server.access.gate import Gate
 from layerserve_server.transport.call import Observer, Routes
+from layerserve_server.transport.certificates import Certificates, RenewedContext
 from layerserve_server.transport.ending import Ending, wait_for
 from layerserve_server.transport.event_batch import EventBatches
 from layerserve_server.transport.http.app import HttpApp
@@ -47,7 +47,7 @@ class HttpServer:
         *,
         host: str,
         port: int,
-        tls: ssl.SSLContext | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         """`plain` are the replies of paths without rights; `handlers` has the methods of the routes.
 
@@ -58,7 +58,7 @@ class HttpServer:
         self.port = int(self._socket.getsockname()[1])
         self._ending = Ending()
         self._limits = limits
-        self._tls = tls
+        self._tls = None if certificates is None else RenewedContext.of(certificates)
         self._batches = EventBatches(HttpObserver(observer), limits, memory, gate)
 
         def admit(call: HttpCall) -> Any:

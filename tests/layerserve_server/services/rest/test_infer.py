@@ -129,7 +129,7 @@ WRONG = {
     "huge shape": (asked(tensor={"shape": [2**62, 2**62]}), "inputs[0]"),
     "datatype": (asked(tensor={"datatype": "FP8"}), "got datatype 'FP8'"),
     "half": (asked(tensor={"datatype": "FP16"}), "expected it in binary"),
-    "ragged": (asked([[1, 2], [3], [4, 5]]), "inputs[0].data[1]: got a list of 1, expected 2"),
+    "ragged": (asked([[1, 2], [3], [4, 5]]), "inputs[0].data[1]: got a list of 1, expected a list of 2"),
     "deeper": (asked([[1, 2], [3, [4]], [4, 5]]), "inputs[0].data[1][1]: got a list of 1"),
     "text in numbers": (asked([1, 2, "3", 4, 5, 6]), "inputs[0].data[2]: got the string '3', expected a number"),
     "null": (asked([1, 2, None, 4, 5, 6]), "inputs[0].data[2]: got null, expected a number"),

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError
-from layerserve_server.services.rest.json_arrays import array_of
+from layerserve_server.services.rest.json_arrays import Place, array_of
 from layerserve_server.services.rest.json_text import dumps_array, loads
 
 TAKEN = [
@@ -26,7 +26,7 @@ TAKEN = [
 
 @pytest.mark.parametrize(("value", "dtype"), TAKEN)
 def test_numbers_have_the_dtype_asked_for(value, dtype):
-    array = array_of(value, dtype, "x")
+    array = array_of(value, dtype, Place("x"))
     assert array.dtype == dtype
     np.testing.assert_array_equal(array, np.array(value, object).astype(dtype))
 
@@ -49,7 +49,7 @@ REFUSED = {
 @pytest.mark.parametrize(("value", "dtype", "text"), REFUSED.values(), ids=REFUSED)
 def test_what_is_no_tensor_is_named(value, dtype, text):
     with pytest.raises(InvalidTensorError, match=text):
-        array_of(value, dtype, "x")
+        array_of(value, dtype, Place("x"))
 
 
 @pytest.mark.parametrize("text", [b"[" * 10**6, b'{"a":' * 10**6, b"[NaN," + b"[" * 10**5, b"\xff", b"9" * 10**6, b""])

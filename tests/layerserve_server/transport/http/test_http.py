@@ -237,7 +237,7 @@ def test_each_path_needs_the_right_of_its_method(serve, tmp_path):
 
 
 def test_every_route_has_a_method_with_a_right():
-    routes = http_routes()
+    routes = http_routes(None)
     assert len(routes) > 20
     assert [route.path for route in routes if right_of(route.method) is None] == []
     assert {"/healthz", "/readyz"} <= HTTP.keys()

@@ -1,0 +1,145 @@
+"""TensorFlow Serving's REST form through a real port."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+
+import numpy as np
+import pytest
+from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictResponse
+from layerserve_server.services.rest.predict import _in_columns, _in_rows, _reply
+from layerserve_server.services.tensorflow_serving.tensors import encode
+
+PREDICT = "/v1/models/double:predict"
+
+
+@pytest.mark.parametrize(
+    ("body", "reply"),
+    [
+        ({"instances": [[1, 2], [3.5, 4]]}, {"predictions": [[2, 4], [7, 8]]}),
+        ({"instances": [{"x": [1, 2]}, {"x": [3.5, 4]}]}, {"predictions": [[2, 4], [7, 8]]}),
+        ({"inputs": [[1, 2]]}, {"outputs": [[2, 4]]}),
+        ({"inputs": {"x": [[1, 2]]}, "signature_name": "serving_default"}, {"outputs": [[2, 4]]}),
+        # More than float32 has bits for: JSON has numbers, not integers and floats.
+        ({"instances": [[16777217, 2**40]]}, {"predictions": [[33554432.0, 2199023300000.0]]}),
+    ],
+)
+def test_rows_and_columns(serve, body, reply):
+    _, call = serve()
+    for path in (PREDICT, "/v1/models/double/versions/1:predict"):
+        got = call("POST", path, body)
+        assert (got.status, got.json) == (200, reply)
+
+
+def test_numbers_that_are_not_finite_go_both_ways(serve):
+    _, call = serve()
+    reply = call("POST", PREDICT, b'{"instances": [[NaN, Infinity]]}')
+    (row,) = reply.json["predictions"]
+    assert math.isnan(row[0])
+    assert row[1] == math.inf
+    assert b"NaN" in reply.body
+
+
+WRONG = {
+    "neither": ({}, 400, "got neither of 'instances'"),
+    "both": ({"instances": [], "inputs": []}, 400, "got both of 'instances'"),
+    "no rows": ({"instances": []}, 400, "instances: got a list of 0, expected at least one row"),
+    "object": ({"instances": {"x": 1}}, 400, "instances: got an object, expected a list of rows"),
+    "short row": (
+        {"instances": [[1, 2], [1, 2], [1, 2], [1]]},
+        400,
+        "instances[3]: got a list of 1, expected a list of 2",
+    ),
+    "first row": ({"instances": [[1], [1, 2]]}, 400, "instances[0]: got a list of 1, expected a list of 2 elements"),
+    "text": ({"instances": [{"x": [1, 2]}, {"x": [1, "2"]}]}, 400, "instances[1].x[1]: got the string '2', expected a"),
+    "true": ({"inputs": {"x": [[True, 1]]}}, 400, "inputs.x[0][0]: got true, expected a number"),
+    "other keys": ({"instances": [{"x": [1, 2]}, {"y": [1, 2]}]}, 400, "instances[1]: got the keys 'y', expected an"),
+    "a row of another kind": (
+        {"instances": [{"x": [1, 2]}, [1, 2]]},
+        400,
+        "instances[1]: got a list of 2, expected an",
+    ),
+    "name": ({"inputs": {"z": [[1, 2]]}}, 400, "Sent extra: {z}"),
+    "signature": ({"inputs": [[1, 2]], "signature_name": "none"}, 400, 'signature key "none" not found'),
+    "signature of another type": ({"inputs": [[1, 2]], "signature_name": 3}, 400, "signature_name: got the number 3"),
+    "shape": ({"inputs": [[1, 2, 3]]}, 400, "input 'x': got length 3 on axis 1"),
+    "wrong number": ({"inputs": [[-1, 2]]}, 400, "input 'x': got id -1"),
+    "surrogate": (b'{"inputs": {"\\ud800": [[NaN, 2]]}}', 400, "half of a surrogate pair"),
+    "not JSON": (b"instances", 400, "isn't JSON"),
+    "empty": (b"", 400, "got neither"),
+}
+
+
+@pytest.mark.parametrize(("body", "status", "text"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_named(serve, body, status, text):
+    _, call = serve()
+    reply = call("POST", PREDICT, body)
+    assert reply.status == status
+    assert text in reply.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "status"),
+    [
+        ("POST", "/v1/models/nope:predict", 404),
+        ("POST", "/v1/models/double/versions/7:predict", 404),
+        ("POST", "/v1/models/double/labels/stabel:predict", 404),
+        ("POST", "/v1/models/double/versions/x:predict", 400),
+        ("POST", "/v1/models/double:classify", 501),
+        ("POST", "/v1/models/double:regress", 501),
+        ("POST", "/v1/models/double", 405),
+        ("GET", "/v1/models/nope", 404),
+        ("GET", "/v1/models/double/versions/7", 404),
+        ("GET", "/v1/models/nope/metadata", 404),
+    ],
+)
+def test_paths_of_what_does_not_exist(serve, verb, path, status):
+    _, call = serve()
+    reply = call(verb, path, {"instances": [[1, 2]]} if verb == "POST" else None)
+    assert (reply.status, bool(reply.json["error"])) == (status, True)
+
+
+def test_status_and_metadata(serve):
+    _, call = serve()
+    status = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    assert call("GET", "/v1/models/double").json == {"model_version_status": [status]}
+    assert call("GET", "/v1/models/double/versions/1").json == {"model_version_status": [status]}
+    assert call("GET", "/v1/models").json == {"models": ["double"]}
+    found = call("GET", "/v1/models/double/metadata").json
+    assert found["model_spec"] == {"name": "double", "signature_name": "", "version": "1"}
+    signature = found["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["inputs"]["x"]["dtype"] == "DT_FLOAT"
+    assert [dim["size"] for dim in signature["inputs"]["x"]["tensor_shape"]["dim"]] == ["-1", "2"]
+
+
+def test_a_version_that_is_not_loaded_is_loaded(serve, put):
+    put("double", 2, offset=1.0)
+    _, call = serve()
+    body = {"instances": [[1, 2]]}
+    assert call("POST", PREDICT, body).json == {"predictions": [[3, 5]]}
+    assert call("POST", "/v1/models/double/versions/1:predict", body).json == {"predictions": [[2, 4]]}
+
+
+def response(**arrays):
+    return PredictResponse(outputs={name: encode(array) for name, array in arrays.items()}).SerializeToString()
+
+
+def test_several_outputs_are_objects_in_the_order_of_the_signature():
+    message = response(b=np.float32([[1.5], [2]]), a=np.int64([3, 4]))
+    rows = _reply(lambda arrays: _in_rows(2, arrays), ("b", "a"), message)
+    assert rows.body == b'{"predictions":[{"b":[1.5],"a":3},{"b":[2.0],"a":4}]}'
+    columns = _reply(_in_columns, ("b", "a"), message)
+    assert columns.body == b'{"outputs":{"b":[[1.5],[2.0]],"a":[3,4]}}'
+    message = response(a=np.float32([np.nan, 1]), b=np.float16([1, 2]))
+    rows = _reply(lambda arrays: _in_rows(2, arrays), ("a", "b"), message)
+    assert rows.body == b'{"predictions": [{"a": NaN, "b": 1.0}, {"a": 1.0, "b": 2.0}]}'.replace(b": [", b":[", 1)
+
+
+def test_strings_are_text_or_base64():
+    texts = np.array([b"a", "é".encode(), b"\xff"], object)
+    (one, two, three) = json.loads(_reply(_in_columns, ("t",), response(t=texts)).body)["outputs"]
+    assert (one, two, three) == ("a", "é", {"b64": base64.b64encode(b"\xff").decode()})
+    both = json.loads(_reply(_in_columns, ("t_bytes",), response(t_bytes=texts[:1])).body)["outputs"]
+    assert both == [{"b64": "YQ=="}]

@@ -1,0 +1,79 @@
+"""HTTP with the certificates of the server."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+
+import pytest
+import trustme
+from authorities import Authority
+from tokens import write_tokens
+
+BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
+ENTRY = """
+[[certificates]]
+name = "shop"
+rights = ["predict"]
+"""
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path)
+
+
+def context_of(authority, name=None):
+    """What a client trusts, and its certificate."""
+    context = ssl.create_default_context(cafile=str(authority.root))
+    if name is not None:
+        authority.ca.issue_cert(common_name=name, key_type=trustme.KeyType.ECDSA).configure_cert(context)
+    return context
+
+
+def status(app, context, verb="POST", path="/v2/models/double/infer"):
+    connection = http.client.HTTPSConnection("localhost", app.http_port, context=context, timeout=30)
+    try:
+        connection.request(verb, path, BODY if verb == "POST" else None)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def served_certificate(app, authority):
+    """The certificate that a new connection gets."""
+    with (
+        socket.create_connection(("localhost", app.http_port), timeout=30) as plain,
+        context_of(authority).wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        return connection.getpeercert(binary_form=True)
+
+
+def test_connections_use_the_newest_certificate(start, put, authority):
+    put("double")
+    app = start(http_port=0, tls_certificate=authority.chain, tls_key=authority.key)
+    assert status(app, context_of(authority)) == 200
+    first = served_certificate(app, authority)
+    assert served_certificate(app, authority) == first
+    authority.issue()
+    app._inference.refresh_access()
+    assert served_certificate(app, authority) != first
+    assert status(app, context_of(authority)) == 200
+    # Bytes that aren't TLS cost nothing but their connection.
+    with socket.create_connection(("localhost", app.http_port), timeout=30) as client:
+        client.sendall(b"GET /v2 HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert b"200" not in client.recv(100)
+    assert status(app, context_of(authority)) == 200
+
+
+def test_a_client_certificate_has_the_rights_of_its_name(start, put, authority, tmp_path):
+    put("double")
+    tokens = write_tokens(tmp_path / "tokens.toml", more=ENTRY)
+    app = start(http_port=0, tokens=tokens, **authority.settings)
+    assert status(app, context_of(authority, "shop")) == 200
+    assert status(app, context_of(authority, "shop"), "GET", "/v2/models/double") == 403
+    assert status(app, context_of(authority, "other")) == 401
+    with pytest.raises((ssl.SSLError, ConnectionError, http.client.BadStatusLine)):
+        status(app, context_of(authority))
