@@ -165,6 +165,10 @@ published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS 
 canary: $(STAMP) ## Shift the share of a canary while eight clients send requests (ARGS="--transport native --workers 2")
 	$(TESTS) $(BIN)/python tests/proofs/canary_shifts.py $(ARGS)
 
+.PHONY: swaps
+swaps: $(STAMP) ## Upload, roll back, label and delete versions while eight clients predict (ARGS="--swaps 50")
+	$(TESTS) $(BIN)/python tests/proofs/managed_swaps.py $(ARGS)
+
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)

@@ -219,6 +219,20 @@ def read_content(path: Path) -> bytes | None:
         raise ModelSettingsError(f"{path.name}: {error.strerror}") from error
 
 
+def invalid_files(root: Path) -> list[str]:
+    """Returns an error text for each settings file in a repository that is invalid, with the file's path."""
+    found = []
+    for path in sorted((*root.glob(f"*/{SETTINGS_FILE}"), *root.glob("*.toml"))):
+        beside = path.parent == root
+        if path.parent.name.startswith(".") or (beside and not any(root.glob(f"{path.stem}.[kh]*"))):
+            continue
+        try:
+            parse_settings(read_content(path) or b"", str(path))
+        except ModelSettingsError as error:
+            found.append(str(error))
+    return found
+
+
 def _problem(entry: Mapping[str, Any]) -> str:
     """Returns the text for an error of pydantic: the key, the value got and that expected."""
     if not entry["loc"]:

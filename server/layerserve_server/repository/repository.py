@@ -631,8 +631,8 @@ class Repository:
                 return
             settings, target = record.in_force, record.target
             entries = [(number, entry) for number in record.order() if not (entry := record.versions[number]).leaving]
-            moving = {version for label, version in record.file_labels.items() if record.labels[label] != version}
-            moving |= record.routed()
+            # Kept loaded, too: their requests would have to wait.
+            named = {*record.file_labels.values(), *record.routed()}
         count = settings.latest_versions if settings.version_policy == "latest" else len(entries)
         kept: list[int] = []
         coming: list[int] = []
@@ -642,7 +642,7 @@ class Repository:
             if self._origin is not None and entry.found.absent:
                 # Older ones that are here serve meanwhile, but none is fetched for that.
                 wanted = settings.serves(number) and (number == target or len(kept) + len(coming) < count)
-                if (wanted or number in moving) and entry.state is State.AVAILABLE:
+                if (wanted or number in named) and entry.state is State.AVAILABLE:
                     self._origin.want(name, number)
                     coming.append(number)
                 continue
@@ -650,7 +650,7 @@ class Repository:
             # An older version isn't taken in place of the target: it wouldn't become the default.
             missing = target is not None and target not in kept
             wanted = settings.serves(number) and (number == target or len(kept) + missing < count)
-            if changed or ((wanted or number in moving) and entry.state is State.AVAILABLE):
+            if changed or ((wanted or number in named) and entry.state is State.AVAILABLE):
                 self._load_entry(entry, settings)
             if wanted and entry.state is State.READY:
                 kept.append(number)

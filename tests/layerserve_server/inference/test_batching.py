@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import re
+import sys
 import threading
 import time
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,6 +101,51 @@ def ask(queue, values, *, outputs=("y",), joinable=True, deadline=None, width=1,
 
 def column(future, name="y"):
     return future.result(30)[name][:, 0].tolist()
+
+
+def test_limits_change_while_requests_wait(make):
+    doubler, queue, observer, first = held(make, max_batch_rows=8, max_queue_rows=8)
+    waiting = [ask(queue, [number])[1] for number in range(4)]
+    queue.set_limits(2, 5)
+    fifth = ask(queue, [4])[1]
+    with pytest.raises(BusyError, match="limit of 5"):
+        ask(queue, [5])
+    doubler.gate.set()
+    assert [column(future) for future in (first, *waiting, fifth)] == [[2], [0], [2], [4], [6], [8]]
+    assert [rows for rows, _ in observer.batches] == [1, 2, 2, 1]
+    # Larger batches than at first have their times, too.
+    queue.set_limits(1000, 5000)
+    assert column(ask(queue, list(range(900)))[1])[-1] == 1798
+    assert observer.batches[-1] == (900, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's on Linux only")
+def test_a_nice_model_is_computed_in_its_own_thread_with_its_niceness():
+    seen = []
+
+    def execute(outputs, arrays):
+        thread = threading.get_native_id()
+        seen.append((threading.current_thread().name, os.getpriority(os.PRIO_PROCESS, thread)))
+        return dict.fromkeys(outputs, arrays["x"])
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    for nice, own in ((0, False), (19, True)):
+        queue = BatchQueue("m", execute, max_batch_rows=8, max_queue_rows=8, observer=Observer(), nice=nice)
+        queue._thread_seconds = [0.0] * 5  # it is quick
+        future: Future = Future()
+        queue.put(
+            QueuedRequest(
+                ("y",), {"x": np.ones((1, 1))}, 1, True, lambda done, future=future: future.set_result(done.results)
+            )
+        )
+        queue.run_if_quick()
+        future.result(30)
+        group = SimpleNamespace(request_rows=1, rows=1, parts=lambda rows: [])
+        assert queue.run_together(group) is not own
+        queue.close()
+        name, niceness = seen[-1]
+        assert (name == "batches of m", niceness) == (own, nice if own else before)
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 def held(make, **limits):
