@@ -132,6 +132,12 @@ class ModelSettings(BaseModel):
     pad_sequences: bool | None = Field(
         default=None, description="Batch sequences of different lengths, by padding shorter ones at the end."
     )
+    sample_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of requests whose rows and answers are kept in files. Default: that of `sample_models`.",
+    )
     engine: Engine | None = Field(default=None, description="Engine that computes predictions.")
     precision: Precision | None = Field(default=None, description="Precision in which a float32 model computes.")
     compute_threads: int | None = Field(
@@ -211,6 +217,20 @@ def read_content(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise ModelSettingsError(f"{path.name}: {error.strerror}") from error
+
+
+def invalid_files(root: Path) -> list[str]:
+    """Returns an error text for each settings file in a repository that is invalid, with the file's path."""
+    found = []
+    for path in sorted((*root.glob(f"*/{SETTINGS_FILE}"), *root.glob("*.toml"))):
+        beside = path.parent == root
+        if path.parent.name.startswith(".") or (beside and not any(root.glob(f"{path.stem}.[kh]*"))):
+            continue
+        try:
+            parse_settings(read_content(path) or b"", str(path))
+        except ModelSettingsError as error:
+            found.append(str(error))
+    return found
 
 
 def _problem(entry: Mapping[str, Any]) -> str:

@@ -102,6 +102,7 @@ pad_sequences = true
 engine = "onnxruntime"
 precision = "int8"
 compute_threads = 7
+sample_share = 0.5
 nice = 8
 canary = "5 %"
 canary_label = "next"
