@@ -400,6 +400,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert front.options.pop("gate")._group == ProcessGroup.of(tmp_path, b"\xab" * 32)
     # The repository is closed.
     assert front.options.pop("models")("double") is None
+    assert front.options.pop("telemetry") is None
     assert not access_watcher._thread.is_alive()
     assert front.options == {
         "host": "127.0.0.1",

@@ -79,6 +79,8 @@ def main() -> None:
     if imports is not None:
         imports.close()
     probes.close()
+    if inference.telemetry is not None:
+        inference.telemetry.close()
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from layerserve_server.access.gate import Gate
-from layerserve_server.transport.call import Observer, Routes
+from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates, RenewedContext
 from layerserve_server.transport.ending import Ending, wait_for
 from layerserve_server.transport.event_batch import EventBatches
@@ -48,8 +48,12 @@ class HttpServer:
         host: str,
         port: int,
         certificates: Certificates | None = None,
+        telemetry: Telemetry | None = None,
+        stopped: Callable[[], None] = lambda: None,
     ) -> None:
         """`plain` are the replies of paths without rights; `handlers` has the methods of the routes.
+
+        `stopped` is called when the server has stopped.
 
         Raises OSError if the port is taken.
         """
@@ -57,9 +61,10 @@ class HttpServer:
         self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
         self.port = int(self._socket.getsockname()[1])
         self._ending = Ending()
+        self._stopped = stopped
         self._limits = limits
         self._tls = None if certificates is None else RenewedContext.of(certificates)
-        self._batches = EventBatches(HttpObserver(observer), limits, memory, gate)
+        self._batches = EventBatches(HttpObserver(observer), limits, memory, gate, telemetry)
 
         def admit(call: HttpCall) -> Any:
             return gate.trusted or gate.admit(call)
@@ -100,6 +105,7 @@ class HttpServer:
         else:
             self._loop.close()
         self._socket.close()
+        self._stopped()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
