@@ -132,6 +132,14 @@ fuzz-tensorflow_training: $(STAMP)
 	$(TESTS) $(PEER) tests/fuzz/tensorflow_training.py make build/fuzz/tensorflow_training $(SEEDS)
 	$(TESTS) $(BIN)/python tests/fuzz/tensorflow_training.py check build/fuzz/tensorflow_training $(call flag,case,CASE)
 
+.PHONY: open-inference
+open-inference: $(STAMP) ## Compare what Triton's client gets with the SDK, over both transports (PEER=a Python with tritonclient)
+	$(TESTS) $(BIN)/python tests/proofs/open_inference.py "$(PEER)" $(ARGS)
+
+.PHONY: tensorflow-serving
+tensorflow-serving: $(STAMP) ## Compare what TensorFlow Serving's client gets with the SDK and TensorFlow's exports (PEER=PYTHON, ARGS="--maker PYTHON ...")
+	$(TESTS) $(BIN)/python tests/proofs/compare_tensorflow_serving.py "$(PEER)" $(ARGS)
+
 .PHONY: guide-training
 guide-training: $(STAMP) ## Train the guide's models at their sizes, through a server and in stock Keras
 	$(TESTS) $(BIN)/python tests/proofs/guide_training.py $(ARGS)
@@ -164,6 +172,10 @@ published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS 
 .PHONY: canary
 canary: $(STAMP) ## Shift the share of a canary while eight clients send requests (ARGS="--transport native --workers 2")
 	$(TESTS) $(BIN)/python tests/proofs/canary_shifts.py $(ARGS)
+
+.PHONY: swaps
+swaps: $(STAMP) ## Upload, roll back, label and delete versions while eight clients predict (ARGS="--swaps 50")
+	$(TESTS) $(BIN)/python tests/proofs/managed_swaps.py $(ARGS)
 
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
@@ -211,7 +223,7 @@ attack: $(STAMP) ## Attack servers, with an honest caller beside (ARGS='--transp
 soak: $(STAMP) ## Everything at once for SECONDS (SECONDS=600, ARGS='--transport native --workers 2')
 	$(TESTS) $(BIN)/python -m attack.soak --seconds $(SECONDS) $(ARGS)
 
-BENCHES := $(addprefix bench-,load compute serving memory sdk train train-beside run-start)
+BENCHES := $(addprefix bench-,load compute serving overload memory sdk train train-beside run-start)
 .PHONY: bench $(BENCHES)
 bench: $(BENCHES) ## Run every benchmark; each also by name (make bench-train ARGS='--tensorflow PYTHON')
 $(BENCHES): $(STAMP)

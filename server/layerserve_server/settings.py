@@ -212,7 +212,10 @@ class Settings(BaseSettings):
         description="Maximum number of open streams (training, watching, downloading, PredictStream).",
     )
     max_peer_streams: int = Field(
-        default=128, ge=1, le=65536, description="Maximum number of open streams per client address."
+        default=128,
+        ge=1,
+        le=65536,
+        description="Maximum number of open streams per client address. Up to three quarters may be watches of health.",
     )
     max_calls: int = Field(
         default=4096,

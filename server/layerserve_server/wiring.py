@@ -28,6 +28,7 @@ from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
 from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.store import FsspecStore
+from layerserve_server.remote.store_writer import StoreWriter
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
@@ -80,7 +81,10 @@ class Inference:
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
         #: Fetches versions from a store; None if they are in a folder, or another process fetches them.
-        self.mirror = make_mirror(settings, self.metrics) if settings.address and not worker else None
+        self.mirror: Mirror | None = None
+        writer = None
+        if settings.address and not worker:
+            self.mirror, writer = make_mirror(settings, self.metrics)
         follower = Follower(Cache(settings.mirror_folder)) if settings.address and worker else None
         self.repository = Repository(
             settings.root,
@@ -94,6 +98,7 @@ class Inference:
             ready=self._ready,
             digest=sha256 if imports is None else imports.sha256,
             origin=self.mirror or follower,
+            writer=writer,
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
             sample_share=partial(sample_share, settings),
@@ -215,21 +220,27 @@ class Inference:
             return False
 
 
-def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
-    """Returns what keeps copies of the store's versions. Raises ValueError if a package for the store is missing."""
+def make_mirror(settings: Settings, metrics: Metrics) -> tuple[Mirror, StoreWriter]:
+    """Returns what keeps copies of the store's versions, and what writes to it.
+
+    Raises ValueError if a package for the store is missing.
+    """
     if missing := missing_package(settings.address):
         raise ValueError(missing)
     # `memory://` is the memory of this process.
     in_process = scheme_of(settings.address) == "memory"
-    return Mirror(
+    store = FsspecStore(settings.address) if in_process else ProcessStore(settings.address)
+    cache = Cache(settings.mirror_folder)
+    mirror = Mirror(
         settings.address,
-        FsspecStore(settings.address) if in_process else ProcessStore(settings.address),
-        Cache(settings.mirror_folder),
+        store,
+        cache,
         StoreMetrics(metrics.registry),
         poll_seconds=settings.remote_poll_seconds,
         settle_seconds=min(SETTLE_SECONDS, settings.remote_poll_seconds),
         max_bytes=settings.cache_bytes,
     )
+    return mirror, StoreWriter(settings.address, store, cache, mirror)
 
 
 def make_sample_files(settings: Settings, metrics: Metrics) -> SampleFiles:

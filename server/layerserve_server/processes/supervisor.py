@@ -50,7 +50,7 @@ class Supervisor:
         #: Unix socket on which the main process, the port's owner, also has to listen.
         self.socket = self._folder / "owner.sock"
         #: What the processes of this server have in common.
-        self.group = ProcessGroup(balances=self._folder / "balances")
+        self.group = ProcessGroup.of(self._folder)
         Balances.create(self._folder / "balances")
         #: Folder for what is read of model files if the state folder can't be written.
         self.spare_imports = self._folder / "imports"
@@ -163,7 +163,6 @@ class Supervisor:
             "socket": str(self.socket),
             "spare_imports": str(self.spare_imports),
             "secret": self.group.secret.hex(),
-            "balances": str(self.group.balances),
             "catalogue": self.catalogue(),
             "model_settings": self.model_settings(),
         }

@@ -211,7 +211,7 @@ class NativeServer:
 class NativeCall(BatchedCall):
     """A unary call received by the front."""
 
-    __slots__ = ("_metadata", "_number", "_peer", "_server", "_traffic")
+    __slots__ = ("_number", "_peer", "_server", "_traffic", "metadata")
 
     def __init__(
         self,
@@ -230,14 +230,10 @@ class NativeCall(BatchedCall):
         self._number = number
         self._peer = peer
         self._traffic = traffic
-        self._metadata = metadata
+        self.metadata: Pairs = metadata
 
     def client(self) -> object:
         return self._peer
-
-    @property
-    def metadata(self) -> Pairs:
-        return self._metadata
 
     def send(self, message: bytes) -> None:
         self._server._calls.pop(self._number, None)

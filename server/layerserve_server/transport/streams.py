@@ -195,15 +195,18 @@ class Streams:
         if self.stopping:
             raise UnavailableError(STOPPING)
         limits, method = self.limits, stream.method.rpartition("/")[2]
+        watch = stream.method == HEALTH_WATCH
+        # Each client that balances has a watch; behind a proxy all have one address, and need other streams too.
+        of_peer = limits.max_peer_streams - (limits.max_peer_streams // OTHERS_SHARE if watch else 0)
         # No per-peer limit for unknown peers: all clients of a front that doesn't pass their addresses would share it.
         for count, limit, which in (
             (len(self._open), limits.max_streams, "of this server"),
-            (self._peers[stream.peer] if stream.peer else 0, limits.max_peer_streams, "of one client address"),
+            (self._peers[stream.peer] if stream.peer else 0, of_peer, "of one client address"),
             (self._methods[stream.method], limits.max_streams - limits.max_streams // OTHERS_SHARE, f"of '{method}'"),
         ):
             if count >= limit:
                 text = f"all {limit} streams {which} are in use"
-                if stream.method == HEALTH_WATCH:
+                if watch:
                     # A client that balances takes any other status for an unhealthy server, and sends it no calls.
                     raise UnknownMethodError(f"{text}; ask for the status by Check")
                 raise BusyError(text, retry_after=1.0)

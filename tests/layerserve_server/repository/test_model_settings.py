@@ -110,6 +110,10 @@ shadow = "next"
 shadow_share = "1 %"
 shadow_rtol = 0.1
 shadow_atol = 0
+
+[signatures.serving_default]
+inputs = { images = "x" }
+outputs = { scores = "y" }
 """
     found = parse_settings(text.encode(), "f")
     assert found.model_fields_set == set(ModelSettings.model_fields) - {"latest_versions"}

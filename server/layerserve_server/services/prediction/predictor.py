@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol, TypeAlias
 
@@ -22,9 +22,6 @@ from layerserve_server.services.prediction.request_template import RequestTempla
 from layerserve_server.services.prediction.samples import RequestSamples
 from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.transport.call import Call, Handler
-
-#: Calls with the same template, and the version that answers them.
-Group: TypeAlias = tuple[RequestTemplate, Choice, Sequence[Call]]
 
 
 class Observed(Protocol):
@@ -100,23 +97,29 @@ class Predictor:
         calls: dict[RequestTemplate, list[Call]] = {}
         for call, template in known:
             calls.setdefault(template, []).append(call)
-        groups: list[Group] = [(template, template.choice, same) for template, same in calls.items()]
         if self._repository.canaries:
-            groups = self._divided(groups)
-        models = Counter(choice for _, choice, _ in groups) if len(groups) > 1 else None
-        for template, choice, same in groups:
-            # Requests with different templates for one model can only be batched in its queue.
-            if (models is not None and models[choice] > 1) or not self._answer_together(template, choice, same):
-                for call in same:
-                    self._queue(call, template, choice)
+            self._answer_divided(calls)
+            return
+        models = Counter(template.choice for template in calls) if len(calls) > 1 else None
+        for template, same in calls.items():
+            self._answer_group(template, template.choice, same, alone=models is None or models[template.choice] == 1)
 
-    def _divided(self, groups: Iterable[Group]) -> list[Group]:
-        """Divides calls with the same template by the versions that answer their callers."""
+    def _answer_divided(self, calls: Mapping[RequestTemplate, Sequence[Call]]) -> None:
+        """Answers calls by template, when some of their callers get other versions than others."""
         divided: dict[tuple[RequestTemplate, Choice], list[Call]] = {}
-        for template, named, calls in groups:
+        for template, same in calls.items():
+            for call in same:
+                divided.setdefault((template, self._chosen(call, template.choice)), []).append(call)
+        models = Counter(choice for _, choice in divided)
+        for (template, choice), same in divided.items():
+            self._answer_group(template, choice, same, alone=models[choice] == 1)
+
+    def _answer_group(self, template: RequestTemplate, choice: Choice, calls: Sequence[Call], *, alone: bool) -> None:
+        """Answers calls with the same template and version; `alone` if others of the event batch have another one."""
+        # Requests with different templates for one model can only be batched in its queue.
+        if not alone or not self._answer_together(template, choice, calls):
             for call in calls:
-                divided.setdefault((template, self._chosen(call, named)), []).append(call)
-        return [(template, choice, calls) for (template, choice), calls in divided.items()]
+                self._queue(call, template, choice)
 
     def _chosen(self, call: Call, named: Choice) -> Choice:
         """Returns the version for a call that names a model, a version or a label: perhaps the model's canary."""
@@ -186,15 +189,16 @@ class Predictor:
             call.fail(error)
 
     def _parse(self, call: Call, contract: Contract, templates: RequestTemplates | None = None) -> None:
-        """Parses a request and queues it. Its template is added to `templates`."""
+        """Parses a request and queues it. Its template is added to `templates` unless the request is refused."""
 
         def read() -> None:
             request = contract.request(contract.read(call.request))
             # One that has a template was admitted before.
             if templates is not None:
                 _admit(call, request)
-                templates.learn(call.request, request)
             self._start(call, request, here=True)
+            if templates is not None:
+                templates.learn(call.request, request)
 
         if len(call.request) > LONG_BYTES:
             call.may_block(read)
