@@ -213,9 +213,12 @@ def test_an_upload_that_is_interrupted_here_ends_there(server, file, monkeypatch
 
     with Client(server.address, timeout=20) as client:
         receive = client._channel.receive
-        monkeypatch.setattr(
-            client._channel, "receive", lambda stream: (_ for _ in ()).throw(Interrupted) if receive(stream) else None
-        )
+
+        def interrupted(stream, deadline):
+            if receive(stream, deadline):
+                raise Interrupted
+
+        monkeypatch.setattr(client._channel, "receive", interrupted)
         with pytest.raises(Interrupted):
             client.upload("double", file)
     assert len(server.models) == 4

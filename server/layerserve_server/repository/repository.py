@@ -81,6 +81,7 @@ class Repository:
         digest: Callable[[Path], str] = sha256,
         queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None,
         loads: Callable[[str], bool] = lambda name: True,
+        sample_share: Callable[[str, ModelSettings], float] = lambda name, settings: 0.0,
         origin: Origin | None = None,
         writer: Writer | None = None,
     ) -> None:
@@ -97,6 +98,7 @@ class Repository:
         self._root = path if self._file_name is None else published
         self._loader = Loader(load, make_queue, digest)
         self._queue_limits = queue_limits
+        self._sample_share = sample_share
         self._loads = loads
         self._origin = origin
         #: Writes to the repository. What it writes takes effect with the next scan.
@@ -113,6 +115,8 @@ class Repository:
         #: Canaries and shadows by model. Replaced, never changed. Their versions may have been unloaded a moment ago.
         self.canaries: Mapping[str, Canary] = {}
         self.shadows: Mapping[str, Shadow] = {}
+        #: Share of requests that are kept, by model. Replaced, never changed.
+        self.sampled: Mapping[str, float] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
@@ -555,6 +559,7 @@ class Repository:
                     entry.state, entry.reason, entry.tried = State.FAILED, record.settings_problem, layout.NOTHING
                 elif entry.loaded is not None and self._queue_limits is not None:
                     entry.loaded.queue.set_limits(*self._queue_limits(record.in_force))
+            self.sampled = _with(self.sampled, name, self._sample_share(name, record.in_force) or None)
             self._move_labels(record, only_ready=self._scanned)
             if not record.versions:
                 del self._models[name]
@@ -626,8 +631,8 @@ class Repository:
                 return
             settings, target = record.in_force, record.target
             entries = [(number, entry) for number in record.order() if not (entry := record.versions[number]).leaving]
-            moving = {version for label, version in record.file_labels.items() if record.labels[label] != version}
-            moving |= record.routed()
+            # Kept loaded, too: their requests would have to wait.
+            named = {*record.file_labels.values(), *record.routed()}
         count = settings.latest_versions if settings.version_policy == "latest" else len(entries)
         kept: list[int] = []
         coming: list[int] = []
@@ -637,7 +642,7 @@ class Repository:
             if self._origin is not None and entry.found.absent:
                 # Older ones that are here serve meanwhile, but none is fetched for that.
                 wanted = settings.serves(number) and (number == target or len(kept) + len(coming) < count)
-                if (wanted or number in moving) and entry.state is State.AVAILABLE:
+                if (wanted or number in named) and entry.state is State.AVAILABLE:
                     self._origin.want(name, number)
                     coming.append(number)
                 continue
@@ -645,7 +650,7 @@ class Repository:
             # An older version isn't taken in place of the target: it wouldn't become the default.
             missing = target is not None and target not in kept
             wanted = settings.serves(number) and (number == target or len(kept) + missing < count)
-            if changed or ((wanted or number in moving) and entry.state is State.AVAILABLE):
+            if changed or ((wanted or number in named) and entry.state is State.AVAILABLE):
                 self._load_entry(entry, settings)
             if wanted and entry.state is State.READY:
                 kept.append(number)
