@@ -102,6 +102,7 @@ def test_a_loaded_version_whose_copy_goes_away_serves_on(repository, origin):
         shutil.rmtree(origin.folder(3))  # as while it is replaced by another content
         repository.scan()
         assert not loaded.retired
+    assert set(origin.wanted) == {3}, "no older version takes its place"
     assert answering(repository, "double") == (3, 30)
     origin.offsets[3] = 33.0
     origin.fetch("double", 3)
