@@ -87,6 +87,7 @@ class Inference:
             origin=self.mirror or follower,
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
+            polls=settings.model_control == "poll",
         )
         self._shadows = Shadows(self.repository, self.metrics)
         self.predictor = Predictor(self.repository, self._shadows)

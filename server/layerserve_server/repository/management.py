@@ -148,7 +148,7 @@ class Manager:
         with self._change(who, "unload", name):
             self._known(name)
             self._write(name, loaded=False)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._finish(name)
 
     # The default version.
@@ -164,7 +164,7 @@ class Manager:
         with self._change(who, "unpin", name) as record:
             record["from"] = self._default(name)
             self._write(name, pinned=None)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             record["to"] = self._default(name)
             return self._finish(name)
 
@@ -197,10 +197,10 @@ class Manager:
         self._repository.ensure_loaded(name, version)
         before = self._repository.control(name).pinned
         self._write(name, pinned=version)
-        self._repository.scan(name)
+        self._repository.refresh(name)
         if self._default(name) != version:
             self._write(name, pinned=before)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             raise VersionFailedError(f"model '{name}' version {version} can't be made the default")
         return self._finish(name)
 
@@ -213,11 +213,11 @@ class Manager:
             record["from"] = self._repository.labels(name).get(label)
             self._repository.ensure_loaded(name, version)
             self._on_disk(lambda: publishing.write_label(self._repository.made_folder(name), label, version))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             if self._repository.serving(name)["labels"].get(label) != version:
                 # Its file has gone or changed meanwhile.
                 self._on_disk(lambda: self._restore_label(name, label, record["from"]))
-                self._repository.scan(name)
+                self._repository.refresh(name)
                 raise VersionFailedError(f"model '{name}' version {version} can't be loaded, so the label stays")
             return self._finish(name)
 
@@ -236,7 +236,7 @@ class Manager:
                 raise UnknownLabelError(f"model '{name}' has no label '{safe_text(label, 150)}'")
             record["from"] = labels[label]
             self._on_disk(lambda: publishing.remove_label(self._repository.made_folder(name), label))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._finish(name)
 
     # Deletion.
@@ -263,7 +263,7 @@ class Manager:
                 values["pinned"] = None
             self._write(name, **values)
             self._on_disk(lambda: self._repository.withdraw(found))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._finish(name)
 
     def delete_model(self, name: str, who: str, *, force: bool = False) -> Sequence[str]:
@@ -279,7 +279,7 @@ class Manager:
             self._repository.check_deletable(name)
             highest = self._repository.highest(name)
             self._on_disk(lambda: self._repository.withdraw_model(name, versions, highest))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._follow(name)
 
     # Parts of all changes.

@@ -79,14 +79,16 @@ class Repository:
         digest: Callable[[Path], str] = sha256,
         queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None,
         loads: Callable[[str], bool] = lambda name: True,
+        polls: bool = True,
         origin: Origin | None = None,
     ) -> None:
         """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
 
         `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest.
         `queue_limits` returns the maximum rows of a batch and of a queue for the settings of a model, and `loads`
-        whether a model is loaded that no call has loaded or unloaded. `origin` is where the folder's versions come from
-        if they are copies. Raises ValueError if `path` is a file whose name isn't that of a model.
+        whether a model is loaded that no call has loaded or unloaded. `polls` is whether the files are followed.
+        `origin` is where the folder's versions come from if they are copies. Raises ValueError if `path` is a file
+        whose name isn't that of a model.
         """
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
@@ -94,6 +96,7 @@ class Repository:
         self._loader = Loader(load, make_queue, digest)
         self._queue_limits = queue_limits
         self._loads = loads
+        self._polls = polls
         self._origin = origin
         self._max_old_versions = max_old_versions
         self._settle_seconds = settle_seconds
@@ -243,6 +246,13 @@ class Repository:
                     loaded = [one.found for one in self._entries() if one.loaded is not None]
                 self._origin.note_use([(one.name, one.version) for one in loaded])
 
+    def refresh(self, name: str, *new: int) -> None:
+        """Scans a model after a change by this server. Unless the server polls, only `new` versions count as new."""
+        with self._lock:
+            record = self._models.get(name)
+            known = {*record.versions, *new} if record else {*new}
+        self.scan(name, None if self._polls else {name: known})
+
     def retry(self) -> None:
         """Loads versions again that failed to load, where their settings say so and it is time."""
         with self._scanning:
@@ -269,7 +279,7 @@ class Repository:
                 version = publishing.publish(self._root, name, file, facts, above=above)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
-        self.scan(name)
+        self.refresh(name, version)
         return self._published(name, version, label)
 
     def publish_once(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
@@ -298,7 +308,7 @@ class Repository:
                     publishing.write_label(self._root / name, label, version)
             except OSError as error:
                 raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
-            self.scan(name)
+            self.refresh(name)
         return version
 
     def version_of_run(self, name: str, run: str) -> int:
@@ -435,7 +445,7 @@ class Repository:
 
     def take(self, name: str, version: int, label: str = "") -> None:
         """Loads a version that was published, and sets a label to it. Raises as `publish` does."""
-        self.scan(name)
+        self.refresh(name, version)
         self._published(name, version, label)
 
     def check_deletable(self, name: str) -> None:
