@@ -215,7 +215,7 @@ attack: $(STAMP) ## Attack servers, with an honest caller beside (ARGS='--transp
 soak: $(STAMP) ## Everything at once for SECONDS (SECONDS=600, ARGS='--transport native --workers 2')
 	$(TESTS) $(BIN)/python -m attack.soak --seconds $(SECONDS) $(ARGS)
 
-BENCHES := $(addprefix bench-,load compute serving memory sdk train train-beside run-start)
+BENCHES := $(addprefix bench-,load compute serving overload memory sdk train train-beside run-start)
 .PHONY: bench $(BENCHES)
 bench: $(BENCHES) ## Run every benchmark; each also by name (make bench-train ARGS='--tensorflow PYTHON')
 $(BENCHES): $(STAMP)

@@ -78,6 +78,7 @@ class App:
             self.metrics,
             trainer,
             self._parent if trainer == TRAINER else None,
+            inference.telemetry.tracer if inference.telemetry is not None else None,
         )
         self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan)
         check_table([], PATHS)
@@ -205,6 +206,8 @@ class App:
         self._inference.close()
         if self._probes is not None:
             self._probes.close()
+        if self._inference.telemetry is not None:
+            self._inference.telemetry.close()
         logger.info("stopped")
 
     def _set_ready(self, ready: bool) -> None:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 #: Time for workers to carry out an order, in seconds.
 FOLLOW_SECONDS: Final = 30.0
 
+#: What must be equal in all processes (see `Repository.serving`).
+_SHARED: Final = ("loaded", "default", "labels", "canary")
+
 #: What a process serves of a model (see `Repository.serving`); None if the process has ended.
 Serving: TypeAlias = Mapping[str, Any] | None
 
@@ -98,9 +101,9 @@ def lagging(expected: Mapping[str, Any], workers: Iterable[int], answers: Mappin
         if serving is None:
             found.append(f"{name}: it has ended, and is being started again")
             continue
-        different = [key for key in ("loaded", "default", "labels") if serving.get(key) != expected[key]]
+        different = [key for key in _SHARED if serving.get(key) != expected.get(key)]
         if different:
-            states = ", ".join(f"{key} is {serving.get(key)}, expected {expected[key]}" for key in different)
+            states = ", ".join(f"{key} is {serving.get(key)}, expected {expected.get(key)}" for key in different)
             reasons = "; ".join(f"version {version}: {reason}" for version, reason in serving["reasons"].items())
             found.append(f"{name}: {states}" + (f" ({reasons})" if reasons else ""))
     return found

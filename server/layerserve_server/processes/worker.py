@@ -45,7 +45,7 @@ def main() -> None:
     runner.load_plugins(settings.plugins)
     runner.make_ready()
     imports = make_imports(settings, Path(configuration["spare_imports"]))
-    group = ProcessGroup(bytes.fromhex(configuration["secret"]), Path(configuration["balances"]))
+    group = ProcessGroup.of(Path(configuration["socket"]).parent, bytes.fromhex(configuration["secret"]))
     inference = Inference(settings, ModelLoader(settings, imports=imports), imports, group, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
@@ -79,6 +79,8 @@ def main() -> None:
     if imports is not None:
         imports.close()
     probes.close()
+    if inference.telemetry is not None:
+        inference.telemetry.close()
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:

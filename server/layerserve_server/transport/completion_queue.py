@@ -28,6 +28,7 @@ from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, Eve
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import RETRY_SECONDS
 from layerserve_server.transport.peers import endpoint, host_of
+from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams
 
@@ -327,7 +328,7 @@ class PolledCall(BatchedCall, Operations):
         operations = (
             core.SendInitialMetadataOperation((), 0),
             core.SendMessageOperation(message, 0),
-            core.SendStatusFromServerOperation((), core.StatusCode.ok, b"", 0),
+            core.SendStatusFromServerOperation(self.tail(), core.StatusCode.ok, b"", 0),
         )
         self._poller.sending[self] = time.monotonic(), len(message)
         if not self.begin(operations, self.end_event):
@@ -421,7 +422,7 @@ class PolledStream(Operations, ServerStream):
         core = self._poller.core
         code, text = (core.StatusCode.ok, b"") if wire is None else (wire.code.value[0], wire.text.encode())
         head = () if self._begun else (core.SendInitialMetadataOperation((), 0),)
-        metadata = () if wire is None else wire.metadata
+        metadata = echo(self.metadata) if wire is None else wire.metadata
         self.begin((*head, core.SendStatusFromServerOperation(metadata, code, text, 0)), self.end_event)
 
     # Events.

@@ -50,6 +50,7 @@ def test_what_lags_behind_is_told_with_the_reason():
         "worker process 4: it has ended, and is being started again",
     ]
     assert lagging(STATE, [0], {0: {**STATE, "reasons": {"1": "old"}}}) == []
+    assert lagging({**STATE, "canary": 0.5}, [0], {0: STATE}) == ["worker process 1: canary is None, expected 0.5"]
 
 
 def test_a_worker_carries_out_its_orders_in_turn_until_the_end(monkeypatch):

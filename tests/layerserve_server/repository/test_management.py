@@ -525,7 +525,7 @@ def test_another_process_loads_what_it_is_told_before_it_answers(make, manage, p
     assert answers == [((3, 3), (3, 3)), ((1, 1), (3, 3))]
     assert (answering(worker, "double"), answering(worker, "double", None, "stable")) == ((1, 1), (2, 2))
     assert worker.serving("double") == {
-        **{"default": 1, "labels": {"stable": 2}, "loaded": True, "reasons": {}},
+        **{"default": 1, "labels": {"stable": 2}, "loaded": True, "canary": 0.0, "reasons": {}},
     }
 
 

@@ -102,6 +102,7 @@ pad_sequences = true
 engine = "onnxruntime"
 precision = "int8"
 compute_threads = 7
+sample_share = 0.5
 nice = 8
 canary = "5 %"
 canary_label = "next"
@@ -109,6 +110,10 @@ shadow = "next"
 shadow_share = "1 %"
 shadow_rtol = 0.1
 shadow_atol = 0
+
+[signatures.serving_default]
+inputs = { images = "x" }
+outputs = { scores = "y" }
 """
     found = parse_settings(text.encode(), "f")
     assert found.model_fields_set == set(ModelSettings.model_fields) - {"latest_versions"}

@@ -53,17 +53,17 @@ class Predict:
         with self._leased(request, model_choice(spec)) as version:
             key = spec.signature_name or DEFAULT_KEY
             # Raises UnknownSignatureError before anything else of the body is looked at.
-            only = signature(version, key).inputs
+            named = signature(version, key)
+            only = tuple(named.inputs)
             in_rows = "instances" in value
             columns = _rows(value["instances"], only) if in_rows else _columns(value["inputs"], only)
-            order = signature(version, key).outputs
             specs = _specs(version, key, tuple(columns))
         for name, (column, label, suffix) in columns.items():
             shape = specs[name].shape
             array = array_of(column, specs[name].dtype, Place(label, suffix, shape))
             message.inputs[name].CopyFrom(_tensor(array, specs[name].dtype))
         reply = partial(_in_rows, len(value["instances"])) if in_rows else _in_columns
-        return Translated(message.SerializeToString(), partial(_reply, reply, order))
+        return Translated(message.SerializeToString(), partial(_reply, reply, tuple(named.outputs)))
 
     def _leased(self, request: HttpRequest, choice: Choice) -> Any:
         _check(request.caller, choice)

@@ -8,7 +8,7 @@ from typing import Any
 from layerserve_server.access.gate import Gate
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.rest import open_inference, openapi, tensorflow_serving
-from layerserve_server.transport.call import Observer, Routes
+from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
 from layerserve_server.transport.http.server import HttpServer
@@ -35,6 +35,7 @@ def make_server(
     host: str,
     port: int,
     certificates: Certificates | None = None,
+    telemetry: Telemetry | None = None,
 ) -> HttpServer:
     """Makes the server. `handlers` are those of gRPC, `ready` returns the readiness. Raises OSError."""
 
@@ -43,5 +44,5 @@ def make_server(
 
     plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
     routes = http_routes(repository)
-    address: dict[str, Any] = {"host": host, "port": port, "certificates": certificates}
+    address: dict[str, Any] = {"host": host, "port": port, "certificates": certificates, "telemetry": telemetry}
     return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address)

@@ -263,6 +263,7 @@ FORMS = {
         field(2, field(1, b"x") + field(2, KIND + field(4, ZEROS)) + field(2, CONTENT)),
         ROW,
     ),
+    "unknown rank beside a shape": (entry(field(2, b"\x18\x01") + CONTENT), None),
     "one for both": (entry(field(5, ROW[0, :1].tobytes())), np.full((1, 2), ROW[0, 0])),
     "a group": (entry(CONTENT) + b"\x4b\x4c", ROW),
     "a group in the tensor": (entry(CONTENT + b"\x9b\x06\x9c\x06"), ROW),
