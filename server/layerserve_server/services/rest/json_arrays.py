@@ -1,18 +1,20 @@
-"""Values of JSON to arrays, with errors that name the element."""
+"""Values of JSON to arrays, with errors that name the element. Imports no torch."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from layerserve import tensors
 
 from layerserve_server.errors import InvalidTensorError
-from layerserve_server.inference.runner import Array
 from layerserve_server.services.rest.json_text import kind_of, text_bytes
+
+Array: TypeAlias = npt.NDArray[Any]
 
 #: What elements are called in error texts, by kind of dtype.
 ELEMENTS = {"bool": "true or false", "int": "an integer", "float": "a number", "string": "a string"}

@@ -1,29 +1,40 @@
-"""JSON to values and back. Numbers may be NaN, Infinity and -Infinity, as bare words."""
+"""JSON to values and back. Numbers may be NaN, Infinity and -Infinity, as bare words.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from layerserve_server.errors import InvalidRequestError, safe_text
-from layerserve_server.inference.runner import Array
 
 #: Words that JSON doesn't have, but Python's and TensorFlow Serving's parsers do.
 WORDS = (b"NaN", b"Infinity")
+#: In the text of orjson's error if there is no memory for the values.
+NO_MEMORY = "Not enough memory"
+#: Number of elements that are written at once, which takes a few milliseconds, and the pause for other threads after.
+PIECE = 1 << 16
+PAUSE_SECONDS = 0.0002
 
 
 def loads(body: bytes, what: str = "the body") -> Any:
     """Returns the value of a JSON text. Of a key that is given twice the last value counts.
 
-    Raises InvalidRequestError if it isn't JSON.
+    Raises InvalidRequestError if it isn't JSON, and MemoryError.
     """
     try:
         return orjson.loads(body)
     except ValueError as error:
+        if NO_MEMORY in str(error):
+            raise MemoryError from None
         if not any(word in body for word in WORDS):
             raise InvalidRequestError(f"{what} isn't JSON: {safe_text(str(error), 200)}") from None
     try:
@@ -96,13 +107,28 @@ def dumps(value: object) -> bytes:
         return json.dumps(value).encode()
 
 
-def dumps_array(array: Array) -> bytes:
+def dumps_array(array: npt.NDArray[Any]) -> bytes:
     """Returns numbers as nested lists. Those that aren't finite are NaN, Infinity and -Infinity."""
+    if array.size > PIECE:
+        return b"[" + b",".join(_pieces(array)) + b"]"
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         return json.dumps(array.tolist()).encode()
     if array.dtype == np.float16 or not array.ndim:
         return orjson.dumps(array.tolist())
     return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _pieces(array: npt.NDArray[Any]) -> Iterator[bytes]:
+    """Yields the rows of an array, several at once."""
+    if len(array) == 1:
+        yield dumps_array(array[0])
+        return
+    step = max(1, PIECE * len(array) // array.size)
+    for start in range(0, len(array), step):
+        piece = dumps_array(array[start : start + step])
+        yield piece[1:-1]
+        # Writing holds Python's lock.
+        time.sleep(PAUSE_SECONDS)
 
 
 def _long(value: float) -> bool:

@@ -14,7 +14,8 @@ from google.protobuf.message import Message
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.services.open_inference.inference import SERVICE
-from layerserve_server.services.rest import infer
+from layerserve_server.services.rest.body_reader import BodyReader
+from layerserve_server.services.rest.infer import Infer
 from layerserve_server.services.rest.json_text import dumps, field, kind_of, object_of
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Translated
 from layerserve_server.transport.http.statuses import error_reply
@@ -25,9 +26,9 @@ VERSION = MODEL + "/versions/{version}"
 RESET = None
 
 
-def routes() -> list[HttpRoute]:
-    """Returns the routes."""
-    both = (VERSION, MODEL)
+def routes(reader: BodyReader) -> list[HttpRoute]:
+    """Returns the routes. `reader` reads long bodies."""
+    both, infer = (VERSION, MODEL), Infer(reader)
     found = [HttpRoute("POST", path + "/infer", SERVICE + "ModelInfer", infer.translate) for path in both]
     # Before the paths with a version: "stats" is no model's name there.
     found.append(_route("GET", "/v2/models/stats", "ModelStatistics", _of_model(pb.ModelStatisticsRequest)))

@@ -1,4 +1,4 @@
-"""Predict of TensorFlow Serving by HTTP: rows (`instances`) or columns (`inputs`) in JSON."""
+"""Predict of TensorFlow Serving by HTTP (see `predict_body`)."""
 
 from __future__ import annotations
 
@@ -6,30 +6,26 @@ import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import orjson
-from layerserve import tensors
 
-from layerserve_server.access.caller import Caller
-from layerserve_server.errors import InvalidRequestError, InvalidTensorError, UnknownInputError, safe_text
-from layerserve_server.inference.runner import Array, TensorSpec
-from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
+from layerserve_server.errors import InvalidRequestError, UnknownInputError, safe_text
+from layerserve_server.inference.runner import Array
 from layerserve_server.protocols.tensorflow_serving.model_pb2 import ModelSpec
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
 from layerserve_server.repository.repository import Repository
-from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version import Lease, LoadedVersion
 from layerserve_server.services.prediction.contract import Choice
-from layerserve_server.services.rest.json_arrays import Place, array_of
-from layerserve_server.services.rest.json_text import dumps_array, field, kind_of, object_of, text_bytes
-from layerserve_server.services.tensorflow_serving.model_spec import model_choice
+from layerserve_server.services.rest.body_reader import BodyReader
+from layerserve_server.services.rest.json_text import dumps_array
+from layerserve_server.services.rest.predict_body import InputSpec, Outline, PredictBody
+from layerserve_server.services.tensorflow_serving.model_spec import chosen_by
 from layerserve_server.services.tensorflow_serving.signatures import DEFAULT_KEY, Names, own_inputs, signature
-from layerserve_server.services.tensorflow_serving.tensors import WIRE_TYPES, TensorFlowTensor, wire_shape
+from layerserve_server.services.tensorflow_serving.tensors import TensorFlowTensor
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, Translated, WouldBlockError
 
-#: The elements of an input, by name, each with its place in the body.
-Columns: TypeAlias = dict[str, tuple[Any, str, str]]
 #: Ending of the names of outputs whose strings are always base64, as in TensorFlow Serving.
 BYTES = "_bytes"
 
@@ -37,42 +33,40 @@ BYTES = "_bytes"
 class Predict:
     """Translates requests of `:predict` paths. The JSON has no dtypes, so they are those of the model's inputs."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, reader: BodyReader) -> None:
+        """`reader` reads long bodies."""
         self._repository = repository
+        self._reader = reader
 
     def translate(self, request: HttpRequest) -> Translated:
         """Translates a request. Raises InvalidRequestError, as `Repository.lease`, and WouldBlockError."""
-        value = object_of(request.body)
         spec = model_spec(request.names)
-        spec.signature_name = field(value, "signature_name", str, default="")
-        text_bytes(spec.signature_name, "signature_name")
-        if ("instances" in value) == ("inputs" in value):
-            got = "both" if "inputs" in value else "neither"
-            raise InvalidRequestError(f"the body: got {got} of 'instances' (rows) and 'inputs' (columns), expected one")
-        message = PredictRequest(model_spec=spec)
-        with self._leased(request, model_choice(spec)) as version:
-            key = spec.signature_name or DEFAULT_KEY
-            # Raises UnknownSignatureError before anything else of the body is looked at.
-            named = signature(version, key)
-            only = tuple(named.inputs)
-            in_rows = "instances" in value
-            columns = _rows(value["instances"], only) if in_rows else _columns(value["inputs"], only)
-            specs = _specs(version, key, tuple(columns))
-        for name, (column, label, suffix) in columns.items():
-            shape = specs[name].shape
-            array = array_of(column, specs[name].dtype, Place(label, suffix, shape))
-            message.inputs[name].CopyFrom(_tensor(array, specs[name].dtype))
-        reply = partial(_in_rows, len(value["instances"])) if in_rows else _in_columns
-        return Translated(message.SerializeToString(), partial(_reply, reply, tuple(named.outputs)))
+        choice = chosen_by(request.caller, "predict", spec)
+        order: Sequence[str] = ()
 
-    def _leased(self, request: HttpRequest, choice: Choice) -> Any:
-        _check(request.caller, choice)
+        def specs(outline: Outline) -> dict[str, InputSpec]:
+            nonlocal order
+            key = outline.signature_name or DEFAULT_KEY
+            with self._leased(choice, may_block=request.may_block) as version:
+                order = tuple(signature(version, key).outputs)
+                return input_specs(version, key, outline)
+
+        if self._reader.is_long(len(request.body)):
+            outline, inputs = self._reader.predict(request.body, specs)
+        else:
+            body = PredictBody(request.body)
+            outline, inputs = body.outline, body.message(specs(body.outline))
+        spec.signature_name = outline.signature_name
+        # Messages that are joined are one message with the fields of both.
+        message = PredictRequest(model_spec=spec).SerializeToString() + inputs
+        write = _in_columns if outline.rows < 0 else partial(_in_rows, outline.rows)
+        return Translated(message, partial(_reply, write, order))
+
+    def _leased(self, choice: Choice, *, may_block: bool) -> Lease:
         lease = self._repository.lease_loaded(*choice)
-        if lease is not None:
-            return lease
-        if not request.may_block:
+        if lease is None and not may_block:
             raise WouldBlockError
-        return self._repository.lease(*choice)
+        return lease or self._repository.lease(*choice)
 
 
 def model_spec(names: Mapping[str, str]) -> ModelSpec:
@@ -88,69 +82,19 @@ def model_spec(names: Mapping[str, str]) -> ModelSpec:
     return spec
 
 
-def _check(caller: Caller, choice: Choice) -> None:
-    """Raises ForbiddenError before the model is looked up."""
-    caller.check_model("predict", choice[0])
-
-
-def _specs(version: LoadedVersion, key: str, names: Sequence[str]) -> dict[str, TensorSpec]:
-    """Returns the spec of each given input. Raises as `own_inputs`."""
+def input_specs(version: LoadedVersion, key: str, outline: Outline) -> dict[str, InputSpec]:
+    """Returns the spec of each input of a body. Raises UnknownSignatureError, and as `own_inputs`."""
+    only, names = tuple(signature(version, key).inputs), outline.names
+    if names is None:
+        if len(only) != 1:
+            field = "inputs" if outline.rows < 0 else "instances[0]"
+            raise UnknownInputError(
+                f"{field}: got no names of inputs, expected an object with the {len(only)} inputs: {', '.join(only)}"
+            )
+        names = only
     own = own_inputs(version, Names(key, tuple(sorted(names))), ())
     by_name = {spec.name: spec for spec in version.model.input_specs}
-    return {name: by_name[own[name]] for name in names}
-
-
-def _rows(rows: Any, expected: Sequence[str]) -> Columns:
-    """Returns the columns of rows: objects by name of input, or the values of the only input."""
-    if not isinstance(rows, list):
-        raise InvalidTensorError(f"instances: got {kind_of(rows)}, expected a list of rows")
-    if not rows:
-        raise InvalidTensorError("instances: got a list of 0, expected at least one row")
-    if not _is_named(rows[0]):
-        return {_only(expected, "instances[0]", rows[0]): (rows, "instances", "")}
-    names = list(rows[0])
-    for index, row in enumerate(rows):
-        if not isinstance(row, dict) or row.keys() != rows[0].keys():
-            got = f"the keys {', '.join(map(repr, row))}" if isinstance(row, dict) else kind_of(row)
-            raise InvalidTensorError(
-                f"instances[{index}]: got {safe_text(got, 200)}, expected an object with "
-                f"{safe_text(', '.join(map(repr, names)), 200)}, as the first row"
-            )
-    return {name: ([row[name] for row in rows], "instances", _key(name)) for name in names}
-
-
-def _columns(value: Any, expected: Sequence[str]) -> Columns:
-    """Returns the columns of an object by name of input, or of the only input."""
-    if not _is_named(value):
-        return {_only(expected, "inputs", value): (value, "inputs", "")}
-    return {name: (column, f"inputs{_key(name)}", "") for name, column in value.items()}
-
-
-def _is_named(value: Any) -> bool:
-    """Whether a value has inputs by their names, and isn't a string in base64."""
-    return isinstance(value, dict) and value.keys() != {"b64"}
-
-
-def _key(name: str) -> str:
-    text_bytes(name, "the name of an input")
-    return f".{safe_text(name, 80)}"
-
-
-def _only(expected: Sequence[str], label: str, value: Any) -> str:
-    if len(expected) != 1:
-        raise UnknownInputError(
-            f"{label}: got {kind_of(value)}, expected an object with the {len(expected)} inputs: {', '.join(expected)}"
-        )
-    return expected[0]
-
-
-def _tensor(array: Array, dtype: str) -> TensorProto:
-    proto = TensorProto(dtype=WIRE_TYPES[dtype].number, tensor_shape=wire_shape(array.shape))
-    if dtype == "string":
-        proto.string_val.extend(array.ravel().tolist())
-    else:
-        proto.tensor_content = tensors.encode_data(array, dtype)
-    return proto
+    return {name: InputSpec(by_name[own[name]].dtype, by_name[own[name]].shape) for name in names}
 
 
 def _reply(write: Callable[[dict[str, Array]], bytes], order: Sequence[str], message: bytes) -> HttpReply:

@@ -8,6 +8,7 @@ from typing import Any
 from layerserve_server.access.gate import Gate
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.rest import open_inference, openapi, tensorflow_serving
+from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
@@ -18,9 +19,10 @@ from layerserve_server.transport.memory import MemoryBudget
 TEXT = ("content-type", "text/plain; charset=utf-8")
 
 
-def http_routes(repository: Repository) -> list[HttpRoute]:
-    """Returns the routes of all REST forms."""
-    return [*open_inference.routes(), *tensorflow_serving.routes(repository), *openapi.routes(repository)]
+def http_routes(repository: Repository, reader: BodyReader) -> list[HttpRoute]:
+    """Returns the routes of all REST forms. `reader` reads long bodies."""
+    predictions = [*open_inference.routes(reader), *tensorflow_serving.routes(repository, reader)]
+    return [*predictions, *openapi.routes(repository)]
 
 
 def make_server(
@@ -43,6 +45,13 @@ def make_server(
         return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
 
     plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
-    routes = http_routes(repository)
-    address: dict[str, Any] = {"host": host, "port": port, "certificates": certificates, "telemetry": telemetry}
+    reader = BodyReader(limits, memory)
+    routes = http_routes(repository, reader)
+    address: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "certificates": certificates,
+        "telemetry": telemetry,
+        "stopped": reader.close,
+    }
     return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address)

@@ -18,6 +18,7 @@ from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 impor
 )
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.open_inference.inference import SERVICE as OPEN_INFERENCE
+from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.json_text import dumps
 from layerserve_server.services.rest.predict import Predict, model_spec
 from layerserve_server.services.tensorflow_serving.metadata import SIGNATURES
@@ -30,9 +31,9 @@ MODEL = "/v1/models/{model}"
 FORMS = (MODEL, MODEL + "/versions/{version}", MODEL + "/labels/{label}")
 
 
-def routes(repository: Repository) -> list[HttpRoute]:
-    """Returns the routes."""
-    predict = Predict(repository)
+def routes(repository: Repository, reader: BodyReader) -> list[HttpRoute]:
+    """Returns the routes. `reader` reads long bodies."""
+    predict = Predict(repository, reader)
     found = [HttpRoute("POST", path + ":predict", SERVICE + "Predict", predict.translate) for path in FORMS]
     for verb in ("classify", "regress"):
         method = SERVICE + verb.capitalize()

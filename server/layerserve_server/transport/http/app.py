@@ -27,8 +27,9 @@ from layerserve_server.transport.status import GONE, Failure, failure
 
 #: Bodies and reply messages above this size are translated in a pool thread, to not delay other requests, in bytes.
 LONG_BYTES = 64 * 1024
-#: Number of those threads: few, since each may occupy a core.
-TRANSLATING_THREADS = 2
+#: Number of those threads, for requests and for replies: few, since each may occupy a core.
+TRANSLATING_THREADS = 4
+REPLYING_THREADS = 2
 #: Codings of bodies that are decompressed. Others are refused.
 CODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
 
@@ -59,6 +60,7 @@ class HttpApp:
         self._receiving: set[HttpCall] = set()
         batches.receiving = self._receiving
         self._translating = ThreadPoolExecutor(TRANSLATING_THREADS, "translate")
+        self._replying = ThreadPoolExecutor(REPLYING_THREADS, "reply")
         self._finishing = False
         by_path: dict[str, dict[str, HttpRoute]] = {}
         for route in routes:
@@ -73,7 +75,8 @@ class HttpApp:
 
     def close(self) -> None:
         """Ends the threads."""
-        self._translating.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._translating, self._replying):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         text = f"path '{safe_text(scope['path'], 200)}' doesn't exist on this server"
@@ -222,6 +225,7 @@ class _Exchange:
             raise InvalidRequestError(
                 "the body: got a string with half of a surrogate pair, expected Unicode"
             ) from None
+        self._app._limits.check_size(message)
         if len(message) >= COUNTED_BYTES:
             call.hold(len(message))
         call.request = message
@@ -242,7 +246,7 @@ class _Exchange:
         try:
             if len(outcome) <= LONG_BYTES:
                 return translate(outcome)
-            reply = await loop.run_in_executor(self._app._translating, translate, outcome)
+            reply = await loop.run_in_executor(self._app._replying, translate, outcome)
             self._call.hold(len(reply.body))
             return reply
         except Exception as error:

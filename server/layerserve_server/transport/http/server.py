@@ -49,8 +49,11 @@ class HttpServer:
         port: int,
         certificates: Certificates | None = None,
         telemetry: Telemetry | None = None,
+        stopped: Callable[[], None] = lambda: None,
     ) -> None:
         """`plain` are the replies of paths without rights; `handlers` has the methods of the routes.
+
+        `stopped` is called when the server has stopped.
 
         Raises OSError if the port is taken.
         """
@@ -58,6 +61,7 @@ class HttpServer:
         self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
         self.port = int(self._socket.getsockname()[1])
         self._ending = Ending()
+        self._stopped = stopped
         self._limits = limits
         self._tls = None if certificates is None else RenewedContext.of(certificates)
         self._batches = EventBatches(HttpObserver(observer), limits, memory, gate, telemetry)
@@ -101,6 +105,7 @@ class HttpServer:
         else:
             self._loop.close()
         self._socket.close()
+        self._stopped()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -1,0 +1,111 @@
+"""Bodies that are long enough for another process: the same replies and errors, and limits of memory and time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from layerserve_server.services.rest import body_reader
+from layerserve_server.services.rest.json_text import PIECE, dumps_array, loads
+
+PREDICT, INFER = "/v1/models/double:predict", "/v2/models/double/infer"
+ROWS = 40_000
+X = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2) / 8
+
+
+@pytest.fixture
+def long(serve):
+    """A server that has no more rows in a batch than a request here has."""
+    app, call = serve(max_batch_rows=ROWS)
+    assert len(json.dumps(X.tolist())) > body_reader.LONG_BYTES
+    return app, call
+
+
+def tensor(**fields):
+    return {"name": "x", "shape": [ROWS, 2], "datatype": "FP32", **fields}
+
+
+def test_long_bodies_get_the_replies_of_short_ones(long, wait_until):
+    app, call = long
+    rows = X.tolist()
+    doubled = (2 * X).tolist()
+    assert call("POST", PREDICT, {"instances": rows}).json == {"predictions": doubled}
+    assert call("POST", PREDICT, {"instances": [{"x": row} for row in rows]}).json == {"predictions": doubled}
+    assert call("POST", PREDICT, {"inputs": {"x": rows}}).json == {"outputs": doubled}
+    reply = call("POST", INFER, {"inputs": [tensor(data=rows)], "id": "7"}).json
+    assert (reply["id"], reply["outputs"][0]["data"]) == ("7", (2 * X).ravel().tolist())
+    # JSON and binary in one body.
+    wanted = {"binary_data_output": True}
+    text = json.dumps({"inputs": [tensor(data=rows)], "parameters": wanted}).encode()
+    reply = call("POST", INFER, text, Inference_Header_Content_Length=str(len(text)))
+    length = int(reply.headers["inference-header-content-length"])
+    np.testing.assert_array_equal(np.frombuffer(reply.body[length:], np.float32).reshape(X.shape), 2 * X)
+    wait_until(lambda: app._transport.memory.held == 0)
+
+
+WRONG = [
+    (PREDICT, {"instances": [*X.tolist(), [1]]}, f"instances[{ROWS}]: got a list of 1, expected a list of 2"),
+    (PREDICT, {"instances": X.tolist(), "signature_name": "no"}, 'signature key "no" not found'),
+    (PREDICT, {"inputs": {"z": X.tolist()}}, "Sent extra: {z}"),
+    (PREDICT, {"inputs": {f"z{number}": 1 for number in range(40_000)}}, "too many names"),
+    (PREDICT, b" " * 300_000, "isn't JSON"),
+    (PREDICT, b"[" * 300_000, "isn't JSON"),
+    (PREDICT, b'{"instances":[' + b"{}," * 200_000 + b"{}]}", "Missing but required: {x}"),
+    (INFER, {"inputs": [tensor(data=X[1:].tolist())]}, f"expected {2 * ROWS} for shape"),
+    (INFER, {"inputs": [tensor(data=X.tolist(), name="\ud800")]}, "surrogate"),
+]
+
+
+def test_long_bodies_get_the_errors_of_short_ones(long, wait_until):
+    app, call = long
+    for path, body, text in WRONG:
+        reply = call("POST", path, body)
+        assert (reply.status, text in reply.json["error"]) == (400, True), reply.json
+    wait_until(lambda: app._transport.memory.held == 0)
+
+
+def test_a_body_that_takes_too_much_memory_is_refused(long, monkeypatch, wait_until):
+    app, call = long
+    monkeypatch.setattr(body_reader, "MEMORY_BYTES", 1 << 20)
+    monkeypatch.setattr(body_reader, "MEMORY_FACTOR", 2)
+    reply = call("POST", PREDICT, b'{"instances":[' + b'{"a":1},' * 1_000_000 + b"{}]}")
+    assert reply.status == 400
+    assert "too much memory to read; send the tensors in binary" in reply.json["error"]
+    wait_until(lambda: app._transport.memory.held == 0)
+
+
+def test_a_body_that_takes_too_long_is_refused(long, monkeypatch):
+    _, call = long
+    monkeypatch.setattr(body_reader, "SECONDS", 0.0)
+    monkeypatch.setattr(body_reader, "BYTES_PER_SECOND", 1e9)
+    monkeypatch.setattr(body_reader.ForkServer, "connection", lengthened(body_reader.ForkServer.connection))
+    reply = call("POST", PREDICT, b'{"instances":[' + b'{"a":1},' * 1_000_000 + b"{}]}")
+    assert reply.status == 400
+    assert "takes too long to read" in reply.json["error"]
+
+
+def lengthened(connection):
+    """Connections whose replies may take longer than the child may."""
+    return lambda self, seconds: connection(self, seconds + 30)
+
+
+def test_a_process_that_was_killed_is_started_again(long):
+    app, call = long
+    assert call("POST", PREDICT, {"instances": X.tolist()}).status == 200
+    server = app._http._stopped.__self__._server
+    os.kill(server._process.pid, signal.SIGKILL)
+    server._process.wait()
+    assert call("POST", PREDICT, {"instances": X.tolist()}).status == 200
+    # It imports no torch, which would take longer to start, and more memory.
+    with open(f"/proc/{server._process.pid}/maps") as maps:
+        assert "libtorch" not in maps.read()
+
+
+@pytest.mark.parametrize("shape", [(3 * PIECE,), (1, 1, 2 * PIECE + 5), (PIECE, 3), (3, PIECE, 2)])
+def test_large_arrays_are_written_in_pieces(shape):
+    array = np.random.default_rng(0).random(shape, np.float32)
+    array.flat[7] = np.nan
+    np.testing.assert_array_equal(np.array(loads(dumps_array(array)), np.float32), array)
