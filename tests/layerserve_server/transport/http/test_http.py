@@ -14,6 +14,7 @@ from http_calls import Http, exchange
 from layerserve_server.access.rights import HTTP, right_of
 from layerserve_server.services.rest.serving import http_routes
 from layerserve_server.transport import limits
+from layerserve_server.transport.http.connection import JOINED_BYTES, JoinedWrites
 from tokens import write_tokens
 
 INFER = "/v2/models/double/infer"
@@ -280,3 +281,36 @@ def test_grpc_is_answered_while_http_is_flooded(serve, connect):
     assert call(b"", timeout=5)
     for one in sockets:
         one.close()
+
+
+def test_replies_are_sent_at_once(serve):
+    """Head and body in two packets, of which the second waits for the first's acknowledgement, took 40 ms."""
+    app, call = serve()
+    assert call("GET", "/v2").status == 200
+    (connection,) = app._http._connections._open
+    assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_writes_are_joined_unless_they_are_long():
+    written = []
+
+    class Transport:
+        def write(self, data):
+            written.append(data)
+
+        def close(self):
+            written.append(b"closed")
+
+    writes = JoinedWrites(Transport())
+    writes.write(b"a")
+    writes.join()
+    writes.write(b"b")
+    writes.write(b"c")
+    assert written == [b"a"]
+    writes.flush()
+    writes.join()
+    writes.write(b"d")
+    writes.write(b"e" * JOINED_BYTES)
+    writes.close()
+    writes.flush()
+    assert written == [b"a", b"bc", b"d", b"e" * JOINED_BYTES, b"closed"]
