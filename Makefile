@@ -165,6 +165,10 @@ published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS 
 canary: $(STAMP) ## Shift the share of a canary while eight clients send requests (ARGS="--transport native --workers 2")
 	$(TESTS) $(BIN)/python tests/proofs/canary_shifts.py $(ARGS)
 
+.PHONY: swaps
+swaps: $(STAMP) ## Upload, roll back, label and delete versions while eight clients predict (ARGS="--swaps 50")
+	$(TESTS) $(BIN)/python tests/proofs/managed_swaps.py $(ARGS)
+
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
@@ -211,7 +215,7 @@ attack: $(STAMP) ## Attack servers, with an honest caller beside (ARGS='--transp
 soak: $(STAMP) ## Everything at once for SECONDS (SECONDS=600, ARGS='--transport native --workers 2')
 	$(TESTS) $(BIN)/python -m attack.soak --seconds $(SECONDS) $(ARGS)
 
-BENCHES := $(addprefix bench-,load compute serving memory sdk train train-beside run-start)
+BENCHES := $(addprefix bench-,load compute serving overload memory sdk train train-beside run-start)
 .PHONY: bench $(BENCHES)
 bench: $(BENCHES) ## Run every benchmark; each also by name (make bench-train ARGS='--tensorflow PYTHON')
 $(BENCHES): $(STAMP)

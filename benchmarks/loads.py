@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from layergraph import Input, Model
+from layergraph.layers import Conv2D, GlobalAveragePooling2D
 from layerserve.tensors import Array, encode
 from layerserve.v1.prediction_pb2 import PredictRequest
 from layerserve.v1.tensor_pb2 import ModelSpec
@@ -41,11 +43,16 @@ def inputs(model: str) -> dict[str, Array]:
             "main_input": draw.integers(0, 10000, (1, 100)).astype(np.int32),
             "aux_input": draw.random((1, 5), np.float32),
         }
+    if model == "slow":
+        return {"": draw.random((1, 32, 32, 3), np.float32)}
     return {"": draw.random((1, 224, 224, 3), np.float32)}
 
 
 def write_models(folder: Path, names: Sequence[str]) -> None:
-    """Small: the dense network of the guide; middle: its headline model; large: ResNet50 with random weights."""
+    """Small: the dense network of the guide; middle: its headline model; large: ResNet50 with random weights.
+
+    Slow: ten convolutions of 128 filters over 32 x 32 points, 3 GFLOP for a row of 12 KB.
+    """
     from layerserve_zoo.zoo import ZOO
 
     sources = {"small": "dense", "middle": "headline"}
@@ -54,9 +61,20 @@ def write_models(folder: Path, names: Sequence[str]) -> None:
         path = folder / name / "1" / "model.keras"
         if name in sources:
             ZOO[sources[name]].make().save(path)
+        elif name == "slow":
+            slow_model().save(path)
         else:
             code = f"import keras; keras.applications.ResNet50(weights=None).save({str(path)!r})"
             subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "KERAS_BACKEND": "torch"})
+
+
+def slow_model() -> Model:
+    """A model that computes for tens of milliseconds a row."""
+    inputs = Input((32, 32, 3))
+    x = inputs
+    for _ in range(10):
+        x = Conv2D(128, 3, padding="same", activation="relu")(x)
+    return Model(inputs, GlobalAveragePooling2D()(x))
 
 
 def predict_load(model: str) -> Load:

@@ -12,6 +12,7 @@ from layerserve.model_changes import (
     UploadProgress,
     change,
     checked_name,
+    checked_share,
     checked_version,
     upload,
 )
@@ -115,6 +116,18 @@ class AsyncManagement:
         `timeout` is in seconds; default: the client's. Raises ModelNotFound, LabelNotFound.
         """
         return await self._run(change(methods.REMOVE_LABEL, model, label=label), timeout)
+
+    async def set_canary(self, model: str, share: float | None, *, timeout: float | None = None) -> ModelChange:
+        """Set the share of callers, from 0 to 1, that get the version of label "canary" if they name no version.
+
+        A caller keeps its version while the share grows. It is recognized by the metadata "layerserve-key" of its
+        calls, else by its token or certificate, else by its address. None sets the share of the model's settings
+        again. `timeout` is in seconds; default: the client's.
+
+        Raises ModelNotFound, ModelNotReady, FailedPrecondition (there is no such label), InvalidArgument (no share).
+        """
+        fields = {} if share is None else {"share": checked_share(share)}
+        return await self._run(change(methods.SET_CANARY, model, **fields), timeout)
 
     async def delete_version(
         self, model: str, version: int, *, force: bool = False, timeout: float | None = None

@@ -123,6 +123,7 @@ UNPIN_VERSION = Method(
 )
 SET_LABEL = Method(_MANAGEMENT, "SetLabel", management_pb2.SetLabelRequest, management_pb2.SetLabelResponse)
 REMOVE_LABEL = Method(_MANAGEMENT, "RemoveLabel", management_pb2.RemoveLabelRequest, management_pb2.RemoveLabelResponse)
+SET_CANARY = Method(_MANAGEMENT, "SetCanary", management_pb2.SetCanaryRequest, management_pb2.SetCanaryResponse)
 DELETE_VERSION = Method(
     _MANAGEMENT, "DeleteVersion", management_pb2.DeleteVersionRequest, management_pb2.DeleteVersionResponse
 )
@@ -153,6 +154,7 @@ METHODS: tuple[Method[Message, Message], ...] = (
     UNPIN_VERSION,
     SET_LABEL,
     REMOVE_LABEL,
+    SET_CANARY,
     DELETE_VERSION,
     DELETE_MODEL,
 )  # type: ignore[assignment]  # a Method is read-only, so it may be treated as covariant

@@ -74,6 +74,13 @@ def checked_version(version: int) -> int:
     return version
 
 
+def checked_share(share: float) -> float:
+    """Returns a share. Raises InvalidArgument if it isn't a number from 0 to 1."""
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise InvalidArgument(f"share: got {share!r}, expected a number from 0 to 1")
+    return share
+
+
 def upload(
     name: str,
     path: str | os.PathLike[str],

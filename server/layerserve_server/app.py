@@ -78,6 +78,7 @@ class App:
             self.metrics,
             trainer,
             self._parent if trainer == TRAINER else None,
+            inference.telemetry.tracer if inference.telemetry is not None else None,
         )
         self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan)
         check_table([], PATHS)
@@ -113,6 +114,8 @@ class App:
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers
+        if workers is not None:
+            workers.model_settings = self.repository.settings_without_file
         if workers is not None and settings.model_control != "poll":
             # Otherwise a worker that is started again would have what has changed since on disk.
             workers.catalogue = self.repository.catalogue
@@ -203,6 +206,8 @@ class App:
         self._inference.close()
         if self._probes is not None:
             self._probes.close()
+        if self._inference.telemetry is not None:
+            self._inference.telemetry.close()
         logger.info("stopped")
 
     def _set_ready(self, ready: bool) -> None:

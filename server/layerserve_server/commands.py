@@ -24,6 +24,7 @@ from layerserve_server.app import App
 from layerserve_server.observability import logs
 from layerserve_server.observability.output import STDERR, STDOUT, Rewriter
 from layerserve_server.repository.entry import Description
+from layerserve_server.repository.model_settings import invalid_files
 from layerserve_server.settings import Settings, SettingsError, in_force, json_logs, missing_paths, read_settings
 
 logger = logging.getLogger(__name__)
@@ -53,8 +54,8 @@ def serve(argv: Sequence[str]) -> int:
         rewriter.take(STDERR)
     try:
         settings = read_settings(argv)
-        if settings.check_config and (missing := missing_paths(settings)):
-            raise SettingsError("\n".join(missing))
+        if settings.check_config and (wrong := missing_paths(settings) or invalid_files(Path(settings.path))):
+            raise SettingsError("\n".join(wrong))
     except SettingsError as error:
         return _refuse(str(error), rewriter)
     if settings.check_config:

@@ -212,7 +212,10 @@ class Settings(BaseSettings):
         description="Maximum number of open streams (training, watching, downloading, PredictStream).",
     )
     max_peer_streams: int = Field(
-        default=128, ge=1, le=65536, description="Maximum number of open streams per client address."
+        default=128,
+        ge=1,
+        le=65536,
+        description="Maximum number of open streams per client address. Up to three quarters may be watches of health.",
     )
     max_calls: int = Field(
         default=4096,
@@ -483,6 +486,28 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         default="text", description="Format of log lines. With 'json', all other output is written as log lines too."
     )
+    sample_models: str = Field(
+        default="",
+        description=(
+            "Comma-separated names or patterns of models, each with the share of its requests whose rows and answers "
+            "are kept in files of the state folder, such as 'text-*=0.01,mnist=1'. The first that fits counts."
+        ),
+        json_schema_extra={"unset": "none"},
+    )
+    sample_max_bytes: int = Field(
+        default=GIB,
+        ge=MIB,
+        description="Maximum size of these files together, in bytes. Beyond it the oldest are removed.",
+    )
+    access_log: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Share of calls for which a line is logged when they end: 1 logs all of them, 0.01 one in a hundred, "
+            "chosen at random, 0 none."
+        ),
+    )
     check_config: bool = Field(default=False, description="Check the settings, print them and exit.")
 
     @field_validator("path", mode="wrap")
@@ -526,6 +551,12 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("sample_models")
+    @classmethod
+    def _known_shares(cls, value: str) -> str:
+        sample_shares(value)
+        return value
+
     @field_validator("metric_aliases")
     @classmethod
     def _known_aliases(cls, value: str) -> str:
@@ -552,6 +583,11 @@ class Settings(BaseSettings):
                 "runs with several workers train on CPUs"
             )
         return self
+
+    def sample_share(self, model: str) -> float:
+        """Share of a model's requests that are kept, from 0 to 1."""
+        found = (share for pattern, share in sample_shares(self.sample_models) if fnmatchcase(model, pattern))
+        return next(found, 0.0)
 
     @property
     def aliases(self) -> frozenset[str]:
@@ -621,6 +657,21 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False  # another name, or "" for all addresses
+
+
+def sample_shares(text: str) -> list[tuple[str, float]]:
+    """Returns the patterns and shares in `sample_models`. Raises ValueError if the text isn't a list of them."""
+    found = []
+    for entry in filter(None, map(str.strip, text.split(","))):
+        pattern, _, share = entry.rpartition("=")
+        try:
+            number = float(share)
+        except ValueError:
+            number = -1.0
+        if not pattern.strip() or not 0 <= number <= 1:
+            raise ValueError(f"MODEL=SHARE with a share from 0 to 1 in '{entry}'")
+        found.append((pattern.strip(), number))
+    return found
 
 
 def read_settings(argv: Sequence[str]) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
@@ -19,12 +20,15 @@ from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.observability.metrics import Metrics
+from layerserve_server.observability.sample_files import SampleFiles
 from layerserve_server.observability.store_metrics import StoreMetrics
+from layerserve_server.observability.telemetry import telemetry_of
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
 from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.store import FsspecStore
+from layerserve_server.remote.store_writer import StoreWriter
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
@@ -32,6 +36,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
+from layerserve_server.services.prediction.samples import RequestSamples
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.services.tensorflow_serving.predict import PredictService
@@ -62,22 +67,30 @@ class Inference:
     ) -> None:
         """`load` loads a model file (see `ModelLoader`); `group` is what its processes share. Nothing is loaded yet.
 
-        Only the main process fetches models from a store. Raises TokensFileError and CertificateError.
+        Only the main process fetches models from a store. Raises TokensFileError, CertificateError and
+        UnknownExporterError.
         """
         self._settings = settings
         self.metrics = Metrics()
         self.gate = make_gate(settings, self.metrics, group)
         self.certificates = make_certificates(settings, self.metrics)
+        #: None if there are neither traces nor an access log.
+        self.telemetry = telemetry_of(settings.access_log, os.environ, self.metrics.telemetry_dropped)
+        #: Whether there are traces.
+        self.traced = self.telemetry is not None and self.telemetry.tracer is not None
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings)
         #: Fetches versions from a store; None if they are in a folder, or another process fetches them.
-        self.mirror = make_mirror(settings, self.metrics) if settings.address and not worker else None
+        self.mirror: Mirror | None = None
+        writer = None
+        if settings.address and not worker:
+            self.mirror, writer = make_mirror(settings, self.metrics)
         follower = Follower(Cache(settings.mirror_folder)) if settings.address and worker else None
         self.repository = Repository(
             settings.root,
             settings.state_folder / "models",
             load,
-            partial(make_queue, settings, self.metrics),
+            partial(make_queue, settings, self.metrics, traced=self.traced),
             max_old_versions=settings.max_old_versions,
             # Copies are put into their folder when they are complete.
             settle_seconds=0.0 if settings.address else 2 * settings.poll_seconds,
@@ -85,11 +98,14 @@ class Inference:
             ready=self._ready,
             digest=sha256 if imports is None else imports.sha256,
             origin=self.mirror or follower,
+            writer=writer,
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
+            sample_share=partial(sample_share, settings),
         )
         self._shadows = Shadows(self.repository, self.metrics)
-        self.predictor = Predictor(self.repository, self._shadows)
+        self.samples = RequestSamples(self.repository, partial(make_sample_files, settings, self.metrics))
+        self.predictor = Predictor(self.repository, self._shadows, self.samples)
 
     def routes(self) -> Routes:
         """Returns the handlers of the methods that run models, of all protocols."""
@@ -130,6 +146,7 @@ class Inference:
         if self.mirror is not None:
             self.mirror.stop()
         self._shadows.close()
+        self.samples.close()
         self.repository.close()
 
     def watch(self) -> None:
@@ -160,6 +177,7 @@ class Inference:
             shared=shared,
             gate=self.gate,
             models=self.serving,
+            telemetry=self.telemetry,
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
@@ -178,8 +196,19 @@ class Inference:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:
             raise ValueError(f"http_port: requires the package {error.name}: pip install 'layerserve[http]'") from error
-        address: dict[str, Any] = {"host": settings.host, "port": settings.http_port, "certificates": self.certificates}
-        return make_server(routes, self.repository, self.metrics, limits(settings), memory, self.gate, ready, **address)
+        return make_server(
+            routes,
+            self.repository,
+            self.metrics,
+            limits(settings),
+            memory,
+            self.gate,
+            ready,
+            host=settings.host,
+            port=settings.http_port,
+            certificates=self.certificates,
+            telemetry=self.telemetry,
+        )
 
     def serving(self, model: str) -> bool | None:
         """Whether a version of a model answers requests that name none; None if there is no such model."""
@@ -191,21 +220,38 @@ class Inference:
             return False
 
 
-def make_mirror(settings: Settings, metrics: Metrics) -> Mirror:
-    """Returns what keeps copies of the store's versions. Raises ValueError if a package for the store is missing."""
+def make_mirror(settings: Settings, metrics: Metrics) -> tuple[Mirror, StoreWriter]:
+    """Returns what keeps copies of the store's versions, and what writes to it.
+
+    Raises ValueError if a package for the store is missing.
+    """
     if missing := missing_package(settings.address):
         raise ValueError(missing)
     # `memory://` is the memory of this process.
     in_process = scheme_of(settings.address) == "memory"
-    return Mirror(
+    store = FsspecStore(settings.address) if in_process else ProcessStore(settings.address)
+    cache = Cache(settings.mirror_folder)
+    mirror = Mirror(
         settings.address,
-        FsspecStore(settings.address) if in_process else ProcessStore(settings.address),
-        Cache(settings.mirror_folder),
+        store,
+        cache,
         StoreMetrics(metrics.registry),
         poll_seconds=settings.remote_poll_seconds,
         settle_seconds=min(SETTLE_SECONDS, settings.remote_poll_seconds),
         max_bytes=settings.cache_bytes,
     )
+    return mirror, StoreWriter(settings.address, store, cache, mirror)
+
+
+def make_sample_files(settings: Settings, metrics: Metrics) -> SampleFiles:
+    """Returns what writes rows and answers of requests into the state folder."""
+    folder = settings.state_folder / "samples"
+    return SampleFiles(folder, settings.sample_max_bytes, partial(metrics.telemetry_dropped, "samples"))
+
+
+def sample_share(settings: Settings, name: str, model: ModelSettings) -> float:
+    """Returns the share of requests that are kept, for a model with these settings."""
+    return settings.sample_share(name) if model.sample_share is None else model.sample_share
 
 
 def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None = None) -> Gate:
@@ -302,7 +348,14 @@ def limits(settings: Settings) -> Limits:
 
 
 def make_queue(
-    settings: Settings, metrics: Metrics, name: str, version: int, run: ModelRunner, model: ModelSettings = DEFAULTS
+    settings: Settings,
+    metrics: Metrics,
+    name: str,
+    version: int,
+    run: ModelRunner,
+    model: ModelSettings = DEFAULTS,
+    *,
+    traced: bool = False,
 ) -> BatchQueue:
     """Makes the queue of a version. Raises UnpaddableError if the settings require padding and it can't be padded."""
     if settings.pads(name) if model.pad_sequences is None else model.pad_sequences:
@@ -315,6 +368,7 @@ def make_queue(
         max_queue_rows=max_queue_rows,
         observer=metrics.batches(name, version),
         nice=model.nice,
+        traced=traced,
     )
     metrics.watch_queue(name, version, lambda: queue.queued_rows, lambda: queue.queued_requests)
     return queue

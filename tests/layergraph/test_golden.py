@@ -51,6 +51,18 @@ def test_a_model_that_misses_it_says_where_and_by_how_much(tmp_path: Path) -> No
         check_golden(made, tmp_path / "golden.npz")
 
 
+def test_tolerances_may_be_others_than_the_files(tmp_path: Path) -> None:
+    made = model()
+    write_golden(make_golden(made), tmp_path / "golden.npz")
+    made.get_layer("b").own_weights[1].assign(np.array([0.0, 0.25], "f4"))
+    check_golden(made, tmp_path / "golden.npz", atol=0.26)
+    check_golden(made, tmp_path / "golden.npz", rtol=1e6)
+    with pytest.raises(GoldenMismatchError, match=r"out of rtol=0.0001, atol=0.24"):
+        check_golden(made, tmp_path / "golden.npz", atol=0.24)
+    made.get_layer("b").own_weights[1].assign(np.array([0.0, 0.0], "f4"))
+    check_golden(made, tmp_path / "golden.npz", rtol=0.0, atol=0.0)
+
+
 def test_keras_writes_one_with_the_script(tmp_path: Path) -> None:
     """Names of inputs and of nearly all outputs are Keras's; where an output has no name, the order is used."""
     x, ids = keras.Input((None, 4), name="x"), keras.Input((3,), dtype="int32", name="ids")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import layerserve
 FOLDER = Path(layerserve.__file__).parent
 
 
+@cache
 def imports() -> dict[str, set[str]]:
     """The modules of the client that each of them imports. What a package imports for its users doesn't count."""
     files = {_name(path): path for path in FOLDER.rglob("*.py") if path.name != "__init__.py"}

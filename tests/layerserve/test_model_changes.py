@@ -159,6 +159,19 @@ def test_labels_move_and_go(client, server, file):
         client.remove_label("double", "stable")
 
 
+def test_the_share_of_a_canary_is_set(client, server, file):
+    client.upload("double", file)
+    with pytest.raises(FailedPrecondition, match="no label 'canary'"):
+        client.set_canary("double", 0.05)
+    client.set_label("double", "canary", 1)
+    assert client.set_canary("double", 0.05).default.version == 2
+    assert server.canaries == {"double": 0.05}
+    client.set_canary("double", None)
+    for wrong in (-0.1, 1.1, True, "5 %", float("nan")):
+        with pytest.raises(InvalidArgument, match=r"share: got .*, expected a number from 0 to 1"):
+            client.set_canary("double", wrong)
+
+
 def test_versions_and_models_are_deleted(client, server, file):
     client.upload("double", file)
     with pytest.raises(FailedPrecondition):
@@ -200,9 +213,12 @@ def test_an_upload_that_is_interrupted_here_ends_there(server, file, monkeypatch
 
     with Client(server.address, timeout=20) as client:
         receive = client._channel.receive
-        monkeypatch.setattr(
-            client._channel, "receive", lambda stream: (_ for _ in ()).throw(Interrupted) if receive(stream) else None
-        )
+
+        def interrupted(stream, deadline):
+            if receive(stream, deadline):
+                raise Interrupted
+
+        monkeypatch.setattr(client._channel, "receive", interrupted)
         with pytest.raises(Interrupted):
             client.upload("double", file)
     assert len(server.models) == 4

@@ -141,10 +141,12 @@ class RehearsedHere:
 
     load: Callable[[Path], Any]
 
-    def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
+    def __call__(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> None:
         dry_run(self.load, path, request)
 
-    def describe(self, root: Path, files: Sequence[tuple[str, str]]) -> Sequence[data_root.FiledArray]:
+    def describe(
+        self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool]
+    ) -> Sequence[data_root.FiledArray]:
         return described(root, files)
 
     def close(self) -> None:

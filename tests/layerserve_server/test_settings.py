@@ -42,6 +42,8 @@ NUMBERS = {
     "keepalive_timeout_seconds": (20.0, 0.1, 3600),
     "max_connection_age_seconds": (0.0, 0, 1_000_000),
     "max_connection_age_grace_seconds": (0.0, 0, 1_000_000),
+    "access_log": (0.0, 0, 1),
+    "sample_max_bytes": (GIB, MIB, None),
     "max_batch_rows": (64, 1, None),
     "max_queue_rows": (4096, 1, None),
     "compute_threads": (0, 0, 1024),
@@ -72,6 +74,7 @@ OTHERS = {
     "host": "127.0.0.1",
     "transport": "grpcio",
     "metric_aliases": "",
+    "sample_models": "",
     "reflection": True,
     "probe_files": True,
     "plugins": "",
@@ -143,6 +146,8 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         ),
         (["--grpc-port", "x"], "--grpc-port"),
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
+        (["--sample-models", "m=2"], "expected MODEL=SHARE with a share from 0 to 1 in 'm=2'"),
+        (["--sample-models", "a=0.1, m"], "expected MODEL=SHARE with a share from 0 to 1 in 'm'"),
         (["--metric-aliases", "triton,prometheus"], "got 'triton,prometheus', expected a list of triton and tfserving"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
         (["--training-device", "tpu"], "--training-device"),
@@ -310,3 +315,9 @@ def test_the_native_transport_has_no_tls(tmp_path):
 def test_the_native_transport_has_no_age_of_connections(tmp_path):
     with pytest.raises(SettingsError, match="max_connection_age_seconds: got 60 with transport 'native', expected 0"):
         read_settings([str(tmp_path), "--transport", "native", "--max-connection-age-seconds", "60"])
+
+
+def test_the_first_pattern_that_fits_gives_the_share_of_requests_that_are_kept():
+    settings = read_settings(["--sample-models", "text-a=0, text-*=0.25 ,*=1"])
+    assert [settings.sample_share(name) for name in ("text-a", "text-b", "mnist")] == [0, 0.25, 1]
+    assert read_settings(["--sample-models", "text=1"]).sample_share("other") == 0

@@ -11,7 +11,6 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -270,7 +269,8 @@ def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):
     assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
     assert configuration["socket"] == str(processes.socket)
     assert bytes.fromhex(configuration["secret"]) == processes.group.secret
-    assert Path(configuration["balances"]).stat().st_size
+    assert processes.group.balances.stat().st_size
+    assert processes.group.balances.parent == processes.socket.parent
     assert configuration["spare_imports"] == str(processes.spare_imports)
     assert processes.socket.parent.is_dir()
     processes.stop(0.0)
@@ -374,7 +374,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
 
     socket = str(tmp_path / "socket")
     files = {"socket": socket, "spare_imports": str(tmp_path / "spare"), "secret": "ab" * 32}
-    files["balances"] = str(tmp_path / "balances")
+    files |= {"catalogue": None, "model_settings": {}}
     Balances.create(tmp_path / "balances")
     configuration = json.dumps({"settings": settings.model_dump(mode="json"), **files})
     monkeypatch.setattr(sys, "stdin", Orders(f"{configuration}\n{line}"))
@@ -397,9 +397,10 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert front.routes.prompt == set(front.routes.unary)
     assert front.routes.streams == {}
     assert asdict(front.limits) == expected_limits
-    assert front.options.pop("gate")._group == ProcessGroup(b"\xab" * 32, tmp_path / "balances")
+    assert front.options.pop("gate")._group == ProcessGroup.of(tmp_path, b"\xab" * 32)
     # The repository is closed.
     assert front.options.pop("models")("double") is None
+    assert front.options.pop("telemetry") is None
     assert not access_watcher._thread.is_alive()
     assert front.options == {
         "host": "127.0.0.1",

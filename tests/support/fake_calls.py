@@ -46,6 +46,8 @@ def event_batches_here(observer: CallObserver, memory: int = 1 << 30, **limits: 
 class FakeCall(BatchedCall):
     """A call that has come."""
 
+    metadata = ()
+
     def __init__(
         self,
         batches: EventBatches,

@@ -57,6 +57,7 @@ def application() -> typer.Typer:
     app.command("pin")(changes.pin)
     app.command("unpin")(changes.unpin)
     app.command("label")(changes.label)
+    app.command("canary")(changes.canary)
     app.command("remove")(changes.remove)
     app.command("train")(training.train)
     app.command("runs")(training.runs)

@@ -1,4 +1,4 @@
-"""The commands that change the models of a server: `upload`, `load`, `unload`, `rollback`, `pin`, `label`, `remove`."""
+"""The commands that change the models of a server: `upload`, `load`, `rollback`, `label`, `canary`, `remove`, ..."""
 
 from __future__ import annotations
 
@@ -134,6 +134,33 @@ def label(
         else:
             change = client.set_label(model, label, version)
             _report(model, f"label {label} points at version {version}", change, as_json)
+
+
+def canary(
+    context: typer.Context,
+    model: ModelName,
+    share: Annotated[
+        str | None, typer.Argument(metavar="PERCENT", help="Share of callers, such as 5%.", show_default=False)
+    ] = None,
+    of_settings: Annotated[bool, typer.Option("--settings", help="Use the share of the model's settings.")] = False,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: Json = False,
+) -> None:
+    """Set the share of callers that get the version of label "canary".
+
+    JSON: as for `layerserve upload`.
+    """
+    if of_settings == (share is not None):
+        raise typer.BadParameter("expected a PERCENT, or --settings", context, param_hint="PERCENT")
+    number = None
+    if share is not None:
+        try:
+            number = float(share.removesuffix("%")) / 100
+        except ValueError:
+            raise typer.BadParameter(f"got '{share}', expected a number from 0% to 100%", context) from None
+    with connect(context, address) as client:
+        what = "the settings' share of callers has" if number is None else f"{100 * number:g} % of callers have"
+        _report(model, f"{what} the canary", client.set_canary(model, number), as_json)
 
 
 def remove(

@@ -29,6 +29,8 @@ class FakeManagement(management_pb2_grpc.ManagementServiceServicer):
     models: list[FakeModel]
     #: Content of the files of the last upload, by path.
     uploaded: dict[str, bytes]
+    #: Shares of callers that get the canary, by model.
+    canaries: dict[str, float]
 
     def _answering(self, method: str, request: Any, context: Any) -> AbstractContextManager[None]:
         raise NotImplementedError
@@ -119,6 +121,14 @@ class FakeManagement(management_pb2_grpc.ManagementServiceServicer):
                 raise LabelNotFound(f"model {request.name!r} has no label {request.label!r}")
             self._move_label(request.name, request.label, None)
             return pb.RemoveLabelResponse(change=self._change(request.name))
+        raise AssertionError("an abort raises")
+
+    def SetCanary(self, request: pb.SetCanaryRequest, context: Any) -> pb.SetCanaryResponse:  # noqa: N802
+        with self._answering("SetCanary", request, context):
+            if request.share and not any("canary" in model.labels for model in self._versions(request.name)):
+                raise FailedPrecondition(f"model {request.name!r} has no label 'canary'")
+            self.canaries[request.name] = request.share
+            return pb.SetCanaryResponse(change=self._change(request.name), share=request.share)
         raise AssertionError("an abort raises")
 
     def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Any) -> pb.DeleteVersionResponse:  # noqa: N802

@@ -61,9 +61,9 @@ class FakeServer(
     """A server in this process, on a free port of the loopback interface. A context manager.
 
     `address` is its address, `serving` its health status, `calls` the (method, request) pairs received so far,
-    `uploaded` the content of the files of the last upload by path, and `runs` the training runs by id. `train_logs`
-    is the function that returns the logs of an epoch, counted from 1. `credentials` are for TLS. With a `token`,
-    calls that don't send it fail with Unauthenticated.
+    `uploaded` the content of the files of the last upload by path, `canaries` the shares of canaries by model, and
+    `runs` the training runs by id. `train_logs` is the function that returns the logs of an epoch, counted from 1.
+    `credentials` are for TLS. With a `token`, calls that don't send it fail with Unauthenticated.
     """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -71,6 +71,7 @@ class FakeServer(
         self.token: str | None = None
         self.models: list[FakeModel] = []
         self.uploaded: dict[str, bytes] = {}
+        self.canaries: dict[str, float] = {}
         self.runs: dict[str, FakeRun] = {}
         self.calls: list[tuple[str, Any]] = []
         self.metadata: list[dict[str, str | bytes]] = []

@@ -79,6 +79,11 @@ class ManagementServiceStub(object):
                 request_serializer=layerserve_dot_v1_dot_management__pb2.RemoveLabelRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_management__pb2.RemoveLabelResponse.FromString,
                 _registered_method=True)
+        self.SetCanary = channel.unary_unary(
+                '/layerserve.v1.ManagementService/SetCanary',
+                request_serializer=layerserve_dot_v1_dot_management__pb2.SetCanaryRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_management__pb2.SetCanaryResponse.FromString,
+                _registered_method=True)
         self.DeleteVersion = channel.unary_unary(
                 '/layerserve.v1.ManagementService/DeleteVersion',
                 request_serializer=layerserve_dot_v1_dot_management__pb2.DeleteVersionRequest.SerializeToString,
@@ -164,6 +169,15 @@ class ManagementServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetCanary(self, request, context):
+        """Sets the share of callers whose requests that name no version get the version of the canary's label, in place of the
+        share in the model's settings. Errors: INVALID_ARGUMENT (no share), FAILED_PRECONDITION (the label doesn't exist, or
+        its version can't be loaded).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteVersion(self, request, context):
         """Deletes a version from the disk. Requests that have begun finish, and its number isn't given to another version.
         Errors: FAILED_PRECONDITION (a label points at it; or it is the default or pinned, and `force` isn't set).
@@ -222,6 +236,11 @@ def add_ManagementServiceServicer_to_server(servicer, server):
                     servicer.RemoveLabel,
                     request_deserializer=layerserve_dot_v1_dot_management__pb2.RemoveLabelRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_management__pb2.RemoveLabelResponse.SerializeToString,
+            ),
+            'SetCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCanary,
+                    request_deserializer=layerserve_dot_v1_dot_management__pb2.SetCanaryRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_management__pb2.SetCanaryResponse.SerializeToString,
             ),
             'DeleteVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteVersion,
@@ -455,6 +474,33 @@ class ManagementService(object):
             '/layerserve.v1.ManagementService/RemoveLabel',
             layerserve_dot_v1_dot_management__pb2.RemoveLabelRequest.SerializeToString,
             layerserve_dot_v1_dot_management__pb2.RemoveLabelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.ManagementService/SetCanary',
+            layerserve_dot_v1_dot_management__pb2.SetCanaryRequest.SerializeToString,
+            layerserve_dot_v1_dot_management__pb2.SetCanaryResponse.FromString,
             options,
             channel_credentials,
             insecure,

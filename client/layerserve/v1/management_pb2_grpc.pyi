@@ -68,6 +68,11 @@ class ManagementServiceStub:
     """Points a label at a version, which is loaded first: if it can't be, FAILED_PRECONDITION, and the label stays."""
     RemoveLabel: _grpc.UnaryUnaryMultiCallable[_management_pb2.RemoveLabelRequest, _management_pb2.RemoveLabelResponse]
     """Removes a label."""
+    SetCanary: _grpc.UnaryUnaryMultiCallable[_management_pb2.SetCanaryRequest, _management_pb2.SetCanaryResponse]
+    """Sets the share of callers whose requests that name no version get the version of the canary's label, in place of the
+    share in the model's settings. Errors: INVALID_ARGUMENT (no share), FAILED_PRECONDITION (the label doesn't exist, or
+    its version can't be loaded).
+    """
     DeleteVersion: _grpc.UnaryUnaryMultiCallable[_management_pb2.DeleteVersionRequest, _management_pb2.DeleteVersionResponse]
     """Deletes a version from the disk. Requests that have begun finish, and its number isn't given to another version.
     Errors: FAILED_PRECONDITION (a label points at it; or it is the default or pinned, and `force` isn't set).
@@ -117,6 +122,11 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     """Points a label at a version, which is loaded first: if it can't be, FAILED_PRECONDITION, and the label stays."""
     RemoveLabel: _aio.UnaryUnaryMultiCallable[_management_pb2.RemoveLabelRequest, _management_pb2.RemoveLabelResponse]  # type: ignore[assignment]
     """Removes a label."""
+    SetCanary: _aio.UnaryUnaryMultiCallable[_management_pb2.SetCanaryRequest, _management_pb2.SetCanaryResponse]  # type: ignore[assignment]
+    """Sets the share of callers whose requests that name no version get the version of the canary's label, in place of the
+    share in the model's settings. Errors: INVALID_ARGUMENT (no share), FAILED_PRECONDITION (the label doesn't exist, or
+    its version can't be loaded).
+    """
     DeleteVersion: _aio.UnaryUnaryMultiCallable[_management_pb2.DeleteVersionRequest, _management_pb2.DeleteVersionResponse]  # type: ignore[assignment]
     """Deletes a version from the disk. Requests that have begun finish, and its number isn't given to another version.
     Errors: FAILED_PRECONDITION (a label points at it; or it is the default or pinned, and `force` isn't set).
@@ -211,6 +221,17 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.RemoveLabelResponse, _abc.Awaitable[_management_pb2.RemoveLabelResponse]]:
         """Removes a label."""
+
+    @_abc_1.abstractmethod
+    def SetCanary(
+        self,
+        request: _management_pb2.SetCanaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_management_pb2.SetCanaryResponse, _abc.Awaitable[_management_pb2.SetCanaryResponse]]:
+        """Sets the share of callers whose requests that name no version get the version of the canary's label, in place of the
+        share in the model's settings. Errors: INVALID_ARGUMENT (no share), FAILED_PRECONDITION (the label doesn't exist, or
+        its version can't be loaded).
+        """
 
     @_abc_1.abstractmethod
     def DeleteVersion(

@@ -18,8 +18,8 @@ class Caller:
     """An identity with its rights on models. Calls and streams carry it to the services."""
 
     __slots__ = (
-        *("__weakref__", "_allowed", "_named", "_source"),
-        *("ended", "expires", "models", "name", "quota", "rights", "unlimited"),
+        *("__weakref__", "_allowed", "_named"),
+        *("ended", "expires", "models", "name", "quota", "rights", "source", "unlimited"),
     )
 
     def __init__(
@@ -35,7 +35,8 @@ class Caller:
     ) -> None:
         """`models` are names or patterns; `expires` is a Unix time in seconds; None means never.
 
-        A caller that isn't `named` has presented neither a token nor a certificate. `source` is its token's digest.
+        A caller that isn't `named` has presented neither a token nor a certificate. `source` is the digest of its
+        token, or the id of its token's key.
         """
         self.name = name
         #: Includes "open", which all have.
@@ -47,7 +48,7 @@ class Caller:
         #: Whether there is nothing to check for any model.
         self.unlimited = self.rights.issuperset(RIGHTS) and self.models == ("*",) and quota is None
         self._named = named
-        self._source = source
+        self.source = source
         #: The error with which the caller's streams end; None while it may go on.
         self.ended: UnauthenticatedError | None = None
         # Checks that succeeded: for each request of a model, a set lookup replaces the comparison with patterns.
@@ -64,7 +65,7 @@ class Caller:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for callers that may do the same with the same token or certificate."""
-        return self._source, self.name, self.rights, self.models, self.expires, self.quota
+        return self.source, self.name, self.rights, self.models, self.expires, self.quota
 
     def end(self, kind: type[UnauthenticatedError], text: str) -> None:
         """Ends the caller's streams with an error. Its further calls are looked up anew."""

@@ -38,7 +38,7 @@ class Credentials:
     def caller(self, header: str) -> Caller:
         """Returns the caller of an authorization header. Raises UnauthenticatedError if it has no valid token."""
         found = self._known.get(header)
-        if found is None:
+        if found is None or found.ended is not None:
             found = self._find(header)
             if len(self._known) >= MAX_KEPT:
                 self._known.clear()

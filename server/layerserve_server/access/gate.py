@@ -5,13 +5,14 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.caller import ANYONE, Caller
-from layerserve_server.access.credentials import Credentials
+from layerserve_server.access.credentials import MAX_KEPT, Credentials
 from layerserve_server.access.group import SECRET_BYTES, ProcessGroup
 from layerserve_server.access.json_web_tokens import Verifier
 from layerserve_server.access.quota import Quotas
@@ -83,10 +84,11 @@ class Gate:
         self._verifier: Verifier | None = None
         self._file: TokensFile | None = None
         self._credentials: Credentials | None = None
+        #: Callers by method and authorization header, so that most calls cost one lookup.
+        self._admitted: dict[tuple[str, str | bytes], Caller] = {}
         self._checks = True
         if tokens is not None:
-            self._stamp = _stamp(tokens)
-            self._take(read_tokens(tokens))
+            self._read(tokens)
 
     @classmethod
     def unguarded(cls) -> Gate:
@@ -112,6 +114,23 @@ class Gate:
 
     def admit(self, arrival: Arrival) -> Caller:
         """Returns the caller of a call. Raises UnauthenticatedError or ForbiddenError if it may not call the method."""
+        method = arrival.method
+        for key, value in arrival.metadata:
+            if key == "authorization":
+                known = self._admitted.get((method, value))
+                if known is not None and known.ended is None:
+                    if known.expires is not None:
+                        known.check_current()
+                    return known
+                caller = self._admit(arrival)
+                if caller.named:
+                    if len(self._admitted) >= MAX_KEPT:
+                        self._admitted.clear()
+                    self._admitted[method, value] = caller
+                return caller
+        return self._admit(arrival)
+
+    def _admit(self, arrival: Arrival) -> Caller:
         # A method without a right is one that the server doesn't have: it ends with UNIMPLEMENTED.
         right = right_of(arrival.method) or "open"
         caller = self.everyone
@@ -154,13 +173,38 @@ class Gate:
             # Before it is read, so that a file that stays invalid is reported once.
             self._stamp = stamp
             self._take(read_tokens(self._path))
+            self._keep(self._path)
         except TokensFileError as error:
-            for line in str(error).splitlines():
-                logger.error("%s; the tokens read before stay in use", line)
-            self._reread("tokens", False)
+            self._failed(error)
         else:
             logger.info("read the changed tokens file %s", self._path)
             self._reread("tokens", True)
+
+    def _read(self, path: Path) -> None:
+        """Reads the file for the first time; a process that starts later than others, what they have read."""
+        self._stamp = _stamp(path)
+        last = self._group.last_tokens
+        try:
+            self._take(read_tokens(path))
+            self._keep(path)
+        except TokensFileError as error:
+            if last is None or not last.exists():
+                raise
+            self._take(read_tokens(path, last))
+            self._failed(error)
+
+    def _keep(self, path: Path) -> None:
+        """Keeps a copy of a valid file for processes that start later."""
+        last = self._group.last_tokens
+        if last is not None:
+            written = last.with_suffix(f".{os.getpid()}")
+            written.write_bytes(path.read_bytes())
+            written.replace(last)
+
+    def _failed(self, error: TokensFileError) -> None:
+        for line in str(error).splitlines():
+            logger.error("%s; the tokens read before stay in use", line)
+        self._reread("tokens", False)
 
     def _take(self, file: TokensFile) -> None:
         verifier = self._verifier
@@ -170,6 +214,7 @@ class Gate:
             verifier = Verifier(file.jwt, self._quotas, lambda ok: self._reread("keys", ok))
         fresh = Credentials(file, self._quotas, verifier)
         old, self._credentials = self._credentials, fresh
+        self._admitted = {}
         if old is None:
             self._verifier = verifier
             return
@@ -177,7 +222,7 @@ class Gate:
         if verifier is not self._verifier:
             if self._verifier is not None:
                 self._verifier.stop()
-                self._verifier.end_callers()
+                self._verifier.end_callers("the server's rules for tokens have changed")
             self._verifier = verifier
             self.start()
 
@@ -186,7 +231,8 @@ class Gate:
         forwarded = None
         for key, value in arrival.metadata:
             if key == "authorization":
-                header = value
+                # The first, as `admit` reads it.
+                header = value if header is None else header
             elif key == CERTIFICATE_KEY:
                 forwarded = value
         if self._credentials is not None and isinstance(header, str):

@@ -17,6 +17,14 @@ class ProcessGroup:
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES))
     #: File with the balances of quotas; None for a single process.
     balances: Path | None = None
+    #: Copy of the tokens file as it was last valid, for a process that starts while it isn't; None for a single one.
+    last_tokens: Path | None = None
+
+    @classmethod
+    def of(cls, folder: Path, secret: bytes | None = None) -> ProcessGroup:
+        """Returns the group of processes that share a folder, by default with a new secret."""
+        secret = secrets.token_bytes(SECRET_BYTES) if secret is None else secret
+        return cls(secret, folder / "balances", folder / "tokens.toml")
 
     @property
     def authorization(self) -> str:

@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.request
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ MAX_KEYS_BYTES = 1 << 20
 MIN_FETCH_SECONDS = 10.0
 #: Maximum length of a caller's name from a claim, in characters.
 MAX_NAME = 200
-#: Types of public keys. "oct" is a shared secret.
-PUBLIC = ("RSA", "EC", "OKP")
+#: Beginnings of the algorithms by type of public key; "oct" would be a shared secret. A curve has one algorithm.
+PUBLIC = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",)}
+CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 
 class RefusedForNowError(UnauthenticatedError):
@@ -51,8 +52,10 @@ class Verifier:
         self.settings = settings
         self._quotas = quotas
         self._reread = reread
-        #: Keys by id; the id is empty if a set has none.
-        self._keys: dict[str, Any] | None = None
+        #: Keys by id, or an empty text, and by each algorithm that they may be used with.
+        self._keys: dict[str, dict[str, Any]] | None = None
+        #: What the set had for each id.
+        self._entries: dict[str, Mapping[str, Any]] = {}
         self._stamp: tuple[int, int, int] | None = None
         #: The callers of tokens, as long as a stream or cache has them.
         self._callers: weakref.WeakSet[Caller] = weakref.WeakSet()
@@ -77,12 +80,12 @@ class Verifier:
         self._stopping = True
         self._wanted.set()
 
-    def end_callers(self) -> None:
-        """Ends the streams of all callers: the rules for tokens have changed."""
+    def end_callers(self, reason: str, keys: Collection[str] | None = None) -> None:
+        """Ends the streams of callers whose tokens have these keys, by default of all. Tokens are checked anew."""
         with self._lock:
-            callers = tuple(self._callers)
+            callers = [caller for caller in self._callers if keys is None or caller.source in keys]
         for caller in callers:
-            caller.end(UnauthenticatedError, "the server's rules for tokens have changed")
+            caller.end(UnauthenticatedError, reason)
 
     def refresh(self) -> None:
         """Reads a file of keys again if it has changed. If it is invalid, the keys read before stay."""
@@ -101,9 +104,10 @@ class Verifier:
         """
         jwt, settings = self._jwt, self.settings
         try:
+            id, key = self._key(token)
             claims: dict[str, Any] = jwt.decode(
                 token,
-                self._key(token),
+                key,
                 algorithms=list(settings.algorithms),
                 issuer=settings.issuer,
                 audience=settings.audience,
@@ -117,22 +121,27 @@ class Verifier:
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
             # Its text would help whoever guesses.
             raise UnauthenticatedError("authorization: the token isn't valid on this server") from error
-        return self._caller(claims)
+        return self._caller(claims, id)
 
-    def _key(self, token: str) -> Any:
+    def _key(self, token: str) -> tuple[str, Any]:
+        """Returns the key that a token names, with its id."""
         keys = self._keys
         if keys is None:
             raise UnavailableError("the keys that tokens are checked with haven't been read yet")
         header = self._jwt.get_unverified_header(token)
-        key = keys.get(str(header.get("kid", "")))
-        if key is None and "kid" not in header and len(keys) == 1:
-            key = next(iter(keys.values()))
-        if key is None:
+        id = str(header.get("kid", ""))
+        if "kid" not in header and len(keys) == 1:
+            (id,) = keys
+        found = keys.get(id)
+        if found is None:
             self._wanted.set()
             raise RefusedForNowError("authorization: the token isn't valid on this server")
-        return key
+        key = found.get(str(header.get("alg")))
+        if key is None:
+            raise UnauthenticatedError("authorization: the token isn't valid on this server")
+        return id, key
 
-    def _caller(self, claims: Mapping[str, Any]) -> Caller:
+    def _caller(self, claims: Mapping[str, Any], key: str) -> Caller:
         settings = self.settings
         name = claims.get(settings.name_claim)
         if not isinstance(name, str) or not name or len(name) > MAX_NAME:
@@ -147,7 +156,8 @@ class Verifier:
         if settings.models_claim is not None:
             models = tuple(_texts(_claim(claims, settings.models_claim)))
         quota = self._quotas.get(name, settings.rows_per_second, 1.0, settings.max_runs, space=settings.issuer)
-        caller = Caller(name, granted, models, quota=quota, expires=float(claims["exp"]) + settings.leeway_seconds)
+        expires = float(claims["exp"]) + settings.leeway_seconds
+        caller = Caller(name, granted, models, quota=quota, expires=expires, source=key)
         with self._lock:
             self._callers.add(caller)
         return caller
@@ -169,16 +179,33 @@ class Verifier:
             usable = [one for one in entries if one.get("kty") in PUBLIC and one.get("use", "sig") == "sig"]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("expected a JSON object with 'keys', a list of keys") from error
-        keys = {}
-        for entry in usable:
-            try:
-                keys[str(entry.get("kid", ""))] = self._jwt.PyJWK.from_dict(entry)
-            except self._jwt.PyJWTError:
-                continue  # of a type that this release doesn't know; the others are usable
-        if not keys:
-            raise ValueError("expected at least one public key (RSA, EC or OKP) for signatures")
-        self._keys = keys
+        keys = {str(entry.get("kid", "")): self._by_algorithm(entry) for entry in usable}
+        if not any(keys.values()):
+            raise ValueError(
+                "expected at least one public key for signatures, for one of the algorithms "
+                + ", ".join(self.settings.algorithms)
+            )
+        self._keys = {id: found for id, found in keys.items() if found}
+        entries = {str(entry.get("kid", "")): entry for entry in usable}
+        withdrawn = {id for id, entry in self._entries.items() if entries.get(id) != entry}
+        self._entries = entries
+        if withdrawn:
+            self.end_callers("the key of the token was withdrawn", withdrawn)
         self._reread(True)
+
+    def _by_algorithm(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a key for each algorithm of the settings that it may be used with."""
+        found: dict[str, Any] = {}
+        for algorithm in self.settings.algorithms:
+            if entry.get("alg") not in (None, algorithm) or not algorithm.startswith(PUBLIC[entry["kty"]]):
+                continue
+            if entry["kty"] == "EC" and CURVES.get(entry.get("crv", "")) != algorithm:
+                continue
+            try:
+                found[algorithm] = self._jwt.PyJWK(dict(entry), algorithm)
+            except (self._jwt.PyJWTError, ValueError, TypeError):
+                continue  # damaged, or of a type that this release doesn't know; the others are usable
+        return found
 
     def _failed(self, error: Exception) -> None:
         logger.error("jwt.keys: %s can't be read, so the keys read before stay in use: %s", self.settings.keys, error)

@@ -122,10 +122,10 @@ class TokensFile(_Entry):
         return self
 
 
-def read_tokens(path: Path) -> TokensFile:
-    """Reads the file. Raises TokensFileError with the file, the key, what it got and what it expected."""
+def read_tokens(path: Path, copy: Path | None = None) -> TokensFile:
+    """Reads the file, or a copy of it. Raises TokensFileError with the file, the key, what it got and expected."""
     try:
-        text = path.read_text("utf-8")
+        text = (copy or path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TokensFileError(f"tokens file {path}: {error}") from error
     found = parse_tokens(text, f"tokens file {path}")

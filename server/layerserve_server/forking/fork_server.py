@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from layerserve_server.errors import CallCancelledError
+
+#: Time between two checks whether somebody still waits for a reply, in seconds.
+GONE_CHECK_SECONDS = 0.05
 #: Maximum time for the process to import its modules on a busy machine, in seconds.
 START_SECONDS = 120.0
 
@@ -90,12 +96,33 @@ class ForkServer:
         self._process = self._control = None
 
 
-def received(channel: socket.socket, limit: int | None = None) -> bytes:
-    """Receives until the other end is closed. Raises OSError if there are more than `limit` bytes, or on an error."""
+def never() -> bool:
+    """Nobody gives up."""
+    return False
+
+
+def received(channel: socket.socket, limit: int | None = None, gone: Callable[[], bool] = never) -> bytes:
+    """Receives until the other end is closed.
+
+    Raises OSError if there are more than `limit` bytes, or on an error, and CallCancelledError once `gone` returns
+    True: nobody waits for it any more. The child ends when the channel is closed.
+    """
     parts, length = [], 0
+    if gone is not never:
+        _wait_for_data(channel, gone)
     while part := channel.recv(1 << 16):
         parts.append(part)
         length += len(part)
         if limit is not None and length > limit:
             raise OSError("the reply is too long")
     return b"".join(parts)
+
+
+def _wait_for_data(channel: socket.socket, gone: Callable[[], bool]) -> None:
+    waiting = channel.gettimeout()
+    end = float("inf") if waiting is None else time.monotonic() + waiting
+    while not select.select([channel], [], [], GONE_CHECK_SECONDS)[0]:
+        if gone():
+            raise CallCancelledError("the client cancelled the call")
+        if time.monotonic() > end:
+            raise TimeoutError("no reply in time")

@@ -28,7 +28,9 @@ from layerserve_server.errors import (
     InvalidRequestError,
     UnavailableError,
 )
+from layerserve_server.inference.batch_times import BatchTimes
 from layerserve_server.inference.queue import Arrays, Piece, QueuedBatch, QueuedRequest
+from layerserve_server.transport.call import Trace
 
 #: Maximum number of batches that a thread runs as the leader before the queue's own thread takes over.
 MAX_TURNS = 16
@@ -43,6 +45,9 @@ QUICK_SECONDS = 0.002
 #: Delay of the next batch for clients that have just received their replies: as a fraction of the last batch's time,
 #: and its minimum and maximum in seconds.
 GATHER_PART, MIN_GATHER_SECONDS, MAX_GATHER_SECONDS = 0.05, 0.0005, 0.01
+
+#: Factor between the expected time until a reply and the time that a deadline must leave for it.
+HEADROOM = 1.25
 
 
 class Executor(Protocol):
@@ -87,6 +92,9 @@ class Group(Protocol):
     @property
     def size(self) -> int:
         """Number of requests or pieces."""
+
+    def traces(self) -> Sequence[Trace]:
+        """Returns the traces of the requests that are sampled."""
 
     def arrays(self) -> Arrays:
         """Returns the joined arrays, of `rows` rows."""
@@ -144,8 +152,12 @@ class BatchQueue:
         max_queue_rows: int,
         observer: BatchObserver,
         nice: int = 0,
+        traced: bool = False,
     ) -> None:
-        """Unless `nice` is 0, all batches run in the queue's own thread, which has this niceness (Linux)."""
+        """Unless `nice` is 0, all batches run in the queue's own thread, which has this niceness (Linux).
+
+        With `traced`, batches are noted in the traces of their requests.
+        """
         self._name = name
         self._execute = execute
         #: Maximum number of rows per batch.
@@ -153,6 +165,7 @@ class BatchQueue:
         self._max_queue_rows = max_queue_rows
         self._observer = observer
         self._nice = nice
+        self._traced = traced
         self._queue: deque[QueuedRequest] = deque()
         self._queued_rows = 0
         self._lock = threading.Lock()
@@ -165,7 +178,9 @@ class BatchQueue:
         self._clock = 0.0
         self._turns: dict[object, float] = {}
         self._thread: threading.Thread | None = None
-        self._seconds_per_row = 0.0
+        self._times = BatchTimes()
+        #: Expected end of the batch that is being computed.
+        self._busy_until = 0.0
         #: Of the last batch: its end, the seconds that it took, and its number of requests plus those queued then.
         self._last = (0.0, 0.0, 0)
         #: Whether the queue's own thread waits for requests of clients that have just received their replies.
@@ -188,7 +203,7 @@ class BatchQueue:
         """Adds a request to the queue. One of the methods `run...` must be called afterwards.
 
         An empty queue also accepts a request with more than `max_queue_rows` rows. Raises BusyError if the queue is
-        full, UnavailableError if it is closed.
+        full, or so long that the request's deadline would pass, and UnavailableError if it is closed.
         """
         with self._lock:
             if self._closed:
@@ -199,8 +214,12 @@ class BatchQueue:
                     f"exceed the limit of {self._max_queue_rows}",
                     retry_after=self._wait_seconds(),
                 )
-            self._set_turn(request)
-            self._insert(request)
+            client = request.client() if self._queue else None
+            index, ahead = self._position(request, client)
+            self._check_deadline(request, ahead)
+            if self._queue:
+                self._turns[client] = request.turn + request.rows
+            self._queue.insert(index, request)
             self._queued_rows += request.rows
             if self._gathering:
                 self._wake.notify()
@@ -279,22 +298,24 @@ class BatchQueue:
         """Number of requests in the queue."""
         return len(self._queue)
 
-    def _set_turn(self, request: QueuedRequest) -> None:
-        """Sets a request's turn by start-time fair queueing (Goyal, Vin and Cheng, 1996).
+    def _position(self, request: QueuedRequest, client: object) -> tuple[int, int]:
+        """Sets a request's turn, and returns its index in the queue and the number of rows before it.
 
-        Clients with queued requests are served equal numbers of rows, so that none is delayed by one that sends
-        thousands.
+        The turn is that of start-time fair queueing (Goyal, Vin and Cheng, 1996): clients with queued requests are
+        served equal numbers of rows, so that none is delayed by one that sends thousands.
         """
-        if not self._queue:
+        if self._queue:
+            request.turn = max(self._clock, self._turns.get(client, 0.0))
+        else:
             self._clock, self._turns = 0.0, {}
-            return
-        client = request.client()
-        request.turn = max(self._clock, self._turns.get(client, 0.0))
-        self._turns[client] = request.turn + request.rows
+        return self._find(request)
 
-    def _insert(self, request: QueuedRequest) -> None:
-        """Inserts a request after those of a higher priority, or of the same priority and an earlier or equal turn."""
-        index = len(self._queue)
+    def _find(self, request: QueuedRequest) -> tuple[int, int]:
+        """Returns the index after the requests of a higher priority, or of the same and an earlier or equal turn.
+
+        And the number of rows before it.
+        """
+        index, ahead = len(self._queue), self._queued_rows
         while index:
             before = self._queue[index - 1]
             if before.priority > request.priority or (
@@ -302,7 +323,25 @@ class BatchQueue:
             ):
                 break
             index -= 1
-        self._queue.insert(index, request)
+            ahead -= before.rows_left
+        return index, ahead
+
+    def _check_deadline(self, request: QueuedRequest, ahead: int) -> None:
+        """Raises BusyError if a request would be computed too late: it would take the time of others for nothing.
+
+        An idle queue accepts every request, so that the expected times are corrected if they are wrong.
+        """
+        now = time.monotonic()
+        if request.deadline is None or request.deadline <= now or not self._has_leader:
+            return
+        wait = max(0.0, self._busy_until - now) + self._times.expected(ahead + request.rows)
+        end = now + HEADROOM * wait
+        if end > request.deadline:
+            raise BusyError(
+                f"the queue of {self._name} has {ahead} rows before the request, whose deadline would pass "
+                f"{end - request.deadline:.3g} s before its reply",
+                retry_after=self._wait_seconds(),
+            )
 
     def _expected(self, rows: int) -> float:
         """Returns an upper estimate of the thread time of a batch with this number of rows, in seconds."""
@@ -314,7 +353,7 @@ class BatchQueue:
 
     def _wait_seconds(self) -> float:
         """Returns the estimated time until the queue is empty, in seconds, from 0.01 to 10."""
-        return min(10.0, max(0.01, self._queued_rows * self._seconds_per_row))
+        return min(10.0, max(0.01, self._times.expected(self._queued_rows)))
 
     def _work(self) -> None:
         if self._nice:
@@ -391,6 +430,7 @@ class BatchQueue:
         key: object = None
         now = time.monotonic()
         unfinished: QueuedRequest | None = None
+        latest = math.inf
         while self._queue and room > 0:
             request = self._queue.popleft()
             # `give_up` doesn't apply to a request that has been computed in part.
@@ -408,6 +448,10 @@ class BatchQueue:
                 # It runs whole in the next batch. Smaller requests after it must not overtake it.
                 kept.append(request)
                 break
+            elif now + HEADROOM * self._times.expected(self.max_batch_rows - room + request.rows_left) > latest:
+                # The batch would last until after the deadline of a request in it.
+                kept.append(request)
+                break
             if request.started is None:
                 request.started = now
                 self._clock = max(self._clock, request.turn)
@@ -416,6 +460,10 @@ class BatchQueue:
             self._queued_rows -= piece.rows
             pieces.append(piece)
             room -= piece.rows
+            if request.deadline is not None:
+                end = now + HEADROOM * self._times.expected(self.max_batch_rows - room)
+                # One that is late in any case delays no others.
+                latest = min(latest, request.deadline) if end <= request.deadline else latest
             if request.rows_left:
                 unfinished = request
             if not request.joinable:
@@ -424,7 +472,7 @@ class BatchQueue:
         if unfinished is not None:
             same = (other.turn for other in self._queue if other.priority == unfinished.priority)
             unfinished.turn = max(same, default=unfinished.turn)
-            self._insert(unfinished)
+            self._queue.insert(self._find(unfinished)[0], unfinished)
         return pieces, refused
 
     def _drop_expired(self, group: CoalescedGroup) -> bool:
@@ -471,14 +519,16 @@ class BatchQueue:
             group.deliver(results)
 
     def _compute(self, group: Group) -> Arrays:
+        taken = time.monotonic() if self._traced else 0.0
         arrays = group.arrays()
         rows, requests = group.rows, group.size
         began, busy = time.monotonic(), time.thread_time()
+        self._busy_until = began + self._times.expected(rows)
         results = self._execute(group.outputs, arrays)
         if group.joinable:
             _check_rows(results, rows)
         seconds = time.monotonic() - began
-        self._seconds_per_row = seconds / max(rows, 1)
+        self._times.add(rows, seconds)
         # Thread time, without the time spent waiting for other threads. The first batch often takes much longer than
         # the rest, so its time is soon outweighed.
         busy = time.thread_time() - busy
@@ -486,6 +536,9 @@ class BatchQueue:
         self._thread_seconds[size] = min(busy, (self._thread_seconds[size] + busy) / 2)
         self._last = began + seconds, seconds, requests + len(self._queue)
         self._ran.append((rows, requests, seconds))
+        if self._traced and (traces := group.traces()):
+            for trace in traces:
+                trace.computed(taken, began, began + seconds, rows, traces)
         return results
 
     def _report(self) -> None:

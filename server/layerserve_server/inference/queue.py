@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from layerserve_server.errors import CallCancelledError
+from layerserve_server.transport.call import Trace
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -59,6 +60,8 @@ class QueuedRequest:
     #: Pads requests of the group that differ in shape; None if they don't.
     padding: Padding | None = None
     arrived: float = field(default_factory=time.monotonic)
+    #: The spans of the request; None if it isn't sampled.
+    trace: Trace | None = None
     #: Start of its first batch; None before.
     started: float | None = None
     results: Arrays | None = None
@@ -144,6 +147,10 @@ class QueuedBatch:
     def size(self) -> int:
         """Number of pieces."""
         return len(self._pieces)
+
+    def traces(self) -> list[Trace]:
+        """Returns the traces of the requests that are sampled."""
+        return [piece.owner.trace for piece in self._pieces if piece.owner.trace is not None]
 
     def arrays(self) -> Arrays:
         """Returns the joined arrays of all pieces."""

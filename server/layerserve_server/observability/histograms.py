@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,20 +11,21 @@ from functools import partial
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import Exemplar, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 
 class Histogram:
-    """Counts of values per bucket, and their sum. Thread-safe."""
+    """Counts of values per bucket, and their sum; by bucket, the trace of a value, if there is one. Thread-safe."""
 
-    __slots__ = ("_bucket", "_counts", "_lock", "_sum")
+    __slots__ = ("_bucket", "_counts", "_exemplars", "_lock", "_sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         """`bounds` are the inclusive upper bounds of all buckets but the last, which is unbounded."""
         self._bucket = partial(bisect_left, bounds)
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
+        self._exemplars: dict[int, Exemplar] = {}
         self._lock = threading.Lock()
 
     def observe(self, values: Sequence[float]) -> None:
@@ -35,6 +37,16 @@ class Histogram:
             for bucket, count in counts.items():
                 self._counts[bucket] += count
             self._sum += total
+
+    def exemplify(self, value: float, trace_id: str) -> None:
+        """Makes an observed value the exemplar of its bucket: one whose trace shows where the time went."""
+        with self._lock:
+            self._exemplars[self._bucket(value)] = Exemplar({"trace_id": trace_id}, value, round(time.time(), 3))
+
+    def exemplars(self) -> dict[int, Exemplar]:
+        """Returns the newest exemplars, by the index of the bucket."""
+        with self._lock:
+            return dict(self._exemplars)
 
     def read(self) -> tuple[list[int], float]:
         """Returns the cumulative counts, one per bucket, and the sum of all values."""
@@ -76,5 +88,10 @@ class HistogramFamily(Collector):
             children = list(self._children.items())
         for labels, child in children:
             counts, total = child.read()
-            family.add_metric(labels, list(zip(self._shown, map(float, counts), strict=True)), total)
+            exemplars = child.exemplars()
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = [
+                (bound, float(count), exemplars[index]) if index in exemplars else (bound, float(count))
+                for index, (bound, count) in enumerate(zip(self._shown, counts, strict=True))
+            ]
+            family.add_metric(labels, buckets, total)
         yield family

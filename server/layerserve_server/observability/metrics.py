@@ -89,6 +89,11 @@ class Metrics:
             ("method", "model"),
             SECONDS,
         )
+        self._dropped = counter(
+            "telemetry_dropped",
+            "Number of lines of the access log, traces, or samples of requests that were lost because too many waited.",
+            ("kind",),
+        )
         self._in_flight = gauge("calls_in_flight", "Number of calls in progress.", ("method",))
 
         self._rows = counter("rows", "Number of rows computed.", VERSION)
@@ -139,7 +144,7 @@ class Metrics:
 
         self._stale = gauge(
             "access_stale",
-            "1 if a changed file, or address of keys, couldn't be read, so that what was read before stays in use.",
+            "Number of processes that couldn't read a changed file, or keys of tokens, and use what they read before.",
             ("what",),
         )
 
@@ -150,6 +155,10 @@ class Metrics:
         self._run_epoch = gauge("training_epoch", "Current epoch of the newest run of a model, from 1.", ("model",))
         self._run_step = gauge("training_step", "Current step of that epoch, from 1.", ("model",))
         self._run_loss = gauge("training_loss", "Most recent loss of that run.", ("model",))
+
+    def telemetry_dropped(self, kind: str, count: int) -> None:
+        """Counts what was lost because too much waited: lines of the "access_log", "traces", "samples"."""
+        self._dropped.labels(kind).inc(count)
 
     # Calls (see transport.call.Observer).
 
@@ -188,6 +197,10 @@ class Metrics:
             request_seconds.observe(seconds)
             if status != "OK":
                 self._errors.labels(_short(method), model, version, status).inc(len(seconds))
+        # Afterwards, so that no bucket has an exemplar without a value.
+        for call in calls:
+            if call.trace_id:
+                self._request_seconds.labels(_short(call.method), call.model).exemplify(call.seconds, call.trace_id)
 
     def streamed(self, requests: Sequence[Ended]) -> None:
         """Counts requests of a stream that were answered."""

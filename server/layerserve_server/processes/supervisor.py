@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.core import Exemplar, Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
@@ -50,7 +50,7 @@ class Supervisor:
         #: Unix socket on which the main process, the port's owner, also has to listen.
         self.socket = self._folder / "owner.sock"
         #: What the processes of this server have in common.
-        self.group = ProcessGroup(balances=self._folder / "balances")
+        self.group = ProcessGroup.of(self._folder)
         Balances.create(self._folder / "balances")
         #: Folder for what is read of model files if the state folder can't be written.
         self.spare_imports = self._folder / "imports"
@@ -59,6 +59,8 @@ class Supervisor:
         self._following = Following()
         #: Returns the versions of each model that a worker may load when it starts; None for all on disk.
         self.catalogue: Callable[[], Mapping[str, Sequence[int]] | None] = lambda: None
+        #: Returns the settings of models that aren't those in their files.
+        self.model_settings: Callable[[], Mapping[str, Any]] = dict
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -112,13 +114,14 @@ class Supervisor:
         """Yields the metrics of each worker."""
         for port in list(self._metrics_ports.values()):
             try:
-                headers = {"Authorization": self.group.authorization}
+                # The format that has exemplars.
+                headers = {"Authorization": self.group.authorization, "Accept": "application/openmetrics-text"}
                 page = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
                 with urllib.request.urlopen(page, timeout=METRICS_SECONDS) as reply:
                     text = reply.read().decode()
             except OSError:
                 continue  # the worker has just ended
-            yield from text_string_to_metric_families(text)
+            yield from text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
 
     def _keep(self, number: int, grpc_port: int, ready: threading.Event) -> None:
         """Starts a worker, and restarts it whenever it ends. Sets `ready` when it is first serving, or has ended."""
@@ -160,8 +163,8 @@ class Supervisor:
             "socket": str(self.socket),
             "spare_imports": str(self.spare_imports),
             "secret": self.group.secret.hex(),
-            "balances": str(self.group.balances),
             "catalogue": self.catalogue(),
+            "model_settings": self.model_settings(),
         }
 
 
@@ -176,6 +179,7 @@ class AllMetrics(CollectorRegistry):
         """Yields the summed metrics. Called for each scrape."""
         families: dict[str, Metric] = {}
         sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+        exemplars: dict[tuple[str, tuple[tuple[str, str], ...]], Exemplar] = {}
         for family in (*self._own.collect(), *self._others.metrics()):
             families.setdefault(family.name, family)
             into = sums.setdefault(family.name, {})
@@ -184,12 +188,16 @@ class AllMetrics(CollectorRegistry):
                     continue  # a time, not to be summed; and in a worker's text format it is a family by itself
                 key = sample.name, tuple(sorted(sample.labels.items()))
                 into[key] = into.get(key, 0.0) + sample.value
+                if sample.exemplar is not None:
+                    known = exemplars.get(key)
+                    if known is None or float(known.timestamp or 0) < float(sample.exemplar.timestamp or 0):
+                        exemplars[key] = sample.exemplar
         for name, family in families.items():
             if not sums[name]:
                 continue
             total = Metric(name, family.documentation, family.type)
             for (sample_name, labels), value in sums[name].items():
-                total.add_sample(sample_name, dict(labels), value)
+                total.add_sample(sample_name, dict(labels), value, None, exemplars.get((sample_name, labels)))
             yield total
 
 

@@ -22,6 +22,7 @@ from layerserve_server.inference import runner
 from layerserve_server.observability import logs
 from layerserve_server.probes import Probes
 from layerserve_server.processes.following import Orders
+from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
@@ -44,11 +45,12 @@ def main() -> None:
     runner.load_plugins(settings.plugins)
     runner.make_ready()
     imports = make_imports(settings, Path(configuration["spare_imports"]))
-    group = ProcessGroup(bytes.fromhex(configuration["secret"]), Path(configuration["balances"]))
+    group = ProcessGroup.of(Path(configuration["socket"]).parent, bytes.fromhex(configuration["secret"]))
     inference = Inference(settings, ModelLoader(settings, imports=imports), imports, group, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
-    repository.open(configuration.get("catalogue"))
+    in_force = {name: ModelSettings.model_validate(one) for name, one in configuration["model_settings"].items()}
+    repository.open(configuration["catalogue"], in_force)
     watcher = Watcher(settings.poll_seconds, inference.watch)
     watcher.start()
     access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
@@ -77,6 +79,8 @@ def main() -> None:
     if imports is not None:
         imports.close()
     probes.close()
+    if inference.telemetry is not None:
+        inference.telemetry.close()
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 from layerserve_server.errors import UnavailableError, VersionFailedError
 from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.mirror import TICK_SECONDS, WAIT_SECONDS, absent_versions
+from layerserve_server.remote.copies import absent_versions
+from layerserve_server.remote.mirror import TICK_SECONDS, WAIT_SECONDS
 from layerserve_server.repository.layout import FoundVersion
 
 
@@ -56,15 +55,3 @@ class Follower:
     def note_use(self, versions: Iterable[tuple[str, int]]) -> None:
         """Records when versions were used, so that their copies are removed last."""
         self._cache.use(versions)
-
-    def check_writable(self) -> None:
-        """Raises OSError: only the main process publishes."""
-        raise OSError("only the main process publishes")
-
-    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
-        """Raises OSError: only the main process publishes."""
-        raise OSError("only the main process publishes")
-
-    def write_label(self, name: str, label: str, version: int) -> None:
-        """Raises OSError: only the main process publishes."""
-        raise OSError("only the main process publishes")

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import random
+import math
 import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from layerserve_server.addresses import last_part
 from layerserve_server.errors import UnavailableError, VersionFailedError
-from layerserve_server.remote import publishing
 from layerserve_server.remote.cache import Cache
+from layerserve_server.remote.copies import Copies, absent_versions
+from layerserve_server.remote.failures import PASSING, Failures, delay
 from layerserve_server.remote.listing import Key, Listing, RemoteVersion, arrange, names
+from layerserve_server.remote.manifest import check_manifest
 from layerserve_server.remote.objects import Store, StoreError
-from layerserve_server.repository.layout import MANIFEST, FoundVersion
+from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.publishing import MAX_LABELS_BYTES
 
 logger = logging.getLogger(__name__)
@@ -32,16 +32,10 @@ FETCHES = 4
 SETTLE_SECONDS = 2.0
 #: Time that a request waits for a version to be fetched, in seconds.
 WAIT_SECONDS = 60.0
-#: Time between two attempts after a failure, in seconds: at first, and at most. It doubles with each failure.
-RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 60.0
-#: The same if what the store has is wrong: then the whole version is transferred for nothing.
-WRONG_SECONDS, MAX_WRONG_SECONDS = 15.0, 3600.0
-#: Reasons that aren't the version's own, and may be over for the next request.
-_PASSING = ("away", "full")
 #: Time between two looks for versions that other processes wait for, in seconds.
 TICK_SECONDS = 0.2
-#: Part of the filesystem that fetching leaves free, in bytes.
-RESERVE_BYTES = 64 << 20
+#: Time that a start waits for the store, if there are copies, in seconds.
+START_SECONDS = 10.0
 
 
 class MirrorObserver(Protocol):
@@ -58,16 +52,6 @@ class MirrorObserver(Protocol):
 
     def cache_changed(self, size: int) -> None:
         """Called when the size of all copies has changed, in bytes."""
-
-
-@dataclass(slots=True)
-class _Failure:
-    """Why a version couldn't be fetched, and when it is tried again (monotonic time, in seconds)."""
-
-    identity: str
-    count: int
-    again: float
-    error: StoreError
 
 
 class Mirror:
@@ -98,19 +82,19 @@ class Mirror:
         self._observer = observer
         self._poll_seconds = poll_seconds
         self._settle_seconds = settle_seconds
-        self._max_bytes = max_bytes
+        self._copies = Copies(cache, max_bytes, observer.cache_changed)
+        self._failures = Failures()
         self._lock = threading.RLock()
+        #: Held during a listing, and while something but a version is written to the store: a listing from before that
+        #: would undo the change in the folder.
+        self.exchange = threading.Lock()
         #: Complete versions of the last listing, and what is kept although it wasn't listed once.
         self._listing = Listing()
         #: What the listing before had: identity of each version, and since when it has been the same.
         self._seen: dict[Key, tuple[str, float]] = {}
         self._missed: set[Key] = set()
-        self._kept: dict[Key, str] = {}
-        self._sizes: dict[Key, int] = {}
         self._of_models: dict[str, str] = {}
-        self._in_use: frozenset[Key] | None = None
         self._fetching: dict[Key, Future[None]] = {}
-        self._failures: dict[Key, _Failure] = {}
         self._away = 0
         self._away_text = ""
         self._unsettled = False
@@ -128,16 +112,21 @@ class Mirror:
         """
         if not self._cache.lock():
             raise OSError(f"{self._cache.folder} is used by another server: give each its own --state folder")
-        self._cache.clean()
         known = self._cache.read_listing()
         with self._lock:
-            self._kept = self._cache.kept()
-            self._sizes = {key: self._cache.size(key) for key in self._kept}
+            self._copies.open()
             if known is not None:
                 self._listing = known[0]
+                # What was complete then, and is the same, is complete.
+                self._seen = {key: (one.identity, -math.inf) for key, one in self._listing.versions.items()}
             self._note_change()
-        self._observer.cache_changed(sum(self._sizes.values()))
-        if self.refresh():
+        listing = self._pool.submit(self.refresh)
+        try:
+            answered = listing.result(START_SECONDS if known is not None else None)
+        except FutureTimeoutError:
+            logger.error("%s doesn't list its objects in time; starting with the copies", self._address)
+            return
+        if answered:
             if self._unsettled and not self._stopping.wait(self._settle_seconds):
                 self.refresh()
         elif known is None:
@@ -178,19 +167,23 @@ class Mirror:
     def _retry(self) -> None:
         """Fetches versions again whose next attempt is due."""
         with self._lock:
-            for key in list(self._failures):
+            for key in self._failures:
                 self._begin(key)
 
     def _pause(self) -> float:
         """Time until the next listing, in seconds."""
         if self._away:
-            return _delay(self._away)
+            return delay(self._away)
         return min(self._poll_seconds, self._settle_seconds) if self._unsettled else self._poll_seconds
 
     # Listing.
 
     def refresh(self) -> bool:
         """Lists the store once. Returns whether it answered."""
+        with self.exchange:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         try:
             found = arrange(self._store.objects(), last_part(self._address))
             texts = self._read_of_models(found)
@@ -205,14 +198,10 @@ class Mirror:
         with self._lock:
             self._accept(found)
             self._copy_of_models(found, texts)
-            self._cache.write_listing(self._listing, self._problems())
-            changed = [
-                key
-                for key, identity in self._kept.items()
-                if key in self._listing.versions and self._listing.versions[key].identity != identity
-            ]
-            for key in changed:
-                self._begin(key)
+            self._cache.write_listing(self._listing, self._failures.problems())
+            for key, identity in self._copies.identities.items():
+                if key in self._listing.versions and self._listing.versions[key].identity != identity:
+                    self._begin(key)
         return True
 
     def _note_away(self, error: OSError) -> None:
@@ -234,7 +223,7 @@ class Mirror:
             since = before[key][1] if before.get(key, ("", 0.0))[0] == identity else now
             self._seen[key] = identity, since
             settled = not one.claimed and now - since >= self._settle_seconds
-            if one.published or settled or one.problem or self._kept.get(key) == identity:
+            if one.published or settled or one.problem or self._copies.identities.get(key) == identity:
                 versions[key] = one
                 continue
             self._unsettled = self._unsettled or not one.claimed
@@ -249,19 +238,16 @@ class Mirror:
                 versions[key] = self._listing.versions[key]
         self._missed = set(gone)
         self._unsettled = self._unsettled or any(key in versions for key in gone)
-        for key in self._kept.keys() - versions.keys():
+        for key in self._copies.identities.keys() - versions.keys():
             # Of an earlier server, whose listing is lost.
             self._forget(key)
         self._listing = Listing(versions, found.of_models)
         self._note_change()
 
     def _forget(self, key: Key) -> None:
-        logger.info("model '%s' version %s was deleted from the store", *key)
-        self._cache.remove(key)
-        self._kept.pop(key, None)
-        self._sizes.pop(key, None)
-        self._failures.pop(key, None)
-        self._observer.cache_changed(sum(self._sizes.values()))
+        logger.info("model '%s' version %s is no longer in the store", *key)
+        self._copies.remove(key)
+        self._failures.forget(key)
 
     def _read_of_models(self, found: Listing) -> dict[str, str]:
         """Reads the small objects of models that have changed."""
@@ -292,32 +278,30 @@ class Mirror:
         return self._absent
 
     def _note_change(self) -> None:
-        self._absent = absent_versions(self._listing.versions, self._kept, self._problems(), self._cache)
-
-    def _problems(self) -> dict[Key, str]:
-        return {key: str(failure.error) for key, failure in self._failures.items() if failure.error.kind != "away"}
+        self._absent = absent_versions(
+            self._listing.versions, self._copies.identities, self._failures.problems(), self._cache
+        )
 
     def note_use(self, versions: Iterable[tuple[str, int]]) -> None:
         """Called with the versions in memory, whose files are to stay."""
-        in_use = frozenset(versions)
-        if in_use != self._in_use:
-            self._cache.use(in_use.union(self._in_use or ()))
-        self._in_use = in_use
+        with self._lock:
+            self._copies.use(versions)
 
     def want(self, name: str, version: int) -> None:
         """Has a version fetched, unless that failed a short time ago."""
         with self._lock:
-            if not self._stopping.is_set() and (name, version) not in self._kept:
+            if not self._stopping.is_set() and (name, version) not in self._copies:
                 self._begin((name, version))
 
     def fetch(self, name: str, version: int) -> None:
         """Waits until a version is in the folder. Raises as `Origin.fetch` does."""
         key = name, version
         with self._lock:
-            if key in self._kept:
+            if key in self._copies:
                 return
-            failure = self._failures.get(key)
-            self._begin(key, at_once=failure is not None and failure.error.kind in _PASSING)
+            one = self._listing.versions.get(key)
+            failure = self._failures.of(one) if one is not None else None
+            self._begin(key, at_once=failure is not None and failure.passing)
             task = self._fetching.get(key)
         label = f"model '{name}' version {version}"
         try:
@@ -327,7 +311,7 @@ class Mirror:
         except FutureTimeoutError:
             raise UnavailableError(f"{label} is being fetched from the store; try again in a moment") from None
         except StoreError as error:
-            if error.kind in _PASSING:
+            if error.kind in PASSING:
                 raise UnavailableError(f"{label} can't be fetched: {error.strerror}") from error
             raise VersionFailedError(f"{label} can't be fetched: {error.strerror}") from error
         if failure is not None:
@@ -341,9 +325,8 @@ class Mirror:
         one = self._listing.versions.get(key)
         if one is None or key in self._fetching or self._stopping.is_set():
             return
-        failure = self._failures.get(key)
-        same = failure is not None and failure.identity == one.identity
-        if failure is not None and same and time.monotonic() < failure.again and not at_once:
+        failure = self._failures.of(one)
+        if failure is not None and time.monotonic() < failure.again and not at_once:
             return
         self._fetching[key] = self._pool.submit(self._fetch, one)
 
@@ -372,151 +355,67 @@ class Mirror:
         if self._stopping.is_set():
             return
         with self._lock:
-            before = self._failures.get(one.key)
-            count = before.count + 1 if before is not None and before.identity == one.identity else 1
-            pause = _delay(count) if error.kind in _PASSING else _delay(count, WRONG_SECONDS, MAX_WRONG_SECONDS)
-            self._failures[one.key] = _Failure(one.identity, count, time.monotonic() + pause, error)
+            new = self._failures.note(one, error)
             self._note_change()
-            self._cache.write_listing(self._listing, self._problems())
-        if before is None or str(before.error) != str(error):
+            self._cache.write_listing(self._listing, self._failures.problems())
+        if new:
             logger.error("model '%s' version %s can't be fetched: %s", one.name, one.version, error)
         self._observer.fetch_failed(one.name)
 
     def _transfer(self, one: RemoteVersion) -> None:
         if one.problem:
             raise StoreError("refused", one.problem)
-        self._make_room(one)
+        with self._lock:
+            versions = self._listing.versions
+            self._copies.make_room(one, [versions[key] for key in self._fetching if key in versions])
+            self._note_change()
         folder = self._cache.unfinished()
         try:
             files = names(one.files)
             digests = self._store.fetch([one.files[name] for name in files], files, folder)
             check_manifest(folder, digests)
             with self._lock:
-                self._cache.put(one.key, folder, one.identity)
-                self._note_kept(one)
+                self._take(one, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _note_kept(self, one: RemoteVersion) -> None:
-        self._kept[one.key] = one.identity
-        self._sizes[one.key] = one.size
-        self._failures.pop(one.key, None)
+    def _take(self, one: RemoteVersion, folder: Path) -> None:
+        self._copies.put(one, folder)
+        self._failures.forget(one.key)
         self._note_change()
-        self._observer.cache_changed(sum(self._sizes.values()))
 
-    def _make_room(self, one: RemoteVersion) -> None:
-        """Removes copies that aren't in use, those used longest ago first, until a version fits."""
-        limit = f"expected up to {self._max_bytes} (--cache-bytes)"
-        if self._max_bytes and one.size > self._max_bytes:
-            raise StoreError("refused", f"the version has {one.size} bytes, {limit}")
+    # For the writer.
+
+    def versions(self, name: str) -> dict[int, RemoteVersion]:
+        """Returns the known versions of a model, by number."""
         with self._lock:
-            protected = {one.key, *self._fetching, *(self._in_use or ())}
-            # Before the first scan nothing is known to be unused.
-            unused = sorted(self._kept.keys() - protected, key=self._cache.last_use) if self._in_use is not None else []
-            while self._lacks(one):
-                if not unused:
-                    held = sum(self._sizes.values())
-                    free = self._cache.free_bytes()
-                    raise StoreError(
-                        "full",
-                        f"the version's {one.size} bytes don't fit: copies in use have {held} bytes, {limit}"
-                        if self._max_bytes and free > one.size + RESERVE_BYTES
-                        else f"the version has {one.size} bytes, and the state folder's filesystem {free} free",
-                    )
-                key = unused.pop(0)
-                logger.info("removed the copy of model '%s' version %s, to make room", *key)
-                self._cache.remove(key)
-                self._kept.pop(key, None)
-                self._sizes.pop(key, None)
+            return {version: one for (model, version), one in self._listing.versions.items() if model == name}
+
+    def adopt(self, one: RemoteVersion, folder: Path) -> None:
+        """Takes over a folder as the copy of a version that was written to the store."""
+        with self._lock:
+            self._listing.versions[one.key] = one
+            self._seen[one.key] = one.identity, time.monotonic()
+            self._take(one, folder)
+            self._cache.write_listing(self._listing, self._failures.problems())
+
+    def drop(self, key: Key) -> None:
+        """Forgets a version that was deleted from the store."""
+        with self._lock:
+            self._listing.versions.pop(key, None)
+            self._forget(key)
             self._note_change()
+            self._cache.write_listing(self._listing, self._failures.problems())
 
-    def _lacks(self, one: RemoteVersion) -> bool:
-        """Whether a version doesn't fit besides the copies, and what is being fetched."""
-        arriving = [self._listing.versions[key].size for key in self._fetching if key in self._listing.versions]
-        others = sum(self._sizes.values()) - self._sizes.get(one.key, 0) + sum(arriving)
-        if one.key not in self._fetching:
-            others += one.size
-        if self._max_bytes and others > self._max_bytes:
-            return True
-        return self._cache.free_bytes() < one.size + RESERVE_BYTES
-
-    # Publishing.
-
-    def check_writable(self) -> None:
-        """Raises OSError if nothing can be published."""
-        publishing.check(self._address)
-
-    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
-        """Publishes a file as the next version of a model, in the store, and keeps a copy. Raises OSError."""
-        publishing.check(self._address)
+    def copy_text(self, path: str, text: str | None) -> None:
+        """Replaces the copy of a small object beside the versions that was written to the store, or removes it."""
         with self._lock:
-            above = max([above, *(version for model, version in self._listing.versions if model == name)])
-        one, folder = publishing.publish(self._store, self._cache, name, file, facts, above)
-        try:
-            with self._lock:
-                self._cache.put(one.key, folder, one.identity)
-                self._listing.versions[one.key] = one
-                self._seen[one.key] = one.identity, time.monotonic()
-                self._note_kept(one)
-                self._cache.write_listing(self._listing, self._problems())
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        file.unlink()
-        return one.version
-
-    def write_label(self, name: str, label: str, version: int) -> None:
-        """Sets a label, in the store and in the folder. Raises OSError."""
-        publishing.check(self._address)
-        path, text = publishing.write_label(self._store, name, label, version)
-        with self._lock:
-            self._cache.write_of_model(path, text)
-            self._of_models.pop(path, None)
-
-
-def absent_versions(
-    versions: Mapping[Key, RemoteVersion], kept: Iterable[Key], problems: Mapping[Key, str], cache: Cache
-) -> list[FoundVersion]:
-    """Returns the versions of a store that aren't in the folder, as the repository has them."""
-    there = set(kept)
-    return [
-        FoundVersion(
-            name=one.name,
-            version=one.version,
-            path=cache.place(key),
-            # As long as nothing changes it is the same.
-            fingerprint=(0, 0, one.size, int(one.identity[:15], 16), 0),
-            published=True,
-            problem=one.problem or problems.get(key, ""),
-            absent=True,
-        )
-        for key, one in versions.items()
-        if key not in there
-    ]
-
-
-def check_manifest(folder: Path, digests: Mapping[str, str]) -> None:
-    """Compares fetched files with their manifest, if there is one. Raises StoreError."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        return
-    except (ValueError, RecursionError):
-        raise StoreError("damaged", f"{MANIFEST} isn't JSON") from None
-    name = manifest.get("file") if isinstance(manifest, dict) else None
-    if not isinstance(name, str) or "sha256" not in manifest:
-        return
-    if name not in digests:
-        raise StoreError("damaged", f"the version has no {name!r}, which its manifest names")
-    size = (folder / name).stat().st_size
-    if manifest.get("bytes", size) != size:
-        raise StoreError("damaged", f"{name}: got {size} bytes, expected {manifest['bytes']} as in its manifest")
-    if digests[name] != manifest["sha256"]:
-        raise StoreError("damaged", f"{name}: its sha256 differs from its manifest's")
-
-
-def _delay(failures: int, first: float = RETRY_SECONDS, most: float = MAX_RETRY_SECONDS) -> float:
-    """Time until the next attempt, in seconds; not the same for all servers."""
-    return min(first * 2.0 ** min(failures - 1, 10), most) * random.uniform(0.75, 1.25)
+            if text is None:
+                self._cache.remove_of_model(path)
+            else:
+                self._cache.write_of_model(path, text)
+            # Its identity isn't known: the next listing has it read again.
+            self._of_models[path] = ""
 
 
 def _text(error: Exception) -> str:

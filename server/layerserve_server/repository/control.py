@@ -1,9 +1,10 @@
 """What calls of ManagementService have set for a model: kept in a file beside its versions, as labels are.
 
-The file, serving.json, has up to three values:
+The file, serving.json, has up to four values:
 
     pinned     version that answers requests that name none
     loaded     whether the model was last loaded (true) or unloaded (false) by a call
+    canary     share of callers that get the canary, from 0 to 1, in place of that in the model's settings
     highest    highest version number that was deleted, so that no later version gets it again
 """
 
@@ -26,6 +27,7 @@ class Control:
     pinned: int | None = None
     loaded: bool | None = None
     highest: int = 0
+    canary: float | None = None
 
 
 def read_control(folder: Path) -> Control:
@@ -36,6 +38,7 @@ def read_control(folder: Path) -> Control:
         pinned=_version(pinned),
         loaded=loaded if isinstance(loaded, bool) else None,
         highest=_version(highest) or 0,
+        canary=_share(values.get("canary")),
     )
 
 
@@ -51,3 +54,7 @@ def write_control(folder: Path, **values: Any) -> None:
 
 def _version(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
+
+
+def _share(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and 0 <= value <= 1 else None

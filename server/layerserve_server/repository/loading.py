@@ -16,6 +16,7 @@ from layerserve_server.inference.runner import ModelRunner, ServedModel
 from layerserve_server.repository import publishing
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.repository.signatures import check_signatures
 from layerserve_server.repository.version import LoadedVersion
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Loader:
             if spec.dtype not in NUMPY_DTYPES:
                 raise VersionFailedError(f"tensor '{spec.name}' has dtype {spec.dtype}, which requests can't have")
         runner = ModelRunner(model, settings.compute_threads)
+        check_signatures(model, runner, settings.signatures or {})
         if settings.warm_up_rows:
             _warm_up(found, runner, settings.warm_up_rows)
         # Last, since metrics follow the queue of a version from here on.

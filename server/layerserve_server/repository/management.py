@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from layerserve_server.disk import sync
 from layerserve_server.errors import (
     BusyError,
     InvalidRequestError,
@@ -21,12 +20,9 @@ from layerserve_server.errors import (
     VersionFailedError,
     safe_text,
 )
-from layerserve_server.repository import publishing
 from layerserve_server.repository.audit import AuditLog
-from layerserve_server.repository.control import write_control
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.layout import LABEL
-from layerserve_server.repository.model_settings import SETTINGS_FILE
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.staging import DeclaredFile, Staging, check_name, unwritable
 
@@ -78,7 +74,7 @@ class Manager:
         """Begins an upload. Raises as `Staging` does, and InvalidRequestError for a label that can't be one."""
         self._repository.describe(name)  # raises before the models have been read
         try:
-            self._repository.check_changeable()
+            self._repository.check_changeable(name)
             if label:
                 check_label(label)
             return Staging(self._repository.root, name, files, self._max_upload_bytes)
@@ -103,21 +99,10 @@ class Manager:
             raise
         details: dict[str, Any] = {"bytes": staging.bytes, **({"label": label} if label else {})}
         with self._change(who, "upload", name, **details) as record:
-            folder = self._repository.folder(name)
+            above, content = self._repository.highest(name), uploaded[1] if uploaded else None
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                version = publishing.claim(staging.folder, folder, self._repository.highest(name))
-                try:
-                    for path in (folder, folder.parent):
-                        sync(path)
-                    if uploaded:
-                        publishing.write_file(folder, SETTINGS_FILE, uploaded[1])
-                except OSError:
-                    publishing.withdraw(self._repository.root, [folder / str(version)])
-                    raise
+                version = self._repository.writer.publish_folder(name, staging.folder, above=above, settings=content)
             except OSError as error:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()  # unless there is something in it
                 raise unwritable(error) from error
             record["version"] = version
             self._repository.take(name, version, label)
@@ -131,7 +116,7 @@ class Manager:
             self._repository.scan(name)
             before = self._repository.control(name).loaded
             self._write(name, loaded=True)
-            self._repository.scan(name)
+            self._repository.scan_all_of(name)
             serving, problems = self._default(name), self._repository.problems(name)
             if problems:
                 if serving is None:
@@ -212,7 +197,7 @@ class Manager:
             check_label(label)
             record["from"] = self._repository.labels(name).get(label)
             self._repository.ensure_loaded(name, version)
-            self._on_disk(lambda: publishing.write_label(self._repository.made_folder(name), label, version))
+            self._on_disk(lambda: self._repository.writer.write_label(name, label, version))
             self._repository.scan(name)
             if self._repository.serving(name)["labels"].get(label) != version:
                 # Its file has gone or changed meanwhile.
@@ -222,11 +207,10 @@ class Manager:
             return self._finish(name)
 
     def _restore_label(self, name: str, label: str, version: int | None) -> None:
-        folder = self._repository.made_folder(name)
         if version is None:
-            publishing.remove_label(folder, label)
+            self._repository.writer.remove_label(name, label)
         else:
-            publishing.write_label(folder, label, version)
+            self._repository.writer.write_label(name, label, version)
 
     def remove_label(self, name: str, label: str, who: str) -> Change:
         """Removes a label. Raises UnknownLabelError."""
@@ -235,9 +219,30 @@ class Manager:
             if label not in labels:
                 raise UnknownLabelError(f"model '{name}' has no label '{safe_text(label, 150)}'")
             record["from"] = labels[label]
-            self._on_disk(lambda: publishing.remove_label(self._repository.made_folder(name), label))
+            self._on_disk(lambda: self._repository.writer.remove_label(name, label))
             self._repository.scan(name)
             return self._finish(name)
+
+    def set_canary(self, name: str, share: float | None, who: str) -> tuple[float, Change]:
+        """Sets the share of callers that get the canary; None for that of the settings. Returns the share in force.
+
+        Raises InvalidRequestError if it isn't from 0 to 1, RefusedChangeError if there is no version for the canary,
+        VersionFailedError if that can't be loaded.
+        """
+        with self._change(who, "set canary", name, to=share) as record:
+            record["from"] = self._repository.serving(name)["canary"]
+            if share is not None and not 0 <= share <= 1:
+                raise InvalidRequestError(f"share: got {share:g}, expected a number from 0 to 1")
+            self._known(name)
+            label = self._repository.settings(name).canary_label
+            version = self._repository.labels(name).get(label)
+            if share and version is None:
+                raise RefusedChangeError(f"model '{name}' has no label '{label}', at whose version the share would go")
+            if share and version is not None:
+                self._repository.ensure_loaded(name, version)
+            self._write(name, canary=share)
+            self._repository.scan(name)
+            return self._repository.serving(name)["canary"], self._finish(name)
 
     # Deletion.
 
@@ -262,7 +267,7 @@ class Manager:
             if control.pinned == version:
                 values["pinned"] = None
             self._write(name, **values)
-            self._on_disk(lambda: self._repository.withdraw(found))
+            self._on_disk(lambda: self._repository.writer.withdraw(name, version, found.path))
             self._repository.scan(name)
             return self._finish(name)
 
@@ -278,7 +283,7 @@ class Manager:
                 raise RefusedChangeError(f"model '{name}': it is loaded; unload it first, or use force")
             self._repository.check_deletable(name)
             highest = self._repository.highest(name)
-            self._on_disk(lambda: self._repository.withdraw_model(name, versions, highest))
+            self._on_disk(lambda: self._repository.writer.withdraw_model(name, highest))
             self._repository.scan(name)
             return self._follow(name)
 
@@ -300,7 +305,7 @@ class Manager:
 
     def _write(self, name: str, **values: Any) -> None:
         self._known(name)
-        self._on_disk(lambda: write_control(self._repository.folder(name), **values))
+        self._on_disk(lambda: self._repository.writer.write_control(name, **values))
 
     @staticmethod
     def _on_disk(write: Callable[[], None]) -> None:
@@ -323,7 +328,7 @@ class Manager:
                     raise RefusedChangeError(f"the audit log can't be written: {error.strerror}") from error
                 try:
                     check_name(name)
-                    self._repository.check_changeable()
+                    self._repository.check_changeable(name)
                     yield record
                 except BaseException as error:
                     self._note(record, _outcome(error))

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from layerserve_server.repository.canary import read_share
 from layerserve_server.repository.layout import LABEL
+from layerserve_server.repository.signatures import SignatureSettings
 from layerserve_server.settings import Engine, Precision
 
 if sys.version_info >= (3, 11):
@@ -37,6 +38,7 @@ _OF_LOADING: Final = (
     "pad_sequences",
     "golden_rtol",
     "golden_atol",
+    "signatures",
 )
 
 
@@ -130,6 +132,12 @@ class ModelSettings(BaseModel):
     pad_sequences: bool | None = Field(
         default=None, description="Batch sequences of different lengths, by padding shorter ones at the end."
     )
+    sample_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of requests whose rows and answers are kept in files. Default: that of `sample_models`.",
+    )
     engine: Engine | None = Field(default=None, description="Engine that computes predictions.")
     precision: Precision | None = Field(default=None, description="Precision in which a float32 model computes.")
     compute_threads: int | None = Field(
@@ -142,6 +150,13 @@ class ModelSettings(BaseModel):
         description=(
             "Priority of the model: the niceness of the thread that computes its batches, from 0 (that of other "
             "models) to 19."
+        ),
+    )
+    signatures: dict[str, SignatureSettings] | None = Field(
+        default=None,
+        description=(
+            "Names for clients of TensorFlow Serving, by the signature's key: tables `inputs` and `outputs` of names, "
+            "each with the model's own name. Default: the names of an export."
         ),
     )
 
@@ -204,14 +219,29 @@ def read_content(path: Path) -> bytes | None:
         raise ModelSettingsError(f"{path.name}: {error.strerror}") from error
 
 
+def invalid_files(root: Path) -> list[str]:
+    """Returns an error text for each settings file in a repository that is invalid, with the file's path."""
+    found = []
+    for path in sorted((*root.glob(f"*/{SETTINGS_FILE}"), *root.glob("*.toml"))):
+        beside = path.parent == root
+        if path.parent.name.startswith(".") or (beside and not any(root.glob(f"{path.stem}.[kh]*"))):
+            continue
+        try:
+            parse_settings(read_content(path) or b"", str(path))
+        except ModelSettingsError as error:
+            found.append(str(error))
+    return found
+
+
 def _problem(entry: Mapping[str, Any]) -> str:
     """Returns the text for an error of pydantic: the key, the value got and that expected."""
     if not entry["loc"]:
         return str(entry["msg"]).removeprefix("Value error, ")
     key = ".".join(map(str, entry["loc"]))
     if entry["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(entry["loc"][-1]), ModelSettings.model_fields, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(ModelSettings.model_fields)}"
+        known = (SignatureSettings if entry["loc"][0] == "signatures" else ModelSettings).model_fields
+        near = difflib.get_close_matches(str(entry["loc"][-1]), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
         return f"unknown setting '{key}'; {hint}"
     expected = str(entry["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     return f"{key}: got {entry['input']!r}, expected {expected}"

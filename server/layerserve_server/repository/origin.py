@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Protocol
 
 from layerserve_server.repository.layout import FoundVersion
 
@@ -26,12 +25,3 @@ class Origin(Protocol):
 
     def note_use(self, versions: Iterable[tuple[str, int]]) -> None:
         """Called after each scan with the versions in memory, whose files are to stay."""
-
-    def check_writable(self) -> None:
-        """Raises OSError if nothing can be published."""
-
-    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
-        """Publishes as `publishing.publish` does, in the store and in the folder. Raises OSError."""
-
-    def write_label(self, name: str, label: str, version: int) -> None:
-        """Sets a label as `publishing.write_label` does, in the store and in the folder. Raises OSError."""

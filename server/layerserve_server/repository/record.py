@@ -43,6 +43,8 @@ class ModelRecord:
     settings_problem: str = ""
     #: Versions that the policy keeps loaded.
     kept: frozenset[int] = frozenset()
+    #: Versions that are to be loaded, and are being fetched.
+    coming: tuple[int, ...] = ()
     #: The default after the last scan, which stays the default until another can be.
     last_default: int | None = None
     #: Content of the settings file when it was last read.
@@ -76,11 +78,16 @@ class ModelRecord:
                 return number
         return None
 
+    @property
+    def canary_share(self) -> float:
+        """Share of callers that get the canary, from 0 to 1: that of a call, or else that of the settings."""
+        if self.control.canary is not None:
+            return self.control.canary
+        return 0.0 if self.in_force.canary is None else read_share(self.in_force.canary)
+
     def canary(self) -> Canary | None:
         """Returns the canary in force: None if there is none, its version isn't ready, or is the default anyway."""
-        settings = self.in_force
-        share = 0.0 if settings.canary is None else read_share(settings.canary)
-        version = self.labels.get(settings.canary_label)
+        share, version = self.canary_share, self.labels.get(self.in_force.canary_label)
         entry = None if version is None else self.versions.get(version)
         if not share or entry is None or entry.state is not State.READY or entry.found.version == self.default():
             return None
@@ -97,8 +104,7 @@ class ModelRecord:
 
     def routed(self) -> set[int]:
         """Returns the versions that get requests which don't name them, and so are loaded before these come."""
-        settings = self.in_force
-        canary = self.labels.get(settings.canary_label) if settings.canary is not None else None
+        canary = self.labels.get(self.in_force.canary_label) if self.canary_share else None
         return {version for version in (canary, self._shadow_version()) if version is not None}
 
     def _shadow_version(self) -> int | None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -24,7 +25,7 @@ from layerserve_server.errors import (
 )
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.canary import Canary, Shadow
-from layerserve_server.repository.control import Control, read_control, write_control
+from layerserve_server.repository.control import Control, read_control
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
 from layerserve_server.repository.loading import Load, Loader, MakeQueue, failure_text
@@ -32,6 +33,7 @@ from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.origin import Origin
 from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import Lease, LoadedVersion
+from layerserve_server.repository.writer import FolderWriter, Writer
 
 logger = logging.getLogger(__name__)
 
@@ -79,32 +81,42 @@ class Repository:
         digest: Callable[[Path], str] = sha256,
         queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None,
         loads: Callable[[str], bool] = lambda name: True,
+        sample_share: Callable[[str, ModelSettings], float] = lambda name, settings: 0.0,
         origin: Origin | None = None,
+        writer: Writer | None = None,
     ) -> None:
         """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
 
         `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest.
         `queue_limits` returns the maximum rows of a batch and of a queue for the settings of a model, and `loads`
         whether a model is loaded that no call has loaded or unloaded. `origin` is where the folder's versions come from
-        if they are copies. Raises ValueError if `path` is a file whose name isn't that of a model.
+        if they are copies, and `writer` writes there; by default it writes to the folder. Raises ValueError if `path`
+        is a file whose name isn't that of a model.
         """
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
         self._root = path if self._file_name is None else published
         self._loader = Loader(load, make_queue, digest)
         self._queue_limits = queue_limits
+        self._sample_share = sample_share
         self._loads = loads
         self._origin = origin
+        #: Writes to the repository. What it writes takes effect with the next scan.
+        self.writer = writer or FolderWriter(self._root)
         self._max_old_versions = max_old_versions
         self._settle_seconds = settle_seconds
         self._observer = observer
         self._ready = ready
         self._models: dict[str, ModelRecord] = {}
+        #: Settings of models at the first scan, until their files are right.
+        self._settings: dict[str, ModelSettings] = {}
         #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
         self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
         #: Canaries and shadows by model. Replaced, never changed. Their versions may have been unloaded a moment ago.
         self.canaries: Mapping[str, Canary] = {}
         self.shadows: Mapping[str, Shadow] = {}
+        #: Share of requests that are kept, by model. Replaced, never changed.
+        self.sampled: Mapping[str, float] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._scanned = False
         self._disk_problem = ""
@@ -171,6 +183,12 @@ class Repository:
         with self._lock:
             return {name: sorted(record.versions) for name, record in self._models.items()}
 
+    def settings_without_file(self) -> dict[str, dict[str, Any]]:
+        """Returns the settings in force of models whose files are wrong, as JSON values."""
+        with self._lock:
+            wrong = [record for record in self._models.values() if record.settings and record.settings_problem]
+            return {one.name: one.in_force.model_dump(mode="json", exclude_unset=True) for one in wrong}
+
     def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
         with self._lock:
@@ -191,12 +209,15 @@ class Repository:
 
     # Disk.
 
-    def open(self, catalogue: Mapping[str, Collection[int]] | None = None) -> None:
+    def open(
+        self, catalogue: Mapping[str, Collection[int]] | None = None, settings: Mapping[str, ModelSettings] = {}
+    ) -> None:
         """Scans the disk for the first time. Before, requests for unknown models fail with UnavailableError.
 
-        `catalogue` has the versions of each model that may be found; by default all. Raises OSError if the repository
-        can't be read.
+        `catalogue` has the versions of each model that may be found, by default all, and `settings` those that are in
+        force of models whose files are wrong now. Raises OSError if the repository can't be read.
         """
+        self._settings = dict(settings)
         self.scan("", catalogue)
         if not self._scanned:
             raise OSError(f"can't read the repository: {self._disk_problem}")
@@ -232,6 +253,23 @@ class Repository:
                     loaded = [one.found for one in self._entries() if one.loaded is not None]
                 self._origin.note_use([(one.name, one.version) for one in loaded])
 
+    def scan_all_of(self, name: str) -> None:
+        """Scans a model, and waits until the versions that it is to have loaded are here. Raises as `Origin.fetch`.
+
+        One that can't be fetched is shown as failed, and an older one may take its place.
+        """
+        self.scan(name)
+        while coming := self._coming(name):
+            for entry in coming:
+                with suppress(VersionFailedError):
+                    self._fetch(entry)
+            self.scan(name)
+
+    def _coming(self, name: str) -> list[Entry]:
+        with self._lock:
+            record = self._models.get(name)
+            return [] if record is None else [record.versions[version] for version in record.coming]
+
     def retry(self) -> None:
         """Loads versions again that failed to load, where their settings say so and it is time."""
         with self._scanning:
@@ -252,10 +290,7 @@ class Repository:
         above = self.highest(name)
         facts = {"run": run, "base_version": base_version, "created": time.time()}
         try:
-            if self._origin is not None:
-                version = self._origin.publish(name, file, facts, above=above)
-            else:
-                version = publishing.publish(self._root, name, file, facts, above=above)
+            version = self.writer.publish(name, file, facts, above=above)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
         self.scan(name)
@@ -281,10 +316,7 @@ class Repository:
             raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
         if label:
             try:
-                if self._origin is not None:
-                    self._origin.write_label(name, label, version)
-                else:
-                    publishing.write_label(self._root / name, label, version)
+                self.writer.write_label(name, label, version)
             except OSError as error:
                 raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
             self.scan(name)
@@ -309,14 +341,8 @@ class Repository:
 
     def check_writable(self, name: str) -> None:
         """Raises NotTrainableError if no version of the model can be published."""
-        folder = self._root / name
         try:
-            if self._origin is not None:
-                return self._origin.check_writable()
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".publish-{publishing.host_name()}-0-0"
-            probe.mkdir(exist_ok=True)
-            probe.rmdir()
+            self.writer.check_writable(name)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
 
@@ -327,21 +353,19 @@ class Repository:
         """Folder of the models' folders."""
         return self._root
 
-    def check_changeable(self) -> None:
-        """Raises RefusedChangeError if the folder holds copies of a store, where changes must be made instead."""
+    def check_changeable(self, name: str) -> None:
+        """Raises RefusedChangeError if a store can't be written."""
         if self._origin is not None:
-            raise RefusedChangeError("the repository is a store: change its objects, which the server follows")
+            try:
+                self.writer.check_writable(name)
+            except OSError as error:
+                raise RefusedChangeError(f"the repository can't be written: {error.strerror}") from error
 
     def folder(self, name: str) -> Path:
         """Returns the folder of a model, which needn't exist. Raises ValueError if no model can have this name."""
         if not publishing.valid_name(name):
             raise ValueError(f"no model can have the name {name!r}")
         return self._root / name
-
-    def made_folder(self, name: str) -> Path:
-        """Returns the folder of a model, after it was made. Raises OSError."""
-        self.folder(name).mkdir(parents=True, exist_ok=True)
-        return self.folder(name)
 
     def settings(self, name: str) -> ModelSettings:
         """Returns the settings in force of a model; the defaults if there is no such model."""
@@ -370,6 +394,7 @@ class Repository:
                 "default": record.default(),
                 "labels": dict(record.labels),
                 "loaded": record.loaded,
+                "canary": record.canary_share,
                 "reasons": reasons,
             }
 
@@ -390,8 +415,13 @@ class Repository:
     def ensure_loaded(self, name: str, version: int) -> None:
         """Loads a version unless it is loaded, or loads it again if its last try failed. It is kept as in `lease`.
 
-        Raises UnknownModelError, UnknownVersionError, VersionFailedError, and NotLoadedError if it may not be loaded.
+        Raises UnknownModelError, UnknownVersionError, VersionFailedError, NotLoadedError if it may not be loaded, and
+        as `Origin.fetch` does.
         """
+        with self._lock:
+            entry = self._known(name).entry(version, None, any_state=True)
+        if not entry.barred:
+            self._fetch(entry)
         with self._scanning:
             with self._lock:
                 record = self._known(name)
@@ -431,19 +461,6 @@ class Repository:
         """Raises RefusedChangeError if the server was started with this model's file, which isn't in a repository."""
         if name == self._file_name:
             raise RefusedChangeError(f"model '{name}': the server was started with its file, so it can't be deleted")
-
-    def withdraw(self, one: Description) -> None:
-        """Removes a version from the disk, in one step. Raises OSError."""
-        folder = self.folder(one.name) / str(one.version)
-        # A model file in the root has its golden file beside it.
-        flat = [one.path, one.path.with_name(f"{one.path.stem}.{layout.PROOF}")]
-        publishing.withdraw(self._root, [folder] if folder.is_dir() else flat)
-
-    def withdraw_model(self, name: str, versions: Iterable[Description], highest: int) -> None:
-        """Removes a model from the disk. `highest` is kept as its highest version number. Raises OSError."""
-        flat = [self._root / f"{name}{end}" for end in (*layout.SUFFIXES, ".toml", f".{layout.PROOF}")]
-        publishing.withdraw(self._root, [self.folder(name), *flat])
-        write_control(self.folder(name), highest=highest)
 
     def sweep(self) -> None:
         """Removes temporary folders that killed publishers have left."""
@@ -520,7 +537,7 @@ class Repository:
         folder = self._root / name
         labels, control = publishing.read_labels(folder), read_control(folder)
         with self._lock:
-            record = self._models.get(name) or ModelRecord(name)
+            record = self._models.get(name) or ModelRecord(name, settings=self._settings.get(name))
         file = next((one.path for one in found.values() if one.path.parent.parent != folder), None)
         invalid = record.read_settings(folder, file)
         with self._lock:
@@ -542,6 +559,7 @@ class Repository:
                     entry.state, entry.reason, entry.tried = State.FAILED, record.settings_problem, layout.NOTHING
                 elif entry.loaded is not None and self._queue_limits is not None:
                     entry.loaded.queue.set_limits(*self._queue_limits(record.in_force))
+            self.sampled = _with(self.sampled, name, self._sample_share(name, record.in_force) or None)
             self._move_labels(record, only_ready=self._scanned)
             if not record.versions:
                 del self._models[name]
@@ -613,26 +631,26 @@ class Repository:
                 return
             settings, target = record.in_force, record.target
             entries = [(number, entry) for number in record.order() if not (entry := record.versions[number]).leaving]
-            moving = {version for label, version in record.file_labels.items() if record.labels[label] != version}
-            moving |= record.routed()
+            # Kept loaded, too: their requests would have to wait.
+            named = {*record.file_labels.values(), *record.routed()}
         count = settings.latest_versions if settings.version_policy == "latest" else len(entries)
         kept: list[int] = []
-        coming = 0
+        coming: list[int] = []
         for number, entry in entries:
             if entry.barred:
                 continue
             if self._origin is not None and entry.found.absent:
                 # Older ones that are here serve meanwhile, but none is fetched for that.
-                wanted = settings.serves(number) and (number == target or len(kept) + coming < count)
-                if (wanted or number in moving) and entry.state is State.AVAILABLE:
+                wanted = settings.serves(number) and (number == target or len(kept) + len(coming) < count)
+                if (wanted or number in named) and entry.state is State.AVAILABLE:
                     self._origin.want(name, number)
-                    coming += 1
+                    coming.append(number)
                 continue
             changed = entry.loaded is not None and entry.changed(settings)
             # An older version isn't taken in place of the target: it wouldn't become the default.
             missing = target is not None and target not in kept
             wanted = settings.serves(number) and (number == target or len(kept) + missing < count)
-            if changed or ((wanted or number in moving) and entry.state is State.AVAILABLE):
+            if changed or ((wanted or number in named) and entry.state is State.AVAILABLE):
                 self._load_entry(entry, settings)
             if wanted and entry.state is State.READY:
                 kept.append(number)
@@ -642,7 +660,7 @@ class Repository:
                 self._unload(record.versions.pop(number))
             if not record.versions:
                 self._models.pop(name, None)
-            record.kept = frozenset(kept)
+            record.kept, record.coming = frozenset(kept), tuple(coming)
             if kept:
                 record.bar(keep_loaded=False)
                 for entry in record.versions.values():

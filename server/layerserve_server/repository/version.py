@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import ModelRunner, ServedModel
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
+from layerserve_server.repository.signatures import Signature, signatures_of
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +35,7 @@ class LoadedVersion:
     choosing_engine: bool = False
     #: Cache of the prediction service, by what requests ask for.
     endpoints: dict[Hashable, Any] = field(default_factory=dict)
+    _signatures: Mapping[str, Signature] | None = None
     _users: int = 0
     _retired: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -47,6 +49,13 @@ class LoadedVersion:
     def version(self) -> int:
         """Number of the version."""
         return self.found.version
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Names of inputs and outputs for clients of TensorFlow Serving, by the signature's key."""
+        if self._signatures is None:
+            self._signatures = signatures_of(self.model, self.settings.signatures or {})
+        return self._signatures
 
     @property
     def retired(self) -> bool:

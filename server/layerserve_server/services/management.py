@@ -71,6 +71,12 @@ class ManagementService:
                     pb.RemoveLabelRequest,
                     lambda r, who: pb.RemoveLabelResponse(change=_change(manager.remove_label(r.name, r.label, who))),
                 ),
+                SERVICE + "SetCanary": _handler(
+                    pb.SetCanaryRequest,
+                    lambda r, who: _canary_set(
+                        *manager.set_canary(r.name, r.share if r.HasField("share") else None, who)
+                    ),
+                ),
                 SERVICE + "DeleteVersion": _handler(
                     pb.DeleteVersionRequest,
                     lambda r, who: pb.DeleteVersionResponse(
@@ -135,6 +141,10 @@ def _version(number: int) -> int:
 
 def _optional_version(number: int) -> int:
     return _version(number) if number else 0
+
+
+def _canary_set(share: float, change: Change) -> pb.SetCanaryResponse:
+    return pb.SetCanaryResponse(change=_change(change), share=share)
 
 
 def _change(change: Change) -> pb.ModelChange:

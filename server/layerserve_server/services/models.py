@@ -71,7 +71,9 @@ class ModelService:
             version = model_version(description)
             path = Path(description.path)
             if format or several_files:
-                conversion = self._converter.converted(path, format, description.parameter_count)
+                conversion = self._converter.converted(
+                    path, format, description.parameter_count, lambda: not stream.listens()
+                )
                 path = await stream.blocking(lambda: resources.enter_context(conversion))
                 version.file, version.file_bytes = path.name, path.stat().st_size
             file = resources.enter_context(_open(description, path))

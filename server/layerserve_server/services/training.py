@@ -26,6 +26,7 @@ from layerserve_server.training import events
 from layerserve_server.training.budget import text_room
 from layerserve_server.training.events import Event, Logs
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.files import RunFile, chunks, listed, opened
 from layerserve_server.training.runs.folder import FILES
 from layerserve_server.training.runs.registry import Runs
@@ -129,7 +130,11 @@ class TrainingService:
         def begin() -> Run:
             with lease(self._repository, stream.caller, "train", message.spec.model) as base:
                 stream.about(base.name, base.version)
-                return self._runs.begin(read(message.spec, base.name, base.version, self._defaults), base)
+                request = read(message.spec, base.name, base.version, self._defaults)
+                run = self._runs.begin(request, base, lambda: not stream.listens())
+            if stream.trace is not None:
+                trace.write(run.folder, stream.trace.headers(stream.metadata))
+            return run
 
         with self._uploads.occupy(stream.peer):
             run = await stream.blocking(partial(_counted, stream.caller, begin))

@@ -9,11 +9,12 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from layerserve_server.errors import BusyError, InvalidRequestError, VersionFailedError, safe_text
+from layerserve_server.forking.fork_server import never
 from layerserve_server.training.dry_run import death, job_limits, out_of_memory, too_large
 from layerserve_server.training.process.warm_parent import JobDiedError, WarmParent
 
@@ -37,27 +38,27 @@ class Converter:
         self._slots = threading.BoundedSemaphore(MAX_CONVERSIONS)
 
     @contextlib.contextmanager
-    def converted(self, source: Path, format: str, parameters: int) -> Iterator[Path]:
+    def converted(self, source: Path, format: str, parameters: int, gone: Callable[[], bool] = never) -> Iterator[Path]:
         """Converts a model file to a format ("" for its own). The converted file exists until the block ends.
 
         Raises InvalidRequestError if the format can't represent the model, VersionFailedError if the file can't be
         read, TooLargeError if the limit of memory or time is exceeded, BusyError if MAX_CONVERSIONS others are in
-        progress, and UnavailableError if no process can be started.
+        progress, UnavailableError if no process can be started, and CallCancelledError once `gone` returns True.
         """
         if not self._slots.acquire(blocking=False):
             raise BusyError("other files are being converted; try again in a moment", retry_after=RETRY_SECONDS)
         try:
             with tempfile.TemporaryDirectory(prefix="layerserve-conversion-") as folder:
-                yield self._convert(source, Path(folder), format, parameters)
+                yield self._convert(source, Path(folder), format, parameters, gone)
         finally:
             self._slots.release()
 
-    def _convert(self, source: Path, folder: Path, format: str, parameters: int) -> Path:
+    def _convert(self, source: Path, folder: Path, format: str, parameters: int, gone: Callable[[], bool]) -> Path:
         what = f"converting file {source.name}"
         limits = job_limits(SECONDS, self._memory_bytes, parameters)
         arguments = {"source": str(source), "folder": str(folder), "format": format}
         try:
-            reply = self._parent.run(CONVERT, arguments, limits)
+            reply = self._parent.run(CONVERT, arguments, limits, gone)
         except JobDiedError as died:
             raise death(died, limits, what) from died
         if reply.get("memory"):

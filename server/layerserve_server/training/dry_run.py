@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,7 +16,15 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from layerserve_server import errors
-from layerserve_server.errors import BusyError, InvalidRequestError, ServerError, TooLargeError, safe_text
+from layerserve_server.errors import (
+    BusyError,
+    CallCancelledError,
+    InvalidRequestError,
+    ServerError,
+    TooLargeError,
+    safe_text,
+)
+from layerserve_server.forking.fork_server import never
 from layerserve_server.observability.logs import middle_cut
 from layerserve_server.system_memory import available_memory
 from layerserve_server.training import data_root
@@ -30,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: Maximum number of concurrent dry runs: each has a copy of its model.
 MAX_DRY_RUNS = 2
+#: Time between two checks whether a client that waits for a slot is still there, in seconds.
+SLOT_CHECK_SECONDS = 0.2
 #: Maximum fraction of the available memory that a dry run may use.
 MEMORY_SHARE = 0.75
 #: Memory that a dry run may always use, in bytes.
@@ -48,13 +59,15 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memo
 class DryRun(Protocol):
     """Tries training requests and describes data files, without side effects."""
 
-    def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
+    def __call__(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never) -> None:
         """Tries a request on a model file. Raises the ServerError that the run would raise.
 
-        `parameters` is the number of the model's parameters.
+        `parameters` is the number of the model's parameters. Raises CallCancelledError once `gone` returns True.
         """
 
-    def describe(self, root: Path, files: Sequence[tuple[str, str]]) -> Sequence[FiledArray]:
+    def describe(
+        self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool] = never
+    ) -> Sequence[FiledArray]:
         """Describes arrays in files below `root`, given by path and key. Raises as `data_root.describe` does."""
 
     def close(self) -> None:
@@ -71,30 +84,39 @@ class DryRuns:
         self._memory_bytes = memory_bytes
         self._slots = threading.BoundedSemaphore(MAX_DRY_RUNS)
 
-    def __call__(self, path: Path, request: RunRequest, parameters: int) -> None:
+    def __call__(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never) -> None:
         """Tries a request. Raises InvalidRequestError, InvalidTensorError or NotCompiledError as `model.dry_run` does.
 
         Also raises TooLargeError if the limit of memory or time is exceeded, BusyError if other dry runs occupy all
-        slots for that time, and UnavailableError if no process can be started.
+        slots for that time, UnavailableError if no process can be started, and CallCancelledError once `gone` returns
+        True.
         """
         arguments = {"path": str(path), "request": request.to_json()}
-        self._reply("dry_run", arguments, self._limits(parameters))
+        self._reply("dry_run", arguments, self._limits(parameters), gone)
 
-    def describe(self, root: Path, files: Sequence[tuple[str, str]]) -> Sequence[FiledArray]:
+    def describe(
+        self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool] = never
+    ) -> Sequence[FiledArray]:
         """Describes arrays in files. Raises as `data_root.describe` does, and the errors of limits of a dry run."""
         arguments = {"root": str(root), "files": [list(file) for file in files]}
-        reply = self._reply("describe", arguments, self._limits(0))
+        reply = self._reply("describe", arguments, self._limits(0), gone)
         return [
             FiledArray(one["dtype"], tuple(one["shape"]), one["mapped"], tuple(one["stamp"])) for one in reply["files"]
         ]
 
-    def _reply(self, job: str, arguments: Mapping[str, Any], limits: JobLimits) -> dict[str, Any]:
+    def _reply(
+        self, job: str, arguments: Mapping[str, Any], limits: JobLimits, gone: Callable[[], bool]
+    ) -> dict[str, Any]:
         """Runs a job and returns its reply. Raises the error that the job ended with."""
         what = DOING[job]
-        if not self._slots.acquire(timeout=limits.wall_seconds):
+        end = time.monotonic() + limits.wall_seconds
+        while not (free := self._slots.acquire(timeout=SLOT_CHECK_SECONDS)) and time.monotonic() < end:
+            if gone():
+                raise CallCancelledError("the client cancelled the call")
+        if not free:
             raise BusyError("other training requests are being tried", retry_after=limits.seconds)
         try:
-            reply = self._parent.run(job, arguments, limits)
+            reply = self._parent.run(job, arguments, limits, gone)
         except JobDiedError as died:
             raise death(died, limits, what, "rehearsal_seconds") from died
         finally:

@@ -16,6 +16,7 @@ from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, St
 from layerserve_server.transport.certificates import names_in
 from layerserve_server.transport.event_batch import BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.peers import host_of
+from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams
 
@@ -60,6 +61,7 @@ class AioHandlers(grpc.GenericRpcHandler):
         if isinstance(reply, Failure):
             await context.abort(reply.code, reply.text, reply.metadata)
             raise AssertionError("abort raises")
+        context.set_trailing_metadata(echo(call.metadata))
         return reply
 
     async def _answer_stream(self, method: str, handler: StreamHandler, counted: bool, _: Any, context: Any) -> None:
@@ -73,6 +75,7 @@ class AioHandlers(grpc.GenericRpcHandler):
             raise
         if stream.failure is not None:
             await context.abort(stream.failure.code, stream.failure.text, stream.failure.metadata)
+        context.set_trailing_metadata(echo(stream.metadata))
 
 
 def _unknown(method: str) -> StreamHandler:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -66,6 +66,10 @@ class Call(Protocol):
     def fail(self, error: Exception) -> None:
         """Answers with an error."""
 
+    @property
+    def trace(self) -> Trace | None:
+        """The spans of the call; None if it isn't sampled."""
+
     def about(self, model: str, version: int) -> None:
         """Sets the model and version labels of the call's metrics. Only existing names: each creates a time series."""
 
@@ -106,6 +110,10 @@ class Stream(Protocol):
     @property
     def deadline(self) -> float | None:
         """The client's deadline, on the clock of `time.monotonic`, in seconds; None if it set none."""
+
+    @property
+    def trace(self) -> Trace | None:
+        """The spans of the stream; None if it isn't sampled."""
 
     @property
     def peer(self) -> str:
@@ -185,6 +193,66 @@ class Routes:
         return sorted({method.split("/")[1] for method in methods})
 
 
+class Trace(Protocol):
+    """The spans of a sampled call. Times are on the clock of `time.monotonic`, in seconds."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+
+    #: Time at which the request was read and queued; None for one that bypassed the queue.
+    queued: float | None
+
+    def computed(self, taken: float, began: float, ended: float, rows: int, traces: Sequence[Trace]) -> None:
+        """Adds a batch with rows of this request.
+
+        It was taken from the queue at `taken`, ran from `began` to `ended` with `rows` rows in total, and `traces` are
+        those of all of its requests.
+        """
+
+    def request(self) -> Trace:
+        """Returns the trace of one request of a stream."""
+
+    def headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, str]:
+        """Returns the W3C headers of a new span below this one, with the caller's baggage, and "parent", this one's id.
+
+        The new span outlives the call, and is exported by its headers (see training.runs.trace).
+        """
+
+    def end(self, model: str, version: str, status: str, **attributes: str) -> None:
+        """Ends the trace."""
+
+
+class Finished(Protocol):
+    """A call or stream that has ended."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def metadata(self) -> Sequence[tuple[str, str | bytes]]: ...
+    @property
+    def trace(self) -> Trace | None: ...
+    @property
+    def request_id(self) -> str:
+        """The id that the client sent, or that an error was given; empty if neither."""
+
+    def client(self) -> object: ...
+
+
+class Telemetry(Protocol):
+    """Receives each call and stream, for traces and the access log. Must not block or raise."""
+
+    def begin(self, method: str, metadata: Sequence[tuple[str, str | bytes]], arrived: float) -> Trace | None:
+        """Returns the trace of a call that arrived; None if it isn't sampled."""
+
+    def ended(self, call: Finished, status: str, seconds: float) -> None:
+        """Called when a call has ended, `seconds` after its arrival."""
+
+
 class Ended(NamedTuple):
     """A call that ended, `seconds` after its arrival. `status` is a gRPC status name, such as "NOT_FOUND"."""
 
@@ -193,6 +261,8 @@ class Ended(NamedTuple):
     version: str
     status: str
     seconds: float
+    #: Id of its trace; empty if it isn't sampled.
+    trace_id: str = ""
 
 
 class Observer(Protocol):

@@ -95,10 +95,10 @@ class RenewedContext(ssl.SSLContext):
         return self.certificates.context.wrap_bio(*arguments, **options)
 
 
-def names_in(context: Mapping[str, Sequence[bytes]]) -> Sequence[str]:
-    """Returns the names of a client's certificate in an authentication context of grpcio."""
-    names = [value for key in _NAMES for value in context.get(key) or context.get(key.encode(), ())]  # type: ignore[call-overload]
-    return [name.decode("utf-8", "replace") for name in names]
+def names_in(context: Mapping[Any, Sequence[bytes]]) -> Sequence[str]:
+    """Returns the names of a client's certificate in an authentication context of grpcio, or of its core (bytes)."""
+    found = [name for key in _NAMES for name in (context.get(key) or context.get(key.encode(), ()))]
+    return [name.decode("utf-8", "replace") for name in found if name]
 
 
 def _stamps(paths: Sequence[Path]) -> list[tuple[int, int, int]]:

@@ -28,6 +28,7 @@ from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, Eve
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import RETRY_SECONDS
 from layerserve_server.transport.peers import endpoint, host_of
+from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams
 
@@ -209,21 +210,26 @@ class Poller:
                 self._requested -= 1
                 if not self._requested:
                     state.due.discard(event.tag)
-            call = self._call_of(event)
+            peer = event.call.peer().decode()
+            if self.traffic(peer).flooding:
+                # Without a reference the core cancels the call. The connection is about to be closed, but thousands of
+                # its calls may have arrived before, and those of other clients are behind them.
+                return
+            call = self._call_of(event, peer)
             # grpcio doesn't stop the server before these have ended.
             state.rpc_states.add(call)
             call.start()
 
-    def _call_of(self, event: Any) -> PolledCall | PolledStream:
+    def _call_of(self, event: Any, peer: str) -> PolledCall | PolledStream:
         name = event.call_details.method
         found = self._unary.get(name)
         if found is not None:
-            return PolledCall(self, event, *found)
+            return PolledCall(self, event, peer, *found)
         unknown = name.decode("utf-8", "replace")
         method, handler = self._streaming.get(name) or (unknown, self._fallback)
         if handler is None:
-            return PolledCall(self, event, UNKNOWN_METHOD, partial(_unknown, unknown))
-        stream = PolledStream(self, event, method, handler)
+            return PolledCall(self, event, peer, UNKNOWN_METHOD, partial(_unknown, unknown))
+        stream = PolledStream(self, event, peer, method, handler)
         stream.counted = handler is not self._fallback
         return stream
 
@@ -288,9 +294,10 @@ class Operations:
 class PolledCall(BatchedCall, Operations):
     """A unary call in grpcio's core."""
 
-    __slots__ = ("_cancelled", "_core", "_finished", "_handler", "_peer", "_poller", "_started", "metadata")
+    __slots__ = ("_cancelled", "_core", "_finished", "_handler", "_poller", "_started", "metadata", "peer")
 
-    def __init__(self, poller: Poller, event: Any, method: str, handler: Handler) -> None:
+    def __init__(self, poller: Poller, event: Any, peer: str, method: str, handler: Handler) -> None:
+        """`peer` is the client's address, as gRPC writes it."""
         now = time.monotonic()
         super().__init__(poller.batches, method, b"", now, _deadline(event, now))
         self._poller = poller
@@ -298,7 +305,7 @@ class PolledCall(BatchedCall, Operations):
         self._handler = handler
         self._started = self._finished = 0
         self._cancelled = False
-        self._peer: str | None = None
+        self.peer = peer
         self.metadata: Pairs = event.invocation_metadata
 
     def start(self) -> None:
@@ -313,13 +320,6 @@ class PolledCall(BatchedCall, Operations):
     def client(self) -> object:
         return self.peer
 
-    @property
-    def peer(self) -> str:
-        """The client's address, as gRPC writes it."""
-        if self._peer is None:
-            self._peer = self._core.peer().decode()
-        return self._peer
-
     def certificate_names(self) -> Sequence[str]:
         return names_in(self._poller.core.auth_context(self._core))
 
@@ -328,7 +328,7 @@ class PolledCall(BatchedCall, Operations):
         operations = (
             core.SendInitialMetadataOperation((), 0),
             core.SendMessageOperation(message, 0),
-            core.SendStatusFromServerOperation((), core.StatusCode.ok, b"", 0),
+            core.SendStatusFromServerOperation(self.tail(), core.StatusCode.ok, b"", 0),
         )
         self._poller.sending[self] = time.monotonic(), len(message)
         if not self.begin(operations, self.end_event):
@@ -357,8 +357,7 @@ class PolledCall(BatchedCall, Operations):
         poller.receiving.pop(self, None)
         request = event.batch_operations[0].message()
         if request is not None:
-            self._peer = peer = self._core.peer().decode()
-            poller.traffic(peer).count(len(request))
+            poller.traffic(self.peer).count(len(request))
             self.request = request
             self._batches.take(self, self._handler)
         else:
@@ -379,9 +378,9 @@ class PolledCall(BatchedCall, Operations):
 class PolledStream(Operations, ServerStream):
     """A stream in grpcio's core. The poller passes its events on to the event loop."""
 
-    def __init__(self, poller: Poller, event: Any, method: str, handler: StreamHandler) -> None:
+    def __init__(self, poller: Poller, event: Any, peer: str, method: str, handler: StreamHandler) -> None:
         metadata: Pairs = event.invocation_metadata
-        self._client = event.call.peer().decode()
+        self._client = peer
         super().__init__(
             poller.streams,
             method,
@@ -423,7 +422,7 @@ class PolledStream(Operations, ServerStream):
         core = self._poller.core
         code, text = (core.StatusCode.ok, b"") if wire is None else (wire.code.value[0], wire.text.encode())
         head = () if self._begun else (core.SendInitialMetadataOperation((), 0),)
-        metadata = () if wire is None else wire.metadata
+        metadata = echo(self.metadata) if wire is None else wire.metadata
         self.begin((*head, core.SendStatusFromServerOperation(metadata, code, text, 0)), self.end_event)
 
     # Events.

@@ -23,10 +23,12 @@ from layerserve_server.errors import (
     DeadlinePassedError,
     UnavailableError,
 )
-from layerserve_server.transport.call import Ended, Handler, Observer
+from layerserve_server.transport.call import Ended, Handler, Observer, Telemetry, Trace
 from layerserve_server.transport.compression import COMPRESSED, decompressed, decompressed_if_short
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.request_ids import KEY as REQUEST_ID_KEY
+from layerserve_server.transport.request_ids import echo, id_of
 from layerserve_server.transport.status import LATE, Failure, failure, gone_error
 
 logger = logging.getLogger(__name__)
@@ -51,8 +53,12 @@ def deadline_in(remaining: float | None, now: float) -> float | None:
 class EventBatches:
     """The open calls of a receiving thread, and the work that is deferred to the end of its current event batch."""
 
-    def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget, gate: Gate) -> None:
+    def __init__(
+        self, observer: Observer, limits: Limits, memory: MemoryBudget, gate: Gate, telemetry: Telemetry | None = None
+    ) -> None:
+        """`telemetry` is None if there are neither traces nor an access log."""
         self._observer = observer
+        self._telemetry = telemetry
         self._gate = gate
         self._limits = limits
         self.memory = memory
@@ -92,6 +98,8 @@ class EventBatches:
         """
         try:
             request, limits = call.request, self._limits
+            if self._telemetry is not None:
+                call.trace = self._telemetry.begin(call.method, call.metadata, call.arrived)
             # First, and with nothing of the request looked at.
             call.caller = self._gate.trusted or self._gate.admit(call)
             if call.deadline is not None and time.monotonic() >= call.deadline:
@@ -172,12 +180,17 @@ class EventBatches:
         """Runs a handler that may block in a pool thread."""
         self._working.submit(call.attempt, partial(handler, call))
 
-    def ended(self, call: Ended) -> None:
-        """Records a call that ended, for the observer."""
+    def ended(self, call: BatchedCall, status: str) -> None:
+        """Records a call that ended, for the observer and telemetry."""
+        seconds = time.monotonic() - call.arrived
+        trace = call.trace
+        ended = Ended(call.method, call.model, call.version, status, seconds, "" if trace is None else trace.trace_id)
         if threading.get_ident() == self._thread:
-            self._ended.append(call)
+            self._ended.append(ended)
         else:
-            self._observer.calls_ended((call,))
+            self._observer.calls_ended((ended,))
+        if self._telemetry is not None:
+            self._telemetry.ended(call, status, seconds)
 
     def close(self) -> None:
         """Fails the open calls with UnavailableError, so that clients try another server."""
@@ -208,6 +221,8 @@ class BatchedCall:
         "method",
         "model",
         "request",
+        "request_id",
+        "trace",
         "version",
     )
 
@@ -224,6 +239,8 @@ class BatchedCall:
         self.deadline = deadline
         self.model = ""
         self.version = ""
+        self.trace: Trace | None = None
+        self.request_id = ""
         self._gone: Callable[[], None] | None = None
         #: Bytes of it that count towards the memory budget.
         self._held = 0
@@ -249,6 +266,13 @@ class BatchedCall:
 
     def certificate_names(self) -> Sequence[str]:
         """See transport.call.Stream. Overridden by transports with TLS."""
+        return ()
+
+    def tail(self) -> Pairs:
+        """Returns the trailing metadata of a successful call: the id that the client sent, if any."""
+        for key, _ in self.metadata:
+            if key == REQUEST_ID_KEY:
+                return echo(self.metadata)
         return ()
 
     @property
@@ -298,7 +322,9 @@ class BatchedCall:
 
     def fail(self, error: Exception) -> None:
         if not self._once.locked():
-            self.refuse(failure(error, self.method))
+            self.request_id = id_of(self.metadata)
+            trace_id = "" if self.trace is None else self.trace.trace_id
+            self.refuse(failure(error, self.method, self.request_id, trace_id))
 
     def refuse(self, wire: Failure) -> None:
         """Answers with an error that has its wire form."""
@@ -320,7 +346,9 @@ class BatchedCall:
         self._batches.may_block(partial(self.attempt, work))
 
     def attempt(self, work: Callable[[], None]) -> None:
-        """Runs `work`. If it raises, the call fails with that error."""
+        """Runs `work`, unless nobody waits for it any more. If it raises, the call fails with that error."""
+        if self.answered:
+            return
         try:
             work()
         except Exception as error:
@@ -342,5 +370,4 @@ class BatchedCall:
         # The callback refers to the queued request, and that to this call: a cycle that only the garbage collector
         # would free.
         self._gone = None
-        seconds = time.monotonic() - self.arrived
-        self._batches.ended(Ended(self.method, self.model, self.version, status, seconds))
+        self._batches.ended(self, status)

@@ -16,7 +16,7 @@ import grpc
 from layerserve_server.access.gate import Gate
 from layerserve_server.transport import compression
 from layerserve_server.transport.aio import AioHandlers
-from layerserve_server.transport.call import Observer, Routes, StreamHandler
+from layerserve_server.transport.call import Observer, Routes, StreamHandler, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.completion_queue import OtherInternalsError, Poller
 from layerserve_server.transport.connections import Connections
@@ -84,6 +84,7 @@ class GrpcioServer:
         front: Front | None = None,
         gate: Gate | None = None,
         models: Callable[[str], bool | None] = lambda name: None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """`certificates` are for TLS; `front` belongs to a transport in front of this one; `gate` admits callers.
 
@@ -96,8 +97,8 @@ class GrpcioServer:
         self._at_the_front = front is None
         self._connections, self.memory = front or Front.of(limits)
         gate = gate or Gate.unguarded()
-        self._batches = EventBatches(observer, limits, self.memory, gate)
-        self._streams = Streams(observer, limits, self.memory, gate)
+        self._batches = EventBatches(observer, limits, self.memory, gate, telemetry)
+        self._streams = Streams(observer, limits, self.memory, gate, telemetry)
         self._health = Health(routes.services(), models)
         everything = Routes()
         everything.add(routes)

@@ -22,7 +22,7 @@ from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
 from layerserve_server.access.gate import Gate, Pairs
 from layerserve_server.errors import TooLargeError
-from layerserve_server.transport.call import Handler, Observer, Routes
+from layerserve_server.transport.call import Handler, Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.connections import Traffic
 from layerserve_server.transport.ending import Ending
@@ -62,6 +62,7 @@ class NativeServer:
         shared: SharedPort | None = None,
         gate: Gate | None = None,
         models: Callable[[str], bool | None] = lambda name: None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Raises OSError if the port is taken.
 
@@ -82,7 +83,7 @@ class NativeServer:
         self._connections, self.memory = front
         gate = gate or Gate.unguarded()
         gate.require_rights(routes.prompt)
-        self._batches = EventBatches(observer, limits, self.memory, gate)
+        self._batches = EventBatches(observer, limits, self.memory, gate, telemetry)
         self._methods = sorted(routes.prompt)
         self._handlers: list[Handler] = [routes.unary[method] for method in self._methods]
         #: Open calls by the front's number.
@@ -120,6 +121,7 @@ class NativeServer:
                 front=front,
                 gate=gate,
                 models=models,
+                telemetry=telemetry,
             )
         #: Full names of all methods of this process, sorted.
         self.methods = sorted(routes.unary if self._behind is None else self._behind.methods)
@@ -209,7 +211,7 @@ class NativeServer:
 class NativeCall(BatchedCall):
     """A unary call received by the front."""
 
-    __slots__ = ("_metadata", "_number", "_peer", "_server", "_traffic")
+    __slots__ = ("_number", "_peer", "_server", "_traffic", "metadata")
 
     def __init__(
         self,
@@ -228,19 +230,18 @@ class NativeCall(BatchedCall):
         self._number = number
         self._peer = peer
         self._traffic = traffic
-        self._metadata = metadata
+        self.metadata: Pairs = metadata
 
     def client(self) -> object:
         return self._peer
 
-    @property
-    def metadata(self) -> Pairs:
-        return self._metadata
-
     def send(self, message: bytes) -> None:
         self._server._calls.pop(self._number, None)
         self._server._connections.count_reply(self._traffic, len(message))
-        self._server._front.respond(self._number, message)
+        if tail := self.tail():
+            self._server._front.respond(self._number, message, trailing_metadata=tail)
+        else:
+            self._server._front.respond(self._number, message)
         self.drop()
 
     def send_failure(self, wire: Failure) -> None:

@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from layerserve.errors import CORRELATION_KEY, PUSHBACK_KEY, REASON_KEY
 
 from layerserve_server import errors
+from layerserve_server.transport.request_ids import KEY as REQUEST_ID_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,8 @@ class StatusError(Exception):
         super().__init__(wire.text)
 
 
-def failure(error: Exception, method: str) -> Failure:
-    """Converts an error to its wire form.
+def failure(error: Exception, method: str, request_id: str = "", trace_id: str = "") -> Failure:
+    """Converts an error to its wire form. It has the request's id, if there is one.
 
     Errors other than ServerError are logged, and the client gets only the id of the log line.
     """
@@ -86,6 +87,8 @@ def failure(error: Exception, method: str) -> Failure:
         code = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
         text = errors.safe_text(str(error))
         metadata: list[tuple[str, str | bytes]] = [(REASON_KEY, error.reason)]
+        if request_id:
+            metadata.append((REQUEST_ID_KEY, request_id))
         if isinstance(error, errors.BusyError):
             metadata.append((PUSHBACK_KEY, str(max(1, round(error.retry_after * 1000)))))
         elif isinstance(error, errors.TooLargeError):
@@ -93,11 +96,13 @@ def failure(error: Exception, method: str) -> Failure:
         metadata.append((DETAILS_KEY, _details(code, text, error)))
         return Failure(code, text, tuple(metadata))
     correlation = secrets.token_hex(8)
+    ids = {name: value for name, value in (("request_id", request_id), ("trace_id", trace_id)) if value}
     logger.error(
-        "internal error in %s", method, exc_info=error, extra={"correlation_id": correlation, "method": method}
+        "internal error in %s", method, exc_info=error, extra={"correlation_id": correlation, "method": method, **ids}
     )
     text = f"internal error; see {correlation} in the server's log"
-    return Failure(grpc.StatusCode.INTERNAL, text, ((REASON_KEY, "internal"), (CORRELATION_KEY, correlation)))
+    own = ((REQUEST_ID_KEY, request_id),) if request_id else ()
+    return Failure(grpc.StatusCode.INTERNAL, text, ((REASON_KEY, "internal"), (CORRELATION_KEY, correlation), *own))
 
 
 def _details(code: grpc.StatusCode, text: str, error: errors.ServerError) -> bytes:

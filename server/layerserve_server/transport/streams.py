@@ -23,10 +23,11 @@ from layerserve_server.errors import (
     UnavailableError,
     UnknownMethodError,
 )
-from layerserve_server.transport.call import Ended, Observer, StreamHandler
+from layerserve_server.transport.call import Ended, Observer, StreamHandler, Telemetry, Trace
 from layerserve_server.transport.compression import decompressed, decompressed_if_short, is_compressed
 from layerserve_server.transport.limits import SLOWEST_BYTES, Limits
 from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.request_ids import id_of
 from layerserve_server.transport.status import STATUS, Failure, failure, gone_error
 
 logger = logging.getLogger(__name__)
@@ -48,8 +49,12 @@ OVERRUN = failure(BusyError("too many streams arrived at once", retry_after=1.0)
 class Streams:
     """The open streams of a server, and the event loop that runs their handlers."""
 
-    def __init__(self, observer: Observer, limits: Limits, memory: MemoryBudget, gate: Gate) -> None:
+    def __init__(
+        self, observer: Observer, limits: Limits, memory: MemoryBudget, gate: Gate, telemetry: Telemetry | None = None
+    ) -> None:
+        """`telemetry` is None if there are neither traces nor an access log."""
         self._observer = observer
+        self._telemetry = telemetry
         self._gate = gate
         self.limits = limits
         self.memory = memory
@@ -131,6 +136,8 @@ class Streams:
         """Starts a handler for a stream. Returns the task, which ends with the stream."""
         if stream.counted:
             self._observer.calls_began(stream.method, 1)
+            if self._telemetry is not None:
+                stream.trace = self._telemetry.begin(stream.method, stream.metadata, stream.arrived)
         task = self.loop.create_task(self._answer(stream, handler))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -157,7 +164,7 @@ class Streams:
         except Exception as caught:
             error = caught
         error = stream.withdrawn or error
-        wire = failure(error, stream.method) if error is not None else None
+        wire = stream.failed(error) if error is not None else None
         drop_frames(error)
         stream.forget()
         if stream.counted:
@@ -166,7 +173,10 @@ class Streams:
 
     def _report(self, stream: ServerStream, status: str) -> None:
         seconds = time.monotonic() - stream.arrived
-        self._observer.calls_ended((Ended(stream.method, stream.model, stream.version, status, seconds),))
+        trace_id = "" if stream.trace is None else stream.trace.trace_id
+        self._observer.calls_ended((Ended(stream.method, stream.model, stream.version, status, seconds, trace_id),))
+        if self._telemetry is not None:
+            self._telemetry.ended(stream, status, seconds)
 
     def _report_refused(self) -> None:
         """Reports the streams refused since the last report to the observer."""
@@ -185,15 +195,18 @@ class Streams:
         if self.stopping:
             raise UnavailableError(STOPPING)
         limits, method = self.limits, stream.method.rpartition("/")[2]
+        watch = stream.method == HEALTH_WATCH
+        # Each client that balances has a watch; behind a proxy all have one address, and need other streams too.
+        of_peer = limits.max_peer_streams - (limits.max_peer_streams // OTHERS_SHARE if watch else 0)
         # No per-peer limit for unknown peers: all clients of a front that doesn't pass their addresses would share it.
         for count, limit, which in (
             (len(self._open), limits.max_streams, "of this server"),
-            (self._peers[stream.peer] if stream.peer else 0, limits.max_peer_streams, "of one client address"),
+            (self._peers[stream.peer] if stream.peer else 0, of_peer, "of one client address"),
             (self._methods[stream.method], limits.max_streams - limits.max_streams // OTHERS_SHARE, f"of '{method}'"),
         ):
             if count >= limit:
                 text = f"all {limit} streams {which} are in use"
-                if stream.method == HEALTH_WATCH:
+                if watch:
                     # A client that balances takes any other status for an unhealthy server, and sends it no calls.
                     raise UnknownMethodError(f"{text}; ask for the status by Check")
                 raise BusyError(text, retry_after=1.0)
@@ -290,6 +303,8 @@ class ServerStream:
         self.counted = True
         self.model = ""
         self.version = ""
+        self.trace: Trace | None = None
+        self.request_id = ""
         self.arrived = time.monotonic()
         #: Whether the client has cancelled, perhaps before the handler started. Set in any thread.
         self.left = False
@@ -427,6 +442,11 @@ class ServerStream:
         for future in (self._receiving, self._sending):
             if future is not None and not future.done():
                 future.set_exception(error)
+
+    def failed(self, error: Exception) -> Failure:
+        """Returns the wire form of the error that ended the stream."""
+        self.request_id = id_of(self.metadata)
+        return failure(error, self.method, self.request_id, "" if self.trace is None else self.trace.trace_id)
 
     def forget(self) -> None:
         """Drops references to the stream after its handler has ended: reference cycles keep messages alive."""

@@ -26,6 +26,12 @@ def test_a_model_goes_through_its_life(cli, file, server):
         *(0, "double: label stable points at version 2; the default is version 2\n", ""),
     )
     assert cli("label double stable --remove")[1] == "double: label stable is removed; the default is version 2\n"
+    cli("label double canary 2")
+    assert cli("canary double 5%") == (0, "double: 5 % of callers have the canary; the default is version 2\n", "")
+    assert server.canaries == {"double": 0.05}
+    settings = "double: the settings' share of callers has the canary; the default is version 2\n"
+    assert cli("canary double --settings")[1] == settings
+    cli("label double canary --remove")
     assert cli("remove double 1") == (0, "double: version 1 is deleted; the default is version 2\n", "")
     status, _, error = cli("remove double 2")
     assert (status, error) == (1, "layerserve: model 'double' version 2: it is in use\n")
@@ -49,6 +55,21 @@ def test_a_label_is_set_or_removed(cli, server, command):
     status, out, error = cli(command)
     assert (status, out) == (2, "")
     assert "expected a VERSION, or --remove" in " ".join(error.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("canary double", "expected a PERCENT, or --settings"),
+        ("canary double 5 --settings", "expected a PERCENT, or --settings"),
+        ("canary double five", "got 'five', expected a number from 0% to 100%"),
+        ("canary double 500%", "share: got 5.0, expected a number from 0 to 1"),
+    ],
+)
+def test_a_share_is_a_percentage(cli, server, command, expected):
+    status, out, error = cli(command)
+    assert (status, out) in ((2, ""), (1, ""))
+    assert expected in " ".join(error.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("command", ["remove double", "remove double 1 --all"])

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 from layerserve_server.access import credentials
+from layerserve_server.access import gate as gates
+from layerserve_server.access.balances import Balances
 from layerserve_server.access.caller import ANYONE, MAX_KEPT, Caller
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.access.group import ProcessGroup
@@ -76,6 +78,23 @@ def test_the_scheme_has_any_case_and_other_metadata_is_ignored(gate):
     assert gate.admit(arrival(metadata=metadata)).name == "all"
 
 
+def test_the_first_of_several_headers_counts(gate):
+    """Otherwise what is kept of one would be what another one gave."""
+    for _ in range(2):
+        first = [("authorization", "Bearer read"), ("authorization", "Bearer all")]
+        assert gate.admit(arrival(LIST, metadata=first)).name == "read"
+        with pytest.raises(UnauthenticatedError):
+            gate.admit(arrival(LIST, metadata=[("authorization", "Bearer x"), ("authorization", "Bearer all")]))
+    assert gate.admit(arrival(LIST, "all")).name == "all"
+
+
+def test_what_is_kept_of_one_method_opens_no_other(gate):
+    for _ in range(2):
+        assert gate.admit(arrival(PREDICT, "predict")).name == "predict"
+        with pytest.raises(ForbiddenError):
+            gate.admit(arrival(LIST, "predict"))
+
+
 def test_a_header_that_isn_t_text_is_no_token(gate):
     with pytest.raises(UnauthenticatedError):
         gate.admit(arrival(metadata=[("authorization", b"Bearer all")]))
@@ -140,6 +159,27 @@ def test_a_wrong_file_is_refused_at_the_start(file):
         Gate(file)
 
 
+def test_a_process_that_starts_while_the_file_is_wrong_has_the_tokens_of_the_others(file, tmp_path):
+    told = []
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    group = ProcessGroup.of(folder)
+    Balances.create(group.balances)
+    Gate(file, group=group)
+    file.write_text("tokns = []")
+    late = Gate(file, group=group, reread=lambda what, ok: told.append((what, ok)))
+    assert late.admit(arrival(LIST, "read")).name == "read"
+    assert told == [("tokens", False)]
+    late.refresh()
+    assert len(told) == 1
+    write_tokens(file, {"new": 'rights = ["read"]'})
+    late.refresh()
+    assert told[1:] == [("tokens", True)]
+    file.unlink()
+    assert Gate(file, group=group).admit(arrival(LIST, "new")).name == "new"
+    assert [path.name for path in folder.iterdir() if path.name not in ("balances", "tokens.toml")] == []
+
+
 def test_two_tokens_of_a_name_replace_one_another_without_a_gap(tmp_path):
     lines = 'rights = ["predict"]'
     path = tmp_path / "tokens.toml"
@@ -158,7 +198,8 @@ def test_two_tokens_of_a_name_replace_one_another_without_a_gap(tmp_path):
 
 def test_refusals_cost_no_memory(gate, monkeypatch):
     """Anyone may send any number of wrong tokens, and an honest caller many right headers."""
-    monkeypatch.setattr(credentials, "MAX_KEPT", 8)
+    for module in (credentials, gates):
+        monkeypatch.setattr(module, "MAX_KEPT", 8)
     found = gate._credentials
     for number in range(100):
         with pytest.raises(UnauthenticatedError):
@@ -168,7 +209,9 @@ def test_refusals_cost_no_memory(gate, monkeypatch):
     assert len(found._known) == len(found._refused) == 0
     for number in range(100):
         gate.admit(arrival(metadata=[("authorization", "bearer" + " " * (1 + number) + "all")]))
+        gate.admit(arrival(f"/unknown/{number}", "all"))
     assert len(found._known) <= 8
+    assert len(gate._admitted) <= 8
 
 
 def test_too_long_a_token_is_not_even_hashed(gate, monkeypatch):

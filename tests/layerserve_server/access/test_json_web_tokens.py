@@ -79,6 +79,23 @@ def test_a_token_gives_the_rights_of_its_claims(make_gate):
         assert caller(gate, signed(rights=none)).rights == {"open"}
 
 
+def test_a_key_is_used_with_the_algorithms_of_the_settings_and_its_own(make_gate, tmp_path):
+    gate = make_gate('algorithms = ["PS256", "RS512", "ES384", "EdDSA"]\n')
+    for algorithm in ("PS256", "RS512"):
+        assert caller(gate, signed(algorithm=algorithm)).name == "ann"
+    for token in (signed(), signed(key=EC, algorithm="ES256", kid="two")):
+        with pytest.raises(UnauthenticatedError):
+            caller(gate, token)
+    (tmp_path / "keys.json").write_text(key_set(jwk(RSA, "one", alg="RS512"), {**jwk(RSA, "three"), "n": "!"}))
+    gate.refresh()
+    assert caller(gate, signed(algorithm="RS512", jti="2")).name == "ann"
+    with pytest.raises(UnauthenticatedError):
+        caller(gate, signed(algorithm="PS256", jti="2"))
+    (tmp_path / "keys.json").write_text(key_set(jwk(EC, "two")))
+    with pytest.raises(TokensFileError, match="for one of the algorithms PS256, RS512"):
+        Gate(tmp_path / "tokens.toml")
+
+
 def test_roles_and_models_may_be_claims(make_gate):
     gate = make_gate(
         'rights_claim = "realm.roles"\nmodels_claim = "https://x/models"\nname_claim = "email"\nmax_runs = 1\n'
@@ -219,19 +236,23 @@ def test_a_set_of_one_key_needs_no_id(make_gate, tmp_path):
 def test_a_changed_file_of_keys_is_read_and_a_wrong_one_is_not(make_gate, tmp_path):
     told = []
     gate = make_gate(reread=lambda what, ok: told.append((what, ok)))
-    before = caller(gate, signed())
+    old = signed()
+    before = caller(gate, old)
     told.clear()
     (tmp_path / "keys.json").write_text(key_set(jwk(OTHER, "three")))
     gate.refresh()
     assert told == [("keys", True)]
     assert caller(gate, signed(key=OTHER, kid="three")).name == "ann"
-    with pytest.raises(UnauthenticatedError):
-        caller(gate, signed(jti="new"))
+    # Tokens of a key that was withdrawn aren't valid any more, also if they were used before.
+    assert "key of the token was withdrawn" in str(before.ended)
+    for token in (old, signed(jti="new")):
+        with pytest.raises(UnauthenticatedError):
+            caller(gate, token)
     (tmp_path / "keys.json").write_text("{")
     gate.refresh()
     gate.refresh()
     assert told[1:] == [("keys", False)]
-    assert caller(gate, signed(key=OTHER, kid="three")).name == "ann"
+    before = caller(gate, signed(key=OTHER, kid="three"))
     # Other rules end the streams of tokens under the earlier ones.
     assert before.ended is None
     (tmp_path / "keys.json").write_text(key_set(jwk(OTHER, "three")))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import re
+import sys
 import threading
 import time
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,6 +101,51 @@ def ask(queue, values, *, outputs=("y",), joinable=True, deadline=None, width=1,
 
 def column(future, name="y"):
     return future.result(30)[name][:, 0].tolist()
+
+
+def test_limits_change_while_requests_wait(make):
+    doubler, queue, observer, first = held(make, max_batch_rows=8, max_queue_rows=8)
+    waiting = [ask(queue, [number])[1] for number in range(4)]
+    queue.set_limits(2, 5)
+    fifth = ask(queue, [4])[1]
+    with pytest.raises(BusyError, match="limit of 5"):
+        ask(queue, [5])
+    doubler.gate.set()
+    assert [column(future) for future in (first, *waiting, fifth)] == [[2], [0], [2], [4], [6], [8]]
+    assert [rows for rows, _ in observer.batches] == [1, 2, 2, 1]
+    # Larger batches than at first have their times, too.
+    queue.set_limits(1000, 5000)
+    assert column(ask(queue, list(range(900)))[1])[-1] == 1798
+    assert observer.batches[-1] == (900, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's on Linux only")
+def test_a_nice_model_is_computed_in_its_own_thread_with_its_niceness():
+    seen = []
+
+    def execute(outputs, arrays):
+        thread = threading.get_native_id()
+        seen.append((threading.current_thread().name, os.getpriority(os.PRIO_PROCESS, thread)))
+        return dict.fromkeys(outputs, arrays["x"])
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    for nice, own in ((0, False), (19, True)):
+        queue = BatchQueue("m", execute, max_batch_rows=8, max_queue_rows=8, observer=Observer(), nice=nice)
+        queue._thread_seconds = [0.0] * 5  # it is quick
+        future: Future = Future()
+        queue.put(
+            QueuedRequest(
+                ("y",), {"x": np.ones((1, 1))}, 1, True, lambda done, future=future: future.set_result(done.results)
+            )
+        )
+        queue.run_if_quick()
+        future.result(30)
+        group = SimpleNamespace(request_rows=1, rows=1, parts=lambda rows: [])
+        assert queue.run_together(group) is not own
+        queue.close()
+        name, niceness = seen[-1]
+        assert (name == "batches of m", niceness) == (own, nice if own else before)
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 def held(make, **limits):
@@ -207,7 +255,7 @@ def test_a_queue_learns_how_long_batches_take(make, monkeypatch):
         [10, 20, 2, 4],
     ]
     assert queue._last == (clock.now, 4.0, 1)
-    assert queue._seconds_per_row == 1.0
+    assert queue._times.expected(4) == 4.0
 
 
 @pytest.mark.parametrize(
@@ -215,9 +263,92 @@ def test_a_queue_learns_how_long_batches_take(make, monkeypatch):
 )
 def test_who_is_refused_may_come_back_when_the_queue_has_gone(make, rows, each, seconds):
     queue, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
-    queue._queued_rows, queue._seconds_per_row = rows, each
+    queue._queued_rows = rows
+    queue._times.add(rows, rows * each)
     assert queue._wait_seconds() == pytest.approx(seconds)
     queue._queued_rows = 0
+
+
+def in_seconds(seconds):
+    return time.monotonic() + seconds
+
+
+def test_a_request_whose_deadline_would_pass_in_the_queue_is_refused_at_once(make):
+    """It would take the time of others for nothing: under overload, all requests would be computed too late."""
+    doubler, queue, _, first = held(make)
+    queue._times.add(4, 4.0)  # a second a row
+    queue._busy_until = in_seconds(2)
+    _, waiting = ask(queue, [1, 2, 3])
+    with pytest.raises(BusyError, match="has 3 rows before the request, whose deadline would pass") as caught:
+        ask(queue, [4], deadline=in_seconds(1.25 * 6 - 0.5))
+    assert caught.value.retry_after == pytest.approx(3.0)
+    assert queue.queued_rows == 3
+    _, accepted = ask(queue, [4], deadline=in_seconds(1.25 * 6 + 5))
+    _, patient = ask(queue, [5])
+    doubler.gate.set()
+    for future, values in ((first, [2]), (waiting, [2, 4, 6]), (accepted, [8]), (patient, [10])):
+        assert column(future) == values
+
+
+def test_only_the_rows_before_a_request_count(make):
+    """Those of a lower priority, and of a client that has sent thousands, run after it."""
+    doubler, queue, _, _ = held(make)
+    queue._times.add(4, 4.0)
+    futures = []
+
+    def put(client, rows, priority, deadline):
+        future = Future()
+        request = QueuedRequest(
+            *(("y",), {"x": np.ones((rows, 1))}, rows, True, lambda pending: future.set_result(pending.error)),
+            deadline=deadline,
+            priority=priority,
+            client=lambda: client,
+        )
+        queue.submit(request)
+        futures.append(future)
+
+    for _ in range(5):
+        put("greedy", 4, 0, None)
+    put("modest", 1, 0, in_seconds(15))
+    with pytest.raises(BusyError, match="has 21 rows before"):
+        put("greedy", 1, 0, in_seconds(15))
+    put("greedy", 1, 1, in_seconds(15))
+    doubler.gate.set()
+    assert [future.result(30) for future in futures] == [None] * 7
+
+
+def test_an_idle_queue_accepts_every_request_however_long_the_last_one_took(make):
+    doubler = Doubler()
+    doubler.gate.set()
+    queue, _ = make(doubler)
+    queue._times.add(1, 1000.0)
+    for _ in range(3):
+        _, future = ask(queue, [1], deadline=in_seconds(30))
+        assert column(future) == [2]
+    assert queue._times.expected(1) < 1000.0
+
+
+def test_a_batch_takes_no_longer_than_until_the_deadlines_of_its_requests(make):
+    doubler, queue, observer, first = held(make)
+    # The estimate becomes known while they wait.
+    futures = [ask(queue, [value], deadline=in_seconds(60)) for value in range(7)]
+    queue._times.add(1, 28.0)  # and 14 after the first batch, which takes no time
+    doubler.gate.set()
+    assert column(first) == [2]
+    assert [column(future) for _, future in futures] == [[2 * value] for value in range(7)]
+    rows = [rows for rows, _ in observer.batches]
+    assert rows[:2] == [1, 3], "a fourth row would have taken 1.25 times 56 s"
+    assert sum(rows) == 8
+
+
+def test_a_deadline_that_is_missed_in_any_case_makes_no_batch_smaller(make):
+    doubler, queue, observer, _ = held(make)
+    futures = [ask(queue, [value], deadline=in_seconds(60)) for value in range(4)]
+    queue._times.add(1, 100.0)
+    doubler.gate.set()
+    for _, future in futures:
+        column(future)
+    assert observer.batches == [(1, 1), (4, 4)]
 
 
 def test_a_request_larger_than_a_batch_is_split_and_rejoined_and_lets_others_in_between(make):

@@ -51,6 +51,57 @@ def test_a_plan_is_made_once_for_the_same_outputs():
     assert [outputs for outputs, _ in model.plans] == [("y",), ("y", "hidden")]
 
 
+@pytest.mark.parametrize("threads", [None, 3])
+def test_a_model_may_have_its_own_number_of_threads(threads):
+    import torch
+
+    usual, seen = torch.get_num_threads(), []
+    model = Model()
+    run = ModelRunner(model, threads)
+    run(("y",), {"x": X})
+    model.plans[0][1].run = lambda inputs: seen.append(torch.get_num_threads()) or {}
+    run(("y",), {"x": X})
+    assert seen == [threads or usual]
+    assert torch.get_num_threads() == usual
+    model.plans[0][1].run = lambda inputs: 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        run(("y",), {"x": X})
+    assert torch.get_num_threads() == usual
+
+
+def warm(tmp_path, specs, rows=5):
+    """What a warm-up runs, as the shape of each input."""
+    model = Model()
+    plan = model.plan()
+    plan.input_specs, plan.output_specs = specs, [SimpleNamespace(name="y")]
+    model.input_names = [spec.name for spec in specs]
+    model.plan = lambda outputs=None: plan
+    done = ModelRunner(model).warm_up(rows, tmp_path / "1" / "model.keras")
+    return done, plan.ran
+
+
+def test_a_warm_up_computes_one_row_and_a_batch(tmp_path):
+    spec = SimpleNamespace(name="x", shape=(None, 2), dtype="float32")
+    whole = SimpleNamespace(name="x", shape=(None, 2), dtype="int32")
+    for one in (spec, whole):
+        done, ran = warm(tmp_path, [one])
+        assert done
+        assert ran[-2:] == [{"x": (1, 2)}, {"x": (5, 2)}]
+
+
+def test_a_warm_up_takes_the_golden_inputs(tmp_path):
+    (tmp_path / "1").mkdir()
+    arrays = {"input/x": np.full((3, 2), 7, np.float32), "output/y": np.zeros((3, 1), np.float32)}
+    np.savez(tmp_path / "1" / "golden.npz", **arrays)
+    done, ran = warm(tmp_path, [SimpleNamespace(name="x", shape=(None, 2), dtype="float32")])
+    assert (done, ran) == (True, [{"x": (1, 2)}, {"x": (5, 2)}])
+
+
+def test_a_model_without_inputs_that_can_be_drawn_is_not_warmed_up(tmp_path):
+    done, ran = warm(tmp_path, [SimpleNamespace(name="x", shape=(None, 2), dtype="string")])
+    assert (done, ran) == (False, [])
+
+
 def test_callers_can_not_fill_the_memory_with_choices_of_outputs():
     run = ModelRunner(Model())
     for number in range(3 * runner.MAX_KEPT):
@@ -116,10 +167,10 @@ def test_a_model_is_compared_with_its_golden_file(tmp_path, monkeypatch, proof, 
     monkeypatch.setattr(layergraph, "load_model", lambda path: steps.append(("this process", path)) or model)
     monkeypatch.setattr(golden, "check_golden", lambda *given: steps.append(("checked", *given)))
     read = (lambda path: steps.append(("another process", path)) or model) if other else None
-    assert runner.load_model(path, read) is model
+    assert runner.load_model(path, read, 0.5, 0.25) is model
     assert steps == [
         ("another process" if other else "this process", path),
-        *([("checked", model, tmp_path / "model.golden.npz")] if proof else []),
+        *([("checked", model, tmp_path / "model.golden.npz", 0.5, 0.25)] if proof else []),
     ]
 
 

@@ -72,6 +72,7 @@ def test_names_types_and_labels():
     metrics.runs_changed(0, 0)
     metrics.run_progressed("m", 1, 1, 0.1)
     metrics.run_ended("m", "finished")
+    metrics.telemetry_dropped("traces", 1)
     metrics.shadowed("m", 1, "equal")
     metrics.shadow_differed("m", 1, 0.0, 0.0)
     metrics.watch_memory(lambda: 0)
@@ -88,6 +89,7 @@ def test_names_types_and_labels():
         "layerserve_errors": ("counter", "method", "model", "status", "version"),
         "layerserve_request_seconds": ("histogram", "method", "model"),
         "layerserve_buffered_bytes": ("gauge",),
+        "layerserve_telemetry_dropped": ("counter", "kind"),
         "layerserve_access_stale": ("gauge", "what"),
         "layerserve_calls_in_flight": ("gauge", "method"),
         "layerserve_rows": ("counter", "model", "version"),

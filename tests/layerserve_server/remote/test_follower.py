@@ -71,15 +71,3 @@ def test_it_does_not_wait_for_ever(store, follow, monkeypatch):
     store.gate.set()
     mirror.fetch("m", 1)
     follower.fetch("m", 1)
-
-
-def test_it_publishes_nothing(store, follow, tmp_path):
-    _, follower = follow()
-    for call in (
-        follower.check_writable,
-        lambda: follower.publish("m", tmp_path / "x", {}, above=0),
-        lambda: follower.write_label("m", "stable", 1),
-    ):
-        with pytest.raises(OSError, match="only the main process publishes"):
-            call()
-    assert store.content == {}

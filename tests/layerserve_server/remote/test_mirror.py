@@ -9,6 +9,7 @@ import time
 
 import pytest
 from layerserve_server.errors import UnavailableError, VersionFailedError
+from layerserve_server.remote import failures
 from layerserve_server.remote import mirror as module
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.objects import StoreError
@@ -199,7 +200,7 @@ def test_a_store_that_is_away_changes_nothing(store, make_mirror, seen, caplog):
 
 
 def test_the_time_between_attempts_doubles(store, make_mirror, monkeypatch):
-    monkeypatch.setattr(module.random, "uniform", lambda low, high: 1.0)
+    monkeypatch.setattr(failures.random, "uniform", lambda low, high: 1.0)
     mirror = make_mirror(poll_seconds=30)
     store.error = AWAY
     pauses = [mirror._pause()]
@@ -340,3 +341,30 @@ def test_fetching_blocks_neither_listing_nor_the_repository(store, make_mirror):
     assert not thread.is_alive()
     assert ("n", 1) in absent(mirror)
     store.gate.set()
+
+
+def test_a_start_does_not_wait_for_a_store_that_hangs_if_there_are_copies(store, make_mirror, monkeypatch, caplog):
+    store.put("m/1/model.keras", "one")
+    fetched(make_mirror(), "m", 1)
+    monkeypatch.setattr(module, "START_SECONDS", 0.05)
+    answering = threading.Event()
+    objects = store.objects
+    monkeypatch.setattr(store, "objects", lambda below="": answering.wait(30) and objects(below))
+    store.put("m/2/model.keras", "two")
+    mirror = make_mirror()
+    assert "starting with the copies" in caplog.text
+    mirror.fetch("m", 1)
+    answering.set()
+    wait_for(lambda: ("m", 2) in mirror._seen)
+
+
+def test_what_was_complete_before_a_restart_is_complete(store, make_mirror):
+    store.put("m/1/model.keras", "one")
+    make_mirror()
+    began = time.monotonic()
+    mirror = make_mirror(settle_seconds=30)
+    assert time.monotonic() - began < 20
+    assert absent(mirror) == {("m", 1): ""}
+    store.put("m/1/model.keras", "ONE")
+    mirror.refresh()
+    assert mirror._unsettled

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 import time
 
+import grpc
 import numpy as np
 import pytest
 from layerserve import tensors
-from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.v1 import (
+    management_pb2,
+    management_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    prediction_pb2,
+    prediction_pb2_grpc,
+    tensor_pb2,
+)
 from layerserve_server import wiring
 from layerserve_server.errors import NotTrainableError
 from layerserve_server.repository.entry import State
@@ -216,3 +227,64 @@ def test_a_store_in_memory(served, connect):
     app = served("memory://served")
     assert predict(connect(app)) == (1, 10)
     files.rm("/served", recursive=True)
+
+
+def test_a_store_is_managed(s3, served, connect, wait_until, tmp_path):
+    for version in (1, 2, 3):
+        put(s3, version, version * 10)
+    app = served()
+    channel = connect(app)
+    other = connect(served(state=tmp_path / "other"))
+    manage = management_pb2_grpc.ManagementServiceStub(channel)
+    manage.SetLabel(management_pb2.SetLabelRequest(name="double", label="stable", version=2), timeout=30)
+    assert predict(channel, label="stable") == (2, 20)
+    assert json.loads(s3.text("models/double/labels.json")) == {"stable": 2}
+    manage.PinVersion(management_pb2.PinVersionRequest(name="double", version=1), timeout=30)
+    assert predict(channel) == (1, 10)
+    wait_until(lambda: _answers(other) == (1, 10))
+    manage.UnpinVersion(management_pb2.UnpinVersionRequest(name="double"), timeout=30)
+    manage.DeleteVersion(management_pb2.DeleteVersionRequest(name="double", version=3, force=True), timeout=30)
+    assert predict(channel) == (2, 20)
+    wait_until(lambda: _answers(other) == (2, 20))
+    text = json.dumps({"offset": 40}).encode()
+    file = management_pb2.UploadFile(path="model.keras", bytes=len(text), sha256=hashlib.sha256(text).hexdigest())
+    spec = management_pb2.UploadSpec(name="double", files=[file], label="stable")
+    accepted = threading.Event()
+
+    def parts():
+        yield management_pb2.UploadModelRequest(spec=spec)
+        assert accepted.wait(30)
+        yield management_pb2.UploadModelRequest(chunk=management_pb2.UploadChunk(data=text))
+
+    published = []
+    for reply in manage.UploadModel(parts(), timeout=60):
+        accepted.set()
+        published.append(reply.published.version)
+    assert published == [0, 0, 4], "the number of a deleted version isn't given again"
+    assert predict(channel, label="stable") == (4, 40)
+    wait_until(lambda: _answers(other, label="stable") == (4, 40))
+    assert "models/double/4/manifest.json" in s3.paths()
+    manage.DeleteModel(management_pb2.DeleteModelRequest(name="double", force=True), timeout=30)
+    assert s3.paths() == ["models/double/serving.json"]
+    wait_until(lambda: other_has_none(other))
+
+
+def test_a_call_that_loads_a_model_waits_for_its_copies(s3, served, connect):
+    put(s3, 1, 10)
+    put(s3, 2, 20)
+    s3.put("models/double/2/manifest.json", json.dumps({"file": "model.keras", "sha256": "00"}))
+    app = served(model_control="explicit")
+    channel = connect(app)
+    assert not (app.settings.root / "double").exists(), "nothing is fetched for a model that isn't to be loaded"
+    manage = management_pb2_grpc.ManagementServiceStub(channel)
+    with pytest.raises(grpc.RpcError, match=r"version 2: .*sha256 differs from its manifest's; version 1 serves"):
+        manage.LoadModel(management_pb2.LoadModelRequest(name="double"), timeout=30)
+    assert predict(channel) == (1, 10)
+
+
+def other_has_none(channel):
+    try:
+        predict(channel)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.NOT_FOUND
+    return False

@@ -120,3 +120,20 @@ def test_it_ends_with_its_model(repository, tmp_path):
     (tmp_path / "models" / "double").rename(tmp_path / "away")
     repository.scan()
     assert repository.canaries == {}
+
+
+def test_a_call_sets_another_share(repository, tmp_path):
+    folder = tmp_path / "models" / "double"
+    repository.writer.write_control("double", canary=0.25)
+    repository.scan()
+    assert repository.canaries == {"double": Canary("double", 2, 0.25)}
+    repository.writer.write_control("double", canary=0.0)
+    repository.scan()
+    assert repository.canaries == {}
+    repository.writer.write_control("double", canary=None)
+    repository.scan()
+    assert repository.canaries == {"double": Canary("double", 2, 0.5)}
+    for wrong in ("5 %", 2, -1, True, None, [0.5]):
+        (folder / "serving.json").write_text(json.dumps({"canary": wrong}))
+        repository.scan()
+        assert repository.canaries["double"].share == 0.5

@@ -458,6 +458,21 @@ def test_a_version_that_can_not_be_loaded_is_not_pinned(manage, put, root):
     assert (answering(repository, "double"), read_control(root / "double")) == ((2, 2), Control())
 
 
+def test_a_pin_that_later_settings_exclude_does_not_count(manage, put, root):
+    for version in (1, 2, 3):
+        put(version=version, offset=version)
+    repository, manager = manage()
+    manager.pin("double", 1, ME)
+    (root / "double" / "layerserve.toml").write_text("version_policy = 'specific'\nspecific_versions = [2, 3]")
+    repository.scan()
+    assert answering(repository, "double") == answering(manage()[0], "double") == (3, 3)
+    with pytest.raises(NotLoadedError, match="the model's settings serve version 2, 3 only"):
+        manager.pin("double", 1, ME)
+    (root / "double" / "layerserve.toml").unlink()
+    repository.scan()
+    assert answering(repository, "double") == (1, 1)
+
+
 def test_a_pinned_version_is_loaded_before_it_is_the_default(manage, put, load_fake):
     for version in (1, 2):
         put(version=version, offset=version)
@@ -493,7 +508,7 @@ def test_another_process_loads_what_it_is_told_before_it_answers(make, manage, p
     assert answers == [((3, 3), (3, 3)), ((1, 1), (3, 3))]
     assert (answering(worker, "double"), answering(worker, "double", None, "stable")) == ((1, 1), (2, 2))
     assert worker.serving("double") == {
-        **{"default": 1, "labels": {"stable": 2}, "loaded": True, "reasons": {}},
+        **{"default": 1, "labels": {"stable": 2}, "loaded": True, "canary": 0.0, "reasons": {}},
     }
 
 
@@ -512,6 +527,8 @@ def test_a_label_moves_to_versions_that_are_loaded_and_keeps_them(manage, put, t
     assert states(repository) == {5: State.READY, 4: State.AVAILABLE, 3: State.READY} | dict.fromkeys(
         (1, 2), State.AVAILABLE
     )
+    # After a restart, its callers needn't wait.
+    assert states(manage(max_old_versions=0)[0])[3] is State.READY
     manager.remove_label("double", "stable", ME)
     with pytest.raises(UnknownLabelError):
         manager.remove_label("double", "stable", ME)

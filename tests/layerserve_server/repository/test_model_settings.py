@@ -1,5 +1,6 @@
 """Settings of a model: what its file may say, what a wrong one does, and that changes take effect while it serves."""
 
+import json
 import os
 import time
 
@@ -101,6 +102,7 @@ pad_sequences = true
 engine = "onnxruntime"
 precision = "int8"
 compute_threads = 7
+sample_share = 0.5
 nice = 8
 canary = "5 %"
 canary_label = "next"
@@ -108,6 +110,10 @@ shadow = "next"
 shadow_share = "1 %"
 shadow_rtol = 0.1
 shadow_atol = 0
+
+[signatures.serving_default]
+inputs = { images = "x" }
+outputs = { scores = "y" }
 """
     found = parse_settings(text.encode(), "f")
     assert found.model_fields_set == set(ModelSettings.model_fields) - {"latest_versions"}
@@ -169,6 +175,36 @@ def test_a_file_that_becomes_wrong_leaves_the_earlier_settings_and_is_shown_and_
     tell(None)
     repository.scan()
     assert answering(repository, "double") == (2, 2)
+
+
+def test_a_worker_that_starts_while_the_file_is_wrong_has_the_settings_in_force(make, put, tell):
+    for version in (1, 2):
+        put(version=version, offset=version)
+    tell("default_version = 1\ngolden_rtol = 0.5\nversion_policy = 'specific'\nspecific_versions = [1, 2]")
+    main = make()
+    assert main.settings_without_file() == {}
+    tell("default_version = 'x'")
+    main.scan()
+    in_force = json.loads(json.dumps(main.settings_without_file()))
+    worker = make(scan=False)
+    worker.open(None, {name: ModelSettings.model_validate(one) for name, one in in_force.items()})
+    assert worker.settings("double") == main.settings("double")
+    assert worker.serving("double") == main.serving("double")
+    assert answering(worker, "double") == (1, 1)
+    tell("")
+    worker.scan()
+    assert answering(worker, "double") == (2, 2)
+
+
+def test_a_restarted_worker_has_the_versions_that_the_others_have(make, put):
+    put(version=1, offset=1)
+    main = make()
+    put(version=2, offset=2)
+    put("new", offset=3)
+    worker = make(scan=False)
+    worker.open(main.catalogue())
+    assert worker.serving("double") == main.serving("double")
+    assert [one.name for one in worker.describe()] == ["double"]
 
 
 def test_a_model_file_in_the_root_may_have_its_settings_beside_it_or_in_its_folder(

@@ -165,6 +165,9 @@ def test_no_request_fails_whatever_is_changed(make, put, tmp_path, seed):
         callers.close()
     assert callers.problems == []
     assert callers.answers > STEPS
+    # At a start, settings that are wrong fail their model.
+    (tmp_path / "models" / "double" / "layerserve.toml").write_text("")
+    repository.scan()
     # Another process, or this server after a restart, serves the same.
     again = make()
     for name in ("double", "away"):

@@ -149,6 +149,10 @@ def test_every_change_has_its_reply(served, tmp_path):
     assert stub.PinVersion(pb.PinVersionRequest(name="double", version=1)).change.versions[1].pinned
     labelled = stub.SetLabel(pb.SetLabelRequest(name="double", label="stable", version=2)).change
     assert labelled.versions[0].labels == ["stable"]
+    stub.SetLabel(pb.SetLabelRequest(name="double", label="canary", version=1))
+    assert stub.SetCanary(pb.SetCanaryRequest(name="double", share=0.5)).share == 0.5
+    assert stub.SetCanary(pb.SetCanaryRequest(name="double")).share == 0
+    stub.RemoveLabel(pb.RemoveLabelRequest(name="double", label="canary"))
     assert stub.RemoveLabel(pb.RemoveLabelRequest(name="double", label="stable")).change.versions[0].labels == []
     assert len(stub.DeleteVersion(pb.DeleteVersionRequest(name="double", version=2)).change.versions) == 1
     unloaded = stub.UnloadModel(pb.UnloadModelRequest(name="double")).change.versions[0]
@@ -158,7 +162,8 @@ def test_every_change_has_its_reply(served, tmp_path):
     assert stub.DeleteModel(pb.DeleteModelRequest(name="double", force=True)).lagging == []
     records = [json.loads(line) for line in (server.settings.state_folder / FILE).read_text().splitlines()]
     assert [record["action"] for record in records] == [
-        *("upload", "roll back", "unpin", "pin", "set label", "remove label", "delete version"),
+        *("upload", "roll back", "unpin", "pin", "set label", "set label", "set canary", "set canary"),
+        *("remove label", "remove label", "delete version"),
         *("unload", "load", "delete model"),
     ]
     assert {(record["who"], record["outcome"]) for record in records} == {("anyone", "done")}
@@ -175,6 +180,9 @@ REFUSED = (
     ("SetLabel", pb.SetLabelRequest(name="double", version=1), "INVALID_ARGUMENT"),
     ("SetLabel", pb.SetLabelRequest(name="double", label="a/b", version=1), "INVALID_ARGUMENT"),
     ("RemoveLabel", pb.RemoveLabelRequest(name="double", label="a"), "NOT_FOUND"),
+    ("SetCanary", pb.SetCanaryRequest(name="double", share=0.5), "FAILED_PRECONDITION"),
+    ("SetCanary", pb.SetCanaryRequest(name="double", share=1.5), "INVALID_ARGUMENT"),
+    ("SetCanary", pb.SetCanaryRequest(name="double", share=float("nan")), "INVALID_ARGUMENT"),
     ("DeleteVersion", pb.DeleteVersionRequest(name="double", version=1), "FAILED_PRECONDITION"),
     ("DeleteModel", pb.DeleteModelRequest(name="double"), "FAILED_PRECONDITION"),
     ("DeleteModel", pb.DeleteModelRequest(force=True), "INVALID_ARGUMENT"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,13 @@ import pytest
 import torch
 from layergraph import Input, Model, layers, load_model
 from layergraph.errors import DataError
-from layerserve_server.errors import BusyError, InvalidRequestError, TooLargeError, VersionFailedError
+from layerserve_server.errors import (
+    BusyError,
+    CallCancelledError,
+    InvalidRequestError,
+    TooLargeError,
+    VersionFailedError,
+)
 from layerserve_server.inference import runner
 from layerserve_server.training import conversion
 from layerserve_server.training.conversion import CONVERT, Converter
@@ -60,6 +68,29 @@ def test_what_a_format_cannot_hold_is_refused(converter: Converter, tmp_path: Pa
     assert not list((tmp_path / "temporary").glob("layerserve-*"))
 
 
+def test_a_conversion_ends_with_its_caller(converter: Converter, tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    # Whoever opens it waits for one who writes.
+    os.mkfifo(path)
+    answers = iter([False] * 3)
+    with pytest.raises(CallCancelledError), converter.converted(path, "", 1, lambda: next(answers, True)):
+        pass
+    assert not list((tmp_path / "temporary").glob("layerserve-*"))
+    assert converter._slots._value == conversion.MAX_CONVERSIONS  # type: ignore[attr-defined]
+    end = time.monotonic() + 30
+    while is_read(path):
+        assert time.monotonic() < end, "the process goes on"
+
+
+def is_read(pipe: Path) -> bool:
+    """Whether a process has opened the pipe for reading, or waits to."""
+    try:
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        return error.errno != errno.ENXIO
+    return True
+
+
 def test_what_is_no_model_fails(converter: Converter, tmp_path: Path) -> None:
     (tmp_path / "m.keras").write_bytes(b"no model")
     with (
@@ -88,7 +119,7 @@ def test_what_takes_more_memory_than_it_may_is_too_large(parent: WarmParent, tmp
 )
 def test_a_process_that_dies_costs_its_caller_only(died: JobDiedError, said: str, tmp_path: Path) -> None:
     class Dying(WarmParent):
-        def run(self, job: str, arguments: object, limits: JobLimits) -> dict[str, object]:
+        def run(self, job: str, arguments: object, limits: JobLimits, gone: object) -> dict[str, object]:
             assert job == CONVERT
             raise died
 

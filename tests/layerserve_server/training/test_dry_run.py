@@ -13,6 +13,7 @@ import pytest
 from layergraph import Input, Model, layers
 from layerserve_server.errors import (
     BusyError,
+    CallCancelledError,
     ForbiddenPathError,
     InvalidRequestError,
     InvalidTensorError,
@@ -51,6 +52,17 @@ def try_it(parent, tmp_path):
         DryRuns(parent, seconds, memory_bytes)(path, request, 15)
 
     return dry_run
+
+
+def test_a_dry_run_ends_with_its_caller(parent, tmp_path):
+    runs, answers = DryRuns(parent, 20.0, 1 << 30), iter([False] * 2)
+    os.mkfifo(tmp_path / "model.json")
+    with pytest.raises(CallCancelledError):
+        runs(tmp_path / "model.json", GOOD, 15, lambda: next(answers, True))
+    for _ in range(dry_run.MAX_DRY_RUNS):
+        assert runs._slots.acquire(blocking=False)
+    with pytest.raises(CallCancelledError):
+        runs(tmp_path / "model.json", GOOD, 15, lambda: True)
 
 
 def test_text_of_a_closed_vocabulary_passes(parent, tmp_path):

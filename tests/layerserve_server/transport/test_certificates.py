@@ -210,4 +210,6 @@ def test_names_of_a_certificate():
         "security_level": [b"x"],
     }
     assert names_in(context) == ["shop", "a", "\ufffd"]
-    assert names_in({}) == []
+    # As grpcio's core has it.
+    assert names_in({b"x509_common_name": [b"shop"]}) == ["shop"]
+    assert names_in({"x509_common_name": [b""]}) == names_in({}) == []

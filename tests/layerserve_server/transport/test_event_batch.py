@@ -247,6 +247,22 @@ def test_what_may_block_runs_in_another_thread_and_its_error_is_the_calls(make, 
     assert threads[0] is not threading.current_thread()
 
 
+def test_work_that_may_block_is_not_begun_for_a_caller_who_has_gone():
+    observer = CallObserver()
+    batches, begun = event_batches_here(observer), []
+    for wait in ("may_block", "work"):
+        call = FakeCall(batches)
+        batches.begin(call)
+        call.gone()
+        if wait == "work":
+            batches.work(call, begun.append)
+        else:
+            call.may_block(lambda: begun.append(1))
+    for pool in (batches._blocking, batches._working):
+        pool.shutdown(wait=True)
+    assert begun == []
+
+
 def test_closing_ends_what_is_open(make):
     batches, _observer = make()
     calls = [taken(batches, FakeCall(batches)) for _ in range(3)]

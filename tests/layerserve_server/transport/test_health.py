@@ -114,12 +114,12 @@ def test_watches_hold_no_threads_and_end_with_the_server(put, start, connect, wa
     app = start()
     before = {thread.name for thread in threading.enumerate()}
     stub = health_pb2_grpc.HealthStub(connect(app))
-    watches = [stub.Watch(request(name), timeout=60) for name in ["double"] * 50 + ["nothing"] * 50]
+    watches = [stub.Watch(request(name), timeout=60) for name in ["double"] * 40 + ["nothing"] * 40]
     assert {name_of(next(watch).status) for watch in watches} == {SERVING, UNKNOWN}
     names = {thread.name for thread in threading.enumerate()} - before
     assert not [name for name in names if not name.startswith(("Thread-", "_call_behavior"))], names
     health = app._transport._health
-    assert len(health._watchers) == 100
+    assert len(health._watchers) == 80
     for watch in watches:
         watch.cancel()
     wait_until(lambda: not health._watchers)

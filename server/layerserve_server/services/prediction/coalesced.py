@@ -13,7 +13,7 @@ from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
 from layerserve_server.services.prediction.endpoint import Endpoint
 from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
-from layerserve_server.transport.call import Call
+from layerserve_server.transport.call import Call, Trace
 
 
 class CoalescedCalls:
@@ -49,6 +49,9 @@ class CoalescedCalls:
     @property
     def max_wait(self) -> float | None:
         return self._template.max_wait
+
+    def traces(self) -> list[Trace]:
+        return [call.trace for call in self.requests if call.trace is not None]
 
     def arrays(self) -> dict[str, Array]:
         messages = [call.request for call in self.requests]

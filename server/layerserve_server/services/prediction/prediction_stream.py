@@ -15,6 +15,7 @@ from layerserve_server.services.messages import LONG_BYTES
 from layerserve_server.services.prediction.contract import Contract
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.transport.call import Stream
+from layerserve_server.transport.request_ids import sent_id
 from layerserve_server.transport.status import Failure, failure
 
 #: Maximum number of open requests of a stream: in progress, or with replies that aren't sent yet. Further ones aren't
@@ -193,6 +194,8 @@ class PredictionStream:
                     self._order.popleft()
         self._stream.soon(self._wake.set)
         self._stream.count(call.model, call.version, status, time.monotonic() - call.arrived)
+        if call.trace is not None:
+            call.trace.end(call.model, call.version, status)
 
     def end_with(self, error: Exception) -> bool:
         """Ends the stream with the error of a request. Returns False if errors don't end this stream."""
@@ -214,13 +217,13 @@ class PredictionStream:
 class StreamedCall:
     """A request of a stream (see transport.call.Call)."""
 
-    deadline = None
-
     def __init__(self, answers: PredictionStream, stream: Stream, size: int) -> None:
         """`size` is the size of its message, in bytes."""
         self._answers = answers
         self._stream = stream
+        self.deadline = stream.deadline
         self.caller = stream.caller
+        self.trace = None if stream.trace is None else stream.trace.request()
         self.metadata = stream.metadata
         self.size = size
         #: Id of the request.
@@ -263,12 +266,15 @@ class StreamedCall:
 
     def fail(self, error: Exception) -> None:
         if not self._answers.end_with(error):
-            wire = failure(error, self.method)
+            wire = self._wire(error)
             self._answers.end(self, self._answers.contract.refusal(self.id, wire), wire.code.name)
 
     def refusal(self, error: Exception) -> bytes:
         """Returns the serialized reply for an error."""
-        return self._answers.contract.refusal(self.id, failure(error, self.method))
+        return self._answers.contract.refusal(self.id, self._wire(error))
+
+    def _wire(self, error: Exception) -> Failure:
+        return failure(error, self.method, sent_id(self.metadata), "" if self.trace is None else self.trace.trace_id)
 
     def about(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from layerserve_server.errors import ServerError
 from layerserve_server.inference.queue import Arrays, QueuedRequest
 from layerserve_server.repository.canary import Shadow
 from layerserve_server.repository.repository import Repository
-from layerserve_server.repository.version import Lease
+from layerserve_server.repository.version import Lease, LoadedVersion
 from layerserve_server.services.messages import LONG_BYTES
 from layerserve_server.services.prediction.caller_key import caller_key
 from layerserve_server.services.prediction.coalesced import CoalescedCalls
-from layerserve_server.services.prediction.contract import Choice, Contract, PredictionRequest
+from layerserve_server.services.prediction.contract import Choice, Contract, PredictionRequest, Selection
 from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
 from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
-from layerserve_server.services.prediction.shadow import Sample, Shadows
+from layerserve_server.services.prediction.samples import RequestSamples
+from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.transport.call import Call, Handler
 
-#: Calls with the same template, and the version that answers them.
-Group: TypeAlias = tuple[RequestTemplate, Choice, Sequence[Call]]
+
+class Observed(Protocol):
+    """A request whose arrays are seen by something else than its caller."""
+
+    def answered(self, version: LoadedVersion, outputs: tuple[str, ...], results: Arrays | None) -> None:
+        """Called after the answer was given. `results` is None if that is an error."""
+
+
+#: Begins to observe a request with this selection, arrays and id.
+Observe: TypeAlias = Callable[[Selection, Arrays, str], Observed | None]
 
 
 class Predictor:
     """Answers calls with the outputs for their rows, computed in a batch with other requests."""
 
-    def __init__(self, repository: Repository, shadows: Shadows) -> None:
+    def __init__(self, repository: Repository, shadows: Shadows, samples: RequestSamples) -> None:
         self._repository = repository
+        self._samples = samples
         self._shadows = shadows
         #: A single bound method object: `Call.gather` groups calls by it.
         self._answer = self._answer_templates
@@ -42,9 +53,11 @@ class Predictor:
             template = templates.find(call.request)
             if template is not None:
                 _admit(call, template)
-                if self._repository.shadows and (shadow := self._shadow(template.choice)) is not None:
+                if (self._repository.shadows or self._repository.sampled) and (
+                    observers := self._observers(template.choice)
+                ):
                     # Its results are needed as arrays.
-                    self._queue(call, template, self._chosen(call, template.choice), shadow)
+                    self._queue(call, template, self._chosen(call, template.choice), observers)
                 else:
                     call.gather(self._answer, (call, template))
             else:
@@ -63,12 +76,12 @@ class Predictor:
     def _start(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
         """Queues a parsed request of a caller that may send it."""
 
-        shadow = self._shadow(request.choice) if self._repository.shadows else None
+        observers = self._observers(request.choice)
 
         def read(held: Lease, endpoint: Endpoint) -> QueuedRequest:
             admitted = endpoint.decoder.read(request.tensors)
-            sample = None if shadow is None else self._shadows.sample(shadow, request.selection, admitted.arrays)
-            return _queued(call, held, endpoint, admitted.arrays, admitted.rows, request.id, request, sample)
+            samples = [observe(request.selection, admitted.arrays, request.id) for observe in observers]
+            return _queued(call, held, endpoint, admitted.arrays, admitted.rows, request.id, request, samples)
 
         def load() -> None:
             _put(call, self._repository.lease(*request.choice), request, read, here=here)
@@ -84,23 +97,29 @@ class Predictor:
         calls: dict[RequestTemplate, list[Call]] = {}
         for call, template in known:
             calls.setdefault(template, []).append(call)
-        groups: list[Group] = [(template, template.choice, same) for template, same in calls.items()]
         if self._repository.canaries:
-            groups = self._divided(groups)
-        models = Counter(choice for _, choice, _ in groups) if len(groups) > 1 else None
-        for template, choice, same in groups:
-            # Requests with different templates for one model can only be batched in its queue.
-            if (models is not None and models[choice] > 1) or not self._answer_together(template, choice, same):
-                for call in same:
-                    self._queue(call, template, choice)
+            self._answer_divided(calls)
+            return
+        models = Counter(template.choice for template in calls) if len(calls) > 1 else None
+        for template, same in calls.items():
+            self._answer_group(template, template.choice, same, alone=models is None or models[template.choice] == 1)
 
-    def _divided(self, groups: Iterable[Group]) -> list[Group]:
-        """Divides calls with the same template by the versions that answer their callers."""
+    def _answer_divided(self, calls: Mapping[RequestTemplate, Sequence[Call]]) -> None:
+        """Answers calls by template, when some of their callers get other versions than others."""
         divided: dict[tuple[RequestTemplate, Choice], list[Call]] = {}
-        for template, named, calls in groups:
+        for template, same in calls.items():
+            for call in same:
+                divided.setdefault((template, self._chosen(call, template.choice)), []).append(call)
+        models = Counter(choice for _, choice in divided)
+        for (template, choice), same in divided.items():
+            self._answer_group(template, choice, same, alone=models[choice] == 1)
+
+    def _answer_group(self, template: RequestTemplate, choice: Choice, calls: Sequence[Call], *, alone: bool) -> None:
+        """Answers calls with the same template and version; `alone` if others of the event batch have another one."""
+        # Requests with different templates for one model can only be batched in its queue.
+        if not alone or not self._answer_together(template, choice, calls):
             for call in calls:
-                divided.setdefault((template, self._chosen(call, named)), []).append(call)
-        return [(template, choice, calls) for (template, choice), calls in divided.items()]
+                self._queue(call, template, choice)
 
     def _chosen(self, call: Call, named: Choice) -> Choice:
         """Returns the version for a call that names a model, a version or a label: perhaps the model's canary."""
@@ -108,6 +127,15 @@ class Predictor:
             return named
         canary = self._repository.canaries.get(named[0])
         return (named[0], canary.version, None) if canary is not None and canary.takes(caller_key(call)) else named
+
+    def _observers(self, named: Choice) -> Sequence[Observe]:
+        """Returns what is to see the arrays of a call that names a model, a version or a label."""
+        found: list[Observe] = []
+        if self._repository.shadows and (shadow := self._shadow(named)) is not None:
+            found.append(lambda selection, arrays, _: self._shadows.sample(shadow, selection, arrays))
+        if self._repository.sampled and self._samples.chosen(named[0]):
+            found.append(lambda _, arrays, name: self._samples.sample(arrays, name))
+        return found
 
     def _shadow(self, named: Choice) -> Shadow | None:
         """Returns the shadow version that is to compute a call, too, that names a model, a version or a label."""
@@ -140,7 +168,7 @@ class Predictor:
             # An invalid choice of version or outputs is reported to each call separately.
             return False
 
-    def _queue(self, call: Call, template: RequestTemplate, choice: Choice, shadow: Shadow | None = None) -> None:
+    def _queue(self, call: Call, template: RequestTemplate, choice: Choice, observers: Sequence[Observe] = ()) -> None:
         """Queues a call that has a template."""
 
         def read(held: Lease, endpoint: Endpoint) -> QueuedRequest | None:
@@ -149,8 +177,9 @@ class Predictor:
                 return None
             message = call.request
             arrays = {layout.name: layout.read(message) for layout in layouts}
-            sample = None if shadow is None else self._shadows.sample(shadow, template.selection, arrays)
-            return _queued(call, held, endpoint, arrays, layouts[0].shape[0], template.id(message), template, sample)
+            id = template.id(message)
+            samples = [observe(template.selection, arrays, id) for observe in observers]
+            return _queued(call, held, endpoint, arrays, layouts[0].shape[0], id, template, samples)
 
         try:
             held = self._lease_loaded(choice, template.choice)
@@ -223,7 +252,7 @@ def _queued(
     rows: int,
     id: str,
     request: PredictionRequest | RequestTemplate,
-    sample: Sample | None,
+    samples: Sequence[Observed | None],
 ) -> QueuedRequest:
     """Makes the queued request of a call. The lease ends when it is answered."""
 
@@ -234,9 +263,12 @@ def _queued(
             call.fail(queued.error or RuntimeError("a request ended without results or error"))
         else:
             call.reply(lambda: endpoint.encoder.fill(results, id))
-        if sample is not None:
-            sample.answered(held.version, endpoint.computed, results)
+        for sample in samples:
+            if sample is not None:
+                sample.answered(held.version, endpoint.computed, results)
 
+    if call.trace is not None:
+        call.trace.queued = time.monotonic()
     admission = endpoint.admission
     padded = admission.padded_group(arrays)
     return QueuedRequest(
@@ -252,4 +284,5 @@ def _queued(
         group=admission.group if padded is None else padded,
         padding=None if padded is None else admission.padding,
         arrived=call.arrived,
+        trace=call.trace,
     )

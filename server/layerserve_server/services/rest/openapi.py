@@ -16,7 +16,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.models import SERVICE
 from layerserve_server.services.open_inference.datatypes import DATATYPES
 from layerserve_server.services.rest.json_text import dumps
-from layerserve_server.services.tensorflow_serving.signatures import DEFAULT_KEY, signature
+from layerserve_server.services.tensorflow_serving.signatures import DEFAULT_KEY, signature, specs_of
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Translated
 
 Schema: TypeAlias = dict[str, Any]
@@ -109,13 +109,12 @@ def _json(name: str) -> Schema:
 
 
 def _schemas(version: LoadedVersion) -> Schema:
-    name, names = version.name, signature(version, DEFAULT_KEY)
-    inputs = dict(zip(names.inputs, version.model.input_specs, strict=True))
-    outputs = dict(zip(names.outputs, version.model.output_specs, strict=True))
+    name = version.name
+    inputs, outputs = specs_of(version, signature(version, DEFAULT_KEY))
     request = {
         "type": "object",
         "properties": {
-            "signature_name": {"enum": sorted(version.model.signatures)},
+            "signature_name": {"enum": sorted(version.signatures)},
             "instances": {"type": "array", "minItems": 1, "items": _named(inputs, rows=True, alone=True)},
             "inputs": _named(inputs, rows=False, alone=True),
         },

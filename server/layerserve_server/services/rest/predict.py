@@ -48,7 +48,7 @@ class Predict:
             nonlocal order
             key = outline.signature_name or DEFAULT_KEY
             with self._leased(choice, may_block=request.may_block) as version:
-                order = signature(version, key).outputs
+                order = tuple(signature(version, key).outputs)
                 return input_specs(version, key, outline)
 
         if self._reader.is_long(len(request.body)):
@@ -84,7 +84,7 @@ def model_spec(names: Mapping[str, str]) -> ModelSpec:
 
 def input_specs(version: LoadedVersion, key: str, outline: Outline) -> dict[str, InputSpec]:
     """Returns the spec of each input of a body. Raises UnknownSignatureError, and as `own_inputs`."""
-    only, names = signature(version, key).inputs, outline.names
+    only, names = tuple(signature(version, key).inputs), outline.names
     if names is None:
         if len(only) != 1:
             field = "inputs" if outline.rows < 0 else "instances[0]"

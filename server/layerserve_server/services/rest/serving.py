@@ -9,7 +9,7 @@ from layerserve_server.access.gate import Gate
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.rest import open_inference, openapi, tensorflow_serving
 from layerserve_server.services.rest.body_reader import BodyReader
-from layerserve_server.transport.call import Observer, Routes
+from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
 from layerserve_server.transport.http.server import HttpServer
@@ -37,14 +37,21 @@ def make_server(
     host: str,
     port: int,
     certificates: Certificates | None = None,
+    telemetry: Telemetry | None = None,
 ) -> HttpServer:
     """Makes the server. `handlers` are those of gRPC, `ready` returns the readiness. Raises OSError."""
 
     def readiness() -> HttpReply:
         return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
 
-    plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
+    plain = {
+        "/healthz": lambda: HttpReply(b"ok\n", (TEXT,)),
+        "/readyz": readiness,
+        # What clients of KServe's first protocol ask.
+        "/": lambda: HttpReply(b'{"status":"alive"}'),
+    }
     reader = BodyReader(limits, memory)
     routes = http_routes(repository, reader)
-    address: dict[str, Any] = {"host": host, "port": port, "certificates": certificates, "stopped": reader.close}
-    return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address)
+    address: dict[str, Any] = {"host": host, "port": port, "certificates": certificates}
+    more: dict[str, Any] = {"telemetry": telemetry, "stopped": reader.close}
+    return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address, **more)

@@ -83,7 +83,7 @@ class PredictContract:
     def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> PredictResponseEncoder:
         """Returns the encoder of PredictResponse messages, which have the names of the request, or the signature's."""
         key = _names(selection).key
-        shown = selection.outputs or signature(version, key).outputs
+        shown = selection.outputs or tuple(signature(version, key).outputs)
         return PredictResponseEncoder(version.name, version.version, key, list(zip(shown, names, strict=True)))
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from layerserve_server.errors import InvalidRequestError, UnknownMethodError, safe_text
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.protocols.tensorflow.signature_pb2 import SignatureDef, TensorInfo
@@ -18,6 +15,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
 from layerserve_server.services.tensorflow_serving.model_spec import chosen_by, model_spec
 from layerserve_server.services.tensorflow_serving.predict import SERVICE
+from layerserve_server.services.tensorflow_serving.signatures import specs_of
 from layerserve_server.services.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
 from layerserve_server.transport.call import Call, Routes
 
@@ -75,19 +73,17 @@ def refuse_examples(call: Call) -> None:
 
 def _signatures(version: LoadedVersion) -> SignatureDefMap:
     found = SignatureDefMap()
-    for key, names in version.model.signatures.items():
+    for key, names in version.signatures.items():
+        inputs, outputs = specs_of(version, names)
         signature = SignatureDef(method_name=PREDICT_METHOD)
-        _fill(signature.inputs, names.inputs, version.model.input_specs, f"{key}_")
-        _fill(signature.outputs, names.outputs, version.model.output_specs, "")
+        for name, spec in inputs.items():
+            # The name in TensorFlow's graph, which no request uses.
+            signature.inputs[name].CopyFrom(_info(f"{key}_{name}:0", spec))
+        for name, spec in outputs.items():
+            signature.outputs[name].CopyFrom(_info(f"{name}:0", spec))
         found.signature_def[key].CopyFrom(signature)
     return found
 
 
-def _fill(infos: Any, names: Sequence[str], specs: Sequence[TensorSpec], prefix: str) -> None:
-    """Adds inputs or outputs. `prefix` is that of names in TensorFlow's graph, which no request uses."""
-    for name, spec in zip(names, specs, strict=True):
-        infos[name].CopyFrom(
-            TensorInfo(
-                name=f"{prefix}{name}:0", dtype=WIRE_TYPES[spec.dtype].number, tensor_shape=wire_shape(spec.shape)
-            )
-        )
+def _info(name: str, spec: TensorSpec) -> TensorInfo:
+    return TensorInfo(name=name, dtype=WIRE_TYPES[spec.dtype].number, tensor_shape=wire_shape(spec.shape))

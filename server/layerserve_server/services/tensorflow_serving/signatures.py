@@ -14,7 +14,8 @@ from layerserve_server.errors import (
     UnknownSignatureError,
     safe_text,
 )
-from layerserve_server.inference.runner import Signature
+from layerserve_server.inference.runner import TensorSpec
+from layerserve_server.repository.signatures import Signature
 from layerserve_server.repository.version import LoadedVersion
 
 DEFAULT_KEY = "serving_default"
@@ -33,7 +34,7 @@ class Names(NamedTuple):
 
 def signature(version: LoadedVersion, key: str) -> Signature:
     """Returns the signature of a version. Raises UnknownSignatureError."""
-    known = version.model.signatures
+    known = version.signatures
     for candidate in (key, *(EQUAL_KEYS if key in EQUAL_KEYS else ())):
         if candidate in known:
             return known[candidate]
@@ -42,13 +43,25 @@ def signature(version: LoadedVersion, key: str) -> Signature:
     )
 
 
+def specs_of(version: LoadedVersion, names: Signature) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Returns the specs of a signature's inputs and outputs, by its names."""
+    inputs = {spec.name: spec for spec in version.model.input_specs}
+    outputs = {spec.name: spec for spec in version.model.output_specs}
+    hidden = tuple(own for own in names.outputs.values() if own not in outputs)
+    if hidden:
+        outputs |= zip(hidden, version.runner.plan(hidden).output_specs, strict=True)
+    return (
+        {name: inputs[own] for name, own in names.inputs.items()},
+        {name: outputs[own] for name, own in names.outputs.items()},
+    )
+
+
 def own_outputs(version: LoadedVersion, key: str, given: Sequence[str]) -> tuple[str, ...]:
-    """Returns the model's own names of outputs, which a request may have by the signature's names or the model's.
+    """Returns the model's own names of outputs, all if none are given, by the signature's names or the model's.
 
     Raises UnknownSignatureError, UnknownOutputError, and InvalidRequestError if a name is given twice.
     """
-    names = signature(version, key).outputs
-    own = dict(zip(names, (spec.name for spec in version.model.output_specs), strict=True))
+    own = signature(version, key).outputs
     seen: set[str] = set()
     for name in given:
         if name in seen:
@@ -60,9 +73,11 @@ def own_outputs(version: LoadedVersion, key: str, given: Sequence[str]) -> tuple
             except UnknownOutputError:
                 raise UnknownOutputError(
                     f"output tensor alias not found in signature: {safe_text(name, 80)} "
-                    f"Outputs expected to be in the set {_set(sorted(names))}."
+                    f"Outputs expected to be in the set {_set(sorted(own))}."
                 ) from None
-    return tuple(own.get(name, name) for name in given)
+    found = tuple(own.get(name, name) for name in given or own)
+    # The model's plan for all outputs is there already.
+    return () if found == tuple(spec.name for spec in version.model.output_specs) else found
 
 
 def own_inputs(version: LoadedVersion, names: Names, outputs: Sequence[str]) -> Mapping[str, str]:
@@ -73,14 +88,14 @@ def own_inputs(version: LoadedVersion, names: Names, outputs: Sequence[str]) -> 
     """
     expected = signature(version, names.key)
     specs = [spec.name for spec in version.model.input_specs]
-    known = {**{name: name for name in specs}, **dict(zip(expected.inputs, specs, strict=True))}
+    known = {**{name: name for name in specs}, **expected.inputs}
     unnamed = sorted((name for name in names.inputs if name not in known and UNNAMED.fullmatch(name)), key=_number_of)
     if len(unnamed) == len(expected.unnamed):
         known.update(zip(unnamed, expected.unnamed, strict=True))
     extra = [name for name in names.inputs if name not in known]
     given = {known[name] for name in names.inputs if name in known}
     needed = {spec.name for spec in version.runner.plan(tuple(outputs)).input_specs}
-    missing = [name for name, own in zip(expected.inputs, specs, strict=True) if own in needed and own not in given]
+    missing = [name for name, own in expected.inputs.items() if own in needed and own not in given]
     if extra or missing:
         error = UnknownInputError if extra else MissingInputError
         raise error(_difference(names.inputs, sorted(expected.inputs), extra, missing))

@@ -79,7 +79,9 @@ class TensorFlowTensor:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        return tuple(dim.size for dim in self._message.tensor_shape.dim)
+        """Empty for an unknown rank, which `array` refuses."""
+        shape = self._message.tensor_shape
+        return () if shape.unknown_rank else tuple(dim.size for dim in shape.dim)
 
     @property
     def data(self) -> bytes:

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from layerserve_server.training.process.cpu_usage import SERVER
@@ -33,8 +33,16 @@ class TrainingProcess:
         self._folder = folder
         self._started: subprocess.Popen[bytes] | ForkedProcess | None = None
 
-    def start(self, command: Sequence[str], threads: int, parent: WarmParent | None = None) -> None:
+    def start(
+        self,
+        command: Sequence[str],
+        threads: int,
+        parent: WarmParent | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
         """Starts `command`, with the run's folder as its last argument, and `threads` compute threads.
+
+        `more` are further variables of its environment.
 
         With a `parent`, the process is forked from it instead, if possible: equivalent, but without importing torch.
         """
@@ -46,6 +54,7 @@ class TrainingProcess:
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONSAFEPATH": "1",
             SERVER: str(os.getpid()),
+            **(more or {}),
         }
         self._started = parent.fork(self._folder, environment) if parent is not None else None
         if self._started is not None:

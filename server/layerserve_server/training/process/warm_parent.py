@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from layerserve_server.errors import UnavailableError
-from layerserve_server.forking.fork_server import ForkServer, received
+from layerserve_server.forking.fork_server import ForkServer, never, received
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +107,17 @@ class WarmParent(ForkServer):
         """`idle_seconds` is the time without a job after which the parent process exits; None for never."""
         super().__init__(PROGRAM, () if idle_seconds is None else (str(idle_seconds),))
 
-    def run(self, job: str, arguments: Mapping[str, Any], limits: JobLimits) -> dict[str, Any]:
+    def run(
+        self, job: str, arguments: Mapping[str, Any], limits: JobLimits, gone: Callable[[], bool] = never
+    ) -> dict[str, Any]:
         """Runs the job of this name (see `forking`) and returns its reply. Arguments and reply are JSON objects.
 
-        Raises JobDiedError if the job ended without a reply, and UnavailableError if no process can be started.
+        Raises JobDiedError if the job ended without a reply, UnavailableError if no process can be started, and
+        CallCancelledError, after ending the job, once `gone` returns True.
         """
         text = json.dumps({"job": job, "limits": asdict(limits), "arguments": arguments}).encode()
         for _ in range(TRIES):
-            if data := self._request(text, lambda channel: received(channel, MAX_REPLY), limits.wall_seconds):
+            if data := self._request(text, lambda channel: received(channel, MAX_REPLY, gone), limits.wall_seconds):
                 reply: dict[str, Any] = json.loads(data)
                 if "died" in reply:
                     raise JobDiedError(reply["died"], late=reply["late"])

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from layerserve_server.errors import (
     UnknownRunError,
     safe_text,
 )
+from layerserve_server.forking.fork_server import never
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
@@ -33,8 +35,10 @@ from layerserve_server.training.events import Cancelled, EventLog, Failed, What
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
+from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, OUTCOME, RESULT, result_file
 from layerserve_server.training.runs.run import RUN_ID, Phase, Run, new_id
+from layerserve_server.training.runs.trace import RunTracer
 from layerserve_server.training.upload import DATA
 
 logger = logging.getLogger(__name__)
@@ -96,8 +100,13 @@ class Runs:
         observer: RunObserver,
         command: Sequence[str],
         parent: WarmParent | None = None,
+        tracer: RunTracer | None = None,
     ) -> None:
-        """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead."""
+        """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead.
+
+        `tracer` exports the spans of runs.
+        """
+        self._tracer = tracer
         self._folder = folder
         self._repository = repository
         self._dry_run = dry_run
@@ -158,12 +167,13 @@ class Runs:
 
     # Requests.
 
-    def begin(self, request: RunRequest, base: LoadedVersion) -> Run:
+    def begin(self, request: RunRequest, base: LoadedVersion, gone: Callable[[], bool] = never) -> Run:
         """Validates a request against its base version and creates a run, in phase RECEIVING.
 
         Raises InvalidRequestError or a subclass if the request doesn't match the model, NotTrainableError if training
         is off or files can't be written, BusyError if the queue is full, TooLargeError if a limit is exceeded,
-        ForbiddenPathError for a path outside of the data root, and UnavailableError while starting or stopping.
+        ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping, and
+        CallCancelledError once `gone` returns True.
         """
         if not self._limits.slots:
             raise NotTrainableError("training is off on this server: it has no training slots")
@@ -178,12 +188,12 @@ class Runs:
                 base.model.input_specs,
                 base.model.output_specs,
                 self._limits.max_bytes,
-                self._dry_run.describe,
+                partial(self._dry_run.describe, gone=gone),
             )
             budget.check_room(request, self._folder, base.parameter_count, base.found.size)
             if request.publish:
                 self._repository.check_writable(request.model)
-            self._dry_run(base.found.path, request, base.parameter_count)
+            self._dry_run(base.found.path, request, base.parameter_count, gone)
             run = self._create(request, base.found)
         finally:
             with self._changed:
@@ -479,7 +489,8 @@ class Runs:
     def _launch(self, run: Run) -> None:
         # Not forked with workers, which torchrun starts, nor on a GPU: CUDA can't be initialized again after a fork.
         forkable = run.request.workers == 1 and run.request.device == "cpu"
-        run.process.start(self._command, run.request.threads, self._parent if forkable else None)
+        parent = self._parent if forkable else None
+        run.process.start(self._command, run.request.threads, parent, trace.variables(run.folder))
         with self._changed:
             if run.cancelled_at is not None or self._stopping:
                 run.process.signal(INTERRUPT if run.cancelled_at is None else signal.SIGTERM)
@@ -591,6 +602,8 @@ class Runs:
             except OSError as error:
                 logger.error("can't write the last event of the run: %s", error.strerror, extra={"run": run.id})
                 run.log.put(what)
+            if self._tracer is not None:
+                trace.export(self._tracer, run)
             run.disown()
         self._prune()
 

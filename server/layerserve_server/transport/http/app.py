@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from layerserve_server.transport.http.connection import KEY, HttpConnection
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, WouldBlockError
 from layerserve_server.transport.http.statuses import error_reply, failure_reply
 from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import GONE, Failure, failure
 
 #: Bodies and reply messages above this size are translated in a pool thread, to not delay other requests, in bytes.
@@ -117,6 +119,8 @@ class HttpApp:
                 timer.cancel()
             await connection.writable(0)
             reply = await exchange.reply_to(outcome, loop)
+            if not isinstance(outcome, Failure) and (ids := echo(call.metadata)):
+                reply = replace(reply, headers=(*reply.headers, *ids))
             await _send(scope, send, reply, unread=not read)
             await connection.writable(len(reply.body))
         finally:

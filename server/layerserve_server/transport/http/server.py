@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from layerserve_server.access.gate import Gate
-from layerserve_server.transport.call import Observer, Routes
+from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates, RenewedContext
 from layerserve_server.transport.ending import Ending, wait_for
 from layerserve_server.transport.event_batch import EventBatches
@@ -48,6 +48,7 @@ class HttpServer:
         host: str,
         port: int,
         certificates: Certificates | None = None,
+        telemetry: Telemetry | None = None,
         stopped: Callable[[], None] = lambda: None,
     ) -> None:
         """`plain` are the replies of paths without rights; `handlers` has the methods of the routes.
@@ -63,7 +64,7 @@ class HttpServer:
         self._stopped = stopped
         self._limits = limits
         self._tls = None if certificates is None else RenewedContext.of(certificates)
-        self._batches = EventBatches(HttpObserver(observer), limits, memory, gate)
+        self._batches = EventBatches(HttpObserver(observer), limits, memory, gate, telemetry)
 
         def admit(call: HttpCall) -> Any:
             return gate.trusted or gate.admit(call)

@@ -9,6 +9,7 @@ import grpc
 from layerserve.errors import CORRELATION_KEY, PUSHBACK_KEY, REASON_KEY
 
 from layerserve_server.transport.http.exchange import JSON, HttpReply
+from layerserve_server.transport.request_ids import KEY as REQUEST_ID_KEY
 from layerserve_server.transport.status import Failure
 
 STATUS = {
@@ -52,6 +53,5 @@ def failure_reply(wire: Failure) -> HttpReply:
         headers.append(("retry-after", str(math.ceil(int(pushback) / 1000))))
     elif status == 503:
         headers.append(("retry-after", "1"))
-    if CORRELATION_KEY in texts:
-        headers.append((CORRELATION_KEY, texts[CORRELATION_KEY]))
+    headers += [(key, texts[key]) for key in (CORRELATION_KEY, REQUEST_ID_KEY) if key in texts]
     return error_reply(wire.text, status, reason, *headers)

@@ -15,6 +15,7 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.prediction.own_contract import OwnContract
 from layerserve_server.services.prediction.predictor import Predictor
+from layerserve_server.services.prediction.samples import RequestSamples
 from layerserve_server.services.prediction.shadow import Shadows
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -46,7 +47,9 @@ class Service:
         self.repository.scan()
         self.observer = CallObserver()
         self.batches = event_batches_here(self.observer)
-        self.predict = Predictor(self.repository, Shadows(self.repository, metrics)).handler(OwnContract())
+        self.predict = Predictor(
+            self.repository, Shadows(self.repository, metrics), RequestSamples(self.repository, list)
+        ).handler(OwnContract())
         with self.repository.lease("double") as version:
             self.version = version
         if quick:

@@ -127,6 +127,25 @@ def test_every_name_of_inputs_and_outputs(ask):
     np.testing.assert_array_equal(arrays[outputs[1]], ROWS * 0 - 1)
 
 
+def test_inputs_without_a_name_go_by_their_numbers(ask):
+    inputs = [layergraph.Input((2,), name=f"input_layer{suffix}") for suffix in ("", "_1", "_2")]
+    scaled = [layers.Rescaling(scale)(x) for scale, x in zip((1, 10, 100), inputs, strict=True)]
+    model = layergraph.Model(inputs, layers.Add()(scaled))
+    send = ask("double", load=lambda path: model)
+    given = {"keras_tensor_10": 100, "keras_tensor_9": 10, "keras_tensor": 1}
+    arrays, _ = send(inputs={name: np.full((1, 2), value, np.float32) for name, value in given.items()})
+    np.testing.assert_array_equal(arrays["output_0"], [[1 + 100 + 10000] * 2])
+
+
+def test_inputs_that_the_outputs_dont_need_may_be_missing(ask):
+    a, b = layergraph.Input((2,), name="a"), layergraph.Input((2,), name="b")
+    model = layergraph.Model([a, b], {"one": layers.Rescaling(2)(a), "both": layers.Add()([a, b])})
+    send = ask("double", load=lambda path: model)
+    np.testing.assert_array_equal(send(inputs={"a": ROWS}, outputs=["one"])[0]["one"], 2 * ROWS)
+    code, text = refused(send, inputs={"a": ROWS}, outputs=["both"])
+    assert (code, "Missing but required: {b}" in text) == ("INVALID_ARGUMENT", True)
+
+
 def test_wrong_sets_of_inputs_and_outputs_are_told_apart(ask):
     model = two_inputs()
     own = model.input_names[1]
@@ -240,6 +259,11 @@ FORMS = {
     "a name twice": (entry(field(4, ZEROS)) + entry(CONTENT), ROW),
     "values of another dtype": (entry(field(6, bytes(16))), None),
     "a tensor twice": (field(2, field(1, b"x") + field(2, KIND) + field(2, CONTENT)), ROW),
+    "a tensor twice, each with content": (
+        field(2, field(1, b"x") + field(2, KIND + field(4, ZEROS)) + field(2, CONTENT)),
+        ROW,
+    ),
+    "unknown rank beside a shape": (entry(field(2, b"\x18\x01") + CONTENT), None),
     "one for both": (entry(field(5, ROW[0, :1].tobytes())), np.full((1, 2), ROW[0, 0])),
     "a group": (entry(CONTENT) + b"\x4b\x4c", ROW),
     "a group in the tensor": (entry(CONTENT + b"\x9b\x06\x9c\x06"), ROW),

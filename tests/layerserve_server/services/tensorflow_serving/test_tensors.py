@@ -142,4 +142,5 @@ def test_the_limit_of_repeated_elements():
     assert read(proto(1, (rows,), float_val=[3])).shape == (rows,)
     with pytest.raises(InvalidTensorError, match="are filled with repeated elements"):
         read(proto(1, (rows + 1,), float_val=[3]))
+    assert read(proto(1, (rows + 1,), float_val=[3] * (rows + 1))).shape == (rows + 1,)
     assert read(proto(1, (rows + 1,), tensor_content=bytes(4 * rows + 4))).shape == (rows + 1,)

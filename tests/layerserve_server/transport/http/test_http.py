@@ -241,7 +241,7 @@ def test_every_route_has_a_method_with_a_right():
     routes = http_routes(None, None)
     assert len(routes) > 20
     assert [route.path for route in routes if right_of(route.method) is None] == []
-    assert {"/healthz", "/readyz"} <= HTTP.keys()
+    assert {"/", "/healthz", "/readyz"} <= HTTP.keys()
 
 
 def test_open_requests_finish_while_the_server_stops(model, wait_until):

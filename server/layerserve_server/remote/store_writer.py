@@ -1,0 +1,127 @@
+"""Writing to a store: versions, labels and what calls set, in the store first and then in the folder of copies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from layerserve_server.disk import sha256
+from layerserve_server.remote import publishing
+from layerserve_server.remote.cache import Cache
+from layerserve_server.remote.listing import CLAIM, OF_MODELS
+from layerserve_server.remote.mirror import Mirror
+from layerserve_server.remote.objects import Store, StoreError
+from layerserve_server.repository.control import CONTROL
+from layerserve_server.repository.layout import FIRST_CHOICES, LABELS, MANIFEST
+from layerserve_server.repository.model_settings import SETTINGS_FILE
+from layerserve_server.repository.publishing import MAX_LABELS_BYTES, link_file
+
+
+class StoreWriter:
+    """Implements `repository.writer.Writer`. Of two servers that change a label in the same moment, one may lose."""
+
+    def __init__(self, address: str, store: Store, cache: Cache, mirror: Mirror) -> None:
+        self._address = address
+        self._store = store
+        self._cache = cache
+        self._mirror = mirror
+
+    def check_writable(self, name: str) -> None:
+        """Raises OSError if nothing can be published. Doesn't ask the store."""
+        publishing.check(self._address)
+
+    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
+        """See Writer."""
+        folder = self._cache.unfinished()
+        try:
+            target = folder / (FIRST_CHOICES[0] if file.suffix == ".keras" else "model" + file.suffix)
+            link_file(file, target)
+            manifest = {**facts, "file": target.name, "bytes": target.stat().st_size, "sha256": sha256(target)}
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+            version = self.publish_folder(name, folder, above=above, settings=None)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        file.unlink()
+        return version
+
+    def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
+        """See Writer."""
+        publishing.check(self._address)
+        one = publishing.upload(self._store, name, folder, max([above, *self._mirror.versions(name)]))
+        try:
+            if settings is not None:
+                self._write(f"{name}/{SETTINGS_FILE}", settings.decode("utf-8"))
+            self._mirror.adopt(one, folder)
+        except OSError:
+            publishing.delete(self._store, f"{name}/{one.version}", [file.path for file in one.files.values()])
+            raise
+        return one.version
+
+    def write_label(self, name: str, label: str, version: int) -> None:
+        """See Writer."""
+        self._change(f"{name}/{LABELS}", lambda labels: {**labels, label: version})
+
+    def remove_label(self, name: str, label: str) -> None:
+        """See Writer."""
+        self._change(f"{name}/{LABELS}", lambda labels: {one: labels[one] for one in labels if one != label})
+
+    def write_control(self, name: str, **values: Any) -> None:
+        """See Writer."""
+
+        def changed(before: dict[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in {**before, **values}.items() if value is not None}
+
+        self._change(f"{name}/{CONTROL}", changed)
+
+    def withdraw(self, name: str, version: int, path: Path) -> None:
+        """See Writer."""
+        publishing.check(self._address)
+        with self._mirror.exchange:
+            self._withdraw(name, version)
+
+    def withdraw_model(self, name: str, highest: int) -> None:
+        """See Writer."""
+        publishing.check(self._address)
+        with self._mirror.exchange:
+            for version in self._mirror.versions(name):
+                self._withdraw(name, version)
+            for file in OF_MODELS:
+                self._store.delete(f"{name}/{file}")
+                self._mirror.copy_text(f"{name}/{file}", None)
+        self.write_control(name, highest=highest)
+
+    def _withdraw(self, name: str, version: int) -> None:
+        one = self._mirror.versions(name).get(version)
+        if one is None:
+            return
+        place = f"{name}/{version}"
+        # With a claim and without a manifest it is no version for any server, however far this gets.
+        self._store.write(f"{place}/{CLAIM}", "withdrawn")
+        for path in sorted((file.path for file in one.files.values()), key=lambda path: not path.endswith(MANIFEST)):
+            self._store.delete(path)
+        self._store.delete(f"{place}/{CLAIM}")
+        self._mirror.drop(one.key)
+
+    def _change(self, path: str, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        """Replaces a JSON object. One that can't be read counts as empty."""
+        publishing.check(self._address)
+        with self._mirror.exchange:
+            try:
+                before = json.loads(self._store.read(path, MAX_LABELS_BYTES))
+            except StoreError as error:
+                if error.kind not in ("missing", "damaged", "refused"):
+                    raise
+                before = {}
+            except (ValueError, RecursionError):
+                before = {}
+            text = json.dumps(change(before if isinstance(before, dict) else {}), indent=1)
+            self._store.write(path, text)
+            self._mirror.copy_text(path, text)
+
+    def _write(self, path: str, text: str) -> None:
+        with self._mirror.exchange:
+            self._store.write(path, text)
+            self._mirror.copy_text(path, text)

@@ -1,0 +1,114 @@
+"""Writing to a repository: in its folder, or by way of a store from which the folder has copies (see `origin`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from layerserve_server.disk import sync
+from layerserve_server.repository import layout, publishing
+from layerserve_server.repository.control import write_control
+from layerserve_server.repository.model_settings import SETTINGS_FILE
+
+
+class Writer(Protocol):
+    """Writes versions, labels and what calls set. All methods raise OSError if they fail."""
+
+    def check_writable(self, name: str) -> None:
+        """Raises OSError if no version of a model can be published."""
+
+    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
+        """Moves a model file into the repository as the next version of a model, with a manifest of these facts.
+
+        Returns the version, which is above `above`.
+        """
+
+    def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
+        """Moves a version's folder, with its manifest, into the repository. Returns the version, above `above`.
+
+        `settings` replace the model's settings file, unless they are None.
+        """
+
+    def write_label(self, name: str, label: str, version: int) -> None:
+        """Sets a label."""
+
+    def remove_label(self, name: str, label: str) -> None:
+        """Removes a label."""
+
+    def write_control(self, name: str, **values: Any) -> None:
+        """Sets values of `control`; None removes one."""
+
+    def withdraw(self, name: str, version: int, path: Path) -> None:
+        """Removes a version. `path` is its model file."""
+
+    def withdraw_model(self, name: str, highest: int) -> None:
+        """Removes a model. `highest` is kept as its highest version number."""
+
+
+class FolderWriter:
+    """Writes to a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def check_writable(self, name: str) -> None:
+        """See Writer."""
+        probe = self._made(name) / f".publish-{publishing.host_name()}-0-0"
+        probe.mkdir(exist_ok=True)
+        probe.rmdir()
+
+    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
+        """See Writer."""
+        return publishing.publish(self._root, name, file, facts, above=above)
+
+    def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
+        """See Writer."""
+        target = self._root / name
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            version = publishing.claim(folder, target, above)
+            try:
+                for path in (target, target.parent):
+                    sync(path)
+                if settings is not None:
+                    publishing.write_file(target, SETTINGS_FILE, settings)
+            except OSError:
+                publishing.withdraw(self._root, [target / str(version)])
+                raise
+        except OSError:
+            with suppress(OSError):
+                target.rmdir()  # unless there is something in it
+            raise
+        return version
+
+    def write_label(self, name: str, label: str, version: int) -> None:
+        """See Writer."""
+        publishing.write_label(self._made(name), label, version)
+
+    def remove_label(self, name: str, label: str) -> None:
+        """See Writer."""
+        publishing.remove_label(self._made(name), label)
+
+    def write_control(self, name: str, **values: Any) -> None:
+        """See Writer."""
+        write_control(self._root / name, **values)
+
+    def withdraw(self, name: str, version: int, path: Path) -> None:
+        """See Writer."""
+        folder = self._root / name / str(version)
+        # A model file in the root has its golden file beside it.
+        flat = [path, path.with_name(f"{path.stem}.{layout.PROOF}")]
+        publishing.withdraw(self._root, [folder] if folder.is_dir() else flat)
+
+    def withdraw_model(self, name: str, highest: int) -> None:
+        """See Writer."""
+        flat = [self._root / f"{name}{end}" for end in (*layout.SUFFIXES, ".toml", f".{layout.PROOF}")]
+        publishing.withdraw(self._root, [self._root / name, *flat])
+        write_control(self._root / name, highest=highest)
+
+    def _made(self, name: str) -> Path:
+        folder = self._root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
