@@ -7,7 +7,10 @@ WEIGHT = 0.5
 
 
 class BatchTimes:
-    """Seconds that batches take, by the power of two of their number of rows. Used by one thread at a time."""
+    """Seconds that batches take, by the power of two of their number of rows.
+
+    One thread at a time adds times; any may read estimates meanwhile.
+    """
 
     def __init__(self) -> None:
         #: Seconds per row, by the bit length of the number of rows.
@@ -28,6 +31,7 @@ class BatchTimes:
         size = rows.bit_length()
         per_row = self._per_row.get(size)
         if per_row is None and self._per_row:
-            smaller = max((known for known in self._per_row if known < size), default=0)
-            per_row = self._per_row[smaller or min(self._per_row)]
+            known = tuple(self._per_row)
+            smaller = max((one for one in known if one < size), default=0)
+            per_row = self._per_row[smaller or min(known)]
         return rows * (per_row or 0.0)

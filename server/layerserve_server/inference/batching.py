@@ -405,8 +405,10 @@ class BatchQueue:
                 request.fail(error)
             if not pieces:
                 continue
+            batch = QueuedBatch(pieces)
+            self._busy_until = time.monotonic() + self._times.expected(batch.rows)
             try:
-                self._run(QueuedBatch(pieces), report_first=True)
+                self._run(batch, report_first=True)
             except Exception:
                 # A bug outside of the model. The leader must continue, since all queued requests depend on it.
                 logger.exception("a batch of %s failed", self._name)
@@ -523,12 +525,10 @@ class BatchQueue:
         arrays = group.arrays()
         rows, requests = group.rows, group.size
         began, busy = time.monotonic(), time.thread_time()
-        self._busy_until = began + self._times.expected(rows)
         results = self._execute(group.outputs, arrays)
         if group.joinable:
             _check_rows(results, rows)
         seconds = time.monotonic() - began
-        self._times.add(rows, seconds)
         # Thread time, without the time spent waiting for other threads. The first batch often takes much longer than
         # the rest, so its time is soon outweighed.
         busy = time.thread_time() - busy
@@ -542,14 +542,15 @@ class BatchQueue:
         return results
 
     def _report(self) -> None:
-        """Reports waiting times and batches since the last report to the observer. Called by the leader only."""
+        """Counts waiting times and batches since the last report. Called by the leader only."""
         if self._waits:
             waits, self._waits = self._waits, []
             self._observer.requests_waited(waits)
         if self._ran:
             ran, self._ran = self._ran, []
-            for batch in ran:
-                self._observer.batch_ran(*batch)
+            for rows, requests, seconds in ran:
+                self._times.add(rows, seconds)
+                self._observer.batch_ran(rows, requests, seconds)
 
 
 def _check_rows(results: Arrays, rows: int) -> None:
