@@ -44,20 +44,12 @@ def make_server(
     def readiness() -> HttpReply:
         return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
 
-<<<<<<< HEAD
     plain = {
         "/healthz": lambda: HttpReply(b"ok\n", (TEXT,)),
         "/readyz": readiness,
         # What clients of KServe's first protocol ask.
         "/": lambda: HttpReply(b'{"status":"alive"}'),
     }
-    reader = BodyReader(limits, memory)
-    routes = http_routes(repository, reader)
-    address: dict[str, Any] = {"host": host, "port": port, "certificates": certificates}
-    more: dict[str, Any] = {"telemetry": telemetry, "stopped": reader.close}
-    return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address, **more)
-=======
-    plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
     reader = BodyReader(limits, memory)
     routes = http_routes(repository, reader)
     address: dict[str, Any] = {
@@ -68,4 +60,3 @@ def make_server(
         "stopped": reader.close,
     }
     return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address)
->>>>>>> main
