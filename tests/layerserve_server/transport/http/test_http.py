@@ -103,6 +103,18 @@ def test_what_is_no_request_ends_its_connection(serve, sent, answer, wait_until)
     wait_until(lambda: app._transport.memory.held == 0)
 
 
+def test_requests_may_be_sent_ahead(serve):
+    app, _ = serve()
+    bodies = [json.dumps({"instances": [[number, 0]]}).encode() for number in range(5)]
+    head = b"POST /v1/models/double:predict HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n%s\r\n"
+    last = b"connection: close\r\n"
+    sent = b"".join(head % (len(body), last if body is bodies[-1] else b"") + body for body in bodies)
+    replies = exchange(app.http_port, sent).split(b"HTTP/1.1 200 OK")[1:]
+    assert [json.loads(reply.partition(b"\r\n\r\n")[2])["predictions"] for reply in replies] == [
+        [[2 * number, 0]] for number in range(5)
+    ]
+
+
 @pytest.mark.parametrize(
     "sent", [b"", b"GET /v2 HTTP/1.1\r\nho", post()[:-5], b"\r\n"], ids=["nothing", "headers", "body", "empty lines"]
 )
