@@ -18,7 +18,7 @@
     │   ├── ModelNotReady             the version failed to load
     │   ├── NotCompiled               neither the request nor the file has an optimizer and a loss
     │   ├── RunElsewhere              another server on the same repository owns the run
-    │   ├── ModelChanged              the served model isn't the one for which `layerserve codegen` wrote a class
+    │   ├── ModelMismatch              the served model isn't the one for which `layerserve codegen` wrote a class
     │   └── ClientClosed              the client was used after `close()`
     ├── Overloaded                    a limit of the server is reached: `retry_after` in seconds, if known
     │   └── QuotaExceeded             a limit of this caller: its rows per time, or its runs
@@ -209,7 +209,7 @@ class RunElsewhere(FailedPrecondition):
     code = "run_elsewhere"
 
 
-class ModelChanged(FailedPrecondition):
+class ModelMismatch(FailedPrecondition):
     """The served model has other inputs or outputs than the class that `layerserve codegen` wrote for it."""
 
     code = "model_changed"

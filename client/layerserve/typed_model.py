@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 from layerserve.async_client import AsyncClient
 from layerserve.client import Client
 from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.errors import InvalidArgument, ModelChanged
+from layerserve.errors import InvalidArgument, ModelMismatch
 from layerserve.flow import Flow
 from layerserve.model_info import TensorSpec, model_spec
 from layerserve.prediction import Prediction, Signatures, fetch_signature, predict
@@ -34,7 +34,7 @@ class Contract:
     outputs: Sequence[TensorSpec]
 
     def check(self, version: int, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-        """Raises ModelChanged if a version has other inputs, or lacks an output. Further outputs are no difference."""
+        """Raises ModelMismatch if a version has other inputs, or lacks an output. Further outputs are no difference."""
         differences = _differences("input", self.inputs, inputs) + _differences("output", self.outputs, outputs)
         known = {spec.name for spec in self.inputs}
         differences += [
@@ -44,14 +44,14 @@ class Contract:
             raise self._changed(version, differences)
 
     def check_arrays(self, version: int, arrays: Mapping[str, Array]) -> None:
-        """Raises ModelChanged if the outputs of a prediction aren't those of the class."""
+        """Raises ModelMismatch if the outputs of a prediction aren't those of the class."""
         found = [TensorSpec(name, array.shape, str(array.dtype)) for name, array in arrays.items()]
         given = {spec.name: spec for spec in found}
         if wrong := [spec for spec in self.outputs if not _fits(spec, arrays.get(spec.name))]:
             raise self._changed(version, [f"output {_difference(spec, given.get(spec.name))}" for spec in wrong])
 
-    def _changed(self, version: int, differences: Sequence[str]) -> ModelChanged:
-        return ModelChanged(
+    def _changed(self, version: int, differences: Sequence[str]) -> ModelMismatch:
+        return ModelMismatch(
             f"model {self.model!r} version {version}: {'; '.join(differences)}; write the class again with: "
             f"layerserve codegen {self.model}"
         )
@@ -90,20 +90,20 @@ class CheckedModel:
         self._checked: set[int] = set()
 
     def check(self, signatures: Signatures) -> Flow[None]:
-        """Flow that compares the served model. Raises ModelChanged."""
+        """Flow that compares the served model. Raises ModelMismatch."""
         signature = yield from fetch_signature(signatures, self._spec)
         self._contract.check(signature.version, signature.inputs, signature.outputs)
         self._checked.add(signature.version)
 
     def predict(self, signatures: Signatures, inputs: Mapping[str, Any]) -> Flow[Prediction]:
-        """Flow of a prediction. Raises ModelChanged if the model isn't that of the class any more."""
+        """Flow of a prediction. Raises ModelMismatch if the model isn't that of the class any more."""
         if not self._checked:
             yield from self.check(signatures)
         try:
             flow = predict(signatures, self._contract.model, inputs, None, self._version, self._label)
             prediction = yield from flow
         except InvalidArgument:
-            # Perhaps since there is another version now: then this raises ModelChanged.
+            # Perhaps since there is another version now: then this raises ModelMismatch.
             yield from self.check(signatures)
             raise
         if prediction.version not in self._checked:
@@ -126,7 +126,7 @@ class AsyncTypedModel:
         self._model = CheckedModel(self.contract, version, label)
 
     async def check(self, *, timeout: float | None = None) -> None:
-        """Compare the served model with this class now, not before the first prediction. Raises ModelChanged."""
+        """Compare the served model with this class now, not before the first prediction. Raises ModelMismatch."""
         await self._client._run(self._model.check(self._client._signatures), timeout)
 
     async def close(self) -> None:
@@ -160,7 +160,7 @@ class TypedModel:
         self._model = CheckedModel(self.contract, version, label)
 
     def check(self, *, timeout: float | None = None) -> None:
-        """Compare the served model with this class now, not before the first prediction. Raises ModelChanged."""
+        """Compare the served model with this class now, not before the first prediction. Raises ModelMismatch."""
         self._client._run(self._model.check(self._client._signatures), timeout)
 
     def close(self) -> None:

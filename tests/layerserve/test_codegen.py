@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layerserve import AsyncClient, Client, InvalidArgument, ModelChanged, TensorSpec
+from layerserve import AsyncClient, Client, InvalidArgument, ModelMismatch, TensorSpec
 from layerserve.cli import main
 from layerserve.codegen import module_source
 from layerserve.codegen.identifiers import class_name, variables
@@ -231,7 +231,7 @@ def test_another_model_is_refused_with_the_differences(server, inputs, outputs, 
     module = loaded(module_source("m", [X], [Y]))
     with module.M(server.address) as model:
         for call in (model.check, lambda: model.predict([[1, 2, 3]])):
-            with pytest.raises(ModelChanged, match=rf"model 'm' version 1: {text}.*layerserve codegen m"):
+            with pytest.raises(ModelMismatch, match=rf"model 'm' version 1: {text}.*layerserve codegen m"):
                 call()
     assert "Predict" not in [method for method, _ in server.calls]
 
@@ -259,7 +259,7 @@ def test_a_version_that_comes_later_is_checked_too(server, function, outputs):
         server.add_model("double", lambda a: {"y": a["x"]}, [X], [Y], version=2)
         assert model.predict([[1, 2, 3]]).y.tolist() == [[1, 2, 3]]
         server.add_model("double", function, [X], outputs, version=3)
-        with pytest.raises(ModelChanged, match="model 'double' version 3: output 'y'"):
+        with pytest.raises(ModelMismatch, match="model 'double' version 3: output 'y'"):
             model.predict([[1, 2, 3]])
 
 
@@ -268,7 +268,7 @@ def test_a_version_with_other_inputs_that_comes_later_is_refused(server):
     with module.Double(server.address) as model:
         model.predict([[1, 2, 3]])
         server.add_model("double", lambda a: {"y": a["z"]}, [TensorSpec("z", (None, 3), "float32")], [Y], version=2)
-        with pytest.raises(ModelChanged, match="version 2: input 'x'"):
+        with pytest.raises(ModelMismatch, match="version 2: input 'x'"):
             model.predict([[1, 2, 3]])
 
 
@@ -278,7 +278,7 @@ def test_bad_rows_are_no_other_model(server):
         model.predict([[1, 2, 3]])
         with pytest.raises(InvalidArgument) as caught:
             model.predict([["a", "b", "c"]])
-        assert not isinstance(caught.value, ModelChanged)
+        assert not isinstance(caught.value, ModelMismatch)
 
 
 @pytest.fixture

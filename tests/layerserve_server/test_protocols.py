@@ -7,22 +7,29 @@ from google.protobuf import descriptor_pb2
 from layerserve_server.protocols.inference import inference_pb2
 from layerserve_server.protocols.pool import POOL
 
-#: A program that defines a message of another shape under the same name, before and after ours are imported.
+#: A program that defines messages of other shapes under the same names, before and after ours are imported.
 OTHERS_TOO = """
 import sys
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 def other():
-    file = descriptor_pb2.FileDescriptorProto(name="grpc_service.proto", package="inference", syntax="proto3")
-    message = file.message_type.add(name="ServerLiveResponse")
-    message.field.add(name="alive", number=7, type=9, label=1)
-    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
+    for path, package, name in (
+        ("grpc_service.proto", "inference", "ServerLiveResponse"),
+        ("tensorflow/tensor.proto", "tensorflow", "TensorProto"),
+        ("tensorflow_serving/apis/model.proto", "tensorflow.serving", "ModelSpec"),
+    ):
+        file = descriptor_pb2.FileDescriptorProto(name=path, package=package, syntax="proto3")
+        file.message_type.add(name=name).field.add(name="alive", number=7, type=9, label=1)
+        descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
 
 def ours():
     from layerserve_server.protocols.inference import inference_pb2
     reply = inference_pb2.ServerLiveResponse(live=True)
     assert reply.SerializeToString() == bytes([8, 1])
     assert inference_pb2.ServerLiveResponse.FromString(bytes([8, 1])).live
+    from layerserve_server.protocols.tensorflow_serving import prediction_service_pb2
+    request = prediction_service_pb2.PredictRequest(model_spec={"name": "m"}, inputs={"x": {"float_val": [1]}})
+    assert prediction_service_pb2.PredictRequest.FromString(request.SerializeToString()) == request
 
 for step in sys.argv[1:]:
     {"other": other, "ours": ours}[step]()

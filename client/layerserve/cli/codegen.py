@@ -36,7 +36,7 @@ def codegen(
     """Write a typed Python class for a model.
 
     Its method `predict` takes the model's inputs by name and returns its outputs, with shapes and dtypes in docstrings;
-    a second class does the same for asyncio. They raise ModelChanged if the server has another model by then.
+    a second class does the same for asyncio. They raise ModelMismatch if the server has another model by then.
     """
     if check and output is None:
         raise InvalidArgument("--check: got it without --output, expected the file to compare with")

@@ -103,7 +103,7 @@ def _class(
     lines += ['        """Compute the outputs for rows of data.', "", "        Args:"]
     lines += [f"            {a}: Input {_described(s)}." for a, s in zip(arguments, inputs, strict=True)]
     lines += ["            timeout: Timeout in seconds; default: the client's.", ""]
-    lines += ["        Raises ModelChanged if the served model has other inputs or outputs.", '        """']
+    lines += ["        Raises ModelMismatch if the served model has other inputs or outputs.", '        """']
     lines += [f"        prediction = {wait}self._predict(", "            {"]
     lines += [f"                {literal(s.name)}: {a}," for a, s in zip(arguments, inputs, strict=True)]
     lines += ["            },", "            timeout,", "        )"]
