@@ -43,7 +43,7 @@ LISTINGS = {
     "FOLDER/NAME/VERSION/model.keras    a version; other layouts are listed in Serving (serving.md#the-repository)",
 }
 OURS = ("layerserve", "layergraph", "layerserve_server", "layerserve_zoo")
-NUMBER = re.compile(r"\d[\d.,]*(e-\d+)?")
+NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e-?\d+)?")
 
 
 class Place:
@@ -253,4 +253,4 @@ def entered(block: Block) -> list[tuple[str, str]]:
 
 
 def without_numbers(text: str) -> str:
-    return NUMBER.sub("0", text)
+    return NUMBER.sub("0", text).rstrip()
