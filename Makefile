@@ -177,6 +177,10 @@ canary: $(STAMP) ## Shift the share of a canary while eight clients send request
 swaps: $(STAMP) ## Upload, roll back, label and delete versions while eight clients predict (ARGS="--swaps 50")
 	$(TESTS) $(BIN)/python tests/proofs/managed_swaps.py $(ARGS)
 
+.PHONY: http-clients
+http-clients: $(STAMP) ## Compare answers over HTTP with gRPC's: Triton's, KServe's client, requests (ARGS="MODELS --triton PYTHON --kserve PYTHON")
+	$(TESTS) $(BIN)/python tests/proofs/compare_http.py $(ARGS)
+
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)

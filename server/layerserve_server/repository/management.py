@@ -133,7 +133,7 @@ class Manager:
         with self._change(who, "unload", name):
             self._known(name)
             self._write(name, loaded=False)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._finish(name)
 
     # The default version.
@@ -149,7 +149,7 @@ class Manager:
         with self._change(who, "unpin", name) as record:
             record["from"] = self._default(name)
             self._write(name, pinned=None)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             record["to"] = self._default(name)
             return self._finish(name)
 
@@ -182,10 +182,10 @@ class Manager:
         self._repository.ensure_loaded(name, version)
         before = self._repository.control(name).pinned
         self._write(name, pinned=version)
-        self._repository.scan(name)
+        self._repository.refresh(name)
         if self._default(name) != version:
             self._write(name, pinned=before)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             raise VersionFailedError(f"model '{name}' version {version} can't be made the default")
         return self._finish(name)
 
@@ -198,11 +198,11 @@ class Manager:
             record["from"] = self._repository.labels(name).get(label)
             self._repository.ensure_loaded(name, version)
             self._on_disk(lambda: self._repository.writer.write_label(name, label, version))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             if self._repository.serving(name)["labels"].get(label) != version:
                 # Its file has gone or changed meanwhile.
                 self._on_disk(lambda: self._restore_label(name, label, record["from"]))
-                self._repository.scan(name)
+                self._repository.refresh(name)
                 raise VersionFailedError(f"model '{name}' version {version} can't be loaded, so the label stays")
             return self._finish(name)
 
@@ -220,7 +220,7 @@ class Manager:
                 raise UnknownLabelError(f"model '{name}' has no label '{safe_text(label, 150)}'")
             record["from"] = labels[label]
             self._on_disk(lambda: self._repository.writer.remove_label(name, label))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._finish(name)
 
     def set_canary(self, name: str, share: float | None, who: str) -> tuple[float, Change]:
@@ -241,7 +241,7 @@ class Manager:
             if share and version is not None:
                 self._repository.ensure_loaded(name, version)
             self._write(name, canary=share)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._repository.serving(name)["canary"], self._finish(name)
 
     # Deletion.
@@ -268,7 +268,7 @@ class Manager:
                 values["pinned"] = None
             self._write(name, **values)
             self._on_disk(lambda: self._repository.writer.withdraw(name, version, found.path))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._finish(name)
 
     def delete_model(self, name: str, who: str, *, force: bool = False) -> Sequence[str]:
@@ -284,7 +284,7 @@ class Manager:
             self._repository.check_deletable(name)
             highest = self._repository.highest(name)
             self._on_disk(lambda: self._repository.writer.withdraw_model(name, highest))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._follow(name)
 
     # Parts of all changes.

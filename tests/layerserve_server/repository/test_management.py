@@ -346,6 +346,23 @@ def test_with_explicit_control_models_are_loaded_by_name_or_by_a_call(manage, pu
     assert (states(restarted, "a"), states(restarted, "b")) == ({1: State.UNLOADED}, {1: State.READY})
 
 
+def test_without_polling_a_change_takes_no_version_that_nobody_asked_for(manage, put, tmp_path):
+    put(version=1, offset=1)
+    repository, manager = manage(polls=False)
+    os.utime(put(version=2, offset=2), (0, 0))
+    manager.set_label("double", "stable", 1, ME)
+    manager.unpin("double", ME)
+    assert upload(manager, model__keras='{"offset": 3}')[0] == 3
+    manager.delete_version("double", 3, ME, force=True)
+    assert repository.catalogue() == {"double": [1]}
+    result = tmp_path / "result.keras"
+    result.write_text('{"offset": 4}')
+    assert repository.publish("double", result, run="r1", base_version=1, label="stable") == 4
+    assert repository.catalogue() == {"double": [1, 4]}
+    manager.load("double", ME)
+    assert repository.catalogue() == {"double": [1, 2, 4]}
+
+
 def test_a_load_reads_one_model_again_and_no_other(manage, put):
     for name in ("a", "b"):
         put(name, offset=1)
