@@ -132,6 +132,14 @@ fuzz-tensorflow_training: $(STAMP)
 	$(TESTS) $(PEER) tests/fuzz/tensorflow_training.py make build/fuzz/tensorflow_training $(SEEDS)
 	$(TESTS) $(BIN)/python tests/fuzz/tensorflow_training.py check build/fuzz/tensorflow_training $(call flag,case,CASE)
 
+.PHONY: open-inference
+open-inference: $(STAMP) ## Compare what Triton's client gets with the SDK, over both transports (PEER=a Python with tritonclient)
+	$(TESTS) $(BIN)/python tests/proofs/open_inference.py "$(PEER)" $(ARGS)
+
+.PHONY: tensorflow-serving
+tensorflow-serving: $(STAMP) ## Compare what TensorFlow Serving's client gets with the SDK and TensorFlow's exports (PEER=PYTHON, ARGS="--maker PYTHON ...")
+	$(TESTS) $(BIN)/python tests/proofs/compare_tensorflow_serving.py "$(PEER)" $(ARGS)
+
 .PHONY: guide-training
 guide-training: $(STAMP) ## Train the guide's models at their sizes, through a server and in stock Keras
 	$(TESTS) $(BIN)/python tests/proofs/guide_training.py $(ARGS)
@@ -168,6 +176,10 @@ canary: $(STAMP) ## Shift the share of a canary while eight clients send request
 .PHONY: swaps
 swaps: $(STAMP) ## Upload, roll back, label and delete versions while eight clients predict (ARGS="--swaps 50")
 	$(TESTS) $(BIN)/python tests/proofs/managed_swaps.py $(ARGS)
+
+.PHONY: http-clients
+http-clients: $(STAMP) ## Compare answers over HTTP with gRPC's: Triton's, KServe's client, requests (ARGS="MODELS --triton PYTHON --kserve PYTHON")
+	$(TESTS) $(BIN)/python tests/proofs/compare_http.py $(ARGS)
 
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)

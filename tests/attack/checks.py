@@ -1,6 +1,18 @@
 """All checks, in the order of the promises."""
 
-from attack import draining, memory, model_files, neighbours, restart, statuses, streams, tokens, trainings, watches
+from attack import (
+    draining,
+    http_requests,
+    memory,
+    model_files,
+    neighbours,
+    restart,
+    statuses,
+    streams,
+    tokens,
+    trainings,
+    watches,
+)
 
 CHECKS = [
     *watches.CHECKS,
@@ -9,6 +21,7 @@ CHECKS = [
     *memory.CHECKS,
     *neighbours.CHECKS,
     *tokens.CHECKS,
+    *http_requests.CHECKS,
     *statuses.CHECKS,
     *restart.CHECKS,
     *trainings.CHECKS,

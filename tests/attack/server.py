@@ -33,7 +33,7 @@ SETTINGS: dict[str, object] = {
 #: Time that a server may take to end besides its drain and grace, in seconds.
 END_SECONDS = 15
 
-WELCOME = re.compile(r"gRPC on \S+?:(\d+), metrics on http://\S+?:(\d+)/")
+WELCOME = re.compile(r"gRPC on \S+?:(\d+), (?:HTTP on http://\S+?:(\d+), )?metrics on http://\S+?:(\d+)/")
 
 
 class Server:
@@ -49,7 +49,8 @@ class Server:
                 stderr=file,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
-        self.port = self.http_port = 0
+        #: `http_port` is that of the metrics, `rest_port` that of predictions over HTTP.
+        self.port = self.rest_port = self.http_port = 0
         self._terminated = False
 
     def wait(self) -> Server:
@@ -60,7 +61,7 @@ class Server:
                 self.kill()
                 raise RuntimeError(f"the server doesn't start:\n{self.log.read_text()[-2000:]}")
             time.sleep(0.02)
-        self.port, self.http_port = int(found[1]), int(found[2])
+        self.port, self.rest_port, self.http_port = int(found[1]), int(found[2] or 0), int(found[3])
         return self
 
     @property

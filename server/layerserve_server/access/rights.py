@@ -52,6 +52,7 @@ METHODS: Mapping[str, Right] = {
 MANAGING = ("/layerserve.v1.ManagementService/",)
 #: The right of each HTTP route, by path. A part in braces stands for any name.
 HTTP: Mapping[str, Right] = {
+    "/": "open",
     "/healthz": "open",
     "/readyz": "open",
     "/metrics": "read",

@@ -51,6 +51,8 @@ MAX_WAITING = 4096
 MAX_LINKS = 128
 #: Maximum number of batches of a request that have a span.
 MAX_BATCHES = 128
+#: Last digits of flags that don't have the lowest bit.
+UNSAMPLED = frozenset("02468ace")
 SCOPE = InstrumentationScope("layerserve_server", packages.version("layerserve"))
 #: Statuses that are the server's fault (OpenTelemetry's conventions for gRPC servers).
 FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
@@ -107,7 +109,8 @@ class Tracer:
         carrier = None
         for key, value in metadata:
             if key in self._fields and isinstance(value, str):
-                if key == "traceparent" and value.endswith("-00") and self._follows_caller:
+                # The lowest bit of the flags, which are last.
+                if key == "traceparent" and value[-1:] in UNSAMPLED and self._follows_caller:
                     return None
                 carrier = carrier or {}
                 carrier[key] = value

@@ -267,6 +267,9 @@ def test_health_checks_have_no_spans(serve):
         ("parentbased_always_on", [], True),
         ("parentbased_always_on", [SAMPLED], True),
         ("parentbased_always_on", [UNSAMPLED], False),
+        # Flags of W3C's level 2, for random ids.
+        ("parentbased_always_on", [("traceparent", f"00-{TRACE}-{PARENT}-02")], False),
+        ("parentbased_always_off", [("traceparent", f"00-{TRACE}-{PARENT}-03")], True),
         ("parentbased_always_off", [], False),
         ("parentbased_always_off", [SAMPLED], True),
         ("always_on", [UNSAMPLED], True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import time
@@ -100,6 +101,15 @@ def test_a_digest_of_the_store_is_compared(store, tmp_path):
     encrypted = StoredObject(one.path, one.size, one.identity, md5="00" * 16)
     store.fetch([encrypted], ["x"], tmp_path / "b")
     assert (tmp_path / "b" / "x").read_text() == "one"
+
+
+def test_an_object_that_ends_early_is_damaged(tmp_path, monkeypatch):
+    store = FsspecStore(f"memory://{uuid.uuid4().hex}/models")
+    store.write("m/1/a", "one two three")
+    (one,) = store.objects()
+    monkeypatch.setattr(store._files, "open", lambda *arguments, **options: io.BytesIO(b"one t"))
+    assert kind(lambda: store.fetch([one], ["x"], tmp_path)) == "damaged"
+    store.close()
 
 
 def test_a_single_file_is_a_root(s3, tmp_path):

@@ -189,15 +189,16 @@ class Predictor:
             call.fail(error)
 
     def _parse(self, call: Call, contract: Contract, templates: RequestTemplates | None = None) -> None:
-        """Parses a request and queues it. Its template is added to `templates`."""
+        """Parses a request and queues it. Its template is added to `templates` unless the request is refused."""
 
         def read() -> None:
             request = contract.request(contract.read(call.request))
             # One that has a template was admitted before.
             if templates is not None:
                 _admit(call, request)
-                templates.learn(call.request, request)
             self._start(call, request, here=True)
+            if templates is not None:
+                templates.learn(call.request, request)
 
         if len(call.request) > LONG_BYTES:
             call.may_block(read)

@@ -30,7 +30,7 @@ IDLE_SECONDS = 300.0
 #: Memory that a child may take, in bytes, and in bytes per byte of its text: numbers take up to twenty.
 MEMORY_BYTES, MEMORY_FACTOR = 64 << 20, 20
 #: Maximum time for reading, in seconds; and, for large bodies, the minimum throughput in bytes per second.
-SECONDS, BYTES_PER_SECOND = 10.0, 2_000_000
+SECONDS, BYTES_PER_SECOND = 10.0, 1_000_000
 #: Maximum length of a line that a child sends, in bytes.
 MAX_LINE = 1 << 16
 #: Errors that a child reports, by the names of their classes.

@@ -114,21 +114,23 @@ def _model_ready(given: HttpRequest) -> Translated:
     message = _of_model(pb.ModelReadyRequest)(given).SerializeToString()
 
     def reply(answer: bytes) -> HttpReply:
-        return _health(pb.ModelReadyResponse.FromString(answer).ready, "the model isn't ready")
+        ready = pb.ModelReadyResponse.FromString(answer).ready
+        return _health("ready", ready, "the model isn't ready", name=given.names["model"])
 
     return Translated(message, reply)
 
 
 def _live(answer: bytes) -> HttpReply:
-    return _health(pb.ServerLiveResponse.FromString(answer).live, "the server isn't live")
+    return _health("live", pb.ServerLiveResponse.FromString(answer).live, "the server isn't live")
 
 
 def _ready(answer: bytes) -> HttpReply:
-    return _health(pb.ServerReadyResponse.FromString(answer).ready, "the server isn't ready")
+    return _health("ready", pb.ServerReadyResponse.FromString(answer).ready, "the server isn't ready")
 
 
-def _health(good: bool, text: str) -> HttpReply:
-    return HttpReply(b"{}") if good else error_reply(text, 503, "unavailable")
+def _health(key: str, good: bool, text: str, **more: str) -> HttpReply:
+    """Returns a reply whose status Triton's clients read, and whose body KServe's clients do."""
+    return HttpReply(dumps({key: True, **more})) if good else error_reply(text, 503, "unavailable")
 
 
 def _config(given: HttpRequest) -> Translated:

@@ -44,7 +44,12 @@ def make_server(
     def readiness() -> HttpReply:
         return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
 
-    plain = {"/healthz": lambda: HttpReply(b"ok\n", (TEXT,)), "/readyz": readiness}
+    plain = {
+        "/healthz": lambda: HttpReply(b"ok\n", (TEXT,)),
+        "/readyz": readiness,
+        # What clients of KServe's first protocol ask.
+        "/": lambda: HttpReply(b'{"status":"alive"}'),
+    }
     reader = BodyReader(limits, memory)
     routes = http_routes(repository, reader)
     address: dict[str, Any] = {

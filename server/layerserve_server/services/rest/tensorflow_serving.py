@@ -10,6 +10,7 @@ from layerserve_server.protocols.inference.inference_pb2 import RepositoryIndexR
 from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import (
     GetModelStatusRequest,
     GetModelStatusResponse,
+    ModelVersionStatus,
 )
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import (
     GetModelMetadataRequest,
@@ -47,9 +48,14 @@ def routes(repository: Repository, reader: BodyReader) -> list[HttpRoute]:
 
 def _status(request: HttpRequest) -> Translated:
     message = GetModelStatusRequest(model_spec=model_spec(request.names))
-    return Translated(
-        message.SerializeToString(), lambda answer: HttpReply(dumps(_dict(GetModelStatusResponse.FromString(answer))))
-    )
+
+    def reply(answer: bytes) -> HttpReply:
+        response = GetModelStatusResponse.FromString(answer)
+        ready = any(one.state == ModelVersionStatus.AVAILABLE for one in response.model_version_status)
+        # What KServe's clients read, besides what TensorFlow Serving's do.
+        return HttpReply(dumps({**_dict(response), "name": request.names["model"], "ready": ready}))
+
+    return Translated(message.SerializeToString(), reply)
 
 
 def _metadata(request: HttpRequest) -> Translated:

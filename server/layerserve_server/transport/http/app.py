@@ -269,5 +269,10 @@ async def _send(scope: MutableMapping[str, Any], send: Send, reply: HttpReply, *
     headers.append((b"content-length", b"%d" % len(reply.body)))
     if unread or scope[KEY].last:
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+    writes = scope[KEY].writes
+    writes.join()
+    try:
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+    finally:
+        writes.flush()

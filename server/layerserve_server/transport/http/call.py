@@ -50,7 +50,8 @@ class HttpCall(BatchedCall):
         self.ended: asyncio.Future[bytes | Failure] = loop.create_future()
 
     def client(self) -> object:
-        return self._connection
+        # Not the connection itself, which a queue would keep in memory.
+        return str(self._connection)
 
     @property
     def metadata(self) -> Pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ MAX_HEADER_BYTES = 16 * 1024
 #: to earlier ones.
 MAX_REQUESTS = 100_000
 MAX_PIPELINED = 16
+#: Maximum size of a reply whose head and body are written at once, in bytes.
+JOINED_BYTES = 64 * 1024
 #: Key of a connection in the scope of its requests.
 KEY = "layerserve.connection"
 PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
@@ -81,6 +84,43 @@ class HttpConnections:
         return False
 
 
+class JoinedWrites:
+    """A transport whose writes can be joined: uvicorn writes head and body of a reply one after the other."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        #: What isn't written yet; None if writes aren't being joined.
+        self._parts: list[bytes] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def join(self) -> None:
+        """Keeps what is written, until `flush`."""
+        self._parts = []
+
+    def flush(self) -> None:
+        """Writes what was kept."""
+        parts, self._parts = self._parts, None
+        if parts:
+            # A long body isn't copied for that.
+            joined = sum(map(len, parts)) <= JOINED_BYTES
+            for part in [b"".join(parts)] if joined else parts:
+                self._transport.write(part)
+
+    def write(self, data: bytes) -> None:
+        """Writes, or keeps for `flush`."""
+        if self._parts is None:
+            self._transport.write(data)
+        else:
+            self._parts.append(data)
+
+    def close(self) -> None:
+        """Closes after everything was written."""
+        self.flush()
+        self._transport.close()
+
+
 class HttpConnection(HttpToolsProtocol):
     """A connection of a client. It ends if headers are too large or come too slowly, or a reply isn't read."""
 
@@ -114,7 +154,12 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called when the client has connected."""
-        super().connection_made(transport)  # type: ignore[arg-type]
+        self.writes = JoinedWrites(transport)
+        super().connection_made(self.writes)  # type: ignore[arg-type]
+        connected = transport.get_extra_info("socket")
+        if connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
+            # asyncio does so only for sockets with a number of their protocol, which `socket.create_server` makes none.
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.peer = self.client[0] if self.client else ""
         certificate = transport.get_extra_info("ssl_object")
         if isinstance(certificate, ssl.SSLObject):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import grpc
 import numpy as np
 import pytest
 from fake_calls import CallObserver, FakeCall, event_batches_here
@@ -15,6 +16,7 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.prediction.own_contract import OwnContract
 from layerserve_server.services.prediction.predictor import Predictor
+from layerserve_server.services.prediction.request_template import RequestTemplates
 from layerserve_server.services.prediction.samples import RequestSamples
 from layerserve_server.services.prediction.shadow import Shadows
 
@@ -136,6 +138,21 @@ def test_a_request_that_is_answered_holds_its_version_no_longer(make, quick, wai
     assert call.outcome == "CANCELLED"
     service.version.retire()
     wait_until(lambda: service.version.queue._closed)
+
+
+def test_only_requests_that_are_accepted_become_templates(make, monkeypatch):
+    """A template skips checks of what is the same in later requests."""
+    learned, learn = [], RequestTemplates.learn
+    monkeypatch.setattr(
+        RequestTemplates, "learn", lambda self, sent, request: learned.append(sent) or learn(self, sent, request)
+    )
+    service = make(quick=True)
+    for refused in (message(outputs=["z"]), message(X[:, :1]), message(np.array([[b"a", b"b"]], object))):
+        for _ in range(2):
+            assert service.answer(refused).sent[0].code is grpc.StatusCode.INVALID_ARGUMENT
+    assert learned == []
+    service.answer(message())
+    assert learned == [message()]
 
 
 def test_calls_of_a_burst_that_are_alike_are_one_batch(make):

@@ -8,8 +8,8 @@ import pytest
 def test_paths_describe_the_server_and_its_models(serve):
     app, call = serve()
     assert call("GET", "/v2").json["name"] == "layerserve"
-    assert call("GET", "/v2/health/live").status == 200
-    assert call("GET", "/v2/health/ready").status == 200
+    assert call("GET", "/v2/health/live").json == {"live": True}
+    assert call("GET", "/v2/health/ready").json == {"ready": True}
     for path in ("/v2/models/double", "/v2/models/double/versions/1"):
         assert call("GET", path).json == {
             "name": "double",
@@ -18,7 +18,7 @@ def test_paths_describe_the_server_and_its_models(serve):
             "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
             "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 2]}],
         }
-        assert call("GET", path + "/ready").status == 200
+        assert call("GET", path + "/ready").json == {"ready": True, "name": "double"}
         config = call("GET", path + "/config").json
         assert (config["name"], config["max_batch_size"]) == ("double", 64)
         assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}]

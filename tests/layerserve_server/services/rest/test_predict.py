@@ -104,8 +104,8 @@ def test_paths_of_what_does_not_exist(serve, verb, path, status):
 def test_status_and_metadata(serve):
     _, call = serve()
     status = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-    assert call("GET", "/v1/models/double").json == {"model_version_status": [status]}
-    assert call("GET", "/v1/models/double/versions/1").json == {"model_version_status": [status]}
+    for path in ("/v1/models/double", "/v1/models/double/versions/1"):
+        assert call("GET", path).json == {"model_version_status": [status], "name": "double", "ready": True}
     assert call("GET", "/v1/models").json == {"models": ["double"]}
     found = call("GET", "/v1/models/double/metadata").json
     assert found["model_spec"] == {"name": "double", "signature_name": "", "version": "1"}

@@ -14,6 +14,7 @@ from http_calls import Http, exchange
 from layerserve_server.access.rights import HTTP, right_of
 from layerserve_server.services.rest.serving import http_routes
 from layerserve_server.transport import limits
+from layerserve_server.transport.http.connection import JOINED_BYTES, JoinedWrites
 from tokens import write_tokens
 
 INFER = "/v2/models/double/infer"
@@ -100,6 +101,18 @@ def test_what_is_no_request_ends_its_connection(serve, sent, answer, wait_until)
     assert received.startswith(answer)
     assert call("GET", "/v2").status == 200
     wait_until(lambda: app._transport.memory.held == 0)
+
+
+def test_requests_may_be_sent_ahead(serve):
+    app, _ = serve()
+    bodies = [json.dumps({"instances": [[number, 0]]}).encode() for number in range(5)]
+    head = b"POST /v1/models/double:predict HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n%s\r\n"
+    last = b"connection: close\r\n"
+    sent = b"".join(head % (len(body), last if body is bodies[-1] else b"") + body for body in bodies)
+    replies = exchange(app.http_port, sent).split(b"HTTP/1.1 200 OK")[1:]
+    assert [json.loads(reply.partition(b"\r\n\r\n")[2])["predictions"] for reply in replies] == [
+        [[2 * number, 0]] for number in range(5)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +253,7 @@ def test_every_route_has_a_method_with_a_right():
     routes = http_routes(None, None)
     assert len(routes) > 20
     assert [route.path for route in routes if right_of(route.method) is None] == []
-    assert {"/healthz", "/readyz"} <= HTTP.keys()
+    assert {"/", "/healthz", "/readyz"} <= HTTP.keys()
 
 
 def test_open_requests_finish_while_the_server_stops(model, wait_until):
@@ -280,3 +293,36 @@ def test_grpc_is_answered_while_http_is_flooded(serve, connect):
     assert call(b"", timeout=5)
     for one in sockets:
         one.close()
+
+
+def test_replies_are_sent_at_once(serve):
+    """Head and body in two packets, of which the second waits for the first's acknowledgement, took 40 ms."""
+    app, call = serve()
+    assert call("GET", "/v2").status == 200
+    (connection,) = app._http._connections._open
+    assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_writes_are_joined_unless_they_are_long():
+    written = []
+
+    class Transport:
+        def write(self, data):
+            written.append(data)
+
+        def close(self):
+            written.append(b"closed")
+
+    writes = JoinedWrites(Transport())
+    writes.write(b"a")
+    writes.join()
+    writes.write(b"b")
+    writes.write(b"c")
+    assert written == [b"a"]
+    writes.flush()
+    writes.join()
+    writes.write(b"d")
+    writes.write(b"e" * JOINED_BYTES)
+    writes.close()
+    writes.flush()
+    assert written == [b"a", b"bc", b"d", b"e" * JOINED_BYTES, b"closed"]
