@@ -84,6 +84,13 @@ class Catalogue:
         with self._lock:
             return self._known(name).control
 
+    def set_control(self, name: str, control: Control) -> None:
+        """Records what calls have set for a model, before the next scan: a default that is loaded is it at once."""
+        with self._lock:
+            if (record := self._models.get(name)) is not None:
+                record.control = control
+                self._choose_anew()
+
     def labels(self, name: str) -> Mapping[str, int]:
         """Returns the versions of a model's labels, as they are on disk. Raises UnknownModelError."""
         with self._lock:

@@ -107,6 +107,9 @@ class LoadedModels(Catalogue):
         """
         with self._lock:
             entry = self._known(name).entry(version, None, any_state=True)
+        if entry.state is State.READY and not entry.barred:
+            entry.on_demand = True
+            return  # Without waiting for a scan, which may be loading another version.
         if not entry.barred:
             self._fetch(entry)
         with self._scanning:

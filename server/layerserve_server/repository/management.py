@@ -21,6 +21,7 @@ from layerserve_server.errors import (
     safe_text,
 )
 from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.control import read_control
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.repository.repository import Repository
@@ -287,6 +288,15 @@ class Manager:
             self._repository.refresh(name)
             return self._follow(name)
 
+    # Training.
+
+    def note_run(self, name: str, run: str, version: int, error: ServerError | None) -> None:
+        """Audits the version that a run has published (0: none), and has the other processes follow."""
+        record = {"who": f"run {run}", "action": "publish", "model": name, "version": version}
+        self._note(record, "done" if error is None else _outcome(error))
+        for text in self._follow(name):
+            logger.warning("version %d of model '%s' isn't in effect in %s", version, name, text)
+
     # Parts of all changes.
 
     def _known(self, name: str) -> Sequence[Description]:
@@ -306,6 +316,7 @@ class Manager:
     def _write(self, name: str, **values: Any) -> None:
         self._known(name)
         self._on_disk(lambda: self._repository.writer.write_control(name, **values))
+        self._repository.set_control(name, read_control(self._repository.folder(name)))
 
     @staticmethod
     def _on_disk(write: Callable[[], None]) -> None:

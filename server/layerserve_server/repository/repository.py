@@ -12,6 +12,7 @@ from layerserve_server.disk import sha256
 from layerserve_server.errors import (
     NotTrainableError,
     RefusedChangeError,
+    ServerError,
     VersionFailedError,
 )
 from layerserve_server.repository import layout, publishing
@@ -86,6 +87,8 @@ class Repository(LoadedModels):
         self._settings: dict[str, ModelSettings] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._disk_problem = ""
+        #: Called after a run has published a version (0: none), with the model, the run, and the error if that failed.
+        self.run_published: Callable[[str, str, int, ServerError | None], None] = lambda *_: None
 
     def make_present(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Like `describe_one`, and waits until the version's files are here.
@@ -198,9 +201,16 @@ class Repository(LoadedModels):
     def publish_once(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
         """Like `publish`, but doesn't repeat steps that the run completed before its server was killed."""
         version = self.version_of_run(name, run)
-        if not version:
-            return self.publish(name, file, run=run, base_version=base_version, label=label)
-        return self._published(name, version, label)
+        try:
+            if not version:
+                version = self.publish(name, file, run=run, base_version=base_version, label=label)
+            else:
+                self._published(name, version, label)
+        except ServerError as error:
+            self.run_published(name, run, self.version_of_run(name, run), error)
+            raise
+        self.run_published(name, run, version, None)
+        return version
 
     def _published(self, name: str, version: int, label: str) -> int:
         """Sets the label of a new version. If the version can't be loaded, the label keeps the working version.

@@ -529,6 +529,52 @@ def test_another_process_loads_what_it_is_told_before_it_answers(make, manage, p
     }
 
 
+def test_a_rollback_does_not_wait_for_a_version_that_is_being_loaded(manage, put, load_fake, wait_until):
+    for version in (1, 2):
+        put(version=version, offset=version)
+    gate, loading = threading.Event(), threading.Event()
+
+    def load(path):
+        if path.parent.name == "3":
+            loading.set()
+            assert gate.wait(30)
+        return load_fake(path)
+
+    repository, manager = manage(load=load, settle_seconds=0)
+    assert answering(repository, "double", 1) == (1, 1)  # so that it is in memory
+    os.utime(put(version=3, offset=3), (0, 0))
+    scanning = threading.Thread(target=repository.scan)
+    scanning.start()
+    assert loading.wait(30)
+    rolling = threading.Thread(target=manager.roll_back, args=("double", 0, ME))
+    rolling.start()
+    wait_until(lambda: answering(repository, "double") == (1, 1))
+    assert not gate.is_set()
+    gate.set()
+    scanning.join()
+    rolling.join()
+    assert answering(repository, "double") == (1, 1)
+
+
+def test_what_a_run_publishes_is_audited_and_followed(manage, put, tmp_path):
+    put(offset=1)
+    asked = []
+    repository, manager = manage(follow=lambda name: asked.append(name) or ["worker process 1: late"])
+    repository.run_published = manager.note_run
+    for run, text in (("r1", '{"offset": 2}'), ("r2", "{")):
+        result = tmp_path / "result.keras"
+        result.write_text(text)
+        try:
+            repository.publish_once("double", result, run=run, base_version=1)
+        except VersionFailedError:
+            assert text == "{"
+    assert asked == ["double", "double"]
+    assert [(r["who"], r["action"], r["version"], r["outcome"][:15]) for r in audited(tmp_path)] == [
+        ("run r1", "publish", 2, "done"),
+        ("run r2", "publish", 3, "model_not_ready"),
+    ]
+
+
 # Labels.
 
 
