@@ -14,6 +14,7 @@ from layerserve.errors import Unavailable
 from layerserve.methods import Message, Method
 from layerserve.retries import Retries
 from layerserve.tokens import Metadata, TokenFunction
+from layerserve.tracing import trace_metadata
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class AsyncChannel:
         send = self._callable(method, raw)
         attempt = 1
         while True:
-            metadata = await self._metadata()
+            metadata = (*(await self._metadata()), *trace_metadata())
             try:
                 reply = await send(request, timeout=deadline.remaining(), metadata=metadata)
             except grpc.RpcError as error:
@@ -48,7 +49,7 @@ class AsyncChannel:
 
     async def open(self, method: Method[Any, Any], requests: Message | Iterable[Message], deadline: Deadline) -> Any:
         """Opens a stream, to be passed to `receive`."""
-        metadata = await self._metadata()
+        metadata = (*(await self._metadata()), *trace_metadata())
         return self._callable(method, raw=False)(requests, timeout=deadline.remaining(), metadata=metadata)
 
     async def receive(self, stream: Any, deadline: Deadline) -> Any:

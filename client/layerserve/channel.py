@@ -12,6 +12,7 @@ import grpc
 from layerserve.connection import Connection, Deadline
 from layerserve.methods import Message, Method
 from layerserve.retries import Retries
+from layerserve.tracing import trace_metadata
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ class Channel:
         send = self._callable(method, raw)
         attempt = 1
         while True:
-            metadata = self._token.metadata()
+            metadata = (*self._token.metadata(), *trace_metadata())
             try:
                 reply = send(request, timeout=deadline.remaining(), metadata=metadata)
             except grpc.RpcError as error:
@@ -50,7 +51,7 @@ class Channel:
     def open(self, method: Method[Any, Any], requests: Message | Iterable[Message], deadline: Deadline) -> Any:
         """Opens a stream, to be passed to `receive`."""
         sent = iter(requests) if method.streams_requests else requests  # type: ignore[arg-type]
-        metadata = self._token.metadata()
+        metadata = (*self._token.metadata(), *trace_metadata())
         return self._callable(method, raw=False)(sent, timeout=deadline.remaining(), metadata=metadata)
 
     def receive(self, stream: Any, deadline: Deadline) -> Any:

@@ -124,7 +124,9 @@ class App:
             return workers.follow(model, self.repository.serving) if workers else ()
 
         audit = AuditLog(settings.state_folder)
-        return Manager(self.repository, audit, follow, max_upload_bytes=settings.max_upload_bytes)
+        manager = Manager(self.repository, audit, follow, max_upload_bytes=settings.max_upload_bytes)
+        self.repository.run_published = manager.note_run
+        return manager
 
     def start(self) -> None:
         """Starts to receive calls. Returns when all models and runs have been read and health is SERVING.

@@ -49,6 +49,9 @@ class Probes:
             if refused is not None:
                 return _text(start_response, *refused, ("WWW-Authenticate", "Bearer"))
             if path in metrics:
+                if path != "/metrics":
+                    # In OpenMetrics, the library writes underscores for the colons of TensorFlow Serving's names.
+                    environ["HTTP_ACCEPT"] = "text/plain"
                 return metrics[path](environ, start_response)
             status, text = {
                 "/healthz": ("200 OK", "ok"),

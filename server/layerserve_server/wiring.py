@@ -101,6 +101,7 @@ class Inference:
             writer=writer,
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
+            polls=settings.model_control == "poll",
             sample_share=partial(sample_share, settings),
         )
         self._shadows = Shadows(self.repository, self.metrics)

@@ -119,7 +119,7 @@ class Verifier:
         except jwt.ImmatureSignatureError as error:
             raise RefusedForNowError("authorization: the token isn't valid yet") from error
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
-            # Its text would help whoever guesses.
+            # Its text would help to guess.
             raise UnauthenticatedError("authorization: the token isn't valid on this server") from error
         return self._caller(claims, id)
 

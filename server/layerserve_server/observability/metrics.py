@@ -279,7 +279,7 @@ class Metrics:
         self._shadow_absolute.labels(model, str(version)).observe((absolute,))
         self._shadow_relative.labels(model, str(version)).observe((relative,))
 
-    # Loads (see repository.RepositoryObserver).
+    # Loads (see repository.loaded_models.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
         """Counts a version that was loaded in `seconds`."""

@@ -1,7 +1,7 @@
 """How workers follow changes of the repository: the supervisor sends orders, and workers answer when they are done.
 
-Orders are JSON lines on a worker's standard input, {"order": 1, "scan": "mnist"}; answers are lines on its standard
-output, {"order": 1, "serving": {...}}. A number instead of an order ends the worker.
+Orders are JSON lines on a worker's standard input, {"order": 1, "scan": "mnist", "versions": null}; answers are lines
+on its standard output, {"order": 1, "serving": {...}}. A number instead of an order ends the worker.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 #: Time for workers to carry out an order, in seconds.
 FOLLOW_SECONDS: Final = 30.0
 
+#: What must be equal in all processes (see `Repository.serving`).
+_SHARED: Final = ("loaded", "default", "labels", "canary")
+
 #: What a process serves of a model (see `Repository.serving`); None if the process has ended.
 Serving: TypeAlias = Mapping[str, Any] | None
 
@@ -35,9 +38,17 @@ class Following:
         self._answers: dict[int, queue.SimpleQueue[tuple[int, Serving]]] = {}
 
     def ask(
-        self, model: str, workers: Collection[int], send: Callable[[str], None], seconds: float = FOLLOW_SECONDS
+        self,
+        model: str,
+        workers: Collection[int],
+        send: Callable[[str], None],
+        versions: Collection[int] | None = None,
+        seconds: float = FOLLOW_SECONDS,
     ) -> dict[int, Serving]:
-        """Sends an order with `send`, and waits for these workers. Returns their answers, without late ones."""
+        """Has workers scan a model: all of it, or these versions.
+
+        Sends an order with `send`, and waits for these workers. Returns their answers, without late ones.
+        """
         number = next(self._numbers)
         answers: queue.SimpleQueue[tuple[int, Serving]] = queue.SimpleQueue()
         with self._lock:
@@ -45,7 +56,7 @@ class Following:
         found: dict[int, Serving] = {}
         end = time.monotonic() + seconds
         try:
-            send(json.dumps({"order": number, "scan": model}) + "\n")
+            send(json.dumps({"order": number, "scan": model, "versions": versions}) + "\n")
             while not found.keys() >= set(workers) and (left := end - time.monotonic()) > 0:
                 try:
                     worker, serving = answers.get(timeout=left)
@@ -90,9 +101,9 @@ def lagging(expected: Mapping[str, Any], workers: Iterable[int], answers: Mappin
         if serving is None:
             found.append(f"{name}: it has ended, and is being started again")
             continue
-        different = [key for key in ("loaded", "default", "labels") if serving.get(key) != expected[key]]
+        different = [key for key in _SHARED if serving.get(key) != expected.get(key)]
         if different:
-            states = ", ".join(f"{key} is {serving.get(key)}, expected {expected[key]}" for key in different)
+            states = ", ".join(f"{key} is {serving.get(key)}, expected {expected.get(key)}" for key in different)
             reasons = "; ".join(f"version {version}: {reason}" for version, reason in serving["reasons"].items())
             found.append(f"{name}: {states}" + (f" ({reasons})" if reasons else ""))
     return found
@@ -101,8 +112,12 @@ def lagging(expected: Mapping[str, Any], workers: Iterable[int], answers: Mappin
 class Orders:
     """Carries out orders in a worker, one after another in a thread."""
 
-    def __init__(self, scan: Callable[[str], None], serving: Callable[[str], Mapping[str, Any]]) -> None:
-        """`scan` scans a model, `serving` returns what is then served of it."""
+    def __init__(
+        self,
+        scan: Callable[[str, Mapping[str, Collection[int]] | None], None],
+        serving: Callable[[str], Mapping[str, Any]],
+    ) -> None:
+        """`scan` scans a model (see `Repository.scan`), `serving` returns what is then served of it."""
         self._scan, self._serving = scan, serving
         self._pool = ThreadPoolExecutor(1, "orders")
 
@@ -112,16 +127,16 @@ class Orders:
             order = json.loads(line)
             if not isinstance(order, dict):
                 return float(order)
-            self._pool.submit(self._follow, order["order"], order["scan"])
+            self._pool.submit(self._follow, order["order"], order["scan"], order["versions"])
         return 0.0
 
     def close(self) -> None:
         """Drops orders that haven't begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _follow(self, number: int, model: str) -> None:
+    def _follow(self, number: int, model: str, versions: Collection[int] | None) -> None:
         try:
-            self._scan(model)
+            self._scan(model, None if versions is None else {model: versions})
         except Exception:
             logger.exception("the scan of model '%s' failed", model)
         print(json.dumps({"order": number, "serving": self._serving(model)}), flush=True)

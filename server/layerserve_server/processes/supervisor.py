@@ -103,7 +103,9 @@ class Supervisor:
             for process in list(self._processes.values()):
                 _send(process, order, close=False)
 
-        answers = self._following.ask(model, workers, send)
+        catalogue = self.catalogue()
+        versions = None if catalogue is None else catalogue.get(model, ())
+        answers = self._following.ask(model, workers, send, versions)
         return lagging(expected(model), workers, answers)
 
     def pids(self) -> list[int]:

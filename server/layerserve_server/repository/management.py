@@ -21,6 +21,7 @@ from layerserve_server.errors import (
     safe_text,
 )
 from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.control import read_control
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.repository.repository import Repository
@@ -133,7 +134,7 @@ class Manager:
         with self._change(who, "unload", name):
             self._known(name)
             self._write(name, loaded=False)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._finish(name)
 
     # The default version.
@@ -149,7 +150,7 @@ class Manager:
         with self._change(who, "unpin", name) as record:
             record["from"] = self._default(name)
             self._write(name, pinned=None)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             record["to"] = self._default(name)
             return self._finish(name)
 
@@ -182,10 +183,10 @@ class Manager:
         self._repository.ensure_loaded(name, version)
         before = self._repository.control(name).pinned
         self._write(name, pinned=version)
-        self._repository.scan(name)
+        self._repository.refresh(name)
         if self._default(name) != version:
             self._write(name, pinned=before)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             raise VersionFailedError(f"model '{name}' version {version} can't be made the default")
         return self._finish(name)
 
@@ -198,11 +199,11 @@ class Manager:
             record["from"] = self._repository.labels(name).get(label)
             self._repository.ensure_loaded(name, version)
             self._on_disk(lambda: self._repository.writer.write_label(name, label, version))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             if self._repository.serving(name)["labels"].get(label) != version:
                 # Its file has gone or changed meanwhile.
                 self._on_disk(lambda: self._restore_label(name, label, record["from"]))
-                self._repository.scan(name)
+                self._repository.refresh(name)
                 raise VersionFailedError(f"model '{name}' version {version} can't be loaded, so the label stays")
             return self._finish(name)
 
@@ -220,7 +221,7 @@ class Manager:
                 raise UnknownLabelError(f"model '{name}' has no label '{safe_text(label, 150)}'")
             record["from"] = labels[label]
             self._on_disk(lambda: self._repository.writer.remove_label(name, label))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._finish(name)
 
     def set_canary(self, name: str, share: float | None, who: str) -> tuple[float, Change]:
@@ -241,7 +242,7 @@ class Manager:
             if share and version is not None:
                 self._repository.ensure_loaded(name, version)
             self._write(name, canary=share)
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._repository.serving(name)["canary"], self._finish(name)
 
     # Deletion.
@@ -268,7 +269,7 @@ class Manager:
                 values["pinned"] = None
             self._write(name, **values)
             self._on_disk(lambda: self._repository.writer.withdraw(name, version, found.path))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._finish(name)
 
     def delete_model(self, name: str, who: str, *, force: bool = False) -> Sequence[str]:
@@ -284,8 +285,17 @@ class Manager:
             self._repository.check_deletable(name)
             highest = self._repository.highest(name)
             self._on_disk(lambda: self._repository.writer.withdraw_model(name, highest))
-            self._repository.scan(name)
+            self._repository.refresh(name)
             return self._follow(name)
+
+    # Training.
+
+    def note_run(self, name: str, run: str, version: int, error: ServerError | None) -> None:
+        """Audits the version that a run has published (0: none), and has the other processes follow."""
+        record = {"who": f"run {run}", "action": "publish", "model": name, "version": version}
+        self._note(record, "done" if error is None else _outcome(error))
+        for text in self._follow(name):
+            logger.warning("version %d of model '%s' isn't in effect in %s", version, name, text)
 
     # Parts of all changes.
 
@@ -306,6 +316,7 @@ class Manager:
     def _write(self, name: str, **values: Any) -> None:
         self._known(name)
         self._on_disk(lambda: self._repository.writer.write_control(name, **values))
+        self._repository.set_control(name, read_control(self._repository.folder(name)))
 
     @staticmethod
     def _on_disk(write: Callable[[], None]) -> None:

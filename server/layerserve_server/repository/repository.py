@@ -1,70 +1,42 @@
-"""The models of a server: their versions on disk and in memory, and the choice of the version for a request."""
+"""The models of a server on disk: scans find versions and what is wanted of them; runs and calls publish and change."""
 
 from __future__ import annotations
 
 import logging
-import math
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-
-from layergraph.errors import unknown_name
 
 from layerserve_server.disk import sha256
 from layerserve_server.errors import (
-    BusyError,
     NotTrainableError,
     RefusedChangeError,
-    UnavailableError,
-    UnknownModelError,
+    ServerError,
     VersionFailedError,
 )
 from layerserve_server.repository import layout, publishing
-from layerserve_server.repository.canary import Canary, Shadow
-from layerserve_server.repository.control import Control, read_control
+from layerserve_server.repository.catalogue import replaced
+from layerserve_server.repository.control import read_control
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
-from layerserve_server.repository.loading import Load, Loader, MakeQueue, failure_text
-from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
+from layerserve_server.repository.loaded_models import LoadedModels, RepositoryObserver
+from layerserve_server.repository.loading import Load, Loader, MakeQueue
+from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.origin import Origin
 from layerserve_server.repository.record import ModelRecord
-from layerserve_server.repository.version import Lease, LoadedVersion
+from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.writer import FolderWriter, Writer
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
-#: Maximum number of requests that wait until an old version is loaded; more would occupy the threads of other requests.
-MAX_WAITING_FOR_LOAD = 8
-
-
-class RepositoryObserver(Protocol):
-    """Receives events about loading, for metrics."""
-
-    def version_loaded(self, model: str, version: int, seconds: float) -> None:
-        """Called after a version was loaded, which took `seconds`."""
-
-    def version_failed(self, model: str, version: int) -> None:
-        """Called after a version failed to load."""
-
-    def version_released(self, model: str, version: int) -> None:
-        """Called after a version was freed."""
-
-    def settings_invalid(self, model: str) -> None:
-        """Called after a model's settings file was read that is invalid; once for each content."""
-
-
-class Repository:
+class Repository(LoadedModels):
     """The models in a folder, or a single model file with the versions that training publishes of it. Thread-safe.
 
-    Only `scan` and `publish` read the disk, one at a time. `lease` uses versions in memory; old versions are loaded on
-    their first request. What is wanted of a model is on disk: its files, settings, labels, and what calls have set
-    (`control`); a scan loads what is missing, and only then makes it the default or moves a label to it.
+    Only `scan` and `publish` read the disk, one at a time. What is wanted of a model is on disk: its files, settings,
+    labels, and what calls have set (`control`); a scan loads what is missing, and only then makes it the default or
+    moves a label to it.
     """
 
     def __init__(
@@ -81,6 +53,7 @@ class Repository:
         digest: Callable[[Path], str] = sha256,
         queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None,
         loads: Callable[[str], bool] = lambda name: True,
+        polls: bool = True,
         sample_share: Callable[[str, ModelSettings], float] = lambda name, settings: 0.0,
         origin: Origin | None = None,
         writer: Writer | None = None,
@@ -89,111 +62,33 @@ class Repository:
 
         `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest.
         `queue_limits` returns the maximum rows of a batch and of a queue for the settings of a model, and `loads`
-        whether a model is loaded that no call has loaded or unloaded. `origin` is where the folder's versions come from
-        if they are copies, and `writer` writes there; by default it writes to the folder. Raises ValueError if `path`
-        is a file whose name isn't that of a model.
+        whether a model is loaded that no call has loaded or unloaded. `polls` is whether the files are followed.
+        `origin` is where the folder's versions come from if they are copies, and `writer` writes there; by default it
+        writes to the folder. Raises ValueError if `path` is a file whose name isn't that of a model.
         """
+        super().__init__(
+            Loader(load, make_queue, digest),
+            max_old_versions=max_old_versions,
+            observer=observer,
+            ready=ready,
+            origin=origin,
+        )
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
         self._root = path if self._file_name is None else published
-        self._loader = Loader(load, make_queue, digest)
         self._queue_limits = queue_limits
         self._sample_share = sample_share
         self._loads = loads
-        self._origin = origin
+        self._polls = polls
         #: Writes to the repository. What it writes takes effect with the next scan.
         self.writer = writer or FolderWriter(self._root)
-        self._max_old_versions = max_old_versions
         self._settle_seconds = settle_seconds
-        self._observer = observer
-        self._ready = ready
-        self._models: dict[str, ModelRecord] = {}
         #: Settings of models at the first scan, until their files are right.
         self._settings: dict[str, ModelSettings] = {}
-        #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
-        self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
-        #: Canaries and shadows by model. Replaced, never changed. Their versions may have been unloaded a moment ago.
-        self.canaries: Mapping[str, Canary] = {}
-        self.shadows: Mapping[str, Shadow] = {}
-        #: Share of requests that are kept, by model. Replaced, never changed.
-        self.sampled: Mapping[str, float] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
-        self._scanned = False
         self._disk_problem = ""
-        #: Called after each change of the versions, their states or labels. Must not block.
-        self.changed: Callable[[], None] = lambda: None
-        #: Protects the records of models and versions; held only briefly.
-        self._lock = threading.RLock()
-        #: Held during a scan of the disk and the loads that follow.
-        self._scanning = threading.Lock()
-
-    # Requests.
-
-    def lease(self, name: str, version: int | None = None, label: str | None = None) -> Lease:
-        """Leases a version: the one with this number or label, or else the newest that is ready.
-
-        Loads an old version on demand. Raises UnknownModelError, UnknownVersionError, UnknownLabelError,
-        VersionFailedError, and UnavailableError or BusyError while the version is being loaded.
-        """
-        entry = self._entry(name, version, label)
-        for _ in range(3):
-            loaded = entry.loaded
-            lease = loaded.lease() if loaded is not None else None
-            if lease is not None:
-                return lease
-            # It was replaced or retired in between, or isn't loaded.
-            entry = self._entry(name, version, label)
-            if entry.loaded is None:
-                self._load_on_demand(entry)
-        raise UnavailableError(f"{entry.found.label} is being unloaded")
-
-    def lease_loaded(self, name: str, version: int | None = None, label: str | None = None) -> Lease | None:
-        """Like `lease`, but never blocks: returns None if the version would have to be loaded."""
-        chosen = self._chosen
-        loaded = chosen.get((name, version, label))
-        lease = loaded.lease() if loaded is not None else None
-        if lease is None:
-            loaded = self._entry(name, version, label).loaded
-            lease = loaded.lease() if loaded is not None else None
-            if loaded is not None and lease is not None:
-                # Into the old cache if it was replaced meanwhile, since the choice may have changed.
-                chosen[name, version, label] = loaded
-        return lease
-
-    def describe(self, name: str = "") -> list[Description]:
-        """Describes all versions, or those of one model, by name, then newest first. Empty for an unknown model.
-
-        Raises UnavailableError before the first scan.
-        """
-        self._check_scanned()
-        with self._lock:
-            return [
-                record.description(record.versions[version])
-                for model, record in sorted(self._models.items())
-                if name in ("", model)
-                for version in sorted(record.versions, reverse=True)
-            ]
-
-    def states(self) -> Mapping[tuple[str, ...], int]:
-        """Returns the number of versions by model and state. Empty before the first scan."""
-        return Counter((one.name, one.state.value) for one in self.describe()) if self._scanned else {}
-
-    def catalogue(self) -> dict[str, list[int]]:
-        """Returns the versions of each model."""
-        with self._lock:
-            return {name: sorted(record.versions) for name, record in self._models.items()}
-
-    def settings_without_file(self) -> dict[str, dict[str, Any]]:
-        """Returns the settings in force of models whose files are wrong, as JSON values."""
-        with self._lock:
-            wrong = [record for record in self._models.values() if record.settings and record.settings_problem]
-            return {one.name: one.in_force.model_dump(mode="json", exclude_unset=True) for one in wrong}
-
-    def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
-        """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
-        with self._lock:
-            record = self._known(name)
-            return record.description(record.entry(version, label, any_state=True))
+        #: Called after a run has published a version (0: none), with the model, the run, and the error if that failed.
+        self.run_published: Callable[[str, str, int, ServerError | None], None] = lambda *_: None
 
     def make_present(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Like `describe_one`, and waits until the version's files are here.
@@ -253,6 +148,13 @@ class Repository:
                     loaded = [one.found for one in self._entries() if one.loaded is not None]
                 self._origin.note_use([(one.name, one.version) for one in loaded])
 
+    def refresh(self, name: str, *new: int) -> None:
+        """Scans a model after a change by this server. Unless the server polls, only `new` versions count as new."""
+        with self._lock:
+            record = self._models.get(name)
+            known = {*record.versions, *new} if record else {*new}
+        self.scan(name, None if self._polls else {name: known})
+
     def scan_all_of(self, name: str) -> None:
         """Scans a model, and waits until the versions that it is to have loaded are here. Raises as `Origin.fetch`.
 
@@ -293,15 +195,22 @@ class Repository:
             version = self.writer.publish(name, file, facts, above=above)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
-        self.scan(name)
+        self.refresh(name, version)
         return self._published(name, version, label)
 
     def publish_once(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
         """Like `publish`, but doesn't repeat steps that the run completed before its server was killed."""
         version = self.version_of_run(name, run)
-        if not version:
-            return self.publish(name, file, run=run, base_version=base_version, label=label)
-        return self._published(name, version, label)
+        try:
+            if not version:
+                version = self.publish(name, file, run=run, base_version=base_version, label=label)
+            else:
+                self._published(name, version, label)
+        except ServerError as error:
+            self.run_published(name, run, self.version_of_run(name, run), error)
+            raise
+        self.run_published(name, run, version, None)
+        return version
 
     def _published(self, name: str, version: int, label: str) -> int:
         """Sets the label of a new version. If the version can't be loaded, the label keeps the working version.
@@ -319,7 +228,7 @@ class Repository:
                 self.writer.write_label(name, label, version)
             except OSError as error:
                 raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
-            self.scan(name)
+            self.refresh(name)
         return version
 
     def version_of_run(self, name: str, run: str) -> int:
@@ -367,94 +276,9 @@ class Repository:
             raise ValueError(f"no model can have the name {name!r}")
         return self._root / name
 
-    def settings(self, name: str) -> ModelSettings:
-        """Returns the settings in force of a model; the defaults if there is no such model."""
-        with self._lock:
-            record = self._models.get(name)
-            return record.in_force if record else DEFAULTS
-
-    def control(self, name: str) -> Control:
-        """Returns what calls have set for a model. Raises UnknownModelError."""
-        with self._lock:
-            return self._known(name).control
-
-    def labels(self, name: str) -> Mapping[str, int]:
-        """Returns the versions of a model's labels, as they are on disk. Raises UnknownModelError."""
-        with self._lock:
-            return dict(self._known(name).file_labels)
-
-    def serving(self, name: str) -> dict[str, Any]:
-        """Returns what must be the same in all processes: which versions answer, and why others don't."""
-        with self._lock:
-            record = self._models.get(name)
-            if record is None:
-                return {"default": None, "labels": {}, "loaded": False, "reasons": {}}
-            reasons = {str(one.version): one.reason for one in self.describe(name) if one.reason}
-            return {
-                "default": record.default(),
-                "labels": dict(record.labels),
-                "loaded": record.loaded,
-                "canary": record.canary_share,
-                "reasons": reasons,
-            }
-
-    def problems(self, name: str) -> Mapping[int, str]:
-        """Returns why versions that are to serve don't, or not with their files and settings on disk, by version."""
-        with self._lock:
-            record = self._known(name)
-            least = record.default() or 0
-            numbers = [record.target] if record.target else [number for number in record.versions if number >= least]
-            found = {number: record.versions[number] for number in numbers if number in record.versions}
-            reasons = {
-                number: "; ".join(filter(None, (entry.reason, record.settings_problem)))
-                for number, entry in found.items()
-                if entry.state in (State.FAILED, State.READY)
-            }
-        return {number: reason for number, reason in reasons.items() if reason}
-
-    def ensure_loaded(self, name: str, version: int) -> None:
-        """Loads a version unless it is loaded, or loads it again if its last try failed. It is kept as in `lease`.
-
-        Raises UnknownModelError, UnknownVersionError, VersionFailedError, NotLoadedError if it may not be loaded, and
-        as `Origin.fetch` does.
-        """
-        with self._lock:
-            entry = self._known(name).entry(version, None, any_state=True)
-        if not entry.barred:
-            self._fetch(entry)
-        with self._scanning:
-            with self._lock:
-                record = self._known(name)
-                entry = record.entry(version, None, any_state=True)
-                if entry.state is State.FAILED and not entry.found.problem:
-                    entry.state = State.AVAILABLE
-                entry.check_usable()
-            if entry.loaded is None:
-                self._load_entry(entry, record.in_force)
-            with self._lock:
-                entry.check_usable()
-                entry.on_demand = True
-                if entry.loaded is not None:
-                    entry.loaded.last_used = time.monotonic()
-
-    def test(self, found: FoundVersion, settings: ModelSettings) -> None:
-        """Loads a version that isn't published, and drops it. Raises VersionFailedError if that fails."""
-
-        def released(loaded: LoadedVersion) -> None:
-            self._observer.version_released(loaded.name, loaded.version)
-
-        try:
-            loaded = self._loader.read(found, settings, released)
-        except Exception as error:
-            reason, expected = failure_text(error)
-            if not expected:
-                logger.exception("an uploaded version of model '%s' failed to load", found.name)
-            raise VersionFailedError(f"model '{found.name}': the uploaded version can't be loaded: {reason}") from error
-        loaded.retire()
-
     def take(self, name: str, version: int, label: str = "") -> None:
         """Loads a version that was published, and sets a label to it. Raises as `publish` does."""
-        self.scan(name)
+        self.refresh(name, version)
         self._published(name, version, label)
 
     def check_deletable(self, name: str) -> None:
@@ -475,38 +299,6 @@ class Repository:
             self._choose_anew()
         for version in loaded:
             version.retire()
-
-    def _check_scanned(self) -> None:
-        if not self._scanned:
-            raise UnavailableError("the server is starting and hasn't read its models yet; try again in a moment")
-
-    # Choice of a version.
-
-    def _choose_anew(self) -> None:
-        """Drops the cache of chosen versions: the versions, their states or labels are being changed."""
-        self._chosen = {}
-        self.changed()
-
-    def _known(self, name: str) -> ModelRecord:
-        record = self._models.get(name)
-        if record is None:
-            self._check_scanned()
-            raise UnknownModelError(
-                unknown_name("model", name, self._models) if self._models else "the server has no models"
-            )
-        return record
-
-    def _entry(self, name: str, version: int | None, label: str | None) -> Entry:
-        with self._lock:
-            return self._known(name).entry(version, label)
-
-    def _find_entry(self, name: str, version: int) -> Entry | None:
-        with self._lock:
-            record = self._models.get(name)
-            return None if record is None else record.versions.get(version)
-
-    def _entries(self) -> Iterable[Entry]:
-        return (entry for record in self._models.values() for entry in record.versions.values())
 
     # Versions on disk.
 
@@ -559,7 +351,7 @@ class Repository:
                     entry.state, entry.reason, entry.tried = State.FAILED, record.settings_problem, layout.NOTHING
                 elif entry.loaded is not None and self._queue_limits is not None:
                     entry.loaded.queue.set_limits(*self._queue_limits(record.in_force))
-            self.sampled = _with(self.sampled, name, self._sample_share(name, record.in_force) or None)
+            self.sampled = replaced(self.sampled, name, self._sample_share(name, record.in_force) or None)
             self._move_labels(record, only_ready=self._scanned)
             if not record.versions:
                 del self._models[name]
@@ -588,18 +380,6 @@ class Repository:
         if entry.state in (State.FAILED, State.LOADING) and not entry.loading.locked():
             entry.state, entry.reason = State.AVAILABLE, ""
 
-    @staticmethod
-    def _move_labels(record: ModelRecord, *, only_ready: bool) -> None:
-        """Moves labels to the versions that the file names; with `only_ready`, not before these are loaded.
-
-        A label also moves if the version to which it points can't answer.
-        """
-        before, record.labels = record.labels, {}
-        for label, version in record.file_labels.items():
-            old, new = record.versions.get(before.get(label, 0)), record.versions.get(version)
-            waits = only_ready and new is not None and new.loaded is None and old is not None and old.loaded is not None
-            record.labels[label] = before[label] if waits else version
-
     def _refuse(self, entry: Entry, one: FoundVersion) -> None:
         """Records a problem of a version's file. A loaded version stays in use."""
         entry.reason = one.problem
@@ -616,195 +396,6 @@ class Repository:
         return (
             not self._scanned or one.published or old or self._sighted.get((one.name, one.version)) == one.fingerprint
         )
-
-    # Versions in memory.
-
-    def _bring_up(self, name: str) -> None:
-        """Loads the versions that the policy keeps loaded, and reloads loaded ones whose file or settings have changed.
-
-        If one of them can't be loaded, 'latest' takes an older one.
-        """
-        with self._lock:
-            record = self._models.get(name)
-            if record is None:
-                self.canaries, self.shadows = _with(self.canaries, name, None), _with(self.shadows, name, None)
-                return
-            settings, target = record.in_force, record.target
-            entries = [(number, entry) for number in record.order() if not (entry := record.versions[number]).leaving]
-            # Kept loaded, too: their requests would have to wait.
-            named = {*record.file_labels.values(), *record.routed()}
-        count = settings.latest_versions if settings.version_policy == "latest" else len(entries)
-        kept: list[int] = []
-        coming: list[int] = []
-        for number, entry in entries:
-            if entry.barred:
-                continue
-            if self._origin is not None and entry.found.absent:
-                # Older ones that are here serve meanwhile, but none is fetched for that.
-                wanted = settings.serves(number) and (number == target or len(kept) + len(coming) < count)
-                if (wanted or number in named) and entry.state is State.AVAILABLE:
-                    self._origin.want(name, number)
-                    coming.append(number)
-                continue
-            changed = entry.loaded is not None and entry.changed(settings)
-            # An older version isn't taken in place of the target: it wouldn't become the default.
-            missing = target is not None and target not in kept
-            wanted = settings.serves(number) and (number == target or len(kept) + missing < count)
-            if changed or ((wanted or number in named) and entry.state is State.AVAILABLE):
-                self._load_entry(entry, settings)
-            if wanted and entry.state is State.READY:
-                kept.append(number)
-                entry.on_demand = False
-        with self._lock:
-            for number in [number for number, entry in record.versions.items() if entry.leaving]:
-                self._unload(record.versions.pop(number))
-            if not record.versions:
-                self._models.pop(name, None)
-            record.kept, record.coming = frozenset(kept), tuple(coming)
-            if kept:
-                record.bar(keep_loaded=False)
-                for entry in record.versions.values():
-                    if entry.barred:
-                        self._unload(entry)
-            self._move_labels(record, only_ready=True)
-            record.last_default = record.default()
-            self._choose_anew()
-            self.canaries = _with(self.canaries, name, record.canary())
-            self.shadows = _with(self.shadows, name, record.shadow())
-
-    def _load_entry(self, entry: Entry, settings: ModelSettings) -> None:
-        """Loads a version's file and replaces the loaded one. On failure keeps that and records the reason."""
-        with entry.loading:
-            found = entry.found
-            if entry.loaded is not None and not entry.changed(settings):
-                return
-            began = time.monotonic()
-            with self._lock:
-                if entry.loaded is None:
-                    entry.state, entry.reason = State.LOADING, ""
-                    self._choose_anew()
-            try:
-                loaded = self._loader.read(found, settings, self._released)
-            except Exception as error:
-                self._note_failure(entry, found, settings, error)
-                return
-            with self._lock:
-                previous, entry.loaded = entry.loaded, loaded
-                entry.tried, entry.tried_with = found.fingerprint, settings
-                entry.state, entry.reason, entry.retries, entry.retry_at = State.READY, "", 0, math.inf
-                self._choose_anew()
-                gone = self._find_entry(found.name, found.version) is not entry
-        seconds = time.monotonic() - began
-        self._observer.version_loaded(found.name, found.version, seconds)
-        if previous is not None:
-            previous.retire()
-        if gone:
-            loaded.retire()
-            return
-        logger.info("%s is ready", found.label, extra={"seconds": round(seconds, 3), "file": found.path.name})
-        if self._ready is not None:
-            self._ready(loaded)
-
-    def _note_failure(self, entry: Entry, found: FoundVersion, settings: ModelSettings, error: Exception) -> None:
-        reason, expected = failure_text(error)
-        logger.error("%s failed to load: %s", found.label, reason, exc_info=None if expected else error)
-        self._observer.version_failed(found.name, found.version)
-        with self._lock:
-            of_settings = entry.loaded is not None and entry.tried == found.fingerprint
-            entry.tried, entry.tried_with = found.fingerprint, settings
-            entry.retry_at = math.inf
-            if entry.retries < settings.load_retries:
-                entry.retry_at = time.monotonic() + settings.load_retry_seconds * 2**entry.retries
-                entry.retries += 1
-                reason += f" (to be tried again; {settings.load_retries - entry.retries + 1} tries are left)"
-            self._choose_anew()
-            if entry.loaded is None:
-                entry.state, entry.reason = State.FAILED, reason
-            else:
-                what = (
-                    "the model's settings have changed and it can't be loaded with them"
-                    if of_settings
-                    else ("its file has changed and can't be loaded")
-                )
-                entry.reason = f"{what}; the previous one stays in use: {reason}"
-
-    def _load_on_demand(self, entry: Entry) -> None:
-        """Loads an old version for a request, in the request's thread. Raises as `lease` does."""
-        with self._lock:
-            if entry.waiting >= MAX_WAITING_FOR_LOAD:
-                raise BusyError(
-                    f"{entry.found.label} is being loaded and {entry.waiting} calls are waiting for it", 0.5
-                )
-            entry.waiting += 1
-        try:
-            with self._lock:
-                settings = self._known(entry.found.name).in_force
-            self._fetch(entry)
-            self._load_entry(entry, settings)
-            with self._lock:
-                entry.check_usable()
-                entry.on_demand = True
-        finally:
-            with self._lock:
-                entry.waiting -= 1
-        self._unload_unused(entry)
-
-    def _fetch(self, entry: Entry) -> None:
-        """Waits until a version's files are in the folder. Raises as `Origin.fetch` does."""
-        found = entry.found
-        if self._origin is None or not found.absent:
-            return
-        self._origin.fetch(found.name, found.version)
-        with self._lock:
-            if entry.found.absent:
-                entry.found = layout.find_version(found.name, found.version, found.path)
-
-    def _unload_unused(self, keep: Entry | None = None) -> None:
-        """Unloads versions that the policy doesn't keep, that have no label, and aren't among the last used others."""
-        with self._lock:
-            old: list[Entry] = []
-            for record in self._models.values():
-                stay = {
-                    *record.kept,
-                    record.default(),
-                    *record.labels.values(),
-                    *record.file_labels.values(),
-                    *record.routed(),
-                }
-                old += [e for number, e in record.versions.items() if e.loaded is not None and number not in stay]
-            on_demand = [entry for entry in old if entry.on_demand]
-            on_demand.sort(
-                key=lambda entry: (entry is keep, entry.loaded.last_used if entry.loaded else 0.0), reverse=True
-            )
-            kept = on_demand[: self._max_old_versions] if keep is None else on_demand[: max(1, self._max_old_versions)]
-            for entry in old:
-                if entry not in kept:
-                    self._unload(entry)
-
-    def _unload(self, entry: Entry) -> None:
-        loaded, entry.loaded, entry.on_demand = entry.loaded, None, False
-        entry.tried = layout.NOTHING
-        self._choose_anew()
-        if loaded is not None:
-            entry.state = State.UNLOADING
-            loaded.retire()
-
-    def _released(self, loaded: LoadedVersion) -> None:
-        """Called when the last lease of a retired version has ended."""
-        logger.info("%s is unloaded", loaded.found.label)
-        with self._lock:
-            entry = self._find_entry(loaded.name, loaded.version)
-            if entry is not None and entry.loaded is not None:
-                return  # It was replaced by a changed file of the same version.
-            if entry is not None and entry.state is State.UNLOADING:
-                entry.state = State.AVAILABLE
-        self._observer.version_released(loaded.name, loaded.version)
-
-
-def _with(values: Mapping[str, T], name: str, value: T | None) -> Mapping[str, T]:
-    """Returns the values with another one of a name, or without it."""
-    others = {other: one for other, one in values.items() if other != name}
-    return others if value is None else {**others, name: value}
 
 
 def _is_here(found: FoundVersion) -> bool:

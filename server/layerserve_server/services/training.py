@@ -18,7 +18,7 @@ from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.rights import Right
-from layerserve_server.errors import InvalidRequestError, ServerError, UnavailableError
+from layerserve_server.errors import InvalidRequestError, NotTrainableError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
@@ -30,7 +30,7 @@ from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.files import RunFile, chunks, listed, opened
 from layerserve_server.training.runs.folder import FILES
 from layerserve_server.training.runs.registry import Runs
-from layerserve_server.training.runs.run import Run, RunState
+from layerserve_server.training.runs.run import Phase, Run, RunState
 from layerserve_server.training.upload import Upload
 from layerserve_server.training.upload_slots import UploadSlots
 from layerserve_server.transport.call import Call, Routes, Stream
@@ -222,7 +222,14 @@ class TrainingService:
 
     async def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
         """Receives a run's data and queues the run. Raises as `Upload` does if the data is invalid or incomplete."""
-        upload = await stream.blocking(lambda: Upload(run.folder, run.request.data, text_room(run.request, run.folder)))
+        try:
+            upload = await stream.blocking(
+                lambda: Upload(run.folder, run.request.data, text_room(run.request, run.folder))
+            )
+        except NotTrainableError:
+            if run.phase is Phase.ENDED:  # cancelled meanwhile, which removes the folder of its data
+                return
+            raise
         with upload:
             async for data in stream.requests():
                 if run.log.ended:  # cancelled during the upload

@@ -46,7 +46,15 @@ class Pools:
         return _first(lambda pool: pool.FindFileByName(name))
 
     def FindFileContainingSymbol(self, name: str) -> Any:  # noqa: N802
-        return _first(lambda pool: pool.FindFileContainingSymbol(name))
+        try:
+            return _first(lambda pool: pool.FindFileContainingSymbol(name))
+        except KeyError:
+            # The pools don't know methods by their names, which tools ask for.
+            service, _, method = name.rpartition(".")
+            described = _first(lambda pool: pool.FindServiceByName(service))
+            if method not in described.methods_by_name:
+                raise
+            return described.file
 
     def FindMessageTypeByName(self, name: str) -> Any:  # noqa: N802
         return _first(lambda pool: pool.FindMessageTypeByName(name))

@@ -119,8 +119,9 @@ def test_a_server_has_the_pages_that_are_asked_for(put, start, connect):
     for _ in range(5):
         stub.Predict(message, timeout=30)
 
-    def page(path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}{path}", timeout=30) as reply:
+    def page(path, accept="text/plain"):
+        request = urllib.request.Request(f"http://127.0.0.1:{app.metrics_port}{path}", headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=30) as reply:
             families = text_string_to_metric_families(reply.read().decode())
             samples = [sample for family in families for sample in family.samples]
             return {(one.name, one.labels.get("status", "OK")): one.value for one in samples}
@@ -131,6 +132,8 @@ def test_a_server_has_the_pages_that_are_asked_for(put, start, connect):
     assert theirs[":tensorflow:serving:request_count", "OK"] == 5
     assert theirs[":tensorflow:serving:request_example_count_total", "OK"] == 15
     assert not any(name.startswith("layerserve_") for name, _ in theirs)
+    # In that format, prometheus_client writes underscores for colons.
+    assert page("/monitoring/prometheus/metrics", "application/openmetrics-text; version=1.0.0") == theirs
 
 
 def test_a_server_has_no_other_names_by_default(put, start):

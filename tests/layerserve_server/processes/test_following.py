@@ -20,9 +20,9 @@ def test_an_order_is_answered_by_the_workers_that_are_waited_for():
         for worker in (2, 0, 1):  # one of them isn't waited for
             following.answered(worker, json.dumps({"order": number, "serving": {"default": worker}}))
 
-    for number in (1, 2):
-        answers = following.ask("m", [0, 1], send, seconds=30)
-        assert sent[-1] == {"order": number, "scan": "m"}
+    for number, versions in enumerate((None, [3, 4]), 1):
+        answers = following.ask("m", [0, 1], send, versions, seconds=30)
+        assert sent[-1] == {"order": number, "scan": "m", "versions": versions}
         assert {worker: answers[worker] for worker in (0, 1)} == {0: {"default": 0}, 1: {"default": 1}}
 
 
@@ -50,25 +50,29 @@ def test_what_lags_behind_is_told_with_the_reason():
         "worker process 4: it has ended, and is being started again",
     ]
     assert lagging(STATE, [0], {0: {**STATE, "reasons": {"1": "old"}}}) == []
+    assert lagging({**STATE, "canary": 0.5}, [0], {0: STATE}) == ["worker process 1: canary is None, expected 0.5"]
 
 
 def test_a_worker_carries_out_its_orders_in_turn_until_the_end(monkeypatch):
     out, scanned, gate = io.StringIO(), [], threading.Event()
     monkeypatch.setattr(sys, "stdout", out)
 
-    def scan(model):
+    def scan(model, catalogue):
         assert gate.wait(30)
-        scanned.append(model)
+        scanned.append((model, catalogue))
         if model == "bad":
             raise OSError("gone")
 
     orders = Orders(scan, lambda model: {"model": model})
-    lines = [json.dumps({"order": number, "scan": model}) for number, model in enumerate(("a", "bad", "b"))]
+    lines = [
+        json.dumps({"order": number, "scan": model, "versions": versions})
+        for number, (model, versions) in enumerate((("a", None), ("bad", [1]), ("b", [])))
+    ]
     # The line that ends it isn't held up by a scan.
     assert orders.take([*lines, "2.5\n"]) == 2.5
     gate.set()
     orders._pool.shutdown(wait=True)
-    assert scanned == ["a", "bad", "b"]
+    assert scanned == [("a", None), ("bad", {"bad": [1]}), ("b", {"b": []})]
     answers = [json.loads(line) for line in out.getvalue().splitlines()]
     assert answers == [{"order": n, "serving": {"model": model}} for n, model in enumerate(("a", "bad", "b"))]
     assert Orders(scan, dict).take([]) == 0.0

@@ -22,6 +22,8 @@ from layerserve.v1 import (
 )
 from layerserve_server import wiring
 from layerserve_server.errors import NotTrainableError
+from layerserve_server.remote.process import ProcessStore
+from layerserve_server.remote.store import FsspecStore
 from layerserve_server.repository.entry import State
 
 X = np.ones((1, 2), np.float32)
@@ -30,8 +32,9 @@ ROOT = "s3://bucket/models"
 
 @pytest.fixture
 def served(start, tmp_path, monkeypatch):
-    """Starts a server of the store."""
+    """Starts a server of the store, which it uses in this process: that of its own takes a second to start."""
     monkeypatch.setattr(wiring, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(wiring, "ProcessStore", FsspecStore)
 
     def start_server(path=ROOT, **changes):
         options = {"state": tmp_path / "state", "remote_poll_seconds": 0.1, "poll_seconds": 0.05, **changes}
@@ -97,7 +100,8 @@ def _answers(channel, **choice):
         return None
 
 
-def test_a_store_that_is_away_costs_no_request(s3, served, connect, wait_until):
+def test_a_store_that_is_away_costs_no_request(s3, served, connect, wait_until, monkeypatch):
+    monkeypatch.setattr(wiring, "ProcessStore", ProcessStore)
     put(s3, 1, 10)
     app = served()
     channel = connect(app)
@@ -132,7 +136,8 @@ def test_a_server_without_store_and_copies_does_not_start(s3, make_server, tmp_p
         app.start()
 
 
-def test_a_slow_store_delays_nobody(s3, served, connect, wait_until):
+def test_a_slow_store_delays_nobody(s3, served, connect, wait_until, monkeypatch):
+    monkeypatch.setattr(wiring, "ProcessStore", ProcessStore)
     put(s3, 1, 10)
     app = served()
     channel = connect(app)

@@ -1,8 +1,9 @@
-"""A store through fsspec: the same in memory, in a folder and on a server that speaks S3, here and elsewhere."""
+"""A store through fsspec: the same in memory, in a folder and on an S3-compatible server, here and in a process."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import time
@@ -29,7 +30,7 @@ def store(request, tmp_path):
 
 @pytest.fixture
 def remote(s3):
-    """A store on the server that speaks S3, in another process."""
+    """A store on the S3-compatible server, in another process."""
     one = ProcessStore("s3://bucket/models")
     yield one
     one.close()
@@ -100,6 +101,15 @@ def test_a_digest_of_the_store_is_compared(store, tmp_path):
     encrypted = StoredObject(one.path, one.size, one.identity, md5="00" * 16)
     store.fetch([encrypted], ["x"], tmp_path / "b")
     assert (tmp_path / "b" / "x").read_text() == "one"
+
+
+def test_an_object_that_ends_early_is_damaged(tmp_path, monkeypatch):
+    store = FsspecStore(f"memory://{uuid.uuid4().hex}/models")
+    store.write("m/1/a", "one two three")
+    (one,) = store.objects()
+    monkeypatch.setattr(store._files, "open", lambda *arguments, **options: io.BytesIO(b"one t"))
+    assert kind(lambda: store.fetch([one], ["x"], tmp_path)) == "damaged"
+    store.close()
 
 
 def test_a_single_file_is_a_root(s3, tmp_path):

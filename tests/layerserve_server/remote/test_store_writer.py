@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 
 import pytest
 from layerserve_server.remote.objects import StoreError
@@ -133,6 +134,30 @@ def test_labels_and_controls_are_written_to_both(store, mirror, writer):
     assert read_control(folder) == Control(None, False, 7)
     mirror.refresh()
     assert read_labels(folder) == {"canary": 2}
+
+
+def test_a_listing_from_before_a_change_does_not_undo_it(store, mirror, writer):
+    store.put("m/labels.json", '{"stable": 1}')
+    reading, go_on, read = threading.Event(), threading.Event(), store.read
+
+    def slow(path, limit):
+        text = read(path, limit)
+        if not reading.is_set():
+            reading.set()
+            assert go_on.wait(30)
+        return text
+
+    store.read = slow
+    listing = threading.Thread(target=mirror.refresh)
+    listing.start()
+    assert reading.wait(30)
+    change = threading.Thread(target=writer.write_label, args=("m", "stable", 2))
+    change.start()
+    change.join(0.2)
+    go_on.set()
+    for thread in (listing, change):
+        thread.join(30)
+    assert read_labels(mirror._cache.models / "m") == {"stable": 2}
 
 
 def test_what_others_have_written_stays(store, mirror, writer):

@@ -346,6 +346,23 @@ def test_with_explicit_control_models_are_loaded_by_name_or_by_a_call(manage, pu
     assert (states(restarted, "a"), states(restarted, "b")) == ({1: State.UNLOADED}, {1: State.READY})
 
 
+def test_without_polling_a_change_takes_no_version_that_nobody_asked_for(manage, put, tmp_path):
+    put(version=1, offset=1)
+    repository, manager = manage(polls=False)
+    os.utime(put(version=2, offset=2), (0, 0))
+    manager.set_label("double", "stable", 1, ME)
+    manager.unpin("double", ME)
+    assert upload(manager, model__keras='{"offset": 3}')[0] == 3
+    manager.delete_version("double", 3, ME, force=True)
+    assert repository.catalogue() == {"double": [1]}
+    result = tmp_path / "result.keras"
+    result.write_text('{"offset": 4}')
+    assert repository.publish("double", result, run="r1", base_version=1, label="stable") == 4
+    assert repository.catalogue() == {"double": [1, 4]}
+    manager.load("double", ME)
+    assert repository.catalogue() == {"double": [1, 2, 4]}
+
+
 def test_a_load_reads_one_model_again_and_no_other(manage, put):
     for name in ("a", "b"):
         put(name, offset=1)
@@ -510,6 +527,52 @@ def test_another_process_loads_what_it_is_told_before_it_answers(make, manage, p
     assert worker.serving("double") == {
         **{"default": 1, "labels": {"stable": 2}, "loaded": True, "canary": 0.0, "reasons": {}},
     }
+
+
+def test_a_rollback_does_not_wait_for_a_version_that_is_being_loaded(manage, put, load_fake, wait_until):
+    for version in (1, 2):
+        put(version=version, offset=version)
+    gate, loading = threading.Event(), threading.Event()
+
+    def load(path):
+        if path.parent.name == "3":
+            loading.set()
+            assert gate.wait(30)
+        return load_fake(path)
+
+    repository, manager = manage(load=load, settle_seconds=0)
+    assert answering(repository, "double", 1) == (1, 1)  # so that it is in memory
+    os.utime(put(version=3, offset=3), (0, 0))
+    scanning = threading.Thread(target=repository.scan)
+    scanning.start()
+    assert loading.wait(30)
+    rolling = threading.Thread(target=manager.roll_back, args=("double", 0, ME))
+    rolling.start()
+    wait_until(lambda: answering(repository, "double") == (1, 1))
+    assert not gate.is_set()
+    gate.set()
+    scanning.join()
+    rolling.join()
+    assert answering(repository, "double") == (1, 1)
+
+
+def test_what_a_run_publishes_is_audited_and_followed(manage, put, tmp_path):
+    put(offset=1)
+    asked = []
+    repository, manager = manage(follow=lambda name: asked.append(name) or ["worker process 1: late"])
+    repository.run_published = manager.note_run
+    for run, text in (("r1", '{"offset": 2}'), ("r2", "{")):
+        result = tmp_path / "result.keras"
+        result.write_text(text)
+        try:
+            repository.publish_once("double", result, run=run, base_version=1)
+        except VersionFailedError:
+            assert text == "{"
+    assert asked == ["double", "double"]
+    assert [(r["who"], r["action"], r["version"], r["outcome"][:15]) for r in audited(tmp_path)] == [
+        ("run r1", "publish", 2, "done"),
+        ("run r2", "publish", 3, "model_not_ready"),
+    ]
 
 
 # Labels.

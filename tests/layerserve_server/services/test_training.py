@@ -18,6 +18,7 @@ from layerserve import tensors
 from layerserve.v1 import tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.repository.publishing import version_numbers
+from layerserve_server.training import upload
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.run import Run
@@ -802,3 +803,16 @@ def test_a_request_file_that_is_damaged_does_not_keep_a_server_from_starting(put
         app = start()
         assert app.runs.list() == []
         app.stop()
+
+
+def test_a_run_that_is_cancelled_before_its_data_come_is_cancelled(trainer, monkeypatch):
+    """Its folder for data is removed in that moment."""
+    named = upload.data_file
+
+    def cancelled_first(folder, index):
+        trainer.app.runs.cancel(folder.name)
+        return named(folder, index)
+
+    monkeypatch.setattr(upload, "data_file", cancelled_first)
+    events = trainer.train(spec())
+    assert kinds(events)[-1] == "cancelled"

@@ -265,3 +265,41 @@ def test_memory_is_bounded_by_what_arrays_are_a_part_of(shadows, monkeypatch):
     shadows.put(answered({"y": np.ones(1)}), busy=True)
     assert shadows._observer.outcomes == ["dropped", "dropped"]
     gate.set()
+
+
+def version(number=1, queued_rows=0):
+    return SimpleNamespace(version=number, queue=SimpleNamespace(queued_rows=queued_rows))
+
+
+def test_a_model_with_requests_in_its_queue_is_busy(shadows):
+    shadow = Shadow("m", 2, 1.0, 1e-3, 1e-5)
+    results = {"y": np.ones(1)}
+    for rows in (0, 1):
+        shadows.sample(shadow, None, {}).answered(version(queued_rows=rows), ("y",), results)
+    wait = shadows._observer.outcomes
+    assert wait.count("dropped") == 1
+    # Neither an error nor the shadow's own answer is compared.
+    shadows.sample(shadow, None, {}).answered(version(), ("y",), None)
+    shadows.sample(shadow, None, {}).answered(version(number=2), ("y",), results)
+    shadows.close()
+    assert shadows._observer.outcomes.count("dropped") == 1
+
+
+def test_inputs_that_the_batch_may_change_are_copied(shadows, monkeypatch):
+    put = []
+    monkeypatch.setattr(shadows, "put", lambda one, busy: put.append(one))
+    ours, theirs = np.ones(2), np.frombuffer(b"12345678", np.uint8)
+    sample = shadows.sample(Shadow("m", 2, 1.0, 0, 0), None, {"ours": ours, "theirs": theirs})
+    ours[:] = 7
+    sample.answered(version(), (), {})
+    assert put[0].inputs["ours"].tolist() == [1, 1]
+    assert put[0].inputs["theirs"] is theirs
+
+
+def test_an_error_of_the_comparison_reaches_nobody(shadows, monkeypatch, caplog):
+    def fails(one, busy):
+        raise MemoryError
+
+    monkeypatch.setattr(shadows, "put", fails)
+    shadows.sample(Shadow("m", 2, 1.0, 0, 0), None, {}).answered(version(), (), {})
+    assert "can't be compared" in caplog.text

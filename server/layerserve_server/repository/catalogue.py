@@ -1,0 +1,162 @@
+"""What is known of a server's models: their versions with states, labels and settings, and the choice among them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from layergraph.errors import unknown_name
+
+from layerserve_server.errors import UnavailableError, UnknownModelError
+from layerserve_server.repository.canary import Canary, Shadow
+from layerserve_server.repository.control import Control
+from layerserve_server.repository.entry import Description, Entry, State
+from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
+from layerserve_server.repository.record import ModelRecord
+from layerserve_server.repository.version import LoadedVersion
+
+T = TypeVar("T")
+
+
+class Catalogue:
+    """The records of all models. Thread-safe: reads neither the disk nor waits."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ModelRecord] = {}
+        #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
+        self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
+        #: Canaries and shadows by model. Replaced, never changed. Their versions may have been unloaded a moment ago.
+        self.canaries: Mapping[str, Canary] = {}
+        self.shadows: Mapping[str, Shadow] = {}
+        #: Share of requests that are kept, by model. Replaced, never changed.
+        self.sampled: Mapping[str, float] = {}
+        self._scanned = False
+        #: Called after each change of the versions, their states or labels. Must not block.
+        self.changed: Callable[[], None] = lambda: None
+        #: Protects the records of models and versions; held only briefly.
+        self._lock = threading.RLock()
+
+    def describe(self, name: str = "") -> list[Description]:
+        """Describes all versions, or those of one model, by name, then newest first. Empty for an unknown model.
+
+        Raises UnavailableError before the first scan.
+        """
+        self._check_scanned()
+        with self._lock:
+            return [
+                record.description(record.versions[version])
+                for model, record in sorted(self._models.items())
+                if name in ("", model)
+                for version in sorted(record.versions, reverse=True)
+            ]
+
+    def states(self) -> Mapping[tuple[str, ...], int]:
+        """Returns the number of versions by model and state. Empty before the first scan."""
+        return Counter((one.name, one.state.value) for one in self.describe()) if self._scanned else {}
+
+    def catalogue(self) -> dict[str, list[int]]:
+        """Returns the versions of each model."""
+        with self._lock:
+            return {name: sorted(record.versions) for name, record in self._models.items()}
+
+    def settings_without_file(self) -> dict[str, dict[str, Any]]:
+        """Returns the settings in force of models whose files are wrong, as JSON values."""
+        with self._lock:
+            wrong = [record for record in self._models.values() if record.settings and record.settings_problem]
+            return {one.name: one.in_force.model_dump(mode="json", exclude_unset=True) for one in wrong}
+
+    def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
+        """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
+        with self._lock:
+            record = self._known(name)
+            return record.description(record.entry(version, label, any_state=True))
+
+    def settings(self, name: str) -> ModelSettings:
+        """Returns the settings in force of a model; the defaults if there is no such model."""
+        with self._lock:
+            record = self._models.get(name)
+            return record.in_force if record else DEFAULTS
+
+    def control(self, name: str) -> Control:
+        """Returns what calls have set for a model. Raises UnknownModelError."""
+        with self._lock:
+            return self._known(name).control
+
+    def set_control(self, name: str, control: Control) -> None:
+        """Records what calls have set for a model, before the next scan: a default that is loaded is it at once."""
+        with self._lock:
+            if (record := self._models.get(name)) is not None:
+                record.control = control
+                self._choose_anew()
+
+    def labels(self, name: str) -> Mapping[str, int]:
+        """Returns the versions of a model's labels, as they are on disk. Raises UnknownModelError."""
+        with self._lock:
+            return dict(self._known(name).file_labels)
+
+    def serving(self, name: str) -> dict[str, Any]:
+        """Returns what must be the same in all processes: which versions answer, and why others don't."""
+        with self._lock:
+            record = self._models.get(name)
+            if record is None:
+                return {"default": None, "labels": {}, "loaded": False, "reasons": {}}
+            reasons = {str(one.version): one.reason for one in self.describe(name) if one.reason}
+            return {
+                "default": record.default(),
+                "labels": dict(record.labels),
+                "loaded": record.loaded,
+                "canary": record.canary_share,
+                "reasons": reasons,
+            }
+
+    def problems(self, name: str) -> Mapping[int, str]:
+        """Returns why versions that are to serve don't, or not with their files and settings on disk, by version."""
+        with self._lock:
+            record = self._known(name)
+            least = record.default() or 0
+            numbers = [record.target] if record.target else [number for number in record.versions if number >= least]
+            found = {number: record.versions[number] for number in numbers if number in record.versions}
+            reasons = {
+                number: "; ".join(filter(None, (entry.reason, record.settings_problem)))
+                for number, entry in found.items()
+                if entry.state in (State.FAILED, State.READY)
+            }
+        return {number: reason for number, reason in reasons.items() if reason}
+
+    def _check_scanned(self) -> None:
+        if not self._scanned:
+            raise UnavailableError("the server is starting and hasn't read its models yet; try again in a moment")
+
+    def _choose_anew(self) -> None:
+        """Drops the cache of chosen versions: the versions, their states or labels are being changed."""
+        self._chosen = {}
+        self.changed()
+
+    def _known(self, name: str) -> ModelRecord:
+        record = self._models.get(name)
+        if record is None:
+            self._check_scanned()
+            raise UnknownModelError(
+                unknown_name("model", name, self._models) if self._models else "the server has no models"
+            )
+        return record
+
+    def _entry(self, name: str, version: int | None, label: str | None) -> Entry:
+        with self._lock:
+            return self._known(name).entry(version, label)
+
+    def _find_entry(self, name: str, version: int) -> Entry | None:
+        with self._lock:
+            record = self._models.get(name)
+            return None if record is None else record.versions.get(version)
+
+    def _entries(self) -> Iterable[Entry]:
+        return (entry for record in self._models.values() for entry in record.versions.values())
+
+
+def replaced(values: Mapping[str, T], name: str, value: T | None) -> Mapping[str, T]:
+    """Returns the values with another one of a name, or without it."""
+    others = {other: one for other, one in values.items() if other != name}
+    return others if value is None else {**others, name: value}
