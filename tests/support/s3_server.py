@@ -1,4 +1,4 @@
-"""A server that speaks S3, in this process, behind a proxy that can be slow, cut answers, or be away."""
+"""An S3-compatible server in this process, behind a proxy that can be slow, cut answers, or be away."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ class Balances:
         Returns the time until there are some again, in seconds; 0 if the rows were used.
         """
         with self._lock:
-            # The lock of the file is one of processes, not of threads; the system frees that of one that ends.
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            # The lock of the file excludes other processes only; the system frees that of one that ends.
+            fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
                 now = time.monotonic()
                 at, balance, since = self._find(digest, most, now)
@@ -50,7 +50,7 @@ class Balances:
                 wait = 0.0 if balance > 0 else (1 - balance) / rate
                 _SLOT.pack_into(self._memory, at, digest, balance if wait else balance - rows, now)
             finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN)
+                fcntl.flock(self._file, fcntl.LOCK_UN)
         return wait
 
     def _find(self, digest: bytes, most: float, now: float) -> tuple[int, float, float]:

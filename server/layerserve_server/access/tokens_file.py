@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 GrantedRight = Literal["predict", "read", "train", "manage"]
-#: Asymmetric ones only: with a symmetric one, whoever can check tokens can also make them.
+#: Asymmetric ones only: with a symmetric one, those who can check tokens can also make them.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 #: Lists of TOML, which aren't changed.

@@ -8,6 +8,7 @@ isn't sampled costs the sampler's decision, and nothing else.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -47,6 +48,8 @@ Pairs = Sequence[tuple[str, "str | bytes"]]
 
 #: Maximum number of traces that wait to be made into spans.
 MAX_WAITING = 4096
+#: Time to export the last spans at shutdown, in seconds.
+CLOSE_SECONDS = 3.0
 #: Maximum number of links of a span.
 MAX_LINKS = 128
 #: Maximum number of batches of a request that have a span.
@@ -203,10 +206,14 @@ class Tracer:
         )
 
     def close(self) -> None:
-        """Exports the spans that wait."""
+        """Exports the spans that wait. Gives up after CLOSE_SECONDS: a collector that is away must not delay a stop."""
         self._background.close()
-        for processor in self._processors:
-            processor.shutdown()
+        threads = [threading.Thread(target=processor.shutdown, daemon=True) for processor in self._processors]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + CLOSE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
     def flush(self) -> None:
         """Exports the spans that wait, in this thread."""

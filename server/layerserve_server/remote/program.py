@@ -94,7 +94,7 @@ def main() -> None:
     with ThreadPoolExecutor(REQUESTS, thread_name_prefix="request") as pool:
         for line in sys.stdin:
             pool.submit(program.run, json.loads(line))
-        # What is in progress has nobody to answer to.
+        # The results of what is in progress have no reader left.
         os._exit(0)
 
 

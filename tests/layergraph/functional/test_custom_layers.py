@@ -520,22 +520,3 @@ def test_custom_objects_last_for_one_reading(tmp_path: Path, monkeypatch: pytest
     assert opened.predict_on_batch(np.ones((1, 2), "f4")).tolist() == [[2, 2]]
     with pytest.raises(UnsupportedModelError, match="class 'Doubled'"):
         layergraph.load_model(tmp_path / "m.keras")
-
-
-def test_the_example_of_the_docs_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """docs/custom-layers.md, block by block, in a separate folder."""
-    for table in ("_classes", "_lambdas", "_activations"):
-        monkeypatch.setattr(plugins, table, {})
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    text = (Path(__file__).parents[3] / "docs" / "custom-layers.md").read_text("utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 3
-    names: dict[str, Any] = {"__name__": "docs"}
-    for block in blocks:
-        first = block.partition("\n")[0]
-        if first.startswith("# ") and first.endswith(".py"):
-            (tmp_path / first.removeprefix("# ")).write_text(block)
-        else:
-            exec(block, names)
-    monkeypatch.delitem(sys.modules, "my_layers")

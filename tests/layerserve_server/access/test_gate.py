@@ -235,7 +235,7 @@ def test_a_certificate_gives_all_rights_or_those_of_its_entry(file):
     with pytest.raises(UnauthenticatedError):
         gate.admit(arrival(names=["other"]))
     assert gate.admit(arrival(LIST, "read", names=["shop"])).name == "read"
-    # Without TLS nobody has a certificate, whatever the transport says.
+    # Without TLS no names of a certificate are read.
     with pytest.raises(UnauthenticatedError):
         Gate(file).admit(arrival(names=["shop"]))
 

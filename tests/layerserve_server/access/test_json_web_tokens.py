@@ -129,7 +129,7 @@ CLAIMS = {"iss": "https://login.example/", "aud": "layerserve", "sub": "ann", "e
 
 
 def confused():
-    """The public key as a shared secret, which whoever can read it can sign with."""
+    """The public key as a shared secret, with which everyone who can read it can sign."""
     text = unsigned({"alg": "HS256", "kid": "one"}, CLAIMS)
     signature = base64.urlsafe_b64encode(hmac.digest(PUBLIC, text.encode(), "sha256")).rstrip(b"=").decode()
     return f"{text}.{signature}"

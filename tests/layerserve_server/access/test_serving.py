@@ -148,7 +148,7 @@ def test_runs_belong_to_their_model(guarded):
     absent = "20260101-0000-00000000"
     for right, methods in calls.items():
         for call, kind in methods:
-            # For whoever has no right on the model, the run is one that doesn't exist.
+            # Without a right on the model, the run is one that does not exist.
             found = refusal(call, kind(run_id=run), metadata=bearer("other-models"))
             unknown = refusal(call, kind(run_id=absent), metadata=bearer("other-models"))
             assert (

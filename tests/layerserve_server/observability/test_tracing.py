@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 pytest.importorskip("opentelemetry.sdk", reason="the extra 'otel' isn't installed")
 from layerserve_server.observability.telemetry import CallTelemetry
 from layerserve_server.observability.tracing import Tracer, UnknownExporterError, exporters
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -292,6 +294,23 @@ def test_the_sampler_decides(traced, sampler, metadata, sampled):
         trace.end("", "", "OK")
     assert len(traced.spans(tracer)) == sampled
     tracer.close()
+
+
+def test_a_collector_that_is_away_does_not_delay_a_stop(traced, monkeypatch):
+    class Away(InMemorySpanExporter):
+        def export(self, spans):
+            over.wait(60)
+            return SpanExportResult.FAILURE
+
+    over = threading.Event()
+    monkeypatch.setattr("layerserve_server.observability.tracing.CLOSE_SECONDS", 0.2)
+    tracer = Tracer({}, [Away(), traced.exporter])
+    tracer.begin("/a.B/C", [SAMPLED], 0.0).end("", "", "OK")
+    began = time.monotonic()
+    tracer.close()
+    over.set()
+    assert time.monotonic() - began < 10
+    assert len(traced.exporter.get_finished_spans()) == 1
 
 
 def test_a_share_of_new_traces_is_sampled(traced):

@@ -1,4 +1,4 @@
-"""A store in memory whose answers tests choose, mirrors of it, and a server that speaks S3."""
+"""A store in memory whose answers tests choose, mirrors of it, and an S3-compatible server."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def s3_server() -> Iterator[Any]:
 
 @pytest.fixture
 def s3(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A server that speaks S3, with an empty bucket, which libraries find by their variables."""
+    """An S3-compatible server with an empty bucket, which libraries find by their variables."""
     s3_server.reset()
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""A store through fsspec: the same in memory, in a folder and on a server that speaks S3, here and elsewhere."""
+"""A store through fsspec: the same in memory, in a folder and on an S3-compatible server, here and in a process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def store(request, tmp_path):
 
 @pytest.fixture
 def remote(s3):
-    """A store on the server that speaks S3, in another process."""
+    """A store on the S3-compatible server, in another process."""
     one = ProcessStore("s3://bucket/models")
     yield one
     one.close()

@@ -181,7 +181,7 @@ class Shadows:
         if [array.shape for array in expected] != [array.shape for array in results]:
             return "different"
         shadow, equal, absolute, relative = one.shadow, True, 0.0, 0.0
-        # By position: names of outputs that nobody has chosen differ from one training to the next.
+        # By position: generated names of outputs differ from one training to the next.
         for ours, theirs in zip(expected, results, strict=True):
             if not (_numeric(ours) and _numeric(theirs)):
                 equal = equal and bool(np.array_equal(ours, theirs))

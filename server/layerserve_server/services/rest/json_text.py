@@ -18,8 +18,8 @@ from layerserve_server.errors import InvalidRequestError, safe_text
 
 #: Words that JSON doesn't have, but Python's and TensorFlow Serving's parsers do.
 WORDS = (b"NaN", b"Infinity")
-#: In the text of orjson's error if there is no memory for the values.
-NO_MEMORY = "Not enough memory"
+#: In the text of each release of orjson for too little memory.
+NO_MEMORY = "memory"
 #: Number of elements that are written at once, which takes a few milliseconds, and the pause for other threads after.
 PIECE = 1 << 16
 PAUSE_SECONDS = 0.0002

@@ -1,0 +1,289 @@
+"""Every block of README.md and docs/ runs, page by page in order, against one server; or is listed, with the reason."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import layergraph
+import numpy as np
+import pytest
+import trustme
+from authorities import Authority
+from doc_blocks import PAGES, ROOT, Block, blocks_of, name_of, outside_of_blocks
+from doc_shell import CHECKED, Shell, check_syntax, lines_of
+from layergraph import layers, plugins
+from layerserve import Client
+from layerserve.cli import main
+from layerserve_server.access.tokens_file import parse_tokens
+from layerserve_server.app import App
+from layerserve_server.repository.model_settings import parse_settings
+from layerserve_server.settings import Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: First lines of blocks of Python that run only where a package is installed. Elsewhere they are parsed.
+PEERS = {
+    "import tritonclient.grpc as triton": "tritonclient",
+    "import grpc\nimport tensorflow as tf": "tensorflow",
+}
+#: Features of `images`, where they aren't the 64 of the small dense network.
+FEATURES = {"docs/engine.md": 784}
+#: First lines of blocks of text that are no commands.
+LISTINGS = {
+    "my_classifier/1/config.json            the backbone: its class and hyperparameters",
+    "FOLDER/NAME/VERSION/model.keras    a version; other layouts are listed in Serving (serving.md#the-repository)",
+}
+#: What stands for names in commands of the running text.
+PLACEHOLDERS = {
+    "FILE": "model.keras",
+    "MODEL_FILE": "model.keras",
+    "FOLDER": "models",
+    "MODEL": "spare",
+    "LABEL": "trial",
+    "VERSION": "2",
+    "[VERSION]": "2",
+}
+#: Commands of the running text that aren't run here: they take minutes, or run in tests/layergraph/test_golden.py.
+SLOW = {"python benchmarks/tls.py --turns 5", "python deploy/make_golden.py MODEL_FILE golden.npz"}
+#: What has to be done before commands of the running text.
+BEFORE = {
+    "layerserve rollback MODEL [VERSION]": "layerserve load MODEL",
+    "layerserve remove MODEL VERSION": "layerserve label MODEL LABEL --remove",
+    "layerserve remove MODEL --all": "layerserve unload MODEL",
+}
+OURS = ("layerserve", "layergraph", "layerserve_server", "layerserve_zoo")
+#: A command with arguments in the running text. Without them it is the name of a command.
+COMMAND = re.compile(r"`((?:layerserve [a-z]+|python|curl) [^`\n]+)`")
+NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e-?\d+)?")
+
+
+class Place:
+    """The running server, and what blocks use without making it: files in a folder, and names."""
+
+    def __init__(self, app: App, folder: Path, client: Client) -> None:
+        self.app, self.folder, self.client = app, folder, client
+        random = np.random.default_rng(0)
+        self.names = {
+            "client": client,
+            "address": "localhost:8500",
+            "images": images(64),
+            "labels": np.eye(10, dtype="float32")[random.integers(10, size=8)],
+            "titles": random.integers(1000, size=(3, 5)).astype("int32"),
+            "bodies": random.integers(1000, size=(3, 7)).astype("int32"),
+            "fetch_token": lambda: "made",
+        }
+
+    def moved(self, text: str) -> str:
+        """Text with the addresses of the server, and with paths of the test's folder."""
+        ports = {8500: self.app.grpc_port, 8501: self.app.http_port, 8002: self.app.metrics_port}
+        for before, port in ports.items():
+            text = text.replace(f"localhost:{before}", f"127.0.0.1:{port}")
+        return text.replace("/var/run/secrets/layerserve", str(self.folder / "secrets"))
+
+
+def images(features: int) -> np.ndarray:
+    return np.random.default_rng(0).random((8, features), "float32")
+
+
+@pytest.fixture(scope="module", name="place")
+def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("documentation")
+    models, data = folder / "models", folder / "data"
+    data.mkdir()
+    assert main(["zoo", "build", "--small", "--to", str(models), "dense", "layer_node"]) == 0
+    whole = (models / "dense" / "1" / "model.keras").read_bytes()
+    for name in ("mnist", "spare"):
+        for version in "123":
+            (models / name / version).mkdir(parents=True)
+            (models / name / version / "model.keras").write_bytes(whole)
+    (models / "dense" / "labels.json").write_text('{"stable": 1}')
+    (models / "tickets" / "1").mkdir(parents=True)
+    tickets().save(models / "tickets" / "1" / "model.keras")
+    write_files(folder, whole)
+    settings = Settings(
+        path=models,
+        host="127.0.0.1",
+        grpc_port=0,
+        metrics_port=0,
+        http_port=0,
+        poll_seconds=0.1,
+        drain_seconds=0,
+        training_nice=0,
+        warm_training=True,
+        data_root=data,
+    )
+    with App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=60) as client:
+        yield Place(app, folder, client)
+
+
+def tickets() -> layergraph.Model:
+    """Words of a title and a body -> a priority and a department."""
+    title, body = (layergraph.Input((None,), dtype="int32", name=name) for name in ("title", "body"))
+    words = layers.Embedding(1000, 4)
+    both = layers.Concatenate()([layers.GlobalAveragePooling1D()(words(text)) for text in (title, body)])
+    outputs = [layers.Dense(n, name=name)(both) for n, name in ((1, "priority"), (4, "department"))]
+    return layergraph.Model([title, body], outputs)
+
+
+def sentences() -> layergraph.Model:
+    """Words -> the last state of a recurrent layer, and one for each step."""
+    words = layergraph.Input((None,), dtype="int32", name="words")
+    states = layers.GRU(3, return_sequences=True)(layers.Embedding(100, 4)(words))
+    steps = layers.Dense(2, name="steps")(states)
+    return layergraph.Model(words, [layers.Dense(3, name="last")(layers.GRU(3)(states)), steps])
+
+
+def write_files(folder: Path, model: bytes) -> None:
+    """The files that the pages name."""
+    given = folder / "given"
+    given.mkdir()
+    (given / "model.keras").write_bytes(model)
+    sentences().save(given / "model.h5")
+    authority = Authority(given)
+    (given / "clients-ca.pem").write_bytes(authority.ca.cert_pem.bytes())
+    client = authority.ca.issue_cert("client", key_type=trustme.KeyType.ECDSA)
+    client.cert_chain_pems[0].write_to_path(given / "client.pem")
+    client.private_key_pem.write_to_path(given / "client.key")
+    (given / "tokens.toml").write_text("")
+    (folder / "secrets").mkdir()
+    (folder / "secrets" / "token").write_text("made")
+
+
+@pytest.fixture(name="shell")
+def _shell(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Shell]:
+    """In a folder with the files, of which Python imports modules."""
+    for file in (place.folder / "given").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "models").mkdir()
+    for table in ("_classes", "_lambdas", "_activations"):
+        monkeypatch.setattr(plugins, table, {})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LAYERSERVE_ADDRESS", f"127.0.0.1:{place.app.grpc_port}")
+    before = set(sys.modules)
+    yield Shell(place.moved, capsys)
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) == str(tmp_path / f"{name}.py"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_blocks_of_a_page_run(page: Path, place: Place, shell: Shell, tmp_path: Path) -> None:
+    names: dict[str, object] = {"__name__": "documentation"}
+    for block in blocks_of(page):
+        if block.language == "python":
+            run_python(block, names, place, tmp_path)
+        elif block.language == "sh":
+            check_syntax(block.text)
+            shell.run(block.text)
+        elif block.language == "console":
+            for line, expected in entered(block):
+                assert without_numbers(shell.run(line)) == without_numbers(expected), block.place
+        elif block.language == "toml":
+            tomllib.loads(block.text)
+            is_tokens = re.search(r"^\[+(tokens|certificates|jwt)\]", block.text, re.MULTILINE)
+            _ = parse_tokens(block.text, block.place) if is_tokens else parse_settings(block.text.encode(), block.place)
+        elif block.language == "json":
+            check_audit(json.loads(block.text), place)
+        else:
+            assert block.language == "text", f"{block.place}: got language '{block.language}'"
+            assert block.first in LISTINGS, f"{block.place}: neither run nor in LISTINGS"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_commands_in_the_text_of_a_page_run(page: Path, shell: Shell) -> None:
+    for text in COMMAND.findall(outside_of_blocks(page)):
+        if text in SLOW:
+            assert (ROOT / text.split()[1]).is_file()
+            continue
+        for line in (BEFORE.get(text, ""), text):
+            shell.run(" ".join(PLACEHOLDERS.get(word, word) for word in line.split(" ")))
+
+
+def test_what_is_not_run_is_in_a_page() -> None:
+    texts = {text for page in PAGES for text in COMMAND.findall(outside_of_blocks(page))}
+    assert SLOW | set(BEFORE) <= texts
+    blocks = [block for page in PAGES for block in blocks_of(page)]
+    assert {block.first for block in blocks if block.language == "text"} == LISTINGS
+    assert all(any(block.text.startswith(start) for block in blocks) for start in PEERS)
+    words = [words for block in blocks if block.language == "sh" for words in lines_of(block.text)]
+    assert all(any(program in line for line in words) for program in CHECKED)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("layerserve modles", "status 2"),
+        ("layerserve predict absent x.npy", "status"),
+        ("layerserve serve models --prot 1", "status 2"),
+        ("layerserve zoo list && layerserve wait absent --timeout 0.1", "status 1"),
+        ("python -c 'raise SystemExit(3)'", "raise"),
+        ("rm models", "neither run nor"),
+        ("layerserve models > file", "isn't known"),
+        ("pip install '.[sever]'", "sever"),
+        ("make tests", "make tests"),
+    ],
+)
+def test_a_line_that_fails_is_found(line: str, problem: str, shell: Shell) -> None:
+    with pytest.raises(AssertionError, match=re.escape(problem)):
+        shell.run(line)
+
+
+def test_a_pipe_gives_the_output_of_one_command_to_the_next(shell: Shell) -> None:
+    printed = shell.run("python -c 'print([[0.5] * 64])' | layerserve predict dense --json")
+    assert np.shape(json.loads(printed)["outputs"]["dense_2"]) == (1, 10)
+
+
+def run_python(block: Block, names: dict[str, object], place: Place, folder: Path) -> None:
+    tree = ast.parse(block.text, block.place)
+    if match := re.fullmatch(r"# (\w+\.py)", block.first):
+        (folder / match[1]).write_text(block.text)
+        return
+    for start, peer in PEERS.items():
+        if block.text.startswith(start) and importlib.util.find_spec(peer) is None:
+            check_imports(tree)
+            return
+    names.update(place.names)
+    if block.page in FEATURES:
+        names["images"] = images(FEATURES[block.page])
+    # Lines of tracebacks are those of the page.
+    exec(compile("\n" * (block.line - 1) + place.moved(block.text), ROOT / block.page, "exec"), names)
+
+
+def check_audit(entry: dict[str, object], place: Place) -> None:
+    """A call of the action is audited with the keys of the entry."""
+    assert entry["action"] == "roll back"
+    place.client.roll_back("mnist")
+    lines = (place.app.settings.state_folder / "audit.jsonl").read_text("utf-8").splitlines()
+    assert list(json.loads(lines[-1])) == list(entry)
+
+
+def check_imports(tree: ast.Module) -> None:
+    """What a block imports from our packages exists."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in OURS:
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def entered(block: Block) -> list[tuple[str, str]]:
+    """The lines after `$ `, each with what is printed."""
+    parts = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
+    assert parts[0] == "", block.place
+    found = [part.partition("\n") for part in parts[1:]]
+    return [(line, shown) for line, _, shown in found]
+
+
+def without_numbers(text: str) -> str:
+    return NUMBER.sub("0", text).rstrip()

@@ -1,0 +1,96 @@
+"""What the pages name in passing exists: commands, flags, variables, methods, metrics, files and headings."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from doc_blocks import PAGES, ROOT, name_of, outside_of_blocks
+from doc_shell import check_make
+from layerserve import AsyncClient, Client
+from layerserve.cli import main
+from layerserve_server.environment import unknown
+from layerserve_server.settings import Settings
+
+CODE = re.compile(r"`([^`\n]+)`")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+#: Flags of other programs, and one that stands for any.
+FOREIGN = {"--enable-feature", "--port", "--model_base_path", "--enable_batching", "--some-setting"}
+#: Groups of commands of `layerserve`.
+GROUPS = {"zoo": ("list", "build"), "token": ("create",)}
+
+
+@pytest.fixture(scope="module", name="flags")
+def _flags() -> dict[str, set[str]]:
+    """The flags of each command, and those before a command's name as those of ""."""
+    helps = {"": shown("--help")}
+    for command in re.findall(r"^  ([a-z]+)  ", helps[""].partition("Commands:")[2], re.MULTILINE):
+        lines = [[command], *([command, inner] for inner in GROUPS.get(command, ()))]
+        helps[command] = "".join(shown(*line, "--help") for line in lines)
+    return {command: set(FLAG.findall(text)) for command, text in helps.items()}
+
+
+def shown(*arguments: str) -> str:
+    """What a command line prints."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), suppress(SystemExit):
+        patch.setenv("COLUMNS", "200")
+        main(arguments)
+    return printed.getvalue()
+
+
+def words(page: Path) -> list[str]:
+    return CODE.findall(outside_of_blocks(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_and_flags_exist(page: Path, flags: dict[str, set[str]]) -> None:
+    known = set[str]().union(*flags.values()) | FOREIGN
+    for text in words(page):
+        program, *arguments = shlex.split(text) if text.startswith(("layerserve ", "make ")) else [""]
+        if program == "layerserve":
+            named = next((word for word in arguments if not word.startswith("-")), "")
+            assert named in flags or not named.islower(), text
+            known_here = flags.get(named, set()) | flags[""]
+            assert set(FLAG.findall(text)) <= known_here, text
+        elif program == "make":
+            check_make(arguments, [])
+        elif text.startswith("--"):
+            assert set(FLAG.findall(text)) <= known, text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_variables_methods_and_metrics_exist(page: Path) -> None:
+    metrics = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "metrics.md").read_text("utf-8"), re.MULTILINE))
+    for text in words(page):
+        if match := re.match(r"LAYERSERVE_(?!SOME_SETTING)[A-Z_]+", text):
+            assert not unknown({match[0]: "x"}, Settings.model_fields), text
+        elif match := re.match(r"(?:await )?client\.(\w+)", text):
+            assert all(hasattr(client, match[1]) for client in (Client, AsyncClient)), text
+        elif match := re.match(r"layerserve_(?!zoo|server)\w+", text):
+            assert match[0].removesuffix("_total") in metrics, text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in LINK.findall(outside_of_blocks(page)):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = HEADING.findall(file.read_text("utf-8"))
+            assert anchor in {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}, target
+
+
+def test_every_page_is_in_the_list_of_pages() -> None:
+    listed = set(LINK.findall((ROOT / "docs" / "README.md").read_text("utf-8")))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} == listed

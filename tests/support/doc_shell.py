@@ -1,0 +1,147 @@
+"""The shell lines of documentation: `layerserve` runs in this process, other programs in processes of their own."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+from doc_blocks import ROOT
+from layerserve.cli import main
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: Separators that the shell below has.
+AND, PIPE = "&&", "|"
+VARIABLE = re.compile(r"[A-Z_]+=")
+
+
+class Shell:
+    """Runs lines. `moved` puts the addresses of the running server in place of those in the docs."""
+
+    def __init__(self, moved: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+        self._moved = moved
+        self._capsys = capsys
+
+    def run(self, text: str) -> str:
+        """Runs lines. Returns what the last command printed. AssertionError if a command fails, or isn't known."""
+        shown = ""
+        for words in lines_of(text):
+            for command in split(words, AND):
+                shown = ""
+                for part in split(command, PIPE):
+                    shown = self._run(part, shown)
+        return shown
+
+    def _run(self, words: Sequence[str], stdin: str) -> str:
+        variables = [word.partition("=")[0] for word in words if VARIABLE.match(word)]
+        program, *arguments = words[len(variables) :]
+        if program in CHECKED:
+            CHECKED[program](arguments, variables)
+            return ""
+        assert not variables, words
+        if program == "layerserve":
+            # The tests have one server.
+            checked = ["--check-config"] if arguments[0] == "serve" else []
+            return self._layerserve([*arguments, *checked], stdin)
+        if program == "python":
+            command = [sys.executable, *(str(ROOT / word) if (ROOT / word).is_file() else word for word in arguments)]
+        elif program == "curl":
+            if not shutil.which("curl"):
+                pytest.skip("needs curl")
+            command = ["curl", "--silent", "--show-error", "--fail", *arguments]
+        else:
+            raise AssertionError(f"{shlex.join(words)}: neither run nor in CHECKED")
+        made = subprocess.run(
+            [self._moved(word) for word in command], input=stdin, capture_output=True, text=True, timeout=60
+        )
+        assert made.returncode == 0, f"{shlex.join(words)}: {made.stderr}"
+        return made.stdout
+
+    def _layerserve(self, arguments: Sequence[str], stdin: str) -> str:
+        self._capsys.readouterr()
+        before, sys.stdin = sys.stdin, io.StringIO(stdin)
+        try:
+            status = main([self._moved(word) for word in arguments])
+        except SystemExit as error:  # argparse
+            status = error.code
+        finally:
+            sys.stdin = before
+        shown = self._capsys.readouterr()
+        assert status == 0, f"layerserve {shlex.join(arguments)}: status {status}: {shown.err}"
+        return shown.out
+
+
+def lines_of(text: str) -> list[list[str]]:
+    """The words of each line."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        reader = shlex.shlex(line, posix=True, punctuation_chars="&|<>;()")
+        reader.whitespace_split = True
+        words = list(reader)
+        if words:
+            found.append(words)
+        wrong = {word for word in words if set(word) <= set("&|<>;()")} - {AND, PIPE}
+        assert not wrong, f"{line}: {wrong} isn't known to the tests of the docs"
+    return found
+
+
+def split(words: Sequence[str], separator: str) -> list[list[str]]:
+    """The words between separators."""
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if word == separator:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
+
+
+def check_syntax(text: str) -> None:
+    """AssertionError if bash can't parse the lines."""
+    made = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, timeout=60)
+    assert made.returncode == 0, made.stderr
+
+
+def check_pip(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The extras exist."""
+    assert arguments[0] == "install"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for word in arguments[1:]:
+        if match := re.fullmatch(r"(?:\.|layerserve)(?:\[(.*)\])?", word):
+            assert set((match[1] or "server").split(",")) <= set(project["optional-dependencies"]), word
+
+
+def check_make(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The target exists."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert re.search(rf"^{re.escape(arguments[0])}:", makefile, re.MULTILINE), f"make {arguments[0]}"
+
+
+def check_kubectl(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The folder is one of kustomize."""
+    folder = ROOT / arguments[arguments.index("-k") + 1]
+    assert (folder / "kustomization.yaml").is_file(), folder
+
+
+def check_haproxy(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The file exists, with the variables that the line sets."""
+    text = (ROOT / arguments[arguments.index("-f") + 1]).read_text("utf-8")
+    assert all(name in text for name in variables)
+
+
+#: Commands that aren't run, with why; what of them can be checked is.
+CHECKED: Mapping[str, Callable[[Sequence[str], Sequence[str]], None]] = {
+    "pip": check_pip,  # needs a package registry
+    "make": check_make,  # builds an environment, or an image
+    "kubectl": check_kubectl,  # needs a cluster; tests/deploy checks the manifests
+    "haproxy": check_haproxy,  # runs in tests/deploy/test_proxy.py
+}
