@@ -14,7 +14,13 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.errors import CallCancelledError, InvalidRequestError, UnknownMethodError, safe_text
+from layerserve_server.errors import (
+    CallCancelledError,
+    ForbiddenError,
+    InvalidRequestError,
+    UnknownMethodError,
+    safe_text,
+)
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches, deadline_in
 from layerserve_server.transport.http.call import HttpCall, timeout_of
@@ -137,6 +143,7 @@ class HttpApp:
             call.deadline = deadline_in(timeout_of(headers), call.arrived)
             # Before anything of the body is looked at.
             call.caller = self._admit(call)
+            _refuse_other_origins(headers)
             if headers.get("content-encoding", "").lower() not in CODINGS:
                 got = safe_text(headers["content-encoding"], 80)
                 raise InvalidRequestError(f"content-encoding: got '{got}', expected gzip or deflate")
@@ -261,6 +268,19 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._answer(scope, receive, send)
+
+
+def _refuse_other_origins(headers: Mapping[str, str]) -> None:
+    """Raises ForbiddenError for a request that a browser sends for a page of another site.
+
+    Such a page may send, though not read: without this, any page could unload the models of a server on the loopback.
+    """
+    origin = headers.get("origin")
+    host = headers.get("host", "")
+    if origin is not None and origin.partition("://")[2] != host:
+        raise ForbiddenError(
+            f"header 'origin': got '{safe_text(origin, 80)}', expected the host '{safe_text(host, 80)}' as its address"
+        )
 
 
 async def _send(scope: MutableMapping[str, Any], send: Send, reply: HttpReply, *, unread: bool = False) -> None:

@@ -249,6 +249,14 @@ def test_each_path_needs_the_right_of_its_method(serve, tmp_path):
     assert exchange(app.http_port, post(length=100_000_000)).startswith(b"HTTP/1.1 401")
 
 
+def test_web_pages_of_other_sites_are_refused(serve):
+    app, call = serve()
+    for origin in ("http://evil.example", "null", f"http://localhost:{app.http_port}"):
+        reply = call("POST", INFER, BODY, Origin=origin)
+        assert (reply.status, reply.headers["layerserve-reason"]) == (403, "forbidden")
+    assert call("POST", INFER, BODY, Origin=f"https://127.0.0.1:{app.http_port}").status == 200
+
+
 def test_every_route_has_a_method_with_a_right():
     routes = http_routes(None, None)
     assert len(routes) > 20
