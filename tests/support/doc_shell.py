@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 
 import pytest
 from doc_blocks import ROOT
@@ -42,7 +43,7 @@ class Shell:
         return shown
 
     def _run(self, words: Sequence[str], stdin: str) -> str:
-        variables = [word.partition("=")[0] for word in words if VARIABLE.match(word)]
+        variables = [word.partition("=")[0] for word in takewhile(VARIABLE.match, words)]
         program, *arguments = words[len(variables) :]
         if program in CHECKED:
             CHECKED[program](arguments, variables)
