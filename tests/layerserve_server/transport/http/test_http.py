@@ -123,7 +123,8 @@ def test_a_client_that_sends_too_slowly_is_cut_off(serve, sent):
     began = time.monotonic()
     received = exchange(app.http_port, sent)
     assert time.monotonic() - began < 5
-    assert received.startswith(b"HTTP/1.1 408")
+    assert received.startswith(b"HTTP/1.1 408" if sent else b"")
+    assert bool(received) is bool(sent)
     assert call("GET", "/v2").status == 200
 
 
@@ -221,6 +222,16 @@ def test_an_internal_error_has_an_id_and_no_details(serve, monkeypatch, caplog):
     assert any(
         reply.headers["layerserve-correlation-id"] == getattr(one, "correlation_id", "") for one in caplog.records
     )
+
+
+def test_a_fault_of_the_server_itself_is_logged_and_ends_only_its_request(serve, monkeypatch, caplog):
+    _, call = serve()
+    with monkeypatch.context() as patch:
+        patch.setattr("layerserve_server.transport.http.app.failure_reply", lambda wire: 1 / 0)
+        reply = call("POST", INFER, b"{")
+    assert (reply.status, b"division" in reply.body) == (500, False)
+    assert "a request over HTTP failed" in caplog.text
+    assert call("POST", INFER, BODY).status == 200
 
 
 def test_each_path_needs_the_right_of_its_method(serve, tmp_path):
