@@ -15,6 +15,7 @@ from layerserve_server.access.rights import HTTP, right_of
 from layerserve_server.services.rest.serving import http_routes
 from layerserve_server.transport import limits
 from layerserve_server.transport.http.connection import JOINED_BYTES, JoinedWrites
+from layerserve_server.transport.http.server import listening
 from tokens import write_tokens
 
 INFER = "/v2/models/double/infer"
@@ -78,6 +79,19 @@ def test_without_the_extra_the_server_does_not_start(put, make_server, monkeypat
     monkeypatch.setitem(sys.modules, "layerserve_server.services.rest.serving", None)
     with pytest.raises(ValueError, match=r"http_port: requires the package .*: pip install 'layerserve\[http\]'"):
         make_server(http_port=0)
+
+
+def test_a_port_that_is_taken_is_named(serve, make_server):
+    app, _ = serve()
+    with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{app.http_port}: is the port taken"):
+        make_server(http_port=app.http_port)
+
+
+def test_all_addresses_are_those_of_both_protocols():
+    with listening("::", 0) as listener:
+        port = listener.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), timeout=5).close()
 
 
 REFUSED = {
