@@ -182,7 +182,13 @@ class Inference:
             **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used)
-        self.repository.changed = transport.models_changed
+
+        def changed() -> None:
+            self.gate.reserved.set(self.repository.callers())
+            transport.models_changed()
+
+        self.repository.changed = changed
+        changed()
         return transport
 
     def listen_http(self, routes: Routes, memory: MemoryBudget, ready: Callable[[], bool]) -> HttpServer | None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import trustme
 from authorities import Authority
-from doc_blocks import PAGES, ROOT, Block, blocks_of, name_of
+from doc_blocks import PAGES, ROOT, Block, blocks_of, name_of, outside_of_blocks
 from doc_shell import CHECKED, Shell, check_syntax, lines_of
 from layergraph import layers, plugins
 from layerserve import Client
@@ -42,8 +42,28 @@ LISTINGS = {
     "my_classifier/1/config.json            the backbone: its class and hyperparameters",
     "FOLDER/NAME/VERSION/model.keras    a version; other layouts are listed in Serving (serving.md#the-repository)",
 }
+#: What stands for names in commands of the running text.
+PLACEHOLDERS = {
+    "FILE": "model.keras",
+    "MODEL_FILE": "model.keras",
+    "FOLDER": "models",
+    "MODEL": "spare",
+    "LABEL": "trial",
+    "VERSION": "2",
+    "[VERSION]": "2",
+}
+#: Commands of the running text that aren't run here: they take minutes, or run in tests/layergraph/test_golden.py.
+SLOW = {"python benchmarks/tls.py --turns 5", "python deploy/make_golden.py MODEL_FILE golden.npz"}
+#: What has to be done before commands of the running text.
+BEFORE = {
+    "layerserve rollback MODEL [VERSION]": "layerserve load MODEL",
+    "layerserve remove MODEL VERSION": "layerserve label MODEL LABEL --remove",
+    "layerserve remove MODEL --all": "layerserve unload MODEL",
+}
 OURS = ("layerserve", "layergraph", "layerserve_server", "layerserve_zoo")
-NUMBER = re.compile(r"\d[\d.,]*(e-\d+)?")
+#: A command with arguments in the running text. Without them it is the name of a command.
+COMMAND = re.compile(r"`((?:layerserve [a-z]+|python|curl) [^`\n]+)`")
+NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e-?\d+)?")
 
 
 class Place:
@@ -81,9 +101,10 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     data.mkdir()
     assert main(["zoo", "build", "--small", "--to", str(models), "dense", "layer_node"]) == 0
     whole = (models / "dense" / "1" / "model.keras").read_bytes()
-    for version in "123":
-        (models / "mnist" / version).mkdir(parents=True)
-        (models / "mnist" / version / "model.keras").write_bytes(whole)
+    for name in ("mnist", "spare"):
+        for version in "123":
+            (models / name / version).mkdir(parents=True)
+            (models / name / version / "model.keras").write_bytes(whole)
     (models / "dense" / "labels.json").write_text('{"stable": 1}')
     (models / "tickets" / "1").mkdir(parents=True)
     tickets().save(models / "tickets" / "1" / "model.keras")
@@ -180,7 +201,19 @@ def test_the_blocks_of_a_page_run(page: Path, place: Place, shell: Shell, tmp_pa
             assert block.first in LISTINGS, f"{block.place}: neither run nor in LISTINGS"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_commands_in_the_text_of_a_page_run(page: Path, shell: Shell) -> None:
+    for text in COMMAND.findall(outside_of_blocks(page)):
+        if text in SLOW:
+            assert (ROOT / text.split()[1]).is_file()
+            continue
+        for line in (BEFORE.get(text, ""), text):
+            shell.run(" ".join(PLACEHOLDERS.get(word, word) for word in line.split(" ")))
+
+
 def test_what_is_not_run_is_in_a_page() -> None:
+    texts = {text for page in PAGES for text in COMMAND.findall(outside_of_blocks(page))}
+    assert SLOW | set(BEFORE) <= texts
     blocks = [block for page in PAGES for block in blocks_of(page)]
     assert {block.first for block in blocks if block.language == "text"} == LISTINGS
     assert all(any(block.text.startswith(start) for block in blocks) for start in PEERS)
@@ -253,4 +286,4 @@ def entered(block: Block) -> list[tuple[str, str]]:
 
 
 def without_numbers(text: str) -> str:
-    return NUMBER.sub("0", text)
+    return NUMBER.sub("0", text).rstrip()

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 from layerserve_server.access.quota import Quota
+from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.rights import RIGHTS, Right
 from layerserve_server.errors import ForbiddenError, TokenExpiredError, UnauthenticatedError, safe_text
 
@@ -18,8 +19,8 @@ class Caller:
     """An identity with its rights on models. Calls and streams carry it to the services."""
 
     __slots__ = (
-        *("__weakref__", "_allowed", "_named"),
-        *("ended", "expires", "models", "name", "quota", "rights", "source", "unlimited"),
+        *("__weakref__", "_allowed", "_checked_with", "_named", "_reserved", "_unlimited"),
+        *("ended", "expires", "models", "name", "quota", "rights", "source"),
     )
 
     def __init__(
@@ -32,11 +33,12 @@ class Caller:
         expires: float | None = None,
         named: bool = True,
         source: str = "",
+        reserved: Reserved = NONE,
     ) -> None:
         """`models` are names or patterns; `expires` is a Unix time in seconds; None means never.
 
         A caller that isn't `named` has presented neither a token nor a certificate. `source` is the digest of its
-        token, or the id of its token's key.
+        token, or the id of its token's key. `reserved` are models that only some callers may use.
         """
         self.name = name
         #: Includes "open", which all have.
@@ -45,17 +47,23 @@ class Caller:
         #: None means no limits.
         self.quota = quota
         self.expires = expires
-        #: Whether there is nothing to check for any model.
-        self.unlimited = self.rights.issuperset(RIGHTS) and self.models == ("*",) and quota is None
+        self._unlimited = self.rights.issuperset(RIGHTS) and self.models == ("*",) and quota is None
+        self._reserved = reserved
         self._named = named
         self.source = source
         #: The error with which the caller's streams end; None while it may go on.
         self.ended: UnauthenticatedError | None = None
         # Checks that succeeded: for each request of a model, a set lookup replaces the comparison with patterns.
         self._allowed: set[tuple[Right, str]] = set()
+        self._checked_with = reserved.version
 
     def __repr__(self) -> str:
         return f"Caller({self.name!r}, {sorted(self.rights)}, {self.models})"
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether there is nothing to check for any model."""
+        return self._unlimited and not self._reserved
 
     @property
     def named(self) -> bool:
@@ -73,7 +81,8 @@ class Caller:
 
     def may(self, right: Right, model: str) -> bool:
         """Whether the caller has a right on a model. The model need not exist."""
-        return right in self.rights and any(fnmatchcase(model, pattern) for pattern in self.models)
+        allowed = right in self.rights and any(fnmatchcase(model, pattern) for pattern in self.models)
+        return allowed and self._reserved.admits(self.name, model)
 
     def check(self, right: Right, method: str) -> None:
         """Raises UnauthenticatedError or ForbiddenError if the caller may not call a method that needs this right."""
@@ -84,6 +93,10 @@ class Caller:
 
     def check_model(self, right: Right, model: str) -> None:
         """Raises ForbiddenError if the caller may not do this with a model, whether it exists or not."""
+        if self._checked_with != self._reserved.version:
+            # First, so that a change in between isn't missed.
+            self._checked_with = self._reserved.version
+            self._allowed.clear()
         if (right, model) in self._allowed:
             return
         if not self.may(right, model):

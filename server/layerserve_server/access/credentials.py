@@ -10,6 +10,7 @@ from hashlib import sha256
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.json_web_tokens import RefusedForNowError, Verifier
 from layerserve_server.access.quota import Quota, Quotas
+from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.tokens_file import Grant, Token, TokensFile
 from layerserve_server.errors import TokenExpiredError, UnauthenticatedError
 
@@ -25,10 +26,12 @@ WRONG_TOKEN = "authorization: the token isn't valid on this server"
 class Credentials:
     """The callers of one reading of the file."""
 
-    def __init__(self, file: TokensFile, quotas: Quotas, verifier: Verifier | None = None) -> None:
-        """`verifier` checks JSON Web Tokens; None accepts none."""
-        self._tokens = {bytes.fromhex(token.sha256): (token, _caller(token, quotas)) for token in file.tokens}
-        self._certificates = {grant.name: _caller(grant, quotas) for grant in file.certificates}
+    def __init__(
+        self, file: TokensFile, quotas: Quotas, verifier: Verifier | None = None, reserved: Reserved = NONE
+    ) -> None:
+        """`verifier` checks JSON Web Tokens; None accepts none. `reserved` are models that only some may use."""
+        self._tokens = {bytes.fromhex(token.sha256): (token, _caller(token, quotas, reserved)) for token in file.tokens}
+        self._certificates = {grant.name: _caller(grant, quotas, reserved) for grant in file.certificates}
         self._verifier = verifier
         #: Callers by authorization header, so that a token is hashed or verified once.
         self._known: dict[str, Caller] = {}
@@ -103,11 +106,13 @@ class Credentials:
             raise
 
 
-def _caller(grant: Grant, quotas: Quotas) -> Caller:
+def _caller(grant: Grant, quotas: Quotas, reserved: Reserved) -> Caller:
     expires = grant.expires.timestamp() if isinstance(grant, Token) and grant.expires is not None else None
     rows, seconds = grant.rows_per_second, 1.0
     if grant.rows_per_minute is not None:
         rows, seconds = grant.rows_per_minute, 60.0
     quota: Quota | None = quotas.get(grant.name, rows, seconds, grant.max_runs)
     source = grant.sha256 if isinstance(grant, Token) else ""
-    return Caller(grant.name, grant.rights, grant.models, quota=quota, expires=expires, source=source)
+    return Caller(
+        grant.name, grant.rights, grant.models, quota=quota, expires=expires, source=source, reserved=reserved
+    )

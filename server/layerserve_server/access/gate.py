@@ -16,6 +16,7 @@ from layerserve_server.access.credentials import MAX_KEPT, Credentials
 from layerserve_server.access.group import SECRET_BYTES, ProcessGroup
 from layerserve_server.access.json_web_tokens import Verifier
 from layerserve_server.access.quota import Quotas
+from layerserve_server.access.reserved import Reserved
 from layerserve_server.access.rights import HTTP, Right, check_table, right_of
 from layerserve_server.access.tokens_file import TokensFile, TokensFileError, read_tokens
 from layerserve_server.errors import UnauthenticatedError
@@ -71,15 +72,19 @@ class Gate:
         balances = self._group.balances
         self._quotas = Quotas(None if balances is None else Balances(balances))
         self._asks = tokens is not None or certificates
-        self._anonymous = ANYONE
+        #: Models that only some callers may use.
+        self.reserved = Reserved()
+        self._anonymous = Caller(ANYONE.name, named=False, reserved=self.reserved)
         if anonymous is not None or self._asks:
-            self._anonymous = Caller("anonymous", tuple(anonymous or ()), named=False)
+            self._anonymous = Caller("anonymous", tuple(anonymous or ()), named=False, reserved=self.reserved)
         #: The caller of every call of a server that asks nobody; None where callers differ.
         self.everyone: Caller | None = None if self._asks else self._anonymous
         #: The same if it may do everything, so that transports need not ask for each call.
         self.trusted = self.everyone if self.everyone is not None and self.everyone.unlimited else None
         #: The caller of verified certificates if nothing gives them other rights.
-        self._verified = Caller("a client with a certificate") if certificates and tokens is None else None
+        self._verified: Caller | None = None
+        if certificates and tokens is None:
+            self._verified = Caller("a client with a certificate", reserved=self.reserved)
         self._stamp: tuple[int, int, int] | None = None
         self._verifier: Verifier | None = None
         self._file: TokensFile | None = None
@@ -211,8 +216,8 @@ class Gate:
         if file.jwt is None:
             verifier = None
         elif verifier is None or verifier.settings != file.jwt:
-            verifier = Verifier(file.jwt, self._quotas, lambda ok: self._reread("keys", ok))
-        fresh = Credentials(file, self._quotas, verifier)
+            verifier = Verifier(file.jwt, self._quotas, lambda ok: self._reread("keys", ok), self.reserved)
+        fresh = Credentials(file, self._quotas, verifier, self.reserved)
         old, self._credentials = self._credentials, fresh
         self._admitted = {}
         if old is None:

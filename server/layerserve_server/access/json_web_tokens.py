@@ -14,6 +14,7 @@ from typing import Any
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.quota import Quotas
+from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.rights import RIGHTS, Right
 from layerserve_server.access.tokens_file import Jwt, TokensFileError
 from layerserve_server.errors import TokenExpiredError, UnauthenticatedError, UnavailableError
@@ -39,8 +40,14 @@ class RefusedForNowError(UnauthenticatedError):
 class Verifier:
     """Checks tokens with the keys that were read last. Reads no file and no address when it checks one."""
 
-    def __init__(self, settings: Jwt, quotas: Quotas, reread: Callable[[bool], None] = lambda ok: None) -> None:
-        """`reread` is called with the success of each attempt to read the keys.
+    def __init__(
+        self,
+        settings: Jwt,
+        quotas: Quotas,
+        reread: Callable[[bool], None] = lambda ok: None,
+        reserved: Reserved = NONE,
+    ) -> None:
+        """`reread` is called with the success of each attempt to read the keys. `reserved` is that of the callers.
 
         Raises TokensFileError if the package is missing, or if a file of keys can't be read.
         """
@@ -52,6 +59,7 @@ class Verifier:
         self.settings = settings
         self._quotas = quotas
         self._reread = reread
+        self._reserved = reserved
         #: Keys by id, or an empty text, and by each algorithm that they may be used with.
         self._keys: dict[str, dict[str, Any]] | None = None
         #: What the set had for each id.
@@ -157,7 +165,7 @@ class Verifier:
             models = tuple(_texts(_claim(claims, settings.models_claim)))
         quota = self._quotas.get(name, settings.rows_per_second, 1.0, settings.max_runs, space=settings.issuer)
         expires = float(claims["exp"]) + settings.leeway_seconds
-        caller = Caller(name, granted, models, quota=quota, expires=expires, source=key)
+        caller = Caller(name, granted, models, quota=quota, expires=expires, source=key, reserved=self._reserved)
         with self._lock:
             self._callers.add(caller)
         return caller

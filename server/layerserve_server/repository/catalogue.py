@@ -79,6 +79,12 @@ class Catalogue:
             record = self._models.get(name)
             return record.in_force if record else DEFAULTS
 
+    def callers(self) -> dict[str, tuple[str, ...]]:
+        """Returns the callers of the models that only some may use."""
+        with self._lock:
+            found = {name: record.in_force.callers for name, record in self._models.items()}
+        return {name: callers for name, callers in found.items() if callers is not None}
+
     def control(self, name: str) -> Control:
         """Returns what calls have set for a model. Raises UnknownModelError."""
         with self._lock:

@@ -127,6 +127,14 @@ class ModelSettings(BaseModel):
         default=None, ge=0, description="Absolute tolerance for golden.npz. Default: the one in that file, or 1e-5."
     )
 
+    callers: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+        default=None,
+        description=(
+            "Names or patterns of the callers that may use the model, as far as they have the right. Others are "
+            "refused as if they had no right on it. Default: all."
+        ),
+    )
+
     max_batch_rows: int | None = Field(default=None, ge=1, description="Maximum number of rows per batch.")
     max_queue_rows: int | None = Field(default=None, ge=1, description="Maximum number of rows in a version's queue.")
     pad_sequences: bool | None = Field(

@@ -56,6 +56,12 @@ def answering(repository, *choice):
         return version.version, version.model.offset
 
 
+def leased(repository, *choice):
+    """Like `answering`, but of what is in memory: waits for nothing."""
+    with repository.lease_loaded(*choice) as version:
+        return version.version, version.model.offset
+
+
 def states(repository, name="double"):
     return {one.version: one.state for one in repository.describe(name)}
 
@@ -513,7 +519,7 @@ def test_another_process_loads_what_it_is_told_before_it_answers(make, manage, p
 
     def load(path):
         if path.parent.name in ("1", "2"):
-            answers.append((answering(worker, "double"), answering(worker, "double", None, "stable")))
+            answers.append((leased(worker, "double"), leased(worker, "double", None, "stable")))
         return load_fake(path)
 
     _, manager = manage()

@@ -1,0 +1,85 @@
+"""Models that only some callers may use, by `callers` in their layerserve.toml."""
+
+from __future__ import annotations
+
+import grpc
+import numpy as np
+import pytest
+from echo_servers import needs_native
+from layerserve import tensors
+from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server.access.caller import Caller
+from layerserve_server.access.reserved import Reserved
+from tokens import bearer, write_tokens
+
+X = np.ones((1, 2), np.float32)
+
+
+def request(name):
+    spec = tensor_pb2.ModelSpec(name=name)
+    return prediction_pb2.PredictRequest(model=spec, inputs=[tensors.encode(X, "x")])
+
+
+def code_of(call, name, token):
+    try:
+        call(request(name), metadata=bearer(token), timeout=30)
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+def reserve(model_file, text):
+    path = model_file.parents[1] / "layerserve.toml"
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("transport", ["grpcio", pytest.param("native", marks=needs_native)])
+def test_a_models_file_names_its_callers_while_the_server_runs(transport, put, start, connect, tmp_path):
+    put("open")
+    reserve(put("double"), 'callers = ["pred*"]')
+    server = start(transport=transport, tokens=write_tokens(tmp_path / "tokens.toml"))
+    channel = connect(server)
+    predict = prediction_pb2_grpc.PredictionServiceStub(channel).Predict
+    models = models_pb2_grpc.ModelServiceStub(channel).ListModels
+
+    def listed(token):
+        versions = models(models_pb2.ListModelsRequest(), metadata=bearer(token), timeout=30).versions
+        return {one.name for one in versions}
+
+    for _ in range(3):  # also by its template, and with what was found before
+        assert code_of(predict, "double", "predict") is grpc.StatusCode.OK
+        assert code_of(predict, "double", "all") is grpc.StatusCode.PERMISSION_DENIED
+        assert code_of(predict, "open", "all") is grpc.StatusCode.OK
+    assert listed("all") == {"open"}
+    reserve(tmp_path / "models" / "double" / "1" / "model.keras", 'callers = ["all"]')
+    server.repository.scan()
+    assert code_of(predict, "double", "predict") is grpc.StatusCode.PERMISSION_DENIED
+    assert code_of(predict, "double", "all") is grpc.StatusCode.OK
+    assert listed("all") == {"open", "double"}
+    (tmp_path / "models" / "double" / "layerserve.toml").unlink()
+    server.repository.scan()
+    assert code_of(predict, "double", "predict") is grpc.StatusCode.OK
+
+
+def test_without_tokens_nobody_is_among_them(put, start, connect):
+    reserve(put("double"), 'callers = ["ci"]')
+    put("open")
+    server = start()
+    predict = prediction_pb2_grpc.PredictionServiceStub(connect(server)).Predict
+    assert code_of(predict, "double", None) is grpc.StatusCode.UNAUTHENTICATED
+    assert code_of(predict, "open", None) is grpc.StatusCode.OK
+
+
+def test_a_caller_needs_the_right_and_to_be_among_them():
+    reserved = Reserved()
+    caller = Caller("ci", ["predict"], ["m*"], reserved=reserved)
+    everyone = Caller("anyone", named=False, reserved=reserved)
+    assert everyone.unlimited
+    reserved.set({"m1": ("c?",), "m2": ("other",), "x": ("ci",)})
+    assert not everyone.unlimited
+    assert [caller.may("predict", model) for model in ("m1", "m2", "m3", "x")] == [True, False, True, False]
+    assert not caller.may("read", "m1")
+    caller.check_model("predict", "m1")
+    reserved.set({"m1": ()})
+    with pytest.raises(Exception, match="model 'm1': caller 'ci' has no right 'predict' on it"):
+        caller.check_model("predict", "m1")
