@@ -22,7 +22,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 #: Flags of other programs, and one that stands for any.
-FOREIGN = {"--enable-feature", "--port", "--model_base_path", "--enable_batching", "--some-setting"}
+FOREIGN = {"--enable-feature", "--port", "--rest_api_port", "--model_base_path", "--enable_batching", "--some-setting"}
 #: Groups of commands of `layerserve`.
 GROUPS = {"zoo": ("list", "build"), "token": ("create",)}
 
@@ -89,6 +89,12 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         if anchor:
             headings = HEADING.findall(file.read_text("utf-8"))
             assert anchor in {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}, target
+
+
+def test_every_command_is_in_a_page(flags: dict[str, set[str]]) -> None:
+    texts = [page.read_text("utf-8") for page in PAGES]
+    missing = [name for name in flags if not any(f"layerserve {name}" in text or f"`{name}`" in text for text in texts)]
+    assert not missing
 
 
 def test_every_page_is_in_the_list_of_pages() -> None:
