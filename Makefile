@@ -136,6 +136,10 @@ fuzz-tensorflow_training: $(STAMP)
 open-inference: $(STAMP) ## Compare what Triton's client gets with the SDK, over both transports (PEER=a Python with tritonclient)
 	$(TESTS) $(BIN)/python tests/proofs/open_inference.py "$(PEER)" $(ARGS)
 
+.PHONY: telemetry
+telemetry: $(STAMP) ## Have a real Prometheus and a receiver of OTLP read a live server (T=grpcio or native; needs prometheus)
+	$(TESTS) $(BIN)/python tests/proofs/telemetry.py $(T)
+
 .PHONY: tensorflow-serving
 tensorflow-serving: $(STAMP) ## Compare what TensorFlow Serving's client gets with the SDK and TensorFlow's exports (PEER=PYTHON, ARGS="--maker PYTHON ...")
 	$(TESTS) $(BIN)/python tests/proofs/compare_tensorflow_serving.py "$(PEER)" $(ARGS)

@@ -19,8 +19,8 @@ class Caller:
     """An identity with its rights on models. Calls and streams carry it to the services."""
 
     __slots__ = (
-        *("__weakref__", "_allowed", "_checked_with", "_named", "_reserved", "_unlimited"),
-        *("ended", "expires", "models", "name", "quota", "rights", "source"),
+        *("__weakref__", "_allowed", "_checked_with", "_named"),
+        *("ended", "expires", "models", "name", "quota", "reserved", "rights", "source", "unlimited"),
     )
 
     def __init__(
@@ -47,8 +47,9 @@ class Caller:
         #: None means no limits.
         self.quota = quota
         self.expires = expires
-        self._unlimited = self.rights.issuperset(RIGHTS) and self.models == ("*",) and quota is None
-        self._reserved = reserved
+        #: Whether there is nothing to check but `reserved`. Both are fields, as each request reads them.
+        self.unlimited = self.rights.issuperset(RIGHTS) and self.models == ("*",) and quota is None
+        self.reserved = reserved
         self._named = named
         self.source = source
         #: The error with which the caller's streams end; None while it may go on.
@@ -59,11 +60,6 @@ class Caller:
 
     def __repr__(self) -> str:
         return f"Caller({self.name!r}, {sorted(self.rights)}, {self.models})"
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether there is nothing to check for any model."""
-        return self._unlimited and not self._reserved
 
     @property
     def named(self) -> bool:
@@ -82,7 +78,7 @@ class Caller:
     def may(self, right: Right, model: str) -> bool:
         """Whether the caller has a right on a model. The model need not exist."""
         allowed = right in self.rights and any(fnmatchcase(model, pattern) for pattern in self.models)
-        return allowed and self._reserved.admits(self.name, model)
+        return allowed and self.reserved.admits(self.name, model)
 
     def check(self, right: Right, method: str) -> None:
         """Raises UnauthenticatedError or ForbiddenError if the caller may not call a method that needs this right."""
@@ -93,9 +89,9 @@ class Caller:
 
     def check_model(self, right: Right, model: str) -> None:
         """Raises ForbiddenError if the caller may not do this with a model, whether it exists or not."""
-        if self._checked_with != self._reserved.version:
+        if self._checked_with != self.reserved.version:
             # First, so that a change in between isn't missed.
-            self._checked_with = self._reserved.version
+            self._checked_with = self.reserved.version
             self._allowed.clear()
         if (right, model) in self._allowed:
             return

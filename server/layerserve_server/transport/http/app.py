@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from layerserve_server.transport.http.statuses import error_reply, failure_reply
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import GONE, Failure, failure
+
+logger = logging.getLogger(__name__)
 
 #: Bodies and reply messages above this size are translated in a pool thread, to not delay other requests, in bytes.
 LONG_BYTES = 64 * 1024
@@ -77,7 +80,12 @@ class HttpApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
-        await self._router(scope, receive, send)
+        try:
+            await self._router(scope, receive, send)
+        except Exception:
+            # uvicorn answers with 500, and its log is off: it has a line for whatever clients do wrong.
+            logger.exception("a request over HTTP failed")
+            raise
 
     def close(self) -> None:
         """Ends the threads."""

@@ -263,6 +263,11 @@ class HttpConnection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._timer = None
+        if not self._header_bytes:
+            # A client that has asked nothing yet would take an error for the reply to what it asks next.
+            self._refused = True
+            self.transport.close()
+            return
         seconds = self.pool.limits.handshake_seconds
         self._close_with(error_reply(f"the headers weren't complete after {seconds:g} seconds", 408, "idle"))
 

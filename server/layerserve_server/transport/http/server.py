@@ -19,6 +19,7 @@ from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates, RenewedContext
 from layerserve_server.transport.ending import Ending, wait_for
 from layerserve_server.transport.event_batch import EventBatches
+from layerserve_server.transport.grpcio import address
 from layerserve_server.transport.http.app import HttpApp
 from layerserve_server.transport.http.call import HttpCall, HttpObserver
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
@@ -30,6 +31,16 @@ from layerserve_server.transport.memory import MemoryBudget
 BACKLOG = 1024
 #: Time to send the last replies at shutdown, in seconds.
 LEAVE_SECONDS = 1.0
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Returns a listening socket; "::" is all addresses, also those of IPv4. Raises OSError if the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    except OSError as error:
+        raise OSError(f"can't listen on {address(host, port)}: is the port taken?") from error
 
 
 class HttpServer:
@@ -57,8 +68,7 @@ class HttpServer:
 
         Raises OSError if the port is taken.
         """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        self._socket = listening(host, port)
         self.port = int(self._socket.getsockname()[1])
         self._ending = Ending()
         self._stopped = stopped

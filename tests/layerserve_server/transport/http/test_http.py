@@ -15,6 +15,7 @@ from layerserve_server.access.rights import HTTP, right_of
 from layerserve_server.services.rest.serving import http_routes
 from layerserve_server.transport import limits
 from layerserve_server.transport.http.connection import JOINED_BYTES, JoinedWrites
+from layerserve_server.transport.http.server import listening
 from tokens import write_tokens
 
 INFER = "/v2/models/double/infer"
@@ -80,6 +81,19 @@ def test_without_the_extra_the_server_does_not_start(put, make_server, monkeypat
         make_server(http_port=0)
 
 
+def test_a_port_that_is_taken_is_named(serve, make_server):
+    app, _ = serve()
+    with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{app.http_port}: is the port taken"):
+        make_server(http_port=app.http_port)
+
+
+def test_all_addresses_are_those_of_both_protocols():
+    with listening("::", 0) as listener:
+        port = listener.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), timeout=5).close()
+
+
 REFUSED = {
     "not HTTP": (b"\x16\x03\x01 hello\r\n\r\n", b"HTTP/1.1 400"),
     "large header": (b"GET /v2 HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 20_000 + b"\r\n\r\n", b"HTTP/1.1 431"),
@@ -123,7 +137,8 @@ def test_a_client_that_sends_too_slowly_is_cut_off(serve, sent):
     began = time.monotonic()
     received = exchange(app.http_port, sent)
     assert time.monotonic() - began < 5
-    assert received.startswith(b"HTTP/1.1 408")
+    assert received.startswith(b"HTTP/1.1 408" if sent else b"")
+    assert bool(received) is bool(sent)
     assert call("GET", "/v2").status == 200
 
 
@@ -221,6 +236,16 @@ def test_an_internal_error_has_an_id_and_no_details(serve, monkeypatch, caplog):
     assert any(
         reply.headers["layerserve-correlation-id"] == getattr(one, "correlation_id", "") for one in caplog.records
     )
+
+
+def test_a_fault_of_the_server_itself_is_logged_and_ends_only_its_request(serve, monkeypatch, caplog):
+    _, call = serve()
+    with monkeypatch.context() as patch:
+        patch.setattr("layerserve_server.transport.http.app.failure_reply", lambda wire: 1 / 0)
+        reply = call("POST", INFER, b"{")
+    assert (reply.status, b"division" in reply.body) == (500, False)
+    assert "a request over HTTP failed" in caplog.text
+    assert call("POST", INFER, BODY).status == 200
 
 
 def test_each_path_needs_the_right_of_its_method(serve, tmp_path):

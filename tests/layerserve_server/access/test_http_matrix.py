@@ -1,0 +1,61 @@
+"""Every route of HTTP with every kind of token."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from http_calls import Http
+from layerserve_server.access.rights import right_of
+from layerserve_server.services.rest.serving import http_routes
+from tokens import ENTRIES, RIGHTS, write_tokens
+
+ROUTES = http_routes(None, None)
+KINDS = [None, "wrong", *ENTRIES]
+NAMES = {"{model}": "double", "{version}": "1", "{label}": "stable", "{region}": "r"}
+BODIES = {
+    "ModelInfer": {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]},
+    "Predict": {"instances": [[1, 2]]},
+}
+#: Settings of the server, and methods that no model has.
+OF_NO_MODEL = ("/trace/setting", ":classify", ":regress")
+
+
+@pytest.fixture
+def call(put, start, tmp_path):
+    put("double")
+    app = start(http_port=0, tokens=write_tokens(tmp_path / "tokens.toml"))
+    connection = Http(app.http_port)
+    yield connection
+    connection.close()
+
+
+def wanted(route, token):
+    """The statuses of a refusal; empty if the route is open to the token."""
+    right = right_of(route.method)
+    if right == "open":
+        return ()
+    if token in (None, "wrong", "expired"):
+        return (401,)
+    of_a_model = "{model}" in route.path and not route.path.endswith(OF_NO_MODEL)
+    if token == "other-models":
+        return (403,) if of_a_model else ()
+    return () if token in ("all", right) else (403,)
+
+
+def test_every_route_with_every_kind_of_token(call):
+    assert len(ROUTES) >= 40
+    seen = set()
+    for route in ROUTES:
+        path = route.path
+        for part, name in NAMES.items():
+            path = path.replace(part, name)
+        body = json.dumps(BODIES.get(route.method.rpartition("/")[2], {})).encode() if route.verb == "POST" else None
+        for token in KINDS:
+            reply = call(route.verb, path, body, **({} if token is None else {"Authorization": f"Bearer {token}"}))
+            refused = (reply.status,) if reply.status in (401, 403) else ()
+            assert refused == wanted(route, token), (route.verb, path, token, reply.body)
+            seen.add((right_of(route.method), token, bool(refused)))
+    # Each right opens something to the token that has it, and is refused to another.
+    for right in ("predict", "read", "manage"):
+        assert {(right, right, False), (right, next(other for other in RIGHTS if other != right), True)} <= seen
