@@ -25,11 +25,6 @@ from layerserve_server.app import App
 from layerserve_server.repository.model_settings import parse_settings
 from layerserve_server.settings import Settings
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 #: First lines of blocks of Python that run only where a package is installed. Elsewhere they are parsed.
 PEERS = {
     "import tritonclient.grpc as triton": "tritonclient",
@@ -184,23 +179,52 @@ def _shell(
 def test_the_blocks_of_a_page_run(page: Path, place: Place, shell: Shell, tmp_path: Path) -> None:
     names: dict[str, object] = {"__name__": "documentation"}
     for block in blocks_of(page):
-        if block.language == "python":
-            run_python(block, names, place, tmp_path)
-        elif block.language == "sh":
-            check_syntax(block.text)
-            shell.run(block.text)
-        elif block.language == "console":
-            for line, expected in entered(block):
-                assert without_numbers(shell.run(line)) == without_numbers(expected), block.place
-        elif block.language == "toml":
-            tomllib.loads(block.text)
-            is_tokens = re.search(r"^\[+(tokens|certificates|jwt)\]", block.text, re.MULTILINE)
-            _ = parse_tokens(block.text, block.place) if is_tokens else parse_settings(block.text.encode(), block.place)
-        elif block.language == "json":
-            check_audit(json.loads(block.text), place)
-        else:
-            assert block.language == "text", f"{block.place}: got language '{block.language}'"
-            assert block.first in LISTINGS, f"{block.place}: neither run nor in LISTINGS"
+        run_block(block, names, place, shell, tmp_path)
+
+
+def run_block(block: Block, names: dict[str, object], place: Place, shell: Shell, folder: Path) -> None:
+    """Runs a block. `names` are those of the page's Python. Raises what Python raises, or AssertionError."""
+    if block.language == "python":
+        run_python(block, names, place, folder)
+    elif block.language == "sh":
+        check_syntax(block.text)
+        shell.run(block.text)
+    elif block.language == "console":
+        for line, expected in entered(block):
+            assert without_numbers(shell.run(line)) == without_numbers(expected), block.place
+    elif block.language == "toml":
+        is_tokens = re.search(r"^\[+(tokens|certificates|jwt)\]", block.text, re.MULTILINE)
+        _ = parse_tokens(block.text, block.place) if is_tokens else parse_settings(block.text.encode(), block.place)
+    elif block.language == "json":
+        check_audit(json.loads(block.text), place)
+    else:
+        assert block.language == "text", f"{block.place}: got language '{block.language}'"
+        assert block.first in LISTINGS, f"{block.place}: neither run nor in LISTINGS"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "problem"),
+    [
+        ("", "layerserve models\n", "got language ''"),
+        ("yaml", "a: 1\n", "got language 'yaml'"),
+        ("text", "layerserve models\n", "neither run nor"),
+        ("sh", "layerserve models |\n", "syntax error"),
+        ("console", "$ layerserve runs --json\nnone\n", "docs/new.md:7"),
+        ("console", "layerserve runs\n", "docs/new.md:7"),
+        ("toml", "latest_version = 2\n", "latest_version"),
+        ("toml", '[[tokens]]\nname = "ci"\nsha = "0"\n', "sha"),
+        ("json", '{"action": "roll back", "whom": "ci"}', "whom"),
+        ("python", "client.predicts('dense', images)\n", "predicts"),
+        ("python", "from layerserve import Clients\n", "Clients"),
+        ("python", "import tritonclient.grpc as triton\nfrom layerserve import Clients\n", "Clients"),
+    ],
+)
+def test_a_block_that_is_wrong_is_found(
+    language: str, text: str, problem: str, place: Place, shell: Shell, tmp_path: Path
+) -> None:
+    block = Block("docs/new.md", 7, language, text)
+    with pytest.raises(Exception, match=re.escape(problem)):
+        run_block(block, {}, place, shell, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
