@@ -33,7 +33,7 @@ else:
 #: First lines of blocks of Python that run only where a package is installed. Elsewhere they are parsed.
 PEERS = {
     "import tritonclient.grpc as triton": "tritonclient",
-    "import grpc\nimport tensorflow as tf": "tensorflow",
+    "import grpc\nimport tensorflow as tf": "tensorflow_serving",
 }
 #: Features of `images`, where they aren't the 64 of the small dense network.
 FEATURES = {"docs/engine.md": 784}
