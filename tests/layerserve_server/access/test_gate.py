@@ -41,9 +41,9 @@ def gate(file):
 
 def test_without_tokens_everyone_may_do_everything():
     gate = Gate()
-    assert gate.trusted is gate.admit(arrival()) is ANYONE
-    assert ANYONE.unlimited
-    assert gate.admit_http("/metrics", None) is ANYONE
+    assert gate.trusted is gate.admit(arrival()) is gate.admit_http("/metrics", None)
+    assert gate.trusted.unlimited
+    assert (gate.trusted.name, gate.trusted.named) == (ANYONE.name, False)
 
 
 def test_callers_without_a_token_may_do_what_is_allowed():
