@@ -290,6 +290,7 @@ def run_python(block: Block, names: dict[str, object], place: Place, folder: Pat
 def check_audit(entry: dict[str, object], place: Place) -> None:
     """A call of the action is audited with the keys of the entry."""
     assert entry["action"] == "roll back"
+    place.client.pin("mnist", 3)
     place.client.roll_back("mnist")
     lines = (place.app.settings.state_folder / "audit.jsonl").read_text("utf-8").splitlines()
     assert list(json.loads(lines[-1])) == list(entry)

@@ -20,9 +20,19 @@ from layerserve_server.settings import Settings
 CODE = re.compile(r"`([^`\n]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+#: A name of several words, such as ModelNotFound or LSTMCell.
+NAME = re.compile(r"\b[A-Z]+[a-z]\w*[A-Z]\w*\b")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
-#: Flags of other programs, and one that stands for any.
-FOREIGN = {"--enable-feature", "--port", "--rest_api_port", "--model_base_path", "--enable_batching", "--some-setting"}
+#: Names in other programs, and one that stands for any.
+FOREIGN = {
+    "--enable-feature",
+    "--enable_batching",
+    "--model_base_path",
+    "--port",
+    "--rest_api_port",
+    "--some-setting",
+    "InferenceRESTClient",
+}
 #: Groups of commands of `layerserve`.
 GROUPS = {"zoo": ("list", "build"), "token": ("create",)}
 
@@ -76,6 +86,14 @@ def test_variables_methods_and_metrics_exist(page: Path) -> None:
             assert all(hasattr(client, match[1]) for client in (Client, AsyncClient)), text
         elif match := re.match(r"layerserve_(?!zoo|server)\w+", text):
             assert match[0].removesuffix("_total") in metrics, text
+
+
+def test_names_of_classes_and_methods_are_in_the_code() -> None:
+    files = [path for folder in ("client", "server", "proto") for path in (ROOT / folder).rglob("*")]
+    code = "\n".join(path.read_text("utf-8") for path in files if path.suffix in (".py", ".proto"))
+    known = {*NAME.findall(code), *FOREIGN}
+    named = {name: name_of(page) for page in PAGES for text in words(page) for name in NAME.findall(text)}
+    assert {name: page for name, page in named.items() if name not in known} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

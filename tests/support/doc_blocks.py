@@ -40,6 +40,7 @@ def blocks_of(page: Path) -> list[Block]:
     """The blocks in order. Indented Python goes on with the Python block before it, as in `with` statements."""
     text = page.read_text("utf-8")
     found: list[Block] = []
+    assert 2 * len(FENCE.findall(text)) == text.count("```"), f"{page}: a fence is indented, or not closed"
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start(2)) + 1
         block = Block(name_of(page), line, match[1], match[2])
