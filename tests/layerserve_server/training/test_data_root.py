@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tracemalloc
 import zipfile
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from layerserve_server.errors import (
 from layerserve_server.training import data_root
 from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.upload import data_file, read_data
+from peak_memory import PeakMemory
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
 
@@ -147,12 +147,12 @@ def test_text_that_outgrows_the_disk_is_refused(root, tmp_path):
     assert (root / "t.parquet").stat().st_size < 200_000
     found = data_root.describe(root, "t.parquet", "words")
     array = DataArray(Role.X, "x", found.dtype, found.shape, "t.parquet", "words", found.mapped, found.stamp)
-    tracemalloc.start()
-    with pytest.raises(TooLargeError, match="x 'x': got more than 5000000 bytes of text"):
+    with (
+        PeakMemory() as memory,
+        pytest.raises(TooLargeError, match="x 'x': got more than 5000000 bytes of text"),
+    ):
         read_data(tmp_path, (array,), root, 5_000_000)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 50_000_000
+    assert memory.growth < 100_000_000
     assert not data_file(tmp_path, 0).exists()
 
 
@@ -313,14 +313,10 @@ def damaged_files(root):
 def test_files_that_are_damaged_or_lie_are_refused_when_they_are_described(root):
     limit = 64_000_000
     for name in damaged_files(root):
-        tracemalloc.start()
-        try:
-            with pytest.raises(InvalidRequestError) as caught:  # InvalidTensorError among them
-                data_root.describe(root, name, "")
-            assert name in str(caught.value)
-            assert tracemalloc.get_traced_memory()[1] < limit, name
-        finally:
-            tracemalloc.stop()
+        with PeakMemory() as memory, pytest.raises(InvalidRequestError) as caught:  # InvalidTensorError among them
+            data_root.describe(root, name, "")
+        assert name in str(caught.value)
+        assert memory.growth < limit, name
 
 
 def test_a_packed_array_is_no_longer_than_it_says(root, tmp_path, monkeypatch):
@@ -337,10 +333,7 @@ def test_a_packed_array_is_no_longer_than_it_says(root, tmp_path, monkeypatch):
 def test_a_parquet_file_of_few_bytes_and_many_rows_is_read_a_piece_at_a_time(root, tmp_path):
     parquet(root / "t.parquet", a=np.zeros(4_000_000))
     assert (root / "t.parquet").stat().st_size < 100_000
-    tracemalloc.start()
-    try:
+    with PeakMemory() as memory:
         found, values = read(root, tmp_path, "t.parquet")
-        assert tracemalloc.get_traced_memory()[1] < 8_000_000
-    finally:
-        tracemalloc.stop()
+    assert memory.growth < 24_000_000, "the whole array takes 32 MB"
     assert (found.shape, values.shape) == ((4_000_000,), (4_000_000,))
