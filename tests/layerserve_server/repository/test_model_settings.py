@@ -96,6 +96,7 @@ load_retry_seconds = 1
 warm_up_rows = 4
 golden_rtol = 0
 golden_atol = 1e-3
+callers = ["ci", "team-*"]
 max_batch_rows = 5
 max_queue_rows = 6
 pad_sequences = true

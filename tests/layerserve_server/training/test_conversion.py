@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import tempfile
@@ -21,6 +20,7 @@ from layerserve_server.errors import (
     TooLargeError,
     VersionFailedError,
 )
+from layerserve_server.forking import fork_server
 from layerserve_server.inference import runner
 from layerserve_server.training import conversion
 from layerserve_server.training.conversion import CONVERT, Converter
@@ -68,27 +68,21 @@ def test_what_a_format_cannot_hold_is_refused(converter: Converter, tmp_path: Pa
     assert not list((tmp_path / "temporary").glob("layerserve-*"))
 
 
-def test_a_conversion_ends_with_its_caller(converter: Converter, tmp_path: Path) -> None:
-    path = tmp_path / "m.json"
-    # Whoever opens it waits for one who writes.
-    os.mkfifo(path)
-    answers = iter([False] * 3)
-    with pytest.raises(CallCancelledError), converter.converted(path, "", 1, lambda: next(answers, True)):
+def test_a_conversion_ends_with_its_caller(
+    converter: Converter, parent: WarmParent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Long before the process has been forked and has read the file.
+    monkeypatch.setattr(fork_server, "GONE_CHECK_SECONDS", 0.0001)
+    path = saved(tmp_path / "m.keras")
+    with pytest.raises(CallCancelledError), converter.converted(path, "keras3_h5", 10, lambda: True):
         pass
     assert not list((tmp_path / "temporary").glob("layerserve-*"))
     assert converter._slots._value == conversion.MAX_CONVERSIONS  # type: ignore[attr-defined]
+    assert parent._process is not None
+    children = Path(f"/proc/{parent._process.pid}/task/{parent._process.pid}/children")
     end = time.monotonic() + 30
-    while is_read(path):
+    while children.read_text():
         assert time.monotonic() < end, "the process goes on"
-
-
-def is_read(pipe: Path) -> bool:
-    """Whether a process has opened the pipe for reading, or waits to."""
-    try:
-        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError as error:
-        return error.errno != errno.ENXIO
-    return True
 
 
 def test_what_is_no_model_fails(converter: Converter, tmp_path: Path) -> None:
