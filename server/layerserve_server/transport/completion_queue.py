@@ -211,10 +211,6 @@ class Poller:
                 if not self._requested:
                     state.due.discard(event.tag)
             peer = event.call.peer().decode()
-            if self.traffic(peer).flooding:
-                # Without a reference the core cancels the call. The connection is about to be closed, but thousands of
-                # its calls may have arrived before, and those of other clients are behind them.
-                return
             call = self._call_of(event, peer)
             # grpcio doesn't stop the server before these have ended.
             state.rpc_states.add(call)

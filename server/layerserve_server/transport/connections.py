@@ -63,7 +63,7 @@ TCP_BYTES_OFFSET = 120
 class Traffic:
     """Counts that a transport keeps of one connection."""
 
-    __slots__ = ("calls", "checked_resets", "flooding", "missed", "received", "replied", "resets")
+    __slots__ = ("calls", "checked_resets", "missed", "received", "replied", "resets")
 
     def __init__(self) -> None:
         self.calls = 0
@@ -74,8 +74,6 @@ class Traffic:
         self.resets = 0
         #: `resets` at the last check.
         self.checked_resets = 0
-        #: Whether the client has cancelled too many calls since the last check: the next one closes the connection.
-        self.flooding = False
         #: Checks since the connection was last open.
         self.missed = 0
 
@@ -129,7 +127,7 @@ class Connection:
         if received > self.total_received:
             self.last_received = now
         self.resets = traffic.resets - self.seen.resets
-        traffic.checked_resets, traffic.flooding = traffic.resets, False
+        traffic.checked_resets = traffic.resets
         if now - self._second >= 1.0:
             self._second, self.seen.resets = now, traffic.resets
         self.total_received, self.total_acked = received, acked
@@ -221,7 +219,6 @@ class Connections:
         """Counts a call that the client cancelled. Above `max_resets_per_second` the next check runs at once."""
         traffic.resets += 1
         if traffic.resets - traffic.checked_resets > self._limits.max_resets_per_second:
-            traffic.flooding = True
             self._check_now.set()
 
     def of(self, peer: str) -> Traffic:

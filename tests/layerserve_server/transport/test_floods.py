@@ -84,25 +84,3 @@ def test_a_caller_that_takes_a_large_reply_slowly_gets_it():
             wire.send(b"".join(frame(WINDOW_UPDATE, 0, where, WINDOW.to_bytes(4, "big")) for where in (0, number)))
     assert answer.status == "0"
     server.stop(0)
-
-
-def test_calls_of_a_connection_that_floods_are_dropped_until_it_is_checked():
-    """Those of others aren't, and the connection is served again if the check leaves it open."""
-    server = GrpcioServer(Echo().routes(), Observer(), Limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
-    server.start()
-    own = [("grpc.use_local_subchannel_pool", 1)]
-    address = f"127.0.0.1:{server.port}"
-    with grpc.insecure_channel(address, own) as flooding, grpc.insecure_channel(address, own) as other:
-        call(flooding, "echo")
-        (traffic,) = server._connections._traffic.values()
-        call(other, "echo")
-        codes = []
-        # A check in between finds no more calls than are allowed, so that the connection is served again.
-        while len(codes) < 100 and grpc.StatusCode.CANCELLED not in codes:
-            traffic.flooding = True
-            codes.append(flooding.unary_unary(ECHO + "echo").future(b"x", timeout=30).code())
-            call(other, "echo")
-        assert codes[-1] is grpc.StatusCode.CANCELLED
-        traffic.flooding = False
-        call(flooding, "echo")
-    server.stop(0)
