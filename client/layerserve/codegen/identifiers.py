@@ -14,8 +14,8 @@ MAX_LENGTH = 60
 def variables(names: Sequence[str], kind: str, reserved: Collection[str]) -> list[str]:
     """Returns an identifier for each name, in order, all different: "Image 1" -> "image_1".
 
-    They have small ASCII letters, digits and underscores, so that no two look or compare alike, and don't begin with an
-    underscore. `kind` is the word for names of which nothing is left, with their position: "input_1".
+    They have small ASCII letters, digits and underscores, so that no two look or compare the same, and don't begin
+    with an underscore. `kind` is the word for names of which nothing is left, with their position: "input_1".
     """
     found: list[str] = []
     for position, name in enumerate(names, start=1):

@@ -83,7 +83,7 @@ class Credentials:
             raise UnauthenticatedError(WRONG_SCHEME)
         digest = sha256(token.encode("utf-8", "replace")).digest()
         entry = self._tokens.get(digest)
-        # The lookup depends on the digest only, from which nobody can conclude the token; the comparison takes the
+        # The lookup depends on the digest only, which reveals nothing about the token; the comparison takes the
         # same time for all digests.
         if entry is not None and hmac.compare_digest(bytes.fromhex(entry[0].sha256), digest):
             return entry[1]

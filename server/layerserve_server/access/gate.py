@@ -77,7 +77,7 @@ class Gate:
         self._anonymous = Caller(ANYONE.name, named=False, reserved=self.reserved)
         if anonymous is not None or self._asks:
             self._anonymous = Caller("anonymous", tuple(anonymous or ()), named=False, reserved=self.reserved)
-        #: The caller of every call of a server that asks nobody; None where callers differ.
+        #: The caller of every call of a server without tokens and client certificates; None where callers differ.
         self.everyone: Caller | None = None if self._asks else self._anonymous
         #: The same if it may do everything, so that transports need not ask for each call.
         self.trusted = self.everyone if self.everyone is not None and self.everyone.unlimited else None
@@ -87,7 +87,6 @@ class Gate:
             self._verified = Caller("a client with a certificate", reserved=self.reserved)
         self._stamp: tuple[int, int, int] | None = None
         self._verifier: Verifier | None = None
-        self._file: TokensFile | None = None
         self._credentials: Credentials | None = None
         #: Callers by method and authorization header, so that most calls cost one lookup.
         self._admitted: dict[tuple[str, str | bytes], Caller] = {}

@@ -229,7 +229,7 @@ class Verifier:
                 self._failed(error)
             until = time.monotonic() + self.settings.refresh_seconds
             self._pause(min(MIN_FETCH_SECONDS, self.settings.refresh_seconds))
-            # At first more often: without keys nobody can call.
+            # More often at first, since every call fails without keys.
             left = MIN_FETCH_SECONDS if self._keys is None else until - time.monotonic()
             if left > 0:
                 self._wanted.wait(left)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from layerserve_server.errors import CallCancelledError
 
-#: Time between two checks whether somebody still waits for a reply, in seconds.
+#: Time between two checks whether the client still waits for a reply, in seconds.
 GONE_CHECK_SECONDS = 0.05
 #: Maximum time for the process to import its modules on a busy machine, in seconds.
 START_SECONDS = 120.0
@@ -97,7 +97,7 @@ class ForkServer:
 
 
 def never() -> bool:
-    """Nobody gives up."""
+    """Returns False: the client never cancels."""
     return False
 
 
@@ -105,7 +105,7 @@ def received(channel: socket.socket, limit: int | None = None, gone: Callable[[]
     """Receives until the other end is closed.
 
     Raises OSError if there are more than `limit` bytes, or on an error, and CallCancelledError once `gone` returns
-    True: nobody waits for it any more. The child ends when the channel is closed.
+    True. The child ends when the channel is closed.
     """
     parts, length = [], 0
     if gone is not never:

@@ -450,7 +450,10 @@ class BatchQueue:
                 # It runs whole in the next batch. Smaller requests after it must not overtake it.
                 kept.append(request)
                 break
-            elif now + HEADROOM * self._times.expected(self.max_batch_rows - room + request.rows_left) > latest:
+            elif (
+                latest < math.inf
+                and now + HEADROOM * self._times.expected(self.max_batch_rows - room + request.rows_left) > latest
+            ):
                 # The batch would last until after the deadline of a request in it.
                 kept.append(request)
                 break

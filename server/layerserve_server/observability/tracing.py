@@ -38,13 +38,12 @@ from opentelemetry.trace import (
     get_current_span,
 )
 
+from layerserve_server.access.gate import Pairs
 from layerserve_server.observability.background import Background
 from layerserve_server.observability.otel_variables import names
 from layerserve_server.transport.call import Trace
 
 logger = logging.getLogger(__name__)
-
-Pairs = Sequence[tuple[str, "str | bytes"]]
 
 #: Maximum number of traces that wait to be made into spans.
 MAX_WAITING = 4096

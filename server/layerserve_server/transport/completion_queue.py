@@ -384,7 +384,6 @@ class PolledStream(Operations, ServerStream):
             _deadline(event, time.monotonic()),
             metadata,
         )
-        self.metadata = metadata
         self._poller = poller
         self._core = event.call
         self._handler = handler

@@ -346,7 +346,7 @@ class BatchedCall:
         self._batches.may_block(partial(self.attempt, work))
 
     def attempt(self, work: Callable[[], None]) -> None:
-        """Runs `work`, unless nobody waits for it any more. If it raises, the call fails with that error."""
+        """Runs `work`, unless the call was answered or cancelled. If it raises, the call fails with that error."""
         if self.answered:
             return
         try:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
 from typing import Final
+
+from layerserve_server.access.gate import Pairs
 
 #: Metadata of a request's id, in both directions.
 KEY: Final = "x-request-id"
 #: Ids go into log lines and back to the client: printable ASCII, without spaces and quotes.
 _VALID: Final = re.compile(r"[A-Za-z0-9._:/+=@~#,-]{1,128}")
-
-Pairs = Sequence[tuple[str, "str | bytes"]]
 
 
 def sent_id(metadata: Pairs) -> str:

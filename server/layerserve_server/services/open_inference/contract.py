@@ -23,8 +23,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
 from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
 from layerserve_server.services.open_inference.encoder import InferEncoder
-from layerserve_server.services.prediction.contract import Choice, Encoder, PredictionRequest, Selection, Span
-from layerserve_server.services.prediction.decoder import NO_NAMES
+from layerserve_server.services.prediction.contract import Choice, Contract, Encoder, PredictionRequest, Selection, Span
 from layerserve_server.services.prediction.wire_format import GROUP, fields
 from layerserve_server.transport.status import Failure
 
@@ -51,7 +50,7 @@ CONTENTS = {
 }
 
 
-class InferContract:
+class InferContract(Contract):
     """Conversions of ModelInfer's messages (see `prediction.contract.Contract`)."""
 
     def read(self, message: bytes) -> ModelInferRequest:
@@ -104,14 +103,6 @@ class InferContract:
         if len(ids) > 1 or len(data) != len(request.tensors):
             return None
         return data, ids[0] if ids else None
-
-    def input_names(self, version: LoadedVersion, selection: Selection) -> Mapping[str, str]:
-        """Returns no further names."""
-        return NO_NAMES
-
-    def output_names(self, version: LoadedVersion, selection: Selection) -> tuple[str, ...]:
-        """Returns the names unchanged."""
-        return selection.outputs
 
     def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> Encoder:
         """Returns the encoder of ModelInferResponse messages. Raises InvalidTensorError for dtypes they lack."""

@@ -15,6 +15,7 @@ from layerserve_server.inference.runner import Array
 from layerserve_server.protocols.inference.inference_pb2 import ModelInferResponse
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.datatypes import datatype
+from layerserve_server.services.prediction.encoder import cut, fill_each
 
 RAW_TAG = tag(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)
 #: Dtypes whose elements are sent in another form than arrays have them.
@@ -60,20 +61,12 @@ class InferEncoder:
         """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
         kinds = [self._kind(results[name], dtype) for name, dtype, _ in self._outputs]
         if not CONVERTED.isdisjoint(kinds) or any(count for *_, count in self._outputs):
-            starts = range(0, rows * len(ids), rows)
-            return [
-                self.fill({name: array[start : start + rows] for name, array in results.items()}, id)
-                for start, id in zip(starts, ids, strict=True)
-            ]
+            return fill_each(self, results, rows, ids)
         arrays = [results[name] for name, *_ in self._outputs]
         head = self._describe(
             tuple((kind, (rows, *array.shape[1:])) for kind, array in zip(kinds, arrays, strict=True))
         )
-        columns: list[list[bytes]] = []
-        for array in arrays:
-            content, size = array.tobytes(), array.nbytes // len(ids)
-            before = RAW_TAG + varint(size)
-            columns.append([before + content[index * size : (index + 1) * size] for index in range(len(ids))])
+        columns = [cut(array, RAW_TAG + varint(array.nbytes // len(ids)), len(ids)) for array in arrays]
         messages = [head + b"".join(parts) for parts in zip(*columns, strict=True)]
         return [
             message + ModelInferResponse(id=id).SerializeToString() if id else message

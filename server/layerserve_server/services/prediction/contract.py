@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from layerserve_server.inference.queue import Arrays
@@ -12,6 +13,9 @@ from layerserve_server.repository.version import LoadedVersion
 
 #: Name of a model, and the version number or the label that the request names, if any.
 Choice: TypeAlias = tuple[str, int | None, str | None]
+
+#: Names of inputs are the model's own only.
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 class Span(NamedTuple):
@@ -90,10 +94,18 @@ class Contract(Protocol):
         """
 
     def input_names(self, version: LoadedVersion, selection: Selection) -> Mapping[str, str]:
-        """Returns further names of a model's inputs, each with the model's own name. Raises InvalidRequestError."""
+        """Returns further names of a model's inputs, each with the model's own name; by default none.
+
+        Raises InvalidRequestError.
+        """
+        return NO_NAMES
 
     def output_names(self, version: LoadedVersion, selection: Selection) -> tuple[str, ...]:
-        """Returns the model's own names for the outputs of a selection. Raises InvalidRequestError."""
+        """Returns the model's own names for the outputs of a selection; by default the names that it has.
+
+        Raises InvalidRequestError.
+        """
+        return selection.outputs
 
     def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> Encoder:
         """Returns the encoder for replies with the outputs `names`, the model's own names."""

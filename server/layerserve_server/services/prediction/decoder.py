@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from types import MappingProxyType
 
 import numpy as np
 from layerserve import tensors
 
 from layerserve_server.inference.admission import Admission, Admitted
 from layerserve_server.inference.runner import Array
-from layerserve_server.services.prediction.contract import GivenTensor
+from layerserve_server.services.prediction.contract import NO_NAMES, GivenTensor
 from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
 
 #: Dtypes whose bytes on the wire are valid array data without conversion or checks.
 PLAIN = {name: dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("bool", "string", "bfloat16")}
-#: Names of inputs are the model's own only.
-NO_NAMES: Mapping[str, str] = MappingProxyType({})
 #: Maximum number of templates whose layouts are cached.
 MAX_KEPT = 2048
 

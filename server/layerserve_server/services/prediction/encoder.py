@@ -9,6 +9,8 @@ from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve.wire import WIRE_TYPES, TensorWriter
 
 from layerserve_server.inference.queue import Arrays
+from layerserve_server.inference.runner import Array
+from layerserve_server.services.prediction import contract
 
 
 class Encoder:
@@ -32,19 +34,26 @@ class Encoder:
     def split(self, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
         """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
         if any(results[name].dtype not in WIRE_TYPES for name in self._outputs):
-            starts = range(0, rows * len(ids), rows)
-            return [
-                self.fill({name: array[start : start + rows] for name, array in results.items()}, id)
-                for start, id in zip(starts, ids, strict=True)
-            ]
-        columns: list[list[bytes]] = []
-        for name in self._outputs:
-            array = results[name]
-            content, size = array.tobytes(), array.nbytes // len(ids)
-            head = self._tensors.head(name, array[:rows])
-            columns.append([head + content[index * size : (index + 1) * size] for index in range(len(ids))])
+            return fill_each(self, results, rows, ids)
+        columns = [
+            cut(results[name], self._tensors.head(name, results[name][:rows]), len(ids)) for name in self._outputs
+        ]
         messages = [self._head + b"".join(parts) for parts in zip(*columns, strict=True)]
         return [
             message + prediction_pb2.PredictResponse(id=id).SerializeToString() if id else message
             for message, id in zip(messages, ids, strict=True)
         ]
+
+
+def fill_each(encoder: contract.Encoder, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
+    """Returns a serialized reply for each id, with the next `rows` rows of the results each, encoded one by one."""
+    return [
+        encoder.fill({name: array[start : start + rows] for name, array in results.items()}, id)
+        for start, id in zip(range(0, rows * len(ids), rows), ids, strict=True)
+    ]
+
+
+def cut(array: Array, head: bytes, count: int) -> list[bytes]:
+    """Returns the bytes of an array in `count` equal parts, each after `head`."""
+    content, size = array.tobytes(), array.nbytes // count
+    return [head + content[index * size : (index + 1) * size] for index in range(count)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,8 +12,7 @@ from layerserve.wire import tag, varint
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import choice, decode, parse
-from layerserve_server.services.prediction.contract import PredictionRequest, Selection, Span
-from layerserve_server.services.prediction.decoder import NO_NAMES
+from layerserve_server.services.prediction.contract import Contract, PredictionRequest, Selection, Span
 from layerserve_server.services.prediction.encoder import Encoder
 from layerserve_server.services.prediction.wire_format import GROUP, fields
 from layerserve_server.transport.status import Failure
@@ -25,7 +23,7 @@ _Tensor = tensor_pb2.Tensor
 RESPONSE_TAG = tag(prediction_pb2.PredictStreamResponse.RESPONSE_FIELD_NUMBER)
 
 
-class OwnContract:
+class OwnContract(Contract):
     """Conversions of the messages of layerserve.v1.PredictionService (see `contract.Contract`)."""
 
     def read(self, message: bytes) -> prediction_pb2.PredictRequest:
@@ -61,14 +59,6 @@ class OwnContract:
         if len(ids) > 1 or len(data) != len(request.tensors):
             return None
         return data, ids[0] if ids else None
-
-    def input_names(self, version: LoadedVersion, selection: Selection) -> Mapping[str, str]:
-        """Returns no further names."""
-        return NO_NAMES
-
-    def output_names(self, version: LoadedVersion, selection: Selection) -> tuple[str, ...]:
-        """Returns the names unchanged."""
-        return selection.outputs
 
     def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> Encoder:
         """Returns the encoder of PredictResponse messages."""

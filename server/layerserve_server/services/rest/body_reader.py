@@ -1,6 +1,6 @@
 """Long bodies are read by another process: a child for each, with limits of memory and time.
 
-Parsing JSON holds Python's lock, for a second and more per 100 MB, in which the server would answer nobody; and it
+Parsing JSON holds Python's lock, for a second and more per 100 MB, in which the server would answer no request; and it
 takes many times the size of the text.
 """
 

@@ -8,7 +8,7 @@ from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
-from layerserve_server.services.prediction.contract import PredictionRequest, Selection, Span
+from layerserve_server.services.prediction.contract import Contract, PredictionRequest, Selection, Span
 from layerserve_server.services.prediction.wire_format import GROUP, fields
 from layerserve_server.services.tensorflow_serving.encoder import PredictResponseEncoder
 from layerserve_server.services.tensorflow_serving.model_spec import model_choice
@@ -29,7 +29,7 @@ _ELEMENTS = frozenset(field.number for field in TensorProto.DESCRIPTOR.fields if
 }
 
 
-class PredictContract:
+class PredictContract(Contract):
     """Conversions of the messages of TensorFlow Serving's Predict (see `prediction.contract.Contract`)."""
 
     def read(self, message: bytes) -> PredictRequest:

@@ -12,6 +12,7 @@ from layerserve.wire import MAX_HEADS, tag, varint
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictResponse
+from layerserve_server.services.prediction.encoder import cut, fill_each
 from layerserve_server.services.tensorflow_serving.model_spec import model_spec
 from layerserve_server.services.tensorflow_serving.tensors import WIRE_TYPES, encode, field_number, wire_shape
 
@@ -47,15 +48,11 @@ class PredictResponseEncoder:
     def split(self, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
         """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
         if any(results[own].dtype not in RAW for _, own in self._outputs):
-            starts = range(0, rows * len(ids), rows)
-            names = [own for _, own in self._outputs]
-            return [self.fill({own: results[own][start : start + rows] for own in names}, "") for start in starts]
+            return fill_each(self, results, rows, ids)
         columns: list[list[bytes]] = []
         for name, own in self._outputs:
             array = results[own]
-            content, size = array.tobytes(), array.nbytes // len(ids)
-            head = self._head(name, array.dtype, (rows, *array.shape[1:]))
-            columns.append([head + content[index * size : (index + 1) * size] for index in range(len(ids))])
+            columns.append(cut(array, self._head(name, array.dtype, (rows, *array.shape[1:])), len(ids)))
         return [b"".join(parts) + self._tail for parts in zip(*columns, strict=True)]
 
     def _head(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
