@@ -6,12 +6,14 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version as package_version
 from types import TracebackType
 
 from prometheus_client import CollectorRegistry
 
 from layerserve_server.access.rights import check_table
+from layerserve_server.datasets.store import DatasetLimits, DatasetStore
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
@@ -22,6 +24,8 @@ from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threa
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.watching import Watcher
+from layerserve_server.services.dataset_arrays import run_using
+from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
@@ -40,6 +44,9 @@ from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, ModelLoader, make_imports
 
 logger = logging.getLogger(__name__)
+
+#: Interval between two looks for expired datasets, in seconds.
+DATASET_SECONDS = 60.0
 
 
 class App:
@@ -70,17 +77,22 @@ class App:
         self._inference = inference = Inference(settings, load_model, self._imports, group)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
+        dry_run = dry_run or DryRuns(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes)
         self.runs = Runs(
             settings.state_folder / "runs",
             self.repository,
-            dry_run or DryRuns(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes),
+            dry_run,
             run_limits(settings),
             self.metrics,
             trainer,
             self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
         )
+        self.datasets = DatasetStore(
+            settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
+        )
         self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan)
+        self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
         check_table([], PATHS)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
@@ -93,7 +105,11 @@ class App:
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(ManagementService(manager).routes())
-        routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
+        routes.add(TrainingService(self.repository, self.runs, run_defaults(settings), self.datasets).routes())
+        samples, trains = settings.state_folder / "samples", settings.training_slots > 0
+        routes.add(
+            DatasetService(self.datasets, self.runs, self.repository, dry_run, samples, training=trains).routes()
+        )
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
@@ -161,6 +177,8 @@ class App:
         self._inference.open()
         self.runs.start()
         self._watcher.start()
+        self._sweep_datasets()
+        self._dataset_watcher.start()
         if self._workers is not None:
             self._workers.start(self.grpc_port)
         self._set_ready(True)
@@ -190,6 +208,7 @@ class App:
         self._set_ready(False)
         logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
         self._watcher.stop()
+        self._dataset_watcher.stop()
         self._access_watcher.stop()
         self._inference.gate.stop()
         if self._inference.tuner:
@@ -211,6 +230,12 @@ class App:
         if self._inference.telemetry is not None:
             self._inference.telemetry.close()
         logger.info("stopped")
+
+    def _sweep_datasets(self) -> None:
+        try:
+            self.datasets.sweep(partial(run_using, self.runs))
+        except Exception:
+            logger.exception("the search for expired datasets failed")
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready
@@ -247,6 +272,11 @@ def run_limits(settings: Settings) -> RunLimits:
         max_workers=settings.max_workers,
         max_written=settings.max_written_bytes,
     )
+
+
+def dataset_limits(settings: Settings) -> DatasetLimits:
+    """Returns the limits of datasets in the settings."""
+    return DatasetLimits(settings.max_dataset_bytes, settings.dataset_seconds, settings.dataset_upload_seconds)
 
 
 def run_defaults(settings: Settings) -> RunDefaults:

@@ -38,7 +38,7 @@ def train(folder: Path, request: RunRequest) -> RunResult:
     if behaviour == "exit":
         sys.exit(3)
     (folder / "result").mkdir()
-    x = read_data(folder, request.data)[0]
+    x = read_data(folder, request.data, datasets=Path(request.datasets))[0]
     text = "{" if behaviour == "broken" else f'{{"offset": {float(x.sum())}}}'
     (folder / "result" / "model.keras").write_text(text)
     return RunResult("trained", seconds=0.1, logs={"loss": 0.5})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,15 +44,32 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Inputs, labels and sample weights with the same number of rows."""
+    """Inputs, labels and sample weights with the same number of rows.
+
+    With an `order`, the rows are those of the columns with these indices, which stay where they are.
+    """
 
     rows: int
     inputs: list[Column]
     labels: list[NumberColumn | None]
     weights: list[NumberColumn | None]
+    order: Tensor | None = None
+
+    def chosen(self, what: str, rows: Any) -> Data:
+        """Returns the rows with these indices, in this order. Raises DataError for indices that aren't of rows."""
+        order = torch.from_numpy(np.ascontiguousarray(rows, np.int64))
+        if order.ndim != 1 or not len(order):
+            raise DataError(f"{what}: got shape {tuple(order.shape)}, expected the indices of 1 or more rows")
+        if int(order.min()) < 0 or int(order.max()) >= self.rows:
+            raise DataError(
+                f"{what}: got indices from {int(order.min())} to {int(order.max())}, expected 0 to {self.rows - 1}"
+            )
+        return replace(self, rows=len(order), order=order)
 
     def batch(self, rows: Rows, count: int, workers: Workers | None = None) -> Batch:
         """Returns `count` rows as a batch; with `workers`, the inputs are this worker's shard."""
+        if self.order is not None:
+            rows = self.order[rows]
         shard = None if workers is None else workers.shard(count)
         own = rows if shard is None else shard.chosen(rows)
         return Batch(

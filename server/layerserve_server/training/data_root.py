@@ -104,6 +104,34 @@ def unpack_text(
             write(piece.ravel().tolist())
 
 
+def names(root: Path, path: str) -> list[str]:
+    """Returns the keys of a file with several arrays, or the names of its columns. Raises as `describe` does."""
+    with _open(root, path) as file:
+        return _Reader.names_in(path, file)
+
+
+def head(root: Path, path: str, key: str, rows: int) -> Array:
+    """Returns the first rows of an array. Raises as `describe` does.
+
+    Returns none of a compressed array in column-major order, whose rows are far apart.
+    """
+    with _open(root, path) as file:
+        reader = _Reader.of(path, key, file)
+        found = reader.described(())
+        if found.mapped:
+            return np.array(reader.map()[:rows])
+        dtype, inner = NUMPY_DTYPES[found.dtype], found.shape[1:]
+        rows = 0 if reader.fortran and len(found.shape) > 1 else min(rows, found.shape[0])
+        wanted = rows * math.prod(inner)
+        parts: list[Array] = []
+        for piece in _counted(reader, found.shape, dtype):
+            if wanted <= 0:
+                break
+            parts.append(piece.ravel()[:wanted])
+            wanted -= parts[-1].size
+        return np.concatenate(parts or [np.empty(0, dtype)]).reshape(rows, *inner)
+
+
 def _counted(reader: _Reader, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Array]:
     """Yields the pieces of an array. Raises InvalidTensorError if they have more or fewer bytes than its shape."""
     expected, got = _bytes(shape, dtype), 0
@@ -209,6 +237,22 @@ class _Reader(ABC):
         except Exception as error:  # zipfile, NumPy and Arrow raise many kinds of errors for a corrupt file
             raise InvalidRequestError(f"{label}: {type(error).__name__}: {error}") from error
 
+    @staticmethod
+    def names_in(path: str, file: BinaryIO) -> list[str]:
+        """Returns the names of all arrays or columns of an open file. Raises as `of` does."""
+        label = f"data file '{path}'"
+        try:
+            return _READERS[Path(path).suffix].names(label, file)
+        except (InvalidRequestError, NotTrainableError, MemoryError):
+            raise
+        except Exception as error:
+            raise InvalidRequestError(f"{label}: {type(error).__name__}: {error}") from error
+
+    @staticmethod
+    @abstractmethod
+    def names(label: str, file: BinaryIO) -> list[str]:
+        """Returns the names of the arrays or columns of an open file; [""] for a file with one array."""
+
     @abstractmethod
     def described(self, stamp: tuple[int, ...]) -> FiledArray:
         """Returns the array's dtype, shape and whether it can be mapped, with this file stamp."""
@@ -242,6 +286,10 @@ class _Npy(_Reader):
         self._offset: int | None = file.tell()
         self._source: IO[bytes] = file
         self._check_size(os.fstat(file.fileno()).st_size - self._offset)
+
+    @staticmethod
+    def names(label: str, file: BinaryIO) -> list[str]:
+        return [""]
 
     def _read_header(self, file: IO[bytes]) -> None:
         version = np.lib.format.read_magic(file)
@@ -302,7 +350,7 @@ class _Npz(_Npy):
     def __init__(self, label: str, key: str, file: BinaryIO) -> None:
         _Reader.__init__(self, label, key, file)
         archive = zipfile.ZipFile(file)
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        names = _arrays_in(archive)
         if not key and len(names) != 1:
             raise InvalidRequestError(
                 f"{label}: the file has {len(names)} arrays, expected a key: {', '.join(names[:20])}"
@@ -323,25 +371,41 @@ class _Npz(_Npy):
             self._offset = info.header_offset + 30 + sum(_LOCAL_HEADER.unpack(file.read(30))) + header
             self._check_size(os.fstat(file.fileno()).st_size - self._offset)
 
+    @staticmethod
+    def names(label: str, file: BinaryIO) -> list[str]:
+        return _arrays_in(zipfile.ZipFile(file))
+
+
+def _arrays_in(archive: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
 
 class _Parquet(_Reader):
     """Reader of columns of a Parquet file: shape (rows,) for one column, (rows, columns) for several."""
 
     def __init__(self, label: str, key: str, file: BinaryIO) -> None:
         super().__init__(label, key, file)
-        try:
-            import pyarrow.parquet as parquet
-        except ImportError:
-            raise NotTrainableError(
-                f"{label}: Parquet requires pyarrow on the server: pip install 'layerserve[parquet]'"
-            ) from None
-        self._file = parquet.ParquetFile(file)
+        self._file = self._opened(label, file)
         known = self._file.schema_arrow.names
         self._columns = key.split(",") if key else known
         for column in self._columns:
             if column not in known:
                 raise InvalidRequestError(f"{label}: {_unknown('column', column, known)}")
         self._dtypes = [self._column_dtype(column) for column in self._columns]
+
+    @staticmethod
+    def _opened(label: str, file: BinaryIO) -> Any:
+        try:
+            import pyarrow.parquet as parquet
+        except ImportError:
+            raise NotTrainableError(
+                f"{label}: Parquet requires pyarrow on the server: pip install 'layerserve[parquet]'"
+            ) from None
+        return parquet.ParquetFile(file)
+
+    @staticmethod
+    def names(label: str, file: BinaryIO) -> list[str]:
+        return list(_Parquet._opened(label, file).schema_arrow.names)
 
     def _column_dtype(self, column: str) -> np.dtype[Any]:
         kind = self._file.schema_arrow.field(column).type

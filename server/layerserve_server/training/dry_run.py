@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from layerserve_server import errors
+from layerserve_server.datasets.dataset import Description
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,
@@ -27,7 +28,7 @@ from layerserve_server.errors import (
 from layerserve_server.forking.fork_server import never
 from layerserve_server.observability.logs import middle_cut
 from layerserve_server.system_memory import available_memory
-from layerserve_server.training import data_root
+from layerserve_server.training import data_root, dataset_files, sampled_requests
 from layerserve_server.training.budget import TRAINING_BYTES
 from layerserve_server.training.data_root import FiledArray
 from layerserve_server.training.model import dry_run, load_trainable
@@ -51,7 +52,14 @@ MAX_REASON = 300
 #: Errors that torch raises for invalid axes and values. The text of other errors may reveal internals.
 TORCH_ERRORS = (RuntimeError, IndexError)
 #: Descriptions of the jobs in error texts.
-DOING = {"dry_run": "one step with two rows", "describe": "reading the headers of the data files"}
+DOING = {
+    "dry_run": "one step with two rows",
+    "describe": "reading the headers of the data files",
+    "describe_dataset": "reading the dataset",
+    "make_dataset": "making a dataset of sampled requests",
+}
+#: Maximum processor time of making a dataset of sampled requests, in seconds.
+MAKING_SECONDS = 300.0
 Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory", "more memory than there is")
 
@@ -69,6 +77,12 @@ class DryRun(Protocol):
         self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool] = never
     ) -> Sequence[FiledArray]:
         """Describes arrays in files below `root`, given by path and key. Raises as `data_root.describe` does."""
+
+    def describe_dataset(self, folder: Path, file: str) -> Description:
+        """Describes the file of a dataset. Raises as `dataset_files.described` does."""
+
+    def make_dataset(self, arguments: Mapping[str, Any], gone: Callable[[], bool] = never) -> tuple[int, str]:
+        """Makes the file of a dataset, and returns its size and SHA-256. Raises as `sampled_requests.made` does."""
 
     def close(self) -> None:
         """Stops dry runs."""
@@ -103,6 +117,20 @@ class DryRuns:
         return [
             FiledArray(one["dtype"], tuple(one["shape"]), one["mapped"], tuple(one["stamp"])) for one in reply["files"]
         ]
+
+    def describe_dataset(self, folder: Path, file: str) -> Description:
+        """Describes the file of a dataset. Raises as `dataset_files.described` does, and the errors of limits."""
+        arguments = {"folder": str(folder), "file": file}
+        return dataset_files.description(self._reply("describe_dataset", arguments, self._limits(0), never))
+
+    def make_dataset(self, arguments: Mapping[str, Any], gone: Callable[[], bool] = never) -> tuple[int, str]:
+        """Makes the file of a dataset of sampled requests, and returns its size and SHA-256.
+
+        Raises as `sampled_requests.made` does, and the errors of limits.
+        """
+        limits = job_limits(MAKING_SECONDS, self._memory_bytes, 0)
+        reply = self._reply("make_dataset", arguments, limits, gone)
+        return reply["bytes"], reply["sha256"]
 
     def _reply(
         self, job: str, arguments: Mapping[str, Any], limits: JobLimits, gone: Callable[[], bool]
@@ -234,4 +262,6 @@ def _unexpected(error: Exception, what: str) -> dict[str, Any]:
 JOBS: Mapping[str, Job] = {
     "dry_run": _replying(DOING["dry_run"], _dry_run),
     "describe": _replying(DOING["describe"], _describe),
+    "describe_dataset": _replying(DOING["describe_dataset"], dataset_files.described),
+    "make_dataset": _replying(DOING["make_dataset"], sampled_requests.made),
 }

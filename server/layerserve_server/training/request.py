@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from layerserve.options.training import Budget, RunOptions
+from layerserve.options.training import Budget, RunOptions, View
 from layerserve.tensors import NUMPY_DTYPES
 
 #: Name of the file in the run's folder.
@@ -50,7 +50,8 @@ class Kind(str, Enum):
 class DataArray:
     """An array of a run's data: role, name of the input or output, dtype, and shape with rows first.
 
-    With a `path` the array isn't uploaded but read from a file below the data root; `key` selects it in the file.
+    With a `path` the array isn't uploaded but read from a file below the data root, or, with the id of a `dataset`,
+    below the folder of datasets; `key` selects it in the file.
     """
 
     role: Role
@@ -63,6 +64,7 @@ class DataArray:
     mapped: bool = False
     #: The file's size in bytes and mtime in nanoseconds when the request was accepted.
     stamp: tuple[int, ...] = ()
+    dataset: str = ""
 
     @property
     def held_dtype(self) -> np.dtype[Any]:
@@ -113,6 +115,10 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Folder that contains the data files.
     data_root: str = ""
+    #: Folder that contains the datasets.
+    datasets: str = ""
+    #: Which rows are used.
+    view: View = field(default_factory=View)
     # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)
@@ -130,7 +136,12 @@ class RunRequest(RunOptions):
     @property
     def validates(self) -> bool:
         """Whether there is validation data."""
-        return bool(self.validation_split) or any(array.role.validation for array in self.data)
+        own = any(array.role.validation for array in self.data)
+        return own or bool(self.validation_split) or bool(self.view.validate_on)
+
+    def root(self, array: DataArray) -> Path:
+        """Returns the folder below which the file of an array lies."""
+        return Path(self.datasets if array.dataset else self.data_root)
 
     def write(self, folder: Path) -> None:
         """Writes the request to a run's folder. Raises OSError."""
@@ -152,6 +163,7 @@ class RunRequest(RunOptions):
         values["data"] = tuple(_array(one) for one in values["data"])
         values["kind"] = Kind(values.get("kind", Kind.TRAINING))
         values["budget"] = Budget(**values.get("budget", {}))
+        values["view"] = View(**values.get("view", {}))
         for name in ("freeze", "unfreeze", "callbacks"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])

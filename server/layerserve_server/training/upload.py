@@ -135,14 +135,19 @@ def data_file(folder: Path, index: int) -> Path:
 
 
 def read_data(
-    folder: Path, arrays: Sequence[DataArray], root: Path | None = None, room: int = sys.maxsize
+    folder: Path,
+    arrays: Sequence[DataArray],
+    root: Path | None = None,
+    room: int = sys.maxsize,
+    datasets: Path | None = None,
 ) -> list[npt.NDArray[Any] | MappedText]:
     """Returns the memory-mapped arrays of a run. Compressed arrays and text of files are unpacked to its folder first.
 
-    `root` is the data root, `room` the maximum size of a text array in bytes. Raises as `data_root.mapped` does,
-    TooLargeError for too much text, and OSError.
+    `root` is the data root, `datasets` the folder of datasets, and `room` the maximum size of a text array in bytes.
+    Raises as `data_root.mapped` does, TooLargeError for too much text, and OSError.
     """
-    return [_read(folder, index, array, root or Path(), room) for index, array in enumerate(arrays)]
+    roots = {True: datasets or Path(), False: root or Path()}
+    return [_read(folder, index, array, roots[bool(array.dataset)], room) for index, array in enumerate(arrays)]
 
 
 def _read(folder: Path, index: int, array: DataArray, root: Path, room: int) -> npt.NDArray[Any] | MappedText:

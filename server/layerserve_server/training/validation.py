@@ -12,7 +12,7 @@ import numpy as np
 from layergraph.errors import unknown_name
 from layerserve.options.kinds import SHARE, Number, Words
 from layerserve.options.option import Option
-from layerserve.options.training import BUDGET, RUN
+from layerserve.options.training import BUDGET, RUN, VIEW, View
 
 from layerserve_server.errors import (
     InvalidRequestError,
@@ -25,7 +25,7 @@ from layerserve_server.errors import (
 from layerserve_server.inference.admission import fit_dtype, fit_shape, names
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import LABEL
-from layerserve_server.training import data_root
+from layerserve_server.training import data_root, views
 from layerserve_server.training.data_root import FiledArray
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
@@ -63,7 +63,7 @@ def checked(
     """
     _check_lengths(request)
     _check_settings(request)
-    arrays = _filed(tuple(_named(array, inputs, outputs) for array in request.data), request.data_root, describe)
+    arrays = _filed(request, [_named(array, inputs, outputs) for array in request.data], describe)
     _check_kind(request, arrays)
     _check_repeats(arrays)
     for array in arrays:
@@ -76,6 +76,7 @@ def checked(
         if request.validation_split:
             raise InvalidRequestError("validation_split and validation arrays exclude each other: got both")
     _check_split(request.validation_split, training[0].rows)
+    _check_view(request, training[0].rows, validates=bool(validation))
     checked_request = replace(request, data=arrays)
     if checked_request.kept_bytes > max_bytes:
         raise TooLargeError(f"the data has {checked_request.kept_bytes} bytes, expected at most {max_bytes}")
@@ -137,7 +138,7 @@ def _check_settings(request: RunRequest) -> None:
         raise InvalidRequestError(
             f"publish_label: got {request.publish_label!r}, expected letters, digits, '.', '_' and '-'"
         )
-    for options, holder in ((RUN, request), (BUDGET, request.budget)):
+    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view)):
         for option in options:
             _check_range(option, getattr(holder, option.name))
 
@@ -174,18 +175,19 @@ def _check_publication(request: RunRequest) -> None:
             raise InvalidRequestError(f"monitor: '{request.monitor}' requires validation data or a validation_split")
 
 
-def _filed(arrays: Sequence[DataArray], root: str, describe: Describe) -> tuple[DataArray, ...]:
+def _filed(request: RunRequest, arrays: Sequence[DataArray], describe: Describe) -> tuple[DataArray, ...]:
     """Returns the arrays with the dtype and shape of their files, if any. Raises as `data_root.describe` does."""
-    files = []
+    files: dict[Path, list[tuple[str, str]]] = {}
     for array in arrays:
         if not array.path:
             continue
         if array.shape or array.dtype:
-            raise InvalidRequestError(f"{array.label()}: got dtype or shape with a path, expected them from the file")
-        data_root.check_path(root, array.path)
-        files.append((array.path, array.key))
-    found = iter(describe(Path(root), files) if files else ())
-    return tuple(_with_file(array, next(found)) if array.path else array for array in arrays)
+            raise InvalidRequestError(f"{array.label()}: got dtype or shape with a file, expected them from the file")
+        # Datasets have a folder, whether or not there is a data root.
+        data_root.check_path(request.datasets if array.dataset else request.data_root, array.path)
+        files.setdefault(request.root(array), []).append((array.path, array.key))
+    found = {root: iter(describe(root, names)) for root, names in files.items()}
+    return tuple(_with_file(array, next(found[request.root(array)])) if array.path else array for array in arrays)
 
 
 def _with_file(array: DataArray, found: FiledArray) -> DataArray:
@@ -262,6 +264,16 @@ def _check_group(
         raise InvalidTensorError(f"{label}: arrays differ in rows: {shown}; expected the same number for all")
     if not arrays[0].rows:
         raise InvalidTensorError(f"{label}: got no rows, expected 1 or more")
+
+
+def _check_view(request: RunRequest, rows: int, *, validates: bool) -> None:
+    """Checks which rows are used of `rows` rows; `validates` is whether there are validation arrays."""
+    view = request.view
+    views.check(view, rows)
+    if view.validate_on and validates:
+        raise InvalidRequestError("view: got a split for validation and validation arrays, expected one of the two")
+    if request.validation_split and view != View():
+        raise InvalidRequestError("validation_split: got it with a view, expected the view's split for validation")
 
 
 def _check_split(split: float, rows: int) -> None:
