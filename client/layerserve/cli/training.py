@@ -27,14 +27,18 @@ from layerserve.tables import Table, number_text
 _ARRAYS = "[NAME=]PATH"
 
 Arrays = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--x",
         metavar=_ARRAYS,
         help="Input data: .npy, .npz (all arrays, or PATH:KEY) or .json; server:PATH[:KEY] is a file of the server.",
     ),
 ]
-Targets = Annotated[list[str], typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
+Targets = Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Dataset with all data, in place of --x and --y: its ID, or its first digits."),
+]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Plot the history to this file. Requires layerserve[plot].")
@@ -45,11 +49,12 @@ Plot = Annotated[
 def train(
     context: typer.Context,
     model: ModelName,
-    x: Arrays,
-    y: Targets,
+    x: Arrays = None,
+    y: Targets = None,
     sample_weight: SampleWeight = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
+    dataset: Dataset = None,
     best: Annotated[bool, typer.Option("--best", help="Publish the best epoch's weights, not the last ones.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the data is sent; print the run's id.")] = False,
     plot: Plot = None,
@@ -75,10 +80,11 @@ def train(
     with connect(context, address) as client:
         run = client.train(
             model,
-            read_arrays(x),
-            read_arrays(y),
+            read_arrays(x) if x else None,
+            read_arrays(y) if y else None,
             sample_weight=read_arrays(sample_weight) if sample_weight else None,
             validation_data=(read_arrays(validation_x), read_arrays(validation_y or ())) if validation_x else None,
+            dataset=dataset,
             version=version,
             label=label,
             **cast(TrainKeywords, read_flags(TRAIN, options | ({"publish": "best"} if best else {}))),
@@ -95,9 +101,10 @@ def train(
 def evaluate(
     context: typer.Context,
     model: ModelName,
-    x: Arrays,
-    y: Targets,
+    x: Arrays = None,
+    y: Targets = None,
     sample_weight: SampleWeight = None,
+    dataset: Dataset = None,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
@@ -108,9 +115,10 @@ def evaluate(
     with connect(context, address) as client:
         logs = client.evaluate(
             model,
-            read_arrays(x),
-            read_arrays(y),
+            read_arrays(x) if x else None,
+            read_arrays(y) if y else None,
             sample_weight=read_arrays(sample_weight) if sample_weight else None,
+            dataset=dataset,
             version=version,
             label=label,
             **cast(EvaluateKeywords, read_flags(EVALUATE, options)),

@@ -301,7 +301,7 @@ def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: Ru
 
 def _evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
     options = _options((option for option in RUN if option.evaluates), spec)
-    view = View(**_options((option for option in VIEW if option.evaluates), spec))
+    view = View(**_options(VIEW, spec))
     return RunRequest(
         **_common(spec, model, version, defaults), **options, view=view, kind=Kind.EVALUATION, publish=False
     )

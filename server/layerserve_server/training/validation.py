@@ -220,6 +220,10 @@ def _check_kind(request: RunRequest, arrays: Sequence[DataArray]) -> None:
         for array in arrays:
             if array.role.validation:
                 raise InvalidRequestError(f"{array.label()}: evaluation takes x, y and sample_weight")
+        if request.view.validate_on:
+            raise InvalidRequestError(
+                f"view: got validation '{request.view.validate_on}', expected none: evaluation takes a split"
+            )
 
 
 def _check_repeats(arrays: Sequence[DataArray]) -> None:
