@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from functools import partial as bind
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from layerserve.tensors import encode
 from layerserve.v1 import datasets_pb2 as pb
 from layerserve.v1.tensor_pb2 import ModelSpec
 
+#: Pauses before the attempts to go on while no bytes come, in seconds. After the last one the error is raised.
+PAUSES = RECONNECT_DELAYS
 #: Called with "reading", "sending" or "checking", and the number of bytes done and in total (0 while it is unknown).
 DatasetProgress = Callable[[Literal["reading", "sending", "checking"], int, int], object]
 #: Corrected answers by request id: an array for the only output, or a dict by output name.
@@ -31,9 +33,8 @@ def upload(
     keep_seconds: float | None,
     shared: bool,
     progress: DatasetProgress | None,
-    reconnect_delays: Sequence[float] = RECONNECT_DELAYS,
 ) -> Flow[DatasetInfo]:
-    """Flow that uploads a dataset. The delays before attempts to go on begin anew whenever some bytes have come."""
+    """Flow that uploads a dataset. The pauses before attempts to go on begin anew whenever some bytes have come."""
     show: DatasetProgress = progress or (lambda phase, done, total: None)
     held = yield from work(bind(_measured, content, show))
     declaration = pb.DatasetDeclaration(
@@ -66,9 +67,9 @@ def upload(
             raise (sender.error or error) from None
         finally:
             sender.abandon()
-        if sender.error is not None or tries >= len(reconnect_delays):
+        if sender.error is not None or tries >= len(PAUSES):
             raise (sender.error or failure) from None
-        seconds = reconnect_delays[tries]
+        seconds = PAUSES[tries]
         if isinstance(failure, Overloaded):
             seconds = max(seconds, failure.retry_after or 0.0)
         yield Pause(seconds)

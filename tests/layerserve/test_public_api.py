@@ -8,7 +8,9 @@ import sys
 import layerserve
 import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
+from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
+from layerserve.datasets import Datasets
 from layerserve.management import Management
 
 PUBLIC = [
@@ -22,6 +24,10 @@ PUBLIC = [
     "Client",
     "ClientClosed",
     "DataLoss",
+    "DatasetArray",
+    "DatasetColumn",
+    "DatasetInfo",
+    "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
@@ -116,7 +122,7 @@ def test_importing_the_client_imports_nothing_heavy(module):
 
 @pytest.mark.parametrize(
     ("blocking", "asynchronous"),
-    [(Client, AsyncClient), (TrainingRun, AsyncTrainingRun), (Management, AsyncManagement)],
+    [(Client, AsyncClient), (TrainingRun, AsyncTrainingRun), (Management, AsyncManagement), (Datasets, AsyncDatasets)],
 )
 def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, asynchronous):
     names = {name for name in vars(blocking) if not name.startswith("_")}

@@ -21,9 +21,10 @@ from echo_servers import SERVERS, Echo, Observer
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layergraph.exporting.signature import Signature
 from layerserve_server.app import App
+from layerserve_server.datasets.dataset import Description
 from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
-from layerserve_server.training import data_root
+from layerserve_server.training import data_root, dataset_files, sampled_requests
 from layerserve_server.training.model import dry_run
 from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.limits import Limits
@@ -148,6 +149,13 @@ class RehearsedHere:
         self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool]
     ) -> Sequence[data_root.FiledArray]:
         return described(root, files)
+
+    def describe_dataset(self, folder: Path, file: str) -> Description:
+        return dataset_files.description(dataset_files.described({"folder": str(folder), "file": file}))
+
+    def make_dataset(self, arguments: Mapping[str, Any], gone: Callable[[], bool]) -> tuple[int, str]:
+        reply = sampled_requests.made(arguments)
+        return reply["bytes"], reply["sha256"]
 
     def close(self) -> None:
         pass

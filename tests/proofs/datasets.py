@@ -7,6 +7,7 @@ runs train on splits of the dataset and send next to nothing. The argument is th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -91,10 +92,8 @@ class Proxy:
         """Ends all connections."""
         for one in tuple(self._open):
             self._open.discard(one)
-            try:
+            with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def _accept(self) -> None:
         while True:
@@ -118,10 +117,8 @@ class Proxy:
             pass
         for one in (source, target):
             self._open.discard(one)
-            try:
+            with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 def save_model(path: Path) -> None:

@@ -76,6 +76,7 @@ def train(
         raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
     if best and not options["publish"]:
         raise InvalidArgument("--best: got it with --no-publish, expected one of the two")
+    _check_data(context, x, y, dataset)
     check_plot(plot)
     with connect(context, address) as client:
         run = client.train(
@@ -112,6 +113,7 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Measure the loss and metrics of a model on data. JSON: an object of numbers by log."""
+    _check_data(context, x, y, dataset)
     with connect(context, address) as client:
         logs = client.evaluate(
             model,
@@ -127,6 +129,11 @@ def evaluate(
         print_json(logs)
     else:
         print_table(Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()]))
+
+
+def _check_data(context: typer.Context, x: list[str] | None, y: list[str] | None, dataset: str | None) -> None:
+    if dataset is None and not (x and y):
+        raise typer.BadParameter("expected --x and --y, or --dataset", context)
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:

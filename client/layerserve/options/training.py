@@ -26,7 +26,6 @@ from layerserve.options.kinds import (
     Splits,
     Text,
     Weights,
-    Whole,
     whole,
     words,
 )
@@ -159,7 +158,7 @@ class View:
     )
     split_seed: int | None = option(
         None,
-        Whole("a whole number from 0 to 2**32 - 1", limit=2**32),
+        whole(0, 64),
         "Seed of the order in which rows are split.",
         otherwise="the order of the data",
         field="seed",

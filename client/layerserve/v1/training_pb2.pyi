@@ -247,7 +247,7 @@ class DataView(_message.Message):
     validation: _builtins.str
     """Name of the split to validate on after each epoch. Not together with validation arrays. Default: none."""
     seed: _builtins.int
-    """Seed of the order in which rows are split, from 0 to 2^32 - 1. Default: the order of the data."""
+    """Seed of the order in which rows are split, from 0. Default: the order of the data."""
     def __init__(
         self,
         *,

@@ -264,7 +264,7 @@ class DatasetStore:
         for name in (NOTE, LOCK):
             (target / name).unlink(missing_ok=True)
         logger.info("a dataset is complete", extra={"dataset": dataset.id, "bytes": dataset.bytes})
-        return dataset
+        return self._read(dataset.id) or dataset
 
     def _discard(self, part: Part, error: WrongDigestError | InvalidRequestError) -> None:
         with self._lock:

@@ -39,9 +39,7 @@ def with_datasets(request: RunRequest, store: DatasetStore | None, caller: Calle
             known[array.dataset] = store.get(array.dataset, seen_by(caller))
         dataset = known[array.dataset]
         if not array.key and len(dataset.arrays) != 1:
-            raise InvalidRequestError(
-                f"{array.label()}: got no key, expected that of an array of dataset '{dataset.id}'"
-            )
+            raise InvalidRequestError(f"{array.label()}: got no key, expected one of dataset '{dataset.id}'")
         return replace(array, dataset=dataset.id, path=dataset.content, key=array.key or dataset.arrays[0].name)
 
     return replace(request, data=tuple(map(resolved, request.data)), datasets=str(store.folder))

@@ -175,9 +175,10 @@ def evaluate_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str
         x, y, weight = Role.VALIDATION_X, Role.VALIDATION_Y, Role.VALIDATION_SAMPLE_WEIGHT
     else:
         x, y, weight = Role.X, Role.Y, Role.SAMPLE_WEIGHT
-        rows = rows_of(request.view, len(arrays[0]), request.view.validate_on or request.view.split)
+        if request.view != View():
+            rows = rows_of(request.view, len(arrays[0]), request.view.validate_on or request.view.split)
     return {
-        "rows": rows,
+        **({} if rows is None else {"rows": rows}),
         "x": groups[x],
         "y": groups[y],
         "sample_weight": _weights(groups[weight]),
@@ -189,9 +190,11 @@ def evaluate_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str
 
 def _viewed(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any]:
     """Returns the arguments of `fit` for the rows of a request's view."""
-    view, rows = request.view, len(arrays[0])
-    found = {"rows": rows_of(view, rows, view.split)}
-    return found | ({"validation_rows": rows_of(view, rows, view.validate_on)} if view.validate_on else {})
+    view = request.view
+    if view == View():
+        return {}
+    found = {"rows": rows_of(view, len(arrays[0]), view.split)}
+    return found | ({"validation_rows": rows_of(view, len(arrays[0]), view.validate_on)} if view.validate_on else {})
 
 
 def monitored(request: RunRequest) -> str:

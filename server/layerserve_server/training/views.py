@@ -43,7 +43,8 @@ def rows_of(view: View, rows: int, split: str | None) -> Rows | None:
         order = np.arange(rows, dtype=np.int64)
     else:
         # NumPy guarantees that RandomState gives the same order in all of its releases, but not Generator.
-        order = np.random.RandomState(view.split_seed).permutation(rows).astype(np.int64, copy=False)
+        random = np.random.RandomState([view.split_seed % 2**32, view.split_seed >> 32])
+        order = random.permutation(rows).astype(np.int64, copy=False)
     if split is None:
         return order
     start, stop = bounds(view, rows, split)
