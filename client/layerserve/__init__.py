@@ -51,6 +51,7 @@ from layerserve.errors import (
     UnknownError,
     UnknownInput,
     UnknownOutput,
+    VersionConflict,
     VersionNotFound,
 )
 from layerserve.events import (
@@ -60,6 +61,7 @@ from layerserve.events import (
     RunCancelled,
     RunFailed,
     RunFinished,
+    RunPaused,
     RunQueued,
     RunResumed,
     RunStarted,
@@ -125,6 +127,7 @@ __all__ = [
     "RunFinished",
     "RunInfo",
     "RunNotFound",
+    "RunPaused",
     "RunQueued",
     "RunResumed",
     "RunStarted",
@@ -142,5 +145,6 @@ __all__ = [
     "UnknownError",
     "UnknownInput",
     "UnknownOutput",
+    "VersionConflict",
     "VersionNotFound",
 ]

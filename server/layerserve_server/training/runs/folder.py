@@ -10,6 +10,8 @@ CHECKPOINTS = "checkpoints"
 BEST = "best"
 #: Folder of files written by callbacks.
 FILES = "files"
+#: Folder with the version that was published while the run trained, to be compared with the result.
+RIVAL = "rival"
 #: Folder with the trained model, until it is published.
 RESULT = "result"
 #: The process's `RunResult`.
