@@ -36,7 +36,7 @@ from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs import trace
-from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, OUTCOME, RESULT, result_file
+from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, OUTCOME, RESULT, result_file
 from layerserve_server.training.runs.run import RUN_ID, Phase, Run, new_id
 from layerserve_server.training.runs.trace import RunTracer
 from layerserve_server.training.upload import DATA
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 TRAINER = (sys.executable, "-m", "layerserve_server.training.process.main")
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST)
+RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST, CACHE)
 #: Maximum delay between the signals of a shutdown to a training process and to the server, in seconds.
 STOP_SECONDS = 0.5
 #: Number of automatic resumes without progress after which a run fails: it might be what kills the server.
