@@ -170,6 +170,8 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
         values["on_nan"] = "stop" if values.pop("stop_on_nan") else "continue"
     if "budget" in values:
         values["budget"] = {f"max_{name.removeprefix('max_')}": value for name, value in values["budget"].items()}
+    # A resumed run must give, bit for bit, what it would have given unbroken.
+    values.setdefault("cache_frozen", "off")
     return values
 
 

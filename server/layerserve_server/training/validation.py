@@ -134,6 +134,8 @@ def _check_settings(request: RunRequest) -> None:
                 f"class_weight: got {weight:g} for class {str(number)[:20]}, expected a number of float32, of at most "
                 f"{MAX_WEIGHT:.3g}"
             )
+    if request.workers > 1 and request.cache_frozen == "on":
+        raise InvalidRequestError(f"cache_frozen: got 'on' for {request.workers} workers, expected one")
     if request.publish_label and not LABEL.fullmatch(request.publish_label):
         raise InvalidRequestError(
             f"publish_label: got {request.publish_label!r}, expected letters, digits, '.', '_' and '-'"
