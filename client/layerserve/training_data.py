@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from layerserve.casting import as_array, cast, default_cast
+from layerserve.casting import RAGGED, as_array, cast, default_cast
 from layerserve.errors import InvalidArgument, LayerserveError
 from layerserve.inputs import match
 from layerserve.methods import EVALUATE, TRAIN, Method
@@ -190,6 +190,8 @@ def _loose_array(role: DataRole.ValueType, name: str, value: Any, dtype: str | N
         return TrainingArray(role, name, value, "")
     # Objects with shape and dtype, such as h5py datasets, are sliced later and not converted to arrays here.
     rows = value if hasattr(value, "shape") and hasattr(value, "dtype") else as_array(value, text)
+    if any(axis is None for axis in rows.shape):
+        raise InvalidArgument(f"{text}: got {type(value).__name__} with rows of different lengths, expected {RAGGED}")
     if not rows.shape:
         raise InvalidArgument(f"{text}: got a scalar, expected an array of rows")
     first = np.asarray(rows[:1])
