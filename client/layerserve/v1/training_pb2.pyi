@@ -243,6 +243,8 @@ class DataArray(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
     role: Global___DataRole.ValueType
     """What the array is for."""
     name: _builtins.str
@@ -252,17 +254,28 @@ class DataArray(_message.Message):
     dtype: _tensor_pb2.DataType.ValueType
     """Element type. Not to be set with `path`: the file says it."""
     path: _builtins.str
-    """File that holds the array, relative to the server's data root, with '/' between its parts: .npy, .npz or .parquet. No
-    chunk is sent for it. It must stay as it is until the run has ended. Symbolic links and '..' give PERMISSION_DENIED.
+    """File that holds the array, relative to the server's data root, with '/' between its parts: .npy, .npz, .parquet, .csv or
+    .tsv. No chunk is sent for it. It must stay as it is until the run has ended. Symbolic links and '..' give PERMISSION_DENIED.
     """
     key: _builtins.str
-    """Which array of a .npz file (may be empty where it has one), or which columns of a .parquet file, separated by commas:
-    several columns become the last axis of the array.
+    """Which array of a .npz file (may be empty where it has one), or which columns of a table, separated by commas:
+    several columns become the last axis of the array. `columns` says the same where a name has a comma.
+    """
+    fill: _builtins.str
+    """What is read where a column has no value (null, or an empty field in place of a number), as text: "0". Default: a missing
+    value gives INVALID_ARGUMENT with its row and column.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape of the whole array, rows first. Arrays of training (and those of validation) have the same number of rows. Not to
         be set with `path`: the file says it.
+        """
+
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns of a .parquet, .csv or .tsv file, by their exact names, in place of `key`; several become the last axis of the
+        array. Of a .npz file, the name of one array. Default, without `key`: the column called like the input or output, or all
+        columns where there is none.
         """
 
     def __init__(
@@ -274,12 +287,16 @@ class DataArray(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         path: _builtins.str = ...,
         key: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        fill: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "columns", b"columns", "dtype", b"dtype", "fill", b"fill", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fill: _TypeAlias = _typing.Literal["fill"]  # noqa: Y015
+    _WhichOneofArgType__fill: _TypeAlias = _typing.Literal["_fill", b"_fill"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
 
 Global___DataArray: _TypeAlias = DataArray  # noqa: Y015
 
