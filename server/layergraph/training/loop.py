@@ -262,8 +262,9 @@ def _summed(shard: Shard | None, penalties: list[Tensor] | None) -> Sequence[Ten
 
 
 def takes_row_gradients(model: Functional, optimizer: BaseOptimizer) -> bool:
-    """Whether gradients of embeddings are to be sparse: as steps may update only the rows that were looked up, with equal
-    results, or as they depend on the lookups.
+    """Whether gradients of embeddings are to be sparse.
+
+    Either steps may update only the rows that were looked up, with equal results, or gradients depend on the lookups.
     """
     found = [layer for layer in model.walk_layers() if isinstance(layer, Embedding)]
     if optimizer.reads_lookups:
