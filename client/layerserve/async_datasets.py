@@ -38,7 +38,7 @@ class AsyncDatasets:
         progress: DatasetProgress | None = None,
         timeout: float | None = None,
     ) -> DatasetInfo:
-        """Upload a dataset: a .npz, .parquet or .csv file as it is, or arrays as for `train`.
+        """Upload a dataset: a .npz, .parquet, .csv or .tsv file as it is, or arrays as for `train`.
 
         The content is read twice: its SHA-256, which is the id of the dataset, is sent first. What you have uploaded
         before isn't sent again. If the connection breaks or the server restarts, the upload goes on behind the bytes

@@ -24,6 +24,7 @@ FORMATS = {
     ".npz": pb.DATASET_FORMAT_NPZ,
     ".parquet": pb.DATASET_FORMAT_PARQUET,
     ".csv": pb.DATASET_FORMAT_CSV,
+    ".tsv": pb.DATASET_FORMAT_TSV,
 }
 #: Text has the width of the longest in an array: maximum size of what that adds, in bytes, and as a multiple.
 MAX_PADDING, MAX_PADDING_RATIO = 64 << 20, 8
@@ -60,7 +61,7 @@ def measured(content: Content, progress: Callable[[int], object]) -> Measured:
 
 
 class FileContent:
-    """A .npz, .parquet or .csv file."""
+    """A .npz, .parquet, .csv or .tsv file."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises InvalidArgument for another suffix."""

@@ -12,7 +12,7 @@ from layerserve.tensors import Array, decode, known_dtype
 from layerserve.v1 import datasets_pb2 as pb
 
 #: Format of the file of a dataset.
-DatasetFormat = Literal["npz", "parquet", "csv", "unknown"]
+DatasetFormat = Literal["npz", "parquet", "csv", "tsv", "unknown"]
 #: Number of digits of an id in tables.
 SHOWN_DIGITS = 12
 
@@ -23,8 +23,8 @@ _COLUMNS = ("Dataset", "Title", "Format", "#Bytes", "#Rows", "Arrays", "Owner", 
 class DatasetColumn:
     """An array or column of a dataset.
 
-    `problem` is why runs can't use it; empty if they can. `sample` are its first rows, if `Client.dataset` was called
-    and they are short.
+    `problem` is why it can't be read as it is, such as missing numbers; empty if it can. `sample` are its first rows,
+    if `Client.dataset` was called and they are short.
     """
 
     name: str

@@ -26,7 +26,8 @@ def dataset_arrays(
     of inputs and outputs come first. What has neither kind of name isn't used; without `validates`, validation data
     isn't either. Raises InvalidArgument if there are no inputs or no targets.
     """
-    usable = [array.name for array in info.arrays if not array.problem]
+    # Also those that can't be read as they are: the error of the run says why.
+    usable = [array.name for array in info.arrays]
     by_role = all(_role(name) is not None for name in usable)
     found = []
     for name in usable:
@@ -36,7 +37,7 @@ def dataset_arrays(
         specs = inputs if role in _INPUTS else outputs
         if place.isdigit() and place not in {spec.name for spec in specs} and int(place) < len(specs):
             place = specs[int(place)].name
-        found.append(TrainingArray(role, place, DatasetArray(info.id, name), ""))
+        found.append(TrainingArray(role, place, DatasetArray(info.id, columns=(name,)), ""))
     for wanted, what, specs in (("x", "input", inputs), ("y", "output", outputs)):
         if not any(array.role == ROLES[wanted] for array in found):
             names = ", ".join(spec.name for spec in specs)

@@ -121,7 +121,7 @@ def test_an_error_while_reading_is_the_callers(client, server, tmp_path):
     ("given", "text"),
     [
         ({}, "got no data, expected a file or arrays"),
-        ({"path": "a.txt"}, "got .txt, expected .npz, .parquet, .csv"),
+        ({"path": "a.txt"}, "got .txt, expected .npz, .parquet, .csv, .tsv, or arrays"),
         ({"path": "a.csv", "x": X}, "got a path and arrays"),
         ({"x": 3}, "x: got a scalar"),
         ({"x": np.array(["a", "b\0"], object)}, "ends with a zero byte"),
@@ -163,7 +163,7 @@ def test_a_dataset_of_sampled_requests(client, server):
 
 def data_of(server):
     spec = next(request for method, request in reversed(server.calls) if method in ("Train", "Evaluate"))
-    return [(array.role, array.name, array.dataset, array.key) for array in spec.data]
+    return [(array.role, array.name, array.dataset, array.key or ",".join(array.columns)) for array in spec.data]
 
 
 def test_a_run_names_a_dataset_and_sends_no_data(client, server):
@@ -217,7 +217,7 @@ def roles(names, inputs=INPUTS, outputs=OUTPUTS, validates=True):
     )
     found = dataset_arrays(info, inputs, outputs, validates=validates)
     names_of = {role: name for name, role in ROLES.items()}
-    return {array.rows.key: (names_of[array.role], array.name) for array in found}
+    return {array.rows.columns[0]: (names_of[array.role], array.name) for array in found}
 
 
 def test_names_are_roles_with_names_or_positions_of_inputs():

@@ -24,7 +24,7 @@ _ARRAYS = "[NAME=]PATH"
 def upload(
     context: typer.Context,
     path: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A .npz, .parquet or .csv file.", show_default=False)
+        Path | None, typer.Argument(metavar="[FILE]", help="A .npz, .parquet, .csv or .tsv file.", show_default=False)
     ] = None,
     x: Annotated[
         list[str] | None,

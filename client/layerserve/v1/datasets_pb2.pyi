@@ -34,7 +34,9 @@ class _DatasetFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dataset
     DATASET_FORMAT_PARQUET: _DatasetFormat.ValueType  # 2
     """Columns by name. Needs pyarrow on the server."""
     DATASET_FORMAT_CSV: _DatasetFormat.ValueType  # 3
-    """Columns by name, those of the first line."""
+    """Columns by name, those of the first line, with commas. Needs pyarrow on the server."""
+    DATASET_FORMAT_TSV: _DatasetFormat.ValueType  # 4
+    """The same with tabs."""
 
 class DatasetFormat(_DatasetFormat, metaclass=_DatasetFormatEnumTypeWrapper):
     """Format of the file of a dataset."""
@@ -46,7 +48,9 @@ DATASET_FORMAT_NPZ: DatasetFormat.ValueType  # 1
 DATASET_FORMAT_PARQUET: DatasetFormat.ValueType  # 2
 """Columns by name. Needs pyarrow on the server."""
 DATASET_FORMAT_CSV: DatasetFormat.ValueType  # 3
-"""Columns by name, those of the first line."""
+"""Columns by name, those of the first line, with commas. Needs pyarrow on the server."""
+DATASET_FORMAT_TSV: DatasetFormat.ValueType  # 4
+"""The same with tabs."""
 Global___DatasetFormat: _TypeAlias = DatasetFormat  # noqa: Y015
 
 @_typing.final
@@ -221,9 +225,9 @@ class DatasetArray(_message.Message):
     name: _builtins.str
     """Name: the key in the .npz file, or the name of the column."""
     dtype: _tensor_pb2.DataType.ValueType
-    """Element type. Not set if there is a `problem`."""
+    """Element type, where fields are read as the file has them. Not set if there is a `problem`."""
     problem: _builtins.str
-    """Why runs can't use it, such as a column of a type without a counterpart. Empty if they can."""
+    """Why it can't be read as it is, such as missing numbers, which need DataArray.fill. Empty if it can."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape, rows first."""

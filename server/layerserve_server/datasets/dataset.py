@@ -12,7 +12,7 @@ from typing import Any
 from layerserve_server.disk import sync
 
 #: Formats of files, which are also their suffixes.
-FORMATS = ("npz", "parquet", "csv")
+FORMATS = ("npz", "parquet", "csv", "tsv")
 #: File with what is known of a dataset, and file with its first rows.
 RECORD, SAMPLE = "dataset.json", "sample.json"
 

@@ -38,9 +38,10 @@ def with_datasets(request: RunRequest, store: DatasetStore | None, caller: Calle
         if array.dataset not in known:
             known[array.dataset] = store.get(array.dataset, seen_by(caller))
         dataset = known[array.dataset]
-        if not array.key and len(dataset.arrays) != 1:
+        # Of a table, it is the column of its name, or all columns.
+        if dataset.format == "npz" and not array.key and not array.columns and len(dataset.arrays) != 1:
             raise InvalidRequestError(f"{array.label()}: got no key, expected one of dataset '{dataset.id}'")
-        return replace(array, dataset=dataset.id, path=dataset.content, key=array.key or dataset.arrays[0].name)
+        return replace(array, dataset=dataset.id, path=dataset.content)
 
     return replace(request, data=tuple(map(resolved, request.data)), datasets=str(store.folder))
 

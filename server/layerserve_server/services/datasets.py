@@ -33,7 +33,7 @@ from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import run_using, seen_by
 from layerserve_server.services.messages import choice, decode, lease, parse, timestamp
-from layerserve_server.training import data_root, sampled_requests
+from layerserve_server.training import sampled_requests
 from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.sampled_requests import Correction
@@ -58,6 +58,7 @@ FORMATS: Mapping[int, str] = {
     pb.DATASET_FORMAT_NPZ: "npz",
     pb.DATASET_FORMAT_PARQUET: "parquet",
     pb.DATASET_FORMAT_CSV: "csv",
+    pb.DATASET_FORMAT_TSV: "tsv",
 }
 
 
@@ -222,9 +223,8 @@ def _declaration(message: pb.DatasetDeclaration) -> Declaration:
     if format is None:
         known = ", ".join(f"{number} ({name})" for number, name in FORMATS.items())
         raise InvalidRequestError(f"format: got {message.format}, expected one of {known}")
-    data_root.check_path("datasets", f"content.{format}")
-    if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise NotTrainableError("Parquet requires pyarrow on the server: pip install 'layerserve[parquet]'")
+    if format != "npz" and importlib.util.find_spec("pyarrow") is None:
+        raise NotTrainableError(f"format {format}: requires pyarrow on the server: pip install 'layerserve[parquet]'")
     if not 0 < message.bytes <= MAX_BYTES:
         raise InvalidRequestError(f"bytes: got {message.bytes}, expected 1 to {MAX_BYTES}")
     if len(message.sha256) != 32:

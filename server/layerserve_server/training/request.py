@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from layerserve.options.training import Budget, RunOptions, View
+from layerserve.table_files.table import Selection
 from layerserve.tensors import NUMPY_DTYPES
 
 #: Name of the file in the run's folder.
@@ -51,7 +52,7 @@ class DataArray:
     """An array of a run's data: role, name of the input or output, dtype, and shape with rows first.
 
     With a `path` the array isn't uploaded but read from a file below the data root, or, with the id of a `dataset`,
-    below the folder of datasets; `key` selects it in the file.
+    below the folder of datasets; `key` or `columns` select it there.
     """
 
     role: Role
@@ -64,7 +65,15 @@ class DataArray:
     mapped: bool = False
     #: The file's size in bytes and mtime in nanoseconds when the request was accepted.
     stamp: tuple[int, ...] = ()
+    #: The columns of the file that are read, and what is read in place of a missing field.
+    columns: tuple[str, ...] = ()
+    fill: str | None = None
     dataset: str = ""
+
+    @property
+    def selection(self) -> Selection:
+        """What is read of its file, once it is described."""
+        return Selection(self.columns, "" if self.columns else self.key, text=self.is_text, fill=self.fill)
 
     @property
     def held_dtype(self) -> np.dtype[Any]:
@@ -115,6 +124,8 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Folder that contains the data files.
     data_root: str = ""
+    #: Name of the caller, by its token or certificate; empty for a caller without one.
+    caller: str = ""
     #: Folder that contains the datasets.
     datasets: str = ""
     #: Which rows are used.
@@ -180,9 +191,11 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
         values["on_nan"] = "stop" if values.pop("stop_on_nan") else "continue"
     if "budget" in values:
         values["budget"] = {f"max_{name.removeprefix('max_')}": value for name, value in values["budget"].items()}
+    # A resumed run must give, bit for bit, what it would have given unbroken.
+    values.setdefault("cache_frozen", "off")
     return values
 
 
 def _array(values: dict[str, Any]) -> DataArray:
-    sequences = {"shape": tuple(values["shape"]), "stamp": tuple(values.get("stamp", ()))}
+    sequences = {name: tuple(values.get(name, ())) for name in ("shape", "stamp", "columns")}
     return DataArray(**{**values, "role": Role(values["role"]), **sequences})

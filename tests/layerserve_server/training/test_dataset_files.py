@@ -68,24 +68,38 @@ def test_columns_of_a_parquet_file(tmp_path):
     import pyarrow
     from pyarrow import parquet
 
-    columns = {"age": [1.5, 2.5], "name": ["a", "b"], "when": pyarrow.array([1, 2], pyarrow.timestamp("s"))}
+    columns = {"age": [1.5, 2.5], "name": ["a", "b"], "missing": [None, 1.0], "lists": [[1, 2], [3, 4]]}
     parquet.write_table(pyarrow.table(columns), tmp_path / "content.parquet")
-    reply = read(tmp_path, "content.parquet")
-    assert [(one["name"], one["dtype"], one["shape"]) for one in reply["arrays"][:2]] == [
-        ("age", "float64", [2]),
-        ("name", "string", [2]),
-    ]
+    check_columns(read(tmp_path, "content.parquet"))
+
+
+def test_columns_of_a_csv_file(tmp_path):
+    text = ",age,name,missing,missing too\n0,1.5,a,,\n1,2.5,b,1.0,1"
+    (tmp_path / "content.csv").write_text(text)
+    reply = read(tmp_path, "content.csv")
+    check_columns(reply)
+    assert reply["arrays"][0]["problem"] == "got an array or column without a name"
+    (tmp_path / "content.tsv").write_text(text.replace(",", "\t"))
+    check_columns(read(tmp_path, "content.tsv"))
+
+
+def check_columns(reply):
+    found = {one["name"]: (one["dtype"], one["shape"]) for one in reply["arrays"] if not one["problem"]}
+    assert (found["age"], found["name"]) == (("float64", [2]), ("string", [2]))
+    assert found.get("lists", ("int64", [2, 2])) == ("int64", [2, 2])
     assert sample(reply, "age").tolist() == [1.5, 2.5]
     assert sample(reply, "name").tolist() == [b"a", b"b"]
+    (missing,) = (one for one in reply["arrays"] if one["name"] == "missing")
+    assert "row 1: got no" in missing["problem"] or "row 1: got an empty" in missing["problem"], missing
 
 
 @pytest.mark.parametrize(
     ("arrays", "text"),
     [
-        ({f"a{number}": X[:1] for number in range(4)}, "got 4 arrays, expected at most 3"),
+        ({f"a{number}": X[:1] for number in range(4)}, "got 4 arrays, expected 1 to 3"),
         ({"a" * 501: X}, "got a name of 501 characters"),
         ({"when": np.array(["2026-01-01"], "datetime64[D]")}, "expected numbers or text"),
-        ({}, "the file has no arrays"),
+        ({}, "got 0 arrays, expected 1 to 3"),
     ],
 )
 def test_what_is_no_dataset_is_refused(tmp_path, monkeypatch, arrays, text):
@@ -101,5 +115,5 @@ def test_arrays_of_one_name_are_refused(tmp_path):
         archive.writestr("x.npy", b"")
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("x.npy", b"")
-    with pytest.raises(InvalidRequestError, match="several arrays named 'x'"):
+    with pytest.raises(InvalidRequestError, match="got 2 arrays of the name 'x'"):
         read(tmp_path)
