@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from layerserve.flow import Flow
 from layerserve.options.keywords import TrainKeywords
@@ -23,6 +23,9 @@ from layerserve.sweeps import (
     start_sweep,
     wait_for_sweep,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ class RunInfo(Tabular):
     It starts from `base_version` of `model`; `version` is the published version or None. `reason` is the error of a
     failed run, and `logs` are its latest losses and metrics. A `resumable` run was interrupted and can be resumed;
     `resumed` is how often it was. `workers` is the number of worker processes. `owner` is the server that owns the run,
-    if that isn't the one that replied.
+    if that isn't the one that replied. `sweep` is the id of the sweep of which the run is a trial, or empty.
     """
 
     id: str
@@ -54,6 +54,8 @@ class RunInfo(Tabular):
     priority: int
     workers: int = 1
     owner: str = ""
+    sweep: str = ""
+    trial: int = 0
 
     def table(self) -> Table:
         """Returns the run as a table of one row."""
@@ -120,6 +122,8 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         priority=message.priority,
         workers=message.workers or 1,
         owner=message.owner,
+        sweep=message.sweep_id,
+        trial=message.trial,
     )
 
 

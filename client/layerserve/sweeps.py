@@ -222,11 +222,11 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _method(method: str) -> pb.SweepMethod:
+def _method(method: str) -> pb.SweepMethod.ValueType:
     known = {name.removeprefix("SWEEP_METHOD_").lower(): number for name, number in pb.SweepMethod.items() if number}
     if method not in known:
         raise InvalidArgument(f"method: got {method!r}, expected one of {', '.join(map(repr, known))}")
-    return cast(pb.SweepMethod, known[method])
+    return known[method]
 
 
 def _whole(name: str, value: int | None) -> int:

@@ -1129,6 +1129,8 @@ class Run(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    SWEEP_ID_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the run."""
     state: Global___RunState.ValueType
@@ -1161,6 +1163,10 @@ class Run(_message.Message):
     """The server that looks after the run ("host NAME, process NUMBER"), where that is another one on the same repository. Empty
     for a run of this server.
     """
+    sweep_id: _builtins.str
+    """The sweep that the run is a trial of. Empty for any other run."""
+    trial: _builtins.int
+    """Number of the trial in its sweep, from 0."""
     @_builtins.property
     def base(self) -> _tensor_pb2.ModelSpec:
         """The model it started from, with its version number."""
@@ -1209,10 +1215,12 @@ class Run(_message.Message):
         priority: _builtins.int = ...,
         workers: _builtins.int = ...,
         owner: _builtins.str = ...,
+        sweep_id: _builtins.str = ...,
+        trial: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "kind", b"kind", "logs", b"logs", "owner", b"owner", "priority", b"priority", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "kind", b"kind", "logs", b"logs", "owner", b"owner", "priority", b"priority", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "sweep_id", b"sweep_id", "trial", b"trial", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

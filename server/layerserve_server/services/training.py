@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from layergraph.archive.json_text import JsonError, json_value
 from layerserve.options.kinds import Callbacks, ClassWeight, Json
@@ -36,6 +36,7 @@ from layerserve_server.training.upload_slots import UploadSlots
 from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.TrainingService/"
+T = TypeVar("T")
 
 ROLES: dict[int, Role] = {
     pb.DATA_ROLE_X: Role.X,
@@ -110,7 +111,7 @@ class TrainingService:
 
         Raises as `messages.lease`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
         """
-        return self._execute(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
+        return self._execute(stream, pb.TrainRequest, pb.TrainResponse, training_request)
 
     def evaluate(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Evaluate: like `train`, for an evaluation run."""
@@ -137,7 +138,7 @@ class TrainingService:
             return run
 
         with self._uploads.occupy(stream.peer):
-            run = await stream.blocking(partial(_counted, stream.caller, begin))
+            run = await stream.blocking(partial(counted, stream.caller, begin, _ended))
             accepted = run.log.events[0]
             try:
                 yield reply(event=_event(run, accepted)).SerializeToString()
@@ -188,7 +189,7 @@ class TrainingService:
         """Handles ResumeRun. Raises as `Runs.resume` and `Quota.run` do."""
         request = parse(pb.ResumeRunRequest, call.request)
         self._get(call.caller, "train", request.run_id)
-        run = _counted(call.caller, lambda: self._runs.resume(request.run_id))
+        run = counted(call.caller, lambda: self._runs.resume(request.run_id), _ended)
         call.reply(pb.ResumeRunResponse(run=_run(run)).SerializeToString)
 
     def delete_run(self, call: Call) -> None:
@@ -246,9 +247,13 @@ class TrainingService:
         await stream.blocking(lambda: self._runs.enqueue(run))
 
 
-def _counted(caller: Caller, begin: Callable[[], Run]) -> Run:
-    """Begins a run that counts for the caller's quota."""
-    return begin() if caller.quota is None else caller.quota.run(begin, lambda run: run.log.ended)
+def counted(caller: Caller, begin: Callable[[], T], ended: Callable[[T], bool]) -> T:
+    """Begins a run, or a sweep, that counts for the caller's quota of runs until it has `ended`."""
+    return begin() if caller.quota is None else caller.quota.run(begin, ended)
+
+
+def _ended(run: Run) -> bool:
+    return run.log.ended
 
 
 async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.TrainEvent, None]:
@@ -277,7 +282,8 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
 # Conversion of requests.
 
 
-def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+def training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+    """Converts the spec of a training run. Raises InvalidRequestError or InvalidTensorError if it is invalid."""
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
@@ -299,7 +305,7 @@ def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) ->
 def _value(option: Option, value: Any) -> Any:
     if not isinstance(option.kind, Json):
         return value
-    read = _json(value, option.name)
+    read = parsed_json(value, option.name)
     if isinstance(option.kind, Callbacks):
         return _callbacks(read)
     return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
@@ -333,7 +339,7 @@ def _callbacks(given: Any) -> tuple[Any, ...]:
     return tuple(given or ())
 
 
-def _json(text: str, name: str) -> Any:
+def parsed_json(text: str, name: str) -> Any:
     """Parses a JSON field; None if it is empty. Raises InvalidRequestError if it is invalid or exceeds a limit."""
     if not text:
         return None
@@ -430,6 +436,8 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         priority=request.priority,
         workers=request.workers,
         owner=owner,
+        sweep_id=request.sweep,
+        trial=request.trial,
     )
     if finished and finished.version:
         message.published.CopyFrom(model_spec(request.model, finished.version))

@@ -113,6 +113,9 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Folder that contains the data files.
     data_root: str = ""
+    #: Sweep that the run is a trial of, which publishes the best trial's result, and number of the trial.
+    sweep: str = ""
+    trial: int = 0
     # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)

@@ -86,7 +86,8 @@ class RunEndings:
     def _finish(self, run: Run, result: RunResult) -> None:
         request = run.request
         version = 0
-        if request.publish and not result.withheld and request.kind is Kind.TRAINING:
+        # A sweep publishes the result of its best trial.
+        if request.publish and not result.withheld and request.kind is Kind.TRAINING and not request.sweep:
             try:
                 version = self._repository.publish_once(
                     request.model,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import FoundVersion
-from layerserve_server.training.runs.registry import BaseVersion
+from layerserve_server.training.runs.base_version import BaseVersion
 from layerserve_server.training.sweeps.plan import replace_json
 
 #: Names of the folder of the copy, and of the file that describes it, in a sweep's folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from layerserve_server.errors import (
+    STOPPING,
     BusyError,
     InvalidRequestError,
     NotTrainableError,
@@ -24,7 +26,9 @@ from layerserve_server.forking.fork_server import never
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training.model import monitored
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs.registry import BaseVersion, Runs
+from layerserve_server.training.runs.base_version import BaseVersion
+from layerserve_server.training.runs.folder import RESULT
+from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import RUN_ID, new_id
 from layerserve_server.training.sweeps.base import copy_base
 from layerserve_server.training.sweeps.driver import Driver
@@ -37,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 #: Maximum number of sweeps at a time: each has a process.
 MAX_ACTIVE = 16
+#: Maximum number of sweeps that are being created: each occupies a thread of the transport.
+MAX_CREATING = 2
 #: Default number of trials.
 TRIALS = 20
 #: Maximum number of requests that are tried before a sweep begins.
@@ -150,7 +156,9 @@ class Sweeps:
         with self._lock:
             active = self._creating + sum(not sweep.ended for sweep in self._sweeps.values())
             if self._stopping:
-                raise UnavailableError("the server is stopping")
+                raise UnavailableError(STOPPING)
+            if self._creating >= MAX_CREATING:
+                raise BusyError("other sweeps are being tried", retry_after=5.0)
             if active >= MAX_ACTIVE:
                 raise BusyError(f"{active} sweeps are under way, the maximum", retry_after=10.0)
             self._creating += 1
@@ -224,9 +232,19 @@ class Sweeps:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
             sweep.state, sweep.ended_time = SweepState.FAILED, time.time()
             sweep.reason = safe_text(reason) or "internal error; see the server's log"
+            with contextlib.suppress(OSError):
+                sweep.save()
+            self._release_runs(sweep)
         finally:
             sweep.owner.release()
         self._prune()
+
+    def _release_runs(self, sweep: Sweep) -> None:
+        """Stops the runs of a sweep that has failed, and removes their results, which nothing reads any more."""
+        for run in self._runs.list(sweep.request.model):
+            if run.request.sweep == sweep.id:
+                self._runs.cancel(run.id)
+                shutil.rmtree(run.folder / RESULT, ignore_errors=True)
 
     def _prune(self) -> None:
         """Removes the oldest sweeps that have ended in excess of `max_kept`."""
@@ -266,7 +284,8 @@ class Sweeps:
     def cancel(self, sweep_id: str) -> Sweep:
         """Cancels a sweep and returns it. Does nothing if it has ended.
 
-        Raises as `get` does, RunElsewhereError if another server owns it, and NotTrainableError if files can't be written.
+        Raises as `get` does, RunElsewhereError if another server owns it, and NotTrainableError if files can't be
+        written.
         """
         sweep = self._own(sweep_id)
         if not sweep.ended:

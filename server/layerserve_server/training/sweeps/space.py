@@ -88,8 +88,10 @@ def check_space(dimensions: Sequence[Dimension], base: RunRequest, *, grid: bool
         if len(dimension.name) > MAX_NAME:
             raise InvalidRequestError(f"dimension {index}: got a name of {len(dimension.name)} characters")
         for other in names[:index]:
-            if other == dimension.name or f"{dimension.name}.".startswith(f"{other}.") or other.startswith(
-                f"{dimension.name}."
+            if (
+                other == dimension.name
+                or f"{dimension.name}.".startswith(f"{other}.")
+                or other.startswith(f"{dimension.name}.")
             ):
                 raise InvalidRequestError(f"dimension '{dimension.name}': sets the same setting as '{other}'")
         _check_values(dimension, grid=grid)
@@ -178,7 +180,7 @@ def _converted(option: Option, value: Any, name: str) -> Any:
 
 
 def _with_part(held: Any, path: str, value: Any, name: str) -> Any:
-    """Returns a copy of a compile argument with a part set. A name of a Keras object becomes an object with a config."""
+    """Returns a copy of a compile argument with a part set. The name of a Keras object becomes an object."""
     top = name.partition(".")[0]
     if held is None:
         raise InvalidRequestError(f"dimension '{name}': requires `{top}`, which the request doesn't set")

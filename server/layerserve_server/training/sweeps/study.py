@@ -56,8 +56,10 @@ class Study:
 
     def report(self, trial: int, epoch: int, value: float) -> dict[str, Any]:
         """Notes a trial's value after an epoch. Returns whether the trial is to be stopped."""
-        running = Trial(self._study, self._id(trial))
-        if math.isfinite(value):
+        known = self._study.get_trials(deepcopy=False)[trial]
+        running = Trial(self._study, known._trial_id)
+        # A run that was interrupted repeats epochs.
+        if math.isfinite(value) and epoch not in known.intermediate_values:
             running.report(value, epoch)
         return {"prune": running.should_prune()}
 
@@ -65,11 +67,10 @@ class Study:
         """Ends a trial."""
         known = STATES[state] if value is not None and math.isfinite(value) else TrialState.FAIL
         value = value if known is TrialState.COMPLETE else None
+        # At the end of a grid its sampler would stop Optuna's own loop, which isn't used here.
+        self._study.sampler = RandomSampler()
         self._study.tell(trial, value, state=known, skip_if_finished=True)
         return {}
-
-    def _id(self, number: int) -> int:
-        return self._study.get_trials(deepcopy=False)[number]._trial_id
 
     def _settings(self, parameters: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -79,10 +80,11 @@ class Study:
 
     def _sampler(self, trial: int) -> BaseSampler:
         """Returns what draws the settings of a trial: of each the same, however often the process is restarted."""
-        seed = int(np.random.SeedSequence([self._plan.seed, trial]).generate_state(1)[0])
         if self._plan.method is Method.GRID:
-            return GridSampler({one.name: list(range(one.grid_size)) for one in self._plan.dimensions}, seed=seed)
-        return RandomSampler(seed=seed)
+            # One seed for all trials: it orders the combinations, of which the journal has the numbers.
+            grid = {one.name: list(range(one.grid_size)) for one in self._plan.dimensions}
+            return GridSampler(grid, seed=self._plan.seed % 2**32)
+        return RandomSampler(seed=int(np.random.SeedSequence([self._plan.seed, trial]).generate_state(1)[0]))
 
     def _pruner(self) -> optuna.pruners.BasePruner:
         if self._plan.method is Method.SUCCESSIVE_HALVING:

@@ -63,7 +63,9 @@ class StudyProcess:
                 if line := process.stdout.readline():
                     return cast(dict[str, Any], json.loads(line))
             self._end()
-            logger.warning("the process that chooses the settings of a sweep has died", extra={"sweep": self._folder.name})
+            logger.warning(
+                "the process that chooses the settings of a sweep has died", extra={"sweep": self._folder.name}
+            )
         raise OSError("the process that chooses the settings of trials can't be used")
 
     def _started(self) -> subprocess.Popen[str]:
