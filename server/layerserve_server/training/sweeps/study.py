@@ -7,6 +7,7 @@ journal in the sweep's folder: a new process continues where a killed one has st
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -118,4 +119,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    # The server may end between a request and its reply.
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        main(Path(sys.argv[1]))
