@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version as package_version
 from types import TracebackType
 
@@ -30,6 +29,7 @@ from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
@@ -41,6 +41,7 @@ from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.sweeps.registry import Sweeps
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, ModelLoader, make_imports
@@ -93,8 +94,16 @@ class App:
         self.datasets = DatasetStore(
             settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
         )
-        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan)
         self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
+        self.sweeps = Sweeps(
+            settings.state_folder / "sweeps",
+            self.runs,
+            self.repository,
+            dry_run.larger_is_better,
+            slots=settings.training_slots,
+            max_kept=settings.max_kept_runs,
+        )
+        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan, self.sweeps.scan)
         check_table([], PATHS)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
@@ -108,9 +117,10 @@ class App:
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(ManagementService(manager).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings), self.datasets).routes())
+        routes.add(SweepService(self.repository, self.sweeps, run_defaults(settings), self.datasets).routes())
         samples, trains = settings.state_folder / "samples", settings.training_slots > 0
         routes.add(
-            DatasetService(self.datasets, self.runs, self.repository, dry_run, samples, training=trains).routes()
+            DatasetService(self.datasets, self._run_using, self.repository, dry_run, samples, training=trains).routes()
         )
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
@@ -178,6 +188,7 @@ class App:
         self.repository.sweep()
         self._inference.open()
         self.runs.start()
+        self.sweeps.start()
         self._watcher.start()
         self._sweep_datasets()
         self._dataset_watcher.start()
@@ -222,6 +233,7 @@ class App:
         self._transport.stop(grace)
         for thread in stopping:
             thread.join()
+        self.sweeps.stop()
         self.runs.stop()
         self._parent.close()
         if self._imports is not None:
@@ -233,9 +245,12 @@ class App:
             self._inference.telemetry.close()
         logger.info("stopped")
 
+    def _run_using(self, dataset: str) -> str:
+        return run_using(self.runs, self.sweeps, dataset)
+
     def _sweep_datasets(self) -> None:
         try:
-            self.datasets.sweep(partial(run_using, self.runs))
+            self.datasets.sweep(self._run_using)
         except Exception:
             logger.exception("the search for expired datasets failed")
 

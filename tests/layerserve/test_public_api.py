@@ -10,8 +10,10 @@ import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
 from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
+from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
 from layerserve.datasets import Datasets
 from layerserve.management import Management
+from layerserve.sweeping import Sweep, Sweeping
 
 PUBLIC = [
     "TLS",
@@ -59,6 +61,7 @@ PUBLIC = [
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",
+    "Range",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -72,12 +75,14 @@ PUBLIC = [
     "RunStarted",
     "ServerFile",
     "StepProgress",
+    "SweepInfo",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
     "TrainingEvent",
     "TrainingFailed",
     "TrainingRun",
+    "Trial",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
@@ -122,7 +127,14 @@ def test_importing_the_client_imports_nothing_heavy(module):
 
 @pytest.mark.parametrize(
     ("blocking", "asynchronous"),
-    [(Client, AsyncClient), (TrainingRun, AsyncTrainingRun), (Management, AsyncManagement), (Datasets, AsyncDatasets)],
+    [
+        (Client, AsyncClient),
+        (TrainingRun, AsyncTrainingRun),
+        (Management, AsyncManagement),
+        (Datasets, AsyncDatasets),
+        (Sweeping, AsyncSweeping),
+        (Sweep, AsyncSweep),
+    ],
 )
 def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, asynchronous):
     names = {name for name in vars(blocking) if not name.startswith("_")}

@@ -58,7 +58,7 @@ MADE_SECONDS = 24 * 3600.0
 Describe: TypeAlias = Callable[[Path, str], Description]
 #: Whether a caller may see a dataset.
 Sees: TypeAlias = Callable[[Dataset], bool]
-#: Returns the run that uses a dataset, in words; "" if none does.
+#: Returns the run or sweep that uses a dataset, in words; "" if none does.
 UsedBy: TypeAlias = Callable[[str], str]
 
 
@@ -301,7 +301,7 @@ class DatasetStore:
                     raise unwritable(error) from error
                 return
         if run := used_by(dataset.id) or self._remove(dataset.id, used_by):
-            raise RefusedChangeError(f"dataset '{dataset.id}': {run} uses it; cancel or delete the run first")
+            raise RefusedChangeError(f"dataset '{dataset.id}': {run} uses it; cancel it first, or delete it")
 
     def sweep(self, used_by: UsedBy) -> None:
         """Removes expired datasets and uploads, and what servers that were killed have left.

@@ -10,6 +10,7 @@ from layerserve_server.datasets.store import DatasetStore, Sees
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.training.request import DataArray, RunRequest
 from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.sweeps.registry import Sweeps
 
 
 def seen_by(caller: Caller) -> Sees:
@@ -58,12 +59,16 @@ def use_datasets(request: RunRequest, store: DatasetStore | None) -> None:
             store.use(id)
 
 
-def run_using(runs: Runs, id: str) -> str:
-    """Returns the run that needs a dataset, in words; "" if there is none. Raises UnavailableError as `Runs.list` does.
+def run_using(runs: Runs, sweeps: Sweeps, id: str) -> str:
+    """Returns the run or sweep that needs a dataset, in words; "" if there is none.
 
-    A run needs it until it has ended, and afterwards as long as it can be resumed.
+    A run needs it until it has ended, and afterwards as long as it can be resumed. Raises UnavailableError as
+    `Runs.list` does.
     """
     runs.scan()
+    for sweep in sweeps.list():
+        if id in datasets_of(sweep.request) and not sweep.ended:
+            return f"sweep '{sweep.id}'"
     # In this order: a run that is taken over in between is in both lists, rather than in neither.
     for run in (*runs.list_elsewhere(), *runs.list()):
         if id in datasets_of(run.request) and (not run.log.ended or run.resumable):

@@ -18,7 +18,7 @@ from layerserve.v1 import tensor_pb2
 from layerserve_server.access.caller import Caller
 from layerserve_server.datasets.dataset import ArrayInfo, Dataset, Declaration, read_samples
 from layerserve_server.datasets.part import Part
-from layerserve_server.datasets.store import DatasetStore
+from layerserve_server.datasets.store import DatasetStore, UsedBy
 from layerserve_server.errors import (
     BusyError,
     ForbiddenError,
@@ -31,11 +31,10 @@ from layerserve_server.errors import (
 from layerserve_server.inference.admission import names
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.dataset_arrays import run_using, seen_by
+from layerserve_server.services.dataset_arrays import seen_by
 from layerserve_server.services.messages import choice, decode, lease, parse, timestamp
 from layerserve_server.training import sampled_requests
 from layerserve_server.training.dry_run import DryRun
-from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.sampled_requests import Correction
 from layerserve_server.training.upload_slots import UploadSlots
 from layerserve_server.transport.call import Call, Routes, Stream
@@ -66,11 +65,18 @@ class DatasetService:
     """Handlers of the dataset service."""
 
     def __init__(
-        self, store: DatasetStore, runs: Runs, repository: Repository, reader: DryRun, samples: Path, *, training: bool
+        self,
+        store: DatasetStore,
+        used_by: UsedBy,
+        repository: Repository,
+        reader: DryRun,
+        samples: Path,
+        *,
+        training: bool,
     ) -> None:
         """`samples` is the folder of sampled requests; without `training` the server takes no datasets."""
         self._store = store
-        self._runs = runs
+        self._used_by = used_by
         self._repository = repository
         self._reader = reader
         self._samples = samples
@@ -174,7 +180,7 @@ class DatasetService:
         owner = caller.name if caller.name in dataset.owners else None
         if owner is None and "manage" not in caller.rights:
             raise ForbiddenError(f"dataset '{dataset.id}': it belongs to another caller")
-        self._store.delete(dataset, owner, partial(run_using, self._runs))
+        self._store.delete(dataset, owner, self._used_by)
         call.reply(pb.DeleteDatasetResponse().SerializeToString)
 
     def _check_training(self) -> None:

@@ -33,7 +33,7 @@ from layerserve_server.system_memory import available_memory
 from layerserve_server.training import data_root, dataset_files, sampled_requests
 from layerserve_server.training.budget import TRAINING_BYTES
 from layerserve_server.training.data_files.filed_array import FiledArray
-from layerserve_server.training.model import dry_run, load_trainable
+from layerserve_server.training.model import dry_run, larger_is_better, load_trainable, monitored, prepare_model
 from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import ended_by_signal
@@ -56,6 +56,7 @@ TORCH_ERRORS = (RuntimeError, IndexError)
 #: Descriptions of the jobs in error texts.
 DOING = {
     "dry_run": "one step with two rows",
+    "larger_is_better": "compiling the model",
     "describe": "reading the data files",
     "describe_dataset": "reading the dataset",
     "make_dataset": "making a dataset of sampled requests",
@@ -80,6 +81,11 @@ class DryRun(Protocol):
 
         `parameters` is the number of the model's parameters. Raises CallCancelledError once `gone` returns True.
         """
+
+    def larger_is_better(
+        self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
+    ) -> bool:
+        """Whether larger values of the log that a request monitors are better. Raises as a dry run does."""
 
     def describe(
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
@@ -115,6 +121,13 @@ class DryRuns:
         """
         arguments = {"path": str(path), "request": request.to_json()}
         self._reply("dry_run", arguments, self._limits(parameters), gone)
+
+    def larger_is_better(
+        self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
+    ) -> bool:
+        """Whether larger values of the log that a request monitors are better. Raises as a dry run does."""
+        arguments = {"path": str(path), "request": request.to_json()}
+        return bool(self._reply("larger_is_better", arguments, self._limits(parameters), gone)["larger"])
 
     def describe(
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
@@ -231,6 +244,22 @@ def _dry_run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _larger_is_better(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The job that finds the direction of a log."""
+    from layergraph.errors import ConfigError
+
+    from layerserve_server.inference.runner import load_plugins
+
+    load_plugins()
+    request = RunRequest.from_json(arguments["request"])
+    try:
+        model = load_trainable(Path(arguments["path"]))
+        prepare_model(model, request)
+        return {"larger": larger_is_better(model, monitored(request), request.monitor_mode)}
+    except ConfigError as error:
+        raise InvalidRequestError(str(error)) from error
+
+
 def _describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The job that describes files."""
     files = [
@@ -274,6 +303,7 @@ def _unexpected(error: Exception, what: str) -> dict[str, Any]:
 #: Jobs of the warm parent's children, by name.
 JOBS: Mapping[str, Job] = {
     "dry_run": _replying(DOING["dry_run"], _dry_run),
+    "larger_is_better": _replying(DOING["larger_is_better"], _larger_is_better),
     "describe": _replying(DOING["describe"], _describe),
     "describe_dataset": _replying(DOING["describe_dataset"], dataset_files.described),
     "make_dataset": _replying(DOING["make_dataset"], sampled_requests.made),

@@ -6,6 +6,7 @@ import io
 import os
 import time
 from hashlib import sha256
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -14,6 +15,7 @@ from layerserve import tensors
 from layerserve.v1 import datasets_pb2 as pb
 from layerserve.v1 import datasets_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
 from layerserve_server.observability.sample_files import Sample, SampleFiles
+from layerserve_server.services.dataset_arrays import run_using
 from tokens import bearer, entry
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -182,7 +184,7 @@ def test_a_run_reads_a_dataset_and_keeps_it(server, wait_until):
     code, text = refused(lambda: server.delete(id))
     assert (code, text) == (
         grpc.StatusCode.FAILED_PRECONDITION,
-        f"dataset '{id}': run '{run}' uses it; cancel or delete the run first",
+        f"dataset '{id}': run '{run}' uses it; cancel it first, or delete it",
     )
     assert server.app.datasets.get(id).used > time.time() - 30
     (server.app.runs.get(run).folder / "go").touch()
@@ -192,6 +194,26 @@ def test_a_run_reads_a_dataset_and_keeps_it(server, wait_until):
     server.delete(id)
     code, text = refused(lambda: list(server.train(arrays(id))))
     assert (code, text) == (grpc.StatusCode.NOT_FOUND, f"no dataset '{id}'")
+
+
+@pytest.mark.parametrize(
+    ("sweep_ended", "run_ended", "resumable", "used"),
+    [
+        (True, True, False, ""),
+        (False, True, False, "sweep 's'"),
+        (True, False, False, "run 'r'"),
+        (True, True, True, "run 'r'"),
+    ],
+)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_who_needs_a_dataset(sweep_ended, run_ended, resumable, used, elsewhere):
+    request = SimpleNamespace(data=[SimpleNamespace(dataset=""), SimpleNamespace(dataset="d")])
+    run = SimpleNamespace(id="r", request=request, log=SimpleNamespace(ended=run_ended), resumable=resumable)
+    sweeps = SimpleNamespace(list=lambda: [SimpleNamespace(id="s", request=request, ended=sweep_ended)])
+    lists = {"list": [], "list_elsewhere": []} | {"list_elsewhere" if elsewhere else "list": [run]}
+    runs = SimpleNamespace(scan=lambda: None, **{name: lambda held=held: held for name, held in lists.items()})
+    assert run_using(runs, sweeps, "d") == used
+    assert run_using(runs, sweeps, "other") == ""
 
 
 def test_a_run_whose_dataset_is_deleted_while_it_begins_fails(server, monkeypatch):
