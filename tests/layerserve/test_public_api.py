@@ -60,6 +60,7 @@ PUBLIC = [
     "RunFile",
     "RunFinished",
     "RunInfo",
+    "RunPaused",
     "RunNotFound",
     "RunQueued",
     "RunResumed",
@@ -78,6 +79,7 @@ PUBLIC = [
     "UnknownError",
     "UnknownInput",
     "UnknownOutput",
+    "VersionConflict",
     "VersionNotFound",
 ]
 
