@@ -63,6 +63,7 @@ PUBLIC = [
     "RunFile",
     "RunFinished",
     "RunInfo",
+    "RunPaused",
     "RunNotFound",
     "RunQueued",
     "RunResumed",
@@ -83,6 +84,7 @@ PUBLIC = [
     "UnknownError",
     "UnknownInput",
     "UnknownOutput",
+    "VersionConflict",
     "VersionNotFound",
 ]
 
