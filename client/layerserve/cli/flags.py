@@ -17,6 +17,7 @@ from layerserve.options.kinds import (
     Flag,
     Kind,
     Log,
+    Lora,
     Number,
     Patterns,
     Publication,
@@ -134,4 +135,5 @@ _FORMS: dict[type[Kind], _Form] = {
     Callbacks: _Form(list[str], None, f"A name, or JSON. {_REPEATED}", _names_or_json),
     Weights: _Form(str, "JSON", "", _json),
     ClassWeight: _Form(str, "JSON", "", _json),
+    Lora: _Form(str, "JSON", "", _json),
 }
