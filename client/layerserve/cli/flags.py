@@ -18,6 +18,7 @@ from layerserve.options.kinds import (
     Key,
     Kind,
     Log,
+    Lora,
     Metadata,
     Number,
     Patterns,
@@ -152,4 +153,5 @@ _FORMS: dict[type[Kind], _Form] = {
     Weights: _Form(str, "JSON", "", _json),
     ClassWeight: _Form(str, "JSON", "", _json),
     Splits: _Form(str, "JSON", "", _json),
+    Lora: _Form(str, "JSON", "", _json),
 }
