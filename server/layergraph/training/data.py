@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.shard import Shard
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import Shape, TensorSpec
-from layergraph.training.columns import Column, NumberColumn, Rows, TextColumn
+from layergraph.training.columns import ChosenRows, Column, NumberColumn, Numbers, Rows, TextColumn
 from layergraph.training.mapped_text import MappedText
 from layergraph.training.workers import Workers
 
@@ -44,19 +44,18 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Inputs, labels and sample weights with the same number of rows.
-
-    With an `order`, the rows are those of the columns with these indices, which stay where they are.
-    """
+    """Inputs, labels and sample weights with the same number of rows."""
 
     rows: int
     inputs: list[Column]
-    labels: list[NumberColumn | None]
-    weights: list[NumberColumn | None]
-    order: Tensor | None = None
+    labels: list[Numbers | None]
+    weights: list[Numbers | None]
 
     def chosen(self, what: str, rows: Any) -> Data:
-        """Returns the rows with these indices, in this order. Raises DataError for indices that aren't of rows."""
+        """Returns the rows with these indices, in this order; they stay where they are.
+
+        Raises DataError for indices that aren't of rows.
+        """
         order = torch.from_numpy(np.ascontiguousarray(rows, np.int64))
         if order.ndim != 1 or not len(order):
             raise DataError(f"{what}: got shape {tuple(order.shape)}, expected the indices of 1 or more rows")
@@ -64,12 +63,15 @@ class Data:
             raise DataError(
                 f"{what}: got indices from {int(order.min())} to {int(order.max())}, expected 0 to {self.rows - 1}"
             )
-        return replace(self, rows=len(order), order=order)
+        return Data(
+            len(order),
+            [ChosenRows(column, order) for column in self.inputs],
+            [None if column is None else ChosenRows(column, order) for column in self.labels],
+            [None if column is None else ChosenRows(column, order) for column in self.weights],
+        )
 
     def batch(self, rows: Rows, count: int, workers: Workers | None = None) -> Batch:
         """Returns `count` rows as a batch; with `workers`, the inputs are this worker's shard."""
-        if self.order is not None:
-            rows = self.order[rows]
         shard = None if workers is None else workers.shard(count)
         own = rows if shard is None else shard.chosen(rows)
         return Batch(

@@ -47,6 +47,20 @@ def test_training_on_rows_is_training_on_copies_of_them(tmp_path, on_disk, weigh
     assert chosen.evaluate(x, y, rows=OTHERS, verbose=0) == copied.evaluate(X[OTHERS], Y[OTHERS], verbose=0)
 
 
+def test_outputs_of_frozen_layers_are_kept_for_the_chosen_rows():
+    x = Input((4,))
+    histories = []
+    for given, options in (((X, Y), {"rows": ROWS, "validation_rows": OTHERS}), ((X[ROWS], Y[ROWS]), {})):
+        frozen = Dense(5, "relu", kernel_initializer="ones")
+        made = Model(x, Dense(3, "softmax", kernel_initializer="zeros")(frozen(x)))
+        frozen.trainable = False
+        made.compile("adam", "sparse_categorical_crossentropy")
+        held_out = {} if options else {"validation_data": (X[OTHERS], Y[OTHERS])}
+        settings = {"epochs": 2, "batch_size": 4, "seed": 5, "verbose": 0, "cache_frozen": True, "shuffle": False}
+        histories.append(made.fit(*given, **options, **held_out, **settings).history)
+    assert histories[0] == histories[1]
+
+
 @pytest.mark.parametrize(
     ("rows", "text"),
     [
