@@ -19,6 +19,7 @@ from layerserve.options.kinds import (
     Flag,
     Key,
     Log,
+    Lora,
     Metadata,
     Patterns,
     Publication,
@@ -56,6 +57,12 @@ class RunOptions:
     unfreeze: str | Sequence[str] = option(
         (), Patterns(), "Layers to train although `freeze` names them.", otherwise="none"
     )
+    lora: Any = option(
+        None,
+        Lora(),
+        'Train matrices of this rank in place of kernels: {"rank": 8, "alpha": 16, "layers": ["dense_*"]}.',
+        otherwise="whole kernels",
+    )
     callbacks: Any = option(
         None, Callbacks(), "Callbacks, such as EarlyStopping.", otherwise="none", flags=["--callback"]
     )
@@ -82,6 +89,17 @@ class RunOptions:
         words({"stop": training_pb2.NAN_POLICY_STOP, "continue": training_pb2.NAN_POLICY_CONTINUE}),
         "What happens when a loss is NaN or infinite: with 'stop' the run fails.",
         field="nan_policy",
+    )
+    cache_frozen: str = option(
+        "auto",
+        words(
+            {
+                "auto": training_pb2.FROZEN_CACHE_AUTO,
+                "on": training_pb2.FROZEN_CACHE_ON,
+                "off": training_pb2.FROZEN_CACHE_OFF,
+            }
+        ),
+        "Keep outputs of frozen layers for all epochs, if exact; with 'on' a run that can't is refused.",
     )
     checkpoint_seconds: float | None = option(
         None,

@@ -15,7 +15,7 @@ from layerserve_server.training.events import Cancelled, Failed, What
 from layerserve_server.training.request import Kind
 from layerserve_server.training.result import RunResult
 from layerserve_server.training.runs import trace
-from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, OUTCOME, RESULT, RIVAL, result_file
+from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, OUTCOME, RESULT, RIVAL, result_file
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST, RIVAL)
+RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST, RIVAL, CACHE)
 #: Maximum number of versions that a result is compared with, one after another, before it is withheld.
 MAX_COMPARISONS = 5
 #: Maximum time until this server knows a version that another server has published, in seconds.
@@ -133,7 +133,8 @@ class RunEndings:
         """Publishes a result, if the run is to. Returns whether it is to be compared with a newer version first."""
         request = run.request
         version, withheld = 0, result.withheld
-        if request.publish and not withheld and request.kind is Kind.TRAINING:
+        # A sweep publishes the result of its best trial.
+        if request.publish and not withheld and request.kind is Kind.TRAINING and not request.sweep:
             # The version that it was compared with last is one that it may replace.
             expected = max(request.expected_base_version, result.compared) if request.expected_base_version else 0
             try:
