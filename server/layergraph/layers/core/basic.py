@@ -126,7 +126,10 @@ class Embedding(Layer):
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Looks up the vectors of the ids. Raises ElementError for an id outside of the table."""
         ids = self.known_ids(inputs)
-        vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=context.row_gradients)
+        if context.lookups is not None:
+            vectors = context.lookups.look_up(w.embeddings, ids)
+        else:
+            vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=context.row_gradients)
         return vectors.to(torch_dtype(self.compute_dtype))
 
     def known_ids(self, inputs: torch.Tensor) -> torch.Tensor:
