@@ -65,6 +65,8 @@ def tf_keras_training(minor: int) -> TrainingRules:
         # Up to 2.3, crossentropies look for TensorFlow's operations. TensorFlow 2.3 does so, too, but writes 2.4.
         logits="any" if minor > 3 else "untold",
         unbiased_ranks=frozenset({4, 5}) if minor > 5 else frozenset({4}),
+        # TensorFlow 1 doesn't cut arrays into batches then.
+        repeats_rows=minor > 2,
         has_new_optimizers=minor > 10,
     )
 
@@ -74,4 +76,4 @@ MULTI_BACKEND_RULES: Final = replace(
     tf_keras_training(3), unbiased_ranks=frozenset(), sample_variance=True, repeats_rows=False, logs_means=False
 )
 #: Keras 1 to 2.2, and TensorFlow.js.
-EARLY_RULES: Final = replace(MULTI_BACKEND_RULES, logits="")
+EARLY_RULES: Final = replace(MULTI_BACKEND_RULES, logits="", multiplies_weights=False)
