@@ -169,6 +169,10 @@ converts: $(STAMP) ## Export the zoo, keras.applications and COUNT random graphs
 	rm -rf build/converts
 	$(TESTS):tests/fuzz $(BIN)/python tests/proofs/converts.py build/converts $(SEEDS) $(ARGS)
 
+.PHONY: text-training
+text-training: $(STAMP) ## Train models of text that the Kerases of PEERS make (PEERS="--peer 'Keras 2.15=PYTHON' ...")
+	$(TESTS) $(BIN)/python tests/proofs/text_training.py $(PEERS) $(ARGS)
+
 .PHONY: published
 published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
 	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS) $(ARGS)

@@ -452,7 +452,7 @@ class Settings(BaseSettings):
     )
     data_root: Path | None = Field(
         default=None,
-        description="Folder from which training requests may read data files (.npy, .npz, .parquet).",
+        description="Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv).",
         json_schema_extra={"unset": "reading files is disabled"},
     )
     max_run_bytes: int = Field(
