@@ -249,6 +249,10 @@ $(BENCHES): $(STAMP)
 large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)
 	$(TESTS) $(BIN)/python tests/proofs/large_data.py $(GB)
 
+.PHONY: datasets
+datasets: $(STAMP) ## Upload a dataset through cuts and kills, and use it in ten runs, counting the bytes (ARGS=2 gigabytes)
+	$(TESTS) $(BIN)/python tests/proofs/datasets.py $(ARGS)
+
 .PHONY: sizes
 sizes: $(STAMP) ## Load files of 1,000, 10,000 and 100,000 layers, calls or inputs: seconds and memory (ARGS='--forms dense')
 	$(TESTS) $(BIN)/python tests/proofs/sizes.py build/sizes $(ARGS)
