@@ -23,6 +23,7 @@ RULES = (
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
     (r"\basync_(channel|management)\b", r"\1"),
+    (r"\basync_checkpoints\b", "run_checkpoints"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -47,6 +48,11 @@ def management() -> str:
     return _header("async_management.py") + blocking((PACKAGE / "async_management.py").read_text("utf-8"))
 
 
+def run_checkpoints() -> str:
+    """run_checkpoints.py."""
+    return _header("async_checkpoints.py") + blocking((PACKAGE / "async_checkpoints.py").read_text("utf-8"))
+
+
 def keywords() -> str:
     """options/keywords.py."""
     from layerserve.options.training import EVALUATE, TRAIN  # with client.py as it was written just before
@@ -69,6 +75,7 @@ def keywords() -> str:
 #: The files, by path in the package. The last needs the others.
 FILES: dict[str, Callable[[], str]] = {
     "management.py": management,
+    "run_checkpoints.py": run_checkpoints,
     "client.py": client,
     "options/keywords.py": keywords,
 }

@@ -14,6 +14,7 @@ import grpc
 
 from layerserve import methods, prediction, run_info
 from layerserve.async_channel import AsyncChannel
+from layerserve.async_checkpoints import AsyncCheckpoints
 from layerserve.async_management import AsyncManagement
 from layerserve.connection import (
     DEFAULT_ADDRESS,
@@ -60,7 +61,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class AsyncClient(AsyncManagement):
+class AsyncClient(AsyncManagement, AsyncCheckpoints):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:

@@ -39,6 +39,7 @@ from layerserve.prediction import Prediction, Signatures
 from layerserve.prediction_feed import PredictionFeed
 from layerserve.prepared import RequestForm, prepare
 from layerserve.progress import PlainProgress
+from layerserve.run_checkpoints import Checkpoints
 from layerserve.run_feed import RunFeed
 from layerserve.run_files import RunFile, download_file, list_files
 from layerserve.run_info import RunInfo, Runs
@@ -61,7 +62,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class Client(Management):
+class Client(Management, Checkpoints):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

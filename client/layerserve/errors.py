@@ -12,7 +12,8 @@
     │   ├── VersionNotFound
     │   ├── LabelNotFound
     │   ├── LayerNotFound             also a KeyError
-    │   └── RunNotFound
+    │   ├── RunNotFound
+    │   └── CheckpointNotFound
     ├── AlreadyExists
     ├── FailedPrecondition
     │   ├── ModelNotReady             the version failed to load
@@ -177,6 +178,12 @@ class RunNotFound(NotFound):
     """The server has no training run with this id."""
 
     code = "run_not_found"
+
+
+class CheckpointNotFound(NotFound):
+    """The run keeps no checkpoint with this id."""
+
+    code = "checkpoint_not_found"
 
 
 class AlreadyExists(LayerserveError):
@@ -387,6 +394,7 @@ CODES: dict[str, type[LayerserveError]] = {
         LabelNotFound,
         LayerNotFound,
         RunNotFound,
+        CheckpointNotFound,
         ModelNotReady,
         NotCompiled,
         RunElsewhere,

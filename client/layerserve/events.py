@@ -119,6 +119,16 @@ class RunResumed(TrainingEvent):
     step: int
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointKept(TrainingEvent):
+    """The run keeps a checkpoint: after `step` steps of `epoch` (from 1), or after its end if `step` is 0."""
+
+    checkpoint: str
+    epoch: int
+    step: int
+    bytes: int
+
+
 def read_logs(values: Iterable[training_pb2.LogValue]) -> Logs:
     return {value.name: value.value for value in values}
 
@@ -152,6 +162,9 @@ def read_event(message: training_pb2.TrainEvent) -> TrainingEvent | None:
         return RunFailed(*at, failed.reason, failed.epoch, failed.step, failed.resumable)
     if kind == "resumed":
         return RunResumed(*at, message.resumed.epoch, message.resumed.step)
+    if kind == "checkpoint":
+        kept = message.checkpoint
+        return CheckpointKept(*at, kept.checkpoint_id, kept.epoch, kept.step, kept.bytes)
     if kind == "cancelled":
         return RunCancelled(*at, message.cancelled.epoch)
     return None

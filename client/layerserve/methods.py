@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from layerserve.v1 import graph_pb2, management_pb2, models_pb2, prediction_pb2, training_pb2
+from layerserve.v1 import checkpoints_pb2, graph_pb2, management_pb2, models_pb2, prediction_pb2, training_pb2
 
 
 class Message(Protocol):
@@ -43,6 +43,7 @@ _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
 _MANAGEMENT = "layerserve.v1.ManagementService"
+_CHECKPOINTS = "layerserve.v1.CheckpointService"
 
 PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse, repeatable=True)
 PREDICT_STREAM = Method(
@@ -129,6 +130,40 @@ DELETE_VERSION = Method(
 )
 DELETE_MODEL = Method(_MANAGEMENT, "DeleteModel", management_pb2.DeleteModelRequest, management_pb2.DeleteModelResponse)
 
+LIST_CHECKPOINTS = Method(
+    _CHECKPOINTS,
+    "ListCheckpoints",
+    checkpoints_pb2.ListCheckpointsRequest,
+    checkpoints_pb2.ListCheckpointsResponse,
+    repeatable=True,
+)
+DOWNLOAD_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "DownloadCheckpoint",
+    checkpoints_pb2.DownloadCheckpointRequest,
+    checkpoints_pb2.DownloadCheckpointResponse,
+    streams_replies=True,
+)
+PUBLISH_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "PublishCheckpoint",
+    checkpoints_pb2.PublishCheckpointRequest,
+    checkpoints_pb2.PublishCheckpointResponse,
+)
+PREDICT_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "PredictCheckpoint",
+    checkpoints_pb2.PredictCheckpointRequest,
+    checkpoints_pb2.PredictCheckpointResponse,
+    repeatable=True,
+)
+DELETE_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "DeleteCheckpoint",
+    checkpoints_pb2.DeleteCheckpointRequest,
+    checkpoints_pb2.DeleteCheckpointResponse,
+)
+
 METHODS: tuple[Method[Message, Message], ...] = (
     PREDICT,
     PREDICT_STREAM,
@@ -157,4 +192,9 @@ METHODS: tuple[Method[Message, Message], ...] = (
     SET_CANARY,
     DELETE_VERSION,
     DELETE_MODEL,
+    LIST_CHECKPOINTS,
+    DOWNLOAD_CHECKPOINT,
+    PUBLISH_CHECKPOINT,
+    PREDICT_CHECKPOINT,
+    DELETE_CHECKPOINT,
 )  # type: ignore[assignment]  # a Method is read-only, so it may be treated as covariant

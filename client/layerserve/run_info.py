@@ -29,7 +29,8 @@ class RunInfo(Tabular):
     It starts from `base_version` of `model`; `version` is the published version or None. `reason` is the error of a
     failed run, and `logs` are its latest losses and metrics. A `resumable` run was interrupted and can be resumed;
     `resumed` is how often it was. `workers` is the number of worker processes. `owner` is the server that owns the run,
-    if that isn't the one that replied.
+    if that isn't the one that replied. A run that went on from a checkpoint has its id in `from_checkpoint`, and the id
+    of its run in `parent`.
     """
 
     id: str
@@ -54,6 +55,8 @@ class RunInfo(Tabular):
     priority: int
     workers: int = 1
     owner: str = ""
+    parent: str = ""
+    from_checkpoint: str = ""
 
     def table(self) -> Table:
         """Returns the run as a table of one row."""
@@ -120,6 +123,8 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         priority=message.priority,
         workers=message.workers or 1,
         owner=message.owner,
+        parent=message.parent,
+        from_checkpoint=message.from_checkpoint,
     )
 
 

@@ -6,7 +6,8 @@ ServerError
 │   ├── UnknownVersionError
 │   ├── UnknownLabelError
 │   ├── UnknownLayerError
-│   └── UnknownRunError
+│   ├── UnknownRunError
+│   └── UnknownCheckpointError
 ├── InvalidRequestError         the request can't be parsed, or doesn't match the model
 │   ├── InvalidTensorError
 │   ├── UnknownInputError
@@ -85,6 +86,12 @@ class UnknownRunError(NotFoundError):
     """No training run has this id."""
 
     reason = "run_not_found"
+
+
+class UnknownCheckpointError(NotFoundError):
+    """The run keeps no checkpoint of this id."""
+
+    reason = "checkpoint_not_found"
 
 
 class InvalidRequestError(ServerError):

@@ -58,8 +58,7 @@ def restore_model(model: Trainer, state: Mapping[str, Any], *, keep_rate: bool =
 
 def finished_model(model: Trainer, state: Mapping[str, Any]) -> None:
     """Gives a compiled model what a run that ends at a checkpoint has at its end: with averaged weights, if any."""
-    restore_model(model, state)
-    if model.optimizer is not None:
+    if not restore_model(model, state) and model.optimizer is not None:
         model.optimizer.finalize()
 
 
@@ -101,4 +100,3 @@ def _differences(before: Sequence[Weight], after: Sequence[Weight]) -> list[str]
             more = f" and {len(weights) - MAX_NAMED} more" if len(weights) > MAX_NAMED else ""
             found.append(f"the state of the optimizer {text}: {names}{more}")
     return found
-

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from layerserve_server.access.rights import Right
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
-from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
+from layerserve_server.services.messages import dtype_name, model_spec, parse, timestamp
+from layerserve_server.services.starts import base_of, start_of
 from layerserve_server.training import events
 from layerserve_server.training.budget import text_room
+from layerserve_server.training.continuation import Start, merged
 from layerserve_server.training.events import Event, Logs
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.runs import trace
@@ -108,7 +110,7 @@ class TrainingService:
     def train(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Train: creates a run, receives its data, and yields its events until it ends.
 
-        Raises as `messages.lease`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
+        Raises as `start_of`, `base_of`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
         """
         return self._execute(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
 
@@ -121,17 +123,18 @@ class TrainingService:
         stream: Stream,
         kind: type[pb.TrainRequest] | type[pb.EvaluateRequest],
         reply: type[pb.TrainResponse] | type[pb.EvaluateResponse],
-        read: Callable[[Any, str, int, RunDefaults], RunRequest],
+        read: Callable[[Any, str, int, RunDefaults, Start | None], RunRequest],
     ) -> AsyncGenerator[bytes, None]:
         message = parse(kind, await stream.first())
         if message.WhichOneof("part") != "spec":
             raise InvalidRequestError("the first message of the stream must be the spec")
 
         def begin() -> Run:
-            with lease(self._repository, stream.caller, "train", message.spec.model) as base:
+            start = start_of(self._runs, stream.caller, message.spec)
+            with base_of(self._repository, stream.caller, message.spec.model, start) as base:
                 stream.about(base.name, base.version)
-                request = read(message.spec, base.name, base.version, self._defaults)
-                run = self._runs.begin(request, base, lambda: not stream.listens())
+                request = read(message.spec, base.name, base.version, self._defaults, start)
+                run = self._runs.begin(request, base, lambda: not stream.listens(), start)
             if stream.trace is not None:
                 trace.write(run.folder, stream.trace.headers(stream.metadata))
             return run
@@ -277,17 +280,32 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
 # Conversion of requests.
 
 
-def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+def _training_request(
+    spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults, start: Start | None
+) -> RunRequest:
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
     budget = Budget(**_options(BUDGET, spec))
-    return RunRequest(**_common(spec, model, version, defaults), **(filled | _options(RUN, spec)), budget=budget)
+    request = RunRequest(**_common(spec, model, version, defaults), **(filled | _options(RUN, spec)), budget=budget)
+    return request if start is None else _continued(request, start, _options(RUN, spec))
 
 
-def _evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+def _evaluation_request(
+    spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults, start: Start | None
+) -> RunRequest:
     options = _options((option for option in RUN if option.evaluates), spec)
-    return RunRequest(**_common(spec, model, version, defaults), **options, kind=Kind.EVALUATION, publish=False)
+    common = _common(spec, model, version, defaults)
+    request = RunRequest(**common, **options, kind=Kind.EVALUATION, publish=False)
+    return request if start is None else _continued(request, start, options)
+
+
+def _continued(request: RunRequest, start: Start, given: Mapping[str, Any]) -> RunRequest:
+    """Returns the request of a run that begins with a checkpoint: what isn't given is as in the checkpoint's run."""
+    taken_over = start.taken_over(request.kind, {array.role for array in request.data})
+    changes: dict[str, Any] = {name: value for name, value in taken_over.items() if name not in given}
+    changes["compile"] = merged(start.request.compile, request.compile)
+    return replace(request, version=start.request.version, from_checkpoint=start.name, **changes)
 
 
 def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) -> dict[str, Any]:
@@ -395,6 +413,9 @@ def _event(run: Run, event: Event) -> pb.TrainEvent:
         message.failed.CopyFrom(failed)
     elif isinstance(what, events.Resumed):
         message.resumed.CopyFrom(pb.RunResumed(epoch=what.epoch, step=what.step))
+    elif isinstance(what, events.Checkpoint):
+        kept = pb.CheckpointKept(checkpoint_id=what.id, epoch=what.epoch, step=what.step, bytes=what.bytes)
+        message.checkpoint.CopyFrom(kept)
     else:
         message.cancelled.CopyFrom(pb.RunCancelled(epoch=what.epoch))
     return message
@@ -412,13 +433,15 @@ def _run(run: Run, owner: str = "") -> pb.Run:
     request, log = run.request, run.log
     started = log.newest(events.Started)
     failed, finished = log.newest(events.Failed), log.newest(events.Finished)
+    parent, _, checkpoint = (request.from_checkpoint or "").partition("/")
     message = pb.Run(
         id=run.id,
         state=STATES[run.state],
         base=model_spec(request.model, request.version),
         reason=failed.reason if failed else "",
         epochs_done=run.epochs_done,
-        epochs=request.epochs,
+        # A run that goes on from a checkpoint counts the epochs before it, too.
+        epochs=started.epochs if started else request.epochs,
         steps_done=0 if log.ended else run.position[1],
         steps_per_epoch=started.steps_per_epoch if started else 0,
         logs=_logs(run.logs),
@@ -430,6 +453,8 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         priority=request.priority,
         workers=request.workers,
         owner=owner,
+        parent=parent,
+        from_checkpoint=checkpoint,
     )
     if finished and finished.version:
         message.published.CopyFrom(model_spec(request.model, finished.version))

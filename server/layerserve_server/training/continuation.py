@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layergraph.archive.finding import find_model
+from layergraph.errors import LayerGraphError
 from layerserve.options.training import COMPILE, RUN
 
-from layerserve_server.disk import sync
 from layerserve_server.errors import InvalidRequestError, UnknownCheckpointError, safe_text
 from layerserve_server.repository.publishing import link_file
-from layerserve_server.training.request import REQUEST, RunRequest
+from layerserve_server.training.budget import folder_bytes
+from layerserve_server.training.digests import data_identity, same_data
+from layerserve_server.training.request import REQUEST, Kind, Role, RunRequest
 from layerserve_server.training.runs.checkpoints import LAST_NAME, SUFFIX, Checkpoint, KeptCheckpoints
 from layerserve_server.training.runs.folder import BASE, DIGESTS, KEPT, START
 
 #: Options that a run takes over from its parent, but that don't change what its steps compute.
 NEUTRAL = frozenset({"monitor", "monitor_mode", "format", "on_nan", "workers"})
+#: Options that an evaluation takes over: penalties of frozen layers don't count.
+EVALUATED = ("freeze", "unfreeze")
 CONTINUED = tuple(option.name for option in RUN if option.continues)
 #: Name of the checkpoint's file in the folder of the run that begins with it.
 STATE = f"state{SUFFIX}"
@@ -49,14 +54,36 @@ class Start:
         return cls(folder, KeptCheckpoints(folder / KEPT).find(name), request)
 
     @property
+    def run(self) -> str:
+        """Id of the run."""
+        return self.folder.name
+
+    @property
     def name(self) -> str:
         """The checkpoint as text: "RUN/CHECKPOINT"."""
-        return f"{self.folder.name}/{self.checkpoint.id}"
+        return f"{self.run}/{self.checkpoint.id}"
 
     @property
     def base(self) -> Path:
         """Folder with the files of the version that the run started from."""
         return self.folder / BASE
+
+    @property
+    def model(self) -> Path:
+        """The model file of that version. Raises UnknownCheckpointError if it was removed."""
+        try:
+            return find_model(self.base)
+        except LayerGraphError as error:
+            raise self._removed from error
+
+    @property
+    def bytes(self) -> int:
+        """Size of the files that a new run gets, in bytes."""
+        return folder_bytes(self.base) + self.checkpoint.bytes
+
+    @property
+    def _removed(self) -> UnknownCheckpointError:
+        return UnknownCheckpointError(f"checkpoint '{self.name}' was removed")
 
     @property
     def file(self) -> Path:
@@ -73,22 +100,26 @@ class Start:
             for name in (REQUEST, DIGESTS):
                 if (self.folder / name).exists():
                     shutil.copyfile(self.folder / name, start / name)
-        except FileNotFoundError as error:
-            raise UnknownCheckpointError(f"checkpoint '{self.name}' was removed") from error
+        except (FileNotFoundError, shutil.Error) as error:
+            raise self._removed from error
 
-    def options(self, given: Mapping[str, Any], compile: Mapping[str, Any], *, validates: bool) -> dict[str, Any]:
-        """Returns the options of a run that goes on here: `given`, and the others of this run.
-
-        `validates` is whether the new run has its own validation data.
-        """
-        own = {name: getattr(self.request, name) for name in CONTINUED}
-        if validates:
-            own.pop("validation_split")
-        return {**own, **given, "compile": merged(self.request.compile, compile), "from_checkpoint": self.name}
+    def taken_over(self, kind: Kind, roles: Collection[Role]) -> dict[str, Any]:
+        """Returns the options that a new run of a kind, with arrays of these roles, has of this run by default."""
+        if kind is Kind.EVALUATION:
+            return {name: getattr(self.request, name) for name in EVALUATED}
+        excluded = set()
+        if any(role.validation for role in roles):
+            excluded.add("validation_split")
+        if Role.SAMPLE_WEIGHT in roles:
+            excluded.add("class_weight")
+        return {name: getattr(self.request, name) for name in CONTINUED if name not in excluded}
 
 
 def merged(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns arguments of `compile`: `given`, and the others of before. A new loss starts without metrics and weights."""
+    """Returns arguments of `compile`: `given`, and the others of `before`.
+
+    Loss weights and metrics of before belong to its loss, so a new loss starts without them.
+    """
     names = [option.name for option in COMPILE]
     if "loss" in given:
         names = ["optimizer"]
@@ -106,7 +137,7 @@ def differences(folder: Path, request: RunRequest) -> list[str]:
     for option in COMPILE:
         if parent.compile.get(option.name) != request.compile.get(option.name):
             found.append(option.name)
-    if not _same_data(data_identity(start, parent), data_identity(folder, request)):
+    if not same_data(data_identity(start, parent), data_identity(folder, request)):
         found.append("data")
     return found
 
@@ -114,28 +145,3 @@ def differences(folder: Path, request: RunRequest) -> list[str]:
 def _plain(request: RunRequest, name: str) -> Any:
     """Returns an option as JSON has it: tuples as lists, and keys as text."""
     return json.loads(json.dumps(getattr(request, name)))
-
-
-def data_identity(folder: Path, request: RunRequest) -> list[dict[str, Any] | None]:
-    """Returns what identifies the content of each array of a run; None for one that has no digest."""
-    try:
-        digests = json.loads((folder / DIGESTS).read_text("utf-8"))
-    except FileNotFoundError:
-        digests = {}
-    found: list[dict[str, Any] | None] = []
-    for index, array in enumerate(request.data):
-        digest = digests.get(str(index))
-        known = digest is not None or bool(array.stamp)
-        found.append({**asdict(array), "sha256": digest} if known else None)
-    return found
-
-
-def _same_data(before: list[dict[str, Any] | None], after: list[dict[str, Any] | None]) -> bool:
-    return before == after and None not in before
-
-
-def write_digests(folder: Path, digests: Mapping[int, str]) -> None:
-    """Writes the SHA-256 digests of the arrays that a run has received. Raises OSError."""
-    path = folder / DIGESTS
-    path.write_text(json.dumps({str(index): digest for index, digest in digests.items()}), "utf-8")
-    sync(path)

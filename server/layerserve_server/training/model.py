@@ -201,7 +201,7 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
     optimizer.
     """
     model = load(path)
-    few = [np.full(_few_rows(info), DRY_RUN_TEXT if info.is_text else 0, info.held_dtype) for info in request.data]
+    few = placeholders(request)
     try:
         prepare_model(model, request)
         if request.workers > 1:
@@ -224,6 +224,11 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
         raise errors.InvalidRequestError(f"callbacks: a file can't be written: {error.strerror}") from error
 
 
+def placeholders(request: RunRequest) -> list[Array]:
+    """Returns a few rows of zeros or text for each array of a run."""
+    return [np.full(_few_rows(info), DRY_RUN_TEXT if info.is_text else 0, info.held_dtype) for info in request.data]
+
+
 def _dry_run_training(model: TrainableModel, request: RunRequest, few: Sequence[Array]) -> None:
     arguments = fit_arguments(request, few)
     arguments |= {"epochs": 1, "batch_size": DRY_RUN_ROWS, "on_nan": "continue"}
@@ -231,7 +236,8 @@ def _dry_run_training(model: TrainableModel, request: RunRequest, few: Sequence[
         arguments["validation_split"] = 0.5
     with tempfile.TemporaryDirectory() as folder:
         history = model.fit(**arguments, callbacks=configured_callbacks(request, Path(folder)))
-    deciding = {"monitor": monitored(request)} if request.publish == "best" else {}
+    ranks = request.publish == "best" or request.keep_best_checkpoints
+    deciding = {"monitor": monitored(request)} if ranks else {}
     if request.publish_if_improved:
         deciding["publish_if_improved"] = request.publish_if_improved
     for name, log in deciding.items():

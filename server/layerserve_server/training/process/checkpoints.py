@@ -18,9 +18,7 @@ class RunCheckpoints(Checkpoints):
     `start` is the file of a checkpoint of another run, which this run goes on with exactly; None if there is none.
     """
 
-    def __init__(
-        self, folder: Path, seconds: float, keeping: Keeping | None = None, start: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, seconds: float, keeping: Keeping | None = None, start: Path | None = None) -> None:
         super().__init__(folder, every_seconds=seconds)
         self._keeping = keeping
         self._start = start

@@ -31,12 +31,12 @@ class _Store:
     policy: Policy
     #: Whether the run fails if a checkpoint can't be kept; else it goes on.
     needed: bool = False
-    #: Score of the best epoch whose model an earlier release of the server saved; None if there is none.
-    saved_score: float | None = None
+    #: Value of the best epoch whose model an earlier release of the server saved; None if there is none.
+    saved_value: float | None = None
 
     def is_among_best(self, epoch: int, score: float | None) -> bool:
         """Whether an epoch is one of the best so far. Of equal ones the earliest count."""
-        if score is None or (self.saved_score is not None and score <= self.saved_score):
+        if score is None:
             return False
         better = [one for one in best_of(self.kept.list()) if one.epoch != epoch and one.rank < (-score, epoch)]
         return len(better) < self.policy.keep_best
@@ -65,11 +65,10 @@ class Keeping:
         self._log = monitored(request)
         self._stores = [_Store(KeptCheckpoints(folder / KEPT), Policy.of(request))]
         if request.publish == "best":
-            saved = read_best(folder)
-            score = None if saved is None else self._score({self._log: saved["value"]})
-            self._stores.append(_Store(KeptCheckpoints(folder / BEST), Policy(keep_best=1), True, score))
+            saved = (read_best(folder) or {}).get("value")
+            self._stores.append(_Store(KeptCheckpoints(folder / BEST), Policy(keep_best=1), True, saved))
         for store in self._stores:
-            if store.saved_score is None:
+            if store.saved_value is None:
                 store.kept.sweep()
         #: The stores that keep the next checkpoint, each with whether it is due by epochs or steps, and its score.
         self._due: list[tuple[_Store, bool]] = []
@@ -90,8 +89,15 @@ class Keeping:
         """
         score = self._due_score = self._score(logs)
         due = [(store, store.policy.follows_epoch(epoch)) for store in self._stores]
-        self._due = [(store, periodic) for store, periodic in due if periodic or store.is_among_best(epoch, score)]
+        self._due = [(store, periodic) for store, periodic in due if periodic or self._is_best(store, epoch, score)]
         return bool(self._due)
+
+    def _is_best(self, store: _Store, epoch: int, score: float | None) -> bool:
+        if store.saved_value is not None and score is not None:
+            saved = self._score({self._log: store.saved_value})
+            if saved is not None and score <= saved:
+                return False
+        return store.is_among_best(epoch, score)
 
     @property
     def needed(self) -> bool:
@@ -99,7 +105,7 @@ class Keeping:
         return any(store.needed for store, _ in self._due)
 
     def keep(self, state: Mapping[str, Any], file: Path) -> None:
-        """Keeps a checkpoint, if one is due: its state, and the file that holds it. Raises OSError if it is `needed`."""
+        """Keeps a checkpoint, if one is due: `file` holds its `state`. Raises OSError if it is `needed`."""
         due, self._due = self._due, []
         for store, periodic in due:
             one = _described(state, file, self._due_score, periodic)

@@ -12,7 +12,8 @@ from layerserve_server.training.events import Cancelled, Failed, What
 from layerserve_server.training.request import Kind
 from layerserve_server.training.result import RunResult
 from layerserve_server.training.runs import trace
-from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, RESULT, result_file
+from layerserve_server.training.runs.checkpoints import KeptCheckpoints
+from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, KEPT, RESULT, START, result_file
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.training.runs.table import RunTable
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST)
+RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START)
 #: Maximum delay between the signals of a shutdown to a training process and to the server, in seconds.
 STOP_SECONDS = 0.5
 
@@ -116,6 +117,7 @@ class RunEndings:
             published = isinstance(what, events.Finished) and what.version
             for name in (*RESUME_FOLDERS, RESULT) if published else RESUME_FOLDERS:
                 shutil.rmtree(run.folder / name, ignore_errors=True)
+            drop_unused_base(run)
         # The event comes last, so that files and versions are in place when clients receive it. Under the lock, so that
         # a request to resume or delete the run right afterwards doesn't find it still owned by this server.
         with self._table.changed:
@@ -129,3 +131,9 @@ class RunEndings:
                 trace.export(self._tracer, run)
             run.disown()
         self._table.prune()
+
+
+def drop_unused_base(run: Run) -> None:
+    """Removes the files of the version that an ended run started from, unless it keeps checkpoints, which need them."""
+    if not KeptCheckpoints(run.folder / KEPT).list():
+        shutil.rmtree(run.folder / BASE, ignore_errors=True)

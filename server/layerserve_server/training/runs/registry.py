@@ -15,6 +15,7 @@ from layerserve_server.forking.fork_server import never
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training import budget, events, validation
+from layerserve_server.training.continuation import Start
 from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.events import Cancelled, Failed
 from layerserve_server.training.process.warm_parent import WarmParent
@@ -103,13 +104,21 @@ class Runs:
 
     # Requests.
 
-    def begin(self, request: RunRequest, base: LoadedVersion, gone: Callable[[], bool] = never) -> Run:
+    def begin(
+        self,
+        request: RunRequest,
+        base: LoadedVersion,
+        gone: Callable[[], bool] = never,
+        start: Start | None = None,
+    ) -> Run:
         """Validates a request against its base version and creates a run, in phase RECEIVING.
+
+        With `start` the run begins with that checkpoint, and with the files of its run; `base` has the same inputs.
 
         Raises InvalidRequestError or a subclass if the request doesn't match the model, NotTrainableError if training
         is off or files can't be written, BusyError if the queue is full, TooLargeError if a limit is exceeded,
-        ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping, and
-        CallCancelledError once `gone` returns True.
+        ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping,
+        UnknownCheckpointError if `start` is gone, and CallCancelledError once `gone` returns True.
         """
         if not self._limits.slots:
             raise NotTrainableError("training is off on this server: it has no training slots")
@@ -123,11 +132,13 @@ class Runs:
                 self._limits.max_bytes,
                 partial(self._dry_run.describe, gone=gone),
             )
-            budget.check_room(request, self._table.folder, base.parameter_count, base.found.size)
+            size = base.found.size if start is None else start.bytes
+            budget.check_room(request, self._table.folder, base.parameter_count, size)
             if request.publish:
                 self._repository.check_writable(request.model)
-            self._dry_run(base.found.path, request, base.parameter_count, gone)
-            run = self._table.create(request, base.found)
+            path = base.found.path if start is None else start.model
+            self._dry_run(path, request, base.parameter_count, gone)
+            run = self._table.create(request, base.found, start)
         self._table.report()
         return run
 

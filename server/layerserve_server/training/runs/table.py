@@ -14,11 +14,13 @@ from layerserve_server.errors import (
     NotTrainableError,
     RunElsewhereError,
     UnavailableError,
+    UnknownCheckpointError,
     UnknownRunError,
     safe_text,
 )
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training import events
+from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import BASE
@@ -112,8 +114,11 @@ class RunTable:
 
     # Runs on disk.
 
-    def create(self, request: RunRequest, base: FoundVersion) -> Run:
-        """Creates a run that this server owns. Raises NotTrainableError if its files can't be written."""
+    def create(self, request: RunRequest, base: FoundVersion, start: Start | None = None) -> Run:
+        """Creates a run that this server owns, with the files of its base version, or those of the run of `start`.
+
+        Raises NotTrainableError if its files can't be written, UnknownCheckpointError if the checkpoint is gone.
+        """
         folder = self.folder / new_id()
         run = Run(folder.name, folder, request, EventLog(folder))
         with self.changed:
@@ -123,15 +128,19 @@ class RunTable:
             # First, so that no other server on this folder takes the run over.
             run.own()
             # A copy: the version may be replaced or removed while the run waits.
-            for part in (base.path.name, *base.parts):
+            if start is not None:
+                start.copy(folder)
+            for part in (base.path.name, *base.parts) if start is None else ():
                 (folder / BASE / part).parent.mkdir(exist_ok=True)
                 shutil.copyfile(base.path.parent / part, folder / BASE / part, follow_symlinks=False)
             request.write(folder)
             events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes))
             run.log.refresh()
+        except UnknownCheckpointError:
+            self._discard(run)
+            raise
         except OSError as error:
-            run.disown()
-            shutil.rmtree(folder, ignore_errors=True)
+            self._discard(run)
             raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
         else:
             with self.changed:
@@ -140,6 +149,11 @@ class RunTable:
             with self.changed:
                 self._creating.discard(run.id)
         return run
+
+    def _discard(self, run: Run) -> None:
+        """Removes the folder of a run that couldn't be created."""
+        run.disown()
+        shutil.rmtree(run.folder, ignore_errors=True)
 
     def own(self, run: Run) -> None:
         """Makes this server the owner of an ended run.
