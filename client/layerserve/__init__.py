@@ -13,12 +13,14 @@
 """
 
 from layerserve.async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
+from layerserve.checkpoints import Checkpoint
 from layerserve.client import Client, PreparedCall, TrainingRun
 from layerserve.connection import TLS
 from layerserve.errors import (
     Aborted,
     AlreadyExists,
     Cancelled,
+    CheckpointNotFound,
     ClientClosed,
     DataLoss,
     DeadlineExceeded,
@@ -54,6 +56,7 @@ from layerserve.errors import (
     VersionNotFound,
 )
 from layerserve.events import (
+    CheckpointKept,
     EpochEnd,
     LogLine,
     RunAccepted,
@@ -83,6 +86,9 @@ __all__ = [
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointKept",
+    "CheckpointNotFound",
     "Client",
     "ClientClosed",
     "DataLoss",

@@ -102,8 +102,18 @@ class AsyncCheckpoints:
         Raises RunNotFound, CheckpointNotFound, InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput,
         MissingInput), FailedPrecondition (the checkpoint's file is damaged), Overloaded.
         """
-        found = await self._run(checkpoints.predict(self._signatures, checkpoint, inputs, outputs), timeout)
-        return as_asked(found, outputs)
+        return as_asked(await self.predict_checkpoint_named(checkpoint, inputs, outputs, timeout=timeout), outputs)
+
+    async def predict_checkpoint_named(
+        self,
+        checkpoint: str,
+        inputs: Any,
+        outputs: str | Sequence[str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> dict[str, Array]:
+        """Like `predict_checkpoint`, but always returns a dict from names to arrays."""
+        return await self._run(checkpoints.predict(self._signatures, checkpoint, inputs, outputs), timeout)
 
     async def delete_checkpoint(self, checkpoint: str, *, timeout: float | None = None) -> None:
         """Delete a checkpoint from the server. A version that was published of it is kept.

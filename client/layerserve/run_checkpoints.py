@@ -103,8 +103,18 @@ class Checkpoints:
         Raises RunNotFound, CheckpointNotFound, InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput,
         MissingInput), FailedPrecondition (the checkpoint's file is damaged), Overloaded.
         """
-        found = self._run(checkpoints.predict(self._signatures, checkpoint, inputs, outputs), timeout)
-        return as_asked(found, outputs)
+        return as_asked(self.predict_checkpoint_named(checkpoint, inputs, outputs, timeout=timeout), outputs)
+
+    def predict_checkpoint_named(
+        self,
+        checkpoint: str,
+        inputs: Any,
+        outputs: str | Sequence[str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> dict[str, Array]:
+        """Like `predict_checkpoint`, but always returns a dict from names to arrays."""
+        return self._run(checkpoints.predict(self._signatures, checkpoint, inputs, outputs), timeout)
 
     def delete_checkpoint(self, checkpoint: str, *, timeout: float | None = None) -> None:
         """Delete a checkpoint from the server. A version that was published of it is kept.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from layerserve.cli import catalogue, changes, extensions, options, training
+from layerserve.cli import catalogue, changes, checkpoints, extensions, options, training
 from layerserve.cli.codegen import codegen
 from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
@@ -67,6 +67,7 @@ def application() -> typer.Typer:
     app.command("delete")(training.delete)
     app.command("files")(files)
     app.command("evaluate")(training.evaluate)
+    app.add_typer(checkpoints.app, name="checkpoint")
     for name in extensions.names():
         app.command(
             name,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from layerserve.cli.array_files import read_arrays
-from layerserve.cli.flags import flags, read_flags
+from layerserve.cli.flags import flags, given_flags
 from layerserve.cli.history_plot import check_plot, print_plot, save_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
@@ -65,7 +65,7 @@ def train(
     resume` resumes one that was interrupted.
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
-    started, step, epoch, log, resumed, finished, failed or cancelled. With --detach: {"run"}.
+    started, step, epoch, checkpoint, log, resumed, finished, failed or cancelled. With --detach: {"run"}.
     """
     if bool(validation_x) != bool(validation_y):
         raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
@@ -81,7 +81,7 @@ def train(
             validation_data=(read_arrays(validation_x), read_arrays(validation_y or ())) if validation_x else None,
             version=version,
             label=label,
-            **cast(TrainKeywords, read_flags(TRAIN, options | ({"publish": "best"} if best else {}))),
+            **cast(TrainKeywords, given_flags(context, TRAIN, options | ({"publish": "best"} if best else {}))),
         )
         if not detach:
             _follow(run, as_json, plot)
@@ -113,7 +113,7 @@ def evaluate(
             sample_weight=read_arrays(sample_weight) if sample_weight else None,
             version=version,
             label=label,
-            **cast(EvaluateKeywords, read_flags(EVALUATE, options)),
+            **cast(EvaluateKeywords, given_flags(context, EVALUATE, options)),
         )
     if as_json:
         print_json(logs)
@@ -155,7 +155,8 @@ def _print_events(run: TrainingRun) -> RunCancelled | None:
 def _event_name(event: TrainingEvent) -> str:
     """Returns the name of an event in the protocol: RunAccepted -> accepted, StepProgress -> step, LogLine -> log."""
     name = type(event).__name__
-    return {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log"}.get(name, name.removeprefix("Run").lower())
+    names = {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log", "CheckpointKept": "checkpoint"}
+    return names.get(name, name.removeprefix("Run").lower())
 
 
 def _print_history(run: TrainingRun) -> None:
@@ -179,7 +180,7 @@ def runs(
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority", "workers", "owner"}]}.
+    "resumable", "resumed", "priority", "workers", "owner", "parent", "from_checkpoint"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(model)

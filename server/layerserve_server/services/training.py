@@ -281,7 +281,7 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
 
 
 def _training_request(
-    spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults, start: Start | None
+    spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults, start: Start | None = None
 ) -> RunRequest:
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
@@ -292,7 +292,7 @@ def _training_request(
 
 
 def _evaluation_request(
-    spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults, start: Start | None
+    spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults, start: Start | None = None
 ) -> RunRequest:
     options = _options((option for option in RUN if option.evaluates), spec)
     common = _common(spec, model, version, defaults)

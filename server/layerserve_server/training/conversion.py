@@ -25,7 +25,7 @@ from layerserve_server.errors import (
     safe_text,
 )
 from layerserve_server.forking.fork_server import never
-from layerserve_server.inference.runner import load_plugins
+from layerserve_server.inference import runner
 from layerserve_server.training.dry_run import death, job_limits, out_of_memory, too_large
 from layerserve_server.training.model import TrainableModel
 from layerserve_server.training.process.warm_parent import JobDiedError, WarmParent
@@ -130,7 +130,7 @@ def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
     os.nice(10)
     torch.set_num_threads(1)
     try:
-        load_plugins()
+        runner.load_plugins()
         return {"file": saved(load_model(Path(arguments["source"])), arguments)}
     except Exception as error:
         return failed(error)
