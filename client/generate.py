@@ -22,7 +22,7 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_(channel|management)\b", r"\1"),
+    (r"\basync_(channel|management|run_control)\b", r"\1"),
     (r"\basync_checkpoints\b", "run_checkpoints"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
@@ -53,6 +53,11 @@ def run_checkpoints() -> str:
     return _header("async_checkpoints.py") + blocking((PACKAGE / "async_checkpoints.py").read_text("utf-8"))
 
 
+def run_control() -> str:
+    """run_control.py."""
+    return _header("async_run_control.py") + blocking((PACKAGE / "async_run_control.py").read_text("utf-8"))
+
+
 def keywords() -> str:
     """options/keywords.py."""
     from layerserve.options.training import EVALUATE, TRAIN  # with client.py as it was written just before
@@ -76,6 +81,7 @@ def keywords() -> str:
 FILES: dict[str, Callable[[], str]] = {
     "management.py": management,
     "run_checkpoints.py": run_checkpoints,
+    "run_control.py": run_control,
     "client.py": client,
     "options/keywords.py": keywords,
 }

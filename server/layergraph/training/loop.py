@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,6 +22,13 @@ from layergraph.training.optimizers.optimizer import BaseOptimizer
 from layergraph.training.workers import Replica, Workers
 
 Tensor = torch.Tensor
+
+
+class Forward(Protocol):
+    """What the loop needs of a plan."""
+
+    def forward(self, context: CallContext, tensors: Sequence[Any]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Computes outputs and their masks from a batch's inputs."""
 
 
 class Loop:
@@ -43,7 +50,8 @@ class Loop:
         `states` are the states of stateful layers so far, updated in place. Raises NotCompiledError if the model has no
         loss and no regularizer.
         """
-        self._plan = model.plan()
+        self._plan: Forward = model.plan()
+        self._test_plan: Forward = self._plan
         self._states = {} if states is None else states
         self._stateful = [layer for layer in model.walk_layers() if getattr(layer, "stateful", False)]
         self._compiled = compiled
@@ -68,6 +76,11 @@ class Loop:
         self._total = torch.zeros((), dtype=torch.float64, device=device)
         self._shown = {i: torch.zeros_like(self._total) for i in compiled.shown_losses}
         self._rows = 0
+
+    def use(self, plan: Forward, test_plan: Forward | None) -> None:
+        """Computes with other plans, for batches that have their inputs; tests with the model's by default."""
+        self._plan = plan
+        self._test_plan = test_plan or self._test_plan
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -107,17 +120,17 @@ class Loop:
 
     def _scaled(self, batch: Batch, context: CallContext) -> Tensor:
         """The loss, scaled by the optimizer, that gradients are taken of."""
-        return self._compiled.optimizer.scaled(self._measured(batch, context))
+        return self._compiled.optimizer.scaled(self._measured(batch, context, self._plan))
 
     def test(self, batch: Batch) -> None:
         """One evaluation step: updates losses and metrics."""
         with torch.no_grad():
             context = CallContext(training=False, generator=self._generator, shard=batch.shard, states=self._states)
-            self._measured(batch, context)
+            self._measured(batch, context, self._test_plan)
 
-    def _measured(self, batch: Batch, context: CallContext) -> Tensor:
+    def _measured(self, batch: Batch, context: CallContext, plan: Forward) -> Tensor:
         """Computes the total loss of a batch, and updates running losses and metrics."""
-        outputs, masks = self._plan.forward(context, batch.inputs)
+        outputs, masks = plan.forward(context, batch.inputs)
         if batch.shard is not None:
             outputs, masks = _whole(batch, batch.shard, outputs, masks)
         parts = []

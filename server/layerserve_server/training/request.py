@@ -113,6 +113,8 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Folder that contains the data files.
     data_root: str = ""
+    #: Name of the caller, by its token or certificate; empty for a caller without one.
+    caller: str = ""
     # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)
@@ -168,6 +170,8 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
         values["on_nan"] = "stop" if values.pop("stop_on_nan") else "continue"
     if "budget" in values:
         values["budget"] = {f"max_{name.removeprefix('max_')}": value for name, value in values["budget"].items()}
+    # A resumed run must give, bit for bit, what it would have given unbroken.
+    values.setdefault("cache_frozen", "off")
     return values
 
 

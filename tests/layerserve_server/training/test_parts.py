@@ -157,6 +157,8 @@ def test_a_run_that_an_earlier_server_began_can_go_on():
     request = RunRequest.from_json(EARLIER)
     assert (request.publish, request.on_nan, request.budget) == ("best", "continue", Budget(1.5, 2, 3))
     assert (request.freeze, request.class_weight, request.data[0].shape) == (("a*",), {0: 2.0}, (6, 2))
+    # It goes on to bit for bit what that server would have given.
+    assert request.cache_frozen == "off"
     assert RunRequest.from_json(request.to_json()) == request
     stopped = RunRequest.from_json(EARLIER.replace('"stop_on_nan": false', '"stop_on_nan": true'))
     assert stopped.on_nan == "stop"

@@ -14,8 +14,12 @@ KEPT = "kept"
 START = "start"
 #: Digests of the data that the run has received.
 DIGESTS = "digests.json"
+#: Folder with kept outputs of frozen layers.
+CACHE = "cache"
 #: Folder of files written by callbacks.
 FILES = "files"
+#: Folder with the version that was published while the run trained, to be compared with the result.
+RIVAL = "rival"
 #: Folder with the trained model, until it is published.
 RESULT = "result"
 #: The process's `RunResult`.
