@@ -78,6 +78,7 @@ from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
 from layerserve.server_file import ServerFile
+from layerserve.sweeps import Range, SweepInfo, Trial
 from layerserve.tokens import PlaintextTokenWarning
 
 __all__ = [
@@ -125,6 +126,7 @@ __all__ = [
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",
+    "Range",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -139,12 +141,14 @@ __all__ = [
     "RunStarted",
     "ServerFile",
     "StepProgress",
+    "SweepInfo",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
     "TrainingEvent",
     "TrainingFailed",
     "TrainingRun",
+    "Trial",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

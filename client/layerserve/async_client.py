@@ -15,9 +15,10 @@ import grpc
 
 from layerserve import methods, prediction
 from layerserve.async_channel import AsyncChannel
-from layerserve.async_checkpoints import AsyncCheckpoints
 from layerserve.async_management import AsyncManagement
+from layerserve.async_run_checkpoints import AsyncCheckpoints
 from layerserve.async_run_control import AsyncRunControl
+from layerserve.async_sweeping import AsyncSweeping
 from layerserve.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT,
@@ -62,7 +63,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class AsyncClient(AsyncManagement, AsyncCheckpoints):
+class AsyncClient(AsyncManagement, AsyncCheckpoints, AsyncSweeping):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:

@@ -1,4 +1,4 @@
-# Generated from async_checkpoints.py by `make client`. Edit that file instead.
+# Generated from async_run_checkpoints.py by `make client`. Edit that file instead.
 """The methods of the blocking client for the checkpoints of training runs."""
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class RunInfo(Tabular):
     if that isn't the one that replied, `caller` the name of the caller that began it. `withheld` is the reason why its
     result isn't published although that was requested, and a `publishable` one is kept. A `stopped` run was stopped
     early. A paused run has a `reason` if no call has paused it. A run that went on from a checkpoint has its id in
-    `from_checkpoint`, and the id of its run in `parent`.
+    `from_checkpoint`, and the id of its run in `parent`. `sweep` is the id of the sweep of which the run is a trial, or
+    empty.
     """
 
     id: str
@@ -66,6 +67,8 @@ class RunInfo(Tabular):
     publishable: bool = False
     stopped: bool = False
     idempotency_key: str = ""
+    sweep: str = ""
+    trial: int = 0
 
     def table(self) -> Table:
         """Returns the run as a table of one row."""
@@ -140,6 +143,8 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         publishable=message.publishable,
         stopped=message.stopped,
         idempotency_key=message.idempotency_key,
+        sweep=message.sweep_id,
+        trial=message.trial,
     )
 
 

@@ -243,6 +243,8 @@ class DataArray(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
     role: Global___DataRole.ValueType
     """What the array is for."""
     name: _builtins.str
@@ -252,17 +254,28 @@ class DataArray(_message.Message):
     dtype: _tensor_pb2.DataType.ValueType
     """Element type. Not to be set with `path`: the file says it."""
     path: _builtins.str
-    """File that holds the array, relative to the server's data root, with '/' between its parts: .npy, .npz or .parquet. No
-    chunk is sent for it. It must stay as it is until the run has ended. Symbolic links and '..' give PERMISSION_DENIED.
+    """File that holds the array, relative to the server's data root, with '/' between its parts: .npy, .npz, .parquet, .csv or
+    .tsv. No chunk is sent for it. It must stay as it is until the run has ended. Symbolic links and '..' give PERMISSION_DENIED.
     """
     key: _builtins.str
-    """Which array of a .npz file (may be empty where it has one), or which columns of a .parquet file, separated by commas:
-    several columns become the last axis of the array.
+    """Which array of a .npz file (may be empty where it has one), or which columns of a table, separated by commas:
+    several columns become the last axis of the array. `columns` says the same where a name has a comma.
+    """
+    fill: _builtins.str
+    """What is read where a column has no value (null, or an empty field in place of a number), as text: "0". Default: a missing
+    value gives INVALID_ARGUMENT with its row and column.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape of the whole array, rows first. Arrays of training (and those of validation) have the same number of rows. Not to
         be set with `path`: the file says it.
+        """
+
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns of a .parquet, .csv or .tsv file, by their exact names, in place of `key`; several become the last axis of the
+        array. Of a .npz file, the name of one array. Default, without `key`: the column called like the input or output, or all
+        columns where there is none.
         """
 
     def __init__(
@@ -274,12 +287,16 @@ class DataArray(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         path: _builtins.str = ...,
         key: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        fill: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "columns", b"columns", "dtype", b"dtype", "fill", b"fill", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fill: _TypeAlias = _typing.Literal["fill"]  # noqa: Y015
+    _WhichOneofArgType__fill: _TypeAlias = _typing.Literal["_fill", b"_fill"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
 
 Global___DataArray: _TypeAlias = DataArray  # noqa: Y015
 
@@ -1446,6 +1463,8 @@ class Run(_message.Message):
     PUBLISHABLE_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    SWEEP_ID_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the run."""
     state: Global___RunState.ValueType
@@ -1492,6 +1511,10 @@ class Run(_message.Message):
     """Whether StopRun has ended its training early, or is about to."""
     idempotency_key: _builtins.str
     """The request's idempotency key."""
+    sweep_id: _builtins.str
+    """The sweep that the run is a trial of. Empty for any other run."""
+    trial: _builtins.int
+    """Number of the trial in its sweep, from 0."""
     @_builtins.property
     def base(self) -> _tensor_pb2.ModelSpec:
         """The model it started from, with its version number."""
@@ -1552,10 +1575,12 @@ class Run(_message.Message):
         publishable: _builtins.bool = ...,
         stopped: _builtins.bool = ...,
         idempotency_key: _builtins.str = ...,
+        sweep_id: _builtins.str = ...,
+        trial: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "from_checkpoint", b"from_checkpoint", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "parent", b"parent", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "from_checkpoint", b"from_checkpoint", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "parent", b"parent", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "sweep_id", b"sweep_id", "trial", b"trial", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

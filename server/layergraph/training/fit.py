@@ -81,6 +81,7 @@ class Fit:
         self._epochs = epochs
         self._steps = steps
         self._seed = seed
+        self._repeats = steps is not None and compiled.rules.repeats_rows and isinstance(batches, Epochs)
         self._stops_on_nan = on_nan == "stop"
         self._checkpoints = checkpoints
         self._workers = workers
@@ -106,7 +107,7 @@ class Fit:
         self._agree()
         if self._cache is not None:
             self._keep_frozen(self._cache)
-        while self._epoch < self._epochs.stop and not self._model.stop_training:
+        while self._epoch < self._epochs.stop and not self._model.stop_training and not self._is_exhausted:
             self._run_epoch()
         if self._epochs.stop > 0:
             self._compiled.optimizer.finalize()
@@ -146,6 +147,11 @@ class Fit:
         if self._checkpoints is not None and self._checkpoints.asked:
             self._checkpoints.write(self.state())
 
+    @property
+    def _is_exhausted(self) -> bool:
+        """Whether all rows were used as many times as there are epochs, where epochs repeat rows."""
+        return self._repeats and self._batches.number - self._epochs.start >= len(self._epochs)
+
     def _run_epoch(self) -> None:
         epoch = self._epoch
         self._hooks.call("on_epoch_begin", epoch, {})
@@ -174,9 +180,16 @@ class Fit:
         begin = self._hooks.defining("on_train_batch_begin")
         end = self._hooks.defining("on_train_batch_end")
         loop, batches, model, checkpoints = self._loop, self._batches, self._model, self._checkpoints
-        # As in Keras 3, an epoch also ends with the data, even before steps_per_epoch.
+        # As in Keras 3, an epoch also ends with the data, even before steps_per_epoch. In Keras 2 it then goes on with
+        # the first row, and the run ends once all rows were used as many times as there are epochs.
         last = self._steps or batches.steps or sys.maxsize
-        while self._step < last and not batches.finished:
+        while self._step < last:
+            if batches.finished:
+                if not self._repeats:
+                    return
+                batches.start_next_if_finished()
+                if self._is_exhausted:
+                    return
             step = self._step
             batch = batches.take()
             if batch is None:

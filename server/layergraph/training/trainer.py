@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from layergraph.config.options import brief
+from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError, LayerGraphError, NotCompiledError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.functional import Functional
@@ -51,6 +52,8 @@ class Trainer(Functional):
 
     def __init__(self, inputs: Structure, outputs: Structure, name: str | None = None, trainable: bool = True) -> None:
         super().__init__(inputs, outputs, name, trainable)
+        #: What training does as in the release of Keras that wrote the model's file; set before `compile`.
+        self.training_rules: TrainingRules = KERAS3_RULES
         self._compiled: Compiled | None = None
         self._filed_config: Mapping[str, Any] | None = None
         self._filed_problem = ""
@@ -102,7 +105,13 @@ class Trainer(Functional):
 
     def _compiled_with(self, auto_scale_loss: bool, **arguments: Any) -> Compiled:
         paths = output_paths(self.graph.outputs)
-        compiled = Compiled(self.output_names, paths=paths, shown_names=self.output_layer_names, **arguments)
+        compiled = Compiled(
+            self.output_names,
+            paths=paths,
+            shown_names=self.output_layer_names,
+            rules=self.training_rules,
+            **arguments,
+        )
         # Keras checks its global policy, which a model loaded from a file doesn't have.
         if auto_scale_loss and any(x.dtype_policy.name == "mixed_float16" for x in self.walk_layers()):
             compiled.optimizer = with_scale(compiled.optimizer)

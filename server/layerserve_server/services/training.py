@@ -116,7 +116,7 @@ class TrainingService:
 
         Raises as `start_of`, `base_of`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
         """
-        return self._execute(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
+        return self._execute(stream, pb.TrainRequest, pb.TrainResponse, training_request)
 
     def evaluate(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Evaluate: like `train`, for an evaluation run."""
@@ -275,9 +275,10 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
 # Conversion of requests.
 
 
-def _training_request(
+def training_request(
     spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults, start: Start | None = None
 ) -> RunRequest:
+    """Converts the spec of a training run. Raises InvalidRequestError or InvalidTensorError if it is invalid."""
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
@@ -312,7 +313,7 @@ def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) ->
 def _value(option: Option, value: Any) -> Any:
     if not isinstance(option.kind, Json):
         return value
-    read = _json(value, option.name)
+    read = parsed_json(value, option.name)
     if isinstance(option.kind, Callbacks):
         return _callbacks(read)
     return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
@@ -337,7 +338,18 @@ def _array(array: pb.DataArray) -> DataArray:
     if role is None:
         raise InvalidRequestError(f"data array '{array.name}': got no role, expected one")
     dtype = "" if array.path and not array.dtype else dtype_name(array.dtype, array.name)
-    return DataArray(role, array.name, dtype, tuple(array.shape), path=array.path, key=array.key)
+    if array.key and array.columns:
+        raise InvalidRequestError(f"data array '{array.name}': got key and columns, expected one of the two")
+    return DataArray(
+        role,
+        array.name,
+        dtype,
+        tuple(array.shape),
+        path=array.path,
+        key=array.key,
+        columns=tuple(array.columns),
+        fill=array.fill if array.HasField("fill") else None,
+    )
 
 
 def _callbacks(given: Any) -> tuple[Any, ...]:
@@ -346,7 +358,7 @@ def _callbacks(given: Any) -> tuple[Any, ...]:
     return tuple(given or ())
 
 
-def _json(text: str, name: str) -> Any:
+def parsed_json(text: str, name: str) -> Any:
     """Parses a JSON field; None if it is empty. Raises InvalidRequestError if it is invalid or exceeds a limit."""
     if not text:
         return None
@@ -469,6 +481,8 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         publishable=run.publishable,
         stopped=run.control.stop,
         idempotency_key=request.idempotency_key or "",
+        sweep_id=request.sweep,
+        trial=request.trial,
     )
     if finished and finished.version:
         message.published.CopyFrom(model_spec(request.model, finished.version))

@@ -36,7 +36,7 @@ GOOD = RunRequest("m", 1, DATA)
 
 
 def describe(root, files):
-    return [data_root.describe(root, path, key) for path, key in files]
+    return data_root.describe_all(root, files)
 
 
 def check(inputs=INPUTS, outputs=OUTPUTS, max_bytes=10**6, **changes):

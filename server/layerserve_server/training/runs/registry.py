@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from layerserve_server.errors import NotTrainableError
+from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.forking.fork_server import never
 from layerserve_server.repository.repository import Repository
-from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training import budget, validation
 from layerserve_server.training.continuation import Start
 from layerserve_server.training.dry_run import DryRun
@@ -19,6 +18,7 @@ from layerserve_server.training.events import Failed
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
+from layerserve_server.training.runs.base_version import BaseVersion
 from layerserve_server.training.runs.ending import SERVER_STOPPED, RunEndings
 from layerserve_server.training.runs.execution import RunExecution
 from layerserve_server.training.runs.limits import RunLimits
@@ -115,7 +115,7 @@ class Runs:
     def begin(
         self,
         request: RunRequest,
-        base: LoadedVersion,
+        base: BaseVersion,
         gone: Callable[[], bool] = never,
         start: Start | None = None,
     ) -> Run:
@@ -128,29 +128,45 @@ class Runs:
         ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping,
         UnknownCheckpointError if `start` is gone, and CallCancelledError once `gone` returns True.
         """
-        if not self._limits.slots:
-            raise NotTrainableError("training is off on this server: it has no training slots")
-        self._table.check_scanned()
+        self._check_ready()
         with self._queue.admitted():
-            validation.check_workers(request, self._limits.max_workers)
-            request = validation.checked(
-                request,
-                base.model.input_specs,
-                base.model.output_specs,
-                self._limits.max_bytes,
-                partial(self._dry_run.describe, gone=gone),
-            )
-            size = base.found.size if start is None else start.bytes
-            budget.check_room(request, self._table.folder, base.parameter_count, size)
-            if request.publish:
-                self._repository.check_writable(request.model)
-            if request.expected_base_version and request.on_conflict == "refuse":
-                self._repository.check_newest(request.model, request.expected_base_version)
-            path = base.found.path if start is None else start.model
-            self._dry_run(path, request, base.parameter_count, gone)
+            request = self._checked(request, base, gone, start)
             run = self._table.create(request, base.found, start)
         self._table.report()
         return run
+
+    def check(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool] = never) -> RunRequest:
+        """Validates a request without creating a run, and returns it completed. Raises as `begin` does."""
+        self._check_ready()
+        return self._checked(request, base, gone)
+
+    def _check_ready(self) -> None:
+        if not self._limits.slots:
+            raise NotTrainableError("training is off on this server: it has no training slots")
+        self._table.check_scanned()
+
+    def _checked(
+        self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool], start: Start | None = None
+    ) -> RunRequest:
+        if request.from_checkpoint and start is None:
+            raise InvalidRequestError("from_checkpoint: only Train and Evaluate can go on from a checkpoint")
+        validation.check_workers(request, self._limits.max_workers)
+        request = validation.checked(
+            request,
+            base.model.input_specs,
+            base.model.output_specs,
+            self._limits.max_bytes,
+            partial(self._dry_run.describe, gone=gone),
+        )
+        size = base.found.size if start is None else start.bytes
+        budget.check_room(request, self._table.folder, base.parameter_count, size)
+        if request.publish:
+            self._repository.check_writable(request.model)
+        if request.expected_base_version and request.on_conflict == "refuse":
+            self._repository.check_newest(request.model, request.expected_base_version)
+        path = base.found.path if start is None else start.model
+        self._dry_run(path, request, base.parameter_count, gone)
+        return request
 
     def enqueue(self, run: Run) -> None:
         """Adds a run to the queue after its upload is complete. Does nothing if it isn't receiving data any more."""
