@@ -142,8 +142,9 @@ class CheckpointService:
             file = Path()
             if not self._repository.version_of_run(model, run.id, id):
                 file = resources.enter_context(self._models.built(start, format, lambda: call.answered))
+            base, who = run.request.version, call.caller.name
             return self._repository.publish_once(
-                model, file, run=run.id, base_version=run.request.version, label=label, checkpoint=id
+                model, file, run=run.id, base_version=base, label=label, checkpoint=id, who=who
             )
 
     def predict_checkpoint(self, call: Call) -> None:

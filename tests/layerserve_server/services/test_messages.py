@@ -76,7 +76,7 @@ def test_every_setting_of_a_run_arrives():
             checkpoints=pb.CheckpointPolicy(every_epochs=3, every_steps=4, keep=5, keep_best=6),
         )
     )
-    assert training._training_request(spec, "m", 4, DEFAULTS) == RunRequest(
+    assert training.training_request(spec, "m", 4, DEFAULTS) == RunRequest(
         model="m",
         version=4,
         data=ARRAYS,
@@ -119,7 +119,7 @@ def test_every_setting_of_a_run_arrives():
 
 #: A run whose every option differs from the default.
 PARENT = replace(
-    training._training_request(
+    training.training_request(
         pb.TrainSpec(
             compile=pb.CompileSettings(optimizer='"sgd"', loss='"mse"', metrics='["mae"]'),
             **{"batch_size": 3, "shuffle": False, "seed": 7, "class_weight": '{"0": 2}', "freeze": ["a*"]},
@@ -139,7 +139,7 @@ def start(folder, request=PARENT):
 
 def test_a_run_that_goes_on_has_of_its_parent_how_to_train_unless_it_says_otherwise(tmp_path):
     given = pb.TrainSpec(data=DATA, epochs=2, batch_size=4, compile=pb.CompileSettings(optimizer='"adam"'))
-    found = training._training_request(given, "m", 4, DEFAULTS, start(tmp_path))
+    found = training.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
     assert (found.version, found.from_checkpoint, found.epochs, found.batch_size) == (2, "r0/e2", 2, 4)
     assert (found.shuffle, found.seed, found.class_weight, found.steps_per_epoch) == (False, 7, {0: 2.0}, 5)
     assert (found.freeze, found.validation_split) == (("a*",), 0.25)
@@ -150,7 +150,7 @@ def test_a_run_that_goes_on_has_of_its_parent_how_to_train_unless_it_says_otherw
 
 def test_a_new_loss_begins_without_the_metrics_of_the_parents(tmp_path):
     given = pb.TrainSpec(compile=pb.CompileSettings(loss='"mae"'))
-    found = training._training_request(given, "m", 4, DEFAULTS, start(tmp_path))
+    found = training.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
     assert found.compile == {"optimizer": "sgd", "loss": "mae"}
 
 
@@ -160,7 +160,7 @@ def test_a_new_loss_begins_without_the_metrics_of_the_parents(tmp_path):
 )
 def test_data_that_excludes_an_option_of_the_parent_leaves_it_out(tmp_path, role, name):
     given = pb.TrainSpec(data=[pb.DataArray(role=role, path="x.npy")])
-    found = training._training_request(given, "m", 4, DEFAULTS, start(tmp_path))
+    found = training.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
     assert not getattr(found, name)
 
 
@@ -172,7 +172,7 @@ def test_an_evaluation_of_a_checkpoint_measures_as_its_run_does(tmp_path):
 
 
 def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
-    request = training._training_request(pb.TrainSpec(), "m", 4, DEFAULTS)
+    request = training.training_request(pb.TrainSpec(), "m", 4, DEFAULTS)
     assert 0 <= request.seed < 2**31
     assert request == RunRequest(
         "m",
@@ -191,7 +191,7 @@ def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
         on_nan="stop",
         data_root="/data",
     )
-    seeds = {training._training_request(pb.TrainSpec(), "m", 4, DEFAULTS).seed for _ in range(4)}
+    seeds = {training.training_request(pb.TrainSpec(), "m", 4, DEFAULTS).seed for _ in range(4)}
     assert len(seeds) > 1
 
 
@@ -207,7 +207,7 @@ def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
     ],
 )
 def test_what_is_published_is_said_by_two_fields(fields, publish):
-    assert training._training_request(pb.TrainSpec(**fields), "m", 4, DEFAULTS).publish == publish
+    assert training.training_request(pb.TrainSpec(**fields), "m", 4, DEFAULTS).publish == publish
 
 
 def test_every_setting_of_an_evaluation_arrives():
@@ -263,7 +263,7 @@ def test_every_role_of_an_array_is_known_by_its_name(role):
 )
 def test_settings_that_are_none_are_told(fields, text):
     with pytest.raises(InvalidRequestError) as caught:
-        training._training_request(pb.TrainSpec(**fields), "m", 1, DEFAULTS)
+        training.training_request(pb.TrainSpec(**fields), "m", 1, DEFAULTS)
     assert str(caught.value).startswith(text)
     assert len(str(caught.value)) < 250
 
