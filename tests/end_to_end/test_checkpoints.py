@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from layerserve import (
     TrainingFailed,
     UnknownOutput,
 )
+from layerserve.cli import main
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_zoo.zoo import ZOO
@@ -218,6 +220,43 @@ def test_what_is_wrong_is_refused_by_name(client: Client, repository: Path, run:
         client.train("dense", X, Y, from_checkpoint=name, version=2)
     with pytest.raises(InvalidArgument, match="from_checkpoint: got 'a/b/c', expected RUN/CHECKPOINT"):
         client.train("dense", X, Y, from_checkpoint="a/b/c")
+
+
+def test_the_command_line_does_all_of_it(
+    client: Client, run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*words: str) -> dict[str, Any]:
+        assert main([*words, "--address", client.address, "--json"]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return found
+
+    assert main(["checkpoint", "list", run.id, "--address", client.address]) == 0
+    assert "e2s1" in capsys.readouterr().out
+    assert main(["checkpoint", "list", run.id, "--address", client.address, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert [one["id"] for one in listed] == ["e1", "e2s1", "e2", "e3s2", "e3"]
+    name = f"{run.id}/e3s2"
+    version = printed("checkpoint", "publish", name)["version"]
+    assert printed("checkpoint", "publish", name)["version"] == version
+    saved = printed("checkpoint", "download", name, str(tmp_path / "a.keras"))["path"]
+    assert_bit_for_bit(
+        load_model(saved).get_weights(),
+        load_model(client.download("dense", tmp_path / "b.keras", version=version)).get_weights(),
+    )
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "y.npy", Y)
+    outputs = printed("checkpoint", "predict", name, "-i", str(tmp_path / "x.npy"))["outputs"]
+    np.testing.assert_allclose(next(iter(outputs.values())), client.predict("dense", X, version=version), atol=1e-6)
+    # Flags that aren't given don't count as other settings.
+    arrays = ("--x", str(tmp_path / "x.npy"), "--y", str(tmp_path / "y.npy"))
+    longer = printed("train", "dense", *arrays, "--from-checkpoint", f"{run.id}/e2", "--detach")["run"]
+    client.run(longer).wait()
+    assert logged(client, client.run(longer))[-1].endswith("with the same data and settings")
+    other = printed(
+        "train", "dense", *arrays, "--from-checkpoint", f"{run.id}/e2", "--batch-size", "32", "--seed", "3", "--detach"
+    )["run"]
+    client.run(other).wait()
+    assert logged(client, client.run(other))[-1].endswith("with the same data and settings")
 
 
 def test_a_cancelled_run_keeps_its_checkpoints_until_they_are_deleted(client: Client, repository: Path) -> None:

@@ -26,6 +26,13 @@ VALUES = {
     **{"on_nan": "continue", "checkpoint_seconds": 0.0, "description": "why", "optimizer": '"sgd"', "loss": '"mse"'},
     **{"loss_weights": "[0.5]", "metrics": '["mae"]', "weighted_metrics": "[]", "max_seconds": 1.5},
     **{"max_memory_bytes": 2**40, "max_disk_bytes": 1},
+    **{
+        "checkpoint_every_epochs": 2,
+        "checkpoint_every_steps": 2**40,
+        "keep_checkpoints": 3,
+        "keep_best_checkpoints": 4,
+    },
+    **{"from_checkpoint": "r1/e2"},
 }
 GIVEN = {
     **VALUES,
