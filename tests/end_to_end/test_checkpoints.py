@@ -227,7 +227,7 @@ def test_the_command_line_does_all_of_it(
 ) -> None:
     def printed(*words: str) -> dict[str, Any]:
         assert main([*words, "--address", client.address, "--json"]) == 0
-        found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
         return found
 
     assert main(["checkpoint", "list", run.id, "--address", client.address]) == 0
