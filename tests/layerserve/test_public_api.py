@@ -66,6 +66,7 @@ PUBLIC = [
     "RunFile",
     "RunFinished",
     "RunInfo",
+    "RunPaused",
     "RunNotFound",
     "RunQueued",
     "RunResumed",
@@ -86,6 +87,7 @@ PUBLIC = [
     "UnknownError",
     "UnknownInput",
     "UnknownOutput",
+    "VersionConflict",
     "VersionNotFound",
 ]
 

@@ -19,6 +19,7 @@ from layerserve.options.kinds import (
     Flag,
     Key,
     Log,
+    Lora,
     Metadata,
     Patterns,
     Publication,
@@ -59,6 +60,13 @@ class RunOptions:
     )
     unfreeze: str | Sequence[str] = option(
         (), Patterns(), "Layers to train although `freeze` names them.", otherwise="none", continues=True
+    )
+    lora: Any = option(
+        None,
+        Lora(),
+        'Train matrices of this rank in place of kernels: {"rank": 8, "alpha": 16, "layers": ["dense_*"]}.',
+        otherwise="whole kernels",
+        continues=True,
     )
     callbacks: Any = option(
         None, Callbacks(), "Callbacks, such as EarlyStopping.", otherwise="none", flags=["--callback"], continues=True

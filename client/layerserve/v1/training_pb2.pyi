@@ -396,6 +396,7 @@ class TrainSpec(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    LORA_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     EXPECTED_BASE_VERSION_FIELD_NUMBER: _builtins.int
@@ -465,6 +466,12 @@ class TrainSpec(_message.Message):
     goes on exactly: the weights are those of a run that trained that long at once. With others the order of rows starts
     anew, and a `log` event says why; it also names what of the optimizer's state isn't kept. Errors: NOT_FOUND (run or
     checkpoint), INVALID_ARGUMENT (another model, or a text that is no checkpoint).
+    """
+    lora: _builtins.str
+    """LoRA, as JSON ({"rank": 8, "alpha": 16, "layers": ["dense_*"], "keep": true}): the kernels of the layers that the patterns
+    match are frozen, and alpha / rank times the product of two matrices of this rank is trained instead. Default of alpha:
+    the rank; of layers: all Dense, EinsumDense, Embedding and convolutions; of keep: false, the result is published with
+    merged kernels. Default: no LoRA.
     """
     idempotency_key: _builtins.str
     """A key that the client makes up for this run, of 1 to 128 letters, digits, '.', '_', ':' and '-': a call with the key of an
@@ -551,6 +558,7 @@ class TrainSpec(_message.Message):
         format: _tensor_pb2.ModelFormat.ValueType = ...,
         from_checkpoint: _builtins.str = ...,
         checkpoints: Global___CheckpointPolicy | None = ...,
+        lora: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         expected_base_version: _builtins.int = ...,
@@ -559,7 +567,7 @@ class TrainSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "from_checkpoint", b"from_checkpoint", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "from_checkpoint", b"from_checkpoint", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive.json_text import JsonError, json_value
-from layerserve.options.kinds import Callbacks, ClassWeight, Json
+from layerserve.options.kinds import Callbacks, ClassWeight, Json, Lora
 from layerserve.options.option import Option
 from layerserve.options.training import BUDGET, COMPILE, RUN, Budget
 from layerserve.v1 import training_pb2 as pb
@@ -30,6 +30,7 @@ from layerserve_server.training import events
 from layerserve_server.training.budget import text_room
 from layerserve_server.training.continuation import Start, merged
 from layerserve_server.training.events import Event, Logs
+from layerserve_server.training.lora import lora_settings
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.files import RunFile, chunks, listed, opened
@@ -316,6 +317,8 @@ def _value(option: Option, value: Any) -> Any:
     read = parsed_json(value, option.name)
     if isinstance(option.kind, Callbacks):
         return _callbacks(read)
+    if isinstance(option.kind, Lora):
+        return lora_settings(read)
     return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
 
 

@@ -20,7 +20,7 @@ from layerserve_server.inference.runner import Array, ModelRunner, load_plugins
 from layerserve_server.repository.publishing import link_file
 from layerserve_server.training.continuation import STATE, Start
 from layerserve_server.training.conversion import Converter, failed, saved
-from layerserve_server.training.model import placeholders, prepare_model
+from layerserve_server.training.model import as_published, placeholders, prepare_model
 from layerserve_server.training.request import Role, RunRequest
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def build(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The job: saves the model of a checkpoint. Returns {"file"}, or what `failed` does."""
     os.nice(10)
     try:
-        return {"file": saved(_model(arguments), arguments)}
+        request, model = _model(arguments)
+        with as_published(model, request):
+            return {"file": saved(model, arguments)}
     except Exception as error:
         return failed(error)
 
@@ -117,20 +119,21 @@ def predict(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The job: computes outputs, and writes their elements to files. Returns {"outputs"}, or what `failed` does."""
     os.nice(10)
     try:
-        model = _model(arguments)
+        request, model = _model(arguments)
         runner = ModelRunner(cast("Any", model))
         plan = runner.plan(arguments["outputs"])
         folder = Path(arguments["folder"])
         given = [(one["name"], _read(folder / f"{index}.in", one)) for index, one in enumerate(arguments["inputs"])]
         names = tuple(arguments["outputs"]) or tuple(spec.name for spec in plan.output_specs)
-        results = runner(names, admit(plan, model.input_specs, given).arrays)
+        with as_published(model, request):
+            results = runner(names, admit(plan, model.input_specs, given).arrays)
         return {"outputs": [_write(folder / f"{i}.out", name, results[name]) for i, name in enumerate(names)]}
     except Exception as error:
         return failed(error)
 
 
-def _model(arguments: Mapping[str, Any]) -> Model:
-    """Returns the model that a run has at its end, if it ends at the checkpoint in the folder."""
+def _model(arguments: Mapping[str, Any]) -> tuple[RunRequest, Model]:
+    """Returns the run's request, and the model that a run has at its end, if it ends at the checkpoint in the folder."""
     import torch
     from layergraph import load_model
     from layergraph.training.checkpoint import read_whole
@@ -139,11 +142,11 @@ def _model(arguments: Mapping[str, Any]) -> Model:
     torch.set_num_threads(1)
     load_plugins()
     request = RunRequest.from_json(arguments["request"])
-    model = load_model(Path(arguments["base"]))
+    model = load_model(Path(arguments["base"]), keep_lora=True)
     prepare_model(model, request)
     _resolve(model, request)
     finished_model(model, read_whole(Path(arguments["folder"]) / STATE))
-    return model
+    return request, model
 
 
 def _resolve(model: Model, request: RunRequest) -> None:

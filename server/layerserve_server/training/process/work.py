@@ -29,6 +29,7 @@ from layerserve_server.training.model import (
     fit_arguments,
     prepare_model,
     result_format,
+    save_result,
 )
 from layerserve_server.training.process import starting
 from layerserve_server.training.process.checkpoints import RunCheckpoints
@@ -166,7 +167,7 @@ def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]
     """Returns the base version's file, its model prepared for the request, and the data."""
     _set_up_torch(request)
     base = find_model(folder / BASE)
-    model = load_model(base)
+    model = load_model(base, keep_lora=True)
     prepare_model(model, request)
     if request.device != "cpu":
         model.to(gpu(request.device))
@@ -193,7 +194,7 @@ def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventW
         writer.write(events.Log(f"the best epoch is {best[0].epoch}"))
         restore_model(model, read_whole(kept.path(best[0].id)))
     if best or saved is None:
-        model.save(result, generation=format.generation)
+        save_result(model, result, request, format)
         return result
     writer.write(events.Log(f"the best epoch is {saved['epoch']}"))
     # A hard link, not a move: a process that is killed now and resumed needs the file again.
