@@ -13,6 +13,7 @@
 """
 
 from layerserve.async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
+from layerserve.checkpoints import Checkpoint
 from layerserve.client import Client, PreparedCall, TrainingRun
 from layerserve.connection import TLS
 from layerserve.dataset_array import DatasetArray
@@ -21,6 +22,7 @@ from layerserve.errors import (
     Aborted,
     AlreadyExists,
     Cancelled,
+    CheckpointNotFound,
     ClientClosed,
     DataLoss,
     DatasetNotFound,
@@ -58,6 +60,7 @@ from layerserve.errors import (
     VersionNotFound,
 )
 from layerserve.events import (
+    CheckpointKept,
     EpochEnd,
     LogLine,
     RunAccepted,
@@ -89,6 +92,9 @@ __all__ = [
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointKept",
+    "CheckpointNotFound",
     "Client",
     "ClientClosed",
     "DataLoss",

@@ -41,6 +41,7 @@ from layerserve.prediction import Prediction, Signatures
 from layerserve.prediction_feed import PredictionFeed
 from layerserve.prepared import RequestForm, prepare
 from layerserve.progress import PlainProgress
+from layerserve.run_checkpoints import Checkpoints
 from layerserve.run_control import RunControl
 from layerserve.run_feed import RunFeed
 from layerserve.run_files import RunFile, download_file, list_files
@@ -64,7 +65,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class Client(Datasets, Management, Sweeping):
+class Client(Datasets, Management, Checkpoints, Sweeping):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

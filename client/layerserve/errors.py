@@ -13,7 +13,8 @@
     │   ├── LabelNotFound
     │   ├── LayerNotFound             also a KeyError
     │   ├── RunNotFound
-    │   └── DatasetNotFound           or none that the caller may see
+    │   ├── DatasetNotFound           or none that the caller may see
+    │   └── CheckpointNotFound
     ├── AlreadyExists
     ├── FailedPrecondition
     │   ├── ModelNotReady             the version failed to load
@@ -185,6 +186,12 @@ class DatasetNotFound(NotFound):
     """The server has no dataset with this id, or none that the caller may see."""
 
     code = "dataset_not_found"
+
+
+class CheckpointNotFound(NotFound):
+    """The run keeps no checkpoint with this id."""
+
+    code = "checkpoint_not_found"
 
 
 class AlreadyExists(LayerserveError):
@@ -402,6 +409,7 @@ CODES: dict[str, type[LayerserveError]] = {
         LayerNotFound,
         RunNotFound,
         DatasetNotFound,
+        CheckpointNotFound,
         ModelNotReady,
         NotCompiled,
         RunElsewhere,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from layerserve.v1 import (
+    checkpoints_pb2,
     datasets_pb2,
     graph_pb2,
     management_pb2,
@@ -52,6 +53,7 @@ _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
 _DATASETS = "layerserve.v1.DatasetService"
 _MANAGEMENT = "layerserve.v1.ManagementService"
+_CHECKPOINTS = "layerserve.v1.CheckpointService"
 _SWEEPS = "layerserve.v1.SweepService"
 
 PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse, repeatable=True)
@@ -162,6 +164,40 @@ DELETE_VERSION = Method(
 )
 DELETE_MODEL = Method(_MANAGEMENT, "DeleteModel", management_pb2.DeleteModelRequest, management_pb2.DeleteModelResponse)
 
+LIST_CHECKPOINTS = Method(
+    _CHECKPOINTS,
+    "ListCheckpoints",
+    checkpoints_pb2.ListCheckpointsRequest,
+    checkpoints_pb2.ListCheckpointsResponse,
+    repeatable=True,
+)
+DOWNLOAD_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "DownloadCheckpoint",
+    checkpoints_pb2.DownloadCheckpointRequest,
+    checkpoints_pb2.DownloadCheckpointResponse,
+    streams_replies=True,
+)
+PUBLISH_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "PublishCheckpoint",
+    checkpoints_pb2.PublishCheckpointRequest,
+    checkpoints_pb2.PublishCheckpointResponse,
+)
+PREDICT_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "PredictCheckpoint",
+    checkpoints_pb2.PredictCheckpointRequest,
+    checkpoints_pb2.PredictCheckpointResponse,
+    repeatable=True,
+)
+DELETE_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "DeleteCheckpoint",
+    checkpoints_pb2.DeleteCheckpointRequest,
+    checkpoints_pb2.DeleteCheckpointResponse,
+)
+
 METHODS: tuple[Method[Message, Message], ...] = (
     PREDICT,
     PREDICT_STREAM,
@@ -199,6 +235,11 @@ METHODS: tuple[Method[Message, Message], ...] = (
     SET_CANARY,
     DELETE_VERSION,
     DELETE_MODEL,
+    LIST_CHECKPOINTS,
+    DOWNLOAD_CHECKPOINT,
+    PUBLISH_CHECKPOINT,
+    PREDICT_CHECKPOINT,
+    DELETE_CHECKPOINT,
 )  # type: ignore[assignment]  # a Method is read-only, so it may be treated as covariant
 
 CREATE_SWEEP = Method(_SWEEPS, "CreateSweep", sweeps_pb2.CreateSweepRequest, sweeps_pb2.CreateSweepResponse)

@@ -12,7 +12,7 @@ from layerserve.events import Logs, RunFinished
 from layerserve.flow import Flow, call
 from layerserve.methods import GET_DATASET
 from layerserve.model_info import model_spec
-from layerserve.options.option import check_names, fill
+from layerserve.options.option import Option, check_names, fill
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Signature, Signatures, fetch_signature
 from layerserve.run_feed import RunFeed
@@ -36,7 +36,7 @@ def train(
     """Flow that starts a run. Arguments are checked before anything is sent."""
     check_names("train", TRAIN, options)
     spec = TrainSpec(model=model_spec(model, version, label))
-    fill(spec, TRAIN, options)
+    fill(spec, _written(TRAIN, options), options)
     if spec.validation_split and validation_data is not None:
         raise InvalidArgument("validation_split and validation_data: got both, expected one of the two")
     for name, value in (("publish_label", spec.publish_label), ("publish_if_improved", spec.publish_if_improved)):
@@ -64,7 +64,7 @@ def evaluate(
     """Flow that evaluates a model and returns the logs."""
     check_names("evaluate", EVALUATE, options)
     spec = EvaluateSpec(model=model_spec(model, version, label))
-    fill(spec, EVALUATE, options)
+    fill(spec, _written(EVALUATE, options), options)
     signature = yield from fetch_signature(signatures, spec.model)
     arrays = yield from _arrays(signature, dataset, x, y, sample_weight, None, validates=False)
     spec.data.extend(array.announcement() for array in arrays)
@@ -98,3 +98,9 @@ def _arrays(
             raise InvalidArgument(f"{name}: got it with a dataset, expected one of the two; see DatasetArray")
     reply = yield from call(GET_DATASET, GetDatasetRequest(dataset_id=dataset))
     return dataset_arrays(read_dataset(reply.dataset), signature.inputs, signature.outputs, validates=validates)
+
+
+def _written(options: Sequence[Option], given: Mapping[str, object]) -> list[Option]:
+    """Returns the options to write. A run that goes on from a checkpoint has others from the checkpoint's run."""
+    continues = given.get("from_checkpoint") is not None
+    return [option for option in options if option.name in given or not (continues and option.continues)]

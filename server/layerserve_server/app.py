@@ -23,6 +23,7 @@ from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threa
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.watching import Watcher
+from layerserve_server.services.checkpoints import CheckpointService
 from layerserve_server.services.dataset_arrays import run_using
 from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
@@ -35,6 +36,7 @@ from layerserve_server.services.tensorflow_serving.metadata import MetadataServi
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
+from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.dry_run import DryRun, DryRuns
 from layerserve_server.training.process.warm_parent import WarmParent
@@ -116,6 +118,7 @@ class App:
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(ManagementService(manager).routes())
+        routes.add(CheckpointService(self.repository, self.runs, CheckpointModels(converter)).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings), self.datasets).routes())
         routes.add(SweepService(self.repository, self.sweeps, run_defaults(settings), self.datasets).routes())
         samples, trains = settings.state_folder / "samples", settings.training_slots > 0

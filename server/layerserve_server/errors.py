@@ -7,7 +7,8 @@ ServerError
 │   ├── UnknownLabelError
 │   ├── UnknownLayerError
 │   ├── UnknownRunError
-│   └── UnknownDatasetError
+│   ├── UnknownDatasetError
+│   └── UnknownCheckpointError
 ├── InvalidRequestError         the request can't be parsed, or doesn't match the model
 │   ├── InvalidTensorError
 │   ├── UnknownInputError
@@ -93,6 +94,12 @@ class UnknownDatasetError(NotFoundError):
     """No dataset has this id, or none that the caller may see."""
 
     reason = "dataset_not_found"
+
+
+class UnknownCheckpointError(NotFoundError):
+    """The run keeps no checkpoint of this id."""
+
+    reason = "checkpoint_not_found"
 
 
 class InvalidRequestError(ServerError):

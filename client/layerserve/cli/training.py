@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from layerserve.cli.array_files import read_arrays
-from layerserve.cli.flags import flags, pairs, read_flags
+from layerserve.cli.flags import flags, given_flags, pairs
 from layerserve.cli.history_plot import check_plot, print_plot, save_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.model_specs import ModelSpecs
@@ -90,7 +90,7 @@ def train(
     pause` pauses it, `layerserve resume` resumes one that was paused or interrupted.
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
-    started, step, epoch, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
+    started, step, epoch, checkpoint, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
     """
     x, y = _of_one_file(context, x, y, data, dataset)
     if validation_x or validation_y or validation_data:
@@ -115,7 +115,7 @@ def train(
             dataset=dataset,
             version=version,
             label=label,
-            **cast(TrainKeywords, read_flags(TRAIN, options | ({"publish": "best"} if best else {}))),
+            **cast(TrainKeywords, given_flags(context, TRAIN, options | ({"publish": "best"} if best else {}))),
         )
         if not detach:
             _follow(run, as_json, plot)
@@ -153,7 +153,7 @@ def evaluate(
             dataset=dataset,
             version=version,
             label=label,
-            **cast(EvaluateKeywords, read_flags(EVALUATE, options)),
+            **cast(EvaluateKeywords, given_flags(context, EVALUATE, options)),
         )
     if as_json:
         print_json(logs)
@@ -206,7 +206,8 @@ def _print_events(run: TrainingRun) -> RunCancelled | None:
 def _event_name(event: TrainingEvent) -> str:
     """Returns the name of an event in the protocol: RunAccepted -> accepted, StepProgress -> step, LogLine -> log."""
     name = type(event).__name__
-    return {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log"}.get(name, name.removeprefix("Run").lower())
+    names = {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log", "CheckpointKept": "checkpoint"}
+    return names.get(name, name.removeprefix("Run").lower())
 
 
 def _print_history(run: TrainingRun) -> None:
@@ -244,8 +245,8 @@ def runs(
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority", "workers", "owner", "metadata", "caller", "withheld", "publishable", "stopped",
-    "idempotency_key", "sweep", "trial"}]}.
+    "resumable", "resumed", "priority", "workers", "owner", "parent", "from_checkpoint", "metadata", "caller",
+    "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(

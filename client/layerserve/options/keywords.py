@@ -57,6 +57,16 @@ class TrainKeywords(TypedDict, total=False):
     """Keep outputs of frozen layers for all epochs, if exact; with 'on' a run that can't is refused."""
     checkpoint_seconds: float | None
     """Seconds between two checkpoints, from which an interrupted run goes on."""
+    checkpoint_every_epochs: int | None
+    """Keep a checkpoint after every so many epochs."""
+    checkpoint_every_steps: int | None
+    """Keep a checkpoint after every so many steps."""
+    keep_checkpoints: int | None
+    """Number of the newest of these checkpoints to keep."""
+    keep_best_checkpoints: int | None
+    """Number of epochs, the best in `monitor`, whose checkpoints to keep."""
+    from_checkpoint: str | None
+    """Checkpoint to go on from: RUN/CHECKPOINT, RUN/best or RUN."""
     description: str
     """Text to keep with the run."""
     metadata: Mapping[str, str] | None
@@ -98,6 +108,8 @@ class EvaluateKeywords(TypedDict, total=False):
 
     batch_size: int
     """Rows in a step."""
+    from_checkpoint: str | None
+    """Checkpoint to go on from: RUN/CHECKPOINT, RUN/best or RUN."""
     description: str
     """Text to keep with the run."""
     metadata: Mapping[str, str] | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,13 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.idempotency import IdempotencyKeys
-from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
+from layerserve_server.services.messages import dtype_name, model_spec, parse, timestamp
 from layerserve_server.services.run_changes import RunChanges, counted
 from layerserve_server.services.run_list import page, selected
+from layerserve_server.services.starts import base_of, start_of
 from layerserve_server.training import events
 from layerserve_server.training.budget import text_room
+from layerserve_server.training.continuation import Start, merged
 from layerserve_server.training.events import Event, Logs
 from layerserve_server.training.lora import lora_settings
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
@@ -119,7 +121,7 @@ class TrainingService:
     def train(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Train: creates a run, receives its data, and yields its events until it ends.
 
-        Raises as `messages.lease`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
+        Raises as `start_of`, `base_of`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
         """
         return self._execute(stream, pb.TrainRequest, pb.TrainResponse, training_request)
 
@@ -132,7 +134,7 @@ class TrainingService:
         stream: Stream,
         kind: type[pb.TrainRequest] | type[pb.EvaluateRequest],
         reply: type[pb.TrainResponse] | type[pb.EvaluateResponse],
-        read: Callable[[Any, str, int, RunDefaults], RunRequest],
+        read: Callable[[Any, str, int, RunDefaults, Start | None], RunRequest],
     ) -> AsyncGenerator[bytes, None]:
         message = parse(kind, await stream.first())
         if message.WhichOneof("part") != "spec":
@@ -141,11 +143,12 @@ class TrainingService:
         caller = stream.caller.name if stream.caller.named else ""
 
         def begin() -> Run:
-            with lease(self._repository, stream.caller, "train", message.spec.model) as base:
+            start = start_of(self._runs, stream.caller, message.spec)
+            with base_of(self._repository, stream.caller, message.spec.model, start) as base:
                 stream.about(base.name, base.version)
-                request = replace(read(message.spec, base.name, base.version, self._defaults), caller=caller)
-                request = with_datasets(request, self._datasets, stream.caller)
-                run = self._runs.begin(request, base, lambda: not stream.listens())
+                request = read(message.spec, base.name, base.version, self._defaults, start)
+                request = with_datasets(replace(request, caller=caller), self._datasets, stream.caller)
+                run = self._runs.begin(request, base, lambda: not stream.listens(), start)
             try:
                 use_datasets(request, self._datasets)
             except ServerError as error:
@@ -284,7 +287,9 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
 # Conversion of requests.
 
 
-def training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+def training_request(
+    spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults, start: Start | None = None
+) -> RunRequest:
     """Converts the spec of a training run. Raises InvalidRequestError or InvalidTensorError if it is invalid."""
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
@@ -292,15 +297,25 @@ def training_request(spec: pb.TrainSpec, model: str, version: int, defaults: Run
     budget = Budget(**_options(BUDGET, spec))
     view = View(**_options(VIEW, spec))
     options = filled | _options(RUN, spec)
-    return RunRequest(**_common(spec, model, version, defaults), **options, budget=budget, view=view)
+    request = RunRequest(**_common(spec, model, version, defaults), **options, budget=budget, view=view)
+    return request if start is None else _continued(request, start, _options(RUN, spec))
 
 
-def _evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+def _evaluation_request(
+    spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults, start: Start | None = None
+) -> RunRequest:
     options = _options((option for option in RUN if option.evaluates), spec)
-    view = View(**_options(VIEW, spec))
-    return RunRequest(
-        **_common(spec, model, version, defaults), **options, view=view, kind=Kind.EVALUATION, publish=False
-    )
+    common, view = _common(spec, model, version, defaults), View(**_options(VIEW, spec))
+    request = RunRequest(**common, **options, view=view, kind=Kind.EVALUATION, publish=False)
+    return request if start is None else _continued(request, start, options)
+
+
+def _continued(request: RunRequest, start: Start, given: Mapping[str, Any]) -> RunRequest:
+    """Returns the request of a run that begins with a checkpoint: what isn't given is as in the checkpoint's run."""
+    taken_over = start.taken_over(request.kind, {array.role for array in request.data})
+    changes: dict[str, Any] = {name: value for name, value in taken_over.items() if name not in given}
+    changes["compile"] = merged(start.request.compile, request.compile)
+    return replace(request, version=start.request.version, from_checkpoint=start.name, **changes)
 
 
 def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) -> dict[str, Any]:
@@ -439,6 +454,9 @@ def _event(run: Run, event: Event, *, found: bool = False) -> pb.TrainEvent:
         message.paused.CopyFrom(pb.RunPaused(epoch=what.epoch, step=what.step, reason=what.reason))
     elif isinstance(what, events.Resumed):
         message.resumed.CopyFrom(pb.RunResumed(epoch=what.epoch, step=what.step))
+    elif isinstance(what, events.Checkpoint):
+        kept = pb.CheckpointKept(checkpoint_id=what.id, epoch=what.epoch, step=what.step, bytes=what.bytes)
+        message.checkpoint.CopyFrom(kept)
     else:
         message.cancelled.CopyFrom(pb.RunCancelled(epoch=what.epoch))
     return message
@@ -465,13 +483,15 @@ def _run(run: Run, owner: str = "") -> pb.Run:
     request, log = run.request, run.log
     started = log.newest(events.Started)
     finished = log.newest(events.Finished)
+    parent, _, checkpoint = (request.from_checkpoint or "").partition("/")
     message = pb.Run(
         id=run.id,
         state=STATES[run.state],
         base=model_spec(request.model, request.version),
         reason=_reason(run),
         epochs_done=run.epochs_done,
-        epochs=request.epochs,
+        # A run that goes on from a checkpoint counts the epochs before it, too.
+        epochs=started.epochs if started else request.epochs,
         steps_done=0 if log.ended else run.position[1],
         steps_per_epoch=started.steps_per_epoch if started else 0,
         logs=_logs(run.logs),
@@ -483,6 +503,8 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         priority=run.priority,
         workers=request.workers,
         owner=owner,
+        parent=parent,
+        from_checkpoint=checkpoint,
         metadata=run.metadata,
         caller=request.caller,
         withheld=finished.withheld if finished else "",

@@ -28,6 +28,7 @@ from layerserve_server.inference.admission import fit_dtype, fit_shape, names
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.training import data_root, views
+from layerserve_server.training.checkpoint_policy import check_policy
 from layerserve_server.training.data_files.arrays import MAX_AXES
 from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
@@ -88,6 +89,7 @@ def checked(
     if checked_request.kept_bytes > max_bytes:
         raise TooLargeError(f"the data has {checked_request.kept_bytes} bytes, expected at most {max_bytes}")
     _check_publication(checked_request)
+    check_policy(checked_request)
     return checked_request
 
 
@@ -110,6 +112,7 @@ def _check_lengths(request: RunRequest) -> None:
         ("data", len(request.data), MAX_ARRAYS, "arrays"),
         ("monitor", len(request.monitor or ()), MAX_TEXT, "characters"),
         ("publish_label", len(request.publish_label or ()), MAX_TEXT, "characters"),
+        ("from_checkpoint", len(request.from_checkpoint or ()), MAX_TEXT, "characters"),
         ("publish_if_improved", len(request.publish_if_improved or ()), MAX_TEXT, "characters"),
         ("freeze", len(request.freeze), MAX_PATTERNS, "patterns"),
         ("unfreeze", len(request.unfreeze), MAX_PATTERNS, "patterns"),
