@@ -182,7 +182,7 @@ swaps: $(STAMP) ## Upload, roll back, label and delete versions while eight clie
 	$(TESTS) $(BIN)/python tests/proofs/managed_swaps.py $(ARGS)
 
 .PHONY: http-clients
-http-clients: $(STAMP) ## Compare answers over HTTP with gRPC's: Triton's, KServe's client, requests (ARGS="MODELS --triton PYTHON --kserve PYTHON")
+http-clients: $(STAMP) ## Compare answers over HTTP with the SDK's: Triton's client, KServe's (also over gRPC), requests (ARGS="MODELS --triton PYTHON --kserve PYTHON")
 	$(TESTS) $(BIN)/python tests/proofs/compare_http.py $(ARGS)
 
 .PHONY: kills

@@ -34,7 +34,9 @@ from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.dry_run import DryRun, DryRuns
 from layerserve_server.training.process.warm_parent import WarmParent
-from layerserve_server.training.runs.registry import TRAINER, RunLimits, Runs
+from layerserve_server.training.runs.execution import TRAINER
+from layerserve_server.training.runs.limits import RunLimits
+from layerserve_server.training.runs.registry import Runs
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, ModelLoader, make_imports

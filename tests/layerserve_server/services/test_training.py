@@ -590,7 +590,7 @@ def abandon_server(app):
     for run in app.runs.list():
         run.disown()
         run.process = SimpleNamespace(wait=run.process.wait, pid=run.process.pid, signal=lambda number: None)
-    app.runs._conclude = lambda run: None
+    app.runs._endings.conclude = lambda run: None
 
 
 def test_a_run_whose_process_lives_is_taken_over_and_published(put, start, connect, tmp_path):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import secrets
-import socket
 import time
 from dataclasses import dataclass, field
 from enum import Enum
-from io import TextIOWrapper
 from pathlib import Path
 
 from layerserve_server.training import events
@@ -18,9 +14,9 @@ from layerserve_server.training.events import LAST, EventLog, Logs
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import BASE
+from layerserve_server.training.runs.owner import FolderOwner
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{4}-[0-9a-f]{8}")
-OWNER_LOCK = "owner.lock"
 
 
 class RunState(Enum):
@@ -55,11 +51,12 @@ class Run:
     cancelled_at: float | None = None
     #: Which limit of its budget it exceeded, as a text; empty if none.
     overspent: str = ""
-    _owner: TextIOWrapper | None = None
     process: TrainingProcess = field(init=False)
+    _ownership: FolderOwner = field(init=False)
 
     def __post_init__(self) -> None:
         self.process = TrainingProcess(self.folder)
+        self._ownership = FolderOwner(self.folder)
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -72,37 +69,21 @@ class Run:
 
     def own(self) -> bool:
         """Makes this server the run's owner. Returns False if another server owns it. Raises OSError."""
-        # Not "w", which would empty the file, with the other server's name, before the lock is acquired.
-        file = (self.folder / OWNER_LOCK).open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            return False
-        file.truncate(0)
-        file.write(f"host {socket.gethostname()}, process {os.getpid()}")
-        file.flush()
-        self._owner = file
-        return True
+        return self._ownership.acquire()
 
     @property
     def owned(self) -> bool:
         """Whether this server owns the run."""
-        return self._owner is not None
+        return self._ownership.held
 
     @property
     def owner(self) -> str:
         """The server that owns the run, or owned it last: "host NAME, process ID", or "unknown"."""
-        try:
-            return (self.folder / OWNER_LOCK).read_text() or "unknown"
-        except OSError:
-            return "unknown"
+        return self._ownership.name
 
     def disown(self) -> None:
         """Releases the ownership, if this server owns the run."""
-        if self._owner is not None:
-            self._owner.close()
-            self._owner = None
+        self._ownership.release()
 
     def is_active_again(self) -> bool:
         """Whether a run that had ended was resumed by another server. Reads new events."""
