@@ -22,7 +22,7 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_(channel|management)\b", r"\1"),
+    (r"\basync_(channel|management|online)\b", r"\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -47,9 +47,16 @@ def management() -> str:
     return _header("async_management.py") + blocking((PACKAGE / "async_management.py").read_text("utf-8"))
 
 
+def online() -> str:
+    """online.py."""
+    return _header("async_online.py") + blocking((PACKAGE / "async_online.py").read_text("utf-8"))
+
+
 def keywords() -> str:
     """options/keywords.py."""
-    from layerserve.options.training import EVALUATE, TRAIN  # with client.py as it was written just before
+    # With client.py as it was written just before.
+    from layerserve.options.online import ONLINE
+    from layerserve.options.training import EVALUATE, TRAIN
 
     lines = [
         _header("training.py"),
@@ -58,7 +65,7 @@ def keywords() -> str:
         "from collections.abc import Mapping, Sequence",
         "from typing import Any, TypedDict",
     ]
-    for function, options in (("train", TRAIN), ("evaluate", EVALUATE)):
+    for function, options in (("train", TRAIN), ("evaluate", EVALUATE), ("online", ONLINE)):
         lines.append(f"class {function.title()}Keywords(TypedDict, total=False):")
         lines.append(f'    """Options of `{function}`."""')
         for option in options:
@@ -69,6 +76,7 @@ def keywords() -> str:
 #: The files, by path in the package. The last needs the others.
 FILES: dict[str, Callable[[], str]] = {
     "management.py": management,
+    "online.py": online,
     "client.py": client,
     "options/keywords.py": keywords,
 }

@@ -13,6 +13,7 @@
 """
 
 from layerserve.async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
+from layerserve.async_online import AsyncOnlineSession
 from layerserve.client import Client, PreparedCall, TrainingRun
 from layerserve.connection import TLS
 from layerserve.errors import (
@@ -42,6 +43,7 @@ from layerserve.errors import (
     QuotaExceeded,
     RunElsewhere,
     RunNotFound,
+    TakenOver,
     TokenExpired,
     TrainingCancelled,
     TrainingFailed,
@@ -69,6 +71,7 @@ from layerserve.events import (
 from layerserve.model_changes import ModelChange
 from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
+from layerserve.online import OnlineSession
 from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
@@ -80,6 +83,7 @@ __all__ = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
@@ -110,6 +114,7 @@ __all__ = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
+    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -130,6 +135,7 @@ __all__ = [
     "RunStarted",
     "ServerFile",
     "StepProgress",
+    "TakenOver",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",

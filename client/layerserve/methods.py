@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from layerserve.v1 import graph_pb2, management_pb2, models_pb2, prediction_pb2, training_pb2
+from layerserve.v1 import graph_pb2, management_pb2, models_pb2, online_pb2, prediction_pb2, training_pb2
 
 
 class Message(Protocol):
@@ -42,6 +42,7 @@ _PREDICTION = "layerserve.v1.PredictionService"
 _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
+_ONLINE = "layerserve.v1.OnlineTrainingService"
 _MANAGEMENT = "layerserve.v1.ManagementService"
 
 PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse, repeatable=True)
@@ -106,6 +107,15 @@ DOWNLOAD_RUN_FILE = Method(
     streams_replies=True,
 )
 
+TRAIN_ONLINE = Method(
+    _ONLINE,
+    "TrainOnline",
+    online_pb2.TrainOnlineRequest,
+    online_pb2.TrainOnlineResponse,
+    streams_requests=True,
+    streams_replies=True,
+)
+
 UPLOAD_MODEL = Method(
     _MANAGEMENT,
     "UploadModel",
@@ -146,6 +156,7 @@ METHODS: tuple[Method[Message, Message], ...] = (
     DELETE_RUN,
     LIST_RUN_FILES,
     DOWNLOAD_RUN_FILE,
+    TRAIN_ONLINE,
     UPLOAD_MODEL,
     LOAD_MODEL,
     UNLOAD_MODEL,

@@ -25,6 +25,7 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
+from layerserve_server.services.online import OnlineTrainingService
 from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
@@ -95,7 +96,10 @@ class App:
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(ManagementService(manager).routes())
-        routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
+        defaults = run_defaults(settings)
+        routes.add(TrainingService(self.repository, self.runs, defaults).routes())
+        online = OnlineTrainingService(self.repository, self.runs, defaults, settings.online_idle_seconds)
+        routes.add(online.routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
@@ -248,6 +252,7 @@ def run_limits(settings: Settings) -> RunLimits:
         auto_resume=settings.training_resume == "auto",
         max_workers=settings.max_workers,
         max_written=settings.max_written_bytes,
+        sessions=settings.max_online_sessions,
     )
 
 

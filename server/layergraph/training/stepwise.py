@@ -13,7 +13,7 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.strings import Strings
 from layergraph.training import data
 from layergraph.training.compile import Compiled
-from layergraph.training.data import Array, Batch, Data
+from layergraph.training.data import Batch, Data
 from layergraph.training.data_adapter import adapt_data, model_device
 from layergraph.training.loop import Loop, new_generator
 from layergraph.training.metrics.metric import Result

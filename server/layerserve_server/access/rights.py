@@ -20,6 +20,7 @@ _SERVICES: dict[str, dict[Right, str]] = {
         "train": "Train Evaluate CancelRun ResumeRun DeleteRun",
         "read": "WatchRun GetRun ListRuns ListRunFiles DownloadRunFile",
     },
+    "layerserve.v1.OnlineTrainingService": {"train": "TrainOnline"},
     "grpc.health.v1.Health": {"open": "Check List Watch"},
     "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},
     "grpc.reflection.v1alpha.ServerReflection": {"read": "ServerReflectionInfo"},

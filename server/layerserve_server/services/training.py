@@ -55,6 +55,7 @@ STATES: dict[RunState, pb.RunState.ValueType] = {
 KINDS: dict[Kind, pb.RunKind.ValueType] = {
     Kind.TRAINING: pb.RUN_KIND_TRAINING,
     Kind.EVALUATION: pb.RUN_KIND_EVALUATION,
+    Kind.ONLINE: pb.RUN_KIND_ONLINE,
 }
 #: Maximum number of concurrent uploads, in total and per client address. Each run has a copy of its model on disk.
 MAX_UPLOADS = 64
@@ -137,7 +138,7 @@ class TrainingService:
             return run
 
         with self._uploads.occupy(stream.peer):
-            run = await stream.blocking(partial(_counted, stream.caller, begin))
+            run = await stream.blocking(partial(counted, stream.caller, begin))
             accepted = run.log.events[0]
             try:
                 yield reply(event=_event(run, accepted)).SerializeToString()
@@ -188,7 +189,7 @@ class TrainingService:
         """Handles ResumeRun. Raises as `Runs.resume` and `Quota.run` do."""
         request = parse(pb.ResumeRunRequest, call.request)
         self._get(call.caller, "train", request.run_id)
-        run = _counted(call.caller, lambda: self._runs.resume(request.run_id))
+        run = counted(call.caller, lambda: self._runs.resume(request.run_id))
         call.reply(pb.ResumeRunResponse(run=_run(run)).SerializeToString)
 
     def delete_run(self, call: Call) -> None:
@@ -246,7 +247,7 @@ class TrainingService:
         await stream.blocking(lambda: self._runs.enqueue(run))
 
 
-def _counted(caller: Caller, begin: Callable[[], Run]) -> Run:
+def counted(caller: Caller, begin: Callable[[], Run]) -> Run:
     """Begins a run that counts for the caller's quota."""
     return begin() if caller.quota is None else caller.quota.run(begin, lambda run: run.log.ended)
 
@@ -281,16 +282,27 @@ def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: Ru
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
-    budget = Budget(**_options(BUDGET, spec))
-    return RunRequest(**_common(spec, model, version, defaults), **(filled | _options(RUN, spec)), budget=budget)
+    budget = Budget(**read_options(BUDGET, spec))
+    return RunRequest(
+        **common_fields(spec, model, version, defaults),
+        data=_data(spec),
+        **(filled | read_options(RUN, spec)),
+        budget=budget,
+    )
 
 
 def _evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
-    options = _options((option for option in RUN if option.evaluates), spec)
-    return RunRequest(**_common(spec, model, version, defaults), **options, kind=Kind.EVALUATION, publish=False)
+    options = read_options((option for option in RUN if option.evaluates), spec)
+    return RunRequest(
+        **common_fields(spec, model, version, defaults),
+        data=_data(spec),
+        **options,
+        kind=Kind.EVALUATION,
+        publish=False,
+    )
 
 
-def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) -> dict[str, Any]:
+def read_options(options: Iterable[Option], spec: Any) -> dict[str, Any]:
     """Returns the values of the given options of a spec, by name."""
     given = ((option, option.read(spec)) for option in options)
     return {option.name: _value(option, value) for option, value in given if value is not None}
@@ -305,18 +317,21 @@ def _value(option: Option, value: Any) -> Any:
     return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
 
 
-def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> dict[str, Any]:
-    """Returns the fields of a request that training and evaluation have in common."""
+def common_fields(spec: Any, model: str, version: int, defaults: RunDefaults) -> dict[str, Any]:
+    """Returns the fields of a request that all specs of runs have in common."""
     return {
         "model": model,
         "version": version,
-        "data": tuple(map(_array, spec.data)),
-        "compile": _options(COMPILE, spec),
+        "compile": read_options(COMPILE, spec),
         "threads": defaults.threads,
         "device": defaults.device,
         "nice": defaults.nice,
         "data_root": str(defaults.data_root or ""),
     }
+
+
+def _data(spec: pb.TrainSpec | pb.EvaluateSpec) -> tuple[DataArray, ...]:
+    return tuple(map(_array, spec.data))
 
 
 def _array(array: pb.DataArray) -> DataArray:
@@ -375,18 +390,18 @@ def _event(run: Run, event: Event) -> pb.TrainEvent:
                 epochs=what.epochs,
                 step=what.step,
                 steps_per_epoch=what.steps_per_epoch,
-                logs=_logs(what.logs),
+                logs=log_values(what.logs),
             )
         )
     elif isinstance(what, events.Epoch):
         message.epoch.CopyFrom(
-            pb.EpochEnd(epoch=what.epoch, epochs=what.epochs, logs=_logs(what.logs), seconds=what.seconds)
+            pb.EpochEnd(epoch=what.epoch, epochs=what.epochs, logs=log_values(what.logs), seconds=what.seconds)
         )
     elif isinstance(what, events.Log):
         message.log.text = what.text
         message.log.SetInParent()
     elif isinstance(what, events.Finished):
-        finished = pb.RunFinished(logs=_logs(what.logs), seconds=what.seconds, withheld=what.withheld)
+        finished = pb.RunFinished(logs=log_values(what.logs), seconds=what.seconds, withheld=what.withheld)
         message.finished.CopyFrom(finished)
         if what.version:
             message.finished.published.CopyFrom(model_spec(run.request.model, what.version))
@@ -404,14 +419,14 @@ def _file(file: RunFile) -> pb.RunFile:
     return pb.RunFile(name=file.name, bytes=file.bytes, modified_time=timestamp(file.modified_time))
 
 
-def _logs(logs: Logs) -> list[pb.LogValue]:
+def log_values(logs: Logs) -> list[pb.LogValue]:
     return [pb.LogValue(name=name, value=value) for name, value in logs.items()]
 
 
 def _run(run: Run, owner: str = "") -> pb.Run:
     request, log = run.request, run.log
     started = log.newest(events.Started)
-    failed, finished = log.newest(events.Failed), log.newest(events.Finished)
+    failed = log.newest(events.Failed)
     message = pb.Run(
         id=run.id,
         state=STATES[run.state],
@@ -421,7 +436,7 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         epochs=request.epochs,
         steps_done=0 if log.ended else run.position[1],
         steps_per_epoch=started.steps_per_epoch if started else 0,
-        logs=_logs(run.logs),
+        logs=log_values(run.logs),
         seed=request.seed,
         description=request.description,
         kind=KINDS[request.kind],
@@ -431,8 +446,8 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         workers=request.workers,
         owner=owner,
     )
-    if finished and finished.version:
-        message.published.CopyFrom(model_spec(request.model, finished.version))
+    if version := run.published_version:
+        message.published.CopyFrom(model_spec(request.model, version))
     for field, seconds in (
         (message.created_time, log.time_of(events.Accepted)),
         (message.started_time, log.time_of(events.Started)),

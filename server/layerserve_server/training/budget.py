@@ -40,7 +40,7 @@ def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: i
     `folder` is the folder of all runs; it needn't exist yet. Memory is estimated from the number of parameters alone:
     memory for activations depends on the model, and data is memory-mapped.
     """
-    training = request.kind is Kind.TRAINING
+    training = request.kind is not Kind.EVALUATION
     disk = request.kept_bytes + base_bytes + (FILES * FILED_BYTES * parameters if training else 0)
     memory = (TRAINING_BYTES if training else EVALUATION_BYTES) * parameters * request.workers
     _check("disk", disk, "its budget", request.budget.max_disk_bytes or None)

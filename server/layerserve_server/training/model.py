@@ -87,8 +87,8 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
         # Before compiling: the optimizer state in the file belongs to the weights that were trainable before.
         freezing.freeze(cast("layergraph.Model", model), request.freeze)
         freezing.unfreeze(cast("layergraph.Model", model), request.unfreeze)
-    compile_model(model, request.compile, updates=request.kind is Kind.TRAINING)
-    if request.kind is Kind.TRAINING:
+    compile_model(model, request.compile, updates=request.kind is not Kind.EVALUATION)
+    if request.kind is not Kind.EVALUATION:
         result_format(model, request)
 
 
@@ -210,7 +210,7 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
             check_shareable(cast("layergraph.Model", model))
         if request.kind is Kind.EVALUATION:
             model.evaluate(**evaluate_arguments(request, few))
-        else:
+        elif request.kind is Kind.TRAINING:
             _dry_run_training(model, request, few)
     except (NonFiniteLossError, ElementError):
         pass  # The elements stand only for the shapes and dtypes of the data.

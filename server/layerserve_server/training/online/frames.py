@@ -1,4 +1,4 @@
-"""Frames between the server and a session's process, and in the log of steps: a header in JSON, and the bytes of arrays."""
+"""Frames between the server and a session's process, and in the log of steps: a JSON header, and the data of arrays."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ class Frame:
             raise BrokenFrameError("a checksum is wrong")
         try:
             values = json.loads(header)
-            arrays = [FrameArray(role, name, dtype, tuple(shape), size) for role, name, dtype, shape, size in values.pop("arrays")]
+            arrays = [
+                FrameArray(role, name, dtype, tuple(shape), size)
+                for role, name, dtype, shape, size in values.pop("arrays")
+            ]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BrokenFrameError("the header is none") from error
         return cls(values, arrays, payload)
@@ -88,16 +91,19 @@ class Frame:
 
 
 def sizes(prefix: bytes) -> tuple[int, int, int]:
-    """Returns the lengths of a frame's header and payload, and the checksum. Raises BrokenFrameError if it is too long."""
+    """Returns the lengths of a frame's header and payload, and its checksum. Raises BrokenFrameError for a long one."""
     header, payload, check = PREFIX.unpack(prefix)
     if header > MAX_HEADER or payload > MAX_PAYLOAD:
-        raise BrokenFrameError(f"got a frame of {header} and {payload} bytes, expected at most {MAX_HEADER} and {MAX_PAYLOAD}")
+        raise BrokenFrameError(
+            f"got a frame of {header} and {payload} bytes, expected at most {MAX_HEADER} and {MAX_PAYLOAD}"
+        )
     return header, payload, check
 
 
 def _decoded(array: FrameArray, data: memoryview) -> np.ndarray[Any, Any]:
+    # Text is decoded from bytes; numbers are views of the frame.
+    held: Any = bytes(data) if array.dtype == "string" else data
     try:
-        # Text is decoded from bytes; numbers are views of the frame.
-        return tensors.decode_data(bytes(data) if array.dtype == "string" else data, array.dtype, array.shape, array.label)  # type: ignore[arg-type]
+        return tensors.decode_data(held, array.dtype, array.shape, array.label)
     except InvalidTensor as error:
         raise InvalidTensorError(f"{array.label}: {error}") from error

@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from layerserve_server.errors import ServerError
+from layerserve_server.training.runs.folder import PUBLISH
 
-#: Folder of the files, in the run's folder, and the note of what was published last.
-PUBLISH = "publish"
+#: The note of what was published last.
 NOTE = "published.json"
 FILE = re.compile(r"([0-9]{12})\.(keras|h5)")
+#: Beginning of the reason of a session that ended because no request came.
+IDLE = "the session got no request"
 #: Number of outcomes that are kept for those who wait for them.
 KEPT = 64
 
@@ -115,7 +117,9 @@ class Publications:
     def outcomes(self, seen: int) -> list[Outcome]:
         """Returns the outcomes after the first `seen` ones, as far as they are kept."""
         with self._lock:
-            return list(self._outcomes)[max(0, seen - self._count + len(self._outcomes)) :] if seen < self._count else []
+            return (
+                list(self._outcomes)[max(0, seen - self._count + len(self._outcomes)) :] if seen < self._count else []
+            )
 
     def is_pending(self, step: int) -> bool:
         """Whether a version with this number of steps is to be published."""

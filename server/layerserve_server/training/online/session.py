@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -9,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from layergraph.errors import LayerGraphError, NonFiniteLossError
 from layergraph.functional.strings import Strings
 from layergraph.models.model import Model
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.stepwise import Stepwise
 from layerserve import tensors
+from layerserve.options.online import OnlineOptions
 
-from layerserve_server.errors import InvalidRequestError, NotTrainableError, safe_text
+from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.training.model import result_format
 from layerserve_server.training.online import publications
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.rehearsal import Arrays, Rehearsal
 from layerserve_server.training.online.step_log import StepLog
 from layerserve_server.training.process.reporting import numbers
-from layerserve_server.training.request import OnlineOptions, Role, RunRequest
+from layerserve_server.training.request import Role, RunRequest
 from layerserve_server.training.runs.folder import CHECKPOINTS, STEPS
 
 #: Number of the last steps whose replies are kept, for a client that was cut off before it got them.
@@ -31,6 +33,8 @@ KEPT_REPLIES = 256
 #: Number and size in bytes of the steps after which a checkpoint is written, however young the last one is.
 MAX_STEPS = 10_000
 MAX_BYTES = 256 << 20
+#: What of a request is the step itself.
+STEP_FIELDS = ("number", "learning_rate")
 
 
 class Session:
@@ -66,14 +70,34 @@ class Session:
         """Logs of the last step; empty before the first."""
         return self._replies[-1][2] if self._replies else {}
 
-    def start(self) -> int:
-        """Goes on from the checkpoint and the steps in the log. Returns the number of steps of the checkpoint."""
+    @property
+    def specs(self) -> Mapping[str, Any]:
+        """The model's inputs and outputs: names, dtypes and shapes."""
+        return {
+            "inputs": [[spec.name, spec.dtype, spec.shape] for spec in self._model.input_specs],
+            "outputs": [[spec.name, spec.dtype, spec.shape] for spec in self._model.output_specs],
+        }
+
+    @property
+    def idle_seconds(self) -> float:
+        """Time without a request after which the session ends."""
+        assert self.options.idle_seconds is not None, "the server sets it"
+        return self.options.idle_seconds
+
+    @property
+    def seconds_to_publication(self) -> float:
+        """Time until a version may have to be published, in seconds."""
+        if not self.options.publish_every_seconds or self.step <= publications.newest(self._folder):
+            return math.inf
+        return max(0.0, self._published_at + self.options.publish_every_seconds - time.monotonic())
+
+    def start(self) -> None:
+        """Goes on from the checkpoint and the log. Raises OSError, CorruptFileError or NotTrainableError."""
         state = self._checkpoints.read()
         if state is None:
             self.save()
-            return 0
-        self._restore(state)
-        return int(state["step"])
+        else:
+            self._restore(state)
 
     def train(self, frame: Frame) -> Mapping[str, float]:
         """Applies a step that was written to the log first, and returns its logs.
@@ -83,6 +107,8 @@ class Session:
         isn't finite, and OSError if the log can't be written.
         """
         number = int(frame.header["number"])
+        # Without the request's id, which isn't the step's.
+        frame = Frame({name: frame.header[name] for name in STEP_FIELDS}, frame.arrays, frame.payload)
         digest = frame.digest()
         if number <= self.step:
             return self._earlier(number, digest)
@@ -92,12 +118,14 @@ class Session:
         batch = self._prepared(self._rehearsal.mixed(number, arrays))
         self._log.append(frame)
         try:
-            self._apply(frame, arrays, batch)
+            self._apply(frame, digest, arrays, batch)
         except Exception:
             self._roll_back()
             raise
         if self._log.steps >= MAX_STEPS or self._log.bytes >= MAX_BYTES or self._is_old():
-            self.save()
+            # The step is applied and written, whether there is room for a checkpoint or not.
+            with contextlib.suppress(OSError):
+                self.save()
         return self.logs
 
     def test(self, frame: Frame) -> Mapping[str, float]:
@@ -109,8 +137,7 @@ class Session:
         outputs = self._steps.predict({name: array for (_, name), array in _arrays(frame).items()})
         described, parts = [], []
         for name, output in zip(self._model.output_names, outputs, strict=True):
-            text = isinstance(output, Strings)
-            array = output.values if text else _as_numpy(output)
+            array = _as_numpy(output)
             dtype = tensors.array_dtype(array, name)
             parts.append(tensors.encode_data(array, dtype, name))
             described.append(FrameArray("output", name, dtype, array.shape, len(parts[-1])))
@@ -120,8 +147,7 @@ class Session:
         """Writes a checkpoint, and removes the steps that only older ones need. Raises OSError."""
         self._checkpoints.write({**self._steps.state(), "replies": list(self._replies)})
         self._saved_at = time.monotonic()
-        first = self._rehearsal.first
-        self._log.begin(self.step + 1, self.step + 1 if first is None else first)
+        self._begin_log()
 
     def publish(self) -> None:
         """Has the server publish the model, if it has steps that aren't published. Raises OSError."""
@@ -148,13 +174,17 @@ class Session:
         """Closes the log."""
         self._log.close()
 
-    def _apply(self, frame: Frame, arrays: Arrays, batch: Any) -> None:
+    def _begin_log(self) -> None:
+        first = self._rehearsal.first
+        self._log.begin(self.step + 1, self.step + 1 if first is None else first)
+
+    def _apply(self, frame: Frame, digest: int, arrays: Arrays, batch: Any) -> None:
         number = self.step + 1
         if (rate := frame.header.get("learning_rate")) is not None:
             self._steps.set_learning_rate(float(rate))
         logs = numbers(self._steps.train(batch))
         self._rehearsal.add(number, arrays)
-        self._replies.append((number, frame.digest(), logs))
+        self._replies.append((number, digest, logs))
 
     def _roll_back(self) -> None:
         """Drops the step that was written last, and goes back to where the session was before it."""
@@ -180,8 +210,8 @@ class Session:
                 self._rehearsal.add(number, arrays)
                 continue
             try:
-                self._apply(frame, arrays, self._prepared(self._rehearsal.mixed(number, arrays)))
-            except LayerGraphError:
+                self._apply(frame, frame.digest(), arrays, self._prepared(self._rehearsal.mixed(number, arrays)))
+            except Exception:
                 # The process was killed before it had dropped this step.
                 failed = number
                 continue
@@ -190,6 +220,9 @@ class Session:
         if failed:
             self._log.drop_last()
             self._restore(state)
+        if self._log.next_step != self.step + 1:
+            # The process was killed between a checkpoint and its log, or the machine lost the end of the log.
+            self._begin_log()
 
     def _prepared(self, arrays: Arrays) -> Any:
         by_role: dict[Role, dict[str, Any]] = {role: {} for role in (Role.X, Role.Y, Role.SAMPLE_WEIGHT)}
@@ -220,4 +253,6 @@ def _arrays(frame: Frame) -> dict[tuple[Role, str], np.ndarray[Any, Any]]:
 
 
 def _as_numpy(output: Any) -> np.ndarray[Any, Any]:
+    if isinstance(output, Strings):
+        return output.values
     return np.asarray(output.float().cpu().numpy() if str(output.dtype) == "torch.bfloat16" else output.cpu().numpy())

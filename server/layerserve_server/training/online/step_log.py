@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -27,8 +28,13 @@ class StepLog:
         self._file = -1
         #: Where the last step begins in the file.
         self._last_start = 0
-        #: Number and bytes of steps in the open file.
-        self.steps = self.bytes = 0
+        #: Number and bytes of steps in the open file, and number of its first step.
+        self.steps = self.bytes = self._first = 0
+
+    @property
+    def next_step(self) -> int:
+        """Number of the step that is appended next; 0 if no file is open."""
+        return self._first + self.steps if self._file >= 0 else 0
 
     def read(self, first: int) -> Iterator[tuple[int, Frame]]:
         """Yields the steps from number `first` on, and opens the last file for appending."""
@@ -40,15 +46,15 @@ class StepLog:
                     yield number, frame
                 number, at, self._last_start = number + 1, end, at
             if (start, path) == segments[-1]:
-                self._open(path, at, number - start)
+                self._open(start, at, number - start)
 
     def begin(self, next_step: int, keep_from: int) -> None:
-        """Begins a new file with step `next_step`, and removes files of steps below `keep_from` only. Raises OSError."""
+        """Begins a file with step `next_step`, and removes those with steps below `keep_from` only. Raises OSError."""
         if self._file >= 0:
             os.fsync(self._file)
-        self._open(self._folder / f"{next_step:012}.steps", 0, 0)
+        self._open(next_step, 0, 0)
         segments = self._segments()
-        for (_, path), (following, _) in zip(segments, segments[1:], strict=False):
+        for (_, path), (following, _) in itertools.pairwise(segments):
             if following <= keep_from:
                 path.unlink(missing_ok=True)
 
@@ -76,9 +82,10 @@ class StepLog:
             os.close(self._file)
             self._file = -1
 
-    def _open(self, path: Path, size: int, steps: int) -> None:
+    def _open(self, first: int, size: int, steps: int) -> None:
         self.close()
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._first = first
+        self._file = os.open(self._folder / f"{first:012}.steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(self._file, size)
         self.bytes, self.steps = size, steps
 

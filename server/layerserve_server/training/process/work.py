@@ -46,7 +46,7 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
 
     With several workers this is the part of the first one, which alone writes files.
     """
-    base, model, arrays = _prepared(folder, request)
+    base, model, arrays = prepared(folder, request)
     writer = EventWriter(folder)
     began = time.monotonic()
     together = f", workers {request.workers}" if workers is not None else ""
@@ -77,14 +77,14 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
 def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
     """Trains as a worker other than the first, which writes no files."""
     signal.signal(INTERRUPT, signal.SIG_IGN)
-    _, model, arrays = _prepared(folder, request)
+    _, model, arrays = prepared(folder, request)
     lower_priority(request.nice)
     model.fit(**fit_arguments(request, arrays), checkpoints=Checkpoints(folder / CHECKPOINTS), workers=workers)
 
 
 def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult:
     """Evaluates the model, and returns the metrics in the result's logs."""
-    _, model, arrays = _prepared(folder, request)
+    _, model, arrays = prepared(folder, request)
     writer = EventWriter(folder)
     began = time.monotonic()
     reporter = EvaluationReporter(writer, position)
@@ -99,7 +99,7 @@ def _yielding(request: RunRequest) -> list[Callback]:
     return [CpuYield()] if request.nice else []
 
 
-def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
+def prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
     """Returns the base version's file, its model prepared for the request, and the data."""
     torch.set_num_threads(max(1, request.threads // request.workers))
     # Before torch starts its threads, which inherit this mode.

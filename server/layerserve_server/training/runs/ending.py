@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from functools import partial
+from pathlib import Path
 
 from layerserve_server.errors import ServerError, safe_text
 from layerserve_server.repository.repository import Repository
@@ -12,7 +14,7 @@ from layerserve_server.training.events import Cancelled, Failed, What
 from layerserve_server.training.request import Kind
 from layerserve_server.training.result import RunResult
 from layerserve_server.training.runs import trace
-from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, RESULT, result_file
+from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, PUBLISH, RESULT, STEPS, result_file
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.training.runs.table import RunTable
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST)
+RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST, STEPS, PUBLISH)
 #: Maximum delay between the signals of a shutdown to a training process and to the server, in seconds.
 STOP_SECONDS = 0.5
 
@@ -83,8 +85,36 @@ class RunEndings:
             run.phase = Phase.ENDED
         run.disown()
 
+    def publish_versions(self, run: Run) -> None:
+        """Publishes what a session has written to be published."""
+        run.publications.publish(partial(self._publish_version, run))
+
+    def _publish_version(self, run: Run, file: Path, step: int) -> int:
+        request = run.request
+        return self._repository.publish_once(
+            request.model,
+            file,
+            # Each version of a session has a name of its own, so that none is published twice.
+            run=f"{run.id}/{step}",
+            base_version=request.version,
+            label=request.publish_label or "",
+        )
+
+    def _finish_session(self, run: Run, result: RunResult) -> None:
+        outcomes = run.publications.outcomes(0)
+        if outcomes and outcomes[-1].error is not None:
+            # The session can be resumed, and ended again.
+            reason = safe_text(str(outcomes[-1].error))
+            self.end(run, Failed(reason, result.epoch, result.step, resumable=True))
+            return
+        last = run.publications.last
+        self.end(run, events.Finished(last.version if last else 0, result.logs, run.seconds))
+
     def _finish(self, run: Run, result: RunResult) -> None:
         request = run.request
+        if request.kind is Kind.ONLINE:
+            self._finish_session(run, result)
+            return
         version = 0
         if request.publish and not result.withheld and request.kind is Kind.TRAINING:
             try:

@@ -75,6 +75,8 @@ class Runs:
             self._spawn(f"training {slot}", lambda: self._work(Kind.TRAINING))
         if self._limits.slots:
             self._spawn("evaluation", lambda: self._work(Kind.EVALUATION))
+        for slot in range(self._limits.sessions):
+            self._spawn(f"session {slot}", lambda: self._work(Kind.ONLINE))
 
     def stop(self) -> None:
         """Interrupts all runs. Running ones have `cancel_grace_seconds` to write a checkpoint.
@@ -111,10 +113,12 @@ class Runs:
         ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping, and
         CallCancelledError once `gone` returns True.
         """
-        if not self._limits.slots:
+        if request.kind is Kind.ONLINE and not self._limits.sessions:
+            raise NotTrainableError("online training is off on this server: max_online_sessions is 0")
+        if request.kind is not Kind.ONLINE and not self._limits.slots:
             raise NotTrainableError("training is off on this server: it has no training slots")
         self._table.check_scanned()
-        with self._queue.admitted():
+        with self._queue.admitted(request.kind):
             validation.check_workers(request, self._limits.max_workers)
             request = validation.checked(
                 request,
@@ -170,7 +174,7 @@ class Runs:
                 raise NotTrainableError(
                     f"run '{run.id}' can't be resumed: it wasn't interrupted, its state is {run.state.value}"
                 )
-            self._queue.check_room()
+            self._queue.check_room(run.request.kind)
             self._table.own(run)
             self._queue.add_again(run)
         self._table.report()
@@ -209,7 +213,7 @@ class Runs:
             self._spawn(f"run {run.id}", lambda: self._execution.execute(run, launch=False))
         elif run.log.newest(events.Queued) is None:
             self._endings.end(run, Failed(f"{SERVER_STOPPED} before all data was received"))
-        elif not self._limits.auto_resume or not self._limits.slots:
+        elif not self._limits.auto_resume or not self._slots(run):
             self._endings.end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
         elif run.futile >= MAX_FUTILE:
             reason = f"{SERVER_STOPPED}, {run.futile} times without progress of this run"
@@ -218,6 +222,9 @@ class Runs:
             logger.info("resuming a run", extra={"run": run.id})
             with self._table.changed:
                 self._queue.add_again(run)
+
+    def _slots(self, run: Run) -> int:
+        return self._limits.sessions if run.request.kind is Kind.ONLINE else self._limits.slots
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)

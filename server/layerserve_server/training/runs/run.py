@@ -11,8 +11,9 @@ from pathlib import Path
 
 from layerserve_server.training import events
 from layerserve_server.training.events import LAST, EventLog, Logs
+from layerserve_server.training.online.publications import Publications
 from layerserve_server.training.process.training_process import TrainingProcess
-from layerserve_server.training.request import RunRequest
+from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.runs.folder import BASE
 from layerserve_server.training.runs.owner import FolderOwner
 
@@ -52,10 +53,13 @@ class Run:
     #: Which limit of its budget it exceeded, as a text; empty if none.
     overspent: str = ""
     process: TrainingProcess = field(init=False)
+    #: Versions that a session publishes.
+    publications: Publications = field(init=False)
     _ownership: FolderOwner = field(init=False)
 
     def __post_init__(self) -> None:
         self.process = TrainingProcess(self.folder)
+        self.publications = Publications(self.folder)
         self._ownership = FolderOwner(self.folder)
 
     @classmethod
@@ -163,6 +167,15 @@ class Run:
             if isinstance(what, (events.Step, events.Resumed)):
                 return max(0, what.epoch - 1)
         return 0
+
+    @property
+    def published_version(self) -> int:
+        """The version that the run published, a session last; 0 if none."""
+        finished = self.log.newest(events.Finished)
+        if finished is not None and finished.version:
+            return finished.version
+        last = self.publications.last if self.request.kind is Kind.ONLINE else None
+        return last.version if last is not None else 0
 
     @property
     def logs(self) -> Logs:
