@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from layerserve_server.disk import sha256
 from layerserve_server.errors import (
@@ -183,14 +184,20 @@ class Repository(LoadedModels):
             for name in sorted({entry.found.name for entry in due}):
                 self._bring_up(name)
 
-    def publish(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
+    def publish(
+        self, name: str, file: Path, *, run: str, base_version: int, label: str = "", checkpoint: str = ""
+    ) -> int:
         """Publishes a file as the next version of a model, loads it, then sets the label. Returns the version number.
+
+        `checkpoint` is the id of the run's checkpoint from which the file was made; empty for the run's result.
 
         Raises NotTrainableError if the repository can't be written, VersionFailedError if the new version can't be
         loaded.
         """
         above = self.highest(name)
-        facts = {"run": run, "base_version": base_version, "created": time.time()}
+        facts: dict[str, Any] = {"run": run, "base_version": base_version, "created": time.time()}
+        if checkpoint:
+            facts["checkpoint"] = checkpoint
         try:
             version = self.writer.publish(name, file, facts, above=above)
         except OSError as error:
@@ -198,18 +205,23 @@ class Repository(LoadedModels):
         self.refresh(name, version)
         return self._published(name, version, label)
 
-    def publish_once(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
-        """Like `publish`, but doesn't repeat steps that the run completed before its server was killed."""
-        version = self.version_of_run(name, run)
+    def publish_once(
+        self, name: str, file: Path, *, run: str, base_version: int, label: str = "", checkpoint: str = ""
+    ) -> int:
+        """Like `publish`, but doesn't repeat steps that were completed before, such as by a server that was killed."""
+        version = self.version_of_run(name, run, checkpoint)
+        by = f"{run}/{checkpoint}" if checkpoint else run
         try:
             if not version:
-                version = self.publish(name, file, run=run, base_version=base_version, label=label)
+                version = self.publish(
+                    name, file, run=run, base_version=base_version, label=label, checkpoint=checkpoint
+                )
             else:
                 self._published(name, version, label)
         except ServerError as error:
-            self.run_published(name, run, self.version_of_run(name, run), error)
+            self.run_published(name, by, self.version_of_run(name, run, checkpoint), error)
             raise
-        self.run_published(name, run, version, None)
+        self.run_published(name, by, version, None)
         return version
 
     def _published(self, name: str, version: int, label: str) -> int:
@@ -231,13 +243,14 @@ class Repository(LoadedModels):
             self.refresh(name)
         return version
 
-    def version_of_run(self, name: str, run: str) -> int:
-        """Returns the version of a model that a training run has published; 0 if there is none."""
+    def version_of_run(self, name: str, run: str, checkpoint: str = "") -> int:
+        """Returns the version that was published of a run's result, or of its checkpoint; 0 if there is none."""
         with self._lock:
             record = self._models.get(name)
             found = [entry.found for entry in record.versions.values() if entry.found.published] if record else []
         for one in found:
-            if publishing.read_manifest(one.path.parent).get("run") == run:
+            manifest = publishing.read_manifest(one.path.parent)
+            if (manifest.get("run"), manifest.get("checkpoint", "")) == (run, checkpoint):
                 return one.version
         return 0
 

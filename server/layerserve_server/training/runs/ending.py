@@ -94,10 +94,11 @@ class RunEndings:
         return self._repository.publish_once(
             request.model,
             file,
-            # Each version of a session has a name of its own, so that none is published twice.
-            run=f"{run.id}/{step}",
+            run=run.id,
             base_version=request.version,
             label=request.publish_label or "",
+            # By which a version that was published before a kill is found again.
+            checkpoint=f"step-{step}",
         )
 
     def _finish_session(self, run: Run, result: RunResult) -> None:
