@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -78,15 +79,30 @@ def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(name="app", scope="module")
-def _app(repository: Path) -> Iterator[App]:
-    with App(settings(repository)) as app:
-        yield app
+class Server:
+    """A server that can be stopped and started again on its port."""
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self.app = App(settings(self._repository, grpc_port=self.port))
+        self.app.start()
+        self.port = self.app.grpc_port
+
+
+@pytest.fixture(name="server", scope="module")
+def _server(repository: Path) -> Iterator[Server]:
+    server = Server(repository)
+    yield server
+    server.app.stop()
 
 
 @pytest.fixture(name="client", scope="module")
-def _client(app: App) -> Iterator[Client]:
-    with Client(f"127.0.0.1:{app.grpc_port}", timeout=60) as client:
+def _client(server: Server) -> Iterator[Client]:
+    with Client(f"127.0.0.1:{server.port}", timeout=60) as client:
         yield client
 
 
@@ -159,24 +175,19 @@ def test_a_killed_process_goes_on_without_its_client(client: Client, repository:
     assert client.run(session.id).info().resumed == 2
 
 
-def test_a_session_goes_on_when_its_server_is_back(tmp_path: Path) -> None:
-    save_numbers(tmp_path)
-    with App(settings(tmp_path)) as app:
-        port = app.grpc_port
-        client = Client(f"127.0.0.1:{port}", timeout=60)
-        session = client.train_online("numbers", publish_every_steps=5)
-        session.__enter__()
+def test_a_session_goes_on_when_its_server_is_back(server: Server, client: Client, repository: Path) -> None:
+    with client.train_online("numbers", version=1, publish_every_steps=5) as session:
         logs = [session.train_on_batch(*batch(number)) for number in range(1, 8)]
-    assert not training_processes(0), "the session was interrupted"
-    with App(settings(tmp_path, grpc_port=port)) as app, client:
+        server.app.stop()
+        assert not training_processes(os.getpid()), "the session was interrupted"
+        server.start()
         logs += [session.train_on_batch(*batch(number)) for number in range(8, 13)]
-        assert session.finish() == session.version
-        with client.train_online("numbers", session=session.id) as again:
-            assert (again.step, again.version) == (12, session.version)
-    expected, final = own_loop(tmp_path, 12)
+    with client.train_online("numbers", session=session.id) as again:
+        assert (again.step, again.version) == (12, session.version)
+    expected, final = own_loop(repository, 12)
     assert logs == expected
-    assert published(tmp_path, session.id) == [5, 10, 12]
-    assert_bit_for_bit(weights(tmp_path, "numbers", session.version), final)
+    assert published(repository, session.id) == [5, 10, 12]
+    assert_bit_for_bit(weights(repository, "numbers", session.version), final)
 
 
 def test_several_inputs_outputs_text_and_weights(client: Client) -> None:
@@ -253,9 +264,9 @@ def test_a_second_client_takes_a_session_over(client: Client) -> None:
 
 
 def test_sessions_are_counted_cancelled_and_left(client: Client) -> None:
-    with pytest.raises(ZeroDivisionError), client.train_online("numbers") as left:
-        left.train_on_batch(*batch(1))
-        raise ZeroDivisionError
+    left = client.train_online("numbers")
+    with pytest.raises(InvalidTensor), left:
+        left.train_on_batch(X[:4, :2], Y[:4])
     other = client.train_online("numbers").__enter__()
     with pytest.raises(Overloaded, match="2 sessions of online training are open"), client.train_online("numbers"):
         pass
@@ -263,33 +274,33 @@ def test_sessions_are_counted_cancelled_and_left(client: Client) -> None:
     with pytest.raises(FailedPrecondition, match="was cancelled"):
         other.train_on_batch(*batch(1))
     with client.train_online("numbers", session=left.id) as again:
-        assert again.step == 1
+        assert again.id == left.id
         assert {run.id for run in client.runs("numbers") if run.state == "running"} == {left.id}
 
 
-def test_an_idle_session_is_interrupted_and_goes_on(client: Client, app: App) -> None:
+def test_an_idle_session_is_interrupted_and_goes_on(client: Client, server: Server) -> None:
     with client.train_online("numbers", idle_seconds=0.3, publish=False) as session:
         session.train_on_batch(*batch(1))
-        wait_until(lambda: app.runs.get(session.id).log.ended)
+        wait_until(lambda: server.app.runs.get(session.id).log.ended)
         run = client.run(session.id).info()
         assert (run.resumable, run.reason) == (True, "the session got no request for 0.3 seconds")
         session.train_on_batch(*batch(2))
         assert session.step == 2
 
 
-def test_an_asyncio_client_trains_two_sessions_at_once(app: App, repository: Path) -> None:
+def test_an_asyncio_client_trains_two_sessions_at_once(server: Server, repository: Path) -> None:
     async def train(client: AsyncClient) -> list[dict[str, float]]:
         async with client.train_online("numbers", version=1, publish=False) as session:
             return [await session.train_on_batch(*batch(number)) for number in range(1, 6)]
 
     async def both() -> list[list[dict[str, float]]]:
-        async with AsyncClient(f"127.0.0.1:{app.grpc_port}", timeout=60) as client:
+        async with AsyncClient(f"127.0.0.1:{server.port}", timeout=60) as client:
             return await asyncio.gather(train(client), train(client))
 
     assert asyncio.run(both()) == [own_loop(repository, 5)[0]] * 2
 
 
-def test_requests_are_answered_in_order(app: App) -> None:
+def test_requests_are_answered_in_order(server: Server) -> None:
     """A client that doesn't wait for replies; what is wrong with one request ends nothing."""
     x, y = batch(1)
     tensors = {
@@ -308,7 +319,7 @@ def test_requests_are_answered_in_order(app: App) -> None:
         pb.TrainOnlineRequest(id=8, publish=pb.OnlinePublish()),
         pb.TrainOnlineRequest(id=9, end=pb.OnlineEnd()),
     ]
-    with grpc.insecure_channel(f"127.0.0.1:{app.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = online_pb2_grpc.OnlineTrainingServiceStub(channel)
         replies = list(stub.TrainOnline(iter(requests), timeout=60))
         with pytest.raises(grpc.RpcError) as refused:
@@ -332,7 +343,7 @@ def test_requests_are_answered_in_order(app: App) -> None:
     assert replies[9].ended.step == 2
 
 
-def test_a_client_that_reads_nothing_stops_nothing(app: App, client: Client) -> None:
+def test_a_client_that_reads_nothing_stops_nothing(server: Server, client: Client) -> None:
     """Its stream waits; the session's process, the server and other sessions go on."""
     reading = threading.Event()
 
@@ -345,7 +356,7 @@ def test_a_client_that_reads_nothing_stops_nothing(app: App, client: Client) -> 
         reading.wait(60)
         yield pb.TrainOnlineRequest(id=40, end=pb.OnlineEnd())
 
-    with grpc.insecure_channel(f"127.0.0.1:{app.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         call = online_pb2_grpc.OnlineTrainingServiceStub(channel).TrainOnline(requests(), timeout=60)
         with client.train_online("numbers", publish=False) as other:
             for number in range(1, 4):

@@ -70,13 +70,14 @@ class OnlineTrainingService:
         stream.about(base.name, base.version)
         accepted = pb.OnlineAccepted(run_id=run.id, base=base)
         yield pb.TrainOnlineResponse(id=first.id, accepted=accepted).SerializeToString()
+        # Before this one has the process's connection, whose loss the other stream would take for the process's end.
+        self._take_over(run)
         link = await self._connected(run, stream)
         if link is None:
             yield pb.TrainOnlineResponse(id=first.id, ended=_ended(run)).SerializeToString()
             return
         mine = OnlineStream(stream, run, link)
-        if (other := self._streams.get(run.id)) is not None:
-            other.take_over()
+        self._take_over(run)
         self._streams[run.id] = mine
         try:
             async for message in mine.messages(first.id):
@@ -88,6 +89,10 @@ class OnlineTrainingService:
             link.close()
             if self._streams.get(run.id) is mine:
                 del self._streams[run.id]
+
+    def _take_over(self, run: Run) -> None:
+        if (other := self._streams.get(run.id)) is not None:
+            other.take_over()
 
     def _begin(self, stream: Stream, spec: pb.OnlineSpec) -> Run:
         with lease(self._repository, stream.caller, "train", spec.model) as base:

@@ -67,7 +67,8 @@ class OnlineStream:
         #: Number of outcomes of publications that the client has been sent.
         self._seen = run.publications.count
         self._taken_over = False
-        self._process_gone = False
+        #: Whether the process has ended the session as it was asked to.
+        self._ended = False
         #: Whether the process has ended, or was asked to; and the id of the request that did.
         self.lost = False
         self.ending = 0
@@ -102,8 +103,10 @@ class OnlineStream:
                     if receiving.done():
                         if not receiving.cancelled():
                             receiving.result()
-                        self.lost = True
-                        return
+                        # A version that was asked for before the end may still be published.
+                        if not (self._ended and any(one.kind == "publish" for one in self._asked)):
+                            self.lost = True
+                            return
                     if over:
                         reading.result()
                         if not self._asked:
@@ -226,7 +229,10 @@ class OnlineStream:
                 raise
             asked = self._at_process.popleft()
             if asked.kind == "end":
-                return  # answered when the run has ended
+                # It is answered when the run has ended.
+                self._asked.remove(asked)
+                self._ended = True
+                return
             asked.reply, asked.size = reply, size
             if name := reply.header.get("error"):
                 asked.error = REFUSALS.get(name, InvalidRequestError)(reply.header["text"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 import traceback
@@ -111,7 +112,8 @@ class _Program:
         session, door = self._session, self._door
         last = time.monotonic()
         while True:
-            self._publish_if_due(stepped=False)
+            with contextlib.suppress(OSError):
+                session.publish_if_due(stepped=False)
             self._announce()
             now = time.monotonic()
             if now >= last + session.idle_seconds:
@@ -134,7 +136,6 @@ class _Program:
             last = time.monotonic()
             if session.step > before:
                 self._position.step = session.step
-                self._publish_if_due(stepped=True)
                 self.report()
                 if self._yield is not None:
                     self._yield.on_train_batch_end(session.step)
@@ -178,15 +179,6 @@ class _Program:
     def _publish(self, frame: Frame) -> Frame:
         self._session.publish()
         return Frame({"step": self._session.step})
-
-    def _publish_if_due(self, *, stepped: bool) -> None:
-        try:
-            self._session.publish_if_due(stepped=stepped)
-        except OSError as error:
-            # The next version has these steps, too.
-            self._writer.write(
-                events.Log(f"no version could be written after step {self._session.step}: {error.strerror}")
-            )
 
     def report(self, *, now: bool = False) -> None:
         """Writes an event about the last step, if one is due or with `now`."""

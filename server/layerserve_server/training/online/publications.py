@@ -80,6 +80,8 @@ class Publications:
         #: The last outcomes, and how many there were before them.
         self._outcomes: deque[Outcome] = deque(maxlen=KEPT)
         self._count = 0
+        #: Step of the version that is being published, whose file may be gone already; 0 for none.
+        self._current = 0
         self._watchers: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
@@ -100,6 +102,7 @@ class Publications:
         A file that can't be published is dropped; the next one has all of its steps.
         """
         for step, path in pending(self._folder):
+            self._current = step
             try:
                 outcome = Outcome(step, publish(path, step))
                 self._note(Published(step, outcome.version))
@@ -111,6 +114,7 @@ class Publications:
                 watchers = tuple(self._watchers)
             # Last: what was killed before is published again, which finds its version.
             path.unlink(missing_ok=True)
+            self._current = 0
             for changed in watchers:
                 changed()
 
@@ -123,7 +127,7 @@ class Publications:
 
     def is_pending(self, step: int) -> bool:
         """Whether a version with this number of steps is to be published."""
-        return any(one == step for one, _ in pending(self._folder))
+        return self._current == step or any(one == step for one, _ in pending(self._folder))
 
     @contextmanager
     def watched(self, changed: Callable[[], None]) -> Iterator[None]:

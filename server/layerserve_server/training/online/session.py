@@ -122,9 +122,11 @@ class Session:
         except Exception:
             self._roll_back()
             raise
-        if self._log.steps >= MAX_STEPS or self._log.bytes >= MAX_BYTES or self._is_old():
-            # The step is applied and written, whether there is room for a checkpoint or not.
-            with contextlib.suppress(OSError):
+        # The step is applied and written, whether there is room for more or not.
+        with contextlib.suppress(OSError):
+            # First, since a version that is due isn't written again if the checkpoint has its step.
+            self.publish_if_due(stepped=True)
+            if self._log.steps >= MAX_STEPS or self._log.bytes >= MAX_BYTES or self._is_old():
                 self.save()
         return self.logs
 

@@ -24,8 +24,14 @@ def test_files_are_published_in_order_and_noted(tmp_path: Path) -> None:
     called: list[int] = []
     assert held.is_pending(3)
     assert publications.newest(tmp_path) == 20
+
+    def publish(path: Path, step: int) -> int:
+        path.unlink()  # as the repository does
+        assert held.is_pending(step)
+        return step + 100
+
     with held.watched(lambda: called.append(held.count)):
-        held.publish(lambda path, step: step + 100)
+        held.publish(publish)
     held.publish(lambda path, step: pytest.fail("nothing is left"))
     assert [(one.step, one.version) for one in held.outcomes(0)] == [(3, 103), (20, 120)]
     assert [one.step for one in held.outcomes(1)] == [20]

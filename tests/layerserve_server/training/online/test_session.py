@@ -266,7 +266,6 @@ def test_versions_are_published_by_steps_and_time_if_there_are_new_steps(
     assert steps() == [], "there is nothing new yet"
     for number in range(1, 6):
         one.train(step(number))
-        one.publish_if_due(stepped=True)
         one.publish_if_due(stepped=False)
     assert steps() == [2, 4]
     assert 0 < one.seconds_to_publication <= 100
@@ -280,10 +279,20 @@ def test_versions_are_published_by_steps_and_time_if_there_are_new_steps(
     assert layergraph.load_model(path).optimizer.iterations == 2
 
 
-def test_a_version_that_was_due_before_a_kill_is_published_after_it(sessions: Sessions) -> None:
-    one = sessions.start(publish_every_steps=2)
-    for number in range(1, 4):
-        one.train(step(number))  # the kill comes before each `publish_if_due`
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 3600.0])
+def test_a_version_that_was_due_before_a_kill_is_published_after_it(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, checkpoint_seconds: float
+) -> None:
+    one = sessions.start(publish_every_steps=2, checkpoint_seconds=checkpoint_seconds)
+    one.train(step(1))
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(publications, "request", kill)
+    with pytest.raises(Killed):
+        one.train(step(2))
+    monkeypatch.undo()
     sessions.start(publish_every_steps=2)
     assert [number for number, _ in publications.pending(sessions.folder)] == [2]
 
