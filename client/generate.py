@@ -22,7 +22,7 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_(channel|management|online)\b", r"\1"),
+    (r"\basync_(channel|management|online|run_control)\b", r"\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -52,6 +52,11 @@ def online() -> str:
     return _header("async_online.py") + blocking((PACKAGE / "async_online.py").read_text("utf-8"))
 
 
+def run_control() -> str:
+    """run_control.py."""
+    return _header("async_run_control.py") + blocking((PACKAGE / "async_run_control.py").read_text("utf-8"))
+
+
 def keywords() -> str:
     """options/keywords.py."""
     # With client.py as it was written just before.
@@ -77,6 +82,7 @@ def keywords() -> str:
 FILES: dict[str, Callable[[], str]] = {
     "management.py": management,
     "online.py": online,
+    "run_control.py": run_control,
     "client.py": client,
     "options/keywords.py": keywords,
 }

@@ -53,6 +53,7 @@ from layerserve.errors import (
     UnknownError,
     UnknownInput,
     UnknownOutput,
+    VersionConflict,
     VersionNotFound,
 )
 from layerserve.events import (
@@ -62,6 +63,7 @@ from layerserve.events import (
     RunCancelled,
     RunFailed,
     RunFinished,
+    RunPaused,
     RunQueued,
     RunResumed,
     RunStarted,
@@ -130,6 +132,7 @@ __all__ = [
     "RunFinished",
     "RunInfo",
     "RunNotFound",
+    "RunPaused",
     "RunQueued",
     "RunResumed",
     "RunStarted",
@@ -148,5 +151,6 @@ __all__ = [
     "UnknownError",
     "UnknownInput",
     "UnknownOutput",
+    "VersionConflict",
     "VersionNotFound",
 ]

@@ -216,6 +216,10 @@ class Upload(Iterable[TrainRequest | EvaluateRequest], AsyncIterable[TrainReques
         """The RPC to call."""
         return TRAIN if isinstance(self.spec, TrainSpec) else EVALUATE
 
+    def again(self) -> Upload:
+        """Returns the same requests, to be sent again: arrays are sliced anew."""
+        return Upload(self.spec, self.arrays)
+
     def accept(self) -> None:
         """Starts sending the data."""
         self._accepted = True

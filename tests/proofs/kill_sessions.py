@@ -1,4 +1,4 @@
-"""Kills sessions of online training and servers at random moments: `make online-kills KILLS=30 ARGS="--transport native"`.
+"""Kills sessions of online training and servers at random moments: `make online-kills KILLS=30 ARGS=--replay`.
 
 A server in a process of its own trains a small model (dropout, batch normalization, a state of the optimizer) in a
 session of STEPS steps, with versions that are published every 25 steps. At random moments a kill -9 hits the session's
@@ -182,9 +182,8 @@ def check(
     for step, version in whole.items():
         assert_bit_for_bit(weights(repository, "random", other[step]), weights(repository, "random", version))
     info = client.run(broken).info()
-    print(
-        f"{killer.done.total()} kills {dict(killer.done)}, resumed {info.resumed} times; {len(other)} versions, each once"
-    )
+    print(f"{killer.done.total()} kills {dict(killer.done)}, resumed {info.resumed} times")
+    print(f"{len(other)} versions, each published once")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from layerserve.cli.array_files import read_arrays
-from layerserve.cli.flags import flags, read_flags
+from layerserve.cli.flags import flags, pairs, read_flags
 from layerserve.cli.history_plot import check_plot, print_plot, save_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
@@ -62,10 +63,10 @@ def train(
     """Train a model and publish the result.
 
     Ctrl-C stops watching, not the run: `layerserve watch` watches it again, `layerserve cancel` stops it, `layerserve
-    resume` resumes one that was interrupted.
+    pause` pauses it, `layerserve resume` resumes one that was paused or interrupted.
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
-    started, step, epoch, log, resumed, finished, failed or cancelled. With --detach: {"run"}.
+    started, step, epoch, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
     """
     if bool(validation_x) != bool(validation_y):
         raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
@@ -172,6 +173,20 @@ def runs(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Only show runs of this model.  [default: all models]")
     ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STATE", help="Only show runs in this state. May be given several times."),
+    ] = None,
+    kind: Annotated[str | None, typer.Option(metavar="[training|evaluation]", help="Only show runs of a kind.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only show runs with this metadata. May be given several times."),
+    ] = None,
+    caller: Annotated[str | None, typer.Option(help="Only show runs that this caller began.")] = None,
+    created_after: Annotated[datetime | None, typer.Option(help="Only show runs created since then.")] = None,
+    created_before: Annotated[datetime | None, typer.Option(help="Only show runs created before then.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of runs.  [default: all]")] = None,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Show the oldest runs first.")] = False,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
@@ -179,10 +194,21 @@ def runs(
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority", "workers", "owner"}]}.
+    "resumable", "resumed", "priority", "workers", "owner", "metadata", "caller", "withheld", "publishable", "stopped",
+    "idempotency_key"}]}.
     """
     with connect(context, address) as client:
-        found = client.runs(model)
+        found = client.runs(
+            model,
+            state=state,
+            kind=kind,
+            metadata=pairs("--metadata", metadata or ()),
+            caller=caller,
+            created_after=created_after,
+            created_before=created_before,
+            limit=limit,
+            oldest_first=oldest_first,
+        )
     if as_json:
         print_json({"runs": found})
     elif not found:
@@ -212,7 +238,7 @@ def resume(
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Resume an interrupted training run from its latest checkpoint. JSON: as for `train`."""
+    """Resume a paused or interrupted training run from its latest checkpoint. JSON: as for `train`."""
     check_plot(plot)
     with connect(context, address) as client:
         resumed = client.run(run).resume()

@@ -55,6 +55,14 @@ class TrainKeywords(TypedDict, total=False):
     """Seconds between two checkpoints, from which an interrupted run goes on."""
     description: str
     """Text to keep with the run."""
+    metadata: Mapping[str, str] | None
+    """Keys and values to keep with the run."""
+    idempotency_key: str | None
+    """Key by which a repeated call finds its run."""
+    expected_base_version: int | None
+    """Version that must still be the newest when the result is published."""
+    on_conflict: str
+    """What happens when another version is the newest: with 'rebase' the result is published if it is better."""
     optimizer: Any
     """Optimizer, as Keras serialises it."""
     loss: Any
@@ -80,6 +88,10 @@ class EvaluateKeywords(TypedDict, total=False):
     """Rows in a step."""
     description: str
     """Text to keep with the run."""
+    metadata: Mapping[str, str] | None
+    """Keys and values to keep with the run."""
+    idempotency_key: str | None
+    """Key by which a repeated call finds its run."""
     loss: Any
     """Loss, or a list or dict of them by output."""
     loss_weights: Any

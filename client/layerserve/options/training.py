@@ -17,7 +17,9 @@ from layerserve.options.kinds import (
     Callbacks,
     ClassWeight,
     Flag,
+    Key,
     Log,
+    Metadata,
     Patterns,
     Publication,
     Setting,
@@ -89,6 +91,23 @@ class RunOptions:
         otherwise="the server's",
     )
     description: str = option("", Text(), "Text to keep with the run.", evaluates=True)
+    metadata: Mapping[str, str] | None = option(
+        None, Metadata(), "Keys and values to keep with the run.", otherwise="none", evaluates=True
+    )
+    idempotency_key: str | None = option(
+        None, Key(), "Key by which a repeated call finds its run.", otherwise="drawn for each call", evaluates=True
+    )
+    expected_base_version: int | None = option(
+        None,
+        whole(1, 64),
+        "Version that must still be the newest when the result is published.",
+        otherwise="published in any case",
+    )
+    on_conflict: str = option(
+        "refuse",
+        words({"refuse": training_pb2.CONFLICT_POLICY_REFUSE, "rebase": training_pb2.CONFLICT_POLICY_REBASE}),
+        "What happens when another version is the newest: with 'rebase' the result is published if it is better.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ _SERVICES: dict[str, dict[Right, str]] = {
     "layerserve.v1.GraphService": {"read": "GetNodeShapes"},
     "layerserve.v1.ModelService": {"read": "ListModels GetModel DownloadModel"},
     "layerserve.v1.TrainingService": {
-        "train": "Train Evaluate CancelRun ResumeRun DeleteRun",
+        "train": "Train Evaluate PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
         "read": "WatchRun GetRun ListRuns ListRunFiles DownloadRunFile",
     },
     "layerserve.v1.OnlineTrainingService": {"train": "TrainOnline"},

@@ -14,6 +14,7 @@ from layerserve_server.errors import (
     NotTrainableError,
     RefusedChangeError,
     ServerError,
+    VersionConflictError,
     VersionFailedError,
 )
 from layerserve_server.repository import layout, publishing
@@ -185,36 +186,65 @@ class Repository(LoadedModels):
                 self._bring_up(name)
 
     def publish(
-        self, name: str, file: Path, *, run: str, base_version: int, label: str = "", checkpoint: str = ""
+        self,
+        name: str,
+        file: Path,
+        *,
+        run: str,
+        base_version: int,
+        label: str = "",
+        expected: int = 0,
+        checkpoint: str = "",
     ) -> int:
         """Publishes a file as the next version of a model, loads it, then sets the label. Returns the version number.
 
         `checkpoint` is the id of the run's checkpoint from which the file was made; empty for the run's result.
 
-        Raises NotTrainableError if the repository can't be written, VersionFailedError if the new version can't be
-        loaded.
+        Raises VersionConflictError if the model has a version above `expected` (0: it may), NotTrainableError if the
+        repository can't be written, VersionFailedError if the new version can't be loaded.
         """
         above = self.highest(name)
+        if expected:
+            self.check_newest(name, expected)
         facts: dict[str, Any] = {"run": run, "base_version": base_version, "created": time.time()}
         if checkpoint:
             facts["checkpoint"] = checkpoint
         try:
-            version = self.writer.publish(name, file, facts, above=above)
+            version = self.writer.publish(name, file, facts, above=above, expected=expected)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
         self.refresh(name, version)
         return self._published(name, version, label)
 
     def publish_once(
-        self, name: str, file: Path, *, run: str, base_version: int, label: str = "", checkpoint: str = ""
+        self,
+        name: str,
+        file: Path,
+        *,
+        run: str,
+        base_version: int,
+        label: str = "",
+        expected: int = 0,
+        who: str = "",
+        checkpoint: str = "",
     ) -> int:
-        """Like `publish`, but doesn't repeat steps that were completed before, such as by a server that was killed."""
-        version = self.version_of_run(name, run, checkpoint)
+        """Like `publish`, but doesn't repeat steps that were completed before, such as by a server that was killed.
+
+        `who` is the caller, for the audit log, if a call publishes the run's result.
+        """
         by = f"{run}/{checkpoint}" if checkpoint else run
+        by = f"{by}, called by {who}" if who else by
+        version = self.version_of_run(name, run, checkpoint)
         try:
             if not version:
                 version = self.publish(
-                    name, file, run=run, base_version=base_version, label=label, checkpoint=checkpoint
+                    name,
+                    file,
+                    run=run,
+                    base_version=base_version,
+                    label=label,
+                    expected=expected,
+                    checkpoint=checkpoint,
                 )
             else:
                 self._published(name, version, label)
@@ -260,6 +290,18 @@ class Repository(LoadedModels):
             record = self._models.get(name)
             versions = tuple(record.versions) if record else ()
         return max((*versions, read_control(self._root / name).highest))
+
+    def newest(self, name: str) -> int:
+        """Returns the highest number of the versions that a model has; 0 for none."""
+        with self._lock:
+            record = self._models.get(name)
+            versions = [number for number, entry in record.versions.items() if not entry.leaving] if record else []
+        return max(versions, default=0)
+
+    def check_newest(self, name: str, expected: int) -> None:
+        """Raises VersionConflictError if a model has a version above `expected`."""
+        if (newest := self.newest(name)) > expected:
+            raise VersionConflictError(name, expected, newest)
 
     def check_writable(self, name: str) -> None:
         """Raises NotTrainableError if no version of the model can be published."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from functools import partial
 
 from layerserve.options.online import RUN_OPTIONS, SESSION, OnlineOptions
@@ -22,14 +23,15 @@ from layerserve_server.errors import (
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import lease, model_spec, parse
 from layerserve_server.services.online_stream import OnlineStream
-from layerserve_server.services.training import RunDefaults, common_fields, counted, read_options
+from layerserve_server.services.run_changes import counted
+from layerserve_server.services.training import RunDefaults, common_fields, read_options
 from layerserve_server.training import events
 from layerserve_server.training.online.link import Link, LinkClosedError
 from layerserve_server.training.online.publications import IDLE
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.registry import Runs
-from layerserve_server.training.runs.run import Run
+from layerserve_server.training.runs.run import Run, RunState
 from layerserve_server.transport.call import Routes, Stream
 
 SERVICE = "/layerserve.v1.OnlineTrainingService/"
@@ -97,7 +99,8 @@ class OnlineTrainingService:
     def _begin(self, stream: Stream, spec: pb.OnlineSpec) -> Run:
         with lease(self._repository, stream.caller, "train", spec.model) as base:
             stream.about(base.name, base.version)
-            request = self._request(spec, base.name, base.version)
+            caller = stream.caller.name if stream.caller.named else ""
+            request = replace(self._request(spec, base.name, base.version), caller=caller)
             run = self._runs.begin(request, base, lambda: not stream.listens())
         if stream.trace is not None:
             trace.write(run.folder, stream.trace.headers(stream.metadata))
@@ -108,9 +111,9 @@ class OnlineTrainingService:
         run = self._runs.get(run_id, partial(stream.caller.may, "train"))
         if run.request.kind is not Kind.ONLINE:
             raise InvalidRequestError(f"run '{run.id}': is no session of online training")
-        if not run.resumable:
+        if not run.resumable and run.state is not RunState.PAUSED:
             return run
-        return counted(stream.caller, lambda: self._runs.resume(run_id))
+        return counted(stream.caller, lambda: self._runs.steering.resume(run_id), run)
 
     def _request(self, spec: pb.OnlineSpec, model: str, version: int) -> RunRequest:
         filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": self._defaults.checkpoint_seconds}
@@ -139,7 +142,7 @@ class OnlineTrainingService:
         with run.log.watched(lambda: stream.soon(wake.set)):
             while True:
                 wake.clear()
-                if run.log.ended:
+                if _rests(run):
                     await _raise_end(run, stream)
                     return None
                 if not stream.listens():
@@ -156,11 +159,11 @@ async def _raise_end(run: Run, stream: Stream) -> None:
     """Waits for the end of a run whose process has ended, and raises the reason. Returns if the session was ended.
 
     Raises IdleStreamError if no request came, UnavailableError if the session was interrupted otherwise, and
-    NotTrainableError if it failed or was cancelled.
+    NotTrainableError if it failed, or a call has cancelled or paused it.
     """
     wake = asyncio.Event()
     with run.log.watched(lambda: stream.soon(wake.set)):
-        while not run.log.ended:
+        while not _rests(run):
             if not stream.open():
                 raise UnavailableError(f"the server is stopping; attach to session '{run.id}' again")
             wake.clear()
@@ -177,6 +180,13 @@ async def _raise_end(run: Run, stream: Stream) -> None:
         raise UnavailableError(f"session '{run.id}' was interrupted: {last.reason}; it can be resumed")
     if isinstance(last, events.Cancelled):
         raise NotTrainableError(f"session '{run.id}' was cancelled")
+    if not isinstance(last, events.Finished):
+        raise NotTrainableError(f"session '{run.id}' was paused; resume it")
+
+
+def _rests(run: Run) -> bool:
+    """Whether a session has ended, for now or for good."""
+    return run.log.ended or run.state is RunState.PAUSED
 
 
 def _ended(run: Run) -> pb.OnlineEnded:

@@ -118,6 +118,8 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Folder that contains the data files.
     data_root: str = ""
+    #: Name of the caller, by its token or certificate; empty for a caller without one.
+    caller: str = ""
     # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)

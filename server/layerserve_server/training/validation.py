@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from layergraph.errors import unknown_name
-from layerserve.options.kinds import SHARE, Number, Whole, Words
+from layerserve.options.kinds import SHARE, Key, Metadata, Number, Whole, Words
 from layerserve.options.online import SESSION
 from layerserve.options.option import Option
 from layerserve.options.training import BUDGET, RUN
@@ -22,6 +22,7 @@ from layerserve_server.errors import (
     TooLargeError,
     UnknownInputError,
     UnknownOutputError,
+    safe_text,
 )
 from layerserve_server.inference.admission import fit_dtype, fit_shape, names
 from layerserve_server.inference.runner import TensorSpec
@@ -115,9 +116,9 @@ def check_workers(request: RunRequest, max_workers: int) -> None:
 
 def _check_lengths(request: RunRequest) -> None:
     """Checks the lengths of texts and lists, before anything else is done with them."""
+    check_description(request.description)
     for name, length, limit, unit in (
         ("data", len(request.data), MAX_ARRAYS, "arrays"),
-        ("description", len(request.description), MAX_DESCRIPTION, "characters"),
         ("monitor", len(request.monitor or ()), MAX_TEXT, "characters"),
         ("publish_label", len(request.publish_label or ()), MAX_TEXT, "characters"),
         ("publish_if_improved", len(request.publish_if_improved or ()), MAX_TEXT, "characters"),
@@ -155,6 +156,7 @@ def _check_settings(request: RunRequest) -> None:
         raise InvalidRequestError(
             f"publish_label: got {request.publish_label!r}, expected letters, digits, '.', '_' and '-'"
         )
+    _check_conflicts(request)
     sessions = ((SESSION, request.online),) if request.online is not None else ()
     for options, holder in ((RUN, request), (BUDGET, request.budget), *sessions):
         for option in options:
@@ -162,9 +164,41 @@ def _check_settings(request: RunRequest) -> None:
 
 
 def _check_range(option: Option, value: Any) -> None:
+    if isinstance(option.kind, (Key, Metadata)):
+        return  # checked above, without repeating a long value
     given = value or option.default is not None  # without a default, 0 and "" mean that the option isn't given
     if given and not option.kind.valid(value):
         raise InvalidRequestError(f"{option.path}: got {value!r}, expected {_range(option)}")
+
+
+def check_description(text: str) -> None:
+    """Raises InvalidRequestError if a description is too long."""
+    if len(text) > MAX_DESCRIPTION:
+        raise InvalidRequestError(f"description: got {len(text)} characters, expected at most {MAX_DESCRIPTION}")
+
+
+def checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns metadata. Raises InvalidRequestError if there is too much of it, or a key or a value is invalid."""
+    kind = Metadata()
+    if kind.valid(metadata):
+        return metadata
+    one = next((key for key in sorted(metadata) if not kind.valid({key: metadata[key]})), None)
+    got = f"{len(metadata)} keys" if one is None else f"key '{safe_text(one, 80)}' with {len(metadata[one])} characters"
+    raise InvalidRequestError(f"metadata: got {got}, expected {kind.expects}")
+
+
+def _check_conflicts(request: RunRequest) -> None:
+    checked_metadata(request.metadata or {})
+    expected, key = request.expected_base_version, request.idempotency_key
+    if key and not Key().valid(key):
+        raise InvalidRequestError(f"idempotency_key: got '{safe_text(key, 150)}', expected {Key().expects}")
+    if expected and not request.publish:
+        raise InvalidRequestError("expected_base_version: given for a run that doesn't publish its result")
+    if request.on_conflict == "rebase":
+        if not expected:
+            raise InvalidRequestError("on_conflict: given without expected_base_version")
+        if not request.validates:
+            raise InvalidRequestError("on_conflict: rebase requires validation data or a validation_split")
 
 
 def _range(option: Option) -> str:

@@ -33,11 +33,14 @@ from layerserve_server.training.process.reporting import Position
 from layerserve_server.training.process.work import prepared
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import INTERRUPT, Interruption, RunResult
+from layerserve_server.training.runs.control import ControlFile
 
 #: Minimum time between two events about steps, in seconds.
 STEP_SECONDS = 1.0
 #: Number of versions to be published for which the session goes on; it waits while there are more.
 MAX_PENDING = 2
+#: Maximum time between two looks at what calls have set for the session, in seconds.
+LOOK_SECONDS = 0.5
 #: Time between two checks whether one of them was published, in seconds.
 CHECK_SECONDS = 0.05
 
@@ -94,6 +97,7 @@ class _Program:
         self._door = door
         self._writer = writer
         self._position = position
+        self._control = ControlFile(folder)
         self._yield = CpuYield() if request.nice else None
         #: Step of the newest published version that there was an event about.
         self._announced = published.step if (published := publications.read_published(folder)) else 0
@@ -108,7 +112,10 @@ class _Program:
         }
 
     def run(self) -> bool:
-        """Returns once the session was ended, or no request has come for too long: True then. Raises Interruption."""
+        """Returns once the session was ended, or no request has come for too long: True then.
+
+        Raises Interruption, also if a call has paused the session.
+        """
         session, door = self._session, self._door
         last = time.monotonic()
         while True:
@@ -119,6 +126,11 @@ class _Program:
             if now >= last + session.idle_seconds:
                 session.save()
                 return True
+            control = self._control.read()
+            if control.pause:
+                raise Interruption
+            if control.stop:
+                return self._end()
             if len(publications.pending(self._folder)) > MAX_PENDING:
                 door.pause(CHECK_SECONDS)
                 continue
@@ -126,11 +138,9 @@ class _Program:
             if frame is None:
                 continue
             if frame.header["kind"] == "end":
-                if session.options.publish:
-                    session.publish()
-                session.save()
+                ended = self._end()
                 door.reply(Frame({"step": session.step}))
-                return False
+                return ended
             before = session.step
             door.reply(self._answer(frame))
             last = time.monotonic()
@@ -140,11 +150,17 @@ class _Program:
                 if self._yield is not None:
                     self._yield.on_train_batch_end(session.step)
 
+    def _end(self) -> bool:
+        if self._session.options.publish:
+            self._session.publish()
+        self._session.save()
+        return False
+
     def _patience(self) -> float:
         """Returns how long to wait for a request at most, in seconds."""
         if self._announced < publications.newest(self._folder):
             return CHECK_SECONDS
-        return self._session.seconds_to_publication
+        return min(LOOK_SECONDS, self._session.seconds_to_publication)
 
     def _answer(self, frame: Frame) -> Frame:
         try:

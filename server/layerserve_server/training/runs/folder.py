@@ -14,6 +14,8 @@ PUBLISH = "publish"
 BEST = "best"
 #: Folder of files written by callbacks.
 FILES = "files"
+#: Folder with the version that was published while the run trained, to be compared with the result.
+RIVAL = "rival"
 #: Folder with the trained model, until it is published.
 RESULT = "result"
 #: The process's `RunResult`.

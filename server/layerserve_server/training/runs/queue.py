@@ -58,6 +58,17 @@ class RunQueue:
         elif active >= self._limits.slots + self._limits.max_queued:
             raise BusyError(f"{active} training runs are queued or running, the maximum", retry_after=10.0)
 
+    def check_room_to_pause(self) -> None:
+        """Raises BusyError if as many runs are paused, or about to be, as may wait. Called with the lock held.
+
+        A paused run keeps its data and checkpoints on disk.
+        """
+        open_phases = (Phase.RECEIVING, Phase.TRAINING, Phase.PAUSED)
+        paused = sum(run.phase is Phase.PAUSED or run.control.pause for run in self._table.in_phase(*open_phases))
+        most = self._limits.slots + self._limits.max_queued
+        if paused >= most:
+            raise BusyError(f"{paused} training runs are paused, the maximum; resume or cancel one", retry_after=10.0)
+
     def add(self, run: Run) -> None:
         """Inserts a run after the queued runs of the same or a higher priority. Called with the lock held."""
         kind = run.request.kind
@@ -73,10 +84,10 @@ class RunQueue:
         self._table.changed.notify_all()
 
     def add_again(self, run: Run) -> None:
-        """Adds an interrupted run to the queue again. Called with the lock held."""
+        """Adds a paused or interrupted run to the queue again. Called with the lock held. Raises OSError."""
         (run.folder / OUTCOME).unlink(missing_ok=True)
         run.process.forget()
-        run.cancelled_at, run.overspent = None, ""
+        run.cancelled_at, run.overspent, run.goes_on = None, "", False
         self.add(run)
 
     def remove(self, run: Run) -> None:
@@ -103,4 +114,4 @@ class RunQueue:
 
 def _later(one: Run, other: Run) -> bool:
     """Whether a queued run is executed after another one that was queued later."""
-    return one.request.priority < other.request.priority
+    return one.priority < other.priority
