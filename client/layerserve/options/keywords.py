@@ -51,6 +51,8 @@ class TrainKeywords(TypedDict, total=False):
     """Processes that train together, each with a part of every batch, if the server allows several."""
     on_nan: str
     """What happens when a loss is NaN or infinite: with 'stop' the run fails."""
+    cache_frozen: str
+    """Keep outputs of frozen layers for all epochs, if exact; with 'on' a run that can't is refused."""
     checkpoint_seconds: float | None
     """Seconds between two checkpoints, from which an interrupted run goes on."""
     description: str

@@ -83,6 +83,17 @@ class RunOptions:
         "What happens when a loss is NaN or infinite: with 'stop' the run fails.",
         field="nan_policy",
     )
+    cache_frozen: str = option(
+        "auto",
+        words(
+            {
+                "auto": training_pb2.FROZEN_CACHE_AUTO,
+                "on": training_pb2.FROZEN_CACHE_ON,
+                "off": training_pb2.FROZEN_CACHE_OFF,
+            }
+        ),
+        "Keep outputs of frozen layers for all epochs, if exact; with 'on' a run that can't is refused.",
+    )
     checkpoint_seconds: float | None = option(
         None,
         SECONDS,

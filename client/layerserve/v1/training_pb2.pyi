@@ -167,6 +167,34 @@ NAN_POLICY_CONTINUE: NanPolicy.ValueType  # 2
 """Training goes on, as in Keras."""
 Global___NanPolicy: _TypeAlias = NanPolicy  # noqa: Y015
 
+class _FrozenCache:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FrozenCacheEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FrozenCache.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FROZEN_CACHE_UNSPECIFIED: _FrozenCache.ValueType  # 0
+    """Not set: auto."""
+    FROZEN_CACHE_AUTO: _FrozenCache.ValueType  # 1
+    """Where they are the same in every epoch, are needed more than once, and fit on the disk."""
+    FROZEN_CACHE_ON: _FrozenCache.ValueType  # 2
+    """A run that can't keep them gives INVALID_ARGUMENT, with the layer that is in the way."""
+    FROZEN_CACHE_OFF: _FrozenCache.ValueType  # 3
+    """Never: all layers compute in each step."""
+
+class FrozenCache(_FrozenCache, metaclass=_FrozenCacheEnumTypeWrapper):
+    """Whether the outputs of frozen layers are kept."""
+
+FROZEN_CACHE_UNSPECIFIED: FrozenCache.ValueType  # 0
+"""Not set: auto."""
+FROZEN_CACHE_AUTO: FrozenCache.ValueType  # 1
+"""Where they are the same in every epoch, are needed more than once, and fit on the disk."""
+FROZEN_CACHE_ON: FrozenCache.ValueType  # 2
+"""A run that can't keep them gives INVALID_ARGUMENT, with the layer that is in the way."""
+FROZEN_CACHE_OFF: FrozenCache.ValueType  # 3
+"""Never: all layers compute in each step."""
+Global___FrozenCache: _TypeAlias = FrozenCache  # noqa: Y015
+
 class _DataRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -219,6 +247,8 @@ class DataArray(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
     role: Global___DataRole.ValueType
     """What the array is for."""
     name: _builtins.str
@@ -228,17 +258,28 @@ class DataArray(_message.Message):
     dtype: _tensor_pb2.DataType.ValueType
     """Element type. Not to be set with `path`: the file says it."""
     path: _builtins.str
-    """File that holds the array, relative to the server's data root, with '/' between its parts: .npy, .npz or .parquet. No
-    chunk is sent for it. It must stay as it is until the run has ended. Symbolic links and '..' give PERMISSION_DENIED.
+    """File that holds the array, relative to the server's data root, with '/' between its parts: .npy, .npz, .parquet, .csv or
+    .tsv. No chunk is sent for it. It must stay as it is until the run has ended. Symbolic links and '..' give PERMISSION_DENIED.
     """
     key: _builtins.str
-    """Which array of a .npz file (may be empty where it has one), or which columns of a .parquet file, separated by commas:
-    several columns become the last axis of the array.
+    """Which array of a .npz file (may be empty where it has one), or which columns of a table, separated by commas:
+    several columns become the last axis of the array. `columns` says the same where a name has a comma.
+    """
+    fill: _builtins.str
+    """What is read where a column has no value (null, or an empty field in place of a number), as text: "0". Default: a missing
+    value gives INVALID_ARGUMENT with its row and column.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape of the whole array, rows first. Arrays of training (and those of validation) have the same number of rows. Not to
         be set with `path`: the file says it.
+        """
+
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns of a .parquet, .csv or .tsv file, by their exact names, in place of `key`; several become the last axis of the
+        array. Of a .npz file, the name of one array. Default, without `key`: the column called like the input or output, or all
+        columns where there is none.
         """
 
     def __init__(
@@ -250,12 +291,16 @@ class DataArray(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         path: _builtins.str = ...,
         key: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        fill: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "columns", b"columns", "dtype", b"dtype", "fill", b"fill", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fill: _TypeAlias = _typing.Literal["fill"]  # noqa: Y015
+    _WhichOneofArgType__fill: _TypeAlias = _typing.Literal["_fill", b"_fill"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
 
 Global___DataArray: _TypeAlias = DataArray  # noqa: Y015
 
@@ -357,6 +402,7 @@ class TrainSpec(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     EXPECTED_BASE_VERSION_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    CACHE_FROZEN_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
     """Passes over the data. Default 1."""
     batch_size: _builtins.int
@@ -425,6 +471,10 @@ class TrainSpec(_message.Message):
     """
     on_conflict: Global___ConflictPolicy.ValueType
     """What happens if another version is the newest. Only together with `expected_base_version`. Default: refuse."""
+    cache_frozen: Global___FrozenCache.ValueType
+    """Whether the outputs of the frozen layers before all trained ones are computed once for each row, and kept in the run's
+    folder, rather than in each epoch. Default: auto.
+    """
     @_builtins.property
     def model(self) -> _tensor_pb2.ModelSpec:
         """Model to start from. Default version: the newest that is ready."""
@@ -491,10 +541,11 @@ class TrainSpec(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         expected_base_version: _builtins.int = ...,
         on_conflict: Global___ConflictPolicy.ValueType = ...,
+        cache_frozen: Global___FrozenCache.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015

@@ -333,7 +333,18 @@ def _array(array: pb.DataArray) -> DataArray:
     if role is None:
         raise InvalidRequestError(f"data array '{array.name}': got no role, expected one")
     dtype = "" if array.path and not array.dtype else dtype_name(array.dtype, array.name)
-    return DataArray(role, array.name, dtype, tuple(array.shape), path=array.path, key=array.key)
+    if array.key and array.columns:
+        raise InvalidRequestError(f"data array '{array.name}': got key and columns, expected one of the two")
+    return DataArray(
+        role,
+        array.name,
+        dtype,
+        tuple(array.shape),
+        path=array.path,
+        key=array.key,
+        columns=tuple(array.columns),
+        fill=array.fill if array.HasField("fill") else None,
+    )
 
 
 def _callbacks(given: Any) -> tuple[Any, ...]:

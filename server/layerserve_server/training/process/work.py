@@ -15,11 +15,12 @@ from layergraph.archive.finding import find_model
 from layergraph.errors import LayerGraphError
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.checkpoint import Checkpoints
+from layergraph.training.frozen_cache import FrozenCache
 
 from layerserve_server.errors import NotTrainableError, ServerError
 from layerserve_server.inference.runner import load_plugins
 from layerserve_server.training import events
-from layerserve_server.training.budget import text_room
+from layerserve_server.training.budget import cache_room, text_room
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.model import (
     configured_callbacks,
@@ -37,7 +38,7 @@ from layerserve_server.training.process.reporting import EvaluationReporter, Pos
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs.control import ControlFile
-from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, FILES, RIVAL, result_file
+from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, FILES, RIVAL, result_file
 from layerserve_server.training.selection import BestEpoch, compared_log, no_improvement, read_best, why_withheld
 from layerserve_server.training.upload import read_data
 
@@ -66,7 +67,7 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     best = [BestEpoch(folder, request)] if request.publish == "best" else []
     # After the configured callbacks, so that logs that these add are reported, and weights that they set are saved.
     callbacks = [*configured, reporter, *best, Course(folder, checkpoints), *_yielding(request)]
-    arguments = fit_arguments(request, arrays)
+    arguments = fit_arguments(request, arrays) | {"cache_frozen": _frozen_cache(folder, request, model, writer)}
     # Not earlier: at a low priority the setup takes a minute on a busy machine.
     lower_priority(request.nice)
     model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
@@ -121,6 +122,27 @@ def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult
 def _yielding(request: RunRequest) -> list[Callback]:
     """Returns the callback that yields to serving; none if the run has the same priority."""
     return [CpuYield()] if request.nice else []
+
+
+def _frozen_cache(folder: Path, request: RunRequest, model: Model, writer: EventWriter) -> FrozenCache | bool:
+    """Returns how outputs of frozen layers are kept; False if they aren't."""
+    if request.cache_frozen == "off" or (request.workers > 1 and request.cache_frozen == "auto"):
+        return False
+
+    def note(text: str) -> None:
+        # Most runs have no frozen layers, and no line about them.
+        if any(not layer.trainable for layer in model.walk_layers()):
+            writer.write(events.Log(text))
+
+    resting = CpuYield() if request.nice else None
+    room = cache_room(request, folder, model.count_params())
+    return FrozenCache(
+        folder / CACHE,
+        room,
+        required=request.cache_frozen == "on",
+        tell=note,
+        pause=(lambda: resting.on_train_batch_end(0)) if resting is not None else lambda: None,
+    )
 
 
 def prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:

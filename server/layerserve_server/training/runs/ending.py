@@ -18,6 +18,7 @@ from layerserve_server.training.runs import sessions, trace
 from layerserve_server.training.runs.folder import (
     BASE,
     BEST,
+    CACHE,
     CHECKPOINTS,
     OUTCOME,
     PUBLISH,
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST, RIVAL, STEPS, PUBLISH)
+RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST, RIVAL, CACHE, STEPS, PUBLISH)
 #: Maximum number of versions that a result is compared with, one after another, before it is withheld.
 MAX_COMPARISONS = 5
 #: Maximum time until this server knows a version that another server has published, in seconds.

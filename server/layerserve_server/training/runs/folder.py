@@ -12,6 +12,8 @@ STEPS = "steps"
 PUBLISH = "publish"
 #: Folder with the model of the best epoch so far.
 BEST = "best"
+#: Folder with kept outputs of frozen layers.
+CACHE = "cache"
 #: Folder of files written by callbacks.
 FILES = "files"
 #: Folder with the version that was published while the run trained, to be compared with the result.
