@@ -278,6 +278,22 @@ def test_sessions_are_counted_cancelled_and_left(client: Client) -> None:
         assert {run.id for run in client.runs("numbers") if run.state == "running"} == {left.id}
 
 
+def test_a_session_is_paused_and_ended_by_calls(client: Client, repository: Path) -> None:
+    with client.train_online("numbers", version=1) as session:
+        session.train_on_batch(*batch(1))
+        run = client.run(session.id)
+        run.pause()
+        wait_until(lambda: run.info().state == "paused")
+        with pytest.raises(FailedPrecondition, match="was paused; resume it"):
+            session.train_on_batch(*batch(2))
+        with client.train_online("numbers", session=session.id) as again:
+            again.train_on_batch(*batch(2))
+            run.stop()
+            wait_until(lambda: run.info().state == "finished")
+            assert again.finish() == run.info().version
+    assert published(repository, session.id) == [2]
+
+
 def test_an_idle_session_is_interrupted_and_goes_on(client: Client, server: Server) -> None:
     with client.train_online("numbers", idle_seconds=0.3, publish=False) as session:
         session.train_on_batch(*batch(1))
