@@ -107,6 +107,9 @@ class Door:
     def close(self) -> None:
         """Closes the socket."""
         self._drop()
+        signal.set_wakeup_fd(-1)
+        self._wake.close()
+        self._woken.close()
         if self._listener is not None:
             self._listener.close()
             (self._folder / SOCKET).unlink(missing_ok=True)
