@@ -193,6 +193,10 @@ kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments 
 online-kills: $(STAMP) ## Kill sessions of online training and servers KILLS times at random moments (KILLS=30, ARGS="--transport native --workers 2 --replay")
 	$(TESTS) $(BIN)/python tests/proofs/kill_sessions.py $(KILLS) $(ARGS)
 
+.PHONY: sweep-kills
+sweep-kills: $(STAMP) ## Kill trials and servers during sweeps at random moments (ARGS="--sweeps 3 --trials 20")
+	$(TESTS) $(BIN)/python tests/proofs/kill_sweeps.py $(ARGS)
+
 .PHONY: round-trips
 round-trips: $(STAMP) ## Open with PEER (TensorFlow 2.15) its models that were saved here: every layer, COUNT random graphs (COUNT=200)
 	rm -rf build/round-trips

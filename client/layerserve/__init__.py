@@ -78,6 +78,7 @@ from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
 from layerserve.server_file import ServerFile
+from layerserve.sweeps import Range, SweepInfo, Trial
 from layerserve.tokens import PlaintextTokenWarning
 
 __all__ = [
@@ -124,6 +125,7 @@ __all__ = [
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",
+    "Range",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -138,6 +140,7 @@ __all__ = [
     "RunStarted",
     "ServerFile",
     "StepProgress",
+    "SweepInfo",
     "TakenOver",
     "TensorSpec",
     "TokenExpired",
@@ -145,6 +148,7 @@ __all__ = [
     "TrainingEvent",
     "TrainingFailed",
     "TrainingRun",
+    "Trial",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

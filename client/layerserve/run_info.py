@@ -33,6 +33,7 @@ class RunInfo(Tabular):
     if that isn't the one that replied, `caller` the name of the caller that began it. `withheld` is the reason why its
     result isn't published although that was requested, and a `publishable` one is kept. A `stopped` run was stopped
     early. A paused run has a `reason` if no call has paused it.
+    if that isn't the one that replied. `sweep` is the id of the sweep of which the run is a trial, or empty.
     """
 
     id: str
@@ -63,6 +64,8 @@ class RunInfo(Tabular):
     publishable: bool = False
     stopped: bool = False
     idempotency_key: str = ""
+    sweep: str = ""
+    trial: int = 0
 
     def table(self) -> Table:
         """Returns the run as a table of one row."""
@@ -135,6 +138,8 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         publishable=message.publishable,
         stopped=message.stopped,
         idempotency_key=message.idempotency_key,
+        sweep=message.sweep_id,
+        trial=message.trial,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -26,7 +27,7 @@ from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
 from layerserve_server.training import data_root
 from layerserve_server.training.data_files.filed_array import FiledArray
-from layerserve_server.training.model import dry_run
+from layerserve_server.training.model import dry_run, monitored
 from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.limits import Limits
 
@@ -82,9 +83,13 @@ class FakeModel:
     def saved_format(self, name: str) -> None:
         """Any will do."""
 
-    def fit(self, x: Any, y: Any, **options: Any) -> None:
+    def log_direction(self, name: str) -> str:
+        return "down"
+
+    def fit(self, x: Any, y: Any, **options: Any) -> SimpleNamespace:
         if y["y"].shape[1:] != (2,):
             raise DataError(f"y 'y': got shape {y['y'].shape}, expected (rows, 2)")
+        return SimpleNamespace(history={"loss": [0.5]})
 
     def evaluate(self, x: Any, y: Any, **options: Any) -> None:
         self.fit(x, y, **options)
@@ -145,6 +150,9 @@ class RehearsedHere:
 
     def __call__(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> None:
         dry_run(self.load, path, request)
+
+    def larger_is_better(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> bool:
+        return self.load(path).log_direction(monitored(request)) == "up"
 
     def describe(
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool]

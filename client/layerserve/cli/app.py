@@ -11,6 +11,7 @@ from layerserve.cli import catalogue, changes, extensions, options, run_changes,
 from layerserve.cli.codegen import codegen
 from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
+from layerserve.cli.sweeps import sweep_app
 from layerserve.errors import LayerserveError
 
 
@@ -71,6 +72,7 @@ def application() -> typer.Typer:
     app.command("delete")(training.delete)
     app.command("files")(files)
     app.command("evaluate")(training.evaluate)
+    app.add_typer(sweep_app, name="sweep")
     for name in extensions.names():
         app.command(
             name,

@@ -21,6 +21,7 @@ _SERVICES: dict[str, dict[Right, str]] = {
         "read": "WatchRun GetRun ListRuns ListRunFiles DownloadRunFile",
     },
     "layerserve.v1.OnlineTrainingService": {"train": "TrainOnline"},
+    "layerserve.v1.SweepService": {"train": "CreateSweep CancelSweep DeleteSweep", "read": "GetSweep ListSweeps"},
     "grpc.health.v1.Health": {"open": "Check List Watch"},
     "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},
     "grpc.reflection.v1alpha.ServerReflection": {"read": "ServerReflectionInfo"},

@@ -115,7 +115,7 @@ class TrainingService:
 
         Raises as `messages.lease`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
         """
-        return self._execute(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
+        return self._execute(stream, pb.TrainRequest, pb.TrainResponse, training_request)
 
     def evaluate(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Evaluate: like `train`, for an evaluation run."""
@@ -272,7 +272,8 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
 # Conversion of requests.
 
 
-def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+def training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+    """Converts the spec of a training run. Raises InvalidRequestError or InvalidTensorError if it is invalid."""
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
@@ -305,7 +306,7 @@ def read_options(options: Iterable[Option], spec: Any) -> dict[str, Any]:
 def _value(option: Option, value: Any) -> Any:
     if not isinstance(option.kind, Json):
         return value
-    read = _json(value, option.name)
+    read = parsed_json(value, option.name)
     if isinstance(option.kind, Callbacks):
         return _callbacks(read)
     return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
@@ -353,7 +354,7 @@ def _callbacks(given: Any) -> tuple[Any, ...]:
     return tuple(given or ())
 
 
-def _json(text: str, name: str) -> Any:
+def parsed_json(text: str, name: str) -> Any:
     """Parses a JSON field; None if it is empty. Raises InvalidRequestError if it is invalid or exceeds a limit."""
     if not text:
         return None
@@ -469,6 +470,8 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         publishable=run.publishable,
         stopped=run.control.stop,
         idempotency_key=request.idempotency_key or "",
+        sweep_id=request.sweep,
+        trial=request.trial,
     )
     if version := run.published_version:
         message.published.CopyFrom(model_spec(request.model, version))

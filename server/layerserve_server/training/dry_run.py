@@ -32,7 +32,7 @@ from layerserve_server.system_memory import available_memory
 from layerserve_server.training import data_root
 from layerserve_server.training.budget import TRAINING_BYTES
 from layerserve_server.training.data_files.filed_array import FiledArray
-from layerserve_server.training.model import dry_run, load_trainable
+from layerserve_server.training.model import dry_run, larger_is_better, load_trainable, monitored, prepare_model
 from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import ended_by_signal
@@ -53,7 +53,11 @@ MAX_REASON = 300
 #: Errors that torch raises for invalid axes and values. The text of other errors may reveal internals.
 TORCH_ERRORS = (RuntimeError, IndexError)
 #: Descriptions of the jobs in error texts.
-DOING = {"dry_run": "one step with two rows", "describe": "reading the data files"}
+DOING = {
+    "dry_run": "one step with two rows",
+    "larger_is_better": "compiling the model",
+    "describe": "reading the data files",
+}
 Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -72,6 +76,11 @@ class DryRun(Protocol):
 
         `parameters` is the number of the model's parameters. Raises CallCancelledError once `gone` returns True.
         """
+
+    def larger_is_better(
+        self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
+    ) -> bool:
+        """Whether larger values of the log that a request monitors are better. Raises as a dry run does."""
 
     def describe(
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
@@ -101,6 +110,13 @@ class DryRuns:
         """
         arguments = {"path": str(path), "request": request.to_json()}
         self._reply("dry_run", arguments, self._limits(parameters), gone)
+
+    def larger_is_better(
+        self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
+    ) -> bool:
+        """Whether larger values of the log that a request monitors are better. Raises as a dry run does."""
+        arguments = {"path": str(path), "request": request.to_json()}
+        return bool(self._reply("larger_is_better", arguments, self._limits(parameters), gone)["larger"])
 
     def describe(
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
@@ -202,6 +218,22 @@ def _dry_run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _larger_is_better(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The job that finds the direction of a log."""
+    from layergraph.errors import ConfigError
+
+    from layerserve_server.inference.runner import load_plugins
+
+    load_plugins()
+    request = RunRequest.from_json(arguments["request"])
+    try:
+        model = load_trainable(Path(arguments["path"]))
+        prepare_model(model, request)
+        return {"larger": larger_is_better(model, monitored(request), request.monitor_mode)}
+    except ConfigError as error:
+        raise InvalidRequestError(str(error)) from error
+
+
 def _describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The job that describes files."""
     files = [
@@ -245,5 +277,6 @@ def _unexpected(error: Exception, what: str) -> dict[str, Any]:
 #: Jobs of the warm parent's children, by name.
 JOBS: Mapping[str, Job] = {
     "dry_run": _replying(DOING["dry_run"], _dry_run),
+    "larger_is_better": _replying(DOING["larger_is_better"], _larger_is_better),
     "describe": _replying(DOING["describe"], _describe),
 }
