@@ -193,6 +193,10 @@ http-clients: $(STAMP) ## Compare answers over HTTP with the SDK's: Triton's cli
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
 
+.PHONY: online-kills
+online-kills: $(STAMP) ## Kill sessions of online training and servers KILLS times at random moments (KILLS=30, ARGS="--transport native --workers 2 --replay")
+	$(TESTS) $(BIN)/python tests/proofs/kill_sessions.py $(KILLS) $(ARGS)
+
 .PHONY: sweep-kills
 sweep-kills: $(STAMP) ## Kill trials and servers during sweeps at random moments (ARGS="--sweeps 3 --trials 20")
 	$(TESTS) $(BIN)/python tests/proofs/kill_sweeps.py $(ARGS)

@@ -13,6 +13,7 @@
 """
 
 from layerserve.async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
+from layerserve.async_online import AsyncOnlineSession
 from layerserve.checkpoints import Checkpoint
 from layerserve.client import Client, PreparedCall, TrainingRun
 from layerserve.connection import TLS
@@ -47,6 +48,7 @@ from layerserve.errors import (
     QuotaExceeded,
     RunElsewhere,
     RunNotFound,
+    TakenOver,
     TokenExpired,
     TrainingCancelled,
     TrainingFailed,
@@ -77,6 +79,7 @@ from layerserve.events import (
 from layerserve.model_changes import ModelChange
 from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
+from layerserve.online import OnlineSession
 from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
@@ -89,6 +92,7 @@ __all__ = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
@@ -126,6 +130,7 @@ __all__ = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
+    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -149,6 +154,7 @@ __all__ = [
     "ServerFile",
     "StepProgress",
     "SweepInfo",
+    "TakenOver",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",

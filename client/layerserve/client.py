@@ -35,6 +35,7 @@ from layerserve.health import wait_until_ready
 from layerserve.management import Management
 from layerserve.model_info import ModelInfo, Models, model_spec, read_model_info
 from layerserve.node_shapes import NodeShapes, node_shapes
+from layerserve.online import Online
 from layerserve.options.signature import takes
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Prediction, Signatures
@@ -65,7 +66,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class Client(Datasets, Management, Checkpoints, Sweeping):
+class Client(Datasets, Management, Online, Checkpoints, Sweeping):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

@@ -30,7 +30,8 @@
     ├── Cancelled
     │   └── TrainingCancelled         a run was cancelled: `run_id`, `epoch`
     ├── Aborted
-    │   └── TrainingFailed            a run ended with an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
+    │   ├── TrainingFailed            a run ended with an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
+    │   └── TakenOver                 another client has taken over the session
     ├── Unauthenticated               no valid token or certificate
     │   └── TokenExpired
     ├── PermissionDenied
@@ -314,6 +315,12 @@ class TrainingFailed(Aborted):
         super().__init__(f"training run {run_id!r} failed{_position_text(epoch, step)}: {reason}")
 
 
+class TakenOver(Aborted):
+    """Another client has taken over the session of online training."""
+
+    code = "taken_over"
+
+
 def _position_text(epoch: int, step: int) -> str:
     if not epoch:
         return ""
@@ -415,6 +422,7 @@ CODES: dict[str, type[LayerserveError]] = {
         RunElsewhere,
         VersionConflict,
         QuotaExceeded,
+        TakenOver,
         TokenExpired,
         Forbidden,
     )

@@ -11,6 +11,7 @@ from layerserve.v1 import (
     graph_pb2,
     management_pb2,
     models_pb2,
+    online_pb2,
     prediction_pb2,
     sweeps_pb2,
     training_pb2,
@@ -52,6 +53,7 @@ _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
 _DATASETS = "layerserve.v1.DatasetService"
+_ONLINE = "layerserve.v1.OnlineTrainingService"
 _MANAGEMENT = "layerserve.v1.ManagementService"
 _CHECKPOINTS = "layerserve.v1.CheckpointService"
 _SWEEPS = "layerserve.v1.SweepService"
@@ -140,6 +142,14 @@ GET_DATASET = Method(
 DELETE_DATASET = Method(
     _DATASETS, "DeleteDataset", datasets_pb2.DeleteDatasetRequest, datasets_pb2.DeleteDatasetResponse
 )
+TRAIN_ONLINE = Method(
+    _ONLINE,
+    "TrainOnline",
+    online_pb2.TrainOnlineRequest,
+    online_pb2.TrainOnlineResponse,
+    streams_requests=True,
+    streams_replies=True,
+)
 
 UPLOAD_MODEL = Method(
     _MANAGEMENT,
@@ -224,6 +234,7 @@ METHODS: tuple[Method[Message, Message], ...] = (
     LIST_DATASETS,
     GET_DATASET,
     DELETE_DATASET,
+    TRAIN_ONLINE,
     UPLOAD_MODEL,
     LOAD_MODEL,
     UNLOAD_MODEL,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
 #: Kind of a run.
-RunKind = Literal["training", "evaluation", "unknown"]
+RunKind = Literal["training", "evaluation", "online", "unknown"]
 #: State of a run; "queued" includes receiving data.
 RunState = Literal["queued", "running", "paused", "finished", "failed", "cancelled", "unknown"]
 

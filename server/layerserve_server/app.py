@@ -29,6 +29,7 @@ from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
+from layerserve_server.services.online import OnlineTrainingService
 from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
@@ -118,9 +119,12 @@ class App:
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(ManagementService(manager).routes())
+        defaults = run_defaults(settings)
         routes.add(CheckpointService(self.repository, self.runs, CheckpointModels(converter)).routes())
-        routes.add(TrainingService(self.repository, self.runs, run_defaults(settings), self.datasets).routes())
-        routes.add(SweepService(self.repository, self.sweeps, run_defaults(settings), self.datasets).routes())
+        routes.add(TrainingService(self.repository, self.runs, defaults, self.datasets).routes())
+        online = OnlineTrainingService(self.repository, self.runs, defaults, settings.online_idle_seconds)
+        routes.add(online.routes())
+        routes.add(SweepService(self.repository, self.sweeps, defaults, self.datasets).routes())
         samples, trains = settings.state_folder / "samples", settings.training_slots > 0
         routes.add(
             DatasetService(self.datasets, self._run_using, self.repository, dry_run, samples, training=trains).routes()
@@ -291,6 +295,7 @@ def run_limits(settings: Settings) -> RunLimits:
         auto_resume=settings.training_resume == "auto",
         max_workers=settings.max_workers,
         max_written=settings.max_written_bytes,
+        sessions=settings.max_online_sessions,
     )
 
 

@@ -33,6 +33,7 @@ ServerError
 ├── DeadlinePassedError         the client's deadline passed before the reply was ready
 ├── CallCancelledError          the client cancelled the call
 ├── IdleStreamError             the client of a stream sent, or read, nothing for too long
+├── TakenOverError              another stream has taken over the session
 ├── UnknownMethodError          this server has no such method
 └── UnavailableError            starting, loading or stopping; another replica may answer
 """
@@ -250,6 +251,12 @@ class IdleStreamError(ServerError):
     """The client of a stream sent, or read, nothing for longer than the server waits."""
 
     reason = "idle"
+
+
+class TakenOverError(ServerError):
+    """Another stream has taken over the session of this one."""
+
+    reason = "taken_over"
 
 
 class UnknownMethodError(ServerError):

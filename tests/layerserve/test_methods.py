@@ -8,6 +8,7 @@ from layerserve.v1 import (
     graph_pb2,
     management_pb2,
     models_pb2,
+    online_pb2,
     prediction_pb2,
     sweeps_pb2,
     training_pb2,
@@ -17,7 +18,7 @@ SERVICES = [
     service
     for module in (
         *(prediction_pb2, models_pb2, graph_pb2, training_pb2, datasets_pb2, management_pb2),
-        *(checkpoints_pb2, sweeps_pb2),
+        *(checkpoints_pb2, online_pb2, sweeps_pb2),
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]

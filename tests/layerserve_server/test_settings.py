@@ -68,6 +68,8 @@ NUMBERS = {
     "max_run_bytes": (4 * GIB, 1, None),
     "max_written_bytes": (16 * GIB, 1024, None),
     "max_kept_runs": (200, 1, None),
+    "max_online_sessions": (2, 0, 256),
+    "online_idle_seconds": (300.0, (0.0,), 86400),
     "cancel_grace_seconds": (10.0, 0, None),
     "drain_seconds": (5.0, 0, None),
     "grace_seconds": (30.0, 0, None),

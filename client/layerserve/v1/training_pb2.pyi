@@ -73,6 +73,8 @@ class _RunKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunKind.Value
     """Trains."""
     RUN_KIND_EVALUATION: _RunKind.ValueType  # 2
     """Evaluates."""
+    RUN_KIND_ONLINE: _RunKind.ValueType  # 3
+    """Trains step by step (OnlineTrainingService)."""
 
 class RunKind(_RunKind, metaclass=_RunKindEnumTypeWrapper):
     """What a run does."""
@@ -83,6 +85,8 @@ RUN_KIND_TRAINING: RunKind.ValueType  # 1
 """Trains."""
 RUN_KIND_EVALUATION: RunKind.ValueType  # 2
 """Evaluates."""
+RUN_KIND_ONLINE: RunKind.ValueType  # 3
+"""Trains step by step (OnlineTrainingService)."""
 Global___RunKind: _TypeAlias = RunKind  # noqa: Y015
 
 class _PublishChoice:

@@ -28,6 +28,7 @@ _SERVICES: dict[str, dict[Right, str]] = {
         "train": "PublishCheckpoint PredictCheckpoint DeleteCheckpoint",
         "read": "ListCheckpoints DownloadCheckpoint",
     },
+    "layerserve.v1.OnlineTrainingService": {"train": "TrainOnline"},
     "layerserve.v1.SweepService": {"train": "CreateSweep CancelSweep DeleteSweep", "read": "GetSweep ListSweeps"},
     "grpc.health.v1.Health": {"open": "Check List Watch"},
     "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},

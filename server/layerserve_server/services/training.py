@@ -64,6 +64,7 @@ STATES: dict[RunState, pb.RunState.ValueType] = {
 KINDS: dict[Kind, pb.RunKind.ValueType] = {
     Kind.TRAINING: pb.RUN_KIND_TRAINING,
     Kind.EVALUATION: pb.RUN_KIND_EVALUATION,
+    Kind.ONLINE: pb.RUN_KIND_ONLINE,
 }
 #: Maximum number of concurrent uploads, in total and per client address. Each run has a copy of its model on disk.
 MAX_UPLOADS = 64
@@ -294,19 +295,31 @@ def training_request(
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
-    budget = Budget(**_options(BUDGET, spec))
-    view = View(**_options(VIEW, spec))
-    options = filled | _options(RUN, spec)
-    request = RunRequest(**_common(spec, model, version, defaults), **options, budget=budget, view=view)
-    return request if start is None else _continued(request, start, _options(RUN, spec))
+    budget = Budget(**read_options(BUDGET, spec))
+    view = View(**read_options(VIEW, spec))
+    given = read_options(RUN, spec)
+    request = RunRequest(
+        **common_fields(spec, model, version, defaults),
+        data=_data(spec),
+        **(filled | given),
+        budget=budget,
+        view=view,
+    )
+    return request if start is None else _continued(request, start, given)
 
 
 def _evaluation_request(
     spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults, start: Start | None = None
 ) -> RunRequest:
-    options = _options((option for option in RUN if option.evaluates), spec)
-    common, view = _common(spec, model, version, defaults), View(**_options(VIEW, spec))
-    request = RunRequest(**common, **options, view=view, kind=Kind.EVALUATION, publish=False)
+    options = read_options((option for option in RUN if option.evaluates), spec)
+    request = RunRequest(
+        **common_fields(spec, model, version, defaults),
+        data=_data(spec),
+        **options,
+        view=View(**read_options(VIEW, spec)),
+        kind=Kind.EVALUATION,
+        publish=False,
+    )
     return request if start is None else _continued(request, start, options)
 
 
@@ -318,7 +331,7 @@ def _continued(request: RunRequest, start: Start, given: Mapping[str, Any]) -> R
     return replace(request, version=start.request.version, from_checkpoint=start.name, **changes)
 
 
-def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) -> dict[str, Any]:
+def read_options(options: Iterable[Option], spec: Any) -> dict[str, Any]:
     """Returns the values of the given options of a spec, by name."""
     given = ((option, option.read(spec)) for option in options)
     return {option.name: _value(option, value) for option, value in given if value is not None}
@@ -337,18 +350,21 @@ def _value(option: Option, value: Any) -> Any:
     return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
 
 
-def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> dict[str, Any]:
-    """Returns the fields of a request that training and evaluation have in common."""
+def common_fields(spec: Any, model: str, version: int, defaults: RunDefaults) -> dict[str, Any]:
+    """Returns the fields of a request that all specs of runs have in common."""
     return {
         "model": model,
         "version": version,
-        "data": tuple(map(_array, spec.data)),
-        "compile": _options(COMPILE, spec),
+        "compile": read_options(COMPILE, spec),
         "threads": defaults.threads,
         "device": defaults.device,
         "nice": defaults.nice,
         "data_root": str(defaults.data_root or ""),
     }
+
+
+def _data(spec: pb.TrainSpec | pb.EvaluateSpec) -> tuple[DataArray, ...]:
+    return tuple(map(_array, spec.data))
 
 
 def _array(array: pb.DataArray) -> DataArray:
@@ -432,18 +448,18 @@ def _event(run: Run, event: Event, *, found: bool = False) -> pb.TrainEvent:
                 epochs=what.epochs,
                 step=what.step,
                 steps_per_epoch=what.steps_per_epoch,
-                logs=_logs(what.logs),
+                logs=log_values(what.logs),
             )
         )
     elif isinstance(what, events.Epoch):
         message.epoch.CopyFrom(
-            pb.EpochEnd(epoch=what.epoch, epochs=what.epochs, logs=_logs(what.logs), seconds=what.seconds)
+            pb.EpochEnd(epoch=what.epoch, epochs=what.epochs, logs=log_values(what.logs), seconds=what.seconds)
         )
     elif isinstance(what, events.Log):
         message.log.text = what.text
         message.log.SetInParent()
     elif isinstance(what, events.Finished):
-        finished = pb.RunFinished(logs=_logs(what.logs), seconds=what.seconds, withheld=what.withheld)
+        finished = pb.RunFinished(logs=log_values(what.logs), seconds=what.seconds, withheld=what.withheld)
         message.finished.CopyFrom(finished)
         if what.version:
             message.finished.published.CopyFrom(model_spec(run.request.model, what.version))
@@ -475,7 +491,7 @@ def _file(file: RunFile) -> pb.RunFile:
     return pb.RunFile(name=file.name, bytes=file.bytes, modified_time=timestamp(file.modified_time))
 
 
-def _logs(logs: Logs) -> list[pb.LogValue]:
+def log_values(logs: Logs) -> list[pb.LogValue]:
     return [pb.LogValue(name=name, value=value) for name, value in logs.items()]
 
 
@@ -494,7 +510,7 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         epochs=started.epochs if started else request.epochs,
         steps_done=0 if log.ended else run.position[1],
         steps_per_epoch=started.steps_per_epoch if started else 0,
-        logs=_logs(run.logs),
+        logs=log_values(run.logs),
         seed=request.seed,
         description=run.description,
         kind=KINDS[request.kind],
@@ -514,8 +530,8 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         sweep_id=request.sweep,
         trial=request.trial,
     )
-    if finished and finished.version:
-        message.published.CopyFrom(model_spec(request.model, finished.version))
+    if version := run.published_version:
+        message.published.CopyFrom(model_spec(request.model, version))
     for field, seconds in (
         (message.created_time, log.time_of(events.Accepted)),
         (message.started_time, log.time_of(events.Started)),

@@ -96,8 +96,8 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
 
         patterns, alpha = request.lora.get("layers", ("*",)), request.lora.get("alpha")
         adapting.adapt(cast("layergraph.Model", model), patterns, request.lora["rank"], alpha, request.seed)
-    compile_model(model, request.compile, updates=request.kind is Kind.TRAINING)
-    if request.kind is Kind.TRAINING:
+    compile_model(model, request.compile, updates=request.kind is not Kind.EVALUATION)
+    if request.kind is not Kind.EVALUATION:
         result_format(model, request)
 
 
@@ -250,7 +250,7 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
             check_shareable(cast("layergraph.Model", model))
         if request.kind is Kind.EVALUATION:
             model.evaluate(**evaluate_arguments(replace(request, view=View()), few))
-        else:
+        elif request.kind is Kind.TRAINING:
             _dry_run_training(model, request, few)
     except (NonFiniteLossError, ElementError):
         pass  # The elements stand only for the shapes and dtypes of the data.

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from layergraph.errors import unknown_name
-from layerserve.options.kinds import SHARE, Key, Metadata, Number, Words
+from layerserve.options.kinds import SHARE, Key, Metadata, Number, Whole, Words
+from layerserve.options.online import SESSION
 from layerserve.options.option import Option
 from layerserve.options.training import BUDGET, RUN, VIEW, View
 from layerserve.table_files.table import Selection
@@ -69,6 +70,8 @@ def checked(
     """
     _check_lengths(request)
     _check_settings(request)
+    if request.kind is Kind.ONLINE:
+        return request
     named = tuple(_named(array, inputs, outputs) for array in request.data)
     texts = {spec.name for spec in inputs if spec.dtype == "string"}
     arrays = _filed(request, named, texts, describe)
@@ -91,6 +94,21 @@ def checked(
     _check_publication(checked_request)
     check_policy(checked_request)
     return checked_request
+
+
+def checked_batch(
+    arrays: Sequence[DataArray], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, predicts: bool
+) -> tuple[DataArray, ...]:
+    """Returns the arrays of a batch with their names filled in; `predicts` is whether x is all that is expected.
+
+    Raises InvalidRequestError or a subclass if they don't match the model's inputs and outputs.
+    """
+    named = tuple(_named(array, inputs, outputs) for array in arrays)
+    _check_repeats(named)
+    for array in named:
+        _check_array(array, inputs)
+    _check_group("batch", named, inputs, () if predicts else outputs)
+    return named
 
 
 def check_workers(request: RunRequest, max_workers: int) -> None:
@@ -156,7 +174,8 @@ def _check_settings(request: RunRequest) -> None:
             f"publish_label: got {request.publish_label!r}, expected letters, digits, '.', '_' and '-'"
         )
     _check_conflicts(request)
-    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view)):
+    sessions = ((SESSION, request.online),) if request.online is not None else ()
+    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view), *sessions):
         for option in options:
             _check_range(option, getattr(holder, option.name))
 
@@ -205,6 +224,8 @@ def _range(option: Option) -> str:
         return " or ".join(option.kind.words)
     if option.kind is SHARE:
         return "from 0 to below 1"
+    if isinstance(option.kind, Number) and not isinstance(option.kind, Whole) and math.isfinite(option.kind.limit):
+        return option.kind.expects
     least = option.kind.least if isinstance(option.kind, Number) and option.default is not None else 0
     return f"{least} or more"
 
@@ -330,7 +351,7 @@ def _check_group(
     missing = {spec.name for spec in inputs} - {array.name for array in arrays if array.role.use is Role.X}
     if missing:
         raise MissingInputError(f"{label}: no x for input {' and '.join(map(repr, sorted(missing)))}")
-    if not any(array.role.use is Role.Y for array in arrays):
+    if outputs and not any(array.role.use is Role.Y for array in arrays):
         raise InvalidRequestError(f"{label}: no y; expected targets for {names(outputs)}")
     rows = {array.label(): array.rows for array in arrays}
     if len(set(rows.values())) > 1:

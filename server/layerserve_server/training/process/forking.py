@@ -42,6 +42,7 @@ def _import_all() -> None:
     import layergraph.training.callbacks.table  # noqa: F401
     from layergraph import Input, Model, layers
 
+    import layerserve_server.training.online.program
     import layerserve_server.training.process.work  # noqa: F401
 
     # torch imports many modules when shapes are first inferred. That uses the meta device, which computes nothing.

@@ -57,7 +57,7 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
 
     With several workers this is the part of the first one, which alone writes files.
     """
-    base, model, arrays = _prepared(folder, request)
+    base, model, arrays = prepared(folder, request)
     writer = EventWriter(folder)
     began = time.monotonic()
     together = f", workers {request.workers}" if workers is not None else ""
@@ -116,7 +116,7 @@ def compare(folder: Path, request: RunRequest) -> RunResult:
 def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
     """Trains as a worker other than the first, which writes no files."""
     signal.signal(INTERRUPT, signal.SIG_IGN)
-    _, model, arrays = _prepared(folder, request)
+    _, model, arrays = prepared(folder, request)
     start = starting.begin(folder, request, model)
     checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds, start=start.exact)
     arguments = fit_arguments(request, arrays) | {"epochs": start.epochs_done + request.epochs}
@@ -126,7 +126,7 @@ def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
 
 def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult:
     """Evaluates the model, and returns the metrics in the result's logs."""
-    _, model, arrays = _prepared(folder, request)
+    _, model, arrays = prepared(folder, request)
     starting.finish(folder, model)
     writer = EventWriter(folder)
     began = time.monotonic()
@@ -163,7 +163,7 @@ def _frozen_cache(folder: Path, request: RunRequest, model: Model, writer: Event
     )
 
 
-def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
+def prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
     """Returns the base version's file, its model prepared for the request, and the data."""
     _set_up_torch(request)
     base = find_model(folder / BASE)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from layerserve_server.training import budget, events
 from layerserve_server.training.events import Failed
 from layerserve_server.training.process.warm_parent import WarmParent
+from layerserve_server.training.request import Kind
 from layerserve_server.training.result import INTERRUPT
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.ending import RunEndings
@@ -77,6 +78,8 @@ class RunExecution:
         while True:
             alive = run.process.wait()
             self._follow(run)
+            if run.request.kind is Kind.ONLINE:
+                self._endings.publish_versions(run)
             if not alive:
                 return
             if self._table.stopping and stopping_at is None:

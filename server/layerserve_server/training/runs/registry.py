@@ -79,6 +79,8 @@ class Runs:
             self._spawn(f"training {slot}", lambda: self._work(Kind.TRAINING))
         if self._limits.slots:
             self._spawn("evaluation", lambda: self._work(Kind.EVALUATION))
+        for slot in range(self._limits.sessions):
+            self._spawn(f"session {slot}", lambda: self._work(Kind.ONLINE))
 
     def stop(self) -> None:
         """Interrupts all runs. Running ones have `cancel_grace_seconds` to write a checkpoint.
@@ -128,8 +130,8 @@ class Runs:
         ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping,
         UnknownCheckpointError if `start` is gone, and CallCancelledError once `gone` returns True.
         """
-        self._check_ready()
-        with self._queue.admitted():
+        self._check_ready(request.kind)
+        with self._queue.admitted(request.kind):
             request = self._checked(request, base, gone, start)
             run = self._table.create(request, base.found, start)
         self._table.report()
@@ -137,11 +139,13 @@ class Runs:
 
     def check(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool] = never) -> RunRequest:
         """Validates a request without creating a run, and returns it completed. Raises as `begin` does."""
-        self._check_ready()
+        self._check_ready(request.kind)
         return self._checked(request, base, gone)
 
-    def _check_ready(self) -> None:
-        if not self._limits.slots:
+    def _check_ready(self, kind: Kind) -> None:
+        if kind is Kind.ONLINE and not self._limits.sessions:
+            raise NotTrainableError("online training is off on this server: max_online_sessions is 0")
+        if kind is not Kind.ONLINE and not self._limits.slots:
             raise NotTrainableError("training is off on this server: it has no training slots")
         self._table.check_scanned()
 
@@ -239,7 +243,7 @@ class Runs:
             self._endings.end(run, Failed(f"{SERVER_STOPPED} before all data was received"))
         elif run.control.pause:
             self._endings.pause(run)
-        elif not self._limits.auto_resume or not self._limits.slots:
+        elif not self._limits.auto_resume or not self._slots(run):
             self._endings.end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
         elif run.futile >= MAX_FUTILE:
             reason = f"{SERVER_STOPPED}, {run.futile} times without progress of this run"
@@ -248,6 +252,9 @@ class Runs:
             logger.info("resuming a run", extra={"run": run.id})
             with self._table.changed:
                 self._queue.add_again(run)
+
+    def _slots(self, run: Run) -> int:
+        return self._limits.sessions if run.request.kind is Kind.ONLINE else self._limits.slots
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)

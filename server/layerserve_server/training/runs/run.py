@@ -13,6 +13,7 @@ from typing import Any
 
 from layerserve_server.training import events
 from layerserve_server.training.events import LAST, EventLog, Logs
+from layerserve_server.training.online.publications import Publications
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import RunResult
@@ -68,11 +69,14 @@ class Run:
     #: Which limit of its budget it exceeded, as a text; empty if none.
     overspent: str = ""
     process: TrainingProcess = field(init=False)
+    #: Versions that a session publishes.
+    publications: Publications = field(init=False)
     _ownership: FolderOwner = field(init=False)
     _control: ControlFile = field(init=False)
 
     def __post_init__(self) -> None:
         self.process = TrainingProcess(self.folder)
+        self.publications = Publications(self.folder)
         self._ownership = FolderOwner(self.folder)
         self._control = ControlFile(self.folder)
 
@@ -238,6 +242,15 @@ class Run:
             if isinstance(what, (events.Step, events.Resumed)):
                 return max(0, what.epoch - 1)
         return 0
+
+    @property
+    def published_version(self) -> int:
+        """The version that the run published, a session last; 0 if none."""
+        finished = self.log.newest(events.Finished)
+        if finished is not None and finished.version:
+            return finished.version
+        last = self.publications.last if self.request.kind is Kind.ONLINE else None
+        return last.version if last is not None else 0
 
     @property
     def logs(self) -> Logs:
