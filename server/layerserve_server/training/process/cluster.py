@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from layerserve_server.errors import safe_text
+from layerserve_server.errors import NotTrainableError, safe_text
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import RunRequest
 
@@ -161,7 +161,7 @@ class ClusterProcess:
         parent: WarmParent | None = None,
         more: Mapping[str, str] | None = None,
     ) -> None:
-        """Creates the Job, after that of an earlier attempt has gone. Raises OSError if the cluster refuses it."""
+        """Creates the Job, after that of an earlier attempt has gone. Raises NotTrainableError if the cluster refuses it."""
         environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **(more or {})}
         workers = RunRequest.read(self._folder).workers
         manifest = self._cluster.manifest(self._folder, workers, environment)
@@ -173,7 +173,8 @@ class ClusterProcess:
         try:
             self._cluster.client.create(self._cluster.resource.from_dict(manifest))
         except Exception as error:
-            raise OSError(f"the cluster refuses the Job of the run: {safe_text(str(error), 300)}") from error
+            text = f"the cluster refuses the Job of the run: {safe_text(str(error), 300)}"
+            raise NotTrainableError(text) from error
         self._living, self._asked_at = True, time.monotonic()
         logger.info("created a Job for the run", extra={"run": self._folder.name, "job": job_name(self._folder)})
 

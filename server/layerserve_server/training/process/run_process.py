@@ -27,7 +27,7 @@ class RunProcess(Protocol):
         """Starts the process with `threads` compute threads, and with `more` variables in its environment.
 
         `command`, with the run's folder as its last argument, starts it on this machine; with `parent` it is forked
-        from that.
+        from that. Raises NotTrainableError if it can't be started.
         """
 
     def forget(self) -> None:

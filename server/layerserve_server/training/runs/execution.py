@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from layerserve_server.errors import ServerError
 from layerserve_server.training import budget, events
 from layerserve_server.training.events import Failed
 from layerserve_server.training.process.warm_parent import WarmParent
@@ -58,6 +59,8 @@ class RunExecution:
                 again = self._endings.conclude(run)
                 if not again:
                     return
+        except ServerError as error:
+            self._endings.end(run, Failed(str(error), *run.position, resumable=True))
         except Exception:
             logger.exception("the run failed with an internal error", extra={"run": run.id})
             run.process.signal(signal.SIGKILL)
