@@ -161,7 +161,7 @@ class ClusterProcess:
         parent: WarmParent | None = None,
         more: Mapping[str, str] | None = None,
     ) -> None:
-        """Creates the Job, after that of an earlier attempt has gone. Raises NotTrainableError if the cluster refuses it."""
+        """Creates the Job, after that of an earlier attempt has gone. Raises NotTrainableError if that is refused."""
         environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **(more or {})}
         workers = RunRequest.read(self._folder).workers
         manifest = self._cluster.manifest(self._folder, workers, environment)
