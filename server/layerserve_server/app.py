@@ -40,6 +40,8 @@ from layerserve_server.settings import Settings
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.dry_run import DryRun, DryRuns
+from layerserve_server.training.process.run_process import MakeProcess
+from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
@@ -93,6 +95,7 @@ class App:
             trainer,
             self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
+            _process_maker(settings),
         )
         self.datasets = DatasetStore(
             settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
@@ -282,6 +285,16 @@ def metric_pages(settings: Settings, registry: CollectorRegistry) -> dict[str, C
     if "tfserving" in names:
         pages["/monitoring/prometheus/metrics"] = Extended(registry, tensorflow_serving, alone=True)
     return pages
+
+
+def _process_maker(settings: Settings) -> MakeProcess:
+    """Returns what makes the handles of processes of runs. Raises ValueError if the cluster can't be used."""
+    if settings.training_job is None:
+        return TrainingProcess
+    # Imported here, since the client's library takes time and memory.
+    from layerserve_server.training.process.cluster import Cluster
+
+    return Cluster(settings.training_job).process
 
 
 def run_limits(settings: Settings) -> RunLimits:

@@ -391,6 +391,21 @@ class Settings(BaseSettings):
         default=1, ge=0, le=64, description="Maximum number of concurrent training runs. 0 disables training."
     )
     max_queued_runs: int = Field(default=16, ge=0, description="Maximum number of training runs that wait for a slot.")
+    training_backend: Literal["local", "kubernetes"] = Field(
+        default="local",
+        description=(
+            "Where training runs are executed: 'local' in processes of this machine, or 'kubernetes' each as a Job of "
+            "the cluster, whose pods share the folder of runs and the data root under the same paths (requires "
+            "layerserve[kubernetes])."
+        ),
+    )
+    training_job: Path | None = Field(
+        default=None,
+        description=(
+            "Manifest (YAML) of a Job, or of a TrainJob of Kubeflow Trainer, whose name, size and command are set for "
+            "each run of the backend 'kubernetes'."
+        ),
+    )
     warm_training: bool = Field(
         default=True,
         description=(
@@ -611,6 +626,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_connection_age_seconds: got {age:g} with transport 'native', expected 0: use 'grpcio', or set it "
                 "in a proxy"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cluster_has_a_template(self) -> Settings:
+        if (self.training_backend == "kubernetes") != (self.training_job is not None):
+            raise ValueError(
+                f"training_job: got {self.training_job} with training_backend '{self.training_backend}', expected a "
+                "manifest for 'kubernetes' and none otherwise"
             )
         return self
 

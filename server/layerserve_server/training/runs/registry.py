@@ -15,6 +15,8 @@ from layerserve_server.training import budget, validation
 from layerserve_server.training.continuation import Start
 from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.events import Failed
+from layerserve_server.training.process.run_process import MakeProcess
+from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
@@ -52,15 +54,16 @@ class Runs:
         command: Sequence[str],
         parent: WarmParent | None = None,
         tracer: RunTracer | None = None,
+        make_process: MakeProcess = TrainingProcess,
     ) -> None:
         """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead.
 
-        `tracer` exports the spans of runs.
+        `tracer` exports the spans of runs. `make_process` returns the handle of a run's process.
         """
         self._repository = repository
         self._dry_run = dry_run
         self._limits = limits
-        self._table = RunTable(folder, limits.max_kept, observer)
+        self._table = RunTable(folder, limits.max_kept, observer, make_process)
         self._queue = RunQueue(self._table, limits)
         self._endings = RunEndings(
             self._table, self._queue, repository, observer, tracer, auto_resume=limits.auto_resume
@@ -93,7 +96,8 @@ class Runs:
             receiving, waiting = self._table.in_phase(Phase.RECEIVING), self._table.in_phase(Phase.WAITING)
             self._queue.clear()
             for run in self._table.in_phase(Phase.TRAINING):
-                run.process.signal(INTERRUPT)
+                if not run.process.survives_server:
+                    run.process.signal(INTERRUPT)
             self._table.changed.notify_all()
         for run in receiving:
             self._endings.end(run, Failed(SERVER_STOPPED))
