@@ -15,12 +15,15 @@
 from layerserve.async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
 from layerserve.client import Client, PreparedCall, TrainingRun
 from layerserve.connection import TLS
+from layerserve.dataset_array import DatasetArray
+from layerserve.dataset_info import DatasetColumn, DatasetInfo
 from layerserve.errors import (
     Aborted,
     AlreadyExists,
     Cancelled,
     ClientClosed,
     DataLoss,
+    DatasetNotFound,
     DeadlineExceeded,
     FailedPrecondition,
     Forbidden,
@@ -89,6 +92,10 @@ __all__ = [
     "Client",
     "ClientClosed",
     "DataLoss",
+    "DatasetArray",
+    "DatasetColumn",
+    "DatasetInfo",
+    "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",

@@ -12,7 +12,8 @@
     │   ├── VersionNotFound
     │   ├── LabelNotFound
     │   ├── LayerNotFound             also a KeyError
-    │   └── RunNotFound
+    │   ├── RunNotFound
+    │   └── DatasetNotFound           or none that the caller may see
     ├── AlreadyExists
     ├── FailedPrecondition
     │   ├── ModelNotReady             the version failed to load
@@ -178,6 +179,12 @@ class RunNotFound(NotFound):
     """The server has no training run with this id."""
 
     code = "run_not_found"
+
+
+class DatasetNotFound(NotFound):
+    """The server has no dataset with this id, or none that the caller may see."""
+
+    code = "dataset_not_found"
 
 
 class AlreadyExists(LayerserveError):
@@ -394,6 +401,7 @@ CODES: dict[str, type[LayerserveError]] = {
         LabelNotFound,
         LayerNotFound,
         RunNotFound,
+        DatasetNotFound,
         ModelNotReady,
         NotCompiled,
         RunElsewhere,

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from layerserve.v1 import graph_pb2, management_pb2, models_pb2, prediction_pb2, sweeps_pb2, training_pb2
+from layerserve.v1 import (
+    datasets_pb2,
+    graph_pb2,
+    management_pb2,
+    models_pb2,
+    prediction_pb2,
+    sweeps_pb2,
+    training_pb2,
+)
 
 
 class Message(Protocol):
@@ -42,6 +50,7 @@ _PREDICTION = "layerserve.v1.PredictionService"
 _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
+_DATASETS = "layerserve.v1.DatasetService"
 _MANAGEMENT = "layerserve.v1.ManagementService"
 _SWEEPS = "layerserve.v1.SweepService"
 
@@ -111,6 +120,25 @@ DOWNLOAD_RUN_FILE = Method(
     streams_replies=True,
 )
 
+UPLOAD_DATASET = Method(
+    _DATASETS,
+    "UploadDataset",
+    datasets_pb2.UploadDatasetRequest,
+    datasets_pb2.UploadDatasetResponse,
+    streams_requests=True,
+    streams_replies=True,
+)
+MAKE_DATASET = Method(_DATASETS, "MakeDataset", datasets_pb2.MakeDatasetRequest, datasets_pb2.MakeDatasetResponse)
+LIST_DATASETS = Method(
+    _DATASETS, "ListDatasets", datasets_pb2.ListDatasetsRequest, datasets_pb2.ListDatasetsResponse, repeatable=True
+)
+GET_DATASET = Method(
+    _DATASETS, "GetDataset", datasets_pb2.GetDatasetRequest, datasets_pb2.GetDatasetResponse, repeatable=True
+)
+DELETE_DATASET = Method(
+    _DATASETS, "DeleteDataset", datasets_pb2.DeleteDatasetRequest, datasets_pb2.DeleteDatasetResponse
+)
+
 UPLOAD_MODEL = Method(
     _MANAGEMENT,
     "UploadModel",
@@ -155,6 +183,11 @@ METHODS: tuple[Method[Message, Message], ...] = (
     PUBLISH_RUN,
     LIST_RUN_FILES,
     DOWNLOAD_RUN_FILE,
+    UPLOAD_DATASET,
+    MAKE_DATASET,
+    LIST_DATASETS,
+    GET_DATASET,
+    DELETE_DATASET,
     UPLOAD_MODEL,
     LOAD_MODEL,
     UNLOAD_MODEL,

@@ -12,6 +12,7 @@ from types import TracebackType
 from prometheus_client import CollectorRegistry
 
 from layerserve_server.access.rights import check_table
+from layerserve_server.datasets.store import DatasetLimits, DatasetStore
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
@@ -22,6 +23,8 @@ from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threa
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.watching import Watcher
+from layerserve_server.services.dataset_arrays import run_using
+from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
@@ -44,6 +47,9 @@ from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, ModelLoader, make_imports
 
 logger = logging.getLogger(__name__)
+
+#: Interval between two looks for expired datasets, in seconds.
+DATASET_SECONDS = 60.0
 
 
 class App:
@@ -85,6 +91,10 @@ class App:
             self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
         )
+        self.datasets = DatasetStore(
+            settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
+        )
+        self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
         self.sweeps = Sweeps(
             settings.state_folder / "sweeps",
             self.runs,
@@ -106,8 +116,12 @@ class App:
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(ManagementService(manager).routes())
-        routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
-        routes.add(SweepService(self.repository, self.sweeps, run_defaults(settings)).routes())
+        routes.add(TrainingService(self.repository, self.runs, run_defaults(settings), self.datasets).routes())
+        routes.add(SweepService(self.repository, self.sweeps, run_defaults(settings), self.datasets).routes())
+        samples, trains = settings.state_folder / "samples", settings.training_slots > 0
+        routes.add(
+            DatasetService(self.datasets, self._run_using, self.repository, dry_run, samples, training=trains).routes()
+        )
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
@@ -176,6 +190,8 @@ class App:
         self.runs.start()
         self.sweeps.start()
         self._watcher.start()
+        self._sweep_datasets()
+        self._dataset_watcher.start()
         if self._workers is not None:
             self._workers.start(self.grpc_port)
         self._set_ready(True)
@@ -205,6 +221,7 @@ class App:
         self._set_ready(False)
         logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
         self._watcher.stop()
+        self._dataset_watcher.stop()
         self._access_watcher.stop()
         self._inference.gate.stop()
         if self._inference.tuner:
@@ -227,6 +244,15 @@ class App:
         if self._inference.telemetry is not None:
             self._inference.telemetry.close()
         logger.info("stopped")
+
+    def _run_using(self, dataset: str) -> str:
+        return run_using(self.runs, self.sweeps, dataset)
+
+    def _sweep_datasets(self) -> None:
+        try:
+            self.datasets.sweep(self._run_using)
+        except Exception:
+            logger.exception("the search for expired datasets failed")
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready
@@ -263,6 +289,11 @@ def run_limits(settings: Settings) -> RunLimits:
         max_workers=settings.max_workers,
         max_written=settings.max_written_bytes,
     )
+
+
+def dataset_limits(settings: Settings) -> DatasetLimits:
+    """Returns the limits of datasets in the settings."""
+    return DatasetLimits(settings.max_dataset_bytes, settings.dataset_seconds, settings.dataset_upload_seconds)
 
 
 def run_defaults(settings: Settings) -> RunDefaults:

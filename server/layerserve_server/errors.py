@@ -6,7 +6,8 @@ ServerError
 │   ├── UnknownVersionError
 │   ├── UnknownLabelError
 │   ├── UnknownLayerError
-│   └── UnknownRunError
+│   ├── UnknownRunError
+│   └── UnknownDatasetError
 ├── InvalidRequestError         the request can't be parsed, or doesn't match the model
 │   ├── InvalidTensorError
 │   ├── UnknownInputError
@@ -86,6 +87,12 @@ class UnknownRunError(NotFoundError):
     """No training run has this id."""
 
     reason = "run_not_found"
+
+
+class UnknownDatasetError(NotFoundError):
+    """No dataset has this id, or none that the caller may see."""
+
+    reason = "dataset_not_found"
 
 
 class InvalidRequestError(ServerError):

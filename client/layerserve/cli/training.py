@@ -38,6 +38,10 @@ Arrays = Annotated[
     ),
 ]
 Targets = Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Dataset with all data, in place of --x and --y: its ID, or its first digits."),
+]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
 Data = Annotated[
     str | None,
@@ -63,6 +67,7 @@ def train(
     x: Arrays = None,
     y: Targets = None,
     data: Data = None,
+    dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
@@ -87,7 +92,7 @@ def train(
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
     started, step, epoch, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
     """
-    x, y = _of_one_file(context, x, y, data)
+    x, y = _of_one_file(context, x, y, data, dataset)
     if validation_x or validation_y or validation_data:
         if bool(validation_x) != bool(validation_y) and not validation_data:
             raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
@@ -99,14 +104,15 @@ def train(
         specs = ModelSpecs(client, model, version, label)
         run = client.train(
             model,
-            read_arrays(x, specs.inputs, fill),
-            read_arrays(y, specs.outputs, fill),
+            read_arrays(x, specs.inputs, fill) if x else None,
+            read_arrays(y, specs.outputs, fill) if y else None,
             sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
             validation_data=(
                 (read_arrays(validation_x, specs.inputs, fill), read_arrays(validation_y, specs.outputs, fill))
                 if validation_x and validation_y
                 else None
             ),
+            dataset=dataset,
             version=version,
             label=label,
             **cast(TrainKeywords, read_flags(TRAIN, options | ({"publish": "best"} if best else {}))),
@@ -126,6 +132,7 @@ def evaluate(
     x: Arrays = None,
     y: Targets = None,
     data: Data = None,
+    dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     fill: Fill = None,
     address: Address = DEFAULT_ADDRESS,
@@ -135,14 +142,15 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Measure the loss and metrics of a model on data. JSON: an object of numbers by log."""
-    x, y = _of_one_file(context, x, y, data)
+    x, y = _of_one_file(context, x, y, data, dataset)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
         logs = client.evaluate(
             model,
-            read_arrays(x, specs.inputs, fill),
-            read_arrays(y, specs.outputs, fill),
+            read_arrays(x, specs.inputs, fill) if x else None,
+            read_arrays(y, specs.outputs, fill) if y else None,
             sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
+            dataset=dataset,
             version=version,
             label=label,
             **cast(EvaluateKeywords, read_flags(EVALUATE, options)),
@@ -154,14 +162,14 @@ def evaluate(
 
 
 def _of_one_file(
-    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None
+    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None, dataset: str | None = None
 ) -> tuple[list[str], list[str]]:
-    """Returns the arguments for inputs and targets: `data` for those not given."""
+    """Returns the arguments for inputs and targets: `data` for those not given. A dataset has them itself."""
     both = [data] if data else None
     x, y = x or both, y or both
-    if not x or not y:
-        raise typer.BadParameter("missing data: pass --x and --y, or --data", context)
-    return x, y
+    if (not x or not y) and dataset is None:
+        raise typer.BadParameter("missing data: pass --x and --y, or --data, or --dataset", context)
+    return x or [], y or []
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:

@@ -83,6 +83,14 @@ class TrainKeywords(TypedDict, total=False):
     """Memory that the run may use."""
     max_disk_bytes: int | None
     """What the run's folder may take."""
+    splits: Mapping[str, float] | None
+    """Shares of the rows by name, in order: {"train": 0.8, "test": 0.2}. No row is in two of them."""
+    split: str | None
+    """Split to use."""
+    validate_on: str | None
+    """Split to validate on after each epoch."""
+    split_seed: int | None
+    """Seed of the order in which rows are split."""
 
 
 class EvaluateKeywords(TypedDict, total=False):
@@ -104,3 +112,9 @@ class EvaluateKeywords(TypedDict, total=False):
     """Metrics, or a list or dict of them by output."""
     weighted_metrics: Any
     """Metrics to which sample weights apply."""
+    splits: Mapping[str, float] | None
+    """Shares of the rows by name, in order: {"train": 0.8, "test": 0.2}. No row is in two of them."""
+    split: str | None
+    """Split to use."""
+    split_seed: int | None
+    """Seed of the order in which rows are split."""

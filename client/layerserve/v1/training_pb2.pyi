@@ -243,6 +243,7 @@ class DataArray(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     FILL_FIELD_NUMBER: _builtins.int
     role: Global___DataRole.ValueType
@@ -260,6 +261,11 @@ class DataArray(_message.Message):
     key: _builtins.str
     """Which array of a .npz file (may be empty where it has one), or which columns of a table, separated by commas:
     several columns become the last axis of the array. `columns` says the same where a name has a comma.
+    """
+    dataset: _builtins.str
+    """Dataset that holds the array, by its id or the first digits of it; `key` selects the array or the columns in it. Not
+    together with `path`, `dtype` and `shape`. No chunk is sent for it. The run keeps the dataset from being deleted until
+    it has ended.
     """
     fill: _builtins.str
     """What is read where a column has no value (null, or an empty field in place of a number), as text: "0". Default: a missing
@@ -287,18 +293,57 @@ class DataArray(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         path: _builtins.str = ...,
         key: _builtins.str = ...,
+        dataset: _builtins.str = ...,
         columns: _abc.Iterable[_builtins.str] | None = ...,
         fill: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "columns", b"columns", "dtype", b"dtype", "fill", b"fill", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "columns", b"columns", "dataset", b"dataset", "dtype", b"dtype", "fill", b"fill", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fill: _TypeAlias = _typing.Literal["fill"]  # noqa: Y015
     _WhichOneofArgType__fill: _TypeAlias = _typing.Literal["_fill", b"_fill"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
 
 Global___DataArray: _TypeAlias = DataArray  # noqa: Y015
+
+@_typing.final
+class DataView(_message.Message):
+    """Which rows of the data a run uses: a split of them by shares, in an order that depends on a seed only. Different splits
+    have no row in common, whichever run uses them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPLITS_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    splits: _builtins.str
+    """Splits as JSON: their shares by name, in order ({"train": 0.8, "test": 0.2}), together at most 1. Default: one of all rows."""
+    split: _builtins.str
+    """Name of the split to train on, or to evaluate on. Needed with `splits`."""
+    validation: _builtins.str
+    """Name of the split to validate on after each epoch. Not together with validation arrays. Default: none."""
+    seed: _builtins.int
+    """Seed of the order in which rows are split, from 0. Default: the order of the data."""
+    def __init__(
+        self,
+        *,
+        splits: _builtins.str = ...,
+        split: _builtins.str = ...,
+        validation: _builtins.str = ...,
+        seed: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed", "split", b"split", "splits", b"splits", "validation", b"validation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+
+Global___DataView: _TypeAlias = DataView  # noqa: Y015
 
 @_typing.final
 class CompileSettings(_message.Message):
@@ -400,6 +445,7 @@ class TrainSpec(_message.Message):
     EXPECTED_BASE_VERSION_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
     CACHE_FROZEN_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
     """Passes over the data. Default 1."""
     batch_size: _builtins.int
@@ -510,6 +556,10 @@ class TrainSpec(_message.Message):
         '-', values of at most 512 characters. Default: none.
         """
 
+    @_builtins.property
+    def view(self) -> Global___DataView:
+        """Which rows to train on, and to validate on. Not together with `validation_split`. Default: all rows."""
+
     def __init__(
         self,
         *,
@@ -546,10 +596,11 @@ class TrainSpec(_message.Message):
         expected_base_version: _builtins.int = ...,
         on_conflict: Global___ConflictPolicy.ValueType = ...,
         cache_frozen: Global___FrozenCache.ValueType = ...,
+        view: Global___DataView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "view", b"view", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015
@@ -633,6 +684,7 @@ class EvaluateSpec(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Rows in a step. Default 32."""
     description: _builtins.str
@@ -655,6 +707,10 @@ class EvaluateSpec(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Keys and values, as in TrainSpec. Default: none."""
 
+    @_builtins.property
+    def view(self) -> Global___DataView:
+        """Which rows to evaluate on. Default: all rows."""
+
     def __init__(
         self,
         *,
@@ -665,10 +721,11 @@ class EvaluateSpec(_message.Message):
         description: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        view: Global___DataView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "model", b"model", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

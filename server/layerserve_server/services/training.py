@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive.json_text import JsonError, json_value
-from layerserve.options.kinds import Callbacks, ClassWeight, Json, Lora
+from layerserve.options.kinds import Callbacks, ClassWeight, Json, Lora, Splits, splits_problem
 from layerserve.options.option import Option
-from layerserve.options.training import BUDGET, COMPILE, RUN, Budget
+from layerserve.options.training import BUDGET, COMPILE, RUN, VIEW, Budget, View
 from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.rights import Right
+from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.idempotency import IdempotencyKeys
 from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
@@ -86,8 +88,12 @@ class RunDefaults:
 class TrainingService:
     """Handlers of the training service."""
 
-    def __init__(self, repository: Repository, runs: Runs, defaults: RunDefaults) -> None:
+    def __init__(
+        self, repository: Repository, runs: Runs, defaults: RunDefaults, datasets: DatasetStore | None = None
+    ) -> None:
+        """`datasets` is None if the server keeps none."""
         self._repository = repository
+        self._datasets = datasets
         self._runs = runs
         self._defaults = defaults
         self._changes = RunChanges(runs, _run)
@@ -138,7 +144,13 @@ class TrainingService:
             with lease(self._repository, stream.caller, "train", message.spec.model) as base:
                 stream.about(base.name, base.version)
                 request = replace(read(message.spec, base.name, base.version, self._defaults), caller=caller)
+                request = with_datasets(request, self._datasets, stream.caller)
                 run = self._runs.begin(request, base, lambda: not stream.listens())
+            try:
+                use_datasets(request, self._datasets)
+            except ServerError as error:
+                self._runs.abandon(run, str(error))
+                raise
             if stream.trace is not None:
                 trace.write(run.folder, stream.trace.headers(stream.metadata))
             return run
@@ -278,12 +290,17 @@ def training_request(spec: pb.TrainSpec, model: str, version: int, defaults: Run
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
     budget = Budget(**_options(BUDGET, spec))
-    return RunRequest(**_common(spec, model, version, defaults), **(filled | _options(RUN, spec)), budget=budget)
+    view = View(**_options(VIEW, spec))
+    options = filled | _options(RUN, spec)
+    return RunRequest(**_common(spec, model, version, defaults), **options, budget=budget, view=view)
 
 
 def _evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
     options = _options((option for option in RUN if option.evaluates), spec)
-    return RunRequest(**_common(spec, model, version, defaults), **options, kind=Kind.EVALUATION, publish=False)
+    view = View(**_options(VIEW, spec))
+    return RunRequest(
+        **_common(spec, model, version, defaults), **options, view=view, kind=Kind.EVALUATION, publish=False
+    )
 
 
 def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) -> dict[str, Any]:
@@ -298,6 +315,8 @@ def _value(option: Option, value: Any) -> Any:
     read = parsed_json(value, option.name)
     if isinstance(option.kind, Callbacks):
         return _callbacks(read)
+    if isinstance(option.kind, Splits):
+        return _splits(read)
     if isinstance(option.kind, Lora):
         return lora_settings(read)
     return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
@@ -321,7 +340,9 @@ def _array(array: pb.DataArray) -> DataArray:
     role = ROLES.get(array.role)
     if role is None:
         raise InvalidRequestError(f"data array '{array.name}': got no role, expected one")
-    dtype = "" if array.path and not array.dtype else dtype_name(array.dtype, array.name)
+    if array.path and array.dataset:
+        raise InvalidRequestError(f"data array '{array.name}': got a path and a dataset, expected one of the two")
+    dtype = "" if (array.path or array.dataset) and not array.dtype else dtype_name(array.dtype, array.name)
     if array.key and array.columns:
         raise InvalidRequestError(f"data array '{array.name}': got key and columns, expected one of the two")
     return DataArray(
@@ -333,6 +354,7 @@ def _array(array: pb.DataArray) -> DataArray:
         key=array.key,
         columns=tuple(array.columns),
         fill=array.fill if array.HasField("fill") else None,
+        dataset=array.dataset,
     )
 
 
@@ -350,6 +372,15 @@ def parsed_json(text: str, name: str) -> Any:
         return json_value(text, most=MAX_JSON, values=MAX_JSON_VALUES, depth=MAX_JSON_DEPTH)
     except JsonError as error:
         raise InvalidRequestError(f"{name}: {text[:80]!r} {error}") from error
+
+
+def _splits(splits: Any) -> dict[str, float] | None:
+    if splits is None:
+        return None
+    problem = splits_problem(splits) if isinstance(splits, dict) else "no object"
+    if problem:
+        raise InvalidRequestError(f"view: got {problem}, expected shares by name, together at most 1")
+    return {name: float(share) for name, share in splits.items()}
 
 
 def _class_weight(weights: Any) -> dict[int, float]:

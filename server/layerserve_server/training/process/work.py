@@ -154,7 +154,8 @@ def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]
     prepare_model(model, request)
     if request.device != "cpu":
         model.to(gpu(request.device))
-    data = read_data(folder, request.data, Path(request.data_root), text_room(request, folder))
+    room = text_room(request, folder)
+    data = read_data(folder, request.data, Path(request.data_root), room, Path(request.datasets))
     return base, model, data
 
 
