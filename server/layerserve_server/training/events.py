@@ -211,7 +211,7 @@ def append(folder: Path, what: What) -> None:
 
 def _superseded(event: Event) -> Event:
     """Replaces a final event that others follow: readers would take it for the end of the run."""
-    if isinstance(event.what, Finished):
+    if isinstance(event.what, Finished) and not event.what.version:
         withheld = f": {event.what.withheld}" if event.what.withheld else ""
         return Event(event.sequence, event.time, Log(f"finished, nothing published{withheld}"))
     reason = event.what.reason if isinstance(event.what, Failed) else type(event.what).__name__.lower()
