@@ -182,12 +182,16 @@ swaps: $(STAMP) ## Upload, roll back, label and delete versions while eight clie
 	$(TESTS) $(BIN)/python tests/proofs/managed_swaps.py $(ARGS)
 
 .PHONY: http-clients
-http-clients: $(STAMP) ## Compare answers over HTTP with gRPC's: Triton's, KServe's client, requests (ARGS="MODELS --triton PYTHON --kserve PYTHON")
+http-clients: $(STAMP) ## Compare answers over HTTP with the SDK's: Triton's client, KServe's (also over gRPC), requests (ARGS="MODELS --triton PYTHON --kserve PYTHON")
 	$(TESTS) $(BIN)/python tests/proofs/compare_http.py $(ARGS)
 
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
+
+.PHONY: sweep-kills
+sweep-kills: $(STAMP) ## Kill trials and servers during sweeps at random moments (ARGS="--sweeps 3 --trials 20")
+	$(TESTS) $(BIN)/python tests/proofs/kill_sweeps.py $(ARGS)
 
 .PHONY: round-trips
 round-trips: $(STAMP) ## Open with PEER (TensorFlow 2.15) its models that were saved here: every layer, COUNT random graphs (COUNT=200)

@@ -51,6 +51,7 @@ from layerserve.errors import (
     UnknownError,
     UnknownInput,
     UnknownOutput,
+    VersionConflict,
     VersionNotFound,
 )
 from layerserve.events import (
@@ -60,6 +61,7 @@ from layerserve.events import (
     RunCancelled,
     RunFailed,
     RunFinished,
+    RunPaused,
     RunQueued,
     RunResumed,
     RunStarted,
@@ -73,6 +75,7 @@ from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
 from layerserve.server_file import ServerFile
+from layerserve.sweeps import Range, SweepInfo, Trial
 from layerserve.tokens import PlaintextTokenWarning
 
 __all__ = [
@@ -117,6 +120,7 @@ __all__ = [
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",
+    "Range",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -125,22 +129,26 @@ __all__ = [
     "RunFinished",
     "RunInfo",
     "RunNotFound",
+    "RunPaused",
     "RunQueued",
     "RunResumed",
     "RunStarted",
     "ServerFile",
     "StepProgress",
+    "SweepInfo",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
     "TrainingEvent",
     "TrainingFailed",
     "TrainingRun",
+    "Trial",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "UnknownError",
     "UnknownInput",
     "UnknownOutput",
+    "VersionConflict",
     "VersionNotFound",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from layerserve.v1 import graph_pb2, management_pb2, models_pb2, prediction_pb2, training_pb2
+from layerserve.v1 import graph_pb2, management_pb2, models_pb2, prediction_pb2, sweeps_pb2, training_pb2
 
 
 class Message(Protocol):
@@ -43,6 +43,7 @@ _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
 _MANAGEMENT = "layerserve.v1.ManagementService"
+_SWEEPS = "layerserve.v1.SweepService"
 
 PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse, repeatable=True)
 PREDICT_STREAM = Method(
@@ -95,6 +96,10 @@ LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
 RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
 DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
+PAUSE_RUN = Method(_TRAINING, "PauseRun", training_pb2.PauseRunRequest, training_pb2.PauseRunResponse)
+STOP_RUN = Method(_TRAINING, "StopRun", training_pb2.StopRunRequest, training_pb2.StopRunResponse)
+UPDATE_RUN = Method(_TRAINING, "UpdateRun", training_pb2.UpdateRunRequest, training_pb2.UpdateRunResponse)
+PUBLISH_RUN = Method(_TRAINING, "PublishRun", training_pb2.PublishRunRequest, training_pb2.PublishRunResponse)
 LIST_RUN_FILES = Method(
     _TRAINING, "ListRunFiles", training_pb2.ListRunFilesRequest, training_pb2.ListRunFilesResponse, repeatable=True
 )
@@ -144,6 +149,10 @@ METHODS: tuple[Method[Message, Message], ...] = (
     CANCEL_RUN,
     RESUME_RUN,
     DELETE_RUN,
+    PAUSE_RUN,
+    STOP_RUN,
+    UPDATE_RUN,
+    PUBLISH_RUN,
     LIST_RUN_FILES,
     DOWNLOAD_RUN_FILE,
     UPLOAD_MODEL,
@@ -158,3 +167,11 @@ METHODS: tuple[Method[Message, Message], ...] = (
     DELETE_VERSION,
     DELETE_MODEL,
 )  # type: ignore[assignment]  # a Method is read-only, so it may be treated as covariant
+
+CREATE_SWEEP = Method(_SWEEPS, "CreateSweep", sweeps_pb2.CreateSweepRequest, sweeps_pb2.CreateSweepResponse)
+GET_SWEEP = Method(_SWEEPS, "GetSweep", sweeps_pb2.GetSweepRequest, sweeps_pb2.GetSweepResponse, repeatable=True)
+LIST_SWEEPS = Method(
+    _SWEEPS, "ListSweeps", sweeps_pb2.ListSweepsRequest, sweeps_pb2.ListSweepsResponse, repeatable=True
+)
+CANCEL_SWEEP = Method(_SWEEPS, "CancelSweep", sweeps_pb2.CancelSweepRequest, sweeps_pb2.CancelSweepResponse)
+DELETE_SWEEP = Method(_SWEEPS, "DeleteSweep", sweeps_pb2.DeleteSweepRequest, sweeps_pb2.DeleteSweepResponse)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 #: Kind of a run.
 RunKind = Literal["training", "evaluation", "unknown"]
 #: State of a run; "queued" includes receiving data.
-RunState = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
+RunState = Literal["queued", "running", "paused", "finished", "failed", "cancelled", "unknown"]
 
 _COLUMNS = ("Run", "Kind", "Model", "#From", "State", "#Epochs", "Logs", "#Published", "Created", "Description")
 
@@ -29,7 +30,10 @@ class RunInfo(Tabular):
     It starts from `base_version` of `model`; `version` is the published version or None. `reason` is the error of a
     failed run, and `logs` are its latest losses and metrics. A `resumable` run was interrupted and can be resumed;
     `resumed` is how often it was. `workers` is the number of worker processes. `owner` is the server that owns the run,
-    if that isn't the one that replied.
+    if that isn't the one that replied, `caller` the name of the caller that began it. `withheld` is the reason why its
+    result isn't published although that was requested, and a `publishable` one is kept. A `stopped` run was stopped
+    early. A paused run has a `reason` if no call has paused it.
+    if that isn't the one that replied. `sweep` is the id of the sweep of which the run is a trial, or empty.
     """
 
     id: str
@@ -54,6 +58,14 @@ class RunInfo(Tabular):
     priority: int
     workers: int = 1
     owner: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    caller: str = ""
+    withheld: str = ""
+    publishable: bool = False
+    stopped: bool = False
+    idempotency_key: str = ""
+    sweep: str = ""
+    trial: int = 0
 
     def table(self) -> Table:
         """Returns the run as a table of one row."""
@@ -120,6 +132,14 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         priority=message.priority,
         workers=message.workers or 1,
         owner=message.owner,
+        metadata=dict(message.metadata),
+        caller=message.caller,
+        withheld=message.withheld,
+        publishable=message.publishable,
+        stopped=message.stopped,
+        idempotency_key=message.idempotency_key,
+        sweep=message.sweep_id,
+        trial=message.trial,
     )
 
 

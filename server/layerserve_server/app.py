@@ -26,6 +26,7 @@ from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
@@ -34,7 +35,10 @@ from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.dry_run import DryRun, DryRuns
 from layerserve_server.training.process.warm_parent import WarmParent
-from layerserve_server.training.runs.registry import TRAINER, RunLimits, Runs
+from layerserve_server.training.runs.execution import TRAINER
+from layerserve_server.training.runs.limits import RunLimits
+from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.sweeps.registry import Sweeps
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, ModelLoader, make_imports
@@ -70,17 +74,26 @@ class App:
         self._inference = inference = Inference(settings, load_model, self._imports, group)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
+        dry_run = dry_run or DryRuns(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes)
         self.runs = Runs(
             settings.state_folder / "runs",
             self.repository,
-            dry_run or DryRuns(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes),
+            dry_run,
             run_limits(settings),
             self.metrics,
             trainer,
             self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
         )
-        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan)
+        self.sweeps = Sweeps(
+            settings.state_folder / "sweeps",
+            self.runs,
+            self.repository,
+            dry_run.larger_is_better,
+            slots=settings.training_slots,
+            max_kept=settings.max_kept_runs,
+        )
+        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan, self.sweeps.scan)
         check_table([], PATHS)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
@@ -94,6 +107,7 @@ class App:
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(ManagementService(manager).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
+        routes.add(SweepService(self.repository, self.sweeps, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
@@ -160,6 +174,7 @@ class App:
         self.repository.sweep()
         self._inference.open()
         self.runs.start()
+        self.sweeps.start()
         self._watcher.start()
         if self._workers is not None:
             self._workers.start(self.grpc_port)
@@ -201,6 +216,7 @@ class App:
         self._transport.stop(grace)
         for thread in stopping:
             thread.join()
+        self.sweeps.stop()
         self.runs.stop()
         self._parent.close()
         if self._imports is not None:

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from layerserve_server.settings import Settings
-from layerserve_server.training.runs.registry import TRAINER
+from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.run import RUN_ID
 from torch.distributed.run import parse_args
 

@@ -9,7 +9,9 @@ import layerserve
 import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
 from layerserve.async_management import AsyncManagement
+from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
 from layerserve.management import Management
+from layerserve.sweeping import Sweep, Sweeping
 
 PUBLIC = [
     "TLS",
@@ -53,6 +55,7 @@ PUBLIC = [
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",
+    "Range",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -60,24 +63,28 @@ PUBLIC = [
     "RunFile",
     "RunFinished",
     "RunInfo",
+    "RunPaused",
     "RunNotFound",
     "RunQueued",
     "RunResumed",
     "RunStarted",
     "ServerFile",
     "StepProgress",
+    "SweepInfo",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
     "TrainingEvent",
     "TrainingFailed",
     "TrainingRun",
+    "Trial",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "UnknownError",
     "UnknownInput",
     "UnknownOutput",
+    "VersionConflict",
     "VersionNotFound",
 ]
 
@@ -116,7 +123,13 @@ def test_importing_the_client_imports_nothing_heavy(module):
 
 @pytest.mark.parametrize(
     ("blocking", "asynchronous"),
-    [(Client, AsyncClient), (TrainingRun, AsyncTrainingRun), (Management, AsyncManagement)],
+    [
+        (Client, AsyncClient),
+        (TrainingRun, AsyncTrainingRun),
+        (Management, AsyncManagement),
+        (Sweeping, AsyncSweeping),
+        (Sweep, AsyncSweep),
+    ],
 )
 def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, asynchronous):
     names = {name for name in vars(blocking) if not name.startswith("_")}

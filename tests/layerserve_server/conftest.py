@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -20,11 +21,13 @@ import pytest
 from echo_servers import SERVERS, Echo, Observer
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layergraph.exporting.signature import Signature
+from layerserve.table_files.table import Selection
 from layerserve_server.app import App
 from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
 from layerserve_server.training import data_root
-from layerserve_server.training.model import dry_run
+from layerserve_server.training.data_files.filed_array import FiledArray
+from layerserve_server.training.model import dry_run, monitored
 from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.limits import Limits
 
@@ -80,9 +83,13 @@ class FakeModel:
     def saved_format(self, name: str) -> None:
         """Any will do."""
 
-    def fit(self, x: Any, y: Any, **options: Any) -> None:
+    def log_direction(self, name: str) -> str:
+        return "down"
+
+    def fit(self, x: Any, y: Any, **options: Any) -> SimpleNamespace:
         if y["y"].shape[1:] != (2,):
             raise DataError(f"y 'y': got shape {y['y'].shape}, expected (rows, 2)")
+        return SimpleNamespace(history={"loss": [0.5]})
 
     def evaluate(self, x: Any, y: Any, **options: Any) -> None:
         self.fit(x, y, **options)
@@ -130,9 +137,9 @@ def read_fake(path: Path, settings: object = None) -> FakeModel:
         raise CorruptFileError(path, "the file is truncated") from error
 
 
-def described(root: Path, files: Sequence[tuple[str, str]]) -> Sequence[data_root.FiledArray]:
+def described(root: Path, files: Sequence[tuple[str, Selection]]) -> Sequence[FiledArray]:
     """Looks at data files in this process."""
-    return [data_root.describe(root, path, key) for path, key in files]
+    return data_root.describe_all(root, files)
 
 
 @dataclass(frozen=True)
@@ -144,9 +151,12 @@ class RehearsedHere:
     def __call__(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> None:
         dry_run(self.load, path, request)
 
+    def larger_is_better(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> bool:
+        return self.load(path).log_direction(monitored(request)) == "up"
+
     def describe(
-        self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool]
-    ) -> Sequence[data_root.FiledArray]:
+        self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool]
+    ) -> Sequence[FiledArray]:
         return described(root, files)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Clients of three makers over HTTP against one server with the guide's models; the answers must be gRPC's.
+"""Clients of three makers over HTTP, one of them also over gRPC, against one server; the answers must be the SDK's.
 
 compare_http.py MODELS --triton PYTHON --kserve PYTHON [--transport native]
 
@@ -45,12 +45,13 @@ def main() -> int:
         with App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=120) as client:
             expected = ask(client, Path(folder))
             differ = 0
-            for which, python in (
-                ("triton", arguments.triton),
-                ("kserve", arguments.kserve),
-                ("requests", arguments.kserve),
+            for which, python, port in (
+                ("triton", arguments.triton, app.http_port),
+                ("kserve", arguments.kserve, app.http_port),
+                ("kserve_grpc", arguments.kserve, app.grpc_port),
+                ("requests", arguments.kserve, app.http_port),
             ):
-                subprocess.run([python, str(CLIENT), which, str(app.http_port), folder], check=True)
+                subprocess.run([python, str(CLIENT), which, str(port), folder], check=True)
                 differ += compare(which, Path(folder, f"{which}.npz"), expected)
     return bool(differ)
 

@@ -1,7 +1,8 @@
-"""The client half of compare_http.py: asks with tritonclient, with KServe's InferenceClient, or with requests.
+"""The client half of compare_http.py: asks with tritonclient, with KServe's two InferenceClients, or with requests.
 
-http_clients.py triton|kserve|requests PORT FOLDER  asks with the arrays of FOLDER/inputs.npz ("model/input"), and
-                                                    writes FOLDER/NAME.npz ("model/way/output")
+http_clients.py triton|kserve|kserve_grpc|requests PORT FOLDER  asks with the arrays of FOLDER/inputs.npz
+                                                                ("model/input"), and writes FOLDER/NAME.npz
+                                                                ("model/way/output")
 """
 
 from __future__ import annotations
@@ -120,6 +121,32 @@ def kserve(port: int, models: dict[str, dict[str, np.ndarray]]) -> Answers:
     return answers
 
 
+def kserve_grpc(port: int, models: dict[str, dict[str, np.ndarray]]) -> Answers:
+    """KServe's client of the Open Inference Protocol over gRPC, with typed and with raw elements."""
+    from kserve import InferenceGRPCClient, InferInput, InferRequest
+
+    answers: Answers = {}
+
+    async def ask() -> None:
+        async with InferenceGRPCClient(f"127.0.0.1:{port}") as client:
+            assert await client.is_server_live()
+            assert await client.is_server_ready()
+            for model, arrays in models.items():
+                assert await client.is_model_ready(model)
+                for binary in (True, False):
+                    inputs = []
+                    for name, array in arrays.items():
+                        inputs.append(InferInput(name, list(array.shape), datatype(array)))
+                        inputs[-1].set_data_from_numpy(array, binary_data=binary)
+                    reply = await client.infer(InferRequest(model, inputs, request_id="7"))
+                    assert reply.id == "7"
+                    for output in reply.outputs:
+                        answers[f"{model}/{binary}/{output.name}"] = output.as_numpy()
+
+    asyncio.run(ask())
+    return answers
+
+
 def requests(port: int, models: dict[str, dict[str, np.ndarray]]) -> Answers:
     """TensorFlow Serving's form in rows and columns, by a client that knows HTTP only."""
     import requests as http
@@ -157,5 +184,6 @@ def collect(answers: Answers, model: str, way: str, rows: list) -> None:
 
 if __name__ == "__main__":
     which, port, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-    found = {"triton": triton, "kserve": kserve, "requests": requests}[which](port, grouped(folder))
+    clients = {"triton": triton, "kserve": kserve, "kserve_grpc": kserve_grpc, "requests": requests}
+    found = clients[which](port, grouped(folder))
     np.savez(folder / f"{which}.npz", **found)

@@ -83,6 +83,8 @@ def serve(repository: Path, port_file: Path) -> None:
         metrics_port=-1,
         poll_seconds=0.1,
         max_workers=MAX_WORKERS,
+        training_slots=2,
+        data_root=repository.parent,
         # Training would rest while attackers keep the server busy.
         training_nice=0,
     )

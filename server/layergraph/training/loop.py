@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -28,6 +28,13 @@ from layergraph.training.workers import Replica, Workers
 Tensor = torch.Tensor
 
 
+class Forward(Protocol):
+    """What the loop needs of a plan."""
+
+    def forward(self, context: CallContext, tensors: Sequence[Any]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Computes outputs and their masks from a batch's inputs."""
+
+
 class Loop:
     """Trains or evaluates one compiled model batch by batch, and keeps its running losses and metrics.
 
@@ -47,7 +54,8 @@ class Loop:
         `states` are the states of stateful layers so far, updated in place. Raises NotCompiledError if the model has no
         loss and no regularizer.
         """
-        self._plan = model.plan()
+        self._plan: Forward = model.plan()
+        self._test_plan: Forward = self._plan
         self._states = {} if states is None else states
         self._stateful = [layer for layer in model.walk_layers() if getattr(layer, "stateful", False)]
         self._compiled = compiled
@@ -79,6 +87,11 @@ class Loop:
         self._total = torch.zeros((), dtype=torch.float64, device=device)
         self._shown = {i: torch.zeros_like(self._total) for i in compiled.shown_losses}
         self._rows = 0
+
+    def use(self, plan: Forward, test_plan: Forward | None) -> None:
+        """Computes with other plans, for batches that have their inputs; tests with the model's by default."""
+        self._plan = plan
+        self._test_plan = test_plan or self._test_plan
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -125,7 +138,7 @@ class Loop:
 
     def _scaled(self, batch: Batch, context: CallContext) -> Tensor:
         """The loss, scaled by the optimizer, that gradients are taken of."""
-        return self._compiled.optimizer.scaled(self._measured(batch, context))
+        return self._compiled.optimizer.scaled(self._measured(batch, context, self._plan))
 
     def test(self, batch: Batch) -> None:
         """One evaluation step: updates losses and metrics."""
@@ -137,11 +150,11 @@ class Loop:
                 states=self._states,
                 keeps_logits=self._keeps_logits,
             )
-            self._measured(batch, context)
+            self._measured(batch, context, self._test_plan)
 
-    def _measured(self, batch: Batch, context: CallContext) -> Tensor:
+    def _measured(self, batch: Batch, context: CallContext, plan: Forward) -> Tensor:
         """Computes the total loss of a batch, and updates running losses and metrics."""
-        outputs, masks = self._plan.forward(context, batch.inputs)
+        outputs, masks = plan.forward(context, batch.inputs)
         for index in self._losing_logits:
             outputs[index] = outputs[index].view_as(outputs[index])
         if batch.shard is not None:
@@ -258,8 +271,9 @@ def _summed(shard: Shard | None, penalties: list[Tensor] | None) -> Sequence[Ten
 
 
 def takes_row_gradients(model: Functional, optimizer: BaseOptimizer) -> bool:
-    """Whether gradients of embeddings are to be sparse: as steps may update only the rows that were looked up, with
-    equal results, or as they depend on the lookups.
+    """Whether gradients of embeddings are to be sparse.
+
+    Either steps may update only the rows that were looked up, with equal results, or gradients depend on the lookups.
     """
     found = [layer for layer in model.walk_layers() if isinstance(layer, Embedding)]
     if optimizer.reads_lookups:
@@ -269,7 +283,7 @@ def takes_row_gradients(model: Functional, optimizer: BaseOptimizer) -> bool:
         bool(found)
         and optimizer.takes_rows
         # Subclasses may use their weights in other ways; casts, regularizers and constraints need all rows.
-        and all(type(layer) is Embedding and layer.compute_dtype == layer.dtype for layer in found)
+        and all(type(x) is Embedding and x.compute_dtype == x.dtype and x.lora is None for x in found)
         and not any(w.regularizer or w.constraint for layer in found for w in layer.weights)
     )
 

@@ -27,6 +27,7 @@ from layergraph.training.data_adapter import adapt_data, model_device, split_row
 from layergraph.training.denormals import flushed_denormals
 from layergraph.training.epochs import Epochs
 from layergraph.training.fit import Fit, Validation, tested
+from layergraph.training.frozen_cache import FrozenCache
 from layergraph.training.loop import Loop, new_generator
 from layergraph.training.malloc_tuning import keep_freed_memory
 from layergraph.training.metrics.metric import Result
@@ -261,6 +262,7 @@ class Trainer(Functional):
         workers: Workers | None = None,
         *,
         stop_on_nan: bool = False,
+        cache_frozen: FrozenCache | bool = False,
     ) -> History:
         """Trains for some epochs and returns their logs.
 
@@ -285,6 +287,9 @@ class Trainer(Functional):
         workers             group of processes that all make this call and train one model together. Logs and weights
                             equal those of one process; callbacks and checkpoints are the first worker's
         stop_on_nan         deprecated: True is on_nan="stop"
+        cache_frozen        True keeps the outputs of the frozen layers before all trained ones: they are computed once
+                            for each row, not in each epoch. Losses and weights stay the same, to the rounding of a row
+                            in another batch, and bit for bit without shuffling. A FrozenCache says where and how much
 
         The order of rows in an epoch depends on seed and epoch only. Raises DataError for data that doesn't fit, before
         training starts, ConfigError for invalid arguments, and NotCompiledError before `compile`.
@@ -346,6 +351,7 @@ class Trainer(Functional):
             on_nan=on_nan,
             checkpoints=checkpoints,
             workers=workers,
+            cache=FrozenCache(required=True) if cache_frozen is True else cache_frozen or None,
         )
         with keep_freed_memory(), flushed_denormals():
             fit.run(resumed)

@@ -17,9 +17,10 @@ _SERVICES: dict[str, dict[Right, str]] = {
     "layerserve.v1.GraphService": {"read": "GetNodeShapes"},
     "layerserve.v1.ModelService": {"read": "ListModels GetModel DownloadModel"},
     "layerserve.v1.TrainingService": {
-        "train": "Train Evaluate CancelRun ResumeRun DeleteRun",
+        "train": "Train Evaluate PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
         "read": "WatchRun GetRun ListRuns ListRunFiles DownloadRunFile",
     },
+    "layerserve.v1.SweepService": {"train": "CreateSweep CancelSweep DeleteSweep", "read": "GetSweep ListSweeps"},
     "grpc.health.v1.Health": {"open": "Check List Watch"},
     "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},
     "grpc.reflection.v1alpha.ServerReflection": {"read": "ServerReflectionInfo"},

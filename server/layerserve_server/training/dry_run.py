@@ -15,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from layerserve.table_files.table import Selection
+
 from layerserve_server import errors
 from layerserve_server.errors import (
     BusyError,
@@ -29,8 +31,8 @@ from layerserve_server.observability.logs import middle_cut
 from layerserve_server.system_memory import available_memory
 from layerserve_server.training import data_root
 from layerserve_server.training.budget import TRAINING_BYTES
-from layerserve_server.training.data_root import FiledArray
-from layerserve_server.training.model import dry_run, load_trainable
+from layerserve_server.training.data_files.filed_array import FiledArray
+from layerserve_server.training.model import dry_run, larger_is_better, load_trainable, monitored, prepare_model
 from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import ended_by_signal
@@ -51,9 +53,19 @@ MAX_REASON = 300
 #: Errors that torch raises for invalid axes and values. The text of other errors may reveal internals.
 TORCH_ERRORS = (RuntimeError, IndexError)
 #: Descriptions of the jobs in error texts.
-DOING = {"dry_run": "one step with two rows", "describe": "reading the headers of the data files"}
+DOING = {
+    "dry_run": "one step with two rows",
+    "larger_is_better": "compiling the model",
+    "describe": "reading the data files",
+}
 Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory", "more memory than there is")
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "Cannot allocate memory",
+    "more memory than there is",
+    "error return without exception set",  # CPython, in place of MemoryError
+)
 
 
 class DryRun(Protocol):
@@ -65,10 +77,15 @@ class DryRun(Protocol):
         `parameters` is the number of the model's parameters. Raises CallCancelledError once `gone` returns True.
         """
 
+    def larger_is_better(
+        self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
+    ) -> bool:
+        """Whether larger values of the log that a request monitors are better. Raises as a dry run does."""
+
     def describe(
-        self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool] = never
+        self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
     ) -> Sequence[FiledArray]:
-        """Describes arrays in files below `root`, given by path and key. Raises as `data_root.describe` does."""
+        """Describes arrays in files below `root`, given by path and selection. Raises as `data_root.describe` does."""
 
     def close(self) -> None:
         """Stops dry runs."""
@@ -94,14 +111,22 @@ class DryRuns:
         arguments = {"path": str(path), "request": request.to_json()}
         self._reply("dry_run", arguments, self._limits(parameters), gone)
 
+    def larger_is_better(
+        self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
+    ) -> bool:
+        """Whether larger values of the log that a request monitors are better. Raises as a dry run does."""
+        arguments = {"path": str(path), "request": request.to_json()}
+        return bool(self._reply("larger_is_better", arguments, self._limits(parameters), gone)["larger"])
+
     def describe(
-        self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool] = never
+        self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
     ) -> Sequence[FiledArray]:
         """Describes arrays in files. Raises as `data_root.describe` does, and the errors of limits of a dry run."""
-        arguments = {"root": str(root), "files": [list(file) for file in files]}
+        arguments = {"root": str(root), "files": [[path, asdict(selection)] for path, selection in files]}
         reply = self._reply("describe", arguments, self._limits(0), gone)
         return [
-            FiledArray(one["dtype"], tuple(one["shape"]), one["mapped"], tuple(one["stamp"])) for one in reply["files"]
+            FiledArray(one["dtype"], tuple(one["shape"]), one["mapped"], tuple(one["stamp"]), tuple(one["columns"]))
+            for one in reply["files"]
         ]
 
     def _reply(
@@ -193,10 +218,29 @@ def _dry_run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _larger_is_better(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The job that finds the direction of a log."""
+    from layergraph.errors import ConfigError
+
+    from layerserve_server.inference.runner import load_plugins
+
+    load_plugins()
+    request = RunRequest.from_json(arguments["request"])
+    try:
+        model = load_trainable(Path(arguments["path"]))
+        prepare_model(model, request)
+        return {"larger": larger_is_better(model, monitored(request), request.monitor_mode)}
+    except ConfigError as error:
+        raise InvalidRequestError(str(error)) from error
+
+
 def _describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The job that describes files."""
-    root = Path(arguments["root"])
-    return {"files": [asdict(data_root.describe(root, path, key)) for path, key in arguments["files"]]}
+    files = [
+        (path, Selection(**{**selection, "columns": tuple(selection["columns"])}))
+        for path, selection in arguments["files"]
+    ]
+    return {"files": [asdict(found) for found in data_root.describe_all(Path(arguments["root"]), files)]}
 
 
 def _replying(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Job:
@@ -233,5 +277,6 @@ def _unexpected(error: Exception, what: str) -> dict[str, Any]:
 #: Jobs of the warm parent's children, by name.
 JOBS: Mapping[str, Job] = {
     "dry_run": _replying(DOING["dry_run"], _dry_run),
+    "larger_is_better": _replying(DOING["larger_is_better"], _larger_is_better),
     "describe": _replying(DOING["describe"], _describe),
 }

@@ -1,0 +1,99 @@
+"""The execution of a run: its process is started and watched until it ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from layerserve_server.training import budget, events
+from layerserve_server.training.events import Failed
+from layerserve_server.training.process.warm_parent import WarmParent
+from layerserve_server.training.result import INTERRUPT
+from layerserve_server.training.runs import trace
+from layerserve_server.training.runs.ending import RunEndings
+from layerserve_server.training.runs.limits import RunLimits
+from layerserve_server.training.runs.observer import RunObserver
+from layerserve_server.training.runs.run import Run
+from layerserve_server.training.runs.table import RunTable
+
+logger = logging.getLogger(__name__)
+
+#: Command of a run's process; the run's folder is appended.
+TRAINER = (sys.executable, "-m", "layerserve_server.training.process.main")
+
+
+class RunExecution:
+    """Executes runs, each in a process. Called in a thread of each run."""
+
+    def __init__(
+        self,
+        table: RunTable,
+        endings: RunEndings,
+        limits: RunLimits,
+        observer: RunObserver,
+        command: Sequence[str],
+        parent: WarmParent | None,
+    ) -> None:
+        """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead."""
+        self._table = table
+        self._endings = endings
+        self._limits = limits
+        self._observer = observer
+        self._command = command
+        self._parent = parent
+
+    def execute(self, run: Run, *, launch: bool) -> None:
+        """Executes a run to its end. Without `launch` its process has been started by an earlier server."""
+        try:
+            again = launch
+            while True:
+                if again:
+                    self._launch(run)
+                self._watch(run)
+                again = self._endings.conclude(run)
+                if not again:
+                    return
+        except Exception:
+            logger.exception("the run failed with an internal error", extra={"run": run.id})
+            run.process.signal(signal.SIGKILL)
+            self._endings.end(run, Failed("internal error; see the server's log", *run.position))
+
+    def _launch(self, run: Run) -> None:
+        # Not forked with workers, which torchrun starts, nor on a GPU: CUDA can't be initialized again after a fork.
+        forkable = run.request.workers == 1 and run.request.device == "cpu"
+        parent = self._parent if forkable else None
+        run.process.start(self._command, run.request.threads, parent, trace.variables(run.folder))
+        with self._table.changed:
+            if run.cancelled_at is not None or self._table.stopping:
+                run.process.signal(INTERRUPT if run.cancelled_at is None else signal.SIGTERM)
+
+    def _watch(self, run: Run) -> None:
+        """Follows a run's process until it ends. Kills it if it doesn't stop in time or exceeds its budget."""
+        watch = budget.Watch(run.request.budget, run.folder, self._limits.max_written)
+        stopping_at: float | None = None
+        while True:
+            alive = run.process.wait()
+            self._follow(run)
+            if not alive:
+                return
+            if self._table.stopping and stopping_at is None:
+                stopping_at = time.monotonic()
+            stops = [at for at in (run.cancelled_at, stopping_at) if at is not None]
+            if stops and time.monotonic() - min(stops) > self._limits.cancel_grace_seconds:
+                run.process.signal(signal.SIGKILL)
+            if not run.overspent:
+                run.overspent = watch.overspent(run.process.pid, run.seconds if run.request.budget.max_seconds else 0.0)
+                if run.overspent:
+                    run.process.signal(signal.SIGKILL)
+
+    def _follow(self, run: Run) -> None:
+        for event in run.log.refresh():
+            if isinstance(event.what, events.Started):
+                self._table.report()
+            if isinstance(event.what, (events.Step, events.Epoch)):
+                step = event.what.step if isinstance(event.what, events.Step) else 0
+                loss = event.what.logs.get("loss")
+                self._observer.run_progressed(run.request.model, event.what.epoch, step, loss)

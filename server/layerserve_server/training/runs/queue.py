@@ -1,0 +1,108 @@
+"""The queue of runs: admission, order, and the slots that take runs from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from layerserve_server.errors import STOPPING, BusyError, UnavailableError
+from layerserve_server.training import events
+from layerserve_server.training.request import Kind
+from layerserve_server.training.runs.folder import OUTCOME
+from layerserve_server.training.runs.limits import RunLimits
+from layerserve_server.training.runs.run import Phase, Run
+from layerserve_server.training.runs.table import RunTable
+
+
+class RunQueue:
+    """The waiting runs, by priority and then in order of arrival. Evaluations have a slot of their own.
+
+    So they don't wait for hours of training. Everything happens under the lock of the table.
+    """
+
+    def __init__(self, table: RunTable, limits: RunLimits) -> None:
+        self._table = table
+        self._limits = limits
+        self._waiting: list[Run] = []
+        self._beginning = 0
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Keeps a place for the run that is begun within the block. Raises as `check_room` does."""
+        with self._table.changed:
+            self.check_room()
+            self._beginning += 1
+        try:
+            yield
+        finally:
+            with self._table.changed:
+                self._beginning -= 1
+
+    def check_room(self) -> None:
+        """Raises BusyError if the queue is full, UnavailableError if the server is stopping. Called with the lock held.
+
+        Runs that are still receiving data don't count, so a client that sends nothing doesn't block others.
+        """
+        if self._table.stopping:
+            raise UnavailableError(STOPPING)
+        active = self._beginning + len(self._table.in_phase(Phase.WAITING, Phase.TRAINING))
+        if active >= self._limits.slots + self._limits.max_queued:
+            raise BusyError(f"{active} training runs are queued or running, the maximum", retry_after=10.0)
+
+    def check_room_to_pause(self) -> None:
+        """Raises BusyError if as many runs are paused, or about to be, as may wait. Called with the lock held.
+
+        A paused run keeps its data and checkpoints on disk.
+        """
+        open_phases = (Phase.RECEIVING, Phase.TRAINING, Phase.PAUSED)
+        paused = sum(run.phase is Phase.PAUSED or run.control.pause for run in self._table.in_phase(*open_phases))
+        most = self._limits.slots + self._limits.max_queued
+        if paused >= most:
+            raise BusyError(f"{paused} training runs are paused, the maximum; resume or cancel one", retry_after=10.0)
+
+    def add(self, run: Run) -> None:
+        """Inserts a run after the queued runs of the same or a higher priority. Called with the lock held."""
+        kind = run.request.kind
+        busy = sum(one.request.kind is kind for one in self._table.in_phase(Phase.TRAINING))
+        before = [one for one in self._waiting if one.request.kind is kind and not _later(one, run)]
+        slots = self._limits.slots if kind is Kind.TRAINING else 1
+        events.append(run.folder, events.Queued(max(0, busy + len(before) - slots + 1)))
+        run.log.refresh()
+        run.phase = Phase.WAITING
+        behind = next((index for index, one in enumerate(self._waiting) if _later(one, run)), len(self._waiting))
+        self._waiting.insert(behind, run)
+        # All threads, since only those of its kind can take it.
+        self._table.changed.notify_all()
+
+    def add_again(self, run: Run) -> None:
+        """Adds a paused or interrupted run to the queue again. Called with the lock held. Raises OSError."""
+        (run.folder / OUTCOME).unlink(missing_ok=True)
+        run.process.forget()
+        run.cancelled_at, run.overspent, run.goes_on = None, "", False
+        self.add(run)
+
+    def remove(self, run: Run) -> None:
+        """Removes a run if it is waiting. Called with the lock held."""
+        if run in self._waiting:
+            self._waiting.remove(run)
+
+    def clear(self) -> None:
+        """Removes all runs. Called with the lock held."""
+        self._waiting.clear()
+
+    def take(self, kind: Kind) -> Run | None:
+        """Waits for a run of a kind and takes it from the queue. Returns None once the server is stopping."""
+        with self._table.changed:
+            while not self._table.stopping:
+                run = next((run for run in self._waiting if run.request.kind is kind), None)
+                if run is not None:
+                    self._waiting.remove(run)
+                    run.phase = Phase.TRAINING
+                    return run
+                self._table.changed.wait()
+            return None
+
+
+def _later(one: Run, other: Run) -> bool:
+    """Whether a queued run is executed after another one that was queued later."""
+    return one.priority < other.priority

@@ -1,0 +1,284 @@
+"""The runs that a server knows, and their folders: creating, finding, listing, owning and removing runs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from layerserve_server.errors import (
+    BusyError,
+    NotTrainableError,
+    RunElsewhereError,
+    UnavailableError,
+    UnknownRunError,
+    safe_text,
+)
+from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.training import events
+from layerserve_server.training.events import EventLog
+from layerserve_server.training.request import RunRequest
+from layerserve_server.training.runs.folder import BASE
+from layerserve_server.training.runs.observer import RunObserver
+from layerserve_server.training.runs.run import RUN_ID, Phase, Run, new_id
+
+logger = logging.getLogger(__name__)
+
+
+class RunTable:
+    """The runs in a folder, which several servers may share. Thread-safe.
+
+    A run is owned by the server that holds its lock. Those that other servers own are listed, but not returned.
+    """
+
+    def __init__(self, folder: Path, max_kept: int, observer: RunObserver) -> None:
+        """`max_kept` is the number of ended runs that are kept."""
+        self.folder = folder
+        #: Held while the phase of a run, the queue or `stopping` change; notified after changes.
+        self.changed = threading.Condition()
+        #: Whether the server is stopping: no run is taken over or begun any more.
+        self.stopping = False
+        self._max_kept = max_kept
+        self._observer = observer
+        self._runs: dict[str, Run] = {}
+        #: Runs that other servers own.
+        self._elsewhere: dict[str, Run] = {}
+        #: Ids of runs whose folders are being created.
+        self._creating: set[str] = set()
+        #: Whether the runs in the folder have been read at startup. Requests about runs are refused until then.
+        self._scanned = False
+        #: Held during a scan of the folder.
+        self._scanning = threading.Lock()
+
+    # Runs in memory.
+
+    def get(self, run_id: str, visible: Callable[[str], bool], scan: Callable[[], None]) -> Run:
+        """Returns the run with this id, which is looked for by `scan` if it isn't known yet.
+
+        Runs of models that aren't `visible` don't exist. Raises UnknownRunError if there is none, RunElsewhereError if
+        another server owns it, and UnavailableError until the runs have been read at startup.
+        """
+        self.check_scanned()
+        with self.changed:
+            run = self._runs.get(run_id)
+        if run is not None and visible(run.request.model):
+            return run
+        # Another server may own it, or may have created it.
+        if RUN_ID.fullmatch(run_id) and (self.folder / run_id).is_dir():
+            scan()
+        with self.changed:
+            run = self._runs.get(run_id)
+            elsewhere = self._elsewhere.get(run_id)
+        if run is not None and visible(run.request.model):
+            return run
+        if elsewhere is not None and visible(elsewhere.request.model):
+            raise _owned_elsewhere(elsewhere)
+        raise UnknownRunError(f"no training run '{safe_text(run_id, 80)}'")
+
+    def list_elsewhere(self, model: str = "") -> list[Run]:
+        """Returns the runs, or those of one model, that other servers owned at the last scan, newest first."""
+        runs = list(self._elsewhere.values())
+        for run in runs:
+            run.log.refresh()
+        return _newest_first(runs, model)
+
+    def find(self, caller: str, key: str) -> Run | None:
+        """Returns the newest run with an idempotency key of a caller that has its data, or still may get it.
+
+        Raises RunElsewhereError if another server owns it, and UnavailableError until the runs have been read.
+        """
+
+        def fits(run: Run) -> bool:
+            request = run.request
+            return (request.idempotency_key, request.caller) == (key, caller) and (run.has_data or not run.log.ended)
+
+        self.check_scanned()
+        with self.changed:
+            found = next(filter(fits, _newest_first(self._runs.values())), None)
+            elsewhere = next(filter(fits, self._elsewhere.values()), None)
+        if found is None and elsewhere is not None:
+            raise _owned_elsewhere(elsewhere)
+        return found
+
+    def in_phase(self, *phases: Phase) -> list[Run]:
+        """Returns the runs in these phases. Called with the lock held."""
+        return [run for run in self._runs.values() if run.phase in phases]
+
+    def list(self, model: str = "") -> list[Run]:
+        """Returns the runs, or those of one model, that this server owns or that have ended, newest first.
+
+        Raises UnavailableError until the runs have been read at startup.
+        """
+        self.check_scanned()
+        with self.changed:
+            return _newest_first(self._runs.values(), model)
+
+    def report(self) -> None:
+        """Passes the numbers of queued, running and paused runs to the observer."""
+        with self.changed:
+            queued = len(self.in_phase(Phase.RECEIVING, Phase.WAITING))
+            running, paused = len(self.in_phase(Phase.TRAINING)), len(self.in_phase(Phase.PAUSED))
+        self._observer.runs_changed(queued, running, paused)
+
+    def check_scanned(self) -> None:
+        """Raises UnavailableError until the runs have been read at startup."""
+        if not self._scanned:
+            raise UnavailableError("the server is starting and hasn't read its runs yet; try again in a moment")
+
+    # Runs on disk.
+
+    def create(self, request: RunRequest, base: FoundVersion) -> Run:
+        """Creates a run that this server owns. Raises NotTrainableError if its files can't be written."""
+        folder = self.folder / new_id()
+        run = Run(folder.name, folder, request, EventLog(folder))
+        with self.changed:
+            self._creating.add(run.id)
+        try:
+            folder.mkdir(parents=True)
+            # First, so that no other server on this folder takes the run over.
+            run.own()
+            copy_version(base, folder / BASE)
+            request.write(folder)
+            events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes))
+            run.log.refresh()
+        except OSError as error:
+            run.disown()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
+        else:
+            with self.changed:
+                self._runs[run.id] = run
+        finally:
+            with self.changed:
+                self._creating.discard(run.id)
+        return run
+
+    def own(self, run: Run) -> None:
+        """Makes this server the owner of an ended run.
+
+        Raises RunElsewhereError if another server owns it, UnknownRunError if it was removed, and BusyError if another
+        call changes it.
+        """
+        removed = UnknownRunError(f"training run '{run.id}' was removed")
+        # This server owns an ended run only while it publishes, changes or removes it.
+        if run.owned:
+            with self.changed:
+                if run.id in self._runs:
+                    raise BusyError(f"run '{run.id}' is being changed by another call", retry_after=1.0)
+            raise removed
+        try:
+            owned = run.own()
+        except OSError as error:
+            raise removed from error
+        if not owned:
+            raise _owned_elsewhere(run)
+
+    def remove(self, run: Run) -> None:
+        """Removes a run, whose lock is held, and its folder."""
+        with self.changed:
+            self._runs.pop(run.id, None)
+        shutil.rmtree(run.folder, ignore_errors=True)
+        run.disown()
+
+    def prune(self) -> None:
+        """Removes the oldest ended runs in excess of `max_kept`."""
+        with self.changed:
+            ended = [run for run in _newest_first(self._runs.values()) if run.log.ended]
+        for run in ended[self._max_kept :]:
+            if run.awaited:
+                continue
+            with contextlib.suppress(RunElsewhereError, UnknownRunError, BusyError):
+                self.own(run)
+                self.remove(run)
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Holds the lock within the block, while no run is being taken over."""
+        with self._scanning, self.changed:
+            yield
+
+    # Runs of other servers.
+
+    def scan_first(self, adopt: Callable[[Run], None]) -> None:
+        """Reads the runs in the folder at startup. Those that go on are passed to `adopt`."""
+        self._scan(adopt)
+        self._scanned = True
+        self.prune()
+        self.report()
+
+    def scan(self, adopt: Callable[[Run], None]) -> None:
+        """Scans the folder for runs of other servers. Takes over those whose server is gone: passes them to `adopt`."""
+        if self._scanned and self._scan(adopt):
+            self.prune()
+            self.report()
+
+    def _scan(self, adopt: Callable[[Run], None]) -> bool:
+        """Scans the folder. Returns whether new runs were added."""
+        with self._scanning:
+            with self.changed:
+                if self.stopping:
+                    return False
+                ended = self.in_phase(Phase.ENDED)
+            try:
+                names = {path.name for path in self.folder.iterdir() if RUN_ID.fullmatch(path.name)}
+            except OSError:
+                return False
+            # Another server may have removed or resumed an ended run.
+            changed = [run for run in ended if run.id not in names or (run.resumable and run.is_active_again())]
+            with self.changed:
+                for run in changed:
+                    if run.phase is Phase.ENDED:
+                        self._runs.pop(run.id, None)
+                known = {*self._runs, *self._creating}
+            taken = [self._take(name, self._elsewhere.get(name), adopt) for name in sorted(names - known)]
+            self._elsewhere = {run.id: run for run in taken if run is not None}
+            return not known.issuperset(self._runs)
+
+    def _take(self, name: str, known: Run | None, adopt: Callable[[Run], None]) -> Run | None:
+        """Takes over the run in a folder and returns None; returns the run if another server owns it.
+
+        `known` is the run if another server owned it at the last scan.
+        """
+        try:
+            run = known or Run.read(self.folder / name)
+            owned = run.log.ended or run.own()
+            # It may have ended since it was read.
+            run.log.refresh()
+        except (OSError, ValueError, KeyError, TypeError):
+            # After startup it is most likely a run that another server is creating.
+            if not self._scanned:
+                logger.warning("can't read a run from its folder", extra={"run": name})
+            return None
+        if not owned and not run.log.ended:
+            if known is None:
+                logger.info("the run is owned by another server", extra={"run": name, "server": run.owner})
+            return run
+        with self.changed:
+            self._runs[name] = run
+        if run.log.ended:
+            run.phase = Phase.ENDED
+            run.disown()
+        else:
+            adopt(run)
+        return None
+
+
+def copy_version(version: FoundVersion, folder: Path) -> None:
+    """Copies the files of a version, which may be replaced or removed while a run needs them. Raises OSError."""
+    for part in (version.path.name, *version.parts):
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(version.path.parent / part, folder / part, follow_symlinks=False)
+
+
+def _newest_first(runs: Iterable[Run], model: str = "") -> list[Run]:
+    """Sorts runs by time of creation, newest first; only those of one model if it isn't empty."""
+    chosen = [run for run in runs if model in ("", run.request.model)]
+    return sorted(chosen, key=lambda run: (run.created_time, run.id), reverse=True)
+
+
+def _owned_elsewhere(run: Run) -> RunElsewhereError:
+    return RunElsewhereError(f"run '{run.id}' is owned by another server on this repository: {run.owner}")
