@@ -111,7 +111,7 @@ def save_result(model: TrainableModel, path: Path, request: RunRequest, format: 
 
 
 def as_published(model: TrainableModel, request: RunRequest) -> AbstractContextManager[None]:
-    """Gives a model, within the block, the weights that its run publishes: merged kernels, unless LoRA is to be kept."""
+    """Gives a model, within the block, the weights that its run publishes: merged, unless LoRA is to be kept."""
     if not request.lora or request.lora.get("keep"):
         return nullcontext()
     from layergraph.saving.lora import merged_weights
