@@ -22,7 +22,7 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_(channel|management)\b", r"\1"),
+    (r"\basync_(channel|management|run_reports)\b", r"\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -47,6 +47,11 @@ def management() -> str:
     return _header("async_management.py") + blocking((PACKAGE / "async_management.py").read_text("utf-8"))
 
 
+def run_reports() -> str:
+    """run_reports.py."""
+    return _header("async_run_reports.py") + blocking((PACKAGE / "async_run_reports.py").read_text("utf-8"))
+
+
 def keywords() -> str:
     """options/keywords.py."""
     from layerserve.options.training import EVALUATE, TRAIN  # with client.py as it was written just before
@@ -69,6 +74,7 @@ def keywords() -> str:
 #: The files, by path in the package. The last needs the others.
 FILES: dict[str, Callable[[], str]] = {
     "management.py": management,
+    "run_reports.py": run_reports,
     "client.py": client,
     "options/keywords.py": keywords,
 }

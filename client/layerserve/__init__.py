@@ -53,6 +53,7 @@ from layerserve.errors import (
     UnknownOutput,
     VersionNotFound,
 )
+from layerserve.estimates import EstimatedPublication, EstimatedSeconds, RunEstimate
 from layerserve.events import (
     EpochEnd,
     LogLine,
@@ -89,6 +90,8 @@ __all__ = [
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
+    "EstimatedPublication",
+    "EstimatedSeconds",
     "FailedPrecondition",
     "Forbidden",
     "Internal",
@@ -120,6 +123,7 @@ __all__ = [
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
+    "RunEstimate",
     "RunFailed",
     "RunFile",
     "RunFinished",

@@ -15,6 +15,7 @@ import grpc
 from layerserve import methods, prediction, run_info
 from layerserve.async_channel import AsyncChannel
 from layerserve.async_management import AsyncManagement
+from layerserve.async_run_reports import AsyncRunReports
 from layerserve.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT,
@@ -60,7 +61,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class AsyncClient(AsyncManagement):
+class AsyncClient(AsyncManagement, AsyncRunReports):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:

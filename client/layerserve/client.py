@@ -42,6 +42,7 @@ from layerserve.progress import PlainProgress
 from layerserve.run_feed import RunFeed
 from layerserve.run_files import RunFile, download_file, list_files
 from layerserve.run_info import RunInfo, Runs
+from layerserve.run_reports import RunReports
 from layerserve.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.tensors import Array
 from layerserve.tokens import Token
@@ -61,7 +62,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class Client(Management):
+class Client(Management, RunReports):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

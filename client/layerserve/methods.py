@@ -83,6 +83,9 @@ EVALUATE = Method(
     streams_requests=True,
     streams_replies=True,
 )
+ESTIMATE_RUN = Method(
+    _TRAINING, "EstimateRun", training_pb2.EstimateRunRequest, training_pb2.EstimateRunResponse, repeatable=True
+)
 WATCH_RUN = Method(
     _TRAINING,
     "WatchRun",
@@ -138,6 +141,7 @@ METHODS: tuple[Method[Message, Message], ...] = (
     GET_NODE_SHAPES,
     TRAIN,
     EVALUATE,
+    ESTIMATE_RUN,
     WATCH_RUN,
     GET_RUN,
     LIST_RUNS,

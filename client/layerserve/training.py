@@ -13,7 +13,7 @@ from layerserve.options.option import check_names, fill
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Signatures, fetch_signature
 from layerserve.run_feed import RunFeed
-from layerserve.training_data import Upload, training_arrays
+from layerserve.training_data import TrainingArray, Upload, training_arrays
 from layerserve.v1.training_pb2 import EvaluateSpec, TrainSpec
 
 
@@ -29,6 +29,25 @@ def train(
     options: Mapping[str, object],
 ) -> Flow[RunFeed]:
     """Flow that starts a run. Arguments are checked before anything is sent."""
+    data = x, y, sample_weight, validation_data
+    spec, arrays = yield from training_request(signatures, model, *data, version, label, options)
+    feed = RunFeed()
+    yield from feed.start(Upload(spec, arrays))
+    return feed
+
+
+def training_request(
+    signatures: Signatures,
+    model: str,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    validation_data: Sequence[Any] | None,
+    version: int | None,
+    label: str | None,
+    options: Mapping[str, object],
+) -> Flow[tuple[TrainSpec, list[TrainingArray]]]:
+    """Flow that returns the spec of a run, and the arrays to send. Raises InvalidArgument if an argument is invalid."""
     check_names("train", TRAIN, options)
     spec = TrainSpec(model=model_spec(model, version, label))
     fill(spec, TRAIN, options)
@@ -40,9 +59,7 @@ def train(
     signature = yield from fetch_signature(signatures, spec.model)
     arrays = training_arrays(x, y, sample_weight, validation_data, signature.inputs, signature.outputs)
     spec.data.extend(array.announcement() for array in arrays)
-    feed = RunFeed()
-    yield from feed.start(Upload(spec, arrays))
-    return feed
+    return spec, arrays
 
 
 def evaluate(
@@ -56,12 +73,7 @@ def evaluate(
     options: Mapping[str, object],
 ) -> Flow[Logs]:
     """Flow that evaluates a model and returns the logs."""
-    check_names("evaluate", EVALUATE, options)
-    spec = EvaluateSpec(model=model_spec(model, version, label))
-    fill(spec, EVALUATE, options)
-    signature = yield from fetch_signature(signatures, spec.model)
-    arrays = training_arrays(x, y, sample_weight, None, signature.inputs, signature.outputs)
-    spec.data.extend(array.announcement() for array in arrays)
+    spec, arrays = yield from evaluation_request(signatures, model, x, y, sample_weight, version, label, options)
     feed = RunFeed()
     yield from feed.start(Upload(spec, arrays))
     while (yield from feed.next_event()) is not None:
@@ -69,3 +81,23 @@ def evaluate(
     if not isinstance(feed.outcome, RunFinished):
         raise TrainingCancelled(feed.run_id)
     return feed.outcome.logs
+
+
+def evaluation_request(
+    signatures: Signatures,
+    model: str,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    version: int | None,
+    label: str | None,
+    options: Mapping[str, object],
+) -> Flow[tuple[EvaluateSpec, list[TrainingArray]]]:
+    """Flow that returns the spec of an evaluation, and the arrays to send. Raises as `training_request` does."""
+    check_names("evaluate", EVALUATE, options)
+    spec = EvaluateSpec(model=model_spec(model, version, label))
+    fill(spec, EVALUATE, options)
+    signature = yield from fetch_signature(signatures, spec.model)
+    arrays = training_arrays(x, y, sample_weight, None, signature.inputs, signature.outputs)
+    spec.data.extend(array.announcement() for array in arrays)
+    return spec, arrays

@@ -26,6 +26,7 @@ from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
@@ -33,6 +34,8 @@ from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.dry_run import DryRun, DryRuns
+from layerserve_server.training.estimates.estimator import Estimator
+from layerserve_server.training.estimates.trials import Trials
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
@@ -72,10 +75,11 @@ class App:
         self._inference = inference = Inference(settings, load_model, self._imports, group)
         self.metrics, self.repository = inference.metrics, inference.repository
         self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
+        dry_run = dry_run or DryRuns(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes)
         self.runs = Runs(
             settings.state_folder / "runs",
             self.repository,
-            dry_run or DryRuns(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes),
+            dry_run,
             run_limits(settings),
             self.metrics,
             trainer,
@@ -96,6 +100,9 @@ class App:
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(ManagementService(manager).routes())
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
+        trials = Trials(self._parent, self.runs.folder, settings.rehearsal_seconds)
+        estimator = Estimator(self.runs, self.repository, dry_run, trials)
+        routes.add(RunEstimates(self.repository, estimator, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())

@@ -32,6 +32,7 @@ def test_only_calls_that_change_nothing_are_repeated():
         "ListModels",
         "GetModel",
         "GetNodeShapes",
+        "EstimateRun",
         "GetRun",
         "ListRuns",
         "ListRunFiles",

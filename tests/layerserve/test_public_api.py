@@ -9,7 +9,9 @@ import layerserve
 import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
 from layerserve.async_management import AsyncManagement
+from layerserve.async_run_reports import AsyncRunReports
 from layerserve.management import Management
+from layerserve.run_reports import RunReports
 
 PUBLIC = [
     "TLS",
@@ -25,6 +27,8 @@ PUBLIC = [
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
+    "EstimatedPublication",
+    "EstimatedSeconds",
     "FailedPrecondition",
     "Forbidden",
     "Internal",
@@ -56,6 +60,7 @@ PUBLIC = [
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
+    "RunEstimate",
     "RunFailed",
     "RunFile",
     "RunFinished",
@@ -116,7 +121,12 @@ def test_importing_the_client_imports_nothing_heavy(module):
 
 @pytest.mark.parametrize(
     ("blocking", "asynchronous"),
-    [(Client, AsyncClient), (TrainingRun, AsyncTrainingRun), (Management, AsyncManagement)],
+    [
+        (Client, AsyncClient),
+        (TrainingRun, AsyncTrainingRun),
+        (Management, AsyncManagement),
+        (RunReports, AsyncRunReports),
+    ],
 )
 def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, asynchronous):
     names = {name for name in vars(blocking) if not name.startswith("_")}

@@ -24,6 +24,7 @@ from layerserve_server.app import App
 from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
 from layerserve_server.training import data_root
+from layerserve_server.training.estimates.settings_problems import settings_problems
 from layerserve_server.training.model import dry_run
 from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.limits import Limits
@@ -143,6 +144,11 @@ class RehearsedHere:
 
     def __call__(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> None:
         dry_run(self.load, path, request)
+
+    def problems(
+        self, path: Path, request: RunRequest, parameters: int, complete: bool, gone: Callable[[], bool]
+    ) -> Sequence[str]:
+        return settings_problems(self.load, path, request, complete=complete)
 
     def describe(
         self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool]

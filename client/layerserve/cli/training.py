@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -18,6 +19,7 @@ from layerserve.cli.output import plain, print_json, print_line, print_table
 from layerserve.client import TrainingRun
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
+from layerserve.estimates import RunEstimate
 from layerserve.events import RunCancelled, TrainingEvent
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.options.training import EVALUATE, TRAIN
@@ -36,6 +38,9 @@ Arrays = Annotated[
 ]
 Targets = Annotated[list[str], typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Send no data and start nothing; show problems, time, memory and disk space.")
+]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Plot the history to this file. Requires layerserve[plot].")
 ]
@@ -52,6 +57,7 @@ def train(
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
     best: Annotated[bool, typer.Option("--best", help="Publish the best epoch's weights, not the last ones.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the data is sent; print the run's id.")] = False,
+    dry_run: DryRun = False,
     plot: Plot = None,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
@@ -65,7 +71,10 @@ def train(
     resume` resumes one that was interrupted.
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
-    started, step, epoch, log, resumed, finished, failed or cancelled. With --detach: {"run"}.
+    started, step, epoch, log, resumed, finished, failed or cancelled. With --detach: {"run"}. With --dry-run: {"model",
+    "base_version", "problems", "rows", "steps_per_epoch", "steps", "validation_steps", "data_bytes",
+    "trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes", "seconds", "wait_seconds",
+    "ahead", "publication"}.
     """
     if bool(validation_x) != bool(validation_y):
         raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
@@ -73,7 +82,8 @@ def train(
         raise InvalidArgument("--best: got it with --no-publish, expected one of the two")
     check_plot(plot)
     with connect(context, address) as client:
-        run = client.train(
+        start: Callable[..., TrainingRun | RunEstimate] = client.estimate if dry_run else client.train
+        run = start(
             model,
             read_arrays(x),
             read_arrays(y),
@@ -83,7 +93,9 @@ def train(
             label=label,
             **cast(TrainKeywords, read_flags(TRAIN, options | ({"publish": "best"} if best else {}))),
         )
-        if not detach:
+        if isinstance(run, RunEstimate):
+            _show_estimate(run, as_json)
+        elif not detach:
             _follow(run, as_json, plot)
         elif as_json:
             print_json({"run": run.id})
@@ -98,15 +110,21 @@ def evaluate(
     x: Arrays,
     y: Targets,
     sample_weight: SampleWeight = None,
+    dry_run: DryRun = False,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
-    """Measure the loss and metrics of a model on data. JSON: an object of numbers by log."""
+    """Measure the loss and metrics of a model on data.
+
+    JSON: an object of numbers by log. With --dry-run: as for `train`.
+    """
     with connect(context, address) as client:
-        logs = client.evaluate(
+        start: Callable[..., dict[str, float] | RunEstimate]
+        start = client.estimate_evaluation if dry_run else client.evaluate
+        logs = start(
             model,
             read_arrays(x),
             read_arrays(y),
@@ -115,10 +133,22 @@ def evaluate(
             label=label,
             **cast(EvaluateKeywords, read_flags(EVALUATE, options)),
         )
-    if as_json:
+    if isinstance(logs, RunEstimate):
+        _show_estimate(logs, as_json)
+    elif as_json:
         print_json(logs)
     else:
         print_table(Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()]))
+
+
+def _show_estimate(estimate: RunEstimate, as_json: bool) -> None:
+    """Prints an estimate. Raises InvalidArgument with its first problem, after all of them have been printed."""
+    if as_json:
+        print_json(estimate)
+    else:
+        print_table(estimate.table())
+    if estimate.problems:
+        raise InvalidArgument(estimate.problems[0])
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:

@@ -34,6 +34,7 @@ from layerserve.node_shapes import LayerNodes
 from layerserve.testing.fake_management import FakeManagement
 from layerserve.testing.fake_model import FakeModel, Function
 from layerserve.testing.fake_run import FakeRun, PlannedFailure
+from layerserve.testing.fake_run_reports import FakeRunReports
 from layerserve.v1 import (
     graph_pb2,
     graph_pb2_grpc,
@@ -55,15 +56,16 @@ class FakeServer(
     prediction_pb2_grpc.PredictionServiceServicer,
     models_pb2_grpc.ModelServiceServicer,
     graph_pb2_grpc.GraphServiceServicer,
-    training_pb2_grpc.TrainingServiceServicer,
+    FakeRunReports,
     FakeManagement,
 ):
     """A server in this process, on a free port of the loopback interface. A context manager.
 
     `address` is its address, `serving` its health status, `calls` the (method, request) pairs received so far,
-    `uploaded` the content of the files of the last upload by path, `canaries` the shares of canaries by model, and
-    `runs` the training runs by id. `train_logs` is the function that returns the logs of an epoch, counted from 1.
-    `credentials` are for TLS. With a `token`, calls that don't send it fail with Unauthenticated.
+    `uploaded` the content of the files of the last upload by path, `canaries` the shares of canaries by model, `runs`
+    the training runs by id, and `problems` those of estimates. `train_logs` is the function that returns the logs of an
+    epoch, counted from 1. `credentials` are for TLS. With a `token`, calls that don't send it fail with
+    Unauthenticated.
     """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -73,6 +75,7 @@ class FakeServer(
         self.uploaded: dict[str, bytes] = {}
         self.canaries: dict[str, float] = {}
         self.runs: dict[str, FakeRun] = {}
+        self.problems: list[str] = []
         self.calls: list[tuple[str, Any]] = []
         self.metadata: list[dict[str, str | bytes]] = []
         self._failures: defaultdict[str, deque[LayerserveError]] = defaultdict(deque)

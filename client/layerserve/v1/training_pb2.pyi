@@ -683,6 +683,222 @@ class EvaluateResponse(_message.Message):
 Global___EvaluateResponse: _TypeAlias = EvaluateResponse  # noqa: Y015
 
 @_typing.final
+class EstimateRunRequest(_message.Message):
+    """Which run to estimate. Exactly one of the two, with the data declared and not sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAIN_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def train(self) -> Global___TrainSpec:
+        """As the first message of Train."""
+
+    @_builtins.property
+    def evaluate(self) -> Global___EvaluateSpec:
+        """As the first message of Evaluate."""
+
+    def __init__(
+        self,
+        *,
+        train: Global___TrainSpec | None = ...,
+        evaluate: Global___EvaluateSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "run", b"run", "train", b"train"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "run", b"run", "train", b"train"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_run: _TypeAlias = _typing.Literal["train", "evaluate"]  # noqa: Y015
+    _WhichOneofArgType_run: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_run) -> _WhichOneofReturnType_run | None: ...
+
+Global___EstimateRunRequest: _TypeAlias = EstimateRunRequest  # noqa: Y015
+
+@_typing.final
+class EstimateRunResponse(_message.Message):
+    """What a run would do, take and give."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    STEPS_PER_EPOCH_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    VALIDATION_STEPS_FIELD_NUMBER: _builtins.int
+    DATA_BYTES_FIELD_NUMBER: _builtins.int
+    TRAINABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    NON_TRAINABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
+    PUBLICATION_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Rows to train with, or to evaluate, in each epoch."""
+    steps_per_epoch: _builtins.int
+    """Steps in each epoch."""
+    steps: _builtins.int
+    """Steps of all epochs, without those of validation."""
+    validation_steps: _builtins.int
+    """Steps of the validation after each epoch."""
+    data_bytes: _builtins.int
+    """Data that the client would send, in bytes; of text the positions only."""
+    trainable_parameters: _builtins.int
+    """Numbers that are trained, with `freeze` and `unfreeze` applied."""
+    non_trainable_parameters: _builtins.int
+    """Numbers that aren't trained."""
+    memory_bytes: _builtins.int
+    """Memory of the run's processes at most, in bytes, as Budget.memory_bytes counts it: without data that is mapped from
+    files. With a margin.
+    """
+    disk_bytes: _builtins.int
+    """Size of the run's folder at most, in bytes, as Budget.disk_bytes counts it: data, a copy of the model, checkpoints,
+    callbacks' files and the result. With a margin.
+    """
+    wait_seconds: _builtins.float
+    """Time until a run that had sent its data would leave the queue, in seconds. Not set if that isn't known: other runs wait,
+    or a running one has made no step yet.
+    """
+    ahead: _builtins.int
+    """Runs before this one."""
+    @_builtins.property
+    def base(self) -> _tensor_pb2.ModelSpec:
+        """The model the run would start from, with its version number."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All that is wrong with the request, as far as it can be found, each in the words of the error of Train. Train would
+        refuse the request with the first one. With problems, the fields from `trainable_parameters` on may not be set.
+        """
+
+    @_builtins.property
+    def seconds(self) -> Global___EstimatedSeconds:
+        """Time from the moment when the run leaves the queue to its end, with all epochs. Not set if it couldn't be measured; a
+        problem tells why.
+        """
+
+    @_builtins.property
+    def publication(self) -> Global___EstimatedPublication:
+        """What the run would publish. Not set for a run that publishes nothing."""
+
+    def __init__(
+        self,
+        *,
+        base: _tensor_pb2.ModelSpec | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+        rows: _builtins.int = ...,
+        steps_per_epoch: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        validation_steps: _builtins.int = ...,
+        data_bytes: _builtins.int = ...,
+        trainable_parameters: _builtins.int = ...,
+        non_trainable_parameters: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
+        seconds: Global___EstimatedSeconds | None = ...,
+        wait_seconds: _builtins.float | None = ...,
+        ahead: _builtins.int = ...,
+        publication: Global___EstimatedPublication | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds", "base", b"base", "publication", b"publication", "seconds", b"seconds", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds", "ahead", b"ahead", "base", b"base", "data_bytes", b"data_bytes", "disk_bytes", b"disk_bytes", "memory_bytes", b"memory_bytes", "non_trainable_parameters", b"non_trainable_parameters", "problems", b"problems", "publication", b"publication", "rows", b"rows", "seconds", b"seconds", "steps", b"steps", "steps_per_epoch", b"steps_per_epoch", "trainable_parameters", b"trainable_parameters", "validation_steps", b"validation_steps", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__wait_seconds: _TypeAlias = _typing.Literal["wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__wait_seconds: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_seconds) -> _WhichOneofReturnType__wait_seconds | None: ...
+
+Global___EstimateRunResponse: _TypeAlias = EstimateRunResponse  # noqa: Y015
+
+@_typing.final
+class EstimatedSeconds(_message.Message):
+    """Where the time of a run would go, in seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    total: _builtins.float
+    """All of it."""
+    start: _builtins.float
+    """Starting the process, and loading and compiling the model."""
+    steps: _builtins.float
+    """Steps of training, or of the evaluation, with their callbacks."""
+    validation: _builtins.float
+    """Validation after the epochs."""
+    checkpoints: _builtins.float
+    """Checkpoints."""
+    result: _builtins.float
+    """Writing and comparing the result, and publishing it."""
+    step: _builtins.float
+    """A step, once training is under way."""
+    def __init__(
+        self,
+        *,
+        total: _builtins.float = ...,
+        start: _builtins.float = ...,
+        steps: _builtins.float = ...,
+        validation: _builtins.float = ...,
+        checkpoints: _builtins.float = ...,
+        result: _builtins.float = ...,
+        step: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "result", b"result", "start", b"start", "step", b"step", "steps", b"steps", "total", b"total", "validation", b"validation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimatedSeconds: _TypeAlias = EstimatedSeconds  # noqa: Y015
+
+@_typing.final
+class EstimatedPublication(_message.Message):
+    """What a run would publish."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    IF_IMPROVED_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """Label that the version would get. Empty for none."""
+    choice: Global___PublishChoice.ValueType
+    """Which weights."""
+    if_improved: _builtins.str
+    """Log that must improve on the base version's. Empty for none."""
+    bytes: _builtins.int
+    """Size of the version's file, in bytes."""
+    @_builtins.property
+    def version(self) -> _tensor_pb2.ModelSpec:
+        """The model, with the number that its next version would have now."""
+
+    def __init__(
+        self,
+        *,
+        version: _tensor_pb2.ModelSpec | None = ...,
+        label: _builtins.str = ...,
+        choice: Global___PublishChoice.ValueType = ...,
+        if_improved: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "choice", b"choice", "if_improved", b"if_improved", "label", b"label", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimatedPublication: _TypeAlias = EstimatedPublication  # noqa: Y015
+
+@_typing.final
 class LogValue(_message.Message):
     """A named number, such as a loss."""
 

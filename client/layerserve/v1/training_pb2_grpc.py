@@ -50,6 +50,11 @@ class TrainingServiceStub(object):
                 request_serializer=layerserve_dot_v1_dot_training__pb2.EvaluateRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_training__pb2.EvaluateResponse.FromString,
                 _registered_method=True)
+        self.EstimateRun = channel.unary_unary(
+                '/layerserve.v1.TrainingService/EstimateRun',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.EstimateRunRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.EstimateRunResponse.FromString,
+                _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/layerserve.v1.TrainingService/WatchRun',
                 request_serializer=layerserve_dot_v1_dot_training__pb2.WatchRunRequest.SerializeToString,
@@ -117,6 +122,16 @@ class TrainingServiceServicer(object):
     def Evaluate(self, request_iterator, context):
         """Measures losses and metrics on data, as Keras's evaluate does, in a run of its own: the messages are those of Train, and
         the logs of `finished` are the numbers. Errors: as for Train.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateRun(self, request, context):
+        """Tries what Train or Evaluate would be asked, before any data is sent: finds what is wrong with it, and otherwise times
+        some steps on random rows of the declared shapes. Starts no run, and keeps nothing. Errors: NOT_FOUND (model, version,
+        label), FAILED_PRECONDITION (training is off), RESOURCE_EXHAUSTED (others are being estimated). Whatever else Train
+        would refuse is in the reply's problems.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,6 +210,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.Evaluate,
                     request_deserializer=layerserve_dot_v1_dot_training__pb2.EvaluateRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_training__pb2.EvaluateResponse.SerializeToString,
+            ),
+            'EstimateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateRun,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.EstimateRunRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.EstimateRunResponse.SerializeToString,
             ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRun,
@@ -297,6 +317,33 @@ class TrainingService(object):
             '/layerserve.v1.TrainingService/Evaluate',
             layerserve_dot_v1_dot_training__pb2.EvaluateRequest.SerializeToString,
             layerserve_dot_v1_dot_training__pb2.EvaluateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/EstimateRun',
+            layerserve_dot_v1_dot_training__pb2.EstimateRunRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.EstimateRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,12 @@ class TrainingServiceStub:
     """Measures losses and metrics on data, as Keras's evaluate does, in a run of its own: the messages are those of Train, and
     the logs of `finished` are the numbers. Errors: as for Train.
     """
+    EstimateRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.EstimateRunRequest, _training_pb2.EstimateRunResponse]
+    """Tries what Train or Evaluate would be asked, before any data is sent: finds what is wrong with it, and otherwise times
+    some steps on random rows of the declared shapes. Starts no run, and keeps nothing. Errors: NOT_FOUND (model, version,
+    label), FAILED_PRECONDITION (training is off), RESOURCE_EXHAUSTED (others are being estimated). Whatever else Train
+    would refuse is in the reply's problems.
+    """
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
     """Sends the events of a run, from any event on, and goes on with new ones until the run ends. Errors: NOT_FOUND (run)."""
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
@@ -101,6 +107,12 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     Evaluate: _aio.StreamStreamMultiCallable[_training_pb2.EvaluateRequest, _training_pb2.EvaluateResponse]  # type: ignore[assignment]
     """Measures losses and metrics on data, as Keras's evaluate does, in a run of its own: the messages are those of Train, and
     the logs of `finished` are the numbers. Errors: as for Train.
+    """
+    EstimateRun: _aio.UnaryUnaryMultiCallable[_training_pb2.EstimateRunRequest, _training_pb2.EstimateRunResponse]  # type: ignore[assignment]
+    """Tries what Train or Evaluate would be asked, before any data is sent: finds what is wrong with it, and otherwise times
+    some steps on random rows of the declared shapes. Starts no run, and keeps nothing. Errors: NOT_FOUND (model, version,
+    label), FAILED_PRECONDITION (training is off), RESOURCE_EXHAUSTED (others are being estimated). Whatever else Train
+    would refuse is in the reply's problems.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Sends the events of a run, from any event on, and goes on with new ones until the run ends. Errors: NOT_FOUND (run)."""
@@ -160,6 +172,18 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_training_pb2.EvaluateResponse], _abc.AsyncIterator[_training_pb2.EvaluateResponse]]:
         """Measures losses and metrics on data, as Keras's evaluate does, in a run of its own: the messages are those of Train, and
         the logs of `finished` are the numbers. Errors: as for Train.
+        """
+
+    @_abc_1.abstractmethod
+    def EstimateRun(
+        self,
+        request: _training_pb2.EstimateRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.EstimateRunResponse, _abc.Awaitable[_training_pb2.EstimateRunResponse]]:
+        """Tries what Train or Evaluate would be asked, before any data is sent: finds what is wrong with it, and otherwise times
+        some steps on random rows of the declared shapes. Starts no run, and keeps nothing. Errors: NOT_FOUND (model, version,
+        label), FAILED_PRECONDITION (training is off), RESOURCE_EXHAUSTED (others are being estimated). Whatever else Train
+        would refuse is in the reply's problems.
         """
 
     @_abc_1.abstractmethod

@@ -110,11 +110,11 @@ class TrainingService:
 
         Raises as `messages.lease`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
         """
-        return self._execute(stream, pb.TrainRequest, pb.TrainResponse, _training_request)
+        return self._execute(stream, pb.TrainRequest, pb.TrainResponse, training_request)
 
     def evaluate(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Evaluate: like `train`, for an evaluation run."""
-        return self._execute(stream, pb.EvaluateRequest, pb.EvaluateResponse, _evaluation_request)
+        return self._execute(stream, pb.EvaluateRequest, pb.EvaluateResponse, evaluation_request)
 
     async def _execute(
         self,
@@ -277,7 +277,7 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
 # Conversion of requests.
 
 
-def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+def training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
@@ -285,7 +285,7 @@ def _training_request(spec: pb.TrainSpec, model: str, version: int, defaults: Ru
     return RunRequest(**_common(spec, model, version, defaults), **(filled | _options(RUN, spec)), budget=budget)
 
 
-def _evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+def evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
     options = _options((option for option in RUN if option.evaluates), spec)
     return RunRequest(**_common(spec, model, version, defaults), **options, kind=Kind.EVALUATION, publish=False)
 
@@ -375,18 +375,18 @@ def _event(run: Run, event: Event) -> pb.TrainEvent:
                 epochs=what.epochs,
                 step=what.step,
                 steps_per_epoch=what.steps_per_epoch,
-                logs=_logs(what.logs),
+                logs=log_values(what.logs),
             )
         )
     elif isinstance(what, events.Epoch):
         message.epoch.CopyFrom(
-            pb.EpochEnd(epoch=what.epoch, epochs=what.epochs, logs=_logs(what.logs), seconds=what.seconds)
+            pb.EpochEnd(epoch=what.epoch, epochs=what.epochs, logs=log_values(what.logs), seconds=what.seconds)
         )
     elif isinstance(what, events.Log):
         message.log.text = what.text
         message.log.SetInParent()
     elif isinstance(what, events.Finished):
-        finished = pb.RunFinished(logs=_logs(what.logs), seconds=what.seconds, withheld=what.withheld)
+        finished = pb.RunFinished(logs=log_values(what.logs), seconds=what.seconds, withheld=what.withheld)
         message.finished.CopyFrom(finished)
         if what.version:
             message.finished.published.CopyFrom(model_spec(run.request.model, what.version))
@@ -404,7 +404,7 @@ def _file(file: RunFile) -> pb.RunFile:
     return pb.RunFile(name=file.name, bytes=file.bytes, modified_time=timestamp(file.modified_time))
 
 
-def _logs(logs: Logs) -> list[pb.LogValue]:
+def log_values(logs: Logs) -> list[pb.LogValue]:
     return [pb.LogValue(name=name, value=value) for name, value in logs.items()]
 
 
@@ -421,7 +421,7 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         epochs=request.epochs,
         steps_done=0 if log.ended else run.position[1],
         steps_per_epoch=started.steps_per_epoch if started else 0,
-        logs=_logs(run.logs),
+        logs=log_values(run.logs),
         seed=request.seed,
         description=request.description,
         kind=KINDS[request.kind],

@@ -15,7 +15,7 @@ from typing import Any
 
 from layerserve_server.errors import BusyError, InvalidRequestError, VersionFailedError, safe_text
 from layerserve_server.forking.fork_server import never
-from layerserve_server.training.dry_run import death, job_limits, out_of_memory, too_large
+from layerserve_server.training.dry_run import job_death, job_limits, out_of_memory, too_large
 from layerserve_server.training.process.warm_parent import JobDiedError, WarmParent
 
 #: Maximum number of concurrent conversions. Each uses the memory of a model, and a core.
@@ -60,7 +60,7 @@ class Converter:
         try:
             reply = self._parent.run(CONVERT, arguments, limits, gone)
         except JobDiedError as died:
-            raise death(died, limits, what) from died
+            raise job_death(died, limits, what) from died
         if reply.get("memory"):
             raise too_large(limits, what)
         if refusal := reply.get("refusal"):

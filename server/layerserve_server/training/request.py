@@ -113,6 +113,8 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Folder that contains the data files.
     data_root: str = ""
+    #: Maximum time of training in seconds if this is a trial, whose times are taken (see estimates); 0 for a run.
+    trial_seconds: float = 0.0
     # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)

@@ -30,6 +30,7 @@ from layerserve_server.training.process.cpu_yield import CpuYield
 from layerserve_server.training.process.gpu import gpu
 from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter, numbers
+from layerserve_server.training.process.trial_times import trial_timer
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, FILES, result_file
@@ -60,7 +61,7 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     configured = configured_callbacks(request, folder / FILES)
     best = [BestEpoch(folder, request)] if request.publish == "best" else []
     # After the configured callbacks, so that logs that these add are reported, and weights that they set are saved.
-    callbacks = [*configured, reporter, *best, *_yielding(request)]
+    callbacks = [*configured, reporter, *best, *_yielding(request), *trial_timer(folder, request, checkpoints)]
     arguments = fit_arguments(request, arrays)
     # Not earlier: at a low priority the setup takes a minute on a busy machine.
     lower_priority(request.nice)
@@ -89,7 +90,8 @@ def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult
     began = time.monotonic()
     reporter = EvaluationReporter(writer, position)
     lower_priority(request.nice)
-    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, *_yielding(request)]))
+    callbacks = [reporter, *_yielding(request), *trial_timer(folder, request)]
+    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=callbacks))
     writer.close()
     return RunResult("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
 

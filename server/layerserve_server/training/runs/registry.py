@@ -103,6 +103,27 @@ class Runs:
 
     # Requests.
 
+    @property
+    def folder(self) -> Path:
+        """Folder of all runs; it needn't exist yet."""
+        return self._table.folder
+
+    @property
+    def limits(self) -> RunLimits:
+        """Limits of runs."""
+        return self._limits
+
+    def check_open(self) -> None:
+        """Raises NotTrainableError if training is off, UnavailableError until the runs have been read at startup."""
+        if not self._limits.slots:
+            raise NotTrainableError("training is off on this server: it has no training slots")
+        self._table.check_scanned()
+
+    def line(self, request: RunRequest) -> tuple[int, float | None]:
+        """Returns how many runs a run would wait for, and for how many seconds, as `RunQueue.line` does."""
+        with self._table.changed:
+            return self._queue.line(request)
+
     def begin(self, request: RunRequest, base: LoadedVersion, gone: Callable[[], bool] = never) -> Run:
         """Validates a request against its base version and creates a run, in phase RECEIVING.
 
@@ -111,9 +132,7 @@ class Runs:
         ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping, and
         CallCancelledError once `gone` returns True.
         """
-        if not self._limits.slots:
-            raise NotTrainableError("training is off on this server: it has no training slots")
-        self._table.check_scanned()
+        self.check_open()
         with self._queue.admitted():
             validation.check_workers(request, self._limits.max_workers)
             request = validation.checked(

@@ -1,0 +1,79 @@
+"""The methods of the asyncio client about runs that haven't begun, and about many runs together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from layerserve.estimates import RunEstimate, estimate_evaluation, estimate_training
+from layerserve.flow import Flow
+from layerserve.options.signature import takes
+from layerserve.options.training import EVALUATE, TRAIN
+from layerserve.prediction import Signatures
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
+
+T = TypeVar("T")
+
+
+class AsyncRunReports:
+    """The methods of `AsyncClient` about runs that haven't begun, and about many runs together."""
+
+    _signatures: Signatures
+
+    async def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
+        raise NotImplementedError
+
+    @takes(TRAIN)
+    async def estimate(
+        self,
+        model: str,
+        x: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        validation_data: Sequence[Any] | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[TrainKeywords],
+    ) -> RunEstimate:
+        """Return what `train` would take with these arguments, or what is wrong with them. Starts nothing.
+
+        The arguments are those of `train`. Of arrays only shapes and dtypes are sent; a `TensorSpec` may take the place
+        of an array that doesn't exist yet. The server times some steps on random rows. `timeout` is in seconds;
+        default: none.
+
+        Example:
+            estimate = await client.estimate("mnist", images, labels, epochs=10, optimizer="adam", loss="mse")
+            print(estimate.problems, estimate.seconds.total, estimate.memory_bytes)
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, FailedPrecondition (training is off), Overloaded (other
+        runs are being estimated), and InvalidArgument for arguments with which nothing is sent.
+        """
+        flow = estimate_training(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
+        return await self._run(flow, math.inf if timeout is None else timeout)
+
+    @takes(EVALUATE)
+    async def estimate_evaluation(
+        self,
+        model: str,
+        x: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[EvaluateKeywords],
+    ) -> RunEstimate:
+        """Return what `evaluate` would take with these arguments, or what is wrong with them. Starts nothing.
+
+        Otherwise like `estimate`.
+        """
+        flow = estimate_evaluation(self._signatures, model, x, y, sample_weight, version, label, options)
+        return await self._run(flow, math.inf if timeout is None else timeout)

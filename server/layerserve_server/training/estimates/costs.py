@@ -1,0 +1,152 @@
+"""Time, memory and disk space of a run, calculated from those of its trial. Without processes and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from layerserve_server.training.estimates.steps import Steps
+from layerserve_server.training.process.trial_times import Lap
+from layerserve_server.training.request import Kind, RunRequest
+
+#: Factor and addition, in bytes, for memory that a trial doesn't show: fragments, and the history of many epochs.
+MEMORY_FACTOR, MEMORY_BYTES = 1.1, 48 << 20
+#: Memory per row for the orders of rows, in bytes: the present and the next one, and the one that is being drawn.
+ORDER_BYTES = 24
+#: Factor and addition for disk space, in bytes.
+DISK_FACTOR, DISK_BYTES = 1.02, 256 << 10
+#: Size of the header of an array's file, in bytes.
+HEADER_BYTES = 128
+#: Events of steps per second: at first, for the first seconds, and later (see `process.reporting`).
+EVENTS, LIVELY_SECONDS, LATER_EVENTS = 10.0, 120.0, 1.0
+#: Share of the steps' times, of the longest, that isn't counted: other processes have interrupted them.
+INTERRUPTED = 0.05
+#: Time until the server has noticed that a process has ended, in seconds.
+NOTICED_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a trial has shown. Times are in seconds, sizes in bytes.
+
+    `start` is the time until training begins, `finish` the time from its end to that of the process. `memory` is that
+    of all processes together. `event` is the size of an event, with line and logs.
+    """
+
+    laps: Sequence[Lap]
+    start: float
+    finish: float
+    memory: int
+    checkpoint: int
+    best: int
+    result: int
+    largest_file: int
+    event: int
+    trainable: int
+    non_trainable: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Where the time of a run goes, in seconds; `step` is the time of one step."""
+
+    start: float
+    steps: float
+    validation: float
+    checkpoints: float
+    result: float
+    step: float
+
+    @property
+    def total(self) -> float:
+        """Time of the run, from leaving the queue to its end."""
+        return self.start + self.steps + self.validation + self.checkpoints + self.result
+
+
+def seconds(request: RunRequest, steps: Steps, trial: Trial) -> Seconds:
+    """Returns the time of a run."""
+    epochs = request.epochs if request.kind is Kind.TRAINING else 1
+    first = next(lap.seconds for lap in trial.laps if "step" in lap.what)
+    whole = _typical(lap for lap in trial.laps[1:] if lap.what == "step")
+    short = _typical(lap for lap in trial.laps[1:] if lap.what == "short step")
+    step = whole or short or first
+    rest = steps.total - steps.short - 1 if steps.total > steps.short else 0
+    shorts = steps.short if steps.total > steps.short else steps.short - 1
+    training = first + rest * step + shorts * (short or step)
+    test = _typical(lap for lap in trial.laps if lap.what == "test")
+    around = _typical(lap for lap in trial.laps if lap.what == "around tests")
+    validation = epochs * (2 * around + steps.validation * test) if steps.validation else 0.0
+    ends = epochs * _typical(lap for lap in trial.laps if lap.what == "end of epoch")
+    saving = _saving(trial.laps, {"step": step, "short step": short or step, "around tests": around})
+    count = _checkpoints(request, steps, training + validation + ends)
+    result = trial.finish + NOTICED_SECONDS
+    if request.publish_if_improved:
+        # Both versions are evaluated, in the trial on fewer rows.
+        tried = sum(lap.what == "test" for lap in trial.laps) / max(
+            1, sum(lap.what == "end of epoch" for lap in trial.laps)
+        )
+        result += 2 * max(0.0, steps.validation - tried) * test
+    return Seconds(trial.start, training + ends, validation, count * saving, result, step)
+
+
+def _typical(laps: Iterable[Lap]) -> float:
+    """Returns the mean time of laps without the longest ones, and without those with a checkpoint; 0 for none."""
+    times = sorted(lap.seconds for lap in laps if not lap.saved)
+    kept = times[: len(times) - int(INTERRUPTED * len(times))]
+    return sum(kept) / len(kept) if kept else 0.0
+
+
+def _count(laps: Iterable[Lap], what: str) -> int:
+    return sum(lap.what == what for lap in laps)
+
+
+def _saving(laps: Sequence[Lap], typical: dict[str, float]) -> float:
+    """Returns the time to write a checkpoint."""
+    return max([lap.seconds - typical.get(lap.what, 0.0) for lap in laps if lap.saved], default=0.0)
+
+
+def _checkpoints(request: RunRequest, steps: Steps, seconds: float) -> int:
+    """Returns how many checkpoints are written in this time of training, in seconds."""
+    if request.kind is not Kind.TRAINING:
+        return 0
+    if not request.checkpoint_seconds:
+        return steps.total
+    return min(steps.total, int(seconds / request.checkpoint_seconds))
+
+
+def memory(request: RunRequest, steps: Steps, trial: Trial) -> int:
+    """Returns the maximum memory of a run's processes together, in bytes, without mapped files."""
+    rows = (steps.rows + steps.validation_rows) * ORDER_BYTES
+    return int(MEMORY_FACTOR * trial.memory) + request.workers * (MEMORY_BYTES + rows)
+
+
+def disk(request: RunRequest, steps: Steps, trial: Trial, base: int, time: float) -> int:
+    """Returns the maximum size of a run's folder, in bytes. `base` is that of the model's files, `time` in seconds."""
+    epochs = request.epochs if request.kind is Kind.TRAINING else 1
+    data = request.kept_bytes + HEADER_BYTES * len(request.data)
+    # A checkpoint, and the best epoch's model, exist twice while they are replaced. A result that is the best epoch's
+    # model is a link to it.
+    models = 2 * trial.checkpoint + max(2 * trial.best, trial.result)
+    lively = EVENTS * LIVELY_SECONDS + LATER_EVENTS * 2 * time
+    lines = min(steps.total + steps.validation, lively) + 2 * epochs
+    return int(DISK_FACTOR * (data + base + models + _files(epochs, steps, trial) + lines * trial.event)) + DISK_BYTES
+
+
+def _files(epochs: int, steps: Steps, trial: Trial) -> float:
+    """Returns the maximum size of the callbacks' files, in bytes: what they grow by in a step, and in an epoch."""
+    if not trial.largest_file:
+        return 0.0
+    made = [lap for lap in trial.laps if "step" in lap.what]
+    by_step = _growth(made[1:] or made)
+    tried = max(1, _count(trial.laps, "end of epoch"))
+    others = [lap for lap in trial.laps if "step" not in lap.what]
+    # The last epoch's: the first one also creates the files.
+    by_epoch = sum(max(0, lap.bytes) for lap in others[-(len(others) // tried) :]) if others else 0
+    grown = sum(lap.bytes for lap in trial.laps)
+    more = max(0, steps.total - len(made)) * by_step + max(0, epochs - tried) * by_epoch
+    # One more of the largest, for a file that is replaced.
+    return grown + more + trial.largest_file
+
+
+def _growth(laps: Sequence[Lap]) -> float:
+    return sum(max(0, lap.bytes) for lap in laps) / len(laps) if laps else 0.0
