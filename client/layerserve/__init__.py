@@ -73,6 +73,7 @@ from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
+from layerserve.run_series import RunSeries
 from layerserve.server_file import ServerFile
 from layerserve.tokens import PlaintextTokenWarning
 
@@ -131,6 +132,7 @@ __all__ = [
     "RunNotFound",
     "RunQueued",
     "RunResumed",
+    "RunSeries",
     "RunStarted",
     "ServerFile",
     "StepProgress",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from layerserve.estimates import RunEstimate, estimate_evaluation, estimate_training
 from layerserve.flow import Flow
 from layerserve.options.signature import takes
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Signatures
+from layerserve.run_series import RunSeries, run_series
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -57,6 +58,28 @@ class AsyncRunReports:
         """
         flow = estimate_training(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
         return await self._run(flow, math.inf if timeout is None else timeout)
+
+    async def series(
+        self,
+        runs: Sequence[str],
+        names: Sequence[str] = (),
+        *,
+        max_points: int = 1000,
+        by: Literal["epoch", "step"] = "epoch",
+        timeout: float | None = None,
+    ) -> dict[str, dict[str, RunSeries]]:
+        """Return the logs of several runs, or those of these `names`, as arrays by run and log.
+
+        By epoch, or by step with means over the epoch so far. Longer series are thinned out to `max_points` (2 to
+        10,000) on the server, which keeps the first and the last point. `timeout` is in seconds; default: the client's.
+
+        Example:
+            series = await client.series([run.id, other.id], ["loss", "val_loss"])
+            series[run.id]["loss"].values     -> array([0.9, 0.5])
+
+        Raises RunNotFound, RunElsewhere, InvalidArgument (too many runs, names or values), Overloaded.
+        """
+        return await self._run(run_series(list(runs), list(names), max_points, by), timeout)
 
     @takes(EVALUATE)
     async def estimate_evaluation(

@@ -13,7 +13,7 @@ from layerserve.flow import Flow, call
 from layerserve.methods import ESTIMATE_RUN
 from layerserve.model_info import TensorSpec
 from layerserve.prediction import Signatures
-from layerserve.tables import Table, Tabular
+from layerserve.tables import Table, Tabular, size_text, time_text
 from layerserve.tensors import NUMPY_DTYPES
 from layerserve.training import evaluation_request, training_request
 from layerserve.v1 import training_pb2
@@ -122,23 +122,6 @@ def _count_text(count: int | None) -> str:
 
 def _size_text(count: int | None) -> str:
     return "" if count is None else size_text(count)
-
-
-def size_text(count: float) -> str:
-    """Formats a number of bytes: "3.2 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def time_text(seconds: float) -> str:
-    """Formats a time: "0.32 s", "4 min 10 s", "2 h 5 min"."""
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def estimate_training(

@@ -95,6 +95,9 @@ WATCH_RUN = Method(
 )
 GET_RUN = Method(_TRAINING, "GetRun", training_pb2.GetRunRequest, training_pb2.GetRunResponse, repeatable=True)
 LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training_pb2.ListRunsResponse, repeatable=True)
+GET_RUN_SERIES = Method(
+    _TRAINING, "GetRunSeries", training_pb2.GetRunSeriesRequest, training_pb2.GetRunSeriesResponse, repeatable=True
+)
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
 RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
 DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
@@ -145,6 +148,7 @@ METHODS: tuple[Method[Message, Message], ...] = (
     WATCH_RUN,
     GET_RUN,
     LIST_RUNS,
+    GET_RUN_SERIES,
     CANCEL_RUN,
     RESUME_RUN,
     DELETE_RUN,

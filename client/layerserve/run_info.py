@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast
 
 from layerserve.events import Logs, read_logs
 from layerserve.model_info import read_time
-from layerserve.tables import Table, Tabular, count_text, number_text
+from layerserve.tables import Table, Tabular, count_text, number_text, time_text
 from layerserve.v1 import training_pb2
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ RunKind = Literal["training", "evaluation", "unknown"]
 #: State of a run; "queued" includes receiving data.
 RunState = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
 
-_COLUMNS = ("Run", "Kind", "Model", "#From", "State", "#Epochs", "Logs", "#Published", "Created", "Description")
+_COLUMNS = (
+    *("Run", "Kind", "Model", "#From", "State", "#Epochs", "#Left", "Logs", "Best", "#Published", "Created"),
+    "Description",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,9 @@ class RunInfo(Tabular):
     It starts from `base_version` of `model`; `version` is the published version or None. `reason` is the error of a
     failed run, and `logs` are its latest losses and metrics. A `resumable` run was interrupted and can be resumed;
     `resumed` is how often it was. `workers` is the number of worker processes. `owner` is the server that owns the run,
-    if that isn't the one that replied.
+    if that isn't the one that replied. `remaining_seconds` is the time until the run ends, by what it has done so far,
+    None if it isn't known. `best` is the best value of the log that matters, by name, and `best_epoch` its epoch; empty
+    and None before the end of the first epoch.
     """
 
     id: str
@@ -54,6 +59,9 @@ class RunInfo(Tabular):
     priority: int
     workers: int = 1
     owner: str = ""
+    remaining_seconds: float | None = None
+    best: Logs = field(default_factory=dict)
+    best_epoch: int | None = None
 
     def table(self) -> Table:
         """Returns the run as a table of one row."""
@@ -79,7 +87,9 @@ def _row(info: RunInfo) -> tuple[str, ...]:
         _state_text(info),
         # An evaluation is a single pass over the data, without epochs.
         "" if info.kind == "evaluation" else f"{info.epochs_done}/{info.epochs}",
+        "" if info.remaining_seconds is None else time_text(info.remaining_seconds),
         " ".join(f"{name}={number_text(value)}" for name, value in info.logs.items()),
+        " ".join(f"{name}={number_text(value)} in {info.best_epoch}" for name, value in info.best.items()),
         "" if info.version is None else str(info.version),
         info.created_time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if info.created_time else "",
         info.description,
@@ -120,6 +130,9 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         priority=message.priority,
         workers=message.workers or 1,
         owner=message.owner,
+        remaining_seconds=message.remaining_seconds if message.HasField("remaining_seconds") else None,
+        best={message.best.name: message.best.value} if message.HasField("best") else {},
+        best_epoch=message.best_epoch or None,
     )
 
 

@@ -27,6 +27,7 @@ from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.run_estimates import RunEstimates
+from layerserve_server.services.run_series import RunSeries
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
@@ -102,6 +103,7 @@ class App:
         routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
         trials = Trials(self._parent, self.runs.folder, settings.rehearsal_seconds)
         estimator = Estimator(self.runs, self.repository, dry_run, trials)
+        routes.add(RunSeries(self.runs).routes())
         routes.add(RunEstimates(self.repository, estimator, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")

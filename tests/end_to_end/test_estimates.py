@@ -82,8 +82,8 @@ def test_what_cannot_work_is_a_problem_in_the_words_of_train(client: Client, set
 def test_shapes_are_enough(client: Client) -> None:
     x, y = TensorSpec("input", (10**9, 64), "float32"), TensorSpec("labels", (10**9, 10), "float32")
     estimate = client.estimate("dense_keras", x, y, **SETTINGS, batch_size=1000)
-    assert len(estimate.problems) == 1
-    assert "disk" in estimate.problems[0] or "bytes" in estimate.problems[0]
+    assert estimate.problems
+    assert all("bytes" in problem for problem in estimate.problems)
     assert estimate.steps == 10**6
 
 

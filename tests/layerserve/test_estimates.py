@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from layerserve import InvalidArgument, ServerFile, TensorSpec
-from layerserve.estimates import size_text, time_text
+from layerserve.tables import size_text, time_text
 from layerserve.v1 import tensor_pb2, training_pb2
 
 X, Y = np.arange(192.0).reshape(64, 3), np.arange(64)

@@ -35,5 +35,6 @@ def test_only_calls_that_change_nothing_are_repeated():
         "EstimateRun",
         "GetRun",
         "ListRuns",
+        "GetRunSeries",
         "ListRunFiles",
     }

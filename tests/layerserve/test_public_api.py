@@ -68,6 +68,7 @@ PUBLIC = [
     "RunNotFound",
     "RunQueued",
     "RunResumed",
+    "RunSeries",
     "RunStarted",
     "ServerFile",
     "StepProgress",

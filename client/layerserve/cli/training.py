@@ -209,7 +209,7 @@ def runs(
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority", "workers", "owner"}]}.
+    "resumable", "resumed", "priority", "workers", "owner", "remaining_seconds", "best", "best_epoch"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(model)

@@ -1,4 +1,4 @@
-"""Estimates of runs of the fake server."""
+"""Estimates and series of runs of the fake server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from layerserve.testing.fake_model import FakeModel
+from layerserve.testing.fake_run import FakeRun
 from layerserve.v1 import training_pb2, training_pb2_grpc
 from layerserve.v1.tensor_pb2 import ModelSpec
 
@@ -21,6 +22,9 @@ class FakeRunReports(training_pb2_grpc.TrainingServiceServicer):
         raise NotImplementedError
 
     def _find(self, spec: ModelSpec) -> FakeModel:
+        raise NotImplementedError
+
+    def _run(self, run_id: str) -> FakeRun:
         raise NotImplementedError
 
     def EstimateRun(  # noqa: N802
@@ -42,5 +46,24 @@ class FakeRunReports(training_pb2_grpc.TrainingServiceServicer):
                 reply.seconds.step, reply.wait_seconds = 1.0, 0.0
             if trains and not self.problems and (not request.train.HasField("publish") or request.train.publish):
                 reply.publication.version.CopyFrom(ModelSpec(name=base.name, version=base.version + 1))
+            return reply
+        raise AssertionError("an abort raises")
+
+    def GetRunSeries(  # noqa: N802
+        self, request: training_pb2.GetRunSeriesRequest, context: Any
+    ) -> training_pb2.GetRunSeriesResponse:
+        with self._answering("GetRunSeries", request, context):
+            reply = training_pb2.GetRunSeriesResponse()
+            for run in map(self._run, request.run_ids):
+                found: dict[str, training_pb2.RunSeries] = {}
+                for event in run.events:
+                    kind = "step" if request.by_step else "epoch"
+                    for log in getattr(event, kind).logs if event.WhichOneof("kind") == kind else ():
+                        if not request.names or log.name in request.names:
+                            one = found.setdefault(log.name, training_pb2.RunSeries(run_id=run.id, name=log.name))
+                            one.positions.append(len(one.positions) + 1)
+                            one.values.append(log.value)
+                            one.seconds.append(float(len(one.positions)))
+                reply.series.extend(found[name] for name in sorted(found))
             return reply
         raise AssertionError("an abort raises")

@@ -1345,6 +1345,9 @@ class Run(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    BEST_EPOCH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the run."""
     state: Global___RunState.ValueType
@@ -1377,6 +1380,10 @@ class Run(_message.Message):
     """The server that looks after the run ("host NAME, process NUMBER"), where that is another one on the same repository. Empty
     for a run of this server.
     """
+    remaining_seconds: _builtins.float
+    """Time until the run ends, in seconds, by what it has done so far. Not set if that isn't known."""
+    best_epoch: _builtins.int
+    """Its epoch, from 1."""
     @_builtins.property
     def base(self) -> _tensor_pb2.ModelSpec:
         """The model it started from, with its version number."""
@@ -1400,6 +1407,12 @@ class Run(_message.Message):
     @_builtins.property
     def ended_time(self) -> _timestamp_pb2.Timestamp:
         """When the run ended. Not set before."""
+
+    @_builtins.property
+    def best(self) -> Global___LogValue:
+        """The best log of an epoch so far, of the request's `monitor` if it has a `monitor_mode` or is a loss, else of val_loss or
+        loss. Not set before the end of the first epoch.
+        """
 
     def __init__(
         self,
@@ -1425,12 +1438,17 @@ class Run(_message.Message):
         priority: _builtins.int = ...,
         workers: _builtins.int = ...,
         owner: _builtins.str = ...,
+        remaining_seconds: _builtins.float | None = ...,
+        best: Global___LogValue | None = ...,
+        best_epoch: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "started_time", b"started_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "remaining_seconds", b"remaining_seconds", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "kind", b"kind", "logs", b"logs", "owner", b"owner", "priority", b"priority", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "best_epoch", b"best_epoch", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "kind", b"kind", "logs", b"logs", "owner", b"owner", "priority", b"priority", "published", b"published", "reason", b"reason", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__remaining_seconds: _TypeAlias = _typing.Literal["remaining_seconds"]  # noqa: Y015
+    _WhichOneofArgType__remaining_seconds: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_seconds) -> _WhichOneofReturnType__remaining_seconds | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
@@ -1575,6 +1593,116 @@ class ListRunsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
+
+@_typing.final
+class GetRunSeriesRequest(_message.Message):
+    """Which series to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_IDS_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    MAX_POINTS_FIELD_NUMBER: _builtins.int
+    BY_STEP_FIELD_NUMBER: _builtins.int
+    max_points: _builtins.int
+    """Points of a series at most, from 2 to 10,000. Default 1000. Of a longer series, points at equal distances are chosen,
+    among them the first and the last one.
+    """
+    by_step: _builtins.bool
+    """Whether the points are steps, with means over the epoch so far, as far as they are among the events. Default: epochs."""
+    @_builtins.property
+    def run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of runs, 1 to 100."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of logs, at most 100. Default: all."""
+
+    def __init__(
+        self,
+        *,
+        run_ids: _abc.Iterable[_builtins.str] | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        max_points: _builtins.int = ...,
+        by_step: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_step", b"by_step", "max_points", b"max_points", "names", b"names", "run_ids", b"run_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunSeriesRequest: _TypeAlias = GetRunSeriesRequest  # noqa: Y015
+
+@_typing.final
+class GetRunSeriesResponse(_message.Message):
+    """Series, by run in the order of the request, then by name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunSeries]:
+        """The series. None for a run that has no such log yet."""
+
+    def __init__(
+        self,
+        *,
+        series: _abc.Iterable[Global___RunSeries] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["series", b"series"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunSeriesResponse: _TypeAlias = GetRunSeriesResponse  # noqa: Y015
+
+@_typing.final
+class RunSeries(_message.Message):
+    """The values of a log of a run. The three lists have the same length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    name: _builtins.str
+    """Name of the log."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Epochs, from 1, or steps since the beginning of the run, from 1. Increasing. Of an epoch that was done again after an
+        interruption, the later one.
+        """
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Values. May be NaN or infinite."""
+
+    @_builtins.property
+    def seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Times since the run started, in seconds."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        seconds: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "positions", b"positions", "run_id", b"run_id", "seconds", b"seconds", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunSeries: _TypeAlias = RunSeries  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):

@@ -70,6 +70,11 @@ class TrainingServiceStub(object):
                 request_serializer=layerserve_dot_v1_dot_training__pb2.ListRunsRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_training__pb2.ListRunsResponse.FromString,
                 _registered_method=True)
+        self.GetRunSeries = channel.unary_unary(
+                '/layerserve.v1.TrainingService/GetRunSeries',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.GetRunSeriesRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.GetRunSeriesResponse.FromString,
+                _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/layerserve.v1.TrainingService/CancelRun',
                 request_serializer=layerserve_dot_v1_dot_training__pb2.CancelRunRequest.SerializeToString,
@@ -158,6 +163,15 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRunSeries(self, request, context):
+        """Returns the logs of several runs as series, thinned out, from their events on disk. Errors: NOT_FOUND (one of the runs),
+        INVALID_ARGUMENT (a number outside of its range, or more than 500,000 values in the reply), RESOURCE_EXHAUSTED (other
+        series are being read).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelRun(self, request, context):
         """Stops a run. Nothing is published. A run that has ended stays as it is. Errors: NOT_FOUND (run).
         """
@@ -230,6 +244,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.ListRuns,
                     request_deserializer=layerserve_dot_v1_dot_training__pb2.ListRunsRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_training__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'GetRunSeries': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunSeries,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.GetRunSeriesRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.GetRunSeriesResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -425,6 +444,33 @@ class TrainingService(object):
             '/layerserve.v1.TrainingService/ListRuns',
             layerserve_dot_v1_dot_training__pb2.ListRunsRequest.SerializeToString,
             layerserve_dot_v1_dot_training__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunSeries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/GetRunSeries',
+            layerserve_dot_v1_dot_training__pb2.GetRunSeriesRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.GetRunSeriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

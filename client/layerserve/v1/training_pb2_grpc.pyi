@@ -64,6 +64,11 @@ class TrainingServiceStub:
     """Describes one run. Errors: NOT_FOUND (run)."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
     """Lists runs, newest first, also those of other servers on the same repository."""
+    GetRunSeries: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunSeriesRequest, _training_pb2.GetRunSeriesResponse]
+    """Returns the logs of several runs as series, thinned out, from their events on disk. Errors: NOT_FOUND (one of the runs),
+    INVALID_ARGUMENT (a number outside of its range, or more than 500,000 values in the reply), RESOURCE_EXHAUSTED (other
+    series are being read).
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]
     """Stops a run. Nothing is published. A run that has ended stays as it is. Errors: NOT_FOUND (run)."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]
@@ -120,6 +125,11 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Describes one run. Errors: NOT_FOUND (run)."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first, also those of other servers on the same repository."""
+    GetRunSeries: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunSeriesRequest, _training_pb2.GetRunSeriesResponse]  # type: ignore[assignment]
+    """Returns the logs of several runs as series, thinned out, from their events on disk. Errors: NOT_FOUND (one of the runs),
+    INVALID_ARGUMENT (a number outside of its range, or more than 500,000 values in the reply), RESOURCE_EXHAUSTED (other
+    series are being read).
+    """
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops a run. Nothing is published. A run that has ended stays as it is. Errors: NOT_FOUND (run)."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_training_pb2.ResumeRunRequest, _training_pb2.ResumeRunResponse]  # type: ignore[assignment]
@@ -209,6 +219,17 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.ListRunsResponse, _abc.Awaitable[_training_pb2.ListRunsResponse]]:
         """Lists runs, newest first, also those of other servers on the same repository."""
+
+    @_abc_1.abstractmethod
+    def GetRunSeries(
+        self,
+        request: _training_pb2.GetRunSeriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.GetRunSeriesResponse, _abc.Awaitable[_training_pb2.GetRunSeriesResponse]]:
+        """Returns the logs of several runs as series, thinned out, from their events on disk. Errors: NOT_FOUND (one of the runs),
+        INVALID_ARGUMENT (a number outside of its range, or more than 500,000 values in the reply), RESOURCE_EXHAUSTED (other
+        series are being read).
+        """
 
     @_abc_1.abstractmethod
     def CancelRun(

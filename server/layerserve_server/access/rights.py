@@ -18,7 +18,7 @@ _SERVICES: dict[str, dict[Right, str]] = {
     "layerserve.v1.ModelService": {"read": "ListModels GetModel DownloadModel"},
     "layerserve.v1.TrainingService": {
         "train": "Train Evaluate EstimateRun CancelRun ResumeRun DeleteRun",
-        "read": "WatchRun GetRun ListRuns ListRunFiles DownloadRunFile",
+        "read": "WatchRun GetRun GetRunSeries ListRuns ListRunFiles DownloadRunFile",
     },
     "grpc.health.v1.Health": {"open": "Check List Watch"},
     "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},

@@ -30,6 +30,7 @@ from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.files import RunFile, chunks, listed, opened
 from layerserve_server.training.runs.folder import FILES
 from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.runs.remaining import remaining_seconds
 from layerserve_server.training.runs.run import Phase, Run, RunState
 from layerserve_server.training.upload import Upload
 from layerserve_server.training.upload_slots import UploadSlots
@@ -430,7 +431,10 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         priority=request.priority,
         workers=request.workers,
         owner=owner,
+        remaining_seconds=remaining_seconds(run),
     )
+    if (best := run.best) is not None:
+        message.best.name, message.best.value, message.best_epoch = best
     if finished and finished.version:
         message.published.CopyFrom(model_spec(request.model, finished.version))
     for field, seconds in (
