@@ -22,7 +22,7 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_(channel|management|run_reports)\b", r"\1"),
+    (r"\basync_(channel|management|run_control|run_reports)\b", r"\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -45,6 +45,11 @@ def client() -> str:
 def management() -> str:
     """management.py."""
     return _header("async_management.py") + blocking((PACKAGE / "async_management.py").read_text("utf-8"))
+
+
+def run_control() -> str:
+    """run_control.py."""
+    return _header("async_run_control.py") + blocking((PACKAGE / "async_run_control.py").read_text("utf-8"))
 
 
 def run_reports() -> str:
@@ -74,6 +79,7 @@ def keywords() -> str:
 #: The files, by path in the package. The last needs the others.
 FILES: dict[str, Callable[[], str]] = {
     "management.py": management,
+    "run_control.py": run_control,
     "run_reports.py": run_reports,
     "client.py": client,
     "options/keywords.py": keywords,

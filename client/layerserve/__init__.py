@@ -51,6 +51,7 @@ from layerserve.errors import (
     UnknownError,
     UnknownInput,
     UnknownOutput,
+    VersionConflict,
     VersionNotFound,
 )
 from layerserve.estimates import EstimatedPublication, EstimatedSeconds, RunEstimate
@@ -61,6 +62,7 @@ from layerserve.events import (
     RunCancelled,
     RunFailed,
     RunFinished,
+    RunPaused,
     RunQueued,
     RunResumed,
     RunStarted,
@@ -130,6 +132,7 @@ __all__ = [
     "RunFinished",
     "RunInfo",
     "RunNotFound",
+    "RunPaused",
     "RunQueued",
     "RunResumed",
     "RunSeries",
@@ -148,5 +151,6 @@ __all__ = [
     "UnknownError",
     "UnknownInput",
     "UnknownOutput",
+    "VersionConflict",
     "VersionNotFound",
 ]

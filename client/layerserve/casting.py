@@ -18,6 +18,10 @@ FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 COMPLEX = frozenset({"complex64", "complex128"})
 
 
+#: What is expected in place of rows of different lengths.
+RAGGED = "an array: rows of one length, padded with 0, or '' for text"
+
+
 def as_array(value: Any, name: str) -> Array:
     """Converts an array, a nested list, a scalar or an object with `__array__` to an array.
 
@@ -27,6 +31,8 @@ def as_array(value: Any, name: str) -> Array:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
+        if "inhomogeneous" in str(error):
+            raise InvalidTensor(name=name, got="rows of different lengths", expected=RAGGED) from error
         raise InvalidTensor(name=name, got=f"{type(value).__name__} ({error})", expected="an array") from error
     if array.dtype.kind == "O":
         _check_strings(array, name)

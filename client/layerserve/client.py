@@ -6,14 +6,15 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from layerserve import methods, prediction, run_info
+from layerserve import methods, prediction
 from layerserve.channel import Channel
 from layerserve.connection import (
     DEFAULT_ADDRESS,
@@ -39,17 +40,17 @@ from layerserve.prediction import Prediction, Signatures
 from layerserve.prediction_feed import PredictionFeed
 from layerserve.prepared import RequestForm, prepare
 from layerserve.progress import PlainProgress
+from layerserve.run_control import RunControl
 from layerserve.run_feed import RunFeed
 from layerserve.run_files import RunFile, download_file, list_files
-from layerserve.run_info import RunInfo, Runs
+from layerserve.run_info import RunInfo
 from layerserve.run_reports import RunReports
+from layerserve.run_selection import list_runs
 from layerserve.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.tensors import Array
 from layerserve.tokens import Token
 from layerserve.training import evaluate, train
-from layerserve.training_run import RunView
 from layerserve.v1.models_pb2 import ListModelsRequest
-from layerserve.v1.training_pb2 import ListRunsRequest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -330,6 +331,13 @@ class Client(Management, RunReports):
         is unknown. `format` is the file format of the new version: "keras3" and "keras3_h5" for Keras 3, "keras2" and
         "keras2_h5" for tf.keras (default: the base version's).
 
+        With `expected_base_version` the result is published only if that is still the newest version. If another was
+        published meanwhile, `on_conflict` decides: "refuse" keeps the result for `publish` of the run, and "rebase"
+        publishes it if it is better than the newest version on the validation data.
+
+        If the connection breaks during the upload, it is repeated; `idempotency_key` does the same for a call that is
+        made again: it finds the run of the earlier call.
+
         `timeout` is the time until the server has received all data, in seconds; default: none. To limit the run, use
         `max_seconds`. `options` are those of `TrainKeywords`; their defaults are listed below.
 
@@ -374,10 +382,33 @@ class Client(Management, RunReports):
         flow = evaluate(self._signatures, model, x, y, sample_weight, version, label, options)
         return self._run(flow, timeout)
 
-    def runs(self, model: str | None = None, *, timeout: float | None = None) -> tuple[RunInfo, ...]:
-        """List the server's training runs, of all models or one, newest first."""
-        reply = self._run(call(methods.LIST_RUNS, ListRunsRequest(model_name=model or "")), timeout)
-        return Runs(map(run_info.read_run_info, reply.runs))
+    def runs(
+        self,
+        model: str | None = None,
+        *,
+        state: str | Iterable[str] | None = None,
+        kind: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        caller: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int | None = None,
+        oldest_first: bool = False,
+        timeout: float | None = None,
+    ) -> tuple[RunInfo, ...]:
+        """List the server's training runs, of all models or one, newest first.
+
+        `state` is a `RunInfo.state` or several, `kind` "training" or "evaluation". `metadata` are keys with the values
+        that the runs have, and `caller` is the name of the caller that began them. `created_after` includes the time
+        itself. `limit` is the maximum number of runs; default: all.
+
+        Example:
+            client.runs("mnist", state=["queued", "paused"], metadata={"project": "spring"})
+        """
+        flow = list_runs(
+            model, state, kind, metadata, caller, created_after, created_before, limit, oldest_first=oldest_first
+        )
+        return self._run(flow, timeout)
 
     def run(self, id: str, *, timeout: float | None = None) -> TrainingRun:
         """Return a run by its id, to watch from its first event on, to cancel, resume or delete.
@@ -487,7 +518,7 @@ class PreparedCall:
         return self._form.read(self._client._call_raw(methods.PREDICT, request, timeout))
 
 
-class TrainingRun(RunView):
+class TrainingRun(RunControl):
     """A training run on the server. It continues if this object or its client is closed.
 
     Iteration yields the events that weren't read yet, waits for new ones, and ends with the run. If the connection
@@ -495,7 +526,7 @@ class TrainingRun(RunView):
     """
 
     def __init__(self, client: Client, feed: RunFeed) -> None:
-        super().__init__(feed)
+        super().__init__(client, feed)
         self._client = client
 
     def __iter__(self) -> Iterator[TrainingEvent]:
@@ -505,6 +536,8 @@ class TrainingRun(RunView):
 
     def wait(self, progress: bool = False, *, timeout: float | None = None) -> TrainingRun:
         """Wait for the end of the run, and return the run. `progress` prints the progress to standard error.
+
+        A paused run is waited for, too, until it was resumed and has ended.
 
         `timeout` is in seconds; default: none. Raises DeadlineExceeded after it; the run continues.
 
@@ -533,7 +566,7 @@ class TrainingRun(RunView):
         return self._client._run(self._feed.cancel(), timeout)
 
     def resume(self, *, timeout: float | None = None) -> TrainingRun:
-        """Resume an interrupted run from its latest checkpoint, and return the run. Its events continue here.
+        """Resume a paused or interrupted run from its latest checkpoint, and return the run. Its events continue here.
 
         The result has the same weights as without the interruption. Does nothing if the run is queued or running.
         Raises FailedPrecondition if the run ended in another way.

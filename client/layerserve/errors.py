@@ -209,6 +209,12 @@ class RunElsewhere(FailedPrecondition):
     code = "run_elsewhere"
 
 
+class VersionConflict(FailedPrecondition):
+    """Another version than `expected_base_version` is the newest of the model."""
+
+    code = "version_conflict"
+
+
 class ModelMismatch(FailedPrecondition):
     """The served model has other inputs or outputs than the class that `layerserve codegen` wrote for it."""
 

@@ -24,11 +24,17 @@ class TrainingEvent:
 
 @dataclass(frozen=True, slots=True)
 class RunAccepted(TrainingEvent):
-    """The request is valid. The run starts from `version` of `model`; `data_bytes` bytes of data are to be uploaded."""
+    """The request is valid. The run starts from `version` of `model`; `data_bytes` bytes of data are to be uploaded.
+
+    A run that was `found` was begun by an earlier call with the same idempotency key; no data is uploaded. `repeatable`
+    is whether a call with the same key would find this run.
+    """
 
     model: str
     version: int
     data_bytes: int
+    found: bool = False
+    repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,8 @@ class LogLine(TrainingEvent):
 class RunFinished(TrainingEvent):
     """The run completed and published `version`, None if it published nothing; training took `seconds`.
 
-    `withheld` is the reason if publishing was requested and withheld: no improvement.
+    `withheld` is the reason if publishing was requested and withheld: no improvement, or another version was published
+    meanwhile.
     """
 
     version: int | None
@@ -119,6 +126,18 @@ class RunResumed(TrainingEvent):
     step: int
 
 
+@dataclass(frozen=True, slots=True)
+class RunPaused(TrainingEvent):
+    """The run was paused after `step` steps of `epoch` (from 1); epoch 0 is before the start. `resume` continues it.
+
+    `reason` is why, if no call has paused it: the server's disk is full. Empty otherwise.
+    """
+
+    epoch: int
+    step: int
+    reason: str = ""
+
+
 def read_logs(values: Iterable[training_pb2.LogValue]) -> Logs:
     return {value.name: value.value for value in values}
 
@@ -129,7 +148,8 @@ def read_event(message: training_pb2.TrainEvent) -> TrainingEvent | None:
     at = (message.run_id, message.sequence, read_time(message.time))
     if kind == "accepted":
         accepted = message.accepted
-        return RunAccepted(*at, accepted.base.name, accepted.base.version, accepted.data_bytes)
+        base, found, repeatable = accepted.base, accepted.found, accepted.repeatable
+        return RunAccepted(*at, base.name, base.version, accepted.data_bytes, found, repeatable)
     if kind == "queued":
         return RunQueued(*at, message.queued.ahead)
     if kind == "started":
@@ -152,6 +172,8 @@ def read_event(message: training_pb2.TrainEvent) -> TrainingEvent | None:
         return RunFailed(*at, failed.reason, failed.epoch, failed.step, failed.resumable)
     if kind == "resumed":
         return RunResumed(*at, message.resumed.epoch, message.resumed.step)
+    if kind == "paused":
+        return RunPaused(*at, message.paused.epoch, message.paused.step, message.paused.reason)
     if kind == "cancelled":
         return RunCancelled(*at, message.cancelled.epoch)
     return None

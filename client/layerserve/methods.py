@@ -101,6 +101,10 @@ GET_RUN_SERIES = Method(
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
 RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
 DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
+PAUSE_RUN = Method(_TRAINING, "PauseRun", training_pb2.PauseRunRequest, training_pb2.PauseRunResponse)
+STOP_RUN = Method(_TRAINING, "StopRun", training_pb2.StopRunRequest, training_pb2.StopRunResponse)
+UPDATE_RUN = Method(_TRAINING, "UpdateRun", training_pb2.UpdateRunRequest, training_pb2.UpdateRunResponse)
+PUBLISH_RUN = Method(_TRAINING, "PublishRun", training_pb2.PublishRunRequest, training_pb2.PublishRunResponse)
 LIST_RUN_FILES = Method(
     _TRAINING, "ListRunFiles", training_pb2.ListRunFilesRequest, training_pb2.ListRunFilesResponse, repeatable=True
 )
@@ -152,6 +156,10 @@ METHODS: tuple[Method[Message, Message], ...] = (
     CANCEL_RUN,
     RESUME_RUN,
     DELETE_RUN,
+    PAUSE_RUN,
+    STOP_RUN,
+    UPDATE_RUN,
+    PUBLISH_RUN,
     LIST_RUN_FILES,
     DOWNLOAD_RUN_FILE,
     UPLOAD_MODEL,

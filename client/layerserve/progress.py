@@ -12,6 +12,7 @@ from layerserve.events import (
     RunCancelled,
     RunFailed,
     RunFinished,
+    RunPaused,
     RunResumed,
     StepProgress,
     TrainingEvent,
@@ -63,6 +64,9 @@ class PlainProgress:
                 if event.epoch
                 else "restarted from the beginning"
             )
+        elif isinstance(event, RunPaused):
+            at = f"paused in epoch {event.epoch}, after step {event.step}" if event.epoch else "paused"
+            self._write(f"{at}: {event.reason}" if event.reason else at)
         elif isinstance(event, RunFailed):
             self._write(f"failed: {event.reason}")
         elif isinstance(event, RunCancelled):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from layerserve.errors import (
     Cancelled,
@@ -21,6 +22,7 @@ from layerserve.events import (
     RunCancelled,
     RunFailed,
     RunFinished,
+    RunPaused,
     RunQueued,
     RunResumed,
     RunStarted,
@@ -29,7 +31,19 @@ from layerserve.events import (
     read_event,
 )
 from layerserve.flow import Flow, Pause, Stream, call, open_stream, receive
-from layerserve.methods import CANCEL_RUN, DELETE_RUN, GET_RUN, RESUME_RUN, WATCH_RUN
+from layerserve.methods import (
+    CANCEL_RUN,
+    DELETE_RUN,
+    GET_RUN,
+    PAUSE_RUN,
+    PUBLISH_RUN,
+    RESUME_RUN,
+    STOP_RUN,
+    UPDATE_RUN,
+    WATCH_RUN,
+)
+from layerserve.model_changes import checked_version
+from layerserve.options.kinds import Metadata
 from layerserve.run_info import RunInfo, RunState, read_run_info
 from layerserve.training_data import Upload
 from layerserve.v1 import training_pb2
@@ -37,7 +51,11 @@ from layerserve.v1.training_pb2 import (
     CancelRunRequest,
     DeleteRunRequest,
     GetRunRequest,
+    PauseRunRequest,
+    PublishRunRequest,
     ResumeRunRequest,
+    StopRunRequest,
+    UpdateRunRequest,
     WatchRunRequest,
 )
 
@@ -61,6 +79,8 @@ class RunFeed:
         self._reconnect_delays = reconnect_delays
         self._stream: EventStream | None = None
         self._next_sequence = 0
+        #: Whether the server finds the run by its idempotency key.
+        self._repeatable = False
         self._unread: deque[TrainingEvent] = deque()
 
     @property
@@ -79,26 +99,48 @@ class RunFeed:
     def start(self, upload: Upload) -> Flow[None]:
         """Flow that sends the request and its data, until the server has received all of it or the run has ended.
 
+        If the stream breaks, it is begun again: the request's idempotency key, drawn here unless the caller has given
+        one, lets the server find a run that has its data.
+
         Raises the upload's error if slicing the data failed, otherwise the server's.
         """
+        upload.spec.idempotency_key = upload.spec.idempotency_key or uuid.uuid4().hex
+        delays = iter(self._reconnect_delays)
+        while not (yield from self._sent(upload, last := next(delays, None))):
+            assert last is not None
+            yield Pause(last)
+            upload = upload.again()
+
+    def _sent(self, upload: Upload, delay: float | None) -> Flow[bool]:
+        """Flow that sends the request once. Returns False if the stream broke and may be begun again after `delay`."""
         try:
             yield from self._send(upload)
         except LayerserveError as error:
-            if upload.error is None and isinstance(error, Unavailable) and self.run_id:
-                yield from self._check_failed()
+            if upload.error is None and isinstance(error, (Unavailable, Cancelled)) and self.run_id:
+                if self._repeatable and delay is not None:
+                    return False
+                if isinstance(error, Unavailable):
+                    yield from self._check_failed()
             raise (upload.error or error) from None
         finally:
             upload.abandon()
         if self.state == "failed" and upload.error is not None:
             raise upload.error
+        return True
 
     def _send(self, upload: Upload) -> Flow[None]:
+        self._unread.clear()
+        self._next_sequence, self.state, self.outcome = 0, "queued", None
         self._stream = yield from open_stream(upload.method, upload)
         while True:
             event = yield from self._receive_first(self._stream)
             self._unread.append(event)
             if isinstance(event, RunAccepted):
-                upload.accept()
+                self._repeatable = event.repeatable
+                if event.found:
+                    upload.abandon()
+                else:
+                    upload.accept()
             elif not isinstance(event, LogLine):
                 return
 
@@ -109,7 +151,7 @@ class RunFeed:
             raise TrainingFailed(self.run_id, info.reason)
 
     def _receive_first(self, stream: EventStream) -> Flow[TrainingEvent]:
-        """Flow of the next event during the upload. A stream that breaks now can't be reconnected."""
+        """Flow of the next event during the upload."""
         while True:
             reply = yield from receive(stream)
             if reply is None:
@@ -176,6 +218,8 @@ class RunFeed:
         elif isinstance(event, RunResumed):
             # Epochs after the checkpoint are repeated.
             self._epochs = {epoch: logs for epoch, logs in self._epochs.items() if epoch < event.epoch}
+        elif isinstance(event, RunPaused):
+            self.state = "paused"
         elif isinstance(event, RunFinished):
             self.state, self.version, self.outcome = "finished", event.version, event
         elif isinstance(event, RunFailed):
@@ -197,10 +241,40 @@ class RunFeed:
         reply = yield from call(CANCEL_RUN, CancelRunRequest(run_id=self.run_id))
         return read_run_info(reply.run)
 
+    def pause(self) -> Flow[RunInfo]:
+        reply = yield from call(PAUSE_RUN, PauseRunRequest(run_id=self.run_id))
+        return read_run_info(reply.run)
+
+    def stop(self) -> Flow[RunInfo]:
+        reply = yield from call(STOP_RUN, StopRunRequest(run_id=self.run_id))
+        return read_run_info(reply.run)
+
+    def update(
+        self, priority: int | None, description: str | None, metadata: Mapping[str, str | None] | None
+    ) -> Flow[RunInfo]:
+        request = UpdateRunRequest(run_id=self.run_id, priority=priority, description=description)
+        added = {key: text for key, text in (metadata or {}).items() if text is not None}
+        request.metadata.update(Metadata().encode("metadata", added))
+        request.remove_metadata.extend(key for key, text in (metadata or {}).items() if text is None)
+        reply = yield from call(UPDATE_RUN, request)
+        return read_run_info(reply.run)
+
+    def publish(self, label: str | None, expected_base_version: int | None) -> Flow[RunInfo]:
+        """Flow that publishes the kept result of a run."""
+        request = PublishRunRequest(run_id=self.run_id, label=label or "")
+        if expected_base_version is not None:
+            request.expected_base_version = checked_version(expected_base_version)
+        reply = yield from call(PUBLISH_RUN, request)
+        info = read_run_info(reply.run)
+        self.version = info.version
+        return info
+
     def resume(self) -> Flow[RunInfo]:
         """Flow that resumes an interrupted run; reading continues after its last event."""
         reply = yield from call(RESUME_RUN, ResumeRunRequest(run_id=self.run_id))
         info = read_run_info(reply.run)
+        if self.state == "paused":
+            self.state = "queued"
         if isinstance(self.outcome, RunFailed):
             # The failure isn't final any more; the run may already have ended in another way.
             self.outcome, self.state, self._stream = None, "queued", None

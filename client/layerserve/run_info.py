@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 #: Kind of a run.
 RunKind = Literal["training", "evaluation", "unknown"]
 #: State of a run; "queued" includes receiving data.
-RunState = Literal["queued", "running", "finished", "failed", "cancelled", "unknown"]
+RunState = Literal["queued", "running", "paused", "finished", "failed", "cancelled", "unknown"]
 
 _COLUMNS = (
     *("Run", "Kind", "Model", "#From", "State", "#Epochs", "#Left", "Logs", "Best", "#Published", "Created"),
@@ -32,9 +33,11 @@ class RunInfo(Tabular):
     It starts from `base_version` of `model`; `version` is the published version or None. `reason` is the error of a
     failed run, and `logs` are its latest losses and metrics. A `resumable` run was interrupted and can be resumed;
     `resumed` is how often it was. `workers` is the number of worker processes. `owner` is the server that owns the run,
-    if that isn't the one that replied. `remaining_seconds` is the time until the run ends, by what it has done so far,
-    None if it isn't known. `best` is the best value of the log that matters, by name, and `best_epoch` its epoch; empty
-    and None before the end of the first epoch.
+    if that isn't the one that replied, `caller` the name of the caller that began it. `withheld` is the reason why its
+    result isn't published although that was requested, and a `publishable` one is kept. A `stopped` run was stopped
+    early. A paused run has a `reason` if no call has paused it. `remaining_seconds` is the time until the run ends, by
+    what it has done so far, None if it isn't known. `best` is the best value of the log that matters, by name, and
+    `best_epoch` its epoch; empty and None before the end of the first epoch.
     """
 
     id: str
@@ -59,6 +62,12 @@ class RunInfo(Tabular):
     priority: int
     workers: int = 1
     owner: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    caller: str = ""
+    withheld: str = ""
+    publishable: bool = False
+    stopped: bool = False
+    idempotency_key: str = ""
     remaining_seconds: float | None = None
     best: Logs = field(default_factory=dict)
     best_epoch: int | None = None
@@ -130,6 +139,12 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         priority=message.priority,
         workers=message.workers or 1,
         owner=message.owner,
+        metadata=dict(message.metadata),
+        caller=message.caller,
+        withheld=message.withheld,
+        publishable=message.publishable,
+        stopped=message.stopped,
+        idempotency_key=message.idempotency_key,
         remaining_seconds=message.remaining_seconds if message.HasField("remaining_seconds") else None,
         best={message.best.name: message.best.value} if message.HasField("best") else {},
         best_epoch=message.best_epoch or None,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from layerserve.casting import as_array, cast, default_cast
+from layerserve.casting import RAGGED, as_array, cast, default_cast
 from layerserve.errors import InvalidArgument, LayerserveError
 from layerserve.inputs import match
 from layerserve.methods import EVALUATE, TRAIN, Method
@@ -81,7 +81,15 @@ class TrainingArray:
 
     def announcement(self) -> DataArray:
         if isinstance(self.rows, ServerFile):
-            return DataArray(role=self.role, name=self.name, path=self.rows.path, key=self.rows.key)
+            fill = None if self.rows.fill is None else str(self.rows.fill)
+            return DataArray(
+                role=self.role,
+                name=self.name,
+                path=self.rows.path,
+                key=self.rows.key,
+                columns=self.rows.column_list,
+                fill=fill,
+            )
         return DataArray(role=self.role, name=self.name, dtype=dtype_enum(self.dtype), shape=self.rows.shape)
 
     def slice(self, start: int, stop: int) -> Array:
@@ -149,9 +157,10 @@ def _data_set(
     def role(of: DataRole.ValueType) -> DataRole.ValueType:
         return _VALIDATION[of] if validation else of
 
-    arrays = [_input_array(role(_X), *item) for item in match(x, inputs, "input")]
+    arrays = [_input_array(role(_X), *item) for item in match(_of_file(x, inputs, outputs), inputs, "input")]
     # As in Keras, None in a list means an output without a target.
-    targets = [item for item in match(y, outputs, "output", targets=True) if item[1] is not None]
+    matched = match(_of_file(y, outputs, inputs), outputs, "output", targets=True)
+    targets = [item for item in matched if item[1] is not None]
     arrays += [_loose_array(role(_Y), name, value) for name, value, _ in targets]
     if sample_weight is not None:
         if len(outputs) > 1 and not isinstance(sample_weight, (dict, list, tuple)):
@@ -160,6 +169,13 @@ def _data_set(
             weights = [item for item in match(sample_weight, outputs, "output", targets=True) if item[1] is not None]
             arrays += [_loose_array(role(_WEIGHT), name, value, dtype="float32") for name, value, _ in weights]
     return arrays
+
+
+def _of_file(given: Any, specs: Sequence[TensorSpec], others: Sequence[TensorSpec]) -> Any:
+    """Returns the file of each input or output by name, if all are in one file."""
+    if not isinstance(given, ServerFile):
+        return given
+    return given.by_name([spec.name for spec in specs], {spec.name for spec in others})
 
 
 def _input_array(role: DataRole.ValueType, name: str, value: Any, spec: TensorSpec | None) -> TrainingArray:
@@ -174,6 +190,8 @@ def _loose_array(role: DataRole.ValueType, name: str, value: Any, dtype: str | N
         return TrainingArray(role, name, value, "")
     # Objects with shape and dtype, such as h5py datasets, are sliced later and not converted to arrays here.
     rows = value if hasattr(value, "shape") and hasattr(value, "dtype") else as_array(value, text)
+    if any(axis is None for axis in rows.shape):
+        raise InvalidArgument(f"{text}: got {type(value).__name__} with rows of different lengths, expected {RAGGED}")
     if not rows.shape:
         raise InvalidArgument(f"{text}: got a scalar, expected an array of rows")
     first = np.asarray(rows[:1])
@@ -215,6 +233,10 @@ class Upload(Iterable[TrainRequest | EvaluateRequest], AsyncIterable[TrainReques
     def method(self) -> Method[Any, Any]:
         """The RPC to call."""
         return TRAIN if isinstance(self.spec, TrainSpec) else EVALUATE
+
+    def again(self) -> Upload:
+        """Returns the same requests, to be sent again: arrays are sliced anew."""
+        return Upload(self.spec, self.arrays)
 
     def accept(self) -> None:
         """Starts sending the data."""

@@ -47,7 +47,10 @@ class RunView(Tabular):
 
     @property
     def withheld(self) -> str:
-        """Reason why the result wasn't published although that was requested: no improvement. Empty otherwise."""
+        """Reason why the result wasn't published although that was requested; empty if there is none.
+
+        It is no improvement, or another version was published meanwhile.
+        """
         return self._feed.withheld
 
     def table(self) -> Table:

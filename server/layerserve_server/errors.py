@@ -20,7 +20,8 @@ ServerError
 ├── RefusedChangeError          a change of the repository that something depends on, or that can't be written
 ├── NotTrainableError           the model can't be trained on this server
 │   ├── NotCompiledError
-│   └── RunElsewhereError       another server on the same repository owns the run
+│   ├── RunElsewhereError       another server on the same repository owns the run
+│   └── VersionConflictError    another version than expected is the newest of the model
 ├── UnauthenticatedError        the call needs a token or certificate, and has none that is valid
 │   └── TokenExpiredError
 ├── ForbiddenError              the caller doesn't have the right that the call needs
@@ -167,6 +168,16 @@ class RunElsewhereError(NotTrainableError):
     """Another server on the same repository owns the run. The text names it."""
 
     reason = "run_elsewhere"
+
+
+class VersionConflictError(NotTrainableError):
+    """Another version than the request expects is the newest of the model. `newest` is that version."""
+
+    reason = "version_conflict"
+
+    def __init__(self, model: str, expected: int, newest: int) -> None:
+        self.newest = newest
+        super().__init__(f"model '{model}': got version {newest} as its newest, expected version {expected}")
 
 
 class UnauthenticatedError(ServerError):

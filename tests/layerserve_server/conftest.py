@@ -20,10 +20,12 @@ import pytest
 from echo_servers import SERVERS, Echo, Observer
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layergraph.exporting.signature import Signature
+from layerserve.table_files.table import Selection
 from layerserve_server.app import App
 from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
 from layerserve_server.training import data_root
+from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.estimates.settings_problems import settings_problems
 from layerserve_server.training.model import dry_run
 from layerserve_server.training.request import RunRequest
@@ -131,9 +133,9 @@ def read_fake(path: Path, settings: object = None) -> FakeModel:
         raise CorruptFileError(path, "the file is truncated") from error
 
 
-def described(root: Path, files: Sequence[tuple[str, str]]) -> Sequence[data_root.FiledArray]:
+def described(root: Path, files: Sequence[tuple[str, Selection]]) -> Sequence[FiledArray]:
     """Looks at data files in this process."""
-    return [data_root.describe(root, path, key) for path, key in files]
+    return data_root.describe_all(root, files)
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ class RehearsedHere:
         return settings_problems(self.load, path, request, complete=complete)
 
     def describe(
-        self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool]
-    ) -> Sequence[data_root.FiledArray]:
+        self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool]
+    ) -> Sequence[FiledArray]:
         return described(root, files)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from layerserve.cli import catalogue, changes, extensions, options, training
+from layerserve.cli import catalogue, changes, extensions, options, run_changes, training
 from layerserve.cli.codegen import codegen
 from layerserve.cli.plot import plot
 from layerserve.cli.predict import predict
@@ -66,6 +66,10 @@ def application() -> typer.Typer:
     app.command("watch")(training.watch)
     app.command("cancel")(training.cancel)
     app.command("resume")(training.resume)
+    app.command("pause")(run_changes.pause)
+    app.command("stop")(run_changes.stop)
+    app.command("update")(run_changes.update)
+    app.command("publish")(run_changes.publish)
     app.command("delete")(training.delete)
     app.command("files")(files)
     app.command("evaluate")(training.evaluate)

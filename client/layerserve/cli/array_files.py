@@ -1,4 +1,4 @@
-"""Reading and writing of arrays in .npy, .npz and JSON files."""
+"""Reading of arrays in .npy, .npz, JSON and table files, and writing to all but tables."""
 
 from __future__ import annotations
 
@@ -12,29 +12,36 @@ from typing import Any
 import numpy as np
 
 from layerserve.cli.output import plain
+from layerserve.cli.table_arrays import read_columns
 from layerserve.errors import InvalidArgument
+from layerserve.model_info import TensorSpec
 from layerserve.server_file import ServerFile
+from layerserve.table_files.formats import FORMATS
 
 STDIN = "-"
 #: Prefix of paths below the server's data root.
 SERVER = "server:"
 
 
-def read_arrays(arguments: Sequence[str], names: Callable[[], Collection[str]] | None = None) -> Any:
+def read_arrays(
+    arguments: Sequence[str], specs: Callable[[], Sequence[TensorSpec]] | None = None, fill: str | None = None
+) -> Any:
     """Reads the arguments of `--input`, `--x` and similar options. Returns a dict by name, or one value without a name.
 
     Each argument is PATH or NAME=PATH. A path is a .npy file; a .npz file, with PATH:KEY for one of its arrays; a .json
     file, or "-" for JSON on standard input, with an object of values by name or a single value. A .npz file with
-    several arrays and no key gives all of them by name. `server:PATH` and `server:PATH:KEY` are files of the server.
-    Raises InvalidArgument for other arguments, and OSError.
+    several arrays and no key gives all of them by name. So does a table, .csv, .tsv or .parquet; in PATH:KEY the key is
+    a list of columns. `server:PATH` and `server:PATH:KEY` are files of the server. Raises InvalidArgument for other
+    arguments, and OSError.
 
-    `names` returns the names of the model's inputs; it is called if a .npz file has several arrays. Other arrays in the
-    file, such as labels, are ignored with a note on standard error.
+    `specs` returns the model's inputs, or its outputs; it is called for a table, and if a .npz file has several arrays.
+    Other arrays and columns in the file, such as labels, are ignored, those of a .npz file with a note on standard
+    error. `fill` is read in place of missing values of tables.
     """
     named: dict[str, Any] = {}
     for argument in arguments:
         name, equals, path = argument.partition("=")
-        value = _read(path if equals else argument)
+        value = _read(path if equals else argument, name if equals else "", specs, fill)
         if equals:
             if isinstance(value, dict):
                 raise InvalidArgument(
@@ -42,8 +49,8 @@ def read_arrays(arguments: Sequence[str], names: Callable[[], Collection[str]] |
                 )
             _add(named, name, value)
         elif isinstance(value, dict):
-            if names is not None and Path(path or argument).suffix == ".npz":
-                value = _of_use(argument, value, names())
+            if specs is not None and Path(path or argument).suffix == ".npz":
+                value = _of_use(argument, value, {spec.name for spec in specs()})
             for key, item in value.items():
                 _add(named, key, item)
         elif len(arguments) == 1:
@@ -69,15 +76,18 @@ def _add(named: dict[str, Any], name: str, value: Any) -> None:
     named[name] = value
 
 
-def _read(path: str) -> Any:
+def _read(path: str, name: str, specs: Callable[[], Sequence[TensorSpec]] | None, fill: str | None) -> Any:
     if path.startswith(SERVER):
         file, _, key = path.removeprefix(SERVER).partition(":")
-        return ServerFile(file, key)
+        return ServerFile(file, key, fill=fill if Path(file).suffix in FORMATS else None)
     if path == STDIN:
         return _parse(sys.stdin.read(), "standard input")
     file, colon, key = path.rpartition(":")
     if colon and file.endswith(".npz"):
         return _read_npz(file, key)
+    table = file if colon and file.endswith(tuple(FORMATS)) else path
+    if table.endswith(tuple(FORMATS)):
+        return read_columns(table, key if table is file else "", name, specs() if specs is not None else (), fill)
     suffix = Path(path).suffix
     if suffix == ".npz":
         return _read_npz(path, None)
@@ -88,7 +98,8 @@ def _read(path: str) -> Any:
             raise InvalidArgument(f"{path}: got {error}, expected an array in .npy format") from None
     if suffix == ".json":
         return _parse(Path(path).read_text(), path)
-    raise InvalidArgument(f"{path}: got {suffix or 'no suffix'}, expected .npy, .npz or .json, or - for standard input")
+    known = ".npy, .npz, .csv, .tsv, .parquet or .json, or - for standard input"
+    raise InvalidArgument(f"{path}: got {suffix or 'no suffix'}, expected {known}")
 
 
 def _read_npz(path: str, key: str | None) -> Any:

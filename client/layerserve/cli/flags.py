@@ -15,8 +15,10 @@ from layerserve.options.kinds import (
     Callbacks,
     ClassWeight,
     Flag,
+    Key,
     Kind,
     Log,
+    Metadata,
     Number,
     Patterns,
     Publication,
@@ -108,6 +110,18 @@ def _names_or_json(flag: str, texts: Sequence[str]) -> Any:
     return values[0] if len(values) == 1 and isinstance(values[0], (list, dict)) else values
 
 
+def pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+    """Parses KEY=VALUE texts. Raises InvalidArgument if one has no '=', or a key comes twice."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or key in found:
+            problem = "a key twice" if equals else "no '='"
+            raise InvalidArgument(f"{flag}: got {text!r} with {problem}, expected KEY=VALUE for different keys")
+        found[key] = value
+    return found
+
+
 @dataclass(frozen=True)
 class _Form:
     """How a kind of value is parsed on the command line: typer's type, then `read` to convert it."""
@@ -123,6 +137,8 @@ _FORMS: dict[type[Kind], _Form] = {
     Flag: _Form(bool),
     Publication: _Form(bool),
     Text: _Form(str),
+    Key: _Form(str, "KEY"),
+    Metadata: _Form(list[str], "KEY=VALUE", _REPEATED, pairs),
     Log: _Form(str, "LOG"),
     Words: _Form(str),
     Whole: _Form(int),

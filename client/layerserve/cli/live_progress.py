@@ -14,6 +14,7 @@ from layerserve.events import (
     EpochEnd,
     LogLine,
     RunCancelled,
+    RunPaused,
     RunQueued,
     RunResumed,
     RunStarted,
@@ -84,6 +85,8 @@ class LiveProgress:
             )
         elif isinstance(event, EpochEnd):
             self._update(description=f"epoch {event.epoch}/{event.epochs}", logs=escape(format_logs(event.logs)))
+        elif isinstance(event, RunPaused):
+            self._update(logs=f"paused: {escape(event.reason)}" if event.reason else "paused")
         elif isinstance(event, RunResumed):
             self._update(logs="resumed from its checkpoint" if event.epoch else "restarted from the beginning")
         elif isinstance(event, LogLine):

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from layerserve.cli.array_files import STDIN, read_arrays, write_arrays
+from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line
 from layerserve.connection import DEFAULT_ADDRESS
@@ -60,14 +61,7 @@ def predict(
         inputs = [STDIN]
     names = [name.strip() for name in outputs.split(",")] if outputs else None
     with connect(context, address) as client:
-
-        def input_names() -> set[str]:
-            known = client.model(model, version=version, label=label).inputs
-            # The inputs of a version that isn't loaded are known only after a request that loads it.
-            known = known or client.node_shapes(model, version=version, label=label).inputs
-            return {spec.name for spec in known}
-
-        given = read_arrays(inputs, input_names)
+        given = read_arrays(inputs, ModelSpecs(client, model, version, label).inputs)
         prediction = client.predict_named(model, given, names, version=version, label=label)
     document = {"model": prediction.model, "version": prediction.version, "outputs": dict(prediction)}
     if output is not None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from layerserve.cli.array_files import read_arrays
-from layerserve.cli.flags import flags, read_flags
+from layerserve.cli.flags import flags, pairs, read_flags
 from layerserve.cli.history_plot import check_plot, print_plot, save_plot
 from layerserve.cli.live_progress import show_run
+from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
 from layerserve.cli.output import plain, print_json, print_line, print_table
 from layerserve.client import TrainingRun
@@ -29,17 +31,30 @@ from layerserve.tables import Table, number_text
 _ARRAYS = "[NAME=]PATH"
 
 Arrays = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--x",
         metavar=_ARRAYS,
-        help="Input data: .npy, .npz (all arrays, or PATH:KEY) or .json; server:PATH[:KEY] is a file of the server.",
+        help="Input data: .npy, .npz (all arrays, or PATH:KEY), .json, or columns of a .csv, .tsv or .parquet file "
+        "(those named like the inputs, or PATH:COLUMN,COLUMN); server:PATH[:KEY] is a file of the server.",
     ),
 ]
-Targets = Annotated[list[str], typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
+Targets = Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Send no data and start nothing; show problems, time, memory and disk space.")
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH", help="One file for --x and --y, with an array or a column of the name of each input and output."
+    ),
+]
+Fill = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VALUE", help="Read in place of missing values of .csv and .parquet files.  [default: refused]"
+    ),
 ]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Plot the history to this file. Requires layerserve[plot].")
@@ -50,11 +65,16 @@ Plot = Annotated[
 def train(
     context: typer.Context,
     model: ModelName,
-    x: Arrays,
-    y: Targets,
+    x: Arrays = None,
+    y: Targets = None,
+    data: Data = None,
     sample_weight: SampleWeight = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
+    validation_data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="One file for --validation-x and --validation-y.")
+    ] = None,
+    fill: Fill = None,
     best: Annotated[bool, typer.Option("--best", help="Publish the best epoch's weights, not the last ones.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the data is sent; print the run's id.")] = False,
     dry_run: DryRun = False,
@@ -68,27 +88,35 @@ def train(
     """Train a model and publish the result.
 
     Ctrl-C stops watching, not the run: `layerserve watch` watches it again, `layerserve cancel` stops it, `layerserve
-    resume` resumes one that was interrupted.
+    pause` pauses it, `layerserve resume` resumes one that was paused or interrupted.
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
-    started, step, epoch, log, resumed, finished, failed or cancelled. With --detach: {"run"}. With --dry-run: {"model",
-    "base_version", "problems", "rows", "steps_per_epoch", "steps", "validation_steps", "data_bytes",
+    started, step, epoch, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}. With --dry-run:
+    {"model", "base_version", "problems", "rows", "steps_per_epoch", "steps", "validation_steps", "data_bytes",
     "trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes", "seconds", "wait_seconds",
     "ahead", "publication"}.
     """
-    if bool(validation_x) != bool(validation_y):
-        raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
+    x, y = _of_one_file(context, x, y, data)
+    if validation_x or validation_y or validation_data:
+        if bool(validation_x) != bool(validation_y) and not validation_data:
+            raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
+        validation_x, validation_y = _of_one_file(context, validation_x, validation_y, validation_data)
     if best and not options["publish"]:
         raise InvalidArgument("--best: got it with --no-publish, expected one of the two")
     check_plot(plot)
     with connect(context, address) as client:
+        specs = ModelSpecs(client, model, version, label)
         start: Callable[..., TrainingRun | RunEstimate] = client.estimate if dry_run else client.train
         run = start(
             model,
-            read_arrays(x),
-            read_arrays(y),
-            sample_weight=read_arrays(sample_weight) if sample_weight else None,
-            validation_data=(read_arrays(validation_x), read_arrays(validation_y or ())) if validation_x else None,
+            read_arrays(x, specs.inputs, fill),
+            read_arrays(y, specs.outputs, fill),
+            sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
+            validation_data=(
+                (read_arrays(validation_x, specs.inputs, fill), read_arrays(validation_y, specs.outputs, fill))
+                if validation_x and validation_y
+                else None
+            ),
             version=version,
             label=label,
             **cast(TrainKeywords, read_flags(TRAIN, options | ({"publish": "best"} if best else {}))),
@@ -107,9 +135,11 @@ def train(
 def evaluate(
     context: typer.Context,
     model: ModelName,
-    x: Arrays,
-    y: Targets,
+    x: Arrays = None,
+    y: Targets = None,
+    data: Data = None,
     sample_weight: SampleWeight = None,
+    fill: Fill = None,
     dry_run: DryRun = False,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
@@ -121,14 +151,16 @@ def evaluate(
 
     JSON: an object of numbers by log. With --dry-run: as for `train`.
     """
+    x, y = _of_one_file(context, x, y, data)
     with connect(context, address) as client:
+        specs = ModelSpecs(client, model, version, label)
         start: Callable[..., dict[str, float] | RunEstimate]
         start = client.estimate_evaluation if dry_run else client.evaluate
         logs = start(
             model,
-            read_arrays(x),
-            read_arrays(y),
-            sample_weight=read_arrays(sample_weight) if sample_weight else None,
+            read_arrays(x, specs.inputs, fill),
+            read_arrays(y, specs.outputs, fill),
+            sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
             version=version,
             label=label,
             **cast(EvaluateKeywords, read_flags(EVALUATE, options)),
@@ -149,6 +181,17 @@ def _show_estimate(estimate: RunEstimate, as_json: bool) -> None:
         print_table(estimate.table())
     if estimate.problems:
         raise InvalidArgument(estimate.problems[0])
+
+
+def _of_one_file(
+    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None
+) -> tuple[list[str], list[str]]:
+    """Returns the arguments for inputs and targets: `data` for those not given."""
+    both = [data] if data else None
+    x, y = x or both, y or both
+    if not x or not y:
+        raise typer.BadParameter("missing data: pass --x and --y, or --data", context)
+    return x, y
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
@@ -202,6 +245,20 @@ def runs(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Only show runs of this model.  [default: all models]")
     ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STATE", help="Only show runs in this state. May be given several times."),
+    ] = None,
+    kind: Annotated[str | None, typer.Option(metavar="[training|evaluation]", help="Only show runs of a kind.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only show runs with this metadata. May be given several times."),
+    ] = None,
+    caller: Annotated[str | None, typer.Option(help="Only show runs that this caller began.")] = None,
+    created_after: Annotated[datetime | None, typer.Option(help="Only show runs created since then.")] = None,
+    created_before: Annotated[datetime | None, typer.Option(help="Only show runs created before then.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of runs.  [default: all]")] = None,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Show the oldest runs first.")] = False,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
@@ -209,10 +266,21 @@ def runs(
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority", "workers", "owner", "remaining_seconds", "best", "best_epoch"}]}.
+    "resumable", "resumed", "priority", "workers", "owner", "metadata", "caller", "withheld", "publishable", "stopped",
+    "idempotency_key", "remaining_seconds", "best", "best_epoch"}]}.
     """
     with connect(context, address) as client:
-        found = client.runs(model)
+        found = client.runs(
+            model,
+            state=state,
+            kind=kind,
+            metadata=pairs("--metadata", metadata or ()),
+            caller=caller,
+            created_after=created_after,
+            created_before=created_before,
+            limit=limit,
+            oldest_first=oldest_first,
+        )
     if as_json:
         print_json({"runs": found})
     elif not found:
@@ -242,7 +310,7 @@ def resume(
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Resume an interrupted training run from its latest checkpoint. JSON: as for `train`."""
+    """Resume a paused or interrupted training run from its latest checkpoint. JSON: as for `train`."""
     check_plot(plot)
     with connect(context, address) as client:
         resumed = client.run(run).resume()

@@ -51,10 +51,20 @@ class TrainKeywords(TypedDict, total=False):
     """Processes that train together, each with a part of every batch, if the server allows several."""
     on_nan: str
     """What happens when a loss is NaN or infinite: with 'stop' the run fails."""
+    cache_frozen: str
+    """Keep outputs of frozen layers for all epochs, if exact; with 'on' a run that can't is refused."""
     checkpoint_seconds: float | None
     """Seconds between two checkpoints, from which an interrupted run goes on."""
     description: str
     """Text to keep with the run."""
+    metadata: Mapping[str, str] | None
+    """Keys and values to keep with the run."""
+    idempotency_key: str | None
+    """Key by which a repeated call finds its run."""
+    expected_base_version: int | None
+    """Version that must still be the newest when the result is published."""
+    on_conflict: str
+    """What happens when another version is the newest: with 'rebase' the result is published if it is better."""
     optimizer: Any
     """Optimizer, as Keras serialises it."""
     loss: Any
@@ -80,6 +90,10 @@ class EvaluateKeywords(TypedDict, total=False):
     """Rows in a step."""
     description: str
     """Text to keep with the run."""
+    metadata: Mapping[str, str] | None
+    """Keys and values to keep with the run."""
+    idempotency_key: str | None
+    """Key by which a repeated call finds its run."""
     loss: Any
     """Loss, or a list or dict of them by output."""
     loss_weights: Any

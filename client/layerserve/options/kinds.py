@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,13 @@ import numpy as np
 from layerserve.compile_settings import callbacks_json, class_weight_json, plain
 from layerserve.errors import InvalidArgument
 from layerserve.v1 import training_pb2
+
+#: An idempotency key, and a key of metadata.
+KEY = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+METADATA_KEY = re.compile(r"[A-Za-z0-9._/-]{1,64}")
+#: Maximum number of a run's metadata, and length of each text, in characters.
+MAX_METADATA = 32
+MAX_METADATA_TEXT = 512
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,49 @@ class Text(Kind):
     """Any text."""
 
     expects: str = "text"
+
+
+@dataclass(frozen=True)
+class Key(Text):
+    """A key of letters, digits and some other characters."""
+
+    expects: str = "1 to 128 letters, digits, '.', '_', ':' and '-'"
+
+    def valid(self, value: Any) -> bool:
+        return isinstance(value, str) and KEY.fullmatch(value) is not None
+
+    def encode(self, name: str, value: Any) -> Any:
+        if not self.valid(value):
+            raise InvalidArgument(f"{name}: got {value!r}, expected {self.expects}")
+        return value
+
+
+@dataclass(frozen=True)
+class Metadata(Kind):
+    """Texts by key."""
+
+    expects: str = (
+        "a dict of at most 32 texts of 512 characters, with keys of 1 to 64 letters, digits, '.', '_', '/' and '-'"
+    )
+
+    def valid(self, value: Any) -> bool:
+        return (
+            isinstance(value, Mapping)
+            and len(value) <= MAX_METADATA
+            and all(isinstance(key, str) and METADATA_KEY.fullmatch(key) is not None for key in value)
+            and all(isinstance(text, str) and len(text) <= MAX_METADATA_TEXT for text in value.values())
+        )
+
+    def encode(self, name: str, value: Any) -> Any:
+        if not self.valid(value):
+            raise InvalidArgument(f"{name}: got {value!r}, expected {self.expects}")
+        return dict(value)
+
+    def write(self, message: Any, field: str, value: Any) -> None:
+        getattr(message, field).update(value)
+
+    def read(self, message: Any, field: str) -> Any:
+        return dict(getattr(message, field)) or None
 
 
 @dataclass(frozen=True)

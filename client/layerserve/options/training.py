@@ -17,7 +17,9 @@ from layerserve.options.kinds import (
     Callbacks,
     ClassWeight,
     Flag,
+    Key,
     Log,
+    Metadata,
     Patterns,
     Publication,
     Setting,
@@ -81,6 +83,17 @@ class RunOptions:
         "What happens when a loss is NaN or infinite: with 'stop' the run fails.",
         field="nan_policy",
     )
+    cache_frozen: str = option(
+        "auto",
+        words(
+            {
+                "auto": training_pb2.FROZEN_CACHE_AUTO,
+                "on": training_pb2.FROZEN_CACHE_ON,
+                "off": training_pb2.FROZEN_CACHE_OFF,
+            }
+        ),
+        "Keep outputs of frozen layers for all epochs, if exact; with 'on' a run that can't is refused.",
+    )
     checkpoint_seconds: float | None = option(
         None,
         SECONDS,
@@ -89,6 +102,23 @@ class RunOptions:
         otherwise="the server's",
     )
     description: str = option("", Text(), "Text to keep with the run.", evaluates=True)
+    metadata: Mapping[str, str] | None = option(
+        None, Metadata(), "Keys and values to keep with the run.", otherwise="none", evaluates=True
+    )
+    idempotency_key: str | None = option(
+        None, Key(), "Key by which a repeated call finds its run.", otherwise="drawn for each call", evaluates=True
+    )
+    expected_base_version: int | None = option(
+        None,
+        whole(1, 64),
+        "Version that must still be the newest when the result is published.",
+        otherwise="published in any case",
+    )
+    on_conflict: str = option(
+        "refuse",
+        words({"refuse": training_pb2.CONFLICT_POLICY_REFUSE, "rebase": training_pb2.CONFLICT_POLICY_REBASE}),
+        "What happens when another version is the newest: with 'rebase' the result is published if it is better.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

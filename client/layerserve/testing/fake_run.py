@@ -56,6 +56,11 @@ class FakeRun:
         self._interrupted_epoch = 1
         self._changed = threading.Condition()
         self._cancelled = False
+        self._stopped = False
+        self._paused = False
+        self.metadata = dict(spec.metadata)
+        self.description = spec.description
+        self.priority = spec.priority if isinstance(spec, training_pb2.TrainSpec) else 0
         self._parts: dict[int, bytearray] = {index: bytearray() for index in range(len(spec.data))}
 
     def receive(self, chunk: training_pb2.DataChunk) -> None:
@@ -96,11 +101,21 @@ class FakeRun:
             self.events.append(event)
             self._changed.notify_all()
 
+    def pause(self) -> None:
+        """Makes `execute` pause before the next step."""
+        self._paused = True
+
+    def stop(self) -> None:
+        """Makes `execute` end early, before the next step."""
+        self._stopped = True
+
     def resume(self) -> None:
-        """Queues the run again after an interruption; `execute` then continues with the interrupted epoch."""
+        """Queues the run again after a pause or an interruption; `execute` then continues with the epoch."""
         with self._changed:
             last = self.events[-1]
-            last.log.text = f"interrupted: {last.failed.reason}"
+            if last.HasField("failed"):
+                last.log.text = f"interrupted: {last.failed.reason}"
+            self._paused = False
             self.state, self.reason, self.resumable = training_pb2.RUN_STATE_QUEUED, "", False
             self.resumed += 1
         self.tell(queued=training_pb2.RunQueued(ahead=0))
@@ -149,6 +164,13 @@ class FakeRun:
                     self.state = training_pb2.RUN_STATE_CANCELLED
                     self.tell(cancelled=training_pb2.RunCancelled(epoch=epoch))
                     return
+                if self._paused:
+                    self._interrupted_epoch = epoch
+                    self.state = training_pb2.RUN_STATE_PAUSED
+                    self.tell(paused=training_pb2.RunPaused(epoch=epoch, step=step - 1))
+                    return
+                if self._stopped:
+                    break
                 if failure and (failure.epoch, failure.step) == (epoch, step):
                     self._interrupted_epoch = epoch
                     self.state, self.reason = training_pb2.RUN_STATE_FAILED, failure.reason
@@ -164,6 +186,8 @@ class FakeRun:
                         epoch=epoch, step=step, steps_per_epoch=steps, logs=values, epochs=epochs
                     )
                 )
+            if self._stopped:
+                break
             if not self.evaluates:
                 self.tell(epoch=training_pb2.EpochEnd(epoch=epoch, logs=values, seconds=0.5, epochs=epochs))
         self.published = publish()
@@ -184,11 +208,15 @@ class FakeRun:
                 steps_per_epoch=math.ceil(self.rows / (self.spec.batch_size or 32)),
                 logs=ended[-1].logs if ended else [],
                 seed=self.spec.seed if isinstance(self.spec, training_pb2.TrainSpec) else 0,
-                description=self.spec.description,
+                description=self.description,
+                metadata=self.metadata,
+                stopped=self._stopped,
+                publishable=self.state == training_pb2.RUN_STATE_FINISHED and self.published is None,
+                idempotency_key=self.spec.idempotency_key,
                 kind=training_pb2.RUN_KIND_EVALUATION if self.evaluates else training_pb2.RUN_KIND_TRAINING,
                 resumable=self.resumable,
                 resumed=self.resumed,
-                priority=self.spec.priority if isinstance(self.spec, training_pb2.TrainSpec) else 0,
+                priority=self.priority,
                 workers=max(1, self.spec.workers) if isinstance(self.spec, training_pb2.TrainSpec) else 1,
             )
             if self.events:

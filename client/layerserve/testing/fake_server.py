@@ -291,9 +291,16 @@ class FakeServer(
         spec = next(requests).spec
         with self._answering(method, spec, context):
             base = self._find(spec.model)
+            found = self._found(spec.idempotency_key)
+            if found is not None:
+                accepted = training_pb2.RunAccepted(base=found.base, found=True, repeatable=True)
+                yield training_pb2.TrainEvent(run_id=found.id, accepted=accepted, time=found.events[0].time)
+                yield from self._watch(found, 1, context)
+                return
             run = FakeRun(f"run-{next(self._run_ids)}", spec, base.reference())
             self.runs[run.id] = run
-            run.tell(accepted=training_pb2.RunAccepted(base=base.reference()))
+            repeatable = bool(spec.idempotency_key)
+            run.tell(accepted=training_pb2.RunAccepted(base=base.reference(), repeatable=repeatable))
             yield run.events[0]
             try:
                 for request in requests:
@@ -309,6 +316,11 @@ class FakeServer(
             self._start(run, base)
             yield from self._watch(run, 1, context)
 
+    def _found(self, key: str) -> FakeRun | None:
+        """Returns the run that has all data of a call with an idempotency key."""
+        runs = [run for run in self.runs.values() if key and run.spec.idempotency_key == key and len(run.events) > 1]
+        return next((run for run in runs if run.events[1].HasField("queued")), None)
+
     def _start(self, run: FakeRun, base: FakeModel) -> None:
         failure, self._run_failure = self._run_failure, None
 
@@ -317,26 +329,29 @@ class FakeServer(
                 run.spec.HasField("publish") and not run.spec.publish
             ):
                 return None
-            version = max(model.version for model in self.models if model.name == base.name) + 1
-            labels = (run.spec.publish_label,) if run.spec.publish_label else ()
-            self.models.append(
-                FakeModel(
-                    base.name,
-                    base.function,
-                    base.inputs,
-                    base.outputs,
-                    version,
-                    labels,
-                    base.layers,
-                    base.file,
-                    training_run=run.id,
-                )
-            )
-            return ModelSpec(name=base.name, version=version)
+            return self._publish_run(run, base, run.spec.publish_label)
 
         threading.Thread(
             target=run.execute, args=(self.train_logs, failure, self._free.wait, publish), daemon=True
         ).start()
+
+    def _publish_run(self, run: FakeRun, base: FakeModel, label: str) -> ModelSpec:
+        version = max(model.version for model in self.models if model.name == base.name) + 1
+        labels = (label,) if label else ()
+        self.models.append(
+            FakeModel(
+                base.name,
+                base.function,
+                base.inputs,
+                base.outputs,
+                version,
+                labels,
+                base.layers,
+                base.file,
+                training_run=run.id,
+            )
+        )
+        return ModelSpec(name=base.name, version=version)
 
     def _watch(self, run: FakeRun, sequence: int, context: Any) -> Iterator[training_pb2.TrainEvent]:
         limit = self._drops.popleft() if self._drops else None
@@ -365,8 +380,19 @@ class FakeServer(
 
     def ListRuns(self, request: training_pb2.ListRunsRequest, context: Any) -> training_pb2.ListRunsResponse:  # noqa: N802
         with self._answering("ListRuns", request, context):
-            runs = [run for run in self.runs.values() if request.model_name in ("", run.base.name)]
-            return training_pb2.ListRunsResponse(runs=[run.describe() for run in reversed(runs)])
+            runs = [run.describe() for run in self.runs.values() if request.model_name in ("", run.base.name)]
+            fits = [
+                run
+                for run in runs
+                if (not request.states or run.state in request.states)
+                and request.kind in (0, run.kind)
+                and request.metadata.items() <= run.metadata.items()
+            ]
+            ordered = fits if request.oldest_first else fits[::-1]
+            start = int(request.page_token or 0)
+            end = start + request.page_size if request.page_size else len(ordered)
+            token = str(end) if end < len(ordered) else ""
+            return training_pb2.ListRunsResponse(runs=ordered[start:end], next_page_token=token)
         raise AssertionError("an abort raises")
 
     def CancelRun(self, request: training_pb2.CancelRunRequest, context: Any) -> training_pb2.CancelRunResponse:  # noqa: N802
@@ -379,12 +405,48 @@ class FakeServer(
     def ResumeRun(self, request: training_pb2.ResumeRunRequest, context: Any) -> training_pb2.ResumeRunResponse:  # noqa: N802
         with self._answering("ResumeRun", request, context):
             run = self._run(request.run_id)
-            if run.resumable:
+            if run.resumable or run.state == training_pb2.RUN_STATE_PAUSED:
                 run.resume()
                 self._start(run, self._find(run.base))
             elif run.ended:
                 raise FailedPrecondition(f"run {run.id!r} can't be resumed: it wasn't interrupted")
             return training_pb2.ResumeRunResponse(run=run.describe())
+        raise AssertionError("an abort raises")
+
+    def PauseRun(self, request: training_pb2.PauseRunRequest, context: Any) -> training_pb2.PauseRunResponse:  # noqa: N802
+        with self._answering("PauseRun", request, context):
+            run = self._run(request.run_id)
+            if run.ended:
+                raise FailedPrecondition(f"run {run.id!r} can't be paused: it has ended")
+            run.pause()
+            return training_pb2.PauseRunResponse(run=run.describe())
+        raise AssertionError("an abort raises")
+
+    def StopRun(self, request: training_pb2.StopRunRequest, context: Any) -> training_pb2.StopRunResponse:  # noqa: N802
+        with self._answering("StopRun", request, context):
+            run = self._run(request.run_id)
+            run.stop()
+            return training_pb2.StopRunResponse(run=run.describe())
+        raise AssertionError("an abort raises")
+
+    def UpdateRun(self, request: training_pb2.UpdateRunRequest, context: Any) -> training_pb2.UpdateRunResponse:  # noqa: N802
+        with self._answering("UpdateRun", request, context):
+            run = self._run(request.run_id)
+            run.priority = request.priority if request.HasField("priority") else run.priority
+            run.description = request.description if request.HasField("description") else run.description
+            run.metadata.update(request.metadata)
+            for key in request.remove_metadata:
+                run.metadata.pop(key, None)
+            return training_pb2.UpdateRunResponse(run=run.describe())
+        raise AssertionError("an abort raises")
+
+    def PublishRun(self, request: training_pb2.PublishRunRequest, context: Any) -> training_pb2.PublishRunResponse:  # noqa: N802
+        with self._answering("PublishRun", request, context):
+            run = self._run(request.run_id)
+            if not run.describe().publishable:
+                raise FailedPrecondition(f"run {run.id!r} has no result that could be published")
+            run.published = self._publish_run(run, self._find(run.base), request.label)
+            return training_pb2.PublishRunResponse(run=run.describe())
         raise AssertionError("an abort raises")
 
     def ListRunFiles(  # noqa: N802

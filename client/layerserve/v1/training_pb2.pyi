@@ -39,6 +39,8 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     """Ended by an error, or interrupted; Run.resumable tells the two apart. Nothing is published."""
     RUN_STATE_CANCELLED: _RunState.ValueType  # 5
     """Stopped on request. Nothing is published."""
+    RUN_STATE_PAUSED: _RunState.ValueType  # 6
+    """Paused by PauseRun, or since the disk was full (Run.reason): ResumeRun goes on with it. It takes no slot."""
 
 class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
     """State of a training run."""
@@ -55,6 +57,8 @@ RUN_STATE_FAILED: RunState.ValueType  # 4
 """Ended by an error, or interrupted; Run.resumable tells the two apart. Nothing is published."""
 RUN_STATE_CANCELLED: RunState.ValueType  # 5
 """Stopped on request. Nothing is published."""
+RUN_STATE_PAUSED: RunState.ValueType  # 6
+"""Paused by PauseRun, or since the disk was full (Run.reason): ResumeRun goes on with it. It takes no slot."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
 class _RunKind:
@@ -105,6 +109,36 @@ PUBLISH_CHOICE_BEST: PublishChoice.ValueType  # 2
 """Those of the epoch whose `monitor` is best."""
 Global___PublishChoice: _TypeAlias = PublishChoice  # noqa: Y015
 
+class _ConflictPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConflictPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConflictPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONFLICT_POLICY_UNSPECIFIED: _ConflictPolicy.ValueType  # 0
+    """Not set: refuse."""
+    CONFLICT_POLICY_REFUSE: _ConflictPolicy.ValueType  # 1
+    """Nothing is published, and RunFinished.withheld says why. The result is kept, for PublishRun."""
+    CONFLICT_POLICY_REBASE: _ConflictPolicy.ValueType  # 2
+    """The result and the newest version are both evaluated on the validation data of the run, and the result is published if it
+    is better in `publish_if_improved`, else in `monitor`, else in the loss; otherwise as REFUSE. If yet another version is
+    published meanwhile, it is compared with that one, five times at most. Needs validation data.
+    """
+
+class ConflictPolicy(_ConflictPolicy, metaclass=_ConflictPolicyEnumTypeWrapper):
+    """What happens when another version than TrainSpec.expected_base_version is the newest at publication."""
+
+CONFLICT_POLICY_UNSPECIFIED: ConflictPolicy.ValueType  # 0
+"""Not set: refuse."""
+CONFLICT_POLICY_REFUSE: ConflictPolicy.ValueType  # 1
+"""Nothing is published, and RunFinished.withheld says why. The result is kept, for PublishRun."""
+CONFLICT_POLICY_REBASE: ConflictPolicy.ValueType  # 2
+"""The result and the newest version are both evaluated on the validation data of the run, and the result is published if it
+is better in `publish_if_improved`, else in `monitor`, else in the loss; otherwise as REFUSE. If yet another version is
+published meanwhile, it is compared with that one, five times at most. Needs validation data.
+"""
+Global___ConflictPolicy: _TypeAlias = ConflictPolicy  # noqa: Y015
+
 class _NanPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -128,6 +162,34 @@ NAN_POLICY_STOP: NanPolicy.ValueType  # 1
 NAN_POLICY_CONTINUE: NanPolicy.ValueType  # 2
 """Training goes on, as in Keras."""
 Global___NanPolicy: _TypeAlias = NanPolicy  # noqa: Y015
+
+class _FrozenCache:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FrozenCacheEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FrozenCache.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FROZEN_CACHE_UNSPECIFIED: _FrozenCache.ValueType  # 0
+    """Not set: auto."""
+    FROZEN_CACHE_AUTO: _FrozenCache.ValueType  # 1
+    """Where they are the same in every epoch, are needed more than once, and fit on the disk."""
+    FROZEN_CACHE_ON: _FrozenCache.ValueType  # 2
+    """A run that can't keep them gives INVALID_ARGUMENT, with the layer that is in the way."""
+    FROZEN_CACHE_OFF: _FrozenCache.ValueType  # 3
+    """Never: all layers compute in each step."""
+
+class FrozenCache(_FrozenCache, metaclass=_FrozenCacheEnumTypeWrapper):
+    """Whether the outputs of frozen layers are kept."""
+
+FROZEN_CACHE_UNSPECIFIED: FrozenCache.ValueType  # 0
+"""Not set: auto."""
+FROZEN_CACHE_AUTO: FrozenCache.ValueType  # 1
+"""Where they are the same in every epoch, are needed more than once, and fit on the disk."""
+FROZEN_CACHE_ON: FrozenCache.ValueType  # 2
+"""A run that can't keep them gives INVALID_ARGUMENT, with the layer that is in the way."""
+FROZEN_CACHE_OFF: FrozenCache.ValueType  # 3
+"""Never: all layers compute in each step."""
+Global___FrozenCache: _TypeAlias = FrozenCache  # noqa: Y015
 
 class _DataRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -181,6 +243,8 @@ class DataArray(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
     role: Global___DataRole.ValueType
     """What the array is for."""
     name: _builtins.str
@@ -190,17 +254,28 @@ class DataArray(_message.Message):
     dtype: _tensor_pb2.DataType.ValueType
     """Element type. Not to be set with `path`: the file says it."""
     path: _builtins.str
-    """File that holds the array, relative to the server's data root, with '/' between its parts: .npy, .npz or .parquet. No
-    chunk is sent for it. It must stay as it is until the run has ended. Symbolic links and '..' give PERMISSION_DENIED.
+    """File that holds the array, relative to the server's data root, with '/' between its parts: .npy, .npz, .parquet, .csv or
+    .tsv. No chunk is sent for it. It must stay as it is until the run has ended. Symbolic links and '..' give PERMISSION_DENIED.
     """
     key: _builtins.str
-    """Which array of a .npz file (may be empty where it has one), or which columns of a .parquet file, separated by commas:
-    several columns become the last axis of the array.
+    """Which array of a .npz file (may be empty where it has one), or which columns of a table, separated by commas:
+    several columns become the last axis of the array. `columns` says the same where a name has a comma.
+    """
+    fill: _builtins.str
+    """What is read where a column has no value (null, or an empty field in place of a number), as text: "0". Default: a missing
+    value gives INVALID_ARGUMENT with its row and column.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shape of the whole array, rows first. Arrays of training (and those of validation) have the same number of rows. Not to
         be set with `path`: the file says it.
+        """
+
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns of a .parquet, .csv or .tsv file, by their exact names, in place of `key`; several become the last axis of the
+        array. Of a .npz file, the name of one array. Default, without `key`: the column called like the input or output, or all
+        columns where there is none.
         """
 
     def __init__(
@@ -212,12 +287,16 @@ class DataArray(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         path: _builtins.str = ...,
         key: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+        fill: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "columns", b"columns", "dtype", b"dtype", "fill", b"fill", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fill: _TypeAlias = _typing.Literal["fill"]  # noqa: Y015
+    _WhichOneofArgType__fill: _TypeAlias = _typing.Literal["_fill", b"_fill"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
 
 Global___DataArray: _TypeAlias = DataArray  # noqa: Y015
 
@@ -268,6 +347,26 @@ class TrainSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     COMPILE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
@@ -295,6 +394,11 @@ class TrainSpec(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXPECTED_BASE_VERSION_FIELD_NUMBER: _builtins.int
+    ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    CACHE_FROZEN_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
     """Passes over the data. Default 1."""
     batch_size: _builtins.int
@@ -350,6 +454,23 @@ class TrainSpec(_message.Message):
     """Format of the version that is published. Default: the one that the model came in. One that can't hold the model, or
     what it is compiled with, gives INVALID_ARGUMENT before the run starts.
     """
+    idempotency_key: _builtins.str
+    """A key that the client makes up for this run, of 1 to 128 letters, digits, '.', '_', ':' and '-': a call with the key of an
+    earlier call of the same caller finds that call's run, as long as it is kept, and follows it (RunAccepted.found). A run
+    whose data didn't come completely is begun anew. A call with another spec gives FAILED_PRECONDITION, which names the
+    fields that differ; the data itself isn't compared. Default: none.
+    """
+    expected_base_version: _builtins.int
+    """The version that must still be the model's newest when the result is published: if there is a newer one then, of another
+    run or an upload, `on_conflict` decides. Without REBASE, a version that isn't the newest when the run begins gives
+    FAILED_PRECONDITION. Default: published in any case.
+    """
+    on_conflict: Global___ConflictPolicy.ValueType
+    """What happens if another version is the newest. Only together with `expected_base_version`. Default: refuse."""
+    cache_frozen: Global___FrozenCache.ValueType
+    """Whether the outputs of the frozen layers before all trained ones are computed once for each row, and kept in the run's
+    folder, rather than in each epoch. Default: auto.
+    """
     @_builtins.property
     def model(self) -> _tensor_pb2.ModelSpec:
         """Model to start from. Default version: the newest that is ready."""
@@ -375,6 +496,12 @@ class TrainSpec(_message.Message):
     @_builtins.property
     def budget(self) -> Global___Budget:
         """What the run may use. A run that uses more fails."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Keys and values for people and programs, kept with the run: at most 32, keys of 1 to 64 letters, digits, '.', '_', '/' and
+        '-', values of at most 512 characters. Default: none.
+        """
 
     def __init__(
         self,
@@ -406,10 +533,15 @@ class TrainSpec(_message.Message):
         budget: Global___Budget | None = ...,
         workers: _builtins.int = ...,
         format: _tensor_pb2.ModelFormat.ValueType = ...,
+        idempotency_key: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        expected_base_version: _builtins.int = ...,
+        on_conflict: Global___ConflictPolicy.ValueType = ...,
+        cache_frozen: Global___FrozenCache.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "format", b"format", "freeze", b"freeze", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015
@@ -466,15 +598,39 @@ class EvaluateSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     COMPILE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Rows in a step. Default 32."""
     description: _builtins.str
     """Free text for people, kept with the run. Default: empty."""
+    idempotency_key: _builtins.str
+    """A key by which a repeated call finds its run, as in TrainSpec. Default: none."""
     @_builtins.property
     def model(self) -> _tensor_pb2.ModelSpec:
         """The model. Default version: the newest that is ready."""
@@ -487,6 +643,10 @@ class EvaluateSpec(_message.Message):
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataArray]:
         """Arrays: x, y and sample_weight."""
 
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Keys and values, as in TrainSpec. Default: none."""
+
     def __init__(
         self,
         *,
@@ -495,10 +655,12 @@ class EvaluateSpec(_message.Message):
         data: _abc.Iterable[Global___DataArray] | None = ...,
         batch_size: _builtins.int = ...,
         description: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -943,6 +1105,7 @@ class TrainEvent(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the run."""
     sequence: _builtins.int
@@ -991,6 +1154,10 @@ class TrainEvent(_message.Message):
     def resumed(self) -> Global___RunResumed:
         """The run goes on after an interruption."""
 
+    @_builtins.property
+    def paused(self) -> Global___RunPaused:
+        """The run is paused. The stream of events goes on: with `queued` once the run is resumed."""
+
     def __init__(
         self,
         *,
@@ -1007,12 +1174,13 @@ class TrainEvent(_message.Message):
         failed: Global___RunFailed | None = ...,
         cancelled: Global___RunCancelled | None = ...,
         resumed: Global___RunResumed | None = ...,
+        paused: Global___RunPaused | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "queued", b"queued", "resumed", b"resumed", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "paused", b"paused", "queued", b"queued", "resumed", b"resumed", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "queued", b"queued", "resumed", b"resumed", "run_id", b"run_id", "sequence", b"sequence", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "paused", b"paused", "queued", b"queued", "resumed", b"resumed", "run_id", b"run_id", "sequence", b"sequence", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "queued", "started", "step", "epoch", "log", "finished", "failed", "cancelled", "resumed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "queued", "started", "step", "epoch", "log", "finished", "failed", "cancelled", "resumed", "paused"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1026,8 +1194,14 @@ class RunAccepted(_message.Message):
 
     BASE_FIELD_NUMBER: _builtins.int
     DATA_BYTES_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    REPEATABLE_FIELD_NUMBER: _builtins.int
     data_bytes: _builtins.int
     """Bytes of data still to come."""
+    found: _builtins.bool
+    """Whether an earlier call with the same idempotency key has begun the run. No data is expected then: the client half-closes."""
+    repeatable: _builtins.bool
+    """Whether a call with the same idempotency key would find the run, so that a call whose stream breaks can be repeated."""
     @_builtins.property
     def base(self) -> _tensor_pb2.ModelSpec:
         """The model the run starts from, with its version number."""
@@ -1037,10 +1211,12 @@ class RunAccepted(_message.Message):
         *,
         base: _tensor_pb2.ModelSpec | None = ...,
         data_bytes: _builtins.int = ...,
+        found: _builtins.bool = ...,
+        repeatable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "data_bytes", b"data_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "data_bytes", b"data_bytes", "found", b"found", "repeatable", b"repeatable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1209,7 +1385,9 @@ class RunFinished(_message.Message):
     seconds: _builtins.float
     """How long training took, in seconds."""
     withheld: _builtins.str
-    """Why nothing is published although it was asked for: no improvement. Empty otherwise."""
+    """Why nothing is published although it was asked for: no improvement, or another version was published meanwhile. Empty
+    otherwise.
+    """
     @_builtins.property
     def published(self) -> _tensor_pb2.ModelSpec:
         """The version it published. Not set where none was asked for."""
@@ -1319,10 +1497,60 @@ class RunResumed(_message.Message):
 Global___RunResumed: _TypeAlias = RunResumed  # noqa: Y015
 
 @_typing.final
+class RunPaused(_message.Message):
+    """The run is paused, and its slot is free."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Epoch of the checkpoint, from 1; 0 where the run hasn't begun."""
+    step: _builtins.int
+    """Steps of that epoch that are done."""
+    reason: _builtins.str
+    """Why, for a person to read, where nobody asked for it: the disk is full. Empty otherwise."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        step: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "reason", b"reason", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunPaused: _TypeAlias = RunPaused  # noqa: Y015
+
+@_typing.final
 class Run(_message.Message):
     """A run, as it stands."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -1345,6 +1573,12 @@ class Run(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
+    PUBLISHABLE_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
     BEST_FIELD_NUMBER: _builtins.int
     BEST_EPOCH_FIELD_NUMBER: _builtins.int
@@ -1353,7 +1587,7 @@ class Run(_message.Message):
     state: Global___RunState.ValueType
     """State of the run."""
     reason: _builtins.str
-    """Why it failed, for a person to read. Empty otherwise."""
+    """Why it failed, or is paused though nobody asked for it, for a person to read. Empty otherwise."""
     epochs_done: _builtins.int
     """Epochs done."""
     epochs: _builtins.int
@@ -1380,6 +1614,16 @@ class Run(_message.Message):
     """The server that looks after the run ("host NAME, process NUMBER"), where that is another one on the same repository. Empty
     for a run of this server.
     """
+    caller: _builtins.str
+    """Name of the caller that began the run, by its token or certificate. Empty for a caller without one."""
+    withheld: _builtins.str
+    """Why its result isn't published although that was asked for. Empty otherwise."""
+    publishable: _builtins.bool
+    """Whether a result is kept that isn't published, so that PublishRun can do it."""
+    stopped: _builtins.bool
+    """Whether StopRun has ended its training early, or is about to."""
+    idempotency_key: _builtins.str
+    """The request's idempotency key."""
     remaining_seconds: _builtins.float
     """Time until the run ends, in seconds, by what it has done so far. Not set if that isn't known."""
     best_epoch: _builtins.int
@@ -1407,6 +1651,10 @@ class Run(_message.Message):
     @_builtins.property
     def ended_time(self) -> _timestamp_pb2.Timestamp:
         """When the run ended. Not set before."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Keys and values of the request, or those that UpdateRun has set."""
 
     @_builtins.property
     def best(self) -> Global___LogValue:
@@ -1438,13 +1686,19 @@ class Run(_message.Message):
         priority: _builtins.int = ...,
         workers: _builtins.int = ...,
         owner: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        caller: _builtins.str = ...,
+        withheld: _builtins.str = ...,
+        publishable: _builtins.bool = ...,
+        stopped: _builtins.bool = ...,
+        idempotency_key: _builtins.str = ...,
         remaining_seconds: _builtins.float | None = ...,
         best: Global___LogValue | None = ...,
         best_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "remaining_seconds", b"remaining_seconds", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "best_epoch", b"best_epoch", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "kind", b"kind", "logs", b"logs", "owner", b"owner", "priority", b"priority", "published", b"published", "reason", b"reason", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "best_epoch", b"best_epoch", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__remaining_seconds: _TypeAlias = _typing.Literal["remaining_seconds"]  # noqa: Y015
     _WhichOneofArgType__remaining_seconds: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds"]  # noqa: Y015
@@ -1554,17 +1808,83 @@ class ListRunsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_NAME_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    CREATED_AFTER_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    OLDEST_FIRST_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name of a model. Default: runs of all models."""
+    kind: Global___RunKind.ValueType
+    """Kind. Default: both."""
+    caller: _builtins.str
+    """Name of the caller that began them. Default: runs of all callers."""
+    page_size: _builtins.int
+    """Maximum number of runs in the reply. Default: all."""
+    page_token: _builtins.str
+    """ListRunsResponse.next_page_token of the page before, with the same order. Runs that begin between two pages don't move
+    others from one to the next. Default: the first page.
+    """
+    oldest_first: _builtins.bool
+    """Whether the oldest runs come first. Default: the newest."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___RunState.ValueType]:
+        """States. Default: all."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Metadata that the runs have, each key with its value. Default: any."""
+
+    @_builtins.property
+    def created_after(self) -> _timestamp_pb2.Timestamp:
+        """Only runs created at this time or later. Default: any time."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Only runs created before this time. Default: any time."""
+
     def __init__(
         self,
         *,
         model_name: _builtins.str = ...,
+        states: _abc.Iterable[Global___RunState.ValueType] | None = ...,
+        kind: Global___RunKind.ValueType = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        created_after: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+        caller: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        oldest_first: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_name", b"model_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "created_after", b"created_after", "created_before", b"created_before", "kind", b"kind", "metadata", b"metadata", "model_name", b"model_name", "oldest_first", b"oldest_first", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1577,18 +1897,22 @@ class ListRunsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty if there is none."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
-        """The runs, newest first."""
+        """The runs, newest first unless the request asks otherwise."""
 
     def __init__(
         self,
         *,
         runs: _abc.Iterable[Global___Run] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1795,6 +2119,245 @@ class ResumeRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
+
+@_typing.final
+class PauseRunRequest(_message.Message):
+    """Which run to pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunRequest: _TypeAlias = PauseRunRequest  # noqa: Y015
+
+@_typing.final
+class PauseRunResponse(_message.Message):
+    """The run, as it stands after the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run. It may take a moment until its state is RUN_STATE_PAUSED."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunResponse: _TypeAlias = PauseRunResponse  # noqa: Y015
+
+@_typing.final
+class StopRunRequest(_message.Message):
+    """Which run to stop early."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRunRequest: _TypeAlias = StopRunRequest  # noqa: Y015
+
+@_typing.final
+class StopRunResponse(_message.Message):
+    """The run, as it stands after the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run. It may take a moment until its state is RUN_STATE_FINISHED."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopRunResponse: _TypeAlias = StopRunResponse  # noqa: Y015
+
+@_typing.final
+class UpdateRunRequest(_message.Message):
+    """What to change of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    REMOVE_METADATA_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    priority: _builtins.int
+    """New priority: a run that waits moves behind those of the same priority. Default: as before."""
+    description: _builtins.str
+    """New description. Default: as before."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Metadata to add, or to replace by key. The limits are those of TrainSpec.metadata."""
+
+    @_builtins.property
+    def remove_metadata(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys of metadata to remove. Those that the run doesn't have are left out."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        priority: _builtins.int | None = ...,
+        description: _builtins.str | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        remove_metadata: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_priority", b"_priority", "description", b"description", "priority", b"priority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_priority", b"_priority", "description", b"description", "metadata", b"metadata", "priority", b"priority", "remove_metadata", b"remove_metadata", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
+    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+
+Global___UpdateRunRequest: _TypeAlias = UpdateRunRequest  # noqa: Y015
+
+@_typing.final
+class UpdateRunResponse(_message.Message):
+    """The run, as it stands after the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRunResponse: _TypeAlias = UpdateRunResponse  # noqa: Y015
+
+@_typing.final
+class PublishRunRequest(_message.Message):
+    """Whose result to publish."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    EXPECTED_BASE_VERSION_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    label: _builtins.str
+    """Label to give to the version. Default: none."""
+    expected_base_version: _builtins.int
+    """The version that must still be the model's newest. Default: published in any case."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        label: _builtins.str = ...,
+        expected_base_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_base_version", b"expected_base_version", "label", b"label", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishRunRequest: _TypeAlias = PublishRunRequest  # noqa: Y015
+
+@_typing.final
+class PublishRunResponse(_message.Message):
+    """The run, as it stands after the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run:
+        """The run, with the version in `published`."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishRunResponse: _TypeAlias = PublishRunResponse  # noqa: Y015
 
 @_typing.final
 class DeleteRunRequest(_message.Message):

@@ -85,6 +85,26 @@ class TrainingServiceStub(object):
                 request_serializer=layerserve_dot_v1_dot_training__pb2.ResumeRunRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_training__pb2.ResumeRunResponse.FromString,
                 _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/layerserve.v1.TrainingService/PauseRun',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.StopRun = channel.unary_unary(
+                '/layerserve.v1.TrainingService/StopRun',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.StopRunRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.StopRunResponse.FromString,
+                _registered_method=True)
+        self.UpdateRun = channel.unary_unary(
+                '/layerserve.v1.TrainingService/UpdateRun',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.UpdateRunRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.UpdateRunResponse.FromString,
+                _registered_method=True)
+        self.PublishRun = channel.unary_unary(
+                '/layerserve.v1.TrainingService/PublishRun',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.PublishRunRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.PublishRunResponse.FromString,
+                _registered_method=True)
         self.DeleteRun = channel.unary_unary(
                 '/layerserve.v1.TrainingService/DeleteRun',
                 request_serializer=layerserve_dot_v1_dot_training__pb2.DeleteRunRequest.SerializeToString,
@@ -157,7 +177,8 @@ class TrainingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """Lists runs, newest first, also those of other servers on the same repository.
+        """Lists runs, newest first, also those of other servers on the same repository. Errors: INVALID_ARGUMENT (a page token that
+        no reply had, a negative page size).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +204,44 @@ class TrainingServiceServicer(object):
         """Goes on with a run that was interrupted (Run.resumable) from its newest checkpoint: it is queued again, and its events go
         on. Does nothing to a run that is under way. Errors: NOT_FOUND (run), FAILED_PRECONDITION (a run that ended otherwise),
         RESOURCE_EXHAUSTED (too many runs wait).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRun(self, request, context):
+        """Pauses a run: after the current batch it writes a checkpoint and frees its slot. It stays paused, also when the server
+        restarts, until ResumeRun goes on with it, to bit for bit the weights of the unbroken run. A run that waits leaves the
+        queue; one whose data is still coming is paused once all has come. Does nothing to a paused run. Errors: NOT_FOUND (run),
+        FAILED_PRECONDITION (an evaluation, which has no checkpoints, or a run that has ended), RESOURCE_EXHAUSTED (as many runs
+        are paused as may wait).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopRun(self, request, context):
+        """Ends training after the current batch, as a callback that sets Keras's `stop_training` does, and publishes as the run
+        would have at its end: the best epoch so far, or the last weights. A paused run ends with the weights of its checkpoint.
+        A run that hasn't begun to train is cancelled. Does nothing to a run that has ended. Errors: NOT_FOUND (run),
+        FAILED_PRECONDITION (an evaluation), RESOURCE_EXHAUSTED (a paused run, and too many runs wait).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateRun(self, request, context):
+        """Changes what a run's request said of its priority, description and metadata. Errors: NOT_FOUND (run), INVALID_ARGUMENT
+        (metadata or text beyond the limits), FAILED_PRECONDITION (the priority of a run that has ended).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishRun(self, request, context):
+        """Publishes the result of a run that has ended without doing so (Run.publishable): none was asked for, or it was withheld.
+        Errors: NOT_FOUND (run), INVALID_ARGUMENT (the label), FAILED_PRECONDITION (no result is kept, another version than
+        expected is the newest, or the repository can't be written).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,6 +318,26 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.ResumeRun,
                     request_deserializer=layerserve_dot_v1_dot_training__pb2.ResumeRunRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_training__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.PauseRunRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'StopRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopRun,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.StopRunRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.StopRunResponse.SerializeToString,
+            ),
+            'UpdateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRun,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.UpdateRunRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.UpdateRunResponse.SerializeToString,
+            ),
+            'PublishRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishRun,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.PublishRunRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.PublishRunResponse.SerializeToString,
             ),
             'DeleteRun': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteRun,
@@ -525,6 +604,114 @@ class TrainingService(object):
             '/layerserve.v1.TrainingService/ResumeRun',
             layerserve_dot_v1_dot_training__pb2.ResumeRunRequest.SerializeToString,
             layerserve_dot_v1_dot_training__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/PauseRun',
+            layerserve_dot_v1_dot_training__pb2.PauseRunRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/StopRun',
+            layerserve_dot_v1_dot_training__pb2.StopRunRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.StopRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/UpdateRun',
+            layerserve_dot_v1_dot_training__pb2.UpdateRunRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.UpdateRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/PublishRun',
+            layerserve_dot_v1_dot_training__pb2.PublishRunRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.PublishRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

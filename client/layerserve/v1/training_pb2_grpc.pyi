@@ -63,7 +63,9 @@ class TrainingServiceStub:
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
     """Describes one run. Errors: NOT_FOUND (run)."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
-    """Lists runs, newest first, also those of other servers on the same repository."""
+    """Lists runs, newest first, also those of other servers on the same repository. Errors: INVALID_ARGUMENT (a page token that
+    no reply had, a negative page size).
+    """
     GetRunSeries: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunSeriesRequest, _training_pb2.GetRunSeriesResponse]
     """Returns the logs of several runs as series, thinned out, from their events on disk. Errors: NOT_FOUND (one of the runs),
     INVALID_ARGUMENT (a number outside of its range, or more than 500,000 values in the reply), RESOURCE_EXHAUSTED (other
@@ -75,6 +77,28 @@ class TrainingServiceStub:
     """Goes on with a run that was interrupted (Run.resumable) from its newest checkpoint: it is queued again, and its events go
     on. Does nothing to a run that is under way. Errors: NOT_FOUND (run), FAILED_PRECONDITION (a run that ended otherwise),
     RESOURCE_EXHAUSTED (too many runs wait).
+    """
+    PauseRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.PauseRunRequest, _training_pb2.PauseRunResponse]
+    """Pauses a run: after the current batch it writes a checkpoint and frees its slot. It stays paused, also when the server
+    restarts, until ResumeRun goes on with it, to bit for bit the weights of the unbroken run. A run that waits leaves the
+    queue; one whose data is still coming is paused once all has come. Does nothing to a paused run. Errors: NOT_FOUND (run),
+    FAILED_PRECONDITION (an evaluation, which has no checkpoints, or a run that has ended), RESOURCE_EXHAUSTED (as many runs
+    are paused as may wait).
+    """
+    StopRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.StopRunRequest, _training_pb2.StopRunResponse]
+    """Ends training after the current batch, as a callback that sets Keras's `stop_training` does, and publishes as the run
+    would have at its end: the best epoch so far, or the last weights. A paused run ends with the weights of its checkpoint.
+    A run that hasn't begun to train is cancelled. Does nothing to a run that has ended. Errors: NOT_FOUND (run),
+    FAILED_PRECONDITION (an evaluation), RESOURCE_EXHAUSTED (a paused run, and too many runs wait).
+    """
+    UpdateRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.UpdateRunRequest, _training_pb2.UpdateRunResponse]
+    """Changes what a run's request said of its priority, description and metadata. Errors: NOT_FOUND (run), INVALID_ARGUMENT
+    (metadata or text beyond the limits), FAILED_PRECONDITION (the priority of a run that has ended).
+    """
+    PublishRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.PublishRunRequest, _training_pb2.PublishRunResponse]
+    """Publishes the result of a run that has ended without doing so (Run.publishable): none was asked for, or it was withheld.
+    Errors: NOT_FOUND (run), INVALID_ARGUMENT (the label), FAILED_PRECONDITION (no result is kept, another version than
+    expected is the newest, or the repository can't be written).
     """
     DeleteRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.DeleteRunRequest, _training_pb2.DeleteRunResponse]
     """Removes a run that has ended, with its folder; the version it published stays. Errors: NOT_FOUND (run),
@@ -124,7 +148,9 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]  # type: ignore[assignment]
     """Describes one run. Errors: NOT_FOUND (run)."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """Lists runs, newest first, also those of other servers on the same repository."""
+    """Lists runs, newest first, also those of other servers on the same repository. Errors: INVALID_ARGUMENT (a page token that
+    no reply had, a negative page size).
+    """
     GetRunSeries: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunSeriesRequest, _training_pb2.GetRunSeriesResponse]  # type: ignore[assignment]
     """Returns the logs of several runs as series, thinned out, from their events on disk. Errors: NOT_FOUND (one of the runs),
     INVALID_ARGUMENT (a number outside of its range, or more than 500,000 values in the reply), RESOURCE_EXHAUSTED (other
@@ -136,6 +162,28 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Goes on with a run that was interrupted (Run.resumable) from its newest checkpoint: it is queued again, and its events go
     on. Does nothing to a run that is under way. Errors: NOT_FOUND (run), FAILED_PRECONDITION (a run that ended otherwise),
     RESOURCE_EXHAUSTED (too many runs wait).
+    """
+    PauseRun: _aio.UnaryUnaryMultiCallable[_training_pb2.PauseRunRequest, _training_pb2.PauseRunResponse]  # type: ignore[assignment]
+    """Pauses a run: after the current batch it writes a checkpoint and frees its slot. It stays paused, also when the server
+    restarts, until ResumeRun goes on with it, to bit for bit the weights of the unbroken run. A run that waits leaves the
+    queue; one whose data is still coming is paused once all has come. Does nothing to a paused run. Errors: NOT_FOUND (run),
+    FAILED_PRECONDITION (an evaluation, which has no checkpoints, or a run that has ended), RESOURCE_EXHAUSTED (as many runs
+    are paused as may wait).
+    """
+    StopRun: _aio.UnaryUnaryMultiCallable[_training_pb2.StopRunRequest, _training_pb2.StopRunResponse]  # type: ignore[assignment]
+    """Ends training after the current batch, as a callback that sets Keras's `stop_training` does, and publishes as the run
+    would have at its end: the best epoch so far, or the last weights. A paused run ends with the weights of its checkpoint.
+    A run that hasn't begun to train is cancelled. Does nothing to a run that has ended. Errors: NOT_FOUND (run),
+    FAILED_PRECONDITION (an evaluation), RESOURCE_EXHAUSTED (a paused run, and too many runs wait).
+    """
+    UpdateRun: _aio.UnaryUnaryMultiCallable[_training_pb2.UpdateRunRequest, _training_pb2.UpdateRunResponse]  # type: ignore[assignment]
+    """Changes what a run's request said of its priority, description and metadata. Errors: NOT_FOUND (run), INVALID_ARGUMENT
+    (metadata or text beyond the limits), FAILED_PRECONDITION (the priority of a run that has ended).
+    """
+    PublishRun: _aio.UnaryUnaryMultiCallable[_training_pb2.PublishRunRequest, _training_pb2.PublishRunResponse]  # type: ignore[assignment]
+    """Publishes the result of a run that has ended without doing so (Run.publishable): none was asked for, or it was withheld.
+    Errors: NOT_FOUND (run), INVALID_ARGUMENT (the label), FAILED_PRECONDITION (no result is kept, another version than
+    expected is the newest, or the repository can't be written).
     """
     DeleteRun: _aio.UnaryUnaryMultiCallable[_training_pb2.DeleteRunRequest, _training_pb2.DeleteRunResponse]  # type: ignore[assignment]
     """Removes a run that has ended, with its folder; the version it published stays. Errors: NOT_FOUND (run),
@@ -218,7 +266,9 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.ListRunsResponse, _abc.Awaitable[_training_pb2.ListRunsResponse]]:
-        """Lists runs, newest first, also those of other servers on the same repository."""
+        """Lists runs, newest first, also those of other servers on the same repository. Errors: INVALID_ARGUMENT (a page token that
+        no reply had, a negative page size).
+        """
 
     @_abc_1.abstractmethod
     def GetRunSeries(
@@ -248,6 +298,52 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Goes on with a run that was interrupted (Run.resumable) from its newest checkpoint: it is queued again, and its events go
         on. Does nothing to a run that is under way. Errors: NOT_FOUND (run), FAILED_PRECONDITION (a run that ended otherwise),
         RESOURCE_EXHAUSTED (too many runs wait).
+        """
+
+    @_abc_1.abstractmethod
+    def PauseRun(
+        self,
+        request: _training_pb2.PauseRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.PauseRunResponse, _abc.Awaitable[_training_pb2.PauseRunResponse]]:
+        """Pauses a run: after the current batch it writes a checkpoint and frees its slot. It stays paused, also when the server
+        restarts, until ResumeRun goes on with it, to bit for bit the weights of the unbroken run. A run that waits leaves the
+        queue; one whose data is still coming is paused once all has come. Does nothing to a paused run. Errors: NOT_FOUND (run),
+        FAILED_PRECONDITION (an evaluation, which has no checkpoints, or a run that has ended), RESOURCE_EXHAUSTED (as many runs
+        are paused as may wait).
+        """
+
+    @_abc_1.abstractmethod
+    def StopRun(
+        self,
+        request: _training_pb2.StopRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.StopRunResponse, _abc.Awaitable[_training_pb2.StopRunResponse]]:
+        """Ends training after the current batch, as a callback that sets Keras's `stop_training` does, and publishes as the run
+        would have at its end: the best epoch so far, or the last weights. A paused run ends with the weights of its checkpoint.
+        A run that hasn't begun to train is cancelled. Does nothing to a run that has ended. Errors: NOT_FOUND (run),
+        FAILED_PRECONDITION (an evaluation), RESOURCE_EXHAUSTED (a paused run, and too many runs wait).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateRun(
+        self,
+        request: _training_pb2.UpdateRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.UpdateRunResponse, _abc.Awaitable[_training_pb2.UpdateRunResponse]]:
+        """Changes what a run's request said of its priority, description and metadata. Errors: NOT_FOUND (run), INVALID_ARGUMENT
+        (metadata or text beyond the limits), FAILED_PRECONDITION (the priority of a run that has ended).
+        """
+
+    @_abc_1.abstractmethod
+    def PublishRun(
+        self,
+        request: _training_pb2.PublishRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.PublishRunResponse, _abc.Awaitable[_training_pb2.PublishRunResponse]]:
+        """Publishes the result of a run that has ended without doing so (Run.publishable): none was asked for, or it was withheld.
+        Errors: NOT_FOUND (run), INVALID_ARGUMENT (the label), FAILED_PRECONDITION (no result is kept, another version than
+        expected is the newest, or the repository can't be written).
         """
 
     @_abc_1.abstractmethod

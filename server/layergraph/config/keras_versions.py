@@ -12,6 +12,7 @@ from layergraph.archive import json_text
 from layergraph.config import keras1, keras2, tfjs
 from layergraph.config.keras2_releases import MULTI_BACKEND as _MULTI_BACKEND_RULES
 from layergraph.config.keras2_releases import tf_keras_rules
+from layergraph.config.training_rules import KERAS2_RULES, KERAS3_RULES, TrainingRules
 
 #: Any value, in a table of ignored keys.
 ANY: Final = object()
@@ -31,6 +32,7 @@ class Generation:
     rules            class name ("*" for every class) -> options that make a layer compute as in this generation
     masks_left_out   whether `mask=None` in a call suppresses the inputs' masks
     minor            minor version, for tf.keras
+    training         what training does as in this generation
     adapt            further changes of a config with renamed keys, (class name, config)
     """
 
@@ -44,6 +46,7 @@ class Generation:
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     masks_left_out: bool = False
     minor: int = 0
+    training: TrainingRules = KERAS3_RULES
     adapt: Callable[[str, dict[str, Any]], None] = lambda kind, config: None
 
     def ignores(self, key: str, value: Any) -> bool:
@@ -234,6 +237,7 @@ KERAS2 = Generation(
     rules=_joined(_RULES, tf_keras_rules(15)),
     masks_left_out=True,
     minor=15,
+    training=KERAS2_RULES,
     adapt=keras2.adapt,
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from layergraph.execution.step import Step
@@ -40,8 +40,17 @@ def with_frees(steps: Sequence[Step], outputs: Sequence[int]) -> list[Step]:
     return freeing[::-1]
 
 
-def masks_needed(steps: Sequence[Step], outputs: Sequence[int]) -> list[bool]:
+def masks_needed(steps: Sequence[Step], outputs: Iterable[int]) -> list[bool]:
     """For each step, whether the masks of its outputs are needed; `outputs` are the slots whose masks are returned."""
+    return _masks(steps, outputs)[0]
+
+
+def masks_read(steps: Sequence[Step], outputs: Iterable[int]) -> set[int]:
+    """The slots whose masks the steps read, or are returned as those of `outputs`."""
+    return _masks(steps, outputs)[1]
+
+
+def _masks(steps: Sequence[Step], outputs: Iterable[int]) -> tuple[list[bool], set[int]]:
     wanted = set(outputs)
     flags = []
     for step in reversed(steps):
@@ -49,4 +58,4 @@ def masks_needed(steps: Sequence[Step], outputs: Sequence[int]) -> list[bool]:
         if want or step.call.takes_masks:
             wanted.update(step.sources)
         flags.append(want)
-    return flags[::-1]
+    return flags[::-1], wanted

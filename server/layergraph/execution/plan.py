@@ -6,7 +6,7 @@ A plan is built from the graph alone; weights are bound on the first run.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from layergraph.errors import DataError, GraphError
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
 from layergraph.execution.batch_independence import is_batch_independent
+from layergraph.execution.frozen import FrozenSplit, frozen_split
 from layergraph.execution.liveness import marking, masks_needed, needed, with_frees
 from layergraph.execution.named_masks import named_mask
 from layergraph.execution.passes.pool_before_relu import pool_first
@@ -34,6 +35,7 @@ from layergraph.functional.node import Node
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import Tensor, TensorSpec
 from layergraph.functional.torch_errors import meaning
+from layergraph.functional.weight import Weight
 
 #: Maximum number of calls in a plan. Without it, nested models that call each other twice would grow without bound.
 MAX_CALLS = 200_000
@@ -297,6 +299,21 @@ class Plan:
         for slot, value, mask in zip(self._all_inputs, tensors, masks, strict=True):
             slots[slot], slot_masks[slot] = value, mask
         return self._execute(context, weights, slots, slot_masks, output_masks=want_masks)
+
+    def frozen_split(self, trained: Collection[Weight], tensors: Sequence[torch.Tensor | Strings]) -> FrozenSplit:
+        """Splits the plan into its frozen trunk, if only the weights in `trained` change, and the rest.
+
+        `tensors` are a few rows of each input, on which every call of the trunk is tried once.
+        """
+        return frozen_split(
+            self._forwarded,
+            self._inputs,
+            self._outputs,
+            self._slot_count,
+            trained,
+            tensors,
+            mixed=self._mixed,
+        )
 
     @property
     def slots(self) -> tuple[Sequence[int], Sequence[int]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.functional.shard import Shard
 from layergraph.functional.symbolic_dims import SymbolicDims
 
@@ -21,6 +22,8 @@ class CallContext:
     row_gradients   whether Embedding layers return sparse gradients, of the looked-up rows only
     shard       the worker's rows of the batch, where several processes compute one batch
     states      final states of stateful layers in the previous batch, by layer; None if each call starts from zeros
+    rules       what training does where releases of Keras differ
+    keeps_logits    whether sigmoid and softmax keep their inputs on their outputs
     symbolic_dims   lengths used for unknown axes in shape inference; None in execution
     """
 
@@ -30,6 +33,8 @@ class CallContext:
     row_gradients: bool = False
     shard: Shard | None = None
     states: dict[object, list[torch.Tensor]] | None = None
+    rules: TrainingRules = KERAS3_RULES
+    keeps_logits: bool = False
     symbolic_dims: SymbolicDims | None = None
 
     def as_training(self, training: bool) -> CallContext:

@@ -12,6 +12,7 @@ from layergraph.config.options import Expected
 from layergraph.errors import unknown_name
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
+from layergraph.functional.logits import keep_logits
 from layergraph.functional.weights import Weights
 from layergraph.plugins import custom_activations
 
@@ -295,4 +296,6 @@ def activate(chosen: Activation, context: CallContext, w: Weights, x: torch.Tens
         if isinstance(chosen, Layer)
         else chosen(x)
     )
+    if context.keeps_logits and (chosen is sigmoid or chosen is softmax):
+        keep_logits(y, x)
     return y

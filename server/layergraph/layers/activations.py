@@ -11,6 +11,7 @@ from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
+from layergraph.functional.logits import keep_logits
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import (
@@ -193,6 +194,8 @@ class Softmax(Layer):
         axes = (self.axis,) if isinstance(self.axis, int) else self.axis
         if len(axes) == 1:
             outputs = torch.softmax(inputs, axes[0])
+            if context.keeps_logits:
+                keep_logits(outputs, inputs)
         else:
             outputs = torch.exp(inputs - torch.logsumexp(inputs, axes, keepdim=True))
         return outputs if mask is None or self.mask_rule != "keras3" else torch.where(mask, outputs, 0)

@@ -127,7 +127,8 @@ class TimeDistributed(_Wrapper):
         if type(self.layer).execute is Layer.execute:
             made = self.layer.compute_mask(context, flat, flat_mask) if self.layer.supports_masking else None
         else:
-            quiet = replace(context, losses=None)
+            # Without statistics: `_inner` has run the model a second time for them.
+            quiet = replace(context, losses=None, training=False)
             made = self.layer.execute(quiet, w["layer"], (flat,), {}, flat_mask, want_masks=True)[1]
         made = next((one for one in flatten(made) if one is not None), None)
         if made is not None:

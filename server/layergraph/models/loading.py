@@ -75,6 +75,7 @@ def _model(archive: ModelArchive, is_compiled: bool) -> Model:
         # What else would be found only when training starts is reported together with the weights.
         raise CorruptFileError(archive.path, [*wrong.problems, *_state_problems(model, archive, generation)]) from wrong
     model.keras_version, model.file_suffix = archive.keras_version, archive.suffix
+    model.training_rules = generation.training
     if model.class_form is not None:
         # KerasHub opens no `.h5` of such a model.
         model.file_suffix = ".keras"
@@ -118,6 +119,7 @@ def described_model(described: Any, limits: LoadLimits) -> Model:
         raise UnsupportedModelError(where, str(wrong)) from wrong
     except (GraphError, DataError) as wrong:
         raise CorruptFileError(where, str(wrong)) from wrong
+    model.training_rules = generation.training
     if isinstance(compiled := described.get("compile_config"), Mapping):
         _compile(model, compiled, generation)
     return model

@@ -14,6 +14,7 @@ from layergraph.errors import ConfigError, DataError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.exporting import has_any
+from layergraph.functional.logits import keep_logits
 from layergraph.functional.weights import Weights
 from layergraph.layers import activation_functions as activations
 from layergraph.ops.operation import Binary, Operation, Typed, Unary, as_tensors, operation, unknown_length
@@ -362,7 +363,25 @@ class Softmax(Operation):
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The softmax of x."""
-        return activations.softmax(x.reshape(-1)).reshape(x.shape) if self.axis is None else x.softmax(self.axis)
+        if self.axis is None:
+            return activations.softmax(x.reshape(-1)).reshape(x.shape)
+        y = x.softmax(self.axis)
+        if context.keeps_logits and self.axis in (-1, x.ndim - 1):
+            # Keras 2 finds TensorFlow's own operation, which computes along the last axis.
+            keep_logits(y, x, "softmax")
+        return y
+
+
+class Sigmoid(Unary):
+    """keras.ops.sigmoid."""
+
+    function = _UNARY["Sigmoid"]
+    keras_module = "keras.src.ops.nn"
+
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
+        """The sigmoid of x."""
+        y = super().forward(context, w, x)
+        return keep_logits(y, x, "sigmoid") if context.keeps_logits else y
 
 
 class LogSoftmax(Softmax):
@@ -378,6 +397,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     **{name: operation(Unary, name, _module(name), function) for name, function in _UNARY.items()},
     **{name: operation(Binary, name, _module(name), function) for name, function in _BINARY.items()},
     "Array": Array,
+    "Sigmoid": Sigmoid,
     "Cast": Cast,
     "ConvertToTensor": ConvertToTensor,
     "Celu": Celu,

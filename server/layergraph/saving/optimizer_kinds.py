@@ -8,21 +8,12 @@ from __future__ import annotations
 from layergraph.errors import ConfigError
 from layergraph.layers.core.basic import Embedding
 from layergraph.training.loop import takes_row_gradients
-from layergraph.training.optimizers.legacy import LEGACY
+from layergraph.training.optimizers.legacy import LEGACY, NOT_LEGACY
 from layergraph.training.optimizers.loss_scale import LossScaleOptimizer
 from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer
 from layergraph.training.optimizers.schedules import Schedule
 from layergraph.training.trainer import Trainer
 
-#: Options that the legacy optimizers lack.
-NOT_LEGACY = (
-    "weight_decay",
-    "use_ema",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-)
 #: Largest relative difference of a step that counts as rounding.
 _ROUNDING = 1e-6
 

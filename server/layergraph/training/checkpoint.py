@@ -59,6 +59,11 @@ class Checkpoints:
         """Requests a checkpoint after the current batch. Safe to call from a signal handler."""
         self._asked = True
 
+    @property
+    def asked(self) -> bool:
+        """Whether a checkpoint was requested and isn't written yet."""
+        return self._asked
+
     def due_after_batch(self) -> bool:
         """Whether a checkpoint is due. Must be called exactly once after each batch."""
         self._steps += 1

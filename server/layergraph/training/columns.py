@@ -6,7 +6,7 @@ batch are read.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -75,4 +75,8 @@ class TextColumn:
         return Strings(chosen.shape, chosen)
 
 
-Column = NumberColumn | TextColumn
+class Column(Protocol):
+    """Rows of an array, taken as tensors."""
+
+    def take(self, rows: Rows) -> Tensor | Strings:
+        """Returns rows."""

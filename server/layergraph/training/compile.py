@@ -1,7 +1,8 @@
 """Matches the arguments of `compile` to a model's outputs: optimizer, losses with weights, metrics, and their names.
 
-Keras 3 is the reference for which argument applies to which output. Arguments that only Keras 2 accepts (one loss with
-a list of weights, one list of metrics for all outputs) have Keras 2's meaning.
+The release that wrote the model's file determines which argument applies to which output, Keras 3 for other models.
+Arguments that only Keras 2 accepts (one loss with a list of weights, one list of metrics for all outputs) have its
+meaning.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layergraph.config.options import Expected, brief
+from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError, LayerGraphError, unknown_name
 from layergraph.functional.tensor import Shape
 from layergraph.training import losses
@@ -87,7 +89,7 @@ def is_flat(given: Any, outputs: int) -> bool:
 
 
 class Compiled:
-    """The optimizer, and by output in flat order: loss, loss weight, metrics.
+    """The optimizer, and by output in flat order: loss, loss weight, metrics. All of them follow `rules`.
 
     Raises ConfigError for unknown names and arguments that don't fit the outputs.
     """
@@ -98,6 +100,7 @@ class Compiled:
         *,
         paths: Sequence[Path] | None = None,
         shown_names: Sequence[str] | None = None,
+        rules: TrainingRules = KERAS3_RULES,
         optimizer: Any = "rmsprop",
         loss: Any = None,
         loss_weights: Any = None,
@@ -109,7 +112,9 @@ class Compiled:
         self.shown_names = self.output_names if shown_names is None else tuple(shown_names)
         #: Paths of the outputs, if they are nested more than one level deep.
         self.paths = tuple(paths) if paths is not None and any(len(path) > 1 for path in paths) else None
-        self.optimizer: BaseOptimizer = optimizers.optimizer(optimizer)
+        self.rules = rules
+        self.optimizer: BaseOptimizer = optimizers.optimizer(optimizer, legacy=not rules.has_new_optimizers)
+        self.optimizer.follow(rules)
         self._given = {
             "loss": loss,
             "loss_weights": loss_weights,
@@ -117,8 +122,8 @@ class Compiled:
             "weighted_metrics": weighted_metrics,
         }
         loss, loss_weights = self._flattened("loss", loss), self._flattened("loss_weights", loss_weights)
-        self._losses = [_loss(item) for item in _losses_by_output(loss, self.output_names)]
-        self.loss_weights = _weights_by_output(loss_weights, loss, self.output_names)
+        self._losses = [self._loss(item) for item in _losses_by_output(loss, self.output_names)]
+        self.loss_weights = _weights_by_output(loss_weights, loss, self.output_names, by_name=rules.lists_for_all)
         self._metrics = self._metrics_by_output("metrics", metrics)
         self._weighted_metrics = self._metrics_by_output("weighted_metrics", weighted_metrics)
         metrics_given = sum(map(len, (*self._metrics, *self._weighted_metrics)))
@@ -137,7 +142,24 @@ class Compiled:
 
     def _metrics_by_output(self, what: str, given: Any) -> list[list[Metric | ByShapes]]:
         given = self._flattened(what, given)
-        return [[_metric(m) for m in several] for several in _several_by_output(what, given, self.output_names)]
+        several = _several_by_output(what, given, self.output_names, for_all=self.rules.lists_for_all)
+        return [[self._metric(metric) for metric in ones] for ones in several]
+
+    def _loss(self, given: Any) -> Loss | ByShapes | None:
+        if given is None:
+            return None
+        if isinstance(given, str) and given.lower() in losses.BY_SHAPES:
+            return ByShapes(given)
+        made = losses.loss(given)
+        made.follow(self.rules)
+        return made
+
+    def _metric(self, given: Any) -> Metric | ByShapes:
+        return ByShapes(given) if metrics.by_shapes(given) else self._following(metrics.metric(given))
+
+    def _following(self, metric: Metric) -> Metric:
+        metric.follow(self.rules)
+        return metric
 
     # Resolved by shapes.
 
@@ -154,14 +176,17 @@ class Compiled:
                 continue
             loss = self._losses[index]
             if isinstance(loss, ByShapes):
-                self._losses[index] = losses.loss_for_shapes(labels, outputs)
+                self._losses[index] = self._loss(losses.loss_for_shapes(labels, outputs))
             for ones in several:
-                ones[:] = [
-                    metrics.metric_for_shapes(m.word, labels, outputs) if isinstance(m, ByShapes) else m for m in ones
-                ]
+                ones[:] = [self._resolved(metric, labels, outputs) for metric in ones]
                 for metric in ones:
                     if isinstance(metric, Metric):
                         metric.check_shapes(labels, outputs)
+
+    def _resolved(self, metric: Metric | ByShapes, labels: Shape, outputs: Shape) -> Metric:
+        if isinstance(metric, Metric):
+            return metric
+        return self._following(metrics.metric_for_shapes(metric.word, labels, outputs))
 
     @contextmanager
     def undecided_on_error(self) -> Iterator[None]:
@@ -279,16 +304,6 @@ class Compiled:
         }
 
 
-def _loss(given: Any) -> Loss | ByShapes | None:
-    if given is None:
-        return None
-    return ByShapes(given) if isinstance(given, str) and given.lower() in losses.BY_SHAPES else losses.loss(given)
-
-
-def _metric(given: Any) -> Metric | ByShapes:
-    return ByShapes(given) if metrics.by_shapes(given) else metrics.metric(given)
-
-
 def _by_name(what: str, given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
     for name in given:
         if name not in names:
@@ -307,12 +322,12 @@ def _losses_by_output(given: Any, names: Sequence[str]) -> list[Any]:
     return list(given)
 
 
-def _weights_by_output(given: Any, loss: Any, names: Sequence[str]) -> list[float | None]:
+def _weights_by_output(given: Any, loss: Any, names: Sequence[str], *, by_name: bool) -> list[float | None]:
     if given is None:
         return [None] * len(names)
     if isinstance(given, Mapping):
         weights = _by_name("loss_weights", given, names)
-        if isinstance(loss, (list, tuple)):
+        if isinstance(loss, (list, tuple)) and not by_name:
             # Keras 3 pairs a list of losses with a dict of weights by the sorted order of its keys, not by name.
             if len(given) != len(names):
                 raise ConfigError(f"loss_weights: got {sorted(given)}, expected all of {list(names)}")
@@ -331,11 +346,12 @@ def _weights_by_output(given: Any, loss: Any, names: Sequence[str]) -> list[floa
         raise ConfigError(f"loss_weights is {brief(given)}, expected numbers") from None
 
 
-def _several_by_output(what: str, given: Any, names: Sequence[str]) -> list[list[Any]]:
+def _several_by_output(what: str, given: Any, names: Sequence[str], *, for_all: bool) -> list[list[Any]]:
+    """The metrics of each output; `for_all` is whether a flat list always applies to all outputs, as in Keras 2."""
     if given is None:
         return [[] for _ in names]
     if is_single(given):
-        return [[given] for _ in names]
+        return [[_own(given, index)] for index in range(len(names))]
     if len(names) == 1:
         # One output: all metrics apply to it, however they are nested.
         if isinstance(given, Mapping):
@@ -343,11 +359,17 @@ def _several_by_output(what: str, given: Any, names: Sequence[str]) -> list[list
         return [_flat(given)]
     if isinstance(given, Mapping):
         return [_flat(item) for item in _by_name(what, given, names)]
-    if len(given) == len(names):
+    is_flat_list = all(is_single(item) for item in given)
+    if len(given) == len(names) and not (for_all and is_flat_list):
         return [_flat(item) for item in given]
-    if all(is_single(item) for item in given):
-        return [list(given) for _ in names]
+    if is_flat_list:
+        return [[_own(item, index) for item in given] for index in range(len(names))]
     raise ConfigError(f"{what}: got a list of {len(given)}, expected one for each output: {list(names)}")
+
+
+def _own(given: Any, index: int) -> Any:
+    """A metric for the output at `index`, which doesn't share the state of one given for several."""
+    return type(given).from_config(given.get_config()) if index and isinstance(given, Metric) else given
 
 
 def _flat(given: Any) -> list[Any]:

@@ -91,6 +91,10 @@ def as_array(what: str, value: Any) -> Array:
     return array
 
 
+#: What is wrong with rows of lists of different lengths.
+RAGGED_TEXT = "rows have different lengths, expected an array: rows of one length, padded with ''"
+
+
 def as_text(what: str, value: Any) -> Array | MappedText:
     """Converts an array-like of text or bytes to an array of rows. Raises DataError for other data."""
     if isinstance(value, MappedText):
@@ -102,7 +106,9 @@ def as_text(what: str, value: Any) -> Array | MappedText:
         # Lists as objects: NumPy would make mixed text and bytes one type, and pad all to the longest.
         array = np.array(value, object) if isinstance(value, (list, tuple)) else np.asarray(value)
     except ValueError:
-        raise DataError(f"{what}: rows have different lengths, expected an array") from None
+        raise DataError(f"{what}: {RAGGED_TEXT}") from None
+    if array.dtype == object and any(isinstance(item, (list, tuple, np.ndarray)) for item in array.ravel()):
+        raise DataError(f"{what}: {RAGGED_TEXT}")
     if array.dtype.kind not in "USOT":
         raise DataError(f"{what}: got dtype {array.dtype}, expected text")
     if array.ndim == 0:

@@ -56,7 +56,7 @@ def _adapt_data(
     shapes: list[Shape] = [(None, *spec.shape[1:]) for spec in model.output_specs]
     compiled.resolve([None if a is None else a.shape for a in labels], shapes)
     if class_weight is not None:
-        sample_weight = _from_classes(labels, class_weight, sample_weight)
+        sample_weight = _from_classes(labels, class_weight, sample_weight, compiled)
     nested = isinstance(sample_weight, (Mapping, list, tuple)) and not is_flat(sample_weight, len(names))
     if compiled.paths is not None and nested:
         sample_weight = [at_path("sample_weight", sample_weight, path) for path in compiled.paths]
@@ -121,12 +121,24 @@ def _label_arrays(y: Any, compiled: Compiled) -> list[Array | None]:
     ]
 
 
-def _from_classes(labels: Sequence[Array | None], weights: Mapping[int, float], sample_weight: Any) -> Array:
-    if sample_weight is not None:
+def _from_classes(
+    labels: Sequence[Array | None], weights: Mapping[int, float], sample_weight: Any, compiled: Compiled
+) -> Array:
+    if sample_weight is not None and not compiled.rules.multiplies_weights:
         raise ConfigError("class_weight and sample_weight can't be given together")
     if len(labels) != 1 or labels[0] is None:
         raise ConfigError("class_weight is only for models with one output; use sample_weight")
-    return data.class_weights(labels[0], {int(key): float(value) for key, value in weights.items()})
+    by_class = data.class_weights(labels[0], {int(key): float(value) for key, value in weights.items()})
+    (given,) = _weight_arrays(sample_weight, compiled.output_names)
+    if given is None:
+        return by_class
+    if given.shape[:1] != by_class.shape[:1]:
+        raise DataError(f"sample_weight: got {len(given)} rows, expected {len(by_class)}")
+    if given.ndim == by_class.ndim + 1 and given.shape[-1] == 1:
+        given = given[..., 0]
+    axes = max(given.ndim, by_class.ndim)
+    factors = [array.reshape(array.shape + (1,) * (axes - array.ndim)) for array in (given, by_class)]
+    return np.asarray(factors[0] * factors[1], np.float32)
 
 
 def _weight_arrays(given: Any, names: Sequence[str]) -> list[Array | None]:

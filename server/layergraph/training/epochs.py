@@ -33,9 +33,18 @@ class Epochs:
         self.start_at(number, 0)
 
     @property
+    def columns(self) -> Data:
+        """The data that batches are taken from."""
+        return self._rows
+
+    @property
     def rows(self) -> int:
         """Rows per epoch."""
         return self._rows.rows
+
+    def use(self, rows: Data) -> None:
+        """Takes batches from other columns of the same rows."""
+        self._rows = rows
 
     def start_at(self, number: int, done: int) -> None:
         """Continues at batch `done` of epoch `number`."""

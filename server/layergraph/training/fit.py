@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from layergraph.training.compile import Compiled
 from layergraph.training.data import Data
 from layergraph.training.data_adapter import model_device
 from layergraph.training.epochs import Epochs
+from layergraph.training.frozen_cache import FrozenCache, keep_outputs, refuse
 from layergraph.training.loop import Loop, RunningLogs
 from layergraph.training.metrics.metric import Result
 from layergraph.training.streams import Stream, StreamEpochs
@@ -37,6 +38,11 @@ class Validation:
     size: int
     steps: int | None
     frequency: int | Sequence[int] = 1
+
+    def limited(self) -> Data:
+        """The rows that are used, of arrays."""
+        assert isinstance(self.rows, Data), "batches have no rows"
+        return self.rows if self.steps is None else replace(self.rows, rows=min(self.rows.rows, self.steps * self.size))
 
     def follows(self, epoch: int) -> bool:
         """Whether validation runs after an epoch (counted from 0)."""
@@ -63,6 +69,7 @@ class Fit:
         on_nan: str,
         checkpoints: Checkpoints | None,
         workers: Workers | None,
+        cache: FrozenCache | None,
     ) -> None:
         self._model = model
         self._compiled = compiled
@@ -73,9 +80,13 @@ class Fit:
         self._epochs = epochs
         self._steps = steps
         self._seed = seed
+        self._repeats = steps is not None and compiled.rules.repeats_rows and isinstance(batches, Epochs)
         self._stops_on_nan = on_nan == "stop"
         self._checkpoints = checkpoints
         self._workers = workers
+        self._cache = cache
+        #: Whether outputs of frozen layers are kept; None as long as that is open.
+        self._keeps: bool | None = None if cache is not None else False
         #: The current or next epoch, and how many of its batches are done.
         self._epoch = epochs.start
         self._step = 0
@@ -91,13 +102,52 @@ class Fit:
         if resumed is not None:
             self._restore(resumed)
         self._agree()
-        while self._epoch < self._epochs.stop and not self._model.stop_training:
+        if self._cache is not None:
+            self._keep_frozen(self._cache)
+        while self._epoch < self._epochs.stop and not self._model.stop_training and not self._is_exhausted:
             self._run_epoch()
         if self._epochs.stop > 0:
             self._compiled.optimizer.finalize()
         self._hooks.call("on_train_end", self._logs)
         if self._checkpoints is not None and self._checkpoints.remove:
             self._checkpoints.discard()
+
+    def _keep_frozen(self, cache: FrozenCache) -> None:
+        """Computes the outputs of the frozen trunk once, if they are needed more than once."""
+        batches, validation = self._batches, self._validation
+        if isinstance(batches, StreamEpochs) or self._workers is not None:
+            what = "batches" if isinstance(batches, StreamEpochs) else "several workers"
+            refuse(cache, f"got {what}, expected arrays and one worker")
+            return
+        # The decision doesn't depend on where a resumed run is: its rounding must be that of the unbroken run.
+        if self._keeps is None:
+            needed = len(self._epochs) * (self._steps or batches.steps)
+            self._keeps = cache.required or needed > batches.steps
+        elif self._keeps:
+            cache = replace(cache, max_bytes=None)
+        if not self._keeps:
+            return
+        tested = None
+        if validation is not None and isinstance(validation.rows, Data):
+            tested = (validation.limited(), validation.size)
+        plan, trained = self._model.plan(), self._model.trainable_weights
+        kept = keep_outputs(cache, plan, trained, (batches.columns, batches.size), tested, self._write_if_asked)
+        self._keeps = kept is not None
+        if kept is None:
+            return
+        batches.use(kept.training)
+        if kept.validation is not None and validation is not None:
+            self._validation = replace(validation, rows=kept.validation)
+        self._loop.use(kept.plan, None if kept.validation is None else kept.plan)
+
+    def _write_if_asked(self) -> None:
+        if self._checkpoints is not None and self._checkpoints.asked:
+            self._checkpoints.write(self.state())
+
+    @property
+    def _is_exhausted(self) -> bool:
+        """Whether all rows were used as many times as there are epochs, where epochs repeat rows."""
+        return self._repeats and self._batches.number - self._epochs.start >= len(self._epochs)
 
     def _run_epoch(self) -> None:
         epoch = self._epoch
@@ -127,9 +177,16 @@ class Fit:
         begin = self._hooks.defining("on_train_batch_begin")
         end = self._hooks.defining("on_train_batch_end")
         loop, batches, model, checkpoints = self._loop, self._batches, self._model, self._checkpoints
-        # As in Keras 3, an epoch also ends with the data, even before steps_per_epoch.
+        # As in Keras 3, an epoch also ends with the data, even before steps_per_epoch. In Keras 2 it then goes on with
+        # the first row, and the run ends once all rows were used as many times as there are epochs.
         last = self._steps or batches.steps or sys.maxsize
-        while self._step < last and not batches.finished:
+        while self._step < last:
+            if batches.finished:
+                if not self._repeats:
+                    return
+                batches.start_next_if_finished()
+                if self._is_exhausted:
+                    return
             step = self._step
             batch = batches.take()
             if batch is None:
@@ -182,6 +239,7 @@ class Fit:
             "metrics": {name: metric.state for name, metric in self._compiled.named_metrics().items()},
             "callbacks": [(type(callback).__name__, callback.state()) for callback in self._hooks.all],
             "logs": self._logs,
+            "keeps": self._keeps,
         }
 
     def _identity(self) -> dict[str, Any]:
@@ -217,6 +275,8 @@ class Fit:
         self._batches.start_at(*state["pass"])
         self._model.stop_training = state["stopped"]
         self._logs = state["logs"]
+        # Checkpoints of earlier releases have none.
+        self._keeps = state.get("keeps", False)
         kept_of: dict[str, list[Any]] = {}
         for kind, kept in state["callbacks"]:
             kept_of.setdefault(kind, []).append(kept)

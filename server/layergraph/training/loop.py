@@ -5,23 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from layergraph.errors import NonFiniteLossError, NotCompiledError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.functional import Functional
+from layergraph.functional.logits import with_logits_of
 from layergraph.functional.shard import Shard
 from layergraph.layers.core.basic import Embedding
+from layergraph.regularizers import UnknownRegularizer
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch
-from layergraph.training.losses import weights_like
-from layergraph.training.metrics.metric import Result
+from layergraph.training.losses import Loss, weights_like
+from layergraph.training.metrics.metric import Metric, Result
 from layergraph.training.optimizers.optimizer import BaseOptimizer
 from layergraph.training.workers import Replica, Workers
 
 Tensor = torch.Tensor
+
+
+class Forward(Protocol):
+    """What the loop needs of a plan."""
+
+    def forward(self, context: CallContext, tensors: Sequence[Any]) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Computes outputs and their masks from a batch's inputs."""
 
 
 class Loop:
@@ -43,15 +52,18 @@ class Loop:
         `states` are the states of stateful layers so far, updated in place. Raises NotCompiledError if the model has no
         loss and no regularizer.
         """
-        self._plan = model.plan()
+        self._plan: Forward = model.plan()
+        self._test_plan: Forward = self._plan
         self._states = {} if states is None else states
         self._stateful = [layer for layer in model.walk_layers() if getattr(layer, "stateful", False)]
         self._compiled = compiled
         self._generator = generator
         weights = model.trainable_weights
         self._leaves = [weight.value for weight in weights]
-        # As in Keras 3, regularizers of frozen weights don't count.
+        self._rules = compiled.rules
         self._penalties = [(w.regularizer, w.value) for w in weights if w.regularizer is not None]
+        if self._rules.penalizes_frozen:
+            self._penalties += _frozen_penalties(model)
         outputs = range(len(compiled.output_names))
         self._losses = [(i, loss, compiled.loss_weights[i]) for i in outputs if (loss := compiled.loss(i)) is not None]
         penalised = self._penalties or any(layer.activity_regularizer is not None for layer in model.walk_layers())
@@ -59,6 +71,11 @@ class Loop:
             raise NotCompiledError(f"model '{model.name}' was compiled without a loss")
         self._metrics = [(i, metric, False) for i in outputs for metric in compiled.metrics(i)]
         self._metrics += [(i, metric, True) for i in outputs for metric in compiled.weighted_metrics(i)]
+        measures: list[Loss | Metric] = [
+            *(loss for _, loss, _ in self._losses),
+            *(metric for _, metric, _ in self._metrics),
+        ]
+        self._keeps_logits = any(one.reads_logits for one in measures)
         self._named_metrics = compiled.named_metrics()
         # Workers can only add up dense gradients.
         self._row_gradients = workers is None and takes_row_gradients(model, compiled.optimizer)
@@ -68,6 +85,11 @@ class Loop:
         self._total = torch.zeros((), dtype=torch.float64, device=device)
         self._shown = {i: torch.zeros_like(self._total) for i in compiled.shown_losses}
         self._rows = 0
+
+    def use(self, plan: Forward, test_plan: Forward | None) -> None:
+        """Computes with other plans, for batches that have their inputs; tests with the model's by default."""
+        self._plan = plan
+        self._test_plan = test_plan or self._test_plan
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -97,6 +119,8 @@ class Loop:
             row_gradients=self._row_gradients,
             shard=batch.shard,
             states=self._states,
+            rules=self._rules,
+            keeps_logits=self._keeps_logits,
         )
         if self._replica is not None:
             self._compiled.optimizer.apply(self._replica.gradients(batch, context))
@@ -107,26 +131,34 @@ class Loop:
 
     def _scaled(self, batch: Batch, context: CallContext) -> Tensor:
         """The loss, scaled by the optimizer, that gradients are taken of."""
-        return self._compiled.optimizer.scaled(self._measured(batch, context))
+        return self._compiled.optimizer.scaled(self._measured(batch, context, self._plan))
 
     def test(self, batch: Batch) -> None:
         """One evaluation step: updates losses and metrics."""
         with torch.no_grad():
-            context = CallContext(training=False, generator=self._generator, shard=batch.shard, states=self._states)
-            self._measured(batch, context)
+            context = CallContext(
+                training=False,
+                generator=self._generator,
+                shard=batch.shard,
+                states=self._states,
+                keeps_logits=self._keeps_logits,
+            )
+            self._measured(batch, context, self._test_plan)
 
-    def _measured(self, batch: Batch, context: CallContext) -> Tensor:
+    def _measured(self, batch: Batch, context: CallContext, plan: Forward) -> Tensor:
         """Computes the total loss of a batch, and updates running losses and metrics."""
-        outputs, masks = self._plan.forward(context, batch.inputs)
+        outputs, masks = plan.forward(context, batch.inputs)
         if batch.shard is not None:
             outputs, masks = _whole(batch, batch.shard, outputs, masks)
         parts = []
+        values = 1
         for index, loss, weight in self._losses:
             labels = batch.labels[index]
             assert labels is not None, "checked before the run"
             value = loss(labels, outputs[index], batch.weights[index], masks[index])
             if value.ndim:
                 # As in Keras: a loss without reduction is summed for the gradient.
+                values = value.numel() if self._rules.logs_means else 1
                 value = value.sum()
             if self._shown:
                 self._shown[index].add_(value.detach(), alpha=batch.rows)
@@ -138,7 +170,7 @@ class Loop:
             total = total + part
         self._last = total.detach()
         self._total.add_(self._last, alpha=batch.rows)
-        self._rows += batch.rows
+        self._rows += batch.rows * values
         if self._metrics:
             self._update_metrics(batch, outputs, masks)
         return total
@@ -150,12 +182,12 @@ class Loop:
             assert labels is not None, "checked before the run"
             weights = batch.weights[index] if weighted else None
             mask = masks[index]
-            if mask is not None and metric.masked:
+            if mask is not None and (metric.masked or self._rules.masks_all_metrics):
                 valid = mask.to(torch.float32)
                 weights = valid if weights is None else weights_like(valid, weights) * valid
-            predictions = outputs[index].detach()
-            if predictions.dtype in (torch.float16, torch.bfloat16):
-                predictions = predictions.float()
+            given = outputs[index]
+            half = given.dtype in (torch.float16, torch.bfloat16)
+            predictions = with_logits_of(given, given.detach().float() if half else given.detach())
             metric.update(labels, predictions, weights)
 
     def logs(self) -> dict[str, Result]:
@@ -201,9 +233,25 @@ def _whole(
     """Outputs and masks of all workers' rows, for the outputs with labels."""
     measured = [labels is not None for labels in batch.labels]
     return (
-        [shard.gathered(o) if used else o for o, used in zip(outputs, measured, strict=True)],
+        [_gathered(shard, o) if used else o for o, used in zip(outputs, measured, strict=True)],
         [shard.gathered(m) if used and m is not None else m for m, used in zip(masks, measured, strict=True)],
     )
+
+
+def _gathered(shard: Shard, outputs: Tensor) -> Tensor:
+    return with_logits_of(outputs, shard.gathered(outputs), shard.gathered)
+
+
+def _frozen_penalties(model: Functional) -> list[tuple[Any, Tensor]]:
+    """Regularizers of frozen weights, with the weights. A custom one is left out: it would only move the log."""
+    trained = {id(weight) for weight in model.trainable_weights}
+    return [
+        (weight.regularizer, weight.value)
+        for weight in model.weights
+        if weight.regularizer is not None
+        and id(weight) not in trained
+        and not isinstance(weight.regularizer, UnknownRegularizer)
+    ]
 
 
 def _summed(shard: Shard | None, penalties: list[Tensor] | None) -> Sequence[Tensor]:
@@ -214,8 +262,14 @@ def _summed(shard: Shard | None, penalties: list[Tensor] | None) -> Sequence[Ten
 
 
 def takes_row_gradients(model: Functional, optimizer: BaseOptimizer) -> bool:
-    """Whether steps may update only the rows of embeddings that were looked up, with equal results."""
+    """Whether gradients of embeddings are to be sparse.
+
+    Either steps may update only the rows that were looked up, with equal results, or gradients depend on the lookups.
+    """
     found = [layer for layer in model.walk_layers() if isinstance(layer, Embedding)]
+    if optimizer.reads_lookups:
+        # With other uses of a weight, as by a regularizer, autograd adds up a dense gradient, as TensorFlow does.
+        return any(not any(w.regularizer for w in layer.weights) for layer in found)
     return (
         bool(found)
         and optimizer.takes_rows

@@ -115,11 +115,13 @@ def _binary_crossentropies(y_true: Tensor, y_pred: Tensor, from_logits: bool) ->
     return (y_true - 1.0) * torch.log1p(-y_pred) - y_true * torch.log(y_pred)
 
 
-def _smoothed_binary(y_true: Tensor, label_smoothing: float) -> Tensor:
+def smoothed_binary(y_true: Tensor, label_smoothing: float) -> Tensor:
+    """Labels 0 and 1 moved towards 1/2."""
     return y_true * (1.0 - label_smoothing) + 0.5 * label_smoothing if label_smoothing else y_true
 
 
-def _smoothed_classes(y_true: Tensor, label_smoothing: float) -> Tensor:
+def smoothed_classes(y_true: Tensor, label_smoothing: float) -> Tensor:
+    """One-hot labels moved towards equal shares of all classes."""
     # Keras counts the classes on the last axis, regardless of `axis`.
     return y_true * (1.0 - label_smoothing) + label_smoothing / y_true.shape[-1] if label_smoothing else y_true
 
@@ -157,7 +159,7 @@ def binary_crossentropy(
     y_true: Tensor, y_pred: Tensor, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
 ) -> Tensor:
     """mean -(y log p + (1 - y) log(1 - p)) over `axis`."""
-    return _binary_crossentropies(_smoothed_binary(y_true, label_smoothing), y_pred, from_logits).mean(axis)
+    return _binary_crossentropies(smoothed_binary(y_true, label_smoothing), y_pred, from_logits).mean(axis)
 
 
 def binary_focal_crossentropy(
@@ -171,7 +173,7 @@ def binary_focal_crossentropy(
     axis: int = -1,
 ) -> Tensor:
     """mean (1 - p_t)^gamma x binary crossentropy, p_t the label's probability; `alpha` is for class balancing only."""
-    y_true = _smoothed_binary(y_true, label_smoothing)
+    y_true = smoothed_binary(y_true, label_smoothing)
     y_pred = torch.sigmoid(y_pred) if from_logits else y_pred
     right = y_true * y_pred + (1 - y_true) * (1 - y_pred)
     value = (1.0 - right).pow(gamma) * _binary_crossentropies(y_true, y_pred, False)
@@ -184,7 +186,7 @@ def categorical_crossentropy(
     y_true: Tensor, y_pred: Tensor, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
 ) -> Tensor:
     """-sum y log p over `axis`."""
-    return -(_smoothed_classes(y_true, label_smoothing) * _log_probabilities(y_pred, from_logits, axis)).sum(axis)
+    return -(smoothed_classes(y_true, label_smoothing) * _log_probabilities(y_pred, from_logits, axis)).sum(axis)
 
 
 def categorical_focal_crossentropy(
@@ -197,7 +199,7 @@ def categorical_focal_crossentropy(
     axis: int = -1,
 ) -> Tensor:
     """-sum alpha (1 - p)^gamma y log p over `axis`; `alpha` is a number, or one per class."""
-    y_true = _smoothed_classes(y_true, label_smoothing)
+    y_true = smoothed_classes(y_true, label_smoothing)
     y_pred = torch.softmax(y_pred, axis) if from_logits else y_pred
     log_p = _log_probabilities(y_pred, False, axis)
     factor = (1.0 - log_p.exp()).pow(gamma) * torch.as_tensor(alpha, dtype=y_pred.dtype, device=y_pred.device)
@@ -208,7 +210,7 @@ def sparse_categorical_crossentropy(
     y_true: Tensor, y_pred: Tensor, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1
 ) -> Tensor:
     """-log of the probability of class `y_true` along `axis`; 0 where `y_true` is `ignore_class`."""
-    labels = _class_numbers(y_true, y_pred, axis)
+    labels = class_numbers(y_true, y_pred, axis)
     if ignore_class is not None:
         valid = labels != ignore_class
         labels = labels.where(valid, 0)
@@ -232,10 +234,11 @@ def mean_sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor, axis: i
     """The mean of sparse_categorical_crossentropy by torch's own reduction; None where that isn't faster."""
     if not _few_probabilities(y_pred, axis):
         return None
-    return functional.nll_loss(_clipped_log(y_pred), _class_numbers(y_true, y_pred, axis))
+    return functional.nll_loss(_clipped_log(y_pred), class_numbers(y_true, y_pred, axis))
 
 
-def _class_numbers(y_true: Tensor, y_pred: Tensor, axis: int) -> Tensor:
+def class_numbers(y_true: Tensor, y_pred: Tensor, axis: int) -> Tensor:
+    """Class indices without the axis of length 1 that they may have along `axis`."""
     labels = y_true.long()
     return labels.squeeze(axis) if labels.ndim == y_pred.ndim and labels.shape[axis] == 1 else labels
 

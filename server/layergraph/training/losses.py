@@ -22,8 +22,11 @@ from layergraph.config.options import (
     resolve,
     serialized,
 )
+from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, unknown_name
+from layergraph.functional.logits import with_logits_of
 from layergraph.training import loss_functions as functions
+from layergraph.training.keras2_crossentropies import function_for, mean_sparse_crossentropy
 from layergraph.training.loss_functions import same_rank
 from layergraph.training.options import list_of, number, text
 
@@ -94,13 +97,24 @@ class Loss(Configurable):
     def setup(self) -> None:
         shared = ("reduction", "name", "dtype")
         self._arguments = {name: getattr(self, name) for name in self._options if name not in shared}
+        self.follow(KERAS3_RULES)
+
+    def follow(self, rules: TrainingRules) -> None:
+        """Computes as a release of Keras does."""
+        #: The function that computes the values.
+        self._computed = function_for(type(self).function, rules)
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether the loss is computed from what a sigmoid or softmax was applied to."""
+        return self._computed is not type(self).function
 
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The values by sample (or timestep, pixel): the predictions' shape without the reduced axis."""
         y_true, y_pred = same_rank(y_true, y_pred)
         if not self.labels_are_classes and y_true.dtype != y_pred.dtype:
             y_true = y_true.to(y_pred.dtype)
-        return type(self).function(y_true, y_pred, **self._arguments)
+        return self._computed(y_true, y_pred, **self._arguments)
 
     def own_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
         """The mask of values that count, for a loss that ignores some; else None."""
@@ -115,7 +129,7 @@ class Loss(Configurable):
     ) -> Tensor:
         """Computes the loss of a batch in float32. `mask` is the predictions' mask: booleans (N, timesteps)."""
         if y_pred.dtype not in (torch.float32, torch.float64):
-            y_pred = y_pred.float()
+            y_pred = with_logits_of(y_pred, y_pred.float())
         plain = sample_weight is None and mask is None and self.reduction == "sum_over_batch_size"
         quick = self.quick_mean(y_true, y_pred) if plain else None
         if quick is not None:
@@ -276,7 +290,11 @@ class SparseCategoricalCrossentropy(Loss):
     axis: int = option(integer, default=-1)
 
     def quick_mean(self, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
-        if self.ignore_class is not None or self.from_logits:
+        if self.ignore_class is not None:
+            return None
+        if self.reads_logits:
+            return mean_sparse_crossentropy(*same_rank(y_true, y_pred), self.from_logits, self.axis)
+        if self.from_logits:
             return None
         return functions.mean_sparse_categorical_crossentropy(*same_rank(y_true, y_pred), self.axis)
 
@@ -406,6 +424,13 @@ class FunctionLoss(Loss):
     def __init__(self, given: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__(name=getattr(given, "__name__", "loss"))
         self.given = given
+
+    def follow(self, rules: TrainingRules) -> None:
+        """No-op: the function is the caller's."""
+
+    @property
+    def reads_logits(self) -> bool:
+        return False
 
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self.given(*same_rank(y_true, y_pred))

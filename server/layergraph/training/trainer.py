@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from layergraph.config.options import brief
+from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError, LayerGraphError, NotCompiledError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.functional import Functional
@@ -26,6 +27,7 @@ from layergraph.training.data_adapter import adapt_data, model_device, split_row
 from layergraph.training.denormals import flushed_denormals
 from layergraph.training.epochs import Epochs
 from layergraph.training.fit import Fit, Validation, tested
+from layergraph.training.frozen_cache import FrozenCache
 from layergraph.training.loop import Loop, new_generator
 from layergraph.training.malloc_tuning import keep_freed_memory
 from layergraph.training.metrics.metric import Result
@@ -50,6 +52,8 @@ class Trainer(Functional):
 
     def __init__(self, inputs: Structure, outputs: Structure, name: str | None = None, trainable: bool = True) -> None:
         super().__init__(inputs, outputs, name, trainable)
+        #: What training does as in the release of Keras that wrote the model's file; set before `compile`.
+        self.training_rules: TrainingRules = KERAS3_RULES
         self._compiled: Compiled | None = None
         self._filed_config: Mapping[str, Any] | None = None
         self._filed_problem = ""
@@ -101,7 +105,13 @@ class Trainer(Functional):
 
     def _compiled_with(self, auto_scale_loss: bool, **arguments: Any) -> Compiled:
         paths = output_paths(self.graph.outputs)
-        compiled = Compiled(self.output_names, paths=paths, shown_names=self.output_layer_names, **arguments)
+        compiled = Compiled(
+            self.output_names,
+            paths=paths,
+            shown_names=self.output_layer_names,
+            rules=self.training_rules,
+            **arguments,
+        )
         # Keras checks its global policy, which a model loaded from a file doesn't have.
         if auto_scale_loss and any(x.dtype_policy.name == "mixed_float16" for x in self.walk_layers()):
             compiled.optimizer = with_scale(compiled.optimizer)
@@ -252,6 +262,7 @@ class Trainer(Functional):
         workers: Workers | None = None,
         *,
         stop_on_nan: bool = False,
+        cache_frozen: FrozenCache | bool = False,
     ) -> History:
         """Trains for some epochs and returns their logs.
 
@@ -276,6 +287,9 @@ class Trainer(Functional):
         workers             group of processes that all make this call and train one model together. Logs and weights
                             equal those of one process; callbacks and checkpoints are the first worker's
         stop_on_nan         deprecated: True is on_nan="stop"
+        cache_frozen        True keeps the outputs of the frozen layers before all trained ones: they are computed once
+                            for each row, not in each epoch. Losses and weights stay the same, to the rounding of a row
+                            in another batch, and bit for bit without shuffling. A FrozenCache says where and how much
 
         The order of rows in an epoch depends on seed and epoch only. Raises DataError for data that doesn't fit, before
         training starts, ConfigError for invalid arguments, and NotCompiledError before `compile`.
@@ -337,6 +351,7 @@ class Trainer(Functional):
             on_nan=on_nan,
             checkpoints=checkpoints,
             workers=workers,
+            cache=FrozenCache(required=True) if cache_frozen is True else cache_frozen or None,
         )
         with keep_freed_memory(), flushed_denormals():
             fit.run(resumed)

@@ -103,7 +103,7 @@ def check_shareable(model: Trainer) -> None:
 
     reasons = []
     optimizer = model.optimizer
-    if optimizer is not None and optimizer.leaves_others and takes_row_gradients(model, optimizer):
+    if optimizer is not None and optimizer.reads_lookups and takes_row_gradients(model, optimizer):
         # Workers add up dense gradients, which don't show which rows were looked up.
         reasons.append(f"Keras 2's optimizer '{optimizer.name}' depends on which rows of embeddings were looked up")
     for layer in model.walk_layers():

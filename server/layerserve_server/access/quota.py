@@ -95,15 +95,16 @@ class Quota:
             self._balance -= rows
             return 0.0
 
-    def run(self, begin: Callable[[], T], ended: Callable[[T], bool]) -> T:
-        """Begins a training run, which counts until it has `ended`.
+    def run(self, begin: Callable[[], T], ended: Callable[[T], bool], again: T | None = None) -> T:
+        """Begins a training run, which counts until it has `ended`. `again` is one that goes on: it counts once.
 
         Raises QuotaError if the caller has as many queued and running runs as it may have.
         """
         with self._lock:
             self._runs = [(run, over) for run, over in self._runs if not over()]
             count = len(self._runs) + self._beginning
-            if self.max_runs is not None and count >= self.max_runs:
+            counts = again is not None and any(one is again for one, _ in self._runs)
+            if not counts and self.max_runs is not None and count >= self.max_runs:
                 raise QuotaError(
                     f"caller '{self.name}': got {count} queued and running runs, expected fewer than {self.max_runs}",
                     retry_after=RUNS_RETRY_SECONDS,

@@ -17,7 +17,7 @@ _SERVICES: dict[str, dict[Right, str]] = {
     "layerserve.v1.GraphService": {"read": "GetNodeShapes"},
     "layerserve.v1.ModelService": {"read": "ListModels GetModel DownloadModel"},
     "layerserve.v1.TrainingService": {
-        "train": "Train Evaluate EstimateRun CancelRun ResumeRun DeleteRun",
+        "train": "Train Evaluate EstimateRun PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
         "read": "WatchRun GetRun GetRunSeries ListRuns ListRunFiles DownloadRunFile",
     },
     "grpc.health.v1.Health": {"open": "Check List Watch"},

@@ -148,7 +148,9 @@ class Metrics:
             ("what",),
         )
 
-        self._runs = gauge("training_runs", "Number of training runs that are queued or running, by state.", ("state",))
+        self._runs = gauge(
+            "training_runs", "Number of training runs that are queued, running or paused, by state.", ("state",)
+        )
         self._runs_ended = counter(
             "training_runs_ended", "Number of training runs that ended, by state.", ("model", "state")
         )
@@ -321,10 +323,11 @@ class Metrics:
 
     # Training.
 
-    def runs_changed(self, queued: int, running: int) -> None:
-        """Sets the numbers of queued and of running training runs."""
+    def runs_changed(self, queued: int, running: int, paused: int) -> None:
+        """Sets the numbers of queued, of running and of paused training runs."""
         self._runs.labels("queued").set(queued)
         self._runs.labels("running").set(running)
+        self._runs.labels("paused").set(paused)
 
     def run_progressed(self, model: str, epoch: int, step: int, loss: float | None) -> None:
         """Sets a model's training progress. Epoch and step count from 1."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from layerserve_server.addresses import EXCLUSIVE, last_part, scheme_of
+from layerserve_server.errors import VersionConflictError
 from layerserve_server.remote.listing import CLAIM, RemoteVersion, arrange
 from layerserve_server.remote.objects import Store, StoreError
 from layerserve_server.repository.layout import MANIFEST, SUFFIXES
@@ -29,11 +30,17 @@ def check(address: str) -> None:
         )
 
 
-def upload(store: Store, name: str, folder: Path, above: int) -> RemoteVersion:
+def upload(store: Store, name: str, folder: Path, above: int, expected: int = 0) -> RemoteVersion:
     """Writes a version's folder, with its manifest, into the store, with the first free number above `above`.
 
-    Raises StoreError, and then the store has no new version.
+    Raises StoreError, and VersionConflictError if the model has a version above `expected`, or another publisher has
+    begun one (0: it may); then the store has no new version.
     """
+    if expected:
+        newest = max((number for _, number in arrange(store.objects(name), "").versions), default=0)
+        if newest > expected:
+            raise VersionConflictError(name, expected, newest)
+        above = max(above, expected)
     claim = f"{host_name()} {os.getpid()} {secrets.token_hex(16)}"
     manifest = (folder / MANIFEST).read_text("utf-8")
     files = sorted(
@@ -42,12 +49,16 @@ def upload(store: Store, name: str, folder: Path, above: int) -> RemoteVersion:
     for version in range(above + 1, above + 1 + _TRIES):
         place = f"{name}/{version}"
         if not _claimed(store, place, claim):
+            if expected:
+                raise VersionConflictError(name, expected, version)
             continue
         try:
             for file in files:
                 store.upload(folder / file, f"{place}/{file}")
             if store.read(f"{place}/{CLAIM}", 1024) != claim:
                 # In a store that ignores the condition another server has taken the number.
+                if expected:
+                    raise VersionConflictError(name, expected, version)
                 continue
             store.write(f"{place}/{MANIFEST}", manifest)
         except BaseException:

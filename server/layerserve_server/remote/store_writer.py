@@ -33,7 +33,7 @@ class StoreWriter:
         """Raises OSError if nothing can be published. Doesn't ask the store."""
         publishing.check(self._address)
 
-    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
+    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int, expected: int = 0) -> int:
         """See Writer."""
         folder = self._cache.unfinished()
         try:
@@ -41,7 +41,7 @@ class StoreWriter:
             link_file(file, target)
             manifest = {**facts, "file": target.name, "bytes": target.stat().st_size, "sha256": sha256(target)}
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-            version = self.publish_folder(name, folder, above=above, settings=None)
+            version = self._publish(name, folder, above, expected, None)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         file.unlink()
@@ -49,8 +49,11 @@ class StoreWriter:
 
     def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
         """See Writer."""
+        return self._publish(name, folder, above, 0, settings)
+
+    def _publish(self, name: str, folder: Path, above: int, expected: int, settings: bytes | None) -> int:
         publishing.check(self._address)
-        one = publishing.upload(self._store, name, folder, max([above, *self._mirror.versions(name)]))
+        one = publishing.upload(self._store, name, folder, max([above, *self._mirror.versions(name)]), expected)
         try:
             if settings is not None:
                 self._write(f"{name}/{SETTINGS_FILE}", settings.decode("utf-8"))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server.disk import sha256, sync
+from layerserve_server.errors import VersionConflictError
 from layerserve_server.repository.layout import FIRST_CHOICES, LABEL, LABELS, MANIFEST, MODEL_NAME, VERSION_FOLDER
 
 #: Name of the temporary folder of a new version: host and process that write it, and a random suffix.
@@ -31,12 +32,13 @@ MAX_LABELS_BYTES = 64 * 1024
 _changing = threading.Lock()
 
 
-def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, above: int = 0) -> int:
+def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, above: int = 0, expected: int = 0) -> int:
     """Moves a model file into `root` as the next version of the model. Returns the version number.
 
     The number is one higher than the highest on disk and than `above`. The version's folder is created by a rename,
     with a manifest (`facts`, and the file's sha256 and size). The file is removed from its old path last, so that a
-    killed publisher can start again. Raises OSError on failure, and then leaves the repository unchanged.
+    killed publisher can start again. Raises OSError on failure, and VersionConflictError if the model has a version
+    above `expected` (0: any); then leaves the repository unchanged.
     """
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +50,7 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         for path in (target, temporary / MANIFEST, temporary):
             sync(path)
-        version = claim(temporary, folder, above)
+        version = claim_next(name, temporary, folder, above, expected) if expected else claim(temporary, folder, above)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -76,6 +78,29 @@ def claim(temporary: Path, folder: Path, above: int) -> int:
                 continue
             raise
         return version
+
+
+def claim_next(name: str, temporary: Path, folder: Path, above: int, expected: int) -> int:
+    """Like `claim`, if no version is above `expected`. Raises VersionConflictError if there is one.
+
+    Publishers choose the same next number, and renaming onto a folder fails: so a version that is published between the
+    check and the renaming is noticed, too, whichever process or server publishes it.
+    """
+    with _locked(folder):
+        newest = max(version_numbers(folder), default=0)
+        if newest > expected:
+            raise VersionConflictError(name, expected, newest)
+        version = max(above, expected, newest) + 1
+        target = folder / str(version)
+        try:
+            if os.path.lexists(target):
+                raise VersionConflictError(name, expected, version)
+            os.rename(temporary, target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise VersionConflictError(name, expected, version) from error
+            raise
+    return version
 
 
 def withdraw(root: Path, paths: Iterable[Path]) -> None:

@@ -13,6 +13,7 @@ from layerserve_server.errors import (
     NotTrainableError,
     RefusedChangeError,
     ServerError,
+    VersionConflictError,
     VersionFailedError,
 )
 from layerserve_server.repository import layout, publishing
@@ -183,33 +184,41 @@ class Repository(LoadedModels):
             for name in sorted({entry.found.name for entry in due}):
                 self._bring_up(name)
 
-    def publish(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
+    def publish(self, name: str, file: Path, *, run: str, base_version: int, label: str = "", expected: int = 0) -> int:
         """Publishes a file as the next version of a model, loads it, then sets the label. Returns the version number.
 
-        Raises NotTrainableError if the repository can't be written, VersionFailedError if the new version can't be
-        loaded.
+        Raises VersionConflictError if the model has a version above `expected` (0: it may), NotTrainableError if the
+        repository can't be written, VersionFailedError if the new version can't be loaded.
         """
         above = self.highest(name)
+        if expected:
+            self.check_newest(name, expected)
         facts = {"run": run, "base_version": base_version, "created": time.time()}
         try:
-            version = self.writer.publish(name, file, facts, above=above)
+            version = self.writer.publish(name, file, facts, above=above, expected=expected)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
         self.refresh(name, version)
         return self._published(name, version, label)
 
-    def publish_once(self, name: str, file: Path, *, run: str, base_version: int, label: str = "") -> int:
-        """Like `publish`, but doesn't repeat steps that the run completed before its server was killed."""
+    def publish_once(
+        self, name: str, file: Path, *, run: str, base_version: int, label: str = "", expected: int = 0, who: str = ""
+    ) -> int:
+        """Like `publish`, but doesn't repeat steps that the run completed before its server was killed.
+
+        `who` is the caller, for the audit log, if a call publishes the run's result.
+        """
+        by = f"{run}, called by {who}" if who else run
         version = self.version_of_run(name, run)
         try:
             if not version:
-                version = self.publish(name, file, run=run, base_version=base_version, label=label)
+                version = self.publish(name, file, run=run, base_version=base_version, label=label, expected=expected)
             else:
                 self._published(name, version, label)
         except ServerError as error:
-            self.run_published(name, run, self.version_of_run(name, run), error)
+            self.run_published(name, by, self.version_of_run(name, run), error)
             raise
-        self.run_published(name, run, version, None)
+        self.run_published(name, by, version, None)
         return version
 
     def _published(self, name: str, version: int, label: str) -> int:
@@ -247,6 +256,18 @@ class Repository(LoadedModels):
             record = self._models.get(name)
             versions = tuple(record.versions) if record else ()
         return max((*versions, read_control(self._root / name).highest))
+
+    def newest(self, name: str) -> int:
+        """Returns the highest number of the versions that a model has; 0 for none."""
+        with self._lock:
+            record = self._models.get(name)
+            versions = [number for number, entry in record.versions.items() if not entry.leaving] if record else []
+        return max(versions, default=0)
+
+    def check_newest(self, name: str, expected: int) -> None:
+        """Raises VersionConflictError if a model has a version above `expected`."""
+        if (newest := self.newest(name)) > expected:
+            raise VersionConflictError(name, expected, newest)
 
     def check_writable(self, name: str) -> None:
         """Raises NotTrainableError if no version of the model can be published."""

@@ -19,10 +19,11 @@ class Writer(Protocol):
     def check_writable(self, name: str) -> None:
         """Raises OSError if no version of a model can be published."""
 
-    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
+    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int, expected: int = 0) -> int:
         """Moves a model file into the repository as the next version of a model, with a manifest of these facts.
 
-        Returns the version, which is above `above`.
+        Returns the version, which is above `above`. Raises VersionConflictError if the model has a version above
+        `expected`, or gets one meanwhile; 0 means that it may.
         """
 
     def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
@@ -59,9 +60,9 @@ class FolderWriter:
         probe.mkdir(exist_ok=True)
         probe.rmdir()
 
-    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int) -> int:
+    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int, expected: int = 0) -> int:
         """See Writer."""
-        return publishing.publish(self._root, name, file, facts, above=above)
+        return publishing.publish(self._root, name, file, facts, above=above, expected=expected)
 
     def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
         """See Writer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ from layerserve_server.access.rights import Right
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
+from layerserve_server.services.idempotency import IdempotencyKeys
 from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
+from layerserve_server.services.run_changes import RunChanges, counted
+from layerserve_server.services.run_list import page, selected
 from layerserve_server.training import events
 from layerserve_server.training.budget import text_room
 from layerserve_server.training.events import Event, Logs
@@ -52,6 +55,7 @@ STATES: dict[RunState, pb.RunState.ValueType] = {
     RunState.FINISHED: pb.RUN_STATE_FINISHED,
     RunState.FAILED: pb.RUN_STATE_FAILED,
     RunState.CANCELLED: pb.RUN_STATE_CANCELLED,
+    RunState.PAUSED: pb.RUN_STATE_PAUSED,
 }
 KINDS: dict[Kind, pb.RunKind.ValueType] = {
     Kind.TRAINING: pb.RUN_KIND_TRAINING,
@@ -86,6 +90,8 @@ class TrainingService:
         self._repository = repository
         self._runs = runs
         self._defaults = defaults
+        self._changes = RunChanges(runs, _run)
+        self._keys = IdempotencyKeys(runs)
         self._uploads = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS)
 
     def routes(self) -> Routes:
@@ -94,9 +100,7 @@ class TrainingService:
             unary={
                 SERVICE + "GetRun": self.get_run,
                 SERVICE + "ListRuns": self.list_runs,
-                SERVICE + "CancelRun": self.cancel_run,
-                SERVICE + "ResumeRun": self.resume_run,
-                SERVICE + "DeleteRun": self.delete_run,
+                **{SERVICE + name: handler for name, handler in self._changes.handlers().items()},
                 SERVICE + "ListRunFiles": self.list_run_files,
             },
             server_streams={
@@ -128,25 +132,39 @@ class TrainingService:
         if message.WhichOneof("part") != "spec":
             raise InvalidRequestError("the first message of the stream must be the spec")
 
+        caller = stream.caller.name if stream.caller.named else ""
+
         def begin() -> Run:
             with lease(self._repository, stream.caller, "train", message.spec.model) as base:
                 stream.about(base.name, base.version)
-                request = read(message.spec, base.name, base.version, self._defaults)
+                request = replace(read(message.spec, base.name, base.version, self._defaults), caller=caller)
                 run = self._runs.begin(request, base, lambda: not stream.listens())
             if stream.trace is not None:
                 trace.write(run.folder, stream.trace.headers(stream.metadata))
             return run
 
+        def begin_once() -> tuple[Run, bool]:
+            # The run may be of a model on which the caller has no right any more.
+            stream.caller.check_model("train", message.spec.model.name)
+            return self._keys.begin(caller, message.spec, partial(counted, stream.caller, begin))
+
         with self._uploads.occupy(stream.peer):
-            run = await stream.blocking(partial(_counted, stream.caller, begin))
+            run, found = await stream.blocking(begin_once)
             accepted = run.log.events[0]
+            if found:
+                stream.about(run.request.model, run.request.version)
             try:
-                yield reply(event=_event(run, accepted)).SerializeToString()
-                await self._receive(run, stream, kind)
+                yield reply(event=_event(run, accepted, found=found)).SerializeToString()
+                if found:
+                    async for _ in stream.requests():
+                        pass  # sent before the client read that no data is expected
+                else:
+                    await self._receive(run, stream, kind)
             except BaseException as error:  # including GeneratorExit after a cancellation
                 known = isinstance(error, ServerError)
                 reason = str(error) if known else "the upload ended before all data was received"
-                await stream.blocking(lambda: self._runs.abandon(run, reason))
+                if not found:
+                    await stream.blocking(lambda: self._runs.abandon(run, reason))
                 raise
         async for event in _follow(run, accepted.sequence + 1, stream):
             yield reply(event=event).SerializeToString()
@@ -167,37 +185,18 @@ class TrainingService:
         call.reply(pb.GetRunResponse(run=_run(run)).SerializeToString)
 
     def list_runs(self, call: Call) -> None:
-        """Handles ListRuns: replies with all runs, or those of one model, including other servers', newest first.
+        """Handles ListRuns: replies with the runs asked for, including other servers'.
 
-        Runs of models that the caller may not read are left out.
+        Runs of models that the caller may not read are left out. Raises InvalidRequestError, as `run_list` does.
         """
         request = parse(pb.ListRunsRequest, call.request)
         # In this order: a run that is taken over in between is in both lists, rather than in neither.
-        elsewhere = {run.id: _run(run, owner=run.owner) for run in self._runs.list_elsewhere(request.model_name)}
-        here = {run.id: _run(run) for run in self._runs.list(request.model_name)}
-        readable = [run for run in (elsewhere | here).values() if call.caller.may("read", run.base.name)]
-        runs = sorted(readable, key=lambda run: (run.created_time.ToNanoseconds(), run.id))
-        call.reply(pb.ListRunsResponse(runs=reversed(runs)).SerializeToString)
-
-    def cancel_run(self, call: Call) -> None:
-        """Handles CancelRun. Raises as `Runs.cancel` does."""
-        request = parse(pb.CancelRunRequest, call.request)
-        self._get(call.caller, "train", request.run_id)
-        call.reply(pb.CancelRunResponse(run=_run(self._runs.cancel(request.run_id))).SerializeToString)
-
-    def resume_run(self, call: Call) -> None:
-        """Handles ResumeRun. Raises as `Runs.resume` and `Quota.run` do."""
-        request = parse(pb.ResumeRunRequest, call.request)
-        self._get(call.caller, "train", request.run_id)
-        run = _counted(call.caller, lambda: self._runs.resume(request.run_id))
-        call.reply(pb.ResumeRunResponse(run=_run(run)).SerializeToString)
-
-    def delete_run(self, call: Call) -> None:
-        """Handles DeleteRun. Raises as `Runs.delete` does."""
-        request = parse(pb.DeleteRunRequest, call.request)
-        self._get(call.caller, "train", request.run_id)
-        self._runs.delete(request.run_id)
-        call.reply(pb.DeleteRunResponse().SerializeToString)
+        elsewhere = {run.id: run for run in self._runs.list_elsewhere(request.model_name)}
+        here = {run.id: run for run in self._runs.list(request.model_name)}
+        readable = [run for run in (elsewhere | here).values() if call.caller.may("read", run.request.model)]
+        runs, token = page(request, selected(request, readable))
+        shown = [_run(run, owner="" if run.id in here else run.owner) for run in runs]
+        call.reply(pb.ListRunsResponse(runs=shown, next_page_token=token).SerializeToString)
 
     def list_run_files(self, call: Call) -> None:
         """Handles ListRunFiles: replies with the files that a run's callbacks have written."""
@@ -245,11 +244,6 @@ class TrainingService:
                     raise InvalidRequestError("every message after the first must be a chunk or a digest")
             upload.check_complete()
         await stream.blocking(lambda: self._runs.enqueue(run))
-
-
-def _counted(caller: Caller, begin: Callable[[], Run]) -> Run:
-    """Begins a run that counts for the caller's quota."""
-    return begin() if caller.quota is None else caller.quota.run(begin, lambda run: run.log.ended)
 
 
 async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.TrainEvent, None]:
@@ -325,7 +319,18 @@ def _array(array: pb.DataArray) -> DataArray:
     if role is None:
         raise InvalidRequestError(f"data array '{array.name}': got no role, expected one")
     dtype = "" if array.path and not array.dtype else dtype_name(array.dtype, array.name)
-    return DataArray(role, array.name, dtype, tuple(array.shape), path=array.path, key=array.key)
+    if array.key and array.columns:
+        raise InvalidRequestError(f"data array '{array.name}': got key and columns, expected one of the two")
+    return DataArray(
+        role,
+        array.name,
+        dtype,
+        tuple(array.shape),
+        path=array.path,
+        key=array.key,
+        columns=tuple(array.columns),
+        fill=array.fill if array.HasField("fill") else None,
+    )
 
 
 def _callbacks(given: Any) -> tuple[Any, ...]:
@@ -356,12 +361,14 @@ def _class_weight(weights: Any) -> dict[int, float]:
 # Conversion of replies.
 
 
-def _event(run: Run, event: Event) -> pb.TrainEvent:
+def _event(run: Run, event: Event, *, found: bool = False) -> pb.TrainEvent:
     message = pb.TrainEvent(run_id=run.id, sequence=event.sequence, time=timestamp(event.time))
     what = event.what
     if isinstance(what, events.Accepted):
         message.accepted.base.CopyFrom(model_spec(what.model, what.version))
         message.accepted.data_bytes = what.data_bytes
+        message.accepted.found = found
+        message.accepted.repeatable = bool(run.request.idempotency_key)
     elif isinstance(what, events.Queued):
         message.queued.ahead = what.ahead
         message.queued.SetInParent()
@@ -394,11 +401,22 @@ def _event(run: Run, event: Event) -> pb.TrainEvent:
     elif isinstance(what, events.Failed):
         failed = pb.RunFailed(reason=what.reason, epoch=what.epoch, step=what.step, resumable=what.resumable)
         message.failed.CopyFrom(failed)
+    elif isinstance(what, events.Paused):
+        message.paused.CopyFrom(pb.RunPaused(epoch=what.epoch, step=what.step, reason=what.reason))
     elif isinstance(what, events.Resumed):
         message.resumed.CopyFrom(pb.RunResumed(epoch=what.epoch, step=what.step))
     else:
         message.cancelled.CopyFrom(pb.RunCancelled(epoch=what.epoch))
     return message
+
+
+def _reason(run: Run) -> str:
+    """Returns why a run failed or is paused; empty if it did neither, or a call has paused it."""
+    if run.state is RunState.PAUSED:
+        paused = run.log.newest(events.Paused)
+        return paused.reason if paused else ""
+    failed = run.log.newest(events.Failed)
+    return failed.reason if failed else ""
 
 
 def _file(file: RunFile) -> pb.RunFile:
@@ -412,26 +430,32 @@ def log_values(logs: Logs) -> list[pb.LogValue]:
 def _run(run: Run, owner: str = "") -> pb.Run:
     request, log = run.request, run.log
     started = log.newest(events.Started)
-    failed, finished = log.newest(events.Failed), log.newest(events.Finished)
+    finished = log.newest(events.Finished)
     message = pb.Run(
         id=run.id,
         state=STATES[run.state],
         base=model_spec(request.model, request.version),
-        reason=failed.reason if failed else "",
+        reason=_reason(run),
         epochs_done=run.epochs_done,
         epochs=request.epochs,
         steps_done=0 if log.ended else run.position[1],
         steps_per_epoch=started.steps_per_epoch if started else 0,
         logs=log_values(run.logs),
         seed=request.seed,
-        description=request.description,
+        description=run.description,
         kind=KINDS[request.kind],
         resumable=run.resumable,
         resumed=run.resumed,
-        priority=request.priority,
+        priority=run.priority,
         workers=request.workers,
         owner=owner,
         remaining_seconds=remaining_seconds(run),
+        metadata=run.metadata,
+        caller=request.caller,
+        withheld=finished.withheld if finished else "",
+        publishable=run.publishable,
+        stopped=run.control.stop,
+        idempotency_key=request.idempotency_key or "",
     )
     if (best := run.best) is not None:
         message.best.name, message.best.value, message.best_epoch = best

@@ -29,6 +29,8 @@ FILED_BYTES = 12
 FILES = 4
 #: Maximum share of the free disk space that a text array may use.
 TEXT_SHARE = 0.25
+#: Maximum share of the free disk space that kept outputs of frozen layers may use.
+CACHE_SHARE = 0.25
 #: Time between two measurements of memory, and of disk space, in seconds.
 MEMORY_SECONDS = 0.25
 DISK_SECONDS = 2.0
@@ -56,6 +58,16 @@ def text_room(request: RunRequest, folder: Path) -> int:
     if request.budget.max_disk_bytes:
         room = min(room, request.budget.max_disk_bytes - request.kept_bytes)
     return room
+
+
+def cache_room(request: RunRequest, folder: Path, parameters: int) -> int:
+    """Returns the maximum size of a run's kept outputs of frozen layers, in bytes, so that its files have room, too."""
+    free = _free_bytes(folder)
+    room = sys.maxsize if free is None else int(CACHE_SHARE * free)
+    if request.budget.max_disk_bytes:
+        others = folder_bytes(folder) + FILES * FILED_BYTES * parameters
+        room = min(room, request.budget.max_disk_bytes - others)
+    return max(0, room)
 
 
 def _check(what: str, needed: int, limit_name: str, limit: int | None) -> None:

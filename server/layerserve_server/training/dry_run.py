@@ -15,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from layerserve.table_files.table import Selection
+
 from layerserve_server import errors
 from layerserve_server.errors import (
     BusyError,
@@ -29,7 +31,7 @@ from layerserve_server.observability.logs import middle_cut
 from layerserve_server.system_memory import available_memory
 from layerserve_server.training import data_root
 from layerserve_server.training.budget import TRAINING_BYTES
-from layerserve_server.training.data_root import FiledArray
+from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.model import dry_run, load_trainable
 from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
 from layerserve_server.training.request import RunRequest
@@ -54,10 +56,16 @@ TORCH_ERRORS = (RuntimeError, IndexError)
 DOING = {
     "dry_run": "one step with two rows",
     "problems": "one step with two rows",
-    "describe": "reading the headers of the data files",
+    "describe": "reading the data files",
 }
 Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory", "more memory than there is")
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "Cannot allocate memory",
+    "more memory than there is",
+    "error return without exception set",  # CPython, in place of MemoryError
+)
 
 
 class DryRun(Protocol):
@@ -78,9 +86,9 @@ class DryRun(Protocol):
         """
 
     def describe(
-        self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool] = never
+        self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
     ) -> Sequence[FiledArray]:
-        """Describes arrays in files below `root`, given by path and key. Raises as `data_root.describe` does."""
+        """Describes arrays in files below `root`, given by path and selection. Raises as `data_root.describe` does."""
 
     def close(self) -> None:
         """Stops dry runs."""
@@ -115,13 +123,14 @@ class DryRuns:
         return found
 
     def describe(
-        self, root: Path, files: Sequence[tuple[str, str]], gone: Callable[[], bool] = never
+        self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
     ) -> Sequence[FiledArray]:
         """Describes arrays in files. Raises as `data_root.describe` does, and the errors of limits of a dry run."""
-        arguments = {"root": str(root), "files": [list(file) for file in files]}
+        arguments = {"root": str(root), "files": [[path, asdict(selection)] for path, selection in files]}
         reply = self._reply("describe", arguments, self._limits(0), gone)
         return [
-            FiledArray(one["dtype"], tuple(one["shape"]), one["mapped"], tuple(one["stamp"])) for one in reply["files"]
+            FiledArray(one["dtype"], tuple(one["shape"]), one["mapped"], tuple(one["stamp"]), tuple(one["columns"]))
+            for one in reply["files"]
         ]
 
     def _reply(
@@ -234,8 +243,11 @@ def _problems(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The job that describes files."""
-    root = Path(arguments["root"])
-    return {"files": [asdict(data_root.describe(root, path, key)) for path, key in arguments["files"]]}
+    files = [
+        (path, Selection(**{**selection, "columns": tuple(selection["columns"])}))
+        for path, selection in arguments["files"]
+    ]
+    return {"files": [asdict(found) for found in data_root.describe_all(Path(arguments["root"]), files)]}
 
 
 def replying(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import errno
 import json
 import math
 import os
@@ -114,6 +115,18 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """The run was paused after `step` steps of `epoch` (from 1); epoch 0 is before the start of training.
+
+    `reason` is why, if no call asked for it; else empty.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Resumed:
     """The run was resumed after `step` steps of `epoch` (from 1), its checkpoint; epoch 0 is the start of training."""
 
@@ -121,10 +134,10 @@ class Resumed:
     step: int = 0
 
 
-What: TypeAlias = Accepted | Queued | Started | Step | Epoch | Log | Finished | Failed | Cancelled | Resumed
+What: TypeAlias = Accepted | Queued | Started | Step | Epoch | Log | Finished | Failed | Cancelled | Resumed | Paused
 KINDS: dict[str, type[What]] = {
     kind.__name__.lower(): kind
-    for kind in (Accepted, Queued, Started, Step, Epoch, Log, Finished, Failed, Cancelled, Resumed)
+    for kind in (Accepted, Queued, Started, Step, Epoch, Log, Finished, Failed, Cancelled, Resumed, Paused)
 }
 K = TypeVar("K")
 #: Events that end a run, unless it is resumed later.
@@ -167,8 +180,10 @@ class EventWriter:
         self._next = Event.from_line(last).sequence + 1 if last else 0
 
     def write(self, what: What) -> None:
-        """Appends an event."""
-        os.write(self._file, Event(self._next, time.time(), what).to_line())
+        """Appends an event. Raises OSError, and then a part of it may be in the file, which the next writer removes."""
+        line = Event(self._next, time.time(), what).to_line()
+        if os.write(self._file, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._next += 1
 
     def close(self) -> None:
@@ -186,7 +201,10 @@ def append(folder: Path, what: What) -> None:
 
 
 def _superseded(event: Event) -> Event:
-    """Replaces a final event of a run that was resumed: readers would take it for the end of the run."""
+    """Replaces a final event that others follow: readers would take it for the end of the run."""
+    if isinstance(event.what, Finished):
+        withheld = f": {event.what.withheld}" if event.what.withheld else ""
+        return Event(event.sequence, event.time, Log(f"finished, nothing published{withheld}"))
     reason = event.what.reason if isinstance(event.what, Failed) else type(event.what).__name__.lower()
     return Event(event.sequence, event.time, Log(f"interrupted: {reason}"))
 

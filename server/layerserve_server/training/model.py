@@ -140,6 +140,7 @@ def fit_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any
         "class_weight": dict(request.class_weight) if request.class_weight else None,
         "seed": request.seed,
         "on_nan": request.on_nan,
+        "cache_frozen": request.cache_frozen == "on",
     }
     if request.steps_per_epoch:
         arguments["steps_per_epoch"] = request.steps_per_epoch

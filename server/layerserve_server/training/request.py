@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from layerserve.options.training import Budget, RunOptions
+from layerserve.table_files.table import Selection
 from layerserve.tensors import NUMPY_DTYPES
 
 #: Name of the file in the run's folder.
@@ -50,7 +51,7 @@ class Kind(str, Enum):
 class DataArray:
     """An array of a run's data: role, name of the input or output, dtype, and shape with rows first.
 
-    With a `path` the array isn't uploaded but read from a file below the data root; `key` selects it in the file.
+    With a `path` the array isn't uploaded but read from a file below the data root; `key` or `columns` select it there.
     """
 
     role: Role
@@ -63,6 +64,14 @@ class DataArray:
     mapped: bool = False
     #: The file's size in bytes and mtime in nanoseconds when the request was accepted.
     stamp: tuple[int, ...] = ()
+    #: The columns of the file that are read, and what is read in place of a missing field.
+    columns: tuple[str, ...] = ()
+    fill: str | None = None
+
+    @property
+    def selection(self) -> Selection:
+        """What is read of its file, once it is described."""
+        return Selection(self.columns, "" if self.columns else self.key, text=self.is_text, fill=self.fill)
 
     @property
     def held_dtype(self) -> np.dtype[Any]:
@@ -115,6 +124,8 @@ class RunRequest(RunOptions):
     data_root: str = ""
     #: Maximum time of training in seconds if this is a trial, whose times are taken (see estimates); 0 for a run.
     trial_seconds: float = 0.0
+    #: Name of the caller, by its token or certificate; empty for a caller without one.
+    caller: str = ""
     # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)
@@ -170,9 +181,11 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
         values["on_nan"] = "stop" if values.pop("stop_on_nan") else "continue"
     if "budget" in values:
         values["budget"] = {f"max_{name.removeprefix('max_')}": value for name, value in values["budget"].items()}
+    # A resumed run must give, bit for bit, what it would have given unbroken.
+    values.setdefault("cache_frozen", "off")
     return values
 
 
 def _array(values: dict[str, Any]) -> DataArray:
-    sequences = {"shape": tuple(values["shape"]), "stamp": tuple(values.get("stamp", ()))}
+    sequences = {name: tuple(values.get(name, ())) for name in ("shape", "stamp", "columns")}
     return DataArray(**{**values, "role": Role(values["role"]), **sequences})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 from layerserve_server.errors import safe_text
 from layerserve_server.training.runs.folder import OUTCOME
 
+#: Exit status of a process that can't write its result since there is no space on the disk.
+NO_SPACE = 76
 #: Signal that interrupts a run, to be resumed later. SIGTERM cancels it.
 INTERRUPT = signal.SIGUSR1
 
@@ -33,6 +36,11 @@ class RunResult:
     withheld: str = ""
     #: Whether a failure is due to the machine, not to the run: it may succeed with more disk space or memory.
     resumable: bool = False
+    #: Whether it failed since there was no space on the disk.
+    out_of_space: bool = False
+    #: Version that a trained model was compared with since it was published meanwhile, and how often that happened.
+    compared: int = 0
+    comparisons: int = 0
 
     @property
     def stopped(self) -> bool:
@@ -61,6 +69,21 @@ def ended_by_signal(number: int) -> str:
     name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
     hint = "; the system may have run out of memory" if number == signal.SIGKILL else ""
     return f"was ended by signal {name}{hint}"
+
+
+def out_of_space(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from, means that there is no space on the disk.
+
+    torch and HDF5 raise errors of their own for it, with the system's text.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(os.strerror(number) in str(seen) for number in (errno.ENOSPC, errno.EDQUOT)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 class Interruption(BaseException):

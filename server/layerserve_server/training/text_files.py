@@ -17,6 +17,9 @@ from layerserve_server.training.request import DataArray
 class TextWriter:
     """Writes the elements of a text array, in order. A context manager."""
 
+    #: Text in column-major order isn't read.
+    fortran = False
+
     def __init__(self, path: Path, array: DataArray, room: int) -> None:
         """`path` is the file of the ends, `room` the maximum number of bytes of text. Raises OSError."""
         self._array = array

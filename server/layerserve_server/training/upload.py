@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from layerserve.errors import InvalidTensor
 
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, InvalidTensorError, NotTrainableError
 from layerserve_server.training import data_root
+from layerserve_server.training.data_files.files import Unpacking
+from layerserve_server.training.number_files import NumberWriter
 from layerserve_server.training.request import DataArray
 from layerserve_server.training.text_files import TextWriter, read_text, split_texts
 
@@ -36,19 +39,13 @@ class Upload:
         self._count = f"{len(arrays)} arrays"
         self._rows = [0] * len(arrays)
         self._digests = [hashlib.sha256() for _ in arrays]
-        self._files: dict[int, BinaryIO | TextWriter] = {}
+        self._files: dict[int, NumberWriter | TextWriter] = {}
         try:
             (folder / DATA).mkdir(exist_ok=True)
             for index, array in enumerate(arrays):
                 if array.path:
                     continue
-                path = data_file(folder, index)
-                if array.is_text:
-                    self._files[index] = TextWriter(path, array, room)
-                    continue
-                file = self._files[index] = path.open("wb")
-                header = {"descr": array.held_dtype.str, "fortran_order": False, "shape": array.shape}
-                np.lib.format.write_array_header_2_0(file, header)
+                self._files[index] = _writer(data_file(folder, index), array, room)
         except OSError as error:
             self._close()
             raise _unwritable(error) from error
@@ -76,7 +73,7 @@ class Upload:
                 file.write(texts)
             else:
                 values = tensors.decode_data(data, array.dtype, (rows, *array.shape[1:]), array.name)
-                file.write(np.ascontiguousarray(values).data)
+                file.write(values)
         except InvalidTensor as error:
             raise InvalidTensorError(f"{array.label()}: {error}") from error
         except OSError as error:
@@ -137,35 +134,50 @@ def data_file(folder: Path, index: int) -> Path:
 def read_data(
     folder: Path, arrays: Sequence[DataArray], root: Path | None = None, room: int = sys.maxsize
 ) -> list[npt.NDArray[Any] | MappedText]:
-    """Returns the memory-mapped arrays of a run. Compressed arrays and text of files are unpacked to its folder first.
+    """Returns the memory-mapped arrays of a run. Arrays of files that can't be mapped are unpacked to its folder first.
 
     `root` is the data root, `room` the maximum size of a text array in bytes. Raises as `data_root.mapped` does,
     TooLargeError for too much text, and OSError.
     """
-    return [_read(folder, index, array, root or Path(), room) for index, array in enumerate(arrays)]
+    root = root or Path()
+    of_file: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for index, array in enumerate(arrays):
+        if array.path and not array.mapped and not data_file(folder, index).exists():
+            of_file.setdefault((array.path, array.stamp), []).append(index)
+    for (path, stamp), places in of_file.items():
+        _unpack(folder, {index: arrays[index] for index in places}, root, path, stamp, room)
+    return [_read(folder, index, array, root) for index, array in enumerate(arrays)]
 
 
-def _read(folder: Path, index: int, array: DataArray, root: Path, room: int) -> npt.NDArray[Any] | MappedText:
+def _read(folder: Path, index: int, array: DataArray, root: Path) -> npt.NDArray[Any] | MappedText:
     if array.mapped:
-        return data_root.mapped(root, array.path, array.key, array.stamp)
+        return data_root.mapped(root, array.path, array.selection, array.stamp)
     held = data_file(folder, index)
-    if array.path and not held.exists():
-        held.parent.mkdir(exist_ok=True)
-        _unpack(held, array, root, room)
     if array.is_text:
         return read_text(held, array)
     found: npt.NDArray[Any] = np.load(held, mmap_mode="r" if array.held_bytes else None, allow_pickle=False)
     return found
 
 
-def _unpack(held: Path, array: DataArray, root: Path, room: int) -> None:
-    part = held.with_suffix(".part")
-    if array.is_text:
-        with TextWriter(part, array, room) as writer:
-            data_root.unpack_text(root, array.path, array.key, array.stamp, writer.write)
-    else:
-        data_root.unpack(root, array.path, array.key, array.stamp, part)
-    os.replace(part, held)
+def _unpack(
+    folder: Path, arrays: Mapping[int, DataArray], root: Path, path: str, stamp: tuple[int, ...], room: int
+) -> None:
+    """Unpacks arrays of one file, in one pass."""
+    (folder / DATA).mkdir(exist_ok=True)
+    parts = {index: data_file(folder, index).with_suffix(".part") for index in arrays}
+    with contextlib.ExitStack() as stack:
+        wanted: list[Unpacking] = []
+        for index, array in arrays.items():
+            sink = _writer(parts[index], array, room)
+            stack.callback(sink.close)
+            wanted.append((array.selection, array.dtype, array.shape, sink))
+        data_root.unpack(root, path, stamp, wanted)
+    for index, part in parts.items():
+        os.replace(part, data_file(folder, index))
+
+
+def _writer(path: Path, array: DataArray, room: int) -> TextWriter | NumberWriter:
+    return TextWriter(path, array, room) if array.is_text else NumberWriter(path, array)
 
 
 def _unwritable(error: OSError) -> NotTrainableError:

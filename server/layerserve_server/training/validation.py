@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from layergraph.errors import unknown_name
-from layerserve.options.kinds import SHARE, Number, Words
+from layerserve.options.kinds import SHARE, Key, Metadata, Number, Words
 from layerserve.options.option import Option
 from layerserve.options.training import BUDGET, RUN
+from layerserve.table_files.table import Selection
 
 from layerserve_server.errors import (
     InvalidRequestError,
@@ -22,17 +23,21 @@ from layerserve_server.errors import (
     TooLargeError,
     UnknownInputError,
     UnknownOutputError,
+    safe_text,
 )
 from layerserve_server.inference.admission import fit_dtype, fit_shape, names
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.training import data_root
-from layerserve_server.training.data_root import FiledArray
+from layerserve_server.training.data_files.arrays import MAX_AXES
+from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.problems import RAISING, NotesContext, results
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 #: Maximum number of arrays per run: each is an open file during the upload.
 MAX_ARRAYS = 512
+#: Maximum number of columns of files that are named for all arrays.
+MAX_COLUMNS = 10_000
 #: Maximum number of epochs: each adds an event, and a starting server reads all events.
 MAX_EPOCHS = 100_000
 #: Maximum length of a description, and of a name, pattern or path, in characters.
@@ -47,8 +52,8 @@ MAX_CLASSES = 100_000
 MAX_WEIGHT = float(np.finfo(np.float32).max)
 
 
-#: Describes arrays in files below a folder, given by path and key. Raises as `data_root.describe` does.
-Describe: TypeAlias = Callable[[Path, Sequence[tuple[str, str]]], Sequence[FiledArray]]
+#: Describes arrays in files below a folder, given by path and selection. Raises as `data_root.describe` does.
+Describe: TypeAlias = Callable[[Path, Sequence[tuple[str, Selection]]], Sequence[FiledArray]]
 
 
 def checked(
@@ -99,7 +104,8 @@ def _with_data(
 ) -> RunRequest | None:
     """Returns a request with its arrays filled in; None if there is a problem with one of them."""
     named = results([partial(_named, array, inputs, outputs) for array in request.data], notes)
-    if named is None or (filed := results([lambda: _filed(named, request.data_root, describe)], notes)) is None:
+    texts = {spec.name for spec in inputs if spec.dtype == "string"}
+    if named is None or (filed := results([lambda: _filed(named, texts, request.data_root, describe)], notes)) is None:
         return None
     (arrays,) = filed
     single: list[Callable[[], None]] = [partial(_check_kind, request, arrays), partial(_check_repeats, arrays)]
@@ -141,9 +147,9 @@ def check_workers(request: RunRequest, max_workers: int) -> None:
 
 def _check_lengths(request: RunRequest) -> None:
     """Checks the lengths of texts and lists, before anything else is done with them."""
+    check_description(request.description)
     for name, length, limit, unit in (
         ("data", len(request.data), MAX_ARRAYS, "arrays"),
-        ("description", len(request.description), MAX_DESCRIPTION, "characters"),
         ("monitor", len(request.monitor or ()), MAX_TEXT, "characters"),
         ("publish_label", len(request.publish_label or ()), MAX_TEXT, "characters"),
         ("publish_if_improved", len(request.publish_if_improved or ()), MAX_TEXT, "characters"),
@@ -157,22 +163,27 @@ def _check_lengths(request: RunRequest) -> None:
     for name, texts in (
         ("freeze", request.freeze),
         ("unfreeze", request.unfreeze),
-        *((f"data {index}", (array.name, array.path, array.key)) for index, array in enumerate(request.data)),
+        *(
+            (f"data {index}", (array.name, array.path, array.key, array.fill or "", *array.columns))
+            for index, array in enumerate(request.data)
+        ),
     ):
         if (length := max(map(len, texts), default=0)) > MAX_TEXT:
             raise InvalidRequestError(f"{name}: got a text of {length} characters, expected at most {MAX_TEXT}")
+    if (columns := sum(len(array.columns) for array in request.data)) > MAX_COLUMNS:
+        raise InvalidRequestError(f"data: got {columns} columns, expected at most {MAX_COLUMNS}")
     for index, array in enumerate(request.data):
-        if len(array.shape) > data_root.MAX_AXES:
-            raise InvalidTensorError(
-                f"data {index}: got {len(array.shape)} axes, expected at most {data_root.MAX_AXES}"
-            )
+        if len(array.shape) > MAX_AXES:
+            raise InvalidTensorError(f"data {index}: got {len(array.shape)} axes, expected at most {MAX_AXES}")
 
 
 def _settings_checks(request: RunRequest) -> Iterator[Callable[[], None]]:
     """Yields the checks of a request's settings, which don't depend on one another."""
     yield partial(_check_epochs, request)
     yield partial(_check_class_weight, request)
+    yield partial(_check_workers_cache, request)
     yield partial(_check_label, request)
+    yield partial(_check_conflicts, request)
     for options, holder in ((RUN, request), (BUDGET, request.budget)):
         for option in options:
             yield partial(_check_range, option, getattr(holder, option.name))
@@ -192,6 +203,11 @@ def _check_class_weight(request: RunRequest) -> None:
             )
 
 
+def _check_workers_cache(request: RunRequest) -> None:
+    if request.workers > 1 and request.cache_frozen == "on":
+        raise InvalidRequestError(f"cache_frozen: got 'on' for {request.workers} workers, expected one")
+
+
 def _check_label(request: RunRequest) -> None:
     if request.publish_label and not LABEL.fullmatch(request.publish_label):
         raise InvalidRequestError(
@@ -200,9 +216,41 @@ def _check_label(request: RunRequest) -> None:
 
 
 def _check_range(option: Option, value: Any) -> None:
+    if isinstance(option.kind, (Key, Metadata)):
+        return  # checked above, without repeating a long value
     given = value or option.default is not None  # without a default, 0 and "" mean that the option isn't given
     if given and not option.kind.valid(value):
         raise InvalidRequestError(f"{option.path}: got {value!r}, expected {_range(option)}")
+
+
+def check_description(text: str) -> None:
+    """Raises InvalidRequestError if a description is too long."""
+    if len(text) > MAX_DESCRIPTION:
+        raise InvalidRequestError(f"description: got {len(text)} characters, expected at most {MAX_DESCRIPTION}")
+
+
+def checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns metadata. Raises InvalidRequestError if there is too much of it, or a key or a value is invalid."""
+    kind = Metadata()
+    if kind.valid(metadata):
+        return metadata
+    one = next((key for key in sorted(metadata) if not kind.valid({key: metadata[key]})), None)
+    got = f"{len(metadata)} keys" if one is None else f"key '{safe_text(one, 80)}' with {len(metadata[one])} characters"
+    raise InvalidRequestError(f"metadata: got {got}, expected {kind.expects}")
+
+
+def _check_conflicts(request: RunRequest) -> None:
+    checked_metadata(request.metadata or {})
+    expected, key = request.expected_base_version, request.idempotency_key
+    if key and not Key().valid(key):
+        raise InvalidRequestError(f"idempotency_key: got '{safe_text(key, 150)}', expected {Key().expects}")
+    if expected and not request.publish:
+        raise InvalidRequestError("expected_base_version: given for a run that doesn't publish its result")
+    if request.on_conflict == "rebase":
+        if not expected:
+            raise InvalidRequestError("on_conflict: given without expected_base_version")
+        if not request.validates:
+            raise InvalidRequestError("on_conflict: rebase requires validation data or a validation_split")
 
 
 def _range(option: Option) -> str:
@@ -231,22 +279,40 @@ def _check_publication(request: RunRequest) -> None:
             raise InvalidRequestError(f"monitor: '{request.monitor}' requires validation data or a validation_split")
 
 
-def _filed(arrays: Sequence[DataArray], root: str, describe: Describe) -> tuple[DataArray, ...]:
-    """Returns the arrays with the dtype and shape of their files, if any. Raises as `data_root.describe` does."""
+def _filed(arrays: Sequence[DataArray], texts: Set[str], root: str, describe: Describe) -> tuple[DataArray, ...]:
+    """Returns the arrays with the dtype and shape of their files, if any. Raises as `data_root.describe` does.
+
+    `texts` are the inputs that take text.
+    """
     files = []
     for array in arrays:
         if not array.path:
+            if array.columns or array.fill is not None:
+                raise InvalidRequestError(f"{array.label()}: got columns or fill, expected them for a file only")
             continue
         if array.shape or array.dtype:
             raise InvalidRequestError(f"{array.label()}: got dtype or shape with a path, expected them from the file")
         data_root.check_path(root, array.path)
-        files.append((array.path, array.key))
+        files.append((array.path, _wanted(array, texts)))
     found = iter(describe(Path(root), files) if files else ())
     return tuple(_with_file(array, next(found)) if array.path else array for array in arrays)
 
 
+def _wanted(array: DataArray, texts: Set[str]) -> Selection:
+    """Returns what is read of an array's file: as text, as numbers, or for targets as what is there."""
+    text = (array.name in texts) if array.role.use is Role.X else (None if array.role.use is Role.Y else False)
+    return replace(array.selection, name=array.name, text=text)
+
+
 def _with_file(array: DataArray, found: FiledArray) -> DataArray:
-    return replace(array, dtype=found.dtype, shape=found.shape, mapped=found.mapped, stamp=found.stamp)
+    return replace(
+        array,
+        dtype=found.dtype,
+        shape=found.shape,
+        mapped=found.mapped,
+        stamp=found.stamp,
+        columns=found.columns or array.columns,
+    )
 
 
 def _named(array: DataArray, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> DataArray:

@@ -129,7 +129,10 @@ def test_a_layer_that_gives_text():
         (np.zeros(8), "input 'text': got dtype float64, expected text"),
         ([1, 2, 3], "input 'text': got an element of type int, expected text or bytes"),
         (["a", None], "input 'text': got an element of type NoneType, expected text or bytes"),
-        ([["a"], ["b", "c"]], "input 'text': got an element of type list, expected text or bytes"),
+        (
+            [["a"], ["b", "c"]],
+            "input 'text': rows have different lengths, expected an array: rows of one length, padded with ''",
+        ),
         ("one", "input 'text': got a single text, expected an array with rows"),
         (["\ud800"], "input 'text': got text that can't be encoded as UTF-8"),
         (torch.zeros(3), "input 'text': got dtype float32, expected text"),

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from layerserve.table_files.table import Selection
 from layerserve_server.errors import (
     ForbiddenPathError,
     InvalidRequestError,
@@ -17,6 +18,7 @@ from layerserve_server.errors import (
     TooLargeError,
 )
 from layerserve_server.training import data_root
+from layerserve_server.training.data_files import files
 from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.upload import data_file, read_data
 from peak_memory import PeakMemory
@@ -32,10 +34,14 @@ def root(tmp_path):
     return folder
 
 
+def describe(root, path, key):
+    return data_root.describe(root, path, [Selection(key=key)])[0]
+
+
 def read(root, tmp_path, path, key=""):
     """The array as a run reads it: described first, then mapped, or unpacked into its folder."""
-    found = data_root.describe(root, path, key)
-    array = DataArray(Role.X, "x", found.dtype, found.shape, path, key, found.mapped, found.stamp)
+    found = describe(root, path, key)
+    array = DataArray(Role.X, "x", found.dtype, found.shape, path, key, found.mapped, found.stamp, found.columns)
     (tmp_path / "run").mkdir(parents=True, exist_ok=True)
     (values,) = read_data(tmp_path / "run", (array,), root)
     assert values.shape == found.shape
@@ -91,10 +97,10 @@ def test_columns_of_a_parquet_file(root, tmp_path):
     assert (found.dtype, values.tolist()) == ("int64", [4, 5, 6])
     found, values = read(root, tmp_path / "two", "t.parquet", "a,b")
     assert (found.dtype, values.tolist()) == ("float64", [[1, 4], [2, 5], [3, 6]])
-    with pytest.raises(InvalidTensorError, match="got columns of numbers and of text, expected one kind"):
-        data_root.describe(root, "t.parquet", "a,text")
+    with pytest.raises(InvalidTensorError, match=r"got columns of numbers and of text \('text'\), expected one kind"):
+        describe(root, "t.parquet", "a,text")
     with pytest.raises(InvalidRequestError, match="unknown column 'c'"):
-        data_root.describe(root, "t.parquet", "c")
+        describe(root, "t.parquet", "c")
 
 
 TEXTS = ["", "a", "über", "b" * 300, "", "z"]
@@ -125,7 +131,9 @@ def test_columns_of_text(root, tmp_path):
         "categories": words.dictionary_encode(),
         "bytes": words.cast(pyarrow.binary()),
     }
-    parquet(root / "t.parquet", **kinds, lists=[[text] for text in TEXTS], nulls=["a", None, "b", "c", "d", "e"])
+    parquet(
+        root / "t.parquet", **kinds, structs=[{"text": text} for text in TEXTS], nulls=["a", None, "b", "c", "d", "e"]
+    )
     encoded = [text.encode() for text in TEXTS]
     for kind in kinds:
         found, text = read(root, tmp_path / kind, "t.parquet", kind)
@@ -133,10 +141,10 @@ def test_columns_of_text(root, tmp_path):
         assert text.take(slice(0, 6)).tolist() == encoded, kind
     _, text = read(root, tmp_path / "two", "t.parquet", "plain,bytes")
     assert text.take(slice(1, 3)).tolist() == [[encoded[1]] * 2, [encoded[2]] * 2]
-    with pytest.raises(InvalidTensorError, match=r"column 'lists' has type list.*expected numbers or text"):
-        data_root.describe(root, "t.parquet", "lists")
-    with pytest.raises(InvalidTensorError, match="column 'nulls' has nulls, expected none"):
-        data_root.describe(root, "t.parquet", "nulls")
+    with pytest.raises(InvalidTensorError, match=r"column 'structs' has type struct.*expected numbers, text or dates"):
+        describe(root, "t.parquet", "structs")
+    with pytest.raises(InvalidTensorError, match="column 'nulls', row 2: got no value"):
+        describe(root, "t.parquet", "nulls")
 
 
 def test_text_that_outgrows_the_disk_is_refused(root, tmp_path):
@@ -145,7 +153,7 @@ def test_text_that_outgrows_the_disk_is_refused(root, tmp_path):
     # A kilobyte in the file, a gigabyte of text.
     parquet(root / "t.parquet", words=pyarrow.array(["x" * 100_000] * 10_000).dictionary_encode())
     assert (root / "t.parquet").stat().st_size < 200_000
-    found = data_root.describe(root, "t.parquet", "words")
+    found = describe(root, "t.parquet", "words")
     array = DataArray(Role.X, "x", found.dtype, found.shape, "t.parquet", "words", found.mapped, found.stamp)
     with (
         PeakMemory() as memory,
@@ -168,13 +176,13 @@ def test_text_that_outgrows_the_disk_is_refused(root, tmp_path):
 def test_arrays_that_are_no_text(root, array, text):
     np.save(root / "a.npy", array)
     with pytest.raises(InvalidTensorError) as caught:
-        data_root.describe(root, "a.npy", "")
+        describe(root, "a.npy", "")
     assert text in str(caught.value)
 
 
 def test_nulls_are_no_numbers(root, tmp_path):
     parquet(root / "t.parquet", a=[1.0, None])
-    with pytest.raises(InvalidTensorError, match="column 'a' has nulls"):
+    with pytest.raises(InvalidTensorError, match="column 'a', row 2: got no value"):
         read(root, tmp_path, "t.parquet", "a")
 
 
@@ -184,7 +192,7 @@ def test_nulls_are_no_numbers(root, tmp_path):
 def test_a_path_that_leads_out_is_forbidden(root, path):
     np.save(root.parent / "x.npy", X)
     with pytest.raises(ForbiddenPathError, match="expected a path below the data root"):
-        data_root.describe(root, path, "")
+        describe(root, path, "")
 
 
 def test_symbolic_links_are_never_followed(root):
@@ -194,15 +202,15 @@ def test_symbolic_links_are_never_followed(root):
     (root / "folder").symlink_to(root.parent)
     for path in ("file.npy", "inner.npy", "folder/secret.npy"):
         with pytest.raises(ForbiddenPathError, match="is a symbolic link"):
-            data_root.describe(root, path, "")
+            describe(root, path, "")
 
 
 @pytest.mark.parametrize(
     ("path", "key", "text"),
     [
         ("sub/y.npy", "", "data file 'sub/y.npy': No such file or directory"),
-        ("sub", "", "got no suffix, expected .npy, .npz, .parquet"),
-        ("sub/x.csv", "", "got .csv"),
+        ("sub", "", "got no suffix, expected .npy, .npz, .csv, .tsv, .parquet"),
+        ("sub/x.txt", "", "got .txt"),
         ("sub/x.npy", "x", "expected no key"),
         ("sub/x.npy/x.npy", "", "Not a directory"),
         ("two.npz", "", "the file has 2 arrays, expected a key: a, b"),
@@ -219,20 +227,20 @@ def test_files_that_are_none(root, path, key, text):
         (root / f"rubbish.{suffix}").write_bytes(b"rubbish" * 10)
     os.mkfifo(root / "pipe.npy")
     with pytest.raises(InvalidRequestError, match=text):
-        data_root.describe(root, path, key)
+        describe(root, path, key)
 
 
 def test_objects_are_no_numbers(root):
     np.save(root / "o.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(InvalidTensorError, match="got type object, expected numbers"):
-        data_root.describe(root, "o.npy", "")
+        describe(root, "o.npy", "")
 
 
 def test_a_file_that_is_shorter_than_its_array_is_told(root, tmp_path):
     whole = (root / "sub" / "x.npy").read_bytes()
     (root / "short.npy").write_bytes(whole[:-8])
     with pytest.raises(InvalidTensorError, match="shorter than its array: got 88 bytes, expected 96"):
-        data_root.describe(root, "short.npy", "")
+        describe(root, "short.npy", "")
 
 
 def test_a_file_that_changes_between_request_and_training_is_told(root, tmp_path):
@@ -254,7 +262,7 @@ def test_parquet_says_what_to_install(root, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(NotTrainableError, match=r"layerserve\[parquet\]"):
-        data_root.describe(root, "t.parquet", "a")
+        describe(root, "t.parquet", "a")
 
 
 # Files that say more than they have.
@@ -314,20 +322,21 @@ def test_files_that_are_damaged_or_lie_are_refused_when_they_are_described(root)
     limit = 64_000_000
     for name in damaged_files(root):
         with PeakMemory() as memory, pytest.raises(InvalidRequestError) as caught:  # InvalidTensorError among them
-            data_root.describe(root, name, "")
+            describe(root, name, "")
         assert name in str(caught.value)
         assert memory.growth < limit, name
 
 
 def test_a_packed_array_is_no_longer_than_it_says(root, tmp_path, monkeypatch):
     # Too large to be counted before the run.
-    monkeypatch.setattr(data_root, "COUNTED_BYTES", 0)
+    monkeypatch.setattr(files, "COUNTED_BYTES", 0)
     deflated(root / "more.npz", "x.npy", header((8, 3)) + bytes(10**7))
-    found = data_root.describe(root, "more.npz", "x")
+    found = describe(root, "more.npz", "x")
+    array = DataArray(Role.X, "x", found.dtype, found.shape, "more.npz", "x", found.mapped, found.stamp)
     with pytest.raises(InvalidTensorError, match="got more than 96 bytes, expected 96"):
-        data_root.unpack(root, "more.npz", "x", found.stamp, tmp_path / "held")
+        read_data(tmp_path, (array,), root)
     # No more than one piece beyond it was written.
-    assert (tmp_path / "held").stat().st_size < 1000
+    assert data_file(tmp_path, 0).with_suffix(".part").stat().st_size < 1000
 
 
 def test_a_parquet_file_of_few_bytes_and_many_rows_is_read_a_piece_at_a_time(root, tmp_path):

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
+from layerserve.table_files.table import Selection
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,
@@ -104,6 +105,11 @@ def test_a_good_request_passes(try_it):
         (watched_by("ModelCheckpoint", filepath="{epoch:0999999999d}.keras"), InvalidRequestError, "has the format"),
         (watched_by("CSVLogger", filename="a.csv", separator="\n" * 1000), InvalidRequestError, "one character"),
         (watched_by("CSVLogger", filename="a" * 300), InvalidRequestError, "File name too long"),
+        (
+            replace(GOOD, cache_frozen="on"),
+            InvalidRequestError,
+            "cache_frozen: no frozen layer with a matrix",
+        ),
         (compiled(metrics=[named("AUC", num_thresholds=2**27)]), InvalidRequestError, "'num_thresholds' is 134217728"),
         (compiled(metrics=[named("MeanIoU", num_classes=10**6)]), InvalidRequestError, "'num_classes' is 1000000"),
         (compiled(optimizer=named("SGD", learning_rate=1e308)), InvalidRequestError, "'learning_rate' is 1e+308"),
@@ -170,9 +176,9 @@ def test_files_are_looked_at_in_a_child(parent, tmp_path):
     np.save(tmp_path / "x.npy", values)
     np.savez_compressed(tmp_path / "packed.npz", y=values)
     dry_runs = DryRuns(parent, 20.0, 1 << 30)
-    plain, packed = dry_runs.describe(tmp_path, [("x.npy", ""), ("packed.npz", "y")])
-    assert plain == data_root.describe(tmp_path, "x.npy", "")
-    assert packed == data_root.describe(tmp_path, "packed.npz", "y")
+    plain, packed = dry_runs.describe(tmp_path, [("x.npy", Selection()), ("packed.npz", Selection(key="y"))])
+    assert plain == data_root.describe(tmp_path, "x.npy", [Selection()])[0]
+    assert packed == data_root.describe(tmp_path, "packed.npz", [Selection(key="y")])[0]
     (tmp_path / "short.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
     (tmp_path / "link.npy").symlink_to(tmp_path / "x.npy")
     for name, error, text in (
@@ -181,7 +187,7 @@ def test_files_are_looked_at_in_a_child(parent, tmp_path):
         ("none.npy", InvalidRequestError, "No such file"),
     ):
         with pytest.raises(error, match=text):
-            dry_runs.describe(tmp_path, [("x.npy", ""), (name, "")])
+            dry_runs.describe(tmp_path, [("x.npy", Selection()), (name, Selection())])
 
 
 def test_a_file_of_many_members_costs_the_child_only(parent, tmp_path):
@@ -189,5 +195,5 @@ def test_a_file_of_many_members_costs_the_child_only(parent, tmp_path):
         for number in range(20_000):
             archive.writestr(f"{number}.npy", b"")
     dry_runs = DryRuns(parent, 20.0, 1 << 23)
-    with pytest.raises(TooLargeError, match="headers of the data files takes more than 8388608 bytes of memory"):
-        dry_runs.describe(tmp_path, [("many.npz", "1")])
+    with pytest.raises(TooLargeError, match="reading the data files takes more than 8388608 bytes of memory"):
+        dry_runs.describe(tmp_path, [("many.npz", Selection(key="1"))])

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from layerserve import tensors
+from layerserve.table_files.table import Selection
 from layerserve_server.errors import (
     ForbiddenPathError,
     IncompleteDataError,
@@ -22,7 +23,7 @@ from layerserve_server.errors import (
     UnknownOutputError,
 )
 from layerserve_server.training import events
-from layerserve_server.training.data_root import FiledArray
+from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.events import EventLog, EventWriter, append
 from layerserve_server.training.model import compile_model, fit_arguments
 from layerserve_server.training.process import workers
@@ -70,7 +71,8 @@ def test_arrays_in_files_are_described_together_in_their_order():
     filed = [DataArray(Role(role), "", "", (), path=f"{role}.npy") for role in ("x", "sample_weight")]
     request = replace(GOOD, data=(filed[0], array("y"), filed[1]), data_root="/data")
     x, y, weight = checked(request, INPUTS, OUTPUTS, 10**6, describe).data
-    assert asked == [(Path("/data"), [("x.npy", ""), ("sample_weight.npy", "")])]
+    wanted = [("x.npy", Selection(name="x", text=False)), ("sample_weight.npy", Selection(name="y", text=False))]
+    assert asked == [(Path("/data"), wanted)]
     assert [one.stamp for one in (x, y, weight)] == [(0,), (), (1,)]
     assert x.mapped
     for wrong, error in ((replace(filed[0], path="../x.npy"), ForbiddenPathError), (filed[0], NotTrainableError)):
@@ -157,6 +159,8 @@ def test_a_run_that_an_earlier_server_began_can_go_on():
     request = RunRequest.from_json(EARLIER)
     assert (request.publish, request.on_nan, request.budget) == ("best", "continue", Budget(1.5, 2, 3))
     assert (request.freeze, request.class_weight, request.data[0].shape) == (("a*",), {0: 2.0}, (6, 2))
+    # It goes on to bit for bit what that server would have given.
+    assert request.cache_frozen == "off"
     assert RunRequest.from_json(request.to_json()) == request
     stopped = RunRequest.from_json(EARLIER.replace('"stop_on_nan": false', '"stop_on_nan": true'))
     assert stopped.on_nan == "stop"

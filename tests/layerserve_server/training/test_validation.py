@@ -36,7 +36,7 @@ GOOD = RunRequest("m", 1, DATA)
 
 
 def describe(root, files):
-    return [data_root.describe(root, path, key) for path, key in files]
+    return data_root.describe_all(root, files)
 
 
 def check(inputs=INPUTS, outputs=OUTPUTS, max_bytes=10**6, **changes):
@@ -86,6 +86,8 @@ def test_what_means_something_is_taken(changes):
         ({"budget": Budget(max_seconds=math.nan)}, "budget.seconds: got nan"),
         ({"checkpoint_seconds": -1.0}, "checkpoint_seconds: got -1.0"),
         ({"checkpoint_seconds": math.inf}, "checkpoint_seconds: got inf"),
+        ({"cache_frozen": 9}, "cache_frozen: got 9, expected auto or on or off"),
+        ({"cache_frozen": "on", "workers": 2}, "cache_frozen: got 'on' for 2 workers, expected one"),
         ({"monitor_mode": "auto"}, "monitor_mode: got 'auto', expected min or max"),
         ({"publish_label": "-a"}, "publish_label: got '-a'"),
         ({"publish": False, "publish_label": "a"}, "publish_label: given for a run that doesn't publish its result"),

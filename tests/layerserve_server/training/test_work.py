@@ -14,6 +14,7 @@ import pytest
 import torch
 from layergraph import Input, Model, layers, load_model
 from layergraph.training.callbacks.callback import Callback
+from layerserve.options.training import Budget
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.process import main as child
@@ -22,7 +23,7 @@ from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
-from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, CHILD_LOCK, result_file
+from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, CHILD_LOCK, result_file
 from layerserve_server.training.selection import read_best
 from layerserve_server.training.upload import data_file
 
@@ -84,6 +85,15 @@ def carried_out(
 
     yield carry
     torch.set_num_threads(threads)
+
+
+def frozen_base(folder: Path) -> None:
+    """A base with a layer that a request can freeze."""
+    (folder / BASE).mkdir()
+    (folder / "data").mkdir()
+    x = Input((3,), name="x")
+    h = layers.Dense(4, name="trunk")(x)
+    Model(x, layers.Dense(1, name="y")(h)).save(folder / BASE / "model.keras")
 
 
 def of(log: EventLog, kind: type) -> list[Any]:
@@ -302,3 +312,31 @@ def test_of_many_numbers_the_first_are_told() -> None:
     assert len(found) == reporting.MAX_NUMBERS
     assert found[f"iou[{reporting.MAX_NUMBERS - 1}]"] == reporting.MAX_NUMBERS - 1
     assert reporting.numbers(None) == {}
+
+
+def test_outputs_of_frozen_layers_are_kept_in_the_runs_folder(carried_out: Any, tmp_path: Path) -> None:
+    frozen_base(tmp_path)
+    plain, _ = carried_out(freeze=("trunk",), cache_frozen="off", shuffle=False)
+    kept, log = carried_out(freeze=("trunk",), shuffle=False)
+    assert kept.logs == plain.logs
+    lines = [each.text for each in of(log, events.Log)]
+    assert lines[-1] == "outputs of 1 frozen layers are computed once and kept: 192 bytes"
+    assert sorted(file.name for file in (tmp_path / CACHE).iterdir()) == ["training.0", "training.json"]
+
+
+def test_a_run_without_frozen_layers_has_no_line_about_them(carried_out: Any, tmp_path: Path) -> None:
+    _, log = carried_out()
+    assert len(of(log, events.Log)) == 1
+    assert not (tmp_path / CACHE).exists()
+
+
+def test_a_budget_of_disk_limits_what_is_kept(carried_out: Any, tmp_path: Path) -> None:
+    frozen_base(tmp_path)
+    _, log = carried_out(freeze=("trunk",), budget=Budget(max_disk_bytes=1000))
+    assert of(log, events.Log)[-1].text.endswith("they take 192 bytes, expected at most 0")
+
+
+def test_a_run_that_cannot_keep_what_it_must_fails(carried_out: Any, tmp_path: Path) -> None:
+    outcome, _ = carried_out(cache_frozen="on")
+    assert outcome.kind == "failed"
+    assert outcome.reason == "cache_frozen: no frozen layer with a matrix of weights comes before all trained ones"

@@ -41,8 +41,9 @@ class BatchNormalization(AffineLayer):
     """(x - mean) / sqrt(variance + epsilon) * gamma + beta, with one mean and variance per index of `axis`.
 
     In training these are the batch's (biased variance, masked timesteps left out), and the moving averages are updated:
-    moving * momentum + batch's * (1 - momentum). In inference, and if the layer isn't trainable, the moving averages
-    are used (keras.layers.BatchNormalization).
+    moving * momentum + batch's * (1 - momentum); where Keras 2 has a fused kernel, with the unbiased variance, and no
+    mask. In inference, and if the layer isn't trainable, the moving averages are used
+    (keras.layers.BatchNormalization).
 
     axis     in files of Keras 2 also several axes: one mean and variance for each of their positions
     renorm   batch renormalization, in files of Keras 2
@@ -97,13 +98,14 @@ class BatchNormalization(AffineLayer):
         """Computes the outputs. Raises DataError in training if a mask's rank isn't one less than the inputs'."""
         x = wide(x)
         if context.training and self.trainable:
-            mean, variance = self._moments(x, mask, context.shard)
+            fused = self._is_fused(context, x)
+            mean, variance = self._moments(x, None if fused else mask, context.shard)
             if self.renorm:
                 return self._renormalized(w, x, mean, variance).to(torch_dtype(self.compute_dtype))
             # Serving runs in inference mode: a call with training=True must not change the served model.
             if not torch.is_inference_mode_enabled():
                 self._update(w.moving_mean, mean, self.momentum)
-                self._update(w.moving_variance, variance, self.momentum)
+                self._update(w.moving_variance, variance, self.momentum, self._correction(context, x) if fused else 1.0)
         else:
             mean, variance = w.moving_mean.to(x.dtype), w.moving_variance.to(x.dtype)
         factor = torch.rsqrt(variance + self.epsilon)
@@ -119,6 +121,29 @@ class BatchNormalization(AffineLayer):
         else:
             y = torch.addcmul(self._along(w.beta.to(x.dtype), x), y, factor, out=y)
         return y.to(torch_dtype(self.compute_dtype))
+
+    def _is_fused(self, context: CallContext, x: torch.Tensor) -> bool:
+        """Whether Keras 2 uses its fused kernel, which ignores masks and has the unbiased variance."""
+        return (
+            x.ndim in context.rules.unbiased_ranks
+            and self.has_one_axis
+            and self.axis % x.ndim in (1, x.ndim - 1)
+            and not (self.renorm or self._is_synchronized)
+            and self.compute_dtype != "float64"
+        )
+
+    @property
+    def _is_synchronized(self) -> bool:
+        # Keras 2 up to 2.11 has a class for it.
+        form = self.stored_form
+        return self.synchronized or (form is not None and form.content.get("class_name") == "SyncBatchNormalization")
+
+    def _correction(self, context: CallContext, x: torch.Tensor) -> float:
+        """n / (n - 1) for the n values of the whole batch that each variance is of; 1 for a single value."""
+        count: int = x.numel() // x.shape[self.axis]
+        if context.shard is not None:
+            count = count // context.shard.count * context.shard.total
+        return count / max(count - 1, 1)
 
     @property
     def keeps_statistics(self) -> bool:
@@ -182,9 +207,10 @@ class BatchNormalization(AffineLayer):
         return y + self._along(w.beta, x) if self.center else y
 
     @staticmethod
-    def _update(moving: torch.Tensor, batch: torch.Tensor, momentum: float) -> None:
+    def _update(moving: torch.Tensor, batch: torch.Tensor, momentum: float, factor: float = 1.0) -> None:
+        """Moves an average to a batch's value, multiplied by `factor`."""
         with torch.no_grad():
-            moving.mul_(momentum).add_(batch.detach().to(moving.dtype), alpha=1 - momentum)
+            moving.mul_(momentum).add_(batch.detach().to(moving.dtype), alpha=(1 - momentum) * factor)
 
     def get_config(self) -> dict[str, Any]:
         """Keras's config, without the options of renormalization, which most releases don't accept."""

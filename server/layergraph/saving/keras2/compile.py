@@ -35,12 +35,13 @@ from layergraph.saving.keras2.releases import (
     SCHEDULE_OPTIONS_SINCE,
     Release,
 )
-from layergraph.saving.optimizer_kinds import NOT_LEGACY, differences, kind_of, legacy_form
+from layergraph.saving.optimizer_kinds import differences, kind_of, legacy_form
 from layergraph.training import losses
 from layergraph.training.compile import ByShapes, Compiled, is_single
 from layergraph.training.losses import Loss
 from layergraph.training.metrics import table as metrics
 from layergraph.training.metrics.metric import Metric
+from layergraph.training.optimizers.legacy import NOT_LEGACY
 from layergraph.training.optimizers.loss_scale import LossScaleOptimizer
 from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Variable
 from layergraph.training.optimizers.schedules import Decayed, InverseTimeDecay, Schedule

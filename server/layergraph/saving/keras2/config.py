@@ -183,6 +183,9 @@ class _Writer:
         lookup = layer.lookup if isinstance(layer, TextVectorization) else layer
         if isinstance(lookup, Lookup) and config.get("vocabulary") is None:
             config |= _vocabulary(lookup)
+        elif isinstance(lookup, Lookup) and config.get("has_input_vocabulary") is False:
+            # Adapted, and read from a SavedModel, which has the terms beside the config. In an .h5 they are an option.
+            config["has_input_vocabulary"] = True
         return {**stored.content, "config": config}
 
     def _stored_inner(self, layer: Layer, content: Any, inner: Any) -> Any:

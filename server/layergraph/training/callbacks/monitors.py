@@ -30,8 +30,9 @@ class Monitor(Configurable, Callback):
     min_delta   minimum improvement; its sign is ignored
 
     Values are compared in float32, as Keras on torch does, so logs that differ in later digits are equal. NaN is an
-    improvement only if there is no best value yet. Raises ConfigError when training begins, if no epoch will have the
-    log or the mode can't be determined, and after an epoch whose log is several numbers.
+    improvement only if there is no best value yet, and never for a model of Keras 2. Raises ConfigError when training
+    begins, if no epoch will have the log or the mode can't be determined, and after an epoch whose log is several
+    numbers.
     """
 
     monitor: str = option(text, default="val_loss", kw_only=True)
@@ -74,7 +75,7 @@ class Monitor(Configurable, Callback):
         if np.ndim(value):
             raise ConfigError(f"{type(self).__name__}: log '{self.monitor}' is {np.size(value)} numbers, expected one")
         if reference is None:
-            return True
+            return not (math.isnan(value) and self.model.training_rules.restores_if_stopped)
         # As in Keras: min_delta is subtracted from the float32 log, and the result is rounded to float32 again.
         reduced = _rounded(_rounded(value) - self._sign * self.min_delta)
         return self._sign * reduced > self._sign * _rounded(reference)
@@ -91,7 +92,8 @@ class EarlyStopping(Monitor):
     """Stops a run whose monitored log hasn't improved for `patience` epochs (keras.callbacks.EarlyStopping).
 
     baseline               patience restarts only for values that improve on it
-    restore_best_weights   restore the best epoch's weights at the end, even if the run wasn't stopped early
+    restore_best_weights   restore the best epoch's weights at the end, even if the run wasn't stopped early. For a
+                           model of Keras 2 only if it is stopped, and then averages of weights may replace them
     start_from_epoch       epochs before it are ignored
     """
 
@@ -122,15 +124,25 @@ class EarlyStopping(Monitor):
                 self.best_weights = self.model.get_weights()
             if self.baseline is None or self.improves(value, self.baseline):
                 self.wait = 0
-        elif self.wait >= self.patience and epoch > 0:
+            return
+        if self.restore_best_weights and self.best_weights is None:
+            # A first epoch whose log is NaN.
+            self.best_weights, self.best_epoch = self.model.get_weights(), epoch
+        if self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
+            if self.model.training_rules.restores_if_stopped:
+                self._restore_best()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        if self.best_weights is not None:
-            self.model.set_weights(self.best_weights)
+        if not self.model.training_rules.restores_if_stopped:
+            self._restore_best()
         if self.stopped_epoch and self.verbose:
             print(f"Epoch {self.stopped_epoch + 1}: early stopping; best epoch {self.best_epoch + 1}")
+
+    def _restore_best(self) -> None:
+        if self.best_weights is not None:
+            self.model.set_weights(self.best_weights)
 
 
 class ReduceLROnPlateau(Monitor):

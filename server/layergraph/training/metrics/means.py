@@ -85,7 +85,8 @@ class CategoricalCrossentropy(LossMean):
 class SparseCategoricalCrossentropy(FunctionMean):
     """Mean crossentropy for class indices as labels (keras.metrics.SparseCategoricalCrossentropy).
 
-    As in Keras 3, ignored classes count as 0 without sample weights, and are left out with sample weights.
+    As in Keras 3, ignored classes count as 0 without sample weights, and are left out with sample weights. Keras 2
+    always leaves them out.
     """
 
     function = loss_functions.sparse_categorical_crossentropy
@@ -96,9 +97,9 @@ class SparseCategoricalCrossentropy(FunctionMean):
 
     def update(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         values = self.values(y_true, y_pred)
-        if sample_weight is not None and self.ignore_class is not None:
+        if self.ignore_class is not None and (sample_weight is not None or self.reads_logits):
             valid = (y_true != self.ignore_class).reshape(values.shape).to(torch.float32)
-            sample_weight = weights_like(valid, sample_weight) * valid
+            sample_weight = valid if sample_weight is None else weights_like(valid, sample_weight) * valid
         self.accumulate(values, sample_weight)
 
 

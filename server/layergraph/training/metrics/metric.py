@@ -12,8 +12,10 @@ from typing_extensions import Self
 
 from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, anything, option, optional
+from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError
 from layergraph.functional.tensor import Shape
+from layergraph.training.keras2_crossentropies import function_for
 from layergraph.training.loss_functions import same_rank
 from layergraph.training.losses import weights_like
 from layergraph.training.options import text
@@ -45,6 +47,14 @@ class Metric(Configurable):
         if self.name is None:
             self.name = self.default_name or snake_case(type(self).__name__)
         self.reset()
+
+    def follow(self, rules: TrainingRules) -> None:
+        """Computes as a release of Keras does."""
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether the metric is computed from what a sigmoid or softmax was applied to."""
+        return False
 
     def reset(self) -> None:
         """Resets the state."""
@@ -149,9 +159,17 @@ class FunctionMean(MeanOfValues):
     def setup(self) -> None:
         super().setup()
         self._arguments = {name: getattr(self, name) for name in self._options if name not in ("name", "dtype")}
+        self._computed = type(self).function
+
+    def follow(self, rules: TrainingRules) -> None:
+        self._computed = function_for(type(self).function, rules)
+
+    @property
+    def reads_logits(self) -> bool:
+        return self._computed is not type(self).function
 
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return type(self).function(y_true, y_pred, **self._arguments)
+        return self._computed(y_true, y_pred, **self._arguments)
 
 
 class LossMean(FunctionMean):

@@ -9,6 +9,7 @@ import torch
 
 from layergraph.config.names import snake_case
 from layergraph.config.options import brief, resolve, serialized
+from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError, unknown_name
 from layergraph.training import losses
 from layergraph.training.metrics.confusion import (
@@ -160,6 +161,13 @@ class MeanMetricWrapper(MeanOfValues):
         self._options_of_fn = options
         self._loss = losses.LOSSES[losses.ALIASES[fn]].from_config(options)
         super().__init__(name=name or fn, dtype=dtype)
+
+    def follow(self, rules: TrainingRules) -> None:
+        self._loss.follow(rules)
+
+    @property
+    def reads_logits(self) -> bool:
+        return self._loss.reads_logits
 
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self._loss.values(y_true, y_pred)

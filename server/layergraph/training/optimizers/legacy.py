@@ -17,6 +17,16 @@ from typing_extensions import Self
 from layergraph.training.optimizers.elementwise import SGD, Adadelta, Adagrad, Adam, Adamax, Ftrl, Nadam, RMSprop
 from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Slots, Tensor, Tensors, Variable
 
+#: Options that the legacy optimizers lack.
+NOT_LEGACY = (
+    "weight_decay",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
 
 class _ByRows(Optimizer):
     """Mixin of optimizers that update only the rows in the batch, of weights and slots."""
@@ -28,6 +38,10 @@ class _ByRows(Optimizer):
     @property
     def leaves_others(self) -> bool:
         return True
+
+    @property
+    def reads_lookups(self) -> bool:
+        return bool(self.leaves_others or self.clipnorm or self.clipvalue or self.global_clipnorm)
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
         if len(arrays) == len(self.keras2_variables()) - 1 and arrays[0].shape:
@@ -42,31 +56,6 @@ class _ByRows(Optimizer):
         self.update(chosen, [gradients], rate, self.iterations + 1)
         for tensor, part in zip(whole, kept, strict=True):
             tensor.index_copy_(0, rows, part)
-
-    @torch.no_grad()
-    def apply(self, gradients: Sequence[Tensor | None]) -> None:
-        if not any(g is not None and g.is_sparse for g in gradients):
-            super().apply(gradients)
-            return
-        if (scale := self.loss_scale_factor) is not None:
-            # Divided before clipping. The factor is set if the file has a fixed scale around the optimizer.
-            gradients = [None if g is None else g / scale for g in gradients]
-        limits = self.clipnorm, self.clipvalue, self.global_clipnorm
-        given = [g for g in gradients if g is not None]
-        amounts = iter(self._clipped([g._values() if g.is_sparse else g for g in given]))
-        clipped = [None if g is None else _with_values(g, next(amounts)) for g in gradients]
-        self.clipnorm = self.clipvalue = self.global_clipnorm = self.loss_scale_factor = None
-        try:
-            super().apply(clipped)
-        finally:
-            self.clipnorm, self.clipvalue, self.global_clipnorm = limits
-            self.loss_scale_factor = scale
-
-
-def _with_values(gradient: Tensor, values: Tensor) -> Tensor:
-    if not gradient.is_sparse:
-        return values
-    return torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, check_invariants=False)
 
 
 class _ByWholes(_ByRows):

@@ -10,6 +10,7 @@ import torch
 from typing_extensions import Self
 
 from layergraph.config.options import Expected, option, positive_int, serialized
+from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError
 from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable
 from layergraph.training.optimizers.schedules import Schedule
@@ -82,6 +83,13 @@ class LossScaleOptimizer(BaseOptimizer):
     @property
     def leaves_others(self) -> bool:
         return self.inner_optimizer.leaves_others
+
+    @property
+    def reads_lookups(self) -> bool:
+        return self.inner_optimizer.reads_lookups
+
+    def follow(self, rules: TrainingRules) -> None:
+        self.inner_optimizer.follow(rules)
 
     @property
     def variables(self) -> list[Variable]:

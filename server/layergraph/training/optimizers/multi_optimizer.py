@@ -12,6 +12,7 @@ import torch
 
 from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, Expected, option, optional, serialized
+from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError, DataError
 from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable, keras_form
 from layergraph.training.options import MOST_PATTERNS, number, text
@@ -106,6 +107,10 @@ class MultiOptimizer(BaseOptimizer):
             inner.loss_scale_factor = self.loss_scale_factor
         #: For each optimizer, the indices of its weights.
         self._places: list[list[int]] = [[] for _ in self.optimizers]
+
+    def follow(self, rules: TrainingRules) -> None:
+        for inner in self.optimizers:
+            inner.follow(rules)
 
     @property
     def takes_rows(self) -> bool:

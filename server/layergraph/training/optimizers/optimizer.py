@@ -27,6 +27,7 @@ from layergraph.config.options import (
     positive_int,
     serialized,
 )
+from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError
 from layergraph.training.optimizers import schedules
 from layergraph.training.optimizers.schedules import Decayed, InverseTimeDecay, Schedule
@@ -95,10 +96,19 @@ class BaseOptimizer(Configurable):
         if self.name is None:
             self.name = snake_case(type(self).__name__)
 
+    def follow(self, rules: TrainingRules) -> None:
+        """Computes as a release of Keras does. Called before `build`."""
+        raise NotImplementedError
+
     @property
     def takes_rows(self) -> bool:
         """Whether gradients may be sparse, i.e. whether a zero gradient leaves a row of a weight unchanged."""
         return False
+
+    @property
+    def reads_lookups(self) -> bool:
+        """Whether steps depend on the lookups that an embedding's gradient consists of, and not only on their sum."""
+        return self.leaves_others
 
     @property
     def leaves_others(self) -> bool:
@@ -203,6 +213,10 @@ class Optimizer(BaseOptimizer):
         self._slots = Slots([], {})
         self._not_decayed: set[int] = set()
         self._active: tuple[tuple[int, ...], Slots] | None = None
+        self._rules = KERAS3_RULES
+
+    def follow(self, rules: TrainingRules) -> None:
+        self._rules = rules
 
     # Defined by each optimizer.
 
@@ -218,6 +232,11 @@ class Optimizer(BaseOptimizer):
     def takes_rows(self) -> bool:
         idle = (self.weight_decay, self.clipnorm, self.clipvalue, self.global_clipnorm, self.loss_scale_factor)
         return self.leaves_rows() and not any(idle) and not self.use_ema and not self.gradient_accumulation_steps
+
+    @property
+    def reads_lookups(self) -> bool:
+        clips = self.clipnorm or self.clipvalue or self.global_clipnorm
+        return self.leaves_others or bool(self._rules.clips_lookups and clips)
 
     def leaves_rows(self) -> bool:
         """Whether the formula leaves rows with a zero gradient unchanged, and `update_rows` is defined."""
@@ -262,6 +281,8 @@ class Optimizer(BaseOptimizer):
 
     def first_value(self, slot: str, weight: Trainable) -> Tensor:
         """Initial value of a slot; ABSENT if the weight has no such slot."""
+        if slot == "average" and self._rules.averages_first:
+            return weight.value.detach().clone()
         return torch.zeros_like(weight.value, requires_grad=False)
 
     def slot_name(self, slot: str, weight: Trainable) -> str:
@@ -407,6 +428,13 @@ class Optimizer(BaseOptimizer):
     def apply(self, gradients: Sequence[Tensor | None]) -> None:
         if all(gradient is None for gradient in gradients):
             raise ConfigError("the loss depends on no trainable weight")
+        by_lookups = self.reads_lookups or self.loss_scale_factor is not None
+        if by_lookups and any(gradient is not None and gradient.is_sparse for gradient in gradients):
+            self._step_by_lookups(gradients)
+        else:
+            self._step(gradients)
+
+    def _step(self, gradients: Sequence[Tensor | None]) -> None:
         if self.takes_rows:
             gradients = self._apply_rows(gradients)
         indices = tuple(i for i, gradient in enumerate(gradients) if gradient is not None)
@@ -425,6 +453,24 @@ class Optimizer(BaseOptimizer):
             if constraint is not None:
                 self._slots.weights[index].copy_(constraint(self._slots.weights[index]))
         self.iterations += 1
+
+    def _step_by_lookups(self, gradients: Sequence[Tensor | None]) -> None:
+        """Applies a step with sparse gradients, whose lookups are clipped before those of a row are added."""
+        if (scale := self.loss_scale_factor) is not None:
+            # Divided before clipping. The factor is set if the file has a fixed scale around the optimizer.
+            gradients = [None if g is None else g / scale for g in gradients]
+        limits = self.clipnorm, self.clipvalue, self.global_clipnorm
+        given = [g for g in gradients if g is not None]
+        amounts = iter(self._clipped([g._values() if g.is_sparse else g for g in given]))
+        clipped = [None if g is None else _with_values(g, next(amounts)) for g in gradients]
+        self.clipnorm = self.clipvalue = self.global_clipnorm = self.loss_scale_factor = None
+        try:
+            by_rows = self.takes_rows
+            pairs = zip(clipped, self.weights, strict=True)
+            self._step([_summed(g) if w.constraint is not None or not by_rows else g for g, w in pairs])
+        finally:
+            self.clipnorm, self.clipvalue, self.global_clipnorm = limits
+            self.loss_scale_factor = scale
 
     def _apply_rows(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Updates the weights with sparse gradients; returns the gradients with None in their place."""
@@ -472,8 +518,8 @@ class Optimizer(BaseOptimizer):
 
     def _average(self) -> None:
         averages = self._slots.by_name["average"]
-        # The average starts with the weights after the first update.
-        momentum = self.ema_momentum if self._updates() else 0.0
+        # In Keras 3 the average starts with the weights after the first update.
+        momentum = self.ema_momentum if self._updates() or self._rules.averages_first else 0.0
         torch._foreach_mul_(averages, momentum)
         torch._foreach_add_(averages, self._slots.weights, alpha=1 - momentum)
         if self.ema_overwrite_frequency and (self._updates() + 1) % self.ema_overwrite_frequency == 0:
@@ -530,6 +576,17 @@ class Optimizer(BaseOptimizer):
         except Expected as wanted:
             raise ConfigError(f"{cls.__name__}: option 'decay' is {brief(decay)}, expected {wanted}") from None
         return made
+
+
+def _with_values(gradient: Tensor, values: Tensor) -> Tensor:
+    if not gradient.is_sparse:
+        return values
+    return torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, check_invariants=False)
+
+
+def _summed(gradient: Tensor | None) -> Tensor | None:
+    """The gradient as a dense one."""
+    return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
 
 
 def _misfit(state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> str | None:

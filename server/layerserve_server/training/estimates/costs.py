@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from layerserve_server.training.estimates.steps import Steps
+from layerserve_server.training.estimates.random_rows import trial_request
+from layerserve_server.training.estimates.steps import Steps, rows_of
 from layerserve_server.training.process.trial_times import Lap
 from layerserve_server.training.request import Kind, RunRequest
 
@@ -27,7 +28,7 @@ NOTICED_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a trial has shown. Times are in seconds, sizes in bytes.
+    """What a trial has shown. Times are in seconds, sizes in bytes. `cache` is that of outputs of frozen layers.
 
     `start` is the time until training begins, `finish` the time from its end to that of the process. `memory` is that
     of all processes together. `event` is the size of an event, with line and logs.
@@ -40,6 +41,7 @@ class Trial:
     checkpoint: int
     best: int
     result: int
+    cache: int
     largest_file: int
     event: int
     trainable: int
@@ -67,12 +69,14 @@ def seconds(request: RunRequest, steps: Steps, trial: Trial) -> Seconds:
     """Returns the time of a run."""
     epochs = request.epochs if request.kind is Kind.TRAINING else 1
     first = next(lap.seconds for lap in trial.laps if "step" in lap.what)
-    whole = _typical(lap for lap in trial.laps[1:] if lap.what == "step")
     short = _typical(lap for lap in trial.laps[1:] if lap.what == "short step")
-    step = whole or short or first
-    rest = steps.total - steps.short - 1 if steps.total > steps.short else 0
-    shorts = steps.short if steps.total > steps.short else steps.short - 1
-    training = first + rest * step + shorts * (short or step)
+    begun, later = _epochs(trial.laps[1:])
+    step = _typical(later) or _typical(begun) or short or first
+    shorts = min(steps.short, steps.total - 1)
+    rest = steps.total - 1 - shorts
+    # In the first epoch, outputs of frozen layers may be computed that are kept for the others.
+    slow = min(rest, steps.per_epoch - 1)
+    training = first + slow * (_typical(begun) or step) + (rest - slow) * step + shorts * (short or step)
     test = _typical(lap for lap in trial.laps if lap.what == "test")
     around = _typical(lap for lap in trial.laps if lap.what == "around tests")
     validation = epochs * (2 * around + steps.validation * test) if steps.validation else 0.0
@@ -87,6 +91,13 @@ def seconds(request: RunRequest, steps: Steps, trial: Trial) -> Seconds:
         )
         result += 2 * max(0.0, steps.validation - tried) * test
     return Seconds(trial.start, training + ends, validation, count * saving, result, step)
+
+
+def _epochs(laps: Sequence[Lap]) -> tuple[list[Lap], list[Lap]]:
+    """Returns the whole steps of the first epoch, and those of the second one."""
+    end = next((index for index, lap in enumerate(laps) if lap.what == "end of epoch"), len(laps))
+    first, second = ([lap for lap in part if lap.what == "step"] for part in (laps[:end], laps[end:]))
+    return first, second
 
 
 def _typical(laps: Iterable[Lap]) -> float:
@@ -129,7 +140,10 @@ def disk(request: RunRequest, steps: Steps, trial: Trial, base: int, time: float
     models = 2 * trial.checkpoint + max(2 * trial.best, trial.result)
     lively = EVENTS * LIVELY_SECONDS + LATER_EVENTS * 2 * time
     lines = min(steps.total + steps.validation, lively) + 2 * epochs
-    return int(DISK_FACTOR * (data + base + models + _files(epochs, steps, trial) + lines * trial.event)) + DISK_BYTES
+    tried = trial_request(request)
+    kept = trial.cache * (steps.rows + steps.validation_rows) / sum(rows_of(tried))
+    files = _files(epochs, steps, trial) + lines * trial.event
+    return int(DISK_FACTOR * (data + base + models + kept + files)) + DISK_BYTES
 
 
 def _files(epochs: int, steps: Steps, trial: Trial) -> float:

@@ -117,6 +117,9 @@ class Estimator:
         if request.publish:
             with notes:
                 self._repository.check_writable(request.model)
+        if request.expected_base_version and request.on_conflict == "refuse":
+            with notes:
+                self._repository.check_newest(request.model, request.expected_base_version)
         with notes:
             complete = filled is not None
             tried = filled or request

@@ -64,7 +64,8 @@ def _fewer(rows: int, size: int, batches: int) -> int:
 
 
 def _with_rows(array: DataArray, rows: int) -> DataArray:
-    return replace(array, shape=(rows, *array.shape[1:]), path="", key="", mapped=False, stamp=())
+    shape = (rows, *array.shape[1:])
+    return replace(array, shape=shape, path="", key="", mapped=False, stamp=(), columns=(), fill=None)
 
 
 def write_rows(folder: Path, request: RunRequest, bounds: Mapping[int, int]) -> None:

@@ -40,7 +40,7 @@ from layerserve_server.training.process.warm_parent import JobDiedError, JobLimi
 from layerserve_server.training.process.workers import end_with_parent
 from layerserve_server.training.request import REQUEST, RunRequest
 from layerserve_server.training.result import RunResult, ended_by_signal
-from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, RESULT
+from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, RESULT
 from layerserve_server.training.upload import DATA
 
 #: Maximum number of concurrent trials: another one would disturb the times.
@@ -221,6 +221,7 @@ def _measured(folder: Path, request: RunRequest, times: TrialTimes, began: float
         checkpoint=folder_bytes(folder / CHECKPOINTS),
         best=folder_bytes(folder / BEST),
         result=folder_bytes(folder / RESULT),
+        cache=folder_bytes(folder / CACHE),
         largest_file=times.largest_file,
         event=max(map(len, lines), default=0),
         trainable=times.trainable,

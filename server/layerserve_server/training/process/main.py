@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from layerserve_server.training.process import workers
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.result import Interruption, RunResult, StopRequest
-from layerserve_server.training.runs.folder import CHILD_LOCK
+from layerserve_server.training.result import NO_SPACE, Interruption, RunResult, StopRequest, out_of_space
+from layerserve_server.training.runs.folder import CHILD_LOCK, RIVAL
 
 if TYPE_CHECKING:
     from layerserve_server.training.process.reporting import Position
@@ -39,7 +39,7 @@ def main(folder: Path) -> int:
     if workers.started_here() or (workers.under_torchrun() and os.environ["RANK"] != "0"):
         return _work(folder, request)
     with _locked(folder):
-        if request.workers == 1 or workers.under_torchrun():
+        if (folder / RIVAL).is_dir() or request.workers == 1 or workers.under_torchrun():
             return _work(folder, request)
         workers.launch(folder, request)
     return 0
@@ -58,14 +58,20 @@ def _work(folder: Path, request: RunRequest) -> int:
         # torchrun stops all workers if one fails; the process that launched them reports the reason.
         result = None if workers.started_here() else RunResult("cancelled", epoch=position.epoch)
     except Interruption:
-        result = RunResult("interrupted", epoch=position.epoch)
+        result = RunResult("interrupted", epoch=position.epoch, step=position.step)
     except Exception as error:
         if workers.under_torchrun() and workers.lost_peer(error):
             return workers.LOST_PEER
         result = _failure(error, position)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if result is not None:
+    if result is None:
+        return 0
+    try:
         result.write(folder)
+    except OSError as error:
+        if out_of_space(error):
+            return NO_SPACE
+        raise
     return 0
 
 
@@ -74,6 +80,8 @@ def _execute(folder: Path, request: RunRequest, position: Position) -> RunResult
     # Imported late, since it imports torch: errors in the request are found before.
     from layerserve_server.training.process import work
 
+    if (folder / RIVAL).is_dir():
+        return work.compare(folder, request)
     if request.kind is Kind.EVALUATION:
         return work.evaluate(folder, request, position)
     if not workers.under_torchrun():
@@ -91,6 +99,9 @@ def _failure(error: Exception, position: Position) -> RunResult:
 
     from layerserve_server.errors import ServerError
 
+    if out_of_space(error):
+        reason = "there is no space left on the server's disk"
+        return RunResult("failed", reason, position.epoch, position.step, resumable=True, out_of_space=True)
     if isinstance(error, NonFiniteLossError):
         return RunResult("failed", str(error), error.epoch, error.step)
     if isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "out of memory")):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from layerserve_server.training.process.cpu_usage import SERVER
 from layerserve_server.training.process.warm_parent import ForkedProcess, WarmParent
-from layerserve_server.training.result import ended_by_signal
+from layerserve_server.training.result import NO_SPACE, ended_by_signal
 from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
 
 #: Time between two checks of a training process, in seconds. Events reach their watchers with this delay at most.
@@ -130,6 +130,11 @@ class TrainingProcess:
     def ended_by_itself(self) -> bool:
         """Whether the process exited, rather than being killed by a signal: if resumed, it would exit again."""
         return self._started is not None and (self._started.returncode or 0) >= 0
+
+    @property
+    def out_of_space(self) -> bool:
+        """Whether the process couldn't write its result since there was no space on the disk."""
+        return self._started is not None and self._started.returncode == NO_SPACE
 
     @property
     def death(self) -> str:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from layergraph import load_model
 from layergraph.archive.finding import find_model
+from layergraph.errors import LayerGraphError
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.checkpoint import Checkpoints
+from layergraph.training.frozen_cache import FrozenCache
 
+from layerserve_server.errors import NotTrainableError, ServerError
 from layerserve_server.inference.runner import load_plugins
 from layerserve_server.training import events
-from layerserve_server.training.budget import text_room
+from layerserve_server.training.budget import cache_room, text_room
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.model import (
     configured_callbacks,
@@ -26,6 +30,7 @@ from layerserve_server.training.model import (
     result_format,
 )
 from layerserve_server.training.process.checkpoints import RunCheckpoints
+from layerserve_server.training.process.course import Course
 from layerserve_server.training.process.cpu_yield import CpuYield
 from layerserve_server.training.process.gpu import gpu
 from layerserve_server.training.process.priority import lower_priority
@@ -33,8 +38,9 @@ from layerserve_server.training.process.reporting import EvaluationReporter, Pos
 from layerserve_server.training.process.trial_times import trial_timer
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
-from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, FILES, result_file
-from layerserve_server.training.selection import BestEpoch, read_best, why_withheld
+from layerserve_server.training.runs.control import ControlFile
+from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, FILES, RIVAL, result_file
+from layerserve_server.training.selection import BestEpoch, compared_log, no_improvement, read_best, why_withheld
 from layerserve_server.training.upload import read_data
 
 if TYPE_CHECKING:
@@ -61,18 +67,41 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     configured = configured_callbacks(request, folder / FILES)
     best = [BestEpoch(folder, request)] if request.publish == "best" else []
     # After the configured callbacks, so that logs that these add are reported, and weights that they set are saved.
-    callbacks = [*configured, reporter, *best, *_yielding(request), *trial_timer(folder, request, checkpoints)]
-    arguments = fit_arguments(request, arrays)
+    course = Course(folder, checkpoints)
+    callbacks = [
+        *(*configured, reporter, *best, course),
+        *(*_yielding(request), *trial_timer(folder, request, checkpoints)),
+    ]
+    arguments = fit_arguments(request, arrays) | {"cache_frozen": _frozen_cache(folder, request, model, writer)}
     # Not earlier: at a low priority the setup takes a minute on a busy machine.
     lower_priority(request.nice)
     model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
     signal.signal(INTERRUPT, signal.SIG_IGN)
+    if ControlFile(folder).read().stop:
+        step = f"step {position.step} of epoch {position.epoch}" if position.step else f"epoch {position.epoch}"
+        writer.write(events.Log(f"stopped early, after {step}"))
     result = _keep_result(folder, request, model, writer)
     withheld = why_withheld(load_model, base, result, request, arrays)
     writer.close()
     return RunResult(
         "trained", epoch=position.epoch, seconds=time.monotonic() - began, logs=reporter.logs, withheld=withheld
     )
+
+
+def compare(folder: Path, request: RunRequest) -> RunResult:
+    """Compares the trained model with the newest version, which was published meanwhile, on the validation data."""
+    trained = RunResult.read(folder / RIVAL)
+    if trained is None:
+        raise NotTrainableError("the result of the training process can't be read")
+    _set_up_torch(request)
+    data = read_data(folder, request.data, Path(request.data_root), text_room(request, folder))
+    lower_priority(request.nice)
+    rival, log = find_model(folder / RIVAL), compared_log(request)
+    try:
+        withheld = no_improvement(load_model, rival, result_file(folder), request, data, log, trained.compared)
+    except (LayerGraphError, ServerError) as error:
+        withheld = f"version {trained.compared} was published meanwhile, and can't be compared with the result: {error}"
+    return replace(trained, withheld=withheld)
 
 
 def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
@@ -101,19 +130,44 @@ def _yielding(request: RunRequest) -> list[Callback]:
     return [CpuYield()] if request.nice else []
 
 
+def _frozen_cache(folder: Path, request: RunRequest, model: Model, writer: EventWriter) -> FrozenCache | bool:
+    """Returns how outputs of frozen layers are kept; False if they aren't."""
+    if request.cache_frozen == "off" or (request.workers > 1 and request.cache_frozen == "auto"):
+        return False
+
+    def note(text: str) -> None:
+        # Most runs have no frozen layers, and no line about them.
+        if any(not layer.trainable for layer in model.walk_layers()):
+            writer.write(events.Log(text))
+
+    resting = CpuYield() if request.nice else None
+    room = cache_room(request, folder, model.count_params())
+    return FrozenCache(
+        folder / CACHE,
+        room,
+        required=request.cache_frozen == "on",
+        tell=note,
+        pause=(lambda: resting.on_train_batch_end(0)) if resting is not None else lambda: None,
+    )
+
+
 def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
     """Returns the base version's file, its model prepared for the request, and the data."""
-    torch.set_num_threads(max(1, request.threads // request.workers))
-    # Before torch starts its threads, which inherit this mode.
-    torch.set_flush_denormal(True)
+    _set_up_torch(request)
     base = find_model(folder / BASE)
-    load_plugins()
     model = load_model(base)
     prepare_model(model, request)
     if request.device != "cpu":
         model.to(gpu(request.device))
     data = read_data(folder, request.data, Path(request.data_root), text_room(request, folder))
     return base, model, data
+
+
+def _set_up_torch(request: RunRequest) -> None:
+    torch.set_num_threads(max(1, request.threads // request.workers))
+    # Before torch starts its threads, which inherit this mode.
+    torch.set_flush_denormal(True)
+    load_plugins()
 
 
 def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventWriter) -> Path:

@@ -15,7 +15,7 @@ from layerserve_server.training import events
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.process.proc_files import children_of
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.result import INTERRUPT, RunResult, ended_by_signal
+from layerserve_server.training.result import INTERRUPT, NO_SPACE, RunResult, ended_by_signal
 
 if TYPE_CHECKING:
     from layergraph.training.workers import Workers
@@ -68,6 +68,8 @@ def launch(folder: Path, request: RunRequest) -> None:
         try:
             torchrun.run(arguments)  # type: ignore[no-untyped-call]
         except ChildFailedError as error:
+            if any(failure.exitcode == NO_SPACE for failure in error.failures.values()):
+                sys.exit(NO_SPACE)
             _write_unless_written(folder, lost(folder, error.failures))
         except SignalException:
             _write_unless_written(folder, RunResult("cancelled"))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import time
+from dataclasses import replace
 
-from layerserve_server.errors import ServerError, safe_text
+from layerserve_server.errors import NotTrainableError, ServerError, VersionConflictError, safe_text
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import events
 from layerserve_server.training.events import Cancelled, Failed, What
 from layerserve_server.training.request import Kind
 from layerserve_server.training.result import RunResult
 from layerserve_server.training.runs import trace
-from layerserve_server.training.runs.folder import BASE, BEST, CHECKPOINTS, RESULT, result_file
+from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, OUTCOME, RESULT, RIVAL, result_file
 from layerserve_server.training.runs.observer import RunObserver
+from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run
-from layerserve_server.training.runs.table import RunTable
+from layerserve_server.training.runs.table import RunTable, copy_version
 from layerserve_server.training.runs.trace import RunTracer
 from layerserve_server.training.upload import DATA
 
@@ -23,7 +27,13 @@ logger = logging.getLogger(__name__)
 
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST)
+RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST, RIVAL, CACHE)
+#: Maximum number of versions that a result is compared with, one after another, before it is withheld.
+MAX_COMPARISONS = 5
+#: Maximum time until this server knows a version that another server has published, in seconds.
+RIVAL_SECONDS = 30.0
+#: Why a run is paused that no call has paused.
+FULL = "there is no space left on the server's disk; resume the run when there is"
 #: Maximum delay between the signals of a shutdown to a training process and to the server, in seconds.
 STOP_SECONDS = 0.5
 
@@ -34,6 +44,7 @@ class RunEndings:
     def __init__(
         self,
         table: RunTable,
+        queue: RunQueue,
         repository: Repository,
         observer: RunObserver,
         tracer: RunTracer | None,
@@ -42,37 +53,72 @@ class RunEndings:
     ) -> None:
         """`tracer` exports the spans of runs."""
         self._table = table
+        self._queue = queue
         self._repository = repository
         self._observer = observer
         self._tracer = tracer
         self._auto_resume = auto_resume
 
-    def conclude(self, run: Run) -> None:
-        """Ends a run whose process has ended: publishes its result, or records why there is none."""
+    def conclude(self, run: Run) -> bool:
+        """Ends or pauses a run whose process has ended: publishes its result, or records why there is none.
+
+        Returns True if the process is to be started again at once, to compare the result with a newer version.
+        """
         result = RunResult.read(run.folder)
+        trains = run.request.kind is Kind.TRAINING
         if run.cancelled_at is not None:
             self.end(run, Cancelled(run.position[0]))
         elif run.overspent:
             self.end(run, Failed(f"the run was ended: {run.overspent}", *run.position))
+        elif result is None and run.process.out_of_space and trains:
+            self.pause(run, FULL)
         elif result is None or result.stopped:
-            if self._stops_soon():
-                self.interrupt(run)
-                return
-            signalled = "the training process was stopped by a signal that the server didn't send"
-            interrupted = result is not None or not run.process.ended_by_itself
-            self.end(run, Failed(signalled if result else run.process.death, *run.position, resumable=interrupted))
+            self._conclude_interrupted(run, result)
+        elif result.kind == "failed" and result.out_of_space and trains:
+            self.pause(run, FULL)
         elif result.kind == "failed":
             self.end(run, Failed(safe_text(result.reason), result.epoch, result.step, result.resumable))
         else:
-            self._finish(run, result)
+            return self._finish(run, result)
+        return False
 
-    def _stops_soon(self) -> bool:
-        """Whether the server is stopping, now or within STOP_SECONDS.
+    def _conclude_interrupted(self, run: Run, result: RunResult | None) -> None:
+        interrupted = result is not None or not run.process.ended_by_itself
+        if run.control.pause and interrupted:
+            self.pause(run, "" if result is not None else run.process.death, result)
+        elif self._stops_soon():
+            self.interrupt(run)
+        elif run.goes_on and result is not None:
+            with self._table.changed:
+                self._queue.add_again(run)
+            self._table.report()
+        else:
+            signalled = "the training process was stopped by a signal that the server didn't send"
+            self.end(run, Failed(signalled if result else run.process.death, *run.position, resumable=interrupted))
+
+    def pause(self, run: Run, reason: str = "", result: RunResult | None = None) -> None:
+        """Pauses a run that has no process any more; `result` is the one with which its process ended.
+
+        `reason` is for people, if no call asked for it. Its data and checkpoints are kept, and the server stays its
+        owner.
+        """
+        at = (result.epoch, result.step) if result is not None and result.step else run.position
+        with self._table.changed:
+            if run.phase is Phase.ENDED:
+                return
+            run.phase = Phase.PAUSED
+            run.process.forget()
+            self._write(run, events.Paused(*at, safe_text(reason)))
+        self._table.report()
+        logger.info("a run was paused", extra={"run": run.id, **({"reason": reason} if reason else {})})
+
+    def _stops_soon(self, seconds: float = STOP_SECONDS) -> bool:
+        """Whether the server is stopping, now or within some seconds.
 
         If a whole process group is signalled, the training process may receive the signal first.
         """
         with self._table.changed:
-            return self._table.changed.wait_for(lambda: self._table.stopping, STOP_SECONDS)
+            return self._table.changed.wait_for(lambda: self._table.stopping, seconds)
 
     def interrupt(self, run: Run) -> None:
         """Leaves a run to the next server, or fails it without `auto_resume`: this server is stopping."""
@@ -83,28 +129,91 @@ class RunEndings:
             run.phase = Phase.ENDED
         run.disown()
 
-    def _finish(self, run: Run, result: RunResult) -> None:
+    def _finish(self, run: Run, result: RunResult) -> bool:
+        """Publishes a result, if the run is to. Returns whether it is to be compared with a newer version first."""
         request = run.request
-        version = 0
-        if request.publish and not result.withheld and request.kind is Kind.TRAINING:
+        version, withheld = 0, result.withheld
+        if request.publish and not withheld and request.kind is Kind.TRAINING:
+            # The version that it was compared with last is one that it may replace.
+            expected = max(request.expected_base_version, result.compared) if request.expected_base_version else 0
             try:
-                version = self._repository.publish_once(
-                    request.model,
-                    result_file(run.folder),
-                    run=run.id,
-                    base_version=request.version,
-                    label=request.publish_label or "",
-                )
+                version = self._publish(run, request.publish_label or "", expected)
+            except VersionConflictError as error:
+                if self._stops_soon(0.0):
+                    self.interrupt(run)
+                    return False
+                withheld = self._bring_rival(run, result, error) if request.on_conflict == "rebase" else str(error)
+                if not withheld:
+                    return True
             except ServerError as error:
                 self.end(run, Failed(str(error), result.epoch))
-                return
-        seconds = run.seconds if run.resumed else result.seconds
-        self.end(run, events.Finished(version, result.logs, seconds, safe_text(result.withheld)))
+                return False
+        self.end(run, events.Finished(version, result.logs, _seconds(run, result), safe_text(withheld)))
+        return False
 
-    def end(self, run: Run, what: What) -> None:
-        """Ends a run with this event and removes what isn't needed any more. Does nothing if it has ended."""
+    def _publish(self, run: Run, label: str, expected: int, who: str = "") -> int:
+        request = run.request
+        file, base = result_file(run.folder), request.version
+        return self._repository.publish_once(
+            request.model, file, run=run.id, base_version=base, label=label, expected=expected, who=who
+        )
+
+    def _bring_rival(self, run: Run, result: RunResult, conflict: VersionConflictError) -> str:
+        """Copies the newest version to the run's folder, where the run's process compares the result with it.
+
+        Returns why that isn't possible; empty if it is. Should the server be killed, it all begins again.
+        """
+        if result.comparisons >= MAX_COMPARISONS:
+            return f"{conflict}; the result was compared with {result.comparisons} newer versions one after another"
+        model, newest = run.request.model, conflict.newest
+        part, rival = run.folder / (RIVAL + ".part"), run.folder / RIVAL
+        # Another server may have published it a moment ago.
+        self._repository.scan(model)
+        until = time.monotonic() + RIVAL_SECONDS
+        while self._repository.newest(model) < newest and time.monotonic() < until and not self._stops_soon():
+            self._repository.scan(model)
+        try:
+            with self._repository.lease(model, newest) as version:
+                for folder in (part, rival):
+                    shutil.rmtree(folder, ignore_errors=True)
+                copy_version(version.found, part)
+            replace(result, compared=newest, comparisons=result.comparisons + 1).write(part)
+            os.replace(part, rival)
+            (run.folder / OUTCOME).unlink(missing_ok=True)
+        except (ServerError, OSError) as error:
+            text = error.strerror if isinstance(error, OSError) else str(error)
+            return f"version {newest} was published meanwhile, and can't be compared with the result: {text}"
+        run.process.forget()
+        return ""
+
+    def publish_kept(self, run: Run, label: str, expected: int, who: str) -> None:
+        """Publishes the result of a run that has ended without publishing it. `who` is the caller, for the audit log.
+
+        Raises NotTrainableError if there is none, or the repository can't be written, VersionConflictError if another
+        version than `expected` (0: any) is the newest, VersionFailedError if the version can't be loaded, and as
+        `RunTable.own`.
+        """
         with self._table.changed:
-            if run.phase is Phase.ENDED:
+            if not run.publishable:
+                state = f"its state is {run.state.value}"
+                raise NotTrainableError(f"run '{run.id}' has no result that could be published: {state}")
+            self._table.own(run)
+        try:
+            result = RunResult.read(run.folder) or RunResult("trained")
+            version = self._publish(run, label, expected, who)
+            shutil.rmtree(run.folder / RESULT, ignore_errors=True)
+            with self._table.changed:
+                self._write(run, events.Finished(version, result.logs, _seconds(run, result)))
+        finally:
+            run.disown()
+
+    def end(self, run: Run, what: What, *, only: Phase | None = None) -> None:
+        """Ends a run with this event and removes what isn't needed any more. Does nothing if it has ended.
+
+        With `only`, also does nothing if it isn't in this phase.
+        """
+        with self._table.changed:
+            if run.phase is Phase.ENDED or (only is not None and run.phase is not only):
                 return
             run.phase = Phase.ENDED
         state = type(what).__name__.lower()
@@ -119,13 +228,23 @@ class RunEndings:
         # The event comes last, so that files and versions are in place when clients receive it. Under the lock, so that
         # a request to resume or delete the run right afterwards doesn't find it still owned by this server.
         with self._table.changed:
-            try:
-                events.append(run.folder, what)
-                run.log.refresh()
-            except OSError as error:
-                logger.error("can't write the last event of the run: %s", error.strerror, extra={"run": run.id})
-                run.log.put(what)
+            self._write(run, what)
             if self._tracer is not None:
                 trace.export(self._tracer, run)
             run.disown()
         self._table.prune()
+
+    @staticmethod
+    def _write(run: Run, what: What) -> None:
+        """Appends an event. One that can't be written reaches those who watch now, but no later server."""
+        try:
+            events.append(run.folder, what)
+            run.log.refresh()
+        except OSError as error:
+            logger.error("can't write an event of the run: %s", error.strerror, extra={"run": run.id})
+            run.log.put(what)
+
+
+def _seconds(run: Run, result: RunResult) -> float:
+    """Returns the training time, in seconds."""
+    return run.seconds if run.resumed else result.seconds

@@ -48,10 +48,14 @@ class RunExecution:
     def execute(self, run: Run, *, launch: bool) -> None:
         """Executes a run to its end. Without `launch` its process has been started by an earlier server."""
         try:
-            if launch:
-                self._launch(run)
-            self._watch(run)
-            self._endings.conclude(run)
+            again = launch
+            while True:
+                if again:
+                    self._launch(run)
+                self._watch(run)
+                again = self._endings.conclude(run)
+                if not again:
+                    return
         except Exception:
             logger.exception("the run failed with an internal error", extra={"run": run.id})
             run.process.signal(signal.SIGKILL)

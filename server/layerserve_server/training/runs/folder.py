@@ -8,8 +8,12 @@ BASE = "base"
 CHECKPOINTS = "checkpoints"
 #: Folder with the model of the best epoch so far.
 BEST = "best"
+#: Folder with kept outputs of frozen layers.
+CACHE = "cache"
 #: Folder of files written by callbacks.
 FILES = "files"
+#: Folder with the version that was published while the run trained, to be compared with the result.
+RIVAL = "rival"
 #: Folder with the trained model, until it is published.
 RESULT = "result"
 #: The process's `RunResult`.

@@ -8,8 +8,8 @@ from typing import Protocol
 class RunObserver(Protocol):
     """Receives the numbers and the progress of runs, for metrics."""
 
-    def runs_changed(self, queued: int, running: int) -> None:
-        """Called with the numbers of queued and of running runs after a change."""
+    def runs_changed(self, queued: int, running: int, paused: int) -> None:
+        """Called with the numbers of queued, of running and of paused runs after a change."""
 
     def run_progressed(self, model: str, epoch: int, step: int, loss: float | None) -> None:
         """Called after a step or an epoch of a run; epoch and step count from 1."""

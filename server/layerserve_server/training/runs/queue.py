@@ -50,18 +50,29 @@ class RunQueue:
         if active >= self._limits.slots + self._limits.max_queued:
             raise BusyError(f"{active} training runs are queued or running, the maximum", retry_after=10.0)
 
+    def check_room_to_pause(self) -> None:
+        """Raises BusyError if as many runs are paused, or about to be, as may wait. Called with the lock held.
+
+        A paused run keeps its data and checkpoints on disk.
+        """
+        open_phases = (Phase.RECEIVING, Phase.TRAINING, Phase.PAUSED)
+        paused = sum(run.phase is Phase.PAUSED or run.control.pause for run in self._table.in_phase(*open_phases))
+        most = self._limits.slots + self._limits.max_queued
+        if paused >= most:
+            raise BusyError(f"{paused} training runs are paused, the maximum; resume or cancel one", retry_after=10.0)
+
     def add(self, run: Run) -> None:
         """Inserts a run after the queued runs of the same or a higher priority. Called with the lock held."""
-        events.append(run.folder, events.Queued(self.line(run.request)[0]))
+        events.append(run.folder, events.Queued(self.line(run.request, run.priority)[0]))
         run.log.refresh()
         run.phase = Phase.WAITING
-        later = (index for index, one in enumerate(self._waiting) if _later(one, run.request))
+        later = (index for index, one in enumerate(self._waiting) if _later(one, run.priority))
         behind = next(later, len(self._waiting))
         self._waiting.insert(behind, run)
         # All threads, since only those of its kind can take it.
         self._table.changed.notify_all()
 
-    def line(self, request: RunRequest) -> tuple[int, float | None]:
+    def line(self, request: RunRequest, priority: int) -> tuple[int, float | None]:
         """Returns how many runs would be before a run that is added now, and the seconds until it leaves the queue.
 
         None if the time isn't known: other runs wait, too, or one under way has made no step yet. Called with the lock
@@ -69,7 +80,7 @@ class RunQueue:
         """
         kind = request.kind
         training = [run for run in self._table.in_phase(Phase.TRAINING) if run.request.kind is kind]
-        waiting = [run for run in self._waiting if run.request.kind is kind and not _later(run, request)]
+        waiting = [run for run in self._waiting if run.request.kind is kind and not _later(run, priority)]
         slots = self._limits.slots if kind is Kind.TRAINING else 1
         ahead = max(0, len(training) + len(waiting) - slots + 1)
         if not ahead:
@@ -78,10 +89,10 @@ class RunQueue:
         return ahead, min(known) if len(known) == len(training) and known and not waiting else None
 
     def add_again(self, run: Run) -> None:
-        """Adds an interrupted run to the queue again. Called with the lock held."""
+        """Adds a paused or interrupted run to the queue again. Called with the lock held. Raises OSError."""
         (run.folder / OUTCOME).unlink(missing_ok=True)
         run.process.forget()
-        run.cancelled_at, run.overspent = None, ""
+        run.cancelled_at, run.overspent, run.goes_on = None, "", False
         self.add(run)
 
     def remove(self, run: Run) -> None:
@@ -106,6 +117,6 @@ class RunQueue:
             return None
 
 
-def _later(run: Run, request: RunRequest) -> bool:
-    """Whether a queued run is executed after one with this request, which is queued later."""
-    return run.request.priority < request.priority
+def _later(run: Run, priority: int) -> bool:
+    """Whether a queued run is executed after one of this priority, which is queued later."""
+    return run.priority < priority

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,9 +12,9 @@ from layerserve_server.errors import NotTrainableError
 from layerserve_server.forking.fork_server import never
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.training import budget, events, validation
+from layerserve_server.training import budget, validation
 from layerserve_server.training.dry_run import DryRun
-from layerserve_server.training.events import Cancelled, Failed
+from layerserve_server.training.events import Failed
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
@@ -25,7 +23,8 @@ from layerserve_server.training.runs.execution import RunExecution
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.queue import RunQueue
-from layerserve_server.training.runs.run import Phase, Run
+from layerserve_server.training.runs.run import Phase, Run, RunState
+from layerserve_server.training.runs.steering import RunSteering
 from layerserve_server.training.runs.table import RunTable
 from layerserve_server.training.runs.trace import RunTracer
 
@@ -62,7 +61,11 @@ class Runs:
         self._limits = limits
         self._table = RunTable(folder, limits.max_kept, observer)
         self._queue = RunQueue(self._table, limits)
-        self._endings = RunEndings(self._table, repository, observer, tracer, auto_resume=limits.auto_resume)
+        self._endings = RunEndings(
+            self._table, self._queue, repository, observer, tracer, auto_resume=limits.auto_resume
+        )
+        #: Pauses, resumes, stops and changes runs.
+        self.steering = RunSteering(self._table, self._queue, self._endings, self.get)
         self._execution = RunExecution(self._table, self._endings, limits, observer, command, parent)
         self._threads: list[threading.Thread] = []
 
@@ -95,6 +98,11 @@ class Runs:
             self._endings.interrupt(run)
         for thread in self._threads:
             thread.join()
+        with self._table.changed:
+            # Paused for the next server, too.
+            for run in self._table.in_phase(Phase.PAUSED):
+                run.phase = Phase.ENDED
+                run.disown()
         self._dry_run.close()
 
     def scan(self) -> None:
@@ -122,7 +130,7 @@ class Runs:
     def line(self, request: RunRequest) -> tuple[int, float | None]:
         """Returns how many runs a run would wait for, and for how many seconds, as `RunQueue.line` does."""
         with self._table.changed:
-            return self._queue.line(request)
+            return self._queue.line(request, request.priority)
 
     def begin(self, request: RunRequest, base: LoadedVersion, gone: Callable[[], bool] = never) -> Run:
         """Validates a request against its base version and creates a run, in phase RECEIVING.
@@ -145,6 +153,8 @@ class Runs:
             budget.check_room(request, self._table.folder, base.parameter_count, base.found.size)
             if request.publish:
                 self._repository.check_writable(request.model)
+            if request.expected_base_version and request.on_conflict == "refuse":
+                self._repository.check_newest(request.model, request.expected_base_version)
             self._dry_run(base.found.path, request, base.parameter_count, gone)
             run = self._table.create(request, base.found)
         self._table.report()
@@ -155,45 +165,15 @@ class Runs:
         with self._table.changed:
             if run.phase is not Phase.RECEIVING:
                 return
-            self._queue.add(run)
+            if run.control.pause:
+                self._endings.pause(run)
+            else:
+                self._queue.add(run)
         self._table.report()
 
     def abandon(self, run: Run, reason: str) -> None:
-        """Fails a run whose upload was aborted."""
-        if run.phase is Phase.RECEIVING:
-            self._endings.end(run, Failed(reason))
-
-    def cancel(self, run_id: str) -> Run:
-        """Cancels a run and returns it. Does nothing if it has ended. Raises as `get` does."""
-        run = self.get(run_id)
-        with self._table.changed:
-            if run.phase is Phase.TRAINING and run.cancelled_at is None:
-                run.cancelled_at = time.monotonic()
-                run.process.signal(signal.SIGTERM)
-            if run.phase not in (Phase.RECEIVING, Phase.WAITING):
-                return run
-            self._queue.remove(run)
-        self._endings.end(run, Cancelled())
-        return run
-
-    def resume(self, run_id: str) -> Run:
-        """Resumes an interrupted run and returns it. Does nothing if it is queued or running.
-
-        Raises as `get` does, NotTrainableError if the run can't be resumed, BusyError if the queue is full.
-        """
-        run = self.get(run_id)
-        with self._table.changed:
-            if run.phase is not Phase.ENDED:
-                return run
-            if not run.resumable:
-                raise NotTrainableError(
-                    f"run '{run.id}' can't be resumed: it wasn't interrupted, its state is {run.state.value}"
-                )
-            self._queue.check_room()
-            self._table.own(run)
-            self._queue.add_again(run)
-        self._table.report()
-        return run
+        """Fails a run whose upload was aborted. Does nothing if it isn't receiving data any more."""
+        self._endings.end(run, Failed(reason), only=Phase.RECEIVING)
 
     def delete(self, run_id: str) -> None:
         """Removes an ended run and its folder. Raises as `get` does, and NotTrainableError if it hasn't ended."""
@@ -205,9 +185,28 @@ class Runs:
             self._table.own(run)
         self._table.remove(run)
 
+    def publish(self, run_id: str, label: str = "", expected: int = 0, who: str = "") -> Run:
+        """Publishes the kept result of a run and returns the run. Raises as `get` and `RunEndings.publish_kept` do."""
+        run = self.get(run_id)
+        self._endings.publish_kept(run, label, expected, who)
+        return run
+
     def get(self, run_id: str, visible: Callable[[str], bool] = lambda model: True) -> Run:
         """Returns the run with this id. Raises as `RunTable.get` does."""
         return self._table.get(run_id, visible, self.scan)
+
+    def find(self, caller: str, key: str) -> Run | None:
+        """Returns the newest run with an idempotency key of a caller; None if there is none.
+
+        Runs that ended before their data had come don't count. Raises RunElsewhereError if another server owns it, and
+        UnavailableError until the runs have been read at startup.
+        """
+        found = self._table.find(caller, key)
+        if found is None:
+            # Another server may have begun it, and ended.
+            self.scan()
+            found = self._table.find(caller, key)
+        return found
 
     def list_elsewhere(self, model: str = "") -> list[Run]:
         """Returns the runs that other servers own, as `RunTable.list_elsewhere` does."""
@@ -222,12 +221,16 @@ class Runs:
     def _adopt(self, run: Run) -> None:
         """Continues a run of an earlier server, whose process may be alive or have ended."""
         result = RunResult.read(run.folder)
-        if run.process.lives or (result is not None and not result.stopped):
+        if run.state is RunState.PAUSED:
+            run.phase = Phase.PAUSED
+        elif run.process.lives or (result is not None and not result.stopped):
             run.phase = Phase.TRAINING
             logger.info("attached to a run that an earlier server process started", extra={"run": run.id})
             self._spawn(f"run {run.id}", lambda: self._execution.execute(run, launch=False))
-        elif run.log.newest(events.Queued) is None:
+        elif not run.has_data:
             self._endings.end(run, Failed(f"{SERVER_STOPPED} before all data was received"))
+        elif run.control.pause:
+            self._endings.pause(run)
         elif not self._limits.auto_resume or not self._limits.slots:
             self._endings.end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
         elif run.futile >= MAX_FUTILE:

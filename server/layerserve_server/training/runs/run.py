@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from layerserve_server.training import events
 from layerserve_server.training.events import LAST, EventLog, Logs
 from layerserve_server.training.process.training_process import TrainingProcess
-from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs.folder import BASE
+from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.result import RunResult
+from layerserve_server.training.runs.control import ControlFile, RunControl
+from layerserve_server.training.runs.folder import BASE, CHECKPOINTS, result_file
 from layerserve_server.training.runs.owner import FolderOwner
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{4}-[0-9a-f]{8}")
@@ -27,6 +31,7 @@ class RunState(Enum):
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
 
 class Phase(Enum):
@@ -35,7 +40,16 @@ class Phase(Enum):
     RECEIVING = "receiving data"
     WAITING = "waiting"
     TRAINING = "training"
+    PAUSED = "paused"
     ENDED = "ended"
+
+
+#: State of a run that hasn't ended, by its newest event of these kinds. A resumed run is queued again.
+STATES: dict[type[events.What], RunState] = {
+    events.Queued: RunState.QUEUED,
+    events.Started: RunState.RUNNING,
+    events.Paused: RunState.PAUSED,
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -49,14 +63,18 @@ class Run:
     phase: Phase = Phase.RECEIVING
     #: Time of the request to cancel it, on the clock of `time.monotonic`; None if there was none.
     cancelled_at: float | None = None
+    #: Whether it is to go on although its process may have read that it is to pause.
+    goes_on: bool = False
     #: Which limit of its budget it exceeded, as a text; empty if none.
     overspent: str = ""
     process: TrainingProcess = field(init=False)
     _ownership: FolderOwner = field(init=False)
+    _control: ControlFile = field(init=False)
 
     def __post_init__(self) -> None:
         self.process = TrainingProcess(self.folder)
         self._ownership = FolderOwner(self.folder)
+        self._control = ControlFile(self.folder)
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -85,6 +103,59 @@ class Run:
         """Releases the ownership, if this server owns the run."""
         self._ownership.release()
 
+    @property
+    def control(self) -> RunControl:
+        """What calls have set since the request."""
+        return self._control.read()
+
+    def set(self, **values: Any) -> None:
+        """Sets values of `control`. Raises OSError."""
+        self._control.set(**values)
+
+    @property
+    def priority(self) -> int:
+        """Priority in the queue."""
+        changed = self.control.priority
+        return self.request.priority if changed is None else changed
+
+    @property
+    def description(self) -> str:
+        """Description for people."""
+        changed = self.control.description
+        return self.request.description if changed is None else changed
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Keys and values for people and programs."""
+        changed = self.control.metadata
+        return (self.request.metadata or {}) if changed is None else changed
+
+    @property
+    def has_data(self) -> bool:
+        """Whether all data has come: it was in the queue, or was paused when it would have come there."""
+        return any(isinstance(what, (events.Queued, events.Paused)) for what in self.log.backwards())
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        try:
+            return any(not path.name.startswith(".") for path in (self.folder / CHECKPOINTS).iterdir())
+        except OSError:
+            return False
+
+    @property
+    def publishable(self) -> bool:
+        """Whether the run has ended with a trained model that is kept and wasn't published."""
+        last = self.log.last
+        if isinstance(last, events.Finished):
+            may = not last.version and self.request.kind is Kind.TRAINING
+        else:
+            may = isinstance(last, events.Failed) and not last.resumable
+        if not may or not result_file(self.folder).is_file():
+            return False
+        result = RunResult.read(self.folder)
+        return result is not None and result.kind == "trained"
+
     def is_active_again(self) -> bool:
         """Whether a run that had ended was resumed by another server. Reads new events."""
         self.log.refresh()
@@ -100,10 +171,9 @@ class Run:
             return RunState.FAILED
         if isinstance(last, events.Cancelled):
             return RunState.CANCELLED
-        # A resumed run is queued again.
         for what in self.log.backwards():
-            if isinstance(what, (events.Queued, events.Started)):
-                return RunState.RUNNING if isinstance(what, events.Started) else RunState.QUEUED
+            if (state := STATES.get(type(what))) is not None:
+                return state
         return RunState.QUEUED
 
     @property
@@ -131,7 +201,7 @@ class Run:
                 began = last = event.time
             elif isinstance(event.what, (events.Step, events.Epoch)):
                 last = event.time
-            elif isinstance(event.what, (events.Queued, *LAST)) and began is not None:
+            elif isinstance(event.what, (events.Queued, events.Paused, *LAST)) and began is not None:
                 # Up to the last step or epoch: later work of a killed process is lost, and its end may be recorded much
                 # later, by the next server.
                 spent, began = spent + last - began, None
@@ -146,7 +216,7 @@ class Run:
     def position(self) -> tuple[int, int]:
         """Latest known epoch and step, from 1; step 0 between epochs, (0, 0) before the start."""
         for what in self.log.backwards():
-            if isinstance(what, (events.Step, events.Resumed)):
+            if isinstance(what, (events.Step, events.Resumed, events.Paused)):
                 return what.epoch, what.step
             if isinstance(what, events.Epoch):
                 return min(what.epoch + 1, what.epochs), 0

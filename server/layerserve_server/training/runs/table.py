@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from layerserve_server.errors import (
+    BusyError,
     NotTrainableError,
     RunElsewhereError,
     UnavailableError,
@@ -85,6 +86,24 @@ class RunTable:
             run.log.refresh()
         return _newest_first(runs, model)
 
+    def find(self, caller: str, key: str) -> Run | None:
+        """Returns the newest run with an idempotency key of a caller that has its data, or still may get it.
+
+        Raises RunElsewhereError if another server owns it, and UnavailableError until the runs have been read.
+        """
+
+        def fits(run: Run) -> bool:
+            request = run.request
+            return (request.idempotency_key, request.caller) == (key, caller) and (run.has_data or not run.log.ended)
+
+        self.check_scanned()
+        with self.changed:
+            found = next(filter(fits, _newest_first(self._runs.values())), None)
+            elsewhere = next(filter(fits, self._elsewhere.values()), None)
+        if found is None and elsewhere is not None:
+            raise _owned_elsewhere(elsewhere)
+        return found
+
     def in_phase(self, *phases: Phase) -> list[Run]:
         """Returns the runs in these phases. Called with the lock held."""
         return [run for run in self._runs.values() if run.phase in phases]
@@ -99,11 +118,11 @@ class RunTable:
             return _newest_first(self._runs.values(), model)
 
     def report(self) -> None:
-        """Passes the numbers of queued and running runs to the observer."""
+        """Passes the numbers of queued, running and paused runs to the observer."""
         with self.changed:
             queued = len(self.in_phase(Phase.RECEIVING, Phase.WAITING))
-            running = len(self.in_phase(Phase.TRAINING))
-        self._observer.runs_changed(queued, running)
+            running, paused = len(self.in_phase(Phase.TRAINING)), len(self.in_phase(Phase.PAUSED))
+        self._observer.runs_changed(queued, running, paused)
 
     def check_scanned(self) -> None:
         """Raises UnavailableError until the runs have been read at startup."""
@@ -119,13 +138,10 @@ class RunTable:
         with self.changed:
             self._creating.add(run.id)
         try:
-            (folder / BASE).mkdir(parents=True)
+            folder.mkdir(parents=True)
             # First, so that no other server on this folder takes the run over.
             run.own()
-            # A copy: the version may be replaced or removed while the run waits.
-            for part in (base.path.name, *base.parts):
-                (folder / BASE / part).parent.mkdir(exist_ok=True)
-                shutil.copyfile(base.path.parent / part, folder / BASE / part, follow_symlinks=False)
+            copy_version(base, folder / BASE)
             request.write(folder)
             events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes))
             run.log.refresh()
@@ -144,11 +160,15 @@ class RunTable:
     def own(self, run: Run) -> None:
         """Makes this server the owner of an ended run.
 
-        Raises RunElsewhereError if another server owns it, and UnknownRunError if it was removed.
+        Raises RunElsewhereError if another server owns it, UnknownRunError if it was removed, and BusyError if another
+        call changes it.
         """
         removed = UnknownRunError(f"training run '{run.id}' was removed")
-        # This server owns an ended run only while it is removing it.
+        # This server owns an ended run only while it publishes, changes or removes it.
         if run.owned:
+            with self.changed:
+                if run.id in self._runs:
+                    raise BusyError(f"run '{run.id}' is being changed by another call", retry_after=1.0)
             raise removed
         try:
             owned = run.own()
@@ -169,7 +189,7 @@ class RunTable:
         with self.changed:
             ended = [run for run in _newest_first(self._runs.values()) if run.log.ended]
         for run in ended[self._max_kept :]:
-            with contextlib.suppress(RunElsewhereError, UnknownRunError):
+            with contextlib.suppress(RunElsewhereError, UnknownRunError, BusyError):
                 self.own(run)
                 self.remove(run)
 
@@ -243,6 +263,13 @@ class RunTable:
         else:
             adopt(run)
         return None
+
+
+def copy_version(version: FoundVersion, folder: Path) -> None:
+    """Copies the files of a version, which may be replaced or removed while a run needs them. Raises OSError."""
+    for part in (version.path.name, *version.parts):
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(version.path.parent / part, folder / part, follow_symlinks=False)
 
 
 def _newest_first(runs: Iterable[Run], model: str = "") -> list[Run]:

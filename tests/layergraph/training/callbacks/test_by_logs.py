@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from layergraph.config.training_rules import KERAS3_RULES
 from layergraph.errors import ConfigError, NonFiniteLossError
 from layergraph.training.callbacks.table import CALLBACKS, callback
 from layergraph.training.optimizers.table import optimizer
@@ -37,6 +38,7 @@ class Trained:
     """The parts of a model that callbacks use; its weights are the index of the epoch."""
 
     metrics = ()
+    training_rules = KERAS3_RULES
 
     def __init__(self, own_optimizer):
         self.optimizer = own_optimizer

@@ -24,6 +24,7 @@ TRIAL = Trial(
     checkpoint=3000,
     best=0,
     result=1000,
+    cache=0,
     largest_file=0,
     event=100,
     trainable=10,
@@ -73,6 +74,22 @@ def test_disk_space_counts_what_exists_at_once():
     assert least <= costs.disk(REQUEST, STEPS, TRIAL, 500, 10.0) <= 1.02 * least + costs.DISK_BYTES + 300
     best = costs.disk(REQUEST, STEPS, replace(TRIAL, best=4000, result=4000), 500, 10.0)
     assert best - costs.disk(REQUEST, STEPS, TRIAL, 500, 10.0) == pytest.approx(1.02 * 7000, abs=2)
+
+
+def test_outputs_of_frozen_layers_are_kept_once():
+    """The first epoch computes them; the others read them."""
+    first = [Lap("step", 1.0), *[Lap("step", 0.5)] * 3, Lap("end of epoch", 0.0)]
+    trial = replace(TRIAL, laps=[*first, *[Lap("step", 0.1)] * 4, Lap("end of epoch", 0.0)], cache=7000)
+    seconds = costs.seconds(REQUEST, STEPS, trial)
+    assert seconds.steps == pytest.approx(1.0 + 9 * 0.5 + 90 * 0.1)
+    assert seconds.step == pytest.approx(0.1)
+    more = costs.disk(REQUEST, STEPS, trial, 500, 10.0) - costs.disk(REQUEST, STEPS, replace(trial, cache=0), 500, 10.0)
+    assert more == pytest.approx(1.02 * 7000, abs=2)
+    wide = replace(REQUEST, data=tuple(replace(array, shape=(100_000, *array.shape[1:])) for array in DATA))
+    many = Steps(80_000, 20_000, 10_000, 2500, 100_000, 0)
+    whole = costs.disk(wide, many, trial, 500, 10.0) - costs.disk(wide, many, replace(trial, cache=0), 500, 10.0)
+    # 64 batches of 8 rows, and 8 of validation, are tried.
+    assert whole == pytest.approx(1.02 * 7000 * 100_000 / (72 * 8), rel=1e-3)
 
 
 def test_callbacks_files_grow_by_step_and_by_epoch():

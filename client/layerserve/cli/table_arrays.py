@@ -1,0 +1,60 @@
+"""Reading of columns of local CSV and Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from layerserve.errors import InvalidArgument
+from layerserve.model_info import TensorSpec
+from layerserve.table_files.formats import open_table
+from layerserve.table_files.table import Selection, Table, TableArray
+from layerserve.tensors import NUMPY_DTYPES, Array
+
+
+def read_columns(path: str, key: str, name: str, specs: Sequence[TensorSpec], fill: str | None) -> Any:
+    """Returns the columns that `key` lists as one array, or without a key a dict of those that have names of `specs`.
+
+    `name` is the input or output that the columns are for, if known. What takes text is read as text. Raises
+    InvalidArgument if the file lacks a column or a field is invalid, and OSError.
+    """
+    of_name = {spec.name: spec for spec in specs}
+    if not name and len(specs) == 1:
+        name = specs[0].name
+    suffix = Path(path).suffix
+    try:
+        with Path(path).open("rb") as file:
+            table = open_table(file, suffix, path)
+            found = [] if key else [spec for spec in specs if spec.name in table.names]
+            if key or name or not found:
+                spec = of_name.get(name)
+                return _read(table, [Selection(key=key, name=name, text=_is_text(spec), fill=fill)], [spec])[0]
+            selections = [Selection((spec.name,), text=_is_text(spec), fill=fill) for spec in found]
+            return dict(zip((spec.name for spec in found), _read(table, selections, found), strict=True))
+    except (InvalidArgument, MemoryError, OSError):
+        raise
+    except Exception as error:  # Arrow raises many kinds of errors for corrupt data
+        raise InvalidArgument(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _is_text(spec: TensorSpec | None) -> bool | None:
+    return None if spec is None else spec.dtype == "string"
+
+
+def _read(table: Table, selections: Sequence[Selection], specs: Sequence[TensorSpec | None]) -> list[Array]:
+    arrays = table.described(selections)
+    pieces: list[list[Array]] = [[] for _ in arrays]
+    for index, piece in table.pieces(arrays):
+        pieces[index].append(piece)
+    return [_whole(*each) for each in zip(arrays, pieces, specs, strict=True)]
+
+
+def _whole(array: TableArray, pieces: list[Array], spec: TensorSpec | None) -> Array:
+    joined = np.concatenate(pieces) if pieces else np.empty(0, NUMPY_DTYPES[array.dtype])
+    shape = array.shape
+    if spec is not None and len(spec.shape) == len(shape) + 1 and spec.shape[-1] == 1:
+        shape = (*shape, 1)
+    return joined.reshape(shape)

@@ -1,0 +1,31 @@
+"""Formats of files of columns, by suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import BinaryIO
+
+from layerserve.errors import InvalidArgument
+from layerserve.table_files.csv_table import CsvTable
+from layerserve.table_files.parquet_table import ParquetTable
+from layerserve.table_files.table import Table
+
+FORMATS: Mapping[str, Callable[[str, BinaryIO], Table]] = {
+    ".csv": CsvTable,
+    ".tsv": partial(CsvTable, delimiter="\t"),
+    ".parquet": ParquetTable,
+}
+
+
+def open_table(file: BinaryIO, suffix: str, label: str) -> Table:
+    """Reads what a file of columns has. `label` names it in error texts; `suffix` must be one of `FORMATS`.
+
+    Raises InvalidArgument for a file of another format, and MissingPackageError if pyarrow isn't installed.
+    """
+    try:
+        return FORMATS[suffix](label, file)
+    except (InvalidArgument, MemoryError):
+        raise
+    except Exception as error:  # Arrow raises many kinds of errors for a corrupt file
+        raise InvalidArgument(f"{label}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,117 @@
+"""Handlers of TrainingService that change runs: they pause, go on, end early, are cancelled, published and removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from layerserve.v1 import training_pb2 as pb
+
+from layerserve_server.access.caller import Caller
+from layerserve_server.errors import InvalidRequestError, safe_text
+from layerserve_server.repository.layout import LABEL
+from layerserve_server.services.messages import parse
+from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.runs.run import Run
+from layerserve_server.transport.call import Call, Handler
+
+#: Maximum number of keys of metadata that a call removes.
+MAX_REMOVED = 1000
+
+
+class RunChanges:
+    """These handlers. All raise as `Runs.get` does."""
+
+    def __init__(self, runs: Runs, describe: Callable[[Run], pb.Run]) -> None:
+        """`describe` makes the message about a run."""
+        self._runs = runs
+        self._describe = describe
+
+    def handlers(self) -> dict[str, Handler]:
+        """Returns the handlers by the name of their method."""
+        return {
+            "PauseRun": self.pause_run,
+            "StopRun": self.stop_run,
+            "UpdateRun": self.update_run,
+            "PublishRun": self.publish_run,
+            "CancelRun": self.cancel_run,
+            "ResumeRun": self.resume_run,
+            "DeleteRun": self.delete_run,
+        }
+
+    def pause_run(self, call: Call) -> None:
+        """Handles PauseRun. Raises as `RunSteering.pause` does."""
+        request = parse(pb.PauseRunRequest, call.request)
+        self._check(call.caller, request.run_id)
+        run = self._runs.steering.pause(request.run_id)
+        call.reply(pb.PauseRunResponse(run=self._describe(run)).SerializeToString)
+
+    def stop_run(self, call: Call) -> None:
+        """Handles StopRun. Raises as `RunSteering.stop` does."""
+        request = parse(pb.StopRunRequest, call.request)
+        self._check(call.caller, request.run_id)
+        run = self._runs.steering.stop(request.run_id)
+        call.reply(pb.StopRunResponse(run=self._describe(run)).SerializeToString)
+
+    def update_run(self, call: Call) -> None:
+        """Handles UpdateRun. Raises as `RunSteering.update` does."""
+        request = parse(pb.UpdateRunRequest, call.request)
+        self._check(call.caller, request.run_id)
+        if len(request.remove_metadata) > MAX_REMOVED:
+            count = len(request.remove_metadata)
+            raise InvalidRequestError(f"remove_metadata: got {count} keys, expected at most {MAX_REMOVED}")
+        run = self._runs.steering.update(
+            request.run_id,
+            priority=request.priority if request.HasField("priority") else None,
+            description=request.description if request.HasField("description") else None,
+            metadata=dict(request.metadata),
+            removed=request.remove_metadata,
+        )
+        call.reply(pb.UpdateRunResponse(run=self._describe(run)).SerializeToString)
+
+    def publish_run(self, call: Call) -> None:
+        """Handles PublishRun. Raises as `RunEndings.publish_kept` does."""
+        request = parse(pb.PublishRunRequest, call.request)
+        self._check(call.caller, request.run_id)
+        if request.label and not LABEL.fullmatch(request.label):
+            label = safe_text(request.label, 150)
+            raise InvalidRequestError(f"label: got '{label}', expected letters, digits, '.', '_' and '-'")
+        if request.expected_base_version < 0:
+            raise InvalidRequestError(f"expected_base_version: got {request.expected_base_version}, expected 0 or more")
+        run = self._runs.publish(request.run_id, request.label, request.expected_base_version, call.caller.name)
+        call.reply(pb.PublishRunResponse(run=self._describe(run)).SerializeToString)
+
+    def cancel_run(self, call: Call) -> None:
+        """Handles CancelRun. Raises as `RunSteering.cancel` does."""
+        request = parse(pb.CancelRunRequest, call.request)
+        self._check(call.caller, request.run_id)
+        run = self._runs.steering.cancel(request.run_id)
+        call.reply(pb.CancelRunResponse(run=self._describe(run)).SerializeToString)
+
+    def resume_run(self, call: Call) -> None:
+        """Handles ResumeRun. Raises as `RunSteering.resume` and `Quota.run` do."""
+        request = parse(pb.ResumeRunRequest, call.request)
+        held = self._check(call.caller, request.run_id)
+        run = counted(call.caller, lambda: self._runs.steering.resume(request.run_id), held)
+        call.reply(pb.ResumeRunResponse(run=self._describe(run)).SerializeToString)
+
+    def delete_run(self, call: Call) -> None:
+        """Handles DeleteRun. Raises as `Runs.delete` does."""
+        request = parse(pb.DeleteRunRequest, call.request)
+        self._check(call.caller, request.run_id)
+        self._runs.delete(request.run_id)
+        call.reply(pb.DeleteRunResponse().SerializeToString)
+
+    def _check(self, caller: Caller, run_id: str) -> Run:
+        """Returns a run that the caller may change. One of a model that it may not train doesn't exist for it."""
+        return self._runs.get(run_id, partial(caller.may, "train"))
+
+
+def counted(caller: Caller, begin: Callable[[], Run], again: Run | None = None) -> Run:
+    """Begins or resumes a run that counts for the caller's quota until it ends, also while it is paused.
+
+    `again` is the run that is resumed, which may count already.
+    """
+    if caller.quota is None:
+        return begin()
+    return caller.quota.run(begin, lambda run: run.log.ended, again)

@@ -1,0 +1,74 @@
+"""Which runs ListRuns returns, in which order, and how its pages follow one another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from layerserve.v1 import training_pb2 as pb
+
+from layerserve_server.errors import InvalidRequestError, safe_text
+from layerserve_server.training.request import Kind
+from layerserve_server.training.runs.run import RUN_ID, Run
+
+#: Time of creation in nanoseconds and id: runs are sorted by it, whatever runs are begun or removed meanwhile.
+Place: TypeAlias = tuple[int, str]
+
+TOKEN = re.compile(rf"(?P<time>[0-9]{{1,19}})\.(?P<id>{RUN_ID.pattern})")
+
+
+def selected(request: pb.ListRunsRequest, runs: Iterable[Run]) -> list[Run]:
+    """Returns the runs that a request asks for, in its order, but for paging. Raises InvalidRequestError."""
+    names = pb.RunState.DESCRIPTOR.values_by_number
+    for number in request.states:
+        if number not in names or not number:
+            raise InvalidRequestError(f"states: got {number}, expected states of a run")
+    states = {names[number].name.removeprefix("RUN_STATE_").lower() for number in request.states}
+    found = [run for run in runs if _fits(request, run) and (not states or run.state.value in states)]
+    return sorted(found, key=place, reverse=not request.oldest_first)
+
+
+def page(request: pb.ListRunsRequest, runs: list[Run]) -> tuple[list[Run], str]:
+    """Returns a request's page of sorted runs, and the token of the next one; empty if there is none.
+
+    Raises InvalidRequestError for a token that no reply had, and for a negative size.
+    """
+    if request.page_size < 0:
+        raise InvalidRequestError(f"page_size: got {request.page_size}, expected 0 or more")
+    if request.page_token:
+        after = _place(request.page_token)
+        runs = [run for run in runs if (place(run) > after if request.oldest_first else place(run) < after)]
+    shown = runs[: request.page_size] if request.page_size else runs
+    if len(shown) == len(runs):
+        return shown, ""
+    moment, run_id = place(shown[-1])
+    return shown, f"{moment}.{run_id}"
+
+
+def place(run: Run) -> Place:
+    """Returns the place of a run among others."""
+    return int(run.created_time * 1e9), run.id
+
+
+def _place(token: str) -> Place:
+    match = TOKEN.fullmatch(token)
+    if match is None:
+        raise InvalidRequestError(f"page_token: got '{safe_text(token, 80)}', expected one of a reply of ListRuns")
+    return int(match["time"]), match["id"]
+
+
+def _fits(request: pb.ListRunsRequest, run: Run) -> bool:
+    if request.model_name and run.request.model != request.model_name:
+        return False
+    if request.kind and (request.kind == pb.RUN_KIND_EVALUATION) != (run.request.kind is Kind.EVALUATION):
+        return False
+    if request.caller and run.request.caller != request.caller:
+        return False
+    created = place(run)[0]
+    if request.HasField("created_after") and created < request.created_after.ToNanoseconds():
+        return False
+    if request.HasField("created_before") and created >= request.created_before.ToNanoseconds():
+        return False
+    metadata = run.metadata
+    return all(metadata.get(key) == value for key, value in request.metadata.items())

@@ -1,0 +1,1 @@
+"""Readers of open data files, arrays and tables, wherever they lie."""
