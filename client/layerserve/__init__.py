@@ -76,6 +76,7 @@ from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
 from layerserve.run_series import RunSeries
+from layerserve.sample_losses import SampleLosses
 from layerserve.server_file import ServerFile
 from layerserve.tokens import PlaintextTokenWarning
 
@@ -137,6 +138,7 @@ __all__ = [
     "RunResumed",
     "RunSeries",
     "RunStarted",
+    "SampleLosses",
     "ServerFile",
     "StepProgress",
     "TensorSpec",

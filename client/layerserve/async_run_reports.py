@@ -12,6 +12,7 @@ from layerserve.options.signature import takes
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Signatures
 from layerserve.run_series import RunSeries, run_series
+from layerserve.sample_losses import SampleLosses, sample_losses
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -58,6 +59,34 @@ class AsyncRunReports:
         """
         flow = estimate_training(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
         return await self._run(flow, math.inf if timeout is None else timeout)
+
+    @takes(EVALUATE)
+    async def sample_losses(
+        self,
+        model: str,
+        x: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[EvaluateKeywords],
+    ) -> SampleLosses:
+        """Evaluate a model as `evaluate` does, and return the loss of each row, too: which rows are wrong.
+
+        The losses are arrays of float32 in the order of the rows, by log name. The run keeps them as the file
+        "sample_losses.npz". `timeout` is in seconds; default: none.
+
+        Example:
+            losses = await client.sample_losses("mnist", images, labels)
+            losses.worst(10)         -> array([1247, 321, ...])
+            losses.losses["loss"]    -> array([0.01, 2.3, ...], dtype=float32)
+
+        Raises the errors of `evaluate`, and InvalidArgument for a loss whose values depend on several rows.
+        """
+        flow = sample_losses(self._signatures, model, x, y, sample_weight, version, label, options)
+        return await self._run(flow, timeout)
 
     async def series(
         self,

@@ -74,13 +74,18 @@ def evaluate(
 ) -> Flow[Logs]:
     """Flow that evaluates a model and returns the logs."""
     spec, arrays = yield from evaluation_request(signatures, model, x, y, sample_weight, version, label, options)
+    return (yield from evaluated(spec, arrays)).logs
+
+
+def evaluated(spec: EvaluateSpec, arrays: Sequence[TrainingArray]) -> Flow[RunFinished]:
+    """Flow that evaluates and returns the end. Raises TrainingFailed and TrainingCancelled."""
     feed = RunFeed()
     yield from feed.start(Upload(spec, arrays))
     while (yield from feed.next_event()) is not None:
         pass
     if not isinstance(feed.outcome, RunFinished):
         raise TrainingCancelled(feed.run_id)
-    return feed.outcome.logs
+    return feed.outcome
 
 
 def evaluation_request(

@@ -70,6 +70,7 @@ PUBLIC = [
     "RunResumed",
     "RunSeries",
     "RunStarted",
+    "SampleLosses",
     "ServerFile",
     "StepProgress",
     "TensorSpec",

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import numpy as np
 import typer
 
 from layerserve.cli.array_files import read_arrays
@@ -22,10 +23,11 @@ from layerserve.client import TrainingRun
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
 from layerserve.estimates import RunEstimate
-from layerserve.events import RunCancelled, TrainingEvent
+from layerserve.events import Logs, RunCancelled, TrainingEvent
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.run_info import Runs
+from layerserve.sample_losses import SampleLosses
 from layerserve.tables import Table, number_text
 
 _ARRAYS = "[NAME=]PATH"
@@ -56,6 +58,10 @@ Fill = Annotated[
         metavar="VALUE", help="Read in place of missing values of .csv and .parquet files.  [default: refused]"
     ),
 ]
+Losses = Annotated[
+    Path | None, typer.Option("--losses", metavar="FILE.npz", help="Save the loss of each row to this file.")
+]
+Worst = Annotated[int, typer.Option(metavar="COUNT", min=0, help="Show so many rows with the highest losses.")]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Plot the history to this file. Requires layerserve[plot].")
 ]
@@ -140,6 +146,8 @@ def evaluate(
     data: Data = None,
     sample_weight: SampleWeight = None,
     fill: Fill = None,
+    losses: Losses = None,
+    worst: Worst = 0,
     dry_run: DryRun = False,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
@@ -149,13 +157,17 @@ def evaluate(
 ) -> None:
     """Measure the loss and metrics of a model on data.
 
-    JSON: an object of numbers by log. With --dry-run: as for `train`.
+    JSON: an object of numbers by log. With --worst: {"run", "logs", "worst": [{"row", log: loss}]}. With --dry-run: as
+    for `train`.
     """
     x, y = _of_one_file(context, x, y, data)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
-        start: Callable[..., dict[str, float] | RunEstimate]
-        start = client.estimate_evaluation if dry_run else client.evaluate
+        start: Callable[..., Logs | RunEstimate | SampleLosses] = client.evaluate
+        if dry_run:
+            start = client.estimate_evaluation
+        elif worst or losses is not None:
+            start = client.sample_losses
         logs = start(
             model,
             read_arrays(x, specs.inputs, fill),
@@ -165,12 +177,30 @@ def evaluate(
             label=label,
             **cast(EvaluateKeywords, read_flags(EVALUATE, options)),
         )
+    if isinstance(logs, SampleLosses):
+        if losses is not None:
+            np.savez(losses, **cast(Any, logs.losses))
+        if worst:
+            _show_worst(logs, worst, as_json)
+            return
+        logs = logs.logs
     if isinstance(logs, RunEstimate):
         _show_estimate(logs, as_json)
     elif as_json:
         print_json(logs)
     else:
         print_table(Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()]))
+
+
+def _show_worst(found: SampleLosses, count: int, as_json: bool) -> None:
+    """Prints the rows with the highest losses."""
+    rows = found.worst(count).tolist()
+    if as_json:
+        worst = [{"row": row, **{name: float(values[row]) for name, values in found.losses.items()}} for row in rows]
+        print_json({"run": found.run_id, "logs": found.logs, "worst": worst})
+        return
+    cells = [(str(row), *(number_text(float(values[row])) for values in found.losses.values())) for row in rows]
+    print_table(Table("Highest losses", ("#Row", *(f"#{name}" for name in found.losses)), cells))
 
 
 def _show_estimate(estimate: RunEstimate, as_json: bool) -> None:

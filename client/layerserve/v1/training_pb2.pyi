@@ -623,12 +623,20 @@ class EvaluateSpec(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SAMPLE_LOSSES_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Rows in a step. Default 32."""
     description: _builtins.str
     """Free text for people, kept with the run. Default: empty."""
+    sample_losses: _builtins.bool
+    """Whether the loss of each row is written to the file "sample_losses.npz" of the run (see DownloadRunFile): arrays of
+    float32 in the order of the rows, by log name: "loss" for all outputs together, with loss weights, and "NAME_loss" for
+    each of several outputs. The loss of a row is the mean of its values (timesteps, pixels) as Keras computes them before
+    it reduces them, times the sample weights, without masked values; penalties of regularizers don't count. A loss whose
+    values depend on several rows gives INVALID_ARGUMENT. Default false.
+    """
     idempotency_key: _builtins.str
     """A key by which a repeated call finds its run, as in TrainSpec. Default: none."""
     @_builtins.property
@@ -655,12 +663,13 @@ class EvaluateSpec(_message.Message):
         data: _abc.Iterable[Global___DataArray] | None = ...,
         batch_size: _builtins.int = ...,
         description: _builtins.str = ...,
+        sample_losses: _builtins.bool = ...,
         idempotency_key: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "sample_losses", b"sample_losses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -403,10 +403,16 @@ class Trainer(Functional):
         steps: int | None = None,
         callbacks: Callback | Iterable[Callback] | None = None,
         return_dict: bool = False,
+        *,
+        row_losses: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
     ) -> Any:
         """Computes loss and metrics: one number, a list in Keras's order, or a dict. `steps` limits the batches.
 
-        Takes the data, and raises the errors, of `fit`.
+        `row_losses` is called after each batch with the losses of its rows by log name: "loss", the sum over outputs
+        with their loss weights, and each output's if there are several. A row's loss is the mean of its values, without
+        masked ones, times the sample weights; penalties of regularizers don't count.
+
+        Takes the data, and raises the errors, of `fit`; ConfigError if a loss has no losses by row.
         """
         compiled = self._ready()
         rows = self._data(compiled, x, y, sample_weight)
@@ -414,6 +420,7 @@ class Trainer(Functional):
         count = _count(rows, size) if steps is None else steps
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=rows.rows)
         loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
+        loop.row_losses = row_losses
         return self._numbers(tested(loop, Validation(rows, size, steps), hooks, workers=None), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:

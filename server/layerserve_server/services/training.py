@@ -282,7 +282,13 @@ def training_request(spec: pb.TrainSpec, model: str, version: int, defaults: Run
 
 def evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
     options = _options((option for option in RUN if option.evaluates), spec)
-    return RunRequest(**_common(spec, model, version, defaults), **options, kind=Kind.EVALUATION, publish=False)
+    return RunRequest(
+        **_common(spec, model, version, defaults),
+        **options,
+        kind=Kind.EVALUATION,
+        publish=False,
+        sample_losses=spec.sample_losses,
+    )
 
 
 def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) -> dict[str, Any]:

@@ -210,7 +210,8 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
 
             check_shareable(cast("layergraph.Model", model))
         if request.kind is Kind.EVALUATION:
-            model.evaluate(**evaluate_arguments(request, few))
+            by_row = {"row_losses": lambda losses: None} if request.sample_losses else {}
+            model.evaluate(**evaluate_arguments(request, few), **by_row)
         else:
             _dry_run_training(model, request, few)
     except (NonFiniteLossError, ElementError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from layerserve_server.training.estimates.random_rows import trial_request
 from layerserve_server.training.estimates.steps import Steps, rows_of
 from layerserve_server.training.process.trial_times import Lap
-from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.request import Kind, Role, RunRequest
 
 #: Factor and addition, in bytes, for memory that a trial doesn't show: fragments, and the history of many epochs.
 MEMORY_FACTOR, MEMORY_BYTES = 1.1, 48 << 20
@@ -18,6 +18,8 @@ ORDER_BYTES = 24
 DISK_FACTOR, DISK_BYTES = 1.02, 256 << 10
 #: Size of the header of an array's file, in bytes.
 HEADER_BYTES = 128
+#: Size of the loss of a row, in bytes.
+ROW_LOSS_BYTES = 4
 #: Events of steps per second: at first, for the first seconds, and later (see `process.reporting`).
 EVENTS, LIVELY_SECONDS, LATER_EVENTS = 10.0, 120.0, 1.0
 #: Share of the steps' times, of the longest, that isn't counted: other processes have interrupted them.
@@ -135,6 +137,10 @@ def disk(request: RunRequest, steps: Steps, trial: Trial, base: int, time: float
     """Returns the maximum size of a run's folder, in bytes. `base` is that of the model's files, `time` in seconds."""
     epochs = request.epochs if request.kind is Kind.TRAINING else 1
     data = request.kept_bytes + HEADER_BYTES * len(request.data)
+    if request.sample_losses:
+        # One array for all outputs together, and one for each of several; twice while they are joined into one file.
+        arrays = 1 + sum(array.role is Role.Y for array in request.data)
+        data += 2 * arrays * (ROW_LOSS_BYTES * steps.rows + HEADER_BYTES)
     # A checkpoint, and the best epoch's model, exist twice while they are replaced. A result that is the best epoch's
     # model is a link to it.
     models = 2 * trial.checkpoint + max(2 * trial.best, trial.result)

@@ -35,6 +35,7 @@ from layerserve_server.training.process.cpu_yield import CpuYield
 from layerserve_server.training.process.gpu import gpu
 from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter, numbers
+from layerserve_server.training.process.sample_losses import SampleLosses
 from layerserve_server.training.process.trial_times import trial_timer
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
@@ -120,7 +121,12 @@ def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult
     reporter = EvaluationReporter(writer, position)
     lower_priority(request.nice)
     callbacks = [reporter, *_yielding(request), *trial_timer(folder, request)]
-    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=callbacks))
+    arguments = evaluate_arguments(request, arrays)
+    if request.sample_losses:
+        with SampleLosses(folder / FILES, request.data[0].rows) as losses:
+            logs = numbers(model.evaluate(**arguments, callbacks=callbacks, row_losses=losses.add))
+    else:
+        logs = numbers(model.evaluate(**arguments, callbacks=callbacks))
     writer.close()
     return RunResult("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
 
