@@ -41,6 +41,7 @@ from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.sinks.processes import SinkProcesses
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, ModelLoader, make_imports
@@ -87,6 +88,7 @@ class App:
             self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
         )
+        self._sinks = SinkProcesses(settings.sinks, self.runs.folder, settings.state_folder / "sinks")
         self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan)
         check_table([], PATHS)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
@@ -171,6 +173,7 @@ class App:
         self.repository.sweep()
         self._inference.open()
         self.runs.start()
+        self._sinks.start()
         self._watcher.start()
         if self._workers is not None:
             self._workers.start(self.grpc_port)
@@ -213,6 +216,7 @@ class App:
         for thread in stopping:
             thread.join()
         self.runs.stop()
+        self._sinks.stop()
         self._parent.close()
         if self._imports is not None:
             self._imports.close()
