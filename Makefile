@@ -193,6 +193,10 @@ http-clients: $(STAMP) ## Compare answers over HTTP with the SDK's: Triton's cli
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
 
+.PHONY: sweep-kills
+sweep-kills: $(STAMP) ## Kill trials and servers during sweeps at random moments (ARGS="--sweeps 3 --trials 20")
+	$(TESTS) $(BIN)/python tests/proofs/kill_sweeps.py $(ARGS)
+
 .PHONY: round-trips
 round-trips: $(STAMP) ## Open with PEER (TensorFlow 2.15) its models that were saved here: every layer, COUNT random graphs (COUNT=200)
 	rm -rf build/round-trips

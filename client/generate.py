@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "layerserve"
@@ -22,7 +23,7 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_(channel|management|run_control|run_reports)\b", r"\1"),
+    (r"\basync_(channel|management|run_control|run_reports|sweeping)\b", r"\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -42,19 +43,9 @@ def client() -> str:
     return _header("async_client.py") + blocking((PACKAGE / "async_client.py").read_text("utf-8"))
 
 
-def management() -> str:
-    """management.py."""
-    return _header("async_management.py") + blocking((PACKAGE / "async_management.py").read_text("utf-8"))
-
-
-def run_control() -> str:
-    """run_control.py."""
-    return _header("async_run_control.py") + blocking((PACKAGE / "async_run_control.py").read_text("utf-8"))
-
-
-def run_reports() -> str:
-    """run_reports.py."""
-    return _header("async_run_reports.py") + blocking((PACKAGE / "async_run_reports.py").read_text("utf-8"))
+def part(name: str) -> str:
+    """A file with some of the client's methods."""
+    return _header(f"async_{name}") + blocking((PACKAGE / f"async_{name}").read_text("utf-8"))
 
 
 def keywords() -> str:
@@ -78,9 +69,10 @@ def keywords() -> str:
 
 #: The files, by path in the package. The last needs the others.
 FILES: dict[str, Callable[[], str]] = {
-    "management.py": management,
-    "run_control.py": run_control,
-    "run_reports.py": run_reports,
+    "management.py": partial(part, "management.py"),
+    "run_control.py": partial(part, "run_control.py"),
+    "run_reports.py": partial(part, "run_reports.py"),
+    "sweeping.py": partial(part, "sweeping.py"),
     "client.py": client,
     "options/keywords.py": keywords,
 }

@@ -78,6 +78,7 @@ from layerserve.run_info import RunInfo
 from layerserve.run_series import RunSeries
 from layerserve.sample_losses import SampleLosses
 from layerserve.server_file import ServerFile
+from layerserve.sweeps import Range, SweepInfo, Trial
 from layerserve.tokens import PlaintextTokenWarning
 
 __all__ = [
@@ -124,6 +125,7 @@ __all__ = [
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",
+    "Range",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -141,12 +143,14 @@ __all__ = [
     "SampleLosses",
     "ServerFile",
     "StepProgress",
+    "SweepInfo",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
     "TrainingEvent",
     "TrainingFailed",
     "TrainingRun",
+    "Trial",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

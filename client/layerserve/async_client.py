@@ -18,6 +18,7 @@ from layerserve.async_channel import AsyncChannel
 from layerserve.async_management import AsyncManagement
 from layerserve.async_run_control import AsyncRunControl
 from layerserve.async_run_reports import AsyncRunReports
+from layerserve.async_sweeping import AsyncSweeping
 from layerserve.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT,
@@ -62,7 +63,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class AsyncClient(AsyncManagement, AsyncRunReports):
+class AsyncClient(AsyncManagement, AsyncRunReports, AsyncSweeping):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:

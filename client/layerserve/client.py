@@ -47,6 +47,7 @@ from layerserve.run_info import RunInfo
 from layerserve.run_reports import RunReports
 from layerserve.run_selection import list_runs
 from layerserve.service_config import MAX_RETRIES, LoadBalancing
+from layerserve.sweeping import Sweeping
 from layerserve.tensors import Array
 from layerserve.tokens import Token
 from layerserve.training import evaluate, train
@@ -63,7 +64,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class Client(Management, RunReports):
+class Client(Management, RunReports, Sweeping):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

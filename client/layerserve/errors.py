@@ -18,6 +18,7 @@
     │   ├── ModelNotReady             the version failed to load
     │   ├── NotCompiled               neither the request nor the file has an optimizer and a loss
     │   ├── RunElsewhere              another server on the same repository owns the run
+    │   ├── VersionConflict           another version than expected is the newest of the model
     │   ├── ModelMismatch              the served model isn't the one for which `layerserve codegen` wrote a class
     │   └── ClientClosed              the client was used after `close()`
     ├── Overloaded                    a limit of the server is reached: `retry_after` in seconds, if known
@@ -396,6 +397,7 @@ CODES: dict[str, type[LayerserveError]] = {
         ModelNotReady,
         NotCompiled,
         RunElsewhere,
+        VersionConflict,
         QuotaExceeded,
         TokenExpired,
         Forbidden,

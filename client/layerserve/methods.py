@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from layerserve.v1 import graph_pb2, management_pb2, models_pb2, prediction_pb2, training_pb2
+from layerserve.v1 import graph_pb2, management_pb2, models_pb2, prediction_pb2, sweeps_pb2, training_pb2
 
 
 class Message(Protocol):
@@ -43,6 +43,7 @@ _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
 _MANAGEMENT = "layerserve.v1.ManagementService"
+_SWEEPS = "layerserve.v1.SweepService"
 
 PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse, repeatable=True)
 PREDICT_STREAM = Method(
@@ -174,3 +175,11 @@ METHODS: tuple[Method[Message, Message], ...] = (
     DELETE_VERSION,
     DELETE_MODEL,
 )  # type: ignore[assignment]  # a Method is read-only, so it may be treated as covariant
+
+CREATE_SWEEP = Method(_SWEEPS, "CreateSweep", sweeps_pb2.CreateSweepRequest, sweeps_pb2.CreateSweepResponse)
+GET_SWEEP = Method(_SWEEPS, "GetSweep", sweeps_pb2.GetSweepRequest, sweeps_pb2.GetSweepResponse, repeatable=True)
+LIST_SWEEPS = Method(
+    _SWEEPS, "ListSweeps", sweeps_pb2.ListSweepsRequest, sweeps_pb2.ListSweepsResponse, repeatable=True
+)
+CANCEL_SWEEP = Method(_SWEEPS, "CancelSweep", sweeps_pb2.CancelSweepRequest, sweeps_pb2.CancelSweepResponse)
+DELETE_SWEEP = Method(_SWEEPS, "DeleteSweep", sweeps_pb2.DeleteSweepRequest, sweeps_pb2.DeleteSweepResponse)

@@ -35,9 +35,10 @@ class RunInfo(Tabular):
     `resumed` is how often it was. `workers` is the number of worker processes. `owner` is the server that owns the run,
     if that isn't the one that replied, `caller` the name of the caller that began it. `withheld` is the reason why its
     result isn't published although that was requested, and a `publishable` one is kept. A `stopped` run was stopped
-    early. A paused run has a `reason` if no call has paused it. `remaining_seconds` is the time until the run ends, by
-    what it has done so far, None if it isn't known. `best` is the best value of the log that matters, by name, and
-    `best_epoch` its epoch; empty and None before the end of the first epoch.
+    early. A paused run has a `reason` if no call has paused it. `sweep` is the id of the sweep of which the run is a
+    trial, or empty. `remaining_seconds` is the time until the run ends, by what it has done so far, None if it isn't
+    known. `best` is the best value of the log that matters, by name, and `best_epoch` its epoch; empty and None before
+    the end of the first epoch.
     """
 
     id: str
@@ -68,6 +69,8 @@ class RunInfo(Tabular):
     publishable: bool = False
     stopped: bool = False
     idempotency_key: str = ""
+    sweep: str = ""
+    trial: int = 0
     remaining_seconds: float | None = None
     best: Logs = field(default_factory=dict)
     best_epoch: int | None = None
@@ -145,6 +148,8 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         publishable=message.publishable,
         stopped=message.stopped,
         idempotency_key=message.idempotency_key,
+        sweep=message.sweep_id,
+        trial=message.trial,
         remaining_seconds=message.remaining_seconds if message.HasField("remaining_seconds") else None,
         best={message.best.name: message.best.value} if message.HasField("best") else {},
         best_epoch=message.best_epoch or None,

@@ -28,6 +28,7 @@ from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_series import RunSeries
+from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
@@ -42,6 +43,7 @@ from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.sinks.processes import SinkProcesses
+from layerserve_server.training.sweeps.registry import Sweeps
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, ModelLoader, make_imports
@@ -89,7 +91,15 @@ class App:
             inference.telemetry.tracer if inference.telemetry is not None else None,
         )
         self._sinks = SinkProcesses(settings.sinks, self.runs.folder, settings.state_folder / "sinks")
-        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan)
+        self.sweeps = Sweeps(
+            settings.state_folder / "sweeps",
+            self.runs,
+            self.repository,
+            dry_run.larger_is_better,
+            slots=settings.training_slots,
+            max_kept=settings.max_kept_runs,
+        )
+        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan, self.sweeps.scan)
         check_table([], PATHS)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         routes = Routes()
@@ -107,6 +117,7 @@ class App:
         estimator = Estimator(self.runs, self.repository, dry_run, trials)
         routes.add(RunSeries(self.runs).routes())
         routes.add(RunEstimates(self.repository, estimator, run_defaults(settings)).routes())
+        routes.add(SweepService(self.repository, self.sweeps, run_defaults(settings)).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
@@ -174,6 +185,7 @@ class App:
         self._inference.open()
         self.runs.start()
         self._sinks.start()
+        self.sweeps.start()
         self._watcher.start()
         if self._workers is not None:
             self._workers.start(self.grpc_port)
@@ -215,6 +227,7 @@ class App:
         self._transport.stop(grace)
         for thread in stopping:
             thread.join()
+        self.sweeps.stop()
         self.runs.stop()
         self._sinks.stop()
         self._parent.close()

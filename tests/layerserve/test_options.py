@@ -25,12 +25,12 @@ VALUES = {
     **{"publish_if_improved": "accuracy", "publish_label": "new", "format": "keras2", "priority": -1, "workers": 2},
     **{"on_nan": "continue", "checkpoint_seconds": 0.0, "description": "why", "optimizer": '"sgd"', "loss": '"mse"'},
     **{"loss_weights": "[0.5]", "metrics": '["mae"]', "weighted_metrics": "[]", "max_seconds": 1.5},
-    **{"max_memory_bytes": 2**40, "max_disk_bytes": 1},
+    **{"max_memory_bytes": 2**40, "max_disk_bytes": 1, "cache_frozen": "off", "lora": '{"rank": 8}'},
 }
 GIVEN = {
     **VALUES,
     **{"class_weight": {0: 2.0}, "callbacks": "TerminateOnNaN", "optimizer": "sgd", "loss": "mse"},
-    **{"loss_weights": [0.5], "metrics": ["mae"], "weighted_metrics": []},
+    **{"loss_weights": [0.5], "metrics": ["mae"], "weighted_metrics": [], "lora": 8},
 }
 
 

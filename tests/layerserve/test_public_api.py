@@ -10,8 +10,10 @@ import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
 from layerserve.async_management import AsyncManagement
 from layerserve.async_run_reports import AsyncRunReports
+from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
 from layerserve.management import Management
 from layerserve.run_reports import RunReports
+from layerserve.sweeping import Sweep, Sweeping
 
 PUBLIC = [
     "TLS",
@@ -57,6 +59,7 @@ PUBLIC = [
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",
+    "Range",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -65,6 +68,7 @@ PUBLIC = [
     "RunFile",
     "RunFinished",
     "RunInfo",
+    "RunPaused",
     "RunNotFound",
     "RunQueued",
     "RunResumed",
@@ -73,18 +77,21 @@ PUBLIC = [
     "SampleLosses",
     "ServerFile",
     "StepProgress",
+    "SweepInfo",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
     "TrainingEvent",
     "TrainingFailed",
     "TrainingRun",
+    "Trial",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "UnknownError",
     "UnknownInput",
     "UnknownOutput",
+    "VersionConflict",
     "VersionNotFound",
 ]
 
@@ -128,6 +135,8 @@ def test_importing_the_client_imports_nothing_heavy(module):
         (TrainingRun, AsyncTrainingRun),
         (Management, AsyncManagement),
         (RunReports, AsyncRunReports),
+        (Sweeping, AsyncSweeping),
+        (Sweep, AsyncSweep),
     ],
 )
 def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, asynchronous):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -27,7 +28,7 @@ from layerserve_server.settings import Settings
 from layerserve_server.training import data_root
 from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.estimates.settings_problems import settings_problems
-from layerserve_server.training.model import dry_run
+from layerserve_server.training.model import dry_run, monitored
 from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.limits import Limits
 
@@ -83,9 +84,13 @@ class FakeModel:
     def saved_format(self, name: str) -> None:
         """Any will do."""
 
-    def fit(self, x: Any, y: Any, **options: Any) -> None:
+    def log_direction(self, name: str) -> str:
+        return "down"
+
+    def fit(self, x: Any, y: Any, **options: Any) -> SimpleNamespace:
         if y["y"].shape[1:] != (2,):
             raise DataError(f"y 'y': got shape {y['y'].shape}, expected (rows, 2)")
+        return SimpleNamespace(history={"loss": [0.5]})
 
     def evaluate(self, x: Any, y: Any, **options: Any) -> None:
         self.fit(x, y, **options)
@@ -151,6 +156,9 @@ class RehearsedHere:
         self, path: Path, request: RunRequest, parameters: int, complete: bool, gone: Callable[[], bool]
     ) -> Sequence[str]:
         return settings_problems(self.load, path, request, complete=complete)
+
+    def larger_is_better(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> bool:
+        return self.load(path).log_direction(monitored(request)) == "up"
 
     def describe(
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool]

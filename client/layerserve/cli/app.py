@@ -12,6 +12,7 @@ from layerserve.cli.codegen import codegen
 from layerserve.cli.plot import plot
 from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
+from layerserve.cli.sweeps import sweep_app
 from layerserve.errors import LayerserveError
 
 
@@ -73,6 +74,7 @@ def application() -> typer.Typer:
     app.command("delete")(training.delete)
     app.command("files")(files)
     app.command("evaluate")(training.evaluate)
+    app.add_typer(sweep_app, name="sweep")
     for name in extensions.names():
         app.command(
             name,

@@ -18,6 +18,7 @@ from layerserve.options.kinds import (
     Key,
     Kind,
     Log,
+    Lora,
     Metadata,
     Number,
     Patterns,
@@ -150,4 +151,5 @@ _FORMS: dict[type[Kind], _Form] = {
     Callbacks: _Form(list[str], None, f"A name, or JSON. {_REPEATED}", _names_or_json),
     Weights: _Form(str, "JSON", "", _json),
     ClassWeight: _Form(str, "JSON", "", _json),
+    Lora: _Form(str, "JSON", "", _json),
 }

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from layerserve.cli.output import print_table
 from layerserve.errors import InvalidArgument
 from layerserve.run_series import RunSeries
 from layerserve.tables import Table, number_text
+
+if TYPE_CHECKING:
+    from layerserve.sweeps import SweepInfo
 
 #: Bars from low to high.
 BARS = "▁▂▃▄▅▆▇█"
@@ -112,4 +116,24 @@ def save_plot(path: Path, title: str, history: Mapping[str, Sequence[float]]) ->
         panel.set_ylabel(name)
         panel.legend()
     panels[-1].set_xlabel("epoch")
+    figure.savefig(path, dpi=120)
+
+
+def save_trials(path: Path, info: SweepInfo) -> None:
+    """Writes a PNG file with the monitored log of all trials of a sweep by epoch, the best one emphasized."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    panel = figure.subplots()
+    panel.set_title(f"{info.model}, sweep {info.id}")
+    for trial in info.trials:
+        if trial.history:
+            best = trial.number == info.best
+            style: dict[str, Any] = {"color": "C3", "linewidth": 2.0} if best else {"color": "0.6", "linewidth": 0.8}
+            label = f"trial {trial.number} (best)" if best else None
+            panel.plot(list(trial.history), list(trial.history.values()), marker=".", label=label, **style)
+    panel.set_xlabel("epoch")
+    panel.set_ylabel(info.monitor)
+    if info.best is not None:
+        panel.legend()
     figure.savefig(path, dpi=120)

@@ -297,7 +297,7 @@ def runs(
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
     "resumable", "resumed", "priority", "workers", "owner", "metadata", "caller", "withheld", "publishable", "stopped",
-    "idempotency_key", "remaining_seconds", "best", "best_epoch"}]}.
+    "idempotency_key", "sweep", "trial", "remaining_seconds", "best", "best_epoch"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(

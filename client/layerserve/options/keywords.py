@@ -31,6 +31,8 @@ class TrainKeywords(TypedDict, total=False):
     """Layers not to train, such as 'block1_*'."""
     unfreeze: str | Sequence[str]
     """Layers to train although `freeze` names them."""
+    lora: Any
+    """Train matrices of this rank in place of kernels: {"rank": 8, "alpha": 16, "layers": ["dense_*"]}."""
     callbacks: Any
     """Callbacks, such as EarlyStopping."""
     publish: bool | str

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from layerserve.compile_settings import callbacks_json, class_weight_json, plain
+from layerserve.compile_settings import callbacks_json, class_weight_json, lora_json, plain
 from layerserve.errors import InvalidArgument
 from layerserve.v1 import training_pb2
 
@@ -255,6 +255,16 @@ class Callbacks(Json):
 
     def encode(self, name: str, value: Any) -> Any:
         return callbacks_json(value)
+
+
+@dataclass(frozen=True)
+class Lora(Json):
+    """Rank of LoRA weights, or a dict of it and of alpha, layers and keep."""
+
+    expects: str = "a rank, or a dict of rank, alpha, layers and keep"
+
+    def encode(self, name: str, value: Any) -> Any:
+        return lora_json(value)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from layerserve.options.kinds import (
     Flag,
     Key,
     Log,
+    Lora,
     Metadata,
     Patterns,
     Publication,
@@ -55,6 +56,12 @@ class RunOptions:
     freeze: str | Sequence[str] = option((), Patterns(), "Layers not to train, such as 'block1_*'.", otherwise="none")
     unfreeze: str | Sequence[str] = option(
         (), Patterns(), "Layers to train although `freeze` names them.", otherwise="none"
+    )
+    lora: Any = option(
+        None,
+        Lora(),
+        'Train matrices of this rank in place of kernels: {"rank": 8, "alpha": 16, "layers": ["dense_*"]}.',
+        otherwise="whole kernels",
     )
     callbacks: Any = option(
         None, Callbacks(), "Callbacks, such as EarlyStopping.", otherwise="none", flags=["--callback"]

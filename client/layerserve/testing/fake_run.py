@@ -104,9 +104,9 @@ class FakeRun:
             self.events.append(event)
             self._changed.notify_all()
 
-    def pause(self) -> None:
-        """Makes `execute` pause before the next step."""
-        self._paused = True
+    def pause(self, wanted: bool = True) -> None:
+        """Makes `execute` pause before the next step, or not."""
+        self._paused = wanted
 
     def stop(self) -> None:
         """Makes `execute` end early, before the next step."""

@@ -410,6 +410,8 @@ class FakeServer(
                 self._start(run, self._find(run.base))
             elif run.ended:
                 raise FailedPrecondition(f"run {run.id!r} can't be resumed: it wasn't interrupted")
+            else:
+                run.pause(False)
             return training_pb2.ResumeRunResponse(run=run.describe())
         raise AssertionError("an abort raises")
 

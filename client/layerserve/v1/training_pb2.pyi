@@ -394,6 +394,7 @@ class TrainSpec(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    LORA_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     EXPECTED_BASE_VERSION_FIELD_NUMBER: _builtins.int
@@ -453,6 +454,12 @@ class TrainSpec(_message.Message):
     format: _tensor_pb2.ModelFormat.ValueType
     """Format of the version that is published. Default: the one that the model came in. One that can't hold the model, or
     what it is compiled with, gives INVALID_ARGUMENT before the run starts.
+    """
+    lora: _builtins.str
+    """LoRA, as JSON ({"rank": 8, "alpha": 16, "layers": ["dense_*"], "keep": true}): the kernels of the layers that the patterns
+    match are frozen, and alpha / rank times the product of two matrices of this rank is trained instead. Default of alpha:
+    the rank; of layers: all Dense, EinsumDense, Embedding and convolutions; of keep: false, the result is published with
+    merged kernels. Default: no LoRA.
     """
     idempotency_key: _builtins.str
     """A key that the client makes up for this run, of 1 to 128 letters, digits, '.', '_', ':' and '-': a call with the key of an
@@ -533,6 +540,7 @@ class TrainSpec(_message.Message):
         budget: Global___Budget | None = ...,
         workers: _builtins.int = ...,
         format: _tensor_pb2.ModelFormat.ValueType = ...,
+        lora: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         expected_base_version: _builtins.int = ...,
@@ -541,7 +549,7 @@ class TrainSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015
@@ -1588,6 +1596,8 @@ class Run(_message.Message):
     PUBLISHABLE_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    SWEEP_ID_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
     REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
     BEST_FIELD_NUMBER: _builtins.int
     BEST_EPOCH_FIELD_NUMBER: _builtins.int
@@ -1633,6 +1643,10 @@ class Run(_message.Message):
     """Whether StopRun has ended its training early, or is about to."""
     idempotency_key: _builtins.str
     """The request's idempotency key."""
+    sweep_id: _builtins.str
+    """The sweep that the run is a trial of. Empty for any other run."""
+    trial: _builtins.int
+    """Number of the trial in its sweep, from 0."""
     remaining_seconds: _builtins.float
     """Time until the run ends, in seconds, by what it has done so far. Not set if that isn't known."""
     best_epoch: _builtins.int
@@ -1701,13 +1715,15 @@ class Run(_message.Message):
         publishable: _builtins.bool = ...,
         stopped: _builtins.bool = ...,
         idempotency_key: _builtins.str = ...,
+        sweep_id: _builtins.str = ...,
+        trial: _builtins.int = ...,
         remaining_seconds: _builtins.float | None = ...,
         best: Global___LogValue | None = ...,
         best_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "remaining_seconds", b"remaining_seconds", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "best_epoch", b"best_epoch", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "best_epoch", b"best_epoch", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "sweep_id", b"sweep_id", "trial", b"trial", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__remaining_seconds: _TypeAlias = _typing.Literal["remaining_seconds"]  # noqa: Y015
     _WhichOneofArgType__remaining_seconds: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds"]  # noqa: Y015

@@ -291,7 +291,7 @@ def takes_row_gradients(model: Functional, optimizer: BaseOptimizer) -> bool:
         bool(found)
         and optimizer.takes_rows
         # Subclasses may use their weights in other ways; casts, regularizers and constraints need all rows.
-        and all(type(layer) is Embedding and layer.compute_dtype == layer.dtype for layer in found)
+        and all(type(x) is Embedding and x.compute_dtype == x.dtype and x.lora is None for x in found)
         and not any(w.regularizer or w.constraint for layer in found for w in layer.weights)
     )
 

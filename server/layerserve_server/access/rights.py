@@ -20,6 +20,7 @@ _SERVICES: dict[str, dict[Right, str]] = {
         "train": "Train Evaluate EstimateRun PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
         "read": "WatchRun GetRun GetRunSeries ListRuns ListRunFiles DownloadRunFile",
     },
+    "layerserve.v1.SweepService": {"train": "CreateSweep CancelSweep DeleteSweep", "read": "GetSweep ListSweeps"},
     "grpc.health.v1.Health": {"open": "Check List Watch"},
     "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},
     "grpc.reflection.v1alpha.ServerReflection": {"read": "ServerReflectionInfo"},

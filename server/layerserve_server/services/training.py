@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive.json_text import JsonError, json_value
-from layerserve.options.kinds import Callbacks, ClassWeight, Json
+from layerserve.options.kinds import Callbacks, ClassWeight, Json, Lora
 from layerserve.options.option import Option
 from layerserve.options.training import BUDGET, COMPILE, RUN, Budget
 from layerserve.v1 import training_pb2 as pb
@@ -28,6 +28,7 @@ from layerserve_server.services.run_list import page, selected
 from layerserve_server.training import events
 from layerserve_server.training.budget import text_room
 from layerserve_server.training.events import Event, Logs
+from layerserve_server.training.lora import lora_settings
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.files import RunFile, chunks, listed, opened
@@ -273,6 +274,7 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
 
 
 def training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+    """Converts the spec of a training run. Raises InvalidRequestError or InvalidTensorError if it is invalid."""
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
@@ -300,9 +302,11 @@ def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) ->
 def _value(option: Option, value: Any) -> Any:
     if not isinstance(option.kind, Json):
         return value
-    read = _json(value, option.name)
+    read = parsed_json(value, option.name)
     if isinstance(option.kind, Callbacks):
         return _callbacks(read)
+    if isinstance(option.kind, Lora):
+        return lora_settings(read)
     return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
 
 
@@ -345,7 +349,7 @@ def _callbacks(given: Any) -> tuple[Any, ...]:
     return tuple(given or ())
 
 
-def _json(text: str, name: str) -> Any:
+def parsed_json(text: str, name: str) -> Any:
     """Parses a JSON field; None if it is empty. Raises InvalidRequestError if it is invalid or exceeds a limit."""
     if not text:
         return None
@@ -462,6 +466,8 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         publishable=run.publishable,
         stopped=run.control.stop,
         idempotency_key=request.idempotency_key or "",
+        sweep_id=request.sweep,
+        trial=request.trial,
     )
     if (best := run.best) is not None:
         message.best.name, message.best.value, message.best_epoch = best

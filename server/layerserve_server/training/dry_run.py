@@ -32,7 +32,7 @@ from layerserve_server.system_memory import available_memory
 from layerserve_server.training import data_root
 from layerserve_server.training.budget import TRAINING_BYTES
 from layerserve_server.training.data_files.filed_array import FiledArray
-from layerserve_server.training.model import dry_run, load_trainable
+from layerserve_server.training.model import dry_run, larger_is_better, load_trainable, monitored, prepare_model
 from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import ended_by_signal
@@ -56,6 +56,7 @@ TORCH_ERRORS = (RuntimeError, IndexError)
 DOING = {
     "dry_run": "one step with two rows",
     "problems": "one step with two rows",
+    "larger_is_better": "compiling the model",
     "describe": "reading the data files",
 }
 Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -84,6 +85,11 @@ class DryRun(Protocol):
 
         Of a request that isn't `complete` only the settings are tried: its data has problems of its own.
         """
+
+    def larger_is_better(
+        self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
+    ) -> bool:
+        """Whether larger values of the log that a request monitors are better. Raises as a dry run does."""
 
     def describe(
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
@@ -121,6 +127,13 @@ class DryRuns:
         arguments = {"path": str(path), "request": request.to_json(), "complete": complete}
         found: list[str] = self._reply("problems", arguments, self._limits(parameters), gone)["problems"]
         return found
+
+    def larger_is_better(
+        self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
+    ) -> bool:
+        """Whether larger values of the log that a request monitors are better. Raises as a dry run does."""
+        arguments = {"path": str(path), "request": request.to_json()}
+        return bool(self._reply("larger_is_better", arguments, self._limits(parameters), gone)["larger"])
 
     def describe(
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
@@ -241,6 +254,22 @@ def _problems(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"problems": settings_problems(load_trainable, path, request, complete=arguments["complete"])}
 
 
+def _larger_is_better(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The job that finds the direction of a log."""
+    from layergraph.errors import ConfigError
+
+    from layerserve_server.inference.runner import load_plugins
+
+    load_plugins()
+    request = RunRequest.from_json(arguments["request"])
+    try:
+        model = load_trainable(Path(arguments["path"]))
+        prepare_model(model, request)
+        return {"larger": larger_is_better(model, monitored(request), request.monitor_mode)}
+    except ConfigError as error:
+        raise InvalidRequestError(str(error)) from error
+
+
 def _describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The job that describes files."""
     files = [
@@ -285,5 +314,6 @@ def _unexpected(error: Exception, what: str) -> dict[str, Any]:
 JOBS: Mapping[str, Job] = {
     "dry_run": replying(DOING["dry_run"], _dry_run),
     "problems": replying(DOING["problems"], _problems),
+    "larger_is_better": replying(DOING["larger_is_better"], _larger_is_better),
     "describe": replying(DOING["describe"], _describe),
 }

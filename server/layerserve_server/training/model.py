@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -66,7 +67,7 @@ def load_trainable(path: Path) -> TrainableModel:
     """Loads a model file with layergraph. Imported here so that flags and `--help` don't have to import torch."""
     import layergraph
 
-    return layergraph.load_model(path)
+    return layergraph.load_model(path, keep_lora=True)
 
 
 #: Number of rows of the placeholder data of a dry run.
@@ -76,7 +77,7 @@ DRY_RUN_TEXT = b"word " * 32
 
 
 def prepare_model(model: TrainableModel, request: RunRequest) -> None:
-    """Freezes layers and compiles a model according to a request.
+    """Freezes layers, enables LoRA and compiles a model according to a request.
 
     Raises ConfigError if a setting is invalid or the result's format can't represent the model, and NotCompiledError as
     `compile_model` does.
@@ -87,6 +88,11 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
         # Before compiling: the optimizer state in the file belongs to the weights that were trainable before.
         freezing.freeze(cast("layergraph.Model", model), request.freeze)
         freezing.unfreeze(cast("layergraph.Model", model), request.unfreeze)
+    if request.lora:
+        from layergraph.training import adapting
+
+        patterns, alpha = request.lora.get("layers", ("*",)), request.lora.get("alpha")
+        adapting.adapt(cast("layergraph.Model", model), patterns, request.lora["rank"], alpha, request.seed)
     compile_model(model, request.compile, updates=request.kind is Kind.TRAINING)
     if request.kind is Kind.TRAINING:
         result_format(model, request)
@@ -94,7 +100,22 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
 
 def result_format(model: TrainableModel, request: RunRequest) -> Format:
     """Returns the format of the run's result. Raises ConfigError if it can't represent the compiled model."""
-    return model.saved_format(request.format or "")
+    with _as_published(model, request):
+        return model.saved_format(request.format or "")
+
+
+def save_result(model: TrainableModel, path: Path, request: RunRequest, format: Format) -> None:
+    """Saves a model as the run publishes it: with merged kernels, unless LoRA weights are to be kept."""
+    with _as_published(model, request):
+        model.save(path, generation=format.generation)
+
+
+def _as_published(model: TrainableModel, request: RunRequest) -> AbstractContextManager[None]:
+    if not request.lora or request.lora.get("keep"):
+        return nullcontext()
+    from layergraph.saving.lora import merged_weights
+
+    return merged_weights(cast("layergraph.Model", model))
 
 
 def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates: bool = True) -> None:

@@ -128,6 +128,9 @@ class RunRequest(RunOptions):
     trial_seconds: float = 0.0
     #: Name of the caller, by its token or certificate; empty for a caller without one.
     caller: str = ""
+    #: Sweep that the run is a trial of, which publishes the best trial's result, and number of the trial.
+    sweep: str = ""
+    trial: int = 0
     # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)

@@ -20,6 +20,7 @@ from layerserve_server.training.model import (
     larger_is_better,
     monitored,
     result_format,
+    save_result,
 )
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import BEST
@@ -55,7 +56,7 @@ class BestEpoch(Callback):
         if math.isnan(value) or (self._best and self._sign * (value - self._best["value"]) <= 0):
             return
         old, self._best = self._best, {"epoch": epoch + 1, "value": value, "file": f"{epoch + 1}{self._format.suffix}"}
-        self.model.save(self._folder / self._best["file"], generation=self._format.generation)
+        save_result(self.model, self._folder / self._best["file"], self._request, self._format)
         part = self._folder / (NOTE + ".part")
         part.write_text(json.dumps(self._best), "utf-8")
         os.replace(part, self._folder / NOTE)

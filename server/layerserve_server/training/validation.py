@@ -155,6 +155,7 @@ def _check_lengths(request: RunRequest) -> None:
         ("publish_if_improved", len(request.publish_if_improved or ()), MAX_TEXT, "characters"),
         ("freeze", len(request.freeze), MAX_PATTERNS, "patterns"),
         ("unfreeze", len(request.unfreeze), MAX_PATTERNS, "patterns"),
+        ("lora.layers", len((request.lora or {}).get("layers", ())), MAX_PATTERNS, "patterns"),
         ("callbacks", len(request.callbacks or ()), MAX_CALLBACKS, "callbacks"),
         ("class_weight", len(request.class_weight or ()), MAX_CLASSES, "classes"),
     ):
@@ -163,6 +164,7 @@ def _check_lengths(request: RunRequest) -> None:
     for name, texts in (
         ("freeze", request.freeze),
         ("unfreeze", request.unfreeze),
+        ("lora.layers", (request.lora or {}).get("layers", ())),
         *(
             (f"data {index}", (array.name, array.path, array.key, array.fill or "", *array.columns))
             for index, array in enumerate(request.data)

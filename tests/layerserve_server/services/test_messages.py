@@ -71,7 +71,7 @@ def test_every_setting_of_a_run_arrives():
             format=tensor_pb2.MODEL_FORMAT_KERAS2_H5,
         )
     )
-    assert training._training_request(spec, "m", 4, DEFAULTS) == RunRequest(
+    assert training.training_request(spec, "m", 4, DEFAULTS) == RunRequest(
         model="m",
         version=4,
         data=ARRAYS,
@@ -108,7 +108,7 @@ def test_every_setting_of_a_run_arrives():
 
 
 def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
-    request = training._training_request(pb.TrainSpec(), "m", 4, DEFAULTS)
+    request = training.training_request(pb.TrainSpec(), "m", 4, DEFAULTS)
     assert 0 <= request.seed < 2**31
     assert request == RunRequest(
         "m",
@@ -127,7 +127,7 @@ def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
         on_nan="stop",
         data_root="/data",
     )
-    seeds = {training._training_request(pb.TrainSpec(), "m", 4, DEFAULTS).seed for _ in range(4)}
+    seeds = {training.training_request(pb.TrainSpec(), "m", 4, DEFAULTS).seed for _ in range(4)}
     assert len(seeds) > 1
 
 
@@ -143,7 +143,7 @@ def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
     ],
 )
 def test_what_is_published_is_said_by_two_fields(fields, publish):
-    assert training._training_request(pb.TrainSpec(**fields), "m", 4, DEFAULTS).publish == publish
+    assert training.training_request(pb.TrainSpec(**fields), "m", 4, DEFAULTS).publish == publish
 
 
 def test_every_setting_of_an_evaluation_arrives():
@@ -193,7 +193,7 @@ def test_every_role_of_an_array_is_known_by_its_name(role):
 )
 def test_settings_that_are_none_are_told(fields, text):
     with pytest.raises(InvalidRequestError) as caught:
-        training._training_request(pb.TrainSpec(**fields), "m", 1, DEFAULTS)
+        training.training_request(pb.TrainSpec(**fields), "m", 1, DEFAULTS)
     assert str(caught.value).startswith(text)
     assert len(str(caught.value)) < 250
 

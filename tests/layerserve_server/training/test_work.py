@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -340,3 +341,38 @@ def test_a_run_that_cannot_keep_what_it_must_fails(carried_out: Any, tmp_path: P
     outcome, _ = carried_out(cache_frozen="on")
     assert outcome.kind == "failed"
     assert outcome.reason == "cache_frozen: no frozen layer with a matrix of weights comes before all trained ones"
+
+
+LORA = {"rank": 2, "alpha": 0.5, "layers": ["trunk"]}
+
+
+def test_lora_weights_are_trained_and_published_in_the_kernel(carried_out: Any, tmp_path: Path) -> None:
+    frozen_base(tmp_path)
+    base = load_model(tmp_path / BASE / "model.keras")
+    for publish in (True, "best"):
+        outcome, _ = carried_out(freeze=("*",), lora=LORA, publish=publish)
+        assert (outcome.kind, outcome.reason) == ("trained", "")
+        result = load_model(result_file(tmp_path))
+        assert [weight.path for weight in result.weights] == [weight.path for weight in base.weights]
+        assert "lora_rank" not in result.get_layer("trunk").get_config()
+        assert not result.get_layer("trunk").trainable
+        change = result.get_weights()[0] - base.get_weights()[0]
+        assert np.linalg.matrix_rank(change, tol=1e-6) in (1, 2)
+        np.testing.assert_array_equal(result.get_weights()[2], base.get_weights()[2])
+        assert loss(result_file(tmp_path)) < loss(tmp_path / BASE / "model.keras")
+        for folder in (BEST, CHECKPOINTS):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+
+
+def test_lora_weights_that_are_kept_are_trained_on(carried_out: Any, tmp_path: Path) -> None:
+    frozen_base(tmp_path)
+    merged, _ = carried_out(lora=LORA)
+    kept, _ = carried_out(lora={**LORA, "keep": True})
+    assert kept.logs == merged.logs
+    os.replace(result_file(tmp_path), tmp_path / BASE / "model.keras")
+    before = load_model(tmp_path / BASE / "model.keras", keep_lora=True).get_layer("trunk")
+    further, _ = carried_out(compile={})
+    after = load_model(result_file(tmp_path), keep_lora=True).get_layer("trunk")
+    assert further.logs["loss"] < kept.logs["loss"]
+    np.testing.assert_allclose(after.get_weights()[0], before.get_weights()[0], atol=1e-6)
+    assert abs(after.get_weights()[2] - before.get_weights()[2]).max() > 1e-4

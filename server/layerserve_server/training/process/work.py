@@ -28,6 +28,7 @@ from layerserve_server.training.model import (
     fit_arguments,
     prepare_model,
     result_format,
+    save_result,
 )
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.course import Course
@@ -161,7 +162,7 @@ def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]
     """Returns the base version's file, its model prepared for the request, and the data."""
     _set_up_torch(request)
     base = find_model(folder / BASE)
-    model = load_model(base)
+    model = load_model(base, keep_lora=True)
     prepare_model(model, request)
     if request.device != "cpu":
         model.to(gpu(request.device))
@@ -183,7 +184,7 @@ def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventW
     result.parent.mkdir(exist_ok=True)
     kept = read_best(folder) if request.publish == "best" else None
     if kept is None:
-        model.save(result, generation=format.generation)
+        save_result(model, result, request, format)
         return result
     writer.write(events.Log(f"the best epoch is {kept['epoch']}"))
     # A hard link, not a move: a process that is killed now and resumed needs the file again.

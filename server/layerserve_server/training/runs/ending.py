@@ -133,7 +133,8 @@ class RunEndings:
         """Publishes a result, if the run is to. Returns whether it is to be compared with a newer version first."""
         request = run.request
         version, withheld = 0, result.withheld
-        if request.publish and not withheld and request.kind is Kind.TRAINING:
+        # A sweep publishes the result of its best trial.
+        if request.publish and not withheld and request.kind is Kind.TRAINING and not request.sweep:
             # The version that it was compared with last is one that it may replace.
             expected = max(request.expected_base_version, result.compared) if request.expected_base_version else 0
             try:

@@ -11,13 +11,13 @@ from pathlib import Path
 from layerserve_server.errors import NotTrainableError
 from layerserve_server.forking.fork_server import never
 from layerserve_server.repository.repository import Repository
-from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training import budget, validation
 from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.events import Failed
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
+from layerserve_server.training.runs.base_version import BaseVersion
 from layerserve_server.training.runs.ending import SERVER_STOPPED, RunEndings
 from layerserve_server.training.runs.execution import RunExecution
 from layerserve_server.training.runs.limits import RunLimits
@@ -132,7 +132,7 @@ class Runs:
         with self._table.changed:
             return self._queue.line(request, request.priority)
 
-    def begin(self, request: RunRequest, base: LoadedVersion, gone: Callable[[], bool] = never) -> Run:
+    def begin(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool] = never) -> Run:
         """Validates a request against its base version and creates a run, in phase RECEIVING.
 
         Raises InvalidRequestError or a subclass if the request doesn't match the model, NotTrainableError if training
@@ -142,23 +142,32 @@ class Runs:
         """
         self.check_open()
         with self._queue.admitted():
-            validation.check_workers(request, self._limits.max_workers)
-            request = validation.checked(
-                request,
-                base.model.input_specs,
-                base.model.output_specs,
-                self._limits.max_bytes,
-                partial(self._dry_run.describe, gone=gone),
-            )
-            budget.check_room(request, self._table.folder, base.parameter_count, base.found.size)
-            if request.publish:
-                self._repository.check_writable(request.model)
-            if request.expected_base_version and request.on_conflict == "refuse":
-                self._repository.check_newest(request.model, request.expected_base_version)
-            self._dry_run(base.found.path, request, base.parameter_count, gone)
+            request = self._checked(request, base, gone)
             run = self._table.create(request, base.found)
         self._table.report()
         return run
+
+    def check(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool] = never) -> RunRequest:
+        """Validates a request without creating a run, and returns it completed. Raises as `begin` does."""
+        self.check_open()
+        return self._checked(request, base, gone)
+
+    def _checked(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool]) -> RunRequest:
+        validation.check_workers(request, self._limits.max_workers)
+        request = validation.checked(
+            request,
+            base.model.input_specs,
+            base.model.output_specs,
+            self._limits.max_bytes,
+            partial(self._dry_run.describe, gone=gone),
+        )
+        budget.check_room(request, self._table.folder, base.parameter_count, base.found.size)
+        if request.publish:
+            self._repository.check_writable(request.model)
+        if request.expected_base_version and request.on_conflict == "refuse":
+            self._repository.check_newest(request.model, request.expected_base_version)
+        self._dry_run(base.found.path, request, base.parameter_count, gone)
+        return request
 
     def enqueue(self, run: Run) -> None:
         """Adds a run to the queue after its upload is complete. Does nothing if it isn't receiving data any more."""

@@ -17,7 +17,7 @@ from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import RunResult
 from layerserve_server.training.runs.control import ControlFile, RunControl
-from layerserve_server.training.runs.folder import BASE, CHECKPOINTS, result_file
+from layerserve_server.training.runs.folder import BASE, CHECKPOINTS, RESULT, result_file
 from layerserve_server.training.runs.owner import FolderOwner
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{4}-[0-9a-f]{8}")
@@ -180,6 +180,11 @@ class Run:
     def resumable(self) -> bool:
         """Whether the run was interrupted and the files to resume it still exist."""
         return isinstance(self.log.last, events.Failed) and self.log.last.resumable and (self.folder / BASE).is_dir()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it is a trial of a sweep, which hasn't read its result yet."""
+        return bool(self.request.sweep) and (self.folder / RESULT).is_dir()
 
     @property
     def resumed(self) -> int:

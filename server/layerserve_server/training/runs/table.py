@@ -189,6 +189,8 @@ class RunTable:
         with self.changed:
             ended = [run for run in _newest_first(self._runs.values()) if run.log.ended]
         for run in ended[self._max_kept :]:
+            if run.awaited:
+                continue
             with contextlib.suppress(RunElsewhereError, UnknownRunError, BusyError):
                 self.own(run)
                 self.remove(run)

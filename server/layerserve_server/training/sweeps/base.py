@@ -1,0 +1,83 @@
+"""The version that the trials of a sweep start from: a copy, as the version may be unloaded before the sweep ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from layerserve_server.inference.runner import TensorSpec
+from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.training.runs.base_version import BaseVersion
+from layerserve_server.training.sweeps.plan import replace_json
+
+#: Names of the folder of the copy, and of the file that describes it, in a sweep's folder.
+BASE, DESCRIPTION = "base", "base.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """An input or output."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A copy of a version in a sweep's folder."""
+
+    found: FoundVersion
+    parameter_count: int
+    input_specs: Sequence[TensorSpec]
+    output_specs: Sequence[TensorSpec]
+
+    @property
+    def model(self) -> Base:
+        return self
+
+    @classmethod
+    def read(cls, folder: Path) -> Base:
+        """Reads the copy in a sweep's folder. Raises OSError, ValueError, KeyError or TypeError if it is invalid."""
+        values = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+        inputs, outputs = (
+            [Spec(one["name"], tuple(one["shape"]), one["dtype"]) for one in values[name]]
+            for name in ("inputs", "outputs")
+        )
+        found = values["found"]
+        found = FoundVersion(
+            found["name"],
+            found["version"],
+            folder / BASE / found["path"],
+            tuple(found["fingerprint"]),
+            parts=tuple(found["parts"]),
+        )
+        return cls(found, values["parameter_count"], inputs, outputs)
+
+
+def copy_base(base: BaseVersion, folder: Path) -> None:
+    """Copies a version's files to a sweep's folder, with a description. Raises OSError."""
+    found = base.found
+    for part in (found.path.name, *found.parts):
+        (folder / BASE / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found.path.parent / part, folder / BASE / part, follow_symlinks=False)
+    description = {
+        "found": {
+            "name": found.name,
+            "version": found.version,
+            "path": found.path.name,
+            "fingerprint": found.fingerprint,
+            "parts": found.parts,
+        },
+        "parameter_count": base.parameter_count,
+        "inputs": [_described(spec) for spec in base.model.input_specs],
+        "outputs": [_described(spec) for spec in base.model.output_specs],
+    }
+    replace_json(folder / DESCRIPTION, description)
+
+
+def _described(spec: TensorSpec) -> dict[str, object]:
+    return {"name": spec.name, "shape": spec.shape, "dtype": spec.dtype}

@@ -1,0 +1,59 @@
+"""What a sweep does, as plain data stored in its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+
+from layerserve_server.training.sweeps.space import Dimension
+
+#: Names of files in a sweep's folder: its plan, and Optuna's journal.
+PLAN = "plan.json"
+JOURNAL = "journal.jsonl"
+
+
+class Method(str, Enum):
+    """How the settings of trials are chosen."""
+
+    RANDOM = "random"
+    GRID = "grid"
+    SUCCESSIVE_HALVING = "successive_halving"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The search of a sweep. `trials` is their number, and `parallel` the maximum number at a time."""
+
+    dimensions: tuple[Dimension, ...]
+    method: Method
+    trials: int
+    parallel: int
+    seed: int
+    reduction_factor: int
+    #: Name of the log that decides, and its direction.
+    monitor: str
+    larger_is_better: bool
+
+    def write(self, folder: Path) -> None:
+        """Writes the plan to a sweep's folder. Raises OSError."""
+        replace_json(folder / PLAN, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan:
+        """Reads the plan of a sweep's folder. Raises OSError, and ValueError or TypeError if the file is invalid."""
+        values = json.loads((folder / PLAN).read_text("utf-8"))
+        dimensions = tuple(Dimension(**{**one, "values": tuple(one["values"])}) for one in values["dimensions"])
+        return cls(**{**values, "dimensions": dimensions, "method": Method(values["method"])})
+
+
+def replace_json(path: Path, values: object) -> None:
+    """Writes JSON to a file, atomically, and flushes it to disk. Raises OSError."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
