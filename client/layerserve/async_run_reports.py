@@ -34,11 +34,12 @@ class AsyncRunReports:
     async def estimate(
         self,
         model: str,
-        x: Any,
-        y: Any,
+        x: Any = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
         validation_data: Sequence[Any] | None = None,
+        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -57,17 +58,20 @@ class AsyncRunReports:
         Raises ModelNotFound, VersionNotFound, LabelNotFound, FailedPrecondition (training is off), Overloaded (other
         runs are being estimated), and InvalidArgument for arguments with which nothing is sent.
         """
-        flow = estimate_training(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
+        flow = estimate_training(
+            self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options
+        )
         return await self._run(flow, math.inf if timeout is None else timeout)
 
     @takes(EVALUATE)
     async def sample_losses(
         self,
         model: str,
-        x: Any,
-        y: Any,
+        x: Any = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
+        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -85,7 +89,7 @@ class AsyncRunReports:
 
         Raises the errors of `evaluate`, and InvalidArgument for a loss whose values depend on several rows.
         """
-        flow = sample_losses(self._signatures, model, x, y, sample_weight, version, label, options)
+        flow = sample_losses(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
         return await self._run(flow, timeout)
 
     async def series(
@@ -114,10 +118,11 @@ class AsyncRunReports:
     async def estimate_evaluation(
         self,
         model: str,
-        x: Any,
-        y: Any,
+        x: Any = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
+        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -127,5 +132,5 @@ class AsyncRunReports:
 
         Otherwise like `estimate`.
         """
-        flow = estimate_evaluation(self._signatures, model, x, y, sample_weight, version, label, options)
+        flow = estimate_evaluation(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
         return await self._run(flow, math.inf if timeout is None else timeout)

@@ -131,6 +131,7 @@ def estimate_training(
     y: Any,
     sample_weight: Any,
     validation_data: Sequence[Any] | None,
+    dataset: str | None,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
@@ -139,7 +140,7 @@ def estimate_training(
     if isinstance(validation_data, (tuple, list)):
         validation_data = tuple(map(_declared, validation_data))
     data = _declared(x), _declared(y), _declared(sample_weight), validation_data
-    spec, _ = yield from training_request(signatures, model, *data, version, label, options)
+    spec, _ = yield from training_request(signatures, model, *data, dataset, version, label, options)
     reply = yield from call(ESTIMATE_RUN, EstimateRunRequest(train=spec))
     return _read(reply)
 
@@ -150,13 +151,14 @@ def estimate_evaluation(
     x: Any,
     y: Any,
     sample_weight: Any,
+    dataset: str | None,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
 ) -> Flow[RunEstimate]:
     """Flow that estimates an evaluation."""
     data = _declared(x), _declared(y), _declared(sample_weight)
-    spec, _ = yield from evaluation_request(signatures, model, *data, version, label, options)
+    spec, _ = yield from evaluation_request(signatures, model, *data, dataset, version, label, options)
     reply = yield from call(ESTIMATE_RUN, EstimateRunRequest(evaluate=spec))
     return _read(reply)
 

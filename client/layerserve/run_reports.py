@@ -35,11 +35,12 @@ class RunReports:
     def estimate(
         self,
         model: str,
-        x: Any,
-        y: Any,
+        x: Any = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
         validation_data: Sequence[Any] | None = None,
+        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -58,17 +59,20 @@ class RunReports:
         Raises ModelNotFound, VersionNotFound, LabelNotFound, FailedPrecondition (training is off), Overloaded (other
         runs are being estimated), and InvalidArgument for arguments with which nothing is sent.
         """
-        flow = estimate_training(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
+        flow = estimate_training(
+            self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options
+        )
         return self._run(flow, math.inf if timeout is None else timeout)
 
     @takes(EVALUATE)
     def sample_losses(
         self,
         model: str,
-        x: Any,
-        y: Any,
+        x: Any = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
+        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -86,7 +90,7 @@ class RunReports:
 
         Raises the errors of `evaluate`, and InvalidArgument for a loss whose values depend on several rows.
         """
-        flow = sample_losses(self._signatures, model, x, y, sample_weight, version, label, options)
+        flow = sample_losses(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
         return self._run(flow, timeout)
 
     def series(
@@ -115,10 +119,11 @@ class RunReports:
     def estimate_evaluation(
         self,
         model: str,
-        x: Any,
-        y: Any,
+        x: Any = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
+        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -128,5 +133,5 @@ class RunReports:
 
         Otherwise like `estimate`.
         """
-        flow = estimate_evaluation(self._signatures, model, x, y, sample_weight, version, label, options)
+        flow = estimate_evaluation(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
         return self._run(flow, math.inf if timeout is None else timeout)

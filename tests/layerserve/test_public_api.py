@@ -8,9 +8,11 @@ import sys
 import layerserve
 import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
+from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
 from layerserve.async_run_reports import AsyncRunReports
 from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
+from layerserve.datasets import Datasets
 from layerserve.management import Management
 from layerserve.run_reports import RunReports
 from layerserve.sweeping import Sweep, Sweeping
@@ -20,12 +22,20 @@ PUBLIC = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointKept",
+    "CheckpointNotFound",
     "Client",
     "ClientClosed",
     "DataLoss",
+    "DatasetArray",
+    "DatasetColumn",
+    "DatasetInfo",
+    "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
@@ -52,6 +62,7 @@ PUBLIC = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
+    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -78,6 +89,7 @@ PUBLIC = [
     "ServerFile",
     "StepProgress",
     "SweepInfo",
+    "TakenOver",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
@@ -135,6 +147,7 @@ def test_importing_the_client_imports_nothing_heavy(module):
         (TrainingRun, AsyncTrainingRun),
         (Management, AsyncManagement),
         (RunReports, AsyncRunReports),
+        (Datasets, AsyncDatasets),
         (Sweeping, AsyncSweeping),
         (Sweep, AsyncSweep),
     ],

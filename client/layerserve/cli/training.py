@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from layerserve.cli.array_files import read_arrays
-from layerserve.cli.flags import flags, pairs, read_flags
+from layerserve.cli.flags import flags, given_flags, pairs
 from layerserve.cli.history_plot import check_plot, print_plot, save_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.model_specs import ModelSpecs
@@ -42,6 +42,10 @@ Arrays = Annotated[
     ),
 ]
 Targets = Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Dataset with all data, in place of --x and --y: its ID, or its first digits."),
+]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Send no data and start nothing; show problems, time, memory and disk space.")
@@ -74,6 +78,7 @@ def train(
     x: Arrays = None,
     y: Targets = None,
     data: Data = None,
+    dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
@@ -97,12 +102,12 @@ def train(
     pause` pauses it, `layerserve resume` resumes one that was paused or interrupted.
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
-    started, step, epoch, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}. With --dry-run:
-    {"model", "base_version", "problems", "rows", "steps_per_epoch", "steps", "validation_steps", "data_bytes",
+    started, step, epoch, checkpoint, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
+    With --dry-run: {"model", "base_version", "problems", "rows", "steps_per_epoch", "steps", "validation_steps", "data_bytes",
     "trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes", "seconds", "wait_seconds",
     "ahead", "publication"}.
     """
-    x, y = _of_one_file(context, x, y, data)
+    x, y = _of_one_file(context, x, y, data, dataset)
     if validation_x or validation_y or validation_data:
         if bool(validation_x) != bool(validation_y) and not validation_data:
             raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
@@ -115,17 +120,18 @@ def train(
         start: Callable[..., TrainingRun | RunEstimate] = client.estimate if dry_run else client.train
         run = start(
             model,
-            read_arrays(x, specs.inputs, fill),
-            read_arrays(y, specs.outputs, fill),
+            read_arrays(x, specs.inputs, fill) if x else None,
+            read_arrays(y, specs.outputs, fill) if y else None,
             sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
             validation_data=(
                 (read_arrays(validation_x, specs.inputs, fill), read_arrays(validation_y, specs.outputs, fill))
                 if validation_x and validation_y
                 else None
             ),
+            dataset=dataset,
             version=version,
             label=label,
-            **cast(TrainKeywords, read_flags(TRAIN, options | ({"publish": "best"} if best else {}))),
+            **cast(TrainKeywords, given_flags(context, TRAIN, options | ({"publish": "best"} if best else {}))),
         )
         if isinstance(run, RunEstimate):
             _show_estimate(run, as_json)
@@ -144,6 +150,7 @@ def evaluate(
     x: Arrays = None,
     y: Targets = None,
     data: Data = None,
+    dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     fill: Fill = None,
     losses: Losses = None,
@@ -160,7 +167,7 @@ def evaluate(
     JSON: an object of numbers by log. With --worst: {"run", "logs", "worst": [{"row", log: loss}]}. With --dry-run: as
     for `train`.
     """
-    x, y = _of_one_file(context, x, y, data)
+    x, y = _of_one_file(context, x, y, data, dataset)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
         start: Callable[..., Logs | RunEstimate | SampleLosses] = client.evaluate
@@ -170,12 +177,13 @@ def evaluate(
             start = client.sample_losses
         logs = start(
             model,
-            read_arrays(x, specs.inputs, fill),
-            read_arrays(y, specs.outputs, fill),
+            read_arrays(x, specs.inputs, fill) if x else None,
+            read_arrays(y, specs.outputs, fill) if y else None,
             sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
+            dataset=dataset,
             version=version,
             label=label,
-            **cast(EvaluateKeywords, read_flags(EVALUATE, options)),
+            **cast(EvaluateKeywords, given_flags(context, EVALUATE, options)),
         )
     if isinstance(logs, SampleLosses):
         if losses is not None:
@@ -214,14 +222,14 @@ def _show_estimate(estimate: RunEstimate, as_json: bool) -> None:
 
 
 def _of_one_file(
-    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None
+    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None, dataset: str | None = None
 ) -> tuple[list[str], list[str]]:
-    """Returns the arguments for inputs and targets: `data` for those not given."""
+    """Returns the arguments for inputs and targets: `data` for those not given. A dataset has them itself."""
     both = [data] if data else None
     x, y = x or both, y or both
-    if not x or not y:
-        raise typer.BadParameter("missing data: pass --x and --y, or --data", context)
-    return x, y
+    if (not x or not y) and dataset is None:
+        raise typer.BadParameter("missing data: pass --x and --y, or --data, or --dataset", context)
+    return x or [], y or []
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
@@ -258,7 +266,8 @@ def _print_events(run: TrainingRun) -> RunCancelled | None:
 def _event_name(event: TrainingEvent) -> str:
     """Returns the name of an event in the protocol: RunAccepted -> accepted, StepProgress -> step, LogLine -> log."""
     name = type(event).__name__
-    return {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log"}.get(name, name.removeprefix("Run").lower())
+    names = {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log", "CheckpointKept": "checkpoint"}
+    return names.get(name, name.removeprefix("Run").lower())
 
 
 def _print_history(run: TrainingRun) -> None:
@@ -296,8 +305,9 @@ def runs(
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority", "workers", "owner", "metadata", "caller", "withheld", "publishable", "stopped",
-    "idempotency_key", "sweep", "trial", "remaining_seconds", "best", "best_epoch"}]}.
+    "resumable", "resumed", "priority", "workers", "owner", "parent", "from_checkpoint", "metadata", "caller",
+    "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial", "remaining_seconds", "best",
+    "best_epoch"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(

@@ -147,9 +147,18 @@ def disk(request: RunRequest, steps: Steps, trial: Trial, base: int, time: float
     lively = EVENTS * LIVELY_SECONDS + LATER_EVENTS * 2 * time
     lines = min(steps.total + steps.validation, lively) + 2 * epochs
     tried = trial_request(request)
+    models += _kept(request, steps) * trial.checkpoint
     kept = trial.cache * (steps.rows + steps.validation_rows) / sum(rows_of(tried))
     files = _files(epochs, steps, trial) + lines * trial.event
     return int(DISK_FACTOR * (data + base + models + kept + files)) + DISK_BYTES
+
+
+def _kept(request: RunRequest, steps: Steps) -> int:
+    """Returns the maximum number of checkpoints that a run keeps, with one that is about to be removed."""
+    made = steps.total // request.checkpoint_every_steps if request.checkpoint_every_steps else 0
+    made += request.epochs // request.checkpoint_every_epochs if request.checkpoint_every_epochs else 0
+    newest = min(made, request.keep_checkpoints + 1) if request.keep_checkpoints else made
+    return newest + (request.keep_best_checkpoints + 1 if request.keep_best_checkpoints else 0)
 
 
 def _files(epochs: int, steps: Steps, trial: Trial) -> float:

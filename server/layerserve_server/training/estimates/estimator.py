@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from layerserve_server.errors import InvalidRequestError
 from layerserve_server.forking.fork_server import never
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
@@ -78,7 +79,7 @@ class Estimator:
         Raises NotTrainableError if training is off, BusyError if another run is being estimated, UnavailableError while
         starting or stopping, and CallCancelledError once `gone` returns True.
         """
-        self._runs.check_open()
+        self._runs.check_ready(request.kind)
         notes = Notes()
         filled = self._noted(request, base, notes, gone)
         steps = steps_of(filled) if filled is not None and request.batch_size >= 1 and request.epochs >= 0 else None
@@ -100,6 +101,11 @@ class Estimator:
     ) -> RunRequest | None:
         """Makes the checks of `Runs.begin`. Returns the completed request; None if there is a problem with its data."""
         filled = None
+        if request.from_checkpoint:
+            with notes:
+                raise InvalidRequestError(
+                    "from_checkpoint: got it in an estimate, expected a run that begins with a version"
+                )
         with notes:
             validation.check_workers(request, self._runs.limits.max_workers)
         with notes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from layerserve.options.training import View
 
 from layerserve_server.training.estimates.steps import rows_of
 from layerserve_server.training.model import DRY_RUN_TEXT
@@ -45,7 +46,7 @@ def trial_request(request: RunRequest) -> RunRequest:
     arrays = []
     for array in request.data:
         arrays.append(_with_rows(array, validated if array.role.validation else own))
-        if request.validation_split:
+        if request.validation_split or (validation_rows and request.view.validate_on):
             arrays.append(_with_rows(replace(array, role=Role(f"validation_{array.role.value}")), validated))
     return replace(
         request,
@@ -53,6 +54,7 @@ def trial_request(request: RunRequest) -> RunRequest:
         epochs=min(2, request.epochs),
         steps_per_epoch=None,
         validation_split=0.0,
+        view=View(),
         on_nan="continue",
         budget=replace(request.budget, max_seconds=None, max_memory_bytes=None, max_disk_bytes=None),
     )
@@ -65,7 +67,7 @@ def _fewer(rows: int, size: int, batches: int) -> int:
 
 def _with_rows(array: DataArray, rows: int) -> DataArray:
     shape = (rows, *array.shape[1:])
-    return replace(array, shape=shape, path="", key="", mapped=False, stamp=(), columns=(), fill=None)
+    return replace(array, shape=shape, path="", key="", mapped=False, stamp=(), columns=(), fill=None, dataset="")
 
 
 def write_rows(folder: Path, request: RunRequest, bounds: Mapping[int, int]) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from layerserve.options.training import View
+
 from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.views import bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,22 @@ def steps_of(request: RunRequest) -> Steps:
     return Steps(rows, validation_rows, per_epoch, validation, total, short)
 
 
+def _rows_in(view: View, rows: int, split: str | None) -> int:
+    """Returns the number of rows of a split, or of all splits."""
+    if split is None:
+        return rows
+    start, stop = bounds(view, rows, split)
+    return stop - start
+
+
 def rows_of(request: RunRequest) -> tuple[int, int]:
     """Returns the numbers of rows to train with, or to evaluate, and to validate with."""
     rows = next(array.rows for array in request.data if not array.role.validation)
+    view = request.view
+    if view.split or view.validate_on:
+        if request.kind is Kind.EVALUATION:
+            return _rows_in(view, rows, view.validate_on or view.split), 0
+        return _rows_in(view, rows, view.split), _rows_in(view, rows, view.validate_on) if view.validate_on else 0
     if request.validation_split:
         # As Keras splits them.
         trained = int(rows * (1 - request.validation_split))
