@@ -97,6 +97,9 @@ EVALUATE = Method(
     streams_requests=True,
     streams_replies=True,
 )
+ESTIMATE_RUN = Method(
+    _TRAINING, "EstimateRun", training_pb2.EstimateRunRequest, training_pb2.EstimateRunResponse, repeatable=True
+)
 WATCH_RUN = Method(
     _TRAINING,
     "WatchRun",
@@ -106,6 +109,9 @@ WATCH_RUN = Method(
 )
 GET_RUN = Method(_TRAINING, "GetRun", training_pb2.GetRunRequest, training_pb2.GetRunResponse, repeatable=True)
 LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training_pb2.ListRunsResponse, repeatable=True)
+GET_RUN_SERIES = Method(
+    _TRAINING, "GetRunSeries", training_pb2.GetRunSeriesRequest, training_pb2.GetRunSeriesResponse, repeatable=True
+)
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
 RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
 DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
@@ -217,9 +223,11 @@ METHODS: tuple[Method[Message, Message], ...] = (
     GET_NODE_SHAPES,
     TRAIN,
     EVALUATE,
+    ESTIMATE_RUN,
     WATCH_RUN,
     GET_RUN,
     LIST_RUNS,
+    GET_RUN_SERIES,
     CANCEL_RUN,
     RESUME_RUN,
     DELETE_RUN,
