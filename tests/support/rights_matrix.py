@@ -49,6 +49,8 @@ def request_for(method: str, model: str) -> bytes:
     fields = kind.fields_by_name
     if method.endswith("/UploadModel"):
         message.spec.name = model
+    elif method.endswith("/CreateSweep"):
+        message.spec.train.model.name = model
     elif "spec" in fields:
         message.spec.model.name = model
     elif "train" in fields:
