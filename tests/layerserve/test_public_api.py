@@ -8,8 +8,10 @@ import sys
 import layerserve
 import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
+from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
 from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
+from layerserve.datasets import Datasets
 from layerserve.management import Management
 from layerserve.sweeping import Sweep, Sweeping
 
@@ -18,12 +20,20 @@ PUBLIC = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointKept",
+    "CheckpointNotFound",
     "Client",
     "ClientClosed",
     "DataLoss",
+    "DatasetArray",
+    "DatasetColumn",
+    "DatasetInfo",
+    "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
@@ -48,6 +58,7 @@ PUBLIC = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
+    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -71,6 +82,7 @@ PUBLIC = [
     "ServerFile",
     "StepProgress",
     "SweepInfo",
+    "TakenOver",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
@@ -127,6 +139,7 @@ def test_importing_the_client_imports_nothing_heavy(module):
         (Client, AsyncClient),
         (TrainingRun, AsyncTrainingRun),
         (Management, AsyncManagement),
+        (Datasets, AsyncDatasets),
         (Sweeping, AsyncSweeping),
         (Sweep, AsyncSweep),
     ],

@@ -20,6 +20,7 @@ from layerserve.errors import InvalidTensor
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, InvalidTensorError, NotTrainableError
 from layerserve_server.training import data_root
 from layerserve_server.training.data_files.files import Unpacking
+from layerserve_server.training.digests import write_digests
 from layerserve_server.training.number_files import NumberWriter
 from layerserve_server.training.request import DataArray
 from layerserve_server.training.text_files import TextWriter, read_text, split_texts
@@ -38,6 +39,7 @@ class Upload:
 
         Raises NotTrainableError if the folder can't be written.
         """
+        self._folder = folder
         self._arrays = arrays
         self._count = f"{len(arrays)} arrays"
         self._rows = [0] * len(arrays)
@@ -110,13 +112,17 @@ class Upload:
             )
 
     def check_complete(self) -> None:
-        """Raises IncompleteDataError if an array lacks rows."""
+        """Notes what came. Raises IncompleteDataError if an array lacks rows, NotTrainableError if the disk is full."""
         for array, rows in zip(self._arrays, self._rows, strict=True):
             # An array with empty rows needs no chunk.
             if not array.path and rows < array.rows and array.held_bytes:
                 raise IncompleteDataError(
                     f"{array.label()}: the stream ended after {rows} rows, expected {array.rows} as the spec declares"
                 )
+        try:
+            write_digests(self._folder, {index: self._digests[index].hexdigest() for index in self._files})
+        except OSError as error:
+            raise _unwritable(error) from error
 
     def __enter__(self) -> Upload:
         return self
@@ -135,27 +141,33 @@ def data_file(folder: Path, index: int) -> Path:
 
 
 def read_data(
-    folder: Path, arrays: Sequence[DataArray], root: Path | None = None, room: int = sys.maxsize
+    folder: Path,
+    arrays: Sequence[DataArray],
+    root: Path | None = None,
+    room: int = sys.maxsize,
+    datasets: Path | None = None,
 ) -> list[npt.NDArray[Any] | MappedText]:
     """Returns the memory-mapped arrays of a run. Arrays of files that can't be mapped are unpacked to its folder first.
 
-    `root` is the data root, `room` the maximum size of a text array in bytes. Raises as `data_root.mapped` does,
-    TooLargeError for too much text, and OSError.
+    `root` is the data root, `datasets` the folder of datasets, and `room` the maximum size of a text array in bytes.
+    Raises as `data_root.mapped` does, TooLargeError for too much text, and OSError.
     """
-    root = root or Path()
-    if _packed(folder, arrays):
+    roots = [(datasets if array.dataset else root) or Path() for array in arrays]
+    if _packed(folder, arrays, roots):
         with _alone(folder):
-            for (path, stamp), packed in _packed(folder, arrays).items():
-                _unpack(folder, packed, root, path, stamp, room)
-    return [_read(folder, index, array, root) for index, array in enumerate(arrays)]
+            for (held_in, path, stamp), packed in _packed(folder, arrays, roots).items():
+                _unpack(folder, packed, held_in, path, stamp, room)
+    return [_read(folder, index, array, roots[index]) for index, array in enumerate(arrays)]
 
 
-def _packed(folder: Path, arrays: Sequence[DataArray]) -> dict[tuple[str, tuple[int, ...]], dict[int, DataArray]]:
-    """Returns the arrays that must still be unpacked, by index, of each path and stamp."""
-    found: dict[tuple[str, tuple[int, ...]], dict[int, DataArray]] = {}
+def _packed(
+    folder: Path, arrays: Sequence[DataArray], roots: Sequence[Path]
+) -> dict[tuple[Path, str, tuple[int, ...]], dict[int, DataArray]]:
+    """Returns the arrays that must still be unpacked, by index, of each root, path and stamp."""
+    found: dict[tuple[Path, str, tuple[int, ...]], dict[int, DataArray]] = {}
     for index, array in enumerate(arrays):
         if array.path and not array.mapped and not data_file(folder, index).exists():
-            found.setdefault((array.path, array.stamp), {})[index] = array
+            found.setdefault((roots[index], array.path, array.stamp), {})[index] = array
     return found
 
 
