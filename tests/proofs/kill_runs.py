@@ -3,7 +3,8 @@
 A server in a process of its own trains a small model with WORKERS workers. A kill -9 hits the training process or one
 of its workers, the server, or both in turn, after a random time: while it starts, trains, writes a checkpoint (one
 after each step), or publishes. Then the run goes on, by ResumeRun or at the server's next start, and must end as the
-unbroken run did, bit for bit. After every kill each version in the repository must be whole. With `--attacks` the
+unbroken run did, bit for bit, and keep the same checkpoints. One of these is published while the server is killed, and
+must be there once. After every kill each version in the repository must be whole. With `--attacks` the
 server is attacked all the while.
 """
 
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,8 +71,6 @@ class Server:
 
 def serve(repository: Path, port_file: Path) -> None:
     """What the server's process does."""
-    import threading
-
     from layerserve_server.app import App
     from layerserve_server.settings import Settings
 
@@ -108,6 +108,9 @@ def start(client: Client, workers: int) -> Any:
         checkpoint_seconds=0,
         publish="best",
         monitor="accuracy",
+        checkpoint_every_epochs=2,
+        keep_checkpoints=2,
+        keep_best_checkpoints=1,
         callbacks=[{"class_name": "ReduceLROnPlateau", "config": {"monitor": "loss", "patience": 1, "min_delta": 0.5}}],
     )
 
@@ -151,6 +154,31 @@ def finish(server: Server, run_id: str) -> Any:
             run.resume()
 
 
+def kept_by(repository: Path, client: Client, run: Any) -> list[tuple[str, dict[str, float]]]:
+    """The checkpoints that a run keeps; there is nothing else beside them."""
+    found = [(one.id, one.logs) for one in client.checkpoints(run.id)]
+    names = {path.name for path in (repository / ".layerserve" / "runs" / run.id / "kept").iterdir()}
+    assert names == {f"{id}{suffix}" for id, _ in found for suffix in (".ckpt", ".json")}, names
+    return found
+
+
+def publish_while_killed(server: Server, name: str, moment: random.Random) -> int:
+    """Publishes a checkpoint, while the server is killed at some random moment, and again."""
+
+    def attempt() -> None:
+        with contextlib.suppress(LayerserveError):
+            server.client.publish_checkpoint(name)
+
+    calling = threading.Thread(target=attempt)
+    calling.start()
+    time.sleep(moment.uniform(0.0, 1.0))
+    server.kill(training_too=True)
+    calling.join()
+    server.start()
+    check_repository(server.repository)
+    return server.client.publish_checkpoint(name)
+
+
 def kill_worker(server: int, moment: random.Random) -> None:
     """Ends one of the workers of the run that trains, if there are any by now."""
     workers = [worker for launcher in training_processes(server) for worker in children_of(launcher)]
@@ -191,6 +219,9 @@ def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
     server = Server(repository)
     unbroken = start(server.client, workers).wait()
     expected = weights(repository, MODEL, unbroken.version)
+    kept = kept_by(repository, server.client, unbroken)
+    version = server.client.publish_checkpoint(f"{unbroken.id}/{kept[0][0]}")
+    expected_early = weights(repository, MODEL, version)
     for kill in range(1, kills + 1):
         run = start(server.client, workers)
         victim = moment.choice(["training", "both", "server", *(["worker"] if workers > 1 else [])])
@@ -212,6 +243,11 @@ def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
         assert_bit_for_bit(weights(repository, MODEL, ended.version), expected)
         published = [one for one in server.client.models(MODEL) if one.training_run == run.id]
         assert len(published) <= 1, "a run publishes once"
+        assert kept_by(repository, server.client, ended) == kept
+        early = publish_while_killed(server, f"{run.id}/{kept[0][0]}", moment)
+        assert_bit_for_bit(weights(repository, MODEL, early), expected_early)
+        published = [one for one in server.client.models(MODEL) if one.training_run == run.id]
+        assert len(published) <= 2, "a checkpoint is published once"
         print(f"kill {kill} of {kills}: {victim} {when}, resumed {ended.info().resumed} times: equal", flush=True)
     check_repository(repository)
     server.stop()
