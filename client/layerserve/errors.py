@@ -13,6 +13,7 @@
     │   ├── LabelNotFound
     │   ├── LayerNotFound             also a KeyError
     │   ├── RunNotFound
+    │   ├── DatasetNotFound           or none that the caller may see
     │   └── CheckpointNotFound
     ├── AlreadyExists
     ├── FailedPrecondition
@@ -29,7 +30,8 @@
     ├── Cancelled
     │   └── TrainingCancelled         a run was cancelled: `run_id`, `epoch`
     ├── Aborted
-    │   └── TrainingFailed            a run ended with an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
+    │   ├── TrainingFailed            a run ended with an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
+    │   └── TakenOver                 another client has taken over the session
     ├── Unauthenticated               no valid token or certificate
     │   └── TokenExpired
     ├── PermissionDenied
@@ -181,6 +183,12 @@ class RunNotFound(NotFound):
     code = "run_not_found"
 
 
+class DatasetNotFound(NotFound):
+    """The server has no dataset with this id, or none that the caller may see."""
+
+    code = "dataset_not_found"
+
+
 class CheckpointNotFound(NotFound):
     """The run keeps no checkpoint with this id."""
 
@@ -307,6 +315,12 @@ class TrainingFailed(Aborted):
         super().__init__(f"training run {run_id!r} failed{_position_text(epoch, step)}: {reason}")
 
 
+class TakenOver(Aborted):
+    """Another client has taken over the session of online training."""
+
+    code = "taken_over"
+
+
 def _position_text(epoch: int, step: int) -> str:
     if not epoch:
         return ""
@@ -401,12 +415,14 @@ CODES: dict[str, type[LayerserveError]] = {
         LabelNotFound,
         LayerNotFound,
         RunNotFound,
+        DatasetNotFound,
         CheckpointNotFound,
         ModelNotReady,
         NotCompiled,
         RunElsewhere,
         VersionConflict,
         QuotaExceeded,
+        TakenOver,
         TokenExpired,
         Forbidden,
     )

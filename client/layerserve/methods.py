@@ -7,9 +7,11 @@ from typing import Generic, Protocol, TypeVar
 
 from layerserve.v1 import (
     checkpoints_pb2,
+    datasets_pb2,
     graph_pb2,
     management_pb2,
     models_pb2,
+    online_pb2,
     prediction_pb2,
     sweeps_pb2,
     training_pb2,
@@ -50,6 +52,8 @@ _PREDICTION = "layerserve.v1.PredictionService"
 _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
+_DATASETS = "layerserve.v1.DatasetService"
+_ONLINE = "layerserve.v1.OnlineTrainingService"
 _MANAGEMENT = "layerserve.v1.ManagementService"
 _CHECKPOINTS = "layerserve.v1.CheckpointService"
 _SWEEPS = "layerserve.v1.SweepService"
@@ -93,6 +97,9 @@ EVALUATE = Method(
     streams_requests=True,
     streams_replies=True,
 )
+ESTIMATE_RUN = Method(
+    _TRAINING, "EstimateRun", training_pb2.EstimateRunRequest, training_pb2.EstimateRunResponse, repeatable=True
+)
 WATCH_RUN = Method(
     _TRAINING,
     "WatchRun",
@@ -102,6 +109,9 @@ WATCH_RUN = Method(
 )
 GET_RUN = Method(_TRAINING, "GetRun", training_pb2.GetRunRequest, training_pb2.GetRunResponse, repeatable=True)
 LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training_pb2.ListRunsResponse, repeatable=True)
+GET_RUN_SERIES = Method(
+    _TRAINING, "GetRunSeries", training_pb2.GetRunSeriesRequest, training_pb2.GetRunSeriesResponse, repeatable=True
+)
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
 RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
 DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
@@ -117,6 +127,33 @@ DOWNLOAD_RUN_FILE = Method(
     "DownloadRunFile",
     training_pb2.DownloadRunFileRequest,
     training_pb2.DownloadRunFileResponse,
+    streams_replies=True,
+)
+
+UPLOAD_DATASET = Method(
+    _DATASETS,
+    "UploadDataset",
+    datasets_pb2.UploadDatasetRequest,
+    datasets_pb2.UploadDatasetResponse,
+    streams_requests=True,
+    streams_replies=True,
+)
+MAKE_DATASET = Method(_DATASETS, "MakeDataset", datasets_pb2.MakeDatasetRequest, datasets_pb2.MakeDatasetResponse)
+LIST_DATASETS = Method(
+    _DATASETS, "ListDatasets", datasets_pb2.ListDatasetsRequest, datasets_pb2.ListDatasetsResponse, repeatable=True
+)
+GET_DATASET = Method(
+    _DATASETS, "GetDataset", datasets_pb2.GetDatasetRequest, datasets_pb2.GetDatasetResponse, repeatable=True
+)
+DELETE_DATASET = Method(
+    _DATASETS, "DeleteDataset", datasets_pb2.DeleteDatasetRequest, datasets_pb2.DeleteDatasetResponse
+)
+TRAIN_ONLINE = Method(
+    _ONLINE,
+    "TrainOnline",
+    online_pb2.TrainOnlineRequest,
+    online_pb2.TrainOnlineResponse,
+    streams_requests=True,
     streams_replies=True,
 )
 
@@ -186,9 +223,11 @@ METHODS: tuple[Method[Message, Message], ...] = (
     GET_NODE_SHAPES,
     TRAIN,
     EVALUATE,
+    ESTIMATE_RUN,
     WATCH_RUN,
     GET_RUN,
     LIST_RUNS,
+    GET_RUN_SERIES,
     CANCEL_RUN,
     RESUME_RUN,
     DELETE_RUN,
@@ -198,6 +237,12 @@ METHODS: tuple[Method[Message, Message], ...] = (
     PUBLISH_RUN,
     LIST_RUN_FILES,
     DOWNLOAD_RUN_FILE,
+    UPLOAD_DATASET,
+    MAKE_DATASET,
+    LIST_DATASETS,
+    GET_DATASET,
+    DELETE_DATASET,
+    TRAIN_ONLINE,
     UPLOAD_MODEL,
     LOAD_MODEL,
     UNLOAD_MODEL,

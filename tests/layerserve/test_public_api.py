@@ -8,9 +8,13 @@ import sys
 import layerserve
 import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
+from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
+from layerserve.async_run_reports import AsyncRunReports
 from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
+from layerserve.datasets import Datasets
 from layerserve.management import Management
+from layerserve.run_reports import RunReports
 from layerserve.sweeping import Sweep, Sweeping
 
 PUBLIC = [
@@ -18,6 +22,7 @@ PUBLIC = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
@@ -27,9 +32,15 @@ PUBLIC = [
     "Client",
     "ClientClosed",
     "DataLoss",
+    "DatasetArray",
+    "DatasetColumn",
+    "DatasetInfo",
+    "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
+    "EstimatedPublication",
+    "EstimatedSeconds",
     "FailedPrecondition",
     "Forbidden",
     "Internal",
@@ -51,6 +62,7 @@ PUBLIC = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
+    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -62,18 +74,22 @@ PUBLIC = [
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
+    "RunEstimate",
     "RunFailed",
     "RunFile",
     "RunFinished",
     "RunInfo",
-    "RunPaused",
     "RunNotFound",
+    "RunPaused",
     "RunQueued",
     "RunResumed",
+    "RunSeries",
     "RunStarted",
+    "SampleLosses",
     "ServerFile",
     "StepProgress",
     "SweepInfo",
+    "TakenOver",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
@@ -130,6 +146,8 @@ def test_importing_the_client_imports_nothing_heavy(module):
         (Client, AsyncClient),
         (TrainingRun, AsyncTrainingRun),
         (Management, AsyncManagement),
+        (RunReports, AsyncRunReports),
+        (Datasets, AsyncDatasets),
         (Sweeping, AsyncSweeping),
         (Sweep, AsyncSweep),
     ],

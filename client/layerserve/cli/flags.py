@@ -26,6 +26,7 @@ from layerserve.options.kinds import (
     Setting,
     Settings,
     Size,
+    Splits,
     Text,
     Weights,
     Whole,
@@ -161,5 +162,6 @@ _FORMS: dict[type[Kind], _Form] = {
     Callbacks: _Form(list[str], None, f"A name, or JSON. {_REPEATED}", _names_or_json),
     Weights: _Form(str, "JSON", "", _json),
     ClassWeight: _Form(str, "JSON", "", _json),
+    Splits: _Form(str, "JSON", "", _json),
     Lora: _Form(str, "JSON", "", _json),
 }

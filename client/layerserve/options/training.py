@@ -26,6 +26,7 @@ from layerserve.options.kinds import (
     Setting,
     Settings,
     Size,
+    Splits,
     Text,
     Weights,
     whole,
@@ -231,11 +232,37 @@ class Budget:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """Which rows of the data a run uses: fields of the DataView message."""
+
+    splits: Mapping[str, float] | None = option(
+        None,
+        Splits(),
+        'Shares of the rows by name, in order: {"train": 0.8, "test": 0.2}. No row is in two of them.',
+        otherwise="one of all rows",
+        evaluates=True,
+    )
+    split: str | None = option(None, Text(), "Split to use.", otherwise="all rows", evaluates=True)
+    validate_on: str | None = option(
+        None, Text(), "Split to validate on after each epoch.", otherwise="none", field="validation"
+    )
+    split_seed: int | None = option(
+        None,
+        whole(0, 64),
+        "Seed of the order in which rows are split.",
+        otherwise="the order of the data",
+        field="seed",
+        evaluates=True,
+    )
+
+
 RUN = options_of(RunOptions)
 COMPILE = options_of(CompileOptions, "compile")
 BUDGET = options_of(Budget, "budget")
+VIEW = options_of(View, "view")
 
 #: The options of `train`.
-TRAIN = (*RUN, *COMPILE, *BUDGET)
+TRAIN = (*RUN, *COMPILE, *BUDGET, *VIEW)
 #: The options of `evaluate`.
 EVALUATE = tuple(option for option in TRAIN if option.evaluates)

@@ -43,7 +43,7 @@ def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: i
     `folder` is the folder of all runs; it needn't exist yet. Memory is estimated from the number of parameters alone:
     memory for activations depends on the model, and data is memory-mapped.
     """
-    training = request.kind is Kind.TRAINING
+    training = request.kind is not Kind.EVALUATION
     files = FILES + kept_files(request) if training else 0
     disk = request.kept_bytes + base_bytes + files * FILED_BYTES * parameters
     memory = (TRAINING_BYTES if training else EVALUATION_BYTES) * parameters * request.workers

@@ -133,7 +133,7 @@ def predict(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model(arguments: Mapping[str, Any]) -> tuple[RunRequest, Model]:
-    """Returns the run's request, and the model that a run has at its end which ends at the checkpoint in the folder."""
+    """Returns the run's request, and the model that the run would have if it ended at the checkpoint in the folder."""
     import torch
     from layergraph import load_model
     from layergraph.training.checkpoint import read_whole

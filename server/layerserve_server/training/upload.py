@@ -138,21 +138,25 @@ def data_file(folder: Path, index: int) -> Path:
 
 
 def read_data(
-    folder: Path, arrays: Sequence[DataArray], root: Path | None = None, room: int = sys.maxsize
+    folder: Path,
+    arrays: Sequence[DataArray],
+    root: Path | None = None,
+    room: int = sys.maxsize,
+    datasets: Path | None = None,
 ) -> list[npt.NDArray[Any] | MappedText]:
     """Returns the memory-mapped arrays of a run. Arrays of files that can't be mapped are unpacked to its folder first.
 
-    `root` is the data root, `room` the maximum size of a text array in bytes. Raises as `data_root.mapped` does,
-    TooLargeError for too much text, and OSError.
+    `root` is the data root, `datasets` the folder of datasets, and `room` the maximum size of a text array in bytes.
+    Raises as `data_root.mapped` does, TooLargeError for too much text, and OSError.
     """
-    root = root or Path()
-    of_file: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    roots = [(datasets if array.dataset else root) or Path() for array in arrays]
+    of_file: dict[tuple[Path, str, tuple[int, ...]], list[int]] = {}
     for index, array in enumerate(arrays):
         if array.path and not array.mapped and not data_file(folder, index).exists():
-            of_file.setdefault((array.path, array.stamp), []).append(index)
-    for (path, stamp), places in of_file.items():
-        _unpack(folder, {index: arrays[index] for index in places}, root, path, stamp, room)
-    return [_read(folder, index, array, root) for index, array in enumerate(arrays)]
+            of_file.setdefault((roots[index], array.path, array.stamp), []).append(index)
+    for (held_in, path, stamp), places in of_file.items():
+        _unpack(folder, {index: arrays[index] for index in places}, held_in, path, stamp, room)
+    return [_read(folder, index, array, roots[index]) for index, array in enumerate(arrays)]
 
 
 def _read(folder: Path, index: int, array: DataArray, root: Path) -> npt.NDArray[Any] | MappedText:

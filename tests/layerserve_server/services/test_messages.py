@@ -18,7 +18,7 @@ from layerserve_server.services.training import RunDefaults
 from layerserve_server.training import events
 from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import EventLog, EventWriter
-from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest, View
 from layerserve_server.training.runs.checkpoints import Checkpoint
 from layerserve_server.training.runs.run import Run, RunState
 
@@ -37,8 +37,13 @@ def whole(message, *unset):
 DATA = [
     pb.DataArray(role=pb.DATA_ROLE_X, name="a", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[6, 2]),
     pb.DataArray(role=pb.DATA_ROLE_Y, path="y.npz", key="k"),
+    pb.DataArray(role=pb.DATA_ROLE_Y, dataset="0123", key="k"),
 ]
-ARRAYS = (DataArray(Role.X, "a", "float32", (6, 2)), DataArray(Role.Y, "", "", (), path="y.npz", key="k"))
+ARRAYS = (
+    DataArray(Role.X, "a", "float32", (6, 2)),
+    DataArray(Role.Y, "", "", (), path="y.npz", key="k"),
+    DataArray(Role.Y, "", "", (), dataset="0123", key="k"),
+)
 COMPILE = pb.CompileSettings(optimizer='"sgd"', loss='{"y": "mse"}')
 
 
@@ -72,6 +77,7 @@ def test_every_setting_of_a_run_arrives():
             budget=pb.Budget(seconds=7.5, memory_bytes=8, disk_bytes=9),
             workers=2,
             format=tensor_pb2.MODEL_FORMAT_KERAS2_H5,
+            view=whole(pb.DataView(splits='{"a": 1}', split="a", validation="b", seed=0)),
             from_checkpoint="r0/e2",
             checkpoints=pb.CheckpointPolicy(every_epochs=3, every_steps=4, keep=5, keep_best=6),
         )
@@ -109,6 +115,7 @@ def test_every_setting_of_a_run_arrives():
         budget=Budget(7.5, 8, 9),
         data_root="/data",
         format="keras2_h5",
+        view=View({"a": 1.0}, "a", "b", 0),
         from_checkpoint="r0/e2",
         checkpoint_every_epochs=3,
         checkpoint_every_steps=4,
@@ -218,6 +225,7 @@ def test_every_setting_of_an_evaluation_arrives():
             data=DATA,
             batch_size=3,
             description="why",
+            view=pb.DataView(seed=0),
             from_checkpoint="r0/e2",
         )
     )
@@ -234,6 +242,7 @@ def test_every_setting_of_an_evaluation_arrives():
         nice=7,
         kind=Kind.EVALUATION,
         data_root="/data",
+        view=View(split_seed=0),
         from_checkpoint="r0/e2",
     )
     assert training._evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32

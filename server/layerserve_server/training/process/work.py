@@ -39,6 +39,8 @@ from layerserve_server.training.process.gpu import gpu
 from layerserve_server.training.process.keeping import Keeping
 from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter, numbers
+from layerserve_server.training.process.sample_losses import SampleLosses
+from layerserve_server.training.process.trial_times import trial_timer
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs.checkpoints import KeptCheckpoints, best_of
@@ -57,7 +59,7 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
 
     With several workers this is the part of the first one, which alone writes files.
     """
-    base, model, arrays = _prepared(folder, request)
+    base, model, arrays = prepared(folder, request)
     writer = EventWriter(folder)
     began = time.monotonic()
     together = f", workers {request.workers}" if workers is not None else ""
@@ -77,7 +79,10 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     reporter = Reporter(writer, position, resumes=not begins)
     configured = configured_callbacks(request, folder / FILES)
     # After the configured callbacks, so that logs that these add are reported, and weights that they set are saved.
-    callbacks = [*configured, reporter, Course(folder, checkpoints), *_yielding(request)]
+    callbacks = [
+        *(*configured, reporter, Course(folder, checkpoints)),
+        *(*_yielding(request), *trial_timer(folder, request, checkpoints)),
+    ]
     arguments = fit_arguments(request, arrays) | {
         "epochs": start.epochs_done + request.epochs,
         "cache_frozen": _frozen_cache(folder, request, model, writer),
@@ -116,7 +121,7 @@ def compare(folder: Path, request: RunRequest) -> RunResult:
 def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
     """Trains as a worker other than the first, which writes no files."""
     signal.signal(INTERRUPT, signal.SIG_IGN)
-    _, model, arrays = _prepared(folder, request)
+    _, model, arrays = prepared(folder, request)
     start = starting.begin(folder, request, model)
     checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds, start=start.exact)
     arguments = fit_arguments(request, arrays) | {"epochs": start.epochs_done + request.epochs}
@@ -126,13 +131,19 @@ def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
 
 def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult:
     """Evaluates the model, and returns the metrics in the result's logs."""
-    _, model, arrays = _prepared(folder, request)
+    _, model, arrays = prepared(folder, request)
     starting.finish(folder, model)
     writer = EventWriter(folder)
     began = time.monotonic()
     reporter = EvaluationReporter(writer, position)
     lower_priority(request.nice)
-    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, *_yielding(request)]))
+    callbacks = [reporter, *_yielding(request), *trial_timer(folder, request)]
+    arguments = evaluate_arguments(request, arrays)
+    if request.sample_losses:
+        with SampleLosses(folder / FILES, request.data[0].rows) as losses:
+            logs = numbers(model.evaluate(**arguments, callbacks=callbacks, row_losses=losses.add))
+    else:
+        logs = numbers(model.evaluate(**arguments, callbacks=callbacks))
     writer.close()
     return RunResult("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
 
@@ -163,7 +174,7 @@ def _frozen_cache(folder: Path, request: RunRequest, model: Model, writer: Event
     )
 
 
-def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
+def prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
     """Returns the base version's file, its model prepared for the request, and the data."""
     _set_up_torch(request)
     base = find_model(folder / BASE)
@@ -171,7 +182,8 @@ def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]
     prepare_model(model, request)
     if request.device != "cpu":
         model.to(gpu(request.device))
-    data = read_data(folder, request.data, Path(request.data_root), text_room(request, folder))
+    room = text_room(request, folder)
+    data = read_data(folder, request.data, Path(request.data_root), room, Path(request.datasets))
     return base, model, data
 
 

@@ -14,7 +14,7 @@ from layerserve_server.training import events
 from layerserve_server.training.events import Cancelled, Failed, What
 from layerserve_server.training.request import Kind
 from layerserve_server.training.result import RunResult
-from layerserve_server.training.runs import trace
+from layerserve_server.training.runs import sessions, trace
 from layerserve_server.training.runs.checkpoints import KeptCheckpoints
 from layerserve_server.training.runs.folder import (
     BASE,
@@ -23,9 +23,11 @@ from layerserve_server.training.runs.folder import (
     CHECKPOINTS,
     KEPT,
     OUTCOME,
+    PUBLISH,
     RESULT,
     RIVAL,
     START,
+    STEPS,
     result_file,
 )
 from layerserve_server.training.runs.observer import RunObserver
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START, RIVAL, CACHE)
+RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START, RIVAL, CACHE, STEPS, PUBLISH)
 #: Maximum number of versions that a result is compared with, one after another, before it is withheld.
 MAX_COMPARISONS = 5
 #: Maximum time until this server knows a version that another server has published, in seconds.
@@ -137,13 +139,24 @@ class RunEndings:
         if not self._auto_resume:
             self.end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
             return
+        self.leave(run)
+
+    def leave(self, run: Run) -> None:
+        """Leaves a run to the next server as it is."""
         with self._table.changed:
             run.phase = Phase.ENDED
         run.disown()
 
+    def publish_versions(self, run: Run) -> None:
+        """Publishes what a session has written to be published."""
+        sessions.publish_versions(self._repository, run)
+
     def _finish(self, run: Run, result: RunResult) -> bool:
         """Publishes a result, if the run is to. Returns whether it is to be compared with a newer version first."""
         request = run.request
+        if request.kind is Kind.ONLINE:
+            self.end(run, sessions.last_event(run, result))
+            return False
         version, withheld = 0, result.withheld
         # A sweep publishes the result of its best trial.
         if request.publish and not withheld and request.kind is Kind.TRAINING and not request.sweep:
