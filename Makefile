@@ -148,6 +148,10 @@ tensorflow-serving: $(STAMP) ## Compare what TensorFlow Serving's client gets wi
 guide-training: $(STAMP) ## Train the guide's models at their sizes, through a server and in stock Keras
 	$(TESTS) $(BIN)/python tests/proofs/guide_training.py $(ARGS)
 
+.PHONY: estimates
+estimates: $(STAMP) ## Compare estimates of the guide's models with their runs: time, memory, disk space (ARGS='NAME ... --small')
+	$(TESTS) $(BIN)/python tests/proofs/estimate_runs.py $(ARGS)
+
 .PHONY: engines
 engines: $(STAMP) ## Run the tests of the layers with each engine in torch's place
 	@for engine in onnxruntime torchscript openvino; do \
@@ -192,6 +196,10 @@ http-clients: $(STAMP) ## Compare answers over HTTP with the SDK's: Triton's cli
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
+
+.PHONY: online-kills
+online-kills: $(STAMP) ## Kill sessions of online training and servers KILLS times at random moments (KILLS=30, ARGS="--transport native --workers 2 --replay")
+	$(TESTS) $(BIN)/python tests/proofs/kill_sessions.py $(KILLS) $(ARGS)
 
 .PHONY: sweep-kills
 sweep-kills: $(STAMP) ## Kill trials and servers during sweeps at random moments (ARGS="--sweeps 3 --trials 20")

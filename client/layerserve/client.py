@@ -35,16 +35,19 @@ from layerserve.health import wait_until_ready
 from layerserve.management import Management
 from layerserve.model_info import ModelInfo, Models, model_spec, read_model_info
 from layerserve.node_shapes import NodeShapes, node_shapes
+from layerserve.online import Online
 from layerserve.options.signature import takes
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Prediction, Signatures
 from layerserve.prediction_feed import PredictionFeed
 from layerserve.prepared import RequestForm, prepare
 from layerserve.progress import PlainProgress
+from layerserve.run_checkpoints import Checkpoints
 from layerserve.run_control import RunControl
 from layerserve.run_feed import RunFeed
 from layerserve.run_files import RunFile, download_file, list_files
 from layerserve.run_info import RunInfo
+from layerserve.run_reports import RunReports
 from layerserve.run_selection import list_runs
 from layerserve.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.sweeping import Sweeping
@@ -64,7 +67,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class Client(Datasets, Management, Sweeping):
+class Client(Datasets, Management, Online, Checkpoints, RunReports, Sweeping):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

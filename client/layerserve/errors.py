@@ -13,7 +13,8 @@
     │   ├── LabelNotFound
     │   ├── LayerNotFound             also a KeyError
     │   ├── RunNotFound
-    │   └── DatasetNotFound           or none that the caller may see
+    │   ├── DatasetNotFound           or none that the caller may see
+    │   └── CheckpointNotFound
     ├── AlreadyExists
     ├── FailedPrecondition
     │   ├── ModelNotReady             the version failed to load
@@ -29,7 +30,8 @@
     ├── Cancelled
     │   └── TrainingCancelled         a run was cancelled: `run_id`, `epoch`
     ├── Aborted
-    │   └── TrainingFailed            a run ended with an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
+    │   ├── TrainingFailed            a run ended with an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
+    │   └── TakenOver                 another client has taken over the session
     ├── Unauthenticated               no valid token or certificate
     │   └── TokenExpired
     ├── PermissionDenied
@@ -187,6 +189,12 @@ class DatasetNotFound(NotFound):
     code = "dataset_not_found"
 
 
+class CheckpointNotFound(NotFound):
+    """The run keeps no checkpoint with this id."""
+
+    code = "checkpoint_not_found"
+
+
 class AlreadyExists(LayerserveError):
     """The object to create exists already."""
 
@@ -307,6 +315,12 @@ class TrainingFailed(Aborted):
         super().__init__(f"training run {run_id!r} failed{_position_text(epoch, step)}: {reason}")
 
 
+class TakenOver(Aborted):
+    """Another client has taken over the session of online training."""
+
+    code = "taken_over"
+
+
 def _position_text(epoch: int, step: int) -> str:
     if not epoch:
         return ""
@@ -402,11 +416,13 @@ CODES: dict[str, type[LayerserveError]] = {
         LayerNotFound,
         RunNotFound,
         DatasetNotFound,
+        CheckpointNotFound,
         ModelNotReady,
         NotCompiled,
         RunElsewhere,
         VersionConflict,
         QuotaExceeded,
+        TakenOver,
         TokenExpired,
         Forbidden,
     )

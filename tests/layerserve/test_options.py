@@ -28,6 +28,13 @@ VALUES = {
     **{"metadata": {"a": "1"}, "idempotency_key": "k", "expected_base_version": 2**40, "on_conflict": "rebase"},
     **{"max_memory_bytes": 2**40, "max_disk_bytes": 1, "cache_frozen": "off", "lora": '{"rank": 8}'},
     **{"splits": '{"a": 0.5, "b": 0.25}', "split": "a", "validate_on": "b", "split_seed": 0},
+    **{
+        "checkpoint_every_epochs": 2,
+        "checkpoint_every_steps": 2**40,
+        "keep_checkpoints": 3,
+        "keep_best_checkpoints": 4,
+    },
+    **{"from_checkpoint": "r1/e2"},
 }
 GIVEN = {
     **VALUES,

@@ -10,9 +10,11 @@ import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
 from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
+from layerserve.async_run_reports import AsyncRunReports
 from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
 from layerserve.datasets import Datasets
 from layerserve.management import Management
+from layerserve.run_reports import RunReports
 from layerserve.sweeping import Sweep, Sweeping
 
 PUBLIC = [
@@ -20,9 +22,13 @@ PUBLIC = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointKept",
+    "CheckpointNotFound",
     "Client",
     "ClientClosed",
     "DataLoss",
@@ -33,6 +39,8 @@ PUBLIC = [
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
+    "EstimatedPublication",
+    "EstimatedSeconds",
     "FailedPrecondition",
     "Forbidden",
     "Internal",
@@ -54,6 +62,7 @@ PUBLIC = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
+    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -65,6 +74,7 @@ PUBLIC = [
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
+    "RunEstimate",
     "RunFailed",
     "RunFile",
     "RunFinished",
@@ -73,10 +83,13 @@ PUBLIC = [
     "RunPaused",
     "RunQueued",
     "RunResumed",
+    "RunSeries",
     "RunStarted",
+    "SampleLosses",
     "ServerFile",
     "StepProgress",
     "SweepInfo",
+    "TakenOver",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
@@ -133,6 +146,7 @@ def test_importing_the_client_imports_nothing_heavy(module):
         (Client, AsyncClient),
         (TrainingRun, AsyncTrainingRun),
         (Management, AsyncManagement),
+        (RunReports, AsyncRunReports),
         (Datasets, AsyncDatasets),
         (Sweeping, AsyncSweeping),
         (Sweep, AsyncSweep),

@@ -81,6 +81,7 @@ def test_what_training_runs_may_take():
         training_resume="manual",
         max_workers=8,
         max_written_bytes=2003,
+        max_online_sessions=9,
     )
     assert asdict(run_limits(settings)) == {
         "slots": 3,
@@ -91,6 +92,7 @@ def test_what_training_runs_may_take():
         "auto_resume": False,
         "max_workers": 8,
         "max_written": 2003,
+        "sessions": 9,
     }
     assert run_limits(Settings()).auto_resume
 

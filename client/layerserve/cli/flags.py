@@ -59,6 +59,16 @@ def read_flags(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str,
     }
 
 
+def given_flags(context: typer.Context, options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Like `read_flags`; with a checkpoint to go on from, without defaults that are those of the checkpoint's run."""
+    if given["from_checkpoint"] is not None:
+        # By name, as releases of typer have classes of their own.
+        sources = {option.name: getattr(context.get_parameter_source(option.name), "name", "") for option in options}
+        own = {option.name for option in options if option.continues and sources[option.name] != "COMMANDLINE"}
+        given = {name: None if name in own else value for name, value in given.items()}
+    return read_flags(options, given)
+
+
 def flag_name(option: Option) -> str:
     """Returns an option's flag: steps_per_epoch -> --steps-per-epoch."""
     return "--" + option.name.replace("_", "-")

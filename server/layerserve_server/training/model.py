@@ -96,24 +96,25 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
 
         patterns, alpha = request.lora.get("layers", ("*",)), request.lora.get("alpha")
         adapting.adapt(cast("layergraph.Model", model), patterns, request.lora["rank"], alpha, request.seed)
-    compile_model(model, request.compile, updates=request.kind is Kind.TRAINING)
-    if request.kind is Kind.TRAINING:
+    compile_model(model, request.compile, updates=request.kind is not Kind.EVALUATION)
+    if request.kind is not Kind.EVALUATION:
         result_format(model, request)
 
 
 def result_format(model: TrainableModel, request: RunRequest) -> Format:
     """Returns the format of the run's result. Raises ConfigError if it can't represent the compiled model."""
-    with _as_published(model, request):
+    with as_published(model, request):
         return model.saved_format(request.format or "")
 
 
 def save_result(model: TrainableModel, path: Path, request: RunRequest, format: Format) -> None:
     """Saves a model as the run publishes it: with merged kernels, unless LoRA weights are to be kept."""
-    with _as_published(model, request):
+    with as_published(model, request):
         model.save(path, generation=format.generation)
 
 
-def _as_published(model: TrainableModel, request: RunRequest) -> AbstractContextManager[None]:
+def as_published(model: TrainableModel, request: RunRequest) -> AbstractContextManager[None]:
+    """Sets the weights that a run publishes within the block: merged kernels, unless LoRA is to be kept."""
     if not request.lora or request.lora.get("keep"):
         return nullcontext()
     from layergraph.saving.lora import merged_weights
@@ -240,7 +241,7 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
     optimizer.
     """
     model = load(path)
-    few = [np.full(_few_rows(info), DRY_RUN_TEXT if info.is_text else 0, info.held_dtype) for info in request.data]
+    few = placeholders(request)
     try:
         prepare_model(model, request)
         if request.workers > 1:
@@ -248,8 +249,9 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
 
             check_shareable(cast("layergraph.Model", model))
         if request.kind is Kind.EVALUATION:
-            model.evaluate(**evaluate_arguments(replace(request, view=View()), few))
-        else:
+            by_row = {"row_losses": lambda losses: None} if request.sample_losses else {}
+            model.evaluate(**evaluate_arguments(replace(request, view=View()), few), **by_row)
+        elif request.kind is Kind.TRAINING:
             _dry_run_training(model, request, few)
     except (NonFiniteLossError, ElementError):
         pass  # The elements stand only for the shapes and dtypes of the data.
@@ -263,6 +265,11 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
         raise errors.InvalidRequestError(f"callbacks: a file can't be written: {error.strerror}") from error
 
 
+def placeholders(request: RunRequest) -> list[Array]:
+    """Returns a few rows of zeros or text for each array of a run."""
+    return [np.full(_few_rows(info), DRY_RUN_TEXT if info.is_text else 0, info.held_dtype) for info in request.data]
+
+
 def _dry_run_training(model: TrainableModel, request: RunRequest, few: Sequence[Array]) -> None:
     arguments = fit_arguments(replace(request, view=View()), few)
     if request.view.validate_on:
@@ -272,7 +279,8 @@ def _dry_run_training(model: TrainableModel, request: RunRequest, few: Sequence[
         arguments["validation_split"] = 0.5
     with tempfile.TemporaryDirectory() as folder:
         history = model.fit(**arguments, callbacks=configured_callbacks(request, Path(folder)))
-    deciding = {"monitor": monitored(request)} if request.publish == "best" else {}
+    ranks = request.publish == "best" or request.keep_best_checkpoints
+    deciding = {"monitor": monitored(request)} if ranks else {}
     if request.publish_if_improved:
         deciding["publish_if_improved"] = request.publish_if_improved
     for name, log in deciding.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from layerserve.options.online import OnlineOptions
 from layerserve.options.training import Budget, RunOptions, View
 from layerserve.table_files.table import Selection
 from layerserve.tensors import NUMPY_DTYPES
@@ -45,6 +46,8 @@ class Kind(str, Enum):
 
     TRAINING = "training"
     EVALUATION = "evaluation"
+    #: A session of training step by step.
+    ONLINE = "online"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,8 @@ class RunRequest(RunOptions):
     compile: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
     kind: Kind = Kind.TRAINING
+    #: Options of a session; None for other runs.
+    online: OnlineOptions | None = None
     #: Number of compute threads, divided among the workers.
     threads: int = 1
     #: torch device.
@@ -124,6 +129,10 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Folder that contains the data files.
     data_root: str = ""
+    #: Whether an evaluation writes the loss of each row to a file.
+    sample_losses: bool = False
+    #: Maximum time of training in seconds if this is a trial, whose times are taken (see estimates); 0 for a run.
+    trial_seconds: float = 0.0
     #: Name of the caller, by its token or certificate; empty for a caller without one.
     caller: str = ""
     #: Folder that contains the datasets.
@@ -178,6 +187,8 @@ class RunRequest(RunOptions):
         values["kind"] = Kind(values.get("kind", Kind.TRAINING))
         values["budget"] = Budget(**values.get("budget", {}))
         values["view"] = View(**values.get("view", {}))
+        if values.get("online") is not None:
+            values["online"] = OnlineOptions(**values["online"])
         for name in ("freeze", "unfreeze", "callbacks"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])

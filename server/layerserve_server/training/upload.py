@@ -19,6 +19,7 @@ from layerserve.errors import InvalidTensor
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, InvalidTensorError, NotTrainableError
 from layerserve_server.training import data_root
 from layerserve_server.training.data_files.files import Unpacking
+from layerserve_server.training.digests import write_digests
 from layerserve_server.training.number_files import NumberWriter
 from layerserve_server.training.request import DataArray
 from layerserve_server.training.text_files import TextWriter, read_text, split_texts
@@ -35,6 +36,7 @@ class Upload:
 
         Raises NotTrainableError if the folder can't be written.
         """
+        self._folder = folder
         self._arrays = arrays
         self._count = f"{len(arrays)} arrays"
         self._rows = [0] * len(arrays)
@@ -107,13 +109,17 @@ class Upload:
             )
 
     def check_complete(self) -> None:
-        """Raises IncompleteDataError if an array lacks rows."""
+        """Notes what came. Raises IncompleteDataError if an array lacks rows, NotTrainableError if the disk is full."""
         for array, rows in zip(self._arrays, self._rows, strict=True):
             # An array with empty rows needs no chunk.
             if not array.path and rows < array.rows and array.held_bytes:
                 raise IncompleteDataError(
                     f"{array.label()}: the stream ended after {rows} rows, expected {array.rows} as the spec declares"
                 )
+        try:
+            write_digests(self._folder, {index: self._digests[index].hexdigest() for index in self._files})
+        except OSError as error:
+            raise _unwritable(error) from error
 
     def __enter__(self) -> Upload:
         return self

@@ -236,7 +236,9 @@ class Optimizer(BaseOptimizer):
     @property
     def reads_lookups(self) -> bool:
         clips = self.clipnorm or self.clipvalue or self.global_clipnorm
-        return self.leaves_others or bool(self._rules.clips_lookups and clips)
+        # The mean of accumulated gradients is clipped, which Keras 2 doesn't have.
+        by_lookup = self._rules.clips_lookups and not self.gradient_accumulation_steps
+        return self.leaves_others or bool(by_lookup and clips)
 
     def leaves_rows(self) -> bool:
         """Whether the formula leaves rows with a zero gradient unchanged, and `update_rows` is defined."""
@@ -274,7 +276,12 @@ class Optimizer(BaseOptimizer):
 
         def kept_or_first(slot: str, weight: Trainable) -> Tensor:
             place = known.get(id(weight.value))
-            return self.first_value(slot, weight) if place is None else before.by_name[slot][place]
+            if place is not None:
+                return before.by_name[slot][place]
+            if slot == "average" and self.iterations:
+                # An average of zeros would replace the weight: only the first step of all sets it.
+                return weight.value.detach().clone()
+            return self.first_value(slot, weight)
 
         slots = {slot: [kept_or_first(slot, w) for w in weights] for group in self._groups() for slot in group}
         self._slots = Slots([weight.value for weight in weights], slots)
