@@ -172,7 +172,7 @@ def test_data_that_excludes_an_option_of_the_parent_leaves_it_out(tmp_path, role
 
 
 def test_an_evaluation_of_a_checkpoint_measures_as_its_run_does(tmp_path):
-    found = training._evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS, start(tmp_path))
+    found = training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS, start(tmp_path))
     assert (found.version, found.from_checkpoint, found.batch_size) == (2, "r0/e2", 32)
     assert (found.compile, found.freeze) == (PARENT.compile, ("a*",))
     assert (found.validation_split, found.steps_per_epoch, found.class_weight) == (0.0, None, None)
@@ -225,11 +225,12 @@ def test_every_setting_of_an_evaluation_arrives():
             data=DATA,
             batch_size=3,
             description="why",
+            sample_losses=True,
             view=pb.DataView(seed=0),
             from_checkpoint="r0/e2",
         )
     )
-    assert training._evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
+    assert training.evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
         "m",
         4,
         ARRAYS,
@@ -240,12 +241,13 @@ def test_every_setting_of_an_evaluation_arrives():
         threads=3,
         device="cuda",
         nice=7,
+        sample_losses=True,
         kind=Kind.EVALUATION,
         data_root="/data",
         view=View(split_seed=0),
         from_checkpoint="r0/e2",
     )
-    assert training._evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
+    assert training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
 
 
 @pytest.mark.parametrize("role", [role for role in pb.DataRole.values() if role])
@@ -342,7 +344,8 @@ def test_every_event_arrives_whole(tmp_path, what, message):
     assert abs(expected.time.ToNanoseconds() / 1e9 - time.time()) < 60
 
 
-def test_a_run_is_described_while_it_trains(tmp_path):
+def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "remaining_seconds", lambda run: 7.5)
     run = one_run(
         tmp_path,
         events.Accepted("m", 4, 10),
@@ -373,6 +376,9 @@ def test_a_run_is_described_while_it_trains(tmp_path):
             priority=-1,
             workers=3,
             owner="host a, process 1",
+            best=pb.LogValue(name="loss", value=9.0),
+            best_epoch=1,
+            remaining_seconds=7.5,
             parent="r0",
             from_checkpoint="e3",
         ),
