@@ -237,6 +237,7 @@ def test_every_setting_of_an_evaluation_arrives():
             data=DATA,
             batch_size=3,
             description="why",
+            sample_losses=True,
             view=pb.DataView(seed=0),
             from_checkpoint="r0/e2",
             idempotency_key="once",
@@ -255,6 +256,7 @@ def test_every_setting_of_an_evaluation_arrives():
         threads=3,
         device="cuda",
         nice=7,
+        sample_losses=True,
         kind=Kind.EVALUATION,
         data_root="/data",
         view=View(split_seed=0),
@@ -360,7 +362,8 @@ def test_every_event_arrives_whole(tmp_path, what, message):
     assert abs(expected.time.ToNanoseconds() / 1e9 - time.time()) < 60
 
 
-def test_a_run_is_described_while_it_trains(tmp_path):
+def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "remaining_seconds", lambda run: 7.5)
     run = one_run(
         tmp_path,
         events.Accepted("m", 4, 10),
@@ -397,6 +400,9 @@ def test_a_run_is_described_while_it_trains(tmp_path):
             priority=-1,
             workers=3,
             owner="host a, process 1",
+            best=pb.LogValue(name="loss", value=9.0),
+            best_epoch=1,
+            remaining_seconds=7.5,
             parent="r0",
             from_checkpoint="e3",
             caller="ann",
