@@ -23,7 +23,7 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_(channel|management|online|run_control|sweeping)\b", r"\1"),
+    (r"\basync_(channel|datasets|management|online|run_control|run_checkpoints|sweeping)\b", r"\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -73,6 +73,8 @@ def keywords() -> str:
 FILES: dict[str, Callable[[], str]] = {
     "management.py": partial(part, "management.py"),
     "online.py": partial(part, "online.py"),
+    "datasets.py": partial(part, "datasets.py"),
+    "run_checkpoints.py": partial(part, "run_checkpoints.py"),
     "run_control.py": partial(part, "run_control.py"),
     "sweeping.py": partial(part, "sweeping.py"),
     "client.py": client,

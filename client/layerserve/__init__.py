@@ -14,14 +14,19 @@
 
 from layerserve.async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
 from layerserve.async_online import AsyncOnlineSession
+from layerserve.checkpoints import Checkpoint
 from layerserve.client import Client, PreparedCall, TrainingRun
 from layerserve.connection import TLS
+from layerserve.dataset_array import DatasetArray
+from layerserve.dataset_info import DatasetColumn, DatasetInfo
 from layerserve.errors import (
     Aborted,
     AlreadyExists,
     Cancelled,
+    CheckpointNotFound,
     ClientClosed,
     DataLoss,
+    DatasetNotFound,
     DeadlineExceeded,
     FailedPrecondition,
     Forbidden,
@@ -57,6 +62,7 @@ from layerserve.errors import (
     VersionNotFound,
 )
 from layerserve.events import (
+    CheckpointKept,
     EpochEnd,
     LogLine,
     RunAccepted,
@@ -90,9 +96,16 @@ __all__ = [
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointKept",
+    "CheckpointNotFound",
     "Client",
     "ClientClosed",
     "DataLoss",
+    "DatasetArray",
+    "DatasetColumn",
+    "DatasetInfo",
+    "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",

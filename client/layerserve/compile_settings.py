@@ -25,6 +25,25 @@ def class_weight_json(class_weight: Mapping[int, float] | None) -> str:
     return json.dumps(weights)
 
 
+def lora_json(lora: Any) -> str:
+    """Encodes LoRA settings: a rank, or a dict of them. Raises InvalidArgument for other settings."""
+    if lora is None:
+        return ""
+    rank = isinstance(lora, (int, np.integer)) and not isinstance(lora, bool)
+    settings = {"rank": int(lora)} if rank else lora
+    known = ("rank", "alpha", "layers", "keep")
+    if not isinstance(settings, Mapping) or "rank" not in settings or any(name not in known for name in settings):
+        raise InvalidArgument(f"lora: got {lora!r}, expected a rank, or a dict of {', '.join(known)}")
+    layers = settings.get("layers")
+    return json.dumps({**settings, **({"layers": [layers]} if isinstance(layers, str) else {})}, default=_number)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise InvalidArgument(f"lora: got {value!r}, expected numbers, a list of patterns and True or False")
+
+
 def callbacks_json(callbacks: Any) -> str:
     """Encodes a callback or a list of them: names, serialized objects, or objects with `get_config()`.
 

@@ -12,12 +12,15 @@
     │   ├── VersionNotFound
     │   ├── LabelNotFound
     │   ├── LayerNotFound             also a KeyError
-    │   └── RunNotFound
+    │   ├── RunNotFound
+    │   ├── DatasetNotFound           or none that the caller may see
+    │   └── CheckpointNotFound
     ├── AlreadyExists
     ├── FailedPrecondition
     │   ├── ModelNotReady             the version failed to load
     │   ├── NotCompiled               neither the request nor the file has an optimizer and a loss
     │   ├── RunElsewhere              another server on the same repository owns the run
+    │   ├── VersionConflict           another version than expected is the newest of the model
     │   ├── ModelMismatch              the served model isn't the one for which `layerserve codegen` wrote a class
     │   └── ClientClosed              the client was used after `close()`
     ├── Overloaded                    a limit of the server is reached: `retry_after` in seconds, if known
@@ -178,6 +181,18 @@ class RunNotFound(NotFound):
     """The server has no training run with this id."""
 
     code = "run_not_found"
+
+
+class DatasetNotFound(NotFound):
+    """The server has no dataset with this id, or none that the caller may see."""
+
+    code = "dataset_not_found"
+
+
+class CheckpointNotFound(NotFound):
+    """The run keeps no checkpoint with this id."""
+
+    code = "checkpoint_not_found"
 
 
 class AlreadyExists(LayerserveError):
@@ -400,9 +415,12 @@ CODES: dict[str, type[LayerserveError]] = {
         LabelNotFound,
         LayerNotFound,
         RunNotFound,
+        DatasetNotFound,
+        CheckpointNotFound,
         ModelNotReady,
         NotCompiled,
         RunElsewhere,
+        VersionConflict,
         QuotaExceeded,
         TakenOver,
         TokenExpired,

@@ -12,6 +12,7 @@ from types import TracebackType
 from prometheus_client import CollectorRegistry
 
 from layerserve_server.access.rights import check_table
+from layerserve_server.datasets.store import DatasetLimits, DatasetStore
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
@@ -22,6 +23,9 @@ from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threa
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.watching import Watcher
+from layerserve_server.services.checkpoints import CheckpointService
+from layerserve_server.services.dataset_arrays import run_using
+from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
@@ -33,6 +37,7 @@ from layerserve_server.services.tensorflow_serving.metadata import MetadataServi
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
+from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.dry_run import DryRun, DryRuns
 from layerserve_server.training.process.warm_parent import WarmParent
@@ -45,6 +50,9 @@ from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, ModelLoader, make_imports
 
 logger = logging.getLogger(__name__)
+
+#: Interval between two looks for expired datasets, in seconds.
+DATASET_SECONDS = 60.0
 
 
 class App:
@@ -86,6 +94,10 @@ class App:
             self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
         )
+        self.datasets = DatasetStore(
+            settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
+        )
+        self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
         self.sweeps = Sweeps(
             settings.state_folder / "sweeps",
             self.runs,
@@ -108,10 +120,15 @@ class App:
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(ManagementService(manager).routes())
         defaults = run_defaults(settings)
-        routes.add(TrainingService(self.repository, self.runs, defaults).routes())
+        routes.add(CheckpointService(self.repository, self.runs, CheckpointModels(converter)).routes())
+        routes.add(TrainingService(self.repository, self.runs, defaults, self.datasets).routes())
         online = OnlineTrainingService(self.repository, self.runs, defaults, settings.online_idle_seconds)
         routes.add(online.routes())
-        routes.add(SweepService(self.repository, self.sweeps, defaults).routes())
+        routes.add(SweepService(self.repository, self.sweeps, defaults, self.datasets).routes())
+        samples, trains = settings.state_folder / "samples", settings.training_slots > 0
+        routes.add(
+            DatasetService(self.datasets, self._run_using, self.repository, dry_run, samples, training=trains).routes()
+        )
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
@@ -180,6 +197,8 @@ class App:
         self.runs.start()
         self.sweeps.start()
         self._watcher.start()
+        self._sweep_datasets()
+        self._dataset_watcher.start()
         if self._workers is not None:
             self._workers.start(self.grpc_port)
         self._set_ready(True)
@@ -209,6 +228,7 @@ class App:
         self._set_ready(False)
         logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
         self._watcher.stop()
+        self._dataset_watcher.stop()
         self._access_watcher.stop()
         self._inference.gate.stop()
         if self._inference.tuner:
@@ -231,6 +251,15 @@ class App:
         if self._inference.telemetry is not None:
             self._inference.telemetry.close()
         logger.info("stopped")
+
+    def _run_using(self, dataset: str) -> str:
+        return run_using(self.runs, self.sweeps, dataset)
+
+    def _sweep_datasets(self) -> None:
+        try:
+            self.datasets.sweep(self._run_using)
+        except Exception:
+            logger.exception("the search for expired datasets failed")
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready
@@ -268,6 +297,11 @@ def run_limits(settings: Settings) -> RunLimits:
         max_written=settings.max_written_bytes,
         sessions=settings.max_online_sessions,
     )
+
+
+def dataset_limits(settings: Settings) -> DatasetLimits:
+    """Returns the limits of datasets in the settings."""
+    return DatasetLimits(settings.max_dataset_bytes, settings.dataset_seconds, settings.dataset_upload_seconds)
 
 
 def run_defaults(settings: Settings) -> RunDefaults:

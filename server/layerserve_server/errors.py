@@ -6,7 +6,9 @@ ServerError
 │   ├── UnknownVersionError
 │   ├── UnknownLabelError
 │   ├── UnknownLayerError
-│   └── UnknownRunError
+│   ├── UnknownRunError
+│   ├── UnknownDatasetError
+│   └── UnknownCheckpointError
 ├── InvalidRequestError         the request can't be parsed, or doesn't match the model
 │   ├── InvalidTensorError
 │   ├── UnknownInputError
@@ -87,6 +89,18 @@ class UnknownRunError(NotFoundError):
     """No training run has this id."""
 
     reason = "run_not_found"
+
+
+class UnknownDatasetError(NotFoundError):
+    """No dataset has this id, or none that the caller may see."""
+
+    reason = "dataset_not_found"
+
+
+class UnknownCheckpointError(NotFoundError):
+    """The run keeps no checkpoint of this id."""
+
+    reason = "checkpoint_not_found"
 
 
 class InvalidRequestError(ServerError):

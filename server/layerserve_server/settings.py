@@ -452,8 +452,29 @@ class Settings(BaseSettings):
     )
     data_root: Path | None = Field(
         default=None,
-        description="Folder from which training requests may read data files (.npy, .npz, .parquet).",
+        description="Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv).",
         json_schema_extra={"unset": "reading files is disabled"},
+    )
+    max_dataset_bytes: int = Field(
+        default=64 * GIB,
+        ge=0,
+        description=(
+            "Maximum size of all datasets and unfinished uploads of datasets together, in bytes. A token may have a "
+            "limit of its own."
+        ),
+    )
+    dataset_seconds: float = Field(
+        default=30 * 86400.0,
+        ge=0,
+        description=(
+            "Time after its last use when a dataset is removed, in seconds. An upload may set a shorter one. 0 keeps "
+            "datasets until they are deleted, or for the time that their uploads set."
+        ),
+    )
+    dataset_upload_seconds: float = Field(
+        default=86400.0,
+        ge=1,
+        description="Time for which an upload of a dataset that was cut is kept, so that it can go on, in seconds.",
     )
     max_run_bytes: int = Field(
         default=4 * GIB, ge=1, description="Maximum size of the data of a training run, in bytes."

@@ -31,6 +31,8 @@ class TrainKeywords(TypedDict, total=False):
     """Layers not to train, such as 'block1_*'."""
     unfreeze: str | Sequence[str]
     """Layers to train although `freeze` names them."""
+    lora: Any
+    """Train matrices of this rank in place of kernels: {"rank": 8, "alpha": 16, "layers": ["dense_*"]}."""
     callbacks: Any
     """Callbacks, such as EarlyStopping."""
     publish: bool | str
@@ -55,6 +57,16 @@ class TrainKeywords(TypedDict, total=False):
     """Keep outputs of frozen layers for all epochs, if exact; with 'on' a run that can't is refused."""
     checkpoint_seconds: float | None
     """Seconds between two checkpoints, from which an interrupted run goes on."""
+    checkpoint_every_epochs: int | None
+    """Keep a checkpoint after every so many epochs."""
+    checkpoint_every_steps: int | None
+    """Keep a checkpoint after every so many steps."""
+    keep_checkpoints: int | None
+    """Number of the newest of these checkpoints to keep."""
+    keep_best_checkpoints: int | None
+    """Number of epochs, the best in `monitor`, whose checkpoints to keep."""
+    from_checkpoint: str | None
+    """Checkpoint to go on from: RUN/CHECKPOINT, RUN/best or RUN."""
     description: str
     """Text to keep with the run."""
     metadata: Mapping[str, str] | None
@@ -81,6 +93,14 @@ class TrainKeywords(TypedDict, total=False):
     """Memory that the run may use."""
     max_disk_bytes: int | None
     """What the run's folder may take."""
+    splits: Mapping[str, float] | None
+    """Shares of the rows by name, in order: {"train": 0.8, "test": 0.2}. No row is in two of them."""
+    split: str | None
+    """Split to use."""
+    validate_on: str | None
+    """Split to validate on after each epoch."""
+    split_seed: int | None
+    """Seed of the order in which rows are split."""
 
 
 class EvaluateKeywords(TypedDict, total=False):
@@ -88,6 +108,8 @@ class EvaluateKeywords(TypedDict, total=False):
 
     batch_size: int
     """Rows in a step."""
+    from_checkpoint: str | None
+    """Checkpoint to go on from: RUN/CHECKPOINT, RUN/best or RUN."""
     description: str
     """Text to keep with the run."""
     metadata: Mapping[str, str] | None
@@ -102,6 +124,12 @@ class EvaluateKeywords(TypedDict, total=False):
     """Metrics, or a list or dict of them by output."""
     weighted_metrics: Any
     """Metrics to which sample weights apply."""
+    splits: Mapping[str, float] | None
+    """Shares of the rows by name, in order: {"train": 0.8, "test": 0.2}. No row is in two of them."""
+    split: str | None
+    """Split to use."""
+    split_seed: int | None
+    """Seed of the order in which rows are split."""
 
 
 class OnlineKeywords(TypedDict, total=False):

@@ -25,11 +25,12 @@ from layergraph.execution.step import Step
 from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, difference, same_kind
 from layergraph.execution.tuning.result import Choice, Lengths, Tuned, Tuning
 from layergraph.functional.addresses import find_tensor
-from layergraph.functional.binding import Binder
+from layergraph.functional.binding import Binder, last_change
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.functional import Functional
 from layergraph.functional.graph import Graph
 from layergraph.functional.invocation import Invocation, Mask
+from layergraph.functional.lora import Lora
 from layergraph.functional.nest import flatten
 from layergraph.functional.node import Node
 from layergraph.functional.strings import Strings
@@ -90,6 +91,10 @@ class Plan:
             want: masks_needed(self._forwarded, self._outputs if want else []) for want in (False, True)
         }
         self._mixed = any(s.call.layer.compute_dtype != s.call.layer.dtype for s in self._forwarded)
+        #: LoRA weights of the layers, as of the last change of weights that this plan has noticed.
+        self._adapted = self._loras()
+        self._change = last_change()
+        self._adapted_state = -1
         self._batched: bool | None = None
         self._bound: list[Any] | None = None
         self._forward_steps: Sequence[Step] | None = None
@@ -305,6 +310,7 @@ class Plan:
 
         `tensors` are a few rows of each input, on which every call of the trunk is tried once.
         """
+        self._notice_changes()
         return frozen_split(
             self._forwarded,
             self._inputs,
@@ -312,7 +318,7 @@ class Plan:
             self._slot_count,
             trained,
             tensors,
-            mixed=self._mixed,
+            mixed=self._mixed or bool(self._adapted),
         )
 
     @property
@@ -331,7 +337,11 @@ class Plan:
 
     def program(self, *, joined: bool = False) -> Program:
         """The optimised steps for inference, created on first use."""
+        self._notice_changes()
         program = self._programs.get(joined)
+        if self._adapted and self._adapted_state != (state := self._weights_state()):
+            # Programs hold merged kernels, which are stale once LoRA weights change.
+            self._programs, self._adapted_state, program = {}, state, None
         if program is None:
             with self._lock:
                 made = self.inference_program(packed=True, joined=joined)
@@ -344,9 +354,25 @@ class Plan:
             self.steps, self._inputs, self._outputs, self._slot_count, packed=packed, joined=joined
         )
 
+    def _notice_changes(self) -> None:
+        """Drops what is bound if a layer of this plan has got or lost LoRA weights."""
+        if self._change != (change := last_change()):
+            self._change = change
+            adapted = self._loras()
+            if adapted != self._adapted:
+                self._adapted = adapted
+                self._bound, self._values, self._programs = None, None, {}
+
+    def _loras(self) -> list[Lora]:
+        """The LoRA weights of all layers."""
+        layers = (layer for step in self._forwarded for layer in step.call.layer.walk_layers())
+        return [layer.lora for layer in layers if layer.lora is not None]
+
     def _weights(self) -> list[Any]:
-        if self._mixed:
-            # In mixed precision, the cast of a weight is part of its gradient, and stale once the weight changes.
+        self._notice_changes()
+        if self._mixed or self._adapted:
+            # In mixed precision, the cast of a weight is part of its gradient, and stale once the weight changes; so is
+            # what a layer with LoRA makes of its weights.
             return self.bind(Binder(lambda weight: weight.value))
         if self._bound is None:
             with self._lock, torch.inference_mode(False), torch.no_grad():

@@ -6,6 +6,7 @@ inference, on a device, cast to another dtype, folded.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,21 @@ from layergraph.functional.weights import Weights
 
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
+
+
+_changes = itertools.count(1)
+_last_change = 0
+
+
+def count_change() -> None:
+    """Notes that a layer has got or lost weights, so that what is bound of it is stale."""
+    global _last_change
+    _last_change = next(_changes)
+
+
+def last_change() -> int:
+    """Number of the last such change."""
+    return _last_change
 
 
 class Binder:

@@ -33,6 +33,8 @@ _IGNORED = frozenset(
         "seed",
         "own_weights",
         "stored_form",
+        "asked_rank",
+        "lora",
         "lora_alpha",
     }
 )

@@ -21,6 +21,7 @@ from layergraph.functional.call import add_loss, adopt_call, adopt_methods
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
 from layergraph.functional.invocation import Invocation
+from layergraph.functional.lora import Lora
 from layergraph.functional.naming import default_name
 from layergraph.functional.nest import Structure, flatten, map_structure, single_or_list
 from layergraph.functional.node import Node
@@ -129,7 +130,9 @@ class Layer(_LayerOptions):
         self.mask_use = "keras3"
         #: The layer's form in the file that it was loaded from, if the file is of Keras 2.
         self.stored_form: StoredForm | None = None
-        #: Scale of LoRA weights that an `.h5` has beside the kernel, times their rank; None if it has none.
+        #: LoRA weights of the layer; None if it has none.
+        self.lora: Lora | None = None
+        #: Scale of LoRA weights, times their rank: of the layer's, or of those that its file has beside the kernel.
         self.lora_alpha: float | None = None
         #: Input shape from `input_shape=` or `input_dim=`, for the first layer of a Sequential.
         self.announced_shape: Shape | None = _announced_shape(kwargs, self._options)

@@ -92,6 +92,11 @@ class Weight:
             raise DataError(f"weight '{self.path}': got shape {tuple(value.shape)}, expected {self.shape}")
         self._value = self._laid_out(value.to(torch_dtype(self.dtype)))
 
+    def exchange(self, value: torch.Tensor) -> torch.Tensor:
+        """Uses another tensor of the same form, for a while; returns the one before, to be put back."""
+        before, self._value = self.value, value
+        return before
+
     def _laid_out(self, value: torch.Tensor) -> torch.Tensor:
         """Returns the same values in the weight's memory order."""
         if self.memory_order is None:

@@ -22,6 +22,7 @@ from layergraph.functional.nest import flatten
 from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.tensor import Tensor
 from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
+from layergraph.layers.lora import LoraLayer
 from layergraph.layers.quantized.table import QUANTIZED
 from layergraph.layers.table import LAYERS
 from layergraph.models.hub.architecture import MAX_LAYERS
@@ -276,6 +277,9 @@ class _Builder:
             layer.stored_form = StoredForm(spec.stored)
         if isinstance(alpha := spec.config.get("lora_alpha"), (int, float)):
             layer.lora_alpha = float(alpha)
+        rank = spec.config.get("lora_rank")
+        if isinstance(layer, LoraLayer) and isinstance(rank, int) and not self.has_weights:
+            layer.asked_rank = rank
         return layer
 
     def _option(self, value: Any) -> Any:

@@ -39,24 +39,27 @@ def load_model(
     compile: bool = True,
     *,
     limits: LoadLimits = DEFAULT_LIMITS,
+    keep_lora: bool = False,
 ) -> Model:
     """Loads the model at `path`, a file or a version folder: `.keras` of Keras 2 and 3, `.h5` of Keras 1 to 3, a
     SavedModel folder of tf.keras 2.0 to 2.15, or a `model.json` with weights beside it.
 
     custom_objects   names in the file -> classes of layers and activation functions, in addition to registered ones
     compile          whether to compile the model as in the file
+    keep_lora        whether LoRA weights in the file stay weights of their layers, to be trained on, rather than being
+                     merged into the kernels, which are faster without
 
     Nothing in the file is executed or imported, and no other file is opened. Raises errors.ModelFileError:
     CorruptFileError, UnsafeFileError, or UnsupportedModelError, which lists everything that isn't supported.
     """
     with open_archive(path, limits) as archive, custom_object_scope(custom_objects or {}):
-        return load_archive(archive, compile)
+        return load_archive(archive, compile, keep_lora=keep_lora)
 
 
-def load_archive(archive: ModelArchive, compile: bool = True) -> Model:
+def load_archive(archive: ModelArchive, compile: bool = True, *, keep_lora: bool = False) -> Model:
     """Like `load_model`, of an open file."""
     try:
-        return _model(archive, compile)
+        return _model(archive, compile, keep_lora)
     except RecursionError:
         raise CorruptFileError(archive.path, "is nested too deep") from None
     except ConfigError as wrong:
@@ -65,12 +68,12 @@ def load_archive(archive: ModelArchive, compile: bool = True) -> Model:
         raise CorruptFileError(archive.path, str(wrong)) from wrong
 
 
-def _model(archive: ModelArchive, is_compiled: bool) -> Model:
+def _model(archive: ModelArchive, is_compiled: bool, keep_lora: bool) -> Model:
     generation = generation_of(archive.keras_version, archive.config, archive.backend)
     rebuilt = _rebuilt(archive.config, generation, archive.path, archive.limits)
     model = rebuilt.model
     try:
-        load_weights(model, rebuilt.file_order, archive)
+        load_weights(model, rebuilt.file_order, archive, keep_lora=keep_lora)
     except CorruptFileError as wrong:
         # What else would be found only when training starts is reported together with the weights.
         raise CorruptFileError(archive.path, [*wrong.problems, *_state_problems(model, archive, generation)]) from wrong

@@ -110,6 +110,12 @@ def own_variables(layer: Layer) -> list[Weight]:
     return sorted(layer.own_weights, key=lambda weight: not weight.created_trainable)
 
 
+def placed_variables(layer: Layer) -> list[Weight]:
+    """A layer's own weights in Keras 3's layout, where LoRA weights have names instead of positions."""
+    lora = layer.lora
+    return [weight for weight in own_variables(layer) if lora is None or weight not in (lora.a, lora.b)]
+
+
 def depth_first(layer: Layer, order: FileOrder) -> list[Weight]:
     """All distinct weights of a layer: its own, then those of layers inside of it, in the order of the file."""
     found: dict[Weight, None] = {}

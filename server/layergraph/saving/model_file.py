@@ -18,15 +18,16 @@ from layergraph.archive import lazy_h5py as h5py
 from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
-from layergraph.saving.arrays import stored_values
+from layergraph.saving.arrays import placed_values, stored_values
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.graph_config import KERAS_VERSION, model_object
 from layergraph.saving.keras2.archive import archive_config, archive_groups, archive_version
 from layergraph.saving.keras2.compile import keras2_state
 from layergraph.saving.keras3_names import check_names
 from layergraph.saving.keras3_options import check_options
-from layergraph.saving.layouts import own_variables, state_groups, variables_path
+from layergraph.saving.layouts import placed_variables, state_groups, variables_path
 from layergraph.saving.legacy_h5 import check_h5, write_h5
+from layergraph.saving.lora import check_lora
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.quantized_forms import check_quantized
 from layergraph.saving.sharing import WrittenModel
@@ -50,6 +51,7 @@ def save_model(model: Trainer, path: Path, generation: int | None = None) -> Non
         raise ConfigError(f"save: got generation {generation!r}, expected 2 or 3")
     generation = generation or default_generation(model, path.suffix)
     check_quantized(model, path.suffix)
+    check_lora(model, path.suffix, generation)
     # A hidden file without a model's suffix, so that a repository never loads it.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -64,6 +66,7 @@ def save_model(model: Trainer, path: Path, generation: int | None = None) -> Non
 def check_model(model: Trainer, suffix: str, generation: int) -> None:
     """Raises ConfigError if a file of this suffix and generation can't store the model; reads no weights."""
     check_quantized(model, suffix)
+    check_lora(model, suffix, generation)
     if suffix == ".h5":
         check_h5(model, KERAS_VERSION, generation)
     elif generation == 2:
@@ -167,8 +170,12 @@ def _write_groups(file: Any, groups: Iterable[tuple[str, Layer]]) -> None:
     for name, layer in groups:
         group = file.require_group(name)
         group.attrs["name"] = layer.name
-        for position, weight in enumerate(own_variables(layer)):
-            _write_array(group, weight.name if layer.storage.named else str(position), stored_values(weight))
+        for position, weight in enumerate(placed_variables(layer)):
+            _write_array(group, weight.name if layer.storage.named else str(position), placed_values(layer, weight))
+        if layer.lora is not None:
+            # Keras merges the kernel, too, but ignores these, and starts with zeros.
+            for weight in (layer.lora.a, layer.lora.b):
+                _write_array(group, weight.name, stored_values(weight))
 
 
 def _write_variables(file: Any, name: str, variables: Sequence[Variable]) -> None:

@@ -19,6 +19,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
 from layergraph.layers.attention.attention import UnprojectedAttention
 from layergraph.layers.attention.multi_head import ProjectedAttention
+from layergraph.layers.lora import LoraLayer
 from layergraph.layers.quantized.kernels import QuantizedLayer
 from layergraph.layers.rnn.recurrent import GRU, LSTM
 from layergraph.layers.wrappers import Bidirectional
@@ -29,11 +30,12 @@ from layergraph.saving.layouts import (
     left_out_of_keras3_h5,
     legacy_orders,
     own_variables,
+    placed_variables,
     state_groups,
     state_groups_once,
     variables_path,
 )
-from layergraph.saving.lora import merged_lora
+from layergraph.saving.lora import merged_lora, unmerged
 from layergraph.saving.old_layouts import Derived, Origin, modern, origin_of
 from layergraph.saving.shard_owners import arrays_by_layer
 
@@ -51,8 +53,8 @@ class _Match:
     array: StoredArray
 
 
-def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> None:
-    """Loads the model's weights from the file.
+def load_weights(model: Functional, order: FileOrder, archive: ModelArchive, *, keep_lora: bool = False) -> None:
+    """Loads the model's weights from the file; with `keep_lora`, layers get the LoRA weights that it has for them.
 
     Raises CorruptFileError that names every layer whose arrays are missing or don't fit.
     """
@@ -70,6 +72,8 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive) -> 
         _find_scales(model, archive)
     if archive.keras_version == "2.3.0-tf":
         _keep_masked_outputs(model, archive)
+    if keep_lora:
+        _adapt_as_stored(model, order, archive)
     origin = origin_of(archive.keras_version, archive.backend)
     form = model.class_form
     if form is not None and form.backbone is not None and archive.is_preset and isinstance(archive.weights, StateTree):
@@ -127,6 +131,38 @@ def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArc
                 arrays = _variables(weights, variables_path(f"{path}/{group}", projection), own_variables(projection))
                 found = {str(position): array for position, array in enumerate(arrays)}
             layer.quantize_as_stored(group, found, config)
+
+
+def _adapt_as_stored(model: Functional, order: FileOrder, archive: ModelArchive) -> None:
+    """Enables LoRA in the layers for which the file has such weights."""
+    weights = archive.weights
+    named: dict[tuple[str, ...], StoredArray] = {}
+    if not isinstance(weights, (StateTree, ArrayList)):
+        for array in (array for arrays in weights.layers().values() for array in arrays):
+            named[tuple(array.name.partition(":")[0].split("/")[-2:])] = array
+    for path, layer in _groups(model, order, archive.keras_version or ""):
+        if not isinstance(layer, LoraLayer) or layer.lora is not None:
+            continue
+        if isinstance(weights, StateTree):
+            found = _named_lora(weights, [variables_path(path, layer)], layer)
+            a = None if found is None else found[0]
+        else:
+            a = named.get((layer.name, layer.lora_names[0]))
+        if a is not None and a.shape:
+            layer.enable_lora(a.shape[-1], layer.lora_alpha)
+
+
+def _named_lora(tree: StateTree, paths: Sequence[str], layer: Layer) -> tuple[StoredArray, StoredArray] | None:
+    """The LoRA weights that a file of Keras 3's layout has for a layer; None if it has none."""
+    if not isinstance(layer, LoraLayer):
+        return None
+    for path in paths:
+        group = tree.root.group(path)
+        if group is not None:
+            a, b = (group.array(name) for name in layer.lora_names)
+            if a is not None and b is not None:
+                return a, b
+    return None
 
 
 def _find_scales(model: Functional, archive: ModelArchive) -> None:
@@ -209,14 +245,14 @@ def _by_path(
             groups.setdefault(layer, []).append(variables_path(path, layer))
     found: dict[Layer, list[StoredArray]] = {}
     for layer, paths in groups.items():
-        candidates = (_variables(tree, path, own_variables(layer)) for path in paths)
+        candidates = (_variables(tree, path, placed_variables(layer)) for path in paths)
         found[layer] = next((arrays for arrays in candidates if arrays), [])
     if not all(found.values()) and version.startswith(("2.14.", "2.15.")):
         found = _counted_once(model, order, tree) or found
     identities = {} if all(found.get(layer) for layer in groups) else _places(placed)
     twins = {identity: arrays for layer, identity in identities.items() if (arrays := found.get(layer))}
     for layer, paths in groups.items():
-        weights = own_variables(layer)
+        weights = placed_variables(layer)
         arrays = found.get(layer) or twins.get(identities.get(layer))
         if arrays is None:
             problems.add(f"{_label(layer)}: has no weights in the file (looked in '{paths[0]}')")
@@ -224,6 +260,9 @@ def _by_path(
             problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
         else:
             layer.fit_stored_shapes([array.shape for array in arrays])
+            if (lora := layer.lora) is not None and (added := _named_lora(tree, groups[layer], layer)) is not None:
+                arrays = [unmerged(layer, w, array, *added) for w, array in zip(weights, arrays, strict=True)]
+                weights, arrays = [*weights, lora.a, lora.b], [*arrays, *added]
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
 
 
@@ -254,7 +293,7 @@ def _counted_once(model: Functional, order: FileOrder, tree: StateTree) -> dict[
     """
     identity = functools.cache(_identity)
     found = {
-        layer: _variables(tree, variables_path(path, layer), own_variables(layer))
+        layer: _variables(tree, variables_path(path, layer), placed_variables(layer))
         for path, layer in state_groups_once(model, order, identity)
         if layer.own_weights
     }

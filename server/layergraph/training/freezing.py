@@ -54,10 +54,19 @@ def _set_trainable(model: Trainer, patterns: Sequence[str], *, trainable: bool) 
     if model.compiled:
         # The optimizer's state in the file belongs to the weights that have been trainable so far: load it first.
         _ = model.optimizer
-    if trainable and not model.trainable:
-        model.trainable = True
-        for layer in layers.values():
-            layer.trainable = False
-    for path in chosen:
-        layers[path].trainable = trainable
+    if trainable:
+        unfreeze_only(model, [layers[path] for path in chosen])
+    else:
+        for path in chosen:
+            layers[path].trainable = False
     return chosen
+
+
+def unfreeze_only(model: Trainer, layers: Sequence[Layer]) -> None:
+    """Makes layers trainable, of a frozen model no others."""
+    if not model.trainable:
+        model.trainable = True
+        for layer in layer_paths(model).values():
+            layer.trainable = False
+    for layer in layers:
+        layer.trainable = True

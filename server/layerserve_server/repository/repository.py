@@ -198,9 +198,8 @@ class Repository(LoadedModels):
     ) -> int:
         """Publishes a file as the next version of a model, loads it, then sets the label. Returns the version number.
 
-        `checkpoint` is the id of the run's checkpoint from which the file was made; empty for the run's result.
-
-        Raises VersionConflictError if the model has a version above `expected` (0: it may), NotTrainableError if the
+        `checkpoint` is the id of the run's checkpoint from which the file was made; empty for the run's result. Raises
+        VersionConflictError if the model has a version above `expected` (0: it may), NotTrainableError if the
         repository can't be written, VersionFailedError if the new version can't be loaded.
         """
         above = self.highest(name)
@@ -230,10 +229,10 @@ class Repository(LoadedModels):
     ) -> int:
         """Like `publish`, but doesn't repeat steps that were completed before, such as by a server that was killed.
 
-        `who` is the caller, for the audit log, if a call publishes the run's result.
+        `who` is the caller, for the audit log, if a call publishes it.
         """
-        by = f"{run}/{checkpoint}" if checkpoint else run
-        by = f"{by}, called by {who}" if who else by
+        what = f"{run}/{checkpoint}" if checkpoint else run
+        by = f"{what}, called by {who}" if who else what
         version = self.version_of_run(name, run, checkpoint)
         try:
             if not version:

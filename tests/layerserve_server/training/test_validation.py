@@ -86,6 +86,8 @@ def test_what_means_something_is_taken(changes):
         ({"budget": Budget(max_seconds=math.nan)}, "budget.seconds: got nan"),
         ({"checkpoint_seconds": -1.0}, "checkpoint_seconds: got -1.0"),
         ({"checkpoint_seconds": math.inf}, "checkpoint_seconds: got inf"),
+        ({"lora": {"rank": 1, "layers": ["a"] * 1001}}, "lora.layers: got 1001 patterns, expected at most 1000"),
+        ({"lora": {"rank": 1, "layers": ["a" * 1001]}}, "lora.layers: got a text of 1001 characters"),
         ({"cache_frozen": 9}, "cache_frozen: got 9, expected auto or on or off"),
         ({"cache_frozen": "on", "workers": 2}, "cache_frozen: got 'on' for 2 workers, expected one"),
         ({"monitor_mode": "auto"}, "monitor_mode: got 'auto', expected min or max"),
@@ -102,7 +104,7 @@ def test_what_means_something_is_taken(changes):
         ({"data": (*DATA, *(array("sample_weight", 6),) * 511)}, "data: got 513 arrays, expected at most 512"),
         (
             {"data": (DATA[0], DataArray(Role.Y, "y", "float32", (), path="y.npy"))},
-            "y 'y': got dtype or shape with a path, expected them from the file",
+            "y 'y': got dtype or shape with a file, expected them from the file",
         ),
     ],
     ids=str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +24,10 @@ from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
+from layerserve_server.training.runs.checkpoints import KeptCheckpoints
 from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, CHILD_LOCK, result_file
-from layerserve_server.training.selection import read_best
 from layerserve_server.training.upload import data_file
+from small_runs import assert_bit_for_bit
 
 X = np.random.default_rng(0).standard_normal((12, 3)).astype("float32")
 Y = (X @ np.array([[1.0], [-2.0], [0.5]]) + 3).astype("float32")
@@ -145,27 +147,47 @@ def test_the_best_epochs_model_is_the_result(carried_out: Any, tmp_path: Path) -
     """With a rate at which every epoch is worse than the one before, the first is best."""
     wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
     _, log = carried_out(VALIDATED, publish="best", compile=wild, on_nan="continue")
-    kept = read_best(tmp_path)
-    assert kept is not None
+    (kept,) = KeptCheckpoints(tmp_path / BEST).list()
     values = [each.logs["val_loss"] for each in of(log, events.Epoch)]
     assert values[0] < values[1] < values[2]
-    assert (kept["epoch"], kept["value"], kept["file"]) == (1, values[0], "1.keras")
+    assert (kept.id, kept.epoch, kept.score) == ("e1", 1, -values[0])
     assert of(log, events.Log)[-1].text == "the best epoch is 1"
-    assert loss(result_file(tmp_path)) == pytest.approx(loss(tmp_path / BEST / "1.keras"))
-    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["1.keras", "best.json"]
+    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["e1.ckpt", "e1.json"]
+    # The same as of a run of one epoch.
+    best = load_model(result_file(tmp_path)).get_weights()
+    shutil.rmtree(tmp_path / CHECKPOINTS)
+    carried_out(VALIDATED, compile=wild, on_nan="continue", epochs=1)
+    assert_bit_for_bit(load_model(result_file(tmp_path)).get_weights(), best)
+
+
+def test_the_best_epoch_of_an_earlier_release_is_published_unless_a_later_one_is_better(
+    carried_out: Any, tmp_path: Path
+) -> None:
+    wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
+    options = {"publish": "best", "compile": wild, "on_nan": "continue"}
+    carried_out(VALIDATED, **options)
+    (kept,) = KeptCheckpoints(tmp_path / BEST).list()
+    for score, best in ((-kept.score / 2, ["7.keras", "best.json"]), (-kept.score * 2, ["7.keras", "best.json", "e1"])):
+        shutil.rmtree(tmp_path / BEST)
+        shutil.rmtree(tmp_path / CHECKPOINTS, ignore_errors=True)
+        (tmp_path / BEST).mkdir()
+        shutil.copy(tmp_path / BASE / "model.keras", tmp_path / BEST / "7.keras")
+        (tmp_path / BEST / "best.json").write_text(json.dumps({"epoch": 7, "value": score, "file": "7.keras"}))
+        _, log = carried_out(VALIDATED, **options)
+        assert of(log, events.Log)[-1].text == f"the best epoch is {7 if len(best) == 2 else 1}"
+        assert sorted({path.name.removesuffix(".ckpt") for path in (tmp_path / BEST).iterdir()} - {"e1.json"}) == best
 
 
 def test_better_epochs_replace_those_before(carried_out: Any, tmp_path: Path) -> None:
     _, log = carried_out(publish="best", monitor="loss")
     values = [each.logs["loss"] for each in of(log, events.Epoch)]
     assert values == sorted(values, reverse=True)
-    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["3.keras", "best.json"]
-    assert json.loads((tmp_path / BEST / "best.json").read_text())["value"] == values[2]
+    assert [(one.id, one.score) for one in KeptCheckpoints(tmp_path / BEST).list()] == [("e3", -values[2])]
 
 
 def test_of_a_log_that_should_be_large_the_largest_is_best(carried_out: Any, tmp_path: Path) -> None:
     carried_out(publish="best", monitor="loss", monitor_mode="max")
-    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["1.keras", "best.json"]
+    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["e1.ckpt", "e1.json"]
 
 
 def test_what_is_no_improvement_is_withheld(carried_out: Any) -> None:
@@ -206,8 +228,8 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_model(
     result_file(tmp_path).unlink()
 
     class Interrupts(RunCheckpoints):
-        def __init__(self, folder: Path, seconds: float) -> None:
-            super().__init__(folder, seconds)
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
             self.interrupt()
 
     with monkeypatch.context() as patch:
@@ -340,3 +362,38 @@ def test_a_run_that_cannot_keep_what_it_must_fails(carried_out: Any, tmp_path: P
     outcome, _ = carried_out(cache_frozen="on")
     assert outcome.kind == "failed"
     assert outcome.reason == "cache_frozen: no frozen layer with a matrix of weights comes before all trained ones"
+
+
+LORA = {"rank": 2, "alpha": 0.5, "layers": ["trunk"]}
+
+
+def test_lora_weights_are_trained_and_published_in_the_kernel(carried_out: Any, tmp_path: Path) -> None:
+    frozen_base(tmp_path)
+    base = load_model(tmp_path / BASE / "model.keras")
+    for publish in (True, "best"):
+        outcome, _ = carried_out(freeze=("*",), lora=LORA, publish=publish)
+        assert (outcome.kind, outcome.reason) == ("trained", "")
+        result = load_model(result_file(tmp_path))
+        assert [weight.path for weight in result.weights] == [weight.path for weight in base.weights]
+        assert "lora_rank" not in result.get_layer("trunk").get_config()
+        assert not result.get_layer("trunk").trainable
+        change = result.get_weights()[0] - base.get_weights()[0]
+        assert np.linalg.matrix_rank(change, tol=1e-6) in (1, 2)
+        np.testing.assert_array_equal(result.get_weights()[2], base.get_weights()[2])
+        assert loss(result_file(tmp_path)) < loss(tmp_path / BASE / "model.keras")
+        for folder in (BEST, CHECKPOINTS):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+
+
+def test_lora_weights_that_are_kept_are_trained_on(carried_out: Any, tmp_path: Path) -> None:
+    frozen_base(tmp_path)
+    merged, _ = carried_out(lora=LORA)
+    kept, _ = carried_out(lora={**LORA, "keep": True})
+    assert kept.logs == merged.logs
+    os.replace(result_file(tmp_path), tmp_path / BASE / "model.keras")
+    before = load_model(tmp_path / BASE / "model.keras", keep_lora=True).get_layer("trunk")
+    further, _ = carried_out(compile={})
+    after = load_model(result_file(tmp_path), keep_lora=True).get_layer("trunk")
+    assert further.logs["loss"] < kept.logs["loss"]
+    np.testing.assert_allclose(after.get_weights()[0], before.get_weights()[0], atol=1e-6)
+    assert abs(after.get_weights()[2] - before.get_weights()[2]).max() > 1e-4

@@ -14,6 +14,7 @@ from layergraph.functional.binding import bind_meta
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
+from layergraph.functional.lora import LoraWeights
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.symbolic_dims import pairs
 from layergraph.functional.tensor import History, Tensor
@@ -21,6 +22,7 @@ from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers import biases
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.layers.lora import LoraLayer
 from layergraph.layers.spatial import Pads, SpatialLayer, data_format, padding, same_padding
 from layergraph.regularizers import regularizer
 
@@ -174,7 +176,7 @@ def kernel_memory_order(rank: int, channels_first: bool) -> tuple[int, ...]:
     return (rank + 1, rank, *spatial) if channels_first else (rank + 1, *spatial, rank)
 
 
-class _Convolution(WindowedConvolution):
+class _Convolution(LoraLayer, WindowedConvolution):
     """activation(convolution(x, kernel) + bias) over sliding windows.
 
     Input (rows, *spatial, channels), kernel (*kernel_size, channels / groups, filters), output
@@ -233,11 +235,17 @@ class _Convolution(WindowedConvolution):
 
     def convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the convolution, plus bias."""
-        bias = w.bias if self.use_bias else None
         if x.ndim > self.rank + 2:
             rows = x.shape[: -self.rank - 1]
-            y = self.convolve(x.flatten(0, len(rows) - 1), w.kernel, bias, self.groups)
+            y = self._convolved(w, x.flatten(0, len(rows) - 1))
             return y.reshape(*rows, *y.shape[1:])
+        return self._convolved(w, x)
+
+    def _convolved(self, w: Weights, x: torch.Tensor) -> torch.Tensor:
+        bias = w.bias if self.use_bias else None
+        if isinstance(w, LoraWeights) and self.groups == 1 and not self.channels_first:
+            y = self.convolve(x, w.a, None, 1) @ w.b
+            return self.convolve(x, w.base, bias, 1) + w.scale * y
         return self.convolve(x, w.kernel, bias, self.groups)
 
 

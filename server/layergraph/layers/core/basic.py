@@ -13,16 +13,18 @@ from layergraph.functional import runtime_assertions
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
+from layergraph.functional.lora import LoraWeights
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import constant, initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.layers.biases import product
+from layergraph.layers.lora import LoraLayer
 from layergraph.regularizers import regularizer
 
 
-class Dense(Layer):
+class Dense(LoraLayer):
     """Densely connected layer: activation(x @ kernel + bias) over the last axis (keras.layers.Dense).
 
     Input (..., d), kernel (d, units), output (..., units).
@@ -82,12 +84,16 @@ class Dense(Layer):
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes activation(x @ kernel + bias)."""
-        if x.dtype != w.kernel.dtype:
-            x = x.to(w.kernel.dtype)
-        return activate(self.activation, context, w, product(x, w.kernel, w.bias if self.use_bias else None))
+        kernel = w.base if isinstance(w, LoraWeights) else w.kernel
+        if x.dtype != kernel.dtype:
+            x = x.to(kernel.dtype)
+        y = product(x, kernel, w.bias if self.use_bias else None)
+        if isinstance(w, LoraWeights):
+            y = y + w.scale * product(product(x, w.a, None), w.b, None)
+        return activate(self.activation, context, w, y)
 
 
-class Embedding(Layer):
+class Embedding(LoraLayer):
     """A trainable vector for each id (keras.layers.Embedding). Ids (...), outputs (..., output_dim).
 
     mask_zero   whether id 0 is padding: the output's mask is `ids != 0`
@@ -104,6 +110,7 @@ class Embedding(Layer):
     storage = StorageLayout(null_regularizer=True)
     # Floating-point ids are cast to integers directly, not to the compute dtype first.
     autocast = False
+    adapted_weight = "embeddings"
 
     def __init__(self, *args: Any, weights: Any = None, input_length: Any = None, **kwargs: Any) -> None:
         # `input_length` is an option of Keras 2; Keras 3 accepts and ignores it.
@@ -126,7 +133,13 @@ class Embedding(Layer):
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Looks up the vectors of the ids. Raises ElementError for an id outside of the table."""
         ids = self.known_ids(inputs)
-        vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=context.row_gradients)
+        if isinstance(w, LoraWeights):
+            chosen, factors = (torch.nn.functional.embedding(ids, table) for table in (w.base, w.a))
+            vectors = chosen + (w.scale * (factors @ w.b)).to(chosen.dtype)
+        elif context.lookups is not None:
+            vectors = context.lookups.look_up(w.embeddings, ids)
+        else:
+            vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=context.row_gradients)
         return vectors.to(torch_dtype(self.compute_dtype))
 
     def known_ids(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,13 @@ from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
+from layergraph.functional.lora import LoraWeights
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.layers.lora import LoraLayer
 from layergraph.regularizers import regularizer
 
 #: Input, kernel and output, with an ellipsis before, after, or nowhere, as Keras supports them.
@@ -97,7 +100,7 @@ def parse(value: str) -> Equation:
     raise Expected("an equation [X],[Y]->[Z], ...[X],[Y]->...[Z] or [X]...,[Y]->[Z]...")
 
 
-class EinsumDense(ShapedLayer):
+class EinsumDense(LoraLayer, ShapedLayer):
     """activation(einsum(equation, x, kernel) + bias) (keras.layers.EinsumDense).
 
     equation      such as 'abc,cd->abd'; the letters of the second operand are the kernel's axes
@@ -203,10 +206,22 @@ class EinsumDense(ShapedLayer):
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Computes activation(einsum(equation, inputs, kernel) + bias)."""
-        outputs = torch.einsum(self.parsed.text, inputs.to(w.kernel.dtype), w.kernel)
+        if isinstance(w, LoraWeights) and self.parsed.kernel[-1] in self.parsed.outputs:
+            inputs = inputs.to(w.base.dtype)
+            outputs = torch.einsum(self.parsed.text, inputs, w.base) + w.scale * self._adapted(inputs, w)
+        else:
+            outputs = torch.einsum(self.parsed.text, inputs.to(w.kernel.dtype), w.kernel)
         if self.bias_axes is not None:
             outputs = outputs + w.bias
         return activate(self.activation, context, w, outputs)
+
+    def _adapted(self, inputs: torch.Tensor, w: LoraWeights) -> torch.Tensor:
+        """Computes einsum(equation, inputs, a @ b), a first."""
+        last, outputs = self.parsed.kernel[-1], self.parsed.text.partition("->")[2]
+        # With the letter of the kernel's last axis, which `a` has of the length of the rank.
+        ranked = torch.einsum(self.parsed.text, inputs, w.a)
+        other = next(letter for letter in string.ascii_letters if letter not in self.parsed.text)
+        return torch.einsum(f"{outputs},{last}{other}->{outputs.replace(last, other)}", ranked, w.b)
 
 
 def _with_axes(given: Any, inputs: Sequence[int], outputs: Sequence[int]) -> Any:

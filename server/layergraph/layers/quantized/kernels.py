@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -50,6 +50,8 @@ class QuantizedLayer(Layer):
     quantization_config: Any = option(optional(quantization_config), default=None, kw_only=True)
 
     storage = StorageLayout(as_made=True)
+    #: Keras adapts quantized kernels, too; here only files with merged ones are loaded.
+    takes_lora: ClassVar[bool] = False
 
     @property
     def keras_class_name(self) -> str:

@@ -15,15 +15,18 @@ from layerserve_server.training.events import Cancelled, Failed, What
 from layerserve_server.training.request import Kind
 from layerserve_server.training.result import RunResult
 from layerserve_server.training.runs import sessions, trace
+from layerserve_server.training.runs.checkpoints import KeptCheckpoints
 from layerserve_server.training.runs.folder import (
     BASE,
     BEST,
     CACHE,
     CHECKPOINTS,
+    KEPT,
     OUTCOME,
     PUBLISH,
     RESULT,
     RIVAL,
+    START,
     STEPS,
     result_file,
 )
@@ -38,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST, RIVAL, CACHE, STEPS, PUBLISH)
+RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START, RIVAL, CACHE, STEPS, PUBLISH)
 #: Maximum number of versions that a result is compared with, one after another, before it is withheld.
 MAX_COMPARISONS = 5
 #: Maximum time until this server knows a version that another server has published, in seconds.
@@ -244,6 +247,7 @@ class RunEndings:
             published = isinstance(what, events.Finished) and what.version
             for name in (*RESUME_FOLDERS, RESULT) if published else RESUME_FOLDERS:
                 shutil.rmtree(run.folder / name, ignore_errors=True)
+            drop_unused_base(run)
         # The event comes last, so that files and versions are in place when clients receive it. Under the lock, so that
         # a request to resume or delete the run right afterwards doesn't find it still owned by this server.
         with self._table.changed:
@@ -267,3 +271,9 @@ class RunEndings:
 def _seconds(run: Run, result: RunResult) -> float:
     """Returns the training time, in seconds."""
     return run.seconds if run.resumed else result.seconds
+
+
+def drop_unused_base(run: Run) -> None:
+    """Removes the files of the version that an ended run started from, unless it keeps checkpoints, which need them."""
+    if not KeptCheckpoints(run.folder / KEPT).list():
+        shutil.rmtree(run.folder / BASE, ignore_errors=True)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from layerserve_server.errors import NotTrainableError
+from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.forking.fork_server import never
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import budget, validation
+from layerserve_server.training.continuation import Start
 from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.events import Failed
 from layerserve_server.training.process.warm_parent import WarmParent
@@ -113,18 +114,26 @@ class Runs:
 
     # Requests.
 
-    def begin(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool] = never) -> Run:
+    def begin(
+        self,
+        request: RunRequest,
+        base: BaseVersion,
+        gone: Callable[[], bool] = never,
+        start: Start | None = None,
+    ) -> Run:
         """Validates a request against its base version and creates a run, in phase RECEIVING.
+
+        With `start` the run begins with that checkpoint, and with the files of its run; `base` has the same inputs.
 
         Raises InvalidRequestError or a subclass if the request doesn't match the model, NotTrainableError if training
         is off or files can't be written, BusyError if the queue is full, TooLargeError if a limit is exceeded,
-        ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping, and
-        CallCancelledError once `gone` returns True.
+        ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping,
+        UnknownCheckpointError if `start` is gone, and CallCancelledError once `gone` returns True.
         """
         self._check_ready(request.kind)
         with self._queue.admitted(request.kind):
-            request = self._checked(request, base, gone)
-            run = self._table.create(request, base.found)
+            request = self._checked(request, base, gone, start)
+            run = self._table.create(request, base.found, start)
         self._table.report()
         return run
 
@@ -140,7 +149,11 @@ class Runs:
             raise NotTrainableError("training is off on this server: it has no training slots")
         self._table.check_scanned()
 
-    def _checked(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool]) -> RunRequest:
+    def _checked(
+        self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool], start: Start | None = None
+    ) -> RunRequest:
+        if request.from_checkpoint and start is None:
+            raise InvalidRequestError("from_checkpoint: only Train and Evaluate can go on from a checkpoint")
         validation.check_workers(request, self._limits.max_workers)
         request = validation.checked(
             request,
@@ -149,12 +162,14 @@ class Runs:
             self._limits.max_bytes,
             partial(self._dry_run.describe, gone=gone),
         )
-        budget.check_room(request, self._table.folder, base.parameter_count, base.found.size)
+        size = base.found.size if start is None else start.bytes
+        budget.check_room(request, self._table.folder, base.parameter_count, size)
         if request.publish:
             self._repository.check_writable(request.model)
         if request.expected_base_version and request.on_conflict == "refuse":
             self._repository.check_newest(request.model, request.expected_base_version)
-        self._dry_run(base.found.path, request, base.parameter_count, gone)
+        path = base.found.path if start is None else start.model
+        self._dry_run(path, request, base.parameter_count, gone)
         return request
 
     def enqueue(self, run: Run) -> None:

@@ -15,11 +15,13 @@ from layerserve_server.errors import (
     NotTrainableError,
     RunElsewhereError,
     UnavailableError,
+    UnknownCheckpointError,
     UnknownRunError,
     safe_text,
 )
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training import events
+from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import BASE
@@ -131,8 +133,11 @@ class RunTable:
 
     # Runs on disk.
 
-    def create(self, request: RunRequest, base: FoundVersion) -> Run:
-        """Creates a run that this server owns. Raises NotTrainableError if its files can't be written."""
+    def create(self, request: RunRequest, base: FoundVersion, start: Start | None = None) -> Run:
+        """Creates a run that this server owns, with the files of its base version, or those of the run of `start`.
+
+        Raises NotTrainableError if its files can't be written, UnknownCheckpointError if the checkpoint is gone.
+        """
         folder = self.folder / new_id()
         run = Run(folder.name, folder, request, EventLog(folder))
         with self.changed:
@@ -141,13 +146,18 @@ class RunTable:
             folder.mkdir(parents=True)
             # First, so that no other server on this folder takes the run over.
             run.own()
-            copy_version(base, folder / BASE)
+            if start is None:
+                copy_version(base, folder / BASE)
+            else:
+                start.copy(folder)
             request.write(folder)
             events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes))
             run.log.refresh()
+        except UnknownCheckpointError:
+            self._discard(run)
+            raise
         except OSError as error:
-            run.disown()
-            shutil.rmtree(folder, ignore_errors=True)
+            self._discard(run)
             raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
         else:
             with self.changed:
@@ -156,6 +166,11 @@ class RunTable:
             with self.changed:
                 self._creating.discard(run.id)
         return run
+
+    def _discard(self, run: Run) -> None:
+        """Removes the folder of a run that couldn't be created."""
+        run.disown()
+        shutil.rmtree(run.folder, ignore_errors=True)
 
     def own(self, run: Run) -> None:
         """Makes this server the owner of an ended run.
