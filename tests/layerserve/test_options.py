@@ -26,6 +26,7 @@ VALUES = {
     **{"on_nan": "continue", "checkpoint_seconds": 0.0, "description": "why", "optimizer": '"sgd"', "loss": '"mse"'},
     **{"loss_weights": "[0.5]", "metrics": '["mae"]', "weighted_metrics": "[]", "max_seconds": 1.5},
     **{"max_memory_bytes": 2**40, "max_disk_bytes": 1, "cache_frozen": "off", "lora": '{"rank": 8}'},
+    **{"gradient_accumulation_steps": 4, "precision": "auto"},
 }
 GIVEN = {
     **VALUES,

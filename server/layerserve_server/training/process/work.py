@@ -30,6 +30,7 @@ from layerserve_server.training.model import (
     result_format,
     save_result,
 )
+from layerserve_server.training.precision import policy_of
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.course import Course
 from layerserve_server.training.process.cpu_yield import CpuYield
@@ -57,7 +58,9 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     writer = EventWriter(folder)
     began = time.monotonic()
     together = f", workers {request.workers}" if workers is not None else ""
-    text = f"from version {request.version}, seed {request.seed}, threads {request.threads}{together}"
+    policy = policy_of(request.precision, request.device)
+    computing = f", precision {policy}" if policy is not None else ""
+    text = f"from version {request.version}, seed {request.seed}, threads {request.threads}{together}{computing}"
     writer.write(events.Log(text))
     checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds)
     signal.signal(INTERRUPT, lambda *_: checkpoints.interrupt())
