@@ -13,14 +13,20 @@
 """
 
 from layerserve.async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
+from layerserve.async_online import AsyncOnlineSession
+from layerserve.checkpoints import Checkpoint
 from layerserve.client import Client, PreparedCall, TrainingRun
 from layerserve.connection import TLS
+from layerserve.dataset_array import DatasetArray
+from layerserve.dataset_info import DatasetColumn, DatasetInfo
 from layerserve.errors import (
     Aborted,
     AlreadyExists,
     Cancelled,
+    CheckpointNotFound,
     ClientClosed,
     DataLoss,
+    DatasetNotFound,
     DeadlineExceeded,
     FailedPrecondition,
     Forbidden,
@@ -42,6 +48,7 @@ from layerserve.errors import (
     QuotaExceeded,
     RunElsewhere,
     RunNotFound,
+    TakenOver,
     TokenExpired,
     TrainingCancelled,
     TrainingFailed,
@@ -55,6 +62,7 @@ from layerserve.errors import (
     VersionNotFound,
 )
 from layerserve.events import (
+    CheckpointKept,
     EpochEnd,
     LogLine,
     RunAccepted,
@@ -71,6 +79,7 @@ from layerserve.events import (
 from layerserve.model_changes import ModelChange
 from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
+from layerserve.online import OnlineSession
 from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
@@ -83,12 +92,20 @@ __all__ = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointKept",
+    "CheckpointNotFound",
     "Client",
     "ClientClosed",
     "DataLoss",
+    "DatasetArray",
+    "DatasetColumn",
+    "DatasetInfo",
+    "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
@@ -113,6 +130,7 @@ __all__ = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
+    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -136,6 +154,7 @@ __all__ = [
     "ServerFile",
     "StepProgress",
     "SweepInfo",
+    "TakenOver",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
 #: Kind of a run.
-RunKind = Literal["training", "evaluation", "unknown"]
+RunKind = Literal["training", "evaluation", "online", "unknown"]
 #: State of a run; "queued" includes receiving data.
 RunState = Literal["queued", "running", "paused", "finished", "failed", "cancelled", "unknown"]
 
@@ -32,8 +32,9 @@ class RunInfo(Tabular):
     `resumed` is how often it was. `workers` is the number of worker processes. `owner` is the server that owns the run,
     if that isn't the one that replied, `caller` the name of the caller that began it. `withheld` is the reason why its
     result isn't published although that was requested, and a `publishable` one is kept. A `stopped` run was stopped
-    early. A paused run has a `reason` if no call has paused it.
-    if that isn't the one that replied. `sweep` is the id of the sweep of which the run is a trial, or empty.
+    early. A paused run has a `reason` if no call has paused it. A run that went on from a checkpoint has its id in
+    `from_checkpoint`, and the id of its run in `parent`. `sweep` is the id of the sweep of which the run is a trial, or
+    empty.
     """
 
     id: str
@@ -58,6 +59,8 @@ class RunInfo(Tabular):
     priority: int
     workers: int = 1
     owner: str = ""
+    parent: str = ""
+    from_checkpoint: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     caller: str = ""
     withheld: str = ""
@@ -132,6 +135,8 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         priority=message.priority,
         workers=message.workers or 1,
         owner=message.owner,
+        parent=message.parent,
+        from_checkpoint=message.from_checkpoint,
         metadata=dict(message.metadata),
         caller=message.caller,
         withheld=message.withheld,

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from layerserve.dataset_info import read_dataset
+from layerserve.dataset_roles import dataset_arrays
 from layerserve.errors import InvalidArgument, TrainingCancelled
 from layerserve.events import Logs, RunFinished
-from layerserve.flow import Flow
+from layerserve.flow import Flow, call
+from layerserve.methods import GET_DATASET
 from layerserve.model_info import model_spec
-from layerserve.options.option import check_names, fill
+from layerserve.options.option import Option, check_names, fill
 from layerserve.options.training import EVALUATE, TRAIN
-from layerserve.prediction import Signatures, fetch_signature
+from layerserve.prediction import Signature, Signatures, fetch_signature
 from layerserve.run_feed import RunFeed
-from layerserve.training_data import Upload, training_arrays
+from layerserve.training_data import TrainingArray, Upload, training_arrays
+from layerserve.v1.datasets_pb2 import GetDatasetRequest
 from layerserve.v1.training_pb2 import EvaluateSpec, TrainSpec
 
 
@@ -24,6 +28,7 @@ def train(
     y: Any,
     sample_weight: Any,
     validation_data: Sequence[Any] | None,
+    dataset: str | None,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
@@ -31,14 +36,14 @@ def train(
     """Flow that starts a run. Arguments are checked before anything is sent."""
     check_names("train", TRAIN, options)
     spec = TrainSpec(model=model_spec(model, version, label))
-    fill(spec, TRAIN, options)
+    fill(spec, _written(TRAIN, options), options)
     if spec.validation_split and validation_data is not None:
         raise InvalidArgument("validation_split and validation_data: got both, expected one of the two")
     for name, value in (("publish_label", spec.publish_label), ("publish_if_improved", spec.publish_if_improved)):
         if value and not spec.publish:
             raise InvalidArgument(f"{name}: got {value!r} with publish=False, expected none")
     signature = yield from fetch_signature(signatures, spec.model)
-    arrays = training_arrays(x, y, sample_weight, validation_data, signature.inputs, signature.outputs)
+    arrays = yield from _arrays(signature, dataset, x, y, sample_weight, validation_data, validates=True)
     spec.data.extend(array.announcement() for array in arrays)
     feed = RunFeed()
     yield from feed.start(Upload(spec, arrays))
@@ -51,6 +56,7 @@ def evaluate(
     x: Any,
     y: Any,
     sample_weight: Any,
+    dataset: str | None,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
@@ -58,9 +64,9 @@ def evaluate(
     """Flow that evaluates a model and returns the logs."""
     check_names("evaluate", EVALUATE, options)
     spec = EvaluateSpec(model=model_spec(model, version, label))
-    fill(spec, EVALUATE, options)
+    fill(spec, _written(EVALUATE, options), options)
     signature = yield from fetch_signature(signatures, spec.model)
-    arrays = training_arrays(x, y, sample_weight, None, signature.inputs, signature.outputs)
+    arrays = yield from _arrays(signature, dataset, x, y, sample_weight, None, validates=False)
     spec.data.extend(array.announcement() for array in arrays)
     feed = RunFeed()
     yield from feed.start(Upload(spec, arrays))
@@ -69,3 +75,32 @@ def evaluate(
     if not isinstance(feed.outcome, RunFinished):
         raise TrainingCancelled(feed.run_id)
     return feed.outcome.logs
+
+
+def _arrays(
+    signature: Signature,
+    dataset: str | None,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    validation_data: Sequence[Any] | None,
+    *,
+    validates: bool,
+) -> Flow[list[TrainingArray]]:
+    """Flow of the arrays of a request: those that are given, or those of a dataset. Raises InvalidArgument."""
+    if dataset is None:
+        if x is None or y is None:
+            raise InvalidArgument(f"{'x' if x is None else 'y'}: got none, expected data, or a dataset")
+        return training_arrays(x, y, sample_weight, validation_data, signature.inputs, signature.outputs)
+    given = {"x": x, "y": y, "sample_weight": sample_weight, "validation_data": validation_data}
+    for name, value in given.items():
+        if value is not None:
+            raise InvalidArgument(f"{name}: got it with a dataset, expected one of the two; see DatasetArray")
+    reply = yield from call(GET_DATASET, GetDatasetRequest(dataset_id=dataset))
+    return dataset_arrays(read_dataset(reply.dataset), signature.inputs, signature.outputs, validates=validates)
+
+
+def _written(options: Sequence[Option], given: Mapping[str, object]) -> list[Option]:
+    """Returns the options to write. A run that goes on from a checkpoint has others from the checkpoint's run."""
+    continues = given.get("from_checkpoint") is not None
+    return [option for option in options if option.name in given or not (continues and option.continues)]

@@ -391,6 +391,21 @@ class Settings(BaseSettings):
         default=1, ge=0, le=64, description="Maximum number of concurrent training runs. 0 disables training."
     )
     max_queued_runs: int = Field(default=16, ge=0, description="Maximum number of training runs that wait for a slot.")
+    training_backend: Literal["local", "kubernetes"] = Field(
+        default="local",
+        description=(
+            "Where training runs are executed: 'local' in processes of this machine, or 'kubernetes' each as a Job of "
+            "the cluster, whose pods share the folder of runs and the data root under the same paths (requires "
+            "layerserve[kubernetes])."
+        ),
+    )
+    training_job: Path | None = Field(
+        default=None,
+        description=(
+            "Manifest (YAML) of a Job, or of a TrainJob of Kubeflow Trainer, whose name, size and command are set for "
+            "each run of the backend 'kubernetes'."
+        ),
+    )
     warm_training: bool = Field(
         default=True,
         description=(
@@ -452,8 +467,29 @@ class Settings(BaseSettings):
     )
     data_root: Path | None = Field(
         default=None,
-        description="Folder from which training requests may read data files (.npy, .npz, .parquet).",
+        description="Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv).",
         json_schema_extra={"unset": "reading files is disabled"},
+    )
+    max_dataset_bytes: int = Field(
+        default=64 * GIB,
+        ge=0,
+        description=(
+            "Maximum size of all datasets and unfinished uploads of datasets together, in bytes. A token may have a "
+            "limit of its own."
+        ),
+    )
+    dataset_seconds: float = Field(
+        default=30 * 86400.0,
+        ge=0,
+        description=(
+            "Time after its last use when a dataset is removed, in seconds. An upload may set a shorter one. 0 keeps "
+            "datasets until they are deleted, or for the time that their uploads set."
+        ),
+    )
+    dataset_upload_seconds: float = Field(
+        default=86400.0,
+        ge=1,
+        description="Time for which an upload of a dataset that was cut is kept, so that it can go on, in seconds.",
     )
     max_run_bytes: int = Field(
         default=4 * GIB, ge=1, description="Maximum size of the data of a training run, in bytes."
@@ -467,6 +503,24 @@ class Settings(BaseSettings):
         ),
     )
     max_kept_runs: int = Field(default=200, ge=1, description="Maximum number of ended training runs that are kept.")
+    max_online_sessions: int = Field(
+        default=2,
+        ge=0,
+        le=256,
+        description=(
+            "Maximum number of open sessions of online training, each in a process of its own; they take no training "
+            "slots. 0 disables online training."
+        ),
+    )
+    online_idle_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=86400,
+        description=(
+            "Time without a request after which a session of online training is interrupted, in seconds. Its state is "
+            "kept, and it can be resumed. Callers may set less."
+        ),
+    )
     cancel_grace_seconds: float = Field(
         default=10.0, ge=0, description="Time for a cancelled training run to stop before it is killed, in seconds."
     )
@@ -572,6 +626,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_connection_age_seconds: got {age:g} with transport 'native', expected 0: use 'grpcio', or set it "
                 "in a proxy"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cluster_has_a_template(self) -> Settings:
+        if (self.training_backend == "kubernetes") != (self.training_job is not None):
+            raise ValueError(
+                f"training_job: got {self.training_job} with training_backend '{self.training_backend}', expected a "
+                "manifest for 'kubernetes' and none otherwise"
             )
         return self
 

@@ -96,6 +96,8 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("documentation")
     models, data = folder / "models", folder / "data"
     data.mkdir()
+    np.save(data / "images.npy", images(64))
+    np.save(data / "labels.npy", np.eye(10, dtype="float32")[:8])
     assert main(["zoo", "build", "--small", "--to", str(models), "dense", "layer_node"]) == 0
     whole = (models / "dense" / "1" / "model.keras").read_bytes()
     for name in ("mnist", "spare"):

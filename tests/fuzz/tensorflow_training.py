@@ -317,7 +317,7 @@ def make(seed: int, folder: Path) -> str:
     if maker.chance(0.3) and maker.batch is None:
         fit["validation_split"] = 0.25
     classes = len(losses) == 1 and labels[0].ndim == 2 and labels[0].min() >= 0
-    if classes and maker.chance(0.15):
+    if weights is None and classes and maker.chance(0.15):
         fit["class_weight"] = {0: 0.5, 1: 2.0, 2: 1.5}
     scheduled = "schedules" in str(optimizer.get_config())
     patient = maker.chance(0.15) and not scheduled

@@ -8,20 +8,32 @@ import sys
 import layerserve
 import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
+from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
+from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
+from layerserve.datasets import Datasets
 from layerserve.management import Management
+from layerserve.sweeping import Sweep, Sweeping
 
 PUBLIC = [
     "TLS",
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointKept",
+    "CheckpointNotFound",
     "Client",
     "ClientClosed",
     "DataLoss",
+    "DatasetArray",
+    "DatasetColumn",
+    "DatasetInfo",
+    "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
@@ -46,6 +58,7 @@ PUBLIC = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
+    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -53,6 +66,7 @@ PUBLIC = [
     "Prediction",
     "PreparedCall",
     "QuotaExceeded",
+    "Range",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -60,24 +74,29 @@ PUBLIC = [
     "RunFile",
     "RunFinished",
     "RunInfo",
+    "RunPaused",
     "RunNotFound",
     "RunQueued",
     "RunResumed",
     "RunStarted",
     "ServerFile",
     "StepProgress",
+    "SweepInfo",
+    "TakenOver",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
     "TrainingEvent",
     "TrainingFailed",
     "TrainingRun",
+    "Trial",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "UnknownError",
     "UnknownInput",
     "UnknownOutput",
+    "VersionConflict",
     "VersionNotFound",
 ]
 
@@ -116,7 +135,14 @@ def test_importing_the_client_imports_nothing_heavy(module):
 
 @pytest.mark.parametrize(
     ("blocking", "asynchronous"),
-    [(Client, AsyncClient), (TrainingRun, AsyncTrainingRun), (Management, AsyncManagement)],
+    [
+        (Client, AsyncClient),
+        (TrainingRun, AsyncTrainingRun),
+        (Management, AsyncManagement),
+        (Datasets, AsyncDatasets),
+        (Sweeping, AsyncSweeping),
+        (Sweep, AsyncSweep),
+    ],
 )
 def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, asynchronous):
     names = {name for name in vars(blocking) if not name.startswith("_")}

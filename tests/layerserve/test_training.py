@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from layerserve import (
     RunFailed,
     RunFinished,
     RunNotFound,
+    RunPaused,
     RunQueued,
     RunResumed,
     RunStarted,
@@ -30,8 +32,9 @@ from layerserve import (
     TrainingFailed,
     Unavailable,
     run_feed,
+    run_selection,
 )
-from layerserve.testing import FakeRun
+from layerserve.testing import FakeRun, FakeServer, fake_server
 from layerserve.v1 import training_pb2
 
 X, Y = np.arange(192.0).reshape(64, 3), np.arange(64)
@@ -512,3 +515,116 @@ def test_evaluating_that_fails_says_why(client, server):
         client.evaluate("double", X, Y)
     with pytest.raises(InvalidArgument, match="batch_size"):
         client.evaluate("double", X, Y, batch_size=0)
+
+
+# Pausing, ending early, changing.
+
+
+def test_a_run_is_paused_changed_and_goes_on(client, server):
+    server.hold_training()
+    run = client.train("double", X, Y, epochs=2, metadata={"a": "1", "b": "2"}, priority=1)
+    assert run.pause().state in ("queued", "running")
+    changed = run.update(priority=7, metadata={"a": None, "c": "3"}, description="later")
+    assert (changed.priority, changed.metadata, changed.description) == (7, {"b": "2", "c": "3"}, "later")
+    server.release_training()
+    events = []
+    for event in run:
+        events.append(event)
+        if isinstance(event, RunPaused):
+            assert run.state == "paused"
+            assert run.info().state == "paused"
+            run.resume()
+    assert (events[-1].version, run.state, run.info().resumed) == (2, "finished", 1)
+    assert run.history == {"loss": [1.0, 0.5]}
+
+
+def test_a_run_is_stopped_and_its_result_is_published_later(client, server):
+    server.hold_training()
+    run = client.train("double", X, Y, epochs=9, publish=False)
+    assert run.stop().stopped
+    server.release_training()
+    assert run.wait().version is None
+    assert run.info().publishable
+    info = run.publish(label="best")
+    assert (info.version, run.version, client.model("double", label="best").version) == (2, 2, 2)
+    with pytest.raises(FailedPrecondition, match="no result"):
+        run.publish()
+    with pytest.raises(FailedPrecondition, match="has ended"):
+        run.pause()
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"a b": "1"}, {"a": "v" * 513}, {f"k{n}": "" for n in range(33)}, ["a"], {"a": 1}]
+)
+def test_metadata_that_can_not_be_is_refused_before_any_call(client, server, metadata):
+    with pytest.raises(InvalidArgument, match=r"metadata: got .*, expected a dict of at most 32 texts"):
+        client.train("double", X, Y, metadata=metadata)
+    assert server.calls == []
+
+
+def test_runs_are_filtered_and_read_page_by_page(client, server, monkeypatch):
+    ids = [client.train("double", X, Y, metadata={"odd": str(n % 2)}).wait().id for n in range(5)]
+    client.evaluate("double", X, Y)
+    monkeypatch.setattr(run_selection, "PAGE", 2)
+    server.calls.clear()
+    assert [info.id for info in client.runs(kind="training", oldest_first=True)] == ids
+    assert [name for name, _ in server.calls] == ["ListRuns"] * 3
+    assert [info.id for info in client.runs(state=["finished"], metadata={"odd": "1"})] == [ids[3], ids[1]]
+    assert [info.id for info in client.runs(kind="training", limit=3)] == ids[:1:-1]
+    assert client.runs(state="paused") == ()
+    now = datetime.now(timezone.utc)
+    client.runs(created_after=now, created_before=now, caller="me")
+    request = server.calls[-1][1]
+    assert (request.created_after.ToDatetime(timezone.utc), request.caller) == (now, "me")
+    for given in ({"state": "gone"}, {"kind": "sweep"}, {"limit": 0}):
+        with pytest.raises(InvalidArgument, match=next(iter(given))):
+            client.runs(**given)
+
+
+# Uploads whose stream breaks.
+
+
+def test_an_upload_whose_stream_breaks_is_sent_again(client, server, monkeypatch):
+    broken, receive = [], FakeRun.receive
+
+    def once(run, chunk):
+        if not broken:
+            broken.append(run.id)
+            raise Unavailable("gone")
+        receive(run, chunk)
+
+    monkeypatch.setattr(FakeRun, "receive", once)
+    run = client.train("double", X, Y).wait()
+    assert (run.version, run.id != broken[0], len(server.runs)) == (2, True, 2)
+    assert server.runs[run.id].data["x", "x"].shape == X.shape
+    keys = {one.spec.idempotency_key for one in server.runs.values()}
+    assert [len(key) for key in keys] == [32]
+
+
+def test_a_run_that_has_its_data_is_found_and_nothing_is_sent_again(client, server):
+    server.hold_training()
+    server.drop_stream(0)
+    run = client.train("double", X, Y, epochs=2)
+    server.release_training()
+    assert run.wait().history == {"loss": [1.0, 0.5]}
+    assert len(server.runs) == 1
+    assert len(server.runs[run.id].chunk_sizes) == 2
+
+
+def test_an_upload_is_not_sent_again_to_a_server_that_would_not_find_its_run(client, server, monkeypatch):
+    monkeypatch.setattr(FakeServer, "_found", lambda self, key: None)
+    describe = training_pb2.RunAccepted
+    monkeypatch.setattr(fake_server.training_pb2, "RunAccepted", lambda base, repeatable: describe(base=base))
+    server.drop_stream(0)
+    with pytest.raises(Unavailable):
+        client.train("double", X, Y)
+    assert len(server.runs) == 1
+
+
+def test_a_key_finds_the_run_of_an_earlier_call(client, server):
+    first = client.train("double", X, Y, idempotency_key="mine").wait()
+    again = client.train("double", X, Y, idempotency_key="mine")
+    assert (again.id, again.wait().version, len(server.runs)) == (first.id, 2, 1)
+    assert client.train("double", X, Y).id != first.id
+    with pytest.raises(InvalidArgument, match="idempotency_key: got 'a b', expected 1 to 128 letters"):
+        client.train("double", X, Y, idempotency_key="a b")

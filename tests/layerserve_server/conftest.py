@@ -23,9 +23,10 @@ from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownT
 from layergraph.exporting.signature import Signature
 from layerserve.table_files.table import Selection
 from layerserve_server.app import App
+from layerserve_server.datasets.dataset import Description
 from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
-from layerserve_server.training import data_root
+from layerserve_server.training import data_root, dataset_files, sampled_requests
 from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.model import dry_run, monitored
 from layerserve_server.training.request import RunRequest
@@ -158,6 +159,13 @@ class RehearsedHere:
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool]
     ) -> Sequence[FiledArray]:
         return described(root, files)
+
+    def describe_dataset(self, folder: Path, file: str) -> Description:
+        return dataset_files.description(dataset_files.described({"folder": str(folder), "file": file}))
+
+    def make_dataset(self, arguments: Mapping[str, Any], gone: Callable[[], bool]) -> tuple[int, str]:
+        reply = sampled_requests.made(arguments)
+        return reply["bytes"], reply["sha256"]
 
     def close(self) -> None:
         pass

@@ -7,19 +7,21 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from layerserve_server.training import events
 from layerserve_server.training.process.main import _locked, _stop
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.result import RunResult, StopRequest
+from layerserve_server.training.result import NO_SPACE, RunResult, StopRequest
+from layerserve_server.training.runs.control import ControlFile
 from layerserve_server.training.upload import read_data
 
 
 def train(folder: Path, request: RunRequest) -> RunResult:
     behaviour = request.description.partition(" ")[0]
     writer = events.EventWriter(folder)
-    rows = request.data[0].rows
+    rows, control = request.data[0].rows, ControlFile(folder)
     behaviour = "wait" if behaviour == "die" and (folder / "go").exists() else behaviour
     # In a search the seed decides how good a trial is; one of 13 is killed in its first epoch.
     searches = behaviour == "search"
@@ -27,6 +29,9 @@ def train(folder: Path, request: RunRequest) -> RunResult:
         behaviour = "die"
     if (folder / "seen").exists():
         writer.write(events.Resumed())
+    if (folder / "rival").is_dir():
+        trained = RunResult.read(folder / "rival")
+        return replace(trained, withheld="no improvement" if behaviour == "worse" else "")
     (folder / "seen").write_text(f"{os.environ.get('TRACEPARENT', '')} {os.environ.get('BAGGAGE', '')}")
     writer.write(events.Started(request.epochs, 2, rows))
     for epoch in range(1, request.epochs + 1):
@@ -36,7 +41,17 @@ def train(folder: Path, request: RunRequest) -> RunResult:
                 os.kill(os.getpid(), signal.SIGKILL)
             if behaviour == "nan" and step == 2:
                 return RunResult("failed", f"loss is nan in step {step} of epoch {epoch}", epoch, step)
-            while behaviour in ("wait", "stubborn") and not (folder / "go").exists():
+            if behaviour == "full" and not (folder / "go").exists():
+                return RunResult("failed", "no space", epoch, step, resumable=True, out_of_space=True)
+            if behaviour == "fuller" and not (folder / "go").exists():
+                os._exit(NO_SPACE)
+            while behaviour in ("wait", "stubborn", "worse") and not (folder / "go").exists():
+                if control.read().pause:
+                    (folder / "checkpoints").mkdir(exist_ok=True)
+                    (folder / "checkpoints" / "one").touch()
+                    return RunResult("interrupted", epoch=epoch, step=step)
+                if control.read().stop:
+                    (folder / "go").touch()
                 time.sleep(0.005)
         loss = request.seed + 1.0 / epoch if searches else 0.5
         writer.write(events.Epoch(epoch, request.epochs, {"loss": loss}, 0.1))
@@ -44,8 +59,8 @@ def train(folder: Path, request: RunRequest) -> RunResult:
             time.sleep(0.005)
     if behaviour == "exit":
         sys.exit(3)
-    (folder / "result").mkdir()
-    x = read_data(folder, request.data, Path(request.data_root))[0]
+    (folder / "result").mkdir(exist_ok=True)
+    x = read_data(folder, request.data, Path(request.data_root), datasets=Path(request.datasets))[0]
     offset = request.seed if searches else float(x.sum())
     text = "{" if behaviour == "broken" else f'{{"offset": {offset}}}'
     (folder / "result" / "model.keras").write_text(text)

@@ -2,9 +2,11 @@
 
 A server in a process of its own trains a small model with WORKERS workers. A kill -9 hits the training process or one
 of its workers, the server, or both in turn, after a random time: while it starts, trains, writes a checkpoint (one
-after each step), or publishes. Then the run goes on, by ResumeRun or at the server's next start, and must end as the
-unbroken run did, bit for bit. After every kill each version in the repository must be whole. With `--attacks` the
-server is attacked all the while.
+after each step), pauses, ends early, or publishes. Then the run goes on, by ResumeRun or at the server's next start,
+and must end as the unbroken run did, bit for bit; one that was stopped early must have its losses up to there. A run
+that was asked to pause is paused, unless it has ended. A call with the run's idempotency key finds it. Each run
+publishes once. After every kill each version in the repository must be whole. With `--attacks` the server is attacked
+all the while.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from attack.background import Attacks
 from attack.messages import make_repository
 from attack.runner import attackers
 from layergraph import load_model
-from layerserve import Client, EpochEnd, LayerserveError, RunStarted, TrainingFailed
+from layerserve import Client, EpochEnd, LayerserveError, RunPaused, RunStarted, TrainingFailed
 from layerserve_server.repository.publishing import check_manifest, read_manifest, version_numbers
 from layerserve_server.training.process.proc_files import children_of
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, training_processes, weights
@@ -95,7 +97,7 @@ def serve(repository: Path, port_file: Path) -> None:
         ended.wait()
 
 
-def start(client: Client, workers: int) -> Any:
+def start(client: Client, workers: int, key: str | None = None) -> Any:
     x, y = dense_data()
     return client.train(
         MODEL,
@@ -103,6 +105,7 @@ def start(client: Client, workers: int) -> Any:
         y,
         **SETTINGS,
         epochs=EPOCHS,
+        idempotency_key=key,
         workers=workers,
         validation_split=0.25,
         checkpoint_seconds=0,
@@ -124,7 +127,7 @@ def check_repository(repository: Path) -> None:
 
 def wait_for_moment(run: Any, moment: random.Random) -> str:
     """Waits for some random moment of a run, in words."""
-    place = moment.choice(["start", "train", "train", "train", "publish"])
+    place = moment.choice(["start", "train", "train", "pause", "pause", "stop", "publish"])
     if place == "start":
         time.sleep(moment.uniform(0.0, 2.5))
         return "while it starts"
@@ -134,6 +137,10 @@ def wait_for_moment(run: Any, moment: random.Random) -> str:
             break
         if isinstance(event, EpochEnd) and event.epoch == epoch:
             break
+    if place in ("pause", "stop"):
+        run.pause() if place == "pause" else run.stop()
+        time.sleep(moment.uniform(0.0, 0.3))
+        return f"{place} after epoch {epoch}"
     # An epoch takes some hundredths of a second; the last one's end, the result and its publication some tenths.
     time.sleep(moment.uniform(0.0, 0.5 if place == "publish" else 0.05))
     return "about its end" if place == "publish" else f"after epoch {epoch}"
@@ -144,11 +151,33 @@ def finish(server: Server, run_id: str) -> Any:
     run = server.client.run(run_id)
     while True:
         try:
-            return run.wait()
+            for event in run:
+                if isinstance(event, RunPaused) and run.info().state == "paused":
+                    run.resume()
+            return run
         except TrainingFailed as error:
             if not error.resumable:
                 raise
             run.resume()
+
+
+def check_pause(server: Server, run_id: str) -> str:
+    """A run that was asked to pause, and whose process or server was killed, is paused soon, unless it has ended."""
+    until = time.monotonic() + 60
+    while (state := server.client.run(run_id).info().state) in ("queued", "running"):
+        assert time.monotonic() < until, f"the run is {state}, expected that it pauses"
+        time.sleep(0.02)
+    assert state in ("paused", "finished"), state
+    return state
+
+
+def check_history(got: dict[str, list[float]], expected: dict[str, list[float]], *, early: bool) -> None:
+    """The losses are those of the unbroken run; of a run that was stopped early up to its last, partial epoch."""
+    if not early:
+        assert got == expected, (got, expected)
+    for name, values in got.items():
+        whole = values[:-1]
+        assert whole == expected[name][: len(whole)], (name, values, expected[name])
 
 
 def kill_worker(server: int, moment: random.Random) -> None:
@@ -192,7 +221,8 @@ def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
     unbroken = start(server.client, workers).wait()
     expected = weights(repository, MODEL, unbroken.version)
     for kill in range(1, kills + 1):
-        run = start(server.client, workers)
+        key = f"kill-{kill}"
+        run = start(server.client, workers, key)
         victim = moment.choice(["training", "both", "server", *(["worker"] if workers > 1 else [])])
         try:
             when = wait_for_moment(run, moment)
@@ -207,11 +237,16 @@ def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
             check_repository(repository)
             server.start()
         check_repository(repository)
+        if when.startswith("pause"):
+            when += f", then {check_pause(server, run.id)}"
+        assert start(server.client, workers, key).id == run.id
         ended = finish(server, run.id)
-        assert ended.history == unbroken.history, (ended.history, unbroken.history)
-        assert_bit_for_bit(weights(repository, MODEL, ended.version), expected)
+        check_history(ended.history, unbroken.history, early=ended.info().stopped)
+        if ended.history == unbroken.history:
+            assert_bit_for_bit(weights(repository, MODEL, ended.version), expected)
+        assert ended.version is not None
         published = [one for one in server.client.models(MODEL) if one.training_run == run.id]
-        assert len(published) <= 1, "a run publishes once"
+        assert [one.version for one in published] == [ended.version], "a run publishes once"
         print(f"kill {kill} of {kills}: {victim} {when}, resumed {ended.info().resumed} times: equal", flush=True)
     check_repository(repository)
     server.stop()

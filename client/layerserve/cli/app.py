@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from layerserve.cli import catalogue, changes, extensions, options, run_changes, training
+from layerserve.cli import catalogue, changes, checkpoints, datasets, extensions, options, run_changes, training
 from layerserve.cli.codegen import codegen
 from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
@@ -72,6 +72,8 @@ def application() -> typer.Typer:
     app.command("delete")(training.delete)
     app.command("files")(files)
     app.command("evaluate")(training.evaluate)
+    app.add_typer(datasets.commands(), name="dataset")
+    app.add_typer(checkpoints.app, name="checkpoint")
     app.add_typer(sweep_app, name="sweep")
     for name in extensions.names():
         app.command(

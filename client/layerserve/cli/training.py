@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from layerserve.cli.array_files import read_arrays
-from layerserve.cli.flags import flags, pairs, read_flags
+from layerserve.cli.flags import flags, given_flags, pairs
 from layerserve.cli.history_plot import check_plot, print_plot, save_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.model_specs import ModelSpecs
@@ -38,6 +38,10 @@ Arrays = Annotated[
     ),
 ]
 Targets = Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Dataset with all data, in place of --x and --y: its ID, or its first digits."),
+]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
 Data = Annotated[
     str | None,
@@ -63,6 +67,7 @@ def train(
     x: Arrays = None,
     y: Targets = None,
     data: Data = None,
+    dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
@@ -85,9 +90,9 @@ def train(
     pause` pauses it, `layerserve resume` resumes one that was paused or interrupted.
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
-    started, step, epoch, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
+    started, step, epoch, checkpoint, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
     """
-    x, y = _of_one_file(context, x, y, data)
+    x, y = _of_one_file(context, x, y, data, dataset)
     if validation_x or validation_y or validation_data:
         if bool(validation_x) != bool(validation_y) and not validation_data:
             raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
@@ -99,17 +104,18 @@ def train(
         specs = ModelSpecs(client, model, version, label)
         run = client.train(
             model,
-            read_arrays(x, specs.inputs, fill),
-            read_arrays(y, specs.outputs, fill),
+            read_arrays(x, specs.inputs, fill) if x else None,
+            read_arrays(y, specs.outputs, fill) if y else None,
             sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
             validation_data=(
                 (read_arrays(validation_x, specs.inputs, fill), read_arrays(validation_y, specs.outputs, fill))
                 if validation_x and validation_y
                 else None
             ),
+            dataset=dataset,
             version=version,
             label=label,
-            **cast(TrainKeywords, read_flags(TRAIN, options | ({"publish": "best"} if best else {}))),
+            **cast(TrainKeywords, given_flags(context, TRAIN, options | ({"publish": "best"} if best else {}))),
         )
         if not detach:
             _follow(run, as_json, plot)
@@ -126,6 +132,7 @@ def evaluate(
     x: Arrays = None,
     y: Targets = None,
     data: Data = None,
+    dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     fill: Fill = None,
     address: Address = DEFAULT_ADDRESS,
@@ -135,17 +142,18 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Measure the loss and metrics of a model on data. JSON: an object of numbers by log."""
-    x, y = _of_one_file(context, x, y, data)
+    x, y = _of_one_file(context, x, y, data, dataset)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
         logs = client.evaluate(
             model,
-            read_arrays(x, specs.inputs, fill),
-            read_arrays(y, specs.outputs, fill),
+            read_arrays(x, specs.inputs, fill) if x else None,
+            read_arrays(y, specs.outputs, fill) if y else None,
             sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
+            dataset=dataset,
             version=version,
             label=label,
-            **cast(EvaluateKeywords, read_flags(EVALUATE, options)),
+            **cast(EvaluateKeywords, given_flags(context, EVALUATE, options)),
         )
     if as_json:
         print_json(logs)
@@ -154,14 +162,14 @@ def evaluate(
 
 
 def _of_one_file(
-    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None
+    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None, dataset: str | None = None
 ) -> tuple[list[str], list[str]]:
-    """Returns the arguments for inputs and targets: `data` for those not given."""
+    """Returns the arguments for inputs and targets: `data` for those not given. A dataset has them itself."""
     both = [data] if data else None
     x, y = x or both, y or both
-    if not x or not y:
-        raise typer.BadParameter("missing data: pass --x and --y, or --data", context)
-    return x, y
+    if (not x or not y) and dataset is None:
+        raise typer.BadParameter("missing data: pass --x and --y, or --data, or --dataset", context)
+    return x or [], y or []
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
@@ -198,7 +206,8 @@ def _print_events(run: TrainingRun) -> RunCancelled | None:
 def _event_name(event: TrainingEvent) -> str:
     """Returns the name of an event in the protocol: RunAccepted -> accepted, StepProgress -> step, LogLine -> log."""
     name = type(event).__name__
-    return {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log"}.get(name, name.removeprefix("Run").lower())
+    names = {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log", "CheckpointKept": "checkpoint"}
+    return names.get(name, name.removeprefix("Run").lower())
 
 
 def _print_history(run: TrainingRun) -> None:
@@ -236,8 +245,8 @@ def runs(
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority", "workers", "owner", "metadata", "caller", "withheld", "publishable", "stopped",
-    "idempotency_key", "sweep", "trial"}]}.
+    "resumable", "resumed", "priority", "workers", "owner", "parent", "from_checkpoint", "metadata", "caller",
+    "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(

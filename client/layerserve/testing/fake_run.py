@@ -75,7 +75,7 @@ class FakeRun:
     def close_data(self) -> None:
         """Joins the chunks of each array. Raises DataLoss if rows are missing."""
         for index, array in enumerate(self.spec.data):
-            if array.path:
+            if array.path or array.dataset:
                 continue
             try:
                 value = decode_data(bytes(self._parts[index]), dtype_name(array.dtype), array.shape, array.name)
@@ -90,7 +90,7 @@ class FakeRun:
 
     @property
     def rows(self) -> int:
-        """Number of rows of the first array; 1 if it is a file, which the fake server doesn't read."""
+        """Number of rows of the first array; 1 if it is a file or dataset, which isn't read."""
         return int(self.spec.data[0].shape[0]) if self.spec.data[0].shape else 1
 
     def tell(self, **kind: Any) -> None:
@@ -101,9 +101,9 @@ class FakeRun:
             self.events.append(event)
             self._changed.notify_all()
 
-    def pause(self) -> None:
-        """Makes `execute` pause before the next step."""
-        self._paused = True
+    def pause(self, wanted: bool = True) -> None:
+        """Makes `execute` pause before the next step, or not."""
+        self._paused = wanted
 
     def stop(self) -> None:
         """Makes `execute` end early, before the next step."""

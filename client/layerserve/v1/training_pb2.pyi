@@ -73,6 +73,8 @@ class _RunKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunKind.Value
     """Trains."""
     RUN_KIND_EVALUATION: _RunKind.ValueType  # 2
     """Evaluates."""
+    RUN_KIND_ONLINE: _RunKind.ValueType  # 3
+    """Trains step by step (OnlineTrainingService)."""
 
 class RunKind(_RunKind, metaclass=_RunKindEnumTypeWrapper):
     """What a run does."""
@@ -83,6 +85,8 @@ RUN_KIND_TRAINING: RunKind.ValueType  # 1
 """Trains."""
 RUN_KIND_EVALUATION: RunKind.ValueType  # 2
 """Evaluates."""
+RUN_KIND_ONLINE: RunKind.ValueType  # 3
+"""Trains step by step (OnlineTrainingService)."""
 Global___RunKind: _TypeAlias = RunKind  # noqa: Y015
 
 class _PublishChoice:
@@ -275,6 +279,7 @@ class DataArray(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     FILL_FIELD_NUMBER: _builtins.int
     role: Global___DataRole.ValueType
@@ -292,6 +297,11 @@ class DataArray(_message.Message):
     key: _builtins.str
     """Which array of a .npz file (may be empty where it has one), or which columns of a table, separated by commas:
     several columns become the last axis of the array. `columns` says the same where a name has a comma.
+    """
+    dataset: _builtins.str
+    """Dataset that holds the array, by its id or the first digits of it; `key` selects the array or the columns in it. Not
+    together with `path`, `dtype` and `shape`. No chunk is sent for it. The run keeps the dataset from being deleted until
+    it has ended.
     """
     fill: _builtins.str
     """What is read where a column has no value (null, or an empty field in place of a number), as text: "0". Default: a missing
@@ -319,18 +329,57 @@ class DataArray(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         path: _builtins.str = ...,
         key: _builtins.str = ...,
+        dataset: _builtins.str = ...,
         columns: _abc.Iterable[_builtins.str] | None = ...,
         fill: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "columns", b"columns", "dtype", b"dtype", "fill", b"fill", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "columns", b"columns", "dataset", b"dataset", "dtype", b"dtype", "fill", b"fill", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fill: _TypeAlias = _typing.Literal["fill"]  # noqa: Y015
     _WhichOneofArgType__fill: _TypeAlias = _typing.Literal["_fill", b"_fill"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
 
 Global___DataArray: _TypeAlias = DataArray  # noqa: Y015
+
+@_typing.final
+class DataView(_message.Message):
+    """Which rows of the data a run uses: a split of them by shares, in an order that depends on a seed only. Different splits
+    have no row in common, whichever run uses them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPLITS_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    splits: _builtins.str
+    """Splits as JSON: their shares by name, in order ({"train": 0.8, "test": 0.2}), together at most 1. Default: one of all rows."""
+    split: _builtins.str
+    """Name of the split to train on, or to evaluate on. Needed with `splits`."""
+    validation: _builtins.str
+    """Name of the split to validate on after each epoch. Not together with validation arrays. Default: none."""
+    seed: _builtins.int
+    """Seed of the order in which rows are split, from 0. Default: the order of the data."""
+    def __init__(
+        self,
+        *,
+        splits: _builtins.str = ...,
+        split: _builtins.str = ...,
+        validation: _builtins.str = ...,
+        seed: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed", "split", b"split", "splits", b"splits", "validation", b"validation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+
+Global___DataView: _TypeAlias = DataView  # noqa: Y015
 
 @_typing.final
 class CompileSettings(_message.Message):
@@ -426,6 +475,8 @@ class TrainSpec(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
@@ -434,6 +485,7 @@ class TrainSpec(_message.Message):
     GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     CACHE_FROZEN_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
     """Passes over the data. Default 1."""
     batch_size: _builtins.int
@@ -488,6 +540,16 @@ class TrainSpec(_message.Message):
     format: _tensor_pb2.ModelFormat.ValueType
     """Format of the version that is published. Default: the one that the model came in. One that can't hold the model, or
     what it is compiled with, gives INVALID_ARGUMENT before the run starts.
+    """
+    from_checkpoint: _builtins.str
+    """Checkpoint to go on from, as "RUN/CHECKPOINT" with ids that ListCheckpoints gives, or "RUN/best", or "RUN/last" (also
+    "RUN" alone). The run then trains the model of that run, from its weights and the state of its optimizer; `model` is that
+    model's name, without a version or with the one that run started from. What isn't set in the spec is as in that run, but
+    for `epochs` (those to do in addition), `publish`, `publish_label`, `publish_choice`, `publish_if_improved`,
+    `description`, `priority`, `checkpoint_seconds`, `checkpoints` and `budget`. With the data and settings of that run it
+    goes on exactly: the weights are those of a run that trained that long at once. With others the order of rows starts
+    anew, and a `log` event says why; it also names what of the optimizer's state isn't kept. Errors: NOT_FOUND (run or
+    checkpoint), INVALID_ARGUMENT (another model, or a text that is no checkpoint).
     """
     lora: _builtins.str
     """LoRA, as JSON ({"rank": 8, "alpha": 16, "layers": ["dense_*"], "keep": true}): the kernels of the layers that the patterns
@@ -545,10 +607,18 @@ class TrainSpec(_message.Message):
         """What the run may use. A run that uses more fails."""
 
     @_builtins.property
+    def checkpoints(self) -> Global___CheckpointPolicy:
+        """Which checkpoints are kept, to be evaluated, published or gone on from, also after the run. Default: none."""
+
+    @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Keys and values for people and programs, kept with the run: at most 32, keys of 1 to 64 letters, digits, '.', '_', '/' and
         '-', values of at most 512 characters. Default: none.
         """
+
+    @_builtins.property
+    def view(self) -> Global___DataView:
+        """Which rows to train on, and to validate on. Not together with `validation_split`. Default: all rows."""
 
     def __init__(
         self,
@@ -580,6 +650,8 @@ class TrainSpec(_message.Message):
         budget: Global___Budget | None = ...,
         workers: _builtins.int = ...,
         format: _tensor_pb2.ModelFormat.ValueType = ...,
+        from_checkpoint: _builtins.str = ...,
+        checkpoints: Global___CheckpointPolicy | None = ...,
         lora: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
@@ -588,10 +660,11 @@ class TrainSpec(_message.Message):
         gradient_accumulation_steps: _builtins.int = ...,
         precision: Global___Precision.ValueType = ...,
         cache_frozen: Global___FrozenCache.ValueType = ...,
+        view: Global___DataView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "gradient_accumulation_steps", b"gradient_accumulation_steps", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "precision", b"precision", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "from_checkpoint", b"from_checkpoint", "gradient_accumulation_steps", b"gradient_accumulation_steps", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "precision", b"precision", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "view", b"view", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015
@@ -611,6 +684,42 @@ class TrainSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shuffle) -> _WhichOneofReturnType__shuffle | None: ...
 
 Global___TrainSpec: _TypeAlias = TrainSpec  # noqa: Y015
+
+@_typing.final
+class CheckpointPolicy(_message.Message):
+    """Which checkpoints a run keeps until it is deleted. What would exceed the run's budget or the disk isn't kept, and a `log`
+    event says so; the run goes on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERY_EPOCHS_FIELD_NUMBER: _builtins.int
+    EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    KEEP_BEST_FIELD_NUMBER: _builtins.int
+    every_epochs: _builtins.int
+    """A checkpoint is written after every so many epochs. Default: none, but 1 where only `keep` is set."""
+    every_steps: _builtins.int
+    """A checkpoint is written after every so many steps of the run. Default: none."""
+    keep: _builtins.int
+    """Number of the newest of these checkpoints that are kept. Default: all. More than 1000 at once give INVALID_ARGUMENT."""
+    keep_best: _builtins.int
+    """Number of epochs whose checkpoints are kept because their `monitor` is best, whatever the fields above say. Default: none."""
+    def __init__(
+        self,
+        *,
+        every_epochs: _builtins.int = ...,
+        every_steps: _builtins.int = ...,
+        keep: _builtins.int = ...,
+        keep_best: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_epochs", b"every_epochs", "every_steps", b"every_steps", "keep", b"keep", "keep_best", b"keep_best"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointPolicy: _TypeAlias = CheckpointPolicy  # noqa: Y015
 
 @_typing.final
 class Budget(_message.Message):
@@ -673,12 +782,16 @@ class EvaluateSpec(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Rows in a step. Default 32."""
     description: _builtins.str
     """Free text for people, kept with the run. Default: empty."""
+    from_checkpoint: _builtins.str
+    """Checkpoint to evaluate, as in TrainSpec. Compile settings that aren't set are those of its run."""
     idempotency_key: _builtins.str
     """A key by which a repeated call finds its run, as in TrainSpec. Default: none."""
     @_builtins.property
@@ -697,6 +810,10 @@ class EvaluateSpec(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Keys and values, as in TrainSpec. Default: none."""
 
+    @_builtins.property
+    def view(self) -> Global___DataView:
+        """Which rows to evaluate on. Default: all rows."""
+
     def __init__(
         self,
         *,
@@ -705,12 +822,14 @@ class EvaluateSpec(_message.Message):
         data: _abc.Iterable[Global___DataArray] | None = ...,
         batch_size: _builtins.int = ...,
         description: _builtins.str = ...,
+        from_checkpoint: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        view: Global___DataView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "model", b"model", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "from_checkpoint", b"from_checkpoint", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -940,6 +1059,7 @@ class TrainEvent(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the run."""
     sequence: _builtins.int
@@ -992,6 +1112,10 @@ class TrainEvent(_message.Message):
     def paused(self) -> Global___RunPaused:
         """The run is paused. The stream of events goes on: with `queued` once the run is resumed."""
 
+    @_builtins.property
+    def checkpoint(self) -> Global___CheckpointKept:
+        """A checkpoint is kept."""
+
     def __init__(
         self,
         *,
@@ -1009,12 +1133,13 @@ class TrainEvent(_message.Message):
         cancelled: Global___RunCancelled | None = ...,
         resumed: Global___RunResumed | None = ...,
         paused: Global___RunPaused | None = ...,
+        checkpoint: Global___CheckpointKept | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "paused", b"paused", "queued", b"queued", "resumed", b"resumed", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "checkpoint", b"checkpoint", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "paused", b"paused", "queued", b"queued", "resumed", b"resumed", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "paused", b"paused", "queued", b"queued", "resumed", b"resumed", "run_id", b"run_id", "sequence", b"sequence", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "checkpoint", b"checkpoint", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "paused", b"paused", "queued", b"queued", "resumed", b"resumed", "run_id", b"run_id", "sequence", b"sequence", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "queued", "started", "step", "epoch", "log", "finished", "failed", "cancelled", "resumed", "paused"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "queued", "started", "step", "epoch", "log", "finished", "failed", "cancelled", "resumed", "paused", "checkpoint"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1331,6 +1456,40 @@ class RunResumed(_message.Message):
 Global___RunResumed: _TypeAlias = RunResumed  # noqa: Y015
 
 @_typing.final
+class CheckpointKept(_message.Message):
+    """A checkpoint is written, and kept by the run's policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    checkpoint_id: _builtins.str
+    """Id of the checkpoint in its run: "e3" after epoch 3, "e3s40" after step 40 of it."""
+    epoch: _builtins.int
+    """Epoch, from 1."""
+    step: _builtins.int
+    """Steps of that epoch that are done; 0 after its end."""
+    bytes: _builtins.int
+    """Size of the checkpoint, in bytes."""
+    def __init__(
+        self,
+        *,
+        checkpoint_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        step: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "checkpoint_id", b"checkpoint_id", "epoch", b"epoch", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointKept: _TypeAlias = CheckpointKept  # noqa: Y015
+
+@_typing.final
 class RunPaused(_message.Message):
     """The run is paused, and its slot is free."""
 
@@ -1407,6 +1566,8 @@ class Run(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELD_NUMBER: _builtins.int
@@ -1447,6 +1608,10 @@ class Run(_message.Message):
     """The server that looks after the run ("host NAME, process NUMBER"), where that is another one on the same repository. Empty
     for a run of this server.
     """
+    parent: _builtins.str
+    """Id of the run whose checkpoint this one began with. Empty if there is none."""
+    from_checkpoint: _builtins.str
+    """Id of that checkpoint in its run."""
     caller: _builtins.str
     """Name of the caller that began the run, by its token or certificate. Empty for a caller without one."""
     withheld: _builtins.str
@@ -1513,6 +1678,8 @@ class Run(_message.Message):
         priority: _builtins.int = ...,
         workers: _builtins.int = ...,
         owner: _builtins.str = ...,
+        parent: _builtins.str = ...,
+        from_checkpoint: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         caller: _builtins.str = ...,
         withheld: _builtins.str = ...,
@@ -1524,7 +1691,7 @@ class Run(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "sweep_id", b"sweep_id", "trial", b"trial", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "from_checkpoint", b"from_checkpoint", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "parent", b"parent", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "sweep_id", b"sweep_id", "trial", b"trial", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,7 +12,14 @@ from layergraph.archive import json_text
 from layergraph.config import keras1, keras2, tfjs
 from layergraph.config.keras2_releases import MULTI_BACKEND as _MULTI_BACKEND_RULES
 from layergraph.config.keras2_releases import tf_keras_rules
-from layergraph.config.training_rules import KERAS2_RULES, KERAS3_RULES, TrainingRules
+from layergraph.config.training_rules import (
+    EARLY_RULES,
+    KERAS2_RULES,
+    KERAS3_RULES,
+    MULTI_BACKEND_RULES,
+    TrainingRules,
+    tf_keras_training,
+)
 
 #: Any value, in a table of ignored keys.
 ANY: Final = object()
@@ -247,7 +254,7 @@ def tf_keras(minor: int) -> Generation:
     """tf.keras 2.`minor`, as in `keras_version`: 2 for TensorFlow 1.13 to 2.0, 3 for 2.1 and 2.2, 4 for 2.3 and 2.4."""
     if minor >= KERAS2.minor:
         return KERAS2
-    return replace(KERAS2, minor=minor, rules=_joined(_RULES, tf_keras_rules(minor)))
+    return replace(KERAS2, minor=minor, rules=_joined(_RULES, tf_keras_rules(minor)), training=tf_keras_training(minor))
 
 
 #: Layers of Keras 1 that multi-backend Keras 2 still has, with their options unchanged.
@@ -269,16 +276,19 @@ MULTI_BACKEND = replace(
     masks_left_out=False,
     minor=0,
     rules=_joined(_RULES, _MULTI_BACKEND_RULES),
+    training=MULTI_BACKEND_RULES,
     adapt=_adapt_multi_backend,
 )
 
 #: Keras 2.0 to 2.2 on TensorFlow.
 MULTI_BACKEND_UP_TO_2 = replace(
-    MULTI_BACKEND, rules=_joined(MULTI_BACKEND.rules, {name: {"mask_rule": "start"} for name in _LOOPS})
+    MULTI_BACKEND,
+    training=EARLY_RULES,
+    rules=_joined(MULTI_BACKEND.rules, {name: {"mask_rule": "start"} for name in _LOOPS}),
 )
 
 #: Files written by TensorFlow.js itself; its converter writes the version of the source's Keras.
-TENSORFLOW_JS = replace(MULTI_BACKEND, name="TensorFlow.js", adapt=tfjs.adapt)
+TENSORFLOW_JS = replace(MULTI_BACKEND, name="TensorFlow.js", training=EARLY_RULES, adapt=tfjs.adapt)
 
 #: Keras 1.0 to 1.2.
 KERAS1 = Generation(
@@ -290,6 +300,7 @@ KERAS1 = Generation(
     defaults={"GRU": {"reset_after": False}, "LeakyReLU": {"negative_slope": 0.3}},
     activations=_ACTIVATIONS,
     rules=MULTI_BACKEND.rules,
+    training=EARLY_RULES,
     adapt=keras1.adapt,
 )
 
@@ -315,8 +326,9 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any], backend:
         if version.startswith(("0.", "1.")):
             return KERAS1
         if _MULTI_BACKEND.fullmatch(version):
-            is_early = backend == "tensorflow" and not version.startswith("2.3")
-            return MULTI_BACKEND_UP_TO_2 if is_early else MULTI_BACKEND
+            if version.startswith("2.3"):
+                return MULTI_BACKEND
+            return MULTI_BACKEND_UP_TO_2 if backend == "tensorflow" else replace(MULTI_BACKEND, training=EARLY_RULES)
         if version.startswith("2."):
             release = _TF_KERAS.match(version)
             return tf_keras(int(release[1])) if release else KERAS2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
@@ -10,8 +10,10 @@ from typing import Final
 class TrainingRules:
     """How a release of Keras trains. The defaults are Keras 3's rules.
 
-    from_logits         crossentropies of what a sigmoid or softmax returns are computed from what it was applied to
+    logits              which crossentropies use what a sigmoid or softmax was applied to instead of what it returned: a
+                        value of `keep_logits`, or "" if only `from_logits` decides
     unbiased_ranks      ranks of inputs for which BatchNormalization's moving variance has n / (n - 1) of the batch's
+    sample_variance     the moving variance has n / (n - 1 - epsilon) of the batch's, for inputs of any rank
     clips_lookups       clipping applies to the gradient of each lookup in an Embedding, before those of an id are added
     averages_first      moving averages of weights begin with the weights before the first step, not after it
     masks_all_metrics   masked predictions are left out of all metrics, not only of means of functions
@@ -24,8 +26,9 @@ class TrainingRules:
     has_new_optimizers  names of optimizers mean Keras 3's, not the legacy ones
     """
 
-    from_logits: bool = False
+    logits: str = ""
     unbiased_ranks: frozenset[int] = frozenset()
+    sample_variance: bool = False
     clips_lookups: bool = False
     averages_first: bool = False
     masks_all_metrics: bool = False
@@ -41,7 +44,7 @@ class TrainingRules:
 KERAS3_RULES: Final = TrainingRules()
 #: tf.keras 2.15.
 KERAS2_RULES: Final = TrainingRules(
-    from_logits=True,
+    logits="any",
     unbiased_ranks=frozenset({4, 5}),
     clips_lookups=True,
     averages_first=True,
@@ -53,3 +56,24 @@ KERAS2_RULES: Final = TrainingRules(
     multiplies_weights=True,
     lists_for_all=True,
 )
+
+
+def tf_keras_training(minor: int) -> TrainingRules:
+    """The rules of tf.keras 2.`minor`. Found by training the same models with TensorFlow 2.0 to 2.15."""
+    return replace(
+        KERAS2_RULES,
+        # Up to 2.3, crossentropies look for TensorFlow's operations. TensorFlow 2.3 does so, too, but writes 2.4.
+        logits="any" if minor > 3 else "untold",
+        unbiased_ranks=frozenset({4, 5}) if minor > 5 else frozenset({4}),
+        # TensorFlow 1 doesn't cut arrays into batches then.
+        repeats_rows=minor > 2,
+        has_new_optimizers=minor > 10,
+    )
+
+
+#: Keras 2.3 on several backends.
+MULTI_BACKEND_RULES: Final = replace(
+    tf_keras_training(3), unbiased_ranks=frozenset(), sample_variance=True, repeats_rows=False, logs_means=False
+)
+#: Keras 1 to 2.2, and TensorFlow.js.
+EARLY_RULES: Final = replace(MULTI_BACKEND_RULES, logits="", multiplies_weights=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
+from layergraph.functional.lookups import Lookups
 from layergraph.functional.shard import Shard
 from layergraph.functional.symbolic_dims import SymbolicDims
 
@@ -20,10 +21,11 @@ class CallContext:
     generator   random generator; None means torch's default generator
     losses      activity regularisation added by layers, as scalars; None if not collected
     row_gradients   whether Embedding layers return sparse gradients, of the looked-up rows only
+    lookups         where gradients of embeddings go by lookup; None if they are added up
     shard       the worker's rows of the batch, where several processes compute one batch
     states      final states of stateful layers in the previous batch, by layer; None if each call starts from zeros
     rules       what training does where releases of Keras differ
-    keeps_logits    whether sigmoid and softmax keep their inputs on their outputs
+    keeps_logits    which crossentropies take the inputs of sigmoid and softmax, kept on their outputs; "" to keep none
     symbolic_dims   lengths used for unknown axes in shape inference; None in execution
     """
 
@@ -31,10 +33,11 @@ class CallContext:
     generator: torch.Generator | None = None
     losses: list[torch.Tensor] | None = field(default_factory=list)
     row_gradients: bool = False
+    lookups: Lookups | None = None
     shard: Shard | None = None
     states: dict[object, list[torch.Tensor]] | None = None
     rules: TrainingRules = KERAS3_RULES
-    keeps_logits: bool = False
+    keeps_logits: str = ""
     symbolic_dims: SymbolicDims | None = None
 
     def as_training(self, training: bool) -> CallContext:

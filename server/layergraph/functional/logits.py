@@ -6,25 +6,38 @@ Any function of that tensor returns another one, which has lost it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
-_LOGITS = "keras_logits"
+_KEPT = "keras_logits"
+
+#: Which crossentropies take the logits. All do, whatever `from_logits` is, and whichever the function was; those that
+#: expect the function do; those that expect it do, unless they are told that they get logits.
+ANY, EXPECTED, UNTOLD = "any", "expected", "untold"
 
 
-def keep_logits(outputs: torch.Tensor, logits: torch.Tensor, only_for: str = "") -> torch.Tensor:
-    """Returns `outputs`, a sigmoid or softmax of `logits`, which holds them from now on.
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    logits: torch.Tensor
+    function: str
+    taken_by: str
 
-    `only_for` is "sigmoid" or "softmax" if only crossentropies of that function are to find them; "" for all.
-    """
-    setattr(outputs, _LOGITS, (logits, only_for))
+
+def keep_logits(outputs: torch.Tensor, logits: torch.Tensor, function: str, taken_by: str) -> torch.Tensor:
+    """Returns `outputs`, which hold from now on what a `function` ("sigmoid" or "softmax") got to return them."""
+    setattr(outputs, _KEPT, _Kept(logits, function, taken_by))
     return outputs
 
 
-def logits_of(outputs: torch.Tensor, function: str) -> torch.Tensor | None:
-    """What gave `outputs` by a sigmoid or softmax; None if unknown. `function` is what the crossentropy expects."""
-    logits, only_for = getattr(outputs, _LOGITS, (None, ""))
-    return logits if only_for in ("", function) else None
+def logits_of(outputs: torch.Tensor, function: str, from_logits: bool) -> torch.Tensor | None:
+    """The logits of `outputs` for a crossentropy that expects `function`; None if it doesn't take any."""
+    kept: _Kept | None = getattr(outputs, _KEPT, None)
+    if kept is None:
+        return None
+    if kept.taken_by == ANY or (kept.function == function and not (kept.taken_by == UNTOLD and from_logits)):
+        return kept.logits
+    return None
 
 
 def with_logits_of(
@@ -34,10 +47,13 @@ def with_logits_of(
 
     Without `change`, `changed` has the values of `original`, in another dtype or detached.
     """
-    logits, only_for = getattr(original, _LOGITS, (None, ""))
-    if logits is None or changed is original:
+    kept: _Kept | None = getattr(original, _KEPT, None)
+    if kept is None or changed is original:
         return changed
-    if change is not None:
-        return keep_logits(changed, change(logits), only_for)
-    logits = logits.to(changed.dtype)
-    return keep_logits(changed, logits if changed.requires_grad else logits.detach(), only_for)
+    if change is None:
+        logits = kept.logits.to(changed.dtype)
+        logits = logits if changed.requires_grad else logits.detach()
+    else:
+        logits = change(kept.logits)
+    setattr(changed, _KEPT, replace(kept, logits=logits))
+    return changed

@@ -297,5 +297,5 @@ def activate(chosen: Activation, context: CallContext, w: Weights, x: torch.Tens
         else chosen(x)
     )
     if context.keeps_logits and (chosen is sigmoid or chosen is softmax):
-        keep_logits(y, x)
+        keep_logits(y, x, chosen.__name__, context.keeps_logits)
     return y

@@ -195,7 +195,7 @@ class Softmax(Layer):
         if len(axes) == 1:
             outputs = torch.softmax(inputs, axes[0])
             if context.keeps_logits:
-                keep_logits(outputs, inputs)
+                keep_logits(outputs, inputs, "softmax", context.keeps_logits)
         else:
             outputs = torch.exp(inputs - torch.logsumexp(inputs, axes, keepdim=True))
         return outputs if mask is None or self.mask_rule != "keras3" else torch.where(mask, outputs, 0)

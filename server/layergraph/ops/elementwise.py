@@ -14,7 +14,7 @@ from layergraph.errors import ConfigError, DataError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.exporting import has_any
-from layergraph.functional.logits import keep_logits
+from layergraph.functional.logits import ANY, EXPECTED, keep_logits
 from layergraph.functional.weights import Weights
 from layergraph.layers import activation_functions as activations
 from layergraph.ops.operation import Binary, Operation, Typed, Unary, as_tensors, operation, unknown_length
@@ -354,6 +354,11 @@ class Gelu(Operation):
         return activations.gelu(x, self.approximate)
 
 
+def _found(taken_by: str) -> str:
+    """Which crossentropies find an operation: those that expect it."""
+    return EXPECTED if taken_by == ANY else taken_by
+
+
 class Softmax(Operation):
     """keras.ops.softmax; over all elements if the axis is None."""
 
@@ -368,7 +373,7 @@ class Softmax(Operation):
         y = x.softmax(self.axis)
         if context.keeps_logits and self.axis in (-1, x.ndim - 1):
             # Keras 2 finds TensorFlow's own operation, which computes along the last axis.
-            keep_logits(y, x, "softmax")
+            keep_logits(y, x, "softmax", _found(context.keeps_logits))
         return y
 
 
@@ -381,7 +386,7 @@ class Sigmoid(Unary):
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """The sigmoid of x."""
         y = super().forward(context, w, x)
-        return keep_logits(y, x, "sigmoid") if context.keeps_logits else y
+        return keep_logits(y, x, "sigmoid", _found(context.keeps_logits)) if context.keeps_logits else y
 
 
 class LogSoftmax(Softmax):

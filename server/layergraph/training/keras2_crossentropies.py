@@ -21,11 +21,11 @@ Tensor = torch.Tensor
 
 def function_for(function: Callable[..., Tensor], rules: TrainingRules) -> Callable[..., Tensor]:
     """The function that computes a loss or metric by the rules of a release; `function` is Keras 3's."""
-    return _FUNCTIONS.get(function, function) if rules.from_logits else function
+    return _FUNCTIONS.get(function, function) if rules.logits else function
 
 
 def _given_logits(y_pred: Tensor, from_logits: bool, function: str) -> Tensor | None:
-    found = logits_of(y_pred, function)
+    found = logits_of(y_pred, function, from_logits)
     return y_pred if found is None and from_logits else found
 
 

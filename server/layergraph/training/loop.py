@@ -13,11 +13,13 @@ from layergraph.errors import NonFiniteLossError, NotCompiledError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.functional import Functional
 from layergraph.functional.logits import with_logits_of
+from layergraph.functional.lookups import Lookups
 from layergraph.functional.shard import Shard
 from layergraph.layers.core.basic import Embedding
 from layergraph.regularizers import UnknownRegularizer
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch
+from layergraph.training.kept_logits import losing_logits
 from layergraph.training.losses import Loss, weights_like
 from layergraph.training.metrics.metric import Metric, Result
 from layergraph.training.optimizers.optimizer import BaseOptimizer
@@ -71,14 +73,14 @@ class Loop:
             raise NotCompiledError(f"model '{model.name}' was compiled without a loss")
         self._metrics = [(i, metric, False) for i in outputs for metric in compiled.metrics(i)]
         self._metrics += [(i, metric, True) for i in outputs for metric in compiled.weighted_metrics(i)]
-        measures: list[Loss | Metric] = [
-            *(loss for _, loss, _ in self._losses),
-            *(metric for _, metric, _ in self._metrics),
-        ]
-        self._keeps_logits = any(one.reads_logits for one in measures)
+        measures: list[Loss | Metric] = [loss for _, loss, _ in self._losses]
+        measures += [metric for _, metric, _ in self._metrics]
+        self._keeps_logits = self._rules.logits if any(one.reads_logits for one in measures) else ""
+        self._losing_logits = losing_logits(model) if self._keeps_logits else []
         self._named_metrics = compiled.named_metrics()
         # Workers can only add up dense gradients.
         self._row_gradients = workers is None and takes_row_gradients(model, compiled.optimizer)
+        self._by_lookup = self._row_gradients and compiled.optimizer.reads_lookups
         self._replica = Replica(self._leaves, self._scaled) if workers is not None and self._leaves else None
         device = self._leaves[0].device if self._leaves else torch.device("cpu")
         self._last = torch.zeros((), device=device)
@@ -117,6 +119,7 @@ class Loop:
             training=True,
             generator=self._generator,
             row_gradients=self._row_gradients,
+            lookups=Lookups() if self._by_lookup else None,
             shard=batch.shard,
             states=self._states,
             rules=self._rules,
@@ -127,7 +130,11 @@ class Loop:
             return
         total = self._scaled(batch, context)
         if self._leaves:
-            self._compiled.optimizer.apply(torch.autograd.grad(total, self._leaves, allow_unused=True))
+            gradients: Sequence[Tensor | None] = torch.autograd.grad(total, self._leaves, allow_unused=True)
+            if context.lookups is not None:
+                pairs = zip(self._leaves, gradients, strict=True)
+                gradients = [context.lookups.gradient(leaf, gradient) for leaf, gradient in pairs]
+            self._compiled.optimizer.apply(gradients)
 
     def _scaled(self, batch: Batch, context: CallContext) -> Tensor:
         """The loss, scaled by the optimizer, that gradients are taken of."""
@@ -148,6 +155,8 @@ class Loop:
     def _measured(self, batch: Batch, context: CallContext, plan: Forward) -> Tensor:
         """Computes the total loss of a batch, and updates running losses and metrics."""
         outputs, masks = plan.forward(context, batch.inputs)
+        for index in self._losing_logits:
+            outputs[index] = outputs[index].view_as(outputs[index])
         if batch.shard is not None:
             outputs, masks = _whole(batch, batch.shard, outputs, masks)
         parts = []

@@ -282,6 +282,8 @@ class Trainer(Functional):
         checkpoints: Checkpoints | None = None,
         workers: Workers | None = None,
         *,
+        rows: Any = None,
+        validation_rows: Any = None,
         stop_on_nan: bool = False,
         cache_frozen: FrozenCache | bool = False,
     ) -> History:
@@ -307,6 +309,9 @@ class Trainer(Functional):
                             must have the same data and arguments; it ends with the weights of an uninterrupted run
         workers             group of processes that all make this call and train one model together. Logs and weights
                             equal those of one process; callbacks and checkpoints are the first worker's
+        rows                indices of the rows to train on, in the order of an epoch without shuffling; default: all.
+                            The others aren't read, and none are copied
+        validation_rows     indices of the rows of x, y and sample_weight to validate on, in place of validation_data
         stop_on_nan         deprecated: True is on_nan="stop"
         cache_frozen        True keeps the outputs of the frozen layers before all trained ones: they are computed once
                             for each row, not in each epoch. Losses and weights stay the same, to the rounding of a row
@@ -325,8 +330,15 @@ class Trainer(Functional):
             _check_alone(batches, y=y, sample_weight=sample_weight, validation_split=validation_split or None)
         elif validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows(self, x, y, sample_weight, validation_split)
-        training = self._data(compiled, x, y, sample_weight, class_weight, batches)
-        validation = None if validation_data is None else self._data(compiled, *_unpacked(validation_data))
+        training = _chosen("rows", self._data(compiled, x, y, sample_weight, class_weight, batches), rows)
+        if validation_rows is not None:
+            if validation_data is not None:
+                raise ConfigError("validation_rows: got it with other validation data, expected one of the two")
+            validation: Data | Stream | None = _chosen(
+                "validation_rows", self._data(compiled, x, y, sample_weight), validation_rows
+            )
+        else:
+            validation = None if validation_data is None else self._data(compiled, *_unpacked(validation_data))
         size = _batch_size(batch_size)
         steps_per_epoch = _steps(steps_per_epoch)
         checkpoints = checkpoints or _backup(callbacks)
@@ -424,18 +436,20 @@ class Trainer(Functional):
         steps: int | None = None,
         callbacks: Callback | Iterable[Callback] | None = None,
         return_dict: bool = False,
+        *,
+        rows: Any = None,
     ) -> Any:
         """Computes loss and metrics: one number, a list in Keras's order, or a dict. `steps` limits the batches.
 
-        Takes the data, and raises the errors, of `fit`.
+        Takes the data, the `rows`, and raises the errors, of `fit`.
         """
         compiled = self._ready()
-        rows = self._data(compiled, x, y, sample_weight)
+        held = _chosen("rows", self._data(compiled, x, y, sample_weight), rows)
         size = _batch_size(batch_size)
-        count = _count(rows, size) if steps is None else steps
-        hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=rows.rows)
+        count = _count(held, size) if steps is None else steps
+        hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=held.rows)
         loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
-        return self._numbers(tested(loop, Validation(rows, size, steps), hooks, workers=None), return_dict)
+        return self._numbers(tested(loop, Validation(held, size, steps), hooks, workers=None), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Computes loss and metrics on one batch."""
@@ -526,6 +540,15 @@ def _made(callbacks: Any) -> list[Callback]:
         callbacks if isinstance(callbacks, Iterable) and not isinstance(callbacks, (str, Mapping)) else [callbacks]
     )
     return [callback(one) if isinstance(one, (str, Mapping)) else one for one in several]
+
+
+def _chosen(what: str, held: Data | Stream, rows: Any) -> Data | Stream:
+    """The rows with these indices; all if they are None. Raises ConfigError for batches, which have no indices."""
+    if rows is None:
+        return held
+    if isinstance(held, Stream):
+        raise ConfigError(f"{what}: got batches, expected arrays, whose rows can be chosen")
+    return held.chosen(what, rows)
 
 
 def _check_alone(batches: Source, **given: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 from layerserve.table_files.table import Selection
 
 from layerserve_server import errors
+from layerserve_server.datasets.dataset import Description
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,
@@ -29,7 +30,7 @@ from layerserve_server.errors import (
 from layerserve_server.forking.fork_server import never
 from layerserve_server.observability.logs import middle_cut
 from layerserve_server.system_memory import available_memory
-from layerserve_server.training import data_root
+from layerserve_server.training import data_root, dataset_files, sampled_requests
 from layerserve_server.training.budget import TRAINING_BYTES
 from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.model import dry_run, larger_is_better, load_trainable, monitored, prepare_model
@@ -57,7 +58,11 @@ DOING = {
     "dry_run": "one step with two rows",
     "larger_is_better": "compiling the model",
     "describe": "reading the data files",
+    "describe_dataset": "reading the dataset",
+    "make_dataset": "making a dataset of sampled requests",
 }
+#: Maximum processor time of describing a dataset, and of making one of sampled requests, in seconds.
+DESCRIBING_SECONDS = MAKING_SECONDS = 600.0
 Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -86,6 +91,12 @@ class DryRun(Protocol):
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
     ) -> Sequence[FiledArray]:
         """Describes arrays in files below `root`, given by path and selection. Raises as `data_root.describe` does."""
+
+    def describe_dataset(self, folder: Path, file: str) -> Description:
+        """Describes the file of a dataset. Raises as `dataset_files.described` does."""
+
+    def make_dataset(self, arguments: Mapping[str, Any], gone: Callable[[], bool] = never) -> tuple[int, str]:
+        """Makes the file of a dataset, and returns its size and SHA-256. Raises as `sampled_requests.made` does."""
 
     def close(self) -> None:
         """Stops dry runs."""
@@ -128,6 +139,21 @@ class DryRuns:
             FiledArray(one["dtype"], tuple(one["shape"]), one["mapped"], tuple(one["stamp"]), tuple(one["columns"]))
             for one in reply["files"]
         ]
+
+    def describe_dataset(self, folder: Path, file: str) -> Description:
+        """Describes the file of a dataset. Raises as `dataset_files.described` does, and the errors of limits."""
+        arguments = {"folder": str(folder), "file": file}
+        limits = job_limits(DESCRIBING_SECONDS, self._memory_bytes, 0)
+        return dataset_files.description(self._reply("describe_dataset", arguments, limits, never))
+
+    def make_dataset(self, arguments: Mapping[str, Any], gone: Callable[[], bool] = never) -> tuple[int, str]:
+        """Makes the file of a dataset of sampled requests, and returns its size and SHA-256.
+
+        Raises as `sampled_requests.made` does, and the errors of limits.
+        """
+        limits = job_limits(MAKING_SECONDS, self._memory_bytes, 0)
+        reply = self._reply("make_dataset", arguments, limits, gone)
+        return reply["bytes"], reply["sha256"]
 
     def _reply(
         self, job: str, arguments: Mapping[str, Any], limits: JobLimits, gone: Callable[[], bool]
@@ -279,4 +305,6 @@ JOBS: Mapping[str, Job] = {
     "dry_run": _replying(DOING["dry_run"], _dry_run),
     "larger_is_better": _replying(DOING["larger_is_better"], _larger_is_better),
     "describe": _replying(DOING["describe"], _describe),
+    "describe_dataset": _replying(DOING["describe_dataset"], dataset_files.described),
+    "make_dataset": _replying(DOING["make_dataset"], sampled_requests.made),
 }

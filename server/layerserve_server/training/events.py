@@ -131,10 +131,22 @@ class Resumed:
     step: int = 0
 
 
-What: TypeAlias = Accepted | Queued | Started | Step | Epoch | Log | Finished | Failed | Cancelled | Resumed | Paused
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint of `bytes` bytes is kept. `step` steps of `epoch` (from 1) are done; 0 after its end."""
+
+    id: str
+    epoch: int
+    step: int
+    bytes: int
+
+
+What: TypeAlias = (
+    Accepted | Queued | Started | Step | Epoch | Log | Finished | Failed | Cancelled | Resumed | Paused | Checkpoint
+)
 KINDS: dict[str, type[What]] = {
     kind.__name__.lower(): kind
-    for kind in (Accepted, Queued, Started, Step, Epoch, Log, Finished, Failed, Cancelled, Resumed, Paused)
+    for kind in (Accepted, Queued, Started, Step, Epoch, Log, Finished, Failed, Cancelled, Resumed, Paused, Checkpoint)
 }
 K = TypeVar("K")
 #: Events that end a run, unless it is resumed later.
@@ -272,11 +284,12 @@ class EventLog:
             self._trim()
 
     def _trim(self) -> None:
-        """Drops the oldest steps and epochs, except the last one before any other event, which has its position."""
+        """Drops the oldest steps, epochs and checkpoints, except the last ones before any other event.
+
+        The last step or epoch before another event has its position.
+        """
         kept, sizes = [], []
-        for index, (event, size) in enumerate(zip(self.events, self._sizes, strict=True)):
-            pair = self.events[index : index + 2]
-            passing = len(pair) == 2 and all(isinstance(one.what, (Step, Epoch)) for one in pair)
+        for event, size, passing in zip(self.events, self._sizes, self._passing(), strict=True):
             if passing and self._held_bytes > KEPT_BYTES:
                 self._held_bytes -= size
                 self._dropped = event.sequence
@@ -284,6 +297,16 @@ class EventLog:
                 kept.append(event)
                 sizes.append(size)
         self.events, self._sizes = kept, sizes
+
+    def _passing(self) -> list[bool]:
+        """Returns for each event whether it may be dropped: the next one, but for checkpoints, is a step or epoch."""
+        passing: list[bool] = []
+        following: What | None = None
+        for event in reversed(self.events):
+            passing.append(isinstance(event.what, (Step, Epoch, Checkpoint)) and isinstance(following, (Step, Epoch)))
+            if not isinstance(event.what, Checkpoint):
+                following = event.what
+        return passing[::-1]
 
     def _call_watchers(self) -> None:
         with self._lock:

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from layergraph.errors import unknown_name
-from layerserve.options.kinds import SHARE, Key, Metadata, Number, Words
+from layerserve.options.kinds import SHARE, Key, Metadata, Number, Whole, Words
+from layerserve.options.online import SESSION
 from layerserve.options.option import Option
-from layerserve.options.training import BUDGET, RUN
+from layerserve.options.training import BUDGET, RUN, VIEW, View
 from layerserve.table_files.table import Selection
 
 from layerserve_server.errors import (
@@ -27,7 +28,8 @@ from layerserve_server.errors import (
 from layerserve_server.inference.admission import fit_dtype, fit_shape, names
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import LABEL
-from layerserve_server.training import data_root
+from layerserve_server.training import data_root, views
+from layerserve_server.training.checkpoint_policy import check_policy
 from layerserve_server.training.data_files.arrays import MAX_AXES
 from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
@@ -68,9 +70,11 @@ def checked(
     """
     _check_lengths(request)
     _check_settings(request)
+    if request.kind is Kind.ONLINE:
+        return request
     named = tuple(_named(array, inputs, outputs) for array in request.data)
     texts = {spec.name for spec in inputs if spec.dtype == "string"}
-    arrays = _filed(named, texts, request.data_root, describe)
+    arrays = _filed(request, named, texts, describe)
     _check_kind(request, arrays)
     _check_repeats(arrays)
     for array in arrays:
@@ -83,11 +87,28 @@ def checked(
         if request.validation_split:
             raise InvalidRequestError("validation_split and validation arrays exclude each other: got both")
     _check_split(request.validation_split, training[0].rows)
+    _check_view(request, training[0].rows, validates=bool(validation))
     checked_request = replace(request, data=arrays)
     if checked_request.kept_bytes > max_bytes:
         raise TooLargeError(f"the data has {checked_request.kept_bytes} bytes, expected at most {max_bytes}")
     _check_publication(checked_request)
+    check_policy(checked_request)
     return checked_request
+
+
+def checked_batch(
+    arrays: Sequence[DataArray], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, predicts: bool
+) -> tuple[DataArray, ...]:
+    """Returns the arrays of a batch with their names filled in; `predicts` is whether x is all that is expected.
+
+    Raises InvalidRequestError or a subclass if they don't match the model's inputs and outputs.
+    """
+    named = tuple(_named(array, inputs, outputs) for array in arrays)
+    _check_repeats(named)
+    for array in named:
+        _check_array(array, inputs)
+    _check_group("batch", named, inputs, () if predicts else outputs)
+    return named
 
 
 def check_workers(request: RunRequest, max_workers: int) -> None:
@@ -109,6 +130,7 @@ def _check_lengths(request: RunRequest) -> None:
         ("data", len(request.data), MAX_ARRAYS, "arrays"),
         ("monitor", len(request.monitor or ()), MAX_TEXT, "characters"),
         ("publish_label", len(request.publish_label or ()), MAX_TEXT, "characters"),
+        ("from_checkpoint", len(request.from_checkpoint or ()), MAX_TEXT, "characters"),
         ("publish_if_improved", len(request.publish_if_improved or ()), MAX_TEXT, "characters"),
         ("freeze", len(request.freeze), MAX_PATTERNS, "patterns"),
         ("unfreeze", len(request.unfreeze), MAX_PATTERNS, "patterns"),
@@ -152,7 +174,8 @@ def _check_settings(request: RunRequest) -> None:
             f"publish_label: got {request.publish_label!r}, expected letters, digits, '.', '_' and '-'"
         )
     _check_conflicts(request)
-    for options, holder in ((RUN, request), (BUDGET, request.budget)):
+    sessions = ((SESSION, request.online),) if request.online is not None else ()
+    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view), *sessions):
         for option in options:
             _check_range(option, getattr(holder, option.name))
 
@@ -201,6 +224,8 @@ def _range(option: Option) -> str:
         return " or ".join(option.kind.words)
     if option.kind is SHARE:
         return "from 0 to below 1"
+    if isinstance(option.kind, Number) and not isinstance(option.kind, Whole) and math.isfinite(option.kind.limit):
+        return option.kind.expects
     least = option.kind.least if isinstance(option.kind, Number) and option.default is not None else 0
     return f"{least} or more"
 
@@ -221,23 +246,26 @@ def _check_publication(request: RunRequest) -> None:
             raise InvalidRequestError(f"monitor: '{request.monitor}' requires validation data or a validation_split")
 
 
-def _filed(arrays: Sequence[DataArray], texts: Set[str], root: str, describe: Describe) -> tuple[DataArray, ...]:
+def _filed(
+    request: RunRequest, arrays: Sequence[DataArray], texts: Set[str], describe: Describe
+) -> tuple[DataArray, ...]:
     """Returns the arrays with the dtype and shape of their files, if any. Raises as `data_root.describe` does.
 
     `texts` are the inputs that take text.
     """
-    files = []
+    files: dict[Path, list[tuple[str, Selection]]] = {}
     for array in arrays:
         if not array.path:
             if array.columns or array.fill is not None:
                 raise InvalidRequestError(f"{array.label()}: got columns or fill, expected them for a file only")
             continue
         if array.shape or array.dtype:
-            raise InvalidRequestError(f"{array.label()}: got dtype or shape with a path, expected them from the file")
-        data_root.check_path(root, array.path)
-        files.append((array.path, _wanted(array, texts)))
-    found = iter(describe(Path(root), files) if files else ())
-    return tuple(_with_file(array, next(found)) if array.path else array for array in arrays)
+            raise InvalidRequestError(f"{array.label()}: got dtype or shape with a file, expected them from the file")
+        # Datasets have a folder, whether or not there is a data root.
+        data_root.check_path(request.datasets if array.dataset else request.data_root, array.path)
+        files.setdefault(request.root(array), []).append((array.path, _wanted(array, texts)))
+    found = {root: iter(describe(root, wanted)) for root, wanted in files.items()}
+    return tuple(_with_file(array, next(found[request.root(array)])) if array.path else array for array in arrays)
 
 
 def _wanted(array: DataArray, texts: Set[str]) -> Selection:
@@ -283,6 +311,10 @@ def _check_kind(request: RunRequest, arrays: Sequence[DataArray]) -> None:
         for array in arrays:
             if array.role.validation:
                 raise InvalidRequestError(f"{array.label()}: evaluation takes x, y and sample_weight")
+        if request.view.validate_on:
+            raise InvalidRequestError(
+                f"view: got validation '{request.view.validate_on}', expected none: evaluation takes a split"
+            )
 
 
 def _check_repeats(arrays: Sequence[DataArray]) -> None:
@@ -319,7 +351,7 @@ def _check_group(
     missing = {spec.name for spec in inputs} - {array.name for array in arrays if array.role.use is Role.X}
     if missing:
         raise MissingInputError(f"{label}: no x for input {' and '.join(map(repr, sorted(missing)))}")
-    if not any(array.role.use is Role.Y for array in arrays):
+    if outputs and not any(array.role.use is Role.Y for array in arrays):
         raise InvalidRequestError(f"{label}: no y; expected targets for {names(outputs)}")
     rows = {array.label(): array.rows for array in arrays}
     if len(set(rows.values())) > 1:
@@ -327,6 +359,16 @@ def _check_group(
         raise InvalidTensorError(f"{label}: arrays differ in rows: {shown}; expected the same number for all")
     if not arrays[0].rows:
         raise InvalidTensorError(f"{label}: got no rows, expected 1 or more")
+
+
+def _check_view(request: RunRequest, rows: int, *, validates: bool) -> None:
+    """Checks which rows are used of `rows` rows; `validates` is whether there are validation arrays."""
+    view = request.view
+    views.check(view, rows)
+    if view.validate_on and validates:
+        raise InvalidRequestError("view: got a split for validation and validation arrays, expected one of the two")
+    if request.validation_split and view != View():
+        raise InvalidRequestError("validation_split: got it with a view, expected the view's split for validation")
 
 
 def _check_split(split: float, rows: int) -> None:

@@ -180,6 +180,45 @@ def test_a_run_that_fails_or_is_cancelled_gives_status_1(cli, server, data):
     assert cli(f"cancel {run_id}")[1] == f"run {run_id} of double is cancelled\n"
 
 
+def test_a_run_is_paused_changed_stopped_and_published(cli, server, data):
+    server.hold_training()
+    line = f"train double {data} --epochs 3 --no-publish --detach --metadata a=1 --metadata b=x=y --idempotency-key k1"
+    run_id = cli(line)[1].strip()
+    assert dict(server.runs[run_id].spec.metadata) == {"a": "1", "b": "x=y"}
+    assert cli(line)[1].strip() == run_id
+    assert cli(f"pause {run_id}")[:2] == (0, f"run {run_id} of double is being paused\n")
+    out = cli(f"update {run_id} --priority 4 --metadata c=3 --remove-metadata a --description now --json")[1]
+    info = json.loads(out)
+    assert (info["priority"], info["metadata"], info["description"]) == (4, {"b": "x=y", "c": "3"}, "now")
+    assert cli(f"update {run_id} --metadata c=4")[1] == f"run {run_id} of double is updated\n"
+    assert cli(f"stop {run_id}")[1] == f"run {run_id} of double is being stopped\n"
+    status, out, err = cli(f"resume {run_id} --detach")
+    assert status == 0
+    server.release_training()
+    assert cli(f"watch {run_id}")[0] == 0
+    assert cli(f"publish {run_id} --label best --expected-base-version 1")[1] == "published double version 2\n"
+    assert cli(f"stop {run_id}")[1] == f"run {run_id} of double is finished\n"
+    for arguments, text in (
+        ("", "update: got no change"),
+        ("--metadata a", "--metadata: got 'a' with no '='"),
+        ("--metadata a=1 --metadata a=2", "--metadata: got 'a=2' with a key twice"),
+    ):
+        status, _, err = cli(f"update {run_id} {arguments}")
+        assert (status, text in err) == (1, True)
+
+
+def test_runs_are_filtered(cli, server, data):
+    for metadata in ("p=1", "p=2"):
+        cli(f"train double {data} --metadata {metadata}")
+    line = "runs double --state finished --state failed --kind training --metadata p=1 --json"
+    runs = json.loads(cli(f"{line} --created-after 2020-01-01 --created-before 2100-01-01T10:00:00")[1])["runs"]
+    assert [run["metadata"] for run in runs] == [{"p": "1"}]
+    assert [run["id"] for run in json.loads(cli("runs --limit 1 --oldest-first --json")[1])["runs"]] == ["run-1"]
+    assert cli("runs --state paused")[1] == "no runs\n"
+    status, _, err = cli("runs --state over")
+    assert (status, "state: got 'over', expected one of 'queued'" in err) == (1, True)
+
+
 def test_train_options_arrive(cli, server, data):
     line = f"train double {data} --freeze a* --freeze b --unfreeze ab --callback TerminateOnNaN --best --monitor loss"
     more = "--if-improved loss --priority 3 --on-nan continue --max-memory 2G --max-disk 1.5k --max-seconds 60 --detach"
@@ -374,7 +413,10 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
     [
         ("predict dooble", "unknown model 'dooble'"),
         ("predict double -i x=nope.npy", "nope.npy: No such file or directory"),
-        ("predict double -i setup.cfg", "setup.cfg: got .cfg, expected .npy, .npz or .json, or - for standard input"),
+        (
+            "predict double -i setup.cfg",
+            "got .cfg, expected .npy, .npz, .csv, .tsv, .parquet or .json, or - for standard input",
+        ),
         ("predict double --version 3", "has no version 3"),
         ("predict double -o out.csv", "out.csv: got .csv, expected"),
         ("predict double -i bad.npy", "bad.npy: got"),

@@ -21,6 +21,7 @@ OWN = {
     "PredictionService": {"Predict": "predict", "PredictStream": "predict"},
     "GraphService": {"GetNodeShapes": "read"},
     "ModelService": {"ListModels": "read", "GetModel": "read", "DownloadModel": "read"},
+    "OnlineTrainingService": {"TrainOnline": "train"},
     "TrainingService": {
         "Train": "train",
         "Evaluate": "train",

@@ -12,102 +12,15 @@ import time
 from types import SimpleNamespace
 
 import grpc
-import numpy as np
 import pytest
 from layerserve import tensors
-from layerserve.v1 import tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.repository.publishing import version_numbers
 from layerserve_server.training import upload
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.run import Run
-
-X = np.arange(12, dtype=np.float32).reshape(6, 2)
-
-
-def spec(behaviour="train", arrays=(), **fields):
-    data = list(arrays) or [
-        pb.DataArray(role=pb.DATA_ROLE_X, dtype=tensors.dtype_enum("float32"), shape=[6, 2]),
-        pb.DataArray(role=pb.DATA_ROLE_Y, dtype=tensors.dtype_enum("float32"), shape=[6, 2]),
-    ]
-    fields.setdefault("compile", pb.CompileSettings(optimizer='"sgd"', loss='"mse"'))
-    return pb.TrainSpec(model=tensor_pb2.ModelSpec(name="double"), data=data, description=behaviour, **fields)
-
-
-def messages(train_spec, chunks=(0, 1, 0, 1)):
-    yield pb.TrainRequest(spec=train_spec)
-    rows = {}
-    for index in chunks:
-        start = rows.get(index, 0) % len(X)
-        rows[index] = start + 3
-        yield pb.TrainRequest(chunk=pb.DataChunk(array=index, data=X[start : start + 3].tobytes()))
-
-
-def kinds(events):
-    return [event.WhichOneof("kind") for event in events]
-
-
-def wait_for(events, kind, count):
-    """Reads events until so many of a kind have come."""
-    for event in events:
-        count -= event.HasField(kind)
-        if not count:
-            return True
-    return False
-
-
-class Trainer:
-    """Calls of one server."""
-
-    def __init__(self, app, channel, tmp_path):
-        self.app = app
-        self.stub = training_pb2_grpc.TrainingServiceStub(channel)
-        self.runs_folder = tmp_path / "models" / ".layerserve" / "runs"
-        self.model_folder = tmp_path / "models" / "double"
-
-    def train(self, train_spec, **options):
-        return [response.event for response in self.stub.Train(messages(train_spec, **options), timeout=60)]
-
-    def begin(self, train_spec):
-        """Starts a run whose process waits for `go`; gives the call, and the run's id once it trains."""
-        call = self.stub.Train(messages(train_spec), timeout=60)
-        for response in call:
-            if response.event.HasField("step"):
-                return call, response.event.run_id
-        raise AssertionError("the run ended before its first step")
-
-    def run(self, run_id):
-        return self.stub.GetRun(pb.GetRunRequest(run_id=run_id), timeout=30).run
-
-    def watch(self, run_id, start=0):
-        request = pb.WatchRunRequest(run_id=run_id, from_sequence=start)
-        return [response.event for response in self.stub.WatchRun(request, timeout=60)]
-
-    def cancel(self, run_id):
-        return self.stub.CancelRun(pb.CancelRunRequest(run_id=run_id), timeout=30).run
-
-    def resume(self, run_id):
-        return self.stub.ResumeRun(pb.ResumeRunRequest(run_id=run_id), timeout=30).run
-
-    def delete(self, run_id):
-        self.stub.DeleteRun(pb.DeleteRunRequest(run_id=run_id), timeout=30)
-
-    def watching(self, run_id):
-        """The run's events as they come."""
-        call = self.stub.WatchRun(pb.WatchRunRequest(run_id=run_id), timeout=60)
-        return (response.event for response in call)
-
-    def run_here(self, run_id):
-        """The run as the server's own object, also after its stop."""
-        return self.app.runs.get(run_id)
-
-    def go(self, run_id):
-        (self.runs_folder / run_id / "go").touch()
-
-    def offset(self):
-        with self.app.repository.lease("double") as version:
-            return version.version, version.model.offset
+from trainers import Trainer, X, kinds, messages, spec, wait_for
 
 
 @pytest.fixture
@@ -810,7 +723,7 @@ def test_a_run_that_is_cancelled_before_its_data_come_is_cancelled(trainer, monk
     named = upload.data_file
 
     def cancelled_first(folder, index):
-        trainer.app.runs.cancel(folder.name)
+        trainer.app.runs.steering.cancel(folder.name)
         return named(folder, index)
 
     monkeypatch.setattr(upload, "data_file", cancelled_first)

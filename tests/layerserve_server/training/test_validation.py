@@ -106,7 +106,7 @@ def test_what_means_something_is_taken(changes):
         ({"data": (*DATA, *(array("sample_weight", 6),) * 511)}, "data: got 513 arrays, expected at most 512"),
         (
             {"data": (DATA[0], DataArray(Role.Y, "y", "float32", (), path="y.npy"))},
-            "y 'y': got dtype or shape with a path, expected them from the file",
+            "y 'y': got dtype or shape with a file, expected them from the file",
         ),
     ],
     ids=str,

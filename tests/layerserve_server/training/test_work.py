@@ -24,9 +24,10 @@ from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
+from layerserve_server.training.runs.checkpoints import KeptCheckpoints
 from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, CHILD_LOCK, result_file
-from layerserve_server.training.selection import read_best
 from layerserve_server.training.upload import data_file
+from small_runs import assert_bit_for_bit
 
 X = np.random.default_rng(0).standard_normal((12, 3)).astype("float32")
 Y = (X @ np.array([[1.0], [-2.0], [0.5]]) + 3).astype("float32")
@@ -146,27 +147,47 @@ def test_the_best_epochs_model_is_the_result(carried_out: Any, tmp_path: Path) -
     """With a rate at which every epoch is worse than the one before, the first is best."""
     wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
     _, log = carried_out(VALIDATED, publish="best", compile=wild, on_nan="continue")
-    kept = read_best(tmp_path)
-    assert kept is not None
+    (kept,) = KeptCheckpoints(tmp_path / BEST).list()
     values = [each.logs["val_loss"] for each in of(log, events.Epoch)]
     assert values[0] < values[1] < values[2]
-    assert (kept["epoch"], kept["value"], kept["file"]) == (1, values[0], "1.keras")
+    assert (kept.id, kept.epoch, kept.score) == ("e1", 1, -values[0])
     assert of(log, events.Log)[-1].text == "the best epoch is 1"
-    assert loss(result_file(tmp_path)) == pytest.approx(loss(tmp_path / BEST / "1.keras"))
-    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["1.keras", "best.json"]
+    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["e1.ckpt", "e1.json"]
+    # The same as of a run of one epoch.
+    best = load_model(result_file(tmp_path)).get_weights()
+    shutil.rmtree(tmp_path / CHECKPOINTS)
+    carried_out(VALIDATED, compile=wild, on_nan="continue", epochs=1)
+    assert_bit_for_bit(load_model(result_file(tmp_path)).get_weights(), best)
+
+
+def test_the_best_epoch_of_an_earlier_release_is_published_unless_a_later_one_is_better(
+    carried_out: Any, tmp_path: Path
+) -> None:
+    wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
+    options = {"publish": "best", "compile": wild, "on_nan": "continue"}
+    carried_out(VALIDATED, **options)
+    (kept,) = KeptCheckpoints(tmp_path / BEST).list()
+    for score, best in ((-kept.score / 2, ["7.keras", "best.json"]), (-kept.score * 2, ["7.keras", "best.json", "e1"])):
+        shutil.rmtree(tmp_path / BEST)
+        shutil.rmtree(tmp_path / CHECKPOINTS, ignore_errors=True)
+        (tmp_path / BEST).mkdir()
+        shutil.copy(tmp_path / BASE / "model.keras", tmp_path / BEST / "7.keras")
+        (tmp_path / BEST / "best.json").write_text(json.dumps({"epoch": 7, "value": score, "file": "7.keras"}))
+        _, log = carried_out(VALIDATED, **options)
+        assert of(log, events.Log)[-1].text == f"the best epoch is {7 if len(best) == 2 else 1}"
+        assert sorted({path.name.removesuffix(".ckpt") for path in (tmp_path / BEST).iterdir()} - {"e1.json"}) == best
 
 
 def test_better_epochs_replace_those_before(carried_out: Any, tmp_path: Path) -> None:
     _, log = carried_out(publish="best", monitor="loss")
     values = [each.logs["loss"] for each in of(log, events.Epoch)]
     assert values == sorted(values, reverse=True)
-    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["3.keras", "best.json"]
-    assert json.loads((tmp_path / BEST / "best.json").read_text())["value"] == values[2]
+    assert [(one.id, one.score) for one in KeptCheckpoints(tmp_path / BEST).list()] == [("e3", -values[2])]
 
 
 def test_of_a_log_that_should_be_large_the_largest_is_best(carried_out: Any, tmp_path: Path) -> None:
     carried_out(publish="best", monitor="loss", monitor_mode="max")
-    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["1.keras", "best.json"]
+    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["e1.ckpt", "e1.json"]
 
 
 def test_what_is_no_improvement_is_withheld(carried_out: Any) -> None:
@@ -207,8 +228,8 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_model(
     result_file(tmp_path).unlink()
 
     class Interrupts(RunCheckpoints):
-        def __init__(self, folder: Path, seconds: float) -> None:
-            super().__init__(folder, seconds)
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
             self.interrupt()
 
     with monkeypatch.context() as patch:

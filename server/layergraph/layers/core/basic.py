@@ -136,6 +136,8 @@ class Embedding(LoraLayer):
         if isinstance(w, LoraWeights):
             chosen, factors = (torch.nn.functional.embedding(ids, table) for table in (w.base, w.a))
             vectors = chosen + (w.scale * (factors @ w.b)).to(chosen.dtype)
+        elif context.lookups is not None:
+            vectors = context.lookups.look_up(w.embeddings, ids)
         else:
             vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=context.row_gradients)
         return vectors.to(torch_dtype(self.compute_dtype))

@@ -105,7 +105,7 @@ class BatchNormalization(AffineLayer):
             # Serving runs in inference mode: a call with training=True must not change the served model.
             if not torch.is_inference_mode_enabled():
                 self._update(w.moving_mean, mean, self.momentum)
-                self._update(w.moving_variance, variance, self.momentum, self._correction(context, x) if fused else 1.0)
+                self._update(w.moving_variance, variance, self.momentum, self._correction(context, x, fused))
         else:
             mean, variance = w.moving_mean.to(x.dtype), w.moving_variance.to(x.dtype)
         factor = torch.rsqrt(variance + self.epsilon)
@@ -138,12 +138,16 @@ class BatchNormalization(AffineLayer):
         form = self.stored_form
         return self.synchronized or (form is not None and form.content.get("class_name") == "SyncBatchNormalization")
 
-    def _correction(self, context: CallContext, x: torch.Tensor) -> float:
-        """n / (n - 1) for the n values of the whole batch that each variance is of; 1 for a single value."""
-        count: int = x.numel() // x.shape[self.axis]
+    def _correction(self, context: CallContext, x: torch.Tensor, fused: bool) -> float:
+        """The factor of the moving variance, by the n values of the whole batch that each variance is of."""
+        if not fused and not context.rules.sample_variance:
+            return 1.0
+        count: int = x.numel() // math.prod(x.shape[axis] for axis in self._axes)
         if context.shard is not None:
             count = count // context.shard.count * context.shard.total
-        return count / max(count - 1, 1)
+        if fused:
+            return count / max(count - 1, 1)
+        return count / (count - 1.0 - self.epsilon)
 
     @property
     def keeps_statistics(self) -> bool:

@@ -278,7 +278,12 @@ class Optimizer(BaseOptimizer):
 
         def kept_or_first(slot: str, weight: Trainable) -> Tensor:
             place = known.get(id(weight.value))
-            return self.first_value(slot, weight) if place is None else before.by_name[slot][place]
+            if place is not None:
+                return before.by_name[slot][place]
+            if slot == "average" and self.iterations:
+                # An average of zeros would replace the weight: only the first step of all sets it.
+                return weight.value.detach().clone()
+            return self.first_value(slot, weight)
 
         slots = {slot: [kept_or_first(slot, w) for w in weights] for group in self._groups() for slot in group}
         self._slots = Slots([weight.value for weight in weights], slots)

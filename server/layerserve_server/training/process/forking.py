@@ -20,6 +20,7 @@ import numpy as np
 from layerserve_server.forking import forked
 from layerserve_server.forking.fork_server import received
 from layerserve_server.inference import runner
+from layerserve_server.training.checkpoint_models import BUILD, PREDICT, build, predict
 from layerserve_server.training.conversion import CONVERT, convert
 from layerserve_server.training.dry_run import JOBS, Job
 from layerserve_server.training.process import main as run
@@ -41,6 +42,7 @@ def _import_all() -> None:
     import layergraph.training.callbacks.table  # noqa: F401
     from layergraph import Input, Model, layers
 
+    import layerserve_server.training.online.program
     import layerserve_server.training.process.work  # noqa: F401
 
     # torch imports many modules when shapes are first inferred. That uses the meta device, which computes nothing.
@@ -56,7 +58,7 @@ def _handle(channel: socket.socket) -> None:
         _supervise_run(channel, Path(request["run"]), request["environment"])
         return
     limits = JobLimits(**request["limits"])
-    jobs: Mapping[str, Job] = {**JOBS, CONVERT: convert}
+    jobs: Mapping[str, Job] = {**JOBS, CONVERT: convert, BUILD: build, PREDICT: predict}
 
     def work() -> None:
         reply = json.dumps(jobs[request["job"]](request["arguments"])).encode()

@@ -29,6 +29,8 @@ class TrainingProcess:
 
     __slots__ = ("_folder", "_started")
 
+    survives_server = False
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started: subprocess.Popen[bytes] | ForkedProcess | None = None

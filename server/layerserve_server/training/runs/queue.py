@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,29 +25,37 @@ class RunQueue:
         self._table = table
         self._limits = limits
         self._waiting: list[Run] = []
-        self._beginning = 0
+        #: Number of runs that are being begun, by whether they are sessions.
+        self._beginning = Counter[bool]()
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
+    def admitted(self, kind: Kind) -> Iterator[None]:
         """Keeps a place for the run that is begun within the block. Raises as `check_room` does."""
+        online = kind is Kind.ONLINE
         with self._table.changed:
-            self.check_room()
-            self._beginning += 1
+            self.check_room(kind)
+            self._beginning[online] += 1
         try:
             yield
         finally:
             with self._table.changed:
-                self._beginning -= 1
+                self._beginning[online] -= 1
 
-    def check_room(self) -> None:
+    def check_room(self, kind: Kind) -> None:
         """Raises BusyError if the queue is full, UnavailableError if the server is stopping. Called with the lock held.
 
         Runs that are still receiving data don't count, so a client that sends nothing doesn't block others.
         """
         if self._table.stopping:
             raise UnavailableError(STOPPING)
-        active = self._beginning + len(self._table.in_phase(Phase.WAITING, Phase.TRAINING))
-        if active >= self._limits.slots + self._limits.max_queued:
+        online = kind is Kind.ONLINE
+        kinds = [run.request.kind is Kind.ONLINE for run in self._table.in_phase(Phase.WAITING, Phase.TRAINING)]
+        active = self._beginning[online] + kinds.count(online)
+        if online:
+            # Its caller waits for it, so it isn't queued.
+            if active >= self._limits.sessions:
+                raise BusyError(f"{active} sessions of online training are open, the maximum", retry_after=10.0)
+        elif active >= self._limits.slots + self._limits.max_queued:
             raise BusyError(f"{active} training runs are queued or running, the maximum", retry_after=10.0)
 
     def check_room_to_pause(self) -> None:
@@ -65,7 +74,7 @@ class RunQueue:
         kind = run.request.kind
         busy = sum(one.request.kind is kind for one in self._table.in_phase(Phase.TRAINING))
         before = [one for one in self._waiting if one.request.kind is kind and not _later(one, run)]
-        slots = self._limits.slots if kind is Kind.TRAINING else 1
+        slots = {Kind.TRAINING: self._limits.slots, Kind.ONLINE: self._limits.sessions}.get(kind, 1)
         events.append(run.folder, events.Queued(max(0, busy + len(before) - slots + 1)))
         run.log.refresh()
         run.phase = Phase.WAITING
