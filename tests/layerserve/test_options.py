@@ -58,7 +58,10 @@ def leaves(message, inside="") -> dict:
 
 @pytest.mark.parametrize(
     ("spec", "options", "only_in_the_contract"),
-    [(pb.TrainSpec, TRAIN, set()), (pb.EvaluateSpec, EVALUATE, {"compile.optimizer", "view.validation", "sample_losses"})],
+    [
+        (pb.TrainSpec, TRAIN, set()),
+        (pb.EvaluateSpec, EVALUATE, {"compile.optimizer", "view.validation", "sample_losses"}),
+    ],
 )
 def test_the_table_and_the_contract_have_the_same_fields(spec, options, only_in_the_contract):
     named = [path for option in options for path in option.fields]

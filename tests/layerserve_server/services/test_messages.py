@@ -242,7 +242,6 @@ def test_every_setting_of_an_evaluation_arrives():
             from_checkpoint="r0/e2",
             idempotency_key="once",
             metadata={"team": "search"},
-            sample_losses=True,
         )
     )
     assert training.evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
@@ -263,7 +262,6 @@ def test_every_setting_of_an_evaluation_arrives():
         from_checkpoint="r0/e2",
         idempotency_key="once",
         metadata={"team": "search"},
-        sample_losses=True,
     )
     assert training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
 
@@ -410,9 +408,6 @@ def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
             idempotency_key="once",
             sweep_id="s1",
             trial=2,
-            best=pb.LogValue(name="loss", value=9.0),
-            best_epoch=1,
-            remaining_seconds=described.remaining_seconds,
         ),
         *("published", "reason", "ended_time", "resumable", "withheld", "publishable", "stopped"),
     )
