@@ -27,6 +27,7 @@ VALUES = {
     **{"loss_weights": "[0.5]", "metrics": '["mae"]', "weighted_metrics": "[]", "max_seconds": 1.5},
     **{"metadata": {"a": "1"}, "idempotency_key": "k", "expected_base_version": 2**40, "on_conflict": "rebase"},
     **{"max_memory_bytes": 2**40, "max_disk_bytes": 1, "cache_frozen": "off", "lora": '{"rank": 8}'},
+    **{"gradient_accumulation_steps": 4, "precision": "auto"},
     **{"splits": '{"a": 0.5, "b": 0.25}', "split": "a", "validate_on": "b", "split_seed": 0},
     **{
         "checkpoint_every_epochs": 2,

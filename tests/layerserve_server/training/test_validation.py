@@ -88,6 +88,8 @@ def test_what_means_something_is_taken(changes):
         ({"checkpoint_seconds": math.inf}, "checkpoint_seconds: got inf"),
         ({"lora": {"rank": 1, "layers": ["a"] * 1001}}, "lora.layers: got 1001 patterns, expected at most 1000"),
         ({"lora": {"rank": 1, "layers": ["a" * 1001]}}, "lora.layers: got a text of 1001 characters"),
+        ({"gradient_accumulation_steps": -1}, "gradient_accumulation_steps: got -1, expected 0 or more"),
+        ({"precision": 7}, "precision: got 7, expected float32 or mixed_bfloat16 or auto"),
         ({"cache_frozen": 9}, "cache_frozen: got 9, expected auto or on or off"),
         ({"cache_frozen": "on", "workers": 2}, "cache_frozen: got 'on' for 2 workers, expected one"),
         ({"monitor_mode": "auto"}, "monitor_mode: got 'auto', expected min or max"),
