@@ -172,7 +172,7 @@ def test_data_that_excludes_an_option_of_the_parent_leaves_it_out(tmp_path, role
 
 
 def test_an_evaluation_of_a_checkpoint_measures_as_its_run_does(tmp_path):
-    found = training._evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS, start(tmp_path))
+    found = training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS, start(tmp_path))
     assert (found.version, found.from_checkpoint, found.batch_size) == (2, "r0/e2", 32)
     assert (found.compile, found.freeze) == (PARENT.compile, ("a*",))
     assert (found.validation_split, found.steps_per_epoch, found.class_weight) == (0.0, None, None)
@@ -229,7 +229,7 @@ def test_every_setting_of_an_evaluation_arrives():
             from_checkpoint="r0/e2",
         )
     )
-    assert training._evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
+    assert training.evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
         "m",
         4,
         ARRAYS,
@@ -245,7 +245,7 @@ def test_every_setting_of_an_evaluation_arrives():
         view=View(split_seed=0),
         from_checkpoint="r0/e2",
     )
-    assert training._evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
+    assert training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
 
 
 @pytest.mark.parametrize("role", [role for role in pb.DataRole.values() if role])
