@@ -21,13 +21,6 @@ OWN = {
     "PredictionService": {"Predict": "predict", "PredictStream": "predict"},
     "GraphService": {"GetNodeShapes": "read"},
     "ModelService": {"ListModels": "read", "GetModel": "read", "DownloadModel": "read"},
-    "CheckpointService": {
-        "ListCheckpoints": "read",
-        "DownloadCheckpoint": "read",
-        "PublishCheckpoint": "train",
-        "PredictCheckpoint": "train",
-        "DeleteCheckpoint": "train",
-    },
     "OnlineTrainingService": {"TrainOnline": "train"},
     "SweepService": {
         "CreateSweep": "train",
