@@ -103,9 +103,9 @@ def train(
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
     started, step, epoch, checkpoint, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
-    With --dry-run: {"model", "base_version", "problems", "rows", "steps_per_epoch", "steps", "validation_steps", "data_bytes",
-    "trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes", "seconds", "wait_seconds",
-    "ahead", "publication"}.
+    With --dry-run: {"model", "base_version", "problems", "rows", "steps_per_epoch", "steps", "validation_steps",
+    "data_bytes", "trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes", "seconds",
+    "wait_seconds", "ahead", "publication"}.
     """
     x, y = _of_one_file(context, x, y, data, dataset)
     if validation_x or validation_y or validation_data:
