@@ -98,7 +98,7 @@ def _row(info: RunInfo) -> tuple[str, ...]:
         info.id,
         info.kind,
         info.model,
-        str(info.base_version),
+        f"{info.parent}/{info.from_checkpoint}" if info.parent else str(info.base_version),
         _state_text(info),
         # An evaluation is a single pass over the data, without epochs.
         "" if info.kind == "evaluation" else f"{info.epochs_done}/{info.epochs}",

@@ -879,6 +879,7 @@ def missing_paths(settings: Settings) -> list[str]:
         "tls_key": ("a file", Path.is_file),
         "tls_client_ca": ("a file", Path.is_file),
         "tokens": ("a file", Path.is_file),
+        "training_job": ("a file", Path.is_file),
     }
     missing = [
         f"{spellings(name)}: got '{path}', expected {what} that exists"

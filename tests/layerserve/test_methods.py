@@ -54,4 +54,6 @@ def test_only_calls_that_change_nothing_are_repeated():
         "GetDataset",
         "ListCheckpoints",
         "PredictCheckpoint",
+        "GetSweep",
+        "ListSweeps",
     }

@@ -27,6 +27,7 @@ VALUES = {
     **{"loss_weights": "[0.5]", "metrics": '["mae"]', "weighted_metrics": "[]", "max_seconds": 1.5},
     **{"metadata": {"a": "1"}, "idempotency_key": "k", "expected_base_version": 2**40, "on_conflict": "rebase"},
     **{"max_memory_bytes": 2**40, "max_disk_bytes": 1, "cache_frozen": "off", "lora": '{"rank": 8}'},
+    **{"gradient_accumulation_steps": 4, "precision": "auto"},
     **{"splits": '{"a": 0.5, "b": 0.25}', "split": "a", "validate_on": "b", "split_seed": 0},
     **{
         "checkpoint_every_epochs": 2,
@@ -58,7 +59,10 @@ def leaves(message, inside="") -> dict:
 
 @pytest.mark.parametrize(
     ("spec", "options", "only_in_the_contract"),
-    [(pb.TrainSpec, TRAIN, set()), (pb.EvaluateSpec, EVALUATE, {"compile.optimizer", "view.validation"})],
+    [
+        (pb.TrainSpec, TRAIN, set()),
+        (pb.EvaluateSpec, EVALUATE, {"compile.optimizer", "view.validation", "sample_losses"}),
+    ],
 )
 def test_the_table_and_the_contract_have_the_same_fields(spec, options, only_in_the_contract):
     named = [path for option in options for path in option.fields]

@@ -172,7 +172,7 @@ def test_runs_of_both_clients_say_the_same_of_their_events():
 
 def parameters(function) -> list[inspect.Parameter]:
     found = inspect.signature(function).parameters.values()
-    return [p.replace(annotation=str(p.annotation).replace("AsyncClient", "Client")) for p in found]
+    return [p.replace(annotation=str(p.annotation).replace("Async", "")) for p in found]
 
 
 def blocking_text(text: str | None) -> str | None:

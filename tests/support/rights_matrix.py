@@ -49,6 +49,8 @@ def request_for(method: str, model: str) -> bytes:
     fields = kind.fields_by_name
     if method.endswith("/UploadModel"):
         message.spec.name = model
+    elif method.endswith("/CreateSweep"):
+        message.spec.train.model.name = model
     elif "spec" in fields:
         message.spec.model.name = model
     elif "train" in fields:
@@ -71,7 +73,7 @@ def request_for(method: str, model: str) -> bytes:
 #: Lists, which leave out what the caller may not read, and methods whose requests name something else.
 NOT_OF_A_MODEL = (
     *("Classify", "Regress", "MultiInference"),
-    *("ListModels", "ListRuns", "TraceSetting"),
+    *("ListModels", "ListRuns", "ListSweeps", "TraceSetting"),
     *("SharedMemoryStatus", "SharedMemoryRegister", "SharedMemoryUnregister"),
 )
 

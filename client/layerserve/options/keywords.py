@@ -53,6 +53,10 @@ class TrainKeywords(TypedDict, total=False):
     """Processes that train together, each with a part of every batch, if the server allows several."""
     on_nan: str
     """What happens when a loss is NaN or infinite: with 'stop' the run fails."""
+    gradient_accumulation_steps: int | None
+    """Steps whose gradients are averaged for one update."""
+    precision: str | None
+    """Precision of the computation; with 'auto' bfloat16, if the processor has units for it."""
     cache_frozen: str
     """Keep outputs of frozen layers for all epochs, if exact; with 'on' a run that can't is refused."""
     checkpoint_seconds: float | None

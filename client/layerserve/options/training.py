@@ -108,6 +108,21 @@ class RunOptions:
         field="nan_policy",
         continues=True,
     )
+    gradient_accumulation_steps: int | None = option(
+        None, whole(1), "Steps whose gradients are averaged for one update.", otherwise="the optimizer's"
+    )
+    precision: str | None = option(
+        None,
+        words(
+            {
+                "float32": training_pb2.PRECISION_FLOAT32,
+                "mixed_bfloat16": training_pb2.PRECISION_MIXED_BFLOAT16,
+                "auto": training_pb2.PRECISION_AUTO,
+            }
+        ),
+        "Precision of the computation; with 'auto' bfloat16, if the processor has units for it.",
+        otherwise="the model's",
+    )
     cache_frozen: str = option(
         "auto",
         words(

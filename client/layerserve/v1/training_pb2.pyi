@@ -167,6 +167,38 @@ NAN_POLICY_CONTINUE: NanPolicy.ValueType  # 2
 """Training goes on, as in Keras."""
 Global___NanPolicy: _TypeAlias = NanPolicy  # noqa: Y015
 
+class _Precision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRECISION_UNSPECIFIED: _Precision.ValueType  # 0
+    """Not set: that of the model's layers."""
+    PRECISION_FLOAT32: _Precision.ValueType  # 1
+    """32 bits."""
+    PRECISION_MIXED_BFLOAT16: _Precision.ValueType  # 2
+    """Layers compute in bfloat16, with weights of 32 bits, as by Keras's policy "mixed_bfloat16". A server whose processor has
+    no units for it answers INVALID_ARGUMENT.
+    """
+    PRECISION_AUTO: _Precision.ValueType  # 3
+    """bfloat16 where the server's processor has units for it, else 32 bits."""
+
+class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
+    """Precision of the computation in training."""
+
+PRECISION_UNSPECIFIED: Precision.ValueType  # 0
+"""Not set: that of the model's layers."""
+PRECISION_FLOAT32: Precision.ValueType  # 1
+"""32 bits."""
+PRECISION_MIXED_BFLOAT16: Precision.ValueType  # 2
+"""Layers compute in bfloat16, with weights of 32 bits, as by Keras's policy "mixed_bfloat16". A server whose processor has
+no units for it answers INVALID_ARGUMENT.
+"""
+PRECISION_AUTO: Precision.ValueType  # 3
+"""bfloat16 where the server's processor has units for it, else 32 bits."""
+Global___Precision: _TypeAlias = Precision  # noqa: Y015
+
 class _FrozenCache:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -450,6 +482,8 @@ class TrainSpec(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     EXPECTED_BASE_VERSION_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     CACHE_FROZEN_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
@@ -536,6 +570,12 @@ class TrainSpec(_message.Message):
     """
     on_conflict: Global___ConflictPolicy.ValueType
     """What happens if another version is the newest. Only together with `expected_base_version`. Default: refuse."""
+    gradient_accumulation_steps: _builtins.int
+    """Number of steps whose gradients are averaged for one update of the weights: the argument of Keras's optimizers, set for the
+    optimizer of the run. 1 updates in every step. Default: the optimizer's.
+    """
+    precision: Global___Precision.ValueType
+    """Precision of the computation; weights and the published model stay as they are. Default: the model's own."""
     cache_frozen: Global___FrozenCache.ValueType
     """Whether the outputs of the frozen layers before all trained ones are computed once for each row, and kept in the run's
     folder, rather than in each epoch. Default: auto.
@@ -617,12 +657,14 @@ class TrainSpec(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         expected_base_version: _builtins.int = ...,
         on_conflict: Global___ConflictPolicy.ValueType = ...,
+        gradient_accumulation_steps: _builtins.int = ...,
+        precision: Global___Precision.ValueType = ...,
         cache_frozen: Global___FrozenCache.ValueType = ...,
         view: Global___DataView | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "from_checkpoint", b"from_checkpoint", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "view", b"view", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "from_checkpoint", b"from_checkpoint", "gradient_accumulation_steps", b"gradient_accumulation_steps", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "precision", b"precision", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "view", b"view", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015

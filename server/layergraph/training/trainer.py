@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from layergraph.config.options import brief
 from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError, LayerGraphError, NotCompiledError
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.dtypes import DTypePolicy
 from layergraph.functional.functional import Functional
+from layergraph.functional.layer import Layer
 from layergraph.functional.nest import Structure
 from layergraph.functional.strings import Strings
 from layergraph.training import data
@@ -33,6 +36,7 @@ from layergraph.training.malloc_tuning import keep_freed_memory
 from layergraph.training.metrics.metric import Result
 from layergraph.training.optimizers.loss_scale import is_scaled_state, with_scale
 from layergraph.training.optimizers.optimizer import BaseOptimizer
+from layergraph.training.precision import compute_in, own_policies
 from layergraph.training.progress import Progress
 from layergraph.training.reached import reached_weights
 from layergraph.training.recording import BackupAndRestore
@@ -59,6 +63,8 @@ class Trainer(Functional):
         self._filed_problem = ""
         #: Arrays of the file's optimizer in Keras 3's order, until the optimizer is created.
         self.optimizer_state: Sequence[Array] | None = None
+        #: Policies of the layers that compute in another precision for training.
+        self._own_policies: dict[Layer, DTypePolicy] = {}
         #: Set by a callback to end the run after the current batch.
         self.stop_training = False
         #: The return value of the last `fit`.
@@ -69,6 +75,21 @@ class Trainer(Functional):
     def reset_states(self) -> None:
         """Resets the states of stateful layers to zeros."""
         self._states.clear()
+
+    def compute_in(self, policy: str) -> None:
+        """Makes training, evaluation and prediction compute by a dtype policy: "float32" or "mixed_bfloat16".
+
+        Unlike a layer's policy in Keras, it isn't saved: files have the layers' own. Layers that were created with
+        other policies, such as quantized ones, keep these. Raises ConfigError for another policy, GraphError if a
+        layer can't compute in it.
+        """
+        if policy not in ("float32", "mixed_bfloat16"):
+            raise ConfigError(f"policy is {brief(policy)}, expected 'float32' or 'mixed_bfloat16'")
+        self._own_policies = {**compute_in(self, policy), **self._own_policies}
+
+    def own_policies(self) -> AbstractContextManager[None]:
+        """While it is entered, layers have their own dtype policies."""
+        return own_policies(self._own_policies)
 
     # Compile.
 

@@ -23,6 +23,7 @@ from layerserve.options.training import View
 
 from layerserve_server import errors
 from layerserve_server.inference.runner import Array
+from layerserve_server.training.precision import policy_of
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.views import rows_of
 
@@ -80,11 +81,13 @@ DRY_RUN_TEXT = b"word " * 32
 
 
 def prepare_model(model: TrainableModel, request: RunRequest) -> None:
-    """Freezes layers, enables LoRA and compiles a model according to a request.
+    """Sets the precision, freezes layers, enables LoRA and compiles a model according to a request.
 
     Raises ConfigError if a setting is invalid or the result's format can't represent the model, and NotCompiledError as
     `compile_model` does.
     """
+    if policy := policy_of(request.precision, request.device):
+        cast("layergraph.Model", model).compute_in(policy)
     if request.freeze or request.unfreeze:
         from layergraph.training import freezing
 
@@ -98,6 +101,8 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
         adapting.adapt(cast("layergraph.Model", model), patterns, request.lora["rank"], alpha, request.seed)
     compile_model(model, request.compile, updates=request.kind is not Kind.EVALUATION)
     if request.kind is not Kind.EVALUATION:
+        if request.gradient_accumulation_steps:
+            model.optimizer.accumulate(request.gradient_accumulation_steps)
         result_format(model, request)
 
 

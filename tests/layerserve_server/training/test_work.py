@@ -18,7 +18,7 @@ import torch
 from layergraph import Input, Model, layers, load_model
 from layergraph.training.callbacks.callback import Callback
 from layerserve.options.training import Budget
-from layerserve_server.training import events
+from layerserve_server.training import events, precision
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.process import main as child
 from layerserve_server.training.process import reporting, work
@@ -518,3 +518,35 @@ def test_lora_weights_that_are_kept_are_trained_on(carried_out: Any, tmp_path: P
     assert further.logs["loss"] < kept.logs["loss"]
     np.testing.assert_allclose(after.get_weights()[0], before.get_weights()[0], atol=1e-6)
     assert abs(after.get_weights()[2] - before.get_weights()[2]).max() > 1e-4
+
+
+def test_a_run_in_bfloat16_publishes_a_model_of_32_bits(
+    carried_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text("flags : avx512_bf16")
+    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "cpuinfo")
+    exact, _ = carried_out()
+    half, log = carried_out(precision="auto")
+    assert of(log, events.Log)[-1].text == "from version 7, seed 5, threads 1, precision mixed_bfloat16"
+    assert half.logs["loss"] != exact.logs["loss"]
+    assert half.logs["loss"] == pytest.approx(exact.logs["loss"], rel=0.05)
+    result = load_model(result_file(tmp_path))
+    assert {layer.dtype_policy.name for layer in result.layers} == {"float32"}
+    (tmp_path / "cpuinfo").write_text("flags : avx2")
+    again, log = carried_out(precision="auto")
+    assert again.logs == exact.logs
+    assert of(log, events.Log)[-1].text.endswith("precision float32")
+
+
+def test_gradients_are_accumulated_by_the_files_optimizer_too(carried_out: Any, tmp_path: Path) -> None:
+    carried_out()
+    os.replace(result_file(tmp_path), tmp_path / BASE / "model.keras")
+    before = load_model(tmp_path / BASE / "model.keras")
+    # Three steps of an epoch make one update.
+    outcome, _ = carried_out(compile={}, epochs=1, gradient_accumulation_steps=3, shuffle=False)
+    assert outcome.kind == "trained"
+    result = load_model(result_file(tmp_path))
+    assert result.optimizer.gradient_accumulation_steps == 3
+    assert result.optimizer.iterations == before.optimizer.iterations + 3
+    gradient = sum(2 * X[i : i + 4].T @ (before.predict(X[i : i + 4]) - Y[i : i + 4]) / 4 for i in (0, 4, 8)) / 3
+    np.testing.assert_allclose(result.get_weights()[0], before.get_weights()[0] - 0.1 * gradient, atol=1e-5)

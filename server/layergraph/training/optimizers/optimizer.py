@@ -157,6 +157,10 @@ class BaseOptimizer(Configurable):
         """Ends training: replaces averaged weights by their averages."""
         raise NotImplementedError
 
+    def accumulate(self, steps: int) -> None:
+        """Updates weights in every n-th step only, with the mean of n gradients; 1 for every step."""
+        raise NotImplementedError
+
     @property
     def averaging(self) -> list[Optimizer]:
         """The optimizers, among this one and its inner ones, that average weights."""
@@ -398,6 +402,15 @@ class Optimizer(BaseOptimizer):
                 kept = {slot: self._slots.by_name[slot][index] for slot in group}
                 found += [Variable(self.slot_name(s, weight), v) for s, v in kept.items() if v is not ABSENT]
         return found
+
+    def accumulate(self, steps: int) -> None:
+        self.gradient_accumulation_steps = None if steps == 1 else steps
+        slots = dict(self._slots.by_name)
+        slots.pop("gradient_accumulator", None)
+        if self.built and steps > 1:
+            slots["gradient_accumulator"] = [self.first_value("gradient_accumulator", one) for one in self.weights]
+        self._slots = Slots(self._slots.weights, slots)
+        self._active = None
 
     # Steps.
 

@@ -31,6 +31,7 @@ from layerserve_server.training.model import (
     result_format,
     save_result,
 )
+from layerserve_server.training.precision import policy_of
 from layerserve_server.training.process import starting
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.course import Course
@@ -63,7 +64,9 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     writer = EventWriter(folder)
     began = time.monotonic()
     together = f", workers {request.workers}" if workers is not None else ""
-    text = f"from version {request.version}, seed {request.seed}, threads {request.threads}{together}"
+    policy = policy_of(request.precision, request.device)
+    computing = f", precision {policy}" if policy is not None else ""
+    text = f"from version {request.version}, seed {request.seed}, threads {request.threads}{together}{computing}"
     writer.write(events.Log(text))
     start = starting.begin(folder, request, model)
     keeping = Keeping(folder, request, model, writer.write)
