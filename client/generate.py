@@ -23,7 +23,7 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_(channel|datasets|management|online|run_control|run_checkpoints|sweeping)\b", r"\1"),
+    (r"\basync_(channel|datasets|management|online|run_control|run_checkpoints|run_reports|sweeping)\b", r"\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -72,10 +72,11 @@ def keywords() -> str:
 #: The files, by path in the package. The last needs the others.
 FILES: dict[str, Callable[[], str]] = {
     "management.py": partial(part, "management.py"),
-    "online.py": partial(part, "online.py"),
     "datasets.py": partial(part, "datasets.py"),
+    "online.py": partial(part, "online.py"),
     "run_checkpoints.py": partial(part, "run_checkpoints.py"),
     "run_control.py": partial(part, "run_control.py"),
+    "run_reports.py": partial(part, "run_reports.py"),
     "sweeping.py": partial(part, "sweeping.py"),
     "client.py": client,
     "options/keywords.py": keywords,

@@ -52,8 +52,8 @@ _PREDICTION = "layerserve.v1.PredictionService"
 _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
-_ONLINE = "layerserve.v1.OnlineTrainingService"
 _DATASETS = "layerserve.v1.DatasetService"
+_ONLINE = "layerserve.v1.OnlineTrainingService"
 _MANAGEMENT = "layerserve.v1.ManagementService"
 _CHECKPOINTS = "layerserve.v1.CheckpointService"
 _SWEEPS = "layerserve.v1.SweepService"
@@ -97,6 +97,9 @@ EVALUATE = Method(
     streams_requests=True,
     streams_replies=True,
 )
+ESTIMATE_RUN = Method(
+    _TRAINING, "EstimateRun", training_pb2.EstimateRunRequest, training_pb2.EstimateRunResponse, repeatable=True
+)
 WATCH_RUN = Method(
     _TRAINING,
     "WatchRun",
@@ -106,6 +109,9 @@ WATCH_RUN = Method(
 )
 GET_RUN = Method(_TRAINING, "GetRun", training_pb2.GetRunRequest, training_pb2.GetRunResponse, repeatable=True)
 LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training_pb2.ListRunsResponse, repeatable=True)
+GET_RUN_SERIES = Method(
+    _TRAINING, "GetRunSeries", training_pb2.GetRunSeriesRequest, training_pb2.GetRunSeriesResponse, repeatable=True
+)
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
 RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
 DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
@@ -124,14 +130,6 @@ DOWNLOAD_RUN_FILE = Method(
     streams_replies=True,
 )
 
-TRAIN_ONLINE = Method(
-    _ONLINE,
-    "TrainOnline",
-    online_pb2.TrainOnlineRequest,
-    online_pb2.TrainOnlineResponse,
-    streams_requests=True,
-    streams_replies=True,
-)
 UPLOAD_DATASET = Method(
     _DATASETS,
     "UploadDataset",
@@ -149,6 +147,14 @@ GET_DATASET = Method(
 )
 DELETE_DATASET = Method(
     _DATASETS, "DeleteDataset", datasets_pb2.DeleteDatasetRequest, datasets_pb2.DeleteDatasetResponse
+)
+TRAIN_ONLINE = Method(
+    _ONLINE,
+    "TrainOnline",
+    online_pb2.TrainOnlineRequest,
+    online_pb2.TrainOnlineResponse,
+    streams_requests=True,
+    streams_replies=True,
 )
 
 UPLOAD_MODEL = Method(
@@ -217,9 +223,11 @@ METHODS: tuple[Method[Message, Message], ...] = (
     GET_NODE_SHAPES,
     TRAIN,
     EVALUATE,
+    ESTIMATE_RUN,
     WATCH_RUN,
     GET_RUN,
     LIST_RUNS,
+    GET_RUN_SERIES,
     CANCEL_RUN,
     RESUME_RUN,
     DELETE_RUN,
@@ -229,12 +237,12 @@ METHODS: tuple[Method[Message, Message], ...] = (
     PUBLISH_RUN,
     LIST_RUN_FILES,
     DOWNLOAD_RUN_FILE,
-    TRAIN_ONLINE,
     UPLOAD_DATASET,
     MAKE_DATASET,
     LIST_DATASETS,
     GET_DATASET,
     DELETE_DATASET,
+    TRAIN_ONLINE,
     UPLOAD_MODEL,
     LOAD_MODEL,
     UNLOAD_MODEL,

@@ -391,12 +391,35 @@ class Settings(BaseSettings):
         default=1, ge=0, le=64, description="Maximum number of concurrent training runs. 0 disables training."
     )
     max_queued_runs: int = Field(default=16, ge=0, description="Maximum number of training runs that wait for a slot.")
+    training_backend: Literal["local", "kubernetes"] = Field(
+        default="local",
+        description=(
+            "Where training runs are executed: 'local' in processes of this machine, or 'kubernetes' each as a Job of "
+            "the cluster, whose pods share the folder of runs and the data root under the same paths (requires "
+            "layerserve[kubernetes])."
+        ),
+    )
+    training_job: Path | None = Field(
+        default=None,
+        description=(
+            "Manifest (YAML) of a Job, or of a TrainJob of Kubeflow Trainer, whose name, size and command are set for "
+            "each run of the backend 'kubernetes'."
+        ),
+    )
     warm_training: bool = Field(
         default=True,
         description=(
             "Keep a process that has imported PyTorch, from which training runs are forked. Otherwise it "
             "starts with the first run and ends after 15 minutes without one."
         ),
+    )
+    run_sinks: str = Field(
+        default="",
+        description=(
+            "Comma-separated trackers to which runs are copied: mlflow:URI (extra 'mlflow') and wandb:PROJECT (extra "
+            "'wandb'), each by a process of its own. A tracker that is slow or absent delays neither runs nor calls."
+        ),
+        json_schema_extra={"unset": "none"},
     )
     rehearsal_seconds: float = Field(
         default=20.0,
@@ -596,6 +619,15 @@ class Settings(BaseSettings):
         sample_shares(value)
         return value
 
+    @field_validator("run_sinks")
+    @classmethod
+    def _known_sinks(cls, value: str) -> str:
+        for one in filter(None, map(str.strip, value.split(","))):
+            kind, _, where = one.partition(":")
+            if kind not in ("mlflow", "wandb") or (kind == "mlflow" and not where):
+                raise ValueError(f"got {one!r}, expected mlflow:URI or wandb:PROJECT")
+        return value
+
     @field_validator("metric_aliases")
     @classmethod
     def _known_aliases(cls, value: str) -> str:
@@ -615,6 +647,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _cluster_has_a_template(self) -> Settings:
+        if (self.training_backend == "kubernetes") != (self.training_job is not None):
+            raise ValueError(
+                f"training_job: got {self.training_job} with training_backend '{self.training_backend}', expected a "
+                "manifest for 'kubernetes' and none otherwise"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _workers_are_processors(self) -> Settings:
         if self.training_device != "cpu" and self.max_workers > 1:
             raise ValueError(
@@ -627,6 +668,11 @@ class Settings(BaseSettings):
         """Share of a model's requests that are kept, from 0 to 1."""
         found = (share for pattern, share in sample_shares(self.sample_models) if fnmatchcase(model, pattern))
         return next(found, 0.0)
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """The settings in `run_sinks`."""
+        return tuple(filter(None, map(str.strip, self.run_sinks.split(","))))
 
     @property
     def aliases(self) -> frozenset[str]:

@@ -17,8 +17,8 @@ from layerserve.v1 import (
 SERVICES = [
     service
     for module in (
-        *(prediction_pb2, models_pb2, graph_pb2, training_pb2, online_pb2, datasets_pb2, management_pb2),
-        *(checkpoints_pb2, sweeps_pb2),
+        *(prediction_pb2, models_pb2, graph_pb2, training_pb2, datasets_pb2, management_pb2),
+        *(checkpoints_pb2, online_pb2, sweeps_pb2),
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
@@ -45,8 +45,10 @@ def test_only_calls_that_change_nothing_are_repeated():
         "ListModels",
         "GetModel",
         "GetNodeShapes",
+        "EstimateRun",
         "GetRun",
         "ListRuns",
+        "GetRunSeries",
         "ListRunFiles",
         "ListDatasets",
         "GetDataset",

@@ -83,6 +83,7 @@ OTHERS = {
     "reflection": True,
     "probe_files": True,
     "plugins": "",
+    "run_sinks": "",
     "pad_sequences": "",
     "allow_anonymous": "",
     "model_control": "poll",

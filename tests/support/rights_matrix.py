@@ -51,6 +51,8 @@ def request_for(method: str, model: str) -> bytes:
         message.spec.name = model
     elif "spec" in fields:
         message.spec.model.name = model
+    elif "train" in fields:
+        message.train.model.name = model
     elif "request" in fields:
         message.request.model.name = model
     elif "model" in fields:
@@ -78,7 +80,7 @@ def names_a_model(method: str) -> bool:
     if method.startswith("/grpc.") or method.endswith(NOT_OF_A_MODEL):
         return False
     fields = described(method).input_type.fields_by_name
-    names = {"spec", "request", "model", "model_spec", "model_name", "name"}
+    names = {"spec", "train", "request", "model", "model_spec", "model_name", "name"}
     return "run_id" not in fields and not names.isdisjoint(fields)
 
 

@@ -198,8 +198,9 @@ class Repository(LoadedModels):
     ) -> int:
         """Publishes a file as the next version of a model, loads it, then sets the label. Returns the version number.
 
-        `checkpoint` is the id of the run's checkpoint from which the file was made; empty for the run's result. Raises
-        VersionConflictError if the model has a version above `expected` (0: it may), NotTrainableError if the
+        `checkpoint` is the id of the run's checkpoint from which the file was made; empty for the run's result.
+
+        Raises VersionConflictError if the model has a version above `expected` (0: it may), NotTrainableError if the
         repository can't be written, VersionFailedError if the new version can't be loaded.
         """
         above = self.highest(name)

@@ -129,6 +129,10 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Folder that contains the data files.
     data_root: str = ""
+    #: Whether an evaluation writes the loss of each row to a file.
+    sample_losses: bool = False
+    #: Maximum time of training in seconds if this is a trial, whose times are taken (see estimates); 0 for a run.
+    trial_seconds: float = 0.0
     #: Name of the caller, by its token or certificate; empty for a caller without one.
     caller: str = ""
     #: Folder that contains the datasets.
@@ -182,9 +186,9 @@ class RunRequest(RunOptions):
         values["data"] = tuple(_array(one) for one in values["data"])
         values["kind"] = Kind(values.get("kind", Kind.TRAINING))
         values["budget"] = Budget(**values.get("budget", {}))
+        values["view"] = View(**values.get("view", {}))
         if values.get("online") is not None:
             values["online"] = OnlineOptions(**values["online"])
-        values["view"] = View(**values.get("view", {}))
         for name in ("freeze", "unfreeze", "callbacks"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])

@@ -139,6 +139,10 @@ class RunEndings:
         if not self._auto_resume:
             self.end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
             return
+        self.leave(run)
+
+    def leave(self, run: Run) -> None:
+        """Leaves a run to the next server as it is."""
         with self._table.changed:
             run.phase = Phase.ENDED
         run.disown()

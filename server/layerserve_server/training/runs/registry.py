@@ -15,6 +15,8 @@ from layerserve_server.training import budget, validation
 from layerserve_server.training.continuation import Start
 from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.events import Failed
+from layerserve_server.training.process.run_process import MakeProcess
+from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
@@ -52,15 +54,16 @@ class Runs:
         command: Sequence[str],
         parent: WarmParent | None = None,
         tracer: RunTracer | None = None,
+        make_process: MakeProcess = TrainingProcess,
     ) -> None:
         """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead.
 
-        `tracer` exports the spans of runs.
+        `tracer` exports the spans of runs. `make_process` returns the handle of a run's process.
         """
         self._repository = repository
         self._dry_run = dry_run
         self._limits = limits
-        self._table = RunTable(folder, limits.max_kept, observer)
+        self._table = RunTable(folder, limits.max_kept, observer, make_process)
         self._queue = RunQueue(self._table, limits)
         self._endings = RunEndings(
             self._table, self._queue, repository, observer, tracer, auto_resume=limits.auto_resume
@@ -93,7 +96,8 @@ class Runs:
             receiving, waiting = self._table.in_phase(Phase.RECEIVING), self._table.in_phase(Phase.WAITING)
             self._queue.clear()
             for run in self._table.in_phase(Phase.TRAINING):
-                run.process.signal(INTERRUPT)
+                if not run.process.survives_server:
+                    run.process.signal(INTERRUPT)
             self._table.changed.notify_all()
         for run in receiving:
             self._endings.end(run, Failed(SERVER_STOPPED))
@@ -114,6 +118,21 @@ class Runs:
 
     # Requests.
 
+    @property
+    def folder(self) -> Path:
+        """Folder of all runs; it needn't exist yet."""
+        return self._table.folder
+
+    @property
+    def limits(self) -> RunLimits:
+        """Limits of runs."""
+        return self._limits
+
+    def line(self, request: RunRequest) -> tuple[int, float | None]:
+        """Returns how many runs a run would wait for, and for how many seconds, as `RunQueue.line` does."""
+        with self._table.changed:
+            return self._queue.line(request, request.priority)
+
     def begin(
         self,
         request: RunRequest,
@@ -130,7 +149,7 @@ class Runs:
         ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping,
         UnknownCheckpointError if `start` is gone, and CallCancelledError once `gone` returns True.
         """
-        self._check_ready(request.kind)
+        self.check_ready(request.kind)
         with self._queue.admitted(request.kind):
             request = self._checked(request, base, gone, start)
             run = self._table.create(request, base.found, start)
@@ -139,10 +158,11 @@ class Runs:
 
     def check(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool] = never) -> RunRequest:
         """Validates a request without creating a run, and returns it completed. Raises as `begin` does."""
-        self._check_ready(request.kind)
+        self.check_ready(request.kind)
         return self._checked(request, base, gone)
 
-    def _check_ready(self, kind: Kind) -> None:
+    def check_ready(self, kind: Kind) -> None:
+        """Raises NotTrainableError if such runs are off, UnavailableError until the runs have been read at startup."""
         if kind is Kind.ONLINE and not self._limits.sessions:
             raise NotTrainableError("online training is off on this server: max_online_sessions is 0")
         if kind is not Kind.ONLINE and not self._limits.slots:

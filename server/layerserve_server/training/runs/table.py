@@ -23,6 +23,8 @@ from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training import events
 from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import EventLog
+from layerserve_server.training.process.run_process import MakeProcess
+from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import BASE
 from layerserve_server.training.runs.observer import RunObserver
@@ -37,9 +39,12 @@ class RunTable:
     A run is owned by the server that holds its lock. Those that other servers own are listed, but not returned.
     """
 
-    def __init__(self, folder: Path, max_kept: int, observer: RunObserver) -> None:
-        """`max_kept` is the number of ended runs that are kept."""
+    def __init__(
+        self, folder: Path, max_kept: int, observer: RunObserver, make_process: MakeProcess = TrainingProcess
+    ) -> None:
+        """`max_kept` is the number of ended runs that are kept; `make_process` returns a handle of a run's process."""
         self.folder = folder
+        self._make_process = make_process
         #: Held while the phase of a run, the queue or `stopping` change; notified after changes.
         self.changed = threading.Condition()
         #: Whether the server is stopping: no run is taken over or begun any more.
@@ -139,7 +144,7 @@ class RunTable:
         Raises NotTrainableError if its files can't be written, UnknownCheckpointError if the checkpoint is gone.
         """
         folder = self.folder / new_id()
-        run = Run(folder.name, folder, request, EventLog(folder))
+        run = Run(folder.name, folder, request, EventLog(folder), make_process=self._make_process)
         with self.changed:
             self._creating.add(run.id)
         try:
@@ -259,7 +264,7 @@ class RunTable:
         `known` is the run if another server owned it at the last scan.
         """
         try:
-            run = known or Run.read(self.folder / name)
+            run = known or Run.read(self.folder / name, self._make_process)
             owned = run.log.ended or run.own()
             # It may have ended since it was read.
             run.log.refresh()
