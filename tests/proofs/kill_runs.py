@@ -189,6 +189,13 @@ def publish_while_killed(server: Server, name: str, moment: random.Random) -> in
     return server.client.publish_checkpoint(name)
 
 
+def published_by(repository: Path, run_id: str) -> list[int]:
+    """The versions that a run has published, by their manifests: the server names only the runs of loaded ones."""
+    folder = repository / MODEL
+    numbers = sorted(version_numbers(folder))
+    return [number for number in numbers if read_manifest(folder / str(number)).get("run") == run_id]
+
+
 def check_pause(server: Server, run_id: str) -> str:
     """A run that was asked to pause, and whose process or server was killed, is paused soon, unless it has ended."""
     until = time.monotonic() + 60
@@ -276,15 +283,15 @@ def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
         if ended.history == unbroken.history:
             assert_bit_for_bit(weights(repository, MODEL, ended.version), expected)
         assert ended.version is not None
-        published = [one for one in server.client.models(MODEL) if one.training_run == run.id]
-        assert [one.version for one in published] == [ended.version], "a run publishes once"
+        assert published_by(repository, run.id) == [ended.version], "a run publishes once"
         resumed = ended.info().resumed
         if ended.history == unbroken.history:
             assert kept_by(repository, server.client, ended) == kept
             early = publish_while_killed(server, f"{run.id}/{kept[0][0]}", moment)
             assert_bit_for_bit(weights(repository, MODEL, early), expected_early)
-            published = [one for one in server.client.models(MODEL) if one.training_run == run.id]
-            assert len(published) == 2, "a checkpoint is published once"
+            manifests = [read_manifest(repository / MODEL / str(one)) for one in version_numbers(repository / MODEL)]
+            published = sorted(one.get("checkpoint", "") for one in manifests if one.get("run") == run.id)
+            assert published == ["", kept[0][0]], "a run and its checkpoint are published once each"
         print(f"kill {kill} of {kills}: {victim} {when}, resumed {resumed} times: equal", flush=True)
     check_repository(repository)
     server.stop()
