@@ -141,7 +141,7 @@ class App:
         trials = Trials(self._parent, self.runs.folder, settings.rehearsal_seconds)
         estimator = Estimator(self.runs, self.repository, dry_run, trials)
         routes.add(RunSeries(self.runs).routes())
-        routes.add(RunEstimates(self.repository, estimator, defaults).routes())
+        routes.add(RunEstimates(self.repository, estimator, defaults, self.datasets).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())

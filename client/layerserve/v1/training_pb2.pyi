@@ -798,7 +798,7 @@ class EvaluateSpec(_message.Message):
     float32 in the order of the rows, by log name: "loss" for all outputs together, with loss weights, and "NAME_loss" for
     each of several outputs. The loss of a row is the mean of its values (timesteps, pixels) as Keras computes them before
     it reduces them, times the sample weights, without masked values; penalties of regularizers don't count. A loss whose
-    values depend on several rows gives INVALID_ARGUMENT. Default false.
+    values depend on several rows gives INVALID_ARGUMENT. Rows that aren't in the split of a `view` have NaN. Default false.
     """
     idempotency_key: _builtins.str
     """A key by which a repeated call finds its run, as in TrainSpec. Default: none."""

@@ -6,8 +6,10 @@ import threading
 
 from layerserve.v1 import training_pb2 as pb
 
+from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.errors import BusyError, InvalidRequestError
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.dataset_arrays import with_datasets
 from layerserve_server.services.messages import lease, model_spec, parse
 from layerserve_server.services.training import SERVICE, RunDefaults, evaluation_request, training_request
 from layerserve_server.training.estimates.costs import Seconds
@@ -24,7 +26,11 @@ RETRY_SECONDS = 3.0
 class RunEstimates:
     """The handler of EstimateRun."""
 
-    def __init__(self, repository: Repository, estimator: Estimator, defaults: RunDefaults) -> None:
+    def __init__(
+        self, repository: Repository, estimator: Estimator, defaults: RunDefaults, datasets: DatasetStore | None = None
+    ) -> None:
+        """`datasets` is None if the server keeps none."""
+        self._datasets = datasets
         self._repository = repository
         self._estimator = estimator
         self._defaults = defaults
@@ -46,7 +52,7 @@ class RunEstimates:
             if not self._slots.acquire(blocking=False):
                 raise BusyError("other runs are being estimated", retry_after=RETRY_SECONDS)
             try:
-                request = self._read(message, base.name, base.version)
+                request = with_datasets(self._read(message, base.name, base.version), self._datasets, call.caller)
                 estimate = self._estimator(request, base, lambda: call.answered)
             except InvalidRequestError as unreadable:
                 reply = pb.EstimateRunResponse(base=model_spec(base.name, base.version), problems=[str(unreadable)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -143,7 +143,8 @@ def _model(arguments: Mapping[str, Any]) -> tuple[RunRequest, Model]:
     load_plugins()
     request = RunRequest.from_json(arguments["request"])
     model = load_model(Path(arguments["base"]), keep_lora=True)
-    prepare_model(model, request)
+    # As the published model computes, whatever precision the run has.
+    prepare_model(model, replace(request, precision=None))
     _resolve(model, request)
     finished_model(model, read_whole(Path(arguments["folder"]) / STATE))
     return request, model

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 #: Name of the file, and the beginning of the names of its parts until all are complete, which aren't listed.
@@ -22,10 +23,14 @@ class SampleLosses:
     The file is created at the end of the block, unless it ends with an error.
     """
 
-    def __init__(self, folder: Path, rows: int) -> None:
-        """`folder` is that of the run's files, `rows` the number of all rows."""
+    def __init__(self, folder: Path, rows: int, order: npt.NDArray[np.int64] | None = None) -> None:
+        """`folder` is that of the run's files, `rows` the number of all rows.
+
+        `order` are the rows that are evaluated, if not all are; the losses of the others are NaN.
+        """
         self._folder = folder
         self._rows = rows
+        self._order = order
         self._done = 0
         self._arrays: dict[str, np.memmap[Any, Any]] = {}
 
@@ -38,9 +43,12 @@ class SampleLosses:
             for number, name in enumerate(losses):
                 path, shape = self._part(number), (self._rows,)
                 self._arrays[name] = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+                if self._order is not None:
+                    self._arrays[name][:] = np.nan
         count = len(losses["loss"])
+        part = slice(self._done, self._done + count)
         for name, values in losses.items():
-            self._arrays[name][self._done : self._done + count] = values.cpu().numpy()
+            self._arrays[name][part if self._order is None else self._order[part]] = values.cpu().numpy()
         self._done += count
 
     def _part(self, number: int) -> Path:

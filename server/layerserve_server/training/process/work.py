@@ -143,7 +143,7 @@ def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult
     callbacks = [reporter, *_yielding(request), *trial_timer(folder, request)]
     arguments = evaluate_arguments(request, arrays)
     if request.sample_losses:
-        with SampleLosses(folder / FILES, request.data[0].rows) as losses:
+        with SampleLosses(folder / FILES, request.data[0].rows, arguments.get("rows")) as losses:
             logs = numbers(model.evaluate(**arguments, callbacks=callbacks, row_losses=losses.add))
     else:
         logs = numbers(model.evaluate(**arguments, callbacks=callbacks))

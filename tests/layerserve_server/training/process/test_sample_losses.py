@@ -24,6 +24,14 @@ def test_batches_are_joined_in_their_order(tmp_path):
     assert [path.name for path in folder.iterdir()] == [FILE]
 
 
+def test_losses_of_some_rows_have_their_places(tmp_path):
+    with SampleLosses(tmp_path, 5, np.array([3, 0, 4])) as losses:
+        losses.add({"loss": torch.tensor([1.0, 2.0])})
+        losses.add({"loss": torch.tensor([3.0])})
+    with np.load(tmp_path / FILE) as read:
+        np.testing.assert_array_equal(read["loss"], [2, np.nan, np.nan, 1, 3])
+
+
 def test_an_evaluation_that_fails_leaves_no_file_and_can_begin_anew(tmp_path):
     losses = SampleLosses(tmp_path, 4)
     losses.add({"loss": torch.ones(2)})
