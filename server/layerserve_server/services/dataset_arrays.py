@@ -50,7 +50,7 @@ def with_datasets(request: RunRequest, store: DatasetStore | None, caller: Calle
             raise InvalidRequestError(f"{array.label()}: got no key, expected one of dataset '{dataset.id}'")
         return replace(array, dataset=dataset.id, path=dataset.content)
 
-    return replace(request, data=tuple(map(resolved, request.data)), datasets=str(store.folder))
+    return replace(request, data=tuple(map(resolved, request.data)), datasets=str(store.folder.absolute()))
 
 
 def datasets_of(request: RunRequest) -> set[str]:
