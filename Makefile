@@ -148,6 +148,10 @@ tensorflow-serving: $(STAMP) ## Compare what TensorFlow Serving's client gets wi
 guide-training: $(STAMP) ## Train the guide's models at their sizes, through a server and in stock Keras
 	$(TESTS) $(BIN)/python tests/proofs/guide_training.py $(ARGS)
 
+.PHONY: estimates
+estimates: $(STAMP) ## Compare estimates of the guide's models with their runs: time, memory, disk space (ARGS='NAME ... --small')
+	$(TESTS) $(BIN)/python tests/proofs/estimate_runs.py $(ARGS)
+
 .PHONY: engines
 engines: $(STAMP) ## Run the tests of the layers with each engine in torch's place
 	@for engine in onnxruntime torchscript openvino; do \
@@ -169,6 +173,10 @@ converts: $(STAMP) ## Export the zoo, keras.applications and COUNT random graphs
 	rm -rf build/converts
 	$(TESTS):tests/fuzz $(BIN)/python tests/proofs/converts.py build/converts $(SEEDS) $(ARGS)
 
+.PHONY: text-training
+text-training: $(STAMP) ## Train models of text that the Kerases of PEERS make (PEERS="--peer 'Keras 2.15=PYTHON' ...")
+	$(TESTS) $(BIN)/python tests/proofs/text_training.py $(PEERS) $(ARGS)
+
 .PHONY: published
 published: $(STAMP) ## Compare models out of packages with the Kerases of PEERS (PEERS="--peer 'Keras 2.15=PYTHON' ...")
 	$(TESTS) $(BIN)/python tests/proofs/compare_published.py build/published $(PEERS) $(ARGS)
@@ -188,6 +196,10 @@ http-clients: $(STAMP) ## Compare answers over HTTP with the SDK's: Triton's cli
 .PHONY: kills
 kills: $(STAMP) ## Kill training runs and servers KILLS times at random moments (KILLS=30, WORKERS=1, ARGS=--attacks)
 	$(TESTS) $(BIN)/python tests/proofs/kill_runs.py $(KILLS) $(WORKERS) $(ARGS)
+
+.PHONY: online-kills
+online-kills: $(STAMP) ## Kill sessions of online training and servers KILLS times at random moments (KILLS=30, ARGS="--transport native --workers 2 --replay")
+	$(TESTS) $(BIN)/python tests/proofs/kill_sessions.py $(KILLS) $(ARGS)
 
 .PHONY: sweep-kills
 sweep-kills: $(STAMP) ## Kill trials and servers during sweeps at random moments (ARGS="--sweeps 3 --trials 20")
@@ -244,6 +256,10 @@ $(BENCHES): $(STAMP)
 .PHONY: large-data
 large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)
 	$(TESTS) $(BIN)/python tests/proofs/large_data.py $(GB)
+
+.PHONY: datasets
+datasets: $(STAMP) ## Upload a dataset through cuts and kills, and use it in ten runs, counting the bytes (ARGS=2 gigabytes)
+	$(TESTS) $(BIN)/python tests/proofs/datasets.py $(ARGS)
 
 .PHONY: sizes
 sizes: $(STAMP) ## Load files of 1,000, 10,000 and 100,000 layers, calls or inputs: seconds and memory (ARGS='--forms dense')

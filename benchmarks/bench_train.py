@@ -17,8 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,11 @@ Arrays = list[np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """A model and its data; `build` takes a Keras-like namespace, `plain` gives a torch module with its losses."""
+    """A model and its data; `build` takes a Keras-like namespace, `plain` gives a torch module with its losses.
+
+    epochs   epochs in a call of fit
+    own      arguments of layergraph's fit alone
+    """
 
     batch: int
     steps: int
@@ -37,6 +41,8 @@ class Row:
     build: Callable[[Any], Any]
     loss: Any
     plain: Callable[[], tuple[Any, Callable[[Any, Any], Any]]]
+    epochs: int = 1
+    own: Mapping[str, Any] = field(default_factory=dict)
 
 
 # Models.
@@ -156,6 +162,89 @@ def _tweets_data(rows: int) -> tuple[Arrays, Arrays]:
     return inputs, [rng.integers(0, 2, (rows, 1)).astype("float32")]
 
 
+def _wide(k: Any) -> Any:
+    x = k.Input((1024,))
+    h = x
+    for _ in range(3):
+        h = k.layers.Dense(1024, activation="relu")(h)
+    return k.Model(x, k.layers.Dense(10, activation="softmax")(h))
+
+
+def _wide_lora(k: Any) -> Any:
+    model = _wide(k)
+    for layer in model.layers[1:-1]:
+        layer.enable_lora(8)
+    return model
+
+
+def _plain_wide() -> Any:
+    import torch
+    from torch import nn
+
+    hidden = [part for _ in range(3) for part in (nn.Linear(1024, 1024), nn.ReLU())]
+    module = nn.Sequential(*hidden, nn.Linear(1024, 10))
+    return module, lambda outputs, labels: torch.nn.functional.cross_entropy(outputs, labels[0])
+
+
+def _plain_wide_lora() -> Any:
+    """As by PEFT: the frozen product plus that of the two small matrices."""
+    import torch
+    from torch import nn
+
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole = nn.Linear(1024, 1024)
+            self.whole.weight.requires_grad_(False)
+            self.a = nn.Linear(1024, 8, bias=False)
+            self.b = nn.Linear(8, 1024, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            return torch.relu(self.whole(x) + self.b(self.a(x)))
+
+    module = nn.Sequential(Adapted(), Adapted(), Adapted(), nn.Linear(1024, 10))
+    return module, lambda outputs, labels: torch.nn.functional.cross_entropy(outputs, labels[0])
+
+
+def _wide_data(rows: int) -> tuple[Arrays, Arrays]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((rows, 1024)).astype("float32")], [rng.integers(0, 10, rows)]
+
+
+def _frozen(k: Any) -> Any:
+    """Six frozen convolutions and a head."""
+    x = k.Input((48, 48, 3))
+    h = x
+    for filters in (32, 32, 64, 64, 128, 128):
+        h = k.layers.Conv2D(filters, 3, strides=2 if filters == 64 else 1, padding="same", use_bias=False)(h)
+        h = k.layers.ReLU()(k.layers.BatchNormalization()(h))
+    trunk = k.Model(x, k.layers.GlobalAveragePooling2D()(h))
+    trunk.trainable = False
+    images = k.Input((48, 48, 3))
+    return k.Model(images, k.layers.Dense(10, activation="softmax")(trunk(images)))
+
+
+def _plain_frozen() -> Any:
+    import torch
+    from torch import nn
+
+    parts: list[Any] = []
+    channels = 3
+    for filters in (32, 32, 64, 64, 128, 128):
+        stride = 2 if filters == 64 else 1
+        parts += [nn.Conv2d(channels, filters, 3, stride, 1, bias=False), nn.BatchNorm2d(filters).eval(), nn.ReLU()]
+        channels = filters
+    trunk = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten()).requires_grad_(False)
+    return nn.Sequential(trunk, nn.Linear(128, 10)), lambda outputs, labels: torch.nn.functional.cross_entropy(
+        outputs, labels[0]
+    )
+
+
+def _frozen_data(rows: int) -> tuple[Arrays, Arrays]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((rows, 48, 48, 3)).astype("float32")], [rng.integers(0, 10, rows)]
+
+
 _SPARSE, _BINARY = "sparse_categorical_crossentropy", "binary_crossentropy"
 ROWS = {
     "mlp sgd 32": Row(32, 600, "sgd", _mlp_data, _mlp, _SPARSE, _plain_mlp),
@@ -164,20 +253,26 @@ ROWS = {
     "headline 32": Row(32, 10, "rmsprop", _headline_data, _headline, [_BINARY, _BINARY], _plain_headline),
     "conv 64": Row(64, 40, "adam", _conv_data, _conv, _SPARSE, _plain_conv),
     "tweets 32": Row(32, 4, "rmsprop", _tweets_data, _tweets, _BINARY, _plain_tweets),
+    "wide 64": Row(64, 20, "adam", _wide_data, _wide, _SPARSE, _plain_wide),
+    "wide lora 64": Row(64, 20, "adam", _wide_data, _wide_lora, _SPARSE, _plain_wide_lora),
+    "frozen 32": Row(32, 3, "adam", _frozen_data, _frozen, _SPARSE, _plain_frozen, epochs=5),
+    "frozen kept 32": Row(
+        32, 3, "adam", _frozen_data, _frozen, _SPARSE, _plain_frozen, epochs=5, own={"cache_frozen": True}
+    ),
 }
 
 
 # Columns.
 
 
-def _like_keras(k: Any, row: Row, inputs: Arrays, labels: Arrays) -> Callable[[], None]:
+def _like_keras(k: Any, row: Row, inputs: Arrays, labels: Arrays, **own: Any) -> Callable[[], None]:
     model = row.build(k)
     weights = {"loss_weights": [1.0, 0.2]} if isinstance(row.loss, list) else {}
     model.compile(optimizer=row.optimizer, loss=row.loss, **weights)
     x, y = (given if len(given) > 1 else given[0] for given in (inputs, labels))
 
     def epoch() -> None:
-        model.fit(x, y, batch_size=row.batch, epochs=1, verbose=0)
+        model.fit(x, y, batch_size=row.batch, epochs=row.epochs, verbose=0, **own)
 
     return epoch
 
@@ -185,7 +280,7 @@ def _like_keras(k: Any, row: Row, inputs: Arrays, labels: Arrays) -> Callable[[]
 def _layergraph(row: Row, inputs: Arrays, labels: Arrays) -> Callable[[], None]:
     import layergraph
 
-    return _like_keras(layergraph, row, inputs, labels)
+    return _like_keras(layergraph, row, inputs, labels, **row.own)
 
 
 def _keras(row: Row, inputs: Arrays, labels: Arrays) -> Callable[[], None]:
@@ -202,11 +297,15 @@ def _plain(row: Row, inputs: Arrays, labels: Arrays) -> Callable[[], None]:
 
     module, loss_of = row.plain()
     optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
-    optimizer = optimizers[row.optimizer](module.parameters(), lr=0.001)
+    optimizer = optimizers[row.optimizer]([one for one in module.parameters() if one.requires_grad], lr=0.001)
     x = [torch.from_numpy(a.transpose(0, 3, 1, 2).copy() if a.ndim == 4 else a) for a in inputs]
     y = [torch.from_numpy(a) for a in labels]
 
     def epoch() -> None:
+        for _ in range(row.epochs):
+            one_epoch()
+
+    def one_epoch() -> None:
         order = torch.randperm(len(x[0]))
         total = torch.zeros(())
         for start in range(0, len(order), row.batch):
@@ -233,7 +332,7 @@ TENSORFLOW = ("keras-tensorflow", "tf.keras")
 
 
 def measure(column: str, row: Row, threads: int, clock: str) -> float:
-    """Examples a second of the best of three epochs, after one to warm up."""
+    """Examples a second of the best of three calls of fit, after one to warm up."""
     if column not in TENSORFLOW:
         import torch
 
@@ -249,7 +348,7 @@ def measure(column: str, row: Row, threads: int, clock: str) -> float:
         began = seconds()
         epoch()
         spent.append(seconds() - began)
-    return row.batch * row.steps / min(spent)
+    return row.batch * row.steps * row.epochs / min(spent)
 
 
 def _in_a_process(python: str, column: str, row: str, options: argparse.Namespace) -> float:

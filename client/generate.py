@@ -23,7 +23,7 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_(channel|management|run_control|sweeping)\b", r"\1"),
+    (r"\basync_(channel|datasets|management|online|run_control|run_checkpoints|run_reports|sweeping)\b", r"\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -50,7 +50,9 @@ def part(name: str) -> str:
 
 def keywords() -> str:
     """options/keywords.py."""
-    from layerserve.options.training import EVALUATE, TRAIN  # with client.py as it was written just before
+    # With client.py as it was written just before.
+    from layerserve.options.online import ONLINE
+    from layerserve.options.training import EVALUATE, TRAIN
 
     lines = [
         _header("training.py"),
@@ -59,7 +61,7 @@ def keywords() -> str:
         "from collections.abc import Mapping, Sequence",
         "from typing import Any, TypedDict",
     ]
-    for function, options in (("train", TRAIN), ("evaluate", EVALUATE)):
+    for function, options in (("train", TRAIN), ("evaluate", EVALUATE), ("online", ONLINE)):
         lines.append(f"class {function.title()}Keywords(TypedDict, total=False):")
         lines.append(f'    """Options of `{function}`."""')
         for option in options:
@@ -70,7 +72,11 @@ def keywords() -> str:
 #: The files, by path in the package. The last needs the others.
 FILES: dict[str, Callable[[], str]] = {
     "management.py": partial(part, "management.py"),
+    "datasets.py": partial(part, "datasets.py"),
+    "online.py": partial(part, "online.py"),
+    "run_checkpoints.py": partial(part, "run_checkpoints.py"),
     "run_control.py": partial(part, "run_control.py"),
+    "run_reports.py": partial(part, "run_reports.py"),
     "sweeping.py": partial(part, "sweeping.py"),
     "client.py": client,
     "options/keywords.py": keywords,

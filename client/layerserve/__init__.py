@@ -13,14 +13,20 @@
 """
 
 from layerserve.async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
+from layerserve.async_online import AsyncOnlineSession
+from layerserve.checkpoints import Checkpoint
 from layerserve.client import Client, PreparedCall, TrainingRun
 from layerserve.connection import TLS
+from layerserve.dataset_array import DatasetArray
+from layerserve.dataset_info import DatasetColumn, DatasetInfo
 from layerserve.errors import (
     Aborted,
     AlreadyExists,
     Cancelled,
+    CheckpointNotFound,
     ClientClosed,
     DataLoss,
+    DatasetNotFound,
     DeadlineExceeded,
     FailedPrecondition,
     Forbidden,
@@ -42,6 +48,7 @@ from layerserve.errors import (
     QuotaExceeded,
     RunElsewhere,
     RunNotFound,
+    TakenOver,
     TokenExpired,
     TrainingCancelled,
     TrainingFailed,
@@ -54,7 +61,9 @@ from layerserve.errors import (
     VersionConflict,
     VersionNotFound,
 )
+from layerserve.estimates import EstimatedPublication, EstimatedSeconds, RunEstimate
 from layerserve.events import (
+    CheckpointKept,
     EpochEnd,
     LogLine,
     RunAccepted,
@@ -71,9 +80,12 @@ from layerserve.events import (
 from layerserve.model_changes import ModelChange
 from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
+from layerserve.online import OnlineSession
 from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
+from layerserve.run_series import RunSeries
+from layerserve.sample_losses import SampleLosses
 from layerserve.server_file import ServerFile
 from layerserve.sweeps import Range, SweepInfo, Trial
 from layerserve.tokens import PlaintextTokenWarning
@@ -83,15 +95,25 @@ __all__ = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointKept",
+    "CheckpointNotFound",
     "Client",
     "ClientClosed",
     "DataLoss",
+    "DatasetArray",
+    "DatasetColumn",
+    "DatasetInfo",
+    "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
+    "EstimatedPublication",
+    "EstimatedSeconds",
     "FailedPrecondition",
     "Forbidden",
     "Internal",
@@ -113,6 +135,7 @@ __all__ = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
+    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -124,6 +147,7 @@ __all__ = [
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
+    "RunEstimate",
     "RunFailed",
     "RunFile",
     "RunFinished",
@@ -132,10 +156,13 @@ __all__ = [
     "RunPaused",
     "RunQueued",
     "RunResumed",
+    "RunSeries",
     "RunStarted",
+    "SampleLosses",
     "ServerFile",
     "StepProgress",
     "SweepInfo",
+    "TakenOver",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",

@@ -15,8 +15,12 @@ import grpc
 
 from layerserve import methods, prediction
 from layerserve.async_channel import AsyncChannel
+from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
+from layerserve.async_online import AsyncOnline
+from layerserve.async_run_checkpoints import AsyncCheckpoints
 from layerserve.async_run_control import AsyncRunControl
+from layerserve.async_run_reports import AsyncRunReports
 from layerserve.async_sweeping import AsyncSweeping
 from layerserve.connection import (
     DEFAULT_ADDRESS,
@@ -62,7 +66,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class AsyncClient(AsyncManagement, AsyncSweeping):
+class AsyncClient(AsyncDatasets, AsyncManagement, AsyncOnline, AsyncCheckpoints, AsyncRunReports, AsyncSweeping):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:
@@ -299,11 +303,12 @@ class AsyncClient(AsyncManagement, AsyncSweeping):
     async def train(
         self,
         model: str,
-        x: Any,
-        y: Any,
+        x: Any = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
         validation_data: Sequence[Any] | None = None,
+        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -314,7 +319,10 @@ class AsyncClient(AsyncManagement, AsyncSweeping):
         `x`, `y`, `sample_weight` and `validation_data` ((x, y) or (x, y, sample_weight)) are arrays, lists in the
         model's order, dicts by name, or DataFrames, as for Keras's `fit`. They are sliced and sent in chunks of about
         1 MiB: a `numpy.memmap` or an h5py dataset is never read as a whole. A `ServerFile` in place of an array isn't
-        sent; the server reads the file.
+        sent; the server reads the file. `dataset` is the id of a dataset (see `upload_dataset`) that has all of them;
+        a `DatasetArray` is one of its arrays.
+
+        `splits`, `split` and `validate_on` select rows: no row is in two splits of the same shares and `split_seed`.
 
         `optimizer`, `loss`, `loss_weights`, `metrics` and `weighted_metrics` are arguments of Keras's `compile`: names,
         serialized objects, objects with `get_config()`, or lists or dicts of these. Default: those of the model file.
@@ -349,20 +357,21 @@ class AsyncClient(AsyncManagement, AsyncSweeping):
             print(run.history["loss"], run.version)
 
         Raises InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, NotCompiled, FailedPrecondition (the
-        repository can't be written), PermissionDenied (a ServerFile outside of the server's data root), Overloaded (the
-        queue of runs is full, or there isn't enough disk space or memory), DataLoss.
+        repository can't be written), DatasetNotFound, PermissionDenied (a ServerFile outside of the server's data
+        root), Overloaded (the queue of runs is full, or there isn't enough disk space or memory), DataLoss.
         """
-        flow = train(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
+        flow = train(self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options)
         return AsyncTrainingRun(self, await self._run(flow, timeout, keeps_stream=True))
 
     @takes(EVALUATE)
     async def evaluate(
         self,
         model: str,
-        x: Any,
-        y: Any,
+        x: Any = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
+        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -378,7 +387,7 @@ class AsyncClient(AsyncManagement, AsyncSweeping):
 
         Raises the errors of `train`, TrainingFailed, and TrainingCancelled.
         """
-        flow = evaluate(self._signatures, model, x, y, sample_weight, version, label, options)
+        flow = evaluate(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
         return await self._run(flow, timeout)
 
     async def runs(

@@ -26,6 +26,7 @@ from layerserve.connection import (
     connection,
     rpc_error,
 )
+from layerserve.datasets import Datasets
 from layerserve.download import download
 from layerserve.errors import ClientClosed
 from layerserve.events import TrainingEvent
@@ -34,16 +35,19 @@ from layerserve.health import wait_until_ready
 from layerserve.management import Management
 from layerserve.model_info import ModelInfo, Models, model_spec, read_model_info
 from layerserve.node_shapes import NodeShapes, node_shapes
+from layerserve.online import Online
 from layerserve.options.signature import takes
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Prediction, Signatures
 from layerserve.prediction_feed import PredictionFeed
 from layerserve.prepared import RequestForm, prepare
 from layerserve.progress import PlainProgress
+from layerserve.run_checkpoints import Checkpoints
 from layerserve.run_control import RunControl
 from layerserve.run_feed import RunFeed
 from layerserve.run_files import RunFile, download_file, list_files
 from layerserve.run_info import RunInfo
+from layerserve.run_reports import RunReports
 from layerserve.run_selection import list_runs
 from layerserve.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.sweeping import Sweeping
@@ -63,7 +67,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class Client(Management, Sweeping):
+class Client(Datasets, Management, Online, Checkpoints, RunReports, Sweeping):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:
@@ -300,11 +304,12 @@ class Client(Management, Sweeping):
     def train(
         self,
         model: str,
-        x: Any,
-        y: Any,
+        x: Any = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
         validation_data: Sequence[Any] | None = None,
+        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -315,7 +320,10 @@ class Client(Management, Sweeping):
         `x`, `y`, `sample_weight` and `validation_data` ((x, y) or (x, y, sample_weight)) are arrays, lists in the
         model's order, dicts by name, or DataFrames, as for Keras's `fit`. They are sliced and sent in chunks of about
         1 MiB: a `numpy.memmap` or an h5py dataset is never read as a whole. A `ServerFile` in place of an array isn't
-        sent; the server reads the file.
+        sent; the server reads the file. `dataset` is the id of a dataset (see `upload_dataset`) that has all of them;
+        a `DatasetArray` is one of its arrays.
+
+        `splits`, `split` and `validate_on` select rows: no row is in two splits of the same shares and `split_seed`.
 
         `optimizer`, `loss`, `loss_weights`, `metrics` and `weighted_metrics` are arguments of Keras's `compile`: names,
         serialized objects, objects with `get_config()`, or lists or dicts of these. Default: those of the model file.
@@ -350,20 +358,21 @@ class Client(Management, Sweeping):
             print(run.history["loss"], run.version)
 
         Raises InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, NotCompiled, FailedPrecondition (the
-        repository can't be written), PermissionDenied (a ServerFile outside of the server's data root), Overloaded (the
-        queue of runs is full, or there isn't enough disk space or memory), DataLoss.
+        repository can't be written), DatasetNotFound, PermissionDenied (a ServerFile outside of the server's data
+        root), Overloaded (the queue of runs is full, or there isn't enough disk space or memory), DataLoss.
         """
-        flow = train(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
+        flow = train(self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options)
         return TrainingRun(self, self._run(flow, timeout, keeps_stream=True))
 
     @takes(EVALUATE)
     def evaluate(
         self,
         model: str,
-        x: Any,
-        y: Any,
+        x: Any = None,
+        y: Any = None,
         *,
         sample_weight: Any = None,
+        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -379,7 +388,7 @@ class Client(Management, Sweeping):
 
         Raises the errors of `train`, TrainingFailed, and TrainingCancelled.
         """
-        flow = evaluate(self._signatures, model, x, y, sample_weight, version, label, options)
+        flow = evaluate(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
         return self._run(flow, timeout)
 
     def runs(

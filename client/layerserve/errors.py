@@ -12,7 +12,9 @@
     │   ├── VersionNotFound
     │   ├── LabelNotFound
     │   ├── LayerNotFound             also a KeyError
-    │   └── RunNotFound
+    │   ├── RunNotFound
+    │   ├── DatasetNotFound           or none that the caller may see
+    │   └── CheckpointNotFound
     ├── AlreadyExists
     ├── FailedPrecondition
     │   ├── ModelNotReady             the version failed to load
@@ -28,7 +30,8 @@
     ├── Cancelled
     │   └── TrainingCancelled         a run was cancelled: `run_id`, `epoch`
     ├── Aborted
-    │   └── TrainingFailed            a run ended with an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
+    │   ├── TrainingFailed            a run ended with an error: `run_id`, `reason`, `epoch`, `step`, `resumable`
+    │   └── TakenOver                 another client has taken over the session
     ├── Unauthenticated               no valid token or certificate
     │   └── TokenExpired
     ├── PermissionDenied
@@ -180,6 +183,18 @@ class RunNotFound(NotFound):
     code = "run_not_found"
 
 
+class DatasetNotFound(NotFound):
+    """The server has no dataset with this id, or none that the caller may see."""
+
+    code = "dataset_not_found"
+
+
+class CheckpointNotFound(NotFound):
+    """The run keeps no checkpoint with this id."""
+
+    code = "checkpoint_not_found"
+
+
 class AlreadyExists(LayerserveError):
     """The object to create exists already."""
 
@@ -300,6 +315,12 @@ class TrainingFailed(Aborted):
         super().__init__(f"training run {run_id!r} failed{_position_text(epoch, step)}: {reason}")
 
 
+class TakenOver(Aborted):
+    """Another client has taken over the session of online training."""
+
+    code = "taken_over"
+
+
 def _position_text(epoch: int, step: int) -> str:
     if not epoch:
         return ""
@@ -394,11 +415,14 @@ CODES: dict[str, type[LayerserveError]] = {
         LabelNotFound,
         LayerNotFound,
         RunNotFound,
+        DatasetNotFound,
+        CheckpointNotFound,
         ModelNotReady,
         NotCompiled,
         RunElsewhere,
         VersionConflict,
         QuotaExceeded,
+        TakenOver,
         TokenExpired,
         Forbidden,
     )

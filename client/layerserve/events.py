@@ -127,6 +127,16 @@ class RunResumed(TrainingEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointKept(TrainingEvent):
+    """The run keeps a checkpoint: after `step` steps of `epoch` (from 1), or after its end if `step` is 0."""
+
+    checkpoint: str
+    epoch: int
+    step: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunPaused(TrainingEvent):
     """The run was paused after `step` steps of `epoch` (from 1); epoch 0 is before the start. `resume` continues it.
 
@@ -172,6 +182,9 @@ def read_event(message: training_pb2.TrainEvent) -> TrainingEvent | None:
         return RunFailed(*at, failed.reason, failed.epoch, failed.step, failed.resumable)
     if kind == "resumed":
         return RunResumed(*at, message.resumed.epoch, message.resumed.step)
+    if kind == "checkpoint":
+        kept = message.checkpoint
+        return CheckpointKept(*at, kept.checkpoint_id, kept.epoch, kept.step, kept.bytes)
     if kind == "paused":
         return RunPaused(*at, message.paused.epoch, message.paused.step, message.paused.reason)
     if kind == "cancelled":

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from layerserve.v1 import graph_pb2, management_pb2, models_pb2, prediction_pb2, sweeps_pb2, training_pb2
+from layerserve.v1 import (
+    checkpoints_pb2,
+    datasets_pb2,
+    graph_pb2,
+    management_pb2,
+    models_pb2,
+    online_pb2,
+    prediction_pb2,
+    sweeps_pb2,
+    training_pb2,
+)
 
 
 class Message(Protocol):
@@ -42,7 +52,10 @@ _PREDICTION = "layerserve.v1.PredictionService"
 _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
 _TRAINING = "layerserve.v1.TrainingService"
+_DATASETS = "layerserve.v1.DatasetService"
+_ONLINE = "layerserve.v1.OnlineTrainingService"
 _MANAGEMENT = "layerserve.v1.ManagementService"
+_CHECKPOINTS = "layerserve.v1.CheckpointService"
 _SWEEPS = "layerserve.v1.SweepService"
 
 PREDICT = Method(_PREDICTION, "Predict", prediction_pb2.PredictRequest, prediction_pb2.PredictResponse, repeatable=True)
@@ -84,6 +97,9 @@ EVALUATE = Method(
     streams_requests=True,
     streams_replies=True,
 )
+ESTIMATE_RUN = Method(
+    _TRAINING, "EstimateRun", training_pb2.EstimateRunRequest, training_pb2.EstimateRunResponse, repeatable=True
+)
 WATCH_RUN = Method(
     _TRAINING,
     "WatchRun",
@@ -93,6 +109,9 @@ WATCH_RUN = Method(
 )
 GET_RUN = Method(_TRAINING, "GetRun", training_pb2.GetRunRequest, training_pb2.GetRunResponse, repeatable=True)
 LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training_pb2.ListRunsResponse, repeatable=True)
+GET_RUN_SERIES = Method(
+    _TRAINING, "GetRunSeries", training_pb2.GetRunSeriesRequest, training_pb2.GetRunSeriesResponse, repeatable=True
+)
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
 RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
 DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
@@ -108,6 +127,33 @@ DOWNLOAD_RUN_FILE = Method(
     "DownloadRunFile",
     training_pb2.DownloadRunFileRequest,
     training_pb2.DownloadRunFileResponse,
+    streams_replies=True,
+)
+
+UPLOAD_DATASET = Method(
+    _DATASETS,
+    "UploadDataset",
+    datasets_pb2.UploadDatasetRequest,
+    datasets_pb2.UploadDatasetResponse,
+    streams_requests=True,
+    streams_replies=True,
+)
+MAKE_DATASET = Method(_DATASETS, "MakeDataset", datasets_pb2.MakeDatasetRequest, datasets_pb2.MakeDatasetResponse)
+LIST_DATASETS = Method(
+    _DATASETS, "ListDatasets", datasets_pb2.ListDatasetsRequest, datasets_pb2.ListDatasetsResponse, repeatable=True
+)
+GET_DATASET = Method(
+    _DATASETS, "GetDataset", datasets_pb2.GetDatasetRequest, datasets_pb2.GetDatasetResponse, repeatable=True
+)
+DELETE_DATASET = Method(
+    _DATASETS, "DeleteDataset", datasets_pb2.DeleteDatasetRequest, datasets_pb2.DeleteDatasetResponse
+)
+TRAIN_ONLINE = Method(
+    _ONLINE,
+    "TrainOnline",
+    online_pb2.TrainOnlineRequest,
+    online_pb2.TrainOnlineResponse,
+    streams_requests=True,
     streams_replies=True,
 )
 
@@ -134,6 +180,48 @@ DELETE_VERSION = Method(
 )
 DELETE_MODEL = Method(_MANAGEMENT, "DeleteModel", management_pb2.DeleteModelRequest, management_pb2.DeleteModelResponse)
 
+LIST_CHECKPOINTS = Method(
+    _CHECKPOINTS,
+    "ListCheckpoints",
+    checkpoints_pb2.ListCheckpointsRequest,
+    checkpoints_pb2.ListCheckpointsResponse,
+    repeatable=True,
+)
+DOWNLOAD_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "DownloadCheckpoint",
+    checkpoints_pb2.DownloadCheckpointRequest,
+    checkpoints_pb2.DownloadCheckpointResponse,
+    streams_replies=True,
+)
+PUBLISH_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "PublishCheckpoint",
+    checkpoints_pb2.PublishCheckpointRequest,
+    checkpoints_pb2.PublishCheckpointResponse,
+)
+PREDICT_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "PredictCheckpoint",
+    checkpoints_pb2.PredictCheckpointRequest,
+    checkpoints_pb2.PredictCheckpointResponse,
+    repeatable=True,
+)
+DELETE_CHECKPOINT = Method(
+    _CHECKPOINTS,
+    "DeleteCheckpoint",
+    checkpoints_pb2.DeleteCheckpointRequest,
+    checkpoints_pb2.DeleteCheckpointResponse,
+)
+
+CREATE_SWEEP = Method(_SWEEPS, "CreateSweep", sweeps_pb2.CreateSweepRequest, sweeps_pb2.CreateSweepResponse)
+GET_SWEEP = Method(_SWEEPS, "GetSweep", sweeps_pb2.GetSweepRequest, sweeps_pb2.GetSweepResponse, repeatable=True)
+LIST_SWEEPS = Method(
+    _SWEEPS, "ListSweeps", sweeps_pb2.ListSweepsRequest, sweeps_pb2.ListSweepsResponse, repeatable=True
+)
+CANCEL_SWEEP = Method(_SWEEPS, "CancelSweep", sweeps_pb2.CancelSweepRequest, sweeps_pb2.CancelSweepResponse)
+DELETE_SWEEP = Method(_SWEEPS, "DeleteSweep", sweeps_pb2.DeleteSweepRequest, sweeps_pb2.DeleteSweepResponse)
+
 METHODS: tuple[Method[Message, Message], ...] = (
     PREDICT,
     PREDICT_STREAM,
@@ -143,9 +231,11 @@ METHODS: tuple[Method[Message, Message], ...] = (
     GET_NODE_SHAPES,
     TRAIN,
     EVALUATE,
+    ESTIMATE_RUN,
     WATCH_RUN,
     GET_RUN,
     LIST_RUNS,
+    GET_RUN_SERIES,
     CANCEL_RUN,
     RESUME_RUN,
     DELETE_RUN,
@@ -155,6 +245,12 @@ METHODS: tuple[Method[Message, Message], ...] = (
     PUBLISH_RUN,
     LIST_RUN_FILES,
     DOWNLOAD_RUN_FILE,
+    UPLOAD_DATASET,
+    MAKE_DATASET,
+    LIST_DATASETS,
+    GET_DATASET,
+    DELETE_DATASET,
+    TRAIN_ONLINE,
     UPLOAD_MODEL,
     LOAD_MODEL,
     UNLOAD_MODEL,
@@ -166,12 +262,14 @@ METHODS: tuple[Method[Message, Message], ...] = (
     SET_CANARY,
     DELETE_VERSION,
     DELETE_MODEL,
+    LIST_CHECKPOINTS,
+    DOWNLOAD_CHECKPOINT,
+    PUBLISH_CHECKPOINT,
+    PREDICT_CHECKPOINT,
+    DELETE_CHECKPOINT,
+    CREATE_SWEEP,
+    GET_SWEEP,
+    LIST_SWEEPS,
+    CANCEL_SWEEP,
+    DELETE_SWEEP,
 )  # type: ignore[assignment]  # a Method is read-only, so it may be treated as covariant
-
-CREATE_SWEEP = Method(_SWEEPS, "CreateSweep", sweeps_pb2.CreateSweepRequest, sweeps_pb2.CreateSweepResponse)
-GET_SWEEP = Method(_SWEEPS, "GetSweep", sweeps_pb2.GetSweepRequest, sweeps_pb2.GetSweepResponse, repeatable=True)
-LIST_SWEEPS = Method(
-    _SWEEPS, "ListSweeps", sweeps_pb2.ListSweepsRequest, sweeps_pb2.ListSweepsResponse, repeatable=True
-)
-CANCEL_SWEEP = Method(_SWEEPS, "CancelSweep", sweeps_pb2.CancelSweepRequest, sweeps_pb2.CancelSweepResponse)
-DELETE_SWEEP = Method(_SWEEPS, "DeleteSweep", sweeps_pb2.DeleteSweepRequest, sweeps_pb2.DeleteSweepResponse)

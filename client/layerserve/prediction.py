@@ -135,7 +135,7 @@ def read_prediction(reply: PredictResponse, *, copy: bool = True) -> Prediction:
     return Prediction(reply.model.name, reply.model.version, arrays)
 
 
-def as_asked(prediction: Prediction, outputs: str | Sequence[str] | None) -> Array | dict[str, Array]:
+def as_asked(prediction: Mapping[str, Array], outputs: str | Sequence[str] | None) -> Array | dict[str, Array]:
     """Returns an array if `outputs` is a name, a dict if it is a list, and for None an array if there is one output.
 
     A list of one name also gives a dict: the result's type depends on the type of `outputs`, not on its length.

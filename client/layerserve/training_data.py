@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from layerserve.casting import RAGGED, as_array, cast, default_cast
+from layerserve.dataset_array import DatasetArray
 from layerserve.errors import InvalidArgument, LayerserveError
 from layerserve.inputs import match
 from layerserve.methods import EVALUATE, TRAIN, Method
@@ -43,6 +44,15 @@ _VALIDATION = {
     _Y: training_pb2.DATA_ROLE_VALIDATION_Y,
     _WEIGHT: training_pb2.DATA_ROLE_VALIDATION_SAMPLE_WEIGHT,
 }
+#: Roles by the names that arrays have in a dataset.
+ROLES = {
+    "x": _X,
+    "y": _Y,
+    "sample_weight": _WEIGHT,
+    "validation_x": _VALIDATION[_X],
+    "validation_y": _VALIDATION[_Y],
+    "validation_sample_weight": _VALIDATION[_WEIGHT],
+}
 _ROLE_NAMES = {
     _X: "x",
     _Y: "y",
@@ -57,7 +67,7 @@ _ROLE_NAMES = {
 class TrainingArray:
     """An array to send. `rows` is sliced while it is sent, so data on disk (memmap, h5py) is never read as a whole.
 
-    If `rows` is a ServerFile, it isn't sent: the server reads the file.
+    If `rows` is a ServerFile or a DatasetArray, it isn't sent: the server has it.
     """
 
     role: DataRole.ValueType
@@ -72,8 +82,8 @@ class TrainingArray:
 
     @property
     def filed(self) -> bool:
-        """Whether the server reads the array from a file."""
-        return isinstance(self.rows, ServerFile)
+        """Whether the server has the array, in a file or a dataset."""
+        return isinstance(self.rows, (ServerFile, DatasetArray))
 
     @property
     def count(self) -> int:
@@ -89,6 +99,15 @@ class TrainingArray:
                 key=self.rows.key,
                 columns=self.rows.column_list,
                 fill=fill,
+            )
+        if isinstance(self.rows, DatasetArray):
+            return DataArray(
+                role=self.role,
+                name=self.name,
+                dataset=self.rows.dataset,
+                key=self.rows.key,
+                columns=self.rows.columns,
+                fill=None if self.rows.fill is None else str(self.rows.fill),
             )
         return DataArray(role=self.role, name=self.name, dtype=dtype_enum(self.dtype), shape=self.rows.shape)
 
@@ -184,9 +203,9 @@ def _input_array(role: DataRole.ValueType, name: str, value: Any, spec: TensorSp
 
 def _loose_array(role: DataRole.ValueType, name: str, value: Any, dtype: str | None = None) -> TrainingArray:
     text = TrainingArray(role, name, None, "").text
-    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], ServerFile):
+    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], (ServerFile, DatasetArray)):
         value = value[0]
-    if isinstance(value, ServerFile):
+    if isinstance(value, (ServerFile, DatasetArray)):
         return TrainingArray(role, name, value, "")
     # Objects with shape and dtype, such as h5py datasets, are sliced later and not converted to arrays here.
     rows = value if hasattr(value, "shape") and hasattr(value, "dtype") else as_array(value, text)

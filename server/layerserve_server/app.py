@@ -12,6 +12,7 @@ from types import TracebackType
 from prometheus_client import CollectorRegistry
 
 from layerserve_server.access.rights import check_table
+from layerserve_server.datasets.store import DatasetLimits, DatasetStore
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
@@ -22,28 +23,43 @@ from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threa
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.watching import Watcher
+from layerserve_server.services.checkpoints import CheckpointService
+from layerserve_server.services.dataset_arrays import run_using
+from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
+from layerserve_server.services.online import OnlineTrainingService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.run_estimates import RunEstimates
+from layerserve_server.services.run_series import RunSeries
 from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import RunDefaults, TrainingService
 from layerserve_server.settings import Settings
+from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.dry_run import DryRun, DryRuns
+from layerserve_server.training.estimates.estimator import Estimator
+from layerserve_server.training.estimates.trials import Trials
+from layerserve_server.training.process.run_process import MakeProcess
+from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.sinks.processes import SinkProcesses
 from layerserve_server.training.sweeps.registry import Sweeps
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import Inference, ModelLoader, make_imports
 
 logger = logging.getLogger(__name__)
+
+#: Interval between two looks for expired datasets, in seconds.
+DATASET_SECONDS = 60.0
 
 
 class App:
@@ -84,7 +100,13 @@ class App:
             trainer,
             self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
+            _process_maker(settings),
         )
+        self._sinks = SinkProcesses(settings.sinks, self.runs.folder, settings.state_folder / "sinks")
+        self.datasets = DatasetStore(
+            settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
+        )
+        self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
         self.sweeps = Sweeps(
             settings.state_folder / "sweeps",
             self.runs,
@@ -106,8 +128,20 @@ class App:
         converter = Converter(self._parent, settings.rehearsal_bytes)
         routes.add(ModelService(self.repository, converter).routes())
         routes.add(ManagementService(manager).routes())
-        routes.add(TrainingService(self.repository, self.runs, run_defaults(settings)).routes())
-        routes.add(SweepService(self.repository, self.sweeps, run_defaults(settings)).routes())
+        defaults = run_defaults(settings)
+        routes.add(CheckpointService(self.repository, self.runs, CheckpointModels(converter)).routes())
+        routes.add(TrainingService(self.repository, self.runs, defaults, self.datasets).routes())
+        online = OnlineTrainingService(self.repository, self.runs, defaults, settings.online_idle_seconds)
+        routes.add(online.routes())
+        routes.add(SweepService(self.repository, self.sweeps, defaults, self.datasets).routes())
+        samples, trains = settings.state_folder / "samples", settings.training_slots > 0
+        routes.add(
+            DatasetService(self.datasets, self._run_using, self.repository, dry_run, samples, training=trains).routes()
+        )
+        trials = Trials(self._parent, self.runs.folder, settings.rehearsal_seconds)
+        estimator = Estimator(self.runs, self.repository, dry_run, trials)
+        routes.add(RunSeries(self.runs).routes())
+        routes.add(RunEstimates(self.repository, estimator, defaults, self.datasets).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
@@ -174,8 +208,11 @@ class App:
         self.repository.sweep()
         self._inference.open()
         self.runs.start()
+        self._sinks.start()
         self.sweeps.start()
         self._watcher.start()
+        self._sweep_datasets()
+        self._dataset_watcher.start()
         if self._workers is not None:
             self._workers.start(self.grpc_port)
         self._set_ready(True)
@@ -205,6 +242,7 @@ class App:
         self._set_ready(False)
         logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
         self._watcher.stop()
+        self._dataset_watcher.stop()
         self._access_watcher.stop()
         self._inference.gate.stop()
         if self._inference.tuner:
@@ -218,6 +256,7 @@ class App:
             thread.join()
         self.sweeps.stop()
         self.runs.stop()
+        self._sinks.stop()
         self._parent.close()
         if self._imports is not None:
             self._imports.close()
@@ -227,6 +266,15 @@ class App:
         if self._inference.telemetry is not None:
             self._inference.telemetry.close()
         logger.info("stopped")
+
+    def _run_using(self, dataset: str) -> str:
+        return run_using(self.runs, self.sweeps, dataset)
+
+    def _sweep_datasets(self) -> None:
+        try:
+            self.datasets.sweep(self._run_using)
+        except Exception:
+            logger.exception("the search for expired datasets failed")
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready
@@ -251,6 +299,16 @@ def metric_pages(settings: Settings, registry: CollectorRegistry) -> dict[str, C
     return pages
 
 
+def _process_maker(settings: Settings) -> MakeProcess:
+    """Returns what makes the handles of processes of runs. Raises ValueError if the cluster can't be used."""
+    if settings.training_job is None:
+        return TrainingProcess
+    # Imported here, since the client's library takes time and memory.
+    from layerserve_server.training.process.cluster import Cluster
+
+    return Cluster(settings.training_job).process
+
+
 def run_limits(settings: Settings) -> RunLimits:
     """Returns the limits of training runs in the settings."""
     return RunLimits(
@@ -262,7 +320,13 @@ def run_limits(settings: Settings) -> RunLimits:
         auto_resume=settings.training_resume == "auto",
         max_workers=settings.max_workers,
         max_written=settings.max_written_bytes,
+        sessions=settings.max_online_sessions,
     )
+
+
+def dataset_limits(settings: Settings) -> DatasetLimits:
+    """Returns the limits of datasets in the settings."""
+    return DatasetLimits(settings.max_dataset_bytes, settings.dataset_seconds, settings.dataset_upload_seconds)
 
 
 def run_defaults(settings: Settings) -> RunDefaults:

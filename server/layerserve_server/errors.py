@@ -6,7 +6,9 @@ ServerError
 │   ├── UnknownVersionError
 │   ├── UnknownLabelError
 │   ├── UnknownLayerError
-│   └── UnknownRunError
+│   ├── UnknownRunError
+│   ├── UnknownDatasetError
+│   └── UnknownCheckpointError
 ├── InvalidRequestError         the request can't be parsed, or doesn't match the model
 │   ├── InvalidTensorError
 │   ├── UnknownInputError
@@ -31,6 +33,7 @@ ServerError
 ├── DeadlinePassedError         the client's deadline passed before the reply was ready
 ├── CallCancelledError          the client cancelled the call
 ├── IdleStreamError             the client of a stream sent, or read, nothing for too long
+├── TakenOverError              another stream has taken over the session
 ├── UnknownMethodError          this server has no such method
 └── UnavailableError            starting, loading or stopping; another replica may answer
 """
@@ -86,6 +89,18 @@ class UnknownRunError(NotFoundError):
     """No training run has this id."""
 
     reason = "run_not_found"
+
+
+class UnknownDatasetError(NotFoundError):
+    """No dataset has this id, or none that the caller may see."""
+
+    reason = "dataset_not_found"
+
+
+class UnknownCheckpointError(NotFoundError):
+    """The run keeps no checkpoint of this id."""
+
+    reason = "checkpoint_not_found"
 
 
 class InvalidRequestError(ServerError):
@@ -236,6 +251,12 @@ class IdleStreamError(ServerError):
     """The client of a stream sent, or read, nothing for longer than the server waits."""
 
     reason = "idle"
+
+
+class TakenOverError(ServerError):
+    """Another stream has taken over the session of this one."""
+
+    reason = "taken_over"
 
 
 class UnknownMethodError(ServerError):

@@ -391,12 +391,35 @@ class Settings(BaseSettings):
         default=1, ge=0, le=64, description="Maximum number of concurrent training runs. 0 disables training."
     )
     max_queued_runs: int = Field(default=16, ge=0, description="Maximum number of training runs that wait for a slot.")
+    training_backend: Literal["local", "kubernetes"] = Field(
+        default="local",
+        description=(
+            "Where training runs are executed: 'local' in processes of this machine, or 'kubernetes' each as a Job of "
+            "the cluster, whose pods share the folder of runs and the data root under the same paths (requires "
+            "layerserve[kubernetes])."
+        ),
+    )
+    training_job: Path | None = Field(
+        default=None,
+        description=(
+            "Manifest (YAML) of a Job, or of a TrainJob of Kubeflow Trainer, whose name, size and command are set for "
+            "each run of the backend 'kubernetes'."
+        ),
+    )
     warm_training: bool = Field(
         default=True,
         description=(
             "Keep a process that has imported PyTorch, from which training runs are forked. Otherwise it "
             "starts with the first run and ends after 15 minutes without one."
         ),
+    )
+    run_sinks: str = Field(
+        default="",
+        description=(
+            "Comma-separated trackers to which runs are copied: mlflow:URI (extra 'mlflow') and wandb:PROJECT (extra "
+            "'wandb'), each by a process of its own. A tracker that is slow or absent delays neither runs nor calls."
+        ),
+        json_schema_extra={"unset": "none"},
     )
     rehearsal_seconds: float = Field(
         default=20.0,
@@ -452,8 +475,29 @@ class Settings(BaseSettings):
     )
     data_root: Path | None = Field(
         default=None,
-        description="Folder from which training requests may read data files (.npy, .npz, .parquet).",
+        description="Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv).",
         json_schema_extra={"unset": "reading files is disabled"},
+    )
+    max_dataset_bytes: int = Field(
+        default=64 * GIB,
+        ge=0,
+        description=(
+            "Maximum size of all datasets and unfinished uploads of datasets together, in bytes. A token may have a "
+            "limit of its own."
+        ),
+    )
+    dataset_seconds: float = Field(
+        default=30 * 86400.0,
+        ge=0,
+        description=(
+            "Time after its last use when a dataset is removed, in seconds. An upload may set a shorter one. 0 keeps "
+            "datasets until they are deleted, or for the time that their uploads set."
+        ),
+    )
+    dataset_upload_seconds: float = Field(
+        default=86400.0,
+        ge=1,
+        description="Time for which an upload of a dataset that was cut is kept, so that it can go on, in seconds.",
     )
     max_run_bytes: int = Field(
         default=4 * GIB, ge=1, description="Maximum size of the data of a training run, in bytes."
@@ -467,6 +511,24 @@ class Settings(BaseSettings):
         ),
     )
     max_kept_runs: int = Field(default=200, ge=1, description="Maximum number of ended training runs that are kept.")
+    max_online_sessions: int = Field(
+        default=2,
+        ge=0,
+        le=256,
+        description=(
+            "Maximum number of open sessions of online training, each in a process of its own; they take no training "
+            "slots. 0 disables online training."
+        ),
+    )
+    online_idle_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=86400,
+        description=(
+            "Time without a request after which a session of online training is interrupted, in seconds. Its state is "
+            "kept, and it can be resumed. Callers may set less."
+        ),
+    )
     cancel_grace_seconds: float = Field(
         default=10.0, ge=0, description="Time for a cancelled training run to stop before it is killed, in seconds."
     )
@@ -557,6 +619,15 @@ class Settings(BaseSettings):
         sample_shares(value)
         return value
 
+    @field_validator("run_sinks")
+    @classmethod
+    def _known_sinks(cls, value: str) -> str:
+        for one in filter(None, map(str.strip, value.split(","))):
+            kind, _, where = one.partition(":")
+            if kind not in ("mlflow", "wandb") or (kind == "mlflow" and not where):
+                raise ValueError(f"got {one!r}, expected mlflow:URI or wandb:PROJECT")
+        return value
+
     @field_validator("metric_aliases")
     @classmethod
     def _known_aliases(cls, value: str) -> str:
@@ -576,6 +647,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _cluster_has_a_template(self) -> Settings:
+        if (self.training_backend == "kubernetes") != (self.training_job is not None):
+            raise ValueError(
+                f"training_job: got {self.training_job} with training_backend '{self.training_backend}', expected a "
+                "manifest for 'kubernetes' and none otherwise"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _workers_are_processors(self) -> Settings:
         if self.training_device != "cpu" and self.max_workers > 1:
             raise ValueError(
@@ -588,6 +668,11 @@ class Settings(BaseSettings):
         """Share of a model's requests that are kept, from 0 to 1."""
         found = (share for pattern, share in sample_shares(self.sample_models) if fnmatchcase(model, pattern))
         return next(found, 0.0)
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """The settings in `run_sinks`."""
+        return tuple(filter(None, map(str.strip, self.run_sinks.split(","))))
 
     @property
     def aliases(self) -> frozenset[str]:
@@ -794,6 +879,7 @@ def missing_paths(settings: Settings) -> list[str]:
         "tls_key": ("a file", Path.is_file),
         "tls_client_ca": ("a file", Path.is_file),
         "tokens": ("a file", Path.is_file),
+        "training_job": ("a file", Path.is_file),
     }
     missing = [
         f"{spellings(name)}: got '{path}', expected {what} that exists"

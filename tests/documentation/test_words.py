@@ -34,7 +34,7 @@ FOREIGN = {
     "InferenceRESTClient",
 }
 #: Groups of commands of `layerserve`.
-GROUPS = {"zoo": ("list", "build"), "token": ("create",)}
+GROUPS = {"zoo": ("list", "build"), "token": ("create",), "dataset": ("upload", "list", "show", "delete")}
 
 
 @pytest.fixture(scope="module", name="flags")

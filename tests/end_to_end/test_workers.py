@@ -18,7 +18,7 @@ from layerserve_server.training.process.proc_files import children_of
 from small_runs import assert_bit_for_bit, training_processes, weights
 
 ROWS = 90
-EPOCHS = 60
+EPOCHS = 40
 
 
 def images() -> Model:

@@ -2,11 +2,24 @@ from __future__ import annotations
 
 import pytest
 from layerserve.methods import METHODS
-from layerserve.v1 import graph_pb2, management_pb2, models_pb2, prediction_pb2, training_pb2
+from layerserve.v1 import (
+    checkpoints_pb2,
+    datasets_pb2,
+    graph_pb2,
+    management_pb2,
+    models_pb2,
+    online_pb2,
+    prediction_pb2,
+    sweeps_pb2,
+    training_pb2,
+)
 
 SERVICES = [
     service
-    for module in (prediction_pb2, models_pb2, graph_pb2, training_pb2, management_pb2)
+    for module in (
+        *(prediction_pb2, models_pb2, graph_pb2, training_pb2, datasets_pb2, management_pb2),
+        *(checkpoints_pb2, online_pb2, sweeps_pb2),
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 DESCRIBED = {f"/{service.full_name}/{method.name}": method for service in SERVICES for method in service.methods}
@@ -32,7 +45,15 @@ def test_only_calls_that_change_nothing_are_repeated():
         "ListModels",
         "GetModel",
         "GetNodeShapes",
+        "EstimateRun",
         "GetRun",
         "ListRuns",
+        "GetRunSeries",
         "ListRunFiles",
+        "ListDatasets",
+        "GetDataset",
+        "ListCheckpoints",
+        "PredictCheckpoint",
+        "GetSweep",
+        "ListSweeps",
     }

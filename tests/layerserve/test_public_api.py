@@ -8,9 +8,13 @@ import sys
 import layerserve
 import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
+from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
+from layerserve.async_run_reports import AsyncRunReports
 from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
+from layerserve.datasets import Datasets
 from layerserve.management import Management
+from layerserve.run_reports import RunReports
 from layerserve.sweeping import Sweep, Sweeping
 
 PUBLIC = [
@@ -18,15 +22,25 @@ PUBLIC = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
+    "Checkpoint",
+    "CheckpointKept",
+    "CheckpointNotFound",
     "Client",
     "ClientClosed",
     "DataLoss",
+    "DatasetArray",
+    "DatasetColumn",
+    "DatasetInfo",
+    "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
+    "EstimatedPublication",
+    "EstimatedSeconds",
     "FailedPrecondition",
     "Forbidden",
     "Internal",
@@ -48,6 +62,7 @@ PUBLIC = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
+    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -59,18 +74,22 @@ PUBLIC = [
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
+    "RunEstimate",
     "RunFailed",
     "RunFile",
     "RunFinished",
     "RunInfo",
-    "RunPaused",
     "RunNotFound",
+    "RunPaused",
     "RunQueued",
     "RunResumed",
+    "RunSeries",
     "RunStarted",
+    "SampleLosses",
     "ServerFile",
     "StepProgress",
     "SweepInfo",
+    "TakenOver",
     "TensorSpec",
     "TokenExpired",
     "TrainingCancelled",
@@ -127,6 +146,8 @@ def test_importing_the_client_imports_nothing_heavy(module):
         (Client, AsyncClient),
         (TrainingRun, AsyncTrainingRun),
         (Management, AsyncManagement),
+        (RunReports, AsyncRunReports),
+        (Datasets, AsyncDatasets),
         (Sweeping, AsyncSweeping),
         (Sweep, AsyncSweep),
     ],
@@ -151,7 +172,7 @@ def test_runs_of_both_clients_say_the_same_of_their_events():
 
 def parameters(function) -> list[inspect.Parameter]:
     found = inspect.signature(function).parameters.values()
-    return [p.replace(annotation=str(p.annotation).replace("AsyncClient", "Client")) for p in found]
+    return [p.replace(annotation=str(p.annotation).replace("Async", "")) for p in found]
 
 
 def blocking_text(text: str | None) -> str | None:

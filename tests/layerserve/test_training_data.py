@@ -133,7 +133,7 @@ def test_validation_data_is_announced_with_its_own_roles():
         ({"x": np.array([["a"] * 3] * 2)}, InvalidTensor, "got dtype string, expected float32"),
         ({"validation_data": np.zeros((2, 3))}, InvalidArgument, "expected (x, y) or (x, y, sample_weight)"),
         ({"validation_data": (np.zeros((1, 3)), np.zeros(2))}, InvalidArgument, "validation x['x'] has 1"),
-        ({"x": [[1, 2, 3], [4]]}, InvalidTensor, "got list"),
+        ({"x": [[1, 2, 3], [4]]}, InvalidTensor, "got rows of different lengths"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_before_anything_is_sent(change, error, text):

@@ -23,10 +23,12 @@ from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownT
 from layergraph.exporting.signature import Signature
 from layerserve.table_files.table import Selection
 from layerserve_server.app import App
+from layerserve_server.datasets.dataset import Description
 from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
-from layerserve_server.training import data_root
+from layerserve_server.training import data_root, dataset_files, sampled_requests
 from layerserve_server.training.data_files.filed_array import FiledArray
+from layerserve_server.training.estimates.settings_problems import settings_problems
 from layerserve_server.training.model import dry_run, monitored
 from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.limits import Limits
@@ -151,6 +153,11 @@ class RehearsedHere:
     def __call__(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> None:
         dry_run(self.load, path, request)
 
+    def problems(
+        self, path: Path, request: RunRequest, parameters: int, complete: bool, gone: Callable[[], bool]
+    ) -> Sequence[str]:
+        return settings_problems(self.load, path, request, complete=complete)
+
     def larger_is_better(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> bool:
         return self.load(path).log_direction(monitored(request)) == "up"
 
@@ -158,6 +165,13 @@ class RehearsedHere:
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool]
     ) -> Sequence[FiledArray]:
         return described(root, files)
+
+    def describe_dataset(self, folder: Path, file: str) -> Description:
+        return dataset_files.description(dataset_files.described({"folder": str(folder), "file": file}))
+
+    def make_dataset(self, arguments: Mapping[str, Any], gone: Callable[[], bool]) -> tuple[int, str]:
+        reply = sampled_requests.made(arguments)
+        return reply["bytes"], reply["sha256"]
 
     def close(self) -> None:
         pass

@@ -60,7 +60,7 @@ def train(folder: Path, request: RunRequest) -> RunResult:
     if behaviour == "exit":
         sys.exit(3)
     (folder / "result").mkdir(exist_ok=True)
-    x = read_data(folder, request.data, Path(request.data_root))[0]
+    x = read_data(folder, request.data, Path(request.data_root), datasets=Path(request.datasets))[0]
     offset = request.seed if searches else float(x.sum())
     text = "{" if behaviour == "broken" else f'{{"offset": {offset}}}'
     (folder / "result" / "model.keras").write_text(text)

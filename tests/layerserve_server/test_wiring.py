@@ -17,7 +17,7 @@ import pytest
 from layerserve_server import tuning, wiring
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
-from layerserve_server.app import run_defaults, run_limits
+from layerserve_server.app import dataset_limits, run_defaults, run_limits
 from layerserve_server.inference import runner
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
@@ -81,6 +81,7 @@ def test_what_training_runs_may_take():
         training_resume="manual",
         max_workers=8,
         max_written_bytes=2003,
+        max_online_sessions=9,
     )
     assert asdict(run_limits(settings)) == {
         "slots": 3,
@@ -91,8 +92,14 @@ def test_what_training_runs_may_take():
         "auto_resume": False,
         "max_workers": 8,
         "max_written": 2003,
+        "sessions": 9,
     }
     assert run_limits(Settings()).auto_resume
+
+
+def test_what_datasets_may_take():
+    settings = Settings(max_dataset_bytes=3, dataset_seconds=4.5, dataset_upload_seconds=5.5)
+    assert asdict(dataset_limits(settings)) == {"max_bytes": 3, "keep_seconds": 4.5, "upload_seconds": 5.5}
 
 
 def test_how_runs_are_carried_out(tmp_path):

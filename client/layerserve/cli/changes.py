@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from layerserve.cli.options import Address, Json, ModelName, connect
 from layerserve.cli.output import print_json, print_line
+from layerserve.cli.upload_bar import UploadBar
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.model_changes import ModelChange
 
@@ -43,7 +42,7 @@ def upload(
 
     JSON: {"model", "version", "default", "versions", "lagging"}, with versions as in `layerserve models`.
     """
-    with connect(context, address) as client, _Shown() as shown:
+    with connect(context, address) as client, UploadBar() as shown:
         change = client.upload(model, path, golden=golden, settings=settings, label=label, progress=shown)
     _report(model, f"version {change.version} is published", change, as_json)
 
@@ -211,28 +210,3 @@ def _warn(lagging: Sequence[str]) -> None:
         print(f"layerserve: not in effect yet in {text}", file=sys.stderr)
     if lagging:
         raise typer.Exit(1)
-
-
-class _Shown:
-    """Shows the progress of an upload on standard error, if that is a terminal. A context manager."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._progress.add_task("sending", total=None)
-
-    def __enter__(self) -> _Shown:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, phase: Literal["sending", "testing"], sent: int, total: int) -> None:
-        self._progress.update(self._task, description=phase, completed=sent, total=total)

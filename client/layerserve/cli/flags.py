@@ -26,6 +26,7 @@ from layerserve.options.kinds import (
     Setting,
     Settings,
     Size,
+    Splits,
     Text,
     Weights,
     Whole,
@@ -56,6 +57,16 @@ def read_flags(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str,
         for option in options
         if given[option.name] is not None
     }
+
+
+def given_flags(context: typer.Context, options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Like `read_flags`; with a checkpoint to go on from, without defaults that are those of the checkpoint's run."""
+    if given["from_checkpoint"] is not None:
+        # By name, as releases of typer have classes of their own.
+        sources = {option.name: getattr(context.get_parameter_source(option.name), "name", "") for option in options}
+        own = {option.name for option in options if option.continues and sources[option.name] != "COMMANDLINE"}
+        given = {name: None if name in own else value for name, value in given.items()}
+    return read_flags(options, given)
 
 
 def flag_name(option: Option) -> str:
@@ -151,5 +162,6 @@ _FORMS: dict[type[Kind], _Form] = {
     Callbacks: _Form(list[str], None, f"A name, or JSON. {_REPEATED}", _names_or_json),
     Weights: _Form(str, "JSON", "", _json),
     ClassWeight: _Form(str, "JSON", "", _json),
+    Splits: _Form(str, "JSON", "", _json),
     Lora: _Form(str, "JSON", "", _json),
 }

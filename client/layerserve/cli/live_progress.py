@@ -11,6 +11,7 @@ from rich.table import Column
 
 from layerserve.client import TrainingRun
 from layerserve.events import (
+    CheckpointKept,
     EpochEnd,
     LogLine,
     RunCancelled,
@@ -89,6 +90,8 @@ class LiveProgress:
             self._update(logs=f"paused: {escape(event.reason)}" if event.reason else "paused")
         elif isinstance(event, RunResumed):
             self._update(logs="resumed from its checkpoint" if event.epoch else "restarted from the beginning")
+        elif isinstance(event, CheckpointKept):
+            self._progress.console.print(f"checkpoint {event.checkpoint} is kept", markup=False, highlight=False)
         elif isinstance(event, LogLine):
             self._progress.console.print(event.text, markup=False, highlight=False)
 

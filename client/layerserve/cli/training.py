@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import numpy as np
 import typer
 
 from layerserve.cli.array_files import read_arrays
-from layerserve.cli.flags import flags, pairs, read_flags
+from layerserve.cli.flags import flags, given_flags, pairs
 from layerserve.cli.history_plot import check_plot, print_plot, save_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.model_specs import ModelSpecs
@@ -20,10 +22,12 @@ from layerserve.cli.output import plain, print_json, print_line, print_table
 from layerserve.client import TrainingRun
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
-from layerserve.events import RunCancelled, TrainingEvent
+from layerserve.estimates import RunEstimate
+from layerserve.events import Logs, RunCancelled, TrainingEvent
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.run_info import Runs
+from layerserve.sample_losses import SampleLosses
 from layerserve.tables import Table, number_text
 
 _ARRAYS = "[NAME=]PATH"
@@ -38,7 +42,14 @@ Arrays = Annotated[
     ),
 ]
 Targets = Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Dataset with all data, in place of --x and --y: its ID, or its first digits."),
+]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Send no data and start nothing; show problems, time, memory and disk space.")
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -51,6 +62,10 @@ Fill = Annotated[
         metavar="VALUE", help="Read in place of missing values of .csv and .parquet files.  [default: refused]"
     ),
 ]
+Losses = Annotated[
+    Path | None, typer.Option("--losses", metavar="FILE.npz", help="Save the loss of each row to this file.")
+]
+Worst = Annotated[int, typer.Option(metavar="COUNT", min=0, help="Show so many rows with the highest losses.")]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Plot the history to this file. Requires layerserve[plot].")
 ]
@@ -63,6 +78,7 @@ def train(
     x: Arrays = None,
     y: Targets = None,
     data: Data = None,
+    dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
@@ -72,6 +88,7 @@ def train(
     fill: Fill = None,
     best: Annotated[bool, typer.Option("--best", help="Publish the best epoch's weights, not the last ones.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the data is sent; print the run's id.")] = False,
+    dry_run: DryRun = False,
     plot: Plot = None,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
@@ -85,9 +102,12 @@ def train(
     pause` pauses it, `layerserve resume` resumes one that was paused or interrupted.
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
-    started, step, epoch, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
+    started, step, epoch, checkpoint, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
+    With --dry-run: {"model", "base_version", "problems", "rows", "steps_per_epoch", "steps", "validation_steps",
+    "data_bytes", "trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes", "seconds",
+    "wait_seconds", "ahead", "publication"}.
     """
-    x, y = _of_one_file(context, x, y, data)
+    x, y = _of_one_file(context, x, y, data, dataset)
     if validation_x or validation_y or validation_data:
         if bool(validation_x) != bool(validation_y) and not validation_data:
             raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
@@ -97,21 +117,25 @@ def train(
     check_plot(plot)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
-        run = client.train(
+        start: Callable[..., TrainingRun | RunEstimate] = client.estimate if dry_run else client.train
+        run = start(
             model,
-            read_arrays(x, specs.inputs, fill),
-            read_arrays(y, specs.outputs, fill),
+            read_arrays(x, specs.inputs, fill) if x else None,
+            read_arrays(y, specs.outputs, fill) if y else None,
             sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
             validation_data=(
                 (read_arrays(validation_x, specs.inputs, fill), read_arrays(validation_y, specs.outputs, fill))
                 if validation_x and validation_y
                 else None
             ),
+            dataset=dataset,
             version=version,
             label=label,
-            **cast(TrainKeywords, read_flags(TRAIN, options | ({"publish": "best"} if best else {}))),
+            **cast(TrainKeywords, given_flags(context, TRAIN, options | ({"publish": "best"} if best else {}))),
         )
-        if not detach:
+        if isinstance(run, RunEstimate):
+            _show_estimate(run, as_json)
+        elif not detach:
             _follow(run, as_json, plot)
         elif as_json:
             print_json({"run": run.id})
@@ -126,42 +150,86 @@ def evaluate(
     x: Arrays = None,
     y: Targets = None,
     data: Data = None,
+    dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     fill: Fill = None,
+    losses: Losses = None,
+    worst: Worst = 0,
+    dry_run: DryRun = False,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
-    """Measure the loss and metrics of a model on data. JSON: an object of numbers by log."""
-    x, y = _of_one_file(context, x, y, data)
+    """Measure the loss and metrics of a model on data.
+
+    JSON: an object of numbers by log. With --worst: {"run", "logs", "worst": [{"row", log: loss}]}. With --dry-run: as
+    for `train`.
+    """
+    x, y = _of_one_file(context, x, y, data, dataset)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
-        logs = client.evaluate(
+        start: Callable[..., Logs | RunEstimate | SampleLosses] = client.evaluate
+        if dry_run:
+            start = client.estimate_evaluation
+        elif worst or losses is not None:
+            start = client.sample_losses
+        logs = start(
             model,
-            read_arrays(x, specs.inputs, fill),
-            read_arrays(y, specs.outputs, fill),
+            read_arrays(x, specs.inputs, fill) if x else None,
+            read_arrays(y, specs.outputs, fill) if y else None,
             sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
+            dataset=dataset,
             version=version,
             label=label,
-            **cast(EvaluateKeywords, read_flags(EVALUATE, options)),
+            **cast(EvaluateKeywords, given_flags(context, EVALUATE, options)),
         )
-    if as_json:
+    if isinstance(logs, SampleLosses):
+        if losses is not None:
+            np.savez(losses, **cast(Any, logs.losses))
+        if worst:
+            _show_worst(logs, worst, as_json)
+            return
+        logs = logs.logs
+    if isinstance(logs, RunEstimate):
+        _show_estimate(logs, as_json)
+    elif as_json:
         print_json(logs)
     else:
         print_table(Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()]))
 
 
+def _show_worst(found: SampleLosses, count: int, as_json: bool) -> None:
+    """Prints the rows with the highest losses."""
+    rows = found.worst(count).tolist()
+    if as_json:
+        worst = [{"row": row, **{name: float(values[row]) for name, values in found.losses.items()}} for row in rows]
+        print_json({"run": found.run_id, "logs": found.logs, "worst": worst})
+        return
+    cells = [(str(row), *(number_text(float(values[row])) for values in found.losses.values())) for row in rows]
+    print_table(Table("Highest losses", ("#Row", *(f"#{name}" for name in found.losses)), cells))
+
+
+def _show_estimate(estimate: RunEstimate, as_json: bool) -> None:
+    """Prints an estimate. Raises InvalidArgument with its first problem, after all of them have been printed."""
+    if as_json:
+        print_json(estimate)
+    else:
+        print_table(estimate.table())
+    if estimate.problems:
+        raise InvalidArgument(estimate.problems[0])
+
+
 def _of_one_file(
-    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None
+    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None, dataset: str | None = None
 ) -> tuple[list[str], list[str]]:
-    """Returns the arguments for inputs and targets: `data` for those not given."""
+    """Returns the arguments for inputs and targets: `data` for those not given. A dataset has them itself."""
     both = [data] if data else None
     x, y = x or both, y or both
-    if not x or not y:
-        raise typer.BadParameter("missing data: pass --x and --y, or --data", context)
-    return x, y
+    if (not x or not y) and dataset is None:
+        raise typer.BadParameter("missing data: pass --x and --y, or --data, or --dataset", context)
+    return x or [], y or []
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
@@ -198,7 +266,8 @@ def _print_events(run: TrainingRun) -> RunCancelled | None:
 def _event_name(event: TrainingEvent) -> str:
     """Returns the name of an event in the protocol: RunAccepted -> accepted, StepProgress -> step, LogLine -> log."""
     name = type(event).__name__
-    return {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log"}.get(name, name.removeprefix("Run").lower())
+    names = {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log", "CheckpointKept": "checkpoint"}
+    return names.get(name, name.removeprefix("Run").lower())
 
 
 def _print_history(run: TrainingRun) -> None:
@@ -236,8 +305,9 @@ def runs(
 
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority", "workers", "owner", "metadata", "caller", "withheld", "publishable", "stopped",
-    "idempotency_key", "sweep", "trial"}]}.
+    "resumable", "resumed", "priority", "workers", "owner", "parent", "from_checkpoint", "metadata", "caller",
+    "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial", "remaining_seconds", "best",
+    "best_epoch"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(

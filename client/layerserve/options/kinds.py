@@ -277,6 +277,41 @@ class ClassWeight(Json):
         return class_weight_json(value)
 
 
+@dataclass(frozen=True)
+class Splits(Json):
+    """A dict of shares by the name of a split."""
+
+    expects: str = "a dict of name to share, together at most 1"
+
+    def encode(self, name: str, value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, Mapping) or (problem := splits_problem(value)):
+            got = problem if isinstance(value, Mapping) else repr(value)
+            raise InvalidArgument(f"{name}: got {got}, expected {self.expects}")
+        return json.dumps({key: float(share) for key, share in value.items()})
+
+
+#: Maximum number of splits, and maximum length of their names, in characters.
+MAX_SPLITS, MAX_SPLIT_NAME = 100, 100
+#: By how much shares may exceed 1 together, as 0.7 + 0.2 + 0.1 does.
+SHARE_ERROR = 1e-9
+
+
+def splits_problem(splits: Mapping[Any, Any]) -> str:
+    """Returns what is wrong with shares by name; empty if nothing is."""
+    if not 0 < len(splits) <= MAX_SPLITS:
+        return f"{len(splits)} splits"
+    for name, share in splits.items():
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_SPLIT_NAME:
+            return f"the name {str(name)[:MAX_SPLIT_NAME]!r}"
+        number = isinstance(share, (int, float, np.integer, np.floating)) and not isinstance(share, bool)
+        if not number or not 0 < share <= 1:
+            return f"{str(share)[:20]} for {name!r}"
+    total = sum(map(float, splits.values()))
+    return f"shares of {total:g} together" if total > 1 + SHARE_ERROR else ""
+
+
 def whole(least: int, bits: int = 32) -> Whole:
     """Returns the kind of whole numbers from `least` that a signed field of this many bits can represent."""
     return Whole("a whole number" + (f" from {least}" if least >= 0 else ""), least=least, limit=2 ** (bits - 1))

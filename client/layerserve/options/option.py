@@ -29,6 +29,8 @@ class Option:
     path: str
     #: Whether `evaluate` has the option, too.
     evaluates: bool
+    #: Whether a run that goes on from a checkpoint has, by default, the value of the checkpoint's run.
+    continues: bool
     #: Further flags on the command line: short ones, and former names.
     flags: tuple[str, ...]
     #: Its type in signatures, and the annotation as text.
@@ -69,6 +71,7 @@ def option(
     otherwise: str = "",
     field: str = "",
     evaluates: bool = False,
+    continues: bool = False,
     flags: Sequence[str] = (),
 ) -> Any:
     """Declares an option as a dataclass field. `field` is its name in the message if that differs; see `Option`."""
@@ -79,6 +82,7 @@ def option(
         "otherwise": otherwise,
         "field": field,
         "evaluates": evaluates,
+        "continues": continues,
         "flags": tuple(flags),
     }
     return dataclasses.field(default=default, metadata=described)

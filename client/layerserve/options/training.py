@@ -26,6 +26,7 @@ from layerserve.options.kinds import (
     Setting,
     Settings,
     Size,
+    Splits,
     Text,
     Weights,
     whole,
@@ -40,36 +41,47 @@ class RunOptions:
     """Options of the training loop and of publication: fields of TrainSpec itself."""
 
     epochs: int = option(1, whole(1), "Passes over the data.", flags=["-e"])
-    batch_size: int = option(32, whole(1), "Rows in a step.", unit="rows", evaluates=True, flags=["-b"])
-    steps_per_epoch: int | None = option(None, whole(1, 64), "Steps in an epoch.", otherwise="all of the data")
-    validation_split: float = option(0.0, SHARE, "Share of the last rows to validate with instead.")
+    batch_size: int = option(32, whole(1), "Rows in a step.", unit="rows", evaluates=True, flags=["-b"], continues=True)
+    steps_per_epoch: int | None = option(
+        None, whole(1, 64), "Steps in an epoch.", otherwise="all of the data", continues=True
+    )
+    validation_split: float = option(0.0, SHARE, "Share of the last rows to validate with instead.", continues=True)
     validation_batch_size: int | None = option(
-        None, whole(1), "Rows in a step of validation.", unit="rows", otherwise="those of training"
+        None, whole(1), "Rows in a step of validation.", unit="rows", otherwise="those of training", continues=True
     )
     class_weight: Mapping[int, float] | None = option(
-        None, ClassWeight(), 'Weight of each class: {"0": 1.0, "1": 5.0}.', otherwise="1 for each"
+        None, ClassWeight(), 'Weight of each class: {"0": 1.0, "1": 5.0}.', otherwise="1 for each", continues=True
     )
-    shuffle: bool = option(True, Flag(), "Put rows in a new order for each epoch.")
+    shuffle: bool = option(True, Flag(), "Put rows in a new order for each epoch.", continues=True)
     seed: int | None = option(
-        None, whole(0, 64), "Seed of everything random: the order of rows, dropout.", otherwise="drawn"
+        None, whole(0, 64), "Seed of everything random: the order of rows, dropout.", otherwise="drawn", continues=True
     )
-    freeze: str | Sequence[str] = option((), Patterns(), "Layers not to train, such as 'block1_*'.", otherwise="none")
+    freeze: str | Sequence[str] = option(
+        (), Patterns(), "Layers not to train, such as 'block1_*'.", otherwise="none", continues=True
+    )
     unfreeze: str | Sequence[str] = option(
-        (), Patterns(), "Layers to train although `freeze` names them.", otherwise="none"
+        (), Patterns(), "Layers to train although `freeze` names them.", otherwise="none", continues=True
     )
     lora: Any = option(
         None,
         Lora(),
         'Train matrices of this rank in place of kernels: {"rank": 8, "alpha": 16, "layers": ["dense_*"]}.',
         otherwise="whole kernels",
+        continues=True,
     )
     callbacks: Any = option(
-        None, Callbacks(), "Callbacks, such as EarlyStopping.", otherwise="none", flags=["--callback"]
+        None, Callbacks(), "Callbacks, such as EarlyStopping.", otherwise="none", flags=["--callback"], continues=True
     )
     publish: bool | str = option(True, Publication(), "Make the result a new version of the model.")
-    monitor: str | None = option(None, Log(), "What makes an epoch the best.", otherwise="val_loss, or loss")
+    monitor: str | None = option(
+        None, Log(), "What makes an epoch the best.", otherwise="val_loss, or loss", continues=True
+    )
     monitor_mode: str | None = option(
-        None, words({"min": "min", "max": "max"}), "Whether small or large is better.", otherwise="by the log"
+        None,
+        words({"min": "min", "max": "max"}),
+        "Whether small or large is better.",
+        otherwise="by the log",
+        continues=True,
     )
     publish_if_improved: str | None = option(
         None,
@@ -79,16 +91,37 @@ class RunOptions:
         flags=["--if-improved"],
     )
     publish_label: str | None = option(None, Text(), "Label to give to the new version.", otherwise="none")
-    format: str | None = option(None, MODEL_FORMAT, "Format of the file.", otherwise="the model's format")
+    format: str | None = option(
+        None, MODEL_FORMAT, "Format of the file.", otherwise="the model's format", continues=True
+    )
     priority: int = option(0, whole(-(2**31)), "Runs of a higher priority leave the queue first.")
     workers: int = option(
-        1, whole(1), "Processes that train together, each with a part of every batch, if the server allows several."
+        1,
+        whole(1),
+        "Processes that train together, each with a part of every batch, if the server allows several.",
+        continues=True,
     )
     on_nan: str = option(
         "stop",
         words({"stop": training_pb2.NAN_POLICY_STOP, "continue": training_pb2.NAN_POLICY_CONTINUE}),
         "What happens when a loss is NaN or infinite: with 'stop' the run fails.",
         field="nan_policy",
+        continues=True,
+    )
+    gradient_accumulation_steps: int | None = option(
+        None, whole(1), "Steps whose gradients are averaged for one update.", otherwise="the optimizer's"
+    )
+    precision: str | None = option(
+        None,
+        words(
+            {
+                "float32": training_pb2.PRECISION_FLOAT32,
+                "mixed_bfloat16": training_pb2.PRECISION_MIXED_BFLOAT16,
+                "auto": training_pb2.PRECISION_AUTO,
+            }
+        ),
+        "Precision of the computation; with 'auto' bfloat16, if the processor has units for it.",
+        otherwise="the model's",
     )
     cache_frozen: str = option(
         "auto",
@@ -107,6 +140,43 @@ class RunOptions:
         "Seconds between two checkpoints, from which an interrupted run goes on.",
         unit="seconds",
         otherwise="the server's",
+    )
+    checkpoint_every_epochs: int | None = option(
+        None,
+        whole(1),
+        "Keep a checkpoint after every so many epochs.",
+        unit="epochs",
+        otherwise="none",
+        field="checkpoints.every_epochs",
+    )
+    checkpoint_every_steps: int | None = option(
+        None,
+        whole(1, 64),
+        "Keep a checkpoint after every so many steps.",
+        unit="steps",
+        otherwise="none",
+        field="checkpoints.every_steps",
+    )
+    keep_checkpoints: int | None = option(
+        None,
+        whole(1),
+        "Number of the newest of these checkpoints to keep.",
+        otherwise="all",
+        field="checkpoints.keep",
+    )
+    keep_best_checkpoints: int | None = option(
+        None,
+        whole(1),
+        "Number of epochs, the best in `monitor`, whose checkpoints to keep.",
+        otherwise="none",
+        field="checkpoints.keep_best",
+    )
+    from_checkpoint: str | None = option(
+        None,
+        Text(),
+        "Checkpoint to go on from: RUN/CHECKPOINT, RUN/best or RUN.",
+        otherwise="none: from a version",
+        evaluates=True,
     )
     description: str = option("", Text(), "Text to keep with the run.", evaluates=True)
     metadata: Mapping[str, str] | None = option(
@@ -177,11 +247,37 @@ class Budget:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """Which rows of the data a run uses: fields of the DataView message."""
+
+    splits: Mapping[str, float] | None = option(
+        None,
+        Splits(),
+        'Shares of the rows by name, in order: {"train": 0.8, "test": 0.2}. No row is in two of them.',
+        otherwise="one of all rows",
+        evaluates=True,
+    )
+    split: str | None = option(None, Text(), "Split to use.", otherwise="all rows", evaluates=True)
+    validate_on: str | None = option(
+        None, Text(), "Split to validate on after each epoch.", otherwise="none", field="validation"
+    )
+    split_seed: int | None = option(
+        None,
+        whole(0, 64),
+        "Seed of the order in which rows are split.",
+        otherwise="the order of the data",
+        field="seed",
+        evaluates=True,
+    )
+
+
 RUN = options_of(RunOptions)
 COMPILE = options_of(CompileOptions, "compile")
 BUDGET = options_of(Budget, "budget")
+VIEW = options_of(View, "view")
 
 #: The options of `train`.
-TRAIN = (*RUN, *COMPILE, *BUDGET)
+TRAIN = (*RUN, *COMPILE, *BUDGET, *VIEW)
 #: The options of `evaluate`.
 EVALUATE = tuple(option for option in TRAIN if option.evaluates)

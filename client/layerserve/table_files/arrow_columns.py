@@ -23,6 +23,9 @@ _TIMES = ("date32", "date64", "timestamp", "time32", "time64", "duration")
 #: Units of times in a second.
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
+#: Number of elements that become Python's objects at once.
+_MADE = 4096
+
 
 class ArrowColumn:
     """A column of an Arrow type, as numbers or text."""
@@ -136,24 +139,36 @@ class ArrowColumn:
 
     def texts(self, array: Any, row: int, lengths: Sequence[int] | None = None) -> Iterator[bytes]:
         """Yields the texts of rows, one by one: a dictionary may hold one long text for all rows."""
-        for element in self._elements(array, row, lengths):
-            yield _encoded(element)
+        found = self._elements(array, row, lengths)
+        if self._timed:
+            found = _whole_microseconds(found)
+        one_by_one = (element.as_py() for element in found)
+        for value in one_by_one if str(found.type).startswith("dictionary<") else elements(found):
+            yield value if isinstance(value, bytes) else _encoded(value)
 
 
 def _is_list(kind: Any) -> bool:
     return str(kind).startswith(("list<", "large_list<", "fixed_size_list<", "list_view<", "large_list_view<"))
 
 
-def _encoded(element: Any) -> bytes:
-    if str(element.type) == "timestamp[ns]" or str(element.type).startswith("timestamp[ns,"):
-        # datetime has microseconds.
-        import pyarrow
+def elements(array: Any) -> Iterator[Any]:
+    """Yields the elements of an array as Python's objects, made some at a time."""
+    for start in range(0, len(array), _MADE):
+        yield from array.slice(start, _MADE).to_pylist()
 
-        element = element.cast(pyarrow.timestamp("us", element.type.tz), safe=False)
-    value = element.as_py()
-    if isinstance(value, bytes):
-        return value
+
+def _encoded(value: Any) -> bytes:
     return (value if isinstance(value, str) else value.isoformat()).encode()
+
+
+def _whole_microseconds(array: Any) -> Any:
+    """Returns times in a unit that Python's have. Nanoseconds are cut off."""
+    import pyarrow
+
+    kind = array.type
+    if str(kind).startswith("timestamp[ns"):
+        return array.cast(pyarrow.timestamp("us", kind.tz), safe=False)
+    return array.cast(pyarrow.time64("us"), safe=False) if str(kind) == "time64[ns]" else array
 
 
 def seconds(array: Any) -> Array:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from layerserve.errors import InvalidArgument, InvalidTensor
-from layerserve.table_files.arrow_columns import seconds
+from layerserve.table_files.arrow_columns import elements, seconds
 from layerserve.table_files.table import Selection, Table, TableArray, joined, pyarrow_module, text_pieces
 from layerserve.tensors import NUMPY_DTYPES, Array
 
@@ -118,7 +118,7 @@ class CsvTable(Table):
             for index, array in enumerate(arrays):
                 held = [batch[name] for name in array.columns]
                 if array.is_text:
-                    texts = (element.as_py() for row in zip(*held, strict=True) for element in row)
+                    texts = (text for row in zip(*map(elements, held), strict=True) for text in row)
                     yield from ((index, piece) for piece in text_pieces(texts))
                     continue
                 dtype = NUMPY_DTYPES[array.dtype]
@@ -237,7 +237,7 @@ KINDS = (
 
 @dataclass(slots=True)
 class _Column:
-    """What is known of a column: as which kinds of numbers all fields so far could be read. Without one it is text."""
+    """What is known of a column: as which kinds of numbers all fields so far could be read, or that it is text."""
 
     table: CsvTable
     name: str
@@ -252,37 +252,44 @@ class _Column:
 
     def dtype(self) -> str:
         """Returns the dtype of all fields."""
-        return self.kinds[0].dtype if self.kinds else "string"
+        return "string" if self.text else self.kinds[0].dtype
 
     def see(self, fields: Any, row: int) -> None:
         """Checks the next fields; `row` is the number of rows before. Raises InvalidTensor."""
         found = self._decoded(fields, row)
+        self.text = self.text or self._begins_with_text(found)
         if self.text or not len(found):
             return
         found = self._filled(found, row)
-        left = tuple(kind for kind in self.kinds if self._fails(kind, found) is None)
+        left = tuple(kind for kind in self.kinds if not self._fails(kind, found))
         if not left:
             failures = [_first_failure(kind, found) for kind in self.kinds]
             place = max(failures)
-            if self.selection.text is None and self.empty and not place:
-                self.text, self.kinds = True, ()
-                return
             got = found[place].as_py()
             raise InvalidTensor(f"{self.table.where(self.name, row + place)}: got {got[:40]!r}, expected a number")
         self.kinds, self.empty = left, False
+
+    def _begins_with_text(self, found: Any) -> bool:
+        """Whether the first field with a value isn't a number, in a column that may be text."""
+        import pyarrow.compute as compute
+
+        if self.selection.text is not None or not self.empty:
+            return False
+        present = compute.utf8_trim_whitespace(found.filter(_missing(found, invert=True)))
+        return len(present) > 0 and all(self._fails(kind, present.slice(0, 1)) for kind in self.kinds)
 
     def numbers(self, fields: Any) -> Array:
         """Returns fields that were seen as numbers."""
         return self.kinds[0].read(self._filled(self._decoded(fields, 0), 0))
 
-    def _fails(self, kind: _Kind, found: Any) -> bool | None:
+    def _fails(self, kind: _Kind, found: Any) -> bool:
         import pyarrow
 
         try:
             kind.read(found)
         except pyarrow.ArrowInvalid:
             return True
-        return None
+        return False
 
     def _decoded(self, fields: Any, row: int) -> Any:
         """Returns the fields as text. Raises InvalidTensor unless all are UTF-8."""
@@ -300,7 +307,7 @@ class _Column:
         import pyarrow.compute as compute
 
         found = compute.utf8_trim_whitespace(found)
-        missing = compute.is_in(found, pyarrow.array(MISSING))
+        missing = _missing(found)
         if not compute.any(missing).as_py():
             return found
         fill = self.selection.fill
@@ -312,6 +319,15 @@ class _Column:
                 "number; set `fill` to read another value in its place"
             )
         return compute.if_else(missing, pyarrow.scalar(fill), found)
+
+
+def _missing(fields: Any, *, invert: bool = False) -> Any:
+    """Returns for each field whether it means a missing number, or with `invert` whether it doesn't."""
+    import pyarrow
+    import pyarrow.compute as compute
+
+    missing = compute.is_in(compute.utf8_trim_whitespace(fields), pyarrow.array(MISSING))
+    return compute.invert(missing) if invert else missing
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from layerserve.errors import DataLoss, InvalidTensor
 from layerserve.tensors import Array, decode_data, dtype_name
@@ -75,7 +78,7 @@ class FakeRun:
     def close_data(self) -> None:
         """Joins the chunks of each array. Raises DataLoss if rows are missing."""
         for index, array in enumerate(self.spec.data):
-            if array.path:
+            if array.path or array.dataset:
                 continue
             try:
                 value = decode_data(bytes(self._parts[index]), dtype_name(array.dtype), array.shape, array.name)
@@ -90,7 +93,7 @@ class FakeRun:
 
     @property
     def rows(self) -> int:
-        """Number of rows of the first array; 1 if it is a file, which the fake server doesn't read."""
+        """Number of rows of the first array; 1 if it is a file or dataset, which isn't read."""
         return int(self.spec.data[0].shape[0]) if self.spec.data[0].shape else 1
 
     def tell(self, **kind: Any) -> None:
@@ -190,6 +193,11 @@ class FakeRun:
                 break
             if not self.evaluates:
                 self.tell(epoch=training_pb2.EpochEnd(epoch=epoch, logs=values, seconds=0.5, epochs=epochs))
+        if self.evaluates and self.spec.sample_losses:  # type: ignore[union-attr]
+            # The loss of a row is its number.
+            content = io.BytesIO()
+            np.savez(content, loss=np.arange(self.rows, dtype=np.float32))
+            self.files["sample_losses.npz"] = content.getvalue()
         self.published = publish()
         self.state = training_pb2.RUN_STATE_FINISHED
         self.tell(finished=training_pb2.RunFinished(published=self.published, logs=values, seconds=0.5 * epochs))

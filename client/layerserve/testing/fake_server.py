@@ -1,4 +1,4 @@
-"""The fake server, which implements the five services in memory."""
+"""The fake server, which implements all services in memory."""
 
 from __future__ import annotations
 
@@ -31,10 +31,13 @@ from layerserve.errors import (
 from layerserve.health import CHECK, HealthCheckRequest, HealthCheckResponse
 from layerserve.model_info import TensorSpec, VersionState
 from layerserve.node_shapes import LayerNodes
+from layerserve.testing.fake_datasets import FakeDatasets
 from layerserve.testing.fake_management import FakeManagement
 from layerserve.testing.fake_model import FakeModel, Function
 from layerserve.testing.fake_run import FakeRun, PlannedFailure
+from layerserve.testing.fake_run_reports import FakeRunReports
 from layerserve.v1 import (
+    datasets_pb2_grpc,
     graph_pb2,
     graph_pb2_grpc,
     management_pb2_grpc,
@@ -55,15 +58,18 @@ class FakeServer(
     prediction_pb2_grpc.PredictionServiceServicer,
     models_pb2_grpc.ModelServiceServicer,
     graph_pb2_grpc.GraphServiceServicer,
-    training_pb2_grpc.TrainingServiceServicer,
+    FakeRunReports,
+    FakeDatasets,
     FakeManagement,
 ):
     """A server in this process, on a free port of the loopback interface. A context manager.
 
     `address` is its address, `serving` its health status, `calls` the (method, request) pairs received so far,
-    `uploaded` the content of the files of the last upload by path, `canaries` the shares of canaries by model, and
-    `runs` the training runs by id. `train_logs` is the function that returns the logs of an epoch, counted from 1.
-    `credentials` are for TLS. With a `token`, calls that don't send it fail with Unauthenticated.
+    `uploaded` the content of the files of the last upload by path, `datasets` the datasets by id and `upload_cuts` the
+    numbers of bytes after which the next uploads of one are cut, `canaries` the shares of canaries by model, `runs` the
+    training runs by id, and `problems` those of estimates. `train_logs` is the function that returns the logs of an
+    epoch, counted from 1. `credentials` are for TLS. With a `token`, calls that don't send it fail with
+    Unauthenticated.
     """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -72,7 +78,11 @@ class FakeServer(
         self.models: list[FakeModel] = []
         self.uploaded: dict[str, bytes] = {}
         self.canaries: dict[str, float] = {}
+        self.datasets = {}
+        self.dataset_bytes = {}
+        self.upload_cuts = []
         self.runs: dict[str, FakeRun] = {}
+        self.problems: list[str] = []
         self.calls: list[tuple[str, Any]] = []
         self.metadata: list[dict[str, str | bytes]] = []
         self._failures: defaultdict[str, deque[LayerserveError]] = defaultdict(deque)
@@ -90,6 +100,7 @@ class FakeServer(
         graph_pb2_grpc.add_GraphServiceServicer_to_server(self, self._server)
         training_pb2_grpc.add_TrainingServiceServicer_to_server(self, self._server)
         management_pb2_grpc.add_ManagementServiceServicer_to_server(self, self._server)
+        datasets_pb2_grpc.add_DatasetServiceServicer_to_server(self, self._server)
         check = grpc.unary_unary_rpc_method_handler(
             self._check,
             request_deserializer=HealthCheckRequest.FromString,

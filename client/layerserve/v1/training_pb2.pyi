@@ -73,6 +73,8 @@ class _RunKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunKind.Value
     """Trains."""
     RUN_KIND_EVALUATION: _RunKind.ValueType  # 2
     """Evaluates."""
+    RUN_KIND_ONLINE: _RunKind.ValueType  # 3
+    """Trains step by step (OnlineTrainingService)."""
 
 class RunKind(_RunKind, metaclass=_RunKindEnumTypeWrapper):
     """What a run does."""
@@ -83,6 +85,8 @@ RUN_KIND_TRAINING: RunKind.ValueType  # 1
 """Trains."""
 RUN_KIND_EVALUATION: RunKind.ValueType  # 2
 """Evaluates."""
+RUN_KIND_ONLINE: RunKind.ValueType  # 3
+"""Trains step by step (OnlineTrainingService)."""
 Global___RunKind: _TypeAlias = RunKind  # noqa: Y015
 
 class _PublishChoice:
@@ -162,6 +166,38 @@ NAN_POLICY_STOP: NanPolicy.ValueType  # 1
 NAN_POLICY_CONTINUE: NanPolicy.ValueType  # 2
 """Training goes on, as in Keras."""
 Global___NanPolicy: _TypeAlias = NanPolicy  # noqa: Y015
+
+class _Precision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRECISION_UNSPECIFIED: _Precision.ValueType  # 0
+    """Not set: that of the model's layers."""
+    PRECISION_FLOAT32: _Precision.ValueType  # 1
+    """32 bits."""
+    PRECISION_MIXED_BFLOAT16: _Precision.ValueType  # 2
+    """Layers compute in bfloat16, with weights of 32 bits, as by Keras's policy "mixed_bfloat16". A server whose processor has
+    no units for it answers INVALID_ARGUMENT.
+    """
+    PRECISION_AUTO: _Precision.ValueType  # 3
+    """bfloat16 where the server's processor has units for it, else 32 bits."""
+
+class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
+    """Precision of the computation in training."""
+
+PRECISION_UNSPECIFIED: Precision.ValueType  # 0
+"""Not set: that of the model's layers."""
+PRECISION_FLOAT32: Precision.ValueType  # 1
+"""32 bits."""
+PRECISION_MIXED_BFLOAT16: Precision.ValueType  # 2
+"""Layers compute in bfloat16, with weights of 32 bits, as by Keras's policy "mixed_bfloat16". A server whose processor has
+no units for it answers INVALID_ARGUMENT.
+"""
+PRECISION_AUTO: Precision.ValueType  # 3
+"""bfloat16 where the server's processor has units for it, else 32 bits."""
+Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
 class _FrozenCache:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -243,6 +279,7 @@ class DataArray(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     FILL_FIELD_NUMBER: _builtins.int
     role: Global___DataRole.ValueType
@@ -260,6 +297,11 @@ class DataArray(_message.Message):
     key: _builtins.str
     """Which array of a .npz file (may be empty where it has one), or which columns of a table, separated by commas:
     several columns become the last axis of the array. `columns` says the same where a name has a comma.
+    """
+    dataset: _builtins.str
+    """Dataset that holds the array, by its id or the first digits of it; `key` selects the array or the columns in it. Not
+    together with `path`, `dtype` and `shape`. No chunk is sent for it. The run keeps the dataset from being deleted until
+    it has ended.
     """
     fill: _builtins.str
     """What is read where a column has no value (null, or an empty field in place of a number), as text: "0". Default: a missing
@@ -287,18 +329,57 @@ class DataArray(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         path: _builtins.str = ...,
         key: _builtins.str = ...,
+        dataset: _builtins.str = ...,
         columns: _abc.Iterable[_builtins.str] | None = ...,
         fill: _builtins.str | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "columns", b"columns", "dtype", b"dtype", "fill", b"fill", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "columns", b"columns", "dataset", b"dataset", "dtype", b"dtype", "fill", b"fill", "key", b"key", "name", b"name", "path", b"path", "role", b"role", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fill: _TypeAlias = _typing.Literal["fill"]  # noqa: Y015
     _WhichOneofArgType__fill: _TypeAlias = _typing.Literal["_fill", b"_fill"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
 
 Global___DataArray: _TypeAlias = DataArray  # noqa: Y015
+
+@_typing.final
+class DataView(_message.Message):
+    """Which rows of the data a run uses: a split of them by shares, in an order that depends on a seed only. Different splits
+    have no row in common, whichever run uses them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPLITS_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    splits: _builtins.str
+    """Splits as JSON: their shares by name, in order ({"train": 0.8, "test": 0.2}), together at most 1. Default: one of all rows."""
+    split: _builtins.str
+    """Name of the split to train on, or to evaluate on. Needed with `splits`."""
+    validation: _builtins.str
+    """Name of the split to validate on after each epoch. Not together with validation arrays. Default: none."""
+    seed: _builtins.int
+    """Seed of the order in which rows are split, from 0. Default: the order of the data."""
+    def __init__(
+        self,
+        *,
+        splits: _builtins.str = ...,
+        split: _builtins.str = ...,
+        validation: _builtins.str = ...,
+        seed: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed", "split", b"split", "splits", b"splits", "validation", b"validation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+
+Global___DataView: _TypeAlias = DataView  # noqa: Y015
 
 @_typing.final
 class CompileSettings(_message.Message):
@@ -394,12 +475,17 @@ class TrainSpec(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     EXPECTED_BASE_VERSION_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     CACHE_FROZEN_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
     """Passes over the data. Default 1."""
     batch_size: _builtins.int
@@ -455,6 +541,16 @@ class TrainSpec(_message.Message):
     """Format of the version that is published. Default: the one that the model came in. One that can't hold the model, or
     what it is compiled with, gives INVALID_ARGUMENT before the run starts.
     """
+    from_checkpoint: _builtins.str
+    """Checkpoint to go on from, as "RUN/CHECKPOINT" with ids that ListCheckpoints gives, or "RUN/best", or "RUN/last" (also
+    "RUN" alone). The run then trains the model of that run, from its weights and the state of its optimizer; `model` is that
+    model's name, without a version or with the one that run started from. What isn't set in the spec is as in that run, but
+    for `epochs` (those to do in addition), `publish`, `publish_label`, `publish_choice`, `publish_if_improved`,
+    `description`, `priority`, `checkpoint_seconds`, `checkpoints` and `budget`. With the data and settings of that run it
+    goes on exactly: the weights are those of a run that trained that long at once. With others the order of rows starts
+    anew, and a `log` event says why; it also names what of the optimizer's state isn't kept. Errors: NOT_FOUND (run or
+    checkpoint), INVALID_ARGUMENT (another model, or a text that is no checkpoint).
+    """
     lora: _builtins.str
     """LoRA, as JSON ({"rank": 8, "alpha": 16, "layers": ["dense_*"], "keep": true}): the kernels of the layers that the patterns
     match are frozen, and alpha / rank times the product of two matrices of this rank is trained instead. Default of alpha:
@@ -474,6 +570,12 @@ class TrainSpec(_message.Message):
     """
     on_conflict: Global___ConflictPolicy.ValueType
     """What happens if another version is the newest. Only together with `expected_base_version`. Default: refuse."""
+    gradient_accumulation_steps: _builtins.int
+    """Number of steps whose gradients are averaged for one update of the weights: the argument of Keras's optimizers, set for the
+    optimizer of the run. 1 updates in every step. Default: the optimizer's.
+    """
+    precision: Global___Precision.ValueType
+    """Precision of the computation; weights and the published model stay as they are. Default: the model's own."""
     cache_frozen: Global___FrozenCache.ValueType
     """Whether the outputs of the frozen layers before all trained ones are computed once for each row, and kept in the run's
     folder, rather than in each epoch. Default: auto.
@@ -505,10 +607,18 @@ class TrainSpec(_message.Message):
         """What the run may use. A run that uses more fails."""
 
     @_builtins.property
+    def checkpoints(self) -> Global___CheckpointPolicy:
+        """Which checkpoints are kept, to be evaluated, published or gone on from, also after the run. Default: none."""
+
+    @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Keys and values for people and programs, kept with the run: at most 32, keys of 1 to 64 letters, digits, '.', '_', '/' and
         '-', values of at most 512 characters. Default: none.
         """
+
+    @_builtins.property
+    def view(self) -> Global___DataView:
+        """Which rows to train on, and to validate on. Not together with `validation_split`. Default: all rows."""
 
     def __init__(
         self,
@@ -540,16 +650,21 @@ class TrainSpec(_message.Message):
         budget: Global___Budget | None = ...,
         workers: _builtins.int = ...,
         format: _tensor_pb2.ModelFormat.ValueType = ...,
+        from_checkpoint: _builtins.str = ...,
+        checkpoints: Global___CheckpointPolicy | None = ...,
         lora: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         expected_base_version: _builtins.int = ...,
         on_conflict: Global___ConflictPolicy.ValueType = ...,
+        gradient_accumulation_steps: _builtins.int = ...,
+        precision: Global___Precision.ValueType = ...,
         cache_frozen: Global___FrozenCache.ValueType = ...,
+        view: Global___DataView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "from_checkpoint", b"from_checkpoint", "gradient_accumulation_steps", b"gradient_accumulation_steps", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "precision", b"precision", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "view", b"view", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015
@@ -569,6 +684,42 @@ class TrainSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shuffle) -> _WhichOneofReturnType__shuffle | None: ...
 
 Global___TrainSpec: _TypeAlias = TrainSpec  # noqa: Y015
+
+@_typing.final
+class CheckpointPolicy(_message.Message):
+    """Which checkpoints a run keeps until it is deleted. What would exceed the run's budget or the disk isn't kept, and a `log`
+    event says so; the run goes on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERY_EPOCHS_FIELD_NUMBER: _builtins.int
+    EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    KEEP_BEST_FIELD_NUMBER: _builtins.int
+    every_epochs: _builtins.int
+    """A checkpoint is written after every so many epochs. Default: none, but 1 where only `keep` is set."""
+    every_steps: _builtins.int
+    """A checkpoint is written after every so many steps of the run. Default: none."""
+    keep: _builtins.int
+    """Number of the newest of these checkpoints that are kept. Default: all. More than 1000 at once give INVALID_ARGUMENT."""
+    keep_best: _builtins.int
+    """Number of epochs whose checkpoints are kept because their `monitor` is best, whatever the fields above say. Default: none."""
+    def __init__(
+        self,
+        *,
+        every_epochs: _builtins.int = ...,
+        every_steps: _builtins.int = ...,
+        keep: _builtins.int = ...,
+        keep_best: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_epochs", b"every_epochs", "every_steps", b"every_steps", "keep", b"keep", "keep_best", b"keep_best"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointPolicy: _TypeAlias = CheckpointPolicy  # noqa: Y015
 
 @_typing.final
 class Budget(_message.Message):
@@ -631,12 +782,24 @@ class EvaluateSpec(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SAMPLE_LOSSES_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Rows in a step. Default 32."""
     description: _builtins.str
     """Free text for people, kept with the run. Default: empty."""
+    from_checkpoint: _builtins.str
+    """Checkpoint to evaluate, as in TrainSpec. Compile settings that aren't set are those of its run."""
+    sample_losses: _builtins.bool
+    """Whether the loss of each row is written to the file "sample_losses.npz" of the run (see DownloadRunFile): arrays of
+    float32 in the order of the rows, by log name: "loss" for all outputs together, with loss weights, and "NAME_loss" for
+    each of several outputs. The loss of a row is the mean of its values (timesteps, pixels) as Keras computes them before
+    it reduces them, times the sample weights, without masked values; penalties of regularizers don't count. A loss whose
+    values depend on several rows gives INVALID_ARGUMENT. Rows that aren't in the split of a `view` have NaN. Default false.
+    """
     idempotency_key: _builtins.str
     """A key by which a repeated call finds its run, as in TrainSpec. Default: none."""
     @_builtins.property
@@ -655,6 +818,10 @@ class EvaluateSpec(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Keys and values, as in TrainSpec. Default: none."""
 
+    @_builtins.property
+    def view(self) -> Global___DataView:
+        """Which rows to evaluate on. Default: all rows."""
+
     def __init__(
         self,
         *,
@@ -663,12 +830,15 @@ class EvaluateSpec(_message.Message):
         data: _abc.Iterable[Global___DataArray] | None = ...,
         batch_size: _builtins.int = ...,
         description: _builtins.str = ...,
+        from_checkpoint: _builtins.str = ...,
+        sample_losses: _builtins.bool = ...,
         idempotency_key: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        view: Global___DataView | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "model", b"model", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "from_checkpoint", b"from_checkpoint", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "sample_losses", b"sample_losses", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -853,6 +1023,222 @@ class EvaluateResponse(_message.Message):
 Global___EvaluateResponse: _TypeAlias = EvaluateResponse  # noqa: Y015
 
 @_typing.final
+class EstimateRunRequest(_message.Message):
+    """Which run to estimate. Exactly one of the two, with the data declared and not sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAIN_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def train(self) -> Global___TrainSpec:
+        """As the first message of Train."""
+
+    @_builtins.property
+    def evaluate(self) -> Global___EvaluateSpec:
+        """As the first message of Evaluate."""
+
+    def __init__(
+        self,
+        *,
+        train: Global___TrainSpec | None = ...,
+        evaluate: Global___EvaluateSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "run", b"run", "train", b"train"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "run", b"run", "train", b"train"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_run: _TypeAlias = _typing.Literal["train", "evaluate"]  # noqa: Y015
+    _WhichOneofArgType_run: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_run) -> _WhichOneofReturnType_run | None: ...
+
+Global___EstimateRunRequest: _TypeAlias = EstimateRunRequest  # noqa: Y015
+
+@_typing.final
+class EstimateRunResponse(_message.Message):
+    """What a run would do, take and give."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    STEPS_PER_EPOCH_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    VALIDATION_STEPS_FIELD_NUMBER: _builtins.int
+    DATA_BYTES_FIELD_NUMBER: _builtins.int
+    TRAINABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    NON_TRAINABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
+    PUBLICATION_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Rows to train with, or to evaluate, in each epoch."""
+    steps_per_epoch: _builtins.int
+    """Steps in each epoch."""
+    steps: _builtins.int
+    """Steps of all epochs, without those of validation."""
+    validation_steps: _builtins.int
+    """Steps of the validation after each epoch."""
+    data_bytes: _builtins.int
+    """Data that the client would send, in bytes; of text the positions only."""
+    trainable_parameters: _builtins.int
+    """Numbers that are trained, with `freeze` and `unfreeze` applied."""
+    non_trainable_parameters: _builtins.int
+    """Numbers that aren't trained."""
+    memory_bytes: _builtins.int
+    """Memory of the run's processes at most, in bytes, as Budget.memory_bytes counts it: without data that is mapped from
+    files. With a margin.
+    """
+    disk_bytes: _builtins.int
+    """Size of the run's folder at most, in bytes, as Budget.disk_bytes counts it: data, a copy of the model, checkpoints,
+    callbacks' files and the result. With a margin.
+    """
+    wait_seconds: _builtins.float
+    """Time until a run that had sent its data would leave the queue, in seconds. Not set if that isn't known: other runs wait,
+    or a running one has made no step yet.
+    """
+    ahead: _builtins.int
+    """Runs before this one."""
+    @_builtins.property
+    def base(self) -> _tensor_pb2.ModelSpec:
+        """The model the run would start from, with its version number."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All that is wrong with the request, as far as it can be found, each in the words of the error of Train. Train would
+        refuse the request with the first one. With problems, the fields from `trainable_parameters` on may not be set.
+        """
+
+    @_builtins.property
+    def seconds(self) -> Global___EstimatedSeconds:
+        """Time from the moment when the run leaves the queue to its end, with all epochs. Not set if it couldn't be measured; a
+        problem tells why.
+        """
+
+    @_builtins.property
+    def publication(self) -> Global___EstimatedPublication:
+        """What the run would publish. Not set for a run that publishes nothing."""
+
+    def __init__(
+        self,
+        *,
+        base: _tensor_pb2.ModelSpec | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+        rows: _builtins.int = ...,
+        steps_per_epoch: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        validation_steps: _builtins.int = ...,
+        data_bytes: _builtins.int = ...,
+        trainable_parameters: _builtins.int = ...,
+        non_trainable_parameters: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
+        seconds: Global___EstimatedSeconds | None = ...,
+        wait_seconds: _builtins.float | None = ...,
+        ahead: _builtins.int = ...,
+        publication: Global___EstimatedPublication | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds", "base", b"base", "publication", b"publication", "seconds", b"seconds", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds", "ahead", b"ahead", "base", b"base", "data_bytes", b"data_bytes", "disk_bytes", b"disk_bytes", "memory_bytes", b"memory_bytes", "non_trainable_parameters", b"non_trainable_parameters", "problems", b"problems", "publication", b"publication", "rows", b"rows", "seconds", b"seconds", "steps", b"steps", "steps_per_epoch", b"steps_per_epoch", "trainable_parameters", b"trainable_parameters", "validation_steps", b"validation_steps", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__wait_seconds: _TypeAlias = _typing.Literal["wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__wait_seconds: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_seconds) -> _WhichOneofReturnType__wait_seconds | None: ...
+
+Global___EstimateRunResponse: _TypeAlias = EstimateRunResponse  # noqa: Y015
+
+@_typing.final
+class EstimatedSeconds(_message.Message):
+    """Where the time of a run would go, in seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    total: _builtins.float
+    """All of it."""
+    start: _builtins.float
+    """Starting the process, and loading and compiling the model."""
+    steps: _builtins.float
+    """Steps of training, or of the evaluation, with their callbacks."""
+    validation: _builtins.float
+    """Validation after the epochs."""
+    checkpoints: _builtins.float
+    """Checkpoints."""
+    result: _builtins.float
+    """Writing and comparing the result, and publishing it."""
+    step: _builtins.float
+    """A step, once training is under way."""
+    def __init__(
+        self,
+        *,
+        total: _builtins.float = ...,
+        start: _builtins.float = ...,
+        steps: _builtins.float = ...,
+        validation: _builtins.float = ...,
+        checkpoints: _builtins.float = ...,
+        result: _builtins.float = ...,
+        step: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "result", b"result", "start", b"start", "step", b"step", "steps", b"steps", "total", b"total", "validation", b"validation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimatedSeconds: _TypeAlias = EstimatedSeconds  # noqa: Y015
+
+@_typing.final
+class EstimatedPublication(_message.Message):
+    """What a run would publish."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    IF_IMPROVED_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """Label that the version would get. Empty for none."""
+    choice: Global___PublishChoice.ValueType
+    """Which weights."""
+    if_improved: _builtins.str
+    """Log that must improve on the base version's. Empty for none."""
+    bytes: _builtins.int
+    """Size of the version's file, in bytes."""
+    @_builtins.property
+    def version(self) -> _tensor_pb2.ModelSpec:
+        """The model, with the number that its next version would have now."""
+
+    def __init__(
+        self,
+        *,
+        version: _tensor_pb2.ModelSpec | None = ...,
+        label: _builtins.str = ...,
+        choice: Global___PublishChoice.ValueType = ...,
+        if_improved: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "choice", b"choice", "if_improved", b"if_improved", "label", b"label", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimatedPublication: _TypeAlias = EstimatedPublication  # noqa: Y015
+
+@_typing.final
 class LogValue(_message.Message):
     """A named number, such as a loss."""
 
@@ -898,6 +1284,7 @@ class TrainEvent(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the run."""
     sequence: _builtins.int
@@ -950,6 +1337,10 @@ class TrainEvent(_message.Message):
     def paused(self) -> Global___RunPaused:
         """The run is paused. The stream of events goes on: with `queued` once the run is resumed."""
 
+    @_builtins.property
+    def checkpoint(self) -> Global___CheckpointKept:
+        """A checkpoint is kept."""
+
     def __init__(
         self,
         *,
@@ -967,12 +1358,13 @@ class TrainEvent(_message.Message):
         cancelled: Global___RunCancelled | None = ...,
         resumed: Global___RunResumed | None = ...,
         paused: Global___RunPaused | None = ...,
+        checkpoint: Global___CheckpointKept | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "paused", b"paused", "queued", b"queued", "resumed", b"resumed", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "checkpoint", b"checkpoint", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "paused", b"paused", "queued", b"queued", "resumed", b"resumed", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "paused", b"paused", "queued", b"queued", "resumed", b"resumed", "run_id", b"run_id", "sequence", b"sequence", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cancelled", b"cancelled", "checkpoint", b"checkpoint", "epoch", b"epoch", "failed", b"failed", "finished", b"finished", "kind", b"kind", "log", b"log", "paused", b"paused", "queued", b"queued", "resumed", b"resumed", "run_id", b"run_id", "sequence", b"sequence", "started", b"started", "step", b"step", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "queued", "started", "step", "epoch", "log", "finished", "failed", "cancelled", "resumed", "paused"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["accepted", "queued", "started", "step", "epoch", "log", "finished", "failed", "cancelled", "resumed", "paused", "checkpoint"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1289,6 +1681,40 @@ class RunResumed(_message.Message):
 Global___RunResumed: _TypeAlias = RunResumed  # noqa: Y015
 
 @_typing.final
+class CheckpointKept(_message.Message):
+    """A checkpoint is written, and kept by the run's policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    checkpoint_id: _builtins.str
+    """Id of the checkpoint in its run: "e3" after epoch 3, "e3s40" after step 40 of it."""
+    epoch: _builtins.int
+    """Epoch, from 1."""
+    step: _builtins.int
+    """Steps of that epoch that are done; 0 after its end."""
+    bytes: _builtins.int
+    """Size of the checkpoint, in bytes."""
+    def __init__(
+        self,
+        *,
+        checkpoint_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        step: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "checkpoint_id", b"checkpoint_id", "epoch", b"epoch", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointKept: _TypeAlias = CheckpointKept  # noqa: Y015
+
+@_typing.final
 class RunPaused(_message.Message):
     """The run is paused, and its slot is free."""
 
@@ -1365,6 +1791,8 @@ class Run(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELD_NUMBER: _builtins.int
@@ -1373,6 +1801,9 @@ class Run(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     SWEEP_ID_FIELD_NUMBER: _builtins.int
     TRIAL_FIELD_NUMBER: _builtins.int
+    REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    BEST_EPOCH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the run."""
     state: Global___RunState.ValueType
@@ -1405,6 +1836,10 @@ class Run(_message.Message):
     """The server that looks after the run ("host NAME, process NUMBER"), where that is another one on the same repository. Empty
     for a run of this server.
     """
+    parent: _builtins.str
+    """Id of the run whose checkpoint this one began with. Empty if there is none."""
+    from_checkpoint: _builtins.str
+    """Id of that checkpoint in its run."""
     caller: _builtins.str
     """Name of the caller that began the run, by its token or certificate. Empty for a caller without one."""
     withheld: _builtins.str
@@ -1419,6 +1854,10 @@ class Run(_message.Message):
     """The sweep that the run is a trial of. Empty for any other run."""
     trial: _builtins.int
     """Number of the trial in its sweep, from 0."""
+    remaining_seconds: _builtins.float
+    """Time until the run ends, in seconds, by what it has done so far. Not set if that isn't known."""
+    best_epoch: _builtins.int
+    """Its epoch, from 1."""
     @_builtins.property
     def base(self) -> _tensor_pb2.ModelSpec:
         """The model it started from, with its version number."""
@@ -1447,6 +1886,12 @@ class Run(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Keys and values of the request, or those that UpdateRun has set."""
 
+    @_builtins.property
+    def best(self) -> Global___LogValue:
+        """The best log of an epoch so far, of the request's `monitor` if it has a `monitor_mode` or is a loss, else of val_loss or
+        loss. Not set before the end of the first epoch.
+        """
+
     def __init__(
         self,
         *,
@@ -1471,6 +1916,8 @@ class Run(_message.Message):
         priority: _builtins.int = ...,
         workers: _builtins.int = ...,
         owner: _builtins.str = ...,
+        parent: _builtins.str = ...,
+        from_checkpoint: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         caller: _builtins.str = ...,
         withheld: _builtins.str = ...,
@@ -1479,12 +1926,17 @@ class Run(_message.Message):
         idempotency_key: _builtins.str = ...,
         sweep_id: _builtins.str = ...,
         trial: _builtins.int = ...,
+        remaining_seconds: _builtins.float | None = ...,
+        best: Global___LogValue | None = ...,
+        best_epoch: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "started_time", b"started_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "remaining_seconds", b"remaining_seconds", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "sweep_id", b"sweep_id", "trial", b"trial", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "best_epoch", b"best_epoch", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "from_checkpoint", b"from_checkpoint", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "parent", b"parent", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "sweep_id", b"sweep_id", "trial", b"trial", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__remaining_seconds: _TypeAlias = _typing.Literal["remaining_seconds"]  # noqa: Y015
+    _WhichOneofArgType__remaining_seconds: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_seconds) -> _WhichOneofReturnType__remaining_seconds | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
@@ -1699,6 +2151,116 @@ class ListRunsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
+
+@_typing.final
+class GetRunSeriesRequest(_message.Message):
+    """Which series to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_IDS_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    MAX_POINTS_FIELD_NUMBER: _builtins.int
+    BY_STEP_FIELD_NUMBER: _builtins.int
+    max_points: _builtins.int
+    """Points of a series at most, from 2 to 10,000. Default 1000. Of a longer series, points at equal distances are chosen,
+    among them the first and the last one.
+    """
+    by_step: _builtins.bool
+    """Whether the points are steps, with means over the epoch so far, as far as they are among the events. Default: epochs."""
+    @_builtins.property
+    def run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of runs, 1 to 100."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of logs, at most 100. Default: all."""
+
+    def __init__(
+        self,
+        *,
+        run_ids: _abc.Iterable[_builtins.str] | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        max_points: _builtins.int = ...,
+        by_step: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_step", b"by_step", "max_points", b"max_points", "names", b"names", "run_ids", b"run_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunSeriesRequest: _TypeAlias = GetRunSeriesRequest  # noqa: Y015
+
+@_typing.final
+class GetRunSeriesResponse(_message.Message):
+    """Series, by run in the order of the request, then by name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunSeries]:
+        """The series. None for a run that has no such log yet."""
+
+    def __init__(
+        self,
+        *,
+        series: _abc.Iterable[Global___RunSeries] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["series", b"series"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunSeriesResponse: _TypeAlias = GetRunSeriesResponse  # noqa: Y015
+
+@_typing.final
+class RunSeries(_message.Message):
+    """The values of a log of a run. The three lists have the same length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    name: _builtins.str
+    """Name of the log."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Epochs, from 1, or steps since the beginning of the run, from 1. Increasing. Of an epoch that was done again after an
+        interruption, the later one.
+        """
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Values. May be NaN or infinite."""
+
+    @_builtins.property
+    def seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Times since the run started, in seconds."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        seconds: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "positions", b"positions", "run_id", b"run_id", "seconds", b"seconds", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunSeries: _TypeAlias = RunSeries  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):

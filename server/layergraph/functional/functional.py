@@ -290,6 +290,10 @@ class Functional(Layer):
         """Returns the bound weights of each step of the plan."""
         return self.plan().bind(binder)
 
+    def forget_plans(self) -> None:
+        """Drops what was inferred for calls of the model, and its plans, after a change of its layers."""
+        self._inferred = {}
+
     def plan(self, outputs: Sequence[str] | None = None) -> ExecutionPlan:
         """Returns the plan that computes the named tensors, by default all outputs."""
         raise NotImplementedError(f"{type(self).__name__} has no plan")

@@ -46,6 +46,11 @@ class Model(Trainer):
         super()._set_graph(inputs, outputs)
         self._plans = {}
 
+    def forget_plans(self) -> None:
+        """Drops what was inferred for calls of the model, and its plans, after a change of its layers."""
+        super().forget_plans()
+        self._plans = {}
+
     def plan(self, outputs: Sequence[str] | None = None) -> Plan:
         """Returns the plan for outputs by name, by default all outputs. Raises UnknownTensorError.
 

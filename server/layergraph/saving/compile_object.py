@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layergraph.config.options import serialized
+from layergraph.saving.later_options import without_later_defaults
 from layergraph.training import losses
 from layergraph.training.compile import ByShapes, Compiled, is_single
 from layergraph.training.metrics import table as metrics
@@ -120,4 +121,5 @@ def _with_module(module: str, value: Any) -> Any:
         if value["class_name"] == "MeanMetricWrapper" and isinstance(config.get("fn"), str):
             # Keras 3 doesn't resolve a plain name here.
             config["fn"] = {**_FUNCTION, "config": config["fn"]}
+        config = without_later_defaults(value["class_name"], config)
     return {"module": module, "class_name": value["class_name"], "config": config, "registered_name": None}

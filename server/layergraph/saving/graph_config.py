@@ -17,6 +17,7 @@ from layergraph.functional.nest import Structure
 from layergraph.functional.node import Node
 from layergraph.functional.tensor import Tensor
 from layergraph.saving.keras2.activations import IN_KERAS3
+from layergraph.saving.later_options import without_later_defaults
 from layergraph.saving.layouts import registered_name
 from layergraph.saving.mask_nodes import without_masks
 from layergraph.saving.sharing import WrittenModel
@@ -81,7 +82,7 @@ def layer_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
 
 
 def _plain_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
-    config = layer.get_config()
+    config = without_later_defaults(layer.keras_class_name, layer.get_config())
     if layer.computes_by_call:
         config = {key: serialized(value) for key, value in config.items()}
     own = {key: getattr(layer, key) for key in OWN_OPTIONS if getattr(layer, key, KERAS3_RULE) != KERAS3_RULE}

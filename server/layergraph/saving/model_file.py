@@ -55,7 +55,8 @@ def save_model(model: Trainer, path: Path, generation: int | None = None) -> Non
     # A hidden file without a model's suffix, so that a repository never loads it.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        write(model, unfinished, generation)
+        with model.own_policies():
+            write(model, unfinished, generation)
         sync(unfinished)
         os.replace(unfinished, path)
         sync(path.parent)

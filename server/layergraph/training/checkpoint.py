@@ -69,8 +69,8 @@ class Checkpoints:
         self._steps += 1
         return self._asked or (self.every_steps is not None and self._steps >= self.every_steps) or self._is_old(False)
 
-    def due_after_epoch(self) -> bool:
-        """Whether a checkpoint is due. Must be called at the end of each epoch."""
+    def due_after_epoch(self, logs: Mapping[str, Any] | None = None) -> bool:
+        """Whether a checkpoint is due. Must be called at the end of each epoch, with its logs."""
         return self._asked or (self.every_epoch and self._is_old(True))
 
     def _is_old(self, without_limit: bool) -> bool:
@@ -90,29 +90,33 @@ class Checkpoints:
         """The state in the checkpoint; None if there is none. Raises CorruptFileError if it can't be read."""
         for unfinished in self.folder.glob(f".{NAME}.*.tmp"):
             unfinished.unlink(missing_ok=True)
-        if not self.path.exists():
-            return None
-        with self.path.open("rb") as file:
-            state = self._unpickled(file)
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise CorruptFileError(self.path, f"is no checkpoint of format {FORMAT}")
-        return state
-
-    def _unpickled(self, file: BinaryIO) -> Any:
-        try:
-            # torch.load doesn't verify the checksums that torch.save writes.
-            with zipfile.ZipFile(file) as members:
-                if members.testzip() is not None:
-                    raise ValueError("a checksum is wrong")
-            file.seek(0)
-            # weights_only: nothing but tensors and plain values is unpickled.
-            return _with_arrays(torch.load(file, map_location="cpu", weights_only=True))
-        except (RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as wrong:
-            raise CorruptFileError(self.path, "is no checkpoint, or is damaged") from wrong
+        return read_whole(self.path) if self.path.exists() else None
 
     def discard(self) -> None:
         """Removes the checkpoint."""
         self.path.unlink(missing_ok=True)
+
+
+def read_whole(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint's file. Raises CorruptFileError if it can't be read, OSError if there is none."""
+    with path.open("rb") as file:
+        state = _unpickled(path, file)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CorruptFileError(path, f"is no checkpoint of format {FORMAT}")
+    return state
+
+
+def _unpickled(path: Path, file: BinaryIO) -> Any:
+    try:
+        # torch.load doesn't verify the checksums that torch.save writes.
+        with zipfile.ZipFile(file) as members:
+            if members.testzip() is not None:
+                raise ValueError("a checksum is wrong")
+        file.seek(0)
+        # weights_only: nothing but tensors and plain values is unpickled.
+        return _with_arrays(torch.load(file, map_location="cpu", weights_only=True))
+    except (RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as wrong:
+        raise CorruptFileError(path, "is no checkpoint, or is damaged") from wrong
 
 
 def write_whole(path: Path, state: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ batch are read.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -75,8 +75,28 @@ class TextColumn:
         return Strings(chosen.shape, chosen)
 
 
-class Column(Protocol):
-    """Rows of an array, taken as tensors."""
+Taken = TypeVar("Taken", covariant=True)
 
-    def take(self, rows: Rows) -> Tensor | Strings:
+
+class ColumnOf(Protocol[Taken]):
+    """Rows of an array, taken as tensors or text."""
+
+    def take(self, rows: Rows) -> Taken:
         """Returns rows."""
+
+
+Column: TypeAlias = ColumnOf[Tensor | Strings]
+Numbers: TypeAlias = ColumnOf[Tensor]
+
+
+class ChosenRows(Generic[Taken]):
+    """Some rows of a column, in an order of their own. They stay where they are."""
+
+    def __init__(self, column: ColumnOf[Taken], order: Tensor) -> None:
+        """`order` has the indices of the rows."""
+        self._column = column
+        self._order = order
+
+    def take(self, rows: Rows) -> Taken:
+        """Returns rows, by their places among the chosen ones."""
+        return self._column.take(self._order[rows])

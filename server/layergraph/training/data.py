@@ -14,7 +14,7 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.shard import Shard
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import Shape, TensorSpec
-from layergraph.training.columns import Column, NumberColumn, Rows, TextColumn
+from layergraph.training.columns import ChosenRows, Column, NumberColumn, Numbers, Rows, TextColumn
 from layergraph.training.mapped_text import MappedText
 from layergraph.training.workers import Workers
 
@@ -48,8 +48,27 @@ class Data:
 
     rows: int
     inputs: list[Column]
-    labels: list[NumberColumn | None]
-    weights: list[NumberColumn | None]
+    labels: list[Numbers | None]
+    weights: list[Numbers | None]
+
+    def chosen(self, what: str, rows: Any) -> Data:
+        """Returns the rows with these indices, in this order; they stay where they are.
+
+        Raises DataError for indices that aren't of rows.
+        """
+        order = torch.from_numpy(np.ascontiguousarray(rows, np.int64))
+        if order.ndim != 1 or not len(order):
+            raise DataError(f"{what}: got shape {tuple(order.shape)}, expected the indices of 1 or more rows")
+        if int(order.min()) < 0 or int(order.max()) >= self.rows:
+            raise DataError(
+                f"{what}: got indices from {int(order.min())} to {int(order.max())}, expected 0 to {self.rows - 1}"
+            )
+        return Data(
+            len(order),
+            [ChosenRows(column, order) for column in self.inputs],
+            [None if column is None else ChosenRows(column, order) for column in self.labels],
+            [None if column is None else ChosenRows(column, order) for column in self.weights],
+        )
 
     def batch(self, rows: Rows, count: int, workers: Workers | None = None) -> Batch:
         """Returns `count` rows as a batch; with `workers`, the inputs are this worker's shard."""

@@ -12,7 +12,7 @@ from layergraph.errors import ConfigError, DataError
 from layergraph.functional.functional import Functional
 from layergraph.functional.tensor import Shape
 from layergraph.training import data
-from layergraph.training.columns import NumberColumn
+from layergraph.training.columns import NumberColumn, Numbers
 from layergraph.training.compile import Compiled, at_path, is_flat, labels_at
 from layergraph.training.data import Array, Data
 from layergraph.training.labels import check_labels
@@ -62,7 +62,7 @@ def _adapt_data(
         sample_weight = [at_path("sample_weight", sample_weight, path) for path in compiled.paths]
     weights = _weight_arrays(sample_weight, names)
     device = model_device(model)
-    label_columns: list[NumberColumn | None] = []
+    label_columns: list[Numbers | None] = []
     for index, array in enumerate(labels):
         loss = compiled.loss(index)
         if array is not None and loss is not None:

@@ -14,6 +14,7 @@ from layergraph.errors import DataError
 from layergraph.training.callbacks.callback import Callbacks
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled
+from layergraph.training.continuing import trained_places
 from layergraph.training.data import Data
 from layergraph.training.data_adapter import model_device
 from layergraph.training.epochs import Epochs
@@ -90,6 +91,8 @@ class Fit:
         #: The current or next epoch, and how many of its batches are done.
         self._epoch = epochs.start
         self._step = 0
+        #: Number of batches of all epochs.
+        self._steps_done = 0
         self._logs: dict[str, Any] = {}
 
     def run(self, resumed: dict[str, Any] | None) -> None:
@@ -170,7 +173,7 @@ class Fit:
         self._logs = logs
         self._epoch, self._step = epoch + 1, 0
         self._batches.start_next_if_finished()
-        if self._checkpoints is not None and self._checkpoints.due_after_epoch():
+        if self._checkpoints is not None and self._checkpoints.due_after_epoch(logs):
             self._checkpoints.write(self.state())
 
     def _run_steps(self) -> None:
@@ -202,6 +205,7 @@ class Fit:
             if self._stops_on_nan:
                 loop.check_finite(self._epoch, step)
             self._step = step + 1
+            self._steps_done += 1
             if end:
                 running = RunningLogs(loop)
                 for callback in end:
@@ -231,14 +235,17 @@ class Fit:
             "run": self._identity(),
             "epoch": self._epoch,
             "step": self._step,
+            "steps": self._steps_done,
             "pass": (self._batches.number, self._batches.done),
             "stopped": self._model.stop_training,
             "weights": [weight.value.detach() for weight in self._model.weights],
+            "trained": trained_places(self._model),
             "optimizer": self._compiled.optimizer.state(),
             "loop": self._loop.state(),
             "metrics": {name: metric.state for name, metric in self._compiled.named_metrics().items()},
             "callbacks": [(type(callback).__name__, callback.state()) for callback in self._hooks.all],
             "logs": self._logs,
+            "running": dict(self._loop.logs()) if self._step else {},
             "keeps": self._keeps,
         }
 
@@ -272,6 +279,7 @@ class Fit:
             kept = state["metrics"][name]
             metric.restore({k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in kept.items()})
         self._epoch, self._step = state["epoch"], state["step"]
+        self._steps_done = state.get("steps", 0)
         self._batches.start_at(*state["pass"])
         self._model.stop_training = state["stopped"]
         self._logs = state["logs"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from layergraph.config.options import brief
 from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError, LayerGraphError, NotCompiledError
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.dtypes import DTypePolicy
 from layergraph.functional.functional import Functional
+from layergraph.functional.layer import Layer
 from layergraph.functional.nest import Structure
 from layergraph.functional.strings import Strings
 from layergraph.training import data
@@ -33,6 +36,7 @@ from layergraph.training.malloc_tuning import keep_freed_memory
 from layergraph.training.metrics.metric import Result
 from layergraph.training.optimizers.loss_scale import is_scaled_state, with_scale
 from layergraph.training.optimizers.optimizer import BaseOptimizer
+from layergraph.training.precision import compute_in, own_policies
 from layergraph.training.progress import Progress
 from layergraph.training.reached import reached_weights
 from layergraph.training.recording import BackupAndRestore
@@ -59,6 +63,8 @@ class Trainer(Functional):
         self._filed_problem = ""
         #: Arrays of the file's optimizer in Keras 3's order, until the optimizer is created.
         self.optimizer_state: Sequence[Array] | None = None
+        #: Policies of the layers that compute in another precision for training.
+        self._own_policies: dict[Layer, DTypePolicy] = {}
         #: Set by a callback to end the run after the current batch.
         self.stop_training = False
         #: The return value of the last `fit`.
@@ -69,6 +75,21 @@ class Trainer(Functional):
     def reset_states(self) -> None:
         """Resets the states of stateful layers to zeros."""
         self._states.clear()
+
+    def compute_in(self, policy: str) -> None:
+        """Makes training, evaluation and prediction compute by a dtype policy: "float32" or "mixed_bfloat16".
+
+        Unlike a layer's policy in Keras, it isn't saved: files have the layers' own. Layers that were created with
+        other policies, such as quantized ones, keep these. Raises ConfigError for another policy, GraphError if a
+        layer can't compute in it.
+        """
+        if policy not in ("float32", "mixed_bfloat16"):
+            raise ConfigError(f"policy is {brief(policy)}, expected 'float32' or 'mixed_bfloat16'")
+        self._own_policies = {**compute_in(self, policy), **self._own_policies}
+
+    def own_policies(self) -> AbstractContextManager[None]:
+        """While it is entered, layers have their own dtype policies."""
+        return own_policies(self._own_policies)
 
     # Compile.
 
@@ -261,6 +282,8 @@ class Trainer(Functional):
         checkpoints: Checkpoints | None = None,
         workers: Workers | None = None,
         *,
+        rows: Any = None,
+        validation_rows: Any = None,
         stop_on_nan: bool = False,
         cache_frozen: FrozenCache | bool = False,
     ) -> History:
@@ -286,6 +309,9 @@ class Trainer(Functional):
                             must have the same data and arguments; it ends with the weights of an uninterrupted run
         workers             group of processes that all make this call and train one model together. Logs and weights
                             equal those of one process; callbacks and checkpoints are the first worker's
+        rows                indices of the rows to train on, in the order of an epoch without shuffling; default: all.
+                            The others aren't read, and none are copied
+        validation_rows     indices of the rows of x, y and sample_weight to validate on, in place of validation_data
         stop_on_nan         deprecated: True is on_nan="stop"
         cache_frozen        True keeps the outputs of the frozen layers before all trained ones: they are computed once
                             for each row, not in each epoch. Losses and weights stay the same, to the rounding of a row
@@ -304,8 +330,15 @@ class Trainer(Functional):
             _check_alone(batches, y=y, sample_weight=sample_weight, validation_split=validation_split or None)
         elif validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows(self, x, y, sample_weight, validation_split)
-        training = self._data(compiled, x, y, sample_weight, class_weight, batches)
-        validation = None if validation_data is None else self._data(compiled, *_unpacked(validation_data))
+        training = _chosen("rows", self._data(compiled, x, y, sample_weight, class_weight, batches), rows)
+        if validation_rows is not None:
+            if validation_data is not None:
+                raise ConfigError("validation_rows: got it with other validation data, expected one of the two")
+            validation: Data | Stream | None = _chosen(
+                "validation_rows", self._data(compiled, x, y, sample_weight), validation_rows
+            )
+        else:
+            validation = None if validation_data is None else self._data(compiled, *_unpacked(validation_data))
         size = _batch_size(batch_size)
         steps_per_epoch = _steps(steps_per_epoch)
         checkpoints = checkpoints or _backup(callbacks)
@@ -403,18 +436,26 @@ class Trainer(Functional):
         steps: int | None = None,
         callbacks: Callback | Iterable[Callback] | None = None,
         return_dict: bool = False,
+        *,
+        rows: Any = None,
+        row_losses: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
     ) -> Any:
         """Computes loss and metrics: one number, a list in Keras's order, or a dict. `steps` limits the batches.
 
-        Takes the data, and raises the errors, of `fit`.
+        `row_losses` is called after each batch with the losses of its rows by log name: "loss", the sum over outputs
+        with their loss weights, and each output's if there are several. A row's loss is the mean of its values, without
+        masked ones, times the sample weights; penalties of regularizers don't count.
+
+        Takes the data, the `rows`, and raises the errors, of `fit`; ConfigError if a loss has no losses by row.
         """
         compiled = self._ready()
-        rows = self._data(compiled, x, y, sample_weight)
+        held = _chosen("rows", self._data(compiled, x, y, sample_weight), rows)
         size = _batch_size(batch_size)
-        count = _count(rows, size) if steps is None else steps
-        hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=rows.rows)
+        count = _count(held, size) if steps is None else steps
+        hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=held.rows)
         loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
-        return self._numbers(tested(loop, Validation(rows, size, steps), hooks, workers=None), return_dict)
+        loop.row_losses = row_losses
+        return self._numbers(tested(loop, Validation(held, size, steps), hooks, workers=None), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Computes loss and metrics on one batch."""
@@ -505,6 +546,15 @@ def _made(callbacks: Any) -> list[Callback]:
         callbacks if isinstance(callbacks, Iterable) and not isinstance(callbacks, (str, Mapping)) else [callbacks]
     )
     return [callback(one) if isinstance(one, (str, Mapping)) else one for one in several]
+
+
+def _chosen(what: str, held: Data | Stream, rows: Any) -> Data | Stream:
+    """The rows with these indices; all if they are None. Raises ConfigError for batches, which have no indices."""
+    if rows is None:
+        return held
+    if isinstance(held, Stream):
+        raise ConfigError(f"{what}: got batches, expected arrays, whose rows can be chosen")
+    return held.chosen(what, rows)
 
 
 def _check_alone(batches: Source, **given: Any) -> None:

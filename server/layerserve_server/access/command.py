@@ -49,6 +49,12 @@ def token(argv: Sequence[str]) -> int:
         "--max-runs", type=int, metavar="N", help=with_default("Maximum number of open training runs.", "none")
     )
     create.add_argument(
+        "--max-dataset-bytes",
+        type=int,
+        metavar="BYTES",
+        help=with_default("Maximum size of its datasets together.", "none"),
+    )
+    create.add_argument(
         "--append",
         type=Path,
         metavar="PATH",
@@ -85,7 +91,7 @@ def created(arguments: argparse.Namespace) -> tuple[str, str]:
             raise ValueError(f"--days: got {arguments.days}, expected 1 or more")
         expires = datetime.now(timezone.utc) + timedelta(days=arguments.days)
         values["expires"] = expires.replace(microsecond=0)
-    for name in ("rows_per_second", "rows_per_minute", "max_runs"):
+    for name in ("rows_per_second", "rows_per_minute", "max_runs", "max_dataset_bytes"):
         if (value := getattr(arguments, name)) is not None:
             values[name] = value
     lines = "[[tokens]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())

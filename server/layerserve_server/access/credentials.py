@@ -111,7 +111,9 @@ def _caller(grant: Grant, quotas: Quotas, reserved: Reserved) -> Caller:
     rows, seconds = grant.rows_per_second, 1.0
     if grant.rows_per_minute is not None:
         rows, seconds = grant.rows_per_minute, 60.0
-    quota: Quota | None = quotas.get(grant.name, rows, seconds, grant.max_runs)
+    quota: Quota | None = quotas.get(
+        grant.name, rows, seconds, grant.max_runs, max_dataset_bytes=grant.max_dataset_bytes
+    )
     source = grant.sha256 if isinstance(grant, Token) else ""
     return Caller(
         grant.name, grant.rights, grant.models, quota=quota, expires=expires, source=source, reserved=reserved

@@ -163,7 +163,14 @@ class Verifier:
         models = settings.models
         if settings.models_claim is not None:
             models = tuple(_texts(_claim(claims, settings.models_claim)))
-        quota = self._quotas.get(name, settings.rows_per_second, 1.0, settings.max_runs, space=settings.issuer)
+        quota = self._quotas.get(
+            name,
+            settings.rows_per_second,
+            1.0,
+            settings.max_runs,
+            space=settings.issuer,
+            max_dataset_bytes=settings.max_dataset_bytes,
+        )
         expires = float(claims["exp"]) + settings.leeway_seconds
         caller = Caller(name, granted, models, quota=quota, expires=expires, source=key, reserved=self._reserved)
         with self._lock:

@@ -1,4 +1,4 @@
-"""Quotas: rows per time and open runs of a caller."""
+"""Quotas: rows per time, open runs and datasets of a caller."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Quota:
 
     __slots__ = (
         *("_balance", "_balances", "_beginning", "_digest", "_lock", "_runs", "_since"),
-        *("max_runs", "name", "rows", "seconds"),
+        *("max_dataset_bytes", "max_runs", "name", "rows", "seconds"),
     )
 
     def __init__(
@@ -36,8 +36,11 @@ class Quota:
         max_runs: int | None = None,
         balances: Balances | None = None,
         space: str = "",
+        max_dataset_bytes: int | None = None,
     ) -> None:
-        """Allows `rows` rows per `seconds` and `max_runs` open runs; None means no limit.
+        """Allows `rows` rows per `seconds`, `max_runs` open runs, and datasets of `max_dataset_bytes` together.
+
+        None means no limit.
 
         With `balances` the rows are those of all processes; `space` is what else than the name distinguishes it there.
         """
@@ -45,6 +48,7 @@ class Quota:
         self.rows = rows
         self.seconds = seconds
         self.max_runs = max_runs
+        self.max_dataset_bytes = max_dataset_bytes
         #: Rows that may still be computed, at the time `_since`; with `balances` those taken of them in advance.
         self._balance = (rows or 0.0) if balances is None else 0.0
         self._since = time.monotonic()
@@ -133,19 +137,25 @@ class Quotas:
         self._quotas: dict[tuple[object, ...], Quota] = {}
 
     def get(
-        self, name: str, rows: float | None, seconds: float = 1.0, max_runs: int | None = None, space: str = ""
+        self,
+        name: str,
+        rows: float | None,
+        seconds: float = 1.0,
+        max_runs: int | None = None,
+        space: str = "",
+        max_dataset_bytes: int | None = None,
     ) -> Quota | None:
         """Returns the quota of a name with these limits, which all of its tokens share; None if there are none.
 
         `space` is what else distinguishes the name: the issuer of a JSON Web Token.
         """
-        if rows is None and max_runs is None:
+        if rows is None and max_runs is None and max_dataset_bytes is None:
             return None
-        key = (space, name, rows, seconds, max_runs)
+        key = (space, name, rows, seconds, max_runs, max_dataset_bytes)
         found = self._quotas.get(key)
         if found is None:
             if len(self._quotas) >= MAX_KEPT:
                 self._quotas.pop(next(iter(self._quotas)), None)
-            made = Quota(name, rows, seconds, max_runs, self._balances, space)
+            made = Quota(name, rows, seconds, max_runs, self._balances, space, max_dataset_bytes)
             found = self._quotas.setdefault(key, made)
         return found

@@ -17,9 +17,18 @@ _SERVICES: dict[str, dict[Right, str]] = {
     "layerserve.v1.GraphService": {"read": "GetNodeShapes"},
     "layerserve.v1.ModelService": {"read": "ListModels GetModel DownloadModel"},
     "layerserve.v1.TrainingService": {
-        "train": "Train Evaluate PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
-        "read": "WatchRun GetRun ListRuns ListRunFiles DownloadRunFile",
+        "train": "Train Evaluate EstimateRun PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
+        "read": "WatchRun GetRun GetRunSeries ListRuns ListRunFiles DownloadRunFile",
     },
+    "layerserve.v1.DatasetService": {
+        "train": "UploadDataset MakeDataset DeleteDataset",
+        "read": "ListDatasets GetDataset",
+    },
+    "layerserve.v1.CheckpointService": {
+        "train": "PublishCheckpoint PredictCheckpoint DeleteCheckpoint",
+        "read": "ListCheckpoints DownloadCheckpoint",
+    },
+    "layerserve.v1.OnlineTrainingService": {"train": "TrainOnline"},
     "layerserve.v1.SweepService": {"train": "CreateSweep CancelSweep DeleteSweep", "read": "GetSweep ListSweeps"},
     "grpc.health.v1.Health": {"open": "Check List Watch"},
     "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},

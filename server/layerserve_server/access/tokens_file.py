@@ -51,6 +51,7 @@ class Grant(_Entry):
     rows_per_second: float | None = Field(default=None, gt=0)
     rows_per_minute: float | None = Field(default=None, gt=0)
     max_runs: int | None = Field(default=None, ge=0)
+    max_dataset_bytes: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _one_rate(self) -> Grant:
@@ -89,6 +90,7 @@ class Jwt(_Entry):
     refresh_seconds: float = Field(default=300.0, ge=1)
     rows_per_second: float | None = Field(default=None, gt=0)
     max_runs: int | None = Field(default=None, ge=0)
+    max_dataset_bytes: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _safe_address(self) -> Jwt:

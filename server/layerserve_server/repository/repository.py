@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from layerserve_server.disk import sha256
 from layerserve_server.errors import (
@@ -184,8 +185,20 @@ class Repository(LoadedModels):
             for name in sorted({entry.found.name for entry in due}):
                 self._bring_up(name)
 
-    def publish(self, name: str, file: Path, *, run: str, base_version: int, label: str = "", expected: int = 0) -> int:
+    def publish(
+        self,
+        name: str,
+        file: Path,
+        *,
+        run: str,
+        base_version: int,
+        label: str = "",
+        expected: int = 0,
+        checkpoint: str = "",
+    ) -> int:
         """Publishes a file as the next version of a model, loads it, then sets the label. Returns the version number.
+
+        `checkpoint` is the id of the run's checkpoint from which the file was made; empty for the run's result.
 
         Raises VersionConflictError if the model has a version above `expected` (0: it may), NotTrainableError if the
         repository can't be written, VersionFailedError if the new version can't be loaded.
@@ -193,7 +206,9 @@ class Repository(LoadedModels):
         above = self.highest(name)
         if expected:
             self.check_newest(name, expected)
-        facts = {"run": run, "base_version": base_version, "created": time.time()}
+        facts: dict[str, Any] = {"run": run, "base_version": base_version, "created": time.time()}
+        if checkpoint:
+            facts["checkpoint"] = checkpoint
         try:
             version = self.writer.publish(name, file, facts, above=above, expected=expected)
         except OSError as error:
@@ -202,21 +217,39 @@ class Repository(LoadedModels):
         return self._published(name, version, label)
 
     def publish_once(
-        self, name: str, file: Path, *, run: str, base_version: int, label: str = "", expected: int = 0, who: str = ""
+        self,
+        name: str,
+        file: Path,
+        *,
+        run: str,
+        base_version: int,
+        label: str = "",
+        expected: int = 0,
+        who: str = "",
+        checkpoint: str = "",
     ) -> int:
-        """Like `publish`, but doesn't repeat steps that the run completed before its server was killed.
+        """Like `publish`, but doesn't repeat steps that were completed before, such as by a server that was killed.
 
-        `who` is the caller, for the audit log, if a call publishes the run's result.
+        `who` is the caller, for the audit log, if a call publishes it.
         """
-        by = f"{run}, called by {who}" if who else run
-        version = self.version_of_run(name, run)
+        what = f"{run}/{checkpoint}" if checkpoint else run
+        by = f"{what}, called by {who}" if who else what
+        version = self.version_of_run(name, run, checkpoint)
         try:
             if not version:
-                version = self.publish(name, file, run=run, base_version=base_version, label=label, expected=expected)
+                version = self.publish(
+                    name,
+                    file,
+                    run=run,
+                    base_version=base_version,
+                    label=label,
+                    expected=expected,
+                    checkpoint=checkpoint,
+                )
             else:
                 self._published(name, version, label)
         except ServerError as error:
-            self.run_published(name, by, self.version_of_run(name, run), error)
+            self.run_published(name, by, self.version_of_run(name, run, checkpoint), error)
             raise
         self.run_published(name, by, version, None)
         return version
@@ -240,13 +273,14 @@ class Repository(LoadedModels):
             self.refresh(name)
         return version
 
-    def version_of_run(self, name: str, run: str) -> int:
-        """Returns the version of a model that a training run has published; 0 if there is none."""
+    def version_of_run(self, name: str, run: str, checkpoint: str = "") -> int:
+        """Returns the version that was published of a run's result, or of its checkpoint; 0 if there is none."""
         with self._lock:
             record = self._models.get(name)
             found = [entry.found for entry in record.versions.values() if entry.found.published] if record else []
         for one in found:
-            if publishing.read_manifest(one.path.parent).get("run") == run:
+            manifest = publishing.read_manifest(one.path.parent)
+            if (manifest.get("run"), manifest.get("checkpoint", "")) == (run, checkpoint):
                 return one.version
         return 0
 

@@ -56,9 +56,8 @@ class FolderWriter:
 
     def check_writable(self, name: str) -> None:
         """See Writer."""
-        probe = self._made(name) / f".publish-{publishing.host_name()}-0-0"
-        probe.mkdir(exist_ok=True)
-        probe.rmdir()
+        # With a name of its own, as several may check at once.
+        publishing.temporary_folder(self._made(name)).rmdir()
 
     def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int, expected: int = 0) -> int:
         """See Writer."""

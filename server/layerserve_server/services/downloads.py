@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Callable
+from typing import TypeAlias
 
-from layerserve.v1 import models_pb2
-from layerserve.v1 import training_pb2 as pb
+from layerserve.v1.checkpoints_pb2 import DownloadCheckpointResponse
+from layerserve.v1.models_pb2 import DownloadModelResponse
+from layerserve.v1.training_pb2 import DownloadRunFileResponse
 
 from layerserve_server.transport.call import Stream
+
+Head: TypeAlias = DownloadModelResponse | DownloadRunFileResponse | DownloadCheckpointResponse
 
 
 async def downloaded(
     stream: Stream,
-    head: models_pb2.DownloadModelResponse | pb.DownloadRunFileResponse,
+    head: Head,
     read: Callable[[], bytes],
 ) -> AsyncGenerator[bytes, None]:
     """Yields the messages of a download. `head` describes the file; `read` returns its next piece, empty at the end."""
@@ -27,7 +31,7 @@ async def downloaded(
     yield _with(head, sha256=digest.hexdigest())
 
 
-def _with(head: models_pb2.DownloadModelResponse | pb.DownloadRunFileResponse, **fields: bytes | str) -> bytes:
+def _with(head: Head, **fields: bytes | str) -> bytes:
     """Returns a serialized message with the fields of `head` and `fields`."""
     message = type(head)(**fields)  # type: ignore[arg-type]
     message.MergeFrom(head)  # type: ignore[arg-type]

@@ -11,8 +11,10 @@ from layerserve.v1 import sweeps_pb2 as pb
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.rights import Right
-from layerserve_server.errors import InvalidRequestError
+from layerserve_server.datasets.store import DatasetStore
+from layerserve_server.errors import InvalidRequestError, ServerError
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.messages import lease, model_spec, parse, timestamp
 from layerserve_server.services.training import RunDefaults, parsed_json, training_request
 from layerserve_server.training.sweeps.plan import Method
@@ -37,7 +39,11 @@ TRIAL_STATES = {state: pb.TrialState.Value(f"TRIAL_STATE_{state.name}") for stat
 class SweepService:
     """Handlers of the sweep service."""
 
-    def __init__(self, repository: Repository, sweeps: Sweeps, defaults: RunDefaults) -> None:
+    def __init__(
+        self, repository: Repository, sweeps: Sweeps, defaults: RunDefaults, datasets: DatasetStore | None = None
+    ) -> None:
+        """`datasets` is None if the server keeps none."""
+        self._datasets = datasets
         self._repository = repository
         self._sweeps = sweeps
         self._defaults = defaults
@@ -68,7 +74,8 @@ class SweepService:
             with lease(self._repository, call.caller, "train", spec.train.model) as base:
                 request = training_request(spec.train, base.name, base.version, self._defaults)
                 request = replace(request, caller=call.caller.name if call.caller.named else "")
-                return self._sweeps.create(
+                request = with_datasets(request, self._datasets, call.caller)
+                sweep = self._sweeps.create(
                     request,
                     base,
                     dimensions,
@@ -79,6 +86,12 @@ class SweepService:
                     reduction_factor=spec.reduction_factor,
                     gone=lambda: call.answered,
                 )
+            try:
+                use_datasets(request, self._datasets)
+            except ServerError:
+                self._sweeps.cancel(sweep.id)
+                raise
+            return sweep
 
         quota = call.caller.quota
         # For the quota of runs a sweep is one.

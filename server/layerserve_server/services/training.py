@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from layergraph.archive.json_text import JsonError, json_value
-from layerserve.options.kinds import Callbacks, ClassWeight, Json, Lora
+from layerserve.options.kinds import Callbacks, ClassWeight, Json, Lora, Splits, splits_problem
 from layerserve.options.option import Option
-from layerserve.options.training import BUDGET, COMPILE, RUN, Budget
+from layerserve.options.training import BUDGET, COMPILE, RUN, VIEW, Budget, View
 from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.rights import Right
+from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.idempotency import IdempotencyKeys
-from layerserve_server.services.messages import dtype_name, lease, model_spec, parse, timestamp
+from layerserve_server.services.messages import dtype_name, model_spec, parse, timestamp
 from layerserve_server.services.run_changes import RunChanges, counted
 from layerserve_server.services.run_list import page, selected
+from layerserve_server.services.starts import base_of, start_of
 from layerserve_server.training import events
 from layerserve_server.training.budget import text_room
+from layerserve_server.training.continuation import Start, merged
 from layerserve_server.training.events import Event, Logs
 from layerserve_server.training.lora import lora_settings
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
@@ -34,6 +38,7 @@ from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.files import RunFile, chunks, listed, opened
 from layerserve_server.training.runs.folder import FILES
 from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.runs.remaining import remaining_seconds
 from layerserve_server.training.runs.run import Phase, Run, RunState
 from layerserve_server.training.upload import Upload
 from layerserve_server.training.upload_slots import UploadSlots
@@ -60,6 +65,7 @@ STATES: dict[RunState, pb.RunState.ValueType] = {
 KINDS: dict[Kind, pb.RunKind.ValueType] = {
     Kind.TRAINING: pb.RUN_KIND_TRAINING,
     Kind.EVALUATION: pb.RUN_KIND_EVALUATION,
+    Kind.ONLINE: pb.RUN_KIND_ONLINE,
 }
 #: Maximum number of concurrent uploads, in total and per client address. Each run has a copy of its model on disk.
 MAX_UPLOADS = 64
@@ -86,8 +92,12 @@ class RunDefaults:
 class TrainingService:
     """Handlers of the training service."""
 
-    def __init__(self, repository: Repository, runs: Runs, defaults: RunDefaults) -> None:
+    def __init__(
+        self, repository: Repository, runs: Runs, defaults: RunDefaults, datasets: DatasetStore | None = None
+    ) -> None:
+        """`datasets` is None if the server keeps none."""
         self._repository = repository
+        self._datasets = datasets
         self._runs = runs
         self._defaults = defaults
         self._changes = RunChanges(runs, _run)
@@ -113,20 +123,20 @@ class TrainingService:
     def train(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Train: creates a run, receives its data, and yields its events until it ends.
 
-        Raises as `messages.lease`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
+        Raises as `start_of`, `base_of`, `Quota.run`, `Runs.begin`, `UploadSlots.occupy` and `Upload` do.
         """
         return self._execute(stream, pb.TrainRequest, pb.TrainResponse, training_request)
 
     def evaluate(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Evaluate: like `train`, for an evaluation run."""
-        return self._execute(stream, pb.EvaluateRequest, pb.EvaluateResponse, _evaluation_request)
+        return self._execute(stream, pb.EvaluateRequest, pb.EvaluateResponse, evaluation_request)
 
     async def _execute(
         self,
         stream: Stream,
         kind: type[pb.TrainRequest] | type[pb.EvaluateRequest],
         reply: type[pb.TrainResponse] | type[pb.EvaluateResponse],
-        read: Callable[[Any, str, int, RunDefaults], RunRequest],
+        read: Callable[[Any, str, int, RunDefaults, Start | None], RunRequest],
     ) -> AsyncGenerator[bytes, None]:
         message = parse(kind, await stream.first())
         if message.WhichOneof("part") != "spec":
@@ -135,10 +145,17 @@ class TrainingService:
         caller = stream.caller.name if stream.caller.named else ""
 
         def begin() -> Run:
-            with lease(self._repository, stream.caller, "train", message.spec.model) as base:
+            start = start_of(self._runs, stream.caller, message.spec)
+            with base_of(self._repository, stream.caller, message.spec.model, start) as base:
                 stream.about(base.name, base.version)
-                request = replace(read(message.spec, base.name, base.version, self._defaults), caller=caller)
-                run = self._runs.begin(request, base, lambda: not stream.listens())
+                request = read(message.spec, base.name, base.version, self._defaults, start)
+                request = with_datasets(replace(request, caller=caller), self._datasets, stream.caller)
+                run = self._runs.begin(request, base, lambda: not stream.listens(), start)
+            try:
+                use_datasets(request, self._datasets)
+            except ServerError as error:
+                self._runs.abandon(run, str(error))
+                raise
             if stream.trace is not None:
                 trace.write(run.folder, stream.trace.headers(stream.metadata))
             return run
@@ -272,21 +289,51 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
 # Conversion of requests.
 
 
-def training_request(spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
+def training_request(
+    spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults, start: Start | None = None
+) -> RunRequest:
     """Converts the spec of a training run. Raises InvalidRequestError or InvalidTensorError if it is invalid."""
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}
-    budget = Budget(**_options(BUDGET, spec))
-    return RunRequest(**_common(spec, model, version, defaults), **(filled | _options(RUN, spec)), budget=budget)
+    budget = Budget(**read_options(BUDGET, spec))
+    view = View(**read_options(VIEW, spec))
+    given = read_options(RUN, spec)
+    request = RunRequest(
+        **common_fields(spec, model, version, defaults),
+        data=_data(spec),
+        **(filled | given),
+        budget=budget,
+        view=view,
+    )
+    return request if start is None else _continued(request, start, given)
 
 
-def _evaluation_request(spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> RunRequest:
-    options = _options((option for option in RUN if option.evaluates), spec)
-    return RunRequest(**_common(spec, model, version, defaults), **options, kind=Kind.EVALUATION, publish=False)
+def evaluation_request(
+    spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults, start: Start | None = None
+) -> RunRequest:
+    options = read_options((option for option in RUN if option.evaluates), spec)
+    request = RunRequest(
+        **common_fields(spec, model, version, defaults),
+        data=_data(spec),
+        **options,
+        view=View(**read_options(VIEW, spec)),
+        kind=Kind.EVALUATION,
+        publish=False,
+        sample_losses=spec.sample_losses,
+    )
+    return request if start is None else _continued(request, start, options)
 
 
-def _options(options: Iterable[Option], spec: pb.TrainSpec | pb.EvaluateSpec) -> dict[str, Any]:
+def _continued(request: RunRequest, start: Start, given: Mapping[str, Any]) -> RunRequest:
+    """Returns the request of a run that begins with a checkpoint: what isn't given is as in the checkpoint's run."""
+    taken_over = start.taken_over(request.kind, {array.role for array in request.data})
+    changes: dict[str, Any] = {name: value for name, value in taken_over.items() if name not in given}
+    changes["compile"] = merged(start.request.compile, request.compile)
+    return replace(request, version=start.request.version, from_checkpoint=start.name, **changes)
+
+
+def read_options(options: Iterable[Option], spec: Any) -> dict[str, Any]:
     """Returns the values of the given options of a spec, by name."""
     given = ((option, option.read(spec)) for option in options)
     return {option.name: _value(option, value) for option, value in given if value is not None}
@@ -298,18 +345,19 @@ def _value(option: Option, value: Any) -> Any:
     read = parsed_json(value, option.name)
     if isinstance(option.kind, Callbacks):
         return _callbacks(read)
+    if isinstance(option.kind, Splits):
+        return _splits(read)
     if isinstance(option.kind, Lora):
         return lora_settings(read)
     return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
 
 
-def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults) -> dict[str, Any]:
-    """Returns the fields of a request that training and evaluation have in common."""
+def common_fields(spec: Any, model: str, version: int, defaults: RunDefaults) -> dict[str, Any]:
+    """Returns the fields of a request that all specs of runs have in common."""
     return {
         "model": model,
         "version": version,
-        "data": tuple(map(_array, spec.data)),
-        "compile": _options(COMPILE, spec),
+        "compile": read_options(COMPILE, spec),
         "threads": defaults.threads,
         "device": defaults.device,
         "nice": defaults.nice,
@@ -317,11 +365,17 @@ def _common(spec: pb.TrainSpec | pb.EvaluateSpec, model: str, version: int, defa
     }
 
 
+def _data(spec: pb.TrainSpec | pb.EvaluateSpec) -> tuple[DataArray, ...]:
+    return tuple(map(_array, spec.data))
+
+
 def _array(array: pb.DataArray) -> DataArray:
     role = ROLES.get(array.role)
     if role is None:
         raise InvalidRequestError(f"data array '{array.name}': got no role, expected one")
-    dtype = "" if array.path and not array.dtype else dtype_name(array.dtype, array.name)
+    if array.path and array.dataset:
+        raise InvalidRequestError(f"data array '{array.name}': got a path and a dataset, expected one of the two")
+    dtype = "" if (array.path or array.dataset) and not array.dtype else dtype_name(array.dtype, array.name)
     if array.key and array.columns:
         raise InvalidRequestError(f"data array '{array.name}': got key and columns, expected one of the two")
     return DataArray(
@@ -333,6 +387,7 @@ def _array(array: pb.DataArray) -> DataArray:
         key=array.key,
         columns=tuple(array.columns),
         fill=array.fill if array.HasField("fill") else None,
+        dataset=array.dataset,
     )
 
 
@@ -350,6 +405,15 @@ def parsed_json(text: str, name: str) -> Any:
         return json_value(text, most=MAX_JSON, values=MAX_JSON_VALUES, depth=MAX_JSON_DEPTH)
     except JsonError as error:
         raise InvalidRequestError(f"{name}: {text[:80]!r} {error}") from error
+
+
+def _splits(splits: Any) -> dict[str, float] | None:
+    if splits is None:
+        return None
+    problem = splits_problem(splits) if isinstance(splits, dict) else "no object"
+    if problem:
+        raise InvalidRequestError(f"view: got {problem}, expected shares by name, together at most 1")
+    return {name: float(share) for name, share in splits.items()}
 
 
 def _class_weight(weights: Any) -> dict[int, float]:
@@ -386,18 +450,18 @@ def _event(run: Run, event: Event, *, found: bool = False) -> pb.TrainEvent:
                 epochs=what.epochs,
                 step=what.step,
                 steps_per_epoch=what.steps_per_epoch,
-                logs=_logs(what.logs),
+                logs=log_values(what.logs),
             )
         )
     elif isinstance(what, events.Epoch):
         message.epoch.CopyFrom(
-            pb.EpochEnd(epoch=what.epoch, epochs=what.epochs, logs=_logs(what.logs), seconds=what.seconds)
+            pb.EpochEnd(epoch=what.epoch, epochs=what.epochs, logs=log_values(what.logs), seconds=what.seconds)
         )
     elif isinstance(what, events.Log):
         message.log.text = what.text
         message.log.SetInParent()
     elif isinstance(what, events.Finished):
-        finished = pb.RunFinished(logs=_logs(what.logs), seconds=what.seconds, withheld=what.withheld)
+        finished = pb.RunFinished(logs=log_values(what.logs), seconds=what.seconds, withheld=what.withheld)
         message.finished.CopyFrom(finished)
         if what.version:
             message.finished.published.CopyFrom(model_spec(run.request.model, what.version))
@@ -408,6 +472,9 @@ def _event(run: Run, event: Event, *, found: bool = False) -> pb.TrainEvent:
         message.paused.CopyFrom(pb.RunPaused(epoch=what.epoch, step=what.step, reason=what.reason))
     elif isinstance(what, events.Resumed):
         message.resumed.CopyFrom(pb.RunResumed(epoch=what.epoch, step=what.step))
+    elif isinstance(what, events.Checkpoint):
+        kept = pb.CheckpointKept(checkpoint_id=what.id, epoch=what.epoch, step=what.step, bytes=what.bytes)
+        message.checkpoint.CopyFrom(kept)
     else:
         message.cancelled.CopyFrom(pb.RunCancelled(epoch=what.epoch))
     return message
@@ -426,7 +493,7 @@ def _file(file: RunFile) -> pb.RunFile:
     return pb.RunFile(name=file.name, bytes=file.bytes, modified_time=timestamp(file.modified_time))
 
 
-def _logs(logs: Logs) -> list[pb.LogValue]:
+def log_values(logs: Logs) -> list[pb.LogValue]:
     return [pb.LogValue(name=name, value=value) for name, value in logs.items()]
 
 
@@ -434,16 +501,18 @@ def _run(run: Run, owner: str = "") -> pb.Run:
     request, log = run.request, run.log
     started = log.newest(events.Started)
     finished = log.newest(events.Finished)
+    parent, _, checkpoint = (request.from_checkpoint or "").partition("/")
     message = pb.Run(
         id=run.id,
         state=STATES[run.state],
         base=model_spec(request.model, request.version),
         reason=_reason(run),
         epochs_done=run.epochs_done,
-        epochs=request.epochs,
+        # A run that goes on from a checkpoint counts the epochs before it, too.
+        epochs=started.epochs if started else request.epochs,
         steps_done=0 if log.ended else run.position[1],
         steps_per_epoch=started.steps_per_epoch if started else 0,
-        logs=_logs(run.logs),
+        logs=log_values(run.logs),
         seed=request.seed,
         description=run.description,
         kind=KINDS[request.kind],
@@ -452,6 +521,9 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         priority=run.priority,
         workers=request.workers,
         owner=owner,
+        parent=parent,
+        from_checkpoint=checkpoint,
+        remaining_seconds=remaining_seconds(run),
         metadata=run.metadata,
         caller=request.caller,
         withheld=finished.withheld if finished else "",
@@ -461,8 +533,10 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         sweep_id=request.sweep,
         trial=request.trial,
     )
-    if finished and finished.version:
-        message.published.CopyFrom(model_spec(request.model, finished.version))
+    if (best := run.best) is not None:
+        message.best.name, message.best.value, message.best_epoch = best
+    if version := run.published_version:
+        message.published.CopyFrom(model_spec(request.model, version))
     for field, seconds in (
         (message.created_time, log.time_of(events.Accepted)),
         (message.started_time, log.time_of(events.Started)),

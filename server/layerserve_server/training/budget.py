@@ -13,6 +13,7 @@ from layerserve.options.training import Budget
 
 from layerserve_server.errors import TooLargeError
 from layerserve_server.system_memory import available_memory, memory_of
+from layerserve_server.training.checkpoint_policy import kept_files
 from layerserve_server.training.process.proc_files import children_of
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.runs import folder as run_folder
@@ -42,8 +43,9 @@ def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: i
     `folder` is the folder of all runs; it needn't exist yet. Memory is estimated from the number of parameters alone:
     memory for activations depends on the model, and data is memory-mapped.
     """
-    training = request.kind is Kind.TRAINING
-    disk = request.kept_bytes + base_bytes + (FILES * FILED_BYTES * parameters if training else 0)
+    training = request.kind is not Kind.EVALUATION
+    files = FILES + kept_files(request) if training else 0
+    disk = request.kept_bytes + base_bytes + files * FILED_BYTES * parameters
     memory = (TRAINING_BYTES if training else EVALUATION_BYTES) * parameters * request.workers
     _check("disk", disk, "its budget", request.budget.max_disk_bytes or None)
     _check("memory", memory, "its budget", request.budget.max_memory_bytes or None)
@@ -65,7 +67,7 @@ def cache_room(request: RunRequest, folder: Path, parameters: int) -> int:
     free = _free_bytes(folder)
     room = sys.maxsize if free is None else int(CACHE_SHARE * free)
     if request.budget.max_disk_bytes:
-        others = folder_bytes(folder) + FILES * FILED_BYTES * parameters
+        others = folder_bytes(folder) + (FILES + kept_files(request)) * FILED_BYTES * parameters
         room = min(room, request.budget.max_disk_bytes - others)
     return max(0, room)
 

@@ -13,9 +13,21 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.errors import BusyError, InvalidRequestError, VersionFailedError, safe_text
+from layerserve_server.errors import (
+    BusyError,
+    InvalidRequestError,
+    InvalidTensorError,
+    MissingInputError,
+    ServerError,
+    UnknownInputError,
+    UnknownOutputError,
+    VersionFailedError,
+    safe_text,
+)
 from layerserve_server.forking.fork_server import never
-from layerserve_server.training.dry_run import death, job_limits, out_of_memory, too_large
+from layerserve_server.inference import runner
+from layerserve_server.training.dry_run import job_death, job_limits, out_of_memory, too_large
+from layerserve_server.training.model import TrainableModel
 from layerserve_server.training.process.warm_parent import JobDiedError, WarmParent
 
 #: Maximum number of concurrent conversions. Each uses the memory of a model, and a core.
@@ -41,60 +53,92 @@ class Converter:
     def converted(self, source: Path, format: str, parameters: int, gone: Callable[[], bool] = never) -> Iterator[Path]:
         """Converts a model file to a format ("" for its own). The converted file exists until the block ends.
 
-        Raises InvalidRequestError if the format can't represent the model, VersionFailedError if the file can't be
-        read, TooLargeError if the limit of memory or time is exceeded, BusyError if MAX_CONVERSIONS others are in
-        progress, UnavailableError if no process can be started, and CallCancelledError once `gone` returns True.
+        Raises InvalidRequestError if the format can't represent the model, and as `working` and `run` do.
         """
+        with self.working() as folder:
+            arguments = {"source": str(source), "folder": str(folder), "format": format}
+            reply = self.run(CONVERT, arguments, f"converting file {source.name}", parameters, gone)
+            yield folder / str(reply["file"])
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[Path]:
+        """Gives a job a temporary folder. Raises BusyError if MAX_CONVERSIONS others are in progress."""
         if not self._slots.acquire(blocking=False):
             raise BusyError("other files are being converted; try again in a moment", retry_after=RETRY_SECONDS)
         try:
             with tempfile.TemporaryDirectory(prefix="layerserve-conversion-") as folder:
-                yield self._convert(source, Path(folder), format, parameters, gone)
+                yield Path(folder)
         finally:
             self._slots.release()
 
-    def _convert(self, source: Path, folder: Path, format: str, parameters: int, gone: Callable[[], bool]) -> Path:
-        what = f"converting file {source.name}"
-        limits = job_limits(SECONDS, self._memory_bytes, parameters)
-        arguments = {"source": str(source), "folder": str(folder), "format": format}
+    def run(
+        self,
+        job: str,
+        arguments: Mapping[str, Any],
+        what: str,
+        parameters: int,
+        gone: Callable[[], bool],
+        seconds: float = SECONDS,
+    ) -> dict[str, Any]:
+        """Runs a job that loads a model, and returns its reply. `what` describes it in error texts.
+
+        Raises VersionFailedError if a file can't be read, TooLargeError if the limit of memory or of `seconds` of
+        processor time is exceeded, the errors in a job's reply, UnavailableError if no process can be started, and
+        CallCancelledError once `gone` returns True.
+        """
+        limits = job_limits(seconds, self._memory_bytes, parameters)
         try:
-            reply = self._parent.run(CONVERT, arguments, limits, gone)
+            reply = self._parent.run(job, arguments, limits, gone)
         except JobDiedError as died:
-            raise death(died, limits, what) from died
+            raise job_death(died, limits, what) from died
         if reply.get("memory"):
             raise too_large(limits, what)
         if refusal := reply.get("refusal"):
-            raise InvalidRequestError(refusal)
+            raise REFUSED.get(reply.get("error", ""), InvalidRequestError)(refusal)
         if failure := reply.get("failure"):
-            raise VersionFailedError(f"file {source.name} can't be converted: {failure}")
-        return folder / str(reply["file"])
+            raise VersionFailedError(f"{what} failed: {failure}")
+        return reply
+
+
+#: Errors of a job that are its caller's, by name.
+REFUSED: Mapping[str, type[ServerError]] = {
+    kind.__name__: kind
+    for kind in (InvalidTensorError, UnknownInputError, MissingInputError, UnknownOutputError, InvalidRequestError)
+}
 
 
 # In the child process.
 
 
-def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The job: converts a model file. Returns {"file"}, or {"refusal"}, {"failure"} or {"memory"} for an error."""
-    import torch
-    from layergraph import load_model
+def failed(error: Exception) -> dict[str, Any]:
+    """Returns the reply of a job that ends with an error: {"refusal"}, {"failure"} or {"memory"}."""
     from layergraph.errors import ConfigError, LayerGraphError
 
-    from layerserve_server.inference.runner import load_plugins
+    if out_of_memory(error):
+        return {"memory": True}
+    if isinstance(error, (ConfigError, *REFUSED.values())):
+        return {"refusal": safe_text(str(error)), "error": type(error).__name__}
+    # The text of other errors may reveal internals.
+    return {"failure": safe_text(str(error)) if isinstance(error, LayerGraphError) else type(error).__name__}
+
+
+def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The job: converts a model file. Returns {"file"}, or what `failed` does."""
+    import torch
+    from layergraph import load_model
 
     os.nice(10)
     torch.set_num_threads(1)
     try:
-        load_plugins()
-        model = load_model(Path(arguments["source"]))
-        try:
-            chosen = model.saved_format(arguments["format"])
-            name = f"model{chosen.suffix}"
-            model.save(Path(arguments["folder"]) / name, generation=chosen.generation)
-        except ConfigError as refusal:
-            return {"refusal": safe_text(str(refusal))}
-        return {"file": name}
+        runner.load_plugins()
+        return {"file": saved(load_model(Path(arguments["source"])), arguments)}
     except Exception as error:
-        if out_of_memory(error):
-            return {"memory": True}
-        # The text of other errors may reveal internals.
-        return {"failure": safe_text(str(error)) if isinstance(error, LayerGraphError) else type(error).__name__}
+        return failed(error)
+
+
+def saved(model: TrainableModel, arguments: Mapping[str, Any]) -> str:
+    """Saves a model in the format and the folder of a job's arguments, and returns the file's name."""
+    chosen = model.saved_format(arguments["format"])
+    name = f"model{chosen.suffix}"
+    model.save(Path(arguments["folder"]) / name, generation=chosen.generation)
+    return name

@@ -46,6 +46,12 @@ def describe_all(root: Path, files: Sequence[tuple[str, Selection]]) -> list[Fil
     return [found[index] for index in range(len(files))]
 
 
+def names(root: Path, path: str) -> list[str]:
+    """Returns the names of the arrays of a .npz file, or of the columns of a table. Raises as `describe` does."""
+    with _open(root, path) as file:
+        return files.names(file, path)
+
+
 def mapped(root: Path, path: str, selection: Selection, stamp: tuple[int, ...]) -> Array:
     """Returns a memory-mapped array. Raises as `describe` does, and InvalidRequestError if the file has changed."""
     with _open(root, path, stamp) as file:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 from layerserve.table_files.table import Selection
 
 from layerserve_server import errors
+from layerserve_server.datasets.dataset import Description
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,
@@ -29,7 +30,7 @@ from layerserve_server.errors import (
 from layerserve_server.forking.fork_server import never
 from layerserve_server.observability.logs import middle_cut
 from layerserve_server.system_memory import available_memory
-from layerserve_server.training import data_root
+from layerserve_server.training import data_root, dataset_files, sampled_requests
 from layerserve_server.training.budget import TRAINING_BYTES
 from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.model import dry_run, larger_is_better, load_trainable, monitored, prepare_model
@@ -55,9 +56,14 @@ TORCH_ERRORS = (RuntimeError, IndexError)
 #: Descriptions of the jobs in error texts.
 DOING = {
     "dry_run": "one step with two rows",
+    "problems": "one step with two rows",
     "larger_is_better": "compiling the model",
     "describe": "reading the data files",
+    "describe_dataset": "reading the dataset",
+    "make_dataset": "making a dataset of sampled requests",
 }
+#: Maximum processor time of describing a dataset, and of making one of sampled requests, in seconds.
+DESCRIBING_SECONDS = MAKING_SECONDS = 600.0
 Job: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -77,6 +83,14 @@ class DryRun(Protocol):
         `parameters` is the number of the model's parameters. Raises CallCancelledError once `gone` returns True.
         """
 
+    def problems(
+        self, path: Path, request: RunRequest, parameters: int, complete: bool, gone: Callable[[], bool] = never
+    ) -> Sequence[str]:
+        """Tries a request, and returns the texts of all errors that can be found, instead of raising the first one.
+
+        Of a request that isn't `complete` only the settings are tried: its data has problems of its own.
+        """
+
     def larger_is_better(
         self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
     ) -> bool:
@@ -86,6 +100,12 @@ class DryRun(Protocol):
         self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
     ) -> Sequence[FiledArray]:
         """Describes arrays in files below `root`, given by path and selection. Raises as `data_root.describe` does."""
+
+    def describe_dataset(self, folder: Path, file: str) -> Description:
+        """Describes the file of a dataset. Raises as `dataset_files.described` does."""
+
+    def make_dataset(self, arguments: Mapping[str, Any], gone: Callable[[], bool] = never) -> tuple[int, str]:
+        """Makes the file of a dataset, and returns its size and SHA-256. Raises as `sampled_requests.made` does."""
 
     def close(self) -> None:
         """Stops dry runs."""
@@ -111,6 +131,14 @@ class DryRuns:
         arguments = {"path": str(path), "request": request.to_json()}
         self._reply("dry_run", arguments, self._limits(parameters), gone)
 
+    def problems(
+        self, path: Path, request: RunRequest, parameters: int, complete: bool, gone: Callable[[], bool] = never
+    ) -> Sequence[str]:
+        """Returns all problems of a request's settings that can be found. Raises errors of limits as for a dry run."""
+        arguments = {"path": str(path), "request": request.to_json(), "complete": complete}
+        found: list[str] = self._reply("problems", arguments, self._limits(parameters), gone)["problems"]
+        return found
+
     def larger_is_better(
         self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
     ) -> bool:
@@ -129,6 +157,21 @@ class DryRuns:
             for one in reply["files"]
         ]
 
+    def describe_dataset(self, folder: Path, file: str) -> Description:
+        """Describes the file of a dataset. Raises as `dataset_files.described` does, and the errors of limits."""
+        arguments = {"folder": str(folder), "file": file}
+        limits = job_limits(DESCRIBING_SECONDS, self._memory_bytes, 0)
+        return dataset_files.description(self._reply("describe_dataset", arguments, limits, never))
+
+    def make_dataset(self, arguments: Mapping[str, Any], gone: Callable[[], bool] = never) -> tuple[int, str]:
+        """Makes the file of a dataset of sampled requests, and returns its size and SHA-256.
+
+        Raises as `sampled_requests.made` does, and the errors of limits.
+        """
+        limits = job_limits(MAKING_SECONDS, self._memory_bytes, 0)
+        reply = self._reply("make_dataset", arguments, limits, gone)
+        return reply["bytes"], reply["sha256"]
+
     def _reply(
         self, job: str, arguments: Mapping[str, Any], limits: JobLimits, gone: Callable[[], bool]
     ) -> dict[str, Any]:
@@ -143,15 +186,10 @@ class DryRuns:
         try:
             reply = self._parent.run(job, arguments, limits, gone)
         except JobDiedError as died:
-            raise death(died, limits, what, "rehearsal_seconds") from died
+            raise job_death(died, limits, what, "rehearsal_seconds") from died
         finally:
             self._slots.release()
-        if trace := reply.get("trace"):
-            logger.error("%s failed with an unexpected error", what, extra={"exception": trace})
-        if reply.get("memory"):
-            raise too_large(limits, what)
-        if name := reply.get("error"):
-            raise REFUSALS[name](reply["text"])
+        check_reply(reply, limits, what)
         return reply
 
     def close(self) -> None:
@@ -172,7 +210,17 @@ def job_limits(seconds: float, memory_bytes: int, parameters: int) -> JobLimits:
     return JobLimits(seconds, memory)
 
 
-def death(died: JobDiedError, limits: JobLimits, what: str, seconds: str = "") -> ServerError:
+def check_reply(reply: Mapping[str, Any], limits: JobLimits, what: str) -> None:
+    """Raises the error with which a job replied, if it did."""
+    if trace := reply.get("trace"):
+        logger.error("%s failed with an unexpected error", what, extra={"exception": trace})
+    if reply.get("memory"):
+        raise too_large(limits, what)
+    if name := reply.get("error"):
+        raise REFUSALS[name](reply["text"])
+
+
+def job_death(died: JobDiedError, limits: JobLimits, what: str, seconds: str = "") -> ServerError:
     """Returns the client's error for a job that died. `seconds` names the setting that limits its time, if any."""
     if died.late:
         setting = f", the limit of the server's setting {seconds}" if seconds else ""
@@ -218,6 +266,20 @@ def _dry_run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _problems(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The job that finds all problems of a request's settings."""
+    import torch
+
+    from layerserve_server.inference.runner import load_plugins
+    from layerserve_server.training.estimates.settings_problems import settings_problems
+
+    torch.set_num_threads(1)
+    load_plugins()
+    request = RunRequest.from_json(arguments["request"])
+    path = Path(arguments["path"])
+    return {"problems": settings_problems(load_trainable, path, request, complete=arguments["complete"])}
+
+
 def _larger_is_better(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The job that finds the direction of a log."""
     from layergraph.errors import ConfigError
@@ -243,7 +305,7 @@ def _describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"files": [asdict(found) for found in data_root.describe_all(Path(arguments["root"]), files)]}
 
 
-def _replying(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Job:
+def replying(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Job:
     """Wraps a job so that it replies with its error instead of raising it."""
 
     def job(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,7 +338,10 @@ def _unexpected(error: Exception, what: str) -> dict[str, Any]:
 
 #: Jobs of the warm parent's children, by name.
 JOBS: Mapping[str, Job] = {
-    "dry_run": _replying(DOING["dry_run"], _dry_run),
-    "larger_is_better": _replying(DOING["larger_is_better"], _larger_is_better),
-    "describe": _replying(DOING["describe"], _describe),
+    "dry_run": replying(DOING["dry_run"], _dry_run),
+    "problems": replying(DOING["problems"], _problems),
+    "larger_is_better": replying(DOING["larger_is_better"], _larger_is_better),
+    "describe": replying(DOING["describe"], _describe),
+    "describe_dataset": replying(DOING["describe_dataset"], dataset_files.described),
+    "make_dataset": replying(DOING["make_dataset"], sampled_requests.made),
 }

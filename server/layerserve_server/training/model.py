@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -18,10 +19,13 @@ from layergraph.errors import (
     NotCompiledError,
     unknown_name,
 )
+from layerserve.options.training import View
 
 from layerserve_server import errors
 from layerserve_server.inference.runner import Array
+from layerserve_server.training.precision import policy_of
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.views import rows_of
 
 if TYPE_CHECKING:
     import layergraph
@@ -77,11 +81,13 @@ DRY_RUN_TEXT = b"word " * 32
 
 
 def prepare_model(model: TrainableModel, request: RunRequest) -> None:
-    """Freezes layers, enables LoRA and compiles a model according to a request.
+    """Sets the precision, freezes layers, enables LoRA and compiles a model according to a request.
 
     Raises ConfigError if a setting is invalid or the result's format can't represent the model, and NotCompiledError as
     `compile_model` does.
     """
+    if policy := policy_of(request.precision, request.device):
+        cast("layergraph.Model", model).compute_in(policy)
     if request.freeze or request.unfreeze:
         from layergraph.training import freezing
 
@@ -93,24 +99,27 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
 
         patterns, alpha = request.lora.get("layers", ("*",)), request.lora.get("alpha")
         adapting.adapt(cast("layergraph.Model", model), patterns, request.lora["rank"], alpha, request.seed)
-    compile_model(model, request.compile, updates=request.kind is Kind.TRAINING)
-    if request.kind is Kind.TRAINING:
+    compile_model(model, request.compile, updates=request.kind is not Kind.EVALUATION)
+    if request.kind is not Kind.EVALUATION:
+        if request.gradient_accumulation_steps:
+            model.optimizer.accumulate(request.gradient_accumulation_steps)
         result_format(model, request)
 
 
 def result_format(model: TrainableModel, request: RunRequest) -> Format:
     """Returns the format of the run's result. Raises ConfigError if it can't represent the compiled model."""
-    with _as_published(model, request):
+    with as_published(model, request):
         return model.saved_format(request.format or "")
 
 
 def save_result(model: TrainableModel, path: Path, request: RunRequest, format: Format) -> None:
     """Saves a model as the run publishes it: with merged kernels, unless LoRA weights are to be kept."""
-    with _as_published(model, request):
+    with as_published(model, request):
         model.save(path, generation=format.generation)
 
 
-def _as_published(model: TrainableModel, request: RunRequest) -> AbstractContextManager[None]:
+def as_published(model: TrainableModel, request: RunRequest) -> AbstractContextManager[None]:
+    """Sets the weights that a run publishes within the block: merged kernels, unless LoRA is to be kept."""
     if not request.lora or request.lora.get("keep"):
         return nullcontext()
     from layergraph.saving.lora import merged_weights
@@ -167,6 +176,7 @@ def fit_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any
         arguments["steps_per_epoch"] = request.steps_per_epoch
     if request.validation_batch_size:
         arguments["validation_batch_size"] = request.validation_batch_size
+    arguments |= _viewed(request, arrays)
     if groups[Role.VALIDATION_X]:
         data: tuple[Any, ...] = (groups[Role.VALIDATION_X], groups[Role.VALIDATION_Y])
         weights = _weights(groups[Role.VALIDATION_SAMPLE_WEIGHT])
@@ -188,11 +198,15 @@ def evaluate_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str
     groups = _groups(request, arrays)
     if request.validation_split:
         groups = {role: {name: _last(array, request) for name, array in held.items()} for role, held in groups.items()}
+    rows = None
     if groups[Role.VALIDATION_X]:
         x, y, weight = Role.VALIDATION_X, Role.VALIDATION_Y, Role.VALIDATION_SAMPLE_WEIGHT
     else:
         x, y, weight = Role.X, Role.Y, Role.SAMPLE_WEIGHT
+        if request.view != View():
+            rows = rows_of(request.view, len(arrays[0]), request.view.validate_on or request.view.split)
     return {
+        **({} if rows is None else {"rows": rows}),
         "x": groups[x],
         "y": groups[y],
         "sample_weight": _weights(groups[weight]),
@@ -200,6 +214,15 @@ def evaluate_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str
         "verbose": 0,
         "return_dict": True,
     }
+
+
+def _viewed(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any]:
+    """Returns the arguments of `fit` for the rows of a request's view."""
+    view = request.view
+    if view == View():
+        return {}
+    found = {"rows": rows_of(view, len(arrays[0]), view.split)}
+    return found | ({"validation_rows": rows_of(view, len(arrays[0]), view.validate_on)} if view.validate_on else {})
 
 
 def monitored(request: RunRequest) -> str:
@@ -223,7 +246,7 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
     optimizer.
     """
     model = load(path)
-    few = [np.full(_few_rows(info), DRY_RUN_TEXT if info.is_text else 0, info.held_dtype) for info in request.data]
+    few = placeholders(request)
     try:
         prepare_model(model, request)
         if request.workers > 1:
@@ -231,8 +254,9 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
 
             check_shareable(cast("layergraph.Model", model))
         if request.kind is Kind.EVALUATION:
-            model.evaluate(**evaluate_arguments(request, few))
-        else:
+            by_row = {"row_losses": lambda losses: None} if request.sample_losses else {}
+            model.evaluate(**evaluate_arguments(replace(request, view=View()), few), **by_row)
+        elif request.kind is Kind.TRAINING:
             _dry_run_training(model, request, few)
     except (NonFiniteLossError, ElementError):
         pass  # The elements stand only for the shapes and dtypes of the data.
@@ -246,14 +270,22 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
         raise errors.InvalidRequestError(f"callbacks: a file can't be written: {error.strerror}") from error
 
 
+def placeholders(request: RunRequest) -> list[Array]:
+    """Returns a few rows of zeros or text for each array of a run."""
+    return [np.full(_few_rows(info), DRY_RUN_TEXT if info.is_text else 0, info.held_dtype) for info in request.data]
+
+
 def _dry_run_training(model: TrainableModel, request: RunRequest, few: Sequence[Array]) -> None:
-    arguments = fit_arguments(request, few)
+    arguments = fit_arguments(replace(request, view=View()), few)
+    if request.view.validate_on:
+        arguments["validation_rows"] = np.arange(len(few[0]))
     arguments |= {"epochs": 1, "batch_size": DRY_RUN_ROWS, "on_nan": "continue"}
     if request.validation_split:
         arguments["validation_split"] = 0.5
     with tempfile.TemporaryDirectory() as folder:
         history = model.fit(**arguments, callbacks=configured_callbacks(request, Path(folder)))
-    deciding = {"monitor": monitored(request)} if request.publish == "best" else {}
+    ranks = request.publish == "best" or request.keep_best_checkpoints
+    deciding = {"monitor": monitored(request)} if ranks else {}
     if request.publish_if_improved:
         deciding["publish_if_improved"] = request.publish_if_improved
     for name, log in deciding.items():

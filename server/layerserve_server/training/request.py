@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from layerserve.options.training import Budget, RunOptions
+from layerserve.options.online import OnlineOptions
+from layerserve.options.training import Budget, RunOptions, View
 from layerserve.table_files.table import Selection
 from layerserve.tensors import NUMPY_DTYPES
 
@@ -45,13 +46,16 @@ class Kind(str, Enum):
 
     TRAINING = "training"
     EVALUATION = "evaluation"
+    #: A session of training step by step.
+    ONLINE = "online"
 
 
 @dataclass(frozen=True, slots=True)
 class DataArray:
     """An array of a run's data: role, name of the input or output, dtype, and shape with rows first.
 
-    With a `path` the array isn't uploaded but read from a file below the data root; `key` or `columns` select it there.
+    With a `path` the array isn't uploaded but read from a file below the data root, or, with the id of a `dataset`,
+    below the folder of datasets; `key` or `columns` select it there.
     """
 
     role: Role
@@ -67,6 +71,7 @@ class DataArray:
     #: The columns of the file that are read, and what is read in place of a missing field.
     columns: tuple[str, ...] = ()
     fill: str | None = None
+    dataset: str = ""
 
     @property
     def selection(self) -> Selection:
@@ -114,6 +119,8 @@ class RunRequest(RunOptions):
     compile: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
     kind: Kind = Kind.TRAINING
+    #: Options of a session; None for other runs.
+    online: OnlineOptions | None = None
     #: Number of compute threads, divided among the workers.
     threads: int = 1
     #: torch device.
@@ -122,8 +129,16 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Folder that contains the data files.
     data_root: str = ""
+    #: Whether an evaluation writes the loss of each row to a file.
+    sample_losses: bool = False
+    #: Maximum time of training in seconds if this is a trial, whose times are taken (see estimates); 0 for a run.
+    trial_seconds: float = 0.0
     #: Name of the caller, by its token or certificate; empty for a caller without one.
     caller: str = ""
+    #: Folder that contains the datasets.
+    datasets: str = ""
+    #: Which rows are used.
+    view: View = field(default_factory=View)
     #: Sweep that the run is a trial of, which publishes the best trial's result, and number of the trial.
     sweep: str = ""
     trial: int = 0
@@ -144,7 +159,12 @@ class RunRequest(RunOptions):
     @property
     def validates(self) -> bool:
         """Whether there is validation data."""
-        return bool(self.validation_split) or any(array.role.validation for array in self.data)
+        own = any(array.role.validation for array in self.data)
+        return own or bool(self.validation_split) or bool(self.view.validate_on)
+
+    def root(self, array: DataArray) -> Path:
+        """Returns the folder below which the file of an array lies."""
+        return Path(self.datasets if array.dataset else self.data_root)
 
     def write(self, folder: Path) -> None:
         """Writes the request to a run's folder. Raises OSError."""
@@ -166,6 +186,9 @@ class RunRequest(RunOptions):
         values["data"] = tuple(_array(one) for one in values["data"])
         values["kind"] = Kind(values.get("kind", Kind.TRAINING))
         values["budget"] = Budget(**values.get("budget", {}))
+        values["view"] = View(**values.get("view", {}))
+        if values.get("online") is not None:
+            values["online"] = OnlineOptions(**values["online"])
         for name in ("freeze", "unfreeze", "callbacks"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])

@@ -1,17 +1,13 @@
-"""Options of publication: the best epoch's weights, and only weights that improve on the base version."""
+"""Options of publication: only weights that improve on the base version; and best epochs of earlier releases."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from layergraph import Model
 from layergraph.errors import ConfigError
-from layergraph.training.callbacks.callback import Callback
 
 from layerserve_server.training.model import (
     TrainableModel,
@@ -19,8 +15,6 @@ from layerserve_server.training.model import (
     evaluate_arguments,
     larger_is_better,
     monitored,
-    result_format,
-    save_result,
 )
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import BEST
@@ -29,43 +23,11 @@ from layerserve_server.training.runs.folder import BEST
 NOTE = "best.json"
 
 
-class BestEpoch(Callback):
-    """Saves the model of the best epoch so far in the run's folder.
-
-    The note is written after the model file and replaced atomically, so a killed process leaves a consistent pair. A
-    resumed run repeats its epochs with the same values, and equal values don't replace the saved model.
-    """
-
-    model: Model
-
-    def __init__(self, folder: Path, request: RunRequest) -> None:
-        super().__init__()
-        self._folder = folder / BEST
-        self._request = request
-        self._log = monitored(request)
-        self._mode = request.monitor_mode
-        self._best = read_best(folder)
-
-    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        self._folder.mkdir(exist_ok=True)
-        self._format = result_format(self.model, self._request)
-        self._sign = 1.0 if larger_is_better(self.model, self._log, self._mode) else -1.0
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        value = float((logs or {}).get(self._log, math.nan))
-        if math.isnan(value) or (self._best and self._sign * (value - self._best["value"]) <= 0):
-            return
-        old, self._best = self._best, {"epoch": epoch + 1, "value": value, "file": f"{epoch + 1}{self._format.suffix}"}
-        save_result(self.model, self._folder / self._best["file"], self._request, self._format)
-        part = self._folder / (NOTE + ".part")
-        part.write_text(json.dumps(self._best), "utf-8")
-        os.replace(part, self._folder / NOTE)
-        if old and old["file"] != self._best["file"]:
-            (self._folder / old["file"]).unlink(missing_ok=True)
-
-
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """Returns {"epoch", "value", "file"} of a run's best epoch; None before the end of the first epoch."""
+    """Returns {"epoch", "value", "file"} of the best epoch whose model an earlier release saved; None if there is none.
+
+    Now the checkpoint of the best epoch is kept instead (see `process.keeping`).
+    """
     try:
         best: dict[str, Any] = json.loads((folder / BEST / NOTE).read_text("utf-8"))
     except FileNotFoundError:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from layerserve.errors import InvalidTensor
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, InvalidTensorError, NotTrainableError
 from layerserve_server.training import data_root
 from layerserve_server.training.data_files.files import Unpacking
+from layerserve_server.training.digests import write_digests
 from layerserve_server.training.number_files import NumberWriter
 from layerserve_server.training.request import DataArray
 from layerserve_server.training.text_files import TextWriter, read_text, split_texts
 
 #: Name of the data folder in a run's folder.
 DATA = "data"
+#: Name of the file in it that is locked while files are unpacked.
+LOCK = "unpacking.lock"
 
 
 class Upload:
@@ -35,6 +39,7 @@ class Upload:
 
         Raises NotTrainableError if the folder can't be written.
         """
+        self._folder = folder
         self._arrays = arrays
         self._count = f"{len(arrays)} arrays"
         self._rows = [0] * len(arrays)
@@ -107,13 +112,17 @@ class Upload:
             )
 
     def check_complete(self) -> None:
-        """Raises IncompleteDataError if an array lacks rows."""
+        """Notes what came. Raises IncompleteDataError if an array lacks rows, NotTrainableError if the disk is full."""
         for array, rows in zip(self._arrays, self._rows, strict=True):
             # An array with empty rows needs no chunk.
             if not array.path and rows < array.rows and array.held_bytes:
                 raise IncompleteDataError(
                     f"{array.label()}: the stream ended after {rows} rows, expected {array.rows} as the spec declares"
                 )
+        try:
+            write_digests(self._folder, {index: self._digests[index].hexdigest() for index in self._files})
+        except OSError as error:
+            raise _unwritable(error) from error
 
     def __enter__(self) -> Upload:
         return self
@@ -132,21 +141,43 @@ def data_file(folder: Path, index: int) -> Path:
 
 
 def read_data(
-    folder: Path, arrays: Sequence[DataArray], root: Path | None = None, room: int = sys.maxsize
+    folder: Path,
+    arrays: Sequence[DataArray],
+    root: Path | None = None,
+    room: int = sys.maxsize,
+    datasets: Path | None = None,
 ) -> list[npt.NDArray[Any] | MappedText]:
     """Returns the memory-mapped arrays of a run. Arrays of files that can't be mapped are unpacked to its folder first.
 
-    `root` is the data root, `room` the maximum size of a text array in bytes. Raises as `data_root.mapped` does,
-    TooLargeError for too much text, and OSError.
+    `root` is the data root, `datasets` the folder of datasets, and `room` the maximum size of a text array in bytes.
+    Raises as `data_root.mapped` does, TooLargeError for too much text, and OSError.
     """
-    root = root or Path()
-    of_file: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    roots = [(datasets if array.dataset else root) or Path() for array in arrays]
+    if _packed(folder, arrays, roots):
+        with _alone(folder):
+            for (held_in, path, stamp), packed in _packed(folder, arrays, roots).items():
+                _unpack(folder, packed, held_in, path, stamp, room)
+    return [_read(folder, index, array, roots[index]) for index, array in enumerate(arrays)]
+
+
+def _packed(
+    folder: Path, arrays: Sequence[DataArray], roots: Sequence[Path]
+) -> dict[tuple[Path, str, tuple[int, ...]], dict[int, DataArray]]:
+    """Returns the arrays that must still be unpacked, by index, of each root, path and stamp."""
+    found: dict[tuple[Path, str, tuple[int, ...]], dict[int, DataArray]] = {}
     for index, array in enumerate(arrays):
         if array.path and not array.mapped and not data_file(folder, index).exists():
-            of_file.setdefault((array.path, array.stamp), []).append(index)
-    for (path, stamp), places in of_file.items():
-        _unpack(folder, {index: arrays[index] for index in places}, root, path, stamp, room)
-    return [_read(folder, index, array, root) for index, array in enumerate(arrays)]
+            found.setdefault((roots[index], array.path, array.stamp), {})[index] = array
+    return found
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds a lock, so that of several workers of a run one unpacks, and the others wait."""
+    (folder / DATA).mkdir(exist_ok=True)
+    with (folder / DATA / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _read(folder: Path, index: int, array: DataArray, root: Path) -> npt.NDArray[Any] | MappedText:
@@ -163,7 +194,6 @@ def _unpack(
     folder: Path, arrays: Mapping[int, DataArray], root: Path, path: str, stamp: tuple[int, ...], room: int
 ) -> None:
     """Unpacks arrays of one file, in one pass."""
-    (folder / DATA).mkdir(exist_ok=True)
     parts = {index: data_file(folder, index).with_suffix(".part") for index in arrays}
     with contextlib.ExitStack() as stack:
         wanted: list[Unpacking] = []

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from layergraph.errors import unknown_name
-from layerserve.options.kinds import SHARE, Key, Metadata, Number, Words
+from layerserve.options.kinds import SHARE, Key, Metadata, Number, Whole, Words
+from layerserve.options.online import SESSION
 from layerserve.options.option import Option
-from layerserve.options.training import BUDGET, RUN
+from layerserve.options.training import BUDGET, RUN, VIEW, View
 from layerserve.table_files.table import Selection
 
 from layerserve_server.errors import (
@@ -27,9 +29,11 @@ from layerserve_server.errors import (
 from layerserve_server.inference.admission import fit_dtype, fit_shape, names
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import LABEL
-from layerserve_server.training import data_root
+from layerserve_server.training import data_root, views
+from layerserve_server.training.checkpoint_policy import check_policy
 from layerserve_server.training.data_files.arrays import MAX_AXES
 from layerserve_server.training.data_files.filed_array import FiledArray
+from layerserve_server.training.problems import RAISING, NotesContext, results
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 #: Maximum number of arrays per run: each is an open file during the upload.
@@ -66,28 +70,89 @@ def checked(
     Raises InvalidRequestError or a subclass if it doesn't match the model's inputs and outputs, TooLargeError if the
     data has more than `max_bytes`, and the errors of `data_root.describe`.
     """
+    filled = noted(request, inputs, outputs, max_bytes, describe, RAISING)
+    assert filled is not None, "problems are raised"
+    return filled
+
+
+def noted(
+    request: RunRequest,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    max_bytes: int,
+    describe: Describe,
+    notes: NotesContext,
+) -> RunRequest | None:
+    """Like `checked`, with each check in the context of `notes`. Returns None if there is a problem with the data."""
     _check_lengths(request)
-    _check_settings(request)
-    named = tuple(_named(array, inputs, outputs) for array in request.data)
+    for check in _settings_checks(request):
+        with notes:
+            check()
+    if request.kind is Kind.ONLINE:
+        return request
+    filled = _with_data(request, inputs, outputs, describe, notes)
+    if filled is not None:
+        with notes:
+            _check_size(filled, max_bytes)
+    with notes:
+        _check_publication(filled or request)
+    with notes:
+        check_policy(filled or request)
+    return filled
+
+
+def _with_data(
+    request: RunRequest,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    describe: Describe,
+    notes: NotesContext,
+) -> RunRequest | None:
+    """Returns a request with its arrays filled in; None if there is a problem with one of them."""
+    named = results([partial(_named, array, inputs, outputs) for array in request.data], notes)
     texts = {spec.name for spec in inputs if spec.dtype == "string"}
-    arrays = _filed(named, texts, request.data_root, describe)
-    _check_kind(request, arrays)
-    _check_repeats(arrays)
-    for array in arrays:
-        _check_array(array, inputs)
-    training = [array for array in arrays if not array.role.validation]
-    validation = [array for array in arrays if array.role.validation]
+    if named is None or (filed := results([lambda: _filed(request, named, texts, describe)], notes)) is None:
+        return None
+    (arrays,) = filed
+    single: list[Callable[[], None]] = [partial(_check_kind, request, arrays), partial(_check_repeats, arrays)]
+    if results(single + [partial(_check_array, array, inputs) for array in arrays], notes) is None:
+        return None
+    checked_request = replace(request, data=arrays)
+    together = partial(_check_data, checked_request, inputs, outputs)
+    return None if results([together], notes) is None else checked_request
+
+
+def _check_data(request: RunRequest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Checks the arrays of a request together."""
+    training = [array for array in request.data if not array.role.validation]
+    validation = [array for array in request.data if array.role.validation]
     _check_group(f"{request.kind.value} data", training, inputs, outputs)
     if validation:
         _check_group("validation data", validation, inputs, outputs)
         if request.validation_split:
             raise InvalidRequestError("validation_split and validation arrays exclude each other: got both")
     _check_split(request.validation_split, training[0].rows)
-    checked_request = replace(request, data=arrays)
-    if checked_request.kept_bytes > max_bytes:
-        raise TooLargeError(f"the data has {checked_request.kept_bytes} bytes, expected at most {max_bytes}")
-    _check_publication(checked_request)
-    return checked_request
+    _check_view(request, training[0].rows, validates=bool(validation))
+
+
+def _check_size(request: RunRequest, max_bytes: int) -> None:
+    if request.kept_bytes > max_bytes:
+        raise TooLargeError(f"the data has {request.kept_bytes} bytes, expected at most {max_bytes}")
+
+
+def checked_batch(
+    arrays: Sequence[DataArray], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, predicts: bool
+) -> tuple[DataArray, ...]:
+    """Returns the arrays of a batch with their names filled in; `predicts` is whether x is all that is expected.
+
+    Raises InvalidRequestError or a subclass if they don't match the model's inputs and outputs.
+    """
+    named = tuple(_named(array, inputs, outputs) for array in arrays)
+    _check_repeats(named)
+    for array in named:
+        _check_array(array, inputs)
+    _check_group("batch", named, inputs, () if predicts else outputs)
+    return named
 
 
 def check_workers(request: RunRequest, max_workers: int) -> None:
@@ -109,6 +174,7 @@ def _check_lengths(request: RunRequest) -> None:
         ("data", len(request.data), MAX_ARRAYS, "arrays"),
         ("monitor", len(request.monitor or ()), MAX_TEXT, "characters"),
         ("publish_label", len(request.publish_label or ()), MAX_TEXT, "characters"),
+        ("from_checkpoint", len(request.from_checkpoint or ()), MAX_TEXT, "characters"),
         ("publish_if_improved", len(request.publish_if_improved or ()), MAX_TEXT, "characters"),
         ("freeze", len(request.freeze), MAX_PATTERNS, "patterns"),
         ("unfreeze", len(request.unfreeze), MAX_PATTERNS, "patterns"),
@@ -136,25 +202,43 @@ def _check_lengths(request: RunRequest) -> None:
             raise InvalidTensorError(f"data {index}: got {len(array.shape)} axes, expected at most {MAX_AXES}")
 
 
-def _check_settings(request: RunRequest) -> None:
+def _settings_checks(request: RunRequest) -> Iterator[Callable[[], None]]:
+    """Yields the checks of a request's settings, which don't depend on one another."""
+    yield partial(_check_epochs, request)
+    yield partial(_check_class_weight, request)
+    yield partial(_check_workers_cache, request)
+    yield partial(_check_label, request)
+    yield partial(_check_conflicts, request)
+    sessions = ((SESSION, request.online),) if request.online is not None else ()
+    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view), *sessions):
+        for option in options:
+            yield partial(_check_range, option, getattr(holder, option.name))
+
+
+def _check_epochs(request: RunRequest) -> None:
     if request.epochs > MAX_EPOCHS:
         raise InvalidRequestError(f"epochs: got {request.epochs}, expected at most {MAX_EPOCHS}")
+
+
+def _check_class_weight(request: RunRequest) -> None:
     for number, weight in (request.class_weight or {}).items():
         if not abs(weight) <= MAX_WEIGHT:  # also refuses NaN
             raise InvalidRequestError(
                 f"class_weight: got {weight:g} for class {str(number)[:20]}, expected a number of float32, of at most "
                 f"{MAX_WEIGHT:.3g}"
             )
+
+
+def _check_workers_cache(request: RunRequest) -> None:
     if request.workers > 1 and request.cache_frozen == "on":
         raise InvalidRequestError(f"cache_frozen: got 'on' for {request.workers} workers, expected one")
+
+
+def _check_label(request: RunRequest) -> None:
     if request.publish_label and not LABEL.fullmatch(request.publish_label):
         raise InvalidRequestError(
             f"publish_label: got {request.publish_label!r}, expected letters, digits, '.', '_' and '-'"
         )
-    _check_conflicts(request)
-    for options, holder in ((RUN, request), (BUDGET, request.budget)):
-        for option in options:
-            _check_range(option, getattr(holder, option.name))
 
 
 def _check_range(option: Option, value: Any) -> None:
@@ -201,6 +285,8 @@ def _range(option: Option) -> str:
         return " or ".join(option.kind.words)
     if option.kind is SHARE:
         return "from 0 to below 1"
+    if isinstance(option.kind, Number) and not isinstance(option.kind, Whole) and math.isfinite(option.kind.limit):
+        return option.kind.expects
     least = option.kind.least if isinstance(option.kind, Number) and option.default is not None else 0
     return f"{least} or more"
 
@@ -221,23 +307,26 @@ def _check_publication(request: RunRequest) -> None:
             raise InvalidRequestError(f"monitor: '{request.monitor}' requires validation data or a validation_split")
 
 
-def _filed(arrays: Sequence[DataArray], texts: Set[str], root: str, describe: Describe) -> tuple[DataArray, ...]:
+def _filed(
+    request: RunRequest, arrays: Sequence[DataArray], texts: Set[str], describe: Describe
+) -> tuple[DataArray, ...]:
     """Returns the arrays with the dtype and shape of their files, if any. Raises as `data_root.describe` does.
 
     `texts` are the inputs that take text.
     """
-    files = []
+    files: dict[Path, list[tuple[str, Selection]]] = {}
     for array in arrays:
         if not array.path:
             if array.columns or array.fill is not None:
                 raise InvalidRequestError(f"{array.label()}: got columns or fill, expected them for a file only")
             continue
         if array.shape or array.dtype:
-            raise InvalidRequestError(f"{array.label()}: got dtype or shape with a path, expected them from the file")
-        data_root.check_path(root, array.path)
-        files.append((array.path, _wanted(array, texts)))
-    found = iter(describe(Path(root), files) if files else ())
-    return tuple(_with_file(array, next(found)) if array.path else array for array in arrays)
+            raise InvalidRequestError(f"{array.label()}: got dtype or shape with a file, expected them from the file")
+        # Datasets have a folder, whether or not there is a data root.
+        data_root.check_path(request.datasets if array.dataset else request.data_root, array.path)
+        files.setdefault(request.root(array), []).append((array.path, _wanted(array, texts)))
+    found = {root: iter(describe(root, wanted)) for root, wanted in files.items()}
+    return tuple(_with_file(array, next(found[request.root(array)])) if array.path else array for array in arrays)
 
 
 def _wanted(array: DataArray, texts: Set[str]) -> Selection:
@@ -283,6 +372,10 @@ def _check_kind(request: RunRequest, arrays: Sequence[DataArray]) -> None:
         for array in arrays:
             if array.role.validation:
                 raise InvalidRequestError(f"{array.label()}: evaluation takes x, y and sample_weight")
+        if request.view.validate_on:
+            raise InvalidRequestError(
+                f"view: got validation '{request.view.validate_on}', expected none: evaluation takes a split"
+            )
 
 
 def _check_repeats(arrays: Sequence[DataArray]) -> None:
@@ -319,7 +412,7 @@ def _check_group(
     missing = {spec.name for spec in inputs} - {array.name for array in arrays if array.role.use is Role.X}
     if missing:
         raise MissingInputError(f"{label}: no x for input {' and '.join(map(repr, sorted(missing)))}")
-    if not any(array.role.use is Role.Y for array in arrays):
+    if outputs and not any(array.role.use is Role.Y for array in arrays):
         raise InvalidRequestError(f"{label}: no y; expected targets for {names(outputs)}")
     rows = {array.label(): array.rows for array in arrays}
     if len(set(rows.values())) > 1:
@@ -327,6 +420,16 @@ def _check_group(
         raise InvalidTensorError(f"{label}: arrays differ in rows: {shown}; expected the same number for all")
     if not arrays[0].rows:
         raise InvalidTensorError(f"{label}: got no rows, expected 1 or more")
+
+
+def _check_view(request: RunRequest, rows: int, *, validates: bool) -> None:
+    """Checks which rows are used of `rows` rows; `validates` is whether there are validation arrays."""
+    view = request.view
+    views.check(view, rows)
+    if view.validate_on and validates:
+        raise InvalidRequestError("view: got a split for validation and validation arrays, expected one of the two")
+    if request.validation_split and view != View():
+        raise InvalidRequestError("validation_split: got it with a view, expected the view's split for validation")
 
 
 def _check_split(split: float, rows: int) -> None:

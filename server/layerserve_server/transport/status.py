@@ -47,6 +47,7 @@ STATUS: dict[type[errors.ServerError], grpc.StatusCode] = {
     errors.DeadlinePassedError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.CallCancelledError: grpc.StatusCode.CANCELLED,
     errors.IdleStreamError: grpc.StatusCode.ABORTED,
+    errors.TakenOverError: grpc.StatusCode.ABORTED,
     errors.UnknownMethodError: grpc.StatusCode.UNIMPLEMENTED,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }

@@ -413,7 +413,10 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
     [
         ("predict dooble", "unknown model 'dooble'"),
         ("predict double -i x=nope.npy", "nope.npy: No such file or directory"),
-        ("predict double -i setup.cfg", "setup.cfg: got .cfg, expected .npy, .npz or .json, or - for standard input"),
+        (
+            "predict double -i setup.cfg",
+            "got .cfg, expected .npy, .npz, .csv, .tsv, .parquet or .json, or - for standard input",
+        ),
         ("predict double --version 3", "has no version 3"),
         ("predict double -o out.csv", "out.csv: got .csv, expected"),
         ("predict double -i bad.npy", "bad.npy: got"),

@@ -74,6 +74,9 @@ def test_commands_below_a_command_are_listed(capsys):
         "token create",
         "zoo",
         "zoo list",
+        "checkpoint",
+        "checkpoint list",
+        "checkpoint publish",
         "zoo build",
     ],
 )

@@ -69,7 +69,7 @@ def test_names_types_and_labels():
     metrics.version_loaded("m", 1, 0.1)
     metrics.version_failed("m", 1)
     metrics.settings_invalid("m")
-    metrics.runs_changed(0, 0)
+    metrics.runs_changed(0, 0, 0)
     metrics.run_progressed("m", 1, 1, 0.1)
     metrics.run_ended("m", "finished")
     metrics.telemetry_dropped("traces", 1)
@@ -318,13 +318,14 @@ def test_versions_are_counted_and_their_gauges_end_with_them():
 
 def test_runs_are_counted_and_the_newest_ones_progress_is_shown():
     metrics = Metrics()
-    metrics.runs_changed(queued=2, running=1)
+    metrics.runs_changed(queued=2, running=1, paused=3)
     metrics.run_progressed("m", 3, 40, 0.25)
     metrics.run_progressed("m", 3, 41, None)  # a run without a loss in its logs keeps the last one
     metrics.run_ended("m", "failed")
     metrics.run_ended("m", "finished")
     metrics.run_ended("m", "finished")
     assert samples(metrics.registry) == {
+        "layerserve_training_runs state=paused": 3,
         "layerserve_training_runs state=queued": 2,
         "layerserve_training_runs state=running": 1,
         "layerserve_training_epoch model=m": 3,
@@ -417,6 +418,7 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         "layerserve_model_loads_total model=double": 2,
         "layerserve_model_load_failures_total model=bad": 1,
         "layerserve_model_load_seconds_count model=double": 2,
+        "layerserve_training_runs state=paused": 0,
         "layerserve_training_runs state=queued": 0,
         "layerserve_training_runs state=running": 0,
     }

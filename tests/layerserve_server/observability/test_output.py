@@ -91,8 +91,6 @@ def test_whatever_is_printed_is_a_log_line(tmp_path: Path) -> None:
     ("arguments", "variables", "expected"),
     [
         (["--grpc-prot", "1"], {}, "unrecognized arguments: --grpc-prot"),
-        (["--grpc-port", "x"], {}, "--grpc-port (LAYERSERVE_GRPC_PORT"),
-        (["nowhere"], {}, "no such folder or model file"),
         (["nowhere"], {"LAYERSERVE_LOG_LEVL": "info"}, "did you mean 'LAYERSERVE_LOG_LEVEL'?"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 import threading
 
 import pytest
+from layerserve_server.errors import VersionConflictError
 from layerserve_server.remote.objects import StoreError
 from layerserve_server.remote.store_writer import StoreWriter
 from layerserve_server.repository.control import Control, read_control
@@ -105,6 +106,32 @@ def test_a_store_that_ignores_the_condition_lets_one_publisher_win(store, writer
     store.create = ignored
     assert writer.publish("m", trained(tmp_path), {}, above=1) == 3
     assert store.content["m/2/.publishing"] == b"another server"
+
+
+@pytest.mark.parametrize("meanwhile", ["", "m/2/model.keras", "m/3/manifest.json", "m/2/.publishing"])
+def test_nothing_is_published_if_another_has_published_above_the_expected_version(store, writer, tmp_path, meanwhile):
+    file = trained(tmp_path)
+    if not meanwhile:
+        assert writer.publish("m", file, {}, above=0, expected=1) == 2
+        return
+    store.put(meanwhile, "theirs")  # unknown here until the next poll
+    with pytest.raises(VersionConflictError, match="expected version 1") as caught:
+        writer.publish("m", file, {}, above=0, expected=1)
+    assert caught.value.newest == int(meanwhile[2])
+    assert (file.exists(), {path for path in store.content if path != "m/1/model.keras"}) == (True, {meanwhile})
+
+
+def test_a_version_that_appears_between_check_and_claim_is_noticed(store, writer, tmp_path):
+    create = store.create
+
+    def late(path, text):
+        store.put("m/2/.publishing", "theirs")
+        create(path, text)
+
+    store.create = late
+    with pytest.raises(VersionConflictError, match="got version 2"):
+        writer.publish("m", trained(tmp_path), {}, above=0, expected=1)
+    assert set(store.content) == {"m/1/model.keras", "m/2/.publishing"}
 
 
 @pytest.mark.parametrize("fails", ["create", "upload", "read", "write"])

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -625,6 +626,13 @@ def test_a_repository_that_can_be_written_is_left_as_it_was(make, put, tmp_path)
     for _ in range(2):
         make(path).check_writable("digits")
     assert os.listdir(tmp_path / "published" / "digits") == []
+
+
+def test_a_repository_can_be_checked_by_several_at_once(make, put, tmp_path):
+    put()
+    repository = make()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(repository.check_writable, ["double"] * 400))
 
 
 def test_what_a_publisher_left_is_swept(make, put, tmp_path):

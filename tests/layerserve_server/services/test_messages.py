@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +16,10 @@ from layerserve_server.repository.entry import Description, State
 from layerserve_server.services import graph, model_version, training
 from layerserve_server.services.training import RunDefaults
 from layerserve_server.training import events
+from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import EventLog, EventWriter
-from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest, View
+from layerserve_server.training.runs.checkpoints import Checkpoint
 from layerserve_server.training.runs.run import Run, RunState
 
 DEFAULTS = RunDefaults(threads=3, device="cuda", nice=7, checkpoint_seconds=12.5, data_root=Path("/data"))
@@ -34,8 +37,13 @@ def whole(message, *unset):
 DATA = [
     pb.DataArray(role=pb.DATA_ROLE_X, name="a", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[6, 2]),
     pb.DataArray(role=pb.DATA_ROLE_Y, path="y.npz", key="k"),
+    pb.DataArray(role=pb.DATA_ROLE_Y, dataset="0123", key="k"),
 ]
-ARRAYS = (DataArray(Role.X, "a", "float32", (6, 2)), DataArray(Role.Y, "", "", (), path="y.npz", key="k"))
+ARRAYS = (
+    DataArray(Role.X, "a", "float32", (6, 2)),
+    DataArray(Role.Y, "", "", (), path="y.npz", key="k"),
+    DataArray(Role.Y, "", "", (), dataset="0123", key="k"),
+)
 COMPILE = pb.CompileSettings(optimizer='"sgd"', loss='{"y": "mse"}')
 
 
@@ -69,6 +77,17 @@ def test_every_setting_of_a_run_arrives():
             budget=pb.Budget(seconds=7.5, memory_bytes=8, disk_bytes=9),
             workers=2,
             format=tensor_pb2.MODEL_FORMAT_KERAS2_H5,
+            view=whole(pb.DataView(splits='{"a": 1}', split="a", validation="b", seed=0)),
+            from_checkpoint="r0/e2",
+            checkpoints=pb.CheckpointPolicy(every_epochs=3, every_steps=4, keep=5, keep_best=6),
+            idempotency_key="once",
+            metadata={"team": "search"},
+            expected_base_version=4,
+            on_conflict=pb.CONFLICT_POLICY_REBASE,
+            lora='{"rank": 2}',
+            cache_frozen=pb.FROZEN_CACHE_OFF,
+            gradient_accumulation_steps=3,
+            precision=pb.PRECISION_MIXED_BFLOAT16,
         )
     )
     assert training.training_request(spec, "m", 4, DEFAULTS) == RunRequest(
@@ -104,7 +123,75 @@ def test_every_setting_of_a_run_arrives():
         budget=Budget(7.5, 8, 9),
         data_root="/data",
         format="keras2_h5",
+        view=View({"a": 1.0}, "a", "b", 0),
+        from_checkpoint="r0/e2",
+        checkpoint_every_epochs=3,
+        checkpoint_every_steps=4,
+        keep_checkpoints=5,
+        keep_best_checkpoints=6,
+        idempotency_key="once",
+        metadata={"team": "search"},
+        expected_base_version=4,
+        on_conflict="rebase",
+        lora={"rank": 2},
+        cache_frozen="off",
+        gradient_accumulation_steps=3,
+        precision="mixed_bfloat16",
     )
+
+
+#: A run whose every option differs from the default.
+PARENT = replace(
+    training.training_request(
+        pb.TrainSpec(
+            compile=pb.CompileSettings(optimizer='"sgd"', loss='"mse"', metrics='["mae"]'),
+            **{"batch_size": 3, "shuffle": False, "seed": 7, "class_weight": '{"0": 2}', "freeze": ["a*"]},
+            **{"validation_split": 0.25, "priority": 3, "publish_label": "best", "steps_per_epoch": 5},
+        ),
+        "m",
+        2,
+        DEFAULTS,
+    ),
+    epochs=9,
+)
+
+
+def start(folder, request=PARENT):
+    return Start(folder / "r0", Checkpoint("e2", 2, 0, 10, 1.0), request)
+
+
+def test_a_run_that_goes_on_has_of_its_parent_how_to_train_unless_it_says_otherwise(tmp_path):
+    given = pb.TrainSpec(data=DATA, epochs=2, batch_size=4, compile=pb.CompileSettings(optimizer='"adam"'))
+    found = training.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
+    assert (found.version, found.from_checkpoint, found.epochs, found.batch_size) == (2, "r0/e2", 2, 4)
+    assert (found.shuffle, found.seed, found.class_weight, found.steps_per_epoch) == (False, 7, {0: 2.0}, 5)
+    assert (found.freeze, found.validation_split) == (("a*",), 0.25)
+    assert found.compile == {"optimizer": "adam", "loss": "mse", "metrics": ["mae"]}
+    # What isn't about how to train is its own.
+    assert (found.priority, found.publish_label, found.description, found.data) == (0, None, "", ARRAYS)
+
+
+def test_a_new_loss_begins_without_the_metrics_of_the_parents(tmp_path):
+    given = pb.TrainSpec(compile=pb.CompileSettings(loss='"mae"'))
+    found = training.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
+    assert found.compile == {"optimizer": "sgd", "loss": "mae"}
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [(pb.DATA_ROLE_VALIDATION_X, "validation_split"), (pb.DATA_ROLE_SAMPLE_WEIGHT, "class_weight")],
+)
+def test_data_that_excludes_an_option_of_the_parent_leaves_it_out(tmp_path, role, name):
+    given = pb.TrainSpec(data=[pb.DataArray(role=role, path="x.npy")])
+    found = training.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
+    assert not getattr(found, name)
+
+
+def test_an_evaluation_of_a_checkpoint_measures_as_its_run_does(tmp_path):
+    found = training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS, start(tmp_path))
+    assert (found.version, found.from_checkpoint, found.batch_size) == (2, "r0/e2", 32)
+    assert (found.compile, found.freeze) == (PARENT.compile, ("a*",))
+    assert (found.validation_split, found.steps_per_epoch, found.class_weight) == (0.0, None, None)
 
 
 def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
@@ -149,10 +236,19 @@ def test_what_is_published_is_said_by_two_fields(fields, publish):
 def test_every_setting_of_an_evaluation_arrives():
     spec = whole(
         pb.EvaluateSpec(
-            model=tensor_pb2.ModelSpec(name="m"), compile=COMPILE, data=DATA, batch_size=3, description="why"
+            model=tensor_pb2.ModelSpec(name="m"),
+            compile=COMPILE,
+            data=DATA,
+            batch_size=3,
+            description="why",
+            sample_losses=True,
+            view=pb.DataView(seed=0),
+            from_checkpoint="r0/e2",
+            idempotency_key="once",
+            metadata={"team": "search"},
         )
     )
-    assert training._evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
+    assert training.evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
         "m",
         4,
         ARRAYS,
@@ -163,10 +259,15 @@ def test_every_setting_of_an_evaluation_arrives():
         threads=3,
         device="cuda",
         nice=7,
+        sample_losses=True,
         kind=Kind.EVALUATION,
         data_root="/data",
+        view=View(split_seed=0),
+        from_checkpoint="r0/e2",
+        idempotency_key="once",
+        metadata={"team": "search"},
     )
-    assert training._evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
+    assert training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
 
 
 @pytest.mark.parametrize("role", [role for role in pb.DataRole.values() if role])
@@ -248,6 +349,10 @@ LOG_VALUES = [pb.LogValue(name="loss", value=0.5), pb.LogValue(name="mae", value
         ),
         (events.Cancelled(3), {"cancelled": pb.RunCancelled(epoch=3)}),
         (events.Resumed(3, 4), {"resumed": pb.RunResumed(epoch=3, step=4)}),
+        (
+            events.Checkpoint("e3s4", 3, 4, 500),
+            {"checkpoint": pb.CheckpointKept(checkpoint_id="e3s4", epoch=3, step=4, bytes=500)},
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -259,7 +364,8 @@ def test_every_event_arrives_whole(tmp_path, what, message):
     assert abs(expected.time.ToNanoseconds() / 1e9 - time.time()) < 60
 
 
-def test_a_run_is_described_while_it_trains(tmp_path):
+def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "remaining_seconds", lambda run: 7.5)
     run = one_run(
         tmp_path,
         events.Accepted("m", 4, 10),
@@ -268,9 +374,16 @@ def test_a_run_is_described_while_it_trains(tmp_path):
         events.Epoch(1, 2, {"loss": 9.0}, 0.1),
         events.Step(2, 2, 3, 5, LOGS),
         events.Resumed(2, 1),
+        from_checkpoint="r0/e3",
+        caller="ann",
+        metadata={"team": "search"},
+        idempotency_key="once",
+        sweep="s1",
+        trial=2,
     )
     accepted, _, started = (event.time for event in run.log.events[:3])
-    assert training._run(run, owner="host a, process 1") == whole(
+    described = training._run(run, owner="host a, process 1")
+    assert described == whole(
         pb.Run(
             id="r1",
             state=pb.RUN_STATE_RUNNING,
@@ -289,8 +402,18 @@ def test_a_run_is_described_while_it_trains(tmp_path):
             priority=-1,
             workers=3,
             owner="host a, process 1",
+            best=pb.LogValue(name="loss", value=9.0),
+            best_epoch=1,
+            remaining_seconds=7.5,
+            parent="r0",
+            from_checkpoint="e3",
+            caller="ann",
+            metadata={"team": "search"},
+            idempotency_key="once",
+            sweep_id="s1",
+            trial=2,
         ),
-        *("published", "reason", "ended_time", "resumable"),
+        *("published", "reason", "ended_time", "resumable", "withheld", "publishable", "stopped"),
     )
 
 

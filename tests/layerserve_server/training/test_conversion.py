@@ -88,7 +88,7 @@ def test_a_conversion_ends_with_its_caller(
 def test_what_is_no_model_fails(converter: Converter, tmp_path: Path) -> None:
     (tmp_path / "m.keras").write_bytes(b"no model")
     with (
-        pytest.raises(VersionFailedError, match=r"m\.keras can't be converted: .*"),
+        pytest.raises(VersionFailedError, match=r"converting file m\.keras failed: ."),
         converter.converted(tmp_path / "m.keras", "", 1),
     ):
         pass

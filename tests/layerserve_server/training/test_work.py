@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,29 @@ import torch
 from layergraph import Input, Model, layers, load_model
 from layergraph.training.callbacks.callback import Callback
 from layerserve.options.training import Budget
-from layerserve_server.training import events
+from layerserve_server.training import events, precision
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.process import main as child
 from layerserve_server.training.process import reporting, work
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
-from layerserve_server.training.result import INTERRUPT, RunResult
-from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, CHILD_LOCK, result_file
-from layerserve_server.training.selection import read_best
+from layerserve_server.training.result import INTERRUPT, NO_SPACE, RunResult
+from layerserve_server.training.runs.checkpoints import KeptCheckpoints
+from layerserve_server.training.runs.control import ControlFile
+from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, CHILD_LOCK, RIVAL, result_file
 from layerserve_server.training.upload import data_file
+from small_runs import assert_bit_for_bit
 
 X = np.random.default_rng(0).standard_normal((12, 3)).astype("float32")
 Y = (X @ np.array([[1.0], [-2.0], [0.5]]) + 3).astype("float32")
 ROLES = {Role.X: X, Role.Y: Y}
 VALIDATED = {**ROLES, Role.VALIDATION_X: X[:5], Role.VALIDATION_Y: Y[:5]}
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 @pytest.fixture
@@ -146,27 +155,47 @@ def test_the_best_epochs_model_is_the_result(carried_out: Any, tmp_path: Path) -
     """With a rate at which every epoch is worse than the one before, the first is best."""
     wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
     _, log = carried_out(VALIDATED, publish="best", compile=wild, on_nan="continue")
-    kept = read_best(tmp_path)
-    assert kept is not None
+    (kept,) = KeptCheckpoints(tmp_path / BEST).list()
     values = [each.logs["val_loss"] for each in of(log, events.Epoch)]
     assert values[0] < values[1] < values[2]
-    assert (kept["epoch"], kept["value"], kept["file"]) == (1, values[0], "1.keras")
+    assert (kept.id, kept.epoch, kept.score) == ("e1", 1, -values[0])
     assert of(log, events.Log)[-1].text == "the best epoch is 1"
-    assert loss(result_file(tmp_path)) == pytest.approx(loss(tmp_path / BEST / "1.keras"))
-    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["1.keras", "best.json"]
+    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["e1.ckpt", "e1.json"]
+    # The same as of a run of one epoch.
+    best = load_model(result_file(tmp_path)).get_weights()
+    shutil.rmtree(tmp_path / CHECKPOINTS)
+    carried_out(VALIDATED, compile=wild, on_nan="continue", epochs=1)
+    assert_bit_for_bit(load_model(result_file(tmp_path)).get_weights(), best)
+
+
+def test_the_best_epoch_of_an_earlier_release_is_published_unless_a_later_one_is_better(
+    carried_out: Any, tmp_path: Path
+) -> None:
+    wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
+    options = {"publish": "best", "compile": wild, "on_nan": "continue"}
+    carried_out(VALIDATED, **options)
+    (kept,) = KeptCheckpoints(tmp_path / BEST).list()
+    for score, best in ((-kept.score / 2, ["7.keras", "best.json"]), (-kept.score * 2, ["7.keras", "best.json", "e1"])):
+        shutil.rmtree(tmp_path / BEST)
+        shutil.rmtree(tmp_path / CHECKPOINTS, ignore_errors=True)
+        (tmp_path / BEST).mkdir()
+        shutil.copy(tmp_path / BASE / "model.keras", tmp_path / BEST / "7.keras")
+        (tmp_path / BEST / "best.json").write_text(json.dumps({"epoch": 7, "value": score, "file": "7.keras"}))
+        _, log = carried_out(VALIDATED, **options)
+        assert of(log, events.Log)[-1].text == f"the best epoch is {7 if len(best) == 2 else 1}"
+        assert sorted({path.name.removesuffix(".ckpt") for path in (tmp_path / BEST).iterdir()} - {"e1.json"}) == best
 
 
 def test_better_epochs_replace_those_before(carried_out: Any, tmp_path: Path) -> None:
     _, log = carried_out(publish="best", monitor="loss")
     values = [each.logs["loss"] for each in of(log, events.Epoch)]
     assert values == sorted(values, reverse=True)
-    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["3.keras", "best.json"]
-    assert json.loads((tmp_path / BEST / "best.json").read_text())["value"] == values[2]
+    assert [(one.id, one.score) for one in KeptCheckpoints(tmp_path / BEST).list()] == [("e3", -values[2])]
 
 
 def test_of_a_log_that_should_be_large_the_largest_is_best(carried_out: Any, tmp_path: Path) -> None:
     carried_out(publish="best", monitor="loss", monitor_mode="max")
-    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["1.keras", "best.json"]
+    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["e1.ckpt", "e1.json"]
 
 
 def test_what_is_no_improvement_is_withheld(carried_out: Any) -> None:
@@ -207,8 +236,8 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_model(
     result_file(tmp_path).unlink()
 
     class Interrupts(RunCheckpoints):
-        def __init__(self, folder: Path, seconds: float) -> None:
-            super().__init__(folder, seconds)
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
             self.interrupt()
 
     with monkeypatch.context() as patch:
@@ -230,13 +259,126 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(carried_o
     assert of(log, events.Resumed) == [events.Resumed()]
 
 
+def forget(folder: Path) -> None:
+    """Removes what a run leaves, but for its model and data."""
+    (folder / "events.jsonl").unlink()
+    result_file(folder).unlink()
+
+
+def same_weights(folder: Path, expected: list[Any]) -> bool:
+    found = load_model(result_file(folder)).get_weights()
+    return all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_a_run_pauses_where_its_control_says_and_goes_on_to_the_same_model(carried_out: Any, tmp_path: Path) -> None:
+    whole, _ = carried_out()
+    expected = load_model(result_file(tmp_path)).get_weights()
+    forget(tmp_path)
+    control = ControlFile(tmp_path)
+    control.set(pause=True)
+    outcome, _ = carried_out()
+    assert (outcome.kind, outcome.epoch, outcome.step) == ("interrupted", 1, 1)
+    control.set(pause=False)
+    again, log = carried_out()
+    assert of(log, events.Resumed) == [events.Resumed(1, 1)]
+    assert (again.logs, same_weights(tmp_path, expected)) == (whole.logs, True)
+
+
+def test_a_run_that_is_stopped_ends_after_its_batch_with_the_weights_of_a_run_that_is_so_long(
+    carried_out: Any, tmp_path: Path
+) -> None:
+    control = ControlFile(tmp_path)
+    control.set(stop=True)
+    outcome, log = carried_out()
+    assert (outcome.kind, outcome.epoch) == ("trained", 1)
+    assert of(log, events.Log)[-1].text == "stopped early, after epoch 1"
+    stopped = load_model(result_file(tmp_path)).get_weights()
+    forget(tmp_path)
+    control.set(stop=False)
+    carried_out(epochs=1, steps_per_epoch=1)
+    assert same_weights(tmp_path, stopped)
+
+
+def test_a_run_that_is_stopped_while_it_is_paused_ends_with_its_checkpoint(carried_out: Any, tmp_path: Path) -> None:
+    carried_out(epochs=1, steps_per_epoch=1)
+    expected = load_model(result_file(tmp_path)).get_weights()
+    forget(tmp_path)
+    control = ControlFile(tmp_path)
+    control.set(pause=True)
+    carried_out()
+    control.set(pause=False, stop=True)
+    outcome, log = carried_out()
+    assert (outcome.kind, same_weights(tmp_path, expected)) == ("trained", True)
+    assert of(log, events.Log)[-1].text == "stopped early, after step 1 of epoch 1"
+
+
+@pytest.mark.parametrize("options", [{}, {"publish_if_improved": "mae"}, {"monitor": "val_mae"}])
+def test_a_result_is_compared_with_a_version_that_came_meanwhile(
+    carried_out: Any, tmp_path: Path, options: dict[str, str]
+) -> None:
+    log = "mae" if options else "loss"
+    trained, _ = carried_out(VALIDATED, **options)
+    shutil.copytree(tmp_path / BASE, tmp_path / RIVAL)  # an untrained model
+    replace(trained, compared=9, comparisons=2).write(tmp_path / RIVAL)
+    outcome, _ = carried_out(VALIDATED, **options)
+    assert outcome == replace(trained, compared=9, comparisons=2)
+    shutil.copy(result_file(tmp_path), tmp_path / RIVAL / "model.keras")
+    outcome, _ = carried_out(VALIDATED, **options)
+    assert outcome.withheld.startswith(log)
+    assert outcome.withheld.endswith("of version 9")
+    (tmp_path / RIVAL / "model.keras").unlink()
+    x = Input((5,), name="x")
+    Model(x, layers.Dense(1, name="y")(x)).save(tmp_path / RIVAL / "model.keras")
+    outcome, _ = carried_out(VALIDATED, **options)
+    assert (outcome.kind, outcome.logs) == ("trained", trained.logs)
+    assert outcome.withheld.startswith("version 9 was published meanwhile, and can't be compared with the result: ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("PytorchStreamWriter failed writing file: No space left on device"),
+        caused(RuntimeError("unexpected pos 64 vs 0"), OSError(errno.ENOSPC, "")),
+    ],
+)
+def test_a_full_disk_is_told_from_other_failures(
+    carried_out: Any, tmp_path: Path, monkeypatch: Any, error: Any
+) -> None:
+    def full(self: RunCheckpoints, state: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoints, "write", full)
+        outcome, _ = carried_out(checkpoint_seconds=0)
+    assert (outcome.kind, outcome.out_of_space, outcome.resumable) == ("failed", True, True)
+    assert outcome.reason == "there is no space left on the server's disk"
+
+
+def test_a_process_that_can_not_write_its_outcome_says_so_by_its_status(
+    carried_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried_out()
+    monkeypatch.setattr(child.RunResult, "write", lambda result, folder: os.close(os.open("/dev/full/x", os.O_WRONLY)))
+    with pytest.raises(NotADirectoryError):
+        child.main(tmp_path)
+
+    def full(result: RunResult, folder: Path) -> None:
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+    monkeypatch.setattr(child.RunResult, "write", full)
+    assert child.main(tmp_path) == NO_SPACE
+
+
 @pytest.mark.parametrize(
     ("raised", "kind", "reason"),
     [
         (child.StopRequest(), "cancelled", ""),
         (child.Interruption(), "interrupted", ""),
         (MemoryError(), "failed", "out of memory"),
-        (OSError(28, "No space left on device"), "failed", "can't be read or written: No space left on device"),
+        (OSError(5, "Input/output error"), "failed", "can't be read or written: Input/output error"),
     ],
 )
 def test_each_way_to_end_is_an_outcome(
@@ -376,3 +518,35 @@ def test_lora_weights_that_are_kept_are_trained_on(carried_out: Any, tmp_path: P
     assert further.logs["loss"] < kept.logs["loss"]
     np.testing.assert_allclose(after.get_weights()[0], before.get_weights()[0], atol=1e-6)
     assert abs(after.get_weights()[2] - before.get_weights()[2]).max() > 1e-4
+
+
+def test_a_run_in_bfloat16_publishes_a_model_of_32_bits(
+    carried_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text("flags : avx512_bf16")
+    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "cpuinfo")
+    exact, _ = carried_out()
+    half, log = carried_out(precision="auto")
+    assert of(log, events.Log)[-1].text == "from version 7, seed 5, threads 1, precision mixed_bfloat16"
+    assert half.logs["loss"] != exact.logs["loss"]
+    assert half.logs["loss"] == pytest.approx(exact.logs["loss"], rel=0.05)
+    result = load_model(result_file(tmp_path))
+    assert {layer.dtype_policy.name for layer in result.layers} == {"float32"}
+    (tmp_path / "cpuinfo").write_text("flags : avx2")
+    again, log = carried_out(precision="auto")
+    assert again.logs == exact.logs
+    assert of(log, events.Log)[-1].text.endswith("precision float32")
+
+
+def test_gradients_are_accumulated_by_the_files_optimizer_too(carried_out: Any, tmp_path: Path) -> None:
+    carried_out()
+    os.replace(result_file(tmp_path), tmp_path / BASE / "model.keras")
+    before = load_model(tmp_path / BASE / "model.keras")
+    # Three steps of an epoch make one update.
+    outcome, _ = carried_out(compile={}, epochs=1, gradient_accumulation_steps=3, shuffle=False)
+    assert outcome.kind == "trained"
+    result = load_model(result_file(tmp_path))
+    assert result.optimizer.gradient_accumulation_steps == 3
+    assert result.optimizer.iterations == before.optimizer.iterations + 3
+    gradient = sum(2 * X[i : i + 4].T @ (before.predict(X[i : i + 4]) - Y[i : i + 4]) / 4 for i in (0, 4, 8)) / 3
+    np.testing.assert_allclose(result.get_weights()[0], before.get_weights()[0] - 0.1 * gradient, atol=1e-5)

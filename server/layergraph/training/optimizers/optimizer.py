@@ -157,6 +157,10 @@ class BaseOptimizer(Configurable):
         """Ends training: replaces averaged weights by their averages."""
         raise NotImplementedError
 
+    def accumulate(self, steps: int) -> None:
+        """Updates weights in every n-th step only, with the mean of n gradients; 1 for every step."""
+        raise NotImplementedError
+
     @property
     def averaging(self) -> list[Optimizer]:
         """The optimizers, among this one and its inner ones, that average weights."""
@@ -276,7 +280,12 @@ class Optimizer(BaseOptimizer):
 
         def kept_or_first(slot: str, weight: Trainable) -> Tensor:
             place = known.get(id(weight.value))
-            return self.first_value(slot, weight) if place is None else before.by_name[slot][place]
+            if place is not None:
+                return before.by_name[slot][place]
+            if slot == "average" and self.iterations:
+                # An average of zeros would replace the weight: only the first step of all sets it.
+                return weight.value.detach().clone()
+            return self.first_value(slot, weight)
 
         slots = {slot: [kept_or_first(slot, w) for w in weights] for group in self._groups() for slot in group}
         self._slots = Slots([weight.value for weight in weights], slots)
@@ -393,6 +402,15 @@ class Optimizer(BaseOptimizer):
                 kept = {slot: self._slots.by_name[slot][index] for slot in group}
                 found += [Variable(self.slot_name(s, weight), v) for s, v in kept.items() if v is not ABSENT]
         return found
+
+    def accumulate(self, steps: int) -> None:
+        self.gradient_accumulation_steps = None if steps == 1 else steps
+        slots = dict(self._slots.by_name)
+        slots.pop("gradient_accumulator", None)
+        if self.built and steps > 1:
+            slots["gradient_accumulator"] = [self.first_value("gradient_accumulator", one) for one in self.weights]
+        self._slots = Slots(self._slots.weights, slots)
+        self._active = None
 
     # Steps.
 

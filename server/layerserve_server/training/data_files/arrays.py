@@ -118,13 +118,18 @@ class NpyReader:
             held = held[whole:]
 
 
+def names_in(archive: zipfile.ZipFile) -> list[str]:
+    """Returns the names of the arrays in a .npz file, in its order."""
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
 class NpzReader(NpyReader):
     """Reader of one array of a .npz file."""
 
     def _open(self, key: str) -> None:
         label, file = self.label, self.file
         archive = zipfile.ZipFile(file)
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        names = names_in(archive)
         if not key and len(names) != 1:
             raise InvalidRequestError(
                 f"{label}: the file has {len(names)} arrays, expected a key: {', '.join(names[:20])}"

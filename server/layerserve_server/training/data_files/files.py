@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, BinaryIO, Protocol, TypeAlias
@@ -21,7 +22,7 @@ from layerserve.table_files.table import MissingPackageError, Selection, Table, 
 from layerserve.tensors import NUMPY_DTYPES
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, NotTrainableError, ServerError
-from layerserve_server.training.data_files.arrays import NpyReader, NpzReader
+from layerserve_server.training.data_files.arrays import NpyReader, NpzReader, names_in
 from layerserve_server.training.data_files.filed_array import FiledArray, size, stamp
 
 Array = npt.NDArray[Any]
@@ -51,6 +52,18 @@ def check_suffix(name: str) -> None:
     suffix = PurePath(name).suffix
     if suffix not in SUFFIXES:
         raise InvalidRequestError(f"data file '{name}': got {suffix or 'no suffix'}, expected {', '.join(SUFFIXES)}")
+
+
+def names(file: BinaryIO, name: str) -> list[str]:
+    """Returns the names of the arrays of a .npz file, or of the columns of a table. Raises as `describe` does."""
+    if PurePath(name).suffix in FORMATS:
+        return list(_table(file, name).names)
+    try:
+        return names_in(zipfile.ZipFile(file))
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile raises many kinds of errors for a corrupt file
+        raise InvalidRequestError(f"{_label(name)}: {type(error).__name__}: {error}") from error
 
 
 def describe(file: BinaryIO, name: str, selections: Sequence[Selection]) -> list[FiledArray]:
@@ -140,7 +153,7 @@ def _label(name: str) -> str:
 def _reader(file: BinaryIO, name: str, selection: Selection) -> NpyReader:
     if len(selection.columns) > 1 or selection.fill is not None:
         what = "several columns" if len(selection.columns) > 1 else "fill"
-        raise InvalidRequestError(f"{_label(name)}: got {what}, expected them for {', '.join(FORMATS)} only")
+        raise InvalidRequestError(f"{_label(name)}: got {what}, expected none for a {PurePath(name).suffix} file")
     key = selection.key or "".join(selection.columns)
     label = _label(name) + (f", '{key}'" if key else "")
     try:

@@ -80,6 +80,10 @@ def _execute(folder: Path, request: RunRequest, position: Position) -> RunResult
     # Imported late, since it imports torch: errors in the request are found before.
     from layerserve_server.training.process import work
 
+    if request.kind is Kind.ONLINE:
+        from layerserve_server.training.online import program
+
+        return program.serve(folder, request, position)
     if (folder / RIVAL).is_dir():
         return work.compare(folder, request)
     if request.kind is Kind.EVALUATION:

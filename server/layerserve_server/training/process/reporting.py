@@ -33,8 +33,10 @@ class Position:
 class Reporter(Callback):
     """Writes training events. Logs are read only when an event is due, since reading them synchronizes the device."""
 
-    def __init__(self, writer: EventWriter, position: Position) -> None:
+    def __init__(self, writer: EventWriter, position: Position, *, resumes: bool = True) -> None:
+        """`resumes` is whether a state that is restored is the run's own, not that of another run."""
         super().__init__()
+        self._resumes = resumes
         self.logs: dict[str, float] = {}
         #: The current epoch or, between epochs, the next one; from 1.
         self._next_epoch = 1
@@ -55,7 +57,8 @@ class Reporter(Callback):
         """Restores the state of a checkpoint. Called after `on_train_begin`."""
         self._next_epoch, self._position.step, self.logs = state["epoch"], state["step"], dict(state["logs"])
         self._position.epoch = min(self._next_epoch, self._epochs)
-        self._writer.write(events.Resumed(state["epoch"], state["step"]))
+        if self._resumes:
+            self._writer.write(events.Resumed(state["epoch"], state["step"]))
         self._report_start()
 
     def _report_start(self) -> None:

@@ -14,7 +14,8 @@ from layergraph import load_model
 from layergraph.archive.finding import find_model
 from layergraph.errors import LayerGraphError
 from layergraph.training.callbacks.callback import Callback
-from layergraph.training.checkpoint import Checkpoints
+from layergraph.training.checkpoint import read_whole
+from layergraph.training.continuing import restore_model
 from layergraph.training.frozen_cache import FrozenCache
 
 from layerserve_server.errors import NotTrainableError, ServerError
@@ -30,17 +31,23 @@ from layerserve_server.training.model import (
     result_format,
     save_result,
 )
+from layerserve_server.training.precision import policy_of
+from layerserve_server.training.process import starting
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.course import Course
 from layerserve_server.training.process.cpu_yield import CpuYield
 from layerserve_server.training.process.gpu import gpu
+from layerserve_server.training.process.keeping import Keeping
 from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter, numbers
+from layerserve_server.training.process.sample_losses import SampleLosses
+from layerserve_server.training.process.trial_times import trial_timer
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
+from layerserve_server.training.runs.checkpoints import KeptCheckpoints, best_of
 from layerserve_server.training.runs.control import ControlFile
 from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, FILES, RIVAL, result_file
-from layerserve_server.training.selection import BestEpoch, compared_log, no_improvement, read_best, why_withheld
+from layerserve_server.training.selection import compared_log, no_improvement, read_best, why_withheld
 from layerserve_server.training.upload import read_data
 
 if TYPE_CHECKING:
@@ -53,22 +60,36 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
 
     With several workers this is the part of the first one, which alone writes files.
     """
-    base, model, arrays = _prepared(folder, request)
+    base, model, arrays = prepared(folder, request)
     writer = EventWriter(folder)
     began = time.monotonic()
     together = f", workers {request.workers}" if workers is not None else ""
-    text = f"from version {request.version}, seed {request.seed}, threads {request.threads}{together}"
+    policy = policy_of(request.precision, request.device)
+    computing = f", precision {policy}" if policy is not None else ""
+    text = f"from version {request.version}, seed {request.seed}, threads {request.threads}{together}{computing}"
     writer.write(events.Log(text))
-    checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds)
+    start = starting.begin(folder, request, model)
+    keeping = Keeping(folder, request, model, writer.write)
+    checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds, keeping, start.exact)
     signal.signal(INTERRUPT, lambda *_: checkpoints.interrupt())
-    if EventLog.read(folder).newest(events.Started) and not checkpoints.path.exists():
-        writer.write(events.Resumed())
-    reporter = Reporter(writer, position)
+    begins = not checkpoints.path.exists()
+    if EventLog.read(folder).newest(events.Started):
+        if begins:
+            writer.write(events.Resumed())
+    else:
+        for line in start.texts:
+            writer.write(events.Log(line))
+    reporter = Reporter(writer, position, resumes=not begins)
     configured = configured_callbacks(request, folder / FILES)
-    best = [BestEpoch(folder, request)] if request.publish == "best" else []
     # After the configured callbacks, so that logs that these add are reported, and weights that they set are saved.
-    callbacks = [*configured, reporter, *best, Course(folder, checkpoints), *_yielding(request)]
-    arguments = fit_arguments(request, arrays) | {"cache_frozen": _frozen_cache(folder, request, model, writer)}
+    callbacks = [
+        *(*configured, reporter, Course(folder, checkpoints)),
+        *(*_yielding(request), *trial_timer(folder, request, checkpoints)),
+    ]
+    arguments = fit_arguments(request, arrays) | {
+        "epochs": start.epochs_done + request.epochs,
+        "cache_frozen": _frozen_cache(folder, request, model, writer),
+    }
     # Not earlier: at a low priority the setup takes a minute on a busy machine.
     lower_priority(request.nice)
     model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
@@ -103,19 +124,29 @@ def compare(folder: Path, request: RunRequest) -> RunResult:
 def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
     """Trains as a worker other than the first, which writes no files."""
     signal.signal(INTERRUPT, signal.SIG_IGN)
-    _, model, arrays = _prepared(folder, request)
+    _, model, arrays = prepared(folder, request)
+    start = starting.begin(folder, request, model)
+    checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds, start=start.exact)
+    arguments = fit_arguments(request, arrays) | {"epochs": start.epochs_done + request.epochs}
     lower_priority(request.nice)
-    model.fit(**fit_arguments(request, arrays), checkpoints=Checkpoints(folder / CHECKPOINTS), workers=workers)
+    model.fit(**arguments, checkpoints=checkpoints, workers=workers)
 
 
 def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult:
     """Evaluates the model, and returns the metrics in the result's logs."""
-    _, model, arrays = _prepared(folder, request)
+    _, model, arrays = prepared(folder, request)
+    starting.finish(folder, model)
     writer = EventWriter(folder)
     began = time.monotonic()
     reporter = EvaluationReporter(writer, position)
     lower_priority(request.nice)
-    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, *_yielding(request)]))
+    callbacks = [reporter, *_yielding(request), *trial_timer(folder, request)]
+    arguments = evaluate_arguments(request, arrays)
+    if request.sample_losses:
+        with SampleLosses(folder / FILES, request.data[0].rows, arguments.get("rows")) as losses:
+            logs = numbers(model.evaluate(**arguments, callbacks=callbacks, row_losses=losses.add))
+    else:
+        logs = numbers(model.evaluate(**arguments, callbacks=callbacks))
     writer.close()
     return RunResult("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
 
@@ -146,7 +177,7 @@ def _frozen_cache(folder: Path, request: RunRequest, model: Model, writer: Event
     )
 
 
-def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
+def prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]:
     """Returns the base version's file, its model prepared for the request, and the data."""
     _set_up_torch(request)
     base = find_model(folder / BASE)
@@ -154,7 +185,8 @@ def _prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]
     prepare_model(model, request)
     if request.device != "cpu":
         model.to(gpu(request.device))
-    data = read_data(folder, request.data, Path(request.data_root), text_room(request, folder))
+    room = text_room(request, folder)
+    data = read_data(folder, request.data, Path(request.data_root), room, Path(request.datasets))
     return base, model, data
 
 
@@ -170,14 +202,19 @@ def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventW
     format = result_format(model, request)
     result = result_file(folder, format.suffix)
     result.parent.mkdir(exist_ok=True)
-    kept = read_best(folder) if request.publish == "best" else None
-    if kept is None:
+    kept = KeptCheckpoints(folder / BEST)
+    best = best_of(kept.list())
+    saved = read_best(folder)
+    if best:
+        writer.write(events.Log(f"the best epoch is {best[0].epoch}"))
+        restore_model(model, read_whole(kept.path(best[0].id)))
+    if best or saved is None:
         save_result(model, result, request, format)
         return result
-    writer.write(events.Log(f"the best epoch is {kept['epoch']}"))
+    writer.write(events.Log(f"the best epoch is {saved['epoch']}"))
     # A hard link, not a move: a process that is killed now and resumed needs the file again.
     part = result.with_suffix(".part")
     part.unlink(missing_ok=True)
-    os.link(folder / BEST / kept["file"], part)
+    os.link(folder / BEST / saved["file"], part)
     os.replace(part, result)
     return result

@@ -54,3 +54,4 @@ class ControlFile:
         part = self._path.with_name(CONTROL + ".part")
         part.write_text(json.dumps(asdict(changed)), "utf-8")
         os.replace(part, self._path)
+        self._held = changed

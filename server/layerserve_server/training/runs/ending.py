@@ -14,8 +14,22 @@ from layerserve_server.training import events
 from layerserve_server.training.events import Cancelled, Failed, What
 from layerserve_server.training.request import Kind
 from layerserve_server.training.result import RunResult
-from layerserve_server.training.runs import trace
-from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, OUTCOME, RESULT, RIVAL, result_file
+from layerserve_server.training.runs import sessions, trace
+from layerserve_server.training.runs.checkpoints import KeptCheckpoints
+from layerserve_server.training.runs.folder import (
+    BASE,
+    BEST,
+    CACHE,
+    CHECKPOINTS,
+    KEPT,
+    OUTCOME,
+    PUBLISH,
+    RESULT,
+    RIVAL,
+    START,
+    STEPS,
+    result_file,
+)
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run
@@ -27,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, BASE, CHECKPOINTS, BEST, RIVAL, CACHE)
+RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START, RIVAL, CACHE, STEPS, PUBLISH)
 #: Maximum number of versions that a result is compared with, one after another, before it is withheld.
 MAX_COMPARISONS = 5
 #: Maximum time until this server knows a version that another server has published, in seconds.
@@ -125,13 +139,24 @@ class RunEndings:
         if not self._auto_resume:
             self.end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
             return
+        self.leave(run)
+
+    def leave(self, run: Run) -> None:
+        """Leaves a run to the next server as it is."""
         with self._table.changed:
             run.phase = Phase.ENDED
         run.disown()
 
+    def publish_versions(self, run: Run) -> None:
+        """Publishes what a session has written to be published."""
+        sessions.publish_versions(self._repository, run)
+
     def _finish(self, run: Run, result: RunResult) -> bool:
         """Publishes a result, if the run is to. Returns whether it is to be compared with a newer version first."""
         request = run.request
+        if request.kind is Kind.ONLINE:
+            self.end(run, sessions.last_event(run, result))
+            return False
         version, withheld = 0, result.withheld
         # A sweep publishes the result of its best trial.
         if request.publish and not withheld and request.kind is Kind.TRAINING and not request.sweep:
@@ -226,6 +251,7 @@ class RunEndings:
             published = isinstance(what, events.Finished) and what.version
             for name in (*RESUME_FOLDERS, RESULT) if published else RESUME_FOLDERS:
                 shutil.rmtree(run.folder / name, ignore_errors=True)
+            drop_unused_base(run)
         # The event comes last, so that files and versions are in place when clients receive it. Under the lock, so that
         # a request to resume or delete the run right afterwards doesn't find it still owned by this server.
         with self._table.changed:
@@ -249,3 +275,9 @@ class RunEndings:
 def _seconds(run: Run, result: RunResult) -> float:
     """Returns the training time, in seconds."""
     return run.seconds if run.resumed else result.seconds
+
+
+def drop_unused_base(run: Run) -> None:
+    """Removes the files of the version that an ended run started from, unless it keeps checkpoints, which need them."""
+    if not KeptCheckpoints(run.folder / KEPT).list():
+        shutil.rmtree(run.folder / BASE, ignore_errors=True)

@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Sequence
 
+from layerserve_server.errors import ServerError
 from layerserve_server.training import budget, events
 from layerserve_server.training.events import Failed
 from layerserve_server.training.process.warm_parent import WarmParent
+from layerserve_server.training.request import Kind
 from layerserve_server.training.result import INTERRUPT
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.ending import RunEndings
@@ -52,10 +54,14 @@ class RunExecution:
             while True:
                 if again:
                     self._launch(run)
-                self._watch(run)
+                if not self._watch(run):
+                    self._endings.leave(run)
+                    return
                 again = self._endings.conclude(run)
                 if not again:
                     return
+        except ServerError as error:
+            self._endings.end(run, Failed(str(error), *run.position, resumable=True))
         except Exception:
             logger.exception("the run failed with an internal error", extra={"run": run.id})
             run.process.signal(signal.SIGKILL)
@@ -67,18 +73,27 @@ class RunExecution:
         parent = self._parent if forkable else None
         run.process.start(self._command, run.request.threads, parent, trace.variables(run.folder))
         with self._table.changed:
-            if run.cancelled_at is not None or self._table.stopping:
-                run.process.signal(INTERRUPT if run.cancelled_at is None else signal.SIGTERM)
+            if run.cancelled_at is not None:
+                run.process.signal(signal.SIGTERM)
+            elif self._table.stopping and not run.process.survives_server:
+                run.process.signal(INTERRUPT)
 
-    def _watch(self, run: Run) -> None:
-        """Follows a run's process until it ends. Kills it if it doesn't stop in time or exceeds its budget."""
+    def _watch(self, run: Run) -> bool:
+        """Follows a run's process until it ends. Kills it if it doesn't stop in time or exceeds its budget.
+
+        Returns False if the process goes on although the server stops.
+        """
         watch = budget.Watch(run.request.budget, run.folder, self._limits.max_written)
         stopping_at: float | None = None
         while True:
             alive = run.process.wait()
             self._follow(run)
+            if run.request.kind is Kind.ONLINE:
+                self._endings.publish_versions(run)
             if not alive:
-                return
+                return True
+            if self._table.stopping and run.process.survives_server:
+                return False
             if self._table.stopping and stopping_at is None:
                 stopping_at = time.monotonic()
             stops = [at for at in (run.cancelled_at, stopping_at) if at is not None]

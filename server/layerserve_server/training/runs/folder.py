@@ -6,8 +6,18 @@ from pathlib import Path
 BASE = "base"
 #: Folder with the latest checkpoint.
 CHECKPOINTS = "checkpoints"
-#: Folder with the model of the best epoch so far.
+#: Folder of a session's steps since that checkpoint.
+STEPS = "steps"
+#: Folder of the models that a session has the server publish.
+PUBLISH = "publish"
+#: Folder with the checkpoint of the best epoch so far, for a run that publishes that.
 BEST = "best"
+#: Folder with the checkpoints that the run keeps.
+KEPT = "kept"
+#: Folder with the checkpoint of another run that this run begins with.
+START = "start"
+#: Digests of the data that the run has received.
+DIGESTS = "digests.json"
 #: Folder with kept outputs of frozen layers.
 CACHE = "cache"
 #: Folder of files written by callbacks.

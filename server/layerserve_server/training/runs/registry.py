@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from layerserve_server.errors import NotTrainableError
+from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.forking.fork_server import never
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import budget, validation
+from layerserve_server.training.continuation import Start
 from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.events import Failed
+from layerserve_server.training.process.run_process import MakeProcess
+from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
@@ -51,15 +54,16 @@ class Runs:
         command: Sequence[str],
         parent: WarmParent | None = None,
         tracer: RunTracer | None = None,
+        make_process: MakeProcess = TrainingProcess,
     ) -> None:
         """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead.
 
-        `tracer` exports the spans of runs.
+        `tracer` exports the spans of runs. `make_process` returns the handle of a run's process.
         """
         self._repository = repository
         self._dry_run = dry_run
         self._limits = limits
-        self._table = RunTable(folder, limits.max_kept, observer)
+        self._table = RunTable(folder, limits.max_kept, observer, make_process)
         self._queue = RunQueue(self._table, limits)
         self._endings = RunEndings(
             self._table, self._queue, repository, observer, tracer, auto_resume=limits.auto_resume
@@ -78,6 +82,8 @@ class Runs:
             self._spawn(f"training {slot}", lambda: self._work(Kind.TRAINING))
         if self._limits.slots:
             self._spawn("evaluation", lambda: self._work(Kind.EVALUATION))
+        for slot in range(self._limits.sessions):
+            self._spawn(f"session {slot}", lambda: self._work(Kind.ONLINE))
 
     def stop(self) -> None:
         """Interrupts all runs. Running ones have `cancel_grace_seconds` to write a checkpoint.
@@ -90,7 +96,8 @@ class Runs:
             receiving, waiting = self._table.in_phase(Phase.RECEIVING), self._table.in_phase(Phase.WAITING)
             self._queue.clear()
             for run in self._table.in_phase(Phase.TRAINING):
-                run.process.signal(INTERRUPT)
+                if not run.process.survives_server:
+                    run.process.signal(INTERRUPT)
             self._table.changed.notify_all()
         for run in receiving:
             self._endings.end(run, Failed(SERVER_STOPPED))
@@ -111,32 +118,62 @@ class Runs:
 
     # Requests.
 
-    def begin(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool] = never) -> Run:
+    @property
+    def folder(self) -> Path:
+        """Folder of all runs; it needn't exist yet."""
+        return self._table.folder
+
+    @property
+    def limits(self) -> RunLimits:
+        """Limits of runs."""
+        return self._limits
+
+    def line(self, request: RunRequest) -> tuple[int, float | None]:
+        """Returns how many runs a run would wait for, and for how many seconds, as `RunQueue.line` does."""
+        with self._table.changed:
+            return self._queue.line(request, request.priority)
+
+    def begin(
+        self,
+        request: RunRequest,
+        base: BaseVersion,
+        gone: Callable[[], bool] = never,
+        start: Start | None = None,
+    ) -> Run:
         """Validates a request against its base version and creates a run, in phase RECEIVING.
+
+        With `start` the run begins with that checkpoint, and with the files of its run; `base` has the same inputs.
 
         Raises InvalidRequestError or a subclass if the request doesn't match the model, NotTrainableError if training
         is off or files can't be written, BusyError if the queue is full, TooLargeError if a limit is exceeded,
-        ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping, and
-        CallCancelledError once `gone` returns True.
+        ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping,
+        UnknownCheckpointError if `start` is gone, and CallCancelledError once `gone` returns True.
         """
-        self._check_ready()
-        with self._queue.admitted():
-            request = self._checked(request, base, gone)
-            run = self._table.create(request, base.found)
+        self.check_ready(request.kind)
+        with self._queue.admitted(request.kind):
+            request = self._checked(request, base, gone, start)
+            run = self._table.create(request, base.found, start)
         self._table.report()
         return run
 
     def check(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool] = never) -> RunRequest:
         """Validates a request without creating a run, and returns it completed. Raises as `begin` does."""
-        self._check_ready()
+        self.check_ready(request.kind)
         return self._checked(request, base, gone)
 
-    def _check_ready(self) -> None:
-        if not self._limits.slots:
+    def check_ready(self, kind: Kind) -> None:
+        """Raises NotTrainableError if such runs are off, UnavailableError until the runs have been read at startup."""
+        if kind is Kind.ONLINE and not self._limits.sessions:
+            raise NotTrainableError("online training is off on this server: max_online_sessions is 0")
+        if kind is not Kind.ONLINE and not self._limits.slots:
             raise NotTrainableError("training is off on this server: it has no training slots")
         self._table.check_scanned()
 
-    def _checked(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool]) -> RunRequest:
+    def _checked(
+        self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool], start: Start | None = None
+    ) -> RunRequest:
+        if request.from_checkpoint and start is None:
+            raise InvalidRequestError("from_checkpoint: only Train and Evaluate can go on from a checkpoint")
         validation.check_workers(request, self._limits.max_workers)
         request = validation.checked(
             request,
@@ -145,12 +182,14 @@ class Runs:
             self._limits.max_bytes,
             partial(self._dry_run.describe, gone=gone),
         )
-        budget.check_room(request, self._table.folder, base.parameter_count, base.found.size)
+        size = base.found.size if start is None else start.bytes
+        budget.check_room(request, self._table.folder, base.parameter_count, size)
         if request.publish:
             self._repository.check_writable(request.model)
         if request.expected_base_version and request.on_conflict == "refuse":
             self._repository.check_newest(request.model, request.expected_base_version)
-        self._dry_run(base.found.path, request, base.parameter_count, gone)
+        path = base.found.path if start is None else start.model
+        self._dry_run(path, request, base.parameter_count, gone)
         return request
 
     def enqueue(self, run: Run) -> None:
@@ -224,7 +263,7 @@ class Runs:
             self._endings.end(run, Failed(f"{SERVER_STOPPED} before all data was received"))
         elif run.control.pause:
             self._endings.pause(run)
-        elif not self._limits.auto_resume or not self._limits.slots:
+        elif not self._limits.auto_resume or not self._slots(run):
             self._endings.end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
         elif run.futile >= MAX_FUTILE:
             reason = f"{SERVER_STOPPED}, {run.futile} times without progress of this run"
@@ -233,6 +272,9 @@ class Runs:
             logger.info("resuming a run", extra={"run": run.id})
             with self._table.changed:
                 self._queue.add_again(run)
+
+    def _slots(self, run: Run) -> int:
+        return self._limits.sessions if run.request.kind is Kind.ONLINE else self._limits.slots
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)

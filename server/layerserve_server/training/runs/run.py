@@ -6,13 +6,15 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from layerserve_server.training import events
 from layerserve_server.training.events import LAST, EventLog, Logs
+from layerserve_server.training.online.publications import Publications
+from layerserve_server.training.process.run_process import MakeProcess, RunProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import RunResult
@@ -67,19 +69,25 @@ class Run:
     goes_on: bool = False
     #: Which limit of its budget it exceeded, as a text; empty if none.
     overspent: str = ""
-    process: TrainingProcess = field(init=False)
+    make_process: InitVar[MakeProcess] = TrainingProcess
+    process: RunProcess = field(init=False)
+    #: Versions that a session publishes.
+    publications: Publications = field(init=False)
     _ownership: FolderOwner = field(init=False)
     _control: ControlFile = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.process = TrainingProcess(self.folder)
+    def __post_init__(self, make_process: MakeProcess) -> None:
+        # A session's process is connected with the server.
+        local = self.request.kind is Kind.ONLINE
+        self.process = TrainingProcess(self.folder) if local else make_process(self.folder)
+        self.publications = Publications(self.folder)
         self._ownership = FolderOwner(self.folder)
         self._control = ControlFile(self.folder)
 
     @classmethod
-    def read(cls, folder: Path) -> Run:
+    def read(cls, folder: Path, make_process: MakeProcess = TrainingProcess) -> Run:
         """Reads a run from its folder. Raises OSError, ValueError, KeyError or TypeError if a file is invalid."""
-        run = cls(folder.name, folder, RunRequest.read(folder), EventLog(folder))
+        run = cls(folder.name, folder, RunRequest.read(folder), EventLog(folder), make_process=make_process)
         run.log.refresh()
         if run.log.ended:
             run.phase = Phase.ENDED
@@ -238,6 +246,29 @@ class Run:
             if isinstance(what, (events.Step, events.Resumed)):
                 return max(0, what.epoch - 1)
         return 0
+
+    @property
+    def best(self) -> tuple[str, float, int] | None:
+        """Name and best value of the log that matters, with the epoch; None before the end of the first epoch.
+
+        That is the monitored log if it is a loss or the request has its direction, else val_loss or loss.
+        """
+        monitor, mode = self.request.monitor or "", self.request.monitor_mode
+        known = monitor if mode or monitor.endswith("loss") else ""
+        for name in (known, "val_loss", "loss"):
+            if name in self.log.extremes:
+                low, high = self.log.extremes[name]
+                return (name, *(high if mode == "max" and name == monitor else low))
+        return None
+
+    @property
+    def published_version(self) -> int:
+        """The version that the run published, a session last; 0 if none."""
+        finished = self.log.newest(events.Finished)
+        if finished is not None and finished.version:
+            return finished.version
+        last = self.publications.last if self.request.kind is Kind.ONLINE else None
+        return last.version if last is not None else 0
 
     @property
     def logs(self) -> Logs:

@@ -74,7 +74,7 @@ class RunSteering:
         run = self._get(run_id)
         with self._table.changed:
             if run.phase is Phase.PAUSED:
-                self._queue.check_room()
+                self._queue.check_room(run.request.kind)
                 self._set(run, pause=False)
                 self._requeue(run)
             elif run.phase is not Phase.ENDED:
@@ -88,7 +88,7 @@ class RunSteering:
                     raise NotTrainableError(
                         f"run '{run.id}' can't be resumed: it wasn't interrupted, its state is {run.state.value}"
                     )
-                self._queue.check_room()
+                self._queue.check_room(run.request.kind)
                 self._table.own(run)
                 try:
                     self._requeue(run)
@@ -112,7 +112,7 @@ class RunSteering:
             if run.phase is Phase.TRAINING or (run.phase is not Phase.RECEIVING and run.has_checkpoint):
                 paused = run.phase is Phase.PAUSED
                 if paused:
-                    self._queue.check_room()
+                    self._queue.check_room(run.request.kind)
                 self._set(run, stop=True, pause=False)
                 if paused:
                     self._requeue(run)

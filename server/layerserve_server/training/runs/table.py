@@ -15,12 +15,16 @@ from layerserve_server.errors import (
     NotTrainableError,
     RunElsewhereError,
     UnavailableError,
+    UnknownCheckpointError,
     UnknownRunError,
     safe_text,
 )
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training import events
+from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import EventLog
+from layerserve_server.training.process.run_process import MakeProcess
+from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import BASE
 from layerserve_server.training.runs.observer import RunObserver
@@ -35,9 +39,12 @@ class RunTable:
     A run is owned by the server that holds its lock. Those that other servers own are listed, but not returned.
     """
 
-    def __init__(self, folder: Path, max_kept: int, observer: RunObserver) -> None:
-        """`max_kept` is the number of ended runs that are kept."""
+    def __init__(
+        self, folder: Path, max_kept: int, observer: RunObserver, make_process: MakeProcess = TrainingProcess
+    ) -> None:
+        """`max_kept` is the number of ended runs that are kept; `make_process` returns a handle of a run's process."""
         self.folder = folder
+        self._make_process = make_process
         #: Held while the phase of a run, the queue or `stopping` change; notified after changes.
         self.changed = threading.Condition()
         #: Whether the server is stopping: no run is taken over or begun any more.
@@ -131,23 +138,31 @@ class RunTable:
 
     # Runs on disk.
 
-    def create(self, request: RunRequest, base: FoundVersion) -> Run:
-        """Creates a run that this server owns. Raises NotTrainableError if its files can't be written."""
+    def create(self, request: RunRequest, base: FoundVersion, start: Start | None = None) -> Run:
+        """Creates a run that this server owns, with the files of its base version, or those of the run of `start`.
+
+        Raises NotTrainableError if its files can't be written, UnknownCheckpointError if the checkpoint is gone.
+        """
         folder = self.folder / new_id()
-        run = Run(folder.name, folder, request, EventLog(folder))
+        run = Run(folder.name, folder, request, EventLog(folder), make_process=self._make_process)
         with self.changed:
             self._creating.add(run.id)
         try:
             folder.mkdir(parents=True)
             # First, so that no other server on this folder takes the run over.
             run.own()
-            copy_version(base, folder / BASE)
+            if start is None:
+                copy_version(base, folder / BASE)
+            else:
+                start.copy(folder)
             request.write(folder)
             events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes))
             run.log.refresh()
+        except UnknownCheckpointError:
+            self._discard(run)
+            raise
         except OSError as error:
-            run.disown()
-            shutil.rmtree(folder, ignore_errors=True)
+            self._discard(run)
             raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
         else:
             with self.changed:
@@ -156,6 +171,11 @@ class RunTable:
             with self.changed:
                 self._creating.discard(run.id)
         return run
+
+    def _discard(self, run: Run) -> None:
+        """Removes the folder of a run that couldn't be created."""
+        run.disown()
+        shutil.rmtree(run.folder, ignore_errors=True)
 
     def own(self, run: Run) -> None:
         """Makes this server the owner of an ended run.
@@ -244,7 +264,7 @@ class RunTable:
         `known` is the run if another server owned it at the last scan.
         """
         try:
-            run = known or Run.read(self.folder / name)
+            run = known or Run.read(self.folder / name, self._make_process)
             owned = run.log.ended or run.own()
             # It may have ended since it was read.
             run.log.refresh()

@@ -703,10 +703,10 @@ def load_and_forget():
     x = Input((2048,))
     assert Model(x, Dense(1024)(x)).plan().tune(engines=(sys.argv[1],), pin=True).choices
 
-for _ in range(3):  # At first libraries are loaded, too.
+for _ in range(2):  # At first libraries are loaded, too.
     load_and_forget()
 before = resident()
-for _ in range(20):
+for _ in range(8):
     load_and_forget()
 print((resident() - before) / (2048 * 1024 * 4))
 """

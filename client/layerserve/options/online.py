@@ -1,0 +1,54 @@
+"""Table of the options of `train_online`: some of those of `train`, and those of sessions alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from layerserve.options.kinds import SECONDS, Flag, Number, whole
+from layerserve.options.option import option, options_of
+from layerserve.options.training import BUDGET, COMPILE, RUN
+
+#: Maximum of `replay_share`.
+MAX_SHARE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnlineOptions:
+    """Options of a session: fields of OnlineSpec itself."""
+
+    publish: bool = option(True, Flag(), "Publish what isn't published yet when the session is ended.")
+    publish_every_steps: int = option(0, whole(0, 64), "Steps after each of which a version is published.")
+    publish_every_seconds: float = option(
+        0.0, SECONDS, "Seconds after which a version is published if there were steps.", unit="seconds"
+    )
+    idle_seconds: float | None = option(
+        None,
+        SECONDS,
+        "Seconds without a request after which the session is interrupted.",
+        unit="seconds",
+        otherwise="the server's",
+    )
+    replay_steps: int = option(0, whole(0), "Number of the last batches that are kept for `replay_share`.")
+    replay_share: float = option(
+        0.0,
+        Number(f"a number from 0 to {MAX_SHARE}", limit=math.nextafter(MAX_SHARE, math.inf)),
+        "Rows of kept batches that are added to a step, as a share of its rows.",
+    )
+
+
+#: Options of `train` that a session has, too.
+_SHARED = (
+    *("publish_label", "format", "class_weight", "seed", "freeze", "unfreeze"),
+    *("on_nan", "checkpoint_seconds", "description"),
+)
+_HELP = {"on_nan": "What happens with a step whose loss is NaN or infinite: with 'stop' it is refused."}
+
+#: The options of a session that are also options of a run; and those that aren't.
+RUN_OPTIONS = tuple(
+    dataclasses.replace(one, help=_HELP.get(one.name, one.help)) for name in _SHARED for one in RUN if one.name == name
+)
+SESSION = options_of(OnlineOptions)
+#: The options of `train_online`.
+ONLINE = (*SESSION, *RUN_OPTIONS, *COMPILE, *BUDGET)

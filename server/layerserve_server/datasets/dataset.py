@@ -1,0 +1,140 @@
+"""A dataset as it is kept, what a caller declares of one, and what was read of its file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from layerserve_server.disk import sync
+
+#: Formats of files, which are also their suffixes.
+FORMATS = ("npz", "parquet", "csv", "tsv")
+#: File with what is known of a dataset, and file with its first rows.
+RECORD, SAMPLE = "dataset.json", "sample.json"
+
+
+def content_name(format: str) -> str:
+    """Returns the name of the file of a dataset."""
+    return f"content.{format}"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a caller wants kept: a file of this format, size and SHA-256 (hexadecimal); the last is also its id.
+
+    `keep_seconds` is the time after its last use when it is removed; 0 means that of the server's setting.
+    """
+
+    format: str
+    bytes: int
+    sha256: str
+    title: str = ""
+    keep_seconds: float = 0.0
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """An array or column: its name, dtype and shape, or why runs can't use it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What was read of a file: its arrays, and the first rows of each as {"rows": number, "data": base64} by name."""
+
+    arrays: Sequence[ArrayInfo]
+    samples: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset. Times are Unix times in seconds."""
+
+    id: str
+    title: str
+    format: str
+    bytes: int
+    #: Names of the callers that have uploaded it.
+    owners: tuple[str, ...]
+    shared: bool
+    keep_seconds: float
+    created: float
+    arrays: tuple[ArrayInfo, ...]
+    used: float = 0.0
+
+    @classmethod
+    def new(cls, declared: Declaration, owner: str, created: float, arrays: Sequence[ArrayInfo]) -> Dataset:
+        """Returns the dataset of a declaration."""
+        return cls(
+            declared.sha256,
+            declared.title,
+            declared.format,
+            declared.bytes,
+            (owner,),
+            declared.shared,
+            declared.keep_seconds,
+            created,
+            tuple(arrays),
+            created,
+        )
+
+    @property
+    def content(self) -> str:
+        """Path of its file in the folder of all datasets."""
+        return f"{self.id}/{content_name(self.format)}"
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, if all arrays have the same; otherwise 0."""
+        counts = {array.shape[0] if array.shape else 0 for array in self.arrays if not array.problem}
+        return counts.pop() if len(counts) == 1 else 0
+
+    def declared_again(self, declared: Declaration, owner: str) -> Dataset:
+        """Returns the dataset after a further upload: it has one more owner, is kept longer, and perhaps shared."""
+        kept = (self.keep_seconds, declared.keep_seconds)
+        return replace(
+            self,
+            owners=tuple(dict.fromkeys((*self.owners, owner))),
+            shared=self.shared or declared.shared,
+            keep_seconds=max(kept) if all(kept) else 0.0,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Writes the dataset to its folder, at once. Raises OSError."""
+        values = asdict(self)
+        del values["used"]
+        part = folder / f"{RECORD}.part"
+        part.write_text(json.dumps(values), "utf-8")
+        sync(part)
+        os.replace(part, folder / RECORD)
+
+    @classmethod
+    def read(cls, folder: Path) -> Dataset:
+        """Reads the dataset of a folder. Raises OSError, and ValueError or TypeError if the file is invalid."""
+        path = folder / RECORD
+        values = json.loads(path.read_text("utf-8"))
+        arrays = tuple(ArrayInfo(**{**one, "shape": tuple(one["shape"])}) for one in values.pop("arrays"))
+        return cls(**{**values, "owners": tuple(values["owners"])}, arrays=arrays, used=os.stat(path).st_mtime)
+
+
+def write_samples(folder: Path, description: Description) -> None:
+    """Writes the first rows of a dataset to its folder. Raises OSError."""
+    (folder / SAMPLE).write_text(json.dumps(description.samples), "utf-8")
+
+
+def read_samples(folder: Path) -> dict[str, dict[str, Any]]:
+    """Reads the first rows of a dataset; none if there is no such file."""
+    try:
+        samples: dict[str, dict[str, Any]] = json.loads((folder / SAMPLE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return samples

@@ -1,0 +1,383 @@
+"""The datasets in a folder: finding, receiving, publishing and removing them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from layerserve_server.datasets import room
+from layerserve_server.datasets.dataset import (
+    RECORD,
+    Dataset,
+    Declaration,
+    Description,
+    content_name,
+    write_samples,
+)
+from layerserve_server.datasets.part import (
+    LOCK,
+    NOTE,
+    SUFFIX,
+    Part,
+    WrongDigestError,
+    is_locked,
+    part_name,
+    unwritable,
+)
+from layerserve_server.disk import sync
+from layerserve_server.errors import (
+    InvalidRequestError,
+    RefusedChangeError,
+    UnknownDatasetError,
+    safe_text,
+)
+
+logger = logging.getLogger(__name__)
+
+#: An id, and the beginning of one.
+ID = re.compile("[0-9a-f]{64}")
+BEGINNING = re.compile("[0-9a-f]{6,64}")
+#: Beginnings of the names of folders that are neither a dataset nor an upload.
+MADE, DELETED = ".made-", ".deleted-"
+#: Age at which a folder is removed in which a server that is gone has made a dataset, in seconds.
+MADE_SECONDS = 24 * 3600.0
+
+#: Reads the file of a dataset in another process: its folder and its name.
+Describe: TypeAlias = Callable[[Path, str], Description]
+#: Whether a caller may see a dataset.
+Sees: TypeAlias = Callable[[Dataset], bool]
+#: Returns the run or sweep that uses a dataset, in words; "" if none does.
+UsedBy: TypeAlias = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetLimits:
+    """Limits of all datasets; see the settings of these names. 0 `keep_seconds` is for ever."""
+
+    max_bytes: int
+    keep_seconds: float
+    upload_seconds: float
+
+
+class DatasetStore:
+    """The datasets in a folder, which several servers may share. Thread-safe. All methods may block."""
+
+    def __init__(self, folder: Path, limits: DatasetLimits, describe: Describe) -> None:
+        self.folder = folder
+        self._limits = limits
+        self._describe = describe
+        #: Uploads that streams of this server receive, by name of their folder.
+        self._parts: dict[str, Part] = {}
+        self._lock = threading.Lock()
+
+    # Finding.
+
+    def datasets(self, sees: Sees = lambda dataset: True) -> list[Dataset]:
+        """Returns the datasets that `sees` accepts, newest first."""
+        found = (self._read(name) for name in self._names() if ID.fullmatch(name))
+        datasets = [dataset for dataset in found if dataset is not None and sees(dataset)]
+        return sorted(datasets, key=lambda dataset: (dataset.created, dataset.id), reverse=True)
+
+    def get(self, id: str, sees: Sees = lambda dataset: True) -> Dataset:
+        """Returns the dataset with this id, or the one whose id begins so. Those that `sees` refuses don't exist.
+
+        Raises UnknownDatasetError if there is none, and InvalidRequestError if there are several.
+        """
+        names = [id] if ID.fullmatch(id) else []
+        if not names and BEGINNING.fullmatch(id):
+            names = [name for name in self._names() if name.startswith(id) and ID.fullmatch(name)]
+        found = [dataset for dataset in map(self._read, names) if dataset is not None and sees(dataset)]
+        if len(found) > 1:
+            raise InvalidRequestError(f"dataset '{id}': got the beginning of {len(found)} ids, expected more digits")
+        if not found:
+            raise UnknownDatasetError(f"no dataset '{safe_text(id, 80)}'")
+        return found[0]
+
+    def expires(self, dataset: Dataset) -> float | None:
+        """Returns the Unix time when a dataset is removed unless it is used before; None for never."""
+        most = self._limits.keep_seconds
+        seconds = min(dataset.keep_seconds or most, most) if most else dataset.keep_seconds
+        return dataset.used + seconds if seconds else None
+
+    def use(self, id: str) -> None:
+        """Notes that a dataset is used now. Raises UnknownDatasetError if it is gone."""
+        try:
+            os.utime(self.folder / id / RECORD)
+        except OSError as error:
+            raise UnknownDatasetError(f"dataset '{id}' has been deleted") from error
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.folder)
+        except OSError:
+            return []
+
+    def _read(self, name: str) -> Dataset | None:
+        try:
+            return Dataset.read(self.folder / name)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            logger.warning("can't read a dataset from its folder: %s", error, extra={"dataset": name})
+            return None
+
+    # Receiving.
+
+    def open(self, declared: Declaration, owner: str, most: int | None, gone: Callable[[], bool]) -> Dataset | Part:
+        """Begins an upload by a caller, or goes on with it. Returns the dataset if the caller has uploaded it before.
+
+        `most` is the number of bytes that the caller may keep; None for no limit of its own. The part must be given to
+        `close` at the end. Raises TooLargeError for more, and as `Part` and `Part.catch_up` do.
+        """
+        known = self._declared_again(declared, owner, new=False)
+        if known is not None:
+            return known
+        name = part_name(declared, owner)
+        with self._changing():
+            part = self._parts.get(name)
+            if part is None:
+                room.check(self, declared, owner, name, most)
+                part = self._parts[name] = Part(self.folder / name, declared, owner)
+            part.streams += 1
+        try:
+            part.catch_up(gone)
+        except BaseException:
+            self.close(part)
+            raise
+        return part
+
+    def close(self, part: Part) -> None:
+        """Ends a stream's use of a part."""
+        with self._lock:
+            part.streams -= 1
+            if part.streams:
+                return
+            if self._parts.get(part.folder.name) is part:
+                del self._parts[part.folder.name]
+        part.close()
+
+    def finish(self, part: Part) -> Dataset:
+        """Checks and describes the file of a part, and publishes it as a dataset.
+
+        If another stream has done that already, returns its dataset. Raises as `Part.check` and the function that
+        describes files do. A file that isn't the declared one or can't be read is removed.
+        """
+        with part.finishing:
+            known = self._declared_again(part.declared, part.owner, new=True)
+            if known is None:
+                try:
+                    part.check()
+                    description = self._describe(part.folder, part.content.name)
+                except (WrongDigestError, InvalidRequestError) as error:
+                    self._discard(part, error)
+                    raise
+                known = self._publish(part.folder, part.declared, part.owner, description)
+            else:
+                shutil.rmtree(part.folder, ignore_errors=True)
+        with self._lock:
+            # Not for streams that come later: its folder is gone.
+            if self._parts.get(part.folder.name) is part:
+                del self._parts[part.folder.name]
+        return known
+
+    def make(
+        self, declared: Declaration, owner: str, most: int | None, write: Callable[[Path, int], tuple[int, str]]
+    ) -> Dataset:
+        """Makes a dataset of a file that `write` writes.
+
+        `declared` has no size and digest yet: `write` is called with the path of the file and its maximum size, and
+        returns both. Raises what it raises, TooLargeError and RefusedChangeError.
+        """
+        folder = self.folder / f"{MADE}{secrets.token_hex(8)}"
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise unwritable(error) from error
+        try:
+            with self._changing():
+                left = room.left(self, owner, most)
+            size, digest = write(folder / content_name(declared.format), left)
+            declared = replace(declared, bytes=size, sha256=digest)
+            known = self._declared_again(declared, owner, new=True)
+            if known is not None:
+                return known
+            with self._changing():
+                room.check(self, declared, owner, folder.name, most)
+            return self._publish(folder, declared, owner, self._describe(folder, content_name(declared.format)))
+        except OSError as error:
+            raise unwritable(error) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _declared_again(self, declared: Declaration, owner: str, *, new: bool) -> Dataset | None:
+        """Returns the dataset that a caller declares, with what it declares; None if there is none.
+
+        Unless the caller is `new`, only one that it has uploaded before: its digest alone proves nothing.
+        """
+        with self._changing():
+            known = self._read(declared.sha256)
+            if known is None or not (new or owner in known.owners or known.shared):
+                return None
+            if owner in known.owners or new:
+                changed = known.declared_again(declared, owner)
+                if changed != known:
+                    try:
+                        changed.write(self.folder / known.id)
+                    except OSError as error:
+                        raise unwritable(error) from error
+        with contextlib.suppress(UnknownDatasetError):
+            self.use(known.id)
+        return self._read(known.id)
+
+    def _publish(self, folder: Path, declared: Declaration, owner: str, description: Description) -> Dataset:
+        """Makes a complete and described folder a dataset, by a rename."""
+        dataset = Dataset.new(declared, owner, time.time(), description.arrays)
+        target = self.folder / dataset.id
+        try:
+            write_samples(folder, description)
+            dataset.write(folder)
+            for path in (*folder.iterdir(), folder):
+                sync(path)
+            with self._changing():
+                folder.rename(target)
+            sync(self.folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                # Another caller's upload of the same file came first.
+                known = self._declared_again(declared, owner, new=True)
+                if known is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    return known
+            raise unwritable(error) from error
+        for name in (NOTE, LOCK):
+            (target / name).unlink(missing_ok=True)
+        logger.info("a dataset is complete", extra={"dataset": dataset.id, "bytes": dataset.bytes})
+        return self._read(dataset.id) or dataset
+
+    def _discard(self, part: Part, error: WrongDigestError | InvalidRequestError) -> None:
+        with self._lock:
+            part.gone = error
+            self._parts.pop(part.folder.name, None)
+        shutil.rmtree(part.folder, ignore_errors=True)
+
+    @property
+    def open_parts(self) -> dict[str, Part]:
+        """Uploads that streams of this server receive, by name of their folder. Called within a change."""
+        return self._parts
+
+    @property
+    def max_bytes(self) -> int:
+        """Maximum number of bytes of all datasets."""
+        return self._limits.max_bytes
+
+    # Removing.
+
+    def delete(self, dataset: Dataset, owner: str | None, used_by: UsedBy) -> None:
+        """Deletes a dataset; with an `owner` only for that caller, if others have uploaded it, too.
+
+        Raises RefusedChangeError if a run uses it, and UnknownDatasetError if it is gone.
+        """
+        with self._changing():
+            known = self._read(dataset.id)
+            if known is None:
+                raise UnknownDatasetError(f"dataset '{dataset.id}' has been deleted")
+            others = tuple(name for name in known.owners if name != owner)
+            if owner is not None and others:
+                try:
+                    replace(known, owners=others).write(self.folder / known.id)
+                except OSError as error:
+                    raise unwritable(error) from error
+                return
+        if run := used_by(dataset.id) or self._remove(dataset.id, used_by):
+            raise RefusedChangeError(f"dataset '{dataset.id}': {run} uses it; cancel it first, or delete it")
+
+    def sweep(self, used_by: UsedBy) -> None:
+        """Removes expired datasets and uploads, and what servers that were killed have left.
+
+        A dataset that a run uses counts as used now.
+        """
+        now = time.time()
+        for name in self._names():
+            path = self.folder / name
+            if ID.fullmatch(name):
+                dataset = self._read(name)
+                expires = None if dataset is None else self.expires(dataset)
+                if expires is None or expires > now:
+                    continue
+                if used_by(name) or self._remove(name, used_by):
+                    with contextlib.suppress(UnknownDatasetError):
+                        self.use(name)
+                else:
+                    logger.info("removed a dataset that hasn't been used for its time", extra={"dataset": name})
+            elif name.endswith(SUFFIX):
+                self._sweep_part(path, now)
+            elif name.startswith(DELETED):
+                self._sweep_deleted(path, used_by)
+            elif name.startswith(MADE) and now - _age(path) > MADE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _sweep_part(self, path: Path, now: float) -> None:
+        with self._changing():
+            if now - _age(path) <= self._limits.upload_seconds or is_locked(path):
+                return
+            shutil.rmtree(path, ignore_errors=True)
+        logger.info("removed an upload that hasn't been finished in time", extra={"upload": path.name})
+
+    def _sweep_deleted(self, path: Path, used_by: UsedBy) -> None:
+        """Ends a deletion that a server hasn't ended."""
+        id = path.name.removeprefix(DELETED).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if used_by(id):
+                path.rename(self.folder / id)
+                return
+        shutil.rmtree(path, ignore_errors=True)
+
+    def _remove(self, id: str, used_by: UsedBy) -> str:
+        """Removes a dataset, unless a run uses it, which is then returned in words.
+
+        A run notes its datasets first and looks for them then; the dataset is first moved away, and the runs are looked
+        at then. So one of the two sees the other, whichever servers they are on.
+        """
+        moved = self.folder / f"{DELETED}{id}-{secrets.token_hex(4)}"
+        try:
+            (self.folder / id).rename(moved)
+        except OSError as error:
+            raise UnknownDatasetError(f"dataset '{id}' has been deleted") from error
+        if run := used_by(id):
+            with contextlib.suppress(OSError):
+                moved.rename(self.folder / id)
+            return run
+        shutil.rmtree(moved, ignore_errors=True)
+        return ""
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Excludes other changes, of this server and of others on the folder. Raises RefusedChangeError."""
+        with self._lock:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = (self.folder / ".lock").open("a")
+            except OSError as error:
+                raise unwritable(error) from error
+            with file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+
+
+def _age(folder: Path) -> float:
+    """Returns the Unix time when something in a folder was last written; now if it is gone."""
+    with contextlib.suppress(OSError, ValueError):
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    return time.time()

@@ -1,0 +1,82 @@
+"""Arrays of a run that are in datasets: which datasets a caller means, and which of them a run keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from layerserve_server.access.caller import Caller
+from layerserve_server.datasets.dataset import Dataset
+from layerserve_server.datasets.store import DatasetStore, Sees
+from layerserve_server.errors import InvalidRequestError, NotTrainableError
+from layerserve_server.training.request import DataArray, RunRequest
+from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.sweeps.registry import Sweeps
+
+
+def owner_name(caller: Caller) -> str:
+    """Returns the name of a caller as an owner: empty without a token or certificate, whatever tokens are named."""
+    return caller.name if caller.named else ""
+
+
+def seen_by(caller: Caller) -> Sees:
+    """Returns whether a caller may see a dataset: its own, shared ones, and with the right "manage" all."""
+    name = owner_name(caller)
+
+    def sees(dataset: Dataset) -> bool:
+        return dataset.shared or name in dataset.owners or "manage" in caller.rights
+
+    return sees
+
+
+def with_datasets(request: RunRequest, store: DatasetStore | None, caller: Caller) -> RunRequest:
+    """Returns a request whose arrays have the files of their datasets.
+
+    Raises UnknownDatasetError for one that the caller may not see, and InvalidRequestError for an array without a key.
+    """
+    if not any(array.dataset for array in request.data):
+        return request
+    if store is None:
+        raise NotTrainableError("dataset: this server keeps no datasets")
+    known: dict[str, Dataset] = {}
+
+    def resolved(array: DataArray) -> DataArray:
+        if not array.dataset:
+            return array
+        if array.dataset not in known:
+            known[array.dataset] = store.get(array.dataset, seen_by(caller))
+        dataset = known[array.dataset]
+        # Of a table, it is the column of its name, or all columns.
+        if dataset.format == "npz" and not array.key and not array.columns and len(dataset.arrays) != 1:
+            raise InvalidRequestError(f"{array.label()}: got no key, expected one of dataset '{dataset.id}'")
+        return replace(array, dataset=dataset.id, path=dataset.content)
+
+    return replace(request, data=tuple(map(resolved, request.data)), datasets=str(store.folder.absolute()))
+
+
+def datasets_of(request: RunRequest) -> set[str]:
+    """Returns the ids of the datasets that a run reads."""
+    return {array.dataset for array in request.data if array.dataset}
+
+
+def use_datasets(request: RunRequest, store: DatasetStore | None) -> None:
+    """Notes that a run which has begun uses its datasets. Raises UnknownDatasetError if one was deleted meanwhile."""
+    if store is not None:
+        for id in datasets_of(request):
+            store.use(id)
+
+
+def run_using(runs: Runs, sweeps: Sweeps, id: str) -> str:
+    """Returns the run or sweep that needs a dataset, in words; "" if there is none.
+
+    A run needs it until it has ended, and afterwards as long as it can be resumed. Raises UnavailableError as
+    `Runs.list` does.
+    """
+    runs.scan()
+    for sweep in sweeps.list():
+        if id in datasets_of(sweep.request) and not sweep.ended:
+            return f"sweep '{sweep.id}'"
+    # In this order: a run that is taken over in between is in both lists, rather than in neither.
+    for run in (*runs.list_elsewhere(), *runs.list()):
+        if id in datasets_of(run.request) and (not run.log.ended or run.resumable):
+            return f"run '{run.id}'"
+    return ""

@@ -1,0 +1,516 @@
+"""The store of datasets: uploads that are cut, killed, wrong or made twice, and what keeps a dataset."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+from layerserve_server.datasets import part as parts
+from layerserve_server.datasets import room
+from layerserve_server.datasets import store as stores
+from layerserve_server.datasets.dataset import ArrayInfo, Dataset, Declaration, Description, read_samples
+from layerserve_server.datasets.store import DELETED, DatasetLimits, DatasetStore
+from layerserve_server.errors import (
+    CallCancelledError,
+    IncompleteDataError,
+    InvalidRequestError,
+    QuotaError,
+    RefusedChangeError,
+    TooLargeError,
+    UnavailableError,
+    UnknownDatasetError,
+)
+
+CONTENT = bytes(range(256)) * 40
+DIGEST = sha256(CONTENT).hexdigest()
+DECLARED = Declaration("npz", len(CONTENT), DIGEST, "first")
+FOUND = Description([ArrayInfo("x", "float32", (5, 2))], {"x": {"rows": 1, "data": "AAAA"}})
+
+
+def described(folder, name):
+    assert (folder / name).read_bytes() == CONTENT
+    return FOUND
+
+
+@pytest.fixture
+def make_store(tmp_path, monkeypatch):
+    """Stores of one folder, each as after a start of the server."""
+    opened = []
+    # Flushing takes most of the time, and changes nothing that a test can see.
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+    class Noted(parts.Part):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            opened.append(self)
+
+    monkeypatch.setattr(stores, "Part", Noted)
+
+    def make(describe=described, **limits):
+        given = {"max_bytes": 10**6, "keep_seconds": 1000.0, "upload_seconds": 100.0} | limits
+        return DatasetStore(tmp_path / "datasets", DatasetLimits(**given), describe)
+
+    yield make
+    for part in opened:
+        killed(part)
+
+
+def begin(store, declared=DECLARED, owner="ann", most=None, gone=lambda: False):
+    return store.open(declared, owner, most, gone)
+
+
+def upload(store, declared=DECLARED, owner="ann"):
+    part = begin(store, declared, owner)
+    part.add(0, CONTENT)
+    found = store.finish(part)
+    store.close(part)
+    return found
+
+
+def killed(part):
+    """What is left when the server is killed: the files, and no lock."""
+    part._file.close()
+    part._held.close()
+
+
+def unused(dataset):
+    return ""
+
+
+def used(dataset):
+    return "run '1'"
+
+
+def test_a_complete_upload_is_a_dataset(make_store, tmp_path):
+    store = make_store()
+    dataset = upload(store)
+    assert (dataset.id, dataset.owners, dataset.bytes, dataset.rows) == (DIGEST, ("ann",), len(CONTENT), 5)
+    assert store.datasets() == [store.get(DIGEST)] == [store.get(DIGEST[:6])]
+    assert (tmp_path / "datasets" / dataset.content).read_bytes() == CONTENT
+    assert read_samples(tmp_path / "datasets" / DIGEST) == FOUND.samples
+    assert sorted(os.listdir(tmp_path / "datasets" / DIGEST)) == ["content.npz", "dataset.json", "sample.json"]
+    assert sorted(os.listdir(tmp_path / "datasets")) == [".lock", DIGEST]
+
+
+def test_the_same_content_of_the_same_caller_is_not_sent_again(make_store):
+    store = make_store()
+    first = upload(store)
+    again = begin(store, replace(DECLARED, title="second", shared=True))
+    assert isinstance(again, Dataset)
+    assert (again.id, again.title, again.shared, again.created) == (DIGEST, "first", True, first.created)
+
+
+def test_a_digest_alone_gives_no_access_to_what_another_caller_has_uploaded(make_store):
+    store = make_store()
+    upload(store)
+    part = begin(store, owner="bob")
+    assert part.size == 0
+    assert store.datasets(lambda dataset: "bob" in dataset.owners) == []
+    part.add(0, CONTENT)
+    assert store.finish(part).owners == ("ann", "bob")
+    store.close(part)
+    assert not part.folder.exists()
+
+
+def test_a_shared_dataset_is_not_sent_by_others(make_store):
+    store = make_store()
+    upload(store, replace(DECLARED, shared=True))
+    assert begin(store, owner="bob").owners == ("ann",)
+
+
+@pytest.mark.parametrize("ends", [killed, None], ids=["killed", "closed"])
+def test_an_upload_goes_on_where_it_was(make_store, ends):
+    store = make_store()
+    part = begin(store)
+    part.add(0, CONTENT[:3000])
+    part.add(3000, CONTENT[3000:4000])
+    if ends is None:
+        store.close(part)
+    else:
+        ends(part)
+        store = make_store()
+    assert store.datasets() == []
+    part = begin(store)
+    assert part.size == 4000
+    part.add(4000, CONTENT[4000:])
+    assert store.finish(part).id == DIGEST
+
+
+def test_after_a_crash_of_the_machine_it_goes_on_behind_what_was_flushed(make_store, monkeypatch):
+    monkeypatch.setattr(parts, "SYNC_BYTES", 3000)
+    part = begin(make_store())
+    part.add(0, CONTENT[:3500])
+    part.add(3500, CONTENT[3500:4000])
+    killed(part)
+    monkeypatch.setattr(parts, "boot_id", lambda: "another start")
+    part = begin(make_store())
+    assert part.size == 3500
+    part.add(3500, CONTENT[3500:])
+    part.check()
+
+
+def test_what_a_crash_has_left_without_a_note_is_not_relied_on(make_store):
+    part = begin(make_store())
+    part.add(0, CONTENT[:3000])
+    killed(part)
+    (part.folder / parts.NOTE).write_text('{"byt')
+    assert begin(make_store()).size == 0
+
+
+def test_the_digest_of_what_has_come_is_computed_in_steps_that_others_can_interrupt(make_store, monkeypatch):
+    part = begin(make_store())
+    part.add(0, CONTENT[:9000])
+    killed(part)
+    monkeypatch.setattr(parts, "PIECE", 1000)
+    store, asked = make_store(), []
+
+    def gone():
+        asked.append(True)
+        return len(asked) > 4
+
+    with pytest.raises(CallCancelledError):
+        begin(store, gone=gone)
+    assert len(asked) == 5
+    part = begin(store)
+    part.add(9000, CONTENT[9000:])
+    part.check()
+
+
+def test_a_complete_upload_whose_server_was_killed_is_finished_without_a_byte(make_store):
+    part = begin(make_store())
+    part.add(0, CONTENT)
+    killed(part)
+    store = make_store()
+    part = begin(store)
+    assert part.complete
+    assert store.finish(part).id == DIGEST
+
+
+def test_a_wrong_digest_gives_no_dataset_and_nothing_stays(make_store, tmp_path):
+    store = make_store()
+    part = begin(store)
+    part.add(0, CONTENT[:-1] + b"!")
+    with pytest.raises(IncompleteDataError, match="expected " + DIGEST):
+        store.finish(part)
+    with pytest.raises(IncompleteDataError):
+        part.add(0, b"")
+    store.close(part)
+    assert store.datasets() == []
+    assert os.listdir(tmp_path / "datasets") == [".lock"]
+    assert begin(store).size == 0
+
+
+def test_an_incomplete_file_is_kept(make_store):
+    store = make_store()
+    part = begin(store)
+    part.add(0, CONTENT[:-1])
+    with pytest.raises(IncompleteDataError, match="10239 bytes, expected 10240; what has come is kept"):
+        store.finish(part)
+    store.close(part)
+    assert begin(store).size == 10239
+
+
+def test_a_file_that_cannot_be_read_gives_no_dataset(make_store):
+    def refuse(folder, name):
+        raise InvalidRequestError("no zip file")
+
+    store = make_store(refuse)
+    part = begin(store)
+    part.add(0, CONTENT)
+    with pytest.raises(InvalidRequestError):
+        store.finish(part)
+    assert store.datasets() == []
+    assert not part.folder.exists()
+
+
+def test_a_file_that_cannot_be_read_for_now_is_kept(make_store):
+    def refuse(folder, name):
+        raise UnavailableError("no process")
+
+    store = make_store(refuse)
+    part = begin(store)
+    part.add(0, CONTENT)
+    with pytest.raises(UnavailableError):
+        store.finish(part)
+    store.close(part)
+    assert upload(make_store()).id == DIGEST
+
+
+def test_two_streams_of_a_caller_fill_one_file(make_store):
+    store = make_store()
+    one, other = begin(store), begin(store)
+    assert one is other
+    one.add(0, CONTENT[:5000])
+    other.add(0, CONTENT[:6000])
+    one.add(5000, CONTENT[5000:])
+    first = store.finish(one)
+    store.close(one)
+    other.add(6000, CONTENT[6000:])
+    assert store.finish(other) == replace(first, used=store.get(DIGEST).used)
+    store.close(other)
+
+
+def test_two_callers_at_once_have_one_dataset(make_store):
+    store = make_store()
+    ann, bob = begin(store), begin(store, owner="bob")
+    assert ann.folder != bob.folder
+    for part in (ann, bob):
+        part.add(0, CONTENT)
+    # Another server publishes between bob's look and his rename.
+    known = store._declared_again
+    store._declared_again = lambda *arguments, **options: None if not store.datasets() else known(*arguments, **options)
+    store.finish(ann)
+    store._declared_again = lambda *arguments, **options: (setattr(store, "_declared_again", known), None)[1]
+    assert store.finish(bob).owners == ("ann", "bob")
+    assert len(store.datasets()) == 1
+    assert not bob.folder.exists()
+
+
+def test_another_server_that_receives_it_refuses_for_now(make_store):
+    part = begin(make_store())
+    other = make_store()
+    with pytest.raises(UnavailableError, match="another server"):
+        begin(other)
+    killed(part)
+    begin(other)
+
+
+@pytest.mark.parametrize(
+    ("offset", "data", "text"),
+    [
+        (1, b"a", "got one at byte 1, expected one at most at byte 0"),
+        (-1, b"a", "at byte -1"),
+        (0, CONTENT + b"a", "10241"),
+    ],
+)
+def test_chunks_that_do_not_fit_are_refused(make_store, offset, data, text):
+    part = begin(make_store())
+    with pytest.raises(InvalidRequestError, match=text):
+        part.add(offset, data)
+    assert part.size == 0
+
+
+class FullDisk:
+    """A file whose disk has room for some bytes."""
+
+    def __init__(self, file, room):
+        self._file, self._room = file, room
+
+    def write(self, data):
+        if self._room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self._file.write(data[: self._room])
+        self._room -= written
+        return written
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def test_a_full_disk_is_named_and_what_came_before_is_kept(make_store):
+    store = make_store()
+    part = begin(store)
+    part.add(0, CONTENT[:1000])
+    part._file = FullDisk(part._file, 1500)
+    with pytest.raises(TooLargeError, match="the disk is full: 1000 of 10240 bytes are kept"):
+        part.add(1000, CONTENT[1000:3000])
+    store.close(part)
+    part = begin(store)
+    assert part.size == 1000
+    part.add(1000, CONTENT[1000:])
+    assert store.finish(part).id == DIGEST
+
+
+def test_a_folder_that_cannot_be_written_is_named(make_store, tmp_path):
+    (tmp_path / "datasets").write_text("a file")
+    with pytest.raises(RefusedChangeError, match="the folder of datasets can't be written"):
+        begin(make_store())
+    assert make_store().datasets() == []
+
+
+# Room.
+
+
+def test_there_is_room_for_what_the_setting_says(make_store):
+    store = make_store(max_bytes=len(CONTENT) + 100)
+    part = begin(store)
+    other = replace(DECLARED, sha256="0" * 64, bytes=200)
+    # What has yet to come of an open upload counts.
+    with pytest.raises(TooLargeError, match="expected at most 100: the server's setting max_dataset_bytes is 10340"):
+        begin(store, other)
+    store.close(part)
+    begin(store, other)
+
+
+def test_a_caller_has_the_room_of_its_quota(make_store):
+    store = make_store()
+    upload(store)
+    other = replace(DECLARED, sha256="0" * 64, bytes=200)
+    with pytest.raises(QuotaError, match="its datasets have 10240 bytes, 10440 with this one; expected at most 10400"):
+        begin(store, other, most=10400)
+    begin(store, other, owner="bob", most=10400)
+    begin(store, other, most=10440)
+
+
+def test_the_disk_must_have_room_for_what_has_yet_to_come(make_store, monkeypatch):
+    store = make_store()
+    part = begin(store)
+    part.add(0, CONTENT[:8000])
+    store.close(part)
+    monkeypatch.setattr(room, "_free", lambda folder: 2000)
+    with pytest.raises(TooLargeError, match="bytes to come, but the disk has 2000 free"):
+        begin(store)
+    monkeypatch.setattr(room, "_free", lambda folder: 2240)
+    begin(store)
+
+
+def test_there_is_a_maximum_number(make_store, monkeypatch):
+    monkeypatch.setattr(room, "MAX_DATASETS", 1)
+    store = make_store()
+    upload(store)
+    with pytest.raises(TooLargeError, match="there are 1 datasets and uploads, the maximum"):
+        begin(store, replace(DECLARED, sha256="0" * 64))
+
+
+# Removing.
+
+
+def test_a_deleted_dataset_is_gone(make_store, tmp_path):
+    store = make_store()
+    store.delete(upload(store), "ann", unused)
+    assert store.datasets() == []
+    assert os.listdir(tmp_path / "datasets") == [".lock"]
+    with pytest.raises(UnknownDatasetError):
+        store.get(DIGEST)
+    with pytest.raises(UnknownDatasetError):
+        store.use(DIGEST)
+
+
+def test_a_dataset_of_several_callers_stays_for_the_others(make_store):
+    store = make_store()
+    upload(store)
+    both = upload(store, owner="bob")
+    store.delete(both, "ann", unused)
+    assert store.get(DIGEST).owners == ("bob",)
+    store.delete(store.get(DIGEST), None, unused)
+    assert store.datasets() == []
+
+
+def test_what_a_run_uses_is_not_deleted(make_store):
+    store = make_store()
+    dataset = upload(store)
+    with pytest.raises(RefusedChangeError, match="run '1' uses it"):
+        store.delete(dataset, "ann", used)
+    assert store.get(DIGEST) == dataset
+
+
+def test_a_run_that_begins_during_the_deletion_keeps_the_dataset(make_store):
+    store = make_store()
+    dataset = upload(store)
+    runs = []
+
+    def used_by(id):
+        found = "".join(runs)
+        # It begins after the first look, and has its dataset looked for afterwards.
+        runs.append("run '1'")
+        return found
+
+    with pytest.raises(RefusedChangeError):
+        store.delete(dataset, "ann", used_by)
+    store.use(DIGEST)
+
+
+def test_a_run_that_comes_too_late_does_not_find_it(make_store):
+    store = make_store()
+    dataset = upload(store)
+    store.delete(dataset, "ann", unused)
+    with pytest.raises(UnknownDatasetError, match="has been deleted"):
+        store.use(dataset.id)
+
+
+def test_a_deletion_that_was_cut_is_ended_or_undone(make_store, tmp_path):
+    store = make_store()
+    upload(store)
+    folder = tmp_path / "datasets"
+    (folder / DIGEST).rename(folder / f"{DELETED}{DIGEST}-1")
+    store.sweep(used)
+    assert store.get(DIGEST).id == DIGEST
+    (folder / DIGEST).rename(folder / f"{DELETED}{DIGEST}-1")
+    store.sweep(unused)
+    assert os.listdir(folder) == [".lock"]
+
+
+def age(path, seconds):
+    then = time.time() - seconds
+    for one in (*path.iterdir(), path) if path.is_dir() else (path,):
+        os.utime(one, (then, then))
+
+
+@pytest.mark.parametrize(
+    ("setting", "declared", "kept"),
+    [(1000.0, 0.0, 1000.0), (1000.0, 50.0, 50.0), (1000.0, 5000.0, 1000.0), (0.0, 50.0, 50.0), (0.0, 0.0, None)],
+)
+def test_a_dataset_is_kept_for_a_time_after_its_last_use(make_store, tmp_path, setting, declared, kept):
+    store = make_store(keep_seconds=setting)
+    dataset = upload(store, replace(DECLARED, keep_seconds=declared))
+    expires = store.expires(dataset)
+    assert (expires and expires - dataset.used) == kept
+    record = tmp_path / "datasets" / DIGEST / "dataset.json"
+    age(record, (kept or 10**8) - 20)
+    store.sweep(unused)
+    assert store.datasets()
+    age(record, (kept or 10**8) + 20)
+    store.sweep(used)
+    assert store.get(DIGEST).used > time.time() - 10 or kept is None
+    age(record, (kept or 10**8) + 20)
+    store.sweep(unused)
+    assert bool(store.datasets()) == (kept is None)
+
+
+def test_a_cut_upload_is_kept_for_its_time(make_store):
+    store = make_store()
+    part = begin(store)
+    part.add(0, CONTENT[:1000])
+    age(part.folder, 200)
+    store.sweep(unused)
+    make_store().sweep(unused)
+    assert part.folder.exists(), "it is being received"
+    store.close(part)
+    age(part.folder, 80)
+    store.sweep(unused)
+    assert begin(store).size == 1000
+    killed(part := begin(store))
+    age(part.folder, 200)
+    make_store().sweep(unused)
+    assert not part.folder.exists()
+
+
+def test_what_is_no_id_is_no_path(make_store):
+    store = make_store()
+    upload(store)
+    for id in ("", "..", DIGEST + "/..", DIGEST[:5], "../../etc", "0" * 64, DIGEST.upper()):
+        with pytest.raises(UnknownDatasetError):
+            store.get(id)
+
+
+def test_a_beginning_of_several_ids_is_not_one(make_store, tmp_path):
+    store = make_store()
+    dataset = upload(store)
+    other = replace(dataset, id=DIGEST[:10] + "0" * 54)
+    (tmp_path / "datasets" / other.id).mkdir()
+    other.write(tmp_path / "datasets" / other.id)
+    with pytest.raises(InvalidRequestError, match="beginning of 2 ids"):
+        store.get(DIGEST[:8])
+    assert store.get(DIGEST[:8], lambda one: one.id == other.id).id == other.id
+
+
+def test_a_damaged_record_hides_no_other(make_store, tmp_path):
+    store = make_store()
+    upload(store)
+    (tmp_path / "datasets" / ("0" * 64)).mkdir()
+    (tmp_path / "datasets" / ("0" * 64) / "dataset.json").write_text('{"id": 3}')
+    assert [one.id for one in store.datasets()] == [DIGEST]
