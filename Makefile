@@ -148,6 +148,10 @@ tensorflow-serving: $(STAMP) ## Compare what TensorFlow Serving's client gets wi
 guide-training: $(STAMP) ## Train the guide's models at their sizes, through a server and in stock Keras
 	$(TESTS) $(BIN)/python tests/proofs/guide_training.py $(ARGS)
 
+.PHONY: estimates
+estimates: $(STAMP) ## Compare estimates of the guide's models with their runs: time, memory, disk space (ARGS='NAME ... --small')
+	$(TESTS) $(BIN)/python tests/proofs/estimate_runs.py $(ARGS)
+
 .PHONY: engines
 engines: $(STAMP) ## Run the tests of the layers with each engine in torch's place
 	@for engine in onnxruntime torchscript openvino; do \

@@ -61,6 +61,7 @@ from layerserve.errors import (
     VersionConflict,
     VersionNotFound,
 )
+from layerserve.estimates import EstimatedPublication, EstimatedSeconds, RunEstimate
 from layerserve.events import (
     CheckpointKept,
     EpochEnd,
@@ -83,6 +84,8 @@ from layerserve.online import OnlineSession
 from layerserve.prediction import Prediction
 from layerserve.run_files import RunFile
 from layerserve.run_info import RunInfo
+from layerserve.run_series import RunSeries
+from layerserve.sample_losses import SampleLosses
 from layerserve.server_file import ServerFile
 from layerserve.sweeps import Range, SweepInfo, Trial
 from layerserve.tokens import PlaintextTokenWarning
@@ -109,6 +112,8 @@ __all__ = [
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
+    "EstimatedPublication",
+    "EstimatedSeconds",
     "FailedPrecondition",
     "Forbidden",
     "Internal",
@@ -142,6 +147,7 @@ __all__ = [
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
+    "RunEstimate",
     "RunFailed",
     "RunFile",
     "RunFinished",
@@ -150,7 +156,9 @@ __all__ = [
     "RunPaused",
     "RunQueued",
     "RunResumed",
+    "RunSeries",
     "RunStarted",
+    "SampleLosses",
     "ServerFile",
     "StepProgress",
     "SweepInfo",

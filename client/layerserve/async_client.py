@@ -20,6 +20,7 @@ from layerserve.async_management import AsyncManagement
 from layerserve.async_online import AsyncOnline
 from layerserve.async_run_checkpoints import AsyncCheckpoints
 from layerserve.async_run_control import AsyncRunControl
+from layerserve.async_run_reports import AsyncRunReports
 from layerserve.async_sweeping import AsyncSweeping
 from layerserve.connection import (
     DEFAULT_ADDRESS,
@@ -65,7 +66,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class AsyncClient(AsyncDatasets, AsyncManagement, AsyncOnline, AsyncCheckpoints, AsyncSweeping):
+class AsyncClient(AsyncDatasets, AsyncManagement, AsyncOnline, AsyncCheckpoints, AsyncRunReports, AsyncSweeping):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:

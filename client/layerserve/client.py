@@ -47,6 +47,7 @@ from layerserve.run_control import RunControl
 from layerserve.run_feed import RunFeed
 from layerserve.run_files import RunFile, download_file, list_files
 from layerserve.run_info import RunInfo
+from layerserve.run_reports import RunReports
 from layerserve.run_selection import list_runs
 from layerserve.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.sweeping import Sweeping
@@ -66,7 +67,7 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class Client(Datasets, Management, Online, Checkpoints, Sweeping):
+class Client(Datasets, Management, Online, Checkpoints, RunReports, Sweeping):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

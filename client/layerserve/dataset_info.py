@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, cast
 
+import numpy as np
+
 from layerserve.model_info import read_time
 from layerserve.tables import Table, Tabular, count_text, shape_text
 from layerserve.tensors import Array, decode, known_dtype
@@ -94,7 +96,9 @@ def _time_text(time: datetime | None) -> str:
 def _sample_text(sample: Array | None) -> str:
     if sample is None:
         return ""
-    text = " ".join(str(row.tolist() if hasattr(row, "tolist") else row) for row in sample)
+    if sample.dtype == object:
+        sample = np.array([one.decode("utf-8", "replace") for one in sample.ravel()], object).reshape(sample.shape)
+    text = " ".join(str(row) for row in sample.tolist())
     return text if len(text) <= 60 else text[:57] + "..."
 
 

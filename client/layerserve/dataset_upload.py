@@ -11,7 +11,15 @@ from typing import Any, Literal
 from layerserve.casting import as_array, default_cast
 from layerserve.dataset_content import Content, Measured, measured
 from layerserve.dataset_info import DatasetInfo, read_dataset
-from layerserve.errors import Aborted, Cancelled, InvalidArgument, LayerserveError, Overloaded, Unavailable
+from layerserve.errors import (
+    Aborted,
+    Cancelled,
+    InvalidArgument,
+    LayerserveError,
+    Overloaded,
+    QuotaExceeded,
+    Unavailable,
+)
 from layerserve.flow import Flow, Pause, call, open_stream, receive, work
 from layerserve.methods import MAKE_DATASET, UPLOAD_DATASET
 from layerserve.run_feed import RECONNECT_DELAYS
@@ -60,7 +68,7 @@ def upload(
         except (Unavailable, Cancelled, Aborted) as error:  # a cut connection, a server that stops, a stalled stream
             failure = error
         except Overloaded as error:
-            if error.retry_after is None or sender.error is not None:
+            if isinstance(error, QuotaExceeded) or error.retry_after is None or sender.error is not None:
                 raise (sender.error or error) from None
             failure = error
         except LayerserveError as error:

@@ -97,6 +97,9 @@ EVALUATE = Method(
     streams_requests=True,
     streams_replies=True,
 )
+ESTIMATE_RUN = Method(
+    _TRAINING, "EstimateRun", training_pb2.EstimateRunRequest, training_pb2.EstimateRunResponse, repeatable=True
+)
 WATCH_RUN = Method(
     _TRAINING,
     "WatchRun",
@@ -106,6 +109,9 @@ WATCH_RUN = Method(
 )
 GET_RUN = Method(_TRAINING, "GetRun", training_pb2.GetRunRequest, training_pb2.GetRunResponse, repeatable=True)
 LIST_RUNS = Method(_TRAINING, "ListRuns", training_pb2.ListRunsRequest, training_pb2.ListRunsResponse, repeatable=True)
+GET_RUN_SERIES = Method(
+    _TRAINING, "GetRunSeries", training_pb2.GetRunSeriesRequest, training_pb2.GetRunSeriesResponse, repeatable=True
+)
 CANCEL_RUN = Method(_TRAINING, "CancelRun", training_pb2.CancelRunRequest, training_pb2.CancelRunResponse)
 RESUME_RUN = Method(_TRAINING, "ResumeRun", training_pb2.ResumeRunRequest, training_pb2.ResumeRunResponse)
 DELETE_RUN = Method(_TRAINING, "DeleteRun", training_pb2.DeleteRunRequest, training_pb2.DeleteRunResponse)
@@ -208,6 +214,14 @@ DELETE_CHECKPOINT = Method(
     checkpoints_pb2.DeleteCheckpointResponse,
 )
 
+CREATE_SWEEP = Method(_SWEEPS, "CreateSweep", sweeps_pb2.CreateSweepRequest, sweeps_pb2.CreateSweepResponse)
+GET_SWEEP = Method(_SWEEPS, "GetSweep", sweeps_pb2.GetSweepRequest, sweeps_pb2.GetSweepResponse, repeatable=True)
+LIST_SWEEPS = Method(
+    _SWEEPS, "ListSweeps", sweeps_pb2.ListSweepsRequest, sweeps_pb2.ListSweepsResponse, repeatable=True
+)
+CANCEL_SWEEP = Method(_SWEEPS, "CancelSweep", sweeps_pb2.CancelSweepRequest, sweeps_pb2.CancelSweepResponse)
+DELETE_SWEEP = Method(_SWEEPS, "DeleteSweep", sweeps_pb2.DeleteSweepRequest, sweeps_pb2.DeleteSweepResponse)
+
 METHODS: tuple[Method[Message, Message], ...] = (
     PREDICT,
     PREDICT_STREAM,
@@ -217,9 +231,11 @@ METHODS: tuple[Method[Message, Message], ...] = (
     GET_NODE_SHAPES,
     TRAIN,
     EVALUATE,
+    ESTIMATE_RUN,
     WATCH_RUN,
     GET_RUN,
     LIST_RUNS,
+    GET_RUN_SERIES,
     CANCEL_RUN,
     RESUME_RUN,
     DELETE_RUN,
@@ -251,12 +267,9 @@ METHODS: tuple[Method[Message, Message], ...] = (
     PUBLISH_CHECKPOINT,
     PREDICT_CHECKPOINT,
     DELETE_CHECKPOINT,
+    CREATE_SWEEP,
+    GET_SWEEP,
+    LIST_SWEEPS,
+    CANCEL_SWEEP,
+    DELETE_SWEEP,
 )  # type: ignore[assignment]  # a Method is read-only, so it may be treated as covariant
-
-CREATE_SWEEP = Method(_SWEEPS, "CreateSweep", sweeps_pb2.CreateSweepRequest, sweeps_pb2.CreateSweepResponse)
-GET_SWEEP = Method(_SWEEPS, "GetSweep", sweeps_pb2.GetSweepRequest, sweeps_pb2.GetSweepResponse, repeatable=True)
-LIST_SWEEPS = Method(
-    _SWEEPS, "ListSweeps", sweeps_pb2.ListSweepsRequest, sweeps_pb2.ListSweepsResponse, repeatable=True
-)
-CANCEL_SWEEP = Method(_SWEEPS, "CancelSweep", sweeps_pb2.CancelSweepRequest, sweeps_pb2.CancelSweepResponse)
-DELETE_SWEEP = Method(_SWEEPS, "DeleteSweep", sweeps_pb2.DeleteSweepRequest, sweeps_pb2.DeleteSweepResponse)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from layerserve.events import Logs, read_logs
 from layerserve.model_info import read_time
-from layerserve.tables import Table, Tabular, count_text, number_text
+from layerserve.tables import Table, Tabular, count_text, number_text, time_text
 from layerserve.v1 import training_pb2
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ RunKind = Literal["training", "evaluation", "online", "unknown"]
 #: State of a run; "queued" includes receiving data.
 RunState = Literal["queued", "running", "paused", "finished", "failed", "cancelled", "unknown"]
 
-_COLUMNS = ("Run", "Kind", "Model", "#From", "State", "#Epochs", "Logs", "#Published", "Created", "Description")
+_COLUMNS = (
+    *("Run", "Kind", "Model", "#From", "State", "#Epochs", "#Left", "Logs", "Best", "#Published", "Created"),
+    "Description",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,9 @@ class RunInfo(Tabular):
     result isn't published although that was requested, and a `publishable` one is kept. A `stopped` run was stopped
     early. A paused run has a `reason` if no call has paused it. A run that went on from a checkpoint has its id in
     `from_checkpoint`, and the id of its run in `parent`. `sweep` is the id of the sweep of which the run is a trial, or
-    empty.
+    empty. `remaining_seconds` is the time until the run ends, by what it has done so far, None if it isn't known.
+    `best` is the best value of the log that matters, by name, and `best_epoch` its epoch; empty and None before the end
+    of the first epoch.
     """
 
     id: str
@@ -69,6 +74,9 @@ class RunInfo(Tabular):
     idempotency_key: str = ""
     sweep: str = ""
     trial: int = 0
+    remaining_seconds: float | None = None
+    best: Logs = field(default_factory=dict)
+    best_epoch: int | None = None
 
     def table(self) -> Table:
         """Returns the run as a table of one row."""
@@ -90,11 +98,13 @@ def _row(info: RunInfo) -> tuple[str, ...]:
         info.id,
         info.kind,
         info.model,
-        str(info.base_version),
+        f"{info.parent}/{info.from_checkpoint}" if info.parent else str(info.base_version),
         _state_text(info),
         # An evaluation is a single pass over the data, without epochs.
         "" if info.kind == "evaluation" else f"{info.epochs_done}/{info.epochs}",
+        "" if info.remaining_seconds is None else time_text(info.remaining_seconds),
         " ".join(f"{name}={number_text(value)}" for name, value in info.logs.items()),
+        " ".join(f"{name}={number_text(value)} in {info.best_epoch}" for name, value in info.best.items()),
         "" if info.version is None else str(info.version),
         info.created_time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if info.created_time else "",
         info.description,
@@ -145,6 +155,9 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         idempotency_key=message.idempotency_key,
         sweep=message.sweep_id,
         trial=message.trial,
+        remaining_seconds=message.remaining_seconds if message.HasField("remaining_seconds") else None,
+        best={message.best.name: message.best.value} if message.HasField("best") else {},
+        best_epoch=message.best_epoch or None,
     )
 
 

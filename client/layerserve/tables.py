@@ -93,3 +93,20 @@ def number_text(value: float) -> str:
 def count_text(count: int, noun: str) -> str:
     """Returns a number with its noun: "1 version", "2 versions"."""
     return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def size_text(count: float) -> str:
+    """Formats a number of bytes: "3.2 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def time_text(seconds: float) -> str:
+    """Formats a time: "0.32 s", "4 min 10 s", "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

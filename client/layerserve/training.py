@@ -34,6 +34,26 @@ def train(
     options: Mapping[str, object],
 ) -> Flow[RunFeed]:
     """Flow that starts a run. Arguments are checked before anything is sent."""
+    data = x, y, sample_weight, validation_data
+    spec, arrays = yield from training_request(signatures, model, *data, dataset, version, label, options)
+    feed = RunFeed()
+    yield from feed.start(Upload(spec, arrays))
+    return feed
+
+
+def training_request(
+    signatures: Signatures,
+    model: str,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    validation_data: Sequence[Any] | None,
+    dataset: str | None,
+    version: int | None,
+    label: str | None,
+    options: Mapping[str, object],
+) -> Flow[tuple[TrainSpec, list[TrainingArray]]]:
+    """Flow that returns the spec of a run, and the arrays to send. Raises InvalidArgument if an argument is invalid."""
     check_names("train", TRAIN, options)
     spec = TrainSpec(model=model_spec(model, version, label))
     fill(spec, _written(TRAIN, options), options)
@@ -45,9 +65,7 @@ def train(
     signature = yield from fetch_signature(signatures, spec.model)
     arrays = yield from _arrays(signature, dataset, x, y, sample_weight, validation_data, validates=True)
     spec.data.extend(array.announcement() for array in arrays)
-    feed = RunFeed()
-    yield from feed.start(Upload(spec, arrays))
-    return feed
+    return spec, arrays
 
 
 def evaluate(
@@ -62,19 +80,42 @@ def evaluate(
     options: Mapping[str, object],
 ) -> Flow[Logs]:
     """Flow that evaluates a model and returns the logs."""
-    check_names("evaluate", EVALUATE, options)
-    spec = EvaluateSpec(model=model_spec(model, version, label))
-    fill(spec, _written(EVALUATE, options), options)
-    signature = yield from fetch_signature(signatures, spec.model)
-    arrays = yield from _arrays(signature, dataset, x, y, sample_weight, None, validates=False)
-    spec.data.extend(array.announcement() for array in arrays)
+    spec, arrays = yield from evaluation_request(
+        signatures, model, x, y, sample_weight, dataset, version, label, options
+    )
+    return (yield from evaluated(spec, arrays)).logs
+
+
+def evaluated(spec: EvaluateSpec, arrays: Sequence[TrainingArray]) -> Flow[RunFinished]:
+    """Flow that evaluates and returns the end. Raises TrainingFailed and TrainingCancelled."""
     feed = RunFeed()
     yield from feed.start(Upload(spec, arrays))
     while (yield from feed.next_event()) is not None:
         pass
     if not isinstance(feed.outcome, RunFinished):
         raise TrainingCancelled(feed.run_id)
-    return feed.outcome.logs
+    return feed.outcome
+
+
+def evaluation_request(
+    signatures: Signatures,
+    model: str,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    dataset: str | None,
+    version: int | None,
+    label: str | None,
+    options: Mapping[str, object],
+) -> Flow[tuple[EvaluateSpec, list[TrainingArray]]]:
+    """Flow that returns the spec of an evaluation, and the arrays to send. Raises as `training_request` does."""
+    check_names("evaluate", EVALUATE, options)
+    spec = EvaluateSpec(model=model_spec(model, version, label))
+    fill(spec, _written(EVALUATE, options), options)
+    signature = yield from fetch_signature(signatures, spec.model)
+    arrays = yield from _arrays(signature, dataset, x, y, sample_weight, None, validates=False)
+    spec.data.extend(array.announcement() for array in arrays)
+    return spec, arrays
 
 
 def _arrays(

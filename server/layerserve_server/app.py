@@ -31,6 +31,8 @@ from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.online import OnlineTrainingService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.run_estimates import RunEstimates
+from layerserve_server.services.run_series import RunSeries
 from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
@@ -40,12 +42,15 @@ from layerserve_server.settings import Settings
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.dry_run import DryRun, DryRuns
+from layerserve_server.training.estimates.estimator import Estimator
+from layerserve_server.training.estimates.trials import Trials
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.sinks.processes import SinkProcesses
 from layerserve_server.training.sweeps.registry import Sweeps
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
@@ -97,6 +102,7 @@ class App:
             inference.telemetry.tracer if inference.telemetry is not None else None,
             _process_maker(settings),
         )
+        self._sinks = SinkProcesses(settings.sinks, self.runs.folder, settings.state_folder / "sinks")
         self.datasets = DatasetStore(
             settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
         )
@@ -132,6 +138,10 @@ class App:
         routes.add(
             DatasetService(self.datasets, self._run_using, self.repository, dry_run, samples, training=trains).routes()
         )
+        trials = Trials(self._parent, self.runs.folder, settings.rehearsal_seconds)
+        estimator = Estimator(self.runs, self.repository, dry_run, trials)
+        routes.add(RunSeries(self.runs).routes())
+        routes.add(RunEstimates(self.repository, estimator, defaults, self.datasets).routes())
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
@@ -198,6 +208,7 @@ class App:
         self.repository.sweep()
         self._inference.open()
         self.runs.start()
+        self._sinks.start()
         self.sweeps.start()
         self._watcher.start()
         self._sweep_datasets()
@@ -245,6 +256,7 @@ class App:
             thread.join()
         self.sweeps.stop()
         self.runs.stop()
+        self._sinks.stop()
         self._parent.close()
         if self._imports is not None:
             self._imports.close()

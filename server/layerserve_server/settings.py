@@ -413,6 +413,14 @@ class Settings(BaseSettings):
             "starts with the first run and ends after 15 minutes without one."
         ),
     )
+    run_sinks: str = Field(
+        default="",
+        description=(
+            "Comma-separated trackers to which runs are copied: mlflow:URI (extra 'mlflow') and wandb:PROJECT (extra "
+            "'wandb'), each by a process of its own. A tracker that is slow or absent delays neither runs nor calls."
+        ),
+        json_schema_extra={"unset": "none"},
+    )
     rehearsal_seconds: float = Field(
         default=20.0,
         ge=1,
@@ -611,6 +619,15 @@ class Settings(BaseSettings):
         sample_shares(value)
         return value
 
+    @field_validator("run_sinks")
+    @classmethod
+    def _known_sinks(cls, value: str) -> str:
+        for one in filter(None, map(str.strip, value.split(","))):
+            kind, _, where = one.partition(":")
+            if kind not in ("mlflow", "wandb") or (kind == "mlflow" and not where):
+                raise ValueError(f"got {one!r}, expected mlflow:URI or wandb:PROJECT")
+        return value
+
     @field_validator("metric_aliases")
     @classmethod
     def _known_aliases(cls, value: str) -> str:
@@ -651,6 +668,11 @@ class Settings(BaseSettings):
         """Share of a model's requests that are kept, from 0 to 1."""
         found = (share for pattern, share in sample_shares(self.sample_models) if fnmatchcase(model, pattern))
         return next(found, 0.0)
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """The settings in `run_sinks`."""
+        return tuple(filter(None, map(str.strip, self.run_sinks.split(","))))
 
     @property
     def aliases(self) -> frozenset[str]:
@@ -857,6 +879,7 @@ def missing_paths(settings: Settings) -> list[str]:
         "tls_key": ("a file", Path.is_file),
         "tls_client_ca": ("a file", Path.is_file),
         "tokens": ("a file", Path.is_file),
+        "training_job": ("a file", Path.is_file),
     }
     missing = [
         f"{spellings(name)}: got '{path}', expected {what} that exists"

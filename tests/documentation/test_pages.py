@@ -30,6 +30,8 @@ PEERS = {
     "import tritonclient.grpc as triton": "tritonclient",
     "import grpc\nimport tensorflow as tf": "tensorflow_serving",
 }
+#: Rows of a table.
+RIDES = "31,Bonn,7.5\n62,Oslo,9\n" * 4
 #: Features of `images`, where they aren't the 64 of the small dense network.
 FEATURES = {"docs/engine.md": 784}
 #: First lines of blocks of text that are no commands.
@@ -107,6 +109,10 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (models / "dense" / "labels.json").write_text('{"stable": 1}')
     (models / "tickets" / "1").mkdir(parents=True)
     tickets().save(models / "tickets" / "1" / "model.keras")
+    (models / "rides" / "1").mkdir(parents=True)
+    rides().save(models / "rides" / "1" / "model.keras")
+    (data / "rides.csv").write_text("age,city,price\n" + RIDES)
+    (data / "renamed.csv").write_text('"Age, in years",City,Price\n,Bonn,1\n' + RIDES)
     write_files(folder, whole)
     settings = Settings(
         path=models,
@@ -133,6 +139,15 @@ def tickets() -> layergraph.Model:
     return layergraph.Model([title, body], outputs)
 
 
+def rides() -> layergraph.Model:
+    """An age and a city -> a price."""
+    age, city = layergraph.Input((1,), name="age"), layergraph.Input((1,), dtype="string", name="city")
+    cities = layers.StringLookup(vocabulary=["Bonn", "Oslo"], output_mode="one_hot")(city)
+    model = layergraph.Model([age, city], layers.Dense(1, name="price")(layers.Concatenate()([age, cities])))
+    model.compile("adam", "mse")
+    return model
+
+
 def sentences() -> layergraph.Model:
     """Words -> the last state of a recurrent layer, and one for each step."""
     words = layergraph.Input((None,), dtype="int32", name="words")
@@ -147,6 +162,7 @@ def write_files(folder: Path, model: bytes) -> None:
     given.mkdir()
     (given / "model.keras").write_bytes(model)
     sentences().save(given / "model.h5")
+    (given / "rides.csv").write_text("age,city,price\n" + RIDES)
     authority = Authority(given)
     (given / "clients-ca.pem").write_bytes(authority.ca.cert_pem.bytes())
     client = authority.ca.issue_cert("client", key_type=trustme.KeyType.ECDSA)

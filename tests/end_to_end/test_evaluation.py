@@ -88,3 +88,35 @@ def test_from_the_command_line(
     line = ["evaluate", "dense_here", "--x", f"{tmp_path}/d.npz:x", "--y", f"{tmp_path}/d.npz:y", "--json"]
     assert main([*line, "--loss", "mse"]) == 0
     assert json.loads(capsys.readouterr().out) == client.evaluate("dense_here", x, y, loss="mse")
+
+
+@pytest.mark.filterwarnings("ignore:.*structure of `inputs`.*:UserWarning")
+def test_the_loss_of_each_row_is_keras_of_this_row_alone(client: Client, repository: Path) -> None:
+    rng = np.random.default_rng(2)
+    x = {
+        "main_input": rng.integers(0, 50, (9, 12)).astype("int32"),
+        "aux_input": rng.standard_normal((9, 5)).astype("float32"),
+    }
+    y = {name: rng.integers(0, 2, (9, 1)).astype("float32") for name in ("main_output", "aux_output")}
+    settings: dict[str, Any] = {
+        "loss": dict.fromkeys(y, "binary_crossentropy"),
+        "loss_weights": {"main_output": 1.0, "aux_output": 0.2},
+    }
+    oracle = stock(repository, "headline_keras", **settings)
+    found = client.sample_losses("headline_keras", x, y, batch_size=4, version=1, **settings)
+    assert list(found.losses) == ["loss", "main_output_loss", "aux_output_loss"]
+    rows = [{name: array[row : row + 1] for name, array in x.items()} for row in range(9)]
+    labels = [{name: array[row : row + 1] for name, array in y.items()} for row in range(9)]
+    alone = [oracle.evaluate(*pair, verbose=0, return_dict=True) for pair in zip(rows, labels, strict=True)]
+    for name, losses in found.losses.items():
+        np.testing.assert_allclose(losses, [logs[name] for logs in alone], rtol=1e-4)
+    assert found.logs == pytest.approx(client.evaluate("headline_keras", x, y, version=1, **settings), rel=1e-5)
+
+
+def test_a_loss_without_losses_by_row_is_refused_before_the_data(client: Client) -> None:
+    x, y = dense_data(8)
+    before = client.runs()
+    with pytest.raises(errors.InvalidArgument, match="loss 'Dice' has no losses by row"):
+        client.sample_losses("dense_keras", x, y, version=1, loss="dice")
+    assert client.runs() == before
+    assert client.evaluate("dense_keras", x, y, version=1, loss="dice")

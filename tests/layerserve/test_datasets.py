@@ -8,7 +8,16 @@ import zipfile
 
 import numpy as np
 import pytest
-from layerserve import DataLoss, DatasetArray, DatasetNotFound, InvalidArgument, Overloaded, Unavailable, dataset_upload
+from layerserve import (
+    DataLoss,
+    DatasetArray,
+    DatasetNotFound,
+    InvalidArgument,
+    Overloaded,
+    QuotaExceeded,
+    Unavailable,
+    dataset_upload,
+)
 from layerserve.dataset_content import MAX_PADDING, ArrayContent, FileContent, measured, role_arrays
 from layerserve.dataset_info import DatasetColumn, DatasetInfo, DatasetList
 from layerserve.dataset_roles import dataset_arrays
@@ -83,9 +92,11 @@ def test_an_upload_without_progress_ends_and_one_with_progress_goes_on(client, s
 def test_an_overloaded_server_is_asked_again_only_if_it_names_a_time(client, server):
     server.fail_next(Overloaded("busy", metadata={"grpc-retry-pushback-ms": "1"}), "UploadDataset")
     assert client.upload_dataset(x=X).rows == 4
-    server.fail_next(Overloaded("the disk is full"), "UploadDataset")
-    with pytest.raises(Overloaded, match="the disk is full"):
-        client.upload_dataset(x=2 * X)
+    pushed = {"grpc-retry-pushback-ms": "60000"}
+    for error in (Overloaded("the disk is full"), QuotaExceeded("its datasets have 9 bytes", metadata=pushed)):
+        server.fail_next(error, "UploadDataset")
+        with pytest.raises(type(error), match=str(error)):
+            client.upload_dataset(x=2 * X)
 
 
 def test_a_file_that_changes_meanwhile_is_no_dataset(client, server, tmp_path):

@@ -10,7 +10,7 @@ from layerserve import AsyncClient, Client
 from layerserve.cli import main
 from layerserve.cli.flags import flag_name
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
-from layerserve.options.kinds import Flag, Json, Number, Patterns, Publication, Text, Whole, Words
+from layerserve.options.kinds import Flag, Json, Metadata, Number, Patterns, Publication, Text, Whole, Words
 from layerserve.options.option import fill
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.v1 import training_pb2 as pb
@@ -25,6 +25,7 @@ VALUES = {
     **{"publish_if_improved": "accuracy", "publish_label": "new", "format": "keras2", "priority": -1, "workers": 2},
     **{"on_nan": "continue", "checkpoint_seconds": 0.0, "description": "why", "optimizer": '"sgd"', "loss": '"mse"'},
     **{"loss_weights": "[0.5]", "metrics": '["mae"]', "weighted_metrics": "[]", "max_seconds": 1.5},
+    **{"metadata": {"a": "1"}, "idempotency_key": "k", "expected_base_version": 2**40, "on_conflict": "rebase"},
     **{"max_memory_bytes": 2**40, "max_disk_bytes": 1, "cache_frozen": "off", "lora": '{"rank": 8}'},
     **{"gradient_accumulation_steps": 4, "precision": "auto"},
     **{"splits": '{"a": 0.5, "b": 0.25}', "split": "a", "validate_on": "b", "split_seed": 0},
@@ -58,7 +59,10 @@ def leaves(message, inside="") -> dict:
 
 @pytest.mark.parametrize(
     ("spec", "options", "only_in_the_contract"),
-    [(pb.TrainSpec, TRAIN, set()), (pb.EvaluateSpec, EVALUATE, {"compile.optimizer", "view.validation"})],
+    [
+        (pb.TrainSpec, TRAIN, set()),
+        (pb.EvaluateSpec, EVALUATE, {"compile.optimizer", "view.validation", "sample_losses"}),
+    ],
 )
 def test_the_table_and_the_contract_have_the_same_fields(spec, options, only_in_the_contract):
     named = [path for option in options for path in option.fields]
@@ -76,6 +80,7 @@ def test_an_option_is_what_its_field_can_hold(option):
         field.TYPE_BOOL: (Flag, Publication),
         field.TYPE_STRING: Patterns if field.is_repeated else (Text, Json, Words),
         field.TYPE_ENUM: Words,
+        field.TYPE_MESSAGE: Metadata,
     }
     assert isinstance(kind, held[field.type])
     if isinstance(kind, Whole):

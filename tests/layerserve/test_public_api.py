@@ -10,9 +10,11 @@ import pytest
 from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
 from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
+from layerserve.async_run_reports import AsyncRunReports
 from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
 from layerserve.datasets import Datasets
 from layerserve.management import Management
+from layerserve.run_reports import RunReports
 from layerserve.sweeping import Sweep, Sweeping
 
 PUBLIC = [
@@ -37,6 +39,8 @@ PUBLIC = [
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
+    "EstimatedPublication",
+    "EstimatedSeconds",
     "FailedPrecondition",
     "Forbidden",
     "Internal",
@@ -70,15 +74,18 @@ PUBLIC = [
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
+    "RunEstimate",
     "RunFailed",
     "RunFile",
     "RunFinished",
     "RunInfo",
-    "RunPaused",
     "RunNotFound",
+    "RunPaused",
     "RunQueued",
     "RunResumed",
+    "RunSeries",
     "RunStarted",
+    "SampleLosses",
     "ServerFile",
     "StepProgress",
     "SweepInfo",
@@ -139,6 +146,7 @@ def test_importing_the_client_imports_nothing_heavy(module):
         (Client, AsyncClient),
         (TrainingRun, AsyncTrainingRun),
         (Management, AsyncManagement),
+        (RunReports, AsyncRunReports),
         (Datasets, AsyncDatasets),
         (Sweeping, AsyncSweeping),
         (Sweep, AsyncSweep),
@@ -164,7 +172,7 @@ def test_runs_of_both_clients_say_the_same_of_their_events():
 
 def parameters(function) -> list[inspect.Parameter]:
     found = inspect.signature(function).parameters.values()
-    return [p.replace(annotation=str(p.annotation).replace("AsyncClient", "Client")) for p in found]
+    return [p.replace(annotation=str(p.annotation).replace("Async", "")) for p in found]
 
 
 def blocking_text(text: str | None) -> str | None:

@@ -28,6 +28,7 @@ from layerserve_server.importing import importer
 from layerserve_server.settings import Settings
 from layerserve_server.training import data_root, dataset_files, sampled_requests
 from layerserve_server.training.data_files.filed_array import FiledArray
+from layerserve_server.training.estimates.settings_problems import settings_problems
 from layerserve_server.training.model import dry_run, monitored
 from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.limits import Limits
@@ -151,6 +152,11 @@ class RehearsedHere:
 
     def __call__(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> None:
         dry_run(self.load, path, request)
+
+    def problems(
+        self, path: Path, request: RunRequest, parameters: int, complete: bool, gone: Callable[[], bool]
+    ) -> Sequence[str]:
+        return settings_problems(self.load, path, request, complete=complete)
 
     def larger_is_better(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> bool:
         return self.load(path).log_direction(monitored(request)) == "up"

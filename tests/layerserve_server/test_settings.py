@@ -83,6 +83,7 @@ OTHERS = {
     "reflection": True,
     "probe_files": True,
     "plugins": "",
+    "run_sinks": "",
     "pad_sequences": "",
     "allow_anonymous": "",
     "model_control": "poll",
@@ -92,6 +93,8 @@ OTHERS = {
     "warm_training": True,
     "training_device": "cpu",
     "training_resume": "auto",
+    "training_backend": "local",
+    "training_job": None,
     "log_level": "info",
     "log_format": "text",
     "check_config": False,
@@ -248,10 +251,10 @@ def test_the_variables_of_the_command_line_are_known(monkeypatch):
 
 def test_paths_that_are_not_there_are_told(tmp_path):
     (tmp_path / "file").touch()
-    names = ["path", "data_root", "tls_certificate", "tls_key", "tls_client_ca", "tokens"]
-    wrong = Settings(**{name: tmp_path / f"no-{name}" for name in names})
+    names = ["path", "data_root", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "training_job"]
+    wrong = Settings(**{name: tmp_path / f"no-{name}" for name in names}, training_backend="kubernetes")
     told = missing_paths(wrong)
-    assert [f"no-{name}" in line for name, line in zip(names, told, strict=True)] == [True] * 6
+    assert [f"no-{name}" in line for name, line in zip(names, told, strict=True)] == [True] * 7
     assert told[0] == (
         f"PATH (LAYERSERVE_PATH, 'path' in the file): got '{tmp_path}/no-path', expected a folder or a model file that "
         "exists"

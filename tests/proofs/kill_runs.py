@@ -3,7 +3,8 @@
 A server in a process of its own trains a small model with WORKERS workers. A kill -9 hits the training process or one
 of its workers, the server, or both in turn, after a random time: while it starts, trains, writes a checkpoint (one
 after each step), pauses, ends early, or publishes. Then the run goes on, by ResumeRun or at the server's next start,
-and must end as the unbroken run did, bit for bit; one that was stopped early must have its losses up to there. A run
+and must end as the unbroken run did, bit for bit, and keep the same checkpoints; one that was stopped early must have
+its losses up to there. One of the checkpoints is published while the server is killed, and must be there once. A run
 that was asked to pause is paused, unless it has ended. A call with the run's idempotency key finds it. Each run
 publishes once. After every kill each version in the repository must be whole. With `--attacks` the server is attacked
 all the while.
@@ -18,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,8 +73,6 @@ class Server:
 
 def serve(repository: Path, port_file: Path) -> None:
     """What the server's process does."""
-    import threading
-
     from layerserve_server.app import App
     from layerserve_server.settings import Settings
 
@@ -111,6 +111,9 @@ def start(client: Client, workers: int, key: str | None = None) -> Any:
         checkpoint_seconds=0,
         publish="best",
         monitor="accuracy",
+        checkpoint_every_epochs=2,
+        keep_checkpoints=2,
+        keep_best_checkpoints=1,
         callbacks=[{"class_name": "ReduceLROnPlateau", "config": {"monitor": "loss", "patience": 1, "min_delta": 0.5}}],
     )
 
@@ -159,6 +162,38 @@ def finish(server: Server, run_id: str) -> Any:
             if not error.resumable:
                 raise
             run.resume()
+
+
+def kept_by(repository: Path, client: Client, run: Any) -> list[tuple[str, dict[str, float]]]:
+    """The checkpoints that a run keeps; there is nothing else beside them."""
+    found = [(one.id, one.logs) for one in client.checkpoints(run.id)]
+    names = {path.name for path in (repository / ".layerserve" / "runs" / run.id / "kept").iterdir()}
+    assert names == {f"{id}{suffix}" for id, _ in found for suffix in (".ckpt", ".json")}, names
+    return found
+
+
+def publish_while_killed(server: Server, name: str, moment: random.Random) -> int:
+    """Publishes a checkpoint, while the server is killed at some random moment, and again."""
+
+    def attempt() -> None:
+        with contextlib.suppress(LayerserveError):
+            server.client.publish_checkpoint(name)
+
+    calling = threading.Thread(target=attempt)
+    calling.start()
+    time.sleep(moment.uniform(0.0, 1.0))
+    server.kill(training_too=True)
+    calling.join()
+    server.start()
+    check_repository(server.repository)
+    return server.client.publish_checkpoint(name)
+
+
+def published_by(repository: Path, run_id: str) -> list[int]:
+    """The versions that a run has published, by their manifests: the server names only the runs of loaded ones."""
+    folder = repository / MODEL
+    numbers = sorted(version_numbers(folder))
+    return [number for number in numbers if read_manifest(folder / str(number)).get("run") == run_id]
 
 
 def check_pause(server: Server, run_id: str) -> str:
@@ -220,6 +255,9 @@ def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
     server = Server(repository)
     unbroken = start(server.client, workers).wait()
     expected = weights(repository, MODEL, unbroken.version)
+    kept = kept_by(repository, server.client, unbroken)
+    version = server.client.publish_checkpoint(f"{unbroken.id}/{kept[0][0]}")
+    expected_early = weights(repository, MODEL, version)
     for kill in range(1, kills + 1):
         key = f"kill-{kill}"
         run = start(server.client, workers, key)
@@ -245,9 +283,16 @@ def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
         if ended.history == unbroken.history:
             assert_bit_for_bit(weights(repository, MODEL, ended.version), expected)
         assert ended.version is not None
-        published = [one for one in server.client.models(MODEL) if one.training_run == run.id]
-        assert [one.version for one in published] == [ended.version], "a run publishes once"
-        print(f"kill {kill} of {kills}: {victim} {when}, resumed {ended.info().resumed} times: equal", flush=True)
+        assert published_by(repository, run.id) == [ended.version], "a run publishes once"
+        resumed = ended.info().resumed
+        if ended.history == unbroken.history:
+            assert kept_by(repository, server.client, ended) == kept
+            early = publish_while_killed(server, f"{run.id}/{kept[0][0]}", moment)
+            assert_bit_for_bit(weights(repository, MODEL, early), expected_early)
+            manifests = [read_manifest(repository / MODEL / str(one)) for one in version_numbers(repository / MODEL)]
+            published = sorted(one.get("checkpoint", "") for one in manifests if one.get("run") == run.id)
+            assert published == ["", kept[0][0]], "a run and its checkpoint are published once each"
+        print(f"kill {kill} of {kills}: {victim} {when}, resumed {resumed} times: equal", flush=True)
     check_repository(repository)
     server.stop()
 

@@ -49,8 +49,12 @@ def request_for(method: str, model: str) -> bytes:
     fields = kind.fields_by_name
     if method.endswith("/UploadModel"):
         message.spec.name = model
+    elif method.endswith("/CreateSweep"):
+        message.spec.train.model.name = model
     elif "spec" in fields:
         message.spec.model.name = model
+    elif "train" in fields:
+        message.train.model.name = model
     elif "request" in fields:
         message.request.model.name = model
     elif "model" in fields:
@@ -69,7 +73,7 @@ def request_for(method: str, model: str) -> bytes:
 #: Lists, which leave out what the caller may not read, and methods whose requests name something else.
 NOT_OF_A_MODEL = (
     *("Classify", "Regress", "MultiInference"),
-    *("ListModels", "ListRuns", "TraceSetting"),
+    *("ListModels", "ListRuns", "ListSweeps", "TraceSetting"),
     *("SharedMemoryStatus", "SharedMemoryRegister", "SharedMemoryUnregister"),
 )
 
@@ -78,7 +82,7 @@ def names_a_model(method: str) -> bool:
     if method.startswith("/grpc.") or method.endswith(NOT_OF_A_MODEL):
         return False
     fields = described(method).input_type.fields_by_name
-    names = {"spec", "request", "model", "model_spec", "model_name", "name"}
+    names = {"spec", "train", "request", "model", "model_spec", "model_name", "name"}
     return "run_id" not in fields and not names.isdisjoint(fields)
 
 

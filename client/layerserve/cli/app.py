@@ -9,6 +9,7 @@ import typer
 
 from layerserve.cli import catalogue, changes, checkpoints, datasets, extensions, options, run_changes, training
 from layerserve.cli.codegen import codegen
+from layerserve.cli.plot import plot
 from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
 from layerserve.cli.sweeps import sweep_app
@@ -62,6 +63,7 @@ def application() -> typer.Typer:
     app.command("remove")(changes.remove)
     app.command("train")(training.train)
     app.command("runs")(training.runs)
+    app.command("plot")(plot)
     app.command("watch")(training.watch)
     app.command("cancel")(training.cancel)
     app.command("resume")(training.resume)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerserve.cli.output import print_table
 from layerserve.errors import InvalidArgument
+from layerserve.run_series import RunSeries
 from layerserve.tables import Table, number_text
 
 if TYPE_CHECKING:
@@ -18,14 +19,19 @@ if TYPE_CHECKING:
 BARS = "▁▂▃▄▅▆▇█"
 #: Maximum number of bars in a line. In a longer history each bar is the mean of several epochs.
 WIDTH = 40
+#: Maximum number of points of a line that are marked.
+MARKED_POINTS = 60
 
 
-def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
-    """Returns values as a line of bars, scaled to their minimum and maximum, with "·" for values that aren't finite."""
+def sparkline(values: Sequence[float], width: int = WIDTH, bounds: Sequence[float] = ()) -> str:
+    """Returns values as a line of bars, with "·" for values that aren't finite.
+
+    They are scaled to the minimum and maximum of `bounds`; default: their own.
+    """
     count = min(width, len(values))
     parts = [values[len(values) * index // count : len(values) * (index + 1) // count] for index in range(count)]
     means = [sum(part) / len(part) for part in parts]
-    finite = [mean for mean in means if math.isfinite(mean)]
+    finite = bounds or [mean for mean in means if math.isfinite(mean)]
     low, span = min(finite, default=0.0), max(finite, default=0.0) - min(finite, default=0.0)
     return "".join(_bar((mean - low) / span if span else 0.0) if math.isfinite(mean) else "·" for mean in means)
 
@@ -45,16 +51,54 @@ def print_plot(history: Mapping[str, Sequence[float]]) -> None:
         print_table(Table("", ("Log", "By epoch", "#First", "#Lowest", "#Highest", "#Last"), rows))
 
 
-def check_plot(path: Path | None) -> None:
+def print_series(found: Mapping[str, Mapping[str, RunSeries]], by: str) -> None:
+    """Prints a line per log and run: bars scaled to the log's range in all runs, first, lowest, highest, last value."""
+    rows = []
+    for name in _names(found):
+        lines = {run: series[name].values.tolist() for run, series in found.items() if name in series}
+        bounds = [value for values in lines.values() for value in values if math.isfinite(value)]
+        for run, values in lines.items():
+            bars = sparkline(values, bounds=bounds)
+            rows.append((name, run, bars, *map(number_text, (values[0], min(values), max(values), values[-1]))))
+    print_table(Table("", ("Log", "Run", f"By {by}", "#First", "#Lowest", "#Highest", "#Last"), rows))
+
+
+def save_series(path: Path, found: Mapping[str, Mapping[str, RunSeries]], by: str) -> None:
+    """Writes a PNG file with a panel per log, and a line in it for each run."""
+    from matplotlib.figure import Figure
+
+    names = _names(found)
+    figure = Figure(figsize=(6.4, 2.4 * len(names) + 0.6), layout="constrained")
+    panels = figure.subplots(len(names), squeeze=False)[:, 0]
+    for panel, name in zip(panels, names, strict=True):
+        for run, series in found.items():
+            if name in series:
+                marker = "." if len(series[name].values) <= MARKED_POINTS else ""
+                panel.plot(series[name].positions, series[name].values, marker=marker, label=run)
+        panel.set_ylabel(name)
+        panel.legend(fontsize="small")
+    panels[-1].set_xlabel(by)
+    figure.savefig(path, dpi=120)
+
+
+def _names(found: Mapping[str, Mapping[str, RunSeries]]) -> list[str]:
+    """Returns the names of all logs, each before its validation log."""
+    names = {name for series in found.values() for name in series}
+    return sorted(names, key=lambda name: (name.removeprefix("val_"), name.startswith("val_")))
+
+
+def check_plot(path: Path | None, option: str = "--plot") -> None:
     """Raises InvalidArgument if a plot can't be written. Called before a run, so as not to fail after it."""
     if path is None:
         return
     if path.suffix != ".png":
-        raise InvalidArgument(f"--plot: got {path}, expected a name that ends in .png")
+        raise InvalidArgument(f"{option}: got {path}, expected a name that ends in .png")
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise InvalidArgument("--plot: requires matplotlib; install it with: pip install 'layerserve[plot]'") from None
+        raise InvalidArgument(
+            f"{option}: requires matplotlib; install it with: pip install 'layerserve[plot]'"
+        ) from None
 
 
 def save_plot(path: Path, title: str, history: Mapping[str, Sequence[float]]) -> None:

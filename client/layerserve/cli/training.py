@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import numpy as np
 import typer
 
 from layerserve.cli.array_files import read_arrays
@@ -20,10 +22,12 @@ from layerserve.cli.output import plain, print_json, print_line, print_table
 from layerserve.client import TrainingRun
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
-from layerserve.events import RunCancelled, TrainingEvent
+from layerserve.estimates import RunEstimate
+from layerserve.events import Logs, RunCancelled, TrainingEvent
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.run_info import Runs
+from layerserve.sample_losses import SampleLosses
 from layerserve.tables import Table, number_text
 
 _ARRAYS = "[NAME=]PATH"
@@ -43,6 +47,9 @@ Dataset = Annotated[
     typer.Option(metavar="ID", help="Dataset with all data, in place of --x and --y: its ID, or its first digits."),
 ]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Send no data and start nothing; show problems, time, memory and disk space.")
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -55,6 +62,10 @@ Fill = Annotated[
         metavar="VALUE", help="Read in place of missing values of .csv and .parquet files.  [default: refused]"
     ),
 ]
+Losses = Annotated[
+    Path | None, typer.Option("--losses", metavar="FILE.npz", help="Save the loss of each row to this file.")
+]
+Worst = Annotated[int, typer.Option(metavar="COUNT", min=0, help="Show so many rows with the highest losses.")]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Plot the history to this file. Requires layerserve[plot].")
 ]
@@ -77,6 +88,7 @@ def train(
     fill: Fill = None,
     best: Annotated[bool, typer.Option("--best", help="Publish the best epoch's weights, not the last ones.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the data is sent; print the run's id.")] = False,
+    dry_run: DryRun = False,
     plot: Plot = None,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
@@ -91,6 +103,9 @@ def train(
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
     started, step, epoch, checkpoint, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
+    With --dry-run: {"model", "base_version", "problems", "rows", "steps_per_epoch", "steps", "validation_steps",
+    "data_bytes", "trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes", "seconds",
+    "wait_seconds", "ahead", "publication"}.
     """
     x, y = _of_one_file(context, x, y, data, dataset)
     if validation_x or validation_y or validation_data:
@@ -102,7 +117,8 @@ def train(
     check_plot(plot)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
-        run = client.train(
+        start: Callable[..., TrainingRun | RunEstimate] = client.estimate if dry_run else client.train
+        run = start(
             model,
             read_arrays(x, specs.inputs, fill) if x else None,
             read_arrays(y, specs.outputs, fill) if y else None,
@@ -117,7 +133,9 @@ def train(
             label=label,
             **cast(TrainKeywords, given_flags(context, TRAIN, options | ({"publish": "best"} if best else {}))),
         )
-        if not detach:
+        if isinstance(run, RunEstimate):
+            _show_estimate(run, as_json)
+        elif not detach:
             _follow(run, as_json, plot)
         elif as_json:
             print_json({"run": run.id})
@@ -135,17 +153,29 @@ def evaluate(
     dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     fill: Fill = None,
+    losses: Losses = None,
+    worst: Worst = 0,
+    dry_run: DryRun = False,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
-    """Measure the loss and metrics of a model on data. JSON: an object of numbers by log."""
+    """Measure the loss and metrics of a model on data.
+
+    JSON: an object of numbers by log. With --worst: {"run", "logs", "worst": [{"row", log: loss}]}. With --dry-run: as
+    for `train`.
+    """
     x, y = _of_one_file(context, x, y, data, dataset)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
-        logs = client.evaluate(
+        start: Callable[..., Logs | RunEstimate | SampleLosses] = client.evaluate
+        if dry_run:
+            start = client.estimate_evaluation
+        elif worst or losses is not None:
+            start = client.sample_losses
+        logs = start(
             model,
             read_arrays(x, specs.inputs, fill) if x else None,
             read_arrays(y, specs.outputs, fill) if y else None,
@@ -155,10 +185,40 @@ def evaluate(
             label=label,
             **cast(EvaluateKeywords, given_flags(context, EVALUATE, options)),
         )
-    if as_json:
+    if isinstance(logs, SampleLosses):
+        if losses is not None:
+            np.savez(losses, **cast(Any, logs.losses))
+        if worst:
+            _show_worst(logs, worst, as_json)
+            return
+        logs = logs.logs
+    if isinstance(logs, RunEstimate):
+        _show_estimate(logs, as_json)
+    elif as_json:
         print_json(logs)
     else:
         print_table(Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()]))
+
+
+def _show_worst(found: SampleLosses, count: int, as_json: bool) -> None:
+    """Prints the rows with the highest losses."""
+    rows = found.worst(count).tolist()
+    if as_json:
+        worst = [{"row": row, **{name: float(values[row]) for name, values in found.losses.items()}} for row in rows]
+        print_json({"run": found.run_id, "logs": found.logs, "worst": worst})
+        return
+    cells = [(str(row), *(number_text(float(values[row])) for values in found.losses.values())) for row in rows]
+    print_table(Table("Highest losses", ("#Row", *(f"#{name}" for name in found.losses)), cells))
+
+
+def _show_estimate(estimate: RunEstimate, as_json: bool) -> None:
+    """Prints an estimate. Raises InvalidArgument with its first problem, after all of them have been printed."""
+    if as_json:
+        print_json(estimate)
+    else:
+        print_table(estimate.table())
+    if estimate.problems:
+        raise InvalidArgument(estimate.problems[0])
 
 
 def _of_one_file(
@@ -246,7 +306,8 @@ def runs(
     JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
     "resumable", "resumed", "priority", "workers", "owner", "parent", "from_checkpoint", "metadata", "caller",
-    "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial"}]}.
+    "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial", "remaining_seconds", "best",
+    "best_epoch"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(

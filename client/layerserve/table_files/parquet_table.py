@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from layerserve.errors import InvalidArgument, InvalidTensor
+from layerserve.errors import InvalidTensor
 from layerserve.table_files.arrow_columns import ArrowColumn
 from layerserve.table_files.table import (
     Selection,
@@ -88,6 +88,3 @@ def _row_by_row(columns: Sequence[Iterator[bytes]]) -> Iterator[bytes]:
         return
     for row in zip(*columns, strict=True):
         yield from row
-
-
-__all__ = ["MAX_ROWS", "Any", "InvalidArgument", "ParquetTable"]

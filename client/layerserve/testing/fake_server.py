@@ -35,6 +35,7 @@ from layerserve.testing.fake_datasets import FakeDatasets
 from layerserve.testing.fake_management import FakeManagement
 from layerserve.testing.fake_model import FakeModel, Function
 from layerserve.testing.fake_run import FakeRun, PlannedFailure
+from layerserve.testing.fake_run_reports import FakeRunReports
 from layerserve.v1 import (
     datasets_pb2_grpc,
     graph_pb2,
@@ -57,7 +58,7 @@ class FakeServer(
     prediction_pb2_grpc.PredictionServiceServicer,
     models_pb2_grpc.ModelServiceServicer,
     graph_pb2_grpc.GraphServiceServicer,
-    training_pb2_grpc.TrainingServiceServicer,
+    FakeRunReports,
     FakeDatasets,
     FakeManagement,
 ):
@@ -65,9 +66,10 @@ class FakeServer(
 
     `address` is its address, `serving` its health status, `calls` the (method, request) pairs received so far,
     `uploaded` the content of the files of the last upload by path, `datasets` the datasets by id and `upload_cuts` the
-    numbers of bytes after which the next uploads of one are cut, `canaries` the shares of canaries by model, and
-    `runs` the training runs by id. `train_logs` is the function that returns the logs of an epoch, counted from 1.
-    `credentials` are for TLS. With a `token`, calls that don't send it fail with Unauthenticated.
+    numbers of bytes after which the next uploads of one are cut, `canaries` the shares of canaries by model, `runs` the
+    training runs by id, and `problems` those of estimates. `train_logs` is the function that returns the logs of an
+    epoch, counted from 1. `credentials` are for TLS. With a `token`, calls that don't send it fail with
+    Unauthenticated.
     """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -80,6 +82,7 @@ class FakeServer(
         self.dataset_bytes = {}
         self.upload_cuts = []
         self.runs: dict[str, FakeRun] = {}
+        self.problems: list[str] = []
         self.calls: list[tuple[str, Any]] = []
         self.metadata: list[dict[str, str | bytes]] = []
         self._failures: defaultdict[str, deque[LayerserveError]] = defaultdict(deque)

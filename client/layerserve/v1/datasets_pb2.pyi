@@ -281,7 +281,7 @@ class Dataset(_message.Message):
     rows: _builtins.int
     """Rows, if all arrays have the same number of them. Otherwise 0."""
     owner: _builtins.str
-    """Caller that has uploaded it: the asking one if it is among several."""
+    """Caller that has uploaded it: the asking one if it is among several. Empty for callers without a token."""
     shared: _builtins.bool
     """Whether all callers may see and use it."""
     @_builtins.property

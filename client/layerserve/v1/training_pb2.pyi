@@ -783,6 +783,7 @@ class EvaluateSpec(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     FROM_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SAMPLE_LOSSES_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
@@ -792,6 +793,13 @@ class EvaluateSpec(_message.Message):
     """Free text for people, kept with the run. Default: empty."""
     from_checkpoint: _builtins.str
     """Checkpoint to evaluate, as in TrainSpec. Compile settings that aren't set are those of its run."""
+    sample_losses: _builtins.bool
+    """Whether the loss of each row is written to the file "sample_losses.npz" of the run (see DownloadRunFile): arrays of
+    float32 in the order of the rows, by log name: "loss" for all outputs together, with loss weights, and "NAME_loss" for
+    each of several outputs. The loss of a row is the mean of its values (timesteps, pixels) as Keras computes them before
+    it reduces them, times the sample weights, without masked values; penalties of regularizers don't count. A loss whose
+    values depend on several rows gives INVALID_ARGUMENT. Rows that aren't in the split of a `view` have NaN. Default false.
+    """
     idempotency_key: _builtins.str
     """A key by which a repeated call finds its run, as in TrainSpec. Default: none."""
     @_builtins.property
@@ -823,13 +831,14 @@ class EvaluateSpec(_message.Message):
         batch_size: _builtins.int = ...,
         description: _builtins.str = ...,
         from_checkpoint: _builtins.str = ...,
+        sample_losses: _builtins.bool = ...,
         idempotency_key: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         view: Global___DataView | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compile", b"compile", "model", b"model", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "from_checkpoint", b"from_checkpoint", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "compile", b"compile", "data", b"data", "description", b"description", "from_checkpoint", b"from_checkpoint", "idempotency_key", b"idempotency_key", "metadata", b"metadata", "model", b"model", "sample_losses", b"sample_losses", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1012,6 +1021,222 @@ class EvaluateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EvaluateResponse: _TypeAlias = EvaluateResponse  # noqa: Y015
+
+@_typing.final
+class EstimateRunRequest(_message.Message):
+    """Which run to estimate. Exactly one of the two, with the data declared and not sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAIN_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def train(self) -> Global___TrainSpec:
+        """As the first message of Train."""
+
+    @_builtins.property
+    def evaluate(self) -> Global___EvaluateSpec:
+        """As the first message of Evaluate."""
+
+    def __init__(
+        self,
+        *,
+        train: Global___TrainSpec | None = ...,
+        evaluate: Global___EvaluateSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "run", b"run", "train", b"train"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluate", b"evaluate", "run", b"run", "train", b"train"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_run: _TypeAlias = _typing.Literal["train", "evaluate"]  # noqa: Y015
+    _WhichOneofArgType_run: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_run) -> _WhichOneofReturnType_run | None: ...
+
+Global___EstimateRunRequest: _TypeAlias = EstimateRunRequest  # noqa: Y015
+
+@_typing.final
+class EstimateRunResponse(_message.Message):
+    """What a run would do, take and give."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    STEPS_PER_EPOCH_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    VALIDATION_STEPS_FIELD_NUMBER: _builtins.int
+    DATA_BYTES_FIELD_NUMBER: _builtins.int
+    TRAINABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    NON_TRAINABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    DISK_BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
+    PUBLICATION_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Rows to train with, or to evaluate, in each epoch."""
+    steps_per_epoch: _builtins.int
+    """Steps in each epoch."""
+    steps: _builtins.int
+    """Steps of all epochs, without those of validation."""
+    validation_steps: _builtins.int
+    """Steps of the validation after each epoch."""
+    data_bytes: _builtins.int
+    """Data that the client would send, in bytes; of text the positions only."""
+    trainable_parameters: _builtins.int
+    """Numbers that are trained, with `freeze` and `unfreeze` applied."""
+    non_trainable_parameters: _builtins.int
+    """Numbers that aren't trained."""
+    memory_bytes: _builtins.int
+    """Memory of the run's processes at most, in bytes, as Budget.memory_bytes counts it: without data that is mapped from
+    files. With a margin.
+    """
+    disk_bytes: _builtins.int
+    """Size of the run's folder at most, in bytes, as Budget.disk_bytes counts it: data, a copy of the model, checkpoints,
+    callbacks' files and the result. With a margin.
+    """
+    wait_seconds: _builtins.float
+    """Time until a run that had sent its data would leave the queue, in seconds. Not set if that isn't known: other runs wait,
+    or a running one has made no step yet.
+    """
+    ahead: _builtins.int
+    """Runs before this one."""
+    @_builtins.property
+    def base(self) -> _tensor_pb2.ModelSpec:
+        """The model the run would start from, with its version number."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All that is wrong with the request, as far as it can be found, each in the words of the error of Train. Train would
+        refuse the request with the first one. With problems, the fields from `trainable_parameters` on may not be set.
+        """
+
+    @_builtins.property
+    def seconds(self) -> Global___EstimatedSeconds:
+        """Time from the moment when the run leaves the queue to its end, with all epochs. Not set if it couldn't be measured; a
+        problem tells why.
+        """
+
+    @_builtins.property
+    def publication(self) -> Global___EstimatedPublication:
+        """What the run would publish. Not set for a run that publishes nothing."""
+
+    def __init__(
+        self,
+        *,
+        base: _tensor_pb2.ModelSpec | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+        rows: _builtins.int = ...,
+        steps_per_epoch: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        validation_steps: _builtins.int = ...,
+        data_bytes: _builtins.int = ...,
+        trainable_parameters: _builtins.int = ...,
+        non_trainable_parameters: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        disk_bytes: _builtins.int = ...,
+        seconds: Global___EstimatedSeconds | None = ...,
+        wait_seconds: _builtins.float | None = ...,
+        ahead: _builtins.int = ...,
+        publication: Global___EstimatedPublication | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds", "base", b"base", "publication", b"publication", "seconds", b"seconds", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds", "ahead", b"ahead", "base", b"base", "data_bytes", b"data_bytes", "disk_bytes", b"disk_bytes", "memory_bytes", b"memory_bytes", "non_trainable_parameters", b"non_trainable_parameters", "problems", b"problems", "publication", b"publication", "rows", b"rows", "seconds", b"seconds", "steps", b"steps", "steps_per_epoch", b"steps_per_epoch", "trainable_parameters", b"trainable_parameters", "validation_steps", b"validation_steps", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__wait_seconds: _TypeAlias = _typing.Literal["wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__wait_seconds: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_seconds) -> _WhichOneofReturnType__wait_seconds | None: ...
+
+Global___EstimateRunResponse: _TypeAlias = EstimateRunResponse  # noqa: Y015
+
+@_typing.final
+class EstimatedSeconds(_message.Message):
+    """Where the time of a run would go, in seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    VALIDATION_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    total: _builtins.float
+    """All of it."""
+    start: _builtins.float
+    """Starting the process, and loading and compiling the model."""
+    steps: _builtins.float
+    """Steps of training, or of the evaluation, with their callbacks."""
+    validation: _builtins.float
+    """Validation after the epochs."""
+    checkpoints: _builtins.float
+    """Checkpoints."""
+    result: _builtins.float
+    """Writing and comparing the result, and publishing it."""
+    step: _builtins.float
+    """A step, once training is under way."""
+    def __init__(
+        self,
+        *,
+        total: _builtins.float = ...,
+        start: _builtins.float = ...,
+        steps: _builtins.float = ...,
+        validation: _builtins.float = ...,
+        checkpoints: _builtins.float = ...,
+        result: _builtins.float = ...,
+        step: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoints", b"checkpoints", "result", b"result", "start", b"start", "step", b"step", "steps", b"steps", "total", b"total", "validation", b"validation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimatedSeconds: _TypeAlias = EstimatedSeconds  # noqa: Y015
+
+@_typing.final
+class EstimatedPublication(_message.Message):
+    """What a run would publish."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    IF_IMPROVED_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """Label that the version would get. Empty for none."""
+    choice: Global___PublishChoice.ValueType
+    """Which weights."""
+    if_improved: _builtins.str
+    """Log that must improve on the base version's. Empty for none."""
+    bytes: _builtins.int
+    """Size of the version's file, in bytes."""
+    @_builtins.property
+    def version(self) -> _tensor_pb2.ModelSpec:
+        """The model, with the number that its next version would have now."""
+
+    def __init__(
+        self,
+        *,
+        version: _tensor_pb2.ModelSpec | None = ...,
+        label: _builtins.str = ...,
+        choice: Global___PublishChoice.ValueType = ...,
+        if_improved: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "choice", b"choice", "if_improved", b"if_improved", "label", b"label", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimatedPublication: _TypeAlias = EstimatedPublication  # noqa: Y015
 
 @_typing.final
 class LogValue(_message.Message):
@@ -1576,6 +1801,9 @@ class Run(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     SWEEP_ID_FIELD_NUMBER: _builtins.int
     TRIAL_FIELD_NUMBER: _builtins.int
+    REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    BEST_EPOCH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the run."""
     state: Global___RunState.ValueType
@@ -1626,6 +1854,10 @@ class Run(_message.Message):
     """The sweep that the run is a trial of. Empty for any other run."""
     trial: _builtins.int
     """Number of the trial in its sweep, from 0."""
+    remaining_seconds: _builtins.float
+    """Time until the run ends, in seconds, by what it has done so far. Not set if that isn't known."""
+    best_epoch: _builtins.int
+    """Its epoch, from 1."""
     @_builtins.property
     def base(self) -> _tensor_pb2.ModelSpec:
         """The model it started from, with its version number."""
@@ -1653,6 +1885,12 @@ class Run(_message.Message):
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Keys and values of the request, or those that UpdateRun has set."""
+
+    @_builtins.property
+    def best(self) -> Global___LogValue:
+        """The best log of an epoch so far, of the request's `monitor` if it has a `monitor_mode` or is a loss, else of val_loss or
+        loss. Not set before the end of the first epoch.
+        """
 
     def __init__(
         self,
@@ -1688,12 +1926,17 @@ class Run(_message.Message):
         idempotency_key: _builtins.str = ...,
         sweep_id: _builtins.str = ...,
         trial: _builtins.int = ...,
+        remaining_seconds: _builtins.float | None = ...,
+        best: Global___LogValue | None = ...,
+        best_epoch: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "started_time", b"started_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "remaining_seconds", b"remaining_seconds", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "from_checkpoint", b"from_checkpoint", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "parent", b"parent", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "sweep_id", b"sweep_id", "trial", b"trial", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "best_epoch", b"best_epoch", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "from_checkpoint", b"from_checkpoint", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "parent", b"parent", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "sweep_id", b"sweep_id", "trial", b"trial", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__remaining_seconds: _TypeAlias = _typing.Literal["remaining_seconds"]  # noqa: Y015
+    _WhichOneofArgType__remaining_seconds: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining_seconds) -> _WhichOneofReturnType__remaining_seconds | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
@@ -1908,6 +2151,116 @@ class ListRunsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
+
+@_typing.final
+class GetRunSeriesRequest(_message.Message):
+    """Which series to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_IDS_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    MAX_POINTS_FIELD_NUMBER: _builtins.int
+    BY_STEP_FIELD_NUMBER: _builtins.int
+    max_points: _builtins.int
+    """Points of a series at most, from 2 to 10,000. Default 1000. Of a longer series, points at equal distances are chosen,
+    among them the first and the last one.
+    """
+    by_step: _builtins.bool
+    """Whether the points are steps, with means over the epoch so far, as far as they are among the events. Default: epochs."""
+    @_builtins.property
+    def run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of runs, 1 to 100."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of logs, at most 100. Default: all."""
+
+    def __init__(
+        self,
+        *,
+        run_ids: _abc.Iterable[_builtins.str] | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        max_points: _builtins.int = ...,
+        by_step: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_step", b"by_step", "max_points", b"max_points", "names", b"names", "run_ids", b"run_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunSeriesRequest: _TypeAlias = GetRunSeriesRequest  # noqa: Y015
+
+@_typing.final
+class GetRunSeriesResponse(_message.Message):
+    """Series, by run in the order of the request, then by name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunSeries]:
+        """The series. None for a run that has no such log yet."""
+
+    def __init__(
+        self,
+        *,
+        series: _abc.Iterable[Global___RunSeries] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["series", b"series"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunSeriesResponse: _TypeAlias = GetRunSeriesResponse  # noqa: Y015
+
+@_typing.final
+class RunSeries(_message.Message):
+    """The values of a log of a run. The three lists have the same length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    name: _builtins.str
+    """Name of the log."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Epochs, from 1, or steps since the beginning of the run, from 1. Increasing. Of an epoch that was done again after an
+        interruption, the later one.
+        """
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Values. May be NaN or infinite."""
+
+    @_builtins.property
+    def seconds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Times since the run started, in seconds."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        seconds: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "positions", b"positions", "run_id", b"run_id", "seconds", b"seconds", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunSeries: _TypeAlias = RunSeries  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):

@@ -50,6 +50,11 @@ class TrainingServiceStub(object):
                 request_serializer=layerserve_dot_v1_dot_training__pb2.EvaluateRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_training__pb2.EvaluateResponse.FromString,
                 _registered_method=True)
+        self.EstimateRun = channel.unary_unary(
+                '/layerserve.v1.TrainingService/EstimateRun',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.EstimateRunRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.EstimateRunResponse.FromString,
+                _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/layerserve.v1.TrainingService/WatchRun',
                 request_serializer=layerserve_dot_v1_dot_training__pb2.WatchRunRequest.SerializeToString,
@@ -64,6 +69,11 @@ class TrainingServiceStub(object):
                 '/layerserve.v1.TrainingService/ListRuns',
                 request_serializer=layerserve_dot_v1_dot_training__pb2.ListRunsRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_training__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
+        self.GetRunSeries = channel.unary_unary(
+                '/layerserve.v1.TrainingService/GetRunSeries',
+                request_serializer=layerserve_dot_v1_dot_training__pb2.GetRunSeriesRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_training__pb2.GetRunSeriesResponse.FromString,
                 _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/layerserve.v1.TrainingService/CancelRun',
@@ -142,6 +152,16 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateRun(self, request, context):
+        """Tries what Train or Evaluate would be asked, before any data is sent: finds what is wrong with it, and otherwise times
+        some steps on random rows of the declared shapes. Starts no run, and keeps nothing. Errors: NOT_FOUND (model, version,
+        label), FAILED_PRECONDITION (training is off), RESOURCE_EXHAUSTED (others are being estimated). Whatever else Train
+        would refuse is in the reply's problems.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRun(self, request, context):
         """Sends the events of a run, from any event on, and goes on with new ones until the run ends. Errors: NOT_FOUND (run).
         """
@@ -159,6 +179,15 @@ class TrainingServiceServicer(object):
     def ListRuns(self, request, context):
         """Lists runs, newest first, also those of other servers on the same repository. Errors: INVALID_ARGUMENT (a page token that
         no reply had, a negative page size).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRunSeries(self, request, context):
+        """Returns the logs of several runs as series, thinned out, from their events on disk. Errors: NOT_FOUND (one of the runs),
+        INVALID_ARGUMENT (a number outside of its range, or more than 500,000 values in the reply), RESOURCE_EXHAUSTED (other
+        series are being read).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,6 +284,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     request_deserializer=layerserve_dot_v1_dot_training__pb2.EvaluateRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_training__pb2.EvaluateResponse.SerializeToString,
             ),
+            'EstimateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateRun,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.EstimateRunRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.EstimateRunResponse.SerializeToString,
+            ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRun,
                     request_deserializer=layerserve_dot_v1_dot_training__pb2.WatchRunRequest.FromString,
@@ -269,6 +303,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.ListRuns,
                     request_deserializer=layerserve_dot_v1_dot_training__pb2.ListRunsRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_training__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'GetRunSeries': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunSeries,
+                    request_deserializer=layerserve_dot_v1_dot_training__pb2.GetRunSeriesRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_training__pb2.GetRunSeriesResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -387,6 +426,33 @@ class TrainingService(object):
             _registered_method=True)
 
     @staticmethod
+    def EstimateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/EstimateRun',
+            layerserve_dot_v1_dot_training__pb2.EstimateRunRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.EstimateRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WatchRun(request,
             target,
             options=(),
@@ -457,6 +523,33 @@ class TrainingService(object):
             '/layerserve.v1.TrainingService/ListRuns',
             layerserve_dot_v1_dot_training__pb2.ListRunsRequest.SerializeToString,
             layerserve_dot_v1_dot_training__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunSeries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.TrainingService/GetRunSeries',
+            layerserve_dot_v1_dot_training__pb2.GetRunSeriesRequest.SerializeToString,
+            layerserve_dot_v1_dot_training__pb2.GetRunSeriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,12 @@ class TrainingServiceStub:
     """Measures losses and metrics on data, as Keras's evaluate does, in a run of its own: the messages are those of Train, and
     the logs of `finished` are the numbers. Errors: as for Train.
     """
+    EstimateRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.EstimateRunRequest, _training_pb2.EstimateRunResponse]
+    """Tries what Train or Evaluate would be asked, before any data is sent: finds what is wrong with it, and otherwise times
+    some steps on random rows of the declared shapes. Starts no run, and keeps nothing. Errors: NOT_FOUND (model, version,
+    label), FAILED_PRECONDITION (training is off), RESOURCE_EXHAUSTED (others are being estimated). Whatever else Train
+    would refuse is in the reply's problems.
+    """
     WatchRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]
     """Sends the events of a run, from any event on, and goes on with new ones until the run ends. Errors: NOT_FOUND (run)."""
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]
@@ -59,6 +65,11 @@ class TrainingServiceStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]
     """Lists runs, newest first, also those of other servers on the same repository. Errors: INVALID_ARGUMENT (a page token that
     no reply had, a negative page size).
+    """
+    GetRunSeries: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetRunSeriesRequest, _training_pb2.GetRunSeriesResponse]
+    """Returns the logs of several runs as series, thinned out, from their events on disk. Errors: NOT_FOUND (one of the runs),
+    INVALID_ARGUMENT (a number outside of its range, or more than 500,000 values in the reply), RESOURCE_EXHAUSTED (other
+    series are being read).
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]
     """Stops a run. Nothing is published. A run that has ended stays as it is. Errors: NOT_FOUND (run)."""
@@ -126,6 +137,12 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Measures losses and metrics on data, as Keras's evaluate does, in a run of its own: the messages are those of Train, and
     the logs of `finished` are the numbers. Errors: as for Train.
     """
+    EstimateRun: _aio.UnaryUnaryMultiCallable[_training_pb2.EstimateRunRequest, _training_pb2.EstimateRunResponse]  # type: ignore[assignment]
+    """Tries what Train or Evaluate would be asked, before any data is sent: finds what is wrong with it, and otherwise times
+    some steps on random rows of the declared shapes. Starts no run, and keeps nothing. Errors: NOT_FOUND (model, version,
+    label), FAILED_PRECONDITION (training is off), RESOURCE_EXHAUSTED (others are being estimated). Whatever else Train
+    would refuse is in the reply's problems.
+    """
     WatchRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchRunRequest, _training_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Sends the events of a run, from any event on, and goes on with new ones until the run ends. Errors: NOT_FOUND (run)."""
     GetRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunRequest, _training_pb2.GetRunResponse]  # type: ignore[assignment]
@@ -133,6 +150,11 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunsRequest, _training_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first, also those of other servers on the same repository. Errors: INVALID_ARGUMENT (a page token that
     no reply had, a negative page size).
+    """
+    GetRunSeries: _aio.UnaryUnaryMultiCallable[_training_pb2.GetRunSeriesRequest, _training_pb2.GetRunSeriesResponse]  # type: ignore[assignment]
+    """Returns the logs of several runs as series, thinned out, from their events on disk. Errors: NOT_FOUND (one of the runs),
+    INVALID_ARGUMENT (a number outside of its range, or more than 500,000 values in the reply), RESOURCE_EXHAUSTED (other
+    series are being read).
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelRunRequest, _training_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops a run. Nothing is published. A run that has ended stays as it is. Errors: NOT_FOUND (run)."""
@@ -211,6 +233,18 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def EstimateRun(
+        self,
+        request: _training_pb2.EstimateRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.EstimateRunResponse, _abc.Awaitable[_training_pb2.EstimateRunResponse]]:
+        """Tries what Train or Evaluate would be asked, before any data is sent: finds what is wrong with it, and otherwise times
+        some steps on random rows of the declared shapes. Starts no run, and keeps nothing. Errors: NOT_FOUND (model, version,
+        label), FAILED_PRECONDITION (training is off), RESOURCE_EXHAUSTED (others are being estimated). Whatever else Train
+        would refuse is in the reply's problems.
+        """
+
+    @_abc_1.abstractmethod
     def WatchRun(
         self,
         request: _training_pb2.WatchRunRequest,
@@ -234,6 +268,17 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.ListRunsResponse, _abc.Awaitable[_training_pb2.ListRunsResponse]]:
         """Lists runs, newest first, also those of other servers on the same repository. Errors: INVALID_ARGUMENT (a page token that
         no reply had, a negative page size).
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunSeries(
+        self,
+        request: _training_pb2.GetRunSeriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.GetRunSeriesResponse, _abc.Awaitable[_training_pb2.GetRunSeriesResponse]]:
+        """Returns the logs of several runs as series, thinned out, from their events on disk. Errors: NOT_FOUND (one of the runs),
+        INVALID_ARGUMENT (a number outside of its range, or more than 500,000 values in the reply), RESOURCE_EXHAUSTED (other
+        series are being read).
         """
 
     @_abc_1.abstractmethod

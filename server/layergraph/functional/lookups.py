@@ -20,7 +20,9 @@ class Lookups:
         self._found: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def look_up(self, table: Tensor, ids: Tensor) -> Tensor:
-        """The rows of `table`; their gradient goes to this object."""
+        """The rows of `table`; their gradient goes to this object, if the table itself is trained."""
+        if not table.is_leaf:
+            return torch.nn.functional.embedding(ids, table)
         apply: Callable[..., Tensor] = _Lookup.apply
         return apply(table, ids, self._found.setdefault(id(table), []))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -59,6 +59,8 @@ class Loop:
         self._states = {} if states is None else states
         self._stateful = [layer for layer in model.walk_layers() if getattr(layer, "stateful", False)]
         self._compiled = compiled
+        #: Called with the losses of a batch's rows, by log name, if it is set.
+        self.row_losses: Callable[[Mapping[str, Tensor]], None] | None = None
         self._generator = generator
         weights = model.trainable_weights
         self._leaves = [weight.value for weight in weights]
@@ -180,9 +182,24 @@ class Loop:
         self._last = total.detach()
         self._total.add_(self._last, alpha=batch.rows)
         self._rows += batch.rows * values
+        if self.row_losses is not None:
+            self.row_losses(self._by_row(batch, outputs, masks))
         if self._metrics:
             self._update_metrics(batch, outputs, masks)
         return total
+
+    def _by_row(self, batch: Batch, outputs: list[Tensor], masks: list[Tensor | None]) -> dict[str, Tensor]:
+        """The losses of a batch's rows by log name: "loss", with loss weights, and those of several outputs."""
+        names = self._compiled.shown_losses
+        found, total = {}, torch.zeros(batch.rows, device=self._last.device)
+        for index, loss, weight in self._losses:
+            labels = batch.labels[index]
+            assert labels is not None, "checked before the run"
+            losses = loss.by_row(labels, outputs[index], batch.weights[index], masks[index])
+            total = total + (losses if weight is None else losses * weight)
+            if index in names:
+                found[names[index]] = losses
+        return {"loss": total, **found}
 
     @torch.no_grad()
     def _update_metrics(self, batch: Batch, outputs: list[Tensor], masks: list[Tensor | None]) -> None:

@@ -142,6 +142,37 @@ class Loss(Configurable):
             return values.mean()
         return reduced(values, sample_weight, mask, self.reduction)
 
+    def by_row(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """The loss of each row in float32: the mean of its values, times their weights, without those that are masked.
+
+        It doesn't depend on the reduction; a row that is masked as a whole has the loss 0. Raises ConfigError if values
+        depend on several rows.
+        """
+        if y_pred.dtype not in (torch.float32, torch.float64):
+            y_pred = with_logits_of(y_pred, y_pred.float())
+        if self.mixes_rows(y_true, y_pred):
+            name = type(self).__name__
+            raise ConfigError(f"loss '{name}' has no losses by row: with its options, a value depends on several rows")
+        values = self.values(y_true, y_pred)
+        own = self.own_mask(y_true, values)
+        if own is not None:
+            mask = own if mask is None else mask & own
+        rows = len(values)
+        totals = reduced(values, sample_weight, mask, "none").reshape(rows, -1)
+        if mask is None:
+            return totals.mean(1)
+        valid = weights_like(values, mask.to(values.dtype)).expand_as(values).reshape(rows, -1)
+        return totals.sum(1) / valid.sum(1).clamp_min(1.0)
+
+    def mixes_rows(self, y_true: Tensor, y_pred: Tensor) -> bool:
+        """Whether a value depends on several rows of such labels and predictions: `axis` has the rows, or is None."""
+        axis = getattr(self, "axis", -1)
+        if axis is None:
+            return True
+        return any(one % y_pred.ndim == 0 for one in (axis if isinstance(axis, tuple) else (axis,)))
+
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config. (Keras omits the options of some losses when it saves them, but loads all of them.)"""
         config = super().get_config()
@@ -317,10 +348,13 @@ class CategoricalGeneralizedCrossEntropy(Loss):
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        if sample_weight is not None and sample_weight.ndim == 1 and y_true.ndim == y_pred.ndim:
+        if sample_weight is not None and sample_weight.ndim == 1 and self.mixes_rows(y_true, y_pred):
             # For labels (N, 1), Keras computes values (N, N), over whose columns weights (N,) broadcast.
             sample_weight = sample_weight[None]
         return super().__call__(y_true, y_pred, sample_weight, mask)
+
+    def mixes_rows(self, y_true: Tensor, y_pred: Tensor) -> bool:
+        return y_true.ndim == y_pred.ndim
 
 
 class CTC(Loss):
@@ -361,6 +395,9 @@ class Circle(Loss):
     gamma: float = option(number, default=80.0)
     margin: float = option(number, default=0.4)
     remove_diagonal: bool = option(boolean, default=True)
+
+    def mixes_rows(self, y_true: Tensor, y_pred: Tensor) -> bool:
+        return True
 
     def own_mask(self, y_true: Tensor, values: Tensor) -> Tensor | None:
         return values.detach() > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -438,10 +438,15 @@ class Trainer(Functional):
         return_dict: bool = False,
         *,
         rows: Any = None,
+        row_losses: Callable[[Mapping[str, torch.Tensor]], None] | None = None,
     ) -> Any:
         """Computes loss and metrics: one number, a list in Keras's order, or a dict. `steps` limits the batches.
 
-        Takes the data, the `rows`, and raises the errors, of `fit`.
+        `row_losses` is called after each batch with the losses of its rows by log name: "loss", the sum over outputs
+        with their loss weights, and each output's if there are several. A row's loss is the mean of its values, without
+        masked ones, times the sample weights; penalties of regularizers don't count.
+
+        Takes the data, the `rows`, and raises the errors, of `fit`; ConfigError if a loss has no losses by row.
         """
         compiled = self._ready()
         held = _chosen("rows", self._data(compiled, x, y, sample_weight), rows)
@@ -449,6 +454,7 @@ class Trainer(Functional):
         count = _count(held, size) if steps is None else steps
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=held.rows)
         loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
+        loop.row_losses = row_losses
         return self._numbers(tested(loop, Validation(held, size, steps), hooks, workers=None), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:

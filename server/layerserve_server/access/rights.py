@@ -17,8 +17,8 @@ _SERVICES: dict[str, dict[Right, str]] = {
     "layerserve.v1.GraphService": {"read": "GetNodeShapes"},
     "layerserve.v1.ModelService": {"read": "ListModels GetModel DownloadModel"},
     "layerserve.v1.TrainingService": {
-        "train": "Train Evaluate PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
-        "read": "WatchRun GetRun ListRuns ListRunFiles DownloadRunFile",
+        "train": "Train Evaluate EstimateRun PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
+        "read": "WatchRun GetRun GetRunSeries ListRuns ListRunFiles DownloadRunFile",
     },
     "layerserve.v1.DatasetService": {
         "train": "UploadDataset MakeDataset DeleteDataset",

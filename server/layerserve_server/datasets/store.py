@@ -330,7 +330,7 @@ class DatasetStore:
 
     def _sweep_part(self, path: Path, now: float) -> None:
         with self._changing():
-            if path.name in self._parts or now - _age(path) <= self._limits.upload_seconds or is_locked(path):
+            if now - _age(path) <= self._limits.upload_seconds or is_locked(path):
                 return
             shutil.rmtree(path, ignore_errors=True)
         logger.info("removed an upload that hasn't been finished in time", extra={"upload": path.name})

@@ -13,11 +13,17 @@ from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.sweeps.registry import Sweeps
 
 
+def owner_name(caller: Caller) -> str:
+    """Returns the name of a caller as an owner: empty without a token or certificate, whatever tokens are named."""
+    return caller.name if caller.named else ""
+
+
 def seen_by(caller: Caller) -> Sees:
     """Returns whether a caller may see a dataset: its own, shared ones, and with the right "manage" all."""
+    name = owner_name(caller)
 
     def sees(dataset: Dataset) -> bool:
-        return dataset.shared or caller.name in dataset.owners or "manage" in caller.rights
+        return dataset.shared or name in dataset.owners or "manage" in caller.rights
 
     return sees
 
@@ -44,7 +50,7 @@ def with_datasets(request: RunRequest, store: DatasetStore | None, caller: Calle
             raise InvalidRequestError(f"{array.label()}: got no key, expected one of dataset '{dataset.id}'")
         return replace(array, dataset=dataset.id, path=dataset.content)
 
-    return replace(request, data=tuple(map(resolved, request.data)), datasets=str(store.folder))
+    return replace(request, data=tuple(map(resolved, request.data)), datasets=str(store.folder.absolute()))
 
 
 def datasets_of(request: RunRequest) -> set[str]:

@@ -38,6 +38,7 @@ from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.files import RunFile, chunks, listed, opened
 from layerserve_server.training.runs.folder import FILES
 from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.runs.remaining import remaining_seconds
 from layerserve_server.training.runs.run import Phase, Run, RunState
 from layerserve_server.training.upload import Upload
 from layerserve_server.training.upload_slots import UploadSlots
@@ -128,7 +129,7 @@ class TrainingService:
 
     def evaluate(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles Evaluate: like `train`, for an evaluation run."""
-        return self._execute(stream, pb.EvaluateRequest, pb.EvaluateResponse, _evaluation_request)
+        return self._execute(stream, pb.EvaluateRequest, pb.EvaluateResponse, evaluation_request)
 
     async def _execute(
         self,
@@ -308,7 +309,7 @@ def training_request(
     return request if start is None else _continued(request, start, given)
 
 
-def _evaluation_request(
+def evaluation_request(
     spec: pb.EvaluateSpec, model: str, version: int, defaults: RunDefaults, start: Start | None = None
 ) -> RunRequest:
     options = read_options((option for option in RUN if option.evaluates), spec)
@@ -319,6 +320,7 @@ def _evaluation_request(
         view=View(**read_options(VIEW, spec)),
         kind=Kind.EVALUATION,
         publish=False,
+        sample_losses=spec.sample_losses,
     )
     return request if start is None else _continued(request, start, options)
 
@@ -521,6 +523,7 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         owner=owner,
         parent=parent,
         from_checkpoint=checkpoint,
+        remaining_seconds=remaining_seconds(run),
         metadata=run.metadata,
         caller=request.caller,
         withheld=finished.withheld if finished else "",
@@ -530,6 +533,8 @@ def _run(run: Run, owner: str = "") -> pb.Run:
         sweep_id=request.sweep,
         trial=request.trial,
     )
+    if (best := run.best) is not None:
+        message.best.name, message.best.value, message.best_epoch = best
     if version := run.published_version:
         message.published.CopyFrom(model_spec(request.model, version))
     for field, seconds in (

@@ -67,7 +67,7 @@ def cache_room(request: RunRequest, folder: Path, parameters: int) -> int:
     free = _free_bytes(folder)
     room = sys.maxsize if free is None else int(CACHE_SHARE * free)
     if request.budget.max_disk_bytes:
-        others = folder_bytes(folder) + FILES * FILED_BYTES * parameters
+        others = folder_bytes(folder) + (FILES + kept_files(request)) * FILED_BYTES * parameters
         room = min(room, request.budget.max_disk_bytes - others)
     return max(0, room)
 

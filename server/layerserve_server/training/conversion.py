@@ -26,7 +26,7 @@ from layerserve_server.errors import (
 )
 from layerserve_server.forking.fork_server import never
 from layerserve_server.inference import runner
-from layerserve_server.training.dry_run import death, job_limits, out_of_memory, too_large
+from layerserve_server.training.dry_run import job_death, job_limits, out_of_memory, too_large
 from layerserve_server.training.model import TrainableModel
 from layerserve_server.training.process.warm_parent import JobDiedError, WarmParent
 
@@ -90,7 +90,7 @@ class Converter:
         try:
             reply = self._parent.run(job, arguments, limits, gone)
         except JobDiedError as died:
-            raise death(died, limits, what) from died
+            raise job_death(died, limits, what) from died
         if reply.get("memory"):
             raise too_large(limits, what)
         if refusal := reply.get("refusal"):

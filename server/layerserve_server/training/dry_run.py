@@ -56,6 +56,7 @@ TORCH_ERRORS = (RuntimeError, IndexError)
 #: Descriptions of the jobs in error texts.
 DOING = {
     "dry_run": "one step with two rows",
+    "problems": "one step with two rows",
     "larger_is_better": "compiling the model",
     "describe": "reading the data files",
     "describe_dataset": "reading the dataset",
@@ -80,6 +81,14 @@ class DryRun(Protocol):
         """Tries a request on a model file. Raises the ServerError that the run would raise.
 
         `parameters` is the number of the model's parameters. Raises CallCancelledError once `gone` returns True.
+        """
+
+    def problems(
+        self, path: Path, request: RunRequest, parameters: int, complete: bool, gone: Callable[[], bool] = never
+    ) -> Sequence[str]:
+        """Tries a request, and returns the texts of all errors that can be found, instead of raising the first one.
+
+        Of a request that isn't `complete` only the settings are tried: its data has problems of its own.
         """
 
     def larger_is_better(
@@ -121,6 +130,14 @@ class DryRuns:
         """
         arguments = {"path": str(path), "request": request.to_json()}
         self._reply("dry_run", arguments, self._limits(parameters), gone)
+
+    def problems(
+        self, path: Path, request: RunRequest, parameters: int, complete: bool, gone: Callable[[], bool] = never
+    ) -> Sequence[str]:
+        """Returns all problems of a request's settings that can be found. Raises errors of limits as for a dry run."""
+        arguments = {"path": str(path), "request": request.to_json(), "complete": complete}
+        found: list[str] = self._reply("problems", arguments, self._limits(parameters), gone)["problems"]
+        return found
 
     def larger_is_better(
         self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never
@@ -169,15 +186,10 @@ class DryRuns:
         try:
             reply = self._parent.run(job, arguments, limits, gone)
         except JobDiedError as died:
-            raise death(died, limits, what, "rehearsal_seconds") from died
+            raise job_death(died, limits, what, "rehearsal_seconds") from died
         finally:
             self._slots.release()
-        if trace := reply.get("trace"):
-            logger.error("%s failed with an unexpected error", what, extra={"exception": trace})
-        if reply.get("memory"):
-            raise too_large(limits, what)
-        if name := reply.get("error"):
-            raise REFUSALS[name](reply["text"])
+        check_reply(reply, limits, what)
         return reply
 
     def close(self) -> None:
@@ -198,7 +210,17 @@ def job_limits(seconds: float, memory_bytes: int, parameters: int) -> JobLimits:
     return JobLimits(seconds, memory)
 
 
-def death(died: JobDiedError, limits: JobLimits, what: str, seconds: str = "") -> ServerError:
+def check_reply(reply: Mapping[str, Any], limits: JobLimits, what: str) -> None:
+    """Raises the error with which a job replied, if it did."""
+    if trace := reply.get("trace"):
+        logger.error("%s failed with an unexpected error", what, extra={"exception": trace})
+    if reply.get("memory"):
+        raise too_large(limits, what)
+    if name := reply.get("error"):
+        raise REFUSALS[name](reply["text"])
+
+
+def job_death(died: JobDiedError, limits: JobLimits, what: str, seconds: str = "") -> ServerError:
     """Returns the client's error for a job that died. `seconds` names the setting that limits its time, if any."""
     if died.late:
         setting = f", the limit of the server's setting {seconds}" if seconds else ""
@@ -244,6 +266,20 @@ def _dry_run(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _problems(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The job that finds all problems of a request's settings."""
+    import torch
+
+    from layerserve_server.inference.runner import load_plugins
+    from layerserve_server.training.estimates.settings_problems import settings_problems
+
+    torch.set_num_threads(1)
+    load_plugins()
+    request = RunRequest.from_json(arguments["request"])
+    path = Path(arguments["path"])
+    return {"problems": settings_problems(load_trainable, path, request, complete=arguments["complete"])}
+
+
 def _larger_is_better(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The job that finds the direction of a log."""
     from layergraph.errors import ConfigError
@@ -269,7 +305,7 @@ def _describe(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"files": [asdict(found) for found in data_root.describe_all(Path(arguments["root"]), files)]}
 
 
-def _replying(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Job:
+def replying(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Job:
     """Wraps a job so that it replies with its error instead of raising it."""
 
     def job(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,9 +338,10 @@ def _unexpected(error: Exception, what: str) -> dict[str, Any]:
 
 #: Jobs of the warm parent's children, by name.
 JOBS: Mapping[str, Job] = {
-    "dry_run": _replying(DOING["dry_run"], _dry_run),
-    "larger_is_better": _replying(DOING["larger_is_better"], _larger_is_better),
-    "describe": _replying(DOING["describe"], _describe),
-    "describe_dataset": _replying(DOING["describe_dataset"], dataset_files.described),
-    "make_dataset": _replying(DOING["make_dataset"], sampled_requests.made),
+    "dry_run": replying(DOING["dry_run"], _dry_run),
+    "problems": replying(DOING["problems"], _problems),
+    "larger_is_better": replying(DOING["larger_is_better"], _larger_is_better),
+    "describe": replying(DOING["describe"], _describe),
+    "describe_dataset": replying(DOING["describe_dataset"], dataset_files.described),
+    "make_dataset": replying(DOING["make_dataset"], sampled_requests.made),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import errno
 import json
+import math
 import os
 import sys
 import threading
@@ -22,6 +23,8 @@ KEPT_BYTES = 256 << 10
 KEPT_EVENTS = 500
 #: One in this many events has its offset in the file indexed.
 MARKED_EVENTS = 500
+#: Maximum number of logs of which the lowest and highest values are kept.
+MAX_EXTREMES = 100
 #: Name of the file in the run's folder.
 EVENTS = "events.jsonl"
 
@@ -211,7 +214,7 @@ def append(folder: Path, what: What) -> None:
 
 def _superseded(event: Event) -> Event:
     """Replaces a final event that others follow: readers would take it for the end of the run."""
-    if isinstance(event.what, Finished):
+    if isinstance(event.what, Finished) and not event.what.version:
         withheld = f": {event.what.withheld}" if event.what.withheld else ""
         return Event(event.sequence, event.time, Log(f"finished, nothing published{withheld}"))
     reason = event.what.reason if isinstance(event.what, Failed) else type(event.what).__name__.lower()
@@ -238,6 +241,8 @@ class EventLog:
     _marks: list[tuple[int, int]] = field(default_factory=list)
     _watchers: list[Callable[[], None]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    #: By log, up to MAX_EXTREMES of them: the lowest and the highest value of an epoch, each with the epoch.
+    extremes: dict[str, tuple[tuple[float, int], tuple[float, int]]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> EventLog:
@@ -277,11 +282,21 @@ class EventLog:
         if isinstance(event.what, Step) and isinstance(self.last, Step):
             self.events.pop()
             self._held_bytes -= self._sizes.pop()
+        if isinstance(event.what, Epoch):
+            self._note(event.what)
         self.events.append(event)
         self._sizes.append(size)
         self._held_bytes += size
         if self._held_bytes > 2 * KEPT_BYTES:
             self._trim()
+
+    def _note(self, epoch: Epoch) -> None:
+        """Notes the lowest and the highest values of an epoch's logs."""
+        for name, value in epoch.logs.items():
+            if math.isfinite(value) and (name in self.extremes or len(self.extremes) < MAX_EXTREMES):
+                one = (value, epoch.epoch)
+                low, high = self.extremes.get(name, (one, one))
+                self.extremes[name] = (one if value < low[0] else low, one if value > high[0] else high)
 
     def _trim(self) -> None:
         """Drops the oldest steps, epochs and checkpoints, except the last ones before any other event.
@@ -326,6 +341,11 @@ class EventLog:
                     offset += len(line)
         except OSError:
             return
+
+    def all(self) -> Iterator[Event]:
+        """Yields all events in the file, oldest first, also those that aren't in memory."""
+        for event, _, _ in self._lines(0):
+            yield event
 
     def since(self, sequence: int) -> list[Event]:
         """Returns the events from this sequence number on. May return only the first ones: call again for more."""

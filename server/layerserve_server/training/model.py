@@ -254,7 +254,8 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
 
             check_shareable(cast("layergraph.Model", model))
         if request.kind is Kind.EVALUATION:
-            model.evaluate(**evaluate_arguments(replace(request, view=View()), few))
+            by_row = {"row_losses": lambda losses: None} if request.sample_losses else {}
+            model.evaluate(**evaluate_arguments(replace(request, view=View()), few), **by_row)
         elif request.kind is Kind.TRAINING:
             _dry_run_training(model, request, few)
     except (NonFiniteLossError, ElementError):

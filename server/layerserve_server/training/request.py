@@ -129,6 +129,10 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Folder that contains the data files.
     data_root: str = ""
+    #: Whether an evaluation writes the loss of each row to a file.
+    sample_losses: bool = False
+    #: Maximum time of training in seconds if this is a trial, whose times are taken (see estimates); 0 for a run.
+    trial_seconds: float = 0.0
     #: Name of the caller, by its token or certificate; empty for a caller without one.
     caller: str = ""
     #: Folder that contains the datasets.

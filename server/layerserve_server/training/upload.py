@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from layerserve_server.training.text_files import TextWriter, read_text, split_t
 
 #: Name of the data folder in a run's folder.
 DATA = "data"
+#: Name of the file in it that is locked while files are unpacked.
+LOCK = "unpacking.lock"
 
 
 class Upload:
@@ -150,13 +153,31 @@ def read_data(
     Raises as `data_root.mapped` does, TooLargeError for too much text, and OSError.
     """
     roots = [(datasets if array.dataset else root) or Path() for array in arrays]
-    of_file: dict[tuple[Path, str, tuple[int, ...]], list[int]] = {}
+    if _packed(folder, arrays, roots):
+        with _alone(folder):
+            for (held_in, path, stamp), packed in _packed(folder, arrays, roots).items():
+                _unpack(folder, packed, held_in, path, stamp, room)
+    return [_read(folder, index, array, roots[index]) for index, array in enumerate(arrays)]
+
+
+def _packed(
+    folder: Path, arrays: Sequence[DataArray], roots: Sequence[Path]
+) -> dict[tuple[Path, str, tuple[int, ...]], dict[int, DataArray]]:
+    """Returns the arrays that must still be unpacked, by index, of each root, path and stamp."""
+    found: dict[tuple[Path, str, tuple[int, ...]], dict[int, DataArray]] = {}
     for index, array in enumerate(arrays):
         if array.path and not array.mapped and not data_file(folder, index).exists():
-            of_file.setdefault((roots[index], array.path, array.stamp), []).append(index)
-    for (held_in, path, stamp), places in of_file.items():
-        _unpack(folder, {index: arrays[index] for index in places}, held_in, path, stamp, room)
-    return [_read(folder, index, array, roots[index]) for index, array in enumerate(arrays)]
+            found.setdefault((roots[index], array.path, array.stamp), {})[index] = array
+    return found
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds a lock, so that of several workers of a run one unpacks, and the others wait."""
+    (folder / DATA).mkdir(exist_ok=True)
+    with (folder / DATA / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _read(folder: Path, index: int, array: DataArray, root: Path) -> npt.NDArray[Any] | MappedText:
@@ -173,7 +194,6 @@ def _unpack(
     folder: Path, arrays: Mapping[int, DataArray], root: Path, path: str, stamp: tuple[int, ...], room: int
 ) -> None:
     """Unpacks arrays of one file, in one pass."""
-    (folder / DATA).mkdir(exist_ok=True)
     parts = {index: data_file(folder, index).with_suffix(".part") for index in arrays}
     with contextlib.ExitStack() as stack:
         wanted: list[Unpacking] = []

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,6 +33,7 @@ from layerserve_server.training import data_root, views
 from layerserve_server.training.checkpoint_policy import check_policy
 from layerserve_server.training.data_files.arrays import MAX_AXES
 from layerserve_server.training.data_files.filed_array import FiledArray
+from layerserve_server.training.problems import RAISING, NotesContext, results
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 #: Maximum number of arrays per run: each is an open file during the upload.
@@ -68,19 +70,62 @@ def checked(
     Raises InvalidRequestError or a subclass if it doesn't match the model's inputs and outputs, TooLargeError if the
     data has more than `max_bytes`, and the errors of `data_root.describe`.
     """
+    filled = noted(request, inputs, outputs, max_bytes, describe, RAISING)
+    assert filled is not None, "problems are raised"
+    return filled
+
+
+def noted(
+    request: RunRequest,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    max_bytes: int,
+    describe: Describe,
+    notes: NotesContext,
+) -> RunRequest | None:
+    """Like `checked`, with each check in the context of `notes`. Returns None if there is a problem with the data."""
     _check_lengths(request)
-    _check_settings(request)
+    for check in _settings_checks(request):
+        with notes:
+            check()
     if request.kind is Kind.ONLINE:
         return request
-    named = tuple(_named(array, inputs, outputs) for array in request.data)
+    filled = _with_data(request, inputs, outputs, describe, notes)
+    if filled is not None:
+        with notes:
+            _check_size(filled, max_bytes)
+    with notes:
+        _check_publication(filled or request)
+    with notes:
+        check_policy(filled or request)
+    return filled
+
+
+def _with_data(
+    request: RunRequest,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    describe: Describe,
+    notes: NotesContext,
+) -> RunRequest | None:
+    """Returns a request with its arrays filled in; None if there is a problem with one of them."""
+    named = results([partial(_named, array, inputs, outputs) for array in request.data], notes)
     texts = {spec.name for spec in inputs if spec.dtype == "string"}
-    arrays = _filed(request, named, texts, describe)
-    _check_kind(request, arrays)
-    _check_repeats(arrays)
-    for array in arrays:
-        _check_array(array, inputs)
-    training = [array for array in arrays if not array.role.validation]
-    validation = [array for array in arrays if array.role.validation]
+    if named is None or (filed := results([lambda: _filed(request, named, texts, describe)], notes)) is None:
+        return None
+    (arrays,) = filed
+    single: list[Callable[[], None]] = [partial(_check_kind, request, arrays), partial(_check_repeats, arrays)]
+    if results(single + [partial(_check_array, array, inputs) for array in arrays], notes) is None:
+        return None
+    checked_request = replace(request, data=arrays)
+    together = partial(_check_data, checked_request, inputs, outputs)
+    return None if results([together], notes) is None else checked_request
+
+
+def _check_data(request: RunRequest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Checks the arrays of a request together."""
+    training = [array for array in request.data if not array.role.validation]
+    validation = [array for array in request.data if array.role.validation]
     _check_group(f"{request.kind.value} data", training, inputs, outputs)
     if validation:
         _check_group("validation data", validation, inputs, outputs)
@@ -88,12 +133,11 @@ def checked(
             raise InvalidRequestError("validation_split and validation arrays exclude each other: got both")
     _check_split(request.validation_split, training[0].rows)
     _check_view(request, training[0].rows, validates=bool(validation))
-    checked_request = replace(request, data=arrays)
-    if checked_request.kept_bytes > max_bytes:
-        raise TooLargeError(f"the data has {checked_request.kept_bytes} bytes, expected at most {max_bytes}")
-    _check_publication(checked_request)
-    check_policy(checked_request)
-    return checked_request
+
+
+def _check_size(request: RunRequest, max_bytes: int) -> None:
+    if request.kept_bytes > max_bytes:
+        raise TooLargeError(f"the data has {request.kept_bytes} bytes, expected at most {max_bytes}")
 
 
 def checked_batch(
@@ -158,26 +202,43 @@ def _check_lengths(request: RunRequest) -> None:
             raise InvalidTensorError(f"data {index}: got {len(array.shape)} axes, expected at most {MAX_AXES}")
 
 
-def _check_settings(request: RunRequest) -> None:
+def _settings_checks(request: RunRequest) -> Iterator[Callable[[], None]]:
+    """Yields the checks of a request's settings, which don't depend on one another."""
+    yield partial(_check_epochs, request)
+    yield partial(_check_class_weight, request)
+    yield partial(_check_workers_cache, request)
+    yield partial(_check_label, request)
+    yield partial(_check_conflicts, request)
+    sessions = ((SESSION, request.online),) if request.online is not None else ()
+    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view), *sessions):
+        for option in options:
+            yield partial(_check_range, option, getattr(holder, option.name))
+
+
+def _check_epochs(request: RunRequest) -> None:
     if request.epochs > MAX_EPOCHS:
         raise InvalidRequestError(f"epochs: got {request.epochs}, expected at most {MAX_EPOCHS}")
+
+
+def _check_class_weight(request: RunRequest) -> None:
     for number, weight in (request.class_weight or {}).items():
         if not abs(weight) <= MAX_WEIGHT:  # also refuses NaN
             raise InvalidRequestError(
                 f"class_weight: got {weight:g} for class {str(number)[:20]}, expected a number of float32, of at most "
                 f"{MAX_WEIGHT:.3g}"
             )
+
+
+def _check_workers_cache(request: RunRequest) -> None:
     if request.workers > 1 and request.cache_frozen == "on":
         raise InvalidRequestError(f"cache_frozen: got 'on' for {request.workers} workers, expected one")
+
+
+def _check_label(request: RunRequest) -> None:
     if request.publish_label and not LABEL.fullmatch(request.publish_label):
         raise InvalidRequestError(
             f"publish_label: got {request.publish_label!r}, expected letters, digits, '.', '_' and '-'"
         )
-    _check_conflicts(request)
-    sessions = ((SESSION, request.online),) if request.online is not None else ()
-    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view), *sessions):
-        for option in options:
-            _check_range(option, getattr(holder, option.name))
 
 
 def _check_range(option: Option, value: Any) -> None:

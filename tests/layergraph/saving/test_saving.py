@@ -271,3 +271,30 @@ def test_names_that_keras_3_refuses_are_refused(named: str, suffix: str, tmp_pat
     model.save(tmp_path / "m.h5", generation=2)
     again = layergraph.load_model(tmp_path / "m.h5")
     assert [weight.path for weight in again.weights] == [weight.path for weight in model.weights]
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_options_that_earlier_releases_of_keras_3_lack_are_left_out(suffix: str, tmp_path: Path) -> None:
+    """Keras 3.0 to 3.11 refuse them, also with their defaults; other values are kept."""
+    x = layergraph.Input((1,), dtype="int64")
+    looked_up = [
+        layergraph.layers.IntegerLookup(vocabulary=[1, 2], num_oov_indices=2, name="floored")(x),
+        layergraph.layers.IntegerLookup(vocabulary=[1, 2], num_oov_indices=2, oov_method="farmhash", name="hashed")(x),
+    ]
+    vectors = [layergraph.layers.Flatten()(layergraph.layers.Embedding(4, 2)(one)) for one in looked_up]
+    model = layergraph.Model(x, layergraph.layers.Dense(3)(layergraph.layers.Concatenate()(vectors)))
+    model.compile("sgd", layergraph.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.save(tmp_path / f"m{suffix}")
+    if suffix == ".h5":
+        with h5py.File(tmp_path / "m.h5") as file:
+            texts = [file.attrs["model_config"], file.attrs["training_config"]]
+    else:
+        with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+            texts = [archive.read("config.json").decode()]
+    assert "".join(texts).count('"oov_method"') == 1
+    assert '"oov_method": "farmhash"' in "".join(texts)
+    loss = "".join(texts).partition('"SparseCategoricalCrossentropy"')[2]
+    assert '"axis": -1' not in loss.partition('"registered_name"')[0]
+    rows = np.array([[1], [2], [7], [9]])
+    reopened = layergraph.load_model(tmp_path / f"m{suffix}")
+    assert_close(reopened.predict(rows, verbose=0), model.predict(rows, verbose=0))

@@ -181,6 +181,15 @@ def test_a_vocabulary_beside_the_config_goes_into_it(suffix: str, tmp_path: Path
         np.testing.assert_allclose(got, want["values"], rtol=1e-5)
 
 
+def test_a_vocabulary_of_a_saved_model_is_an_option_of_the_layer(tmp_path: Path) -> None:
+    """Keras 2 can't open an .h5 whose lookups have a vocabulary, but `has_input_vocabulary: false`."""
+    layergraph.load_model(FIXTURES.parent / "saved_models" / "tf215" / "text").save(tmp_path / "m.h5")
+    config = model_config(tmp_path / "m.h5")
+    lookups = [one["config"] for one in config["config"]["layers"] if one["config"].get("vocabulary")]
+    assert lookups
+    assert [one["has_input_vocabulary"] for one in lookups] == [True] * len(lookups)
+
+
 def test_tensorflow_1_writes_a_type_into_initializers(tmp_path: Path) -> None:
     """As 1.14 does for each initializer; its files are loaded, and saved with it."""
     path = shutil.copy(FIXTURES / "dense.h5", tmp_path / "m.h5")

@@ -263,3 +263,55 @@ def test_crossentropy_by_shapes(labels, predictions, name):
 def test_what_is_wrong_is_named(given, message):
     with pytest.raises(ConfigError, match=message):
         loss(given)
+
+
+#: Losses of which a value depends on several rows: the batch as a whole, other rows, or the axis of the rows.
+MIXED = [
+    ("Dice", {}, YES_NO, YES_NO),
+    ("Dice", {"axis": [0, 1]}, YES_NO, YES_NO),
+    ("Tversky", {}, YES_NO, YES_NO),
+    ("Circle", {}, CLASSES, REAL),
+    ("BinaryCrossentropy", {"axis": 0}, YES_NO, YES_NO),
+    ("CosineSimilarity", {"axis": -2}, REAL, REAL),
+    ("CategoricalGeneralizedCrossEntropy", {}, CLASSES[:, None], ONE_HOT),
+]
+
+
+def mixes(name, options, labels, predictions):
+    made = loss({"class_name": name, "config": options})
+    return made.mixes_rows(torch.tensor(labels), torch.tensor(predictions.copy()))
+
+
+@pytest.mark.parametrize(("name", "options", "labels", "predictions"), [case for case in CASES if not mixes(*case)])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+def test_a_rows_loss_is_keras_of_this_row_alone(name, options, labels, predictions, reduction):
+    if name in ("Hinge", "SquaredHinge"):
+        # Keras looks at all labels of the batch, whether they are 0 and 1.
+        labels = np.sign(labels)
+    weights = RNG.uniform(0.5, 2, len(labels)).astype("float32")
+    oracle = getattr(keras.losses, name)(**options)
+    # Keras multiplies these weights with a mask in place.
+    given = np.repeat(weights[:, None], labels.shape[1], 1) if "ignore_class" in options else weights
+    rows = range(len(labels))
+    expected = [float(oracle(labels[i : i + 1], predictions[i : i + 1], sample_weight=given[i : i + 1])) for i in rows]
+    ours = loss({"class_name": name, "config": {**options, "reduction": reduction}})
+    got = ours.by_row(*map(torch.as_tensor, (labels, predictions.copy(), weights)))
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "options", "labels", "predictions"), MIXED)
+def test_a_loss_of_several_rows_is_refused_by_name(name, options, labels, predictions):
+    made = loss({"class_name": name, "config": options})
+    with pytest.raises(ConfigError, match=f"loss '{name}' has no losses by row"):
+        made.by_row(torch.as_tensor(labels), torch.as_tensor(predictions))
+
+
+def test_masked_values_do_not_count():
+    labels, mask = np.zeros((3, 6), "int64"), np.arange(6) < np.array([[6], [2], [0]])
+    made = loss("sparse_categorical_crossentropy")
+    values = -np.log(STEPS[..., 0] / STEPS.sum(-1))
+    got = made.by_row(torch.as_tensor(labels), torch.as_tensor(STEPS), None, torch.as_tensor(mask))
+    np.testing.assert_allclose(got, [values[0].mean(), values[1, :2].mean(), 0.0], rtol=1e-5)
+    ignoring = loss({"class_name": "SparseCategoricalCrossentropy", "config": {"ignore_class": 7}})
+    got = ignoring.by_row(torch.as_tensor(np.where(mask, labels, 7)), torch.as_tensor(STEPS))
+    np.testing.assert_allclose(got, [values[0].mean(), values[1, :2].mean(), 0.0], rtol=1e-5)

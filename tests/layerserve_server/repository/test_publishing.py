@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from layerserve_server.errors import VersionConflictError
 from layerserve_server.repository import publishing
 from layerserve_server.repository.publishing import (
     check_manifest,
@@ -64,6 +65,40 @@ def test_a_number_that_another_publisher_has_just_taken_is_passed_over(tmp_path,
     assert publish(tmp_path / "models", "m", result(), {}) == 2
     assert (folder / "2" / "model.keras").read_text() == "trained"
     assert sorted(os.listdir(folder)) == ["1", "2"]
+
+
+def test_nothing_is_published_above_a_version_that_is_not_expected(tmp_path, result):
+    root = tmp_path / "models"
+    publish(root, "m", result(), {})
+    assert publish(root, "m", result(), {}, above=6, expected=1) == 7
+    file = result("late")
+    with pytest.raises(VersionConflictError, match="got version 7 as its newest, expected version 1") as caught:
+        publish(root, "m", file, {}, expected=1)
+    assert (caught.value.newest, file.read_text(), sorted(os.listdir(root / "m"))) == (7, "late", ["1", "7"])
+
+
+@pytest.mark.parametrize("before_the_last_look", [False, True])
+def test_a_version_that_comes_between_check_and_renaming_is_noticed(
+    tmp_path, result, monkeypatch, before_the_last_look
+):
+    folder = tmp_path / "models" / "m"
+    publish(tmp_path / "models", "m", result(), {})
+
+    def other(call):
+        def do(*arguments):
+            if not (folder / "2").exists():
+                (folder / "2").mkdir()
+                (folder / "2" / "model.keras").touch()
+            return call(*arguments)
+
+        return do
+
+    name = "path.lexists" if before_the_last_look else "rename"
+    monkeypatch.setattr(f"os.{name}", other(os.path.lexists if before_the_last_look else os.rename))
+    file = result("late")
+    with pytest.raises(VersionConflictError, match="got version 2"):
+        publish(tmp_path / "models", "m", file, {}, expected=1)
+    assert (sorted(os.listdir(folder)), file.read_text()) == (["1", "2"], "late")
 
 
 def test_two_publishers_never_take_the_same_number(tmp_path, result):

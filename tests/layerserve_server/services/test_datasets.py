@@ -106,7 +106,7 @@ def test_a_dataset_is_uploaded_described_and_deleted(server):
     assert position.position.received == 0
     dataset = done.dataset
     assert (dataset.id, dataset.title, dataset.bytes) == (sha256(CONTENT).hexdigest(), "first", len(CONTENT))
-    assert (dataset.rows, dataset.owner, dataset.shared) == (10, "anyone", False)
+    assert (dataset.rows, dataset.owner, dataset.shared) == (10, "", False)
     assert dataset.expires_time.ToSeconds() - dataset.used_time.ToSeconds() == 30 * 86400
     found = server.get(dataset.id[:6])
     assert [(one.name, one.dtype, list(one.shape)) for one in found.arrays] == [
@@ -312,6 +312,15 @@ def test_a_token_has_a_limit_of_bytes(guarded):
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert f"caller 'ann': its datasets have {len(CONTENT)} bytes" in text
     guarded.upload(more, token="bob")
+
+
+def test_a_token_of_the_name_of_callers_without_one_owns_other_datasets(put, start, connect, tmp_path):
+    put("double")
+    (tmp_path / "tokens.toml").write_text(entry("anonymous", f"rights = {ANN}"))
+    app = start(tokens=tmp_path / "tokens.toml", allow_anonymous="read,train")
+    server = Server(app, connect(app))
+    id = server.upload(token="anonymous").id
+    assert (server.list("anonymous"), server.list()) == ([id], [])
 
 
 # Sampled requests.

@@ -80,6 +80,14 @@ def test_every_setting_of_a_run_arrives():
             view=whole(pb.DataView(splits='{"a": 1}', split="a", validation="b", seed=0)),
             from_checkpoint="r0/e2",
             checkpoints=pb.CheckpointPolicy(every_epochs=3, every_steps=4, keep=5, keep_best=6),
+            idempotency_key="once",
+            metadata={"team": "search"},
+            expected_base_version=4,
+            on_conflict=pb.CONFLICT_POLICY_REBASE,
+            lora='{"rank": 2}',
+            cache_frozen=pb.FROZEN_CACHE_OFF,
+            gradient_accumulation_steps=3,
+            precision=pb.PRECISION_MIXED_BFLOAT16,
         )
     )
     assert training.training_request(spec, "m", 4, DEFAULTS) == RunRequest(
@@ -121,6 +129,14 @@ def test_every_setting_of_a_run_arrives():
         checkpoint_every_steps=4,
         keep_checkpoints=5,
         keep_best_checkpoints=6,
+        idempotency_key="once",
+        metadata={"team": "search"},
+        expected_base_version=4,
+        on_conflict="rebase",
+        lora={"rank": 2},
+        cache_frozen="off",
+        gradient_accumulation_steps=3,
+        precision="mixed_bfloat16",
     )
 
 
@@ -172,7 +188,7 @@ def test_data_that_excludes_an_option_of_the_parent_leaves_it_out(tmp_path, role
 
 
 def test_an_evaluation_of_a_checkpoint_measures_as_its_run_does(tmp_path):
-    found = training._evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS, start(tmp_path))
+    found = training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS, start(tmp_path))
     assert (found.version, found.from_checkpoint, found.batch_size) == (2, "r0/e2", 32)
     assert (found.compile, found.freeze) == (PARENT.compile, ("a*",))
     assert (found.validation_split, found.steps_per_epoch, found.class_weight) == (0.0, None, None)
@@ -225,11 +241,14 @@ def test_every_setting_of_an_evaluation_arrives():
             data=DATA,
             batch_size=3,
             description="why",
+            sample_losses=True,
             view=pb.DataView(seed=0),
             from_checkpoint="r0/e2",
+            idempotency_key="once",
+            metadata={"team": "search"},
         )
     )
-    assert training._evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
+    assert training.evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
         "m",
         4,
         ARRAYS,
@@ -240,12 +259,15 @@ def test_every_setting_of_an_evaluation_arrives():
         threads=3,
         device="cuda",
         nice=7,
+        sample_losses=True,
         kind=Kind.EVALUATION,
         data_root="/data",
         view=View(split_seed=0),
         from_checkpoint="r0/e2",
+        idempotency_key="once",
+        metadata={"team": "search"},
     )
-    assert training._evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
+    assert training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
 
 
 @pytest.mark.parametrize("role", [role for role in pb.DataRole.values() if role])
@@ -342,7 +364,8 @@ def test_every_event_arrives_whole(tmp_path, what, message):
     assert abs(expected.time.ToNanoseconds() / 1e9 - time.time()) < 60
 
 
-def test_a_run_is_described_while_it_trains(tmp_path):
+def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "remaining_seconds", lambda run: 7.5)
     run = one_run(
         tmp_path,
         events.Accepted("m", 4, 10),
@@ -352,9 +375,15 @@ def test_a_run_is_described_while_it_trains(tmp_path):
         events.Step(2, 2, 3, 5, LOGS),
         events.Resumed(2, 1),
         from_checkpoint="r0/e3",
+        caller="ann",
+        metadata={"team": "search"},
+        idempotency_key="once",
+        sweep="s1",
+        trial=2,
     )
     accepted, _, started = (event.time for event in run.log.events[:3])
-    assert training._run(run, owner="host a, process 1") == whole(
+    described = training._run(run, owner="host a, process 1")
+    assert described == whole(
         pb.Run(
             id="r1",
             state=pb.RUN_STATE_RUNNING,
@@ -373,10 +402,18 @@ def test_a_run_is_described_while_it_trains(tmp_path):
             priority=-1,
             workers=3,
             owner="host a, process 1",
+            best=pb.LogValue(name="loss", value=9.0),
+            best_epoch=1,
+            remaining_seconds=7.5,
             parent="r0",
             from_checkpoint="e3",
+            caller="ann",
+            metadata={"team": "search"},
+            idempotency_key="once",
+            sweep_id="s1",
+            trial=2,
         ),
-        *("published", "reason", "ended_time", "resumable"),
+        *("published", "reason", "ended_time", "resumable", "withheld", "publishable", "stopped"),
     )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -145,6 +148,32 @@ def test_columns_of_text(root, tmp_path):
         describe(root, "t.parquet", "structs")
     with pytest.raises(InvalidTensorError, match="column 'nulls', row 2: got no value"):
         describe(root, "t.parquet", "nulls")
+
+
+def test_columns_of_one_file_are_unpacked_in_one_pass_by_one_of_several_workers(root, tmp_path, monkeypatch):
+    (root / "t.csv").write_text("a,b\n1,x\n2,y\n")
+    found = data_root.describe(root, "t.csv", [Selection(("a",)), Selection(("b",), text=True)])
+    arrays = [
+        DataArray(Role.X, one.columns[0], one.dtype, one.shape, "t.csv", "", False, one.stamp, one.columns)
+        for one in found
+    ]
+    original, passes, together = data_root.unpack, [], threading.Barrier(4)
+
+    def unpack(root, path, stamp, wanted):
+        passes.append(len(wanted))
+        time.sleep(0.05)
+        original(root, path, stamp, wanted)
+
+    def work():
+        together.wait()
+        numbers, texts = read_data(tmp_path, arrays, root)
+        return numbers.tolist(), texts.take(slice(0, 2)).tolist()
+
+    monkeypatch.setattr(data_root, "unpack", unpack)
+    with ThreadPoolExecutor(4) as pool:
+        results = [future.result() for future in [pool.submit(work) for _ in range(4)]]
+    assert results == [([1, 2], [b"x", b"y"])] * 4
+    assert passes == [2]
 
 
 def test_text_that_outgrows_the_disk_is_refused(root, tmp_path):

@@ -76,6 +76,9 @@ def test_what_was_read_isnt_read_again(tmp_path):
         (events.Failed("killed"), "interrupted: killed"),
         (events.Cancelled(1), "interrupted: cancelled"),
         (events.Finished(1, {}, 0.5), "interrupted: finished"),
+        # Published later, by a call.
+        (events.Finished(0, {}, 0.5), "finished, nothing published"),
+        (events.Finished(0, {}, 0.5, "no improvement"), "finished, nothing published: no improvement"),
     ],
 )
 def test_a_run_that_goes_on_says_what_interrupted_it(tmp_path, last, text):

@@ -297,6 +297,7 @@ EVERY_KIND = [
     events.Log("text"),
     events.Resumed(1, 2),
     events.Checkpoint("e1s2", 1, 2, 300),
+    events.Paused(1, 2, "the disk is full"),
     events.Finished(3, {"loss": 0.5}, 1.5, "no improvement"),
     events.Failed("reason", 1, 2, resumable=True),
     events.Cancelled(1),

@@ -203,3 +203,37 @@ def test_workers_are_as_many_as_the_server_allows_and_a_batch_has_rows(workers, 
     with pytest.raises(InvalidRequestError) as caught:
         check_workers(request, 4)
     assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"columns": ("a",)}, "x 'x': got columns or fill, expected them for a file only"),
+        ({"fill": "0"}, "x 'x': got columns or fill, expected them for a file only"),
+        ({"path": "x.npz", "columns": ("a",) * 10_001}, "data: got 10001 columns, expected at most 10000"),
+        ({"path": "x.npz", "columns": ("a" * 1001,)}, "data 0: got a text of 1001 characters"),
+        ({"path": "x.csv", "fill": "0" * 1001}, "data 0: got a text of 1001 characters"),
+        ({"path": "x.npy", "columns": ("a", "b")}, "'x.npy': got several columns, expected none for a .npy file"),
+        ({"path": "x.npy", "fill": "0"}, "'x.npy': got fill, expected none for a .npy file"),
+    ],
+    ids=["array", "fill of an array", "many", "long", "long fill", "npy", "fill of npy"],
+)
+def test_columns_that_can_not_be_read(tmp_path, changes, text):
+    np.save(tmp_path / "x.npy", np.zeros((6, 2)))
+    given = {"dtype": "", "shape": (), **changes} if "path" in changes else changes
+    with pytest.raises(InvalidRequestError) as caught:
+        check(data=(replace(DATA[0], **given), DATA[1]), data_root=str(tmp_path))
+    assert text in str(caught.value)
+
+
+def test_what_a_file_is_read_as_follows_from_its_use(tmp_path):
+    (tmp_path / "t.csv").write_text("text,y,w\n7,1,0.5\n8,2,1\n")
+    data = [
+        DataArray(Role(role), "", "", (), "t.csv", key) for role, key in (("x", ""), ("y", ""), ("sample_weight", "w"))
+    ]
+    found = check([spec("text", 1, dtype="string")], data=tuple(data), data_root=str(tmp_path)).data
+    assert [(one.dtype, one.shape, one.columns) for one in found] == [
+        ("string", (2,), ("text",)),
+        ("int64", (2,), ("y",)),
+        ("float64", (2,), ("w",)),
+    ]

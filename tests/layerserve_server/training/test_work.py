@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from layerserve_server.training.process import reporting, work
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
-from layerserve_server.training.result import INTERRUPT, RunResult
+from layerserve_server.training.result import INTERRUPT, NO_SPACE, RunResult
 from layerserve_server.training.runs.checkpoints import KeptCheckpoints
-from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, CHILD_LOCK, result_file
+from layerserve_server.training.runs.control import ControlFile
+from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, CHILD_LOCK, RIVAL, result_file
 from layerserve_server.training.upload import data_file
 from small_runs import assert_bit_for_bit
 
@@ -33,6 +36,11 @@ X = np.random.default_rng(0).standard_normal((12, 3)).astype("float32")
 Y = (X @ np.array([[1.0], [-2.0], [0.5]]) + 3).astype("float32")
 ROLES = {Role.X: X, Role.Y: Y}
 VALIDATED = {**ROLES, Role.VALIDATION_X: X[:5], Role.VALIDATION_Y: Y[:5]}
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 @pytest.fixture
@@ -251,13 +259,126 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(carried_o
     assert of(log, events.Resumed) == [events.Resumed()]
 
 
+def forget(folder: Path) -> None:
+    """Removes what a run leaves, but for its model and data."""
+    (folder / "events.jsonl").unlink()
+    result_file(folder).unlink()
+
+
+def same_weights(folder: Path, expected: list[Any]) -> bool:
+    found = load_model(result_file(folder)).get_weights()
+    return all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_a_run_pauses_where_its_control_says_and_goes_on_to_the_same_model(carried_out: Any, tmp_path: Path) -> None:
+    whole, _ = carried_out()
+    expected = load_model(result_file(tmp_path)).get_weights()
+    forget(tmp_path)
+    control = ControlFile(tmp_path)
+    control.set(pause=True)
+    outcome, _ = carried_out()
+    assert (outcome.kind, outcome.epoch, outcome.step) == ("interrupted", 1, 1)
+    control.set(pause=False)
+    again, log = carried_out()
+    assert of(log, events.Resumed) == [events.Resumed(1, 1)]
+    assert (again.logs, same_weights(tmp_path, expected)) == (whole.logs, True)
+
+
+def test_a_run_that_is_stopped_ends_after_its_batch_with_the_weights_of_a_run_that_is_so_long(
+    carried_out: Any, tmp_path: Path
+) -> None:
+    control = ControlFile(tmp_path)
+    control.set(stop=True)
+    outcome, log = carried_out()
+    assert (outcome.kind, outcome.epoch) == ("trained", 1)
+    assert of(log, events.Log)[-1].text == "stopped early, after epoch 1"
+    stopped = load_model(result_file(tmp_path)).get_weights()
+    forget(tmp_path)
+    control.set(stop=False)
+    carried_out(epochs=1, steps_per_epoch=1)
+    assert same_weights(tmp_path, stopped)
+
+
+def test_a_run_that_is_stopped_while_it_is_paused_ends_with_its_checkpoint(carried_out: Any, tmp_path: Path) -> None:
+    carried_out(epochs=1, steps_per_epoch=1)
+    expected = load_model(result_file(tmp_path)).get_weights()
+    forget(tmp_path)
+    control = ControlFile(tmp_path)
+    control.set(pause=True)
+    carried_out()
+    control.set(pause=False, stop=True)
+    outcome, log = carried_out()
+    assert (outcome.kind, same_weights(tmp_path, expected)) == ("trained", True)
+    assert of(log, events.Log)[-1].text == "stopped early, after step 1 of epoch 1"
+
+
+@pytest.mark.parametrize("options", [{}, {"publish_if_improved": "mae"}, {"monitor": "val_mae"}])
+def test_a_result_is_compared_with_a_version_that_came_meanwhile(
+    carried_out: Any, tmp_path: Path, options: dict[str, str]
+) -> None:
+    log = "mae" if options else "loss"
+    trained, _ = carried_out(VALIDATED, **options)
+    shutil.copytree(tmp_path / BASE, tmp_path / RIVAL)  # an untrained model
+    replace(trained, compared=9, comparisons=2).write(tmp_path / RIVAL)
+    outcome, _ = carried_out(VALIDATED, **options)
+    assert outcome == replace(trained, compared=9, comparisons=2)
+    shutil.copy(result_file(tmp_path), tmp_path / RIVAL / "model.keras")
+    outcome, _ = carried_out(VALIDATED, **options)
+    assert outcome.withheld.startswith(log)
+    assert outcome.withheld.endswith("of version 9")
+    (tmp_path / RIVAL / "model.keras").unlink()
+    x = Input((5,), name="x")
+    Model(x, layers.Dense(1, name="y")(x)).save(tmp_path / RIVAL / "model.keras")
+    outcome, _ = carried_out(VALIDATED, **options)
+    assert (outcome.kind, outcome.logs) == ("trained", trained.logs)
+    assert outcome.withheld.startswith("version 9 was published meanwhile, and can't be compared with the result: ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("PytorchStreamWriter failed writing file: No space left on device"),
+        caused(RuntimeError("unexpected pos 64 vs 0"), OSError(errno.ENOSPC, "")),
+    ],
+)
+def test_a_full_disk_is_told_from_other_failures(
+    carried_out: Any, tmp_path: Path, monkeypatch: Any, error: Any
+) -> None:
+    def full(self: RunCheckpoints, state: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoints, "write", full)
+        outcome, _ = carried_out(checkpoint_seconds=0)
+    assert (outcome.kind, outcome.out_of_space, outcome.resumable) == ("failed", True, True)
+    assert outcome.reason == "there is no space left on the server's disk"
+
+
+def test_a_process_that_can_not_write_its_outcome_says_so_by_its_status(
+    carried_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried_out()
+    monkeypatch.setattr(child.RunResult, "write", lambda result, folder: os.close(os.open("/dev/full/x", os.O_WRONLY)))
+    with pytest.raises(NotADirectoryError):
+        child.main(tmp_path)
+
+    def full(result: RunResult, folder: Path) -> None:
+        with open("/dev/full", "w") as file:
+            file.write("x")
+
+    monkeypatch.setattr(child.RunResult, "write", full)
+    assert child.main(tmp_path) == NO_SPACE
+
+
 @pytest.mark.parametrize(
     ("raised", "kind", "reason"),
     [
         (child.StopRequest(), "cancelled", ""),
         (child.Interruption(), "interrupted", ""),
         (MemoryError(), "failed", "out of memory"),
-        (OSError(28, "No space left on device"), "failed", "can't be read or written: No space left on device"),
+        (OSError(5, "Input/output error"), "failed", "can't be read or written: Input/output error"),
     ],
 )
 def test_each_way_to_end_is_an_outcome(

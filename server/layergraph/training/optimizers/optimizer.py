@@ -240,7 +240,9 @@ class Optimizer(BaseOptimizer):
     @property
     def reads_lookups(self) -> bool:
         clips = self.clipnorm or self.clipvalue or self.global_clipnorm
-        return self.leaves_others or bool(self._rules.clips_lookups and clips)
+        # The mean of accumulated gradients is clipped, which Keras 2 doesn't have.
+        by_lookup = self._rules.clips_lookups and not self.gradient_accumulation_steps
+        return self.leaves_others or bool(by_lookup and clips)
 
     def leaves_rows(self) -> bool:
         """Whether the formula leaves rows with a zero gradient unchanged, and `update_rows` is defined."""

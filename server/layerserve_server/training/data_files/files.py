@@ -153,7 +153,7 @@ def _label(name: str) -> str:
 def _reader(file: BinaryIO, name: str, selection: Selection) -> NpyReader:
     if len(selection.columns) > 1 or selection.fill is not None:
         what = "several columns" if len(selection.columns) > 1 else "fill"
-        raise InvalidRequestError(f"{_label(name)}: got {what}, expected them for {', '.join(FORMATS)} only")
+        raise InvalidRequestError(f"{_label(name)}: got {what}, expected none for a {PurePath(name).suffix} file")
     key = selection.key or "".join(selection.columns)
     label = _label(name) + (f", '{key}'" if key else "")
     try:

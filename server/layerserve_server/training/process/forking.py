@@ -23,6 +23,7 @@ from layerserve_server.inference import runner
 from layerserve_server.training.checkpoint_models import BUILD, PREDICT, build, predict
 from layerserve_server.training.conversion import CONVERT, convert
 from layerserve_server.training.dry_run import JOBS, Job
+from layerserve_server.training.estimates.trials import TRIAL_JOBS
 from layerserve_server.training.process import main as run
 from layerserve_server.training.process.warm_parent import MAX_REPLY, JobLimits
 from layerserve_server.training.runs.folder import CHILD_OUTPUT
@@ -58,7 +59,7 @@ def _handle(channel: socket.socket) -> None:
         _supervise_run(channel, Path(request["run"]), request["environment"])
         return
     limits = JobLimits(**request["limits"])
-    jobs: Mapping[str, Job] = {**JOBS, CONVERT: convert, BUILD: build, PREDICT: predict}
+    jobs: Mapping[str, Job] = {**JOBS, **TRIAL_JOBS, CONVERT: convert, BUILD: build, PREDICT: predict}
 
     def work() -> None:
         reply = json.dumps(jobs[request["job"]](request["arguments"])).encode()
@@ -67,7 +68,11 @@ def _handle(channel: socket.socket) -> None:
         channel.sendall(reply)
 
     forked.supervise(
-        channel, work, seconds=limits.seconds, memory_bytes=limits.memory_bytes, wall_seconds=limits.wall_seconds
+        channel,
+        work,
+        seconds=limits.processor_seconds,
+        memory_bytes=limits.memory_bytes,
+        wall_seconds=limits.wall_seconds,
     )
 
 

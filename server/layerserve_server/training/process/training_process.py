@@ -21,6 +21,19 @@ from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
 CHECK_SECONDS = 0.05
 
 
+def run_environment(threads: int) -> dict[str, str]:
+    """Returns the environment of a run's process with this number of compute threads."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        # As in the warm parent, so that results don't depend on how the process was started.
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONSAFEPATH": "1",
+        SERVER: str(os.getpid()),
+    }
+
+
 class TrainingProcess:
     """The process of the run in a folder, started by this server or by an earlier one.
 
@@ -48,16 +61,7 @@ class TrainingProcess:
 
         With a `parent`, the process is forked from it instead, if possible: equivalent, but without importing torch.
         """
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-            # As in the warm parent, so that results don't depend on how the process was started.
-            "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONSAFEPATH": "1",
-            SERVER: str(os.getpid()),
-            **(more or {}),
-        }
+        environment = run_environment(threads) | dict(more or {})
         self._started = parent.fork(self._folder, environment) if parent is not None else None
         if self._started is not None:
             return

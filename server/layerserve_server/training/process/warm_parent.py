@@ -39,11 +39,18 @@ class JobLimits:
 
     seconds: float
     memory_bytes: int
+    #: Threads that compute at a time.
+    threads: int = 1
 
     @property
     def wall_seconds(self) -> float:
         """Elapsed time after which a job is killed, in seconds: more than `seconds`, as the machine may be busy."""
         return 2 * self.seconds + 10
+
+    @property
+    def processor_seconds(self) -> float:
+        """Time of all threads together, in seconds."""
+        return self.seconds * self.threads
 
 
 class JobDiedError(Exception):

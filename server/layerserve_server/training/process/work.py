@@ -40,6 +40,8 @@ from layerserve_server.training.process.gpu import gpu
 from layerserve_server.training.process.keeping import Keeping
 from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter, numbers
+from layerserve_server.training.process.sample_losses import SampleLosses
+from layerserve_server.training.process.trial_times import trial_timer
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs.checkpoints import KeptCheckpoints, best_of
@@ -80,7 +82,10 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     reporter = Reporter(writer, position, resumes=not begins)
     configured = configured_callbacks(request, folder / FILES)
     # After the configured callbacks, so that logs that these add are reported, and weights that they set are saved.
-    callbacks = [*configured, reporter, Course(folder, checkpoints), *_yielding(request)]
+    callbacks = [
+        *(*configured, reporter, Course(folder, checkpoints)),
+        *(*_yielding(request), *trial_timer(folder, request, checkpoints)),
+    ]
     arguments = fit_arguments(request, arrays) | {
         "epochs": start.epochs_done + request.epochs,
         "cache_frozen": _frozen_cache(folder, request, model, writer),
@@ -135,7 +140,13 @@ def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult
     began = time.monotonic()
     reporter = EvaluationReporter(writer, position)
     lower_priority(request.nice)
-    logs = numbers(model.evaluate(**evaluate_arguments(request, arrays), callbacks=[reporter, *_yielding(request)]))
+    callbacks = [reporter, *_yielding(request), *trial_timer(folder, request)]
+    arguments = evaluate_arguments(request, arrays)
+    if request.sample_losses:
+        with SampleLosses(folder / FILES, request.data[0].rows, arguments.get("rows")) as losses:
+            logs = numbers(model.evaluate(**arguments, callbacks=callbacks, row_losses=losses.add))
+    else:
+        logs = numbers(model.evaluate(**arguments, callbacks=callbacks))
     writer.close()
     return RunResult("evaluated", epoch=1, seconds=time.monotonic() - began, logs=logs)
 

@@ -81,7 +81,7 @@ def join() -> Workers:
     from torch import distributed
 
     if started_here():
-        _end_with_parent()
+        end_with_parent()
         count = int(os.environ["WORLD_SIZE"])
         store = distributed.FileStore(os.environ[RENDEZVOUS], count)  # type: ignore[attr-defined]
         distributed.init_process_group("gloo", store=store, rank=int(os.environ["RANK"]), world_size=count)
@@ -126,7 +126,7 @@ def _signal_workers(number: int) -> None:
         os.kill(pid, number)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Makes the system kill this process when torchrun's is killed: otherwise it would never end."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 from layerserve_server.errors import STOPPING, BusyError, UnavailableError
 from layerserve_server.training import events
-from layerserve_server.training.request import Kind
+from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.runs.folder import OUTCOME
 from layerserve_server.training.runs.limits import RunLimits
+from layerserve_server.training.runs.remaining import remaining_seconds
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.training.runs.table import RunTable
 
@@ -71,17 +72,30 @@ class RunQueue:
 
     def add(self, run: Run) -> None:
         """Inserts a run after the queued runs of the same or a higher priority. Called with the lock held."""
-        kind = run.request.kind
-        busy = sum(one.request.kind is kind for one in self._table.in_phase(Phase.TRAINING))
-        before = [one for one in self._waiting if one.request.kind is kind and not _later(one, run)]
-        slots = {Kind.TRAINING: self._limits.slots, Kind.ONLINE: self._limits.sessions}.get(kind, 1)
-        events.append(run.folder, events.Queued(max(0, busy + len(before) - slots + 1)))
+        events.append(run.folder, events.Queued(self.line(run.request, run.priority)[0]))
         run.log.refresh()
         run.phase = Phase.WAITING
-        behind = next((index for index, one in enumerate(self._waiting) if _later(one, run)), len(self._waiting))
+        later = (index for index, one in enumerate(self._waiting) if _later(one, run.priority))
+        behind = next(later, len(self._waiting))
         self._waiting.insert(behind, run)
         # All threads, since only those of its kind can take it.
         self._table.changed.notify_all()
+
+    def line(self, request: RunRequest, priority: int) -> tuple[int, float | None]:
+        """Returns how many runs would be before a run that is added now, and the seconds until it leaves the queue.
+
+        None if the time isn't known: other runs wait, too, or one under way has made no step yet. Called with the lock
+        held.
+        """
+        kind = request.kind
+        training = [run for run in self._table.in_phase(Phase.TRAINING) if run.request.kind is kind]
+        waiting = [run for run in self._waiting if run.request.kind is kind and not _later(run, priority)]
+        slots = {Kind.TRAINING: self._limits.slots, Kind.ONLINE: self._limits.sessions}.get(kind, 1)
+        ahead = max(0, len(training) + len(waiting) - slots + 1)
+        if not ahead:
+            return 0, 0.0
+        known = [seconds for run in training if (seconds := remaining_seconds(run)) is not None]
+        return ahead, min(known) if len(known) == len(training) and known and not waiting else None
 
     def add_again(self, run: Run) -> None:
         """Adds a paused or interrupted run to the queue again. Called with the lock held. Raises OSError."""
@@ -112,6 +126,6 @@ class RunQueue:
             return None
 
 
-def _later(one: Run, other: Run) -> bool:
-    """Whether a queued run is executed after another one that was queued later."""
-    return one.priority < other.priority
+def _later(run: Run, priority: int) -> bool:
+    """Whether a queued run is executed after one of this priority, which is queued later."""
+    return run.priority < priority

@@ -118,6 +118,21 @@ class Runs:
 
     # Requests.
 
+    @property
+    def folder(self) -> Path:
+        """Folder of all runs; it needn't exist yet."""
+        return self._table.folder
+
+    @property
+    def limits(self) -> RunLimits:
+        """Limits of runs."""
+        return self._limits
+
+    def line(self, request: RunRequest) -> tuple[int, float | None]:
+        """Returns how many runs a run would wait for, and for how many seconds, as `RunQueue.line` does."""
+        with self._table.changed:
+            return self._queue.line(request, request.priority)
+
     def begin(
         self,
         request: RunRequest,
@@ -134,7 +149,7 @@ class Runs:
         ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping,
         UnknownCheckpointError if `start` is gone, and CallCancelledError once `gone` returns True.
         """
-        self._check_ready(request.kind)
+        self.check_ready(request.kind)
         with self._queue.admitted(request.kind):
             request = self._checked(request, base, gone, start)
             run = self._table.create(request, base.found, start)
@@ -143,10 +158,11 @@ class Runs:
 
     def check(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool] = never) -> RunRequest:
         """Validates a request without creating a run, and returns it completed. Raises as `begin` does."""
-        self._check_ready(request.kind)
+        self.check_ready(request.kind)
         return self._checked(request, base, gone)
 
-    def _check_ready(self, kind: Kind) -> None:
+    def check_ready(self, kind: Kind) -> None:
+        """Raises NotTrainableError if such runs are off, UnavailableError until the runs have been read at startup."""
         if kind is Kind.ONLINE and not self._limits.sessions:
             raise NotTrainableError("online training is off on this server: max_online_sessions is 0")
         if kind is not Kind.ONLINE and not self._limits.slots:

@@ -248,6 +248,20 @@ class Run:
         return 0
 
     @property
+    def best(self) -> tuple[str, float, int] | None:
+        """Name and best value of the log that matters, with the epoch; None before the end of the first epoch.
+
+        That is the monitored log if it is a loss or the request has its direction, else val_loss or loss.
+        """
+        monitor, mode = self.request.monitor or "", self.request.monitor_mode
+        known = monitor if mode or monitor.endswith("loss") else ""
+        for name in (known, "val_loss", "loss"):
+            if name in self.log.extremes:
+                low, high = self.log.extremes[name]
+                return (name, *(high if mode == "max" and name == monitor else low))
+        return None
+
+    @property
     def published_version(self) -> int:
         """The version that the run published, a session last; 0 if none."""
         finished = self.log.newest(events.Finished)

@@ -308,3 +308,33 @@ def test_outputs_and_tests_are_those_of_the_model(sessions: Sessions) -> None:
     expected = sessions.model.test_on_batch(x, y, return_dict=True)
     assert one.test(Frame({}, described, data)) == pytest.approx(expected)
     assert one.step == 1
+
+
+def test_a_log_that_ends_before_the_checkpoint_begins_anew(
+    sessions: Sessions, unbroken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very first checkpoint was written and its log wasn't begun; or the machine lost the end of the log."""
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(session.StepLog, "begin", kill)
+    with pytest.raises(Killed):
+        sessions.start()
+    monkeypatch.undo()
+    one = sessions.start()
+    for number in range(1, 6):
+        one.train(step(number))
+    monkeypatch.setattr(one._log, "begin", kill)
+    with pytest.raises(Killed):
+        one.save()
+    (path,) = (sessions.folder / "steps").iterdir()
+    path.write_bytes(path.read_bytes()[: one._log.bytes // 2])
+    two = sessions.start()
+    for number in range(6, 10):
+        two.train(step(number))
+    again = sessions.start()
+    assert again.step == 9
+    for number in range(10, 13):
+        again.train(step(number))
+    assert sessions.weights() == unbroken[1]

@@ -1,0 +1,137 @@
+# Generated from async_run_reports.py by `make client`. Edit that file instead.
+"""The methods of the blocking client about runs that haven't begun, and about many runs together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from layerserve.estimates import RunEstimate, estimate_evaluation, estimate_training
+from layerserve.flow import Flow
+from layerserve.options.signature import takes
+from layerserve.options.training import EVALUATE, TRAIN
+from layerserve.prediction import Signatures
+from layerserve.run_series import RunSeries, run_series
+from layerserve.sample_losses import SampleLosses, sample_losses
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
+
+T = TypeVar("T")
+
+
+class RunReports:
+    """The methods of `Client` about runs that haven't begun, and about many runs together."""
+
+    _signatures: Signatures
+
+    def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
+        raise NotImplementedError
+
+    @takes(TRAIN)
+    def estimate(
+        self,
+        model: str,
+        x: Any = None,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        validation_data: Sequence[Any] | None = None,
+        dataset: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[TrainKeywords],
+    ) -> RunEstimate:
+        """Return what `train` would take with these arguments, or what is wrong with them. Starts nothing.
+
+        The arguments are those of `train`. Of arrays only shapes and dtypes are sent; a `TensorSpec` may take the place
+        of an array that doesn't exist yet. The server times some steps on random rows. `timeout` is in seconds;
+        default: none.
+
+        Example:
+            estimate = client.estimate("mnist", images, labels, epochs=10, optimizer="adam", loss="mse")
+            print(estimate.problems, estimate.seconds.total, estimate.memory_bytes)
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, FailedPrecondition (training is off), Overloaded (other
+        runs are being estimated), and InvalidArgument for arguments with which nothing is sent.
+        """
+        flow = estimate_training(
+            self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options
+        )
+        return self._run(flow, math.inf if timeout is None else timeout)
+
+    @takes(EVALUATE)
+    def sample_losses(
+        self,
+        model: str,
+        x: Any = None,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        dataset: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[EvaluateKeywords],
+    ) -> SampleLosses:
+        """Evaluate a model as `evaluate` does, and return the loss of each row, too: which rows are wrong.
+
+        The losses are arrays of float32 in the order of the rows, by log name. The run keeps them as the file
+        "sample_losses.npz". `timeout` is in seconds; default: none.
+
+        Example:
+            losses = client.sample_losses("mnist", images, labels)
+            losses.worst(10)         -> array([1247, 321, ...])
+            losses.losses["loss"]    -> array([0.01, 2.3, ...], dtype=float32)
+
+        Raises the errors of `evaluate`, and InvalidArgument for a loss whose values depend on several rows.
+        """
+        flow = sample_losses(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
+        return self._run(flow, timeout)
+
+    def series(
+        self,
+        runs: Sequence[str],
+        names: Sequence[str] = (),
+        *,
+        max_points: int = 1000,
+        by: Literal["epoch", "step"] = "epoch",
+        timeout: float | None = None,
+    ) -> dict[str, dict[str, RunSeries]]:
+        """Return the logs of several runs, or those of these `names`, as arrays by run and log.
+
+        By epoch, or by step with means over the epoch so far. Longer series are thinned out to `max_points` (2 to
+        10,000) on the server, which keeps the first and the last point. `timeout` is in seconds; default: the client's.
+
+        Example:
+            series = client.series([run.id, other.id], ["loss", "val_loss"])
+            series[run.id]["loss"].values     -> array([0.9, 0.5])
+
+        Raises RunNotFound, RunElsewhere, InvalidArgument (too many runs, names or values), Overloaded.
+        """
+        return self._run(run_series(list(runs), list(names), max_points, by), timeout)
+
+    @takes(EVALUATE)
+    def estimate_evaluation(
+        self,
+        model: str,
+        x: Any = None,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        dataset: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[EvaluateKeywords],
+    ) -> RunEstimate:
+        """Return what `evaluate` would take with these arguments, or what is wrong with them. Starts nothing.
+
+        Otherwise like `estimate`.
+        """
+        flow = estimate_evaluation(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
+        return self._run(flow, math.inf if timeout is None else timeout)

@@ -1,0 +1,1 @@
+"""Estimates of runs before their data is sent: problems, steps, memory, disk space and time."""

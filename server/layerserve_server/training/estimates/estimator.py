@@ -1,0 +1,144 @@
+"""Estimates of runs: their problems, or else their steps, time, memory, disk space and what they would publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from layerserve_server.errors import InvalidRequestError
+from layerserve_server.forking.fork_server import never
+from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.training import budget, validation
+from layerserve_server.training.dry_run import DryRun
+from layerserve_server.training.estimates import costs
+from layerserve_server.training.estimates.costs import Seconds, Trial
+from layerserve_server.training.estimates.steps import Steps, steps_of
+from layerserve_server.training.problems import Notes
+from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.runs.registry import Runs
+
+
+class Try(Protocol):
+    """Shows what a run costs by its first steps."""
+
+    def __call__(self, request: RunRequest, base: FoundVersion, gone: Callable[[], bool] = never) -> Trial:
+        """See `trials.Trials`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a run takes: numbers of parameters, bytes, and times in seconds."""
+
+    trainable: int
+    non_trainable: int
+    memory: int
+    disk: int
+    seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a run would publish: the version's number, and the size of its file in bytes."""
+
+    version: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An estimate of a run. `request` is complete, unless its data has problems; then there are no `steps`.
+
+    `wait` is the time in the queue in seconds, None if it isn't known; `ahead` is the number of runs before this one.
+    """
+
+    request: RunRequest
+    problems: tuple[str, ...]
+    steps: Steps | None
+    costs: Costs | None
+    publication: Publication | None
+    ahead: int
+    wait: float | None
+
+
+class Estimator:
+    """Estimates runs. Thread-safe."""
+
+    def __init__(self, runs: Runs, repository: Repository, dry_run: DryRun, trial: Try) -> None:
+        self._runs = runs
+        self._repository = repository
+        self._dry_run = dry_run
+        self._trial = trial
+
+    def __call__(self, request: RunRequest, base: LoadedVersion, gone: Callable[[], bool] = never) -> Estimate:
+        """Returns the estimate of a run from a base version. Whatever `Runs.begin` would refuse is among its problems.
+
+        Raises NotTrainableError if training is off, BusyError if another run is being estimated, UnavailableError while
+        starting or stopping, and CallCancelledError once `gone` returns True.
+        """
+        self._runs.check_ready(request.kind)
+        notes = Notes()
+        filled = self._noted(request, base, notes, gone)
+        steps = steps_of(filled) if filled is not None and request.batch_size >= 1 and request.epochs >= 0 else None
+        measured: tuple[Trial, Costs] | None = None
+        if filled is not None and steps is not None and not notes.texts:
+            with notes:
+                trial = self._trial(filled, base.found, gone)
+                measured = trial, _costs(filled, steps, trial, base)
+        request = filled or request
+        publication = None
+        if measured is not None and request.publish and request.kind is Kind.TRAINING:
+            publication = Publication(self._repository.highest(request.model) + 1, measured[0].result)
+        ahead, wait = self._runs.line(request)
+        found = None if measured is None else measured[1]
+        return Estimate(request, tuple(notes.texts), steps, found, publication, ahead, wait)
+
+    def _noted(
+        self, request: RunRequest, base: LoadedVersion, notes: Notes, gone: Callable[[], bool]
+    ) -> RunRequest | None:
+        """Makes the checks of `Runs.begin`. Returns the completed request; None if there is a problem with its data."""
+        filled = None
+        if request.from_checkpoint:
+            with notes:
+                raise InvalidRequestError(
+                    "from_checkpoint: got it in an estimate, expected a run that begins with a version"
+                )
+        with notes:
+            validation.check_workers(request, self._runs.limits.max_workers)
+        with notes:
+            filled = validation.noted(
+                request,
+                base.model.input_specs,
+                base.model.output_specs,
+                self._runs.limits.max_bytes,
+                partial(self._dry_run.describe, gone=gone),
+                notes,
+            )
+        if filled is not None:
+            with notes:
+                budget.check_room(filled, self._runs.folder, base.parameter_count, base.found.size)
+        if request.publish:
+            with notes:
+                self._repository.check_writable(request.model)
+        if request.expected_base_version and request.on_conflict == "refuse":
+            with notes:
+                self._repository.check_newest(request.model, request.expected_base_version)
+        with notes:
+            complete = filled is not None
+            tried = filled or request
+            notes.add(self._dry_run.problems(base.found.path, tried, base.parameter_count, complete, gone))
+        return filled
+
+
+def _costs(request: RunRequest, steps: Steps, trial: Trial, base: LoadedVersion) -> Costs:
+    seconds = costs.seconds(request, steps, trial)
+    return Costs(
+        trial.trainable,
+        trial.non_trainable,
+        costs.memory(request, steps, trial),
+        costs.disk(request, steps, trial, base.found.size, seconds.total),
+        seconds,
+    )

@@ -1,0 +1,112 @@
+"""An estimate of a run, and the run."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from layerserve import Client, LayerserveError, TensorSpec
+from layerserve.cli import main
+from layerserve_server.training.budget import folder_bytes
+from small_runs import SETTINGS, dense_data
+
+RUN: dict[str, Any] = {**SETTINGS, "epochs": 3, "batch_size": 24, "validation_split": 0.25, "freeze": "dense"}
+
+
+def test_an_estimate_holds(client: Client, repository: Path) -> None:
+    x, y = dense_data()
+    runs = repository / ".layerserve" / "runs"
+    before = {run.id for run in client.runs()}
+    estimate = client.estimate("dense_keras", x, y, publish="best", publish_label="new", **RUN)
+    assert not estimate.problems
+    assert {run.id for run in client.runs()} == before
+    assert not list(runs.glob(".estimate*"))
+    peak, ended = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.005):
+            peak = max([peak, *(folder_bytes(path) for path in runs.iterdir() if path.name not in before)])
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    run = client.train("dense_keras", x, y, publish="best", publish_label="new", **RUN)
+    info = run.wait().info()
+    ended.set()
+    watching.join()
+    assert (estimate.model, estimate.base_version, estimate.rows) == ("dense_keras", 1, 192)
+    assert (estimate.steps_per_epoch, estimate.steps, estimate.validation_steps) == (info.steps_per_epoch, 24, 3)
+    assert estimate.data_bytes == x.nbytes + y.nbytes
+    assert estimate.disk_bytes is not None
+    assert peak <= estimate.disk_bytes < 10 * peak
+    assert estimate.memory_bytes is not None
+    assert 100 << 20 < estimate.memory_bytes < 4 << 30
+    assert estimate.trainable_parameters
+    assert estimate.non_trainable_parameters == 64 * 64 + 64
+    seconds, publication = estimate.seconds, estimate.publication
+    assert seconds is not None
+    assert 0 < seconds.step < seconds.steps < seconds.total
+    assert estimate.wait_seconds == 0.0
+    assert publication is not None
+    assert (publication.version, publication.label, publication.weights) == (run.version, "new", "best")
+    assert publication.bytes == (repository / "dense_keras" / str(run.version) / "model.keras").stat().st_size
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "addam"},
+        {"metrics": ["acuracy"]},
+        {"freeze": "nothing"},
+        {"loss": "msee"},
+        {"callbacks": ["Nothing"]},
+        {"monitor": "f1", "publish": "best"},
+        {"publish_label": "a b"},
+        {"workers": 1000},
+        {"max_memory_bytes": 1},
+        {"version": 1, "loss": "sparse_categorical_crossentropy"},
+    ],
+)
+def test_what_cannot_work_is_a_problem_in_the_words_of_train(client: Client, settings: dict[str, Any]) -> None:
+    x, y = dense_data(8)
+    given = {**RUN, **settings}
+    with pytest.raises(LayerserveError) as refused:
+        client.train("dense_keras", x, y, **given)
+    assert client.estimate("dense_keras", x, y, **given).problems[0] == str(refused.value)
+
+
+def test_shapes_are_enough(client: Client) -> None:
+    x, y = TensorSpec("input", (10**9, 64), "float32"), TensorSpec("labels", (10**9, 10), "float32")
+    estimate = client.estimate("dense_keras", x, y, **SETTINGS, batch_size=1000)
+    assert estimate.problems
+    assert all("bytes" in problem for problem in estimate.problems)
+    assert estimate.steps == 10**6
+
+
+def test_an_evaluation_is_estimated(client: Client) -> None:
+    x, y = dense_data(70)
+    estimate = client.estimate_evaluation("dense_keras", x, y, version=1, loss="mse", batch_size=32)
+    assert not estimate.problems
+    assert (estimate.steps, estimate.rows, estimate.publication) == (3, 70, None)
+    assert estimate.seconds is not None
+
+
+def test_a_dry_run_of_the_command_line(client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = dense_data(16)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    data = [f"{tmp_path}/data.npz:x", "--y", f"{tmp_path}/data.npz:y", "--address", client.address, "--dry-run"]
+    before = client.runs()
+    line = ["train", "dense_keras", "--x", *data, "--version", "1", "--loss", "mse", "--optimizer", "sgd"]
+    assert main([*line, "--json"]) == 0
+    estimate = json.loads(capsys.readouterr().out)
+    assert estimate["problems"] == []
+    assert estimate["steps"] == 1
+    assert main([*line, "--freeze", "a*b", "--metric", "acuracy"]) != 0
+    shown = capsys.readouterr()
+    assert "a*b" in shown.out
+    assert "acuracy" in shown.out
+    assert client.runs() == before
