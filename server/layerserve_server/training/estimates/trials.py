@@ -163,7 +163,7 @@ def _write_rows(folder: Path, request: RunRequest, zeros: bool) -> None:
         bounds = dict.fromkeys(range(len(request.data)), 1)
     else:
         load_plugins()
-        model = load_model(find_model(folder / BASE))
+        model = load_model(find_model(folder / BASE), keep_lora=True)
         prepare_model(model, request)
         bounds = class_bounds(model, request.data)
     write_rows(folder, request, bounds)
