@@ -129,11 +129,21 @@ def save_model(path: Path) -> None:
     model.save(path / "model.keras")
 
 
-def interrupt(proxy: Proxy, server: Server, size: int, done: list[str], ended: threading.Event) -> None:
-    """Cuts the connection and kills the server when these shares of the dataset have passed the proxy."""
+class Sending:
+    """How much of the dataset the client has sent, as a share."""
+
+    def __init__(self) -> None:
+        self.share = 0.0
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        self.share = done / total if phase == "sending" else 0.0
+
+
+def interrupt(proxy: Proxy, server: Server, sending: Sending, done: list[str], ended: threading.Event) -> None:
+    """Cuts the connection and kills the server when these shares of the dataset are sent."""
     events = sorted([*((share, "cut") for share in CUTS), *((share, "kill") for share in KILLS)])
     for share, what in events:
-        while proxy.sent < share * size + len(done) * IN_FLIGHT / 2:
+        while sending.share < share:
             if ended.wait(0.001):
                 return
         done.append(what)
@@ -160,11 +170,11 @@ def main(gigabytes: float) -> None:
 
 
 def upload(proxy: Proxy, server: Server, client: Client, rows: int, y: np.ndarray[Any, Any]) -> None:
-    size, done, ended = rows * (ROW_BYTES + 4), list[str](), threading.Event()
-    interrupting = threading.Thread(target=interrupt, args=(proxy, server, size, done, ended))
+    sending, done, ended = Sending(), list[str](), threading.Event()
+    interrupting = threading.Thread(target=interrupt, args=(proxy, server, sending, done, ended))
     interrupting.start()
     began = time.monotonic()
-    dataset = client.upload_dataset(x=Rows(rows), y=y)
+    dataset = client.upload_dataset(x=Rows(rows), y=y, progress=sending)
     ended.set()
     interrupting.join()
     sent, seconds = proxy.sent, time.monotonic() - began

@@ -217,6 +217,7 @@ def test_a_file_that_cannot_hold_them_is_refused(tmp_path: Path) -> None:
 def test_a_merged_file_is_an_ordinary_model(suffix: str, generation: int, optimizer: Any, tmp_path: Path) -> None:
     model, (x, y) = trained(alpha=5, optimizer=optimizer), data("dense")
     path, again = tmp_path / f"m{suffix}", tmp_path / "again.keras"
+    model.save(again)
     with merged_weights(model):
         model.save(path, generation=generation)
         assert [w.name for w in model.get_layer("adapted").trainable_weights] == ["kernel", "bias"]
@@ -229,7 +230,6 @@ def test_a_merged_file_is_an_ordinary_model(suffix: str, generation: int, optimi
         assert not theirs.get_layer("adapted").lora_enabled
         np.testing.assert_allclose(theirs.predict(x, verbose=0), expected, atol=1e-5)
     # Training goes on as if nothing had been saved.
-    model.save(again)
     kept = layergraph.load_model(again, keep_lora=True)
     assert model.fit(x, y, **FIT).history["loss"] == pytest.approx(kept.fit(x, y, **FIT).history["loss"], rel=1e-5)
 

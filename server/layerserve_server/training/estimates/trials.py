@@ -98,7 +98,8 @@ class Trials:
         for part in (base.path.name, *base.parts):
             link = folder / BASE / part
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(base.path.parent / part)
+            # Absolute, as the repository may be given by a relative path, which the link would take as its own.
+            link.symlink_to((base.path.parent / part).absolute())
         replace(trial_request(request), trial_seconds=TRIAL_SECONDS).write(folder)
         limits = self._limits(request)
         arguments = {"folder": str(folder), "environment": run_environment(request.threads)}
@@ -163,7 +164,7 @@ def _write_rows(folder: Path, request: RunRequest, zeros: bool) -> None:
         bounds = dict.fromkeys(range(len(request.data)), 1)
     else:
         load_plugins()
-        model = load_model(find_model(folder / BASE))
+        model = load_model(find_model(folder / BASE), keep_lora=True)
         prepare_model(model, request)
         bounds = class_bounds(model, request.data)
     write_rows(folder, request, bounds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from layergraph import Input, Model, layers
@@ -49,7 +50,8 @@ def base(tmp_path_factory):
     words = layers.Flatten()(layers.Embedding(50, 4)(x))
     path = tmp_path_factory.mktemp("model") / "model.keras"
     Model(x, layers.Dense(3, activation="softmax", name="y")(words)).save(path)
-    return FoundVersion("m", 1, path, (1, 2, path.stat().st_size, 3, 4))
+    # As of a repository that is given by a relative path.
+    return FoundVersion("m", 1, Path(os.path.relpath(path)), (1, 2, path.stat().st_size, 3, 4))
 
 
 @pytest.fixture
