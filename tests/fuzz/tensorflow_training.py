@@ -333,6 +333,11 @@ def make(seed: int, folder: Path) -> str:
     except maker.tf.errors.InvalidArgumentError as refused:
         # Values of a loss without reduction can't be added to a penalty, or to those of another output.
         raise Skipped(refused.message) from None
+    except ValueError as refused:
+        if "can not be broadcast" not in str(refused):
+            raise
+        # Weights of rows for metrics of timesteps.
+        raise Skipped(str(refused)) from None
     model.save(folder / f"model.{ending}")
     if maker.batch is not None:
         model.reset_states()

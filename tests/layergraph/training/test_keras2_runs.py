@@ -10,6 +10,7 @@ import layergraph
 import numpy as np
 import pytest
 import torch
+from layergraph import Input, Model, layers
 from layergraph.config.keras_versions import generation_of
 from layergraph.config.training_rules import KERAS3_RULES, tf_keras_training
 from layergraph.functional.logits import keep_logits, logits_of
@@ -154,3 +155,19 @@ def test_lookups_of_one_id_stay_apart():
     assert sorted(gradient._values()[:, 0].tolist()) == [1, 1, 1, 1, 2, 2, 2, 2]
     assert gradient.to_dense()[:, 0].tolist() == [9, 0, 3]
     assert lookups.gradient(table, torch.ones(3, 1))[:, 0].tolist() == [10, 1, 4]
+
+
+def test_statistics_of_a_model_for_each_timestep_move_twice_also_under_a_mask():
+    """tf.keras runs the model once for the outputs and once for the mask, which the LSTM needs here."""
+    entry = Input((2,))
+    inner = Model(entry, layers.BatchNormalization(momentum=0.5, name="norm")(entry))
+    words = Input((3,), dtype="int32")
+    vectors = layers.Embedding(5, 2, mask_zero=True)(words)
+    steps = layers.TimeDistributed(inner, step_rule="keras2")(vectors)
+    model = Model(words, layers.LSTM(1)(steps))
+    model.compile({"class_name": "SGD", "config": {"learning_rate": 0.0}}, "mse")
+    rows = np.array([[1, 2, 3], [3, 4, 1]])
+    model.fit(rows, np.zeros((2, 1)), verbose=0)
+    moved = model.get_weights()[3]
+    whole = model.get_weights()[0][rows].reshape(-1, 2).mean(0)
+    np.testing.assert_allclose(moved, 0.75 * whole, rtol=1e-4)
