@@ -22,14 +22,14 @@ class WandbSink:
     def __init__(self, project: str, folder: Path) -> None:
         """`project` is NAME or ENTITY/NAME; `folder` is where files of runs are kept until they are sent."""
         entity, _, name = project.rpartition("/")
-        self._where = {"entity": entity or None, "project": name or PROJECT, "dir": str(folder)}
+        self._where: dict[str, Any] = {"entity": entity or None, "project": name or PROJECT, "dir": str(folder)}
         self._open: dict[str, Any] = {}
 
     def begin(self, run_id: str, request: RunRequest, known: str) -> str:
         """Creates the copy of a run; its id is the run's."""
         if run_id not in self._open:
             run = wandb.init(
-                **self._where,  # type: ignore[arg-type]
+                **self._where,
                 id=run_id,
                 name=run_id,
                 group=request.model,
