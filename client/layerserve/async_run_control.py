@@ -40,7 +40,7 @@ class AsyncRunControl(RunView):
     async def stop(self, *, timeout: float | None = None) -> RunInfo:
         """End training early, after the current batch, and publish the best epoch so far or the last weights.
 
-        Which ones, and whether any are published, is what `train` was told with `publish`. A paused run ends with the
+        Which ones, and whether any are published, is set by `publish` of `train`. A paused run ends with the
         weights of its checkpoint. A run that hasn't begun is cancelled. Does nothing if the run has ended.
 
         Raises FailedPrecondition if the run is an evaluation.

@@ -694,7 +694,7 @@ Global___OnlineEnded: _TypeAlias = OnlineEnded  # noqa: Y015
 
 @_typing.final
 class OnlineError(_message.Message):
-    """Why a request failed: what an error of a call would have told."""
+    """Why a request failed: as in the error of a call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1116,7 +1116,7 @@ class EstimateRunResponse(_message.Message):
     @_builtins.property
     def seconds(self) -> Global___EstimatedSeconds:
         """Time from the moment when the run leaves the queue to its end, with all epochs. Not set if it couldn't be measured; a
-        problem tells why.
+        problem is the reason.
         """
 
     @_builtins.property
@@ -1728,7 +1728,7 @@ class RunPaused(_message.Message):
     step: _builtins.int
     """Steps of that epoch that are done."""
     reason: _builtins.str
-    """Why, for a person to read, where nobody asked for it: the disk is full. Empty otherwise."""
+    """Why, for a person to read, if no call has paused it: the disk is full. Empty otherwise."""
     def __init__(
         self,
         *,
@@ -1809,7 +1809,7 @@ class Run(_message.Message):
     state: Global___RunState.ValueType
     """State of the run."""
     reason: _builtins.str
-    """Why it failed, or is paused though nobody asked for it, for a person to read. Empty otherwise."""
+    """Why it failed, or is paused although no call has paused it, for a person to read. Empty otherwise."""
     epochs_done: _builtins.int
     """Epochs done."""
     epochs: _builtins.int

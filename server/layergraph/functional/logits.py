@@ -13,7 +13,7 @@ import torch
 _KEPT = "keras_logits"
 
 #: Which crossentropies take the logits. All do, whatever `from_logits` is, and whichever the function was; those that
-#: expect the function do; those that expect it do, unless they are told that they get logits.
+#: expect the function do; those that expect it do, unless `from_logits` is set.
 ANY, EXPECTED, UNTOLD = "any", "expected", "untold"
 
 

@@ -45,14 +45,14 @@ class FrozenCache:
     folder      where they are kept, in memory-mapped files that a resumed run uses again; None for memory
     max_bytes   most that they may take; None for no limit
     required    whether `fit` raises ConfigError where they can't be kept, rather than computing them in each step
-    tell        gets a line for people on what is kept, or why nothing is
+    log         called with a line about what is kept, or why nothing is
     pause       called after each batch that is computed
     """
 
     folder: Path | None = None
     max_bytes: int | None = None
     required: bool = False
-    tell: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
     pause: Callable[[], None] = lambda: None
 
 
@@ -246,7 +246,7 @@ def keep_outputs(
         size = sum(group.bytes for group in groups.values())
         if cache.max_bytes is not None and size > cache.max_bytes:
             raise NotKeptError(f"they take {size} bytes, expected at most {cache.max_bytes}")
-        cache.tell(f"outputs of {len(split.layers)} frozen layers are computed once and kept: {size} bytes")
+        cache.log(f"outputs of {len(split.layers)} frozen layers are computed once and kept: {size} bytes")
         made = {n: group.compute(cache.folder, n, cache.pause, interrupt) for n, group in groups.items()}
     except NotKeptError as reason:
         refuse(cache, str(reason))
@@ -258,4 +258,4 @@ def refuse(cache: FrozenCache, reason: str) -> None:
     """Notes that nothing is kept. Raises ConfigError if that is required."""
     if cache.required:
         raise ConfigError(f"cache_frozen: {reason}")
-    cache.tell(f"outputs of frozen layers aren't kept: {reason}")
+    cache.log(f"outputs of frozen layers aren't kept: {reason}")

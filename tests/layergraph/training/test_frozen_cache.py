@@ -174,7 +174,7 @@ def test_what_comes_before_it_is_kept_where_that_is_not_required(made: Any, reas
     x = RNG.standard_normal((8, 6)).astype("float32")
     told: list[str] = []
     results = []
-    for cache in (False, FrozenCache(tell=told.append)):
+    for cache in (False, FrozenCache(log=told.append)):
         layergraph.utils.set_random_seed(1)
         torch.manual_seed(1)
         model = chain(*made())
@@ -240,13 +240,13 @@ def test_text_is_read_once() -> None:
 
 def test_one_pass_over_the_data_keeps_nothing() -> None:
     told: list[str] = []
-    fitted(FrozenCache(tell=told.append), epochs=1)
+    fitted(FrozenCache(log=told.append), epochs=1)
     assert told == []
 
 
 def test_more_than_allowed_is_not_kept() -> None:
     told: list[str] = []
-    fitted(FrozenCache(max_bytes=1000, tell=told.append))
+    fitted(FrozenCache(max_bytes=1000, log=told.append))
     # For each row: two outputs of the encoder, the mixed vectors, and their mask.
     size = ROWS * (2 * 4 * 4 + 5 * 4 * 4 + 5)
     assert told == [f"outputs of frozen layers aren't kept: they take {size} bytes, expected at most 1000"]
@@ -261,7 +261,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path: Path, monke
     monkeypatch.setattr(os, "posix_fallocate", full)
     told: list[str] = []
     expected = fitted(cache=False, shuffle=False)
-    assert same(fitted(FrozenCache(tmp_path, tell=told.append), shuffle=False), expected)
+    assert same(fitted(FrozenCache(tmp_path, log=told.append), shuffle=False), expected)
     assert "can't be reserved: No space left on device" in told[-1]
     assert list(tmp_path.iterdir()) == []
 
@@ -338,7 +338,7 @@ def test_a_run_that_began_without_goes_on_without(tmp_path: Path) -> None:
     checkpoints = _Stopping(tmp_path)
     with pytest.raises(_StoppedError):
         fitted(cache=False, checkpoints=checkpoints, callbacks=[_After(4, checkpoints)])
-    resumed = fitted(FrozenCache(tell=told.append), checkpoints=Checkpoints(tmp_path))
+    resumed = fitted(FrozenCache(log=told.append), checkpoints=Checkpoints(tmp_path))
     assert told == []
     assert same(resumed, expected)
 

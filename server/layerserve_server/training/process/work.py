@@ -172,7 +172,7 @@ def _frozen_cache(folder: Path, request: RunRequest, model: Model, writer: Event
         folder / CACHE,
         room,
         required=request.cache_frozen == "on",
-        tell=note,
+        log=note,
         pause=(lambda: resting.on_train_batch_end(0)) if resting is not None else lambda: None,
     )
 

@@ -44,7 +44,7 @@ SERVER_STOPPED = "the server was stopped"
 RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START, RIVAL, CACHE, STEPS, PUBLISH)
 #: Maximum number of versions that a result is compared with, one after another, before it is withheld.
 MAX_COMPARISONS = 5
-#: Maximum time until this server knows a version that another server has published, in seconds.
+#: Maximum time until this server has read a version that another server has published, in seconds.
 RIVAL_SECONDS = 30.0
 #: Why a run is paused that no call has paused.
 FULL = "there is no space left on the server's disk; resume the run when there is"

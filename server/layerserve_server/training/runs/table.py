@@ -1,4 +1,4 @@
-"""The runs that a server knows, and their folders: creating, finding, listing, owning and removing runs."""
+"""The runs of a server, and their folders: creating, finding, listing, owning and removing runs."""
 
 from __future__ import annotations
 

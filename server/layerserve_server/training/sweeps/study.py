@@ -94,7 +94,7 @@ class Study:
 
 
 def _distribution(dimension: Dimension, plan: Plan) -> BaseDistribution:
-    """Returns Optuna's form of a dimension. Values are chosen by their index: Optuna knows no lists and objects."""
+    """Returns Optuna's form of a dimension. Values are chosen by their index: Optuna has no lists and objects."""
     if plan.method is Method.GRID:
         return CategoricalDistribution(list(range(dimension.grid_size)))
     if dimension.values:
