@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
+from layergraph.execution.engines.signal_stack import kept_signal_stack
 
 _WIDE = (torch.int64, torch.uint32, torch.uint64)
 _LIMITS = np.iinfo(np.int32)
@@ -38,7 +39,8 @@ def open_vino(source: ExportedGraph, precision: str = "f32") -> Engine:
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if source.threads:
         settings["INFERENCE_NUM_THREADS"] = str(source.threads)
-    compiled = openvino.compile_model(model, "CPU", settings)
+    with kept_signal_stack():
+        compiled = openvino.compile_model(model, "CPU", settings)
     count = len(compiled.outputs)
     # OpenVINO's integers have 32 bits; of wider ones it keeps the lower half.
     wide = [i for i, sample in enumerate(source.samples) if sample.dtype in _WIDE]

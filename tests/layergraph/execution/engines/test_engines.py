@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import subprocess
 import sys
@@ -720,3 +721,22 @@ def test_weights_go_with_their_model(engine: str) -> None:
     # In a separate process, whose memory is used by this test alone.
     done = subprocess.run([sys.executable, "-c", RELOADS, engine], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the thread's signal stack")
+def test_signals_can_be_handled_after_openvino_has_freed_a_model() -> None:
+    if not THERE["openvino"]:
+        pytest.skip("not there")
+    libc, size = ctypes.CDLL(None), 24  # stack_t: address, flags, size
+
+    def signal_stack() -> bytes:
+        held = ctypes.create_string_buffer(size)
+        assert libc.sigaltstack(None, held) == 0
+        return held.raw
+
+    before = signal_stack()
+    x = layergraph.Input((4,))
+    model = layergraph.Model(x, layergraph.layers.Dense(2)(x))
+    assert model.plan().tune(engines=("openvino",), pin=True).choices
+    # OpenVINO sets a stack of its own for the thread in which it compiles, and frees it with the model.
+    assert signal_stack() == before
