@@ -1,7 +1,7 @@
 """The stack on which this thread's signal handlers run, which a library may replace by memory that it frees later.
 
-Python handles signals on the alternate stack of the thread, if there is one. OpenVINO sets one in the thread that compiles
-a model and frees it with the model: the next signal that this thread handles would end the process.
+Python handles signals on the alternate stack of the thread, if there is one. OpenVINO sets one in the thread that
+compiles a model and frees it with the model: the next signal that this thread handles would end the process.
 """
 
 from __future__ import annotations
