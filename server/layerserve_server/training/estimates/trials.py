@@ -53,6 +53,8 @@ DRY_RUNS = 3
 MEMORY_SECONDS, MEMORIES_SECONDS = 0.004, 0.05
 #: Beginning of the names of trials' folders, and the age, in seconds, of those that a killed server has left behind.
 PREFIX, LEFT_SECONDS = ".estimate-", 3600.0
+#: Maximum time for the process of a trial whose caller has gone to end, and time between two tries, in seconds.
+REMOVE_SECONDS, REMOVE_AGAIN_SECONDS = 5.0, 0.02
 #: Limit that isn't one: CUDA reserves more address space than there is memory.
 NO_LIMIT = 1 << 60
 WHAT = "a trial of the run"
@@ -81,8 +83,11 @@ class Trials:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            with tempfile.TemporaryDirectory(prefix=PREFIX, dir=self._folder, ignore_cleanup_errors=True) as folder:
-                return self._try(Path(folder), request, base, gone)
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._folder))
+            try:
+                return self._try(folder, request, base, gone)
+            finally:
+                _remove(folder)
         except OSError as error:
             raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
         finally:
@@ -118,6 +123,15 @@ class Trials:
         if request.device == "cpu" and available is not None:
             memory = max(MIN_BYTES, int(MEMORY_SHARE * available))
         return JobLimits(self._seconds, memory, max(1, request.threads))
+
+
+def _remove(folder: Path) -> None:
+    """Removes a trial's folder. The process of a trial whose caller has gone may write to it a moment longer."""
+    end = time.monotonic() + REMOVE_SECONDS
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(REMOVE_AGAIN_SECONDS)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # In the child process.
