@@ -58,7 +58,7 @@ def _app(folder: Path) -> Iterator[App]:
 def _started(app: App, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How runs start."""
     if request.param == "anew":
-        monkeypatch.setattr(app.runs, "_parent", None)
+        monkeypatch.setattr(app.runs._execution, "_parent", None)
     return str(request.param)
 
 

@@ -123,7 +123,7 @@ def test_a_sweep_continues_after_a_restart_without_a_second_run_of_a_trial(sweep
 def test_bad_trials_are_stopped_early_by_successive_halving(sweeper):
     # One at a time, so that the first trials are there to be compared with.
     method = pb.SWEEP_METHOD_SUCCESSIVE_HALVING
-    sweep = sweeper.ended(sweeper.create(spec([1, 50], method, trials=6, parallel=1, epochs=4)))
+    sweep = sweeper.ended(sweeper.create(spec([1, 50], method, trials=6, parallel=1, epochs=3)))
     best = [trial for trial in sweep.trials if seeds_of(sweep)[trial.number] == 1]
     bad = [trial for trial in sweep.trials if seeds_of(sweep)[trial.number] == 50 and trial.number > best[0].number]
     assert best

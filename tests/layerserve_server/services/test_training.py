@@ -502,7 +502,8 @@ def abandon_server(app):
     """What a kill -9 of the server leaves: its locks are free, its training processes live."""
     for run in app.runs.list():
         run.disown()
-        run.process = SimpleNamespace(wait=run.process.wait, pid=run.process.pid, signal=lambda number: None)
+        held = run.process
+        run.process = SimpleNamespace(wait=held.wait, pid=held.pid, signal=lambda number: None, survives_server=False)
     app.runs._endings.conclude = lambda run: None
 
 

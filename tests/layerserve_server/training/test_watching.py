@@ -68,7 +68,7 @@ def test_the_end_of_a_run_is_told_although_it_can_not_be_written(
     (tmp_path / "models" / ".layerserve" / "runs" / run / "go").touch()
     *_, last = training
     assert last.event.WhichOneof("kind") == "finished"
-    (record,) = [record for record in caplog.records if "last event" in record.getMessage()]
-    assert (record.getMessage(), record.run) == ("can't write the last event of the run: No space left on device", run)
+    (record,) = [record for record in caplog.records if "can't write an event" in record.getMessage()]
+    assert (record.getMessage(), record.run) == ("can't write an event of the run: No space left on device", run)
     (again,) = stub.WatchRun(pb.WatchRunRequest(run_id=run, from_sequence=last.event.sequence), timeout=60)
     assert again.event.WhichOneof("kind") == "finished"

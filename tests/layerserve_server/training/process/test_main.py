@@ -21,7 +21,7 @@ from layerserve_server.training.result import RunResult
         (InvalidRequestError("data file 'x' has changed"), "data file 'x' has changed", (1, 2), False),
         (MemoryError(), "out of memory", (1, 2), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory", (1, 2), True),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device", (1, 2), True),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "there is no space left on the server's disk", (1, 2), True),
         (KeyError("secret"), "internal error (KeyError); see the run's log", (1, 2), False),
     ],
 )
