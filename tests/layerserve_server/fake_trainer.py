@@ -21,6 +21,10 @@ from layerserve_server.training.runs.control import ControlFile
 def first_array(folder: Path, request: RunRequest) -> np.ndarray:
     """The first array of the data, read without the module that reads all kinds of it, which imports torch."""
     array = request.data[0]
+    if array.dataset:
+        from layerserve_server.training.upload import read_data
+
+        return read_data(folder, request.data, datasets=Path(request.datasets))[0]
     return np.load(Path(request.data_root, array.path) if array.path else folder / "data" / "0.npy")
 
 
