@@ -55,6 +55,8 @@ MEMORY_SECONDS, MEMORIES_SECONDS = 0.004, 0.05
 PREFIX, LEFT_SECONDS = ".estimate-", 3600.0
 #: Maximum time for the process of a trial whose caller has gone to end, and time between two tries, in seconds.
 REMOVE_SECONDS, REMOVE_AGAIN_SECONDS = 5.0, 0.02
+#: Time for which the folder of a trial that was broken off has to be gone, in seconds.
+SETTLED_SECONDS = 0.5
 #: Limit that isn't one: CUDA reserves more address space than there is memory.
 NO_LIMIT = 1 << 60
 WHAT = "a trial of the run"
@@ -85,9 +87,12 @@ class Trials:
             self._sweep()
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._folder))
             try:
-                return self._try(folder, request, base, gone)
-            finally:
-                _remove(folder)
+                trial = self._try(folder, request, base, gone)
+            except BaseException:
+                _remove(folder, SETTLED_SECONDS)
+                raise
+            _remove(folder)
+            return trial
         except OSError as error:
             raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
         finally:
@@ -125,13 +130,21 @@ class Trials:
         return JobLimits(self._seconds, memory, max(1, request.threads))
 
 
-def _remove(folder: Path) -> None:
-    """Removes a trial's folder. The process of a trial whose caller has gone may write to it a moment longer."""
+def _remove(folder: Path, settled: float = 0.0) -> None:
+    """Removes a trial's folder, until it has been gone for `settled` seconds.
+
+    The process of a trial that was broken off may write to the folder, or create it again, a moment longer.
+    """
     end = time.monotonic() + REMOVE_SECONDS
     shutil.rmtree(folder, ignore_errors=True)
-    while folder.exists() and time.monotonic() < end:
+    gone_since = time.monotonic()
+    while (left := folder.exists()) or time.monotonic() - gone_since < settled:
+        if time.monotonic() > end:
+            return
         time.sleep(REMOVE_AGAIN_SECONDS)
-        shutil.rmtree(folder, ignore_errors=True)
+        if left:
+            shutil.rmtree(folder, ignore_errors=True)
+            gone_since = time.monotonic()
 
 
 # In the child process.

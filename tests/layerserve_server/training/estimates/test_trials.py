@@ -132,6 +132,7 @@ def test_a_trial_ends_with_its_caller(parent, base, tmp_path):
     while len(descendants_of(parent._process.pid)) > 0 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert descendants_of(parent._process.pid) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_trial_at_a_time(parent, base, tmp_path):
