@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,12 @@ from pathlib import Path
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training.runs.base_version import BaseVersion
+from layerserve_server.training.runs.folder import BASE
+from layerserve_server.training.runs.table import copy_version
 from layerserve_server.training.sweeps.plan import replace_json
 
-#: Names of the folder of the copy, and of the file that describes it, in a sweep's folder.
-BASE, DESCRIPTION = "base", "base.json"
+#: Name of the file that describes the copy in a sweep's folder.
+DESCRIPTION = "base.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,7 @@ class Base:
 def copy_base(base: BaseVersion, folder: Path) -> None:
     """Copies a version's files to a sweep's folder, with a description. Raises OSError."""
     found = base.found
-    for part in (found.path.name, *found.parts):
-        (folder / BASE / part).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found.path.parent / part, folder / BASE / part, follow_symlinks=False)
+    copy_version(found, folder / BASE)
     description = {
         "found": {
             "name": found.name,

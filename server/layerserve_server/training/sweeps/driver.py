@@ -138,14 +138,11 @@ class Driver:
                     continue
                 assert isinstance(event.what, events.Epoch)
                 trial.add(event.what.epoch, value)
-                if sweep.request.publish != "best" or trial.value is None or self._better(value, trial.value):
+                if sweep.request.publish != "best" or trial.value is None or sweep.plan.is_better(value, trial.value):
                     trial.value = value
                 if sweep.plan.method is Method.SUCCESSIVE_HALVING and not prune:
                     prune = study.report(trial.number, event.what.epoch, value)
         return prune
-
-    def _better(self, value: float, than: float) -> bool:
-        return value > than if self._sweep.plan.larger_is_better else value < than
 
     def _end_trial(self, trial: Trial, run: Run, study: StudyProcess) -> None:
         last = run.log.last

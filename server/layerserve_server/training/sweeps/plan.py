@@ -37,6 +37,10 @@ class Plan:
     monitor: str
     larger_is_better: bool
 
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether a value of the log is better than another."""
+        return value > than if self.larger_is_better else value < than
+
     def write(self, folder: Path) -> None:
         """Writes the plan to a sweep's folder. Raises OSError."""
         replace_json(folder / PLAN, asdict(self))

@@ -140,7 +140,7 @@ class Sweep:
         best = self.trial(self.best)
         if math.isnan(value) or best is None or best.value is None:
             return not math.isnan(value)
-        return value > best.value if self.plan.larger_is_better else value < best.value
+        return self.plan.is_better(value, best.value)
 
     def best_file(self, number: int, suffix: str = "") -> Path:
         """Returns the path of a best trial's model, with this suffix or, if empty, that of the existing file."""
