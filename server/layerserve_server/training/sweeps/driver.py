@@ -26,7 +26,7 @@ from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import RESULT, result_file
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
-from layerserve_server.training.sweeps.base import Base
+from layerserve_server.training.sweeps.base_copy import Base
 from layerserve_server.training.sweeps.plan import Method
 from layerserve_server.training.sweeps.space import with_settings
 from layerserve_server.training.sweeps.study_process import StudyProcess

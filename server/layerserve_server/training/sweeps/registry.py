@@ -30,7 +30,7 @@ from layerserve_server.training.runs.base_version import BaseVersion
 from layerserve_server.training.runs.folder import RESULT
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import RUN_ID, new_id
-from layerserve_server.training.sweeps.base import copy_base
+from layerserve_server.training.sweeps.base_copy import copy_base
 from layerserve_server.training.sweeps.driver import Driver
 from layerserve_server.training.sweeps.plan import Method, Plan
 from layerserve_server.training.sweeps.space import MAX_TRIALS, Dimension, check_space, combinations, with_settings
