@@ -7,7 +7,9 @@ import subprocess
 
 import grpc
 import pytest
+from clocks import replace_time
 from layerserve import TLS, Client, DeadlineExceeded, InvalidArgument, Unavailable
+from layerserve import connection as connection_module
 from layerserve.connection import Deadline, connection, rpc_error
 from layerserve.testing import FakeServer
 
@@ -64,7 +66,7 @@ def test_a_deadline_is_ahead(seconds):
 
 def test_a_deadline_that_is_reached_has_passed(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    replace_time(monkeypatch, connection_module, monotonic=lambda: clock[0])
     deadline = Deadline(2.0)
     clock[0] = 102.0
     with pytest.raises(DeadlineExceeded):
@@ -96,7 +98,7 @@ def test_options_of_the_user_win():
 
 def test_a_deadline_runs_out_across_calls(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    replace_time(monkeypatch, connection_module, monotonic=lambda: clock[0])
     deadline = Deadline(2.0)
     assert deadline.remaining() == 2.0
     clock[0] += 1.5

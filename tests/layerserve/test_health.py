@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from clocks import replace_time
 from layerserve import (
     DeadlineExceeded,
     InvalidArgument,
@@ -42,7 +43,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr(health.time, "monotonic", lambda: self.now)
+        replace_time(monkeypatch, health, monotonic=lambda: self.now)
 
     def waits(self, flow, *answers):
         """Runs a flow with these answers, the last one again and again; gives how often it asked."""

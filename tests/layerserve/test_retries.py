@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from layerserve import Client, DeadlineExceeded, LayerserveError, Overloaded, Unavailable, retries
+from clocks import replace_time
+from layerserve import Client, DeadlineExceeded, LayerserveError, Overloaded, Unavailable, channel, retries
 from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 from layerserve.service_config import THROTTLE_TOKENS
 
@@ -32,7 +33,7 @@ def attempts(server, method="Predict"):
 def pauses(monkeypatch):
     """The pauses before repetitions, in seconds. None of them is made."""
     made = []
-    monkeypatch.setattr("layerserve.channel.time.sleep", made.append)
+    replace_time(monkeypatch, channel, sleep=made.append)
     return made
 
 

@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 from blocking import Blocking
+from clocks import replace_time
 from layerserve import AsyncClient, Client, InvalidArgument, PlaintextTokenWarning, Unauthenticated, tokens
 from layerserve.connection import connection
 from layerserve.tokens import FixedToken, TokenFile, token_source
@@ -26,7 +27,7 @@ def sent(source):
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(tokens.time, "monotonic", lambda: now[0])
+    replace_time(monkeypatch, tokens, monotonic=lambda: now[0])
     return now
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from clocks import replace_time
 from layergraph.training import progress
 from layergraph.training.progress import Progress
 
@@ -26,7 +27,7 @@ def test_the_last_line_has_the_steps_done_where_none_are_known(steps: int | None
 def _clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The current time, as the only item of a list that tests change."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    replace_time(monkeypatch, progress, monotonic=lambda: now[0])
     return now
 
 

@@ -8,6 +8,7 @@ import threading
 from contextlib import suppress
 
 import pytest
+from clocks import replace_time
 from layerserve_server.access import balances, quota
 from layerserve_server.access.balances import Balances, digest_of
 from layerserve_server.access.quota import Quota, Quotas
@@ -17,7 +18,7 @@ from layerserve_server.errors import QuotaError
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(quota.time, "monotonic", lambda: now[0])
+    replace_time(monkeypatch, quota, monotonic=lambda: now[0])
     return now
 
 
@@ -131,7 +132,8 @@ def test_a_process_takes_rows_in_advance_and_no_more_than_there_are(shared):
 
 def test_balances_of_processes_agree_with_that_of_one(shared, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(quota.time, "monotonic", lambda: now[0])
+    for module in (quota, balances):
+        replace_time(monkeypatch, module, monotonic=lambda: now[0])
     alone, together = Quota("ci", 5.0), Balances(shared)
     draw = random.Random(3)
     for _ in range(500):

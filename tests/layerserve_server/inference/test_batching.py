@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from clocks import replace_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layerserve_server.errors import (
@@ -196,7 +197,7 @@ def test_an_idle_queue_answers_without_waiting_for_company(make):
 )
 def test_a_queue_waits_for_company_for_a_twentieth_of_its_last_batch(make, monkeypatch, seconds, expected, longest):
     queue, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
-    monkeypatch.setattr(batching.time, "monotonic", lambda: 1000.0)
+    replace_time(monkeypatch, batching, monotonic=lambda: 1000.0)
     queue._last = (1000.0, seconds, expected)
     waits = []
     queue._wake.wait = lambda timeout=None: waits.append(timeout) or queue._queue.extend([None] * expected)

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from clocks import replace_time
 from layerserve_server.errors import UnavailableError, VersionFailedError
 from layerserve_server.remote import failures
 from layerserve_server.remote import mirror as module
@@ -219,7 +220,7 @@ def test_a_version_that_failed_is_not_tried_again_at_once(store, make_mirror, se
         wait_for(lambda: not mirror.fetching())
     assert seen.failed == ["m"]
     store.fetch_error = None
-    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 20)
+    replace_time(monkeypatch, module, monotonic=lambda: time.monotonic() + 20)
     mirror.start()
     wait_for(lambda: absent(mirror) == {})
 

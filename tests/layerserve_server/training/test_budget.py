@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from clocks import replace_time
 from layerserve_server.errors import TooLargeError
 from layerserve_server.system_memory import available_memory, memory_of
 from layerserve_server.training import budget
@@ -120,7 +121,7 @@ def test_it_looks_only_when_it_is_time_to(tmp_path, monkeypatch, look, limits, p
     looks, clock = [], [1000.0]
     monkeypatch.setattr(budget, look, lambda what: looks.append(what) or 0)
     monkeypatch.setattr(budget, "children_of", lambda pid: [])
-    monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
+    replace_time(monkeypatch, budget, monotonic=lambda: clock[0])
     watch = Watch(limits, tmp_path, 10**6)
     for _ in range(10):
         watch.overspent(7, 0.0)

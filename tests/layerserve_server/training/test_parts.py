@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from clocks import replace_time
 from layerserve import tensors
 from layerserve.table_files.table import Selection
 from layerserve_server.errors import (
@@ -507,7 +508,7 @@ def test_all_epochs_of_a_long_run_can_be_watched(tmp_path):
 
 def test_the_time_of_a_long_run_is_that_of_all_its_epochs(tmp_path, monkeypatch):
     clock = iter(range(10**6))
-    monkeypatch.setattr(events.time, "time", lambda: float(next(clock)))
+    replace_time(monkeypatch, events, time=lambda: float(next(clock)))
     long_log(tmp_path, 3000, width=20, broken_after=1000)
     append(tmp_path, events.Finished(1, {}, 0.0))
     run = Run(tmp_path.name, tmp_path, GOOD, EventLog.read(tmp_path))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clocks import replace_time
 from layergraph import Input, Model, layers, load_model
 from layergraph.training.callbacks.callback import Callback
 from layerserve.options.training import Budget
@@ -399,7 +400,7 @@ def test_each_way_to_end_is_an_outcome(
 @pytest.fixture(name="clock")
 def _clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(reporting.time, "monotonic", lambda: now[0])
+    replace_time(monkeypatch, reporting, monotonic=lambda: now[0])
     return now
 
 

@@ -12,6 +12,7 @@ from random import Random
 
 import grpc
 import pytest
+from clocks import replace_time
 from echo_servers import ECHO
 from layerserve_server import system_memory
 from layerserve_server.transport import connections, memory
@@ -167,7 +168,7 @@ def test_calls_whose_requests_still_come_are_refused_before_their_connection_is_
 
 def test_a_caller_that_takes_no_replies_is_ended(pair, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(connections.time, "monotonic", lambda: clock[0])
+    replace_time(monkeypatch, connections, monotonic=lambda: clock[0])
     pair.look()
     pair.traffic.replied += 5 << 20
     pair.look()
@@ -196,7 +197,7 @@ def test_replies_count_as_soon_as_they_are_given_out(pair):
 
 def test_a_caller_that_takes_its_replies_slowly_stays(pair, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(connections.time, "monotonic", lambda: clock[0])
+    replace_time(monkeypatch, connections, monotonic=lambda: clock[0])
     pair.traffic.replied += 5 << 20
     for _ in range(4):
         pair.look()
@@ -209,7 +210,7 @@ def test_a_caller_that_takes_its_replies_slowly_stays(pair, monkeypatch):
 
 def test_a_connection_that_cancels_calls_without_end_is_ended(pair, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(connections.time, "monotonic", lambda: clock[0])
+    replace_time(monkeypatch, connections, monotonic=lambda: clock[0])
     pair.look()
     for resets, ended in ((LIMITS.max_resets_per_second, False), (LIMITS.max_resets_per_second + 1, True)):
         clock[0] += 1.0

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from clocks import replace_time
 from layerserve_server.training.process import cpu_yield as give_way
 from layerserve_server.training.process.cpu_usage import SERVER, seconds_served, seconds_waited, serving_processes
 from layerserve_server.training.process.cpu_yield import MAX_REST_SECONDS, MIN_TRAIN_SECONDS, REST_RATIO, CpuYield
@@ -86,8 +87,7 @@ def test_it_rests_where_it_waits_and_the_server_computes(
     monkeypatch.setattr(give_way, "seconds_waited", lambda: waited * now[0])
     monkeypatch.setattr(give_way, "serving_processes", lambda server: [server, 8])
     monkeypatch.setattr(give_way, "seconds_served", lambda pids: served * now[0] if pids == [7, 8] else 0.0)
-    monkeypatch.setattr(give_way.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(give_way.time, "sleep", slept.append)
+    replace_time(monkeypatch, give_way, monotonic=lambda: now[0], sleep=slept.append)
     callback = CpuYield()
     for batch in range(5):
         now[0] += 0.6 * MIN_TRAIN_SECONDS
@@ -105,8 +105,7 @@ def test_workers_that_come_later_are_found_where_it_waits(monkeypatch: pytest.Mo
     monkeypatch.setattr(give_way, "seconds_waited", lambda: 0.9 * now[0])
     monkeypatch.setattr(give_way, "serving_processes", lambda server: list(there[0]))
     monkeypatch.setattr(give_way, "seconds_served", lambda pids: 0.9 * now[0] if pids == [7, 8] else 0.0)
-    monkeypatch.setattr(give_way.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(give_way.time, "sleep", slept.append)
+    replace_time(monkeypatch, give_way, monotonic=lambda: now[0], sleep=slept.append)
     callback = CpuYield()
     there[0] = [7, 8]
     for batch, rests in enumerate((0, 1, 2)):

@@ -6,11 +6,12 @@ import math
 from itertools import pairwise
 
 import pytest
+from clocks import replace_time
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.request import DataArray, Role, RunRequest
-from layerserve_server.training.runs import series
+from layerserve_server.training.runs import run, series
 from layerserve_server.training.runs.remaining import remaining_seconds
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.runs.series import Series, SeriesReader
@@ -91,7 +92,7 @@ def test_what_a_resumed_run_repeats_counts_once(write):
 
 def test_times_are_counted_from_the_start(write, monkeypatch):
     now = iter([100.0, 101.5, 110.0])
-    monkeypatch.setattr(events.time, "time", lambda: next(now))
+    replace_time(monkeypatch, events, time=lambda: next(now))
     log = write(events.Started(9, 4, 16), epoch(1, loss=1.0), epoch(2, loss=1.0))
     (one,) = SeriesReader((), 10, by_step=False).read(log).values()
     assert [seconds for _, _, seconds in one.chosen()] == [1.5, 10.0]
@@ -137,7 +138,8 @@ def test_the_best_log_is_the_lowest_loss_or_what_the_request_monitors(write, tmp
 
 def test_the_remaining_time_follows_from_what_is_done(write, tmp_path, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(events.time, "time", lambda: clock[0])
+    for module in (events, run):
+        replace_time(monkeypatch, module, time=lambda: clock[0])
     write(events.Queued(0), events.Started(10, 4, 16))
     assert remaining_seconds(run_of(tmp_path)) is None
     clock[0] = 130.0
