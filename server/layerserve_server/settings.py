@@ -344,7 +344,8 @@ class Settings(BaseSettings):
         le=3600,
         description=(
             "Time to build and time engines for a version once it serves, in seconds ('auto' only). Engines "
-            "that would take longer are skipped. 0 disables tuning and uses PyTorch ('eager')."
+            "that would take longer are skipped. Waits while training runs compute. 0 disables tuning and uses "
+            "PyTorch ('eager')."
         ),
     )
     tuning_max_bytes: int = Field(

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import threading
+import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Maximum time that `close` waits for the current step, in seconds.
 _MOST_WAIT = 15.0
+#: Maximum time for which the tuning of a version waits while runs compute, in seconds.
+_MAX_BUSY_SECONDS = 600.0
 #: Size of a weight, in bytes.
 _BYTES = 4
 #: Packages whose versions affect the speed of engines.
@@ -80,13 +84,24 @@ class Tuner:
     seconds     approximate time per version
     threads     number of threads per engine; 0 for torch's default
     max_bytes   maximum size of the weights; larger models stay on eager torch, since engines copy the weights
+    busy        whether a run computes on this machine. Tuning waits meanwhile, as each would slow down the other, but
+                not forever
     """
 
-    def __init__(self, folder: Path, *, seconds: float, threads: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seconds: float,
+        threads: int,
+        max_bytes: int,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._folder = folder
         self._seconds = seconds
         self._threads = threads
         self._max_bytes = max_bytes
+        self._busy = busy
         self._waiting: list[LoadedVersion] = []
         self._wake = threading.Condition()
         self._closed = False
@@ -144,6 +159,11 @@ class Tuner:
         def stopped() -> bool:
             return self._closed or loaded.retired
 
+        end = time.monotonic() + _MAX_BUSY_SECONDS
+
+        def busy() -> bool:
+            return time.monotonic() < end and self._busy()
+
         threads = loaded.settings.compute_threads or self._threads
         note = self._folder / f"{_key(loaded.found, threads)}.json"
         known = _recall(note)
@@ -153,6 +173,7 @@ class Tuner:
             shared=True,
             known=known,
             stopped=stopped,
+            busy=busy,
         )
         if tuned.choices and not known and not stopped():
             _remember(note, tuned)

@@ -319,6 +319,7 @@ def make_tuner(settings: Settings) -> Tuner | None:
     """Returns the tuner of engines; None if the settings turn tuning off."""
     if settings.tuning_seconds <= 0:
         return None
+    from layerserve_server.training.runs.computing import is_computing
     from layerserve_server.tuning import Tuner
 
     return Tuner(
@@ -326,6 +327,7 @@ def make_tuner(settings: Settings) -> Tuner | None:
         seconds=settings.tuning_seconds,
         threads=settings.compute_threads,
         max_bytes=settings.tuning_max_bytes,
+        busy=partial(is_computing, settings.state_folder / "runs"),
     )
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from clocks import replace_time
 from layergraph.execution.tuning.result import Choice, Tuning
 from layerserve_server import tuning
 from layerserve_server.repository.layout import find_file
 from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.training.runs.computing import computing, is_computing
 from layerserve_server.tuning import EngineUnfitError, Tuner
 
 
@@ -129,6 +132,22 @@ def test_tuning_stops_when_the_server_does_or_the_version_goes(tmp_path: Path, f
     assert stopped()
     version.retired, tuner._closed = False, True
     assert stopped()
+
+
+def test_tuning_waits_while_runs_compute_but_not_forever(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    replace_time(monkeypatch, tuning, monotonic=lambda: now[0])
+    plan, runs = Plan(), tmp_path / "runs"
+    runs.mkdir()
+    tuner_of(tmp_path, busy=partial(is_computing, runs))._tune(version_of(plan, file))
+    busy = plan.asked[0]["busy"]
+    assert not busy()
+    with computing(runs):
+        assert busy()
+        now[0] += 601
+        assert not busy()
 
 
 @pytest.mark.parametrize(("parameters", "tuned"), [(25, 1), (26, 0)])

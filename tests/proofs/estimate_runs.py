@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,9 +125,11 @@ def settings_of(name: str, outputs: int) -> dict[str, Any]:
     return {"optimizer": optimizer, "loss": [loss] * outputs, "metrics": [[metric]] * outputs if metric else None}
 
 
-def compared(client: Client, models: Path, name: str, rows: int) -> tuple[RunEstimate, Truth]:
+def compared(client: Client, models: Path, info: ModelInfo, rows: int) -> tuple[RunEstimate, Truth]:
     """The estimate of a run, made before it, and the truth of it."""
-    info = client.model(name, version=1)
+    while any(each.choosing_engine for each in client.models()):
+        time.sleep(0.5)  # Tuning waits for runs, but one of its steps may take longer than a small run.
+    name = info.name
     compiled = settings_of(name, len(info.outputs))
     x, y = rows_for(info, rows, numbers=compiled.get("loss", [""])[0] == "mse")
     run = {"version": 1, "epochs": 3, "batch_size": 4, "validation_split": 0.25, "publish": "best", **compiled}
@@ -157,8 +160,10 @@ def main() -> int:
         with serving(models) as client:
             print("| model | seconds, estimated | truth | ratio | memory, ratio | disk, ratio |")
             print("|---|---|---|---|---|---|")
-            for name in names * arguments.rounds:
-                estimate, truth = compared(client, models, name, arguments.rows)
+            first = [client.model(name, version=1) for name in names]
+            for info in first * arguments.rounds:
+                name = info.name
+                estimate, truth = compared(client, models, info, arguments.rows)
                 assert estimate.seconds is not None
                 assert estimate.memory_bytes is not None
                 assert estimate.disk_bytes is not None

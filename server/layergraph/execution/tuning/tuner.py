@@ -73,6 +73,7 @@ def tune(
     pin: bool = False,
     known: Sequence[Choice] = (),
     stopped: Callable[[], bool] = lambda: False,
+    busy: Callable[[], bool] = lambda: False,
 ) -> Tuning:
     """Finds the fastest engine for each of `rows`, within `seconds`. Raises ValueError for an unknown engine.
 
@@ -84,11 +85,12 @@ def tune(
     pin       use the first engine whose outputs equal eager torch's, regardless of its speed and of `seconds`
     known     an earlier result: only its engines are built, and nothing is timed
     stopped   called between steps; once it returns True, no more engines are built or timed
+    busy      called before each step, which waits until it returns False; waiting doesn't count as time
     """
     unknown = [name for name in engines if name not in ENGINES and name != EAGER]
     if unknown:
         raise ValueError(f"unknown engine '{unknown[0]}', expected one of {', '.join((EAGER, *ENGINES))}")
-    allowance = Allowance(math.inf if pin else seconds, stopped)
+    allowance = Allowance(math.inf if pin else seconds, stopped, busy)
     kept = 0.0 if pin or known else seconds * _KEPT_FOR_TIMING
     if known:
         engines = list(dict.fromkeys(choice.engine for choice in known))
@@ -245,6 +247,7 @@ class _Bench:
         # If time doesn't suffice for all engines, those that were fastest for fewer rows are timed.
         before = self._rows_seconds
         for place, rows in enumerate(self._rows):
+            self._allowance.wait()
             # A single row can't be split.
             tried = [tuned for tuned in fit if rows > 1 or not tuned.name.endswith(ROW_PARALLEL)]
             tried.sort(key=lambda tuned: before[tuned.name])

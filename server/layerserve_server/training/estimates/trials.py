@@ -40,6 +40,7 @@ from layerserve_server.training.process.warm_parent import JobDiedError, JobLimi
 from layerserve_server.training.process.workers import end_with_parent
 from layerserve_server.training.request import REQUEST, RunRequest
 from layerserve_server.training.result import RunResult, ended_by_signal
+from layerserve_server.training.runs.computing import computing
 from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, RESULT
 from layerserve_server.training.upload import DATA
 
@@ -85,18 +86,22 @@ class Trials:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._folder))
-            try:
-                trial = self._try(folder, request, base, gone)
-            except BaseException:
-                _remove(folder, SETTLED_SECONDS)
-                raise
-            _remove(folder)
-            return trial
+            with computing(self._folder):
+                return self._tried(request, base, gone)
         except OSError as error:
             raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
         finally:
             self._slots.release()
+
+    def _tried(self, request: RunRequest, base: FoundVersion, gone: Callable[[], bool]) -> Trial:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._folder))
+        try:
+            trial = self._try(folder, request, base, gone)
+        except BaseException:
+            _remove(folder, SETTLED_SECONDS)
+            raise
+        _remove(folder)
+        return trial
 
     def _sweep(self) -> None:
         """Removes the folders of trials whose server was killed."""

@@ -20,8 +20,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from layerserve_server.training.process import workers
+from layerserve_server.training.process.cpu_usage import SERVER
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import NO_SPACE, Interruption, RunResult, StopRequest, out_of_space
+from layerserve_server.training.runs.computing import computing
 from layerserve_server.training.runs.folder import CHILD_LOCK, RIVAL
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def main(folder: Path) -> int:
     # The lock is held by the process that launched the workers, or else by the first worker.
     if workers.started_here() or (workers.under_torchrun() and os.environ["RANK"] != "0"):
         return _work(folder, request)
-    with _locked(folder):
+    with _locked(folder), _marked(request, folder):
         if (folder / RIVAL).is_dir() or request.workers == 1 or workers.under_torchrun():
             return _work(folder, request)
         workers.launch(folder, request)
@@ -135,6 +137,16 @@ def _locked(folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()} {socket.gethostname()}")
         file.flush()
         yield
+
+
+def _marked(request: RunRequest, folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Marks the time in which a run of a server on this machine computes, for the tuning of engines to wait.
+
+    A session of online training computes now and then only.
+    """
+    if request.kind is Kind.ONLINE or SERVER not in os.environ:
+        return contextlib.nullcontext()
+    return computing(folder.parent)
 
 
 def carry_out(folder: Path) -> NoReturn:

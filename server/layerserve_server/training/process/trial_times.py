@@ -19,6 +19,8 @@ from layerserve_server.training.runs.folder import FILES
 
 #: Name of the file in the run's folder.
 TRIAL = "trial.json"
+#: Number of steps that a trial makes in any case: the first one takes longer than the others.
+LEAST_STEPS = 2
 #: Multiple of its time after which a trial ends with its first step.
 MUCH_LATER = 4.0
 
@@ -77,19 +79,23 @@ class TrialTimer(Callback):
         self._times = TrialTimes()
         self._mark = 0.0
         self._bytes = 0
-        self._saved = False
+        self._steps = 0
+        self._asked = self._saved = False
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._begin()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._lap(self._kind_of_step(batch))
-        if len(self._times.laps) == 1 and self._checkpoints is not None:
-            # It is written after this batch.
+        self._steps += 1
+        enough = self._steps >= LEAST_STEPS
+        late = self._late(1 if enough else MUCH_LATER)
+        # One checkpoint is written, after this batch: in the lap of another step, or of what follows the steps.
+        last = self.params["steps"] * self.params["epochs"]
+        if self._checkpoints is not None and (late or self._steps == min(LEAST_STEPS, last)) and not self._asked:
             self._checkpoints.ask()
-            self._saved = True
-        # With two steps at least, as the first one takes longer.
-        if self._late(1 if len(self._times.laps) > 1 else MUCH_LATER):
+            self._saved = self._asked = True
+        if late:
             self.model.stop_training = True
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:

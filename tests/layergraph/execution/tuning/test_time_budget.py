@@ -15,6 +15,9 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -53,3 +56,17 @@ def test_a_step_must_leave_what_is_kept(clock: Clock, seconds: float, kept: floa
         return
     with pytest.raises(NoTimeError, match=f"{5.0 - kept:.1f} s remain, expected to take {seconds:.1f} s"):
         given.require(seconds, kept)
+
+
+def test_time_in_which_the_machine_is_busy_does_not_count(clock: Clock) -> None:
+    given = Allowance(5.0, busy=lambda: clock.now < 160.0)
+    given.require(4.0)
+    assert clock.now == pytest.approx(160.0, abs=0.2)
+    assert given.left == pytest.approx(5.0)
+
+
+def test_no_step_is_waited_for_once_it_is_stopped(clock: Clock) -> None:
+    given = Allowance(5.0, lambda: clock.now > 101.0, busy=lambda: True)
+    with pytest.raises(NoTimeError):
+        given.require(0.0)
+    assert clock.now < 102.0
