@@ -24,8 +24,8 @@ ROW_LOSS_BYTES = 4
 EVENTS, LIVELY_SECONDS, LATER_EVENTS = 10.0, 120.0, 1.0
 #: Share of the steps' times, of the longest, that isn't counted: other processes have interrupted them.
 INTERRUPTED = 0.05
-#: Time until the server has noticed that a process has ended, in seconds.
-NOTICED_SECONDS = 0.05
+#: Time until the server has noticed that a process has ended, and has taken its result, in seconds.
+NOTICED_SECONDS = 0.08
 
 
 @dataclass(frozen=True, slots=True)
