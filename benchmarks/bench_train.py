@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -32,6 +33,7 @@ class Row:
 
     epochs   epochs in a call of fit
     own      arguments of layergraph's fit alone
+    lacking  columns that can't do this
     """
 
     batch: int
@@ -43,6 +45,7 @@ class Row:
     plain: Callable[[], tuple[Any, Callable[[Any, Any], Any]]]
     epochs: int = 1
     own: Mapping[str, Any] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
 
 
 # Models.
@@ -254,7 +257,7 @@ ROWS = {
     "conv 64": Row(64, 40, "adam", _conv_data, _conv, _SPARSE, _plain_conv),
     "tweets 32": Row(32, 4, "rmsprop", _tweets_data, _tweets, _BINARY, _plain_tweets),
     "wide 64": Row(64, 20, "adam", _wide_data, _wide, _SPARSE, _plain_wide),
-    "wide lora 64": Row(64, 20, "adam", _wide_data, _wide_lora, _SPARSE, _plain_wide_lora),
+    "wide lora 64": Row(64, 20, "adam", _wide_data, _wide_lora, _SPARSE, _plain_wide_lora, lacking=("tf.keras",)),
     "frozen 32": Row(32, 3, "adam", _frozen_data, _frozen, _SPARSE, _plain_frozen, epochs=5),
     "frozen kept 32": Row(
         32, 3, "adam", _frozen_data, _frozen, _SPARSE, _plain_frozen, epochs=5, own={"cache_frozen": True}
@@ -392,12 +395,14 @@ def main() -> None:
     for row in options.rows:
         found: dict[str, list[float]] = {column: [] for column in columns}
         for _ in range(options.rounds):
-            for column in columns:
+            for column in (each for each in columns if each not in ROWS[row].lacking):
                 found[column].append(_in_a_process(pythons.get(column) or sys.executable, column, row, options))
-        medians = {column: statistics.median(values) for column, values in found.items()}
+        medians = {column: statistics.median(values) if values else math.nan for column, values in found.items()}
         own = medians.get("layergraph")
         cells = [
-            f"{value:,.0f}" + (f" ({own / value:.2f}x)" if own and column != "layergraph" else "")
+            "-"
+            if math.isnan(value)
+            else f"{value:,.0f}" + (f" ({own / value:.2f}x)" if own and column != "layergraph" else "")
             for column, value in medians.items()
         ]
         print(f"| {row} | {' | '.join(cells)} |", flush=True)
