@@ -9,6 +9,7 @@ import typer
 
 from layerserve.cli import catalogue, changes, checkpoints, datasets, extensions, options, run_changes, training
 from layerserve.cli.codegen import codegen
+from layerserve.cli.graph import graph
 from layerserve.cli.plot import plot
 from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
@@ -50,6 +51,7 @@ def application() -> typer.Typer:
     app.command("wait")(catalogue.wait)
     app.command("predict")(predict)
     app.command("shapes")(catalogue.shapes)
+    app.command("graph")(graph)
     app.command("download")(catalogue.download)
     app.command("codegen")(codegen)
     app.command("upload")(changes.upload)
