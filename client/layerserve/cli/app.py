@@ -14,6 +14,7 @@ from layerserve.cli.plot import plot
 from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
 from layerserve.cli.sweeps import sweep_app
+from layerserve.cli.top import top
 from layerserve.errors import LayerserveError
 
 
@@ -66,6 +67,7 @@ def application() -> typer.Typer:
     app.command("train")(training.train)
     app.command("runs")(training.runs)
     app.command("plot")(plot)
+    app.command("top")(top)
     app.command("watch")(training.watch)
     app.command("cancel")(training.cancel)
     app.command("resume")(training.resume)
