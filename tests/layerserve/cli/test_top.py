@@ -115,7 +115,7 @@ def test_keys_sort_reverse_filter_and_quit(server):
 def test_a_server_that_is_away_and_comes_back_is_shown(server):
     async def steps(app, pilot, until):
         before = names(app)
-        server.fail_next(Unavailable("restarting"), times=10**6)
+        server.fail_next(Unavailable("restarting"), "ListModels", times=100_000)
         await until(lambda: "no answer" in text(app, "#head"))
         assert "server: " in text(app, "#problems")
         assert names(app) == before
