@@ -151,7 +151,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             ((gauge("layerserve_model_load_failures_total", "model", MODELS), MODEL),),
         ),
-        Panel("Time to load a version", "s", ((mean("layerserve_model_load_seconds", "model"), MODEL),)),
+        Panel(
+            "Time to load a version, mean since the start",
+            "s",
+            (
+                (
+                    f"{gauge('layerserve_model_load_seconds_sum', 'model', MODELS)} / "
+                    f"{gauge('layerserve_model_load_seconds_count', 'model', MODELS)}",
+                    MODEL,
+                ),
+            ),
+        ),
         Panel("Versions loaded", "short", ((gauge("layerserve_model_loads_total", "model", MODELS), MODEL),)),
         Panel(
             "Invalid settings files",
