@@ -101,16 +101,26 @@ client-check: $(STAMP) ## Check that what `make client` makes is committed
 	@$(BIN)/python client/generate.py --check
 
 .PHONY: docs
-docs: $(STAMP) ## Make the pages of docs/ that come from the code
+docs: $(STAMP) ## Make the pages of docs/, and the files of deploy/, that come from the code
 	$(BIN)/python docs/generate.py
+	$(BIN)/python deploy/generate.py
 
 .PHONY: docs-check
 docs-check: $(STAMP)
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python deploy/generate.py --check
 
 .PHONY: manifests
-manifests: $(STAMP) ## Validate the Kubernetes manifests offline
+manifests: $(STAMP) ## Validate manifests, chart, alerts and dashboard offline
 	$(BIN)/python -m pytest -q tests/deploy
+
+.PHONY: deploy-check
+deploy-check: manifests ## Also run helm lint, hadolint, checkov, and the models of KServe and Kubeflow (ARGS='--checkov COMMAND --kserve PYTHON --kubeflow PYTHON')
+	$(TESTS) $(BIN)/python tests/proofs/deploy_check.py $(ARGS)
+
+.PHONY: monitoring
+monitoring: $(STAMP) ## Have a real Prometheus ask all queries of the alerts and the dashboard of a live server (needs prometheus)
+	$(TESTS) $(BIN)/python tests/proofs/monitoring.py
 
 FUZZERS := graphs operations engines training
 .PHONY: fuzz $(addprefix fuzz-,$(FUZZERS) workers keras3 tensorflow_training)
@@ -272,3 +282,7 @@ profile: $(STAMP) ## Show where the time of one request goes, stage by stage (T=
 .PHONY: image
 image: ## Build the container image (CONTAINER=podman, IMAGE_ARGS='--build-arg ...')
 	$(CONTAINER) build --file deploy/Containerfile --tag layerserve:latest $(IMAGE_ARGS) .
+
+.PHONY: image-check
+image-check: $(STAMP) ## Run the built image without rights, predict, and stop it (CONTAINER=podman, ARGS='--image layerserve:latest')
+	$(TESTS) $(BIN)/python tests/proofs/image.py --container '$(CONTAINER)' $(ARGS)

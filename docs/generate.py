@@ -121,7 +121,8 @@ def metrics() -> str:
         "that of an info metric in `_info`."
     )
     found = Metrics()
-    found.watch_memory(lambda: 0)
+    found.watch_memory(lambda: 0, 0)
+    found.watch_ready(bool)
     found.watch_versions(dict)
     register_build_info(found.registry, "")
     ProcessMetrics(found.registry, list)

@@ -181,7 +181,7 @@ class Inference:
             telemetry=self.telemetry,
             **options,
         )
-        self.metrics.watch_memory(lambda: transport.memory.used)
+        self.metrics.watch_memory(lambda: transport.memory.used, transport.memory.limit)
 
         def changed() -> None:
             self.gate.reserved.set(self.repository.callers())

@@ -130,9 +130,29 @@ def check_make(arguments: Sequence[str], variables: Sequence[str]) -> None:
 
 
 def check_kubectl(arguments: Sequence[str], variables: Sequence[str]) -> None:
-    """The folder is one of kustomize."""
+    """The folder is one of kustomize, and a Secret one that a manifest names."""
+    if arguments[:3] == ["create", "secret", "generic"]:
+        assert any(arguments[3] in path.read_text("utf-8") for path in (ROOT / "deploy" / "kubernetes").rglob("*.yaml"))
+        return
     folder = ROOT / arguments[arguments.index("-k") + 1]
     assert (folder / "kustomization.yaml").is_file(), folder
+
+
+def check_helm(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The chart exists, with the values that are set and the files of values."""
+    chart = ROOT / arguments[2]
+    known = (chart / "values.schema.json").read_text("utf-8")
+    for flag, value in zip(arguments[3::2], arguments[4::2], strict=True):
+        if flag == "--values":
+            assert (ROOT / value).is_file(), value
+        else:
+            assert flag == "--set", flag
+            assert all(f'"{name}"' in known for name in value.partition("=")[0].split(".")), value
+
+
+def check_promtool(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The file exists."""
+    assert (ROOT / arguments[-1]).is_file(), arguments[-1]
 
 
 def check_haproxy(arguments: Sequence[str], variables: Sequence[str]) -> None:
@@ -146,5 +166,7 @@ CHECKED: Mapping[str, Callable[[Sequence[str], Sequence[str]], None]] = {
     "pip": check_pip,  # needs a package registry
     "make": check_make,  # builds an environment, or an image
     "kubectl": check_kubectl,  # needs a cluster; tests/deploy checks the manifests
+    "helm": check_helm,  # needs a cluster, too
+    "promtool": check_promtool,  # runs in tests/deploy/test_monitoring.py
     "haproxy": check_haproxy,  # runs in tests/deploy/test_proxy.py
 }
