@@ -19,6 +19,8 @@ class HttpRequest:
 
     #: Parts of the path by the names that the route has for them.
     names: Mapping[str, str]
+    #: What follows "?" in the address, as it came.
+    query: str
     #: By name in lower case.
     headers: Mapping[str, str]
     body: bytes
