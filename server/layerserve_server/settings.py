@@ -132,8 +132,8 @@ class Settings(BaseSettings):
     ui: bool = Field(
         default=False,
         description=(
-            "Serve a page for browsers on the port for HTTP, at /ui (extra 'ui'). What it does needs the same rights as "
-            "over gRPC."
+            "Serve a page for browsers on the port for HTTP, at /ui (extra 'ui'). What it shows and changes needs the "
+            "same rights as over gRPC."
         ),
     )
     ui_hosts: str = Field(

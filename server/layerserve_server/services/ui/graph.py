@@ -97,7 +97,7 @@ def level_of(layer: pb.LayerNodes) -> str:
 
 
 def drawings(response: pb.GetNodeShapesResponse, level: str | None = None) -> tuple[list[Drawing], list[str]]:
-    """Draws a model and the models in it, or one of them; also returns the paths of those for which there is no room."""
+    """Draws a model and the models in it, or one of them; also returns the paths of those that had no room."""
     levels: dict[str, _Level] = {}
     for layer in response.layers:
         levels.setdefault(level_of(layer), _Level()).layers.append(layer)

@@ -14,12 +14,6 @@ from layerserve_server.transport.http.exchange import HttpRequest
 SECRET = "x-layerserve-page"
 
 
-class OutdatedPageError(ForbiddenError):
-    """The page is of an earlier start of the server; the script loads its secret again."""
-
-    reason = "page_outdated"
-
-
 class Guard:
     """Checks where requests come from."""
 
@@ -30,7 +24,7 @@ class Guard:
         self.secret = secrets.token_urlsafe(32)
 
     def check(self, request: HttpRequest, *, changes: bool) -> None:
-        """Raises ForbiddenError for a request of another site, and OutdatedPageError for a change without the secret.
+        """Raises ForbiddenError for a request of another site, and for a change without the secret.
 
         Another site may give its own name this server's address (DNS rebinding): then the browser takes both for one
         site. So a name has to be known, unless the caller has a token: a browser keeps it from other names.
@@ -46,9 +40,7 @@ class Guard:
                 "server's setting ui_hosts"
             )
         if changes and not hmac.compare_digest(headers.get(SECRET, "").encode(), self.secret.encode()):
-            raise OutdatedPageError(
-                f"header '{SECRET}': got another secret than that of this server's page, expected it; load the page again"
-            )
+            raise ForbiddenError(f"header '{SECRET}': expected the secret of this server's page; load the page again")
 
     def knows(self, host: str) -> bool:
         """Whether a Host header is an address, "localhost", or one of the names."""

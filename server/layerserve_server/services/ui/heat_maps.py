@@ -72,7 +72,7 @@ def heat_map(array: Array, row: int) -> HeatMap | None:
 def _planes(array: Array, row: int) -> tuple[list[tuple[str, Array]], int]:
     """Returns planes (height, width) with labels, and how many there are."""
     if array.ndim <= 2:
-        return [("rows × values" if array.ndim == 2 else "values", np.atleast_2d(array))], 1
+        return [("rows by values" if array.ndim == 2 else "values", np.atleast_2d(array))], 1
     one = array[row]
     if one.ndim == 2:
         return [(f"row {row}", one)], 1

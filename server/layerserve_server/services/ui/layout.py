@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: Sizes and distances, in pixels.
-BOX_HEIGHT, ROW_GAP, COLUMN_GAP, MARGIN = 58, 34, 26, 24
+BOX_HEIGHT, ROW_GAP, COLUMN_GAP, MARGIN = 64, 34, 26, 24
 #: Width of a character, and the range of a box's width.
 LETTER, MIN_WIDTH, MAX_WIDTH = 7.2, 96, 260
 #: How far a line that passes boxes runs beside them, and how many such tracks there are.

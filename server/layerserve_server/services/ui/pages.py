@@ -72,7 +72,7 @@ class Pages:
 
 def link(part: str, **parameters: object) -> str:
     """Returns a part with its parameters, without those that are empty: "model?name=m"."""
-    given = {key: str(value) for key, value in parameters.items() if value or value == 0}
+    given = {key: str(value) for key, value in parameters.items() if value}
     return f"{part}?{urlencode(given, errors='replace')}" if given else part
 
 
@@ -102,8 +102,8 @@ def number(value: float) -> str:
 
 
 def shape(lengths: Any) -> str:
-    """Returns a shape: "? × 28 × 28"."""
-    return " × ".join("?" if length < 0 else str(length) for length in list(lengths)[: tensors.MAX_RANK]) or "scalar"
+    """Returns a shape: "(?, 28, 28)"."""
+    return "(" + ", ".join("?" if length < 0 else str(length) for length in list(lengths)[: tensors.MAX_RANK]) + ")"
 
 
 def duration(seconds: float) -> str:

@@ -38,4 +38,4 @@ def _route(guard: Guard, verb: str, name: str, method: str, reply: type[Message]
         message, show = ask(fields, request)
         return Translated(message.SerializeToString(), lambda answer: show(reply.FromString(answer)))
 
-    return HttpRoute(verb, PARTS + name, method, translate)
+    return HttpRoute(verb, PARTS + name, method, translate, slow_replies=True)

@@ -28,6 +28,8 @@ Array = npt.NDArray[Any]
 
 #: Maximum numbers of inputs and outputs that are shown, and of rows and values of an output.
 MAX_INPUTS, MAX_OUTPUTS, MAX_ROWS, MAX_VALUES = 32, 32, 8, 12
+#: Maximum length of a row whose largest values are shown.
+MAX_SORTED = 100_000
 #: Number of elements of the example that a field begins with.
 MAX_EXAMPLE = 256
 #: Lengths of the last axis of images.
@@ -74,7 +76,7 @@ class TryParts:
         """Returns the routes."""
         return [
             shown(self._guard, "try", MODELS + "GetModel", models_pb2.GetModelResponse, self._form),
-            HttpRoute("POST", PARTS + "predict", INFERENCE + "ModelInfer", self._predict),
+            HttpRoute("POST", PARTS + "predict", INFERENCE + "ModelInfer", self._predict, slow_replies=True),
         ]
 
     def _form(self, fields: Fields, request: HttpRequest) -> tuple[models_pb2.GetModelRequest, Show]:
@@ -90,6 +92,7 @@ class TryParts:
                 model=reply.version,
                 inputs=inputs,
                 output=output,
+                floats=FLOATS,
                 left_out=max(0, len(reply.version.inputs) - MAX_INPUTS),
                 predicts=request.caller.may("predict", reply.version.name),
             )
@@ -160,7 +163,7 @@ def _output(tensor: ModelInferResponse.InferOutputTensor, raw: bytes, row: int) 
 
 def _largest(array: Array, row: int) -> list[tuple[int, str]]:
     """Returns the five largest values of a row, if the row is a list of more."""
-    if array.ndim != 2 or array.shape[1] <= 5 or array.dtype.kind not in "iuf" or not len(array):
+    if array.ndim != 2 or not 5 < array.shape[1] <= MAX_SORTED or array.dtype.kind not in "iuf" or not len(array):
         return []
     values = array[min(row, len(array) - 1)]
     # NaN, which sorts as the largest, isn't one.

@@ -260,7 +260,7 @@ class _Exchange:
             return failure_reply(outcome)
         assert translate is not None
         try:
-            if len(outcome) <= LONG_BYTES:
+            if len(outcome) <= LONG_BYTES and not self._route.slow_replies:
                 return translate(outcome)
             reply = await loop.run_in_executor(self._app._replying, translate, outcome)
             self._call.hold(len(reply.body))

@@ -61,3 +61,5 @@ class HttpRoute:
     method: str
     #: Raises ServerError if the request isn't valid, and WouldBlockError.
     translate: Callable[[HttpRequest], Translated]
+    #: Whether replies are made in a pool thread however short the message is: making them may take milliseconds.
+    slow_replies: bool = False

@@ -30,17 +30,16 @@ async function send(path, options) {
 
 // The secret is of the server's process: after a restart it is in the frame, read anew.
 async function freshSecret() {
+  const old = secret;
   const reply = await send("/ui", {});
   const frame = new DOMParser().parseFromString(await reply.text(), "text/html");
   secret = frame.querySelector('meta[name="page-secret"]')?.content ?? secret;
+  return secret !== old;
 }
 
 async function ask(path, options = {}) {
   let reply = await send(path, options);
-  if (reply.headers.get("layerserve-reason") === "page_outdated") {
-    await freshSecret();
-    reply = await send(path, options);
-  }
+  if (reply.status === 403 && options.method === "POST" && (await freshSecret())) reply = await send(path, options);
   if (reply.ok) return reply.text();
   let text = `the server answers with status ${reply.status}`;
   try {

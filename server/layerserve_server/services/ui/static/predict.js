@@ -8,6 +8,9 @@ const ARRAYS = {
 };
 // Pixels that a browser is asked to scale an image to, along an axis that may have any length.
 const MOST_PIXELS = 1024;
+// Length of such an axis in a row that is filled in, and the number of elements of the largest one.
+const ANY_LENGTH = 4;
+const MOST_ELEMENTS = 1 << 24;
 
 export async function bodyOf(form) {
   const inputs = [];
@@ -22,6 +25,10 @@ export async function bodyOf(form) {
       const image = await pixelsOf(file, lengths, range, type);
       inputs.push({ name, datatype: type, shape: image.shape, parameters: { binary_data_size: image.data.byteLength } });
       blobs.push(image.data);
+    } else if (type !== "BYTES" && !field.querySelector("textarea").value.trim()) {
+      const row = anyRow(name, lengths, type);
+      inputs.push({ name, datatype: type, shape: row.shape, parameters: { binary_data_size: row.data.byteLength } });
+      blobs.push(row.data);
     } else {
       const text = field.querySelector("textarea").value;
       const value = type === "BYTES" ? textOf(text, lengths.length) : numbersOf(text, name, lengths.length);
@@ -33,6 +40,14 @@ export async function bodyOf(form) {
   if (named.length) request.outputs = named.map((name) => ({ name }));
   const head = new TextEncoder().encode(JSON.stringify(request));
   return { body: new Blob([head, ...blobs]), headers: { [JSON_LENGTH]: String(head.length) } };
+}
+
+function anyRow(name, lengths, type) {
+  const shape = lengths.map((length, axis) => (axis === 0 ? 1 : length < 0 ? ANY_LENGTH : length));
+  const count = shape.reduce((product, length) => product * length, 1);
+  if (count > MOST_ELEMENTS) throw new Error(`input '${name}': is too large to be filled in`);
+  const data = new (ARRAYS[type] ?? Uint8Array)(count);
+  return { shape, data: type.startsWith("FP") ? data.map(() => Math.random()) : data };
 }
 
 function shapeOf(value) {
