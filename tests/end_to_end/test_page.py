@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,17 @@ def _app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         tuning_seconds=0, poll_seconds=0.2,
     )  # fmt: skip
     with App(settings) as app:
+
+        def begin() -> str:
+            with Client(f"127.0.0.1:{app.grpc_port}") as client:
+                x, y = np.zeros((32, 6, 6, 3), np.float32), np.zeros(32, np.int32)
+                options = {"version": 1, "epochs": 9999, "publish": False, "description": HOSTILE}
+                return client.train("picture", x, y, **options).id
+
         # The process that trains starts while other tests run.
-        with Client(f"127.0.0.1:{app.grpc_port}") as client:
-            x, y = np.zeros((32, 6, 6, 3), np.float32), np.zeros(32, np.int32)
-            app.run = client.train("picture", x, y, version=1, epochs=9999, publish=False, description=HOSTILE).id
-        yield app
+        with ThreadPoolExecutor(1) as pool:
+            app.run = pool.submit(begin)
+            yield app
 
 
 @pytest.fixture(scope="module", name="running")
@@ -192,8 +199,9 @@ SEEN = {
 def test_no_serious_finding_of_axe(page: Any, app: App, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page.emulate_media(color_scheme=scheme)
+    run = app.run.result()
     for part in SEEN[scheme]:
-        show(page, part.format(run=app.run))
+        show(page, part.format(run=run))
         page.wait_for_function("document.querySelectorAll('[data-part]:empty').length === 0")
         found = axe.run(page).response["violations"]
         serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
@@ -241,7 +249,7 @@ def test_a_restart_of_the_server_needs_no_reload(page: Any) -> None:
 
 
 def test_the_curve_of_a_run_moves(page: Any, app: App) -> None:
-    show(page, f"run?id={app.run}")
+    show(page, f"run?id={app.run.result()}")
     line = page.locator(".chart .line.c0").first
     line.wait_for(state="attached")
     before = line.get_attribute("points")

@@ -107,8 +107,8 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     if not values:
         return 0.0, 1.0
     low, high = (max(-1e300, min(1e300, end)) for end in (min(values), max(values)))
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
-        margin = abs(high) * 0.5 or 0.5
+    if high - low <= max(1e-300, 1e-9 * max(abs(low), abs(high))):
+        margin = abs(high) * 0.5 if abs(high) > 1e-290 else 0.5
         return low - margin, high + margin
     return low, high
 
