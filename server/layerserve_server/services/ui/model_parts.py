@@ -128,12 +128,11 @@ def state(version: models_pb2.ModelVersion) -> str:
 
 
 def engines(version: models_pb2.ModelVersion) -> str:
-    """Returns what computes a version: "onnxruntime at 1 row, torch at 32 rows"."""
-    found = [
-        f"{'torch' if one.engine == 'eager' else one.engine} at {one.rows} row{'s' * (one.rows != 1)}"
-        for one in version.engines
-    ]
-    text = ", ".join(found) or "torch"
+    """Returns what computes a version: "onnxruntime", or "onnxruntime at 1 row, torch at 32 rows"."""
+    chosen = [("torch" if one.engine == "eager" else one.engine, one.rows) for one in version.engines]
+    names = {name for name, _ in chosen} or {"torch"}
+    found = [f"{name} at {rows} row{'s' * (rows != 1)}" for name, rows in chosen]
+    text = ", ".join(found if len(names) > 1 else names)
     return text + (", still being timed" if version.choosing_engine else "")
 
 
