@@ -1,5 +1,7 @@
 // Zooming and moving of drawings.
 const STEP = 1.25;
+// Share of the window's height that a drawing may have, as in the style sheet.
+const SHARE = 0.75;
 const LEAST = 0.05;
 const MOST = 4;
 
@@ -13,7 +15,7 @@ export function zoomBy(graph, how) {
   const wanted = {
     in: old * STEP,
     out: old / STEP,
-    fit: (graph.clientWidth - 2) / svg.dataset.width,
+    fit: Math.min(1, graph.clientWidth / svg.dataset.width, (innerHeight * SHARE) / svg.dataset.height),
     full: 1,
   }[how];
   const scale = Math.min(MOST, Math.max(LEAST, wanted));

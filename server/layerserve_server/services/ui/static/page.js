@@ -5,6 +5,8 @@ import { moveByKey, panBy, zoomBy } from "/ui/graph.js";
 const PARTS = "/ui/parts/";
 const SECRET = "x-layerserve-page";
 const TOKEN = "layerserve-token";
+// Statuses after which a part is asked for again: no answer, too many requests, a server that starts or stops.
+const TEMPORARY = [0, 429, 503];
 const main = document.getElementById("main");
 const status = document.getElementById("status");
 let secret = document.querySelector('meta[name="page-secret"]').content;
@@ -82,6 +84,7 @@ function replace(element, nodes) {
 async function load(element, force = false) {
   clearTimeout(element.timer);
   const part = element.dataset.part;
+  let seconds = Number(element.dataset.every);
   try {
     const html = await ask(PARTS + part);
     if (element.dataset.part !== part || !element.isConnected) return;
@@ -90,10 +93,11 @@ async function load(element, force = false) {
     if (element.dataset.part !== part || !element.isConnected) return;
     element.querySelector(":scope > .error[role=alert]")?.remove();
     element.prepend(complaint(error));
+    if (TEMPORARY.includes(error.code)) seconds ||= 3;
   }
-  if (element.dataset.every) {
+  if (seconds) {
     const again = () => (document.hidden ? (element.timer = setTimeout(again, 1000)) : load(element));
-    element.timer = setTimeout(again, element.dataset.every * 1000);
+    element.timer = setTimeout(again, seconds * 1000);
   }
 }
 
