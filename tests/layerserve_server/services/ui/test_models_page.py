@@ -117,6 +117,15 @@ def test_a_large_graph_is_cut_and_stays_fast():
     assert len(text) < 4_000_000
 
 
+def test_a_layer_of_many_calls_is_cut():
+    response = chain(2)
+    for index in range(1, 3 * graph.MAX_BOXES):
+        response.layers[1].nodes.add(index=index).inputs.add(layer="layer_0", shape=[-1], argument="inputs")
+    (drawing,), _ = graph.drawings(response)
+    assert len(drawing.calls) == graph.MAX_BOXES
+    assert drawing.calls_left_out == 2 * graph.MAX_BOXES + 1
+
+
 @pytest.mark.parametrize("kind", ["cycle", "unknown", "itself", "long", "wide", "many models"])
 def test_odd_graphs_are_drawn(kind):
     response = chain(3)
