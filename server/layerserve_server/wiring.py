@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,6 +200,13 @@ class Inference:
         settings = self._settings
         if settings.http_port < 0:
             return None
+        page = None
+        if settings.ui:
+            try:
+                from layerserve_server.services.ui.serving import Page
+            except ImportError as error:
+                raise ValueError(f"ui: requires the package {error.name}: pip install 'layerserve[ui]'") from error
+            page = partial(Page, settings.page_hosts, package_version("layerserve"))
         try:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:
@@ -215,6 +223,7 @@ class Inference:
             port=settings.http_port,
             certificates=self.certificates,
             telemetry=self.telemetry,
+            page=page,
         )
 
     def serving(self, model: str) -> bool | None:

@@ -120,6 +120,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         grpc_port=0,
         metrics_port=0,
         http_port=0,
+        ui=True,
         poll_seconds=0.1,
         drain_seconds=0,
         training_nice=0,
