@@ -167,6 +167,10 @@ engines: $(STAMP) ## Run the tests of the layers with each engine in torch's pla
 	@for engine in onnxruntime torchscript openvino; do \
 	  LAYERGRAPH_TEST_ENGINE=$$engine $(BIN)/python -m pytest -q -s tests/layergraph || exit 1; done
 
+.PHONY: int8
+int8: $(STAMP) ## Time int8 beside float32 on ResNet50 and MobileNetV2, and compare their outputs (ARGS='--published' for a trained one)
+	$(TESTS) $(BIN)/python tests/proofs/int8.py $(ARGS)
+
 .PHONY: applications
 applications: $(STAMP) ## Compare every model of keras.applications with stock Keras (ARGS='--tensorflow PYTHON' for NASNet)
 	$(TESTS) $(BIN)/python tests/proofs/compare_applications.py $(ARGS)

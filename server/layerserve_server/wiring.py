@@ -24,6 +24,8 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.sample_files import SampleFiles
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.observability.telemetry import telemetry_of
+from layerserve_server.quantization.kept import KeptGraphs
+from layerserve_server.quantization.quantizer import Quantizer
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
@@ -297,6 +299,7 @@ class ModelLoader:
         self._settings = settings
         self._load = load
         self._read = None if imports is None else imports.load
+        self._graphs = KeptGraphs(settings.state_folder / "quantized", Quantizer())
 
     def __call__(self, path: Path, model: ModelSettings = DEFAULTS) -> ServedModel:
         """Loads a model file. Raises layergraph's errors."""
@@ -315,7 +318,7 @@ class ModelLoader:
         if (precision := model.precision or settings.precision) != "float32":
             from layerserve_server.tuning import reducing
 
-            load = reducing(load, precision, threads, rtol, atol)
+            load = reducing(load, precision, threads, self._graphs, rtol, atol)
         return load
 
 

@@ -184,13 +184,15 @@ def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     made = []
     for name in ("pinning", "reducing"):
         monkeypatch.setattr(tuning, name, lambda *given, name=name: made.append((name, *given)) or name)
-    settings = Settings(engine="openvino", precision="int8", compute_threads=3)
-    assert ModelLoader(settings, own).configured(ModelSettings()) == "reducing"
-    assert made == [("pinning", own, "openvino", 3), ("reducing", "pinning", "int8", 3, None, None)]
+    settings = Settings(path=tmp_path, engine="openvino", precision="int8", compute_threads=3)
+    loader = ModelLoader(settings, own)
+    assert loader.configured(ModelSettings()) == "reducing"
+    assert made == [("pinning", own, "openvino", 3), ("reducing", "pinning", "int8", 3, loader._graphs, None, None)]
+    assert loader._graphs._folder == tmp_path / ".layerserve" / "quantized"
     made.clear()
     model = ModelSettings(engine="eager", precision="bfloat16", compute_threads=2, golden_rtol=0.5, golden_atol=0.25)
-    assert ModelLoader(settings, own).configured(model) == "reducing"
-    assert made == [("pinning", own, "eager", 2), ("reducing", "pinning", "bfloat16", 2, 0.5, 0.25)]
+    assert loader.configured(model) == "reducing"
+    assert made == [("pinning", own, "eager", 2), ("reducing", "pinning", "bfloat16", 2, loader._graphs, 0.5, 0.25)]
     model = ModelSettings(engine="auto", precision="float32")
     assert ModelLoader(settings, own).configured(model) is own
 
