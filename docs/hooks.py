@@ -18,7 +18,8 @@ ROOT = DOCS.parent
 OUTSIDE = "repository"
 SECTION = re.compile(r"^## (.*)$|^- \[([^\]]*)\]\(([^)\s]*)\)", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
-FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+#: Blocks, in which nothing is a link, or a link.
+BLOCK_OR_LINK = re.compile(rf"^```.*?^```$|{LINK.pattern}", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -50,8 +51,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def outside() -> Iterator[Path]:
     for page in DOCS.rglob("*.md"):
-        for _, target, _ in LINK.findall(FENCE.sub("", page.read_text("utf-8"))):
-            path = (page.parent / target).resolve()
+        for match in BLOCK_OR_LINK.finditer(page.read_text("utf-8")):
+            path = (page.parent / (match[2] or "")).resolve()
             if path.is_file() and not path.is_relative_to(DOCS):
                 yield path
 
@@ -61,12 +62,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     folder = source_of(page.file.src_uri).parent
 
     def moved(match: re.Match[str]) -> str:
+        if not match[2]:
+            return match[0]
         target = site_path(folder, match[2])
         if target not in files.src_uris and page.file.src_uri.startswith(OUTSIDE):
             return match[1]
         return f"[{match[1]}]({posixpath.relpath(target, posixpath.dirname(page.file.src_uri))}{match[3] or ''})"
 
-    return LINK.sub(moved, markdown)
+    return BLOCK_OR_LINK.sub(moved, markdown)
 
 
 def source_of(uri: str) -> Path:
