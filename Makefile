@@ -122,6 +122,18 @@ deploy-check: manifests ## Also run helm lint, hadolint, checkov, and the models
 monitoring: $(STAMP) ## Have a real Prometheus ask all queries of the alerts and the dashboard of a live server (needs prometheus)
 	$(TESTS) $(BIN)/python tests/proofs/monitoring.py
 
+.PHONY: site
+site: $(STAMP) ## Build the documentation's site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+.PHONY: tutorials
+tutorials: $(STAMP) ## Run the pages of the tutorials and quick starts with stock Keras, as readers do
+	DOCS_KERAS=stock KERAS_BACKEND=torch $(BIN)/python -m pytest -q tests/documentation -k 'docs/tutorials or docs/start'
+
+.PHONY: languages
+languages: $(STAMP) ## Compile the clients in Go, Java and TypeScript, and compare them with the Python client (ARGS=go)
+	$(TESTS) $(BIN)/python tests/proofs/languages.py $(ARGS)
+
 FUZZERS := graphs operations engines training
 .PHONY: fuzz $(addprefix fuzz-,$(FUZZERS) workers keras3 tensorflow_training)
 fuzz: fuzz-$(FUZZ) ## Compare COUNT random cases from SEED on, or CASE alone (FUZZ=graphs, operations, engines, training, workers, keras3 with KERAS=folder, tensorflow_training with PEER=Python)

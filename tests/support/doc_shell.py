@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
+from pathlib import Path
 
 import pytest
 from doc_blocks import ROOT
@@ -49,6 +50,9 @@ class Shell:
             CHECKED[program](arguments, variables)
             return ""
         assert not variables, words
+        if program == "mkdir":
+            Path(arguments[-1]).mkdir(exist_ok=True)
+            return ""
         if program == "layerserve":
             # The tests have one server.
             checked = ["--check-config"] if arguments[0] == "serve" else []
@@ -161,6 +165,18 @@ def check_haproxy(arguments: Sequence[str], variables: Sequence[str]) -> None:
     assert all(name in text for name in variables)
 
 
+def check_folder(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The folder exists."""
+    assert (ROOT / arguments[0]).is_dir(), arguments[0]
+
+
+def check_language(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """Files of a folder of `examples` that the line names exist, but for those that are made."""
+    for word in arguments:
+        if "/" in word and not word.startswith(("/", "gen/", "out")):
+            assert any((folder / word).exists() for folder in (ROOT / "examples").iterdir()), word
+
+
 #: Commands that aren't run, with why; what of them can be checked is.
 CHECKED: Mapping[str, Callable[[Sequence[str], Sequence[str]], None]] = {
     "pip": check_pip,  # needs a package registry
@@ -169,4 +185,7 @@ CHECKED: Mapping[str, Callable[[Sequence[str], Sequence[str]], None]] = {
     "helm": check_helm,  # needs a cluster, too
     "promtool": check_promtool,  # runs in tests/deploy/test_monitoring.py
     "haproxy": check_haproxy,  # runs in tests/deploy/test_proxy.py
+    # `make languages` runs these: compilers and packages of other languages
+    "cd": check_folder,
+    **dict.fromkeys(("buf", "go", "javac", "java", "npm", "npx", "node"), check_language),
 }

@@ -75,7 +75,7 @@ class ModelVersion(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
-    FILE_BYTES_FIELD_NUMBER: _builtins.int
+    FILE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     KERAS_VERSION_FIELD_NUMBER: _builtins.int
     PARAMETER_COUNT_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
@@ -97,7 +97,7 @@ class ModelVersion(_message.Message):
     """
     file: _builtins.str
     """Name of the model file in the version's folder."""
-    file_bytes: _builtins.int
+    file_size_bytes: _builtins.int
     """Size of the model file, in bytes."""
     keras_version: _builtins.str
     """Version of the Keras that wrote the file, such as "2.15.0". Empty if the file doesn't say."""
@@ -144,7 +144,7 @@ class ModelVersion(_message.Message):
         inputs: _abc.Iterable[_tensor_pb2.TensorSpec] | None = ...,
         outputs: _abc.Iterable[_tensor_pb2.TensorSpec] | None = ...,
         file: _builtins.str = ...,
-        file_bytes: _builtins.int = ...,
+        file_size_bytes: _builtins.int = ...,
         keras_version: _builtins.str = ...,
         parameter_count: _builtins.int = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
@@ -157,7 +157,7 @@ class ModelVersion(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_bytes", b"file_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_size_bytes", b"file_size_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

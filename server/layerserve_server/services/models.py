@@ -75,7 +75,7 @@ class ModelService:
                     path, format, description.parameter_count, lambda: not stream.listens()
                 )
                 path = await stream.blocking(lambda: resources.enter_context(conversion))
-                version.file, version.file_bytes = path.name, path.stat().st_size
+                version.file, version.file_size_bytes = path.name, path.stat().st_size
             file = resources.enter_context(_open(description, path))
             head = models_pb2.DownloadModelResponse(version=version)
             async for message in downloaded(stream, head, lambda: file.read(CHUNK)):
