@@ -279,6 +279,14 @@ bench: $(BENCHES) ## Run every benchmark; each also by name (make bench-train AR
 $(BENCHES): $(STAMP)
 	$(BIN)/python benchmarks/$(subst -,_,$@).py $(ARGS)
 
+.PHONY: replicas
+replicas: $(STAMP) ## Predict on replicas behind HAProxy and by the client's balancing while they are killed and replaced (ARGS="--counts 2 8")
+	$(TESTS) $(BIN)/python tests/proofs/replicas.py $(ARGS)
+
+.PHONY: two-hosts
+two-hosts: $(STAMP) ## Train a run by two processes in two network namespaces, as two pods do; needs root
+	$(TESTS) $(BIN)/python tests/proofs/two_hosts.py
+
 .PHONY: large-data
 large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)
 	$(TESTS) $(BIN)/python tests/proofs/large_data.py $(GB)

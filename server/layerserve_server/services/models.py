@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from layerserve.v1 import models_pb2
+from prometheus_client import CollectorRegistry
 
 from layerserve_server.errors import UnknownVersionError
 from layerserve_server.repository.entry import Description
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.messages import chosen_by, format_name, parse
+from layerserve_server.services.model_statistics import model_statistics
 from layerserve_server.services.model_version import model_version
 from layerserve_server.training.conversion import Converter
 from layerserve_server.transport.call import Call, Routes, Stream
@@ -28,14 +30,20 @@ CHUNK = 256 * 1024
 class ModelService:
     """Handlers of the model service."""
 
-    def __init__(self, repository: Repository, converter: Converter) -> None:
+    def __init__(self, repository: Repository, converter: Converter, registry: CollectorRegistry) -> None:
+        """`registry` has the metrics of all processes of the server."""
         self._repository = repository
         self._converter = converter
+        self._registry = registry
 
     def routes(self) -> Routes:
         """Returns the handlers."""
         return Routes(
-            unary={SERVICE + "ListModels": self.list_models, SERVICE + "GetModel": self.get_model},
+            unary={
+                SERVICE + "ListModels": self.list_models,
+                SERVICE + "GetModel": self.get_model,
+                SERVICE + "GetModelStatistics": self.get_model_statistics,
+            },
             server_streams={SERVICE + "DownloadModel": self.download_model},
         )
 
@@ -55,6 +63,21 @@ class ModelService:
         description = self._repository.describe_one(*chosen_by(call.caller, "read", request.model))
         call.about(description.name, description.version)
         call.reply(models_pb2.GetModelResponse(version=model_version(description)).SerializeToString)
+
+    def get_model_statistics(self, call: Call) -> None:
+        """Handles GetModelStatistics: replies with the counts and times of all models, or of one.
+
+        Models that the caller may not read are left out.
+        """
+        request = parse(models_pb2.GetModelStatisticsRequest, call.request)
+        found = [
+            one
+            for one in model_statistics(self._registry.collect())
+            if request.name in ("", one.name) and call.caller.may("read", one.name)
+        ]
+        response = models_pb2.GetModelStatisticsResponse(models=found)
+        response.time.GetCurrentTime()
+        call.reply(response.SerializeToString)
 
     async def download_model(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles DownloadModel: yields a version's file, converted to the requested format.
