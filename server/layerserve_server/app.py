@@ -220,6 +220,7 @@ class App:
         if self._inference.tuner is not None:
             # Not earlier: loading would distort the timings of engines, and be delayed by them.
             self._inference.tuner.start()
+        self._inference.fill()
         ports = {"grpc_port": self.grpc_port, "http_port": self.http_port, "metrics_port": self.metrics_port}
         logger.info("serving", extra=ports)
 

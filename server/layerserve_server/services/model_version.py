@@ -39,6 +39,8 @@ def model_version(one: Description) -> models_pb2.ModelVersion:
         served_by_default=one.default,
         choosing_engine=one.choosing_engine,
         pinned=one.pinned,
+        memory_bytes=one.memory_bytes,
+        last_used=timestamp(one.used_time) if one.used_time is not None else None,
         engines=[
             models_pb2.EngineChoice(
                 rows=choice.rows,
