@@ -151,6 +151,7 @@ class App:
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         self.metrics.watch_versions(self.repository.states)
+        self.metrics.watch_ready(lambda: self.ready)
         register_build_info(self.metrics.registry, release)
         self._registry = registry
         self.grpc_port = self._transport.port
@@ -219,6 +220,7 @@ class App:
         if self._inference.tuner is not None:
             # Not earlier: loading would distort the timings of engines, and be delayed by them.
             self._inference.tuner.start()
+        self._inference.fill()
         ports = {"grpc_port": self.grpc_port, "http_port": self.http_port, "metrics_port": self.metrics_port}
         logger.info("serving", extra=ports)
 

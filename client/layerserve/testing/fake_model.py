@@ -91,7 +91,7 @@ class FakeModel:
             inputs=_specs(self.inputs) if loaded else [],
             outputs=_specs(self.outputs) if loaded else [],
             file="model.keras",
-            file_bytes=len(self.file),
+            file_size_bytes=len(self.file),
             training_run=self.training_run,
             compiled=self.compiled,
             served_by_default=by_default,

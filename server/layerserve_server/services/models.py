@@ -11,7 +11,7 @@ from typing import BinaryIO
 from layerserve.v1 import models_pb2
 from prometheus_client import CollectorRegistry
 
-from layerserve_server.errors import UnknownVersionError
+from layerserve_server.errors import ServerError, UnknownVersionError
 from layerserve_server.repository.entry import Description
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
@@ -58,9 +58,17 @@ class ModelService:
         call.reply(response.SerializeToString)
 
     def get_model(self, call: Call) -> None:
-        """Handles GetModel: replies with a version. Raises as `chosen_by` and `Repository.describe_one` do."""
+        """Handles GetModel: replies with a version. Raises as `chosen_by` and `Repository.describe_one` do.
+
+        What a version has is known once it was loaded; one on standby is loaded for that.
+        """
         request = parse(models_pb2.GetModelRequest, call.request)
-        description = self._repository.describe_one(*chosen_by(call.caller, "read", request.model))
+        chosen = chosen_by(call.caller, "read", request.model)
+        description = self._repository.describe_one(*chosen)
+        if description.answers and not description.outputs:
+            with contextlib.suppress(ServerError), self._repository.lease(*chosen):
+                pass
+            description = self._repository.describe_one(*chosen)
         call.about(description.name, description.version)
         call.reply(models_pb2.GetModelResponse(version=model_version(description)).SerializeToString)
 
@@ -98,7 +106,7 @@ class ModelService:
                     path, format, description.parameter_count, lambda: not stream.listens()
                 )
                 path = await stream.blocking(lambda: resources.enter_context(conversion))
-                version.file, version.file_bytes = path.name, path.stat().st_size
+                version.file, version.file_size_bytes = path.name, path.stat().st_size
             file = resources.enter_context(_open(description, path))
             head = models_pb2.DownloadModelResponse(version=version)
             async for message in downloaded(stream, head, lambda: file.read(CHUNK)):

@@ -503,7 +503,7 @@ def test_a_version_is_described_whole():
             inputs=[tensor_pb2.TensorSpec(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[-1, 2])],
             outputs=[tensor_pb2.TensorSpec(name="y", dtype=tensor_pb2.DATA_TYPE_INT64, shape=[3])],
             file="model.h5",
-            file_bytes=17,
+            file_size_bytes=17,
             keras_version="2.15.0",
             parameter_count=18,
             ready_time=training.timestamp(1.5),

@@ -316,7 +316,7 @@ def test_list_models_shows_every_version_by_name_newest_first(models):
     assert (newest.state, newest.served_by_default) == (models_pb2.VERSION_STATE_READY, True)
     assert (old.state, old.served_by_default) == (models_pb2.VERSION_STATE_AVAILABLE, False)
     assert [(spec.name, list(spec.shape)) for spec in newest.inputs] == [("x", [-1, 2])]
-    assert (newest.file, newest.file_bytes, newest.keras_version) == ("model.keras", 2, "3.15.1")
+    assert (newest.file, newest.file_size_bytes, newest.keras_version) == ("model.keras", 2, "3.15.1")
     assert newest.HasField("ready_time")
     assert list(old.inputs) == []
 
