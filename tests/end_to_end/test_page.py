@@ -173,7 +173,7 @@ def test_a_version_is_rolled_back_and_a_label_moves(page: Any, app: App) -> None
 
 def test_live_rates_show_what_was_asked(page: Any, app: App) -> None:
     show(page, "model?name=picture")
-    page.wait_for_selector("text=measured from now on")
+    page.wait_for_selector("[aria-label=Rates]")
     with Client(f"127.0.0.1:{app.grpc_port}") as client:
         for _ in range(5):
             client.predict("picture", np.zeros((3, 6, 6, 3), np.float32), version=2)
@@ -202,7 +202,7 @@ def test_no_serious_finding_of_axe(page: Any, app: App, scheme: str) -> None:
     run = app.run.result()
     for part in SEEN[scheme]:
         show(page, part.format(run=run))
-        page.wait_for_function("document.querySelectorAll('[data-part]:empty').length === 0")
+        page.wait_for_selector("[data-part]:empty", state="detached")
         found = axe.run(page).response["violations"]
         serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
         assert serious == [], part
@@ -253,9 +253,8 @@ def test_the_curve_of_a_run_moves(page: Any, app: App) -> None:
     line = page.locator(".chart .line.c0").first
     line.wait_for(state="attached")
     before = line.get_attribute("points")
-    page.wait_for_function(
-        "old => document.querySelector('.chart .line.c0').getAttribute('points') !== old", arg=before
-    )
+    page.wait_for_selector(f".chart .line.c0[points='{before}']", state="detached")
+    assert line.get_attribute("points") != before
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Cancel").click()
     page.wait_for_selector(".state.cancelled")
