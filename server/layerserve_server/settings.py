@@ -398,6 +398,17 @@ class Settings(BaseSettings):
         description="Maximum number of versions other than the newest that stay loaded after a request for them.",
     )
 
+    max_model_bytes: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Maximum memory of loaded models, in bytes: of their weights, the engines' copies of them, and their "
+            "graphs. The server is ready when it has listed its models. They are loaded when they are requested, and "
+            "those that were used least recently make room. It is divided among the processes (workers). 0 is no "
+            "limit: all models are loaded and stay loaded."
+        ),
+    )
+
     max_upload_bytes: int = Field(
         default=4 * GIB,
         ge=0,

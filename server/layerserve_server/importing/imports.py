@@ -9,7 +9,6 @@ models/SIZE-DIGEST/   an import: see `layergraph.archive.imported`
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -22,12 +21,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from layerserve_server.disk import sha256, sync
+from layerserve_server.disk import locked, sha256, sync
 from layerserve_server.importing.importer import Importer
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Imports:
         model = self._mapped(folder, found, entry)
         if model is None:
             # Few files: one for each path would stay for ever.
-            with _locked(folder / "locks" / entry.name[:2]):
+            with locked(folder / "locks" / entry.name[:2]):
                 # Another process may have read it meanwhile.
                 model = self._mapped(folder, found, entry)
                 tries = _TRIES
@@ -277,7 +277,13 @@ def _name(size: int, digests: Mapping[str, str]) -> str:
     """Name of the import of files of `size` bytes, by the files' digests, which depends on what reads them, too."""
     from layergraph.archive.imported.form import FORMAT
 
-    return f"{size}-{_digest(json.dumps([FORMAT, version('layerserve'), sorted(digests.items())]))}"
+    return f"{size}-{_digest(json.dumps([FORMAT, _release(), sorted(digests.items())]))}"
+
+
+@cache
+def _release() -> str:
+    """This release. Cached, as finding it takes as long as mapping a small model."""
+    return version("layerserve")
 
 
 def _digest(text: str) -> str:
@@ -311,14 +317,6 @@ def _write(path: Path, content: Any) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     unfinished.write_text(json.dumps(content), "utf-8")
     unfinished.rename(path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock, which the system frees if the process dies."""
-    with path.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager
