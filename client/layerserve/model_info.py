@@ -155,7 +155,7 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
         inputs=tuple(map(read_tensor_spec, message.inputs)),
         outputs=tuple(map(read_tensor_spec, message.outputs)),
         file=message.file,
-        file_bytes=message.file_bytes,
+        file_bytes=message.file_size_bytes,
         keras_version=message.keras_version,
         parameter_count=message.parameter_count,
         ready_time=read_time(message.ready_time) if message.HasField("ready_time") else None,

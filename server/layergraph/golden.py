@@ -63,44 +63,19 @@ def check_golden(model: Model, path: Path, rtol: float | None = None, atol: floa
     damaged or of another model.
     """
     golden = read_golden(path).within(rtol, atol)
-    _compare(model, path, golden, lambda inputs, outputs: model.plan(tuple(outputs)).run(inputs))
+    compare(model, path, golden, lambda inputs, outputs: model.plan(tuple(outputs)).run(inputs))
 
 
 def golden_inputs(model: Model, path: Path) -> Arrays:
     """The inputs of a golden file by the model's names. Raises CorruptFileError for a file that is damaged."""
-    return _named(read_golden(path).inputs, model.input_names)
+    return named(read_golden(path).inputs, model.input_names)
 
 
-def reduce_precision(
-    model: Model,
-    path: Path,
-    precision: str,
-    threads: int = 0,
-    *,
-    shared: bool = False,
-    rtol: float | None = None,
-    atol: float | None = None,
-) -> None:
-    """Computes the model in `precision` (int8, bfloat16, float16) if its outputs stay within the golden tolerances.
-
-    `rtol` and `atol` override the tolerances of the golden file at `path`. Raises the errors of `check_golden` and of
-    `tuner.reduce_precision`.
-    """
-    from layergraph.execution.tuning import tuner as tuning
-
-    golden = read_golden(path).within(rtol, atol)
-
-    def compare(run: Callable[[Arrays], Arrays]) -> float:
-        return _compare(model, path, golden, lambda inputs, _: run(inputs))
-
-    model.plan().use(tuning.reduce_precision(model.plan(), precision, compare, threads, shared=shared))
-
-
-def _compare(model: Model, path: Path, golden: Golden, run: Callable[[Arrays, Arrays], Arrays]) -> float:
+def compare(model: Model, path: Path, golden: Golden, run: Callable[[Arrays, Arrays], Arrays]) -> float:
     """Compares the outputs of `run` for the golden inputs with the golden outputs; returns the largest difference."""
     try:
-        inputs = _named(golden.inputs, model.input_names)
-        outputs = _named(golden.outputs, model.output_names)
+        inputs = named(golden.inputs, model.input_names)
+        outputs = named(golden.outputs, model.output_names)
         results = run(inputs, outputs)
     except (DataError, GraphError) as wrong:
         raise CorruptFileError(path, f"is not for this model: {wrong}") from wrong
@@ -111,7 +86,7 @@ def _compare(model: Model, path: Path, golden: Golden, run: Callable[[Arrays, Ar
     return max(float(np.nanmax(np.abs(a - b), initial=0.0)) for a, b in pairs)
 
 
-def _named(arrays: Arrays, names: Sequence[str]) -> Arrays:
+def named(arrays: Arrays, names: Sequence[str]) -> Arrays:
     """The arrays by the model's names. Keras has no names for some outputs; complete arrays are matched by order."""
     if len(arrays) == len(names) and arrays.keys() != set(names):
         return dict(zip(names, arrays.values(), strict=True))
@@ -169,15 +144,20 @@ def write_golden(golden: Golden, path: Path) -> None:
 
 def read_golden(path: Path) -> Golden:
     """Reads a golden file without trusting its content. Raises CorruptFileError or UnsafeFileError."""
-    with open_regular(path) as file:
-        members = KerasZip(file, path, LoadLimits())
-        arrays = {name.removesuffix(".npy"): _array(members, name, path) for name in members.names}
+    arrays = read_arrays(path)
     inputs = {name.removeprefix("input/"): a for name, a in arrays.items() if name.startswith("input/")}
     outputs = {name.removeprefix("output/"): a for name, a in arrays.items() if name.startswith("output/")}
     if not outputs:
         raise CorruptFileError(path, "has no array 'output/NAME'; expected inputs and outputs of the model")
     tolerances = [_tolerance(arrays, "rtol", RTOL, path), _tolerance(arrays, "atol", ATOL, path)]
     return Golden(inputs, outputs, *tolerances)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of numbers in an `.npz` file, by name. Raises CorruptFileError or UnsafeFileError."""
+    with open_regular(path) as file:
+        members = KerasZip(file, path, LoadLimits())
+        return {name.removesuffix(".npy"): _array(members, name, path) for name in members.names}
 
 
 def _tolerance(arrays: Arrays, name: str, default: float, path: Path) -> float:

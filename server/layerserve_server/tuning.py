@@ -9,17 +9,18 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from layergraph.errors import LayerGraphError
 from layergraph.execution.engines.table import EAGER
 from layergraph.execution.tuning.result import Choice, Tuning
-from layergraph.golden import golden_path, reduce_precision
+from layergraph.golden import golden_path
+from layergraph.lower_precision import calibration_path, reduce_precision
 from layergraph.models.model import Model
 
 from layerserve_server.inference.runner import LoadModel, ServedModel
+from layerserve_server.quantization.kept import KeptGraphs, installed
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.version import LoadedVersion
 
@@ -53,26 +54,47 @@ def pinning(load: LoadModel, engine: str, threads: int) -> LoadModel:
 
 
 def reducing(
-    load: LoadModel, precision: str, threads: int, rtol: float | None = None, atol: float | None = None
+    load: LoadModel,
+    precision: str,
+    threads: int,
+    graphs: KeptGraphs,
+    rtol: float | None = None,
+    atol: float | None = None,
 ) -> LoadModel:
     """Wraps `load` to run models in lower precision, if they have a golden file and stay within its tolerance.
 
-    `rtol` and `atol` override the golden file's tolerances.
+    `graphs` keeps quantized graphs. `rtol` and `atol` override the golden file's tolerances.
     """
 
     def reduced(path: Path) -> ServedModel:
-        model = load(path)
+        model = cast("Model", load(path))
         proof = golden_path(path)
         if not proof.exists():
             logger.warning("%s stays in float32: %s requires %s", path.name, precision, proof.name)
             return model
         try:
-            reduce_precision(cast("Model", model), proof, precision, threads, shared=True, rtol=rtol, atol=atol)
+            reduce_precision(
+                model,
+                proof,
+                precision,
+                threads,
+                shared=True,
+                rtol=rtol,
+                atol=atol,
+                calibration=calibration_path(path),
+                workshop=graphs.of(model, threads),
+            )
         except Exception as reason:
             logger.warning("%s stays in float32: %s", path.name, str(reason).splitlines()[0])
         else:
-            difference = model.engines[0].difference
-            logger.info("%s computes in %s", path.name, precision, extra={"largest_difference": difference})
+            difference = max(choice.difference for choice in model.engines)
+            engines = {str(choice.rows): choice.engine for choice in model.engines}
+            logger.info(
+                "%s computes in %s",
+                path.name,
+                precision,
+                extra={"largest_difference": difference, "engines": engines},
+            )
         return model
 
     return reduced
@@ -187,12 +209,7 @@ class Tuner:
 
 def _key(found: FoundVersion, threads: int) -> str:
     """Returns a file name for the results of a model file on this machine with the installed packages."""
-    parts: list[Any] = [found.name, found.version, found.fingerprint, os.cpu_count(), threads]
-    for package in _PACKAGES:
-        try:
-            parts.append(version(package))
-        except PackageNotFoundError:
-            parts.append(None)
+    parts = [found.name, found.version, found.fingerprint, os.cpu_count(), threads, *installed(_PACKAGES)]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.sample_files import SampleFiles
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.observability.telemetry import telemetry_of
+from layerserve_server.quantization.kept import KeptGraphs
+from layerserve_server.quantization.quantizer import Quantizer
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
@@ -224,7 +227,7 @@ class Inference:
             telemetry=self.telemetry,
             **options,
         )
-        self.metrics.watch_memory(lambda: transport.memory.used)
+        self.metrics.watch_memory(lambda: transport.memory.used, transport.memory.limit)
 
         def changed() -> None:
             self.gate.reserved.set(self.repository.callers)
@@ -242,6 +245,13 @@ class Inference:
         settings = self._settings
         if settings.http_port < 0:
             return None
+        page = None
+        if settings.ui:
+            try:
+                from layerserve_server.services.ui.serving import Page
+            except ImportError as error:
+                raise ValueError(f"ui: requires the package {error.name}: pip install 'layerserve[ui]'") from error
+            page = partial(Page, settings.page_hosts, package_version("layerserve"))
         try:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:
@@ -258,6 +268,7 @@ class Inference:
             port=settings.http_port,
             certificates=self.certificates,
             telemetry=self.telemetry,
+            page=page,
         )
 
     def serving(self, model: str) -> bool | None:
@@ -331,6 +342,7 @@ class ModelLoader:
         self._settings = settings
         self._load = load
         self._read = None if imports is None else imports.load
+        self._graphs = KeptGraphs(settings.state_folder / "quantized", Quantizer())
 
     def __call__(self, path: Path, model: ModelSettings = DEFAULTS) -> ServedModel:
         """Loads a model file. Raises layergraph's errors."""
@@ -349,7 +361,7 @@ class ModelLoader:
         if (precision := model.precision or settings.precision) != "float32":
             from layerserve_server.tuning import reducing
 
-            load = reducing(load, precision, threads, rtol, atol)
+            load = reducing(load, precision, threads, self._graphs, rtol, atol)
         return load
 
 

@@ -7,6 +7,7 @@ from attack import (
     model_files,
     neighbours,
     restart,
+    services,
     statuses,
     streams,
     tokens,
@@ -25,5 +26,6 @@ CHECKS = [
     *statuses.CHECKS,
     *restart.CHECKS,
     *trainings.CHECKS,
+    *services.CHECKS,
     *model_files.CHECKS,
 ]

@@ -8,6 +8,7 @@ import numpy as np
 from layergraph import Input, Model, layers
 from layerserve import methods
 from layerserve.tensors import encode
+from layerserve.v1 import datasets_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve.v1.graph_pb2 import GetNodeShapesRequest
 from layerserve.v1.models_pb2 import DownloadModelRequest
@@ -21,6 +22,7 @@ DOWNLOAD = methods.DOWNLOAD_MODEL.path
 TRAIN = methods.TRAIN.path
 EVALUATE = methods.EVALUATE.path
 WATCH_RUN = methods.WATCH_RUN.path
+UPLOAD_DATASET = methods.UPLOAD_DATASET.path
 NODE_SHAPES = methods.GET_NODE_SHAPES.path
 LIST_RUNS = methods.LIST_RUNS.path
 LIST_MODELS = methods.LIST_MODELS.path
@@ -98,3 +100,10 @@ def spec_message(spec: pb.TrainSpec) -> bytes:
 
 def chunk_message(array: int, data: bytes) -> bytes:
     return pb.TrainRequest(chunk=pb.DataChunk(array=array, data=data)).SerializeToString()
+
+
+def dataset_declaration(**fields: object) -> bytes:
+    """The first message of an upload of a dataset of a kilobyte, which isn't known."""
+    given = {"format": datasets_pb2.DATASET_FORMAT_CSV, "bytes": 1000, "sha256": bytes(range(32)), **fields}
+    declaration = datasets_pb2.DatasetDeclaration(**given)  # type: ignore[arg-type]
+    return datasets_pb2.UploadDatasetRequest(declaration=declaration).SerializeToString()

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from itertools import cycle
 
+from layerserve import methods
 from layerserve.v1 import training_pb2 as pb
 
 from attack.check import Check, Scene
@@ -18,8 +19,10 @@ from attack.messages import (
     REFLECTION,
     REFLECTION_ALPHA,
     TRAIN,
+    UPLOAD_DATASET,
     WATCH,
     chunk_message,
+    dataset_declaration,
     download,
     in_stream,
     predict,
@@ -149,21 +152,15 @@ def _silent_predict_stream(scene: Scene) -> Counter[str]:
 
 
 def _ended_when_silent(scene: Scene) -> Counter[str]:
-    kinds = (
-        (REFLECTION, b""),
-        (TRAIN, b""),
-        (TRAIN, spec_message(training())),
-        (EVALUATE, b""),
-        (PREDICT_STREAM, b""),
-        (WATCH, b""),
-        (PREDICT, b""),
-    )
+    streams = [method.path for method in vars(methods).values() if getattr(method, "streams_requests", False)]
+    kinds = [(path, b"") for path in (*streams, REFLECTION, WATCH, PREDICT)]
+    kinds += [(TRAIN, spec_message(training())), (UPLOAD_DATASET, dataset_declaration())]
     futures = [scene.pool.submit(idle, scene.server.address, path, 10, 12.0, first) for path, first in kinds]
     seen: Counter[str] = Counter()
     for (path, first), future in zip(kinds, futures, strict=True):
         ends = future.result()
         seen += ends
-        what = f"{path.rpartition('/')[2]}{' with a spec' if first else ''}"
+        what = f"{path.rpartition('/')[2]}{' with a first message' if first else ''}"
         scene.expect(ends["status 10 idle"] == 10, f"10 silent {what}: {dict(ends)}, expected ABORTED idle")
     return seen
 

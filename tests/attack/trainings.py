@@ -36,6 +36,10 @@ def _callback(name: str, **config: object) -> dict[str, object]:
     return {"callbacks": f"[{_object(name, **config)}]"}
 
 
+def _view(splits: dict[str, float], split: str) -> pb.DataView:
+    return pb.DataView(splits=json.dumps(splits), split=split)
+
+
 def _nested(depth: int) -> str:
     return "[" * depth + "]" * depth
 
@@ -96,6 +100,24 @@ SPECS: dict[str, dict[str, object]] = {
     "a budget of NaN": {"budget": pb.Budget(seconds=float("nan"))},
     "a negative budget": {"budget": pb.Budget(memory_bytes=-1, disk_bytes=-(2**63))},
     "checkpoints each NaN seconds": {"checkpoint_seconds": float("nan")},
+    "2**31 - 1 checkpoints kept": {"checkpoints": pb.CheckpointPolicy(every_steps=1, keep=2**31 - 1)},
+    "checkpoints of -1 epochs": {"checkpoints": pb.CheckpointPolicy(every_epochs=-1, keep_best=-1)},
+    "a checkpoint of a run outside": {"from_checkpoint": "../../../etc:passwd"},
+    "a checkpoint with a name of megabytes": {"from_checkpoint": "x" * 4_000_000},
+    "LoRA of rank 2**62": {"lora": json.dumps({"rank": 2**62})},
+    "LoRA of rank 10**6": {"lora": json.dumps({"rank": 10**6})},
+    "LoRA of rank NaN": {"lora": '{"rank": NaN, "alpha": 1e999}'},
+    "LoRA of a pattern of stars": {"lora": json.dumps({"rank": 2, "layers": ["*" * 5000 + "x"]})},
+    "deep JSON of LoRA": {"lora": _nested(100_000)},
+    "gradients of 2**31 - 1 steps": {"gradient_accumulation_steps": 2**31 - 1},
+    "a key of megabytes": {"idempotency_key": "x" * 4_000_000},
+    "metadata of 100,000 keys": {"metadata": {f"key{number}": "x" for number in range(100_000)}},
+    "metadata of megabytes": {"metadata": {"key": "x" * 4_000_000}},
+    "a base of version -1": {"expected_base_version": -1},
+    "100,000 splits": {"view": _view({f"s{number}": 1e-6 for number in range(100_000)}, "s0")},
+    "a split of NaN rows": {"view": pb.DataView(splits='{"a": NaN}', split="a", seed=-1)},
+    "deep JSON of splits": {"view": pb.DataView(splits=_nested(100_000), split="a")},
+    "a split with a name of megabytes": {"view": _view({"a" * 4_000_000: 0.5}, "a")},
 }
 #: What may be carried out as it is asked for: it costs the run, and nobody else.
 HARMLESS = (
@@ -111,13 +133,15 @@ HARMLESS = (
     "AUC of 2**27 thresholds",
     "weights of a million classes",
     "a schedule of 10**9 steps' boundaries",
+    "2**31 - 1 checkpoints kept",
+    "gradients of 2**31 - 1 steps",
     "Precision with a million thresholds",
 )
 
 
 def ask(address: tuple[str, int], name: str) -> Counter[str]:
     """One of these requests, without data: how it ends, or "accepted"."""
-    return _first_answer(address, name, spec_message(training(**SPECS[name])))
+    return first_answer(address, name, spec_message(training(**SPECS[name])))
 
 
 def ask_for_file(address: tuple[str, int], name: str) -> Counter[str]:
@@ -126,7 +150,7 @@ def ask_for_file(address: tuple[str, int], name: str) -> Counter[str]:
     del spec.data[:]
     for role in (pb.DATA_ROLE_X, pb.DATA_ROLE_Y):
         spec.data.add(role=role, path=name)
-    return _first_answer(address, name, spec_message(spec))
+    return first_answer(address, name, spec_message(spec))
 
 
 def arrays(address: tuple[str, int]) -> Counter[str]:
@@ -135,17 +159,20 @@ def arrays(address: tuple[str, int]) -> Counter[str]:
     for shape in ((2**62, 64), (2**40, 64), (-5, 64), (0, 64), (1,) * 10_000, (32, 2**62)):
         spec = training()
         spec.data[0].shape[:] = shape
-        seen += _first_answer(address, "an array", spec_message(spec))
+        seen += first_answer(address, "an array", spec_message(spec))
     spec = training()
     spec.data.extend([spec.data[0]] * 50_000)
-    return seen + _first_answer(address, "50,000 arrays", spec_message(spec))
+    return seen + first_answer(address, "50,000 arrays", spec_message(spec))
 
 
-def _first_answer(address: tuple[str, int], name: str, spec: bytes) -> Counter[str]:
+def first_answer(
+    address: tuple[str, int], name: str, request: bytes, path: str = TRAIN, *, unary: bool = False
+) -> Counter[str]:
+    """How a call ends that sends one message, as "NAME: STATUS"; "accepted" if a reply comes first."""
     try:
         with Wire(address).settle() as wire:
-            number = wire.open(TRAIN)
-            wire.give(number, message(spec), end=False)
+            number = wire.open(path)
+            wire.give(number, message(request), end=unary)
             answer, until = wire.answers[number], time.monotonic() + REFUSE_SECONDS
             while not answer.end and not answer.data and time.monotonic() < until:
                 wire.read(0.5)

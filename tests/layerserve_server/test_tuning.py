@@ -13,10 +13,14 @@ import pytest
 from clocks import replace_time
 from layergraph.execution.tuning.result import Choice, Tuning
 from layerserve_server import tuning
+from layerserve_server.quantization import kept
 from layerserve_server.repository.layout import find_file
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.training.runs.computing import computing, is_computing
 from layerserve_server.tuning import EngineUnfitError, Tuner
+
+#: Where graphs are kept; what it gives is only passed on here.
+GRAPHS: Any = SimpleNamespace(of=lambda model, threads: (model, threads))
 
 
 def test_what_was_replaced_is_let_go(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +231,7 @@ def test_torch_itself_needs_no_pinning() -> None:
 
 def test_without_a_proof_a_model_keeps_its_precision(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     model: Any = object()
-    assert tuning.reducing(lambda path: model, "int8", 1)(file) is model
+    assert tuning.reducing(lambda path: model, "int8", 1, GRAPHS)(file) is model
     assert "model.keras stays in float32: int8 requires model.golden.npz" in caplog.text
 
 
@@ -244,8 +248,10 @@ def test_a_proof_that_does_not_hold_keeps_the_precision(
     proof = file.with_name("model.golden.npz")
     proof.touch()
     model: Any = object()
-    assert tuning.reducing(lambda path: model, "int8", 5)(file) is model
-    assert given == [(model, proof, "int8", 5, {"shared": True, "rtol": None, "atol": None})]
+    assert tuning.reducing(lambda path: model, "int8", 5, GRAPHS)(file) is model
+    options = {"shared": True, "rtol": None, "atol": None, "workshop": (model, 5)}
+    options["calibration"] = file.with_name("model.calibration.npz")
+    assert given == [(model, proof, "int8", 5, options)]
     assert "model.keras stays in float32: differs by 3\n" in caplog.text
     assert "and more" not in caplog.text
 
@@ -255,11 +261,13 @@ def test_a_model_that_keeps_to_its_proof_tells_how_near_it_comes(
 ) -> None:
     monkeypatch.setattr(tuning, "reduce_precision", lambda *arguments, **options: None)
     file.with_name("model.golden.npz").touch()
-    model: Any = SimpleNamespace(engines=(SimpleNamespace(difference=0.125),))
+    engines = (SimpleNamespace(rows=1, engine="a", difference=0.125), SimpleNamespace(rows=8, engine="b", difference=0))
+    model: Any = SimpleNamespace(engines=engines)
     with caplog.at_level("INFO"):
-        assert tuning.reducing(lambda path: model, "int8", 5)(file) is model
+        assert tuning.reducing(lambda path: model, "int8", 5, GRAPHS)(file) is model
     (record,) = caplog.records
     assert (record.getMessage(), record.largest_difference) == ("model.keras computes in int8", 0.125)
+    assert record.engines == {"1": "a", "8": "b"}
 
 
 def test_a_finding_holds_for_the_packages_that_are_installed(
@@ -269,9 +277,9 @@ def test_a_finding_holds_for_the_packages_that_are_installed(
     tuner_of(tmp_path)._tune(version_of(plan, file))
 
     def missing(package: str) -> str:
-        raise tuning.PackageNotFoundError(package)
+        raise kept.PackageNotFoundError(package)
 
-    monkeypatch.setattr(tuning, "version", missing)
+    monkeypatch.setattr(kept, "version", missing)
     tuner_of(tmp_path)._tune(version_of(plan, file))
     tuner_of(tmp_path)._tune(version_of(plan, file))
     assert [asked["known"] for asked in plan.asked] == [(), (), plan.choices]

@@ -184,13 +184,15 @@ def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     made = []
     for name in ("pinning", "reducing"):
         monkeypatch.setattr(tuning, name, lambda *given, name=name: made.append((name, *given)) or name)
-    settings = Settings(engine="openvino", precision="int8", compute_threads=3)
-    assert ModelLoader(settings, own).configured(ModelSettings()) == "reducing"
-    assert made == [("pinning", own, "openvino", 3), ("reducing", "pinning", "int8", 3, None, None)]
+    settings = Settings(path=tmp_path, engine="openvino", precision="int8", compute_threads=3)
+    loader = ModelLoader(settings, own)
+    assert loader.configured(ModelSettings()) == "reducing"
+    assert made == [("pinning", own, "openvino", 3), ("reducing", "pinning", "int8", 3, loader._graphs, None, None)]
+    assert loader._graphs._folder == tmp_path / ".layerserve" / "quantized"
     made.clear()
     model = ModelSettings(engine="eager", precision="bfloat16", compute_threads=2, golden_rtol=0.5, golden_atol=0.25)
-    assert ModelLoader(settings, own).configured(model) == "reducing"
-    assert made == [("pinning", own, "eager", 2), ("reducing", "pinning", "bfloat16", 2, 0.5, 0.25)]
+    assert loader.configured(model) == "reducing"
+    assert made == [("pinning", own, "eager", 2), ("reducing", "pinning", "bfloat16", 2, loader._graphs, 0.5, 0.25)]
     model = ModelSettings(engine="auto", precision="float32")
     assert ModelLoader(settings, own).configured(model) is own
 
@@ -289,7 +291,7 @@ class Front:
 
     def __init__(self, routes, metrics, limits, **options):
         self.routes, self.metrics, self.limits, self.options = routes, metrics, limits, options
-        self.memory, self.told = SimpleNamespace(used=123), []
+        self.memory, self.told = SimpleNamespace(used=123, limit=456), []
 
     def start(self):
         self.told.append("start")
@@ -424,6 +426,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     metrics, ready, version = served
     assert 'layerserve_model_loaded{model="double",version="1"} 1.0' in metrics
     assert "layerserve_buffered_bytes 123.0" in metrics
+    assert "layerserve_buffered_limit_bytes 456.0" in metrics
     assert ready
     assert version.retired
     assert version.queue._name == "model 'double' version 1"

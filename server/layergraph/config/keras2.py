@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+#: What tf.keras of TensorFlow 2.3 to 2.5 writes as the key of a Hashing that has none.
+_NO_SALT: Final = [0xDECAFCAFFE, 0xDECAFCAFFE]
 
 
 def adapt(kind: str, config: dict[str, Any]) -> None:
@@ -20,6 +23,10 @@ def adapt(kind: str, config: dict[str, Any]) -> None:
     is_float = isinstance(config.get("dtype"), str) and config["dtype"].startswith("float")
     if kind == "Hashing" and is_float and config.get("output_mode", "int") == "int":
         config["dtype"] = "int64"
+    # Keras itself takes it for a key when it opens the file, and hashes differently from the model that was trained and
+    # from the graph that TensorFlow Serving runs. Since 2.8 there is `output_mode`.
+    if kind == "Hashing" and config.get("salt") == _NO_SALT and "output_mode" not in config:
+        config["salt"] = None
     if kind == "InputLayer":
         config.pop("trainable", None)
         if config.get("batch_shape") is None and isinstance(config.get("input_shape"), list):

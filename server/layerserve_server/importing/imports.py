@@ -9,7 +9,6 @@ models/SIZE-DIGEST/   an import: see `layergraph.archive.imported`
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -28,7 +27,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from layerserve_server.disk import sha256, sync
+from layerserve_server.disk import locked, sha256, sync
 from layerserve_server.importing.importer import Importer
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ class Imports:
         model = self._mapped(folder, found, entry)
         if model is None:
             # Few files: one for each path would stay for ever.
-            with _locked(folder / "locks" / entry.name[:2]):
+            with locked(folder / "locks" / entry.name[:2]):
                 # Another process may have read it meanwhile.
                 model = self._mapped(folder, found, entry)
                 tries = _TRIES
@@ -318,14 +317,6 @@ def _write(path: Path, content: Any) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     unfinished.write_text(json.dumps(content), "utf-8")
     unfinished.rename(path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock, which the system frees if the process dies."""
-    with path.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

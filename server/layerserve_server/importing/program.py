@@ -11,23 +11,17 @@ import codecs
 import contextlib
 import errno
 import gc
-import importlib.util
 import json
 import os
 import socket
-import sys
 import sysconfig
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 if __name__ == "__main__":
-    # An empty package: the real one imports torch.
-    _spec = importlib.util.find_spec("layergraph")
-    assert _spec is not None
-    _bare = ModuleType("layergraph")
-    _bare.__path__ = list(_spec.submodule_search_locations or ())
-    sys.modules["layergraph"] = _bare
+    from layerserve_server.forking.bare import import_bare
+
+    import_bare("layergraph")
 
 from layergraph.archive import DEFAULT_LIMITS, open_archive
 from layergraph.archive.finding import MODEL_SUFFIXES

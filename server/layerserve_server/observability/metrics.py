@@ -264,10 +264,17 @@ class Metrics:
         self._queue_rows.labels(model, str(version)).set_function(rows)
         self._queue_requests.labels(model, str(version)).set_function(requests)
 
-    def watch_memory(self, buffered: Callable[[], int]) -> None:
-        """Sets the callback that returns the memory in use for clients' messages, in bytes."""
+    def watch_memory(self, buffered: Callable[[], int], limit: int) -> None:
+        """Sets the callback that returns the memory in use for clients' messages, and its limit, in bytes."""
         text = "Memory used by requests, messages in transit and unread replies, in bytes."
         Gauge("layerserve_buffered_bytes", text, registry=self.registry).set_function(buffered)
+        text = "Limit of that memory, in bytes."
+        Gauge("layerserve_buffered_limit_bytes", text, registry=self.registry).set(limit)
+
+    def watch_ready(self, ready: Callable[[], bool]) -> None:
+        """Sets the callback that returns whether clients should use this server."""
+        text = "1 while health is SERVING, 0 while the server starts or drains."
+        Gauge("layerserve_ready", text, registry=self.registry).set_function(ready)
 
     def watch_loaded(self, loaded: Callable[[], int]) -> None:
         """Sets the callback that returns the memory of loaded versions, in bytes."""

@@ -17,6 +17,7 @@ from layerserve_server.errors import safe_text
 from layerserve_server.remote.objects import StoredObject
 from layerserve_server.repository.control import CONTROL
 from layerserve_server.repository.layout import (
+    CALIBRATION,
     LABELS,
     MANIFEST,
     MODEL_NAME,
@@ -152,12 +153,12 @@ def arrange(objects: Collection[StoredObject], root: str) -> Listing:
 
 
 def _flat_files(top: Mapping[str, StoredObject]) -> Iterable[RemoteVersion]:
-    """Model files in the root, with their proofs: `NAME.keras` and `NAME.golden.npz`."""
+    """Model files in the root, with what is beside them: `NAME.keras`, `NAME.golden.npz`, `NAME.calibration.npz`."""
     for path, one in sorted(top.items()):
         name, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix
         if suffix in SUFFIXES and MODEL_NAME.fullmatch(name) and not _is_preset(top):
-            proof = top.get(f"{name}.{PROOF}")
-            yield RemoteVersion(name, 1, {path: one, **({PROOF: proof} if proof else {})})
+            beside = {inside: top[f"{name}.{inside}"] for inside in (PROOF, CALIBRATION) if f"{name}.{inside}" in top}
+            yield RemoteVersion(name, 1, {path: one, **beside})
 
 
 def _root_itself(

@@ -38,6 +38,8 @@ PRESET, PRESET_WEIGHTS = "config.json", frozenset({"model.weights.h5", "model.we
 MANIFEST = "manifest.json"
 #: File beside a model file, with golden inputs and outputs.
 PROOF = "golden.npz"
+#: File beside a model file, with inputs for which int8 is calibrated.
+CALIBRATION = "calibration.npz"
 #: File beside the version folders, with version numbers by label.
 LABELS = "labels.json"
 
@@ -101,7 +103,10 @@ def find_in_folder(root: Path) -> list[FoundVersion]:
 def find_file(
     name: str, version: int, path: Path, *, published: bool = False, parts: Iterable[str] = (), proof: str = PROOF
 ) -> FoundVersion:
-    """Returns the version of a model file. Its fingerprint includes its `parts`, and its `proof` if there is one."""
+    """Returns the version of a model file.
+
+    Its fingerprint includes its `parts`, its `proof`, and the calibration beside that, as far as they exist.
+    """
     try:
         state = os.lstat(path)
     except OSError as error:
@@ -111,7 +116,8 @@ def find_file(
     marks = fingerprint(state)
     for part in parts:
         marks += _fingerprint_of(path.parent / part) or NOTHING
-    marks += _fingerprint_of(path.with_name(proof)) or ()
+    for optional in (proof, proof.removesuffix(PROOF) + CALIBRATION):
+        marks += _fingerprint_of(path.with_name(optional)) or ()
     return FoundVersion(name, version, path, marks, published, problem, parts)
 
 
@@ -166,7 +172,7 @@ def find_version(name: str, version: int, folder: Path) -> FoundVersion:
         listed = ", ".join(files[:5])
         problem = f"the version's folder has {len(files)} model files, expected one or a model.keras: {listed}"
         return FoundVersion(name, version, folder, NOTHING, problem=problem)
-    others = held - {files[0], MANIFEST, PROOF}
+    others = held - {files[0], MANIFEST, PROOF, CALIBRATION}
     parts: Iterable[str] = ()
     if files[0] == SAVED_MODEL:
         parts = _saved_model_parts(folder)

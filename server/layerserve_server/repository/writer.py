@@ -98,13 +98,14 @@ class FolderWriter:
     def withdraw(self, name: str, version: int, path: Path) -> None:
         """See Writer."""
         folder = self._root / name / str(version)
-        # A model file in the root has its golden file beside it.
-        flat = [path, path.with_name(f"{path.stem}.{layout.PROOF}")]
+        # A model file in the root has its golden file and its calibration beside it.
+        flat = [path, *(path.with_name(f"{path.stem}.{beside}") for beside in (layout.PROOF, layout.CALIBRATION))]
         publishing.withdraw(self._root, [folder] if folder.is_dir() else flat)
 
     def withdraw_model(self, name: str, highest: int) -> None:
         """See Writer."""
-        flat = [self._root / f"{name}{end}" for end in (*layout.SUFFIXES, ".toml", f".{layout.PROOF}")]
+        ends = (*layout.SUFFIXES, ".toml", f".{layout.PROOF}", f".{layout.CALIBRATION}")
+        flat = [self._root / f"{name}{end}" for end in ends]
         publishing.withdraw(self._root, [self._root / name, *flat])
         write_control(self._root / name, highest=highest)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from layerserve_server.errors import InvalidRequestError, safe_text
 
-#: Maximum rank: far above that of any useful one, so that sizes can be computed.
-MAX_RANK = 1 << 20
+#: Maximum rank: above that of any useful one, so that a few bytes of settings ask for little memory.
+MAX_RANK = 4096
 
 
 def _whole(value: Any) -> bool:

@@ -228,3 +228,31 @@ def test_a_legacy_state_without_weights_that_no_gradient_reached_is_taken(tmp_pa
         file["optimizer_weights"].attrs["weight_names"] = names[:-3]
     with pytest.raises(DataError, match=r"optimizer 'legacy_adam'"):
         layergraph.load_model(tmp_path / "m.h5").fit(*rows(model), epochs=1, verbose=0)
+
+
+#: A Hashing without a key, as TensorFlow 2.4 writes it, and as 2.15 writes one with that key; what each computes.
+UNSALTED = {"name": "h", "trainable": True, "dtype": "float32", "num_bins": 7, "salt": [0xDECAFCAFFE, 0xDECAFCAFFE]}
+SALTED = {**UNSALTED, "dtype": "int64", "mask_value": None, "output_mode": "int", "sparse": False}
+
+
+@pytest.mark.parametrize(
+    ("version", "config", "salt", "buckets"),
+    [("2.4.0", UNSALTED, None, [6, 5, 2, 5, 2]), ("2.15.0", SALTED, UNSALTED["salt"], [6, 5, 4, 2, 0])],
+)
+def test_a_key_that_early_releases_write_for_a_hashing_without_one_is_none(
+    tmp_path: Path, version: str, config: dict[str, Any], salt: Any, buckets: list[int]
+) -> None:
+    shape = {"batch_input_shape": [None, 1], "dtype": "string", "sparse": False, "ragged": False, "name": "x"}
+    layers_of_it = [
+        {"class_name": "InputLayer", "config": shape, "name": "x", "inbound_nodes": []},
+        {"class_name": "Hashing", "config": config, "name": "h", "inbound_nodes": [[["x", 0, 0, {}]]]},
+    ]
+    content = {"name": "m", "layers": layers_of_it, "input_layers": [["x", 0, 0]], "output_layers": [["h", 0, 0]]}
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": content})
+        file.attrs["keras_version"], file.attrs["backend"] = version, "tensorflow"
+        file.create_group("model_weights").attrs["layer_names"] = []
+    model = layergraph.load_model(tmp_path / "old.h5")
+    texts = np.array([["2026-11-12"], ["a"], ["b"], ["c"], ["d"]])
+    assert model.predict(texts).ravel().tolist() == buckets
+    assert layers(saved(model, tmp_path))["h"]["config"]["salt"] == salt

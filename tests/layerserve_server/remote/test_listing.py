@@ -82,8 +82,8 @@ def test_too_many_files_are_refused():
 
 
 def test_a_flat_file_is_version_1_with_its_proof_unless_there_is_a_folder():
-    assert files("m.keras", "m.golden.npz", "n.h5", "n/1/model.h5") == {
-        ("m", 1): ["golden.npz", "m.keras"],
+    assert files("m.keras", "m.golden.npz", "m.calibration.npz", "n.h5", "n/1/model.h5") == {
+        ("m", 1): ["calibration.npz", "golden.npz", "m.keras"],
         ("n", 1): ["model.h5"],
     }
 

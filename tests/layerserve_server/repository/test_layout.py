@@ -119,6 +119,7 @@ def test_another_content_has_another_fingerprint_even_with_the_same_size_and_mti
     ("held", "changed"),
     [
         (("model.keras", "golden.npz"), "golden.npz"),
+        (("model.keras", "calibration.npz"), "calibration.npz"),
         (("model.json", "group1-shard1of1.bin"), "group1-shard1of1.bin"),
         (("model.json", "weights.h5"), "model.json"),
         (("model.json", "weights.h5"), "weights.h5"),

@@ -678,7 +678,7 @@ def test_a_deleted_model_leaves_its_highest_number_only(manage, put, root, tmp_p
     for version in (1, 2):
         put(version=version, offset=version)
     put("flat", offset=3).rename(root / "flat.keras")
-    for name in ("flat.golden.npz", "flat.toml"):
+    for name in ("flat.golden.npz", "flat.calibration.npz", "flat.toml"):
         (root / name).write_text("nice = 0")
     (root / "flat" / "1").rmdir()
     repository, manager = manage()

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from layergraph.execution.engines.cuda import cuda
 from layergraph.execution.engines.exported_graph import Engine, ExportedGraph, UnfitError
-from layergraph.execution.engines.onnx.runtime import exported, session
-from layergraph.execution.engines.open_vino import open_vino
-
-
-def int8(source: ExportedGraph) -> Engine:
-    """Matrix products with 8-bit weights and dynamically quantised inputs (ONNX Runtime's quantize_dynamic).
-
-    Raises UnfitError if 'onnxruntime' or 'onnx' isn't installed.
-    """
-    try:
-        import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as missing:
-        raise UnfitError("the packages 'onnxruntime' and 'onnx' aren't installed") from missing
-    with tempfile.TemporaryDirectory() as folder:
-        wide, narrow = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        model = onnx.load_from_string(exported(source))
-        _name_constants(model.graph)
-        onnx.save(model, wide)
-        quantize_dynamic(wide, narrow, weight_type=QuantType.QInt8)
-        return session(source, narrow.read_bytes())
-
-
-def _name_constants(graph: Any) -> None:
-    """Turns constants into initializers, the only place where quantize_dynamic looks for weights."""
-    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
-    for node in constants:
-        tensor = node.attribute[0].t
-        tensor.name = node.output[0]
-        graph.initializer.append(tensor)
-        graph.node.remove(node)
+from layergraph.execution.engines.onnx.quantization import DYNAMIC, STATIC
+from layergraph.execution.engines.onnx.runtime import input_names, session
+from layergraph.execution.engines.open_vino import open_vino, open_vino_of_onnx
 
 
 def short(source: ExportedGraph, precision: str) -> Engine:
@@ -57,8 +28,44 @@ _OPEN_VINO = {"bfloat16": "bf16", "float16": "f16"}
 
 #: Precision -> function that builds an engine with it.
 PRECISIONS: Mapping[str, Callable[[ExportedGraph], Engine]] = {
-    "int8": int8,
     "bfloat16": partial(short, precision="bfloat16"),
     "float16": partial(short, precision="float16"),
     "tf32": partial(cuda, precision="tf32"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedGraphs:
+    """The folder of a plan's quantized graphs (see `onnx.quantization`), and how engines run them.
+
+    dtypes    of the plan's inputs
+    threads   number of threads per engine
+    shared    whether other work uses the same cores
+    """
+
+    folder: Path
+    dtypes: tuple[str, ...]
+    threads: int
+    shared: bool
+
+    def onnx_runtime(self, file: str) -> Engine:
+        """Raises UnfitError if there is no such file, or ONNX Runtime isn't installed."""
+        return session(self._read(file), len(self.dtypes), self.threads, shared=self.shared)
+
+    def open_vino(self, file: str) -> Engine:
+        """Raises UnfitError if there is no such file, or OpenVINO isn't installed."""
+        return open_vino_of_onnx(self._read(file), input_names(len(self.dtypes)), self.dtypes, self.threads)
+
+    def _read(self, file: str) -> bytes:
+        try:
+            return (self.folder / file).read_bytes()
+        except FileNotFoundError:
+            raise UnfitError("the model has no layers that it could quantize") from None
+
+
+#: Engine -> function that builds it from quantized graphs.
+INT8: Mapping[str, Callable[[QuantizedGraphs], Engine]] = {
+    "int8-onnxruntime": lambda graphs: graphs.onnx_runtime(STATIC),
+    "int8-openvino": lambda graphs: graphs.open_vino(STATIC),
+    "int8-dynamic": lambda graphs: graphs.onnx_runtime(DYNAMIC),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from layergraph.execution.engines.exported_graph import Array, Engine, ExportedG
 from layergraph.execution.engines.signal_stack import kept_signal_stack
 
 _WIDE = (torch.int64, torch.uint32, torch.uint64)
+_WIDE_NAMES = ("int64", "uint32", "uint64")
 _LIMITS = np.iinfo(np.int32)
 
 
@@ -21,13 +23,7 @@ def open_vino(source: ExportedGraph, precision: str = "f32") -> Engine:
 
     Raises UnfitError if OpenVINO isn't installed, or if the graph computes remainders of floats.
     """
-    # OpenVINO reports each conversion to a web service from a fork of this process. The fork inherits the server's
-    # locks and may hang for ever if other threads hold them. Without this package, OpenVINO uses a stub.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        import openvino
-    except ImportError as missing:
-        raise UnfitError("the package 'openvino' isn't installed") from missing
+    openvino = _package()
     if source.has_remainders:
         raise UnfitError("the model computes remainders of floats, which OpenVINO rounds")
     # By default, every length is dynamic, which rules out optimisations that need constant lengths.
@@ -36,14 +32,41 @@ def open_vino(source: ExportedGraph, precision: str = "f32") -> Engine:
         for sample, opened in zip(source.samples, source.open_axes, strict=True)
     ]
     model = openvino.convert_model(source.graph, example_input=source.samples, input=shapes)
-    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    if source.threads:
-        settings["INFERENCE_NUM_THREADS"] = str(source.threads)
-    with kept_signal_stack():
-        compiled = openvino.compile_model(model, "CPU", settings)
-    count = len(compiled.outputs)
     # OpenVINO's integers have 32 bits; of wider ones it keeps the lower half.
     wide = [i for i, sample in enumerate(source.samples) if sample.dtype in _WIDE]
+    return _compiled(model, precision, source.threads, wide, [*range(len(source.samples))])
+
+
+def open_vino_of_onnx(model: bytes, names: Sequence[str], dtypes: Sequence[str], threads: int) -> Engine:
+    """A compiled model in ONNX format; its inputs have some of `names`, and the arrays of a call are in their order.
+
+    Raises UnfitError if OpenVINO isn't installed.
+    """
+    openvino = _package()
+    read = openvino.Core().read_model(model)
+    places = [names.index(entry.any_name) for entry in read.inputs]
+    return _compiled(read, "f32", threads, [i for i in places if dtypes[i] in _WIDE_NAMES], places)
+
+
+def _package() -> Any:
+    # OpenVINO reports each conversion to a web service from a fork of this process. The fork inherits the server's
+    # locks and may hang for ever if other threads hold them. Without this package, OpenVINO uses a stub.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError as missing:
+        raise UnfitError("the package 'openvino' isn't installed") from missing
+    return openvino
+
+
+def _compiled(model: Any, precision: str, threads: int, wide: Sequence[int], places: Sequence[int]) -> Engine:
+    """`wide` are positions of inputs with integers of 64 bits, `places` the position of each of the model's inputs."""
+    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = str(threads)
+    with kept_signal_stack():
+        compiled = _package().compile_model(model, "CPU", settings)
+    count = len(compiled.outputs)
     # An infer request holds the values of one call, so each thread has its own.
     own = threading.local()
 
@@ -53,7 +76,7 @@ def open_vino(source: ExportedGraph, precision: str = "f32") -> Engine:
         for i in wide:
             if arrays[i].size and not _LIMITS.min <= arrays[i].min() <= arrays[i].max() <= _LIMITS.max:
                 raise UnfitError("OpenVINO's integers have 32 bits")
-        results = own.request.infer(list(arrays), share_inputs=True)
+        results = own.request.infer([arrays[i] for i in places], share_inputs=True)
         return [np.asarray(results[i]) for i in range(count)]
 
     return run

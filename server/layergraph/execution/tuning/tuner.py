@@ -15,17 +15,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
-from layergraph.execution.engines.low_precision import PRECISIONS
+from layergraph.execution.engines.exported_graph import Engine, ExportedGraph, UnfitError, exported_graph
 from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
 from layergraph.execution.samples import Sampler
 from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
 from layergraph.execution.tuning.edge_cases import unusual_rows
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.tuning.time_budget import Allowance
+from layergraph.execution.tuning.timing import lower_quartiles
 from layergraph.execution.tuning.variants import ONE_THREAD, ROW_PARALLEL, Variants
 
 if TYPE_CHECKING:
@@ -49,17 +48,8 @@ _COMPARING = 0.15
 _KEPT_FOR_TIMING = 0.25
 #: Total rows that are computed while a graph is traced, and for unusual inputs.
 _RECORDED_ROWS = 15
-#: Maximum number of timed turns per row count, and calls of an engine in each turn.
-_MOST_TURNS = 500
-_CALLS_A_TURN = 4
 #: Minimum number of calls that timing takes.
 _LEAST_CALLS = 3
-#: Duration of a call in seconds above which threads that are still spinning don't matter.
-_SLOW = 0.05
-#: Timing ends after this many turns if it has also taken this many seconds, so that fast calls are timed for longer
-#: than other work disturbs the machine at a time.
-_ENOUGH_TURNS = 50
-_ENOUGH_SECONDS = 0.15
 
 
 def tune(
@@ -130,36 +120,6 @@ def tune(
     return Tuning(tuple(bench.choices(list(fit.values()))), dropped)
 
 
-def reduce_precision(
-    plan: Plan,
-    precision: str,
-    compare: Callable[[Callable[[Mapping[str, Array]], Mapping[str, Array]]], float],
-    threads: int = 0,
-    *,
-    shared: bool = False,
-) -> Tuning:
-    """Returns a tuning with one engine that computes in `precision`, for all row counts.
-
-    `compare` compares the outputs of the function it is given with known ones, and returns the largest difference.
-    Raises what `compare` raises; UnfitError if there is no such engine; NoSamplesError or CannotTraceError for a plan
-    that only torch can run.
-    """
-    bench = _Bench(plan, (1,), 1.0, Allowance(math.inf), shared=shared)
-    source = bench.source(threads or torch.get_num_threads(), joined=plan.batched)
-    try:
-        engine = PRECISIONS[precision](source)
-    finally:
-        source.release()
-
-    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        arrays = [inputs[spec.name] for spec in plan.input_specs]
-        return dict(zip((spec.name for spec in plan.output_specs), engine(arrays), strict=False))
-
-    off = compare(run)
-    tuned = Tuned(precision, engine, exact=False)
-    return Tuning((Choice(1, precision, {}, tuned, off),), {})
-
-
 class _Bench:
     """A plan's random inputs and the outputs of eager torch. Raises NoTimeError if computing them takes too long."""
 
@@ -171,7 +131,7 @@ class _Bench:
         self._rows_seconds: dict[str, float] = {}
         self._sampler = Sampler(plan.input_specs, plan.run_eagerly)
         one = self._sampler.rows(1)
-        self._row = _quick({EAGER: lambda: plan.run_eagerly(one)}, 0.0)[EAGER]
+        self._row = lower_quartiles({EAGER: lambda: plan.run_eagerly(one)}, 0.0)[EAGER]
         self._rows = [count for count in rows if count == 1 or count * self._row < seconds * _MOST_OF_THE_TIME]
         lengths = (False, True) if self._sampler.open_axes else (False,)
         checked = self._affordable(sorted({*_CHECKED_ROWS, *self._rows}), seconds / len(lengths))
@@ -213,9 +173,7 @@ class _Bench:
 
     def source(self, threads: int, *, joined: bool) -> ExportedGraph:
         """What engines are built from, with calls of shared layers merged if `joined`."""
-        program = self._plan.inference_program(packed=False, joined=joined)
-        first, second = (self._sampler.rows(count, other=count == 3) for count in (2, 3))
-        return ExportedGraph(program, first, second, threads, batched=self._plan.batched, shared=self._shared)
+        return exported_graph(self._plan, self._sampler, threads, joined=joined, shared=self._shared)
 
     def row_seconds(self, name: str) -> float:
         """Seconds per row of an engine that was built, by its fastest call."""
@@ -261,7 +219,7 @@ class _Bench:
             inputs = self._sampler.rows(rows, seed=1)
             calls: dict[str, Callable[[], Any]] = {EAGER: partial(self._plan.run_eagerly, inputs)}
             calls |= {tuned.name: partial(tuned.run, inputs) for tuned in timed}
-            times = _quick(calls, seconds)
+            times = lower_quartiles(calls, seconds)
             before = {name: seconds * rows for name, seconds in self._rows_seconds.items()} | times
             best = _best(timed, times, _WORTH_THREADS if self._shared else 1.0)
             milliseconds = {name: value * 1000 for name, value in times.items()}
@@ -295,37 +253,6 @@ def _best(timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: flo
     fastest = times[best.name if best else EAGER]
     single = [tuned for tuned in timed if tuned.name.endswith(ONE_THREAD)]
     return next((tuned for tuned in single if times[tuned.name] < fastest * worth_threads), best)
-
-
-def _quick(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Seconds per call of each function: the lower quartile of calls in turns, so that other load has little effect.
-
-    A turn is several calls, the first of which isn't timed: the previous engine's threads still spin for a while, and
-    would slow down the next one. Slow functions are called once per turn, so that all are called equally often.
-    """
-    began = time.monotonic()
-    until = began + seconds
-    slow = {name: _seconds(call) > _SLOW for name, call in calls.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(_MOST_TURNS):
-        for name, call in calls.items():
-            if turn and time.monotonic() > until:
-                break
-            if not slow[name]:
-                call()
-            for _ in range(1 if slow[name] else _CALLS_A_TURN):
-                times[name].append(_seconds(call))
-                if time.monotonic() > until:
-                    break
-        if time.monotonic() > until or (turn >= _ENOUGH_TURNS and time.monotonic() > began + _ENOUGH_SECONDS):
-            break
-    return {name: float(np.quantile(values, 0.25)) for name, values in times.items()}
-
-
-def _seconds(call: Callable[[], Any]) -> float:
-    before = time.perf_counter()
-    call()
-    return time.perf_counter() - before
 
 
 def _short(reason: Exception) -> str:

@@ -25,6 +25,7 @@ from layergraph.functional.stored_form import StoredForm
 from layergraph.functional.tensor import Tensor
 from layergraph.initializers import LATER_INITIALIZER_OPTIONS
 from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
+from layergraph.layers.preprocessing.categorical import Hashing
 from layergraph.layers.preprocessing.lookup import Lookup
 from layergraph.layers.preprocessing.text_vectorization import TextVectorization
 from layergraph.saving.keras2.options import ABSENT_LAYERS, ACTIVATIONS, LATER_OPTIONS, OLD_NAMES
@@ -186,6 +187,9 @@ class _Writer:
         elif isinstance(lookup, Lookup) and config.get("has_input_vocabulary") is False:
             # Adapted, and read from a SavedModel, which has the terms beside the config. In an .h5 they are an option.
             config["has_input_vocabulary"] = True
+        if isinstance(layer, Hashing) and layer.salt is None and config.get("salt") is not None:
+            # TensorFlow 2.3 to 2.5 write a key for a layer without one, and hash with it when they open the file.
+            config["salt"] = None
         return {**stored.content, "config": config}
 
     def _stored_inner(self, layer: Layer, content: Any, inner: Any) -> Any:

@@ -1,0 +1,50 @@
+"""Timing of several functions in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+#: Maximum number of timed turns per row count, and calls of an engine in each turn.
+_MOST_TURNS = 500
+_CALLS_A_TURN = 4
+#: Duration of a call in seconds above which threads that are still spinning don't matter.
+_SLOW = 0.05
+#: Timing ends after this many turns if it has also taken this many seconds, so that fast calls are timed for longer
+#: than other work disturbs the machine at a time.
+_ENOUGH_TURNS = 50
+_ENOUGH_SECONDS = 0.15
+
+
+def lower_quartiles(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Seconds per call of each function: the lower quartile of calls in turns, so that other load has little effect.
+
+    A turn is several calls, the first of which isn't timed: the previous engine's threads still spin for a while, and
+    would slow down the next one. Slow functions are called once per turn, so that all are called equally often.
+    """
+    began = time.monotonic()
+    until = began + seconds
+    slow = {name: _seconds(call) > _SLOW for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(_MOST_TURNS):
+        for name, call in calls.items():
+            if turn and time.monotonic() > until:
+                break
+            if not slow[name]:
+                call()
+            for _ in range(1 if slow[name] else _CALLS_A_TURN):
+                times[name].append(_seconds(call))
+                if time.monotonic() > until:
+                    break
+        if time.monotonic() > until or (turn >= _ENOUGH_TURNS and time.monotonic() > began + _ENOUGH_SECONDS):
+            break
+    return {name: float(np.quantile(values, 0.25)) for name, values in times.items()}
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    before = time.perf_counter()
+    call()
+    return time.perf_counter() - before
