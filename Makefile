@@ -101,16 +101,38 @@ client-check: $(STAMP) ## Check that what `make client` makes is committed
 	@$(BIN)/python client/generate.py --check
 
 .PHONY: docs
-docs: $(STAMP) ## Make the pages of docs/ that come from the code
+docs: $(STAMP) ## Make the pages of docs/, and the files of deploy/, that come from the code
 	$(BIN)/python docs/generate.py
+	$(BIN)/python deploy/generate.py
 
 .PHONY: docs-check
 docs-check: $(STAMP)
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python deploy/generate.py --check
 
 .PHONY: manifests
-manifests: $(STAMP) ## Validate the Kubernetes manifests offline
+manifests: $(STAMP) ## Validate manifests, chart, alerts and dashboard offline
 	$(BIN)/python -m pytest -q tests/deploy
+
+.PHONY: deploy-check
+deploy-check: manifests ## Also run helm lint, hadolint, checkov, and the models of KServe and Kubeflow (ARGS='--checkov COMMAND --kserve PYTHON --kubeflow PYTHON')
+	$(TESTS) $(BIN)/python tests/proofs/deploy_check.py $(ARGS)
+
+.PHONY: monitoring
+monitoring: $(STAMP) ## Have a real Prometheus ask all queries of the alerts and the dashboard of a live server (needs prometheus)
+	$(TESTS) $(BIN)/python tests/proofs/monitoring.py
+
+.PHONY: site
+site: $(STAMP) ## Build the documentation's site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+.PHONY: tutorials
+tutorials: $(STAMP) ## Run the pages of the tutorials and quick starts with stock Keras, as readers do
+	DOCS_KERAS=stock KERAS_BACKEND=torch $(BIN)/python -m pytest -q tests/documentation -k 'docs/tutorials or docs/start'
+
+.PHONY: languages
+languages: $(STAMP) ## Compile the clients in Go, Java and TypeScript, and compare them with the Python client (ARGS=go)
+	$(TESTS) $(BIN)/python tests/proofs/languages.py $(ARGS)
 
 FUZZERS := graphs operations engines training
 .PHONY: fuzz $(addprefix fuzz-,$(FUZZERS) workers keras3 tensorflow_training)
@@ -257,6 +279,14 @@ bench: $(BENCHES) ## Run every benchmark; each also by name (make bench-train AR
 $(BENCHES): $(STAMP)
 	$(BIN)/python benchmarks/$(subst -,_,$@).py $(ARGS)
 
+.PHONY: replicas
+replicas: $(STAMP) ## Predict on replicas behind HAProxy and by the client's balancing while they are killed and replaced (ARGS="--counts 2 8")
+	$(TESTS) $(BIN)/python tests/proofs/replicas.py $(ARGS)
+
+.PHONY: two-hosts
+two-hosts: $(STAMP) ## Train a run by two processes in two network namespaces, as two pods do; needs root
+	$(TESTS) $(BIN)/python tests/proofs/two_hosts.py
+
 .PHONY: large-data
 large-data: $(STAMP) ## Train on GB gigabytes with 1 GB of memory (GB=10)
 	$(TESTS) $(BIN)/python tests/proofs/large_data.py $(GB)
@@ -276,3 +306,7 @@ profile: $(STAMP) ## Show where the time of one request goes, stage by stage (T=
 .PHONY: image
 image: ## Build the container image (CONTAINER=podman, IMAGE_ARGS='--build-arg ...')
 	$(CONTAINER) build --file deploy/Containerfile --tag layerserve:latest $(IMAGE_ARGS) .
+
+.PHONY: image-check
+image-check: $(STAMP) ## Run the built image without rights, predict, and stop it (CONTAINER=podman, ARGS='--image layerserve:latest')
+	$(TESTS) $(BIN)/python tests/proofs/image.py --container '$(CONTAINER)' $(ARGS)

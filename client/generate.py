@@ -23,7 +23,10 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (r"\basync_(channel|datasets|management|online|run_control|run_checkpoints|run_reports|sweeping)\b", r"\1"),
+    (
+        r"\basync_(channel|datasets|management|model_reports|online|run_control|run_checkpoints|run_reports|sweeping)\b",
+        r"\1",
+    ),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -73,6 +76,7 @@ def keywords() -> str:
 FILES: dict[str, Callable[[], str]] = {
     "management.py": partial(part, "management.py"),
     "datasets.py": partial(part, "datasets.py"),
+    "model_reports.py": partial(part, "model_reports.py"),
     "online.py": partial(part, "online.py"),
     "run_checkpoints.py": partial(part, "run_checkpoints.py"),
     "run_control.py": partial(part, "run_control.py"),

@@ -11,6 +11,8 @@ from layergraph.layers.hub.table import PACKAGE
 from layergraph.layers.table import LAYERS
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.ops.table import OPERATIONS
+from layerserve.v1 import management_pb2
+from layerserve_server.access.rights import HTTP, MANAGING, METHODS, RIGHTS
 from layerserve_server.environment import PREFIX
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
@@ -40,6 +42,7 @@ def main() -> int:
         "settings": settings(),
         "model-settings": model_settings(),
         "metrics": metrics(),
+        "rights": rights(),
     }
     stale = []
     for name, text in pages.items():
@@ -121,7 +124,8 @@ def metrics() -> str:
         "that of an info metric in `_info`."
     )
     found = Metrics()
-    found.watch_memory(lambda: 0)
+    found.watch_memory(lambda: 0, 0)
+    found.watch_ready(bool)
     found.watch_versions(dict)
     register_build_info(found.registry, "")
     ProcessMetrics(found.registry, list)
@@ -132,6 +136,31 @@ def metrics() -> str:
         for family in found.registry.collect()
     ]
     return page("Metrics", about, table(("metric", "type", "labels", "meaning"), rows))
+
+
+def rights() -> str:
+    """The right of every method and path."""
+    about = (
+        "The right that each gRPC method and each path of the metrics port needs. A path of the [HTTP port](http.md)\n"
+        "needs the right of the gRPC method that it becomes. [Access](access.md) describes how callers get rights."
+    )
+    needed: dict[tuple[str, str], list[str]] = {}
+    for name, right in METHODS.items():
+        service, method = name.strip("/").split("/")
+        needed.setdefault((service, right), []).append(method)
+    for prefix in MANAGING:
+        service = prefix.strip("/")
+        needed[service, "manage"] = [
+            method.name for method in management_pb2.DESCRIPTOR.pool.FindServiceByName(service).methods
+        ]
+    order = ("open", *RIGHTS)
+    rows = [
+        (service, right if right in RIGHTS else "(open)", ", ".join(sorted(methods)))
+        for (service, right), methods in sorted(needed.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
+    ]
+    paths = [(f"`{path}`", right if right in RIGHTS else "(open)") for path, right in HTTP.items()]
+    methods = table(("service", "right", "methods"), [(f"`{service}`", *rest) for service, *rest in rows])
+    return page("Rights", about, f"{methods}\n## Metrics port\n\n{table(('path', 'right'), paths)}")
 
 
 def page(title: str, about: str, body: str) -> str:

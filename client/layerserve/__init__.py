@@ -78,7 +78,9 @@ from layerserve.events import (
     TrainingEvent,
 )
 from layerserve.model_changes import ModelChange
+from layerserve.model_graph import ModelGraph
 from layerserve.model_info import EngineChoice, ModelInfo, TensorSpec
+from layerserve.model_statistics import ModelStatistics, Statistics
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from layerserve.online import OnlineSession
 from layerserve.prediction import Prediction
@@ -127,10 +129,12 @@ __all__ = [
     "LogLine",
     "MissingInput",
     "ModelChange",
+    "ModelGraph",
     "ModelInfo",
     "ModelMismatch",
     "ModelNotFound",
     "ModelNotReady",
+    "ModelStatistics",
     "NodeShapes",
     "NodeTensor",
     "NotCompiled",
@@ -160,6 +164,7 @@ __all__ = [
     "RunStarted",
     "SampleLosses",
     "ServerFile",
+    "Statistics",
     "StepProgress",
     "SweepInfo",
     "TakenOver",

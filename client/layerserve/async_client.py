@@ -17,6 +17,7 @@ from layerserve import methods, prediction
 from layerserve.async_channel import AsyncChannel
 from layerserve.async_datasets import AsyncDatasets
 from layerserve.async_management import AsyncManagement
+from layerserve.async_model_reports import AsyncModelReports
 from layerserve.async_online import AsyncOnline
 from layerserve.async_run_checkpoints import AsyncCheckpoints
 from layerserve.async_run_control import AsyncRunControl
@@ -66,7 +67,15 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class AsyncClient(AsyncDatasets, AsyncManagement, AsyncOnline, AsyncCheckpoints, AsyncRunReports, AsyncSweeping):
+class AsyncClient(
+    AsyncDatasets,
+    AsyncManagement,
+    AsyncModelReports,
+    AsyncOnline,
+    AsyncCheckpoints,
+    AsyncRunReports,
+    AsyncSweeping,
+):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:

@@ -34,6 +34,7 @@ from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work
 from layerserve.health import wait_until_ready
 from layerserve.management import Management
 from layerserve.model_info import ModelInfo, Models, model_spec, read_model_info
+from layerserve.model_reports import ModelReports
 from layerserve.node_shapes import NodeShapes, node_shapes
 from layerserve.online import Online
 from layerserve.options.signature import takes
@@ -67,7 +68,15 @@ R = TypeVar("R", bound=methods.Message)
 _log = logging.getLogger("layerserve")
 
 
-class Client(Datasets, Management, Online, Checkpoints, RunReports, Sweeping):
+class Client(
+    Datasets,
+    Management,
+    ModelReports,
+    Online,
+    Checkpoints,
+    RunReports,
+    Sweeping,
+):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

@@ -71,6 +71,13 @@ LIST_MODELS = Method(
     _MODELS, "ListModels", models_pb2.ListModelsRequest, models_pb2.ListModelsResponse, repeatable=True
 )
 GET_MODEL = Method(_MODELS, "GetModel", models_pb2.GetModelRequest, models_pb2.GetModelResponse, repeatable=True)
+GET_MODEL_STATISTICS = Method(
+    _MODELS,
+    "GetModelStatistics",
+    models_pb2.GetModelStatisticsRequest,
+    models_pb2.GetModelStatisticsResponse,
+    repeatable=True,
+)
 DOWNLOAD_MODEL = Method(
     _MODELS,
     "DownloadModel",
@@ -227,6 +234,7 @@ METHODS: tuple[Method[Message, Message], ...] = (
     PREDICT_STREAM,
     LIST_MODELS,
     GET_MODEL,
+    GET_MODEL_STATISTICS,
     DOWNLOAD_MODEL,
     GET_NODE_SHAPES,
     TRAIN,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: isn't served.
 VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unloaded", "unknown"]
 
-_COLUMNS = ("Model", "#Version", "State", "Labels", "Inputs", "Outputs", "#Parameters", "Engine")
+_COLUMNS = ("Model", "#Version", "State", "Labels", "Inputs", "Outputs", "#Parameters", "Memory", "Engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,12 @@ class EngineChoice:
 class ModelInfo(Tabular):
     """A version of a model.
 
-    `inputs` and `outputs` are empty until the version is loaded. `reason` is why it failed or isn't served, or why
-    its file or settings on disk aren't those in use. `pinned` is whether a call made it the default. `compiled` is
-    whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name no
-    version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine`
-    whether engines are still being timed.
+    `inputs` and `outputs` are empty until the version is loaded for the first time. `reason` is why it failed or isn't
+    served, or why its file or settings on disk aren't those in use. `pinned` is whether a call made it the default.
+    `compiled` is whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name
+    no version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine`
+    whether engines are still being timed. `memory_bytes` is the memory that it takes, in bytes (0 unless it is
+    loaded), and `last_used` when a request last used it.
     """
 
     name: str
@@ -73,6 +74,8 @@ class ModelInfo(Tabular):
     engines: tuple[EngineChoice, ...] = ()
     choosing_engine: bool = False
     pinned: bool = False
+    memory_bytes: int = 0
+    last_used: datetime | None = None
 
     def table(self) -> Table:
         """Returns the version as a table of one row."""
@@ -99,6 +102,7 @@ def _row(info: ModelInfo) -> tuple[str, ...]:
         _specs_text(info.inputs),
         _specs_text(info.outputs),
         f"{info.parameter_count:,}" if info.inputs else "",
+        _memory_text(info),
         "still being chosen" if info.choosing_engine else _engines_text(info.engines),
     )
 
@@ -110,6 +114,13 @@ def _engines_text(engines: tuple[EngineChoice, ...]) -> str:
         differences = [f" (differs by {choice.difference:.2g})" for choice in engines if choice.difference]
         return "".join([*names, *differences])
     return "\n".join(f"{choice.engine} ({choice.rows} row{'s' * (choice.rows != 1)})" for choice in engines)
+
+
+def _memory_text(info: ModelInfo) -> str:
+    """Returns the memory that a version takes, and when it was last used, on a line each."""
+    memory = f"{info.memory_bytes / 2**20:,.1f} MiB" if info.memory_bytes else ""
+    used = f"used {info.last_used:%Y-%m-%d %H:%M:%S} UTC" if info.last_used is not None else ""
+    return "\n".join(filter(None, (memory, used)))
 
 
 def _specs_text(specs: tuple[TensorSpec, ...]) -> str:
@@ -144,7 +155,7 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
         inputs=tuple(map(read_tensor_spec, message.inputs)),
         outputs=tuple(map(read_tensor_spec, message.outputs)),
         file=message.file,
-        file_bytes=message.file_bytes,
+        file_bytes=message.file_size_bytes,
         keras_version=message.keras_version,
         parameter_count=message.parameter_count,
         ready_time=read_time(message.ready_time) if message.HasField("ready_time") else None,
@@ -156,6 +167,8 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
         ),
         choosing_engine=message.choosing_engine,
         pinned=message.pinned,
+        memory_bytes=message.memory_bytes,
+        last_used=read_time(message.last_used) if message.HasField("last_used") else None,
     )
 
 

@@ -52,6 +52,8 @@ class LayerNode:
 class LayerNodes:
     """A layer and its nodes. `path` is its name after the names of the models in which it is nested: "outer/inner".
 
+    `nested_outputs` are the tensors that a nested model returns, at nodes of its own layers.
+
     As in Keras, methods return a single tensor or shape if the node has one, and a list if it has several.
     """
 
@@ -61,6 +63,7 @@ class LayerNodes:
     nodes: tuple[LayerNode, ...]
     parameter_count: int
     trainable: bool
+    nested_outputs: tuple[NodeTensor, ...] = ()
 
     def input_at(self, node_index: int) -> NodeTensor | list[NodeTensor]:
         """Input of the layer at a node (Keras's `get_input_at`). Raises ValueError if there is no such node."""
@@ -136,7 +139,11 @@ class LayerNodes:
 
 
 class NodeShapes(Mapping[str, LayerNodes], Tabular):
-    """Mapping of the layers of a model by path, in Keras's order, with the model's inputs and outputs."""
+    """Mapping of the layers of a model by path, in Keras's order, with the model's inputs and outputs.
+
+    `output_tensors` are the tensors that the outputs are, in their order; empty from a server of an earlier release.
+    `version` is 0 for a model file.
+    """
 
     def __init__(
         self,
@@ -145,11 +152,13 @@ class NodeShapes(Mapping[str, LayerNodes], Tabular):
         layers: Sequence[LayerNodes],
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
+        output_tensors: Sequence[NodeTensor] = (),
     ) -> None:
         self.model = model
         self.version = version
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
+        self.output_tensors = tuple(output_tensors)
         self._layers = {layer.path: layer for layer in layers}
 
     def __getitem__(self, path: str) -> LayerNodes:
@@ -167,10 +176,15 @@ class NodeShapes(Mapping[str, LayerNodes], Tabular):
     def __repr__(self) -> str:
         return f"NodeShapes({self.model!r} version {self.version}: {len(self)} layers)"
 
+    @property
+    def title(self) -> str:
+        """The model's name and version."""
+        return f"{self.model} version {self.version}" if self.version else self.model
+
     def table(self) -> Table:
         """Returns a table with a row per node."""
         rows = [row for layer in self.values() for row in _rows(layer)]
-        return Table(f"{self.model} version {self.version}", _COLUMNS, rows)
+        return Table(self.title, _COLUMNS, rows)
 
 
 def _rows(layer: LayerNodes) -> list[tuple[str, ...]]:
@@ -207,6 +221,7 @@ def read_node_shapes(reply: graph_pb2.GetNodeShapesResponse) -> NodeShapes:
         [_read_layer(layer) for layer in reply.layers],
         [read_tensor_spec(spec) for spec in reply.inputs],
         [read_tensor_spec(spec) for spec in reply.outputs],
+        [_read_tensor(tensor) for tensor in reply.output_tensors],
     )
 
 
@@ -215,7 +230,15 @@ def _read_layer(message: graph_pb2.LayerNodes) -> LayerNodes:
         LayerNode(node.index, tuple(map(_read_tensor, node.inputs)), tuple(map(_read_tensor, node.outputs)))
         for node in message.nodes
     )
-    return LayerNodes(message.path, message.name, message.class_name, nodes, message.parameter_count, message.trainable)
+    return LayerNodes(
+        message.path,
+        message.name,
+        message.class_name,
+        nodes,
+        message.parameter_count,
+        message.trainable,
+        tuple(map(_read_tensor, message.nested_outputs)),
+    )
 
 
 def _read_tensor(message: graph_pb2.NodeTensor) -> NodeTensor:

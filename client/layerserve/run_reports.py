@@ -12,7 +12,7 @@ from layerserve.flow import Flow
 from layerserve.options.signature import takes
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Signatures
-from layerserve.run_series import RunSeries, run_series
+from layerserve.run_series import SeriesByRun, run_series
 from layerserve.sample_losses import SampleLosses, sample_losses
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class RunReports:
         max_points: int = 1000,
         by: Literal["epoch", "step"] = "epoch",
         timeout: float | None = None,
-    ) -> dict[str, dict[str, RunSeries]]:
+    ) -> SeriesByRun:
         """Return the logs of several runs, or those of these `names`, as arrays by run and log.
 
         By epoch, or by step with means over the epoch so far. Longer series are thinned out to `max_points` (2 to
@@ -110,6 +110,7 @@ class RunReports:
         Example:
             series = client.series([run.id, other.id], ["loss", "val_loss"])
             series[run.id]["loss"].values     -> array([0.9, 0.5])
+            series.plot("runs.svg")           -> also .png, .pdf; notebooks show the curves
 
         Raises RunNotFound, RunElsewhere, InvalidArgument (too many runs, names or values), Overloaded.
         """

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal, cast
 
 from layerserve import methods
+from layerserve.curves import Curves, Line, Plotted
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
 from layerserve.flow import Flow, Pause, call
 from layerserve.model_info import model_spec, read_time
@@ -73,7 +74,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class SweepInfo(Tabular):
+class SweepInfo(Plotted):
     """Snapshot of a sweep.
 
     It starts from `base_version` of `model`; `version` is the published version or None, and `reason` says why there is
@@ -109,6 +110,17 @@ class SweepInfo(Tabular):
     def best_trial(self) -> Trial | None:
         """The best trial that has finished; None if there is none."""
         return next((trial for trial in self.trials if trial.number == self.best), None)
+
+    def curves(self) -> Curves:
+        """Returns the monitored log of all trials by epoch, the best one emphasized."""
+        lines = []
+        for trial in self.trials:
+            if trial.history:
+                best = trial.number == self.best
+                label = f"trial {trial.number} (best)" if best else ""
+                values = list(trial.history.values())
+                lines.append(Line(label, list(trial.history), values, faint=not best, strong=best))
+        return Curves(f"{self.model}, sweep {self.id}", "epoch", {self.monitor: lines})
 
     def table(self) -> Table:
         """Returns a table with a row per trial, the best first."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 
+from layerserve.curves import Curves, Line, Plotted, log_names
 from layerserve.run_feed import RunFeed
 from layerserve.run_info import RunState
-from layerserve.tables import Table, Tabular, number_text
+from layerserve.tables import Table, number_text
 
 
-class RunView(Tabular):
+class RunView(Plotted):
     """The attributes of a run, according to the events read so far, without calls to the server."""
 
     def __init__(self, feed: RunFeed) -> None:
@@ -52,6 +53,17 @@ class RunView(Tabular):
         It is no improvement, or another version was published meanwhile.
         """
         return self._feed.withheld
+
+    def curves(self) -> Curves:
+        """Returns the history as curves: a panel per log, with its validation log as a second line."""
+        history = self._feed.history
+        panels: dict[str, list[Line]] = {}
+        for name in log_names(list(history)):
+            values = history[name]
+            of = name.removeprefix("val_") if name.removeprefix("val_") in history else name
+            label = "training" if of == name else "validation"
+            panels.setdefault(of, []).append(Line(label, range(1, len(values) + 1), values))
+        return Curves(f"{self.model}, run {self.id}", "epoch", panels)
 
     def table(self) -> Table:
         """Returns a table with a row per epoch."""

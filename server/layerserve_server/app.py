@@ -126,7 +126,8 @@ class App:
         routes.add(TensorFlowModelService(self.repository, configuration).routes())
         routes.add(GraphService(self.repository).routes())
         converter = Converter(self._parent, settings.rehearsal_bytes)
-        routes.add(ModelService(self.repository, converter).routes())
+        registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
+        routes.add(ModelService(self.repository, converter, registry).routes())
         routes.add(ManagementService(manager).routes())
         defaults = run_defaults(settings)
         routes.add(CheckpointService(self.repository, self.runs, CheckpointModels(converter)).routes())
@@ -142,7 +143,6 @@ class App:
         estimator = Estimator(self.runs, self.repository, dry_run, trials)
         routes.add(RunSeries(self.runs).routes())
         routes.add(RunEstimates(self.repository, estimator, defaults, self.datasets).routes())
-        registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
@@ -151,6 +151,7 @@ class App:
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         self.metrics.watch_versions(self.repository.states)
+        self.metrics.watch_ready(lambda: self.ready)
         register_build_info(self.metrics.registry, release)
         self._registry = registry
         self.grpc_port = self._transport.port
@@ -219,6 +220,7 @@ class App:
         if self._inference.tuner is not None:
             # Not earlier: loading would distort the timings of engines, and be delayed by them.
             self._inference.tuner.start()
+        self._inference.fill()
         ports = {"grpc_port": self.grpc_port, "http_port": self.http_port, "metrics_port": self.metrics_port}
         logger.info("serving", extra=ports)
 

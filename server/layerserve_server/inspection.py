@@ -31,10 +31,14 @@ def inspect(path: Path, *, engines: bool = False) -> dict[str, Any]:
         "compile_problem": cast("layergraph.Model", model).compile_problem,
         "parameters": model.count_params(),
         "inputs": [_spec(spec) for spec in model.input_specs],
-        "outputs": [_spec(spec) for spec in model.output_specs],
+        "outputs": [
+            {**_spec(spec), "from": _address(tensor)}
+            for spec, tensor in zip(model.output_specs, model.output_nodes(), strict=True)
+        ],
         "layers": [
             {
                 "path": layer.path,
+                "name": layer.name,
                 "class": layer.class_name,
                 "parameters": layer.parameter_count,
                 "trainable": layer.trainable,
@@ -42,13 +46,14 @@ def inspect(path: Path, *, engines: bool = False) -> dict[str, Any]:
                     {
                         "index": node.index,
                         "inputs": [
-                            {"from": f"{tensor.layer}:{tensor.node_index}:{tensor.tensor_index}", **_tensor(tensor)}
+                            {"from": _address(tensor), "argument": tensor.argument, **_tensor(tensor)}
                             for tensor in node.inputs
                         ],
                         "outputs": [_tensor(tensor) for tensor in node.outputs],
                     }
                     for node in layer.nodes
                 ],
+                "nested_outputs": [{"from": _address(tensor), **_tensor(tensor)} for tensor in layer.nested_outputs],
             }
             for layer in model.node_table()
         ],
@@ -129,6 +134,10 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def _address(tensor: Any) -> str:
+    return f"{tensor.layer}:{tensor.node_index}:{tensor.tensor_index}"
 
 
 def _tensor(tensor: Any) -> dict[str, Any]:

@@ -129,6 +129,22 @@ class Settings(BaseSettings):
             "(extra 'http'). 0 picks a free port, -1 disables HTTP."
         ),
     )
+    ui: bool = Field(
+        default=False,
+        description=(
+            "Serve a page for browsers on the port for HTTP, at /ui (extra 'ui'). What it shows and changes needs the "
+            "same rights as over gRPC."
+        ),
+    )
+    ui_hosts: str = Field(
+        default="",
+        description=(
+            "Comma-separated list of names under which browsers reach the page, such as 'models.example.com'. "
+            "Addresses and 'localhost' are always accepted, and from a caller with a token any name: one that isn't in "
+            "the list may be another site's."
+        ),
+        json_schema_extra={"unset": "none"},
+    )
     metric_aliases: str = Field(
         default="",
         description=(
@@ -382,6 +398,17 @@ class Settings(BaseSettings):
         description="Maximum number of versions other than the newest that stay loaded after a request for them.",
     )
 
+    max_model_bytes: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Maximum memory of loaded models, in bytes: of their weights, the engines' copies of them, and their "
+            "graphs. The server is ready when it has listed its models. They are loaded when they are requested, and "
+            "those that were used least recently make room. It is divided among the processes (workers). 0 is no "
+            "limit: all models are loaded and stay loaded."
+        ),
+    )
+
     max_upload_bytes: int = Field(
         default=4 * GIB,
         ge=0,
@@ -588,6 +615,14 @@ class Settings(BaseSettings):
         return value.expanduser() if value is not None else None
 
     @model_validator(mode="after")
+    def _page_has_a_port(self) -> Settings:
+        if self.ui and self.http_port < 0:
+            raise ValueError("ui: got no port for HTTP, expected http_port with it")
+        if self.ui_hosts and not self.ui:
+            raise ValueError("ui_hosts: got names without the page, expected ui with them")
+        return self
+
+    @model_validator(mode="after")
     def _pair_tls(self) -> Settings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key: got one of them, expected both or none")
@@ -679,6 +714,11 @@ class Settings(BaseSettings):
     def aliases(self) -> frozenset[str]:
         """Names in `metric_aliases`."""
         return frozenset(filter(None, map(str.strip, self.metric_aliases.split(","))))
+
+    @property
+    def page_hosts(self) -> tuple[str, ...]:
+        """Names in `ui_hosts`."""
+        return tuple(filter(None, map(str.strip, self.ui_hosts.split(","))))
 
     def loads(self, model: str) -> bool:
         """Whether a model is loaded at the start."""

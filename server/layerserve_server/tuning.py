@@ -160,7 +160,7 @@ class Tuner:
             if self._closed:
                 return False
             loaded = self._waiting.pop(0)
-        lease = loaded.lease()
+        lease = loaded.lease(counts=False)
         if lease is None:
             return True
         with lease:

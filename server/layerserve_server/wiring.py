@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +34,10 @@ from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
 from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.store import FsspecStore
 from layerserve_server.remote.store_writer import StoreWriter
-from layerserve_server.repository.entry import State
 from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
@@ -53,6 +56,12 @@ from layerserve_server.transport.native import NativeServer
 if TYPE_CHECKING:
     from layerserve_server.transport.http.server import HttpServer
     from layerserve_server.tuning import Tuner
+
+
+logger = logging.getLogger(__name__)
+
+#: Interval at which it is written down which models were used last, in seconds.
+USAGE_SECONDS = 10.0
 
 
 class Inference:
@@ -88,12 +97,18 @@ class Inference:
         if settings.address and not worker:
             self.mirror, writer = make_mirror(settings, self.metrics)
         follower = Follower(Cache(settings.mirror_folder)) if settings.address and worker else None
+        self._usage = Usage(settings.state_folder / "usage.json")
+        self._filler = threading.Thread(target=self._fill, name="fill memory", daemon=True)
+        self._closed = False
         self.repository = Repository(
             settings.root,
             settings.state_folder / "models",
             load,
             partial(make_queue, settings, self.metrics, traced=self.traced),
             max_old_versions=settings.max_old_versions,
+            # Mapped weights are shared by the processes, but counted in each.
+            max_bytes=settings.max_model_bytes // settings.workers,
+            used=self._usage.read(),
             # Copies are put into their folder when they are complete.
             settle_seconds=0.0 if settings.address else 2 * settings.poll_seconds,
             observer=self.metrics,
@@ -106,6 +121,7 @@ class Inference:
             polls=settings.model_control == "poll",
             sample_share=partial(sample_share, settings),
         )
+        self.metrics.watch_loaded(self.repository.loaded_bytes)
         self._shadows = Shadows(self.repository, self.metrics)
         self.samples = RequestSamples(self.repository, partial(make_sample_files, settings, self.metrics))
         self.predictor = Predictor(self.repository, self._shadows, self.samples)
@@ -144,8 +160,21 @@ class Inference:
         ready = {one.name for one in self.repository.describe() if one.default}
         return [task for (name, _), task in self.mirror.fetching().items() if name not in ready]
 
+    def fill(self) -> None:
+        """Loads models before a request comes for them, in a thread, if not all are in memory anyway."""
+        if self.repository.limited:
+            self._filler.start()
+
+    def _fill(self) -> None:
+        try:
+            self.repository.fill(lambda: self._closed)
+        except Exception:
+            logger.exception("models aren't loaded before requests come for them")
+
     def close(self) -> None:
         """Ends fetching, and retires all versions."""
+        self._closed = True
+        self._note_use(0.0)
         if self.mirror is not None:
             self.mirror.stop()
         self._shadows.close()
@@ -158,9 +187,24 @@ class Inference:
             self.repository.scan()
         else:
             self.repository.retry()
+        if self.repository.limited:
+            for loaded in self.repository.worth_tuning():
+                self._tune(loaded)
+            self.repository.shrink()
+            self._note_use(USAGE_SECONDS)
+
+    def _note_use(self, seconds: float) -> None:
+        """Writes down which models were used last, unless that was done less than this time ago."""
+        if self.repository.limited:
+            self._usage.write(self.repository.uses(), seconds)
 
     def _ready(self, loaded: LoadedVersion) -> None:
-        """Tunes a version that has been loaded, unless its settings name an engine."""
+        """Tunes a version that has been loaded. With a limit of memory only when it has been used often."""
+        if not self.repository.limited:
+            self._tune(loaded)
+
+    def _tune(self, loaded: LoadedVersion) -> None:
+        """Tunes a version, unless its settings name an engine."""
         if self.tuner is not None and engine_of(self._settings, loaded.settings) == "auto":
             self.tuner.submit(loaded)
 
@@ -183,7 +227,7 @@ class Inference:
             telemetry=self.telemetry,
             **options,
         )
-        self.metrics.watch_memory(lambda: transport.memory.used)
+        self.metrics.watch_memory(lambda: transport.memory.used, transport.memory.limit)
 
         def changed() -> None:
             self.gate.reserved.set(self.repository.callers())
@@ -201,6 +245,13 @@ class Inference:
         settings = self._settings
         if settings.http_port < 0:
             return None
+        page = None
+        if settings.ui:
+            try:
+                from layerserve_server.services.ui.serving import Page
+            except ImportError as error:
+                raise ValueError(f"ui: requires the package {error.name}: pip install 'layerserve[ui]'") from error
+            page = partial(Page, settings.page_hosts, package_version("layerserve"))
         try:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:
@@ -217,12 +268,13 @@ class Inference:
             port=settings.http_port,
             certificates=self.certificates,
             telemetry=self.telemetry,
+            page=page,
         )
 
     def serving(self, model: str) -> bool | None:
         """Whether a version of a model answers requests that name none; None if there is no such model."""
         try:
-            return self.repository.describe_one(model).state is State.READY
+            return self.repository.describe_one(model).answers
         except UnknownModelError:
             return None
         except UnavailableError:  # models are still being read

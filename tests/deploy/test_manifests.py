@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import grpc
 import kubernetes_validate
@@ -16,12 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layerserve_server.app import App
 from layerserve_server.environment import PREFIX
 from layerserve_server.settings import Settings, read_settings
+from manifests import BASE, Resource, built
 
-BASE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "base"
 #: The oldest Kubernetes that has gRPC probes for good, and the newest that the validator knows.
 VERSIONS = ("1.27", kubernetes_validate.latest_version())
 
-Resource = dict[str, Any]
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
@@ -30,15 +26,15 @@ def settings(manifests: dict[str, Resource], container: Resource, monkeypatch: p
     """What the server makes of the container's arguments and environment."""
     for name, value in manifests["ConfigMap"]["data"].items():
         monkeypatch.setenv(name, value)
-    command, *arguments = container["args"]
-    assert command == "serve"
-    return read_settings(arguments)
+    assert container["args"] == ["serve"]
+    return read_settings([])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("kind", ["Deployment", "Service", "PersistentVolumeClaim", "ConfigMap"])
-def test_each_resource_is_valid(manifests: dict[str, Resource], kind: str, version: str) -> None:
-    kubernetes_validate.validate(manifests[kind], version, strict=True)
+def test_each_resource_is_valid(manifests: dict[str, Resource], version: str) -> None:
+    assert len(manifests) == 7
+    for resource in manifests.values():
+        kubernetes_validate.validate(resource, version, strict=True)
 
 
 def test_the_validator_would_see_a_wrong_probe(manifests: dict[str, Resource], container: Resource) -> None:
@@ -59,11 +55,14 @@ def test_selectors_match_the_pods(manifests: dict[str, Resource]) -> None:
     labels = deployment["template"]["metadata"]["labels"].items()
     assert deployment["selector"]["matchLabels"].items() <= labels
     assert manifests["Service"]["spec"]["selector"].items() <= labels
+    assert manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"].items() <= labels
+    assert manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"].items() <= labels
 
 
 def test_names_that_are_referred_to_exist(manifests: dict[str, Resource], pod: Resource, container: Resource) -> None:
     claims = [v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v]
     assert claims == [manifests["PersistentVolumeClaim"]["metadata"]["name"]]
+    assert pod["serviceAccountName"] == manifests["ServiceAccount"]["metadata"]["name"]
     assert container["envFrom"] == [{"configMapRef": {"name": manifests["ConfigMap"]["metadata"]["name"]}}]
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     kustomization = yaml.safe_load((BASE / "kustomization.yaml").read_text())
@@ -83,6 +82,10 @@ def test_ports_are_those_the_server_listens_on(
     annotations = manifests["Deployment"]["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(settings.metrics_port)
     assert {container[probe]["grpc"]["port"] for probe in PROBES} == {settings.grpc_port}
+    policy = manifests["NetworkPolicy"]["spec"]
+    assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == list(ports)
+    assert policy["egress"] == []
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
 
 
 @pytest.mark.parametrize("probe", PROBES)
@@ -146,10 +149,13 @@ def test_a_second_pod_never_waits_for_the_volume(manifests: dict[str, Resource])
     assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate")
 
 
-@pytest.mark.skipif(not shutil.which("kustomize"), reason="kustomize isn't installed")
+def test_a_node_with_the_only_pod_can_be_drained(manifests: dict[str, Resource]) -> None:
+    assert manifests["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+    assert "minAvailable" not in manifests["PodDisruptionBudget"]["spec"]
+
+
 def test_kustomize_renders_the_same_resources(manifests: dict[str, Resource]) -> None:
-    output = subprocess.run(["kustomize", "build", BASE], check=True, capture_output=True, text=True).stdout
-    rendered = {resource["kind"]: resource for resource in yaml.safe_load_all(output)}
+    rendered = built(BASE)
     assert set(rendered) == set(manifests)
     assert rendered["ConfigMap"]["data"] == manifests["ConfigMap"]["data"]
     for resource in rendered.values():

@@ -23,6 +23,8 @@ from tokens import write_tokens
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "proxy" / "haproxy.cfg"
 
+REPLICAS = CONFIGURATION.with_name("replicas.cfg")
+
 pytestmark = [
     pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy isn't installed"),
     pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="needs extra 'fast'"),
@@ -78,6 +80,35 @@ def test_client_certificates_and_tokens_hold(proxied: tuple[Authority, int, int]
         channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=3)
     with urllib.request.urlopen(f"http://127.0.0.1:{probes}/readyz", timeout=10) as reply:
         assert reply.status == 200
+
+
+def test_calls_of_one_connection_go_to_all_replicas_in_turns(app: App, tmp_path: Path) -> None:
+    """The second replica refuses connections: no call may fail for that, nor when no replica is left."""
+    port = free_port()
+    lines = f"    server a 127.0.0.1:{app.grpc_port} port {app.metrics_port} check-proto h1\n"
+    lines += f"    server b 127.0.0.1:{free_port()} port {app.metrics_port} check-proto h1\n"
+    (tmp_path / "servers.cfg").write_text(f"backend replicas\n{lines}")
+    files = ["-f", str(REPLICAS), "-f", str(tmp_path / "servers.cfg")]
+    process = subprocess.Popen(["haproxy", "-db", *files], env={**os.environ, "PROXY_GRPC": f"127.0.0.1:{port}"})
+    try:
+        wait_for(port)
+        with Client(f"127.0.0.1:{port}", token="read", timeout=10, retries=0) as client:
+            client.wait_until_ready(30)
+            for _ in range(6):
+                assert client.models() == ()
+            app.drain()
+            with pytest.raises(Unavailable, match="no replica is ready"):
+                call_until_refused(client)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def call_until_refused(client: Client) -> None:
+    """Calls until a call fails, for at most 30 seconds. Raises its error."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        client.models()
 
 
 def free_port() -> int:

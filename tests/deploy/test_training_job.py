@@ -12,11 +12,8 @@ import yaml
 from layerserve_server.settings import Settings
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.run import RUN_ID
+from manifests import TRAINING, Resource, built
 from torch.distributed.run import parse_args
-
-FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes" / "training"
-
-Resource = dict[str, Any]
 
 
 @pytest.fixture(scope="module", name="worker_pod")
@@ -38,9 +35,13 @@ def test_each_resource_is_valid(training: dict[str, Resource], kind: str, versio
 
 
 def test_every_file_of_the_folder_is_used() -> None:
-    kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    kustomization = yaml.safe_load((TRAINING / "kustomization.yaml").read_text())
     used = {*kustomization["resources"], *(env for g in kustomization["configMapGenerator"] for env in g["envs"])}
-    assert {path.name for path in FOLDER.iterdir()} == {*used, "kustomization.yaml"}
+    assert {path.name for path in TRAINING.iterdir()} == {*used, "kustomization.yaml"}
+
+
+def test_kustomize_builds_it(training: dict[str, Resource]) -> None:
+    assert set(built(TRAINING)) == set(training)
 
 
 def test_torchrun_starts_what_the_server_starts(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 from layerserve_server.settings import Settings
 from layerserve_server.training.process import cluster
+from manifests import KUBERNETES, Resource, built
 
-ROOT = Path(__file__).parents[2] / "deploy" / "kubernetes"
-FOLDER = ROOT / "training-jobs"
-
-Resource = dict[str, Any]
+FOLDER = KUBERNETES / "training-jobs"
 
 
 def read(name: str) -> list[Resource]:
@@ -56,15 +53,59 @@ def test_the_server_reads_the_template_that_is_mounted(manifests: dict[str, Reso
     assert (volume["name"], volume["configMap"]["name"]) == (mount["name"], generator["name"])
 
 
-def test_the_server_may_do_what_it_does() -> None:
-    account, role, binding = read("rights.yaml")
+def test_kustomize_builds_it_and_the_server_reaches_the_api() -> None:
+    resources = built(FOLDER)
+    for resource in resources.values():
+        kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
+    policy = next(
+        p for p in resources.values() if p["kind"] == "NetworkPolicy" and p["metadata"]["name"] == "layerserve"
+    )
+    assert {443, 6443} <= {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]] == ["grpc", "metrics"]
+
+
+def test_the_server_may_do_what_it_does(manifests: dict[str, Resource]) -> None:
+    role, binding = read("rights.yaml")
     (patch,) = read("server.yaml")
-    assert patch["spec"]["template"]["spec"]["serviceAccountName"] == account["metadata"]["name"]
-    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account["metadata"]["name"]}]
+    server = manifests["Deployment"]["spec"]["template"]["spec"]
+    assert patch["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": server["serviceAccountName"]}]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     allowed = {(rule["apiGroups"][0], rule["resources"][0]): set(rule["verbs"]) for rule in role["rules"]}
     expected = {(group, plural): {"create", "get", "delete"} for group, _, plural in cluster.KINDS.values()}
     assert allowed == expected
+
+
+def test_train_jobs_run_in_pods_like_those_of_jobs(manifests: dict[str, Resource]) -> None:
+    folder = KUBERNETES / "training-trainjobs"
+    train_job, runtime = (
+        yaml.safe_load((folder / name).read_text()) for name in ("trainjob.yaml", "trainingruntime.yaml")
+    )
+    reference = train_job["spec"]["runtimeRef"]
+    assert (reference["kind"], reference["name"]) == (runtime["kind"], runtime["metadata"]["name"])
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pods = replicated["template"]["spec"]["template"]
+    (job,) = read("job.yaml")
+    template = job["spec"]["template"]
+    assert pods["metadata"]["labels"] == template["metadata"]["labels"]
+    assert replicated["template"]["spec"]["backoffLimit"] == job["spec"]["backoffLimit"]
+    (container,), (worker,) = pods["spec"].pop("containers"), template["spec"].pop("containers")
+    # JobSet names the pods' hosts.
+    del template["spec"]["subdomain"]
+    assert pods["spec"] == template["spec"]
+    for name in ("image", "securityContext", "volumeMounts"):
+        assert container[name] == worker[name]
+    trainer = train_job["spec"]["trainer"]
+    assert (trainer["image"], trainer["numProcPerNode"]) == (worker["image"], 1)
+    assert trainer["resourcesPerNode"] == worker["resources"]
+
+
+def test_a_server_reads_the_template_of_train_jobs() -> None:
+    template = cluster._read_template(KUBERNETES / "training-trainjobs" / "trainjob.yaml")
+    assert template["kind"] == "TrainJob"
+    resources = built(KUBERNETES / "training-trainjobs")
+    configs = [one for one in resources.values() if one["kind"] == "ConfigMap" and "job.yaml" in one["data"]]
+    assert [yaml.safe_load(config["data"]["job.yaml"]) for config in configs] == [template]
 
 
 def test_pods_of_jobs_see_the_folders_of_the_server(

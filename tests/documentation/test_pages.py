@@ -16,6 +16,7 @@ import pytest
 import trustme
 from authorities import Authority
 from doc_blocks import PAGES, ROOT, Block, blocks_of, name_of, outside_of_blocks
+from doc_python import execute
 from doc_shell import CHECKED, Shell, check_syntax, lines_of
 from layergraph import layers, plugins
 from layerserve import Client
@@ -39,6 +40,8 @@ LISTINGS = {
     "my_classifier/1/config.json            the backbone: its class and hyperparameters",
     "FOLDER/NAME/VERSION/model.keras    a version; other layouts are listed in Serving (serving.md#the-repository)",
 }
+#: Language of a block -> the program in `examples` that it shows. `make languages` runs them.
+EXAMPLES = {"go": "go/main.go", "java": "java/Predict.java", "typescript": "typescript/predict.ts"}
 #: What stands for names in commands of the running text.
 PLACEHOLDERS = {
     "FILE": "model.keras",
@@ -120,6 +123,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         grpc_port=0,
         metrics_port=0,
         http_port=0,
+        ui=True,
         poll_seconds=0.1,
         drain_seconds=0,
         training_nice=0,
@@ -175,12 +179,20 @@ def write_files(folder: Path, model: bytes) -> None:
 
 @pytest.fixture(name="shell")
 def _shell(
-    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: Place,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Shell]:
-    """In a folder with the files, of which Python imports modules."""
+    """In a folder with the files, of which Python imports modules. Tutorials have the server's models in it."""
     for file in (place.folder / "given").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "models").mkdir()
+    models = tmp_path / "models"
+    if re.search(r"docs/(tutorials|start)/[a-z]", request.node.name):
+        models.symlink_to(place.folder / "models")
+    else:
+        models.mkdir()
     for table in ("_classes", "_lambdas", "_activations"):
         monkeypatch.setattr(plugins, table, {})
     monkeypatch.chdir(tmp_path)
@@ -213,6 +225,9 @@ def run_block(block: Block, names: dict[str, object], place: Place, shell: Shell
     elif block.language == "toml":
         is_tokens = re.search(r"^\[+(tokens|certificates|jwt)\]", block.text, re.MULTILINE)
         _ = parse_tokens(block.text, block.place) if is_tokens else parse_settings(block.text.encode(), block.place)
+    elif block.language in EXAMPLES:
+        file = ROOT / "examples" / EXAMPLES[block.language]
+        assert block.text == file.read_text("utf-8"), f"{block.place}: differs from {file}"
     elif block.language == "json":
         check_audit(json.loads(block.text), place)
     else:
@@ -231,8 +246,10 @@ def run_block(block: Block, names: dict[str, object], place: Place, shell: Shell
         ("console", "layerserve runs\n", "docs/new.md:7"),
         ("toml", "latest_version = 2\n", "latest_version"),
         ("toml", '[[tokens]]\nname = "ci"\nsha = "0"\n', "sha"),
+        ("go", "package main\n", "differs from"),
         ("json", '{"action": "roll back", "whom": "ci"}', "whom"),
         ("python", "client.predicts('dense', images)\n", "predicts"),
+        ("python", "print(2)  # 3\n", "docs/new.md:7: printed '2', expected '3'"),
         ("python", "from layerserve import Clients\n", "Clients"),
         ("python", "import tritonclient.grpc as triton\nfrom layerserve import Clients\n", "Clients"),
     ],
@@ -301,8 +318,7 @@ def run_python(block: Block, names: dict[str, object], place: Place, folder: Pat
     names.update(place.names)
     if block.page in FEATURES:
         names["images"] = images(FEATURES[block.page])
-    # Lines of tracebacks are those of the page.
-    exec(compile("\n" * (block.line - 1) + place.moved(block.text), ROOT / block.page, "exec"), names)
+    execute(place.moved(block.text), ROOT / block.page, block.line, names)
 
 
 def check_audit(entry: dict[str, object], place: Place) -> None:

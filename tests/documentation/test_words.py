@@ -27,7 +27,13 @@ HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 FOREIGN = {
     "--enable-feature",
     "--enable_batching",
+    "--file_system_poll_wait_seconds",
+    "--grpc-restricted-protocol",
+    "--model-control-mode",
     "--model_base_path",
+    "--model_config_file",
+    "--model_name",
+    "--monitoring_config_file",
     "--port",
     "--rest_api_port",
     "--some-setting",
@@ -116,5 +122,16 @@ def test_every_command_is_in_a_page(flags: dict[str, set[str]]) -> None:
 
 
 def test_every_page_is_in_the_list_of_pages() -> None:
-    listed = set(LINK.findall((ROOT / "docs" / "README.md").read_text("utf-8")))
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"} == listed
+    docs = ROOT / "docs"
+    listed = LINK.findall((docs / "README.md").read_text("utf-8"))
+    pages = sorted(page.relative_to(docs).as_posix() for page in docs.rglob("*.md"))
+    assert sorted({"README.md", *listed}) == pages
+    assert len(set(listed)) == len(listed)
+
+
+def test_figures_of_the_comparison_are_those_of_the_benchmarks() -> None:
+    _, _, speed = (ROOT / "docs" / "comparison.md").read_text("utf-8").partition("## Speed")
+    figures = re.findall(r"\b\d{1,3}(?:,\d{3})*\b", "".join(re.findall(r"^\|.*", speed, re.MULTILINE)[2:]))
+    assert len(figures) >= 15
+    measured = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    assert [figure for figure in figures if f" {figure} (" not in measured] == []

@@ -49,6 +49,16 @@ def test_files_of_keras_2_predict_what_they_predicted_there(client: Client, name
         assert_close(got, want)
 
 
+def test_a_drawing_has_all_nodes_of_a_shared_nested_model_and_the_outputs(client: Client) -> None:
+    drawn = client.graph("shared_vision_here").dot()
+    shapes = client.node_shapes("shared_vision_here")
+    assert len(shapes.output_tensors) == len(shapes.outputs) == 1
+    assert drawn.count("InputLayer") == 3
+    assert drawn.count("vision_model, node") == 2
+    assert drawn.count("subgraph cluster_") == 1
+    assert "output 0" in drawn
+
+
 def test_node_shapes_of_the_shared_layers(client: Client) -> None:
     shapes = client.node_shapes("layer_node_here")
     conv = shapes["conv2d"]

@@ -44,6 +44,7 @@ def test_only_calls_that_change_nothing_are_repeated():
         "Predict",
         "ListModels",
         "GetModel",
+        "GetModelStatistics",
         "GetNodeShapes",
         "EstimateRun",
         "GetRun",

@@ -150,6 +150,7 @@ def test_what_changes_something_is_sent_once(client, server, method, call, error
     [
         ("ListModels", lambda client, run: client.models()),
         ("GetModel", lambda client, run: client.model("double")),
+        ("GetModelStatistics", lambda client, run: client.statistics()),
         ("GetNodeShapes", lambda client, run: client.node_shapes("double")),
         ("GetRun", lambda client, run: run.info()),
         ("ListRuns", lambda client, run: client.runs()),

@@ -99,6 +99,9 @@ class FakeModel:
     def node_table(self) -> Sequence[Any]:
         return ()
 
+    def output_nodes(self) -> Sequence[Any]:
+        return ()
+
 
 @dataclass
 class FakePlan:

@@ -55,6 +55,10 @@ def train(folder: Path, request: RunRequest) -> RunResult:
                 return RunResult("failed", "no space", epoch, step, resumable=True, out_of_space=True)
             if behaviour == "fuller" and not (folder / "go").exists():
                 os._exit(NO_SPACE)
+            if behaviour == "lose" and not (folder / "go").exists():
+                while not control.read().pause:
+                    time.sleep(0.005)
+                return RunResult("failed", "a worker of the run was lost", epoch, step, resumable=True)
             while behaviour in ("wait", "stubborn", "worse") and not (folder / "go").exists():
                 if control.read().pause:
                     (folder / "checkpoints").mkdir(exist_ok=True)

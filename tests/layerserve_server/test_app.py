@@ -89,7 +89,9 @@ def test_while_draining_health_says_no_and_calls_are_answered(put, start, connec
     channel = connect(app)
     health = health_pb2_grpc.HealthStub(channel)
     assert health.Check(health_pb2.HealthCheckRequest(), timeout=30).status == health_pb2.HealthCheckResponse.SERVING
+    assert app.metrics.registry.get_sample_value("layerserve_ready") == 1
     app.drain()
+    assert app.metrics.registry.get_sample_value("layerserve_ready") == 0
     request = health_pb2.HealthCheckRequest(service="layerserve.v1.PredictionService")
     assert health.Check(request, timeout=30).status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert predict(channel).model.version == 1

@@ -75,6 +75,8 @@ NUMBERS = {
     "grace_seconds": (30.0, 0, None),
 }
 OTHERS = {
+    "ui": False,
+    "ui_hosts": "",
     "path": Path("models"),
     "host": "127.0.0.1",
     "transport": "grpcio",

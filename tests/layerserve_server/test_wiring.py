@@ -291,7 +291,7 @@ class Front:
 
     def __init__(self, routes, metrics, limits, **options):
         self.routes, self.metrics, self.limits, self.options = routes, metrics, limits, options
-        self.memory, self.told = SimpleNamespace(used=123), []
+        self.memory, self.told = SimpleNamespace(used=123, limit=456), []
 
     def start(self):
         self.told.append("start")
@@ -426,6 +426,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     metrics, ready, version = served
     assert 'layerserve_model_loaded{model="double",version="1"} 1.0' in metrics
     assert "layerserve_buffered_bytes 123.0" in metrics
+    assert "layerserve_buffered_limit_bytes 456.0" in metrics
     assert ready
     assert version.retired
     assert version.queue._name == "model 'double' version 1"

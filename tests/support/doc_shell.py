@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
+from pathlib import Path
 
 import pytest
 from doc_blocks import ROOT
@@ -49,6 +50,9 @@ class Shell:
             CHECKED[program](arguments, variables)
             return ""
         assert not variables, words
+        if program == "mkdir":
+            Path(arguments[-1]).mkdir(exist_ok=True)
+            return ""
         if program == "layerserve":
             # The tests have one server.
             checked = ["--check-config"] if arguments[0] == "serve" else []
@@ -130,9 +134,29 @@ def check_make(arguments: Sequence[str], variables: Sequence[str]) -> None:
 
 
 def check_kubectl(arguments: Sequence[str], variables: Sequence[str]) -> None:
-    """The folder is one of kustomize."""
+    """The folder is one of kustomize, and a Secret one that a manifest names."""
+    if arguments[:3] == ["create", "secret", "generic"]:
+        assert any(arguments[3] in path.read_text("utf-8") for path in (ROOT / "deploy" / "kubernetes").rglob("*.yaml"))
+        return
     folder = ROOT / arguments[arguments.index("-k") + 1]
     assert (folder / "kustomization.yaml").is_file(), folder
+
+
+def check_helm(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The chart exists, with the values that are set and the files of values."""
+    chart = ROOT / arguments[2]
+    known = (chart / "values.schema.json").read_text("utf-8")
+    for flag, value in zip(arguments[3::2], arguments[4::2], strict=True):
+        if flag == "--values":
+            assert (ROOT / value).is_file(), value
+        else:
+            assert flag == "--set", flag
+            assert all(f'"{name}"' in known for name in value.partition("=")[0].split(".")), value
+
+
+def check_promtool(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The file exists."""
+    assert (ROOT / arguments[-1]).is_file(), arguments[-1]
 
 
 def check_haproxy(arguments: Sequence[str], variables: Sequence[str]) -> None:
@@ -141,10 +165,27 @@ def check_haproxy(arguments: Sequence[str], variables: Sequence[str]) -> None:
     assert all(name in text for name in variables)
 
 
+def check_folder(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The folder exists."""
+    assert (ROOT / arguments[0]).is_dir(), arguments[0]
+
+
+def check_language(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """Files of a folder of `examples` that the line names exist, but for those that are made."""
+    for word in arguments:
+        if "/" in word and not word.startswith(("/", "gen/", "out")):
+            assert any((folder / word).exists() for folder in (ROOT / "examples").iterdir()), word
+
+
 #: Commands that aren't run, with why; what of them can be checked is.
 CHECKED: Mapping[str, Callable[[Sequence[str], Sequence[str]], None]] = {
     "pip": check_pip,  # needs a package registry
     "make": check_make,  # builds an environment, or an image
     "kubectl": check_kubectl,  # needs a cluster; tests/deploy checks the manifests
+    "helm": check_helm,  # needs a cluster, too
+    "promtool": check_promtool,  # runs in tests/deploy/test_monitoring.py
     "haproxy": check_haproxy,  # runs in tests/deploy/test_proxy.py
+    # `make languages` runs these: compilers and packages of other languages
+    "cd": check_folder,
+    **dict.fromkeys(("buf", "go", "javac", "java", "npm", "npx", "node"), check_language),
 }

@@ -73,7 +73,7 @@ def request_for(method: str, model: str) -> bytes:
 #: Lists, which leave out what the caller may not read, and methods whose requests name something else.
 NOT_OF_A_MODEL = (
     *("Classify", "Regress", "MultiInference"),
-    *("ListModels", "ListRuns", "ListSweeps", "TraceSetting"),
+    *("ListModels", "GetModelStatistics", "ListRuns", "ListSweeps", "TraceSetting"),
     *("SharedMemoryStatus", "SharedMemoryRegister", "SharedMemoryUnregister"),
 )
 

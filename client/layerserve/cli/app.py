@@ -9,10 +9,12 @@ import typer
 
 from layerserve.cli import catalogue, changes, checkpoints, datasets, extensions, options, run_changes, training
 from layerserve.cli.codegen import codegen
+from layerserve.cli.graph import graph
 from layerserve.cli.plot import plot
 from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
 from layerserve.cli.sweeps import sweep_app
+from layerserve.cli.top import top
 from layerserve.errors import LayerserveError
 
 
@@ -50,6 +52,7 @@ def application() -> typer.Typer:
     app.command("wait")(catalogue.wait)
     app.command("predict")(predict)
     app.command("shapes")(catalogue.shapes)
+    app.command("graph")(graph)
     app.command("download")(catalogue.download)
     app.command("codegen")(codegen)
     app.command("upload")(changes.upload)
@@ -64,6 +67,7 @@ def application() -> typer.Typer:
     app.command("train")(training.train)
     app.command("runs")(training.runs)
     app.command("plot")(plot)
+    app.command("top")(top)
     app.command("watch")(training.watch)
     app.command("cancel")(training.cancel)
     app.command("resume")(training.resume)

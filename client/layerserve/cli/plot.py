@@ -7,11 +7,13 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from layerserve.cli.history_plot import check_plot, print_series, save_series
+from layerserve.cli.history_plot import check_plot, print_series
 from layerserve.cli.options import Address, Json, connect
 from layerserve.cli.output import print_json, print_line
+from layerserve.client import Client
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
+from layerserve.run_series import Best
 
 By = Literal["epoch", "step"]
 
@@ -23,12 +25,13 @@ def plot(
     by: Annotated[str, typer.Option(metavar="epoch|step", help="What the points are.")] = "epoch",
     points: Annotated[int, typer.Option(metavar="COUNT", help="Maximum number of points of a line.")] = 1000,
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Plot to this file. Requires layerserve[plot].")
+        Path | None,
+        typer.Option(metavar="FILE", help="Plot to this file: .png, .svg or .pdf. Requires layerserve[plot]."),
     ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Show the logs of runs over one another, a panel per log and a line per run.
+    """Show the logs of runs over one another, a panel per log and a line per run, with the best epoch of each run.
 
     JSON: {run: {log: {"positions", "values", "seconds"}}}.
     """
@@ -37,6 +40,7 @@ def plot(
     check_plot(to, "--to")
     with connect(context, address) as client:
         found = client.series(runs, log or (), max_points=points, by=cast(By, by))
+        best = {} if as_json or by == "step" else {run: one for run in runs if (one := _best(client, run))}
     if as_json:
         arrays = ("positions", "values", "seconds")
         print_json(
@@ -49,6 +53,14 @@ def plot(
     elif not any(found.values()):
         print_line("no logs")
     elif to is None:
-        print_series(found, by)
+        print_series(found, best)
     else:
-        save_series(to, found, by)
+        found.curves(best).save(to)
+
+
+def _best(client: Client, run: str) -> Best | None:
+    info = client.run(run).info()
+    if info.best_epoch is None:
+        return None
+    ((log, value),) = info.best.items()
+    return Best(log, info.best_epoch, value)

@@ -13,7 +13,7 @@ import typer
 
 from layerserve.cli.array_files import read_arrays
 from layerserve.cli.flags import flags, read_flags
-from layerserve.cli.history_plot import check_plot, save_trials
+from layerserve.cli.history_plot import check_plot
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.client import Client
@@ -235,14 +235,16 @@ def show(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDR
 def plot(
     context: typer.Context,
     sweep: SweepId,
-    path: Annotated[Path, typer.Argument(metavar="FILE.png", help="File to write.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File to write: .png, .svg or .pdf.", show_default=False)
+    ],
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Plot the monitored log of all trials by epoch. Requires layerserve[plot]."""
     check_plot(path)
     with connect(context, address) as client:
         info = client.get_sweep(sweep).info()
-    save_trials(path, info)
+    info.plot(path)
 
 
 @sweep_app.command()

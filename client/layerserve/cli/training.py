@@ -14,7 +14,7 @@ import typer
 
 from layerserve.cli.array_files import read_arrays
 from layerserve.cli.flags import flags, given_flags, pairs
-from layerserve.cli.history_plot import check_plot, print_plot, save_plot
+from layerserve.cli.history_plot import check_plot, print_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
@@ -67,7 +67,8 @@ Losses = Annotated[
 ]
 Worst = Annotated[int, typer.Option(metavar="COUNT", min=0, help="Show so many rows with the highest losses.")]
 Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE.png", help="Plot the history to this file. Requires layerserve[plot].")
+    Path | None,
+    typer.Option(metavar="FILE", help="Plot the history to this file: .png, .svg or .pdf. Requires layerserve[plot]."),
 ]
 
 
@@ -251,7 +252,7 @@ def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
     if cancelled is not None:
         raise TrainingCancelled(run.id, cancelled.epoch)
     if plot is not None:
-        save_plot(plot, f"{run.model}, run {run.id}", run.history)
+        run.plot(plot)
     if not as_json:
         _print_history(run)
 

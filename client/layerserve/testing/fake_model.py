@@ -33,6 +33,8 @@ class FakeModel:
     compiled: bool = True
     choosing_engine: bool = False
     pinned: bool = False
+    answered: int = 0
+    failed: int = 0
 
     def reference(self) -> tensor_pb2.ModelSpec:
         return tensor_pb2.ModelSpec(name=self.name, version=self.version)
@@ -44,6 +46,17 @@ class FakeModel:
             raise ModelNotReady(f"model {self.name!r} version {self.version} failed to load: {self.reason}")
 
     def predict(self, request: prediction_pb2.PredictRequest) -> prediction_pb2.PredictResponse:
+        """Returns the outputs, and counts the request. Raises errors of the client."""
+        self.failed += 1
+        response = self._predict(request)
+        self.failed, self.answered = self.failed - 1, self.answered + 1
+        return response
+
+    def statistics(self) -> models_pb2.ModelStatistics:
+        """Returns the counts of requests. Other numbers are 0."""
+        return models_pb2.ModelStatistics(name=self.name, answered=self.answered, failed=self.failed)
+
+    def _predict(self, request: prediction_pb2.PredictRequest) -> prediction_pb2.PredictResponse:
         self.check_ready()
         known = [spec.name for spec in self.inputs]
         arrays: dict[str, Array] = {}
@@ -78,7 +91,7 @@ class FakeModel:
             inputs=_specs(self.inputs) if loaded else [],
             outputs=_specs(self.outputs) if loaded else [],
             file="model.keras",
-            file_bytes=len(self.file),
+            file_size_bytes=len(self.file),
             training_run=self.training_run,
             compiled=self.compiled,
             served_by_default=by_default,
@@ -125,6 +138,7 @@ def _layer(layer: LayerNodes) -> graph_pb2.LayerNodes:
         nodes=nodes,
         parameter_count=layer.parameter_count,
         trainable=layer.trainable,
+        nested_outputs=map(_tensor, layer.nested_outputs),
     )
 
 

@@ -261,6 +261,16 @@ class FakeServer(
             return models_pb2.GetModelResponse(version=self._describe(self._find(request.model)))
         raise AssertionError("an abort raises")
 
+    def GetModelStatistics(  # noqa: N802
+        self, request: models_pb2.GetModelStatisticsRequest, context: Any
+    ) -> models_pb2.GetModelStatisticsResponse:
+        with self._answering("GetModelStatistics", request, context):
+            models = {one.name: one.statistics() for one in self.models if request.name in ("", one.name)}
+            response = models_pb2.GetModelStatisticsResponse(models=models.values())
+            response.time.GetCurrentTime()
+            return response
+        raise AssertionError("an abort raises")
+
     def DownloadModel(  # noqa: N802
         self, request: models_pb2.DownloadModelRequest, context: Any
     ) -> Iterator[models_pb2.DownloadModelResponse]:

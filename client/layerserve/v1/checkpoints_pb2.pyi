@@ -194,12 +194,12 @@ class DownloadCheckpointResponse(_message.Message):
 
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
-    FILE_BYTES_FIELD_NUMBER: _builtins.int
+    FILE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     file: _builtins.str
     """Name of the file that is sent: "model.keras", "e3.ckpt". Only in the first message."""
-    file_bytes: _builtins.int
+    file_size_bytes: _builtins.int
     """Size of that file, in bytes. Only in the first message."""
     data: _builtins.bytes
     """Its next bytes."""
@@ -214,13 +214,13 @@ class DownloadCheckpointResponse(_message.Message):
         *,
         checkpoint: Global___Checkpoint | None = ...,
         file: _builtins.str = ...,
-        file_bytes: _builtins.int = ...,
+        file_size_bytes: _builtins.int = ...,
         data: _builtins.bytes = ...,
         sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "data", b"data", "file", b"file", "file_bytes", b"file_bytes", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "data", b"data", "file", b"file", "file_size_bytes", b"file_size_bytes", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,6 +59,7 @@ class GetNodeShapesResponse(_message.Message):
     LAYERS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TENSORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _tensor_pb2.ModelSpec:
         """The model that answered, with its version number."""
@@ -75,6 +76,10 @@ class GetNodeShapesResponse(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorSpec]:
         """Outputs of the model, in its order."""
 
+    @_builtins.property
+    def output_tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeTensor]:
+        """The tensors that these outputs are: which node of which layer makes each of them."""
+
     def __init__(
         self,
         *,
@@ -82,10 +87,11 @@ class GetNodeShapesResponse(_message.Message):
         layers: _abc.Iterable[Global___LayerNodes] | None = ...,
         inputs: _abc.Iterable[_tensor_pb2.TensorSpec] | None = ...,
         outputs: _abc.Iterable[_tensor_pb2.TensorSpec] | None = ...,
+        output_tensors: _abc.Iterable[Global___NodeTensor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "layers", b"layers", "model", b"model", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "layers", b"layers", "model", b"model", "output_tensors", b"output_tensors", "outputs", b"outputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -103,6 +109,7 @@ class LayerNodes(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     PARAMETER_COUNT_FIELD_NUMBER: _builtins.int
     TRAINABLE_FIELD_NUMBER: _builtins.int
+    NESTED_OUTPUTS_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Name of the layer, with the names of the models it is nested in before it: "outer/inner"."""
     name: _builtins.str
@@ -117,6 +124,10 @@ class LayerNodes(_message.Message):
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerNode]:
         """The layer's calls, by node index."""
 
+    @_builtins.property
+    def nested_outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeTensor]:
+        """The tensors that a nested model returns, at nodes of its own layers. Empty for other layers."""
+
     def __init__(
         self,
         *,
@@ -126,10 +137,11 @@ class LayerNodes(_message.Message):
         nodes: _abc.Iterable[Global___LayerNode] | None = ...,
         parameter_count: _builtins.int = ...,
         trainable: _builtins.bool = ...,
+        nested_outputs: _abc.Iterable[Global___NodeTensor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_name", b"class_name", "name", b"name", "nodes", b"nodes", "parameter_count", b"parameter_count", "path", b"path", "trainable", b"trainable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_name", b"class_name", "name", b"name", "nested_outputs", b"nested_outputs", "nodes", b"nodes", "parameter_count", b"parameter_count", "path", b"path", "trainable", b"trainable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

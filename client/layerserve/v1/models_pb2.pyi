@@ -38,7 +38,9 @@ class _VersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionS
     VERSION_STATE_UNLOADING: _VersionState.ValueType  # 4
     """Replaced or removed; finishes the requests it has."""
     VERSION_STATE_AVAILABLE: _VersionState.ValueType  # 5
-    """On disk, kept for its label or history, and loaded on the first request for it."""
+    """On disk, and loaded on the first request for it: kept for its label or history, or not in memory now because the
+    server limits that.
+    """
     VERSION_STATE_UNLOADED: _VersionState.ValueType  # 6
     """Not served: its model is unloaded, or the settings of the model exclude it; `reason` says which."""
 
@@ -56,7 +58,9 @@ VERSION_STATE_FAILED: VersionState.ValueType  # 3
 VERSION_STATE_UNLOADING: VersionState.ValueType  # 4
 """Replaced or removed; finishes the requests it has."""
 VERSION_STATE_AVAILABLE: VersionState.ValueType  # 5
-"""On disk, kept for its label or history, and loaded on the first request for it."""
+"""On disk, and loaded on the first request for it: kept for its label or history, or not in memory now because the
+server limits that.
+"""
 VERSION_STATE_UNLOADED: VersionState.ValueType  # 6
 """Not served: its model is unloaded, or the settings of the model exclude it; `reason` says which."""
 Global___VersionState: _TypeAlias = VersionState  # noqa: Y015
@@ -75,7 +79,7 @@ class ModelVersion(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
-    FILE_BYTES_FIELD_NUMBER: _builtins.int
+    FILE_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     KERAS_VERSION_FIELD_NUMBER: _builtins.int
     PARAMETER_COUNT_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
@@ -85,6 +89,8 @@ class ModelVersion(_message.Message):
     ENGINES_FIELD_NUMBER: _builtins.int
     CHOOSING_ENGINE_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_USED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -97,7 +103,7 @@ class ModelVersion(_message.Message):
     """
     file: _builtins.str
     """Name of the model file in the version's folder."""
-    file_bytes: _builtins.int
+    file_size_bytes: _builtins.int
     """Size of the model file, in bytes."""
     keras_version: _builtins.str
     """Version of the Keras that wrote the file, such as "2.15.0". Empty if the file doesn't say."""
@@ -113,17 +119,21 @@ class ModelVersion(_message.Message):
     """Whether engines are still being timed for the version, so that `engines` may change soon."""
     pinned: _builtins.bool
     """Whether a call made this version the default (RollBack, PinVersion)."""
+    memory_bytes: _builtins.int
+    """Memory that the version takes, in bytes: its weights, the engines' copies of them, and its graph. 0 unless it is
+    loaded.
+    """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels that point at this version."""
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorSpec]:
-        """Inputs, in the model's order. Empty until loaded."""
+        """Inputs, in the model's order. Empty until loaded for the first time."""
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorSpec]:
-        """Outputs, in the model's order. Empty until loaded."""
+        """Outputs, in the model's order. Empty until loaded for the first time."""
 
     @_builtins.property
     def ready_time(self) -> _timestamp_pb2.Timestamp:
@@ -132,6 +142,10 @@ class ModelVersion(_message.Message):
     @_builtins.property
     def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineChoice]:
         """What computes the outputs, by row count. Empty while it is torch, call by call."""
+
+    @_builtins.property
+    def last_used(self) -> _timestamp_pb2.Timestamp:
+        """When a request last used the version. Not set if none has."""
 
     def __init__(
         self,
@@ -144,7 +158,7 @@ class ModelVersion(_message.Message):
         inputs: _abc.Iterable[_tensor_pb2.TensorSpec] | None = ...,
         outputs: _abc.Iterable[_tensor_pb2.TensorSpec] | None = ...,
         file: _builtins.str = ...,
-        file_bytes: _builtins.int = ...,
+        file_size_bytes: _builtins.int = ...,
         keras_version: _builtins.str = ...,
         parameter_count: _builtins.int = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
@@ -154,10 +168,12 @@ class ModelVersion(_message.Message):
         engines: _abc.Iterable[Global___EngineChoice] | None = ...,
         choosing_engine: _builtins.bool = ...,
         pinned: _builtins.bool = ...,
+        memory_bytes: _builtins.int = ...,
+        last_used: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ready_time", b"ready_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_used", b"last_used", "ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_bytes", b"file_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_size_bytes", b"file_size_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "last_used", b"last_used", "memory_bytes", b"memory_bytes", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -377,3 +393,151 @@ class DownloadModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DownloadModelResponse: _TypeAlias = DownloadModelResponse  # noqa: Y015
+
+@_typing.final
+class GetModelStatisticsRequest(_message.Message):
+    """Which models to report on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of one model. Default: all."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelStatisticsRequest: _TypeAlias = GetModelStatisticsRequest  # noqa: Y015
+
+@_typing.final
+class GetModelStatisticsResponse(_message.Message):
+    """What models have done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelStatistics]:
+        """Every model that is loaded or was asked to predict, by name."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the server counted."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___ModelStatistics] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelStatisticsResponse: _TypeAlias = GetModelStatisticsResponse  # noqa: Y015
+
+@_typing.final
+class ModelStatistics(_message.Message):
+    """What a model has done since the server started, added up over its versions. Counts and times are sums, so that
+    differences between two replies give rates and means; they become smaller when a version is unloaded.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    REQUEST_SECONDS_FIELD_NUMBER: _builtins.int
+    QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    COMPUTE_SECONDS_FIELD_NUMBER: _builtins.int
+    WAITING_REQUESTS_FIELD_NUMBER: _builtins.int
+    WAITING_ROWS_FIELD_NUMBER: _builtins.int
+    REQUEST_TIMES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the model."""
+    answered: _builtins.int
+    """Number of predictions that were answered; the requests of a stream count singly."""
+    failed: _builtins.int
+    """Number of predictions that ended in an error, those included that were refused."""
+    rows: _builtins.int
+    """Number of rows computed."""
+    batches: _builtins.int
+    """Number of batches computed."""
+    request_seconds: _builtins.float
+    """Time from receiving predictions to having their replies, in seconds."""
+    queue_seconds: _builtins.float
+    """Time that predictions waited in the queue, in seconds."""
+    queued: _builtins.int
+    """Number of predictions that waited in the queue, however shortly."""
+    compute_seconds: _builtins.float
+    """Time that batches took to compute, in seconds."""
+    waiting_requests: _builtins.int
+    """Number of predictions in the queue now."""
+    waiting_rows: _builtins.int
+    """Number of their rows."""
+    @_builtins.property
+    def request_times(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimeBucket]:
+        """Number of calls by their time, from receiving a call to sending its reply. The requests of streams aren't among them."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        answered: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        batches: _builtins.int = ...,
+        request_seconds: _builtins.float = ...,
+        queue_seconds: _builtins.float = ...,
+        queued: _builtins.int = ...,
+        compute_seconds: _builtins.float = ...,
+        waiting_requests: _builtins.int = ...,
+        waiting_rows: _builtins.int = ...,
+        request_times: _abc.Iterable[Global___TimeBucket] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "batches", b"batches", "compute_seconds", b"compute_seconds", "failed", b"failed", "name", b"name", "queue_seconds", b"queue_seconds", "queued", b"queued", "request_seconds", b"request_seconds", "request_times", b"request_times", "rows", b"rows", "waiting_requests", b"waiting_requests", "waiting_rows", b"waiting_rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelStatistics: _TypeAlias = ModelStatistics  # noqa: Y015
+
+@_typing.final
+class TimeBucket(_message.Message):
+    """A number of calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    max_seconds: _builtins.float
+    """Calls took at most so long, in seconds, and longer than the bucket before. Infinite in the last one."""
+    count: _builtins.int
+    """Number of calls."""
+    def __init__(
+        self,
+        *,
+        max_seconds: _builtins.float = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "max_seconds", b"max_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeBucket: _TypeAlias = TimeBucket  # noqa: Y015

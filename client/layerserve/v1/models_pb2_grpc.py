@@ -50,6 +50,11 @@ class ModelServiceStub(object):
                 request_serializer=layerserve_dot_v1_dot_models__pb2.DownloadModelRequest.SerializeToString,
                 response_deserializer=layerserve_dot_v1_dot_models__pb2.DownloadModelResponse.FromString,
                 _registered_method=True)
+        self.GetModelStatistics = channel.unary_unary(
+                '/layerserve.v1.ModelService/GetModelStatistics',
+                request_serializer=layerserve_dot_v1_dot_models__pb2.GetModelStatisticsRequest.SerializeToString,
+                response_deserializer=layerserve_dot_v1_dot_models__pb2.GetModelStatisticsResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -78,6 +83,13 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetModelStatistics(self, request, context):
+        """Returns what models have done since the server started, of all of its processes. An unknown model has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +107,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DownloadModel,
                     request_deserializer=layerserve_dot_v1_dot_models__pb2.DownloadModelRequest.FromString,
                     response_serializer=layerserve_dot_v1_dot_models__pb2.DownloadModelResponse.SerializeToString,
+            ),
+            'GetModelStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelStatistics,
+                    request_deserializer=layerserve_dot_v1_dot_models__pb2.GetModelStatisticsRequest.FromString,
+                    response_serializer=layerserve_dot_v1_dot_models__pb2.GetModelStatisticsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +196,33 @@ class ModelService(object):
             '/layerserve.v1.ModelService/DownloadModel',
             layerserve_dot_v1_dot_models__pb2.DownloadModelRequest.SerializeToString,
             layerserve_dot_v1_dot_models__pb2.DownloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/layerserve.v1.ModelService/GetModelStatistics',
+            layerserve_dot_v1_dot_models__pb2.GetModelStatisticsRequest.SerializeToString,
+            layerserve_dot_v1_dot_models__pb2.GetModelStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

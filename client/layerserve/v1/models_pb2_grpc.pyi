@@ -41,6 +41,8 @@ class ModelServiceStub:
     """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone),
     INVALID_ARGUMENT (a format that can't hold the model), RESOURCE_EXHAUSTED (other files are being converted).
     """
+    GetModelStatistics: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelStatisticsRequest, _models_pb2.GetModelStatisticsResponse]
+    """Returns what models have done since the server started, of all of its processes. An unknown model has none."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -55,6 +57,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone),
     INVALID_ARGUMENT (a format that can't hold the model), RESOURCE_EXHAUSTED (other files are being converted).
     """
+    GetModelStatistics: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelStatisticsRequest, _models_pb2.GetModelStatisticsResponse]  # type: ignore[assignment]
+    """Returns what models have done since the server started, of all of its processes. An unknown model has none."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Lists, describes and hands out models."""
@@ -84,5 +88,13 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends the file of a version in chunks. Errors: NOT_FOUND (model, version, label, or its file is gone),
         INVALID_ARGUMENT (a format that can't hold the model), RESOURCE_EXHAUSTED (other files are being converted).
         """
+
+    @_abc_1.abstractmethod
+    def GetModelStatistics(
+        self,
+        request: _models_pb2.GetModelStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.GetModelStatisticsResponse, _abc.Awaitable[_models_pb2.GetModelStatisticsResponse]]:
+        """Returns what models have done since the server started, of all of its processes. An unknown model has none."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

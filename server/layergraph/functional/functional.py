@@ -19,7 +19,7 @@ from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
 from layergraph.functional.naming import default_name
 from layergraph.functional.nest import Structure, flatten, map_structure, pack, single_or_list
-from layergraph.functional.node_shapes import LayerNodes, node_table
+from layergraph.functional.node_shapes import LayerNodes, NodeTensor, node_table, output_nodes
 from layergraph.functional.shape_inference import Inferred
 from layergraph.functional.strings import Strings
 from layergraph.functional.summary import summary_table
@@ -181,6 +181,10 @@ class Functional(Layer):
     def node_table(self) -> tuple[LayerNodes, ...]:
         """All nodes of all layers, including those of nested models."""
         return node_table(self)
+
+    def output_nodes(self) -> tuple[NodeTensor, ...]:
+        """The tensors that the outputs are: which node of which layer makes each of them."""
+        return output_nodes(self)
 
     def summary(self, print_fn: Any = print) -> None:
         """Prints the layers with their output shapes and parameters."""

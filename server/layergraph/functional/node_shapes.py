@@ -46,6 +46,8 @@ class LayerNodes:
     nodes: tuple[LayerNode, ...]
     parameter_count: int
     trainable: bool
+    #: Of a nested model: the tensors that it returns, at nodes of its own layers.
+    nested_outputs: tuple[NodeTensor, ...] = ()
 
 
 def node_table(model: Functional, prefix: str = "") -> tuple[LayerNodes, ...]:
@@ -53,9 +55,15 @@ def node_table(model: Functional, prefix: str = "") -> tuple[LayerNodes, ...]:
     return tuple(_rows(model, prefix))
 
 
+def output_nodes(model: Functional, prefix: str = "") -> tuple[NodeTensor, ...]:
+    """Returns the tensors that a model's outputs are, in flat order."""
+    return tuple(_tensor(model.graph, tensor, prefix, "") for tensor in model.outputs)
+
+
 def _rows(model: Functional, prefix: str) -> Iterator[LayerNodes]:
     graph = model.graph
     for layer in graph.layers:
+        inner = layer.inner_model
         yield LayerNodes(
             path=prefix + layer.name,
             name=layer.name,
@@ -63,8 +71,8 @@ def _rows(model: Functional, prefix: str) -> Iterator[LayerNodes]:
             nodes=tuple(_node(graph, node, prefix) for node in graph.nodes_of(layer)),
             parameter_count=layer.count_params(),
             trainable=layer.trainable,
+            nested_outputs=() if inner is None else output_nodes(inner, f"{prefix}{layer.name}/"),
         )
-        inner = layer.inner_model
         if inner is not None:
             yield from _rows(inner, f"{prefix}{layer.name}/")
 

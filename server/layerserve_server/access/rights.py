@@ -15,7 +15,7 @@ RIGHTS: tuple[Right, ...] = get_args(Right)[1:]
 _SERVICES: dict[str, dict[Right, str]] = {
     "layerserve.v1.PredictionService": {"predict": "Predict PredictStream"},
     "layerserve.v1.GraphService": {"read": "GetNodeShapes"},
-    "layerserve.v1.ModelService": {"read": "ListModels GetModel DownloadModel"},
+    "layerserve.v1.ModelService": {"read": "ListModels GetModel GetModelStatistics DownloadModel"},
     "layerserve.v1.TrainingService": {
         "train": "Train Evaluate EstimateRun PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
         "read": "WatchRun GetRun GetRunSeries ListRuns ListRunFiles DownloadRunFile",

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
@@ -276,7 +277,13 @@ def _name(size: int, digests: Mapping[str, str]) -> str:
     """Name of the import of files of `size` bytes, by the files' digests, which depends on what reads them, too."""
     from layergraph.archive.imported.form import FORMAT
 
-    return f"{size}-{_digest(json.dumps([FORMAT, version('layerserve'), sorted(digests.items())]))}"
+    return f"{size}-{_digest(json.dumps([FORMAT, _release(), sorted(digests.items())]))}"
+
+
+@cache
+def _release() -> str:
+    """This release. Cached, as finding it takes as long as mapping a small model."""
+    return version("layerserve")
 
 
 def _digest(text: str) -> str:

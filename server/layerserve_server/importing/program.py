@@ -7,6 +7,7 @@ folder and replies {}. If the server then sends {"arrays": [[number, order], ...
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import gc
@@ -55,6 +56,9 @@ def _import_all() -> None:
     """Imports what all files need, and excludes it from garbage collection."""
     import google_crc32c  # noqa: F401
     import h5py  # noqa: F401
+
+    # Of names in zip files. Python imports it for the first one.
+    codecs.lookup("cp437")
 
     gc.collect()
     gc.freeze()

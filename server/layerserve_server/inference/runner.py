@@ -107,6 +107,9 @@ class ServedModel(Protocol):
     def node_table(self) -> Sequence[Any]:
         """Returns the nodes of every layer, as objects with the fields of LayerNodes in graph.proto."""
 
+    def output_nodes(self) -> Sequence[Any]:
+        """Returns the tensors that the outputs are, as objects with the fields of NodeTensor in graph.proto."""
+
 
 #: Maximum number of cached plans, by outputs. Clients choose the outputs, so there has to be a limit.
 MAX_KEPT = 64

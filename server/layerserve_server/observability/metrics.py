@@ -135,6 +135,15 @@ class Metrics:
         )
         self._loads = counter("model_loads", "Number of versions that were loaded.", ("model",))
         self._load_failures = counter("model_load_failures", "Number of versions that failed to load.", ("model",))
+        self._evictions = counter(
+            "model_evictions", "Number of versions that were unloaded to make room for others.", ("model",)
+        )
+        self._load_waits = histogram(
+            "model_load_wait_seconds",
+            "Time that calls waited until a version was loaded, in seconds.",
+            ("outcome",),
+            LOAD_SECONDS,
+        )
         self._settings_errors = counter(
             "model_settings_errors", "Number of times that a model's settings file was invalid.", ("model",)
         )
@@ -255,10 +264,22 @@ class Metrics:
         self._queue_rows.labels(model, str(version)).set_function(rows)
         self._queue_requests.labels(model, str(version)).set_function(requests)
 
-    def watch_memory(self, buffered: Callable[[], int]) -> None:
-        """Sets the callback that returns the memory in use for clients' messages, in bytes."""
+    def watch_memory(self, buffered: Callable[[], int], limit: int) -> None:
+        """Sets the callback that returns the memory in use for clients' messages, and its limit, in bytes."""
         text = "Memory used by requests, messages in transit and unread replies, in bytes."
         Gauge("layerserve_buffered_bytes", text, registry=self.registry).set_function(buffered)
+        text = "Limit of that memory, in bytes."
+        Gauge("layerserve_buffered_limit_bytes", text, registry=self.registry).set(limit)
+
+    def watch_ready(self, ready: Callable[[], bool]) -> None:
+        """Sets the callback that returns whether clients should use this server."""
+        text = "1 while health is SERVING, 0 while the server starts or drains."
+        Gauge("layerserve_ready", text, registry=self.registry).set_function(ready)
+
+    def watch_loaded(self, loaded: Callable[[], int]) -> None:
+        """Sets the callback that returns the memory of loaded versions, in bytes."""
+        text = "Memory of loaded models: weights, the engines' copies of them, and graphs, in bytes."
+        Gauge("layerserve_loaded_bytes", text, registry=self.registry).set_function(loaded)
 
     def access_reread(self, what: str, ok: bool) -> None:
         """Sets whether "tokens", "keys" or "certificate" could be read after a change."""
@@ -281,7 +302,7 @@ class Metrics:
         self._shadow_absolute.labels(model, str(version)).observe((absolute,))
         self._shadow_relative.labels(model, str(version)).observe((relative,))
 
-    # Loads (see repository.loaded_models.RepositoryObserver).
+    # Loads (see repository.residents.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
         """Counts a version that was loaded in `seconds`."""
@@ -292,6 +313,14 @@ class Metrics:
     def version_failed(self, model: str, version: int) -> None:
         """Counts a version that failed to load."""
         self._load_failures.labels(model).inc()
+
+    def version_evicted(self, model: str) -> None:
+        """Counts a version that was unloaded to make room."""
+        self._evictions.labels(model).inc()
+
+    def load_awaited(self, outcome: str, seconds: float) -> None:
+        """Counts a call that waited for `seconds` until a version was loaded, or was refused."""
+        self._load_waits.labels(outcome).observe((seconds,))
 
     def settings_invalid(self, model: str) -> None:
         """Counts a settings file that is invalid."""

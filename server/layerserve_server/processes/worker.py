@@ -63,6 +63,7 @@ def main() -> None:
     transport.start()
     if tuner is not None:
         tuner.start()
+    inference.fill()
     pages = {"/metrics": inference.metrics.registry}
     probes = Probes("127.0.0.1", 0, pages, lambda: True, inference.gate.admit_own)
     print(json.dumps({"metrics_port": probes.port}), flush=True)

@@ -8,13 +8,14 @@ import time
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Final
 
 from layerserve_server.errors import NotLoadedError, UnavailableError, VersionFailedError
 from layerserve_server.inference.runner import EngineChoice, TensorSpec
 from layerserve_server.repository import layout
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
-from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version import GRAPH_BYTES, LoadedVersion
 
 
 class State(Enum):
@@ -58,6 +59,44 @@ class Description:
     default: bool
     #: Whether a call made it the default.
     pinned: bool = False
+    #: Whether it answers requests: it is ready, or a request loads it that finds it as the others do.
+    answers: bool = False
+    #: Memory that it takes, in bytes; 0 if it isn't loaded.
+    memory_bytes: int = 0
+    #: Unix time of its last use, in seconds; None if it hasn't been used.
+    used_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is reported of a version that was loaded, also after it was unloaded."""
+
+    fingerprint: Fingerprint = layout.NOTHING
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    keras_version: str = ""
+    parameter_count: int = 0
+    training_run: str = ""
+    compiled: bool = False
+    memory_bytes: int = 0
+
+    @classmethod
+    def of(cls, loaded: LoadedVersion) -> Facts:
+        """Returns those of a version."""
+        model = loaded.model
+        return cls(
+            loaded.found.fingerprint,
+            tuple(model.input_specs),
+            tuple(model.output_specs),
+            model.keras_version or "",
+            loaded.parameter_count,
+            loaded.training_run,
+            model.compiled,
+            loaded.memory_bytes,
+        )
+
+
+NO_FACTS: Final = Facts()
 
 
 @dataclass(slots=True, eq=False)
@@ -81,10 +120,35 @@ class Entry:
     on_demand: bool = False
     #: Whether it is gone from the disk, and answers only until another version can.
     leaving: bool = False
+    #: Whether it answers without being loaded, as the first request loads it (see `residents`).
+    standby: bool = False
+    #: What was learned of it when it was last loaded.
+    facts: Facts = NO_FACTS
+    #: Unix time of its last use before it was loaded, in seconds; 0 if it wasn't used.
+    used: float = 0.0
     #: Number of requests that wait until it is loaded.
     waiting: int = 0
     #: Held while it is being loaded.
     loading: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is ready, or on standby and hasn't failed to load."""
+        return self.state is State.READY or (self.standby and self.state is not State.FAILED)
+
+    @property
+    def used_at(self) -> float:
+        """Unix time of its last use, in seconds; 0 if it wasn't used."""
+        loaded = self.loaded
+        if loaded is None or not loaded.uses:
+            return self.used
+        return time.time() - (time.monotonic() - loaded.last_used)
+
+    @property
+    def expected_bytes(self) -> int:
+        """About the memory that it will take: what it took when it was last loaded, or else the size of its file."""
+        known = self.facts.memory_bytes if self.facts.fingerprint == self.found.fingerprint else 0
+        return known or self.found.size + GRAPH_BYTES
 
     def check_usable(self) -> None:
         """Raises VersionFailedError if the version failed to load, UnavailableError if it is being loaded.
@@ -95,7 +159,7 @@ class Entry:
             raise NotLoadedError(f"{self.found.label} isn't served: {self.barred}")
         if self.state is State.FAILED:
             raise VersionFailedError(f"{self.found.label} failed to load: {self.reason}")
-        if self.state is State.LOADING and self.waiting == 0:
+        if self.state is State.LOADING and self.waiting == 0 and not self.standby:
             raise UnavailableError(f"{self.found.label} is being loaded; try again in a moment")
 
     def changed(self, settings: ModelSettings) -> bool:
@@ -105,13 +169,16 @@ class Entry:
         return self.retry_at <= time.monotonic()
 
     def description(
-        self, labels: tuple[str, ...], *, default: bool, pinned: bool = False, problem: str = ""
+        self, labels: tuple[str, ...], *, default: bool, pinned: bool = False, listed: bool = False, problem: str = ""
     ) -> Description:
         """Returns a snapshot with its labels, and whether it serves requests that name no version.
 
-        `problem` is why the settings file isn't in force; empty if it is.
+        `listed` is whether it would stay loaded if there were no limit, and `problem` why the settings file isn't in
+        force; empty if it is.
         """
-        found, loaded = self.found, self.loaded
+        found, loaded, facts = self.found, self.loaded, self.facts
+        if facts.fingerprint != found.fingerprint and loaded is None:
+            facts = NO_FACTS
         out = self.barred != "" and loaded is None and self.state is not State.UNLOADING
         reasons = [self.barred if out else self.reason, problem]
         return Description(
@@ -120,17 +187,20 @@ class Entry:
             state=State.UNLOADED if out else self.state,
             reason="; ".join(dict.fromkeys(filter(None, reasons))),
             labels=labels,
-            inputs=tuple(loaded.model.input_specs) if loaded else (),
-            outputs=tuple(loaded.model.output_specs) if loaded else (),
+            inputs=facts.inputs,
+            outputs=facts.outputs,
             path=found.path,
             file_bytes=found.size,
-            keras_version=(loaded.model.keras_version or "") if loaded else "",
-            parameter_count=loaded.parameter_count if loaded else 0,
+            keras_version=facts.keras_version,
+            parameter_count=facts.parameter_count,
             ready_time=loaded.ready_time if loaded else None,
-            training_run=loaded.training_run if loaded else "",
-            compiled=loaded.model.compiled if loaded else False,
+            training_run=facts.training_run,
+            compiled=facts.compiled,
             engines=tuple(loaded.model.engines) if loaded else (),
             choosing_engine=loaded.choosing_engine if loaded else False,
             default=default,
             pinned=pinned,
+            answers=self.state is State.READY or (not out and listed and self.answers),
+            memory_bytes=loaded.memory_bytes if loaded else 0,
+            used_time=self.used_at or None,
         )

@@ -59,7 +59,7 @@ class Loader:
             _warm_up(found, runner, settings.warm_up_rows)
         # Last, since metrics follow the queue of a version from here on.
         queue = self.make_queue(found.name, found.version, runner, settings)
-        return LoadedVersion(
+        loaded = LoadedVersion(
             found=found,
             model=model,
             runner=runner,
@@ -69,6 +69,8 @@ class Loader:
             released=released,
             settings=settings,
         )
+        loaded.measure()
+        return loaded
 
 
 def _warm_up(found: FoundVersion, runner: ModelRunner, rows: int) -> None:

@@ -118,6 +118,7 @@ class Manager:
             before = self._repository.control(name).loaded
             self._write(name, loaded=True)
             self._repository.scan_all_of(name)
+            self._repository.load_default(name)
             serving, problems = self._default(name), self._repository.problems(name)
             if problems:
                 if serving is None:
@@ -280,7 +281,7 @@ class Manager:
         with self._change(who, "delete model", name, force=force) as record:
             versions = self._known(name)
             record["from"] = [one.version for one in versions]
-            if not force and any(one.state in (State.READY, State.LOADING) for one in versions):
+            if not force and any(one.answers or one.state is State.LOADING for one in versions):
                 raise RefusedChangeError(f"model '{name}': it is loaded; unload it first, or use force")
             self._repository.check_deletable(name)
             highest = self._repository.highest(name)

@@ -105,6 +105,13 @@ class ModelSettings(BaseModel):
     shadow_atol: float = Field(
         default=1e-5, ge=0, description="Absolute tolerance for its results, as in numpy.allclose."
     )
+    keep_loaded: bool = Field(
+        default=False,
+        description=(
+            "Load the versions that the policy keeps at the start, and don't unload them to make room for others, if "
+            "the server has max_model_bytes."
+        ),
+    )
     load_retries: int = Field(
         default=0, ge=0, le=1000, description="Number of times that a version that failed to load is tried again."
     )

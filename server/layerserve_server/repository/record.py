@@ -65,16 +65,16 @@ class ModelRecord:
         return pinned if pinned is not None and settings.serves(pinned) else settings.default_version
 
     def default(self) -> int | None:
-        """Returns the version for requests that name none; None if none is ready.
+        """Returns the version for requests that name none; None if none is ready, or on standby.
 
         While the target isn't ready, the version that was the default before stays it, and no other one becomes it.
         """
         target = self.target
         if target is None:
-            ready = (number for number, entry in self.versions.items() if entry.state is State.READY)
+            ready = (number for number, entry in self.versions.items() if entry.answers)
             return max((number for number in ready if not self.versions[number].barred), default=None)
         for number in (target, self.last_default):
-            if number in self.versions and self.versions[number].state is State.READY:
+            if number in self.versions and self.versions[number].answers:
                 return number
         return None
 
@@ -89,7 +89,7 @@ class ModelRecord:
         """Returns the canary in force: None if there is none, its version isn't ready, or is the default anyway."""
         share, version = self.canary_share, self.labels.get(self.in_force.canary_label)
         entry = None if version is None else self.versions.get(version)
-        if not share or entry is None or entry.state is not State.READY or entry.found.version == self.default():
+        if not share or entry is None or not entry.answers or entry.found.version == self.default():
             return None
         return Canary(self.name, entry.found.version, share)
 
@@ -98,7 +98,7 @@ class ModelRecord:
         settings, version = self.in_force, self._shadow_version()
         share = read_share(settings.shadow_share)
         entry = None if version is None else self.versions.get(version)
-        if not share or entry is None or entry.state is not State.READY or entry.found.version == self.default():
+        if not share or entry is None or not entry.answers or entry.found.version == self.default():
             return None
         return Shadow(self.name, entry.found.version, share, settings.shadow_rtol, settings.shadow_atol)
 
@@ -153,6 +153,7 @@ class ModelRecord:
             pointing,
             default=version == self.default(),
             pinned=version == self.control.pinned,
+            listed=version in self.kept or version in self.routed() or bool(pointing) or version == self.default(),
             problem=self.settings_problem,
         )
 

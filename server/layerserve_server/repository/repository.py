@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,19 @@ from layerserve_server.repository.catalogue import replaced
 from layerserve_server.repository.control import read_control
 from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
-from layerserve_server.repository.loaded_models import LoadedModels, RepositoryObserver
+from layerserve_server.repository.loaded_models import LoadedModels
 from layerserve_server.repository.loading import Load, Loader, MakeQueue
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.origin import Origin
 from layerserve_server.repository.record import ModelRecord
+from layerserve_server.repository.residents import NoRoomError, RepositoryObserver
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.writer import FolderWriter, Writer
 
 logger = logging.getLogger(__name__)
+
+#: Number of models that are loaded at the same time in a scan.
+LOADERS = 4
 
 
 class Repository(LoadedModels):
@@ -49,6 +54,7 @@ class Repository(LoadedModels):
         make_queue: MakeQueue,
         *,
         max_old_versions: int = 2,
+        max_bytes: int = 0,
         settle_seconds: float = 2.0,
         observer: RepositoryObserver,
         ready: Callable[[LoadedVersion], None] | None = None,
@@ -59,18 +65,22 @@ class Repository(LoadedModels):
         sample_share: Callable[[str, ModelSettings], float] = lambda name, settings: 0.0,
         origin: Origin | None = None,
         writer: Writer | None = None,
+        used: Mapping[str, float] = {},
     ) -> None:
         """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
 
         `ready` is called with each version after it was loaded; `digest` returns a file's SHA-256 digest.
         `queue_limits` returns the maximum rows of a batch and of a queue for the settings of a model, and `loads`
         whether a model is loaded that no call has loaded or unloaded. `polls` is whether the files are followed.
-        `origin` is where the folder's versions come from if they are copies, and `writer` writes there; by default it
-        writes to the folder. Raises ValueError if `path` is a file whose name isn't that of a model.
+        `max_bytes` is the limit of the memory of loaded versions; 0 keeps all loaded. `used` are the Unix times at
+        which models were last used, in seconds. `origin` is where the folder's versions come from if they are copies,
+        and `writer` writes there; by default it writes to the folder. Raises ValueError if `path` is a file whose name
+        isn't that of a model.
         """
         super().__init__(
             Loader(load, make_queue, digest),
             max_old_versions=max_old_versions,
+            max_bytes=max_bytes,
             observer=observer,
             ready=ready,
             origin=origin,
@@ -89,6 +99,7 @@ class Repository(LoadedModels):
         self._settings: dict[str, ModelSettings] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._disk_problem = ""
+        self._used = used
         #: Called after a run has published a version (0: none), with the model, the run, and the error if that failed.
         self.run_published: Callable[[str, str, int, ServerError | None], None] = lambda *_: None
 
@@ -142,13 +153,24 @@ class Repository(LoadedModels):
                 if not only:
                     self._sighted = {key: one.fingerprint for key, one in found.items()}
                     self._scanned = True
-            for name in names:
-                self._bring_up(name)
+            self._bring_up_all(names)
             self._unload_unused()
             if self._origin is not None:
                 with self._lock:
                     loaded = [one.found for one in self._entries() if one.loaded is not None]
                 self._origin.note_use([(one.name, one.version) for one in loaded])
+
+    def _bring_up_all(self, names: Sequence[str]) -> None:
+        """Loads what is missing of these models. When there are many to load, several at a time."""
+        with self._lock:
+            missing = sum(one.state is State.AVAILABLE and not one.standby for one in self._entries())
+        if missing <= 1 or self.limited:
+            for name in names:
+                self._bring_up(name)
+            return
+        # Other processes read their files, while this one builds the models.
+        with ThreadPoolExecutor(LOADERS, "load") as pool:
+            list(pool.map(self._bring_up, names))
 
     def refresh(self, name: str, *new: int) -> None:
         """Scans a model after a change by this server. Unless the server polls, only `new` versions count as new."""
@@ -262,7 +284,8 @@ class Repository(LoadedModels):
         entry = self._find_entry(name, version)
         if entry is not None and entry.state is State.AVAILABLE and not entry.barred:
             # It isn't one of those that stay loaded, such as the newest of a model that is pinned to another version.
-            self._load_entry(entry, self._known(name).in_force)
+            with suppress(NoRoomError):
+                self._load_entry(entry, self._known(name).in_force)
         if entry is not None and entry.state is State.FAILED:
             raise VersionFailedError(f"published as version {version}, which can't be loaded: {entry.reason}")
         if label:
@@ -348,6 +371,7 @@ class Repository(LoadedModels):
 
     def close(self) -> None:
         """Retires every version."""
+        self._demand.close()
         with self._lock:
             loaded = [entry.loaded for entry in self._entries() if entry.loaded]
             self._models = {}
@@ -421,7 +445,7 @@ class Repository(LoadedModels):
             return  # Its copy was removed, is being replaced, or was fetched a moment ago.
         if entry is None:
             state, reason = (State.FAILED, one.problem) if one.problem else (State.LOADING, "")
-            entry = record.versions[one.version] = Entry(one, state, reason)
+            entry = record.versions[one.version] = Entry(one, state, reason, used=self._used.get(one.name, 0.0))
         entry.leaving = False
         if one.problem:
             self._refuse(entry, one)

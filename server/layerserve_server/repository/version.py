@@ -6,13 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import ModelRunner, ServedModel
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.signatures import Signature, signatures_of
+
+#: Name of the engine that has no copy of the weights.
+EAGER: Final = "eager"
+#: Size of a weight, in bytes, and the memory of a small model's graph, and of a small model in another engine.
+WEIGHT_BYTES: Final = 4
+GRAPH_BYTES: Final = 512 * 1024
+ENGINE_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -30,9 +37,16 @@ class LoadedVersion:
     #: The settings with which it was loaded.
     settings: ModelSettings = DEFAULTS
     ready_time: float = field(default_factory=time.time)
+    #: When it was loaded and last used, on the clock of `time.monotonic`, in seconds, and its number of uses.
+    loaded_at: float = field(default_factory=time.monotonic)
     last_used: float = field(default_factory=time.monotonic)
+    uses: int = 0
+    #: Memory that it takes, in bytes (see `measure`).
+    memory_bytes: int = 0
     #: Whether engines are being timed, or are to be timed.
     choosing_engine: bool = False
+    #: Whether it was submitted to be tuned after it had been used often.
+    tuned: bool = False
     #: Cache of the prediction service, by what requests ask for.
     endpoints: dict[Hashable, Any] = field(default_factory=dict)
     _signatures: Mapping[str, Signature] | None = None
@@ -62,24 +76,37 @@ class LoadedVersion:
         """Whether no further leases are granted."""
         return self._retired
 
-    def lease(self) -> Lease | None:
-        """Returns a new lease; None if the version is retired."""
+    def measure(self) -> int:
+        """Sets and returns the memory that it takes: its weights, the engines' copies of them, and its graph."""
+        engines = {choice.engine for choice in self.model.engines} - {EAGER}
+        weights = self.parameter_count * WEIGHT_BYTES
+        self.memory_bytes = GRAPH_BYTES + weights + len(engines) * (ENGINE_BYTES + weights)
+        return self.memory_bytes
+
+    def lease(self, *, counts: bool = True) -> Lease | None:
+        """Returns a new lease; None if the version is retired. One that doesn't count is no use of the version."""
         with self._lock:
             if self._retired:
                 return None
             self._users += 1
-            self.last_used = time.monotonic()
+            if counts:
+                self.last_used = time.monotonic()
+                self.uses += 1
         return Lease(self)
 
-    def retire(self) -> None:
-        """Grants no further leases, and releases the version when the last one has ended."""
+    def retire(self, *, only_unused: bool = False) -> bool:
+        """Grants no further leases, and releases the version when the last one has ended.
+
+        With `only_unused`, not if there is a lease. Returns whether it was retired by this.
+        """
         with self._lock:
-            if self._retired:
-                return
+            if self._retired or (only_unused and self._users):
+                return False
             self._retired = True
             unused = self._users == 0
         if unused:
             self._release()
+        return True
 
     def give_back(self) -> None:
         """Called when a lease has ended."""

@@ -112,7 +112,7 @@ class CheckpointService:
             head = pb.DownloadCheckpointResponse(
                 checkpoint=self._described(run, start.checkpoint, best=_is_best(start)),
                 file=path.name,
-                file_bytes=path.stat().st_size,
+                file_size_bytes=path.stat().st_size,
             )
             async for message in downloaded(stream, head, lambda: file.read(CHUNK)):
                 yield message

@@ -41,6 +41,7 @@ class GraphService:
                 layers=[_layer(layer) for layer in layers],
                 inputs=tensor_specs(version.model.input_specs),
                 outputs=tensor_specs(version.model.output_specs),
+                output_tensors=map(_tensor, version.model.output_nodes()),
             )
         call.reply(response.SerializeToString)
 
@@ -70,6 +71,7 @@ def _layer(layer: Any) -> graph_pb2.LayerNodes:
         ],
         parameter_count=layer.parameter_count,
         trainable=layer.trainable,
+        nested_outputs=map(_tensor, layer.nested_outputs),
     )
 
 

@@ -30,7 +30,7 @@ def model_version(one: Description) -> models_pb2.ModelVersion:
         inputs=tensor_specs(one.inputs),
         outputs=tensor_specs(one.outputs),
         file=Path(one.path).name,
-        file_bytes=one.file_bytes,
+        file_size_bytes=one.file_bytes,
         keras_version=one.keras_version,
         parameter_count=one.parameter_count,
         ready_time=timestamp(one.ready_time) if one.ready_time is not None else None,
@@ -39,6 +39,8 @@ def model_version(one: Description) -> models_pb2.ModelVersion:
         served_by_default=one.default,
         choosing_engine=one.choosing_engine,
         pinned=one.pinned,
+        memory_bytes=one.memory_bytes,
+        last_used=timestamp(one.used_time) if one.used_time is not None else None,
         engines=[
             models_pb2.EngineChoice(
                 rows=choice.rows,

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from layerserve.v1 import models_pb2
+from prometheus_client import CollectorRegistry
 
-from layerserve_server.errors import UnknownVersionError
+from layerserve_server.errors import ServerError, UnknownVersionError
 from layerserve_server.repository.entry import Description
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.messages import chosen_by, format_name, parse
+from layerserve_server.services.model_statistics import model_statistics
 from layerserve_server.services.model_version import model_version
 from layerserve_server.training.conversion import Converter
 from layerserve_server.transport.call import Call, Routes, Stream
@@ -28,14 +30,20 @@ CHUNK = 256 * 1024
 class ModelService:
     """Handlers of the model service."""
 
-    def __init__(self, repository: Repository, converter: Converter) -> None:
+    def __init__(self, repository: Repository, converter: Converter, registry: CollectorRegistry) -> None:
+        """`registry` has the metrics of all processes of the server."""
         self._repository = repository
         self._converter = converter
+        self._registry = registry
 
     def routes(self) -> Routes:
         """Returns the handlers."""
         return Routes(
-            unary={SERVICE + "ListModels": self.list_models, SERVICE + "GetModel": self.get_model},
+            unary={
+                SERVICE + "ListModels": self.list_models,
+                SERVICE + "GetModel": self.get_model,
+                SERVICE + "GetModelStatistics": self.get_model_statistics,
+            },
             server_streams={SERVICE + "DownloadModel": self.download_model},
         )
 
@@ -50,11 +58,34 @@ class ModelService:
         call.reply(response.SerializeToString)
 
     def get_model(self, call: Call) -> None:
-        """Handles GetModel: replies with a version. Raises as `chosen_by` and `Repository.describe_one` do."""
+        """Handles GetModel: replies with a version. Raises as `chosen_by` and `Repository.describe_one` do.
+
+        What a version has is known once it was loaded; one on standby is loaded for that.
+        """
         request = parse(models_pb2.GetModelRequest, call.request)
-        description = self._repository.describe_one(*chosen_by(call.caller, "read", request.model))
+        chosen = chosen_by(call.caller, "read", request.model)
+        description = self._repository.describe_one(*chosen)
+        if description.answers and not description.outputs:
+            with contextlib.suppress(ServerError), self._repository.lease(*chosen):
+                pass
+            description = self._repository.describe_one(*chosen)
         call.about(description.name, description.version)
         call.reply(models_pb2.GetModelResponse(version=model_version(description)).SerializeToString)
+
+    def get_model_statistics(self, call: Call) -> None:
+        """Handles GetModelStatistics: replies with the counts and times of all models, or of one.
+
+        Models that the caller may not read are left out.
+        """
+        request = parse(models_pb2.GetModelStatisticsRequest, call.request)
+        found = [
+            one
+            for one in model_statistics(self._registry.collect())
+            if request.name in ("", one.name) and call.caller.may("read", one.name)
+        ]
+        response = models_pb2.GetModelStatisticsResponse(models=found)
+        response.time.GetCurrentTime()
+        call.reply(response.SerializeToString)
 
     async def download_model(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles DownloadModel: yields a version's file, converted to the requested format.
@@ -75,7 +106,7 @@ class ModelService:
                     path, format, description.parameter_count, lambda: not stream.listens()
                 )
                 path = await stream.blocking(lambda: resources.enter_context(conversion))
-                version.file, version.file_bytes = path.name, path.stat().st_size
+                version.file, version.file_size_bytes = path.name, path.stat().st_size
             file = resources.enter_context(_open(description, path))
             head = models_pb2.DownloadModelResponse(version=version)
             async for message in downloaded(stream, head, lambda: file.read(CHUNK)):

@@ -105,6 +105,12 @@ def test_the_node_table_says_where_each_tensor_comes_from(nested: Model) -> None
         [("a/b", 1, (None, 3))],
     ]
     assert rows["a/b/deep/er"].nodes[0].inputs[0].layer == "a/b/first"
+    assert [(t.layer, t.node_index, t.shape) for t in rows["a/b"].nested_outputs] == [("a/b/deep/er", 0, (None, 3))]
+    assert head.nested_outputs == ()
+    assert [(t.layer, t.node_index, t.tensor_index) for t in nested.output_nodes()] == [
+        ("head:1", 0, 0),
+        ("head:1", 1, 0),
+    ]
     assert rows["a/b"].class_name == "Functional"
     assert rows["a/b"].parameter_count == 4 * 4 + 4 + 4 * 3 + 3
 

@@ -430,7 +430,7 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
         ("train double --x d.npz:x --y d.npz:y --validation-x d.npz:x", "expected both or none"),
         ("train double --x d.npz:x --y d.npz:y --max-memory-bytes 3X", "--max-memory-bytes: got '3X'"),
         ("train double --x d.npz:x --y d.npz:y --best --no-publish", "--best: got it with --no-publish"),
-        ("train double --x d.npz:x --y d.npz:y --plot history.svg", "expected a name that ends in .png"),
+        ("train double --x d.npz:x --y d.npz:y --plot history.jpg", "expected a name that ends in .png, .svg or .pdf"),
         ("resume run-9", "unknown run 'run-9'"),
         ("shapes shared nope", "unknown layer 'nope'"),
         ("watch run-9", "unknown run 'run-9'"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import sys
 
+import numpy as np
 import pytest
-from layerserve.cli.history_plot import check_plot, save_plot, sparkline
+from layerserve.cli.history_plot import check_plot, print_series, sparkline
 from layerserve.errors import InvalidArgument
+from layerserve.run_series import Best, RunSeries, SeriesByRun
 
 
 @pytest.mark.parametrize(
@@ -29,11 +31,16 @@ def test_a_long_history_is_drawn_by_means():
     assert sparkline([0.0] * 50 + [1.0] * 50, width=4) == "▁▁██"
 
 
-def test_validation_is_a_second_line_of_its_panel(tmp_path):
-    path = tmp_path / "history.png"
-    check_plot(path)
-    save_plot(path, "title", {"loss": [1.0, 0.5], "val_loss": [2.0, 1.5], "accuracy": [0.1, 0.2]})
-    assert path.read_bytes().startswith(b"\x89PNG")
+def test_the_best_epoch_of_each_run_is_printed(capsys):
+    def series(*values):
+        return RunSeries(np.arange(1, len(values) + 1), np.array(values), np.zeros(len(values)))
+
+    of_a = {"loss": series(1.0, 0.5), "val_loss": series(2.0, 3.0)}
+    found = SeriesByRun({"a": of_a, "b": {"loss": series(3.0)}}, "epoch")
+    print_series(found, {"a": Best("val_loss", 1, 2.0)})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rstrip(" │").endswith("2 in 1") for line in lines if "val_loss" in line] == [True]
+    assert not any(" in " in line for line in lines if "val_loss" not in line)
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def test_a_file_has_a_panel_for_each_log(cli, runs, tmp_path):
     [
         ("plot 20260101-0000-00000000", "unknown run"),
         ("plot RUN --by hour", "--by: got hour, expected epoch or step"),
-        ("plot RUN --to a.jpg", "--to: got a.jpg, expected a name that ends in .png"),
+        ("plot RUN --to a.jpg", "--to: got a.jpg, expected a name that ends in .png, .svg or .pdf"),
     ],
 )
 def test_what_cannot_be_plotted_is_refused(cli, runs, line, text):

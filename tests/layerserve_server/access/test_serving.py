@@ -126,6 +126,20 @@ def test_lists_leave_out_what_the_caller_may_not_read(guarded):
     assert listed("other-models", "double") == listed("other-models", "absent") == []
 
 
+def test_statistics_leave_out_what_the_caller_may_not_read(guarded):
+    server = guarded()
+
+    def counted(token, name=""):
+        request = models_pb2.GetModelStatisticsRequest(name=name)
+        return [
+            one.name for one in server.models.GetModelStatistics(request, metadata=bearer(token), timeout=30).models
+        ]
+
+    assert counted("read") == ["double", "other-1"]
+    assert counted("other-models") == ["other-1"]
+    assert counted("other-models", "double") == counted("other-models", "absent") == []
+
+
 def test_runs_belong_to_their_model(guarded):
     server = guarded({**ENTRIES, "twice": 'rights = ["train", "read"]'})
     run = trained(server, "twice")

@@ -75,7 +75,8 @@ def test_names_types_and_labels():
     metrics.telemetry_dropped("traces", 1)
     metrics.shadowed("m", 1, "equal")
     metrics.shadow_differed("m", 1, 0.0, 0.0)
-    metrics.watch_memory(lambda: 0)
+    metrics.watch_memory(lambda: 0, 1)
+    metrics.watch_ready(lambda: True)
     metrics.access_reread("tokens", True)
     found = {
         family.name: (family.type, *sorted({name for sample in family.samples for name in sample.labels} - {"le"}))
@@ -89,6 +90,8 @@ def test_names_types_and_labels():
         "layerserve_errors": ("counter", "method", "model", "status", "version"),
         "layerserve_request_seconds": ("histogram", "method", "model"),
         "layerserve_buffered_bytes": ("gauge",),
+        "layerserve_buffered_limit_bytes": ("gauge",),
+        "layerserve_ready": ("gauge",),
         "layerserve_telemetry_dropped": ("counter", "kind"),
         "layerserve_access_stale": ("gauge", "what"),
         "layerserve_calls_in_flight": ("gauge", "method"),
@@ -392,6 +395,8 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         "layerserve_request_seconds_count method=Predict model=": 1,
         "layerserve_request_seconds_count method=ListModels model=": 1,
         "layerserve_buffered_bytes": 0,
+        "layerserve_buffered_limit_bytes": app._transport.memory.limit,
+        "layerserve_ready": 1,
         f"layerserve_build_info version={package_version('layerserve')}": 1,
         "layerserve_calls_in_flight method=Predict": 0,
         "layerserve_calls_in_flight method=ListModels": 0,

@@ -105,8 +105,9 @@ def check_process_metrics(process, url):
     """Those of both processes: one build, one start, and the files and processor time of both."""
     with urllib.request.urlopen(url, timeout=30) as reply:
         lines = reply.read().decode().splitlines()
-    series = dict(line.rsplit(" ", 1) for line in lines if line.startswith(("process_", "layerserve_build_info")))
+    series = dict(line.rsplit(" ", 1) for line in lines if line.startswith(("process_", "layerserve_")))
     assert series[f'layerserve_build_info{{version="{version("layerserve")}"}}'] == "1.0"
+    assert series["layerserve_ready"] == "1.0"
     assert abs(float(series["process_start_time_seconds"]) - time.time()) < 3600
     (worker,) = children(process)
     files = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (process.pid, worker)]

@@ -104,6 +104,7 @@ engine = "onnxruntime"
 precision = "int8"
 compute_threads = 7
 sample_share = 0.5
+keep_loaded = true
 nice = 8
 canary = "5 %"
 canary_label = "next"

@@ -7,9 +7,11 @@ import threading
 
 import pytest
 from layerserve_server.errors import NotLoadedError, RefusedChangeError, UnavailableError, VersionFailedError
+from layerserve_server.repository import residents
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.staging import DeclaredFile
+from layerserve_server.repository.version import GRAPH_BYTES
 
 CALLERS, STEPS = 8, 40
 
@@ -146,14 +148,19 @@ class Changes:
             self.manager.unload("away", "me")
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_no_request_fails_whatever_is_changed(make, put, tmp_path, seed):
+@pytest.mark.parametrize(("seed", "graphs"), [(1, 0), (2, 0), (3, 0), (4, 6), (5, 6)])
+def test_no_request_fails_whatever_is_changed(make, put, tmp_path, monkeypatch, seed, graphs):
+    """Also where only so many versions are in memory as there may be in use."""
+    monkeypatch.setattr(residents, "SETTLED_SECONDS", 0.0)
     offsets = {}
     for name in ("double", "away"):
         for version in (1, 2):
             offsets[name, version] = 100 * version
             put(name, version=version, offset=100 * version)
-    repository = make(queue_limits=lambda model: (model.max_batch_rows or 8, model.max_queue_rows or 8))
+    repository = make(
+        max_bytes=graphs * 2 * GRAPH_BYTES,
+        queue_limits=lambda model: (model.max_batch_rows or 8, model.max_queue_rows or 8),
+    )
     manager = Manager(repository, AuditLog(tmp_path / "state"), max_upload_bytes=1000)
     manager.set_label("double", "stable", 1, "me")
     changes, callers = Changes(repository, manager, offsets, tmp_path, seed), Callers(repository, offsets)

@@ -503,7 +503,7 @@ def test_a_version_is_described_whole():
             inputs=[tensor_pb2.TensorSpec(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[-1, 2])],
             outputs=[tensor_pb2.TensorSpec(name="y", dtype=tensor_pb2.DATA_TYPE_INT64, shape=[3])],
             file="model.h5",
-            file_bytes=17,
+            file_size_bytes=17,
             keras_version="2.15.0",
             parameter_count=18,
             ready_time=training.timestamp(1.5),
@@ -534,7 +534,9 @@ def tensor(layer, node):
 
 
 TABLE = [
-    SimpleNamespace(path="a", name="a", class_name="InputLayer", nodes=[], parameter_count=0, trainable=False),
+    SimpleNamespace(
+        path="a", name="a", class_name="InputLayer", nodes=[], parameter_count=0, trainable=False, nested_outputs=[]
+    ),
     SimpleNamespace(
         path="inner/b",
         name="b",
@@ -542,6 +544,7 @@ TABLE = [
         nodes=[SimpleNamespace(index=1, inputs=[tensor("a", 4)], outputs=[tensor("b", 5)])],
         parameter_count=12,
         trainable=True,
+        nested_outputs=[tensor("inner/b/c", 6)],
     ),
 ]
 
@@ -564,7 +567,13 @@ def test_nodes_are_described_whole():
     node = graph_pb2.LayerNode(index=1, inputs=[wire_tensor("a", 4)], outputs=[wire_tensor("b", 5)])
     assert graph._layer(TABLE[1]) == whole(
         graph_pb2.LayerNodes(
-            path="inner/b", name="b", class_name="Dense", nodes=[whole(node)], parameter_count=12, trainable=True
+            path="inner/b",
+            name="b",
+            class_name="Dense",
+            nodes=[whole(node)],
+            parameter_count=12,
+            trainable=True,
+            nested_outputs=[wire_tensor("inner/b/c", 6)],
         )
     )
 

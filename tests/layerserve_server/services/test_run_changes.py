@@ -188,6 +188,16 @@ def test_a_full_disk_pauses_a_run_with_its_reason(trainer, behaviour):
     assert kinds(response.event for response in call)[-1] == "finished"
 
 
+def test_a_run_that_loses_a_worker_while_it_is_to_pause_is_paused(trainer):
+    _, run_id = trainer.begin(spec("lose"))
+    trainer.pause(run_id)
+    assert trainer.events_until(run_id, "paused")[-1] == "paused"
+    assert trainer.run(run_id).reason == "a worker of the run was lost"
+    trainer.go(run_id)
+    trainer.resume(run_id)
+    assert kinds(trainer.watch(run_id))[-1] == "finished"
+
+
 # Ending early.
 
 

@@ -316,7 +316,7 @@ def test_list_models_shows_every_version_by_name_newest_first(models):
     assert (newest.state, newest.served_by_default) == (models_pb2.VERSION_STATE_READY, True)
     assert (old.state, old.served_by_default) == (models_pb2.VERSION_STATE_AVAILABLE, False)
     assert [(spec.name, list(spec.shape)) for spec in newest.inputs] == [("x", [-1, 2])]
-    assert (newest.file, newest.file_bytes, newest.keras_version) == ("model.keras", 2, "3.15.1")
+    assert (newest.file, newest.file_size_bytes, newest.keras_version) == ("model.keras", 2, "3.15.1")
     assert newest.HasField("ready_time")
     assert list(old.inputs) == []
 
@@ -363,3 +363,45 @@ def test_download_of_a_file_that_is_gone_or_a_link_is_not_found(models, tmp_path
         with pytest.raises(grpc.RpcError) as caught:
             list(stub.DownloadModel(models_pb2.DownloadModelRequest(model={"name": "double"}), timeout=30))
         assert caught.value.code() is NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("name", "transport"), [("", "grpcio"), pytest.param("double", "native", marks=TRANSPORTS[1].marks)]
+)
+def test_statistics_count_the_predictions_of_models(serve, connect, name, transport):
+    app, _, stub = serve(transport=transport)
+    for _ in range(3):
+        stub.Predict(request(X), timeout=30)
+    with pytest.raises(grpc.RpcError):
+        stub.Predict(request(X, outputs=["nope"]), timeout=30)
+    reports = models_pb2_grpc.ModelServiceStub(connect(app))
+    reply = reports.GetModelStatistics(models_pb2.GetModelStatisticsRequest(name=name), timeout=30)
+    (found,) = reply.models
+    assert (found.name, found.answered, found.failed) == ("double", 3, 1)
+    assert found.rows == 3 * len(X)
+    assert 1 <= found.batches <= 3
+    assert found.request_seconds > found.compute_seconds > 0
+    assert sum(bucket.count for bucket in found.request_times) == 4
+    bounds = [bucket.max_seconds for bucket in found.request_times]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] == float("inf")
+    assert reply.time.seconds > 0
+    empty = reports.GetModelStatistics(models_pb2.GetModelStatisticsRequest(name="nope"), timeout=30)
+    assert list(empty.models) == []
+
+
+def test_statistics_count_what_waits_in_the_queue(serve, connect, wait_until):
+    app, model, stub = serve()
+    model.gate.clear()
+    calls = [stub.Predict.future(request(X), timeout=30) for _ in range(4)]
+    reports = models_pb2_grpc.ModelServiceStub(connect(app))
+
+    def waiting() -> int:
+        (found,) = reports.GetModelStatistics(models_pb2.GetModelStatisticsRequest(), timeout=30).models
+        return found.waiting_requests
+
+    wait_until(waiting)
+    model.gate.set()
+    for one in calls:
+        one.result()
+    wait_until(lambda: not waiting())

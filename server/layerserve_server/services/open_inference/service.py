@@ -13,7 +13,7 @@ from layerserve_server.access.caller import Caller
 from layerserve_server.errors import InvalidRequestError, ServerError, UnknownMethodError, safe_text
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.protocols.inference import inference_pb2 as pb
-from layerserve_server.repository.entry import State
+from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
@@ -106,7 +106,7 @@ class OpenInferenceService:
             found = self._repository.describe_one(*choice)
         except ServerError:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=STATES[found.state] == "READY")
+        return pb.ModelReadyResponse(ready=_state(found) == "READY")
 
     def server_metadata(self, _: pb.ServerMetadataRequest, caller: Caller) -> pb.ServerMetadataResponse:
         """Handles ServerMetadata."""
@@ -137,7 +137,7 @@ class OpenInferenceService:
                 found = self._repository.describe(request.name)
         else:
             found = self._repository.describe()
-        served = [(one.name, one.version) for one in found if one.state is State.READY and caller.may("read", one.name)]
+        served = [(one.name, one.version) for one in found if one.answers and caller.may("read", one.name)]
         return pb.ModelStatisticsResponse(model_stats=statistics(self._registry, served))
 
     def repository_index(self, request: pb.RepositoryIndexRequest, caller: Caller) -> pb.RepositoryIndexResponse:
@@ -145,9 +145,9 @@ class OpenInferenceService:
         _check_repository(request.repository_name)
         entry = pb.RepositoryIndexResponse.ModelIndex
         models = [
-            entry(name=one.name, version=str(one.version), state=STATES[one.state], reason=one.reason)
+            entry(name=one.name, version=str(one.version), state=_state(one), reason=one.reason)
             for one in self._repository.describe()
-            if caller.may("read", one.name) and (not request.ready or STATES[one.state] == "READY")
+            if caller.may("read", one.name) and (not request.ready or _state(one) == "READY")
         ]
         return pb.RepositoryIndexResponse(models=models)
 
@@ -230,6 +230,11 @@ def _chosen_by(caller: Caller, request: Any) -> Choice:
     choice = model_choice(request.name, request.version)
     caller.check_model("read", choice[0])
     return choice
+
+
+def _state(one: Description) -> str:
+    """Returns the state of a version. One that is loaded for a request, or was unloaded to make room, is ready."""
+    return "READY" if one.answers else STATES[one.state]
 
 
 def _no_shared_memory(*_: object) -> Message:

@@ -68,6 +68,8 @@ class PredictionStream:
         self._bytes = 0
         self._room = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
+        #: Tasks that nothing else refers to.
+        self._later: set[asyncio.Future[None]] = set()
 
     async def messages(self) -> AsyncGenerator[bytes, None]:
         """Yields the serialized replies.
@@ -129,6 +131,7 @@ class PredictionStream:
                 await self._stream.blocking(partial(self._begin, call, message))
             else:
                 self._begin(call, message)
+            call.begun = True
             if call.blocking is not None:
                 await self._stream.blocking(partial(self._try, call, call.blocking))
 
@@ -147,6 +150,16 @@ class PredictionStream:
             work()
         except Exception as error:
             call.fail(error)
+
+    def try_later(self, call: StreamedCall, work: Callable[[], None]) -> None:
+        """Runs blocking work of a call that has waited for something. Thread-safe."""
+
+        def begin() -> None:
+            task = asyncio.ensure_future(self._stream.blocking(partial(self._try, call, work)))
+            self._later.add(task)
+            task.add_done_callback(self._later.discard)
+
+        self._stream.soon(begin)
 
     def _stop(self) -> None:
         """Drops all requests if the client has cancelled; stops receiving requests if the server is stopping."""
@@ -235,6 +248,8 @@ class StreamedCall:
         self.gone: Callable[[], None] = _nothing
         #: Work passed to `may_block`, to be run in a pool thread.
         self.blocking: Callable[[], None] | None = None
+        #: Whether such work has been looked for.
+        self.begun = False
 
     @property
     def method(self) -> str:
@@ -287,7 +302,10 @@ class StreamedCall:
         work((item,))
 
     def may_block(self, work: Callable[[], None]) -> None:
-        self.blocking = work
+        if self.begun:
+            self._answers.try_later(self, work)
+        else:
+            self.blocking = work
 
 
 def _nothing() -> None:

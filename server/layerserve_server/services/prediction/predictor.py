@@ -6,11 +6,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol, TypeAlias
 
-from layerserve_server.errors import ServerError
+from layerserve_server.errors import (
+    ServerError,
+    UnavailableError,
+    UnknownModelError,
+    UnknownVersionError,
+    VersionFailedError,
+)
 from layerserve_server.inference.queue import Arrays, QueuedRequest
 from layerserve_server.repository.canary import Shadow
+from layerserve_server.repository.loaded_models import LOAD_TRIES
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
 from layerserve_server.services.messages import LONG_BYTES
@@ -33,6 +41,10 @@ class Observed(Protocol):
 
 #: Begins to observe a request with this selection, arrays and id.
 Observe: TypeAlias = Callable[[Selection, Arrays, str], Observed | None]
+
+
+#: Reads the arrays of a request for its version; None if another reading is needed.
+Read: TypeAlias = Callable[[Lease, Endpoint], QueuedRequest | None]
 
 
 class Predictor:
@@ -83,14 +95,20 @@ class Predictor:
             samples = [observe(request.selection, admitted.arrays, request.id) for observe in observers]
             return _queued(call, held, endpoint, admitted.arrays, admitted.rows, request.id, request, samples)
 
-        def load() -> None:
-            _put(call, self._repository.lease(*request.choice), request, read, here=here)
+        self._begin(call, self._chosen(call, request.choice), request, read, LOAD_TRIES, here=here)
 
-        held = self._lease_loaded(self._chosen(call, request.choice), request.choice)
+    def _begin(
+        self, call: Call, choice: Choice, request: PredictionRequest, read: Read, tries: int, *, here: bool
+    ) -> None:
+        """Queues a request, after its version was loaded if it isn't: up to `tries` times."""
+        held = self._lease_loaded(choice, request.choice)
         if held is not None:
             _put(call, held, request, read, here=here)
-        else:
-            call.may_block(load)
+            return
+        if not tries:
+            raise UnavailableError(f"model '{request.choice[0]}' was unloaded while the request waited for it")
+        again = partial(self._begin, call, choice, request, read, tries - 1, here=here)
+        self._load(choice, request.choice, partial(_proceed, call, again), lambda: call.answered)
 
     def _answer_templates(self, known: Sequence[tuple[Call, RequestTemplate]]) -> None:
         """Answers calls of an event batch that have templates."""
@@ -142,13 +160,23 @@ class Predictor:
         return self._shadows.chosen(named[0]) if named[1] is None and named[2] is None else None
 
     def _lease_loaded(self, choice: Choice, named: Choice) -> Lease | None:
-        """Leases the chosen version, or the named one if that is a canary that was unloaded a moment ago."""
+        """Leases the chosen version; None if it has to be loaded. Of a canary that can't answer, the named one."""
         if choice is not named:
             with suppress(ServerError):
                 held = self._repository.lease_loaded(*choice)
-                if held is not None:
+                if held is not None or self._repository.limited:
                     return held
         return self._repository.lease_loaded(*named)
+
+    def _load(
+        self, choice: Choice, named: Choice, proceed: Callable[[Exception | None], None], gone: Callable[[], bool]
+    ) -> None:
+        """Has the version loaded that `_lease_loaded` would lease. See `Repository.when_loaded`."""
+        if choice is not named and self._repository.limited:
+            with suppress(VersionFailedError, UnknownModelError, UnknownVersionError):
+                self._repository.when_loaded(*choice, proceed, gone)
+                return
+        self._repository.when_loaded(*named, proceed, gone)
 
     def _answer_together(self, template: RequestTemplate, choice: Choice, calls: Sequence[Call]) -> bool:
         """Answers calls with the same template and version without a queue. Returns False if that isn't possible."""
@@ -206,6 +234,14 @@ class Predictor:
             read()
 
 
+def _proceed(call: Call, again: Callable[[], None], error: Exception | None) -> None:
+    """Continues a call whose version was loaded, or fails it with the error of that."""
+    if error is not None:
+        call.fail(error)
+    else:
+        call.may_block(again)
+
+
 def _admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
     """Raises ForbiddenError if the caller may not use the model, QuotaError if it has used up its rows."""
     caller = call.caller
@@ -220,7 +256,7 @@ def _put(
     call: Call,
     held: Lease,
     request: PredictionRequest | RequestTemplate,
-    read: Callable[[Lease, Endpoint], QueuedRequest | None],
+    read: Read,
     *,
     here: bool,
 ) -> bool:

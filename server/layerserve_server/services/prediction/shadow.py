@@ -164,10 +164,8 @@ class Shadows:
         if time.monotonic() - one.at > MAX_AGE_SECONDS:
             return "dropped"
         try:
-            held = self._repository.lease_loaded(one.shadow.model, one.shadow.version)
-            if held is None:
-                return "failed"
-            with held as version:
+            # Loads it if it isn't in memory.
+            with self._repository.lease(one.shadow.model, one.shadow.version) as version:
                 endpoint = endpoint_of(version, one.selection)
                 inputs = endpoint.admission.admit(tuple(one.inputs.items())).arrays
                 results = version.runner(endpoint.computed, _writable(inputs))

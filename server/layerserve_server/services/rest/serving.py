@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from layerserve_server.access.gate import Gate
 from layerserve_server.repository.repository import Repository
@@ -15,6 +15,17 @@ from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
 from layerserve_server.transport.http.server import HttpServer
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
+
+
+class Page(Protocol):
+    """A page for browsers."""
+
+    def routes(self) -> Sequence[HttpRoute]:
+        """Returns its parts, with the rights of their methods."""
+
+    def plain(self) -> Mapping[str, Callable[[], HttpReply]]:
+        """Returns replies that every caller may read, by path."""
+
 
 TEXT = ("content-type", "text/plain; charset=utf-8")
 
@@ -38,13 +49,17 @@ def make_server(
     port: int,
     certificates: Certificates | None = None,
     telemetry: Telemetry | None = None,
+    page: Callable[[BodyReader], Page] | None = None,
 ) -> HttpServer:
-    """Makes the server. `handlers` are those of gRPC, `ready` returns the readiness. Raises OSError."""
+    """Makes the server. `handlers` are those of gRPC, `ready` returns the readiness, `page` makes the page.
+
+    Raises OSError.
+    """
 
     def readiness() -> HttpReply:
         return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
 
-    plain = {
+    plain: dict[str, Callable[[], HttpReply]] = {
         "/healthz": lambda: HttpReply(b"ok\n", (TEXT,)),
         "/readyz": readiness,
         # What clients of KServe's first protocol ask.
@@ -52,6 +67,10 @@ def make_server(
     }
     reader = BodyReader(limits, memory)
     routes = http_routes(repository, reader)
+    if page is not None:
+        made = page(reader)
+        routes += made.routes()
+        plain |= made.plain()
     address: dict[str, Any] = {
         "host": host,
         "port": port,

@@ -78,7 +78,7 @@ def _status(one: Description) -> ModelVersionStatus:
     failed = one.state is State.FAILED
     return ModelVersionStatus(
         version=one.version,
-        state=STATES[one.state],
+        state=ModelVersionStatus.AVAILABLE if one.answers else STATES[one.state],
         status=StatusProto(
             error_code=error_codes_pb2.FAILED_PRECONDITION if failed else error_codes_pb2.OK,
             error_message=one.reason if failed else "",

@@ -90,6 +90,9 @@ class RunEndings:
             self._conclude_interrupted(run, result)
         elif result.kind == "failed" and result.out_of_space and trains:
             self.pause(run, FULL)
+        elif result.kind == "failed" and result.resumable and run.control.pause and trains:
+            # As a run of one process that was killed: here one of several workers was lost.
+            self.pause(run, result.reason, result)
         elif result.kind == "failed":
             self.end(run, Failed(safe_text(result.reason), result.epoch, result.step, result.resumable))
         else:

@@ -116,7 +116,7 @@ class HttpApp:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         loop, now = connection.loop, time.monotonic()
         call = HttpCall(self._batches, route.method, headers, connection, loop, now)
-        exchange = _Exchange(self, route, scope["path_params"], headers, call)
+        exchange = _Exchange(self, route, scope, headers, call)
         connection.call = call
         self._batches.begin(call)
         timer = None
@@ -208,14 +208,15 @@ class HttpApp:
 class _Exchange:
     """The translations of a request and of its reply."""
 
-    __slots__ = ("_app", "_call", "_headers", "_names", "_reply", "_route")
+    __slots__ = ("_app", "_call", "_headers", "_names", "_query", "_reply", "_route")
 
     def __init__(
-        self, app: HttpApp, route: HttpRoute, names: Mapping[str, str], headers: Mapping[str, str], call: HttpCall
+        self, app: HttpApp, route: HttpRoute, scope: Scope, headers: Mapping[str, str], call: HttpCall
     ) -> None:
         self._app = app
         self._route = route
-        self._names = names
+        self._names: Mapping[str, str] = scope["path_params"]
+        self._query: str = scope["query_string"].decode("latin-1")
         self._headers = headers
         self._call = call
         self._reply: Callable[[bytes], HttpReply] | None = None
@@ -233,7 +234,7 @@ class _Exchange:
 
     def _translate(self, *, may_block: bool) -> None:
         call, method = self._call, self._route.method
-        request = HttpRequest(self._names, self._headers, call.request, call.caller, may_block)
+        request = HttpRequest(self._names, self._query, self._headers, call.request, call.caller, may_block)
         try:
             message, self._reply = self._route.translate(request)
         except UnicodeEncodeError:
@@ -259,7 +260,7 @@ class _Exchange:
             return failure_reply(outcome)
         assert translate is not None
         try:
-            if len(outcome) <= LONG_BYTES:
+            if len(outcome) <= LONG_BYTES and not self._route.slow_replies:
                 return translate(outcome)
             reply = await loop.run_in_executor(self._app._replying, translate, outcome)
             self._call.hold(len(reply.body))

@@ -19,6 +19,8 @@ class HttpRequest:
 
     #: Parts of the path by the names that the route has for them.
     names: Mapping[str, str]
+    #: What follows "?" in the address, as it came.
+    query: str
     #: By name in lower case.
     headers: Mapping[str, str]
     body: bytes
@@ -59,3 +61,5 @@ class HttpRoute:
     method: str
     #: Raises ServerError if the request isn't valid, and WouldBlockError.
     translate: Callable[[HttpRequest], Translated]
+    #: Whether replies are made in a pool thread however short the message is: making them may take milliseconds.
+    slow_replies: bool = False

@@ -1,0 +1,232 @@
+"""The versions in memory, and the limit of what they take: those that were used least recently make room for others."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from layerserve_server.errors import BusyError, VersionFailedError
+from layerserve_server.repository import layout
+from layerserve_server.repository.catalogue import Catalogue
+from layerserve_server.repository.entry import Entry, State
+from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.version import LoadedVersion
+
+logger = logging.getLogger(__name__)
+
+#: Time for which a version that was loaded isn't unloaded to make room, in seconds: it shall answer at least the
+#: requests for which it was loaded.
+SETTLED_SECONDS: Final = 0.5
+#: Maximum time that a load waits until others have ended with the versions that are to make room, and the interval
+#: between two looks, in seconds.
+ROOM_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 0.02
+#: Number of uses after which a version is worth the time and memory of finding its fastest engine.
+OFTEN: Final = 100
+#: Share of the limit up to which versions are loaded before a request comes for them.
+FILLED: Final = 0.9
+#: A file may have, beside the weights, an optimizer's state of up to three times their size. So a file that is larger
+#: than the limit may hold a version that isn't, but not one that is larger than this multiple.
+_FILE_TIMES: Final = 4
+
+
+class RepositoryObserver(Protocol):
+    """Receives events about loading, for metrics."""
+
+    def version_loaded(self, model: str, version: int, seconds: float) -> None:
+        """Called after a version was loaded, which took `seconds`."""
+
+    def version_failed(self, model: str, version: int) -> None:
+        """Called after a version failed to load."""
+
+    def version_released(self, model: str, version: int) -> None:
+        """Called after a version was freed."""
+
+    def version_evicted(self, model: str) -> None:
+        """Called after a version was unloaded to make room for another."""
+
+    def load_awaited(self, outcome: str, seconds: float) -> None:
+        """Called for each call that waited for `seconds` until a version was loaded: "loaded", "failed", or "gone" if
+        its caller didn't wait any more; and for each that was "refused", as too many were waiting.
+        """
+
+    def settings_invalid(self, model: str) -> None:
+        """Called after a model's settings file was read that is invalid; once for each content."""
+
+
+class NoRoomError(BusyError):
+    """The versions in memory can't make room for another one now."""
+
+
+class Residents(Catalogue):
+    """The models of a catalogue, and their versions in memory. Thread-safe.
+
+    With a limit, a version that isn't in memory is on standby: it can be the default, and a request for it loads it.
+    """
+
+    def __init__(self, *, max_old_versions: int, max_bytes: int, observer: RepositoryObserver) -> None:
+        """`max_bytes` is the limit of the memory of all versions; 0 for none."""
+        super().__init__()
+        self._max_old_versions = max_old_versions
+        self._max_bytes = max_bytes
+        self._observer = observer
+        #: Versions that aren't freed yet, retired ones included.
+        self._living: set[LoadedVersion] = set()
+        #: Bytes for versions that are being loaded.
+        self._reserved = 0
+        self._freed = threading.Condition(self._lock)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit, so that versions are loaded when requests come for them."""
+        return self._max_bytes > 0
+
+    def loaded_bytes(self) -> int:
+        """Returns the memory of all versions, in bytes."""
+        with self._lock:
+            return sum(one.memory_bytes for one in self._living)
+
+    def uses(self) -> Mapping[str, float]:
+        """Returns when each model was last used, as Unix times in seconds."""
+        with self._lock:
+            return {
+                name: used
+                for name, record in self._models.items()
+                if (used := max((entry.used_at for entry in record.versions.values()), default=0.0))
+            }
+
+    @contextmanager
+    def _room(self, found: FoundVersion, size: int, *, needed: bool) -> Iterator[None]:
+        """Keeps room for a version of about `size` bytes while it is loaded.
+
+        Only if it is `needed` by requests, others make room for it. Raises NoRoomError if there is none, and
+        VersionFailedError if the version is larger than the limit.
+        """
+        if not self.limited:
+            yield
+            return
+        if found.size > _FILE_TIMES * self._max_bytes:
+            raise VersionFailedError(self._too_large(found.size, "its file has"))
+        size = min(size, self._max_bytes)
+        self._reserve(found, size, needed=needed)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reserved -= size
+
+    def _reserve(self, found: FoundVersion, size: int, *, needed: bool) -> None:
+        limit = self._max_bytes if needed else int(FILLED * self._max_bytes)
+        until = time.monotonic() + ROOM_SECONDS
+        with self._freed:
+            while self.loaded_bytes() + self._reserved + size > limit:
+                if needed and self._evict_one():
+                    continue
+                left = until - time.monotonic()
+                if not needed or left <= 0:
+                    raise NoRoomError(
+                        f"{found.label} needs {size} bytes, and the loaded models, which are in use, have "
+                        f"{self.loaded_bytes() + self._reserved} of {self._max_bytes}",
+                        1.0,
+                    )
+                self._freed.wait(min(left, _LOOK_SECONDS))
+            self._reserved += size
+
+    def _check_fits(self, loaded: LoadedVersion) -> None:
+        """Raises VersionFailedError if a version that was read is larger than the limit."""
+        if self.limited and loaded.memory_bytes > self._max_bytes:
+            raise VersionFailedError(self._too_large(loaded.memory_bytes, "it takes"))
+
+    def _too_large(self, size: int, has: str) -> str:
+        return f"{has} {size} bytes, more than all models may take: setting 'max_model_bytes' is {self._max_bytes}"
+
+    def worth_tuning(self) -> Sequence[LoadedVersion]:
+        """Returns versions in memory that have been used often, each once: other engines take time and memory."""
+        with self._lock:
+            found = [one for one in self._living if one.uses >= OFTEN and not one.tuned and not one.retired]
+            for one in found:
+                one.tuned = True
+        return found
+
+    def shrink(self) -> None:
+        """Unloads versions that aren't in use while more is in memory than the limit: engines may have been added."""
+        with self._lock:
+            for one in self._living:
+                one.measure()
+            while self.limited and self.loaded_bytes() + self._reserved > self._max_bytes and self._evict_one():
+                pass
+
+    def _evict_one(self) -> bool:
+        """Unloads the version that was used least recently of those that may go. Returns whether there was one."""
+        now = time.monotonic()
+        idle = [
+            (entry.loaded.last_used, number, entry)
+            for record in self._models.values()
+            if not record.in_force.keep_loaded
+            for number, entry in record.versions.items()
+            if entry.loaded is not None and now - entry.loaded.loaded_at > SETTLED_SECONDS
+        ]
+        return any(self._evict(entry) for _, _, entry in sorted(idle, key=lambda one: one[:2]))
+
+    def _evict(self, entry: Entry) -> bool:
+        """Unloads a version unless it is in use; the next request for it loads it."""
+        loaded = entry.loaded
+        if loaded is None or entry.leaving:
+            return False
+        entry.used = entry.used_at
+        entry.loaded, state, entry.state = None, entry.state, State.UNLOADING
+        if not loaded.retire(only_unused=True):
+            entry.loaded, entry.state = loaded, state
+            return False
+        entry.tried, entry.standby = layout.NOTHING, True
+        self._choose_anew()
+        self._observer.version_evicted(loaded.name)
+        return True
+
+    def _unload_unused(self, keep: Entry | None = None) -> None:
+        """Unloads versions that the policy doesn't keep, that have no label, and aren't among the last used others."""
+        with self._lock:
+            old: list[Entry] = []
+            for record in self._models.values():
+                stay = {
+                    *record.kept,
+                    record.default(),
+                    *record.labels.values(),
+                    *record.file_labels.values(),
+                    *record.routed(),
+                }
+                old += [e for number, e in record.versions.items() if e.loaded is not None and number not in stay]
+            on_demand = [entry for entry in old if entry.on_demand]
+            on_demand.sort(
+                key=lambda entry: (entry is keep, entry.loaded.last_used if entry.loaded else 0.0), reverse=True
+            )
+            kept = on_demand[: self._max_old_versions] if keep is None else on_demand[: max(1, self._max_old_versions)]
+            for entry in old:
+                if entry not in kept:
+                    self._unload(entry)
+
+    def _unload(self, entry: Entry) -> None:
+        entry.used = entry.used_at
+        loaded, entry.loaded, entry.on_demand = entry.loaded, None, False
+        entry.tried = layout.NOTHING
+        self._choose_anew()
+        if loaded is not None:
+            entry.state = State.UNLOADING
+            loaded.retire()
+
+    def _released(self, loaded: LoadedVersion) -> None:
+        """Called when the last lease of a retired version has ended."""
+        logger.info("%s is unloaded", loaded.found.label)
+        with self._freed:
+            self._living.discard(loaded)
+            self._freed.notify_all()
+            entry = self._find_entry(loaded.name, loaded.version)
+            if entry is not None and entry.loaded is not None:
+                return  # It was replaced by a changed file of the same version.
+            if entry is not None and entry.state is State.UNLOADING:
+                entry.state = State.AVAILABLE
+        self._observer.version_released(loaded.name, loaded.version)

@@ -1,0 +1,53 @@
+"""When models were last used, in a file of the state folder, for the order in which they are loaded after a restart."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+#: Maximum size of the file, in bytes.
+MAX_BYTES: Final = 64 * 1024 * 1024
+
+
+class Usage:
+    """The file: {model: Unix time in seconds}. Processes of a server may share it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written: Mapping[str, float] = {}
+        self._at = time.monotonic()
+
+    def read(self) -> dict[str, float]:
+        """Returns its content; empty if there is none, or it is damaged."""
+        try:
+            with self._path.open("rb") as file:
+                values = json.loads(file.read(MAX_BYTES))
+            return {str(name): float(used) for name, used in values.items() if 0 < used < float("inf")}
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return {}
+
+    def write(self, uses: Mapping[str, float], seconds: float) -> None:
+        """Replaces it, if it was written more than `seconds` ago and has changed. Other models are left out."""
+        if time.monotonic() - self._at < seconds or uses == self._written:
+            return
+        self._at = time.monotonic()
+        part = self._path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.with_suffix(".lock").open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                known = self.read()
+                part.write_text(json.dumps({name: max(used, known.get(name, 0.0)) for name, used in uses.items()}))
+                part.replace(self._path)
+        except OSError as error:
+            logger.warning("can't write down which models were used: %s: %s", self._path.name, error.strerror)
+            return
+        self._written = dict(uses)

@@ -1,0 +1,177 @@
+"""The form that tries a prediction, and its answer: numbers, text, and tensors as heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from layerserve import tensors
+from layerserve.v1 import models_pb2, tensor_pb2
+
+from layerserve_server.protocols.inference.inference_pb2 import ModelInferResponse
+from layerserve_server.services.models import SERVICE as MODELS
+from layerserve_server.services.open_inference.datatypes import DATATYPES, DTYPES
+from layerserve_server.services.open_inference.inference import SERVICE as INFERENCE
+from layerserve_server.services.rest.body_reader import BodyReader
+from layerserve_server.services.rest.infer import Infer
+from layerserve_server.services.ui.fields import Fields
+from layerserve_server.services.ui.guard import Guard
+from layerserve_server.services.ui.heat_maps import HeatMap, heat_map
+from layerserve_server.services.ui.pages import Pages, short
+from layerserve_server.services.ui.part import PARTS, Show, shown
+from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Translated
+
+Array = npt.NDArray[Any]
+
+#: Maximum numbers of inputs and outputs that are shown, and of rows and values of an output.
+MAX_INPUTS, MAX_OUTPUTS, MAX_ROWS, MAX_VALUES = 32, 32, 8, 12
+#: Maximum length of a row whose largest values are shown.
+MAX_SORTED = 100_000
+#: Number of elements of the example that a field begins with.
+MAX_EXAMPLE = 256
+#: Lengths of the last axis of images.
+CHANNELS = (1, 3, 4)
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+@dataclass(frozen=True, slots=True)
+class InputField:
+    """An input in the form."""
+
+    spec: tensor_pb2.TensorSpec
+    dtype: str
+    datatype: str
+    example: str
+    image: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output in the answer."""
+
+    name: str
+    dtype: str
+    shape: Sequence[int]
+    #: Values of the first rows, as text, each with how many values aren't shown.
+    rows: Sequence[tuple[Sequence[str], int]]
+    rows_left_out: int
+    #: The largest values of the first row with their indices, if it is a long list.
+    largest: Sequence[tuple[int, str]]
+    heat_map: HeatMap | None
+
+
+class TryParts:
+    """Parts of the page that predict."""
+
+    def __init__(self, pages: Pages, guard: Guard, reader: BodyReader) -> None:
+        """`reader` reads long bodies."""
+        self._pages = pages
+        self._guard = guard
+        self._infer = Infer(reader)
+
+    def routes(self) -> list[HttpRoute]:
+        """Returns the routes."""
+        return [
+            shown(self._guard, "try", MODELS + "GetModel", models_pb2.GetModelResponse, self._form),
+            HttpRoute("POST", PARTS + "predict", INFERENCE + "ModelInfer", self._predict, slow_replies=True),
+        ]
+
+    def _form(self, fields: Fields, request: HttpRequest) -> tuple[models_pb2.GetModelRequest, Show]:
+        spec = tensor_pb2.ModelSpec(name=fields.required("name"))
+        output = fields.text("output")
+        if number := fields.number("version"):
+            spec.version = number
+
+        def show(reply: models_pb2.GetModelResponse) -> HttpReply:
+            inputs = [input_field(one) for one in reply.version.inputs[:MAX_INPUTS]]
+            return self._pages.html(
+                "try.html",
+                model=reply.version,
+                inputs=inputs,
+                output=output,
+                floats=FLOATS,
+                left_out=max(0, len(reply.version.inputs) - MAX_INPUTS),
+                predicts=request.caller.may("predict", reply.version.name),
+            )
+
+        return models_pb2.GetModelRequest(model=spec), show
+
+    def _predict(self, request: HttpRequest) -> Translated:
+        # The body is that of an `infer` path, which has limits on its size and its parsing.
+        self._guard.check(request, changes=True)
+        fields = Fields.of_query(request)
+        names = {"model": fields.required("name"), "version": str(fields.number("version") or "")}
+        row = fields.number("row")
+        message = self._infer.translate(replace(request, names=names)).message
+
+        def show(answer: bytes) -> HttpReply:
+            response = ModelInferResponse.FromString(answer)
+            pairs = zip(response.outputs[:MAX_OUTPUTS], response.raw_output_contents, strict=False)
+            outputs = [_output(tensor, raw, row) for tensor, raw in pairs]
+            return self._pages.html(
+                "outputs.html",
+                name=response.model_name,
+                version=response.model_version,
+                outputs=outputs,
+                left_out=max(0, len(response.outputs) - MAX_OUTPUTS),
+            )
+
+        return Translated(message, show)
+
+
+def input_field(spec: tensor_pb2.TensorSpec) -> InputField:
+    """Returns the field of an input, with an example of one row if that is short."""
+    dtype = tensors.known_dtype(spec.dtype)
+    lengths = [1, *(length if length >= 0 else 4 for length in spec.shape[1:])]
+    count = 1
+    for length in lengths:
+        count = min(count * length, MAX_EXAMPLE + 1)
+    example = ""
+    if count <= MAX_EXAMPLE:
+        zero: Any = "" if dtype == "string" else False if dtype == "bool" else 0.0 if dtype in FLOATS else 0
+        example = _json(np.full(lengths, zero, dtype=object).tolist())
+    image = len(spec.shape) == 4 and spec.shape[3] in CHANNELS and dtype not in ("string", "bool")
+    return InputField(spec, dtype, DATATYPES.get(dtype, ""), example, image)
+
+
+def _json(value: Any) -> str:
+    """Returns nested lists as JSON with spaces only between elements."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_json, value)) + "]"
+    return {"": '""', False: "false"}[value] if isinstance(value, (str, bool)) else str(value)
+
+
+def _output(tensor: ModelInferResponse.InferOutputTensor, raw: bytes, row: int) -> Output:
+    dtype = DTYPES[tensor.datatype]
+    array: Array = tensors.decode_data(raw, dtype, tuple(tensor.shape), tensor.name)
+    rows = array.reshape(len(array), -1) if array.ndim and array.size else array.reshape(-1, 1)
+    texts = [[_text(value) for value in one[:MAX_VALUES].tolist()] for one in rows[:MAX_ROWS]]
+    left_out = max(0, rows.shape[1] - MAX_VALUES)
+    return Output(
+        tensor.name,
+        dtype,
+        tensor.shape,
+        [(one, left_out) for one in texts],
+        max(0, len(rows) - MAX_ROWS),
+        _largest(array, row),
+        heat_map(array, row) if array.size > 1 else None,
+    )
+
+
+def _largest(array: Array, row: int) -> list[tuple[int, str]]:
+    """Returns the five largest values of a row, if the row is a list of more."""
+    if array.ndim != 2 or not 5 < array.shape[1] <= MAX_SORTED or array.dtype.kind not in "iuf" or not len(array):
+        return []
+    values = array[min(row, len(array) - 1)]
+    # NaN, which sorts as the largest, isn't one.
+    order = np.argsort(np.where(values == values, values, -np.inf))[::-1][:5]
+    return [(int(index), _text(values[index].item())) for index in order]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return short(value.decode("utf-8", "replace"))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,261 @@
+"""The page in a real browser: what a person sees, and what hostile names do."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import browser, chromium
+from layergraph import Input, Model, layers
+from layerserve import Client
+from layerserve_server.app import App
+from layerserve_server.settings import Settings
+from PIL import Image
+
+PROGRAM = chromium()
+#: A layer's name that would run a script if the page didn't escape it.
+HOSTILE = "<img src=x onerror=hacked=1>\"'&{{7*7}}"
+SECONDS = 20_000  # milliseconds, as Playwright counts
+
+
+def picture(seed: int) -> Model:
+    """Images to classes, with a shared layer and a nested model."""
+    inner_input = Input((4,), name="inner_input")
+    inner = Model(inner_input, layers.Dense(4, name="inner_dense")(inner_input), name="inner")
+    image = Input((6, 6, 3), name="image")
+    flat = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, name=HOSTILE)(image))
+    shared = layers.Dense(4, activation="tanh", name="shared")
+    out = layers.Dense(3, activation="softmax", name="classes")(inner(shared(shared(flat))))
+    model = Model(image, out, name="picture")
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.fixture(scope="module", name="app")
+def _app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("models")
+    for version in (1, 2):
+        (folder / "picture" / str(version)).mkdir(parents=True)
+        picture(version).save(folder / "picture" / str(version) / "model.keras")
+    (folder / "broken" / "1").mkdir(parents=True)
+    (folder / "broken" / "1" / "model.keras").write_bytes(b"<script>hacked=1</script>")
+    settings = Settings(
+        path=folder, host="127.0.0.1", grpc_port=0, http_port=0, metrics_port=-1, ui=True, drain_seconds=0,
+        tuning_seconds=0, poll_seconds=0.2,
+    )  # fmt: skip
+    with App(settings) as app:
+
+        def begin() -> str:
+            with Client(f"127.0.0.1:{app.grpc_port}") as client:
+                x, y = np.zeros((32, 6, 6, 3), np.float32), np.zeros(32, np.int32)
+                options = {"version": 1, "epochs": 9999, "publish": False, "description": HOSTILE}
+                return client.train("picture", x, y, **options).id
+
+        # The process that trains starts while other tests run.
+        with ThreadPoolExecutor(1) as pool:
+            app.run = pool.submit(begin)
+            yield app
+
+
+@pytest.fixture(scope="module", name="running")
+def _running() -> Iterator[Any]:
+    with browser(PROGRAM) as running:
+        yield running
+
+
+@pytest.fixture(name="page")
+def _page(running: Any, app: App) -> Iterator[Any]:
+    """An open tab; no script of it may fail, and nothing may run that isn't the page's."""
+    context = running.new_context()
+    page, errors = context.new_page(), []
+    page.set_default_timeout(SECONDS)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
+    page.base = f"http://127.0.0.1:{app.http_port}/ui"
+    yield page
+    assert errors == []
+    assert page.evaluate("typeof hacked") == "undefined"
+    context.close()
+
+
+def show(page: Any, part: str) -> None:
+    page.goto(f"{page.base}#{part}")
+    page.wait_for_selector("main h1")
+
+
+def test_models_are_listed_and_a_failed_one_has_its_reason(page: Any) -> None:
+    show(page, "models")
+    assert page.locator("tbody tr").count() == 2
+    assert "neither a Keras zip nor HDF5" in page.locator("tr:has-text('broken') .reason").inner_text()
+    page.get_by_label("Name contains").fill("pict")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#count:has-text('1 model')")
+    page.get_by_role("link", name="picture").press("Enter")
+    page.wait_for_selector("h1:has-text('picture')")
+    page.wait_for_selector("text=(?, 6, 6, 3)")
+
+
+def test_the_graph_shows_shared_calls_and_nested_models_and_escapes_names(page: Any) -> None:
+    show(page, "graph?name=picture&version=2")
+    first = page.locator(".graph").first
+    assert first.locator(".call.shared[data-layer=shared]").count() == 2
+    assert first.locator(".call.nested").count() == 1
+    assert page.locator("h2:has-text('inner')").count() == 1
+    assert page.locator(".call text.l1", has_text="<img src=x onerror=hacked").count() == 1
+    assert page.locator("main img").count() == 0
+    width = float(first.locator("svg").get_attribute("width"))
+    first.focus()
+    page.keyboard.press("+")
+    assert float(first.locator("svg").get_attribute("width")) > width
+    page.keyboard.press("1")
+    assert float(first.locator("svg").get_attribute("width")) == width
+    # A box leads to its tensor.
+    first.locator("a:has([data-layer=shared])").nth(1).press("Enter")
+    page.wait_for_selector("h1:has-text('Try')")
+    assert page.locator("#outputs").input_value() == "shared:1"
+
+
+def test_a_dropped_image_is_predicted_and_inner_tensors_are_drawn(page: Any, app: App) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    show(page, "try?name=picture&version=2")
+    page.evaluate(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "p.png", { type: "image/png" }));
+            const drop = document.querySelector(".drop");
+            drop.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+        }""",
+        list(file.getvalue()),
+    )
+    page.locator("#outputs").fill(f"classes\n{HOSTILE}")
+    page.get_by_role("button", name="Predict").click()
+    page.wait_for_selector("#answer h2")
+    shown = [float(text) for text in page.locator("#answer .output").first.locator("td").all_inner_texts()]
+    with Client(f"127.0.0.1:{app.grpc_port}") as client:
+        expected = client.predict("picture", pixels[None] / np.float32(255), version=2)
+    np.testing.assert_allclose(shown, np.asarray(expected).ravel(), rtol=1e-5)
+    drawn = page.locator("#answer .output").nth(1).locator("img")
+    assert drawn.count() == 4
+    assert drawn.first.evaluate("image => image.complete && image.naturalWidth") == 4
+
+
+def test_an_error_is_shown_as_the_sdk_words_it(page: Any) -> None:
+    show(page, "try?name=picture&version=2")
+    page.locator("#input-1").fill("[[1, 2]]")
+    page.get_by_role("button", name="Predict").click()
+    line = page.wait_for_selector("#answer .error")
+    assert "image" in line.inner_text()
+    assert "(2)" in line.inner_text() or "[1, 2]" in line.inner_text() or "(1, 2)" in line.inner_text()
+
+
+def test_a_version_is_rolled_back_and_a_label_moves(page: Any, app: App) -> None:
+    show(page, "model?name=picture")
+    page.get_by_role("button", name="Roll back").click()
+    page.wait_for_selector("#status:has-text('Rolled back: version 1 of')")
+    page.wait_for_selector("tr:has-text('pinned') th:has-text('1')")
+    assert app.repository.describe_one("picture").version == 1
+    page.get_by_label("Label", exact=True).fill("stable")
+    page.get_by_label("on version").select_option("1")
+    page.get_by_role("button", name="Set label").click()
+    page.wait_for_selector("tr:has-text('default') .label:has-text('stable')")
+    assert app.repository.describe_one("picture", None, "stable").version == 1
+    page.get_by_role("button", name="Unpin").click()
+    page.wait_for_selector("#status:has-text('No version of')")
+    assert app.repository.describe_one("picture").version == 2
+
+
+def test_live_rates_show_what_was_asked(page: Any, app: App) -> None:
+    show(page, "model?name=picture")
+    page.wait_for_selector("text=measured from now on")
+    with Client(f"127.0.0.1:{app.grpc_port}") as client:
+        for _ in range(5):
+            client.predict("picture", np.zeros((3, 6, 6, 3), np.float32), version=2)
+    page.wait_for_selector(".chart figcaption:has-text('Requests per second')")
+    page.wait_for_selector(".chart figcaption:has-text('Mean rows in a batch')")
+
+
+SEEN = {
+    "light": (
+        "models",
+        "model?name=picture",
+        "graph?name=picture",
+        "try?name=picture",
+        "runs",
+        "run?id={run}",
+        "sweeps",
+    ),
+    "dark": ("model?name=picture", "graph?name=picture"),
+}
+
+
+@pytest.mark.parametrize("scheme", SEEN)
+def test_no_serious_finding_of_axe(page: Any, app: App, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page.emulate_media(color_scheme=scheme)
+    run = app.run.result()
+    for part in SEEN[scheme]:
+        show(page, part.format(run=run))
+        page.wait_for_function("document.querySelectorAll('[data-part]:empty').length === 0")
+        found = axe.run(page).response["violations"]
+        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        assert serious == [], part
+
+
+def test_a_site_that_has_the_servers_address_reads_and_changes_nothing(page: Any, app: App) -> None:
+    page.goto(page.base.replace("127.0.0.1", "evil.example"))
+    line = page.wait_for_selector("main .error")
+    assert "header 'host': got 'evil.example:" in line.inner_text()
+    ask = """async () => {
+        const headers = { "x-layerserve-page": document.querySelector('meta[name="page-secret"]').content };
+        return (await fetch("/ui/parts/RollBack", { method: "POST", body: "name=picture", headers })).status;
+    }"""
+    assert page.evaluate(ask) == 403
+    # The same request of the page itself is answered.
+    show(page, "models")
+    assert [page.evaluate(ask.replace("RollBack", method)) for method in ("RollBack", "UnpinVersion")] == [200, 200]
+
+
+def test_keys_reach_everything(page: Any) -> None:
+    show(page, "models")
+    page.locator("body").press("Tab")
+    names = []
+    for _ in range(12):
+        names.append(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.id"))
+        page.keyboard.press("Tab")
+    assert {"Models", "Runs", "Sweeps", "Token", "search", "Search", "picture"} <= set(names)
+
+
+def test_a_restart_of_the_server_needs_no_reload(page: Any) -> None:
+    frames = []
+
+    def outdated(route: Any) -> None:
+        reply = route.fetch()
+        frames.append(reply.status)
+        text = reply.text() if len(frames) > 1 else re.sub('page-secret" content="[^"]+', "\\g<0>old", reply.text())
+        route.fulfill(response=reply, body=text)
+
+    page.route(page.base, outdated)
+    show(page, "model?name=picture")
+    page.get_by_role("button", name="Load again").click()
+    page.wait_for_selector("#status:has-text('is loaded')")
+    assert len(frames) == 2
+
+
+def test_the_curve_of_a_run_moves(page: Any, app: App) -> None:
+    show(page, f"run?id={app.run.result()}")
+    line = page.locator(".chart .line.c0").first
+    line.wait_for(state="attached")
+    before = line.get_attribute("points")
+    page.wait_for_function(
+        "old => document.querySelector('.chart .line.c0').getAttribute('points') !== old", arg=before
+    )
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Cancel").click()
+    page.wait_for_selector(".state.cancelled")

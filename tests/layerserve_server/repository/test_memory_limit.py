@@ -1,0 +1,323 @@
+"""Versions in limited memory: loaded when requests come, unloaded for others, and never more than there is room for."""
+
+import threading
+import time
+
+import pytest
+from layerserve_server.errors import BusyError, NotLoadedError, VersionFailedError
+from layerserve_server.repository import demand, loaded_models, publishing, residents
+from layerserve_server.repository.entry import State
+from layerserve_server.repository.usage import Usage
+from layerserve_server.repository.version import GRAPH_BYTES
+
+#: Room for two fake models.
+TWO = 5 * GRAPH_BYTES // 2
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """What was loaded may be unloaded at once."""
+    monkeypatch.setattr(residents, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(residents, "ROOM_SECONDS", 0.1)
+
+
+@pytest.fixture
+def three(put):
+    for number, name in enumerate(("a", "b", "c")):
+        put(name, offset=number)
+
+
+def offset(repository, *choice):
+    with repository.lease(*choice) as version:
+        return version.model.offset
+
+
+def loaded(repository):
+    return [one.name for one in repository.describe() if one.state is State.READY]
+
+
+def settings(tmp_path, name, text):
+    (tmp_path / "models" / name / "layerserve.toml").write_text(text)
+
+
+def test_nothing_is_loaded_before_a_request_comes(make, three):
+    repository = make(max_bytes=TWO)
+    assert [(one.state, one.default, one.answers) for one in repository.describe()] == [
+        (State.AVAILABLE, True, True)
+    ] * 3
+    assert repository.lease_loaded("b") is None
+    assert offset(repository, "b") == 1
+    assert loaded(repository) == ["b"]
+    assert repository.loaded_bytes() == repository.describe("b")[0].memory_bytes > GRAPH_BYTES
+
+
+def test_the_version_used_least_recently_makes_room(make, three):
+    repository = make(max_bytes=TWO)
+    for name in "aba":
+        offset(repository, name)
+    assert offset(repository, "c") == 2
+    assert loaded(repository) == ["a", "c"]
+    assert repository.loaded_bytes() <= TWO
+    gone = repository.describe("b")[0]
+    assert (gone.state, gone.default, gone.answers, gone.memory_bytes) == (State.AVAILABLE, True, True, 0)
+    # What it has is known from when it was loaded.
+    assert [spec.name for spec in gone.inputs] == ["x"]
+    assert gone.used_time > time.time() - 60
+    assert offset(repository, "b") == 1
+
+
+def test_a_version_in_use_is_never_unloaded(make, three):
+    repository = make(max_bytes=TWO)
+    with repository.lease("a") as first, repository.lease("b"):
+        with pytest.raises(BusyError, match="which are in use") as refused:
+            repository.lease("c")
+        assert refused.value.retry_after > 0
+        assert loaded(repository) == ["a", "b"]
+        assert not first.queue._closed
+        assert repository.describe("c")[0].state is State.AVAILABLE
+    assert offset(repository, "c") == 2
+
+
+def test_a_load_waits_until_a_version_in_use_is_free(make, three, monkeypatch):
+    monkeypatch.setattr(residents, "ROOM_SECONDS", 30.0)
+    repository = make(max_bytes=TWO)
+    held = [repository.lease("a"), repository.lease("b")]
+    threading.Timer(0.05, held[0].end).start()
+    assert offset(repository, "c") == 2
+    assert loaded(repository) == ["b", "c"]
+
+
+def test_what_was_loaded_a_moment_ago_stays(make, three, monkeypatch):
+    monkeypatch.setattr(residents, "SETTLED_SECONDS", 1000.0)
+    repository = make(max_bytes=TWO)
+    for name in "ab":
+        offset(repository, name)
+    with pytest.raises(BusyError):
+        repository.lease("c")
+    assert loaded(repository) == ["a", "b"]
+
+
+def test_a_model_larger_than_all_memory_is_refused_once(make, put, load_fake):
+    put("a", offset=1)
+    read = []
+
+    def load(path):
+        read.append(path)
+        return load_fake(path)
+
+    repository = make(load=load, max_bytes=GRAPH_BYTES // 2)
+    for _ in range(2):
+        with pytest.raises(VersionFailedError, match=rf"takes {GRAPH_BYTES + 12} bytes, more than all models may take"):
+            repository.lease("a")
+    assert len(read) == 1
+    assert repository.loaded_bytes() == 0
+
+
+def test_a_file_that_can_not_fit_is_not_read(make, put, load_fake):
+    put("a", text='{"offset": 1}' + " " * 1000)
+    repository = make(load=lambda path: pytest.fail("it was read"), max_bytes=200)
+    with pytest.raises(VersionFailedError, match="its file has 1013 bytes"):
+        repository.lease("a")
+
+
+def test_a_version_that_fails_is_not_loaded_for_each_request_and_the_one_before_it_answers(make, put, load_fake):
+    read = []
+
+    def load(path):
+        read.append(path.parent.name)
+        return load_fake(path)
+
+    put("a", version=1, offset=7)
+    put("a", version=2, text="{")
+    repository = make(load=load, max_bytes=TWO)
+    assert repository.describe_one("a").version == 2
+    assert offset(repository, "a") == 7
+    assert offset(repository, "a") == 7
+    with pytest.raises(VersionFailedError):
+        repository.lease("a", 2)
+    assert read == ["2", "1"]
+    put("a", version=2, offset=8)
+    repository.scan()
+    repository.scan()
+    assert offset(repository, "a") == 8
+
+
+def test_a_new_version_is_loaded_beside_the_one_in_memory_and_only_then_answers(make, put):
+    put("a", version=1, offset=1)
+    repository = make(max_bytes=TWO, settle_seconds=0)
+    offset(repository, "a")
+    put("a", version=2, text="{")
+    repository.scan()
+    assert offset(repository, "a") == 1
+    put("a", version=3, offset=3)
+    repository.scan()
+    with repository.lease_loaded("a") as version:
+        assert version.version == 3
+
+
+def test_a_new_version_of_a_model_that_is_not_in_memory_waits_for_a_request(make, put):
+    put("a", version=1, offset=1)
+    repository = make(max_bytes=TWO, settle_seconds=0)
+    put("a", version=2, offset=2)
+    repository.scan()
+    assert loaded(repository) == []
+    assert offset(repository, "a") == 2
+
+
+def test_models_that_are_kept_loaded_are_there_at_once_and_stay(make, three, tmp_path):
+    settings(tmp_path, "a", "keep_loaded = true")
+    repository = make(max_bytes=TWO)
+    assert loaded(repository) == ["a"]
+    for name in "bcb":
+        offset(repository, name)
+    assert loaded(repository) == ["a", "b"]
+
+
+def test_labels_canaries_and_shadows_are_loaded_by_requests_too(make, put, tmp_path):
+    for version in (1, 2):
+        put("a", version=version, offset=version)
+    publishing.write_label(tmp_path / "models" / "a", "canary", 1)
+    settings(tmp_path, "a", "canary = '50 %'\nshadow = 'canary'")
+    repository = make(max_bytes=TWO)
+    assert repository.canaries["a"].version == repository.shadows["a"].version == 1
+    assert loaded(repository) == []
+    assert offset(repository, "a", None, "canary") == 1
+    assert {one.version: one.answers for one in repository.describe("a")} == {1: True, 2: True}
+
+
+def test_an_unloaded_model_is_not_loaded_by_requests(make, put, tmp_path):
+    put("a", offset=1)
+    repository = make(max_bytes=TWO)
+    repository.writer.write_control("a", loaded=False)
+    repository.scan("a")
+    assert [one.answers for one in repository.describe()] == [False]
+    with pytest.raises(NotLoadedError):
+        repository.lease("a")
+
+
+def test_memory_is_filled_in_the_order_of_use_and_nothing_is_unloaded_for_that(make, three, put):
+    put("d", offset=3)
+    now = time.time()
+    repository = make(max_bytes=4 * GRAPH_BYTES, used={"b": now - 1, "d": now - 2, "a": now - 3})
+    repository.fill(lambda: False)
+    # Up to 9 tenths.
+    assert loaded(repository) == ["a", "b", "d"]
+    offset(repository, "c")
+    # "a" was used last of all before the restart, though not since.
+    assert loaded(repository) == ["b", "c", "d"]
+    repository.fill(lambda: False)
+    assert loaded(repository) == ["b", "c", "d"]
+    assert repository.uses().keys() == {"a", "b", "c", "d"}
+
+
+def test_filling_stops(make, three):
+    repository = make(max_bytes=TWO)
+    repository.fill(lambda: True)
+    assert loaded(repository) == []
+
+
+def test_more_is_unloaded_when_engines_take_memory(make, three):
+    repository = make(max_bytes=TWO)
+    for name in "ab":
+        offset(repository, name)
+    with repository.lease("b") as version:
+        version.model.engines = [type("Choice", (), {"engine": "onnxruntime"})]
+        repository.shrink()
+        assert loaded(repository) == ["b"]
+        assert version.memory_bytes > TWO
+
+
+def test_only_versions_that_are_used_often_are_tuned(make, three, monkeypatch):
+    monkeypatch.setattr(residents, "OFTEN", 3)
+    repository = make(max_bytes=TWO)
+    for name in "aabbb":
+        offset(repository, name)
+    assert [one.name for one in repository.worth_tuning()] == ["b"]
+    assert repository.worth_tuning() == []
+
+
+class Reading:
+    """A loader that waits, and counts."""
+
+    def __init__(self, load_fake):
+        self.read, self.begun, self.gate, self._load = [], threading.Event(), threading.Event(), load_fake
+
+    def __call__(self, path):
+        self.read.append(path.parent.parent.name)
+        self.begun.set()
+        assert self.gate.wait(30)
+        return self._load(path)
+
+
+def test_one_load_answers_all_calls_that_wait_without_threads(make, three, load_fake, monkeypatch, wait_until):
+    monkeypatch.setattr(demand, "MAX_WAITING_FOR_ONE", 20)
+    load = Reading(load_fake)
+    repository = make(load=load, max_bytes=TWO)
+    proceeded, before = [], threading.active_count()
+    for _ in range(20):
+        repository.when_loaded("a", None, None, proceeded.append, lambda: False)
+    assert load.begun.wait(30)
+    with pytest.raises(BusyError, match="20 calls are waiting for it"):
+        repository.when_loaded("a", None, None, proceeded.append, lambda: False)
+    assert threading.active_count() == before + 1
+    load.gate.set()
+    wait_until(lambda: proceeded == [None] * 20)
+    assert offset(repository, "a") == 0
+    assert load.read == ["a"]
+
+
+def test_a_load_is_not_begun_if_no_call_waits_any_more(make, three, load_fake, monkeypatch):
+    monkeypatch.setattr(demand, "MAX_LOADS", 1)
+    load = Reading(load_fake)
+    repository = make(load=load, max_bytes=TWO)
+    proceeded, gone = [], []
+    repository.when_loaded("a", None, None, proceeded.append, lambda: False)
+    assert load.begun.wait(30)
+    repository.when_loaded("b", None, None, gone.append, lambda: True)
+    load.gate.set()
+    assert offset(repository, "c") == 2
+    assert load.read == ["a", "c"]
+    assert (proceeded, gone) == ([None], [None])
+
+
+def test_all_loads_together_have_a_limit_of_calls(make, three, load_fake, monkeypatch):
+    monkeypatch.setattr(demand, "MAX_WAITING", 2)
+    load = Reading(load_fake)
+    repository = make(load=load, max_bytes=TWO)
+    for name in "ab":
+        repository.when_loaded(name, None, None, lambda _: None, lambda: False)
+    with pytest.raises(BusyError, match="2 calls are waiting for models to be loaded"):
+        repository.when_loaded("c", None, None, lambda _: None, lambda: False)
+    load.gate.set()
+
+
+def test_calls_that_wait_in_threads_have_a_limit(make, three, load_fake, monkeypatch, wait_until):
+    monkeypatch.setattr(loaded_models, "MAX_WAITING_IN_THREADS", 1)
+    load = Reading(load_fake)
+    repository = make(load=load, max_bytes=TWO)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(offset(repository, "a")))
+    thread.start()
+    assert load.begun.wait(30)
+    with pytest.raises(BusyError):
+        repository.lease("b")
+    load.gate.set()
+    thread.join()
+    assert found == [0]
+
+
+def test_when_models_were_used_is_written_down(tmp_path):
+    usage = Usage(tmp_path / "state" / "usage.json")
+    assert usage.read() == {}
+    usage.write({"a": 5.0, "b": 3.0}, 0)
+    # Another process of the server has used another model later.
+    Usage(tmp_path / "state" / "usage.json").write({"a": 4.0, "b": 6.0}, 0)
+    assert usage.read() == {"a": 5.0, "b": 6.0}
+    usage.write({"a": 9.0}, 1000)
+    assert usage.read() == {"a": 5.0, "b": 6.0}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": "x"}', '{"a": 1e999}', '{"a": null}', "[" * 100_000])
+def test_a_damaged_file_of_uses_is_none(tmp_path, text):
+    (tmp_path / "usage.json").write_text(text)
+    assert Usage(tmp_path / "usage.json").read() == {}
