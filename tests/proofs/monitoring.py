@@ -248,8 +248,10 @@ def get(address: str, what: str, **arguments: str) -> Any:
         with urllib.request.urlopen(url, timeout=10) as reply:
             return json.load(reply)["data"]
     except urllib.error.HTTPError as error:
+        if error.code == 503:  # Prometheus is starting
+            return {"result": []}
         sys.exit(f"FAILED: {arguments}: {error.read().decode()}")
-    except OSError:  # Prometheus is starting
+    except OSError:  # not even that
         return {"result": []}
 
 
