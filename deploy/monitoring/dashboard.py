@@ -162,17 +162,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ),
             ),
         ),
-        Panel("Versions loaded", "short", ((gauge("layerserve_model_loads_total", "model", MODELS), MODEL),)),
         Panel(
             "Versions unloaded to make room",
             "short",
-            ((gauge("layerserve_model_evictions_total", "model", MODELS), MODEL),),
+            ((rate("layerserve_model_evictions_total", "model", MODELS), MODEL),),
         ),
         Panel(
-            "Waiting for a version to be loaded, 99th percentile",
+            "Time that calls wait for a version, 99 %",
             "s",
             ((quantile(0.99, "layerserve_model_load_wait_seconds", "outcome", SERVERS), "{{outcome}}"),),
         ),
+        Panel("Versions loaded", "short", ((gauge("layerserve_model_loads_total", "model", MODELS), MODEL),)),
         Panel(
             "Invalid settings files",
             "short",
