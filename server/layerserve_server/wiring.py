@@ -230,7 +230,7 @@ class Inference:
         self.metrics.watch_memory(lambda: transport.memory.used, transport.memory.limit)
 
         def changed() -> None:
-            self.gate.reserved.set(self.repository.callers())
+            self.gate.reserved.set(self.repository.callers)
             transport.models_changed()
 
         self.repository.changed = changed

@@ -42,6 +42,10 @@ def _app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     for version in (1, 2):
         (folder / "picture" / str(version)).mkdir(parents=True)
         picture(version).save(folder / "picture" / str(version) / "model.keras")
+    words = Input((1,), dtype="string", name="words")
+    (folder / "words" / "1").mkdir(parents=True)
+    found = layers.StringLookup(vocabulary=["sun", "rain"])(words)
+    Model(words, found).save(folder / "words" / "1" / "model.keras")
     (folder / "broken" / "1").mkdir(parents=True)
     (folder / "broken" / "1" / "model.keras").write_bytes(b"<script>hacked=1</script>")
     settings = Settings(
@@ -90,7 +94,7 @@ def show(page: Any, part: str) -> None:
 
 def test_models_are_listed_and_a_failed_one_has_its_reason(page: Any) -> None:
     show(page, "models")
-    assert page.locator("tbody tr").count() == 2
+    assert page.locator("tbody tr").count() == 3
     assert "neither a Keras zip nor HDF5" in page.locator("tr:has-text('broken') .reason").inner_text()
     page.get_by_label("Name contains").fill("pict")
     page.keyboard.press("Enter")
@@ -146,6 +150,14 @@ def test_a_dropped_image_is_predicted_and_inner_tensors_are_drawn(page: Any, app
     assert drawn.first.evaluate("image => image.complete && image.naturalWidth") == 4
 
 
+def test_text_is_predicted_line_by_line(page: Any) -> None:
+    show(page, "try?name=words")
+    page.locator("#input-1").fill("rain\nsnow\nsun")
+    page.get_by_role("button", name="Predict").click()
+    page.wait_for_selector("#answer h2")
+    assert page.locator("#answer td").all_inner_texts() == ["2", "0", "1"]
+
+
 def test_an_error_is_shown_as_the_sdk_words_it(page: Any) -> None:
     show(page, "try?name=picture&version=2")
     page.locator("#input-1").fill("[[1, 2]]")
@@ -173,7 +185,7 @@ def test_a_version_is_rolled_back_and_a_label_moves(page: Any, app: App) -> None
 
 def test_live_rates_show_what_was_asked(page: Any, app: App) -> None:
     show(page, "model?name=picture")
-    page.wait_for_selector("text=measured from now on")
+    page.wait_for_selector("[aria-label=Rates]")
     with Client(f"127.0.0.1:{app.grpc_port}") as client:
         for _ in range(5):
             client.predict("picture", np.zeros((3, 6, 6, 3), np.float32), version=2)
@@ -202,7 +214,7 @@ def test_no_serious_finding_of_axe(page: Any, app: App, scheme: str) -> None:
     run = app.run.result()
     for part in SEEN[scheme]:
         show(page, part.format(run=run))
-        page.wait_for_function("document.querySelectorAll('[data-part]:empty').length === 0")
+        page.wait_for_selector("[data-part]:empty", state="detached")
         found = axe.run(page).response["violations"]
         serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
         assert serious == [], part
@@ -226,7 +238,7 @@ def test_keys_reach_everything(page: Any) -> None:
     show(page, "models")
     page.locator("body").press("Tab")
     names = []
-    for _ in range(12):
+    for _ in range(20):
         names.append(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.id"))
         page.keyboard.press("Tab")
     assert {"Models", "Runs", "Sweeps", "Token", "search", "Search", "picture"} <= set(names)
@@ -253,9 +265,8 @@ def test_the_curve_of_a_run_moves(page: Any, app: App) -> None:
     line = page.locator(".chart .line.c0").first
     line.wait_for(state="attached")
     before = line.get_attribute("points")
-    page.wait_for_function(
-        "old => document.querySelector('.chart .line.c0').getAttribute('points') !== old", arg=before
-    )
+    page.wait_for_selector(f".chart .line.c0[points='{before}']", state="detached")
+    assert line.get_attribute("points") != before
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Cancel").click()
     page.wait_for_selector(".state.cancelled")

@@ -250,6 +250,7 @@ def main(kills: int, workers: int, seed: int, *, attacks: bool) -> None:
 
 def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
     """Kills on a repository in a folder."""
+    print(f"seed {seed}", flush=True)
     moment = random.Random(seed)
     repository = make_repository(folder / "models")
     server = Server(repository)
@@ -277,6 +278,7 @@ def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
         check_repository(repository)
         if when.startswith("pause"):
             when += f", then {check_pause(server, run.id)}"
+        print(f"kill {kill} of {kills}: {victim} {when}", end="", flush=True)
         assert start(server.client, workers, key).id == run.id
         ended = finish(server, run.id)
         check_history(ended.history, unbroken.history, early=ended.info().stopped)
@@ -292,7 +294,7 @@ def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
             manifests = [read_manifest(repository / MODEL / str(one)) for one in version_numbers(repository / MODEL)]
             published = sorted(one.get("checkpoint", "") for one in manifests if one.get("run") == run.id)
             assert published == ["", kept[0][0]], "a run and its checkpoint are published once each"
-        print(f"kill {kill} of {kills}: {victim} {when}, resumed {resumed} times: equal", flush=True)
+        print(f", resumed {resumed} times: equal", flush=True)
     check_repository(repository)
     server.stop()
 

@@ -11,7 +11,9 @@ again. A table is printed. Without HAProxy the clients balance alone.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -36,6 +38,8 @@ ROWS = {"dense": np.zeros((1, 64), np.float32)}
 CONNECTIONS, THREADS = 4, 4
 #: Largest difference of a replica's share from the mean, and of one that came back, relative to the mean.
 EVEN, BACK = 0.1, 0.25
+#: Maximum time for a replica to start, in seconds: eight start at once.
+START_SECONDS = 300
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "proxy" / "replicas.cfg"
 
 
@@ -59,8 +63,14 @@ class Replica:
             self.process = subprocess.Popen(self._command, stderr=log)
 
     def wait_until_ready(self) -> None:
+        end = time.monotonic() + START_SECONDS
         with Client(self.address) as client:
-            client.wait_until_ready(120, model=MODELS[0])
+            while True:
+                try:
+                    return client.wait_until_ready(5, model=MODELS[0])
+                except LayerserveError:
+                    if self.process.poll() is not None or time.monotonic() > end:
+                        raise SystemExit(self._log.read_text()) from None
 
     def answered(self) -> int:
         """Predictions since the start of the process."""
@@ -207,9 +217,12 @@ def wait_for_share(replicas: Sequence[Replica], callers: Callers, limit: float =
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    # Below those that connections get, which would take the port of a server that is killed.
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def main() -> int:

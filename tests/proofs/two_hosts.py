@@ -27,7 +27,8 @@ from layerserve_zoo.zoo import ZOO
 from small_runs import SETTINGS, dense_data
 
 JOB = Path(__file__).parents[2] / "deploy" / "kubernetes" / "training" / "job.yaml"
-#: Addresses of the two ends of the cable.
+#: Name and addresses of the two ends of the cable.
+CABLE = "eth0"
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 EPOCHS = 4
 #: Largest difference of a loss, relative to it: sums of two halves are rounded elsewhere than those of a whole.
@@ -38,14 +39,13 @@ TOLERANCE = 1e-5
 def hosts() -> Iterator[list[str]]:
     """Two network namespaces that reach one another, and nothing else."""
     names = [f"layerserve-{os.getpid()}-{number}" for number in range(2)]
-    cable = [f"ls{os.getpid() % 100_000}-{number}" for number in range(2)]
     try:
         for name in names:
             ip("netns", "add", name)
-        ip("link", "add", cable[0], "netns", names[0], "type", "veth", "peer", "name", cable[1], "netns", names[1])
-        for name, end, address in zip(names, cable, ADDRESSES, strict=True):
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
-            ip("-n", name, "link", "set", end, "up")
+        ip("-n", names[0], "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", names[1])
+        for name, address in zip(names, ADDRESSES, strict=True):
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", CABLE)
+            ip("-n", name, "link", "set", CABLE, "up")
             ip("-n", name, "link", "set", "lo", "up")
         yield names
     finally:
@@ -89,7 +89,8 @@ def torchrun(host: str, index: int, run: Path) -> subprocess.Popen[bytes]:
     ]
     own = [f"--local-addr={ADDRESSES[index]}", f"--rdzv-conf=is_host={1 - index}"]
     command = ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run", *own, *arguments]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    # In a pod the host's name is resolved to the pod's address; a namespace has the name of the machine.
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": CABLE})
 
 
 def train(client: Client, epochs: int, workers: int) -> str:

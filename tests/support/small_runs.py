@@ -37,8 +37,8 @@ def weights(repository: Path, model: str, version: int | None) -> list[Array]:
 
 def assert_bit_for_bit(got: list[Array], expected: list[Array]) -> None:
     assert len(got) == len(expected)
-    for one, other in zip(got, expected, strict=True):
-        assert one.tobytes() == other.tobytes()
+    for number, (one, other) in enumerate(zip(got, expected, strict=True)):
+        assert one.tobytes() == other.tobytes(), f"array {number} differs by {np.max(np.abs(one - other))}"
 
 
 def training_processes(server: int) -> list[int]:

@@ -100,5 +100,6 @@ def _arrows(model: Functional) -> list[tuple[Layer, Layer]]:
 
 
 def _quoted(text: str) -> str:
-    """A DOT string; names of layers may contain any characters."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    """A DOT string; names of layers may contain any characters, and graphviz reads "&lt;" as in HTML."""
+    shown = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    return '"' + shown.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -275,7 +275,13 @@ def make_ready() -> None:
     Most objects live as long as the process. Without them, a collection, such as after a version is unloaded, takes a
     fraction of the time, in which no request is answered.
     """
-    import layergraph  # noqa: F401
+    import layergraph
+    import layergraph.archive.imported.opening
+    import layergraph.golden
 
+    # Has torch and layergraph import what they do at the first model only.
+    layergraph.models.loading.vocabulary()
+    inputs = layergraph.Input((1,))
+    layergraph.Model(inputs, layergraph.layers.Dense(1)(inputs)).plan()
     gc.collect()
     gc.freeze()

@@ -32,6 +32,8 @@ class Catalogue:
         self.shadows: Mapping[str, Shadow] = {}
         #: Share of requests that are kept, by model. Replaced, never changed.
         self.sampled: Mapping[str, float] = {}
+        #: Callers of the models that only some may use, by model. Replaced, never changed.
+        self.callers: Mapping[str, tuple[str, ...]] = {}
         self._scanned = False
         #: Called after each change of the versions, their states or labels. Must not block.
         self.changed: Callable[[], None] = lambda: None
@@ -78,12 +80,6 @@ class Catalogue:
         with self._lock:
             record = self._models.get(name)
             return record.in_force if record else DEFAULTS
-
-    def callers(self) -> dict[str, tuple[str, ...]]:
-        """Returns the callers of the models that only some may use."""
-        with self._lock:
-            found = {name: record.in_force.callers for name, record in self._models.items()}
-        return {name: callers for name, callers in found.items() if callers is not None}
 
     def control(self, name: str) -> Control:
         """Returns what calls have set for a model. Raises UnknownModelError."""
@@ -163,6 +159,8 @@ class Catalogue:
 
 
 def replaced(values: Mapping[str, T], name: str, value: T | None) -> Mapping[str, T]:
-    """Returns the values with another one of a name, or without it."""
+    """Returns the values with another one of a name, or without it; the same object if that changes nothing."""
+    if values.get(name) == value:
+        return values
     others = {other: one for other, one in values.items() if other != name}
     return others if value is None else {**others, name: value}

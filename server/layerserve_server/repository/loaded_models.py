@@ -260,6 +260,7 @@ class LoadedModels(Residents):
                 kept.append(number)
                 entry.on_demand = False
         with self._lock:
+            before = record.choice()
             for number in [number for number, entry in record.versions.items() if entry.leaving]:
                 self._unload(record.versions.pop(number))
             if not record.versions:
@@ -272,7 +273,8 @@ class LoadedModels(Residents):
                         self._unload(entry)
             self._move_labels(record, only_ready=True)
             record.last_default = record.default()
-            self._choose_anew()
+            if record.choice() != before:
+                self._choose_anew()
             self.canaries = replaced(self.canaries, name, record.canary())
             self.shadows = replaced(self.shadows, name, record.shadow())
 

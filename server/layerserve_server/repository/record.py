@@ -157,6 +157,11 @@ class ModelRecord:
             problem=self.settings_problem,
         )
 
+    def choice(self) -> tuple[object, ...]:
+        """What the choice among the versions depends on: equal as long as requests get the same versions."""
+        versions = [(n, e.state, e.barred, e.standby, id(e.loaded)) for n, e in self.versions.items()]
+        return versions, dict(self.labels), self.control, self.in_force, self.last_default, self.loaded
+
     def bar(self, *, keep_loaded: bool) -> None:
         """Sets which versions may not be loaded: all of an unloaded model, and those that its policy excludes.
 

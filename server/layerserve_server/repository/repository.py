@@ -412,6 +412,7 @@ class Repository(LoadedModels):
         file = next((one.path for one in found.values() if one.path.parent.parent != folder), None)
         invalid = record.read_settings(folder, file)
         with self._lock:
+            before = record.choice() if name in self._models else None
             self._models[name] = record
             for one in found.values():
                 self._update_version(record, one)
@@ -432,9 +433,11 @@ class Repository(LoadedModels):
                     entry.loaded.queue.set_limits(*self._queue_limits(record.in_force))
             self.sampled = replaced(self.sampled, name, self._sample_share(name, record.in_force) or None)
             self._move_labels(record, only_ready=self._scanned)
+            self.callers = replaced(self.callers, name, record.in_force.callers if record.versions else None)
             if not record.versions:
                 del self._models[name]
-            self._choose_anew()
+            if record.choice() != before:
+                self._choose_anew()
         if invalid:
             logger.error("settings of model '%s' are invalid: %s", name, record.settings_problem)
             self._observer.settings_invalid(name)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from typing import Final
 
 logger = logging.getLogger(__name__)
 
+#: Pause after a scan as a multiple of the processor time that it took, so that thousands of models don't occupy
+#: a processor; and the maximum of it, in seconds.
+PAUSE_TIMES: Final = 20.0
+MAX_PAUSE_SECONDS: Final = 10.0
+
 
 class Watcher:
-    """Calls `scans` every `poll_seconds` in a thread, in which new versions are loaded."""
+    """Calls `scans` every `poll_seconds` in a thread, in which versions are loaded; less often if they take long."""
 
     def __init__(self, poll_seconds: float, *scans: Callable[[], object]) -> None:
         self._scans = scans
@@ -29,9 +36,12 @@ class Watcher:
             self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stopping.wait(self._poll_seconds):
+        used = 0.0
+        while not self._stopping.wait(max(self._poll_seconds, min(MAX_PAUSE_SECONDS, PAUSE_TIMES * used))):
+            began = time.thread_time()
             for scan in self._scans:
                 try:
                     scan()
                 except Exception:
                     logger.exception("the scan of the repository failed; retrying in %s s", self._poll_seconds)
+            used = time.thread_time() - began

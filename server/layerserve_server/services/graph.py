@@ -11,7 +11,9 @@ from layerserve.v1 import graph_pb2
 
 from layerserve_server.errors import UnknownLayerError
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.messages import lease, model_spec, parse, tensor_specs
+from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.services.messages import chosen_by, model_spec, parse, tensor_specs
+from layerserve_server.services.waiting import with_version
 from layerserve_server.transport.call import Call, Routes
 
 SERVICE = "/layerserve.v1.GraphService/"
@@ -30,10 +32,12 @@ class GraphService:
     def get_node_shapes(self, call: Call) -> None:
         """Handles GetNodeShapes: replies with all nodes of the requested layers.
 
-        Raises UnknownLayerError, and as `messages.lease` does.
+        Raises UnknownLayerError, and as `chosen_by` and `with_version` do.
         """
         request = parse(graph_pb2.GetNodeShapesRequest, call.request)
-        with lease(self._repository, call.caller, "read", request.model) as version:
+        chosen = chosen_by(call.caller, "read", request.model)
+
+        def answer(version: LoadedVersion) -> None:
             call.about(version.name, version.version)
             layers = _chosen(version.model.node_table(), request.layers, version.name)
             response = graph_pb2.GetNodeShapesResponse(
@@ -43,7 +47,9 @@ class GraphService:
                 outputs=tensor_specs(version.model.output_specs),
                 output_tensors=map(_tensor, version.model.output_nodes()),
             )
-        call.reply(response.SerializeToString)
+            call.reply(response.SerializeToString)
+
+        with_version(self._repository, call, chosen, answer)
 
 
 def _chosen(table: Sequence[Any], paths: Iterable[str], model: str) -> Sequence[Any]:

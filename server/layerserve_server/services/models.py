@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from layerserve.v1 import models_pb2
 from prometheus_client import CollectorRegistry
 
-from layerserve_server.errors import ServerError, UnknownVersionError
+from layerserve_server.errors import BusyError, UnknownVersionError, VersionFailedError
 from layerserve_server.repository.entry import Description
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
@@ -64,13 +65,21 @@ class ModelService:
         """
         request = parse(models_pb2.GetModelRequest, call.request)
         chosen = chosen_by(call.caller, "read", request.model)
+
+        def answer(description: Description) -> None:
+            call.about(description.name, description.version)
+            call.reply(models_pb2.GetModelResponse(version=model_version(description)).SerializeToString)
+
         description = self._repository.describe_one(*chosen)
         if description.answers and not description.outputs:
-            with contextlib.suppress(ServerError), self._repository.lease(*chosen):
-                pass
-            description = self._repository.describe_one(*chosen)
-        call.about(description.name, description.version)
-        call.reply(models_pb2.GetModelResponse(version=model_version(description)).SerializeToString)
+            with contextlib.suppress(VersionFailedError, BusyError):
+                loaded = partial(self._describe, chosen, answer)
+                self._repository.when_loaded(*chosen, lambda _: call.may_block(loaded), lambda: call.answered)
+                return
+        answer(description)
+
+    def _describe(self, chosen: tuple[str, int | None, str | None], answer: Callable[[Description], None]) -> None:
+        answer(self._repository.describe_one(*chosen))
 
     def get_model_statistics(self, call: Call) -> None:
         """Handles GetModelStatistics: replies with the counts and times of all models, or of one.

@@ -11,7 +11,6 @@ from typing import Protocol, TypeAlias
 
 from layerserve_server.errors import (
     ServerError,
-    UnavailableError,
     UnknownModelError,
     UnknownVersionError,
     VersionFailedError,
@@ -29,6 +28,7 @@ from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
 from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
 from layerserve_server.services.prediction.samples import RequestSamples
 from layerserve_server.services.prediction.shadow import Shadows
+from layerserve_server.services.waiting import proceed, unloaded
 from layerserve_server.transport.call import Call, Handler
 
 
@@ -106,9 +106,9 @@ class Predictor:
             _put(call, held, request, read, here=here)
             return
         if not tries:
-            raise UnavailableError(f"model '{request.choice[0]}' was unloaded while the request waited for it")
+            raise unloaded(request.choice[0])
         again = partial(self._begin, call, choice, request, read, tries - 1, here=here)
-        self._load(choice, request.choice, partial(_proceed, call, again), lambda: call.answered)
+        self._load(choice, request.choice, partial(proceed, call, again), lambda: call.answered)
 
     def _answer_templates(self, known: Sequence[tuple[Call, RequestTemplate]]) -> None:
         """Answers calls of an event batch that have templates."""
@@ -232,14 +232,6 @@ class Predictor:
             call.may_block(read)
         else:
             read()
-
-
-def _proceed(call: Call, again: Callable[[], None], error: Exception | None) -> None:
-    """Continues a call whose version was loaded, or fails it with the error of that."""
-    if error is not None:
-        call.fail(error)
-    else:
-        call.may_block(again)
 
 
 def _admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:

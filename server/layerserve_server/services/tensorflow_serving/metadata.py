@@ -17,6 +17,7 @@ from layerserve_server.services.tensorflow_serving.model_spec import chosen_by, 
 from layerserve_server.services.tensorflow_serving.predict import SERVICE
 from layerserve_server.services.tensorflow_serving.signatures import specs_of
 from layerserve_server.services.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
+from layerserve_server.services.waiting import with_version
 from layerserve_server.transport.call import Call, Routes
 
 #: Methods for inputs as tf.Example messages.
@@ -44,7 +45,7 @@ class MetadataService:
     def get_model_metadata(self, call: Call) -> None:
         """Handles GetModelMetadata: replies with the signatures of a version.
 
-        Loads the version if it isn't; raises as `chosen_by` and `Repository.lease` do.
+        Loads the version if it isn't; raises as `chosen_by` and `with_version` do.
         """
         request = parse(GetModelMetadataRequest, call.request)
         choice = chosen_by(call.caller, "read", request.model_spec)
@@ -55,11 +56,14 @@ class MetadataService:
                 raise InvalidRequestError(
                     f"Metadata field {safe_text(field, 80)} is not supported, expected '{SIGNATURES}'"
                 )
-        with self._repository.lease(*choice) as version:
+
+        def answer(version: LoadedVersion) -> None:
             call.about(version.name, version.version)
             response = GetModelMetadataResponse(model_spec=model_spec(version.name, version.version))
             response.metadata[SIGNATURES].Pack(_signatures(version))
-        call.reply(response.SerializeToString)
+            call.reply(response.SerializeToString)
+
+        with_version(self._repository, call, choice, answer)
 
 
 def refuse_examples(call: Call) -> None:

@@ -64,7 +64,7 @@ class RunParts:
         run, by_step = fields.required("id"), fields.text("by") == "step"
 
         def show(reply: training_pb2.GetRunResponse) -> HttpReply:
-            return self._pages.html("run.html", run=reply.run, by_step=by_step)
+            return self._pages.html("run.html", run=reply.run, by_step=by_step, ended=reply.run.state in ENDED)
 
         return training_pb2.GetRunRequest(run_id=run), show
 

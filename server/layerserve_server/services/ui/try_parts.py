@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from layerserve import tensors
-from layerserve.v1 import models_pb2, tensor_pb2
 
-from layerserve_server.protocols.inference.inference_pb2 import ModelInferResponse
-from layerserve_server.services.models import SERVICE as MODELS
-from layerserve_server.services.open_inference.datatypes import DATATYPES, DTYPES
+from layerserve_server.protocols.inference.inference_pb2 import (
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+)
+from layerserve_server.services.open_inference.datatypes import DTYPES
 from layerserve_server.services.open_inference.inference import SERVICE as INFERENCE
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.infer import Infer
@@ -41,9 +43,8 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 class InputField:
     """An input in the form."""
 
-    spec: tensor_pb2.TensorSpec
+    spec: ModelMetadataResponse.TensorMetadata
     dtype: str
-    datatype: str
     example: str
     image: bool
 
@@ -75,29 +76,27 @@ class TryParts:
     def routes(self) -> list[HttpRoute]:
         """Returns the routes."""
         return [
-            shown(self._guard, "try", MODELS + "GetModel", models_pb2.GetModelResponse, self._form),
+            shown(self._guard, "try", INFERENCE + "ModelMetadata", ModelMetadataResponse, self._form),
             HttpRoute("POST", PARTS + "predict", INFERENCE + "ModelInfer", self._predict, slow_replies=True),
         ]
 
-    def _form(self, fields: Fields, request: HttpRequest) -> tuple[models_pb2.GetModelRequest, Show]:
-        spec = tensor_pb2.ModelSpec(name=fields.required("name"))
-        output = fields.text("output")
-        if number := fields.number("version"):
-            spec.version = number
+    def _form(self, fields: Fields, request: HttpRequest) -> tuple[ModelMetadataRequest, Show]:
+        name, version, output = fields.required("name"), fields.number("version"), fields.text("output")
 
-        def show(reply: models_pb2.GetModelResponse) -> HttpReply:
-            inputs = [input_field(one) for one in reply.version.inputs[:MAX_INPUTS]]
+        def show(reply: ModelMetadataResponse) -> HttpReply:
             return self._pages.html(
                 "try.html",
-                model=reply.version,
-                inputs=inputs,
+                name=reply.name,
+                version=version,
+                inputs=[input_field(one) for one in reply.inputs[:MAX_INPUTS]],
                 output=output,
                 floats=FLOATS,
-                left_out=max(0, len(reply.version.inputs) - MAX_INPUTS),
-                predicts=request.caller.may("predict", reply.version.name),
+                left_out=max(0, len(reply.inputs) - MAX_INPUTS),
+                predicts=request.caller.may("predict", reply.name),
             )
 
-        return models_pb2.GetModelRequest(model=spec), show
+        # It loads a version that isn't loaded, as a prediction would.
+        return ModelMetadataRequest(name=name, version=str(version or "")), show
 
     def _predict(self, request: HttpRequest) -> Translated:
         # The body is that of an `infer` path, which has limits on its size and its parsing.
@@ -122,9 +121,9 @@ class TryParts:
         return Translated(message, show)
 
 
-def input_field(spec: tensor_pb2.TensorSpec) -> InputField:
+def input_field(spec: ModelMetadataResponse.TensorMetadata) -> InputField:
     """Returns the field of an input, with an example of one row if that is short."""
-    dtype = tensors.known_dtype(spec.dtype)
+    dtype = DTYPES.get(spec.datatype, "")
     lengths = [1, *(length if length >= 0 else 4 for length in spec.shape[1:])]
     count = 1
     for length in lengths:
@@ -134,7 +133,7 @@ def input_field(spec: tensor_pb2.TensorSpec) -> InputField:
         zero: Any = "" if dtype == "string" else False if dtype == "bool" else 0.0 if dtype in FLOATS else 0
         example = _json(np.full(lengths, zero, dtype=object).tolist())
     image = len(spec.shape) == 4 and spec.shape[3] in CHANNELS and dtype not in ("string", "bool")
-    return InputField(spec, dtype, DATATYPES.get(dtype, ""), example, image)
+    return InputField(spec, dtype, example, image)
 
 
 def _json(value: Any) -> str:

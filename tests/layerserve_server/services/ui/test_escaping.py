@@ -9,9 +9,12 @@ from urllib.parse import urlencode
 import pytest
 from google.protobuf import symbol_database
 from google.protobuf.message import Message
-from layerserve.v1 import tensor_pb2
 from layerserve_server.access.caller import ANYONE
-from layerserve_server.protocols.inference.inference_pb2 import ModelInferResponse, ModelStatisticsResponse
+from layerserve_server.protocols.inference.inference_pb2 import (
+    ModelInferResponse,
+    ModelMetadataResponse,
+    ModelStatisticsResponse,
+)
 from layerserve_server.services.ui.pages import shape
 from layerserve_server.services.ui.part import PARTS
 from layerserve_server.services.ui.serving import Page
@@ -89,8 +92,9 @@ FIELDS = {"name": HOSTILE, "id": HOSTILE, "label": HOSTILE, "checkpoint": HOSTIL
 
 def reply_of(route: HttpRoute) -> Message:
     """A reply of the route's method."""
-    if route.method.endswith("ModelStatistics"):
-        return filled(ModelStatisticsResponse)
+    for kind in (ModelStatisticsResponse, ModelMetadataResponse):
+        if route.method.endswith(kind.__name__.removesuffix("Response")):
+            return filled(kind)
     service, method = route.method[1:].split("/")
     found = symbol_database.Default().pool.FindServiceByName(service).FindMethodByName(method)
     return filled(found.output_type._concrete_class)
@@ -136,6 +140,6 @@ def test_names_and_text_in_answers_stay_text() -> None:
 
 
 def test_a_shape_of_a_hostile_length_is_short() -> None:
-    spec = tensor_pb2.TensorSpec(name="x", dtype=11, shape=[-1, 2**62, 2**62, *[1] * 100_000])
+    spec = ModelMetadataResponse.TensorMetadata(name="x", datatype="FP32", shape=[-1, 2**62, 2**62, *[1] * 100_000])
     assert len(shape(spec.shape)) < 200
     assert input_field(spec).example == ""

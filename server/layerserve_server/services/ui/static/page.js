@@ -92,7 +92,8 @@ async function load(element, force = false) {
   } catch (error) {
     if (element.dataset.part !== part || !element.isConnected) return;
     element.querySelector(":scope > .error[role=alert]")?.remove();
-    element.prepend(complaint(error));
+    // Others ask as well: what is shown stays until the next answer.
+    if (error.code !== 429 || !element.hasChildNodes()) element.prepend(complaint(error));
     if (TEMPORARY.includes(error.code)) seconds ||= 3;
   }
   if (seconds) {

@@ -1,0 +1,47 @@
+"""Calls that wait, without a thread, until the version that they need is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from layerserve_server.errors import UnavailableError
+from layerserve_server.repository.loaded_models import LOAD_TRIES
+from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.transport.call import Call
+
+
+def with_version(
+    repository: Repository,
+    call: Call,
+    choice: tuple[str, int | None, str | None],
+    work: Callable[[LoadedVersion], None],
+    tries: int = LOAD_TRIES,
+) -> None:
+    """Calls `work` with the chosen version, which is leased meanwhile: now, or after it was loaded.
+
+    Raises as `Repository.lease_loaded` does. After this has returned, errors fail the call.
+    """
+    held = repository.lease_loaded(*choice)
+    if held is not None:
+        with held as version:
+            work(version)
+        return
+    if not tries:
+        raise unloaded(choice[0])
+    again = partial(with_version, repository, call, choice, work, tries - 1)
+    repository.when_loaded(*choice, partial(proceed, call, again), lambda: call.answered)
+
+
+def proceed(call: Call, again: Callable[[], None], error: Exception | None) -> None:
+    """Continues a call whose version was loaded, or fails it with the error of that."""
+    if error is not None:
+        call.fail(error)
+    else:
+        call.may_block(again)
+
+
+def unloaded(model: str) -> UnavailableError:
+    """Returns the error of a request whose model was unloaded again before the request could use it."""
+    return UnavailableError(f"model '{model}' was unloaded while the request waited for it")
