@@ -215,6 +215,10 @@ canary: $(STAMP) ## Shift the share of a canary while eight clients send request
 swaps: $(STAMP) ## Upload, roll back, label and delete versions while eight clients predict (ARGS="--swaps 50")
 	$(TESTS) $(BIN)/python tests/proofs/managed_swaps.py $(ARGS)
 
+.PHONY: many-models
+many-models: $(STAMP) ## Serve 1,000 models with room for 50: start, first requests, memory, requests beside loads (ARGS="--models N --room N --workers 2")
+	$(TESTS) $(BIN)/python tests/proofs/many_models.py $(ARGS)
+
 .PHONY: http-clients
 http-clients: $(STAMP) ## Compare answers over HTTP with the SDK's: Triton's client, KServe's (also over gRPC), requests (ARGS="MODELS --triton PYTHON --kserve PYTHON")
 	$(TESTS) $(BIN)/python tests/proofs/compare_http.py $(ARGS)

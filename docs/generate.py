@@ -125,6 +125,7 @@ def metrics() -> str:
     )
     found = Metrics()
     found.watch_memory(lambda: 0, 0)
+    found.watch_loaded(lambda: 0)
     found.watch_ready(bool)
     found.watch_versions(dict)
     register_build_info(found.registry, "")

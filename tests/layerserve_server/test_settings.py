@@ -51,6 +51,7 @@ NUMBERS = {
     "tuning_max_bytes": (512 * MIB, 0, None),
     "poll_seconds": (1.0, 0.05, 3600),
     "max_old_versions": (2, 0, None),
+    "max_model_bytes": (0, 0, None),
     "max_upload_bytes": (4 * GIB, 0, None),
     "remote_poll_seconds": (30.0, 0.05, 86400),
     "cache_bytes": (0, 0, None),

@@ -15,6 +15,7 @@ from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.histograms import Histogram
 from layerserve_server.observability.metrics import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS, Metrics
 from layerserve_server.observability.store_metrics import StoreMetrics
+from layerserve_server.repository.version import GRAPH_BYTES
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry
 
@@ -69,6 +70,9 @@ def test_names_types_and_labels():
     metrics.version_loaded("m", 1, 0.1)
     metrics.version_failed("m", 1)
     metrics.settings_invalid("m")
+    metrics.version_evicted("m")
+    metrics.load_awaited("loaded", 0.1)
+    metrics.watch_loaded(lambda: 5)
     metrics.runs_changed(0, 0, 0)
     metrics.run_progressed("m", 1, 1, 0.1)
     metrics.run_ended("m", "finished")
@@ -107,6 +111,9 @@ def test_names_types_and_labels():
         "layerserve_model_load_failures": ("counter", "model"),
         "layerserve_model_settings_errors": ("counter", "model"),
         "layerserve_model_load_seconds": ("histogram", "model"),
+        "layerserve_model_evictions": ("counter", "model"),
+        "layerserve_model_load_wait_seconds": ("histogram", "outcome"),
+        "layerserve_loaded_bytes": ("gauge",),
         "layerserve_training_runs": ("gauge", "state"),
         "layerserve_training_runs_ended": ("counter", "model", "state"),
         "layerserve_training_epoch": ("gauge", "model"),
@@ -126,6 +133,7 @@ def test_names_types_and_labels():
         ("queue_seconds", SECONDS),
         ("compute_seconds", SECONDS),
         ("model_load_seconds", LOAD_SECONDS),
+        ("model_load_wait_seconds", LOAD_SECONDS),
         ("shadow_absolute_difference", DIFFERENCES),
         ("shadow_relative_difference", DIFFERENCES),
     ],
@@ -135,6 +143,7 @@ def test_buckets(metric, bounds):
     metrics.calls_ended([Ended(PREDICT, "m", "1", "OK", 0.1)])
     metrics.batches("m", 1)
     metrics.version_loaded("m", 1, 0.1)
+    metrics.load_awaited("loaded", 0.1)
     metrics.shadow_differed("m", 1, 0.0, 0.0)
     assert list(buckets(metrics.registry, f"layerserve_{metric}")) == [*bounds, float("inf")]
 
@@ -423,6 +432,9 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         "layerserve_model_loads_total model=double": 2,
         "layerserve_model_load_failures_total model=bad": 1,
         "layerserve_model_load_seconds_count model=double": 2,
+        # The older one was loaded for a request, which waited.
+        "layerserve_model_load_wait_seconds_count outcome=loaded": 1,
+        "layerserve_loaded_bytes": 2 * (GRAPH_BYTES + 3 * 4),
         "layerserve_training_runs state=paused": 0,
         "layerserve_training_runs state=queued": 0,
         "layerserve_training_runs state=running": 0,

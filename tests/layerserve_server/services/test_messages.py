@@ -492,6 +492,8 @@ def test_a_version_is_described_whole():
         choosing_engine=True,
         default=True,
         pinned=True,
+        memory_bytes=19,
+        used_time=2.5,
     )
     assert model_version.model_version(one) == whole(
         models_pb2.ModelVersion(
@@ -512,6 +514,8 @@ def test_a_version_is_described_whole():
             served_by_default=True,
             choosing_engine=True,
             pinned=True,
+            memory_bytes=19,
+            last_used=training.timestamp(2.5),
             engines=[
                 models_pb2.EngineChoice(
                     rows=8, engine="onnx", milliseconds={"eager": 2.0, "onnx": 1.0}, difference=0.25
