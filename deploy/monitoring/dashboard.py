@@ -162,6 +162,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ),
             ),
         ),
+        Panel(
+            "Versions unloaded to make room",
+            "short",
+            ((rate("layerserve_model_evictions_total", "model", MODELS), MODEL),),
+        ),
+        Panel(
+            "Time that calls wait for a version, 99 %",
+            "s",
+            ((quantile(0.99, "layerserve_model_load_wait_seconds", "outcome", SERVERS), "{{outcome}}"),),
+        ),
         Panel("Versions loaded", "short", ((gauge("layerserve_model_loads_total", "model", MODELS), MODEL),)),
         Panel(
             "Invalid settings files",

@@ -307,6 +307,8 @@ def test_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert '[label="shared\\n(Dense)\\nOutput shape: (None, 3)\\nOutput dtype: float32"]' in text
     odd = layergraph.Sequential([layergraph.Input((2,)), layergraph.layers.Dense(1, name='a"]\n}\\')])
     assert r'label="a\"]\n}\\\n(Dense)"' in utils.model_to_dot(odd, show_layer_names=True)
+    odd = layergraph.Sequential([layergraph.Input((2,)), layergraph.layers.Dense(1, name="&lt;\x1b")])
+    assert r'label="&amp;lt;\\x1b\n(Dense)"' in utils.model_to_dot(odd, show_layer_names=True)
     with pytest.raises(ConfigError, match=r"got path 'm.txt', expected one that ends in \.png"):
         utils.plot_model(model, tmp_path / "m.txt")
     if shutil.which("dot"):

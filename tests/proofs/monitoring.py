@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -61,10 +62,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_store(folder)
-        with serving(folder) as (server, metrics), prometheus(folder, metrics) as address:
+        with (
+            serving(folder) as (server, metrics),
+            crowded(folder) as (small, others),
+            prometheus(folder, metrics, others) as address,
+        ):
             wait_for("Prometheus", lambda: values(address, 'up{job="layerserve"} == 1'))
             stop = threading.Event()
-            traffic = threading.Thread(target=send, args=(server, stop))
+            traffic = threading.Thread(target=send, args=(server, small, stop))
             traffic.start()
             try:
                 provoke(server, folder)
@@ -106,16 +111,29 @@ def write_store(folder: Path) -> None:
     (folder / "state" / "samples").write_text("")
 
 
+def serving(folder: Path) -> contextlib.AbstractContextManager[tuple[str, str]]:
+    """The server that meets everything. Gives its address and that of its metrics."""
+    options = ["--state", str(folder / "state"), "--tokens", str(folder / "tokens.toml")]
+    options += ["--sample-models", "small=1", "--remote-poll-seconds", "0.5"]
+    return started(folder, f"file://{folder / 'store'}", *options)
+
+
+def crowded(folder: Path) -> contextlib.AbstractContextManager[tuple[str, str]]:
+    """A server with room for one of its two models."""
+    for name in ("one", "other"):
+        shutil.copytree(folder / "store" / "small" / "1", folder / "crowded" / name / "1")
+    return started(folder, str(folder / "crowded"), "--max-model-bytes", "800000", "--training-slots", "0")
+
+
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[tuple[str, str]]:
+def started(folder: Path, path: str, *options: str) -> Iterator[tuple[str, str]]:
     """A server. Gives its address and that of its metrics."""
     ports = free_port(), free_port()
-    options = ["--state", str(folder / "state"), "--tokens", str(folder / "tokens.toml"), "--plugins", "fragile_layers"]
-    options += ["--grpc-port", str(ports[0]), "--metrics-port", str(ports[1]), "--tuning-seconds", "0"]
-    options += ["--sample-models", "small=1", "--remote-poll-seconds", "0.5", "--drain-seconds", "0"]
-    command = [sys.executable, "-m", "layerserve_server", f"file://{folder / 'store'}", *options]
+    common = ["--plugins", "fragile_layers", "--grpc-port", str(ports[0]), "--metrics-port", str(ports[1])]
+    common += ["--tuning-seconds", "0", "--drain-seconds", "0"]
+    command = [sys.executable, "-m", "layerserve_server", path, *common, *options]
     variables = {**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
-    log = folder / "server.log"
+    log = folder / f"{ports[0]}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=variables, stderr=output)
     try:
@@ -128,13 +146,13 @@ def serving(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, metrics: str) -> Iterator[str]:
+def prometheus(folder: Path, *metrics: str) -> Iterator[str]:
     """Prometheus with the alerts, which reads the metrics every second, with a token. Gives its address."""
     scrape = {"job_name": "layerserve", "authorization": {"credentials": "all"}}
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(MONITORING / "alerts.yaml")],
-        "scrape_configs": [scrape | {"static_configs": [{"targets": [metrics]}]}],
+        "scrape_configs": [scrape | {"static_configs": [{"targets": metrics}]}],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))
     address = f"127.0.0.1:{free_port()}"
@@ -161,9 +179,13 @@ def provoke(server: str, folder: Path) -> None:
     (folder / "tokens.toml").write_text("no toml")
 
 
-def send(server: str, stop: threading.Event) -> None:
+def send(server: str, small: str, stop: threading.Event) -> None:
     """Sends calls and streams until it is told to stop: right ones, some that fail, and some that are refused."""
-    with Client(server, token="all", timeout=10) as client, Client(server, token="few", timeout=10) as few:
+    with (
+        Client(server, token="all", timeout=10) as client,
+        Client(server, token="few", timeout=10) as few,
+        Client(small, timeout=10) as crowded,
+    ):
         while not stop.wait(0.05):
             for rows in (ROWS, 1e7 * ROWS):
                 with contextlib.suppress(LayerserveError):
@@ -171,7 +193,10 @@ def send(server: str, stop: threading.Event) -> None:
                 with contextlib.suppress(LayerserveError):
                     list(client.predict_many("small", [rows, rows]))
             with contextlib.suppress(LayerserveError):
-                few.predict("small", ROWS)
+                few.predict("small", ROWS, timeout=1)
+            for name in ("one", "other"):
+                with contextlib.suppress(LayerserveError):
+                    crowded.predict(name, ROWS)
 
 
 def queries() -> dict[str, str]:
@@ -223,8 +248,10 @@ def get(address: str, what: str, **arguments: str) -> Any:
         with urllib.request.urlopen(url, timeout=10) as reply:
             return json.load(reply)["data"]
     except urllib.error.HTTPError as error:
+        if error.code == 503:  # Prometheus is starting
+            return {"result": []}
         sys.exit(f"FAILED: {arguments}: {error.read().decode()}")
-    except OSError:  # Prometheus is starting
+    except OSError:  # not even that
         return {"result": []}
 
 

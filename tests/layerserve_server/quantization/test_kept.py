@@ -149,8 +149,11 @@ def test_old_graphs_go_and_so_do_the_oldest_of_too_many(
 def test_graphs_that_another_process_loads_stay(
     tmp_path: Path, graphs: KeptGraphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = make(graphs, model())
+    first, second = make(graphs, model()), make(graphs, model(3))
+    os.utime(first, (time.time() - 60,) * 2)
     monkeypatch.setattr(kept, "MAX_BYTES", 1)
     with kept.locked(tmp_path / "quantized" / "locks" / first.name[:2]):
         graphs.of(model(), 1)._remove_unused()
-    assert first.exists()
+        assert first.exists()
+    graphs.of(model(), 1)._remove_unused()
+    assert (first.exists(), second.exists()) == (False, True)
