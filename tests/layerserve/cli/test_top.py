@@ -179,26 +179,3 @@ def test_without_a_terminal_or_textual_it_is_refused(cli, monkeypatch):
     status, _, err = cli("top")
     assert status == 1
     assert "layerserve[top]" in err
-
-
-def test_an_end_during_a_reading_is_no_error():
-    class Late:
-        """A reader whose channel is closed during a call."""
-
-        def __init__(self):
-            self.begun, self.closed = threading.Event(), threading.Event()
-
-        def read(self):
-            self.begun.set()
-            assert self.closed.wait(30)
-            raise ValueError("Cannot invoke RPC on closed channel!")
-
-        def close(self):
-            self.closed.set()
-
-    async def run() -> None:
-        reader = Late()
-        async with TopView(reader, "here", 60).run_test():
-            assert await asyncio.to_thread(reader.begun.wait, 30)
-
-    asyncio.run(run())
