@@ -23,6 +23,12 @@ from layerserve_server.tuning import EngineUnfitError, Tuner
 GRAPHS: Any = SimpleNamespace(of=lambda model, threads: (model, threads))
 
 
+def lease(*, counts: bool = True) -> Any:
+    """A lease of a version; tuning isn't a use that `counts`."""
+    assert not counts
+    return nullcontext()
+
+
 def test_what_was_replaced_is_let_go(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Semaphore(0), threading.Event()
     tuned = []
@@ -34,7 +40,7 @@ def test_what_was_replaced_is_let_go(tmp_path: Any, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Tuner, "_tune", tune)
     first, second, third, fourth = [
-        SimpleNamespace(name=name, version=1, retired=False, lease=nullcontext) for name in "abcd"
+        SimpleNamespace(name=name, version=1, retired=False, lease=lease) for name in "abcd"
     ]
     tuner = Tuner(tmp_path, seconds=1.0, threads=1, max_bytes=1)
     tuner.start()
@@ -71,7 +77,7 @@ def version_of(plan: Plan, path: Path, **fields: Any) -> Any:
     model = SimpleNamespace(engines=fields.pop("engines", ()), plan=lambda: plan)
     facts = {"parameter_count": 25, "retired": False, **fields}
     facts |= {"found": find_file("m", 1, path), "settings": fields.pop("settings", ModelSettings())}
-    return SimpleNamespace(name="m", version=1, model=model, lease=nullcontext, **facts)
+    return SimpleNamespace(name="m", version=1, model=model, lease=lease, **facts)
 
 
 @pytest.fixture
@@ -190,7 +196,7 @@ def test_one_that_can_not_be_tuned_keeps_no_other_from_it(
     broken, gone, good = Plan(), Plan(), Plan()
     broken.tune = lambda **options: 1 / 0  # type: ignore[method-assign]
     leaving = version_of(gone, file)
-    leaving.lease = lambda: None  # it was retired when its turn came
+    leaving.lease = lambda **_: None  # it was retired when its turn came
     tuner = tuner_of(tmp_path)
     for version in (version_of(broken, file), leaving, version_of(good, file)):
         tuner.submit(version)
