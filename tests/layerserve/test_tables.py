@@ -22,7 +22,7 @@ def cells(html):
 def test_a_notebook_shows_models_as_a_table(client):
     html = client.models()._repr_html_()
     head, *rows = cells(html)
-    assert head == ["Model", "Version", "State", "Labels", "Inputs", "Outputs", "Parameters", "Engine"]
+    assert head == ["Model", "Version", "State", "Labels", "Inputs", "Outputs", "Parameters", "Memory", "Engine"]
     assert len(rows) == len(client.models())
     by_name = {row[0]: row for row in rows}
     assert by_name["broken"][2] == "failed: file is truncated"

@@ -122,7 +122,7 @@ def crowded(folder: Path) -> contextlib.AbstractContextManager[tuple[str, str]]:
     """A server with room for one of its two models."""
     for name in ("one", "other"):
         shutil.copytree(folder / "store" / "small" / "1", folder / "crowded" / name / "1")
-    return started(folder, str(folder / "crowded"), "--max-model-bytes", "1", "--training-slots", "0")
+    return started(folder, str(folder / "crowded"), "--max-model-bytes", "800000", "--training-slots", "0")
 
 
 @contextlib.contextmanager
