@@ -56,7 +56,6 @@ class TopView(App[None]):
         self._interval = interval
         self._reading: Reading | None = None
         self._paused = False
-        self._ending = False
         # By rate, the highest first.
         self._column = MODEL_COLUMNS.index("#Rate/s")
         self._reversed = True
@@ -81,7 +80,6 @@ class TopView(App[None]):
 
     def on_unmount(self) -> None:
         """Ends a reading that is going on, for which quitting would wait."""
-        self._ending = True
         self._reader.close()
 
     def _begin_reading(self) -> None:
@@ -90,15 +88,8 @@ class TopView(App[None]):
             self.run_worker(self._read, thread=True, group="read", exit_on_error=True)
 
     def _read(self) -> None:
-        try:
-            reading = self._reader.read()
-        except Exception:
-            # grpc raises errors of its own for a channel that is closed during a call.
-            if self._ending:
-                return
-            raise
         # Not `call_from_thread`, which waits, and so would keep an app that ends.
-        self.post_message(self.Read(reading))
+        self.post_message(self.Read(self._reader.read()))
 
     def on_top_view_read(self, event: Read) -> None:
         """Shows a reading."""
