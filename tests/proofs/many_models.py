@@ -74,9 +74,13 @@ class Server:
                 break
         # Else it would wait when the pipe is full.
         threading.Thread(target=self._process.stderr.read, daemon=True).start()
-        with Client(self.address, timeout=60) as client:
-            client.wait_until_ready(60)
-            assert len({info.name for info in client.models() if info.served_by_default}) == count
+        try:
+            with Client(self.address, timeout=60) as client:
+                client.wait_until_ready(60)
+                assert len({info.name for info in client.models() if info.served_by_default}) == count
+        except BaseException:
+            self._process.kill()
+            raise
         self.seconds = time.monotonic() - began
 
     def metric(self, name: str) -> float:
