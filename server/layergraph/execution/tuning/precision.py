@@ -169,7 +169,8 @@ def _passing(
         except Exception as reason:
             # Engines may raise anything.
             reasons[name] = reason
-            logger.debug("engine %s dropped", name, exc_info=True)
+            if not isinstance(reason, UnfitError):
+                logger.info("engine %s isn't used: %s", name, str(reason)[:300])
     if not fit:
         # That it isn't installed is of less interest than by how much another's outputs differ.
         raise min(reasons.values(), key=lambda reason: isinstance(reason, UnfitError))
