@@ -162,6 +162,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 ),
             ),
         ),
+        Panel("Memory of loaded versions", "bytes", ((gauge("layerserve_loaded_bytes", "instance"), INSTANCE),)),
         Panel(
             "Versions unloaded to make room",
             "short",
