@@ -409,10 +409,11 @@ class Repository(LoadedModels):
         labels, control = publishing.read_labels(folder), read_control(folder)
         with self._lock:
             record = self._models.get(name) or ModelRecord(name, settings=self._settings.get(name))
+            # Before the settings are read, on which the choice depends.
+            before = record.choice() if name in self._models else None
         file = next((one.path for one in found.values() if one.path.parent.parent != folder), None)
         invalid = record.read_settings(folder, file)
         with self._lock:
-            before = record.choice() if name in self._models else None
             self._models[name] = record
             for one in found.values():
                 self._update_version(record, one)

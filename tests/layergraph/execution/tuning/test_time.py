@@ -30,7 +30,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     stand_in = Clock()
-    for module in ("tuner", "time_budget"):
+    for module in ("tuner", "time_budget", "timing"):
         monkeypatch.setattr(f"layergraph.execution.tuning.{module}.time", stand_in)
     return stand_in
 
