@@ -13,7 +13,8 @@ IMAGE_ARGS ?=
 ARGS ?=
 PEERS ?=
 FUZZ ?= graphs
-JOBS ?= 2
+# The tests wait for processes and times often: three at once keep two cores busy.
+JOBS ?= 3
 SECONDS ?= 600
 # COUNT, SEED, CASE and MUTANT have no value here: each script has defaults of its own. `$(call flag,seed,SEED)` is
 # `--seed 7` if SEED is 7, and nothing if it isn't set.
@@ -51,7 +52,7 @@ serve: $(STAMP) ## Serve the models in ./models (built from the zoo if missing)
 	$(BIN)/layerserve serve models
 
 .PHONY: test
-test: $(STAMP) ## Run the tests in JOBS=2 processes (under 10 minutes on 2 cores)
+test: $(STAMP) ## Run the tests in JOBS=3 processes (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 .PHONY: check
@@ -266,7 +267,7 @@ exports: $(STAMP) ## Open with PEER (TensorFlow 2.15) what is saved here for Ker
 	$(TESTS) $(PEER) tests/proofs/compare_exports.py check build/exports
 
 .PHONY: mutants
-mutants: $(STAMP) ## Put COUNT plausible bugs into the code, one at a time: do tests fail? (COUNT=300 SEED=1 ROOM= MUTANT= JOBS=2)
+mutants: $(STAMP) ## Put COUNT plausible bugs into the code, one at a time: do tests fail? (COUNT=300 SEED=1 ROOM= MUTANT= JOBS=3)
 	$(BIN)/python tests/mutants $(call flag,count,COUNT) $(call flag,seed,SEED) --jobs $(JOBS) $(call flag,room,ROOM) $(call flag,mutant,MUTANT) $(ARGS)
 
 .PHONY: attack
