@@ -65,7 +65,7 @@ def with_settings(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(field: dict[str, Any]) -> dict[str, Any]:
-    """What JSON Schema says of a setting's value."""
+    """Returns the JSON Schema of a setting's value."""
     kept = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern")
     options = [one for one in field.get("anyOf", [field]) if one.get("type") != "null"]
     (only,) = options

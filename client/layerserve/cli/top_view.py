@@ -108,7 +108,7 @@ class TopView(App[None]):
         self._show()
 
     def action_pause(self) -> None:
-        """Stops reading, or goes on."""
+        """Stops reading, or continues."""
         self._paused = not self._paused
         self._show()
 

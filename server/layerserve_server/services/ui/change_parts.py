@@ -20,7 +20,7 @@ from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, Ht
 #: Methods about a run that take its id only, with what they did.
 OF_RUN = {
     "PauseRun": "is being paused",
-    "ResumeRun": "goes on",
+    "ResumeRun": "continues",
     "StopRun": "ends early, and keeps its result",
     "CancelRun": "is being cancelled",
 }
