@@ -36,6 +36,8 @@ class RunCheckpoints(Checkpoints):
     def read(self) -> dict[str, Any] | None:
         """Returns the state to go on with; None at the start. Raises CorruptFileError."""
         state = super().read()
+        if state is not None and self._keeping is not None:
+            self._keeping.keep_missed(state, self.path)
         if state is None and self._start is not None:
             # If a callback had ended that run there, this one would end at once.
             state = {**read_whole(self._start), "stopped": False}

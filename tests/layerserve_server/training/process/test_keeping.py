@@ -98,6 +98,27 @@ def test_a_log_without_a_direction_is_no_score_unless_the_policy_needs_one(tmp_p
         keeping.is_due_after_epoch(1, {"loss": 1.0})
 
 
+@pytest.mark.parametrize("options", [{"publish": "best"}, {"checkpoint_every_epochs": 1}, {"keep_best_checkpoints": 1}])
+def test_a_checkpoint_that_a_killed_process_has_written_is_kept_when_the_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """The run goes on after the epoch, whose end doesn't come again."""
+    name = BEST if "publish" in options else KEPT
+    training = Training(tmp_path, **options)
+    training.train(3.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.keeping, "keep", lambda state, file: None)  # killed before
+        training.train(2.0, first=1)
+    assert training.kept(name) == ["e1"]
+    for _ in range(2):  # and killed once more
+        again = Training(tmp_path, **options)
+        assert again.checkpoints.read() is not None
+    assert again.told == []
+    assert again.kept(name) == (["e1", "e2"] if "checkpoint_every_epochs" in options else ["e2"])
+    again.train(2.5, first=2)
+    assert again.kept(name)[-1] == ("e3" if "checkpoint_every_epochs" in options else "e2")
+
+
 def test_a_resumed_run_repeats_its_checkpoints_and_keeps_them_once(tmp_path: Path) -> None:
     Training(tmp_path, keep_best_checkpoints=1, keep_checkpoints=2).train(1.0, 3.0, 2.0)
     again = Training(tmp_path, keep_best_checkpoints=1, keep_checkpoints=2)
