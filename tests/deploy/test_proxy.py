@@ -97,7 +97,7 @@ def test_calls_of_one_connection_go_to_all_replicas_in_turns(app: App, tmp_path:
             for _ in range(6):
                 assert client.models() == ()
             app.drain()
-            # A call may be on its way to the replica when that is found not to be ready: its stream is reset, or it gets 503.
+            # A call on its way to the replica, when that is found not to be ready, is reset or gets 503.
             with pytest.raises(Unavailable):
                 call_until_refused(client)
             with pytest.raises(Unavailable, match="no replica is ready"):
