@@ -31,8 +31,11 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a lock, which the system frees if the process dies. Raises OSError if the file can't be written."""
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Holds a lock, alone or `shared` with others, which the system frees if the process dies.
+
+    Raises OSError if the file can't be written.
+    """
     with path.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield

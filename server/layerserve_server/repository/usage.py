@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -10,6 +9,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from layerserve_server.disk import locked
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,7 @@ class Usage:
         part = self._path.with_suffix(f".{os.getpid()}.part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.with_suffix(".lock").open("wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with locked(self._path.with_suffix(".lock")):
                 known = self.read()
                 part.write_text(json.dumps({name: max(used, known.get(name, 0.0)) for name, used in uses.items()}))
                 part.replace(self._path)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from layerserve_server.disk import locked
 
 #: Name of the locked file in the folder of all runs.
 LOCK = ".computing"
 
 
-@contextlib.contextmanager
-def computing(runs: Path) -> Iterator[None]:
+def computing(runs: Path) -> AbstractContextManager[None]:
     """Marks this process as one that computes a run in the folder `runs`. Raises OSError."""
-    with (runs / LOCK).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        yield
+    return locked(runs / LOCK, shared=True)
 
 
 def is_computing(runs: Path) -> bool:
