@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import threading
@@ -14,7 +13,7 @@ from typing import cast
 
 from layergraph.errors import LayerGraphError
 from layergraph.execution.engines.table import EAGER
-from layergraph.execution.tuning.result import Choice, Tuning
+from layergraph.execution.tuning.result import Choice, Tuning, choices_from_json, choices_to_json
 from layergraph.golden import golden_path
 from layergraph.lower_precision import calibration_path, reduce_precision
 from layergraph.models.model import Model
@@ -215,18 +214,16 @@ def _key(found: FoundVersion, threads: int) -> str:
 
 def _recall(note: Path) -> tuple[Choice, ...]:
     try:
-        saved = json.loads(note.read_bytes())
-        return tuple(Choice(int(one["rows"]), str(one["engine"]), dict(one["milliseconds"])) for one in saved)
+        return choices_from_json(note.read_bytes())
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 
 
 def _remember(note: Path, tuned: Tuning) -> None:
-    choices = [{"rows": c.rows, "engine": c.engine, "milliseconds": dict(c.milliseconds)} for c in tuned.choices]
     temporary = note.with_suffix(".part")
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(choices))
+        temporary.write_text(choices_to_json(tuned.choices))
         temporary.replace(note)
     except OSError as error:
         logger.warning("can't save tuning results in %s: %s", note.parent, error.strerror)

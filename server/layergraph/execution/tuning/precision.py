@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from layergraph.execution.engines.low_precision import INT8, PRECISIONS, Quantiz
 from layergraph.execution.engines.onnx import quantization
 from layergraph.execution.engines.onnx.runtime import exported, input_names
 from layergraph.execution.samples import Sampler
-from layergraph.execution.tuning.result import Choice, Tuned, Tuning
+from layergraph.execution.tuning.result import Choice, Tuned, Tuning, choices_from_json, choices_to_json
 from layergraph.execution.tuning.timing import lower_quartiles
 from layergraph.functional.strings import Strings
 
@@ -111,15 +110,14 @@ def _int8(
 ) -> Tuning:
     given = [_calibrating(calibration, spec) for spec in plan.input_specs]
     with workshop.graphs(given, partial(_write, plan, given, threads, shared=shared)) as folder:
-        known = _recall(folder / _NOTE)
+        choices = _recall(folder / _NOTE)
         graphs = QuantizedGraphs(folder, tuple(spec.dtype for spec in plan.input_specs), threads, shared)
-        fit, dropped = _passing(plan, graphs, compare, dict.fromkeys(choice.engine for choice in known) or INT8)
-        if known:
-            choices = [(choice.rows, choice.engine, choice.milliseconds) for choice in known if choice.engine in fit]
-        else:
+        fit, dropped = _passing(plan, graphs, compare, dict.fromkeys(choice.engine for choice in choices) or INT8)
+        if not choices:
             choices = _fastest(plan, given, {name: tuned.run for name, (tuned, _) in fit.items()})
-            _remember(folder / _NOTE, choices)
-    return Tuning(tuple(Choice(rows, name, times, *fit[name]) for rows, name, times in choices), dropped)
+            (folder / _NOTE).write_text(choices_to_json(choices))
+    chosen = [choice for choice in choices if choice.engine in fit]
+    return Tuning(tuple(Choice(c.rows, c.engine, c.milliseconds, *fit[c.engine]) for c in chosen), dropped)
 
 
 def _calibrating(calibration: Mapping[str, Array], spec: TensorSpec) -> Array:
@@ -177,11 +175,9 @@ def _passing(
     return fit, {name: str(reason).splitlines()[0][:200] for name, reason in reasons.items()}
 
 
-def _fastest(
-    plan: Plan, given: Sequence[Array], engines: Mapping[str, Engine]
-) -> list[tuple[int, str, Mapping[str, float]]]:
-    """For each row count the name of the fastest engine, and the milliseconds of all of them."""
-    found: list[tuple[int, str, Mapping[str, float]]] = []
+def _fastest(plan: Plan, given: Sequence[Array], engines: Mapping[str, Engine]) -> list[Choice]:
+    """For each row count the fastest engine, and the milliseconds of all of them."""
+    found: list[Choice] = []
     fastest = 0.0
     for rows in _ROWS if plan.batched else (1,):
         if fastest * rows > _MOST_SECONDS:
@@ -190,20 +186,14 @@ def _fastest(
         seconds = lower_quartiles({name: partial(engine, arrays) for name, engine in engines.items()}, _SECONDS)
         best = min(seconds, key=lambda name: seconds[name])
         fastest = seconds[best] / rows
-        found.append((rows, best, {name: value * 1000 for name, value in seconds.items()}))
+        found.append(Choice(rows, best, {name: value * 1000 for name, value in seconds.items()}))
     return found
 
 
 def _recall(note: Path) -> list[Choice]:
     """The choices that were made before; none if they are damaged, or of an engine that there isn't."""
     try:
-        saved = json.loads(note.read_bytes())
-        found = [Choice(int(one["rows"]), str(one["engine"]), dict(one["milliseconds"])) for one in saved]
+        found = list(choices_from_json(note.read_bytes()))
         return found if all(choice.engine in INT8 and choice.rows > 0 for choice in found) else []
     except (OSError, ValueError, LookupError, TypeError):
         return []
-
-
-def _remember(note: Path, choices: Sequence[tuple[int, str, Mapping[str, float]]]) -> None:
-    saved = [{"rows": rows, "engine": name, "milliseconds": dict(times)} for rows, name, times in choices]
-    note.write_text(json.dumps(saved))

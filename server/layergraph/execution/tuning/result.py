@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -44,6 +45,17 @@ class Choice:
     milliseconds: Mapping[str, float]
     tuned: Tuned | None = field(default=None, repr=False)
     difference: float = 0.0
+
+
+def choices_to_json(choices: Iterable[Choice]) -> str:
+    """Returns choices as text, without their engines."""
+    return json.dumps([{"rows": c.rows, "engine": c.engine, "milliseconds": dict(c.milliseconds)} for c in choices])
+
+
+def choices_from_json(text: bytes) -> tuple[Choice, ...]:
+    """Returns the choices of `choices_to_json`. Raises ValueError, LookupError or TypeError if the text is damaged."""
+    saved = json.loads(text)
+    return tuple(Choice(int(one["rows"]), str(one["engine"]), dict(one["milliseconds"])) for one in saved)
 
 
 @dataclass(frozen=True)
