@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
-from layerserve.tables import count_text, shape_text, visible
+from layerserve.tables import count_text, line_text, shape_text
 
 #: Maximum number of characters of a line, and of tensors that a box names.
 MAX_CHARACTERS, MAX_TENSORS = 60, 4
@@ -158,7 +158,5 @@ def _quoted(*lines: str) -> str:
 
 def _escaped(line: str) -> str:
     # These two are no characters of XML.
-    shown = visible(line).replace("\n", " ").replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
-    if len(shown) > MAX_CHARACTERS:
-        shown = shown[: MAX_CHARACTERS - 1] + "…"
+    shown = line_text(line.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff"), MAX_CHARACTERS)
     return shown.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")

@@ -80,6 +80,12 @@ def visible(text: str) -> str:
     )
 
 
+def line_text(text: str, limit: int) -> str:
+    """Returns a text as one visible line of at most `limit` characters; "…" is in place of the rest."""
+    shown = visible(text).replace("\n", " ")
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
 def shape_text(shape: Sequence[int | None]) -> str:
     """Formats a shape as Keras does: "(None, 3)"."""
     return str(tuple(shape))

@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.widgets import DataTable, Footer, Input, Static
 
 from layerserve.cli.top_readings import MODEL_COLUMNS, RUN_COLUMNS, Reader, Reading, Row
-from layerserve.tables import count_text, visible
+from layerserve.tables import count_text, line_text, visible
 
 #: Maximum number of rows of a table: a screen is filled by fewer, and each is drawn again at each reading.
 MAX_ROWS = 100
@@ -179,7 +179,4 @@ class TopView(App[None]):
 
 
 def _cell(text: str, *, right: bool) -> Text:
-    shown = visible(text).replace("\n", " ")
-    if len(shown) > MAX_CHARACTERS:
-        shown = shown[: MAX_CHARACTERS - 1] + "…"
-    return Text(shown, justify="right" if right else "left", no_wrap=True)
+    return Text(line_text(text, MAX_CHARACTERS), justify="right" if right else "left", no_wrap=True)
