@@ -12,7 +12,7 @@ from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, ModelSpec, Tensor
 
 from attack.check import Check, Scene
 from attack.messages import MODEL, UPLOAD_DATASET, dataset_declaration, training
-from attack.trainings import REFUSALS, first_answer
+from attack.trainings import expect_refusals, first_answer
 
 #: Text of this many characters.
 LONG = "x" * 4_000_000
@@ -140,11 +140,7 @@ def ask(address: tuple[str, int], name: str) -> Counter[str]:
 
 def _requests(scene: Scene) -> Counter[str]:
     futures = [scene.pool.submit(ask, scene.server.address, name) for name in REQUESTS]
-    seen: Counter[str] = sum((future.result() for future in futures), Counter())
-    for what in seen:
-        name, _, end = what.rpartition(": ")
-        scene.expect(end in REFUSALS or (end == "accepted" and name in HARMLESS), f"{what}, expected a refusal")
-    return Counter(what.rpartition(": ")[2] for what in seen)
+    return expect_refusals(scene, futures, HARMLESS)
 
 
 CHECKS = [Check("sweeps, sessions and datasets that ask for gigabytes", 8, _requests, memory=200.0)]

@@ -7,6 +7,8 @@ import struct
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -211,14 +213,21 @@ def _header(shape: str, dtype: str = "<f4") -> bytes:
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text
 
 
-def _specs(scene: Scene) -> Counter[str]:
-    futures = [scene.pool.submit(ask, scene.server.address, name) for name in SPECS]
-    futures.append(scene.pool.submit(arrays, scene.server.address))
+def expect_refusals(
+    scene: Scene, futures: Iterable[Future[Counter[str]]], harmless: Collection[str] = ()
+) -> Counter[str]:
+    """Counts how requests ended, as "NAME: STATUS". Only those that are `harmless` may be accepted."""
     seen: Counter[str] = sum((future.result() for future in futures), Counter())
     for what in seen:
         name, _, end = what.rpartition(": ")
-        scene.expect(end in REFUSALS or (end == "accepted" and name in HARMLESS), f"{what}, expected a refusal")
+        scene.expect(end in REFUSALS or (end == "accepted" and name in harmless), f"{what}, expected a refusal")
     return Counter(what.rpartition(": ")[2] for what in seen)
+
+
+def _specs(scene: Scene) -> Counter[str]:
+    futures = [scene.pool.submit(ask, scene.server.address, name) for name in SPECS]
+    futures.append(scene.pool.submit(arrays, scene.server.address))
+    return expect_refusals(scene, futures, HARMLESS)
 
 
 def _files(scene: Scene) -> Counter[str]:
@@ -227,14 +236,12 @@ def _files(scene: Scene) -> Counter[str]:
     server = scene.start(data_root=root)
     before = server.memory()
     futures = [scene.pool.submit(ask_for_file, server.address, name) for name in names]
-    seen: Counter[str] = sum((future.result() for future in futures), Counter())
-    for what in seen:
-        scene.expect(what.rpartition(": ")[2] in REFUSALS, f"{what}, expected a refusal")
+    seen = expect_refusals(scene, futures)
     growth = server.memory() - before
     scene.expect(growth < 150, f"memory grew by {growth:.0f} MiB")
     status = server.end()
     scene.expect(status == 0, f"exit status {status}")
-    return Counter(what.rpartition(": ")[2] for what in seen)
+    return seen
 
 
 CHECKS = [
