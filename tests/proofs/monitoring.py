@@ -180,7 +180,7 @@ def provoke(server: str, folder: Path) -> None:
 
 
 def send(server: str, small: str, stop: threading.Event) -> None:
-    """Sends calls and streams until it is told to stop: right ones, some that fail, and some that are refused."""
+    """Sends calls and streams until it is stopped: valid ones, some that fail, and some that are refused."""
     with (
         Client(server, token="all", timeout=10) as client,
         Client(server, token="few", timeout=10) as few,

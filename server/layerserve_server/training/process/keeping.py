@@ -128,11 +128,13 @@ class Keeping:
         Raises as `is_due_after_epoch` and `keep` do.
         """
         epoch, step = _place(state)
-        due = self.is_due_after_step(state.get("steps", 0)) if step else self.is_due_after_epoch(epoch, state["logs"])
+        if step:
+            self.is_due_after_step(state.get("steps", 0))
+        else:
+            self.is_due_after_epoch(epoch, state["logs"])
         id = checkpoint_id(epoch, step)
         self._due = [one for one in self._due if all(kept.id != id for kept in one[0].kept.list())]
-        if due and self._due:
-            self.keep(state, file)
+        self.keep(state, file)
 
     def refuse(self, state: Mapping[str, Any], error: OSError) -> None:
         """Reports that the checkpoint of a state can't be kept."""
