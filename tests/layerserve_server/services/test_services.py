@@ -393,7 +393,10 @@ def test_statistics_count_the_predictions_of_models(serve, connect, name, transp
 def test_statistics_count_what_waits_in_the_queue(serve, connect, wait_until):
     app, model, stub = serve()
     model.gate.clear()
-    calls = [stub.Predict.future(request(X), timeout=30) for _ in range(4)]
+    calls = [stub.Predict.future(request(X), timeout=30)]
+    # Those that arrive together with it would be in its batch.
+    wait_until(lambda: model.begun)
+    calls += [stub.Predict.future(request(X), timeout=30) for _ in range(3)]
     reports = models_pb2_grpc.ModelServiceStub(connect(app))
 
     def waiting() -> int:
