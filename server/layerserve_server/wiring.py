@@ -55,7 +55,8 @@ from layerserve_server.transport.native import NativeServer
 
 if TYPE_CHECKING:
     from layerserve_server.transport.http.server import HttpServer
-    from layerserve_server.tuning import Tuner
+    from layerserve_server.tuning.kept import KeptEngines
+    from layerserve_server.tuning.tuner import Tuner
 
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Inference:
         #: Whether there are traces.
         self.traced = self.telemetry is not None and self.telemetry.tracer is not None
         #: None where there is nothing to tune.
-        self.tuner = make_tuner(settings)
+        self.tuner = make_tuner(settings, imports)
         #: Fetches versions from a store; None if they are in a folder, or another process fetches them.
         self.mirror: Mirror | None = None
         writer = None
@@ -351,15 +352,21 @@ class ModelLoader:
     def configured(self, model: ModelSettings) -> LoadModel:
         """Returns the function that loads files of a model with these settings."""
         settings, rtol, atol = self._settings, model.golden_rtol, model.golden_atol
-        load = self._load or partial(runner.load_model, read=self._read, rtol=rtol, atol=atol)
         threads = model.compute_threads or settings.compute_threads
+        engine, precision = engine_of(settings, model), model.precision or settings.precision
+        read: Callable[[Path], Any] | None = self._read
         # Imported here, since these modules import torch.
-        if (engine := engine_of(settings, model)) != "auto":
-            from layerserve_server.tuning import pinning
+        if engine == "auto" and precision == "float32" and settings.tuning_seconds > 0 and self._load is None:
+            from layerserve_server.tuning.loaders import reopening
 
-            load = pinning(load, engine, threads)
-        if (precision := model.precision or settings.precision) != "float32":
-            from layerserve_server.tuning import reducing
+            read = reopening(read, threads, _kept_engines(settings))
+        load = self._load or partial(runner.load_model, read=read, rtol=rtol, atol=atol)
+        if engine != "auto":
+            from layerserve_server.tuning.loaders import pinning
+
+            load = pinning(load, engine, threads, _kept_engines(settings))
+        if precision != "float32":
+            from layerserve_server.tuning.loaders import reducing
 
             load = reducing(load, precision, threads, self._graphs, rtol, atol)
         return load
@@ -370,20 +377,28 @@ def engine_of(settings: Settings, model: ModelSettings) -> str:
     return model.engine or settings.engine
 
 
-def make_tuner(settings: Settings) -> Tuner | None:
+def make_tuner(settings: Settings, imports: Imports | None = None) -> Tuner | None:
     """Returns the tuner of engines; None if the settings turn tuning off."""
     if settings.tuning_seconds <= 0:
         return None
-    from layerserve_server.training.runs.computing import is_computing
-    from layerserve_server.tuning import Tuner
+    # Imported here, since these modules import torch.
+    from layerserve_server.tuning.tuner import Tuner
+    from layerserve_server.tuning.tuning_process import TuningProcess
 
+    folder, spare = (None, None) if imports is None else (imports.folder, imports.spare)
     return Tuner(
-        settings.state_folder / "tuning",
+        TuningProcess(folder, spare, settings.state_folder / "runs"),
+        _kept_engines(settings),
         seconds=settings.tuning_seconds,
         threads=settings.compute_threads,
         max_bytes=settings.tuning_max_bytes,
-        busy=partial(is_computing, settings.state_folder / "runs"),
     )
+
+
+def _kept_engines(settings: Settings) -> KeptEngines:
+    from layerserve_server.tuning.kept import KeptEngines
+
+    return KeptEngines(settings.state_folder / "engines")
 
 
 def limits(settings: Settings) -> Limits:

@@ -14,6 +14,7 @@ from layerserve import Client
 from layerserve.cli import main
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
+from layerserve_server.tuning.tuning_process import TuningProcess
 
 
 def _save(path: Path) -> Any:
@@ -39,11 +40,11 @@ def _wait_until_tuned(client: Client) -> Any:
 
 
 @pytest.fixture
-def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed(*_: Any) -> Any:
-        raise AssertionError("engines were timed again")
-
-    monkeypatch.setattr("layergraph.execution.tuning.tuner._Bench.choices", timed)
+def no_tuning(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is asked of the process that tunes, which does nothing."""
+    asked: list[Any] = []
+    monkeypatch.setattr(TuningProcess, "tune", lambda *given: asked.append(given) or {})
+    return asked
 
 
 def test_a_server_tunes_says_what_it_chose_and_remembers_it(
@@ -58,9 +59,12 @@ def test_a_server_tunes_says_what_it_chose_and_remembers_it(
         np.testing.assert_allclose(client.predict("dense", rows), stock.predict_on_batch(rows), rtol=1e-5, atol=1e-6)
         assert main(["models", "--address", f"localhost:{app.grpc_port}"]) == 0
         assert first.engines[0].engine in capsys.readouterr().out
-    request.getfixturevalue("no_timing")
+    asked = request.getfixturevalue("no_tuning")
     with _serve(tmp_path, tuning_seconds=20.0) as app, Client(f"localhost:{app.grpc_port}") as client:
-        assert _wait_until_tuned(client).engines == first.engines
+        # From the first request on.
+        assert client.models("dense")[0].engines == first.engines
+        np.testing.assert_allclose(client.predict("dense", rows), stock.predict_on_batch(rows), rtol=1e-5, atol=1e-6)
+    assert asked == []
 
 
 def test_a_pinned_engine_computes_from_the_first_request_on(tmp_path: Path) -> None:
@@ -83,12 +87,13 @@ def test_a_model_that_the_pinned_engine_cant_run_is_refused_with_the_reason(tmp_
 
 
 def test_a_model_with_more_weights_than_allowed_stays_on_torch(
-    tmp_path: Path, no_timing: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, no_tuning: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     _save(tmp_path / "dense" / "1" / "model.keras")
     with _serve(tmp_path, tuning_seconds=1.0, tuning_max_bytes=100) as app, Client(f"localhost:{app.grpc_port}") as c:
         time.sleep(0.5)
         assert c.models("dense")[0].engines == ()
+    assert no_tuning == []
     assert "failed" not in caplog.text
 
 
@@ -103,7 +108,11 @@ def test_inspect_shows_the_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tolerance", [0.05, 1e-7])
-def test_less_precision_only_within_the_tolerances_of_the_proof(tmp_path: Path, tolerance: float) -> None:
+def test_less_precision_only_within_the_tolerances_of_the_proof(
+    tmp_path: Path, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # For so small a model int8 isn't faster.
+    monkeypatch.setattr("layergraph.execution.tuning.precision.FLOAT32", {})
     stock = _save(tmp_path / "dense" / "1" / "model.keras")
     rows = np.random.default_rng(0).standard_normal((3, 16)).astype("float32")
     expected = stock.predict_on_batch(rows)

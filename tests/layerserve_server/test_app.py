@@ -21,7 +21,7 @@ from layerserve_server.commands import serve, started
 from layerserve_server.inference import runner
 from layerserve_server.repository import layout
 from layerserve_server.settings import Settings
-from layerserve_server.tuning import Tuner
+from layerserve_server.tuning.tuner import Tuner
 
 X = np.ones((2, 2), np.float32)
 
@@ -180,7 +180,7 @@ def test_engines_are_timed_once_the_server_serves(put, make_server, connect, sta
     """Timings beside the loading of other models would be those of a busy machine."""
     put()
     tuned = threading.Event()
-    monkeypatch.setattr(Tuner, "_tune", lambda tuner, loaded: tuned.set())
+    monkeypatch.setattr(Tuner, "_tune", lambda tuner, loaded, seconds: tuned.set())
     app = make_server(tuning_seconds=1.0)
     finding = hold(app.runs.start)
     monkeypatch.setattr(app.runs, "start", finding)

@@ -14,7 +14,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server import tuning, wiring
+from layerserve_server import wiring
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.app import dataset_limits, run_defaults, run_limits
@@ -25,6 +25,7 @@ from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.settings import Settings
 from layerserve_server.transport.grpcio import SharedPort
+from layerserve_server.tuning import loaders
 from layerserve_server.wiring import (
     Inference,
     ModelLoader,
@@ -149,16 +150,20 @@ def test_a_queue_has_its_name_bounds_metrics_and_padding():
 def test_engines_are_tuned_unless_one_is_named_or_there_is_no_time(tmp_path):
     settings = Settings(path=tmp_path, tuning_seconds=3.5, compute_threads=2, tuning_max_bytes=7)
     tuner = make_tuner(settings)
-    assert tuner._folder == tmp_path / ".layerserve" / "tuning"
     assert (tuner._seconds, tuner._threads, tuner._max_bytes) == (3.5, 2, 7)
+    state = tmp_path / ".layerserve"
+    assert tuner._process._folders == {"imports": None, "spare": None, "runs": str(state / "runs")}
     assert make_tuner(Settings(tuning_seconds=0)) is None
+    imports = make_imports(settings, tmp_path / "spare")
+    folders = {"imports": str(state / "imports"), "spare": str(tmp_path / "spare"), "runs": str(state / "runs")}
+    assert make_tuner(settings, imports)._process._folders == folders
 
 
 @pytest.mark.parametrize(("server", "model", "tuned"), [("auto", None, 1), ("eager", None, 0), ("eager", "auto", 1)])
 def test_a_version_is_tuned_unless_its_engine_is_named(tmp_path, load_fake, monkeypatch, server, model, tuned):
     found = []
     tuner = SimpleNamespace(submit=found.append)
-    monkeypatch.setattr(wiring, "make_tuner", lambda settings: tuner)
+    monkeypatch.setattr(wiring, "make_tuner", lambda settings, imports: tuner)
     inference = Inference(Settings(path=tmp_path, engine=server), load_fake)
     inference.repository._ready(SimpleNamespace(settings=ModelSettings(engine=model)))
     assert len(found) == tuned
@@ -169,26 +174,35 @@ def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     imports = make_imports(Settings(path=tmp_path))
     model = ModelSettings(golden_rtol=0.5, golden_atol=0.25)
     for given, read in ((None, None), (imports, imports.load)):
-        load = ModelLoader(Settings(), imports=given).configured(model)
+        load = ModelLoader(Settings(tuning_seconds=0), imports=given).configured(model)
         assert isinstance(load, partial)
         assert load.func is runner.load_model
         assert load.keywords == {"read": read, "rtol": 0.5, "atol": 0.25}
-    assert imports._folder == tmp_path / ".layerserve" / "imports"
-    assert imports._spare is None
-    assert make_imports(Settings(path=tmp_path), tmp_path / "spare")._spare == tmp_path / "spare"
+    assert imports.folder == tmp_path / ".layerserve" / "imports"
+    assert imports.spare is None
+    assert make_imports(Settings(path=tmp_path), tmp_path / "spare").spare == tmp_path / "spare"
 
     def own(path):
         raise AssertionError
 
     assert ModelLoader(Settings(), own, imports).configured(model) is own
     made = []
-    for name in ("pinning", "reducing"):
-        monkeypatch.setattr(tuning, name, lambda *given, name=name: made.append((name, *given)) or name)
+    for name in ("pinning", "reducing", "reopening"):
+        monkeypatch.setattr(loaders, name, lambda *given, name=name: made.append((name, *given)) or name)
+    monkeypatch.setattr(wiring, "_kept_engines", lambda settings: "engines")
     settings = Settings(path=tmp_path, engine="openvino", precision="int8", compute_threads=3)
     loader = ModelLoader(settings, own)
     assert loader.configured(ModelSettings()) == "reducing"
-    assert made == [("pinning", own, "openvino", 3), ("reducing", "pinning", "int8", 3, loader._graphs, None, None)]
-    assert loader._graphs._folder == tmp_path / ".layerserve" / "quantized"
+    assert made.pop(0) == ("pinning", own, "openvino", 3, "engines")
+    assert made.pop(0) == ("reducing", "pinning", "int8", 3, loader._graphs, None, None)
+    # Engines that were chosen at an earlier start, unless the settings name one, or none is chosen.
+    loader = ModelLoader(Settings(path=tmp_path, compute_threads=3, tuning_seconds=1.0), imports=imports)
+    assert loader.configured(ModelSettings()).keywords["read"] == "reopening"
+    assert made == [("reopening", imports.load, 3, "engines")]
+    loader.configured(ModelSettings(engine="eager"))
+    loader.configured(ModelSettings(precision="int8"))
+    assert [name for name, *_ in made] == ["reopening", "pinning", "reducing"]
+    assert loader._graphs._folders._folder == tmp_path / ".layerserve" / "quantized"
     made.clear()
     model = ModelSettings(engine="eager", precision="bfloat16", compute_threads=2, golden_rtol=0.5, golden_atol=0.25)
     assert loader.configured(model) == "reducing"
@@ -359,7 +373,8 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         start=lambda: tuned.append("start"),
         close=lambda: tuned.append("close"),
     )
-    monkeypatch.setattr(wiring, "make_tuner", lambda settings: tuner if settings.transport == "grpcio" else None)
+    made_tuner = {"grpcio": tuner}
+    monkeypatch.setattr(wiring, "make_tuner", lambda settings, imports: made_tuner.get(settings.transport))
     served = []
 
     class Orders(io.StringIO):

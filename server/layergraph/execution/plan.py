@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -257,6 +258,12 @@ class Plan:
         from layergraph.execution.tuning.tuner import tune
 
         return self.use(tune(self, **options))
+
+    def open_kept(self, folder: Path, threads: int, *, shared: bool, compare: bool = False) -> Tuning:
+        """Uses the engines that `tune` has written to `folder` (see `kept.opened` for the rest)."""
+        from layergraph.execution.tuning.kept import opened
+
+        return self.use(opened(folder, self, threads, shared=shared, compare=compare))
 
     def use(self, tuning: Tuning) -> Tuning:
         """Uses the engines of `tuning` until a weight changes."""

@@ -42,22 +42,33 @@ class ForkServer:
 
         Raises OSError if the process can't be reached. After any OSError in the context, it is started again.
         """
-        with self._lock:
-            if self._closed:
-                raise OSError("the process was closed")
-            process, control = self._started()
         ours, theirs = socket.socketpair()
         with ours:
             ours.settimeout(START_SECONDS + seconds)
+            with theirs:
+                process = self._connect(theirs)
             try:
-                with theirs:
-                    socket.send_fds(control, [b"."], [theirs.fileno()])
                 yield ours
             except OSError:
                 with self._lock:
                     if self._process is process:
                         self._end()
                 raise
+
+    def _connect(self, channel: socket.socket) -> subprocess.Popen[bytes]:
+        """Sends one end of a channel to the process, and returns the process."""
+        with self._lock:
+            if self._closed:
+                raise OSError("the process was closed")
+            process, control = self._started()
+            try:
+                socket.send_fds(control, [b"."], [channel.fileno()])
+            except OSError:
+                # It is ending, as it wasn't needed for some time.
+                self._end()
+                process, control = self._started()
+                socket.send_fds(control, [b"."], [channel.fileno()])
+            return process
 
     def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """Returns the process, started if needed, and the socket to it. Called with the lock held."""

@@ -39,7 +39,9 @@ def serve(handle: Callable[[socket.socket], None]) -> None:
         try:
             byte, files, *_ = socket.recv_fds(control, 1, 1)
         except TimeoutError:
-            return
+            # Further connections are refused from here on; those that were made before are still served.
+            control.shutdown(socket.SHUT_RD)
+            continue
         if not byte:
             return
         if os.fork() == 0:
@@ -52,7 +54,7 @@ def serve(handle: Callable[[socket.socket], None]) -> None:
 
 
 def supervise(
-    channel: socket.socket, work: Callable[[], None], *, seconds: float, memory_bytes: int, wall_seconds: float
+    channel: socket.socket, work: Callable[[], None], *, seconds: float, memory_bytes: int | None, wall_seconds: float
 ) -> None:
     """Does `work` in a child process with limits of processor time, and of memory in addition to what it has.
 
@@ -77,7 +79,7 @@ def supervise(
         channel.sendall(json.dumps({"died": max(0, -status), "late": late}).encode() + b"\n")
 
 
-def _run(work: Callable[[], None], seconds: float, memory_bytes: int) -> None:
+def _run(work: Callable[[], None], seconds: float, memory_bytes: int | None) -> None:
     """Does the work under its limits, and ends the process."""
     status = 1
     try:
@@ -97,13 +99,14 @@ def _silence() -> None:
         os.dup2(nowhere, stream)
 
 
-def _limit(seconds: float, memory_bytes: int) -> None:
+def _limit(seconds: float, memory_bytes: int | None) -> None:
     whole = max(1, round(seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
-    # In addition to the address space that libraries have reserved.
-    allowed = memory_bytes + _reserved_bytes()
-    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+    if memory_bytes is not None:
+        # In addition to the address space that libraries have reserved.
+        allowed = memory_bytes + _reserved_bytes()
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
     # If memory runs out, the system should kill this process first.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

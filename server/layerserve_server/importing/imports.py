@@ -68,9 +68,9 @@ class Imports:
 
     def __init__(self, folder: Path, importer: Importer, spare: Path | None = None) -> None:
         """`spare` is used where `folder` can't be written, and a temporary folder where neither can be."""
-        self._folder = folder
+        self.folder = folder
         self._importer = importer
-        self._spare = spare
+        self.spare = spare
         self._own: tempfile.TemporaryDirectory[str] | None = None
         self._warned = False
         #: Digests of files, by path.
@@ -86,7 +86,7 @@ class Imports:
         from layergraph.archive.finding import find_model
 
         found = find_model(path).absolute()
-        for folder in (self._folder, self._spare):
+        for folder in (self.folder, self.spare):
             try:
                 if folder is not None:
                     return self._load(folder, found)
@@ -113,7 +113,7 @@ class Imports:
         facts = FileFacts.of(path)
         if path not in self._digests:
             # An earlier process may have written it down.
-            self._known(path.absolute(), self._entry(self._folder, path.absolute()))
+            self._known(path.absolute(), self._entry(self.folder, path.absolute()))
         known = self._digests.get(path)
         if known is None or known[0] != facts:
             known = self._digests[path] = facts, sha256(path)

@@ -353,7 +353,7 @@ assert "hdf5" not in Path("/proc/self/maps").read_text()
 def test_temporary_imports_are_removed(tmp_path: Path) -> None:
     with temporary_imports() as imports:
         model = imports.load(save(tmp_path / "m.keras", value=3.0))
-        folder = imports._folder
+        folder = imports.folder
         assert folder.is_dir()
     assert not folder.exists()
     assert number(model) == 3.0

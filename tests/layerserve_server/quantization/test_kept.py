@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
-from layerserve_server.quantization import kept
+from layerserve_server.kept import identity
 from layerserve_server.quantization.kept import KeptGraphs
 from layerserve_server.quantization.quantizer import QuantizationError
 
@@ -65,7 +62,9 @@ def test_graphs_are_made_once_and_nothing_else_is_kept(graphs: KeptGraphs, quant
     (folder / "engines.json").write_text("chosen")
     assert make(graphs, model()) == folder  # by another process
     assert len(quantizer.folders) == 1
-    assert {path.name for path in folder.iterdir()} == {"static.onnx", "digests.json", "engines.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("float32.onnx", "static.onnx", "digests.json", "engines.json")
+    }
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, "locks"]
 
 
@@ -82,25 +81,9 @@ def test_graphs_are_of_the_model_its_weights_and_its_calibration(
         make(graphs, model(), ROWS.reshape(4, 3)),
         make(graphs, model(), threads=2),
     ]
-    monkeypatch.setattr(kept, "version", lambda package: f"{package} 2")
+    monkeypatch.setattr(identity, "version", lambda package: f"{package} 2")
     folders.append(make(graphs, model()))
     assert len(set(folders)) == len(folders)
-
-
-@pytest.mark.parametrize("damage", ["cut", "no digests", "no graphs", "digests of nothing", "digests of others"])
-def test_damaged_graphs_are_made_again(graphs: KeptGraphs, quantizer: Quantizer, damage: str) -> None:
-    folder = make(graphs, model())
-    file, digests = folder / "static.onnx", folder / "digests.json"
-    damages: dict[str, Callable[[], Any]] = {
-        "cut": lambda: file.write_text("narr"),
-        "no digests": digests.unlink,
-        "no graphs": file.unlink,
-        "digests of nothing": lambda: digests.write_text("{}"),
-        "digests of others": lambda: digests.write_text('{"../../../etc/passwd": "0"}'),
-    }
-    damages[damage]()
-    make(graphs, model())
-    assert len(quantizer.folders) == 2
 
 
 def test_what_fails_leaves_nothing(tmp_path: Path, graphs: KeptGraphs, quantizer: Quantizer) -> None:
@@ -118,42 +101,3 @@ def test_graphs_that_miss_the_proof_are_kept_as_it_may_change(graphs: KeptGraphs
         with pytest.raises(ZeroDivisionError), graphs.of(model(), 1).graphs([ROWS], write):
             _ = 1 / 0
     assert len(quantizer.folders) == 1
-
-
-def test_where_nothing_can_be_kept_graphs_are_made_for_this_once(
-    tmp_path: Path, graphs: KeptGraphs, quantizer: Quantizer, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "quantized").write_text("a file where the folder would be")
-    folder = make(graphs, model())
-    assert not folder.exists()
-    assert "can't keep quantized graphs" in caplog.text
-
-
-def test_old_graphs_go_and_so_do_the_oldest_of_too_many(
-    tmp_path: Path, graphs: KeptGraphs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = make(graphs, model()), make(graphs, model(3))
-    now = time.time()
-    os.utime(first, (now - 31 * 86400, now - 31 * 86400))
-    unfinished = tmp_path / "quantized" / ".of-a-process-that-died"
-    unfinished.mkdir()
-    third = make(graphs, model(4))
-    assert (first.exists(), second.exists(), unfinished.exists()) == (False, True, True)
-    os.utime(unfinished, (now - 86400, now - 86400))
-    monkeypatch.setattr(kept, "MAX_BYTES", 1)
-    fourth = make(graphs, model(5))
-    assert {path.name for path in (tmp_path / "quantized").iterdir()} == {"locks", fourth.name}
-    assert not third.exists()
-
-
-def test_graphs_that_another_process_loads_stay(
-    tmp_path: Path, graphs: KeptGraphs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = make(graphs, model()), make(graphs, model(3))
-    os.utime(first, (time.time() - 60,) * 2)
-    monkeypatch.setattr(kept, "MAX_BYTES", 1)
-    with kept.locked(tmp_path / "quantized" / "locks" / first.name[:2]):
-        graphs.of(model(), 1)._remove_unused()
-        assert first.exists()
-    graphs.of(model(), 1)._remove_unused()
-    assert (first.exists(), second.exists()) == (False, True)

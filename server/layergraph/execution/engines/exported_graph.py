@@ -60,6 +60,8 @@ class ExportedGraph:
         self.samples = tuple(torch.from_numpy(array) for array in first)
         self.threads = threads
         self._others = tuple(torch.from_numpy(array) for array in second)
+        #: The graph in ONNX format, once an engine has exported it.
+        self.onnx: bytes | None = None
 
     @property
     def open_axes(self) -> list[dict[int, str]]:
@@ -97,6 +99,7 @@ class ExportedGraph:
 
     def release(self) -> None:
         """Frees the graph's weights; no more engines can be built from it."""
+        self.onnx = None
         if "_traced" in self.__dict__:
             clear_graph(self.__dict__.pop("_traced")[0].graph)
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from layergraph.execution.engines.cuda import cuda
-from layergraph.execution.engines.exported_graph import Engine, ExportedGraph, UnfitError
-from layergraph.execution.engines.onnx.quantization import DYNAMIC, STATIC
-from layergraph.execution.engines.onnx.runtime import input_names, session
-from layergraph.execution.engines.open_vino import open_vino, open_vino_of_onnx
+from layergraph.execution.engines.exported_graph import Engine, ExportedGraph
+from layergraph.execution.engines.graph_files import GraphFiles
+from layergraph.execution.engines.onnx.quantization import DYNAMIC, STATIC, WIDE
+from layergraph.execution.engines.open_vino import open_vino
 
 
 def short(source: ExportedGraph, precision: str) -> Engine:
@@ -34,38 +32,14 @@ PRECISIONS: Mapping[str, Callable[[ExportedGraph], Engine]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizedGraphs:
-    """The folder of a plan's quantized graphs (see `onnx.quantization`), and how engines run them.
-
-    dtypes    of the plan's inputs
-    threads   number of threads per engine
-    shared    whether other work uses the same cores
-    """
-
-    folder: Path
-    dtypes: tuple[str, ...]
-    threads: int
-    shared: bool
-
-    def onnx_runtime(self, file: str) -> Engine:
-        """Raises UnfitError if there is no such file, or ONNX Runtime isn't installed."""
-        return session(self._read(file), len(self.dtypes), self.threads, shared=self.shared)
-
-    def open_vino(self, file: str) -> Engine:
-        """Raises UnfitError if there is no such file, or OpenVINO isn't installed."""
-        return open_vino_of_onnx(self._read(file), input_names(len(self.dtypes)), self.dtypes, self.threads)
-
-    def _read(self, file: str) -> bytes:
-        try:
-            return (self.folder / file).read_bytes()
-        except FileNotFoundError:
-            raise UnfitError("the model has no layers that it could quantize") from None
-
-
-#: Engine -> function that builds it from quantized graphs.
-INT8: Mapping[str, Callable[[QuantizedGraphs], Engine]] = {
-    "int8-onnxruntime": lambda graphs: graphs.onnx_runtime(STATIC),
-    "int8-openvino": lambda graphs: graphs.open_vino(STATIC),
-    "int8-dynamic": lambda graphs: graphs.onnx_runtime(DYNAMIC),
+#: Engine -> how it is opened, and its file in the folder of quantized graphs (see `onnx.quantization`).
+INT8: dict[str, tuple[Callable[[GraphFiles, str], Engine], str]] = {
+    "int8-onnxruntime": (GraphFiles.onnx_runtime, STATIC),
+    "int8-openvino": (GraphFiles.open_vino, STATIC),
+    "int8-dynamic": (GraphFiles.onnx_runtime, DYNAMIC),
+}
+#: The same for the float32 graph beside them, which may be the fastest.
+FLOAT32: dict[str, tuple[Callable[[GraphFiles, str], Engine], str]] = {
+    "onnxruntime": (GraphFiles.onnx_runtime, WIDE),
+    "openvino": (GraphFiles.open_vino, WIDE),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 from collections.abc import Sequence
@@ -48,6 +49,16 @@ def open_vino_of_onnx(model: bytes, names: Sequence[str], dtypes: Sequence[str],
     return _compiled(read, "f32", threads, [i for i in places if dtypes[i] in _WIDE_NAMES], places)
 
 
+def open_vino_of_blob(blob: bytes, dtypes: Sequence[str], threads: int) -> Engine:
+    """A compiled model that `CompiledModel.blob` has returned, for arrays of these dtypes.
+
+    Raises UnfitError if OpenVINO isn't installed, and OpenVINO's errors for another version's blob.
+    """
+    with kept_signal_stack():
+        compiled = _package().Core().import_model(blob, "CPU", _settings("f32", threads))
+    return CompiledModel(compiled, [i for i, dtype in enumerate(dtypes) if dtype in _WIDE_NAMES], [*range(len(dtypes))])
+
+
 def _package() -> Any:
     # OpenVINO reports each conversion to a web service from a fork of this process. The fork inherits the server's
     # locks and may hang for ever if other threads hold them. Without this package, OpenVINO uses a stub.
@@ -59,24 +70,45 @@ def _package() -> Any:
     return openvino
 
 
-def _compiled(model: Any, precision: str, threads: int, wide: Sequence[int], places: Sequence[int]) -> Engine:
-    """`wide` are positions of inputs with integers of 64 bits, `places` the position of each of the model's inputs."""
+def _settings(precision: str, threads: int) -> dict[str, str]:
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
-    with kept_signal_stack():
-        compiled = _package().compile_model(model, "CPU", settings)
-    count = len(compiled.outputs)
-    # An infer request holds the values of one call, so each thread has its own.
-    own = threading.local()
+    return settings
 
-    def run(arrays: Sequence[Array]) -> list[Array]:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        for i in wide:
+
+def _compiled(model: Any, precision: str, threads: int, wide: Sequence[int], places: Sequence[int]) -> Engine:
+    with kept_signal_stack():
+        compiled = _package().compile_model(model, "CPU", _settings(precision, threads))
+    return CompiledModel(compiled, wide, places)
+
+
+class CompiledModel:
+    """A compiled model as an engine."""
+
+    def __init__(self, compiled: Any, wide: Sequence[int], places: Sequence[int]) -> None:
+        """`wide` are positions of inputs with integers of 64 bits, `places` the position of each input of the model."""
+        self._compiled = compiled
+        self._wide = wide
+        self._places = places
+        self._count = len(compiled.outputs)
+        # An infer request holds the values of one call, so each thread has its own.
+        self._own = threading.local()
+
+    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+        """See Engine. Raises UnfitError for integers that need more than 32 bits."""
+        try:
+            request = self._own.request
+        except AttributeError:
+            request = self._own.request = self._compiled.create_infer_request()
+        for i in self._wide:
             if arrays[i].size and not _LIMITS.min <= arrays[i].min() <= arrays[i].max() <= _LIMITS.max:
                 raise UnfitError("OpenVINO's integers have 32 bits")
-        results = own.request.infer([arrays[i] for i in places], share_inputs=True)
-        return [np.asarray(results[i]) for i in range(count)]
+        results = request.infer([arrays[i] for i in self._places], share_inputs=True)
+        return [np.asarray(results[i]) for i in range(self._count)]
 
-    return run
+    def blob(self) -> bytes:
+        """The compiled model, for `open_vino_of_blob`."""
+        file = io.BytesIO()
+        self._compiled.export_model(file)
+        return file.getvalue()

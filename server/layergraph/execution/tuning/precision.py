@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from layergraph.errors import DataError
 from layergraph.execution.arrays import as_tensor
 from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError, exported_graph
-from layergraph.execution.engines.low_precision import INT8, PRECISIONS, QuantizedGraphs
+from layergraph.execution.engines.graph_files import GraphFiles
+from layergraph.execution.engines.low_precision import FLOAT32, INT8, PRECISIONS
 from layergraph.execution.engines.onnx import quantization
 from layergraph.execution.engines.onnx.runtime import exported, input_names
 from layergraph.execution.samples import Sampler
@@ -110,14 +112,28 @@ def _int8(
 ) -> Tuning:
     given = [_calibrating(calibration, spec) for spec in plan.input_specs]
     with workshop.graphs(given, partial(_write, plan, given, threads, shared=shared)) as folder:
+        graphs = GraphFiles(folder, tuple(spec.dtype for spec in plan.input_specs), threads, shared)
         choices = _recall(folder / _NOTE)
-        graphs = QuantizedGraphs(folder, tuple(spec.dtype for spec in plan.input_specs), threads, shared)
-        fit, dropped = _passing(plan, graphs, compare, dict.fromkeys(choice.engine for choice in choices) or INT8)
+        fit, reasons = _passing(plan, graphs, compare, dict.fromkeys(choice.engine for choice in choices) or INT8)
+        if not fit:
+            # That it isn't installed is of less interest than by how much another's outputs differ.
+            raise min(reasons.values(), key=lambda reason: isinstance(reason, UnfitError))
         if not choices:
+            fit |= _passing(plan, graphs, compare, FLOAT32)[0]
             choices = _fastest(plan, given, {name: tuned.run for name, (tuned, _) in fit.items()})
             (folder / _NOTE).write_text(choices_to_json(choices))
     chosen = [choice for choice in choices if choice.engine in fit]
+    if all(choice.engine in FLOAT32 for choice in chosen):
+        # Tuning has more engines of float32 to choose from.
+        raise UnfitError(_slower(chosen[0]))
+    dropped = {name: str(reason).splitlines()[0][:200] for name, reason in reasons.items()}
     return Tuning(tuple(Choice(c.rows, c.engine, c.milliseconds, *fit[c.engine]) for c in chosen), dropped)
+
+
+def _slower(choice: Choice) -> str:
+    """Why int8 isn't used although it has passed."""
+    best = min((value for name, value in choice.milliseconds.items() if name in INT8), default=math.nan)
+    return f"int8 takes {best:.3g} ms for {choice.rows} row, float32 {choice.milliseconds[choice.engine]:.3g} ms"
 
 
 def _calibrating(calibration: Mapping[str, Array], spec: TensorSpec) -> Array:
@@ -152,27 +168,22 @@ def _write(plan: Plan, given: Sequence[Array], threads: int, folder: Path, *, sh
 
 
 def _passing(
-    plan: Plan, graphs: QuantizedGraphs, compare: Compare, names: Mapping[str, Any]
-) -> tuple[dict[str, tuple[Tuned, float]], dict[str, str]]:
-    """The engines that `compare` accepts, with their differences, and why the others were dropped.
-
-    Raises the first engine's reason if all are dropped.
-    """
+    plan: Plan, graphs: GraphFiles, compare: Compare, names: Iterable[str]
+) -> tuple[dict[str, tuple[Tuned, float]], dict[str, Exception]]:
+    """The engines that `compare` accepts, with their differences, and why the others were dropped."""
     fit: dict[str, tuple[Tuned, float]] = {}
     reasons: dict[str, Exception] = {}
     for name in names:
+        opened, file = (INT8 | FLOAT32)[name]
         try:
-            engine = INT8[name](graphs)
-            fit[name] = Tuned(name, engine, exact=False), compare(partial(_run, plan, engine))
+            engine = opened(graphs, file)
+            fit[name] = Tuned(name, engine, exact=name in FLOAT32), compare(partial(_run, plan, engine))
         except Exception as reason:
             # Engines may raise anything.
             reasons[name] = reason
             if not isinstance(reason, UnfitError):
                 logger.info("engine %s isn't used: %s", name, str(reason)[:300])
-    if not fit:
-        # That it isn't installed is of less interest than by how much another's outputs differ.
-        raise min(reasons.values(), key=lambda reason: isinstance(reason, UnfitError))
-    return fit, {name: str(reason).splitlines()[0][:200] for name, reason in reasons.items()}
+    return fit, reasons
 
 
 def _fastest(plan: Plan, given: Sequence[Array], engines: Mapping[str, Engine]) -> list[Choice]:
@@ -194,6 +205,6 @@ def _recall(note: Path) -> list[Choice]:
     """The choices that were made before; none if they are damaged, or of an engine that there isn't."""
     try:
         found = list(choices_from_json(note.read_bytes()))
-        return found if all(choice.engine in INT8 and choice.rows > 0 for choice in found) else []
+        return found if all(choice.engine in INT8 | FLOAT32 and choice.rows > 0 for choice in found) else []
     except (OSError, ValueError, LookupError, TypeError):
         return []

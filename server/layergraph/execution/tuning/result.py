@@ -60,10 +60,11 @@ def choices_from_json(text: bytes) -> tuple[Choice, ...]:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A choice for each timed row count, and for each dropped engine the reason."""
+    """A choice for each timed row count, for each dropped engine the reason, and whether time was too short for any."""
 
     choices: tuple[Choice, ...]
     dropped: Mapping[str, str]
+    late: bool = False
     #: Cache of `for_rows`.
     found: dict[int, Tuned | None] = field(default_factory=dict, repr=False, compare=False)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +23,9 @@ from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
 from layergraph.execution.samples import Sampler
 from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
 from layergraph.execution.tuning.edge_cases import unusual_rows
+from layergraph.execution.tuning.kept import keep
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning
-from layergraph.execution.tuning.time_budget import Allowance
+from layergraph.execution.tuning.time_budget import Allowance, NoTimeError
 from layergraph.execution.tuning.timing import lower_quartiles
 from layergraph.execution.tuning.variants import ONE_THREAD, ROW_PARALLEL, Variants
 
@@ -64,8 +66,12 @@ def tune(
     known: Sequence[Choice] = (),
     stopped: Callable[[], bool] = lambda: False,
     busy: Callable[[], bool] = lambda: False,
+    trying: Callable[[str], None] = lambda name: None,
+    folder: Path | None = None,
 ) -> Tuning:
-    """Finds the fastest engine for each of `rows`, within `seconds`. Raises ValueError for an unknown engine.
+    """Finds the fastest engine for each of `rows`, within `seconds`.
+
+    Raises ValueError for an unknown engine, and OSError if `folder` can't be written.
 
     engines   built in this order, while time is left
     seconds   of wall clock; a step that takes longer than expected may end later
@@ -76,6 +82,9 @@ def tune(
     known     an earlier result: only its engines are built, and nothing is timed
     stopped   called between steps; once it returns True, no more engines are built or timed
     busy      called before each step, which waits until it returns False; waiting doesn't count as time
+    trying    called with the name of each engine before it is built, in case that it crashes
+    folder    where the chosen engines are written (see `kept`), unless tuning was stopped, or eager torch was chosen
+              for lack of time to build others
     """
     unknown = [name for name in engines if name not in ENGINES and name != EAGER]
     if unknown:
@@ -92,10 +101,12 @@ def tune(
         variants = Variants(ENGINES, bench.source, threads, batched=plan.batched)
     except Exception as reason:
         # Layers may raise anything for rows or lengths that don't fit; the model is then served by eager torch.
-        return Tuning((), dict.fromkeys(engines, _short(reason)))
+        return Tuning((), dict.fromkeys(engines, _short(reason)), late=isinstance(reason, NoTimeError))
     fit: dict[str, Tuned] = {}
+    late: list[str] = []
 
     def build(name: str) -> None:
+        trying(name)
         try:
             allowance.require(bench.expected_seconds, kept)
             tuned = bench.built(name, partial(variants.make, name))
@@ -103,21 +114,32 @@ def tune(
         except Exception as reason:
             # Engines may raise anything, and no failure may prevent a model from being served.
             dropped[name] = _short(reason)
+            late.extend([name] if isinstance(reason, NoTimeError) else [])
             logger.debug("engine %s dropped", name, exc_info=True)
 
     try:
         for name in engines:
             build(name)
             if pin and fit:
-                return Tuning(tuple(Choice(count, name, {}, fit[name]) for count in rows[:1]), dropped)
+                break
         if known:
             return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
-        for name in list(fit):
-            for other in variants.others(name, bench.row_seconds(name)):
-                build(other)
+        if pin:
+            choices = [Choice(rows[0], name, {}, tuned) for name, tuned in fit.items()]
+        else:
+            for name in list(fit):
+                for other in variants.others(name, bench.row_seconds(name)):
+                    build(other)
+            if folder is None:
+                # Before timing, so that memory is free.
+                variants.release()
+            choices = bench.choices(list(fit.values()))
+        hurried = bool(late) and all(choice.tuned is None for choice in choices)
+        if folder is not None and choices and not hurried and not stopped():
+            keep(folder, choices, variants, *bench.example)
     finally:
         variants.release()
-    return Tuning(tuple(bench.choices(list(fit.values()))), dropped)
+    return Tuning(tuple(choices), dropped, late=bool(late))
 
 
 class _Bench:
@@ -170,6 +192,12 @@ class _Bench:
             self._expected.append(expected)
             # In sums of equal numbers, rounding errors add up instead of cancelling.
             self._tolerances.append(LOOSE_TOLERANCE)
+
+    @property
+    def example(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Inputs that were compared, of several rows, and the outputs of eager torch."""
+        several = min((i for i, case in enumerate(self._cases) if case and len(case[0]) > 1), default=0)
+        return self._cases[several], self._expected[several]
 
     def source(self, threads: int, *, joined: bool) -> ExportedGraph:
         """What engines are built from, with calls of shared layers merged if `joined`."""

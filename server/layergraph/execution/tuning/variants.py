@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from layergraph.execution.engines.exported_graph import Engine, ExportedGraph
+from layergraph.execution.engines.exported_graph import Engine, ExportedGraph, UnfitError
+from layergraph.execution.engines.graph_files import CONTENTS
 from layergraph.execution.engines.row_parallel import row_parallel
 from layergraph.execution.engines.table import KEEPS_NOT_FINITE
 from layergraph.execution.passes.merge_shared_calls import joins
@@ -54,7 +55,7 @@ class Variants:
 
     def make(self, name: str) -> Engine:
         """Builds an engine. Raises KeyError for an unknown name, and the engine's own errors."""
-        engine, suffix = _parts(name)
+        engine, suffix = parts(name)
         if suffix not in (ONE_THREAD, ROW_PARALLEL):
             return self._table[engine](self._sources[suffix])
         source = self._sources[""].with_threads(1)
@@ -63,9 +64,26 @@ class Variants:
         single = self._singles[engine]
         return single if suffix == ONE_THREAD else row_parallel(single, self._threads, source.assertion_count)
 
+    def content(self, name: str, built: Engine) -> tuple[str, bytes]:
+        """Name of the file of an engine that was built, and its content, from which it can be opened again.
+
+        Variants that differ in their threads only have the same file. Raises UnfitError if an engine can't be written.
+        """
+        engine, suffix = parts(name)
+        if engine not in CONTENTS:
+            raise UnfitError(f"engine '{engine}' can't be written to a file")
+        apart = UNMERGED if suffix == UNMERGED else ""
+        single = suffix in (ONE_THREAD, ROW_PARALLEL)
+        return engine + apart, CONTENTS[engine](self._sources[apart], self._singles[engine] if single else built)
+
+    @property
+    def assertion_count(self) -> int:
+        """How many of the outputs of each engine are runtime assertions. Raises CannotTraceError."""
+        return self._sources[""].assertion_count
+
     def keeps_not_finite(self, name: str) -> bool:
         """Whether an engine handles NaN and infinities as eager torch does. Raises CannotTraceError."""
-        keeps = KEEPS_NOT_FINITE.get(_parts(name)[0])
+        keeps = KEEPS_NOT_FINITE.get(parts(name)[0])
         return keeps is not None and keeps(self._sources[""])
 
     def release(self) -> None:
@@ -74,7 +92,7 @@ class Variants:
             source.release()
 
 
-def _parts(name: str) -> tuple[str, str]:
+def parts(name: str) -> tuple[str, str]:
     """An engine's name in the table and its suffix, which may be empty."""
     suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), "")
     return name.removesuffix(suffix), suffix

@@ -20,6 +20,14 @@ from layergraph.execution.tuning import precision as tuning
 from layergraph.golden import Golden, GoldenMismatchError, make_golden, write_golden
 from layergraph.lower_precision import calibration_path, read_calibration, reduce_precision
 
+
+@pytest.fixture(autouse=True)
+def only_int8(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """For models as small as these float32 may be as fast."""
+    if "float32" not in request.node.name:
+        monkeypatch.setattr(tuning, "FLOAT32", {})
+
+
 X = np.random.default_rng(0).standard_normal((5, 6)).astype("float32")
 
 
@@ -157,6 +165,34 @@ def test_what_was_chosen_is_not_timed_again(tmp_path: Path, monkeypatch: pytest.
     # The proof is compared each time.
     with pytest.raises(GoldenMismatchError):
         reduce_precision(made, golden, "int8", threads=1, atol=1e-9, workshop=kept)
+
+
+@pytest.mark.parametrize("faster", ["onnxruntime", "int8-onnxruntime"])
+def test_float32_is_used_where_it_is_the_fastest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: str) -> None:
+    """For one row here, and for more rows if `faster` is an engine of float32."""
+    pytest.importorskip("onnxruntime")
+    counts: list[int] = []
+
+    def times(calls: Any, seconds: float) -> dict[str, float]:
+        counts.append(len(counts))
+        fastest = "onnxruntime" if len(counts) == 1 else faster
+        return {name: 1e-6 if name == fastest else 2e-6 for name in calls}
+
+    monkeypatch.setattr(tuning, "lower_quartiles", times)
+    made, kept = convolutional(), Folder(tmp_path / "graphs")
+    golden = proof(made, tmp_path / "golden.npz", 0.05)
+    for _ in range(2):  # the second time with what was noted
+        if faster == "onnxruntime":
+            with pytest.raises(UnfitError, match=r"int8 takes 0.002 ms for 1 row, float32 0.001 ms"):
+                reduce_precision(made, golden, "int8", threads=1, workshop=kept)
+            assert made.engines == ()
+        else:
+            reduce_precision(made, golden, "int8", threads=1, workshop=kept)
+            assert [choice.engine for choice in made.engines] == ["onnxruntime", faster, faster]
+            assert made.engines[0].difference < 1e-6 < made.engines[1].difference
+            got, expected = made.plan().run({"x": IMAGES[:1]})["y"], made.predict(IMAGES[:1])
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert len(counts) == 3
 
 
 @pytest.mark.parametrize(

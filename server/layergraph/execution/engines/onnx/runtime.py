@@ -54,8 +54,10 @@ def session(model: bytes, input_count: int, threads: int, *, shared: bool) -> En
 
 
 def exported(source: ExportedGraph) -> bytes:
-    """The graph in ONNX format. Raises CannotTraceError."""
-    return to_onnx(source.function, source.samples, input_names(len(source.samples)), source.open_axes)
+    """The graph in ONNX format, exported once. Raises CannotTraceError."""
+    if source.onnx is None:
+        source.onnx = to_onnx(source.function, source.samples, input_names(len(source.samples)), source.open_axes)
+    return source.onnx
 
 
 def input_names(count: int) -> list[str]:

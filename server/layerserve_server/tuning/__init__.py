@@ -1,0 +1,1 @@
+"""Which engine answers for a version: found by another process, and kept in the state folder."""

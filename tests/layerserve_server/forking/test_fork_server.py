@@ -1,0 +1,47 @@
+"""The process that forks: it ends when it isn't needed, and no connection is lost by that."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from layerserve_server.forking.fork_server import ForkServer
+
+#: A program whose children send their process's parent; it ends slowly, as one that has imported torch.
+PROGRAM = """
+import os, time
+from layerserve_server.forking import forked
+
+forked.serve(lambda channel: channel.sendall(str(os.getppid()).encode()))
+time.sleep(3)
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[ForkServer]:
+    made = ForkServer("", ["0.2"])
+    made._command = [sys.executable, "-c", PROGRAM, "0.2"]
+    yield made
+    made.close()
+
+
+def parent(server: ForkServer) -> str:
+    with server.connection(30.0) as channel:
+        return channel.recv(100).decode()
+
+
+def test_a_process_that_is_ending_is_replaced(server: ForkServer) -> None:
+    first = parent(server)
+    assert parent(server) == first
+    assert server._process is not None
+    time.sleep(1.0)  # longer than it waits for a connection
+    assert server._process.poll() is None
+    assert parent(server) not in ("", first)
+
+
+def test_a_server_that_was_closed_starts_nothing(server: ForkServer) -> None:
+    server.close()
+    with pytest.raises(OSError, match="the process was closed"), server.connection(1.0):
+        pass
