@@ -195,6 +195,15 @@ def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     assert loader.configured(ModelSettings()) == "reducing"
     assert made.pop(0) == ("pinning", own, "openvino", 3, "engines")
     assert made.pop(0) == ("reducing", "pinning", "int8", 3, loader._graphs, None, None)
+    assert loader._graphs._folders._folder == tmp_path / ".layerserve" / "quantized"
+    made.clear()
+    model = ModelSettings(engine="eager", precision="bfloat16", compute_threads=2, golden_rtol=0.5, golden_atol=0.25)
+    assert loader.configured(model) == "reducing"
+    assert made.pop(0) == ("pinning", own, "eager", 2, "engines")
+    assert made == [("reducing", "pinning", "bfloat16", 2, loader._graphs, 0.5, 0.25)]
+    model = ModelSettings(engine="auto", precision="float32")
+    assert ModelLoader(settings, own).configured(model) is own
+    made.clear()
     # Engines that were chosen at an earlier start, unless the settings name one, or none is chosen.
     loader = ModelLoader(Settings(path=tmp_path, compute_threads=3, tuning_seconds=1.0), imports=imports)
     assert loader.configured(ModelSettings()).keywords["read"] == "reopening"
@@ -202,13 +211,6 @@ def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     loader.configured(ModelSettings(engine="eager"))
     loader.configured(ModelSettings(precision="int8"))
     assert [name for name, *_ in made] == ["reopening", "pinning", "reducing"]
-    assert loader._graphs._folders._folder == tmp_path / ".layerserve" / "quantized"
-    made.clear()
-    model = ModelSettings(engine="eager", precision="bfloat16", compute_threads=2, golden_rtol=0.5, golden_atol=0.25)
-    assert loader.configured(model) == "reducing"
-    assert made == [("pinning", own, "eager", 2), ("reducing", "pinning", "bfloat16", 2, loader._graphs, 0.5, 0.25)]
-    model = ModelSettings(engine="auto", precision="float32")
-    assert ModelLoader(settings, own).configured(model) is own
 
 
 def test_a_model_has_settings_of_its_own():

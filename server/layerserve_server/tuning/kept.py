@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import torch
+from layergraph.execution.engines.exported_graph import UnfitError
 from layergraph.execution.tuning.kept import FILES
 
 from layerserve_server.kept.folders import KeptFolders, never
@@ -43,8 +44,7 @@ class KeptEngines:
                 return False
             try:
                 model.plan().open_kept(folder, threads or torch.get_num_threads(), shared=True)
-            except Exception as reason:
-                # Engines may raise anything for a file of which they have written another part.
+            except UnfitError as reason:
                 logger.info("the engines that were kept aren't used: %s", str(reason)[:300])
                 return False
             return True

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from layergraph.execution.engines.exported_graph import UnfitError
 from layergraph.execution.tuning.kept import noted
 
 from layerserve_server.kept.folders import StoppedError
@@ -137,8 +138,7 @@ def _opened(model: Model, folder: Path, threads: int, seconds: float) -> Tuning:
     try:
         # The file may have been replaced while it was tuned: compared with the model that is served.
         return plan.open_kept(folder, threads, shared=True, compare=True)
-    except Exception as reason:
-        # Engines may raise anything.
+    except UnfitError as reason:
         logger.debug("engines are built again: %s", reason)
         return plan.tune(seconds=seconds, threads=threads, shared=True, known=noted(folder))
 

@@ -162,5 +162,5 @@ class Part:
         return [self._of(values[0])], [None if masks[0] is None else self._of(masks[0])]
 
     def _of(self, whole: torch.Tensor) -> torch.Tensor:
-        rows = whole.shape[0] // self._count
-        return whole[self._index * rows : (self._index + 1) * rows]
+        # Without its length: torch's own fusion takes that of a sum for that of the first summand, such as a bias.
+        return whole.chunk(self._count)[self._index]

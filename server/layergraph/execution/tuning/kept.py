@@ -82,12 +82,23 @@ def noted(folder: Path) -> tuple[Choice, ...]:
 def opened(folder: Path, plan: Plan, threads: int, *, shared: bool, compare: bool) -> Tuning:
     """Returns the engines that `keep` has written for such a plan, with this number of threads.
 
-    With `compare`, eager torch's outputs for the example are compared with those that were written. Raises OSError,
-    UnfitError if outputs differ or an engine wasn't written, ValueError, LookupError or TypeError if what is noted is
-    damaged, and the engines' own errors.
+    With `compare`, eager torch's outputs for the example are compared with those that were written. Raises UnfitError
+    if outputs differ, or if files are missing or damaged.
     """
-    choices = noted(folder)
+    try:
+        return _all_opened(folder, plan, threads, shared=shared, compare=compare)
+    except UnfitError:
+        raise
+    except Exception as reason:
+        # Engines may raise anything for a damaged file.
+        raise UnfitError(f"what is kept can't be opened: {reason}") from reason
+
+
+def _all_opened(folder: Path, plan: Plan, threads: int, *, shared: bool, compare: bool) -> Tuning:
     note = json.loads((folder / NOTE).read_bytes())
+    choices = noted(folder)
+    if not choices:
+        raise UnfitError("no engine was noted")
     entries = {name: _Entry(**entry) for name, entry in dict(note["engines"]).items()}
     with np.load(folder / EXAMPLE, allow_pickle=False) as example:
         inputs, outputs = (_numbered(example, f"{kind}_") for kind in ("input", "output"))

@@ -124,7 +124,7 @@ def tune(
                 break
         if known:
             return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
-        if pin:
+        if pin and fit:
             choices = [Choice(rows[0], name, {}, tuned) for name, tuned in fit.items()]
         else:
             for name in list(fit):

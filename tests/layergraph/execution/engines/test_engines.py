@@ -65,6 +65,13 @@ def twins() -> Any:
     return keras.Model([left, right], layers.Dense(1, activation="sigmoid")(both))
 
 
+def siamese() -> Any:
+    """A shared layer, called on two inputs and merged: torch took the bias's length for the number of rows."""
+    left, right, third = keras.Input((6,)), keras.Input((6,)), keras.Input((8,))
+    shared = layers.Dense(8)
+    return keras.Model([left, right, third], layers.Dense(3)(layers.Add()([shared(left), shared(right), third])))
+
+
 def sequences() -> Any:
     """Attention over sequences of any length."""
     entry = keras.Input((None, 16))
@@ -72,7 +79,7 @@ def sequences() -> Any:
     return keras.Model(entry, layers.LayerNormalization()(layers.Add()([entry, x])))
 
 
-MODELS = {"words": words, "images": images, "twins": twins, "sequences": sequences}
+MODELS = {"words": words, "images": images, "twins": twins, "siamese": siamese, "sequences": sequences}
 
 
 @pytest.fixture(params=MODELS)
@@ -569,6 +576,22 @@ def test_sizes_of_padding_are_constants_in_onnx() -> None:
     graph = onnx.load_from_string(exported(source)).graph
     kinds = [node.op_type for node in graph.node if node.op_type != "Constant"]
     assert kinds == ["Transpose", "Pad", "Conv", "Transpose"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="not there")
+def test_merged_calls_are_split_by_one_node_in_onnx() -> None:
+    """torch's exporter computes the bounds of each part with several."""
+    import onnx
+
+    entries = [layergraph.Input((4,)) for _ in range(2)]
+    shared = layergraph.layers.Dense(3)
+    plan = layergraph.Model(entries, layergraph.layers.Subtract()([shared(entry) for entry in entries])).plan()
+    samples = [[np.zeros((rows, 4), "float32")] * 2 for rows in (2, 3)]
+    source = ExportedGraph(plan.inference_program(packed=False, joined=True), *samples, 1, batched=True)
+    model = onnx.load_from_string(exported(source))
+    kinds = [node.op_type for node in model.graph.node if node.op_type != "Constant"]
+    assert kinds == ["Concat", "Gemm", "Split", "Sub"]
+    onnx.checker.check_model(model)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="not there")

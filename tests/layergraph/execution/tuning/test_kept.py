@@ -18,16 +18,18 @@ from layergraph.execution.tuning.kept import EXAMPLE, FILES, NOTE, noted
 from layergraph.execution.tuning.time_budget import NoTimeError
 
 ROWS = np.random.default_rng(0).standard_normal((5, 6)).astype("float32")
-IDS = np.arange(10).reshape(5, 2)
+INPUTS = {"x": ROWS, "z": -ROWS, "ids": np.arange(10).reshape(5, 2)}
 
 
 def model(value: float = 0.5) -> Any:
-    """Two inputs, one of them of integers, a shared layer whose calls can be merged, and a GRU."""
-    x, ids = layergraph.Input((6,), name="x"), layergraph.Input((2,), dtype="int64", name="ids")
+    """Three inputs, one of them of integers, a shared layer whose calls can be merged, and a GRU."""
+    x, z = layergraph.Input((6,), name="x"), layergraph.Input((6,), name="z")
+    ids = layergraph.Input((2,), dtype="int64", name="ids")
     words = layers.GRU(6)(layers.Embedding(20, 4)(ids))
     shared = layers.Dense(6, activation="tanh")
-    made = layergraph.Model([x, ids], layers.Dense(3, name="y")(layers.Add()([shared(x), shared(words)])))
-    made.set_weights([np.full(array.shape, value * (1 + i), "float32") for i, array in enumerate(made.get_weights())])
+    made = layergraph.Model([x, z, ids], layers.Dense(3, name="y")(layers.Add()([shared(x), shared(z), words])))
+    random = np.random.default_rng(1)
+    made.set_weights([value * random.standard_normal(array.shape).astype("float32") for array in made.get_weights()])
     return made
 
 
@@ -37,7 +39,7 @@ def tuned(folder: Path, engines: tuple[str, ...], **options: Any) -> Any:
 
 
 def answer(plan: Any) -> Any:
-    return plan.run({"x": ROWS, "ids": IDS})["y"]
+    return plan.run(INPUTS)["y"]
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_an_engine_is_opened_from_its_file(tmp_path: Path, fastest: dict[str, fl
         (c.rows, c.engine, c.milliseconds) for c in first.choices
     ]
     assert [c.tuned.finite for c in again.choices] == [c.tuned.finite for c in first.choices]
-    np.testing.assert_allclose(answer(plan), model().predict({"x": ROWS, "ids": IDS}), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(answer(plan), model().predict(INPUTS), rtol=1e-5, atol=1e-6)
     # By the engine, not by eager torch.
     plan.run_eagerly = lambda *_: 1 / 0
     answer(plan)
@@ -82,7 +84,7 @@ def test_rows_are_split_between_single_threads(tmp_path: Path, fastest: dict[str
     assert [choice.engine for choice in found.choices] == ["onnxruntime-1thread", "onnxruntime-rowparallel"]
     # One file for both.
     assert {path.name for path in tmp_path.iterdir()} == {"onnxruntime", NOTE, EXAMPLE}
-    np.testing.assert_allclose(answer(plan), model().predict({"x": ROWS, "ids": IDS}), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(answer(plan), model().predict(INPUTS), rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_is_traced_exported_or_computed_by_torch_again(
@@ -190,10 +192,9 @@ def test_what_is_damaged_is_refused(tmp_path: Path, fastest: dict[str, float], d
         "entries": lambda: note.write_text(json.dumps(content | {"engines": {"onnxruntime": {"file": 1}}})),
     }[damage]()
     plan = model().plan()
-    with pytest.raises((OSError, LookupError, TypeError, ValueError, UnfitError, RuntimeError)):
+    with pytest.raises(UnfitError):
         plan.open_kept(tmp_path, 2, shared=True)
-    if damage != "choices":
-        assert plan.engines == ()
+    assert plan.engines == ()
 
 
 @pytest.mark.parametrize("text", ["", "[", "[1]", "{}", '{"choices": [{"rows": 1}]}', '{"choices": 1}'])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
+from layergraph.execution.engines.onnx.chunks import constant_chunk
 from layergraph.execution.engines.onnx.means import mean
 from layergraph.execution.engines.onnx.pads import pad
 
@@ -51,7 +52,7 @@ def to_onnx(
 @contextmanager
 def _own_writing(opset: int) -> Iterator[None]:
     """Registers our exports of some operations with torch's exporter."""
-    own = {"aten::mean": mean, "aten::pad": pad}
+    own = {"aten::mean": mean, "aten::pad": pad, "prim::ConstantChunk": constant_chunk}
     for name, write in own.items():
         register_custom_op_symbolic(name, write, opset)
     try:
