@@ -2,7 +2,10 @@
 
 import gc
 import os
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,16 @@ os.environ.setdefault("LAYERSERVE_TRAINING_NICE", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+@pytest.fixture(scope="session")
+def warm_parent() -> Iterator[Any]:
+    """A warm parent that takes seconds to import torch, and stays for all tests."""
+    from shared_parent import SharedParent
+
+    parent = SharedParent()
+    yield parent
+    parent.end()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Excludes modules and collected tests, which stay, from garbage collection: it takes a third of collecting."""
@@ -26,3 +39,18 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.enable()
         gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the tests, takes a file of each folder in turn.
+
+    So files that wait for servers and runs are tested beside those that compute, and none of them is the last.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    folders, turns = Counter[Path](), dict[Path, int]()
+    for path in dict.fromkeys(item.path for item in items):
+        turns[path] = folders[path.parent]
+        folders[path.parent] += 1
+    items.sort(key=lambda item: turns[item.path])
