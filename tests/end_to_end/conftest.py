@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,23 @@ from layerserve import Client
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_zoo.zoo import ZOO
+from shared_parent import SharedParent
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras2"
+
+
+@contextmanager
+def used(parent: SharedParent) -> Iterator[None]:
+    """Gives this warm parent to servers that are made in the context."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("layerserve_server.app.WarmParent", lambda *_, **__: parent)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_warm_parent(warm_parent: SharedParent) -> Iterator[None]:
+    with used(warm_parent):
+        yield
 
 
 @pytest.fixture(scope="session", name="repository")
@@ -35,11 +51,13 @@ def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", name="app")
-def _app(repository: Path) -> Iterator[App]:
+def _app(repository: Path, warm_parent: SharedParent) -> Iterator[App]:
     settings = Settings(
         path=repository, host="127.0.0.1", grpc_port=0, metrics_port=0, poll_seconds=0.1, drain_seconds=0
     )
-    with App(settings) as app:
+    with used(warm_parent):
+        app = App(settings)
+    with app:
         yield app
 
 

@@ -22,6 +22,7 @@ EPOCHS = 4
 def _cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInCluster]:
     with StandInCluster() as cluster:
         monkeypatch.setenv("KUBECONFIG", str(cluster.config(tmp_path / "kubeconfig")))
+        monkeypatch.setattr("layerserve_server.training.process.cluster.ASK_SECONDS", 0.1)
         yield cluster
 
 

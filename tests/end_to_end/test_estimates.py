@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,23 @@ from small_runs import SETTINGS, dense_data
 RUN: dict[str, Any] = {**SETTINGS, "epochs": 3, "batch_size": 24, "validation_split": 0.25, "freeze": "dense"}
 
 
+ESTIMATED = "estimated"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _estimated(client: Client, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A model of these tests alone, as they publish versions and others look for the first."""
+    folder = tmp_path_factory.mktemp("estimates") / ESTIMATED
+    shutil.copytree(repository / "dense_keras" / "1", folder / "1")
+    folder.rename(repository / ESTIMATED)
+    client.wait_until_ready(model=ESTIMATED)
+
+
 def test_an_estimate_holds(client: Client, repository: Path) -> None:
     x, y = dense_data()
     runs = repository / ".layerserve" / "runs"
     before = {run.id for run in client.runs()}
-    estimate = client.estimate("dense_keras", x, y, publish="best", publish_label="new", **RUN)
+    estimate = client.estimate(ESTIMATED, x, y, publish="best", publish_label="new", **RUN)
     assert not estimate.problems
     assert {run.id for run in client.runs()} == before
     assert not list(runs.glob(".estimate*"))
@@ -34,11 +47,11 @@ def test_an_estimate_holds(client: Client, repository: Path) -> None:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    run = client.train("dense_keras", x, y, publish="best", publish_label="new", **RUN)
+    run = client.train(ESTIMATED, x, y, publish="best", publish_label="new", **RUN)
     info = run.wait().info()
     ended.set()
     watching.join()
-    assert (estimate.model, estimate.base_version, estimate.rows) == ("dense_keras", 1, 192)
+    assert (estimate.model, estimate.base_version, estimate.rows) == (ESTIMATED, 1, 192)
     assert (estimate.steps_per_epoch, estimate.steps, estimate.validation_steps) == (info.steps_per_epoch, 24, 3)
     assert estimate.data_bytes == x.nbytes + y.nbytes
     assert estimate.disk_bytes is not None
@@ -53,7 +66,7 @@ def test_an_estimate_holds(client: Client, repository: Path) -> None:
     assert estimate.wait_seconds == 0.0
     assert publication is not None
     assert (publication.version, publication.label, publication.weights) == (run.version, "new", "best")
-    assert publication.bytes == (repository / "dense_keras" / str(run.version) / "model.keras").stat().st_size
+    assert publication.bytes == (repository / ESTIMATED / str(run.version) / "model.keras").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -75,13 +88,13 @@ def test_what_cannot_work_is_a_problem_in_the_words_of_train(client: Client, set
     x, y = dense_data(8)
     given = {**RUN, **settings}
     with pytest.raises(LayerserveError) as refused:
-        client.train("dense_keras", x, y, **given)
-    assert client.estimate("dense_keras", x, y, **given).problems[0] == str(refused.value)
+        client.train(ESTIMATED, x, y, **given)
+    assert client.estimate(ESTIMATED, x, y, **given).problems[0] == str(refused.value)
 
 
 def test_shapes_are_enough(client: Client) -> None:
     x, y = TensorSpec("input", (10**9, 64), "float32"), TensorSpec("labels", (10**9, 10), "float32")
-    estimate = client.estimate("dense_keras", x, y, **SETTINGS, batch_size=1000)
+    estimate = client.estimate(ESTIMATED, x, y, **SETTINGS, batch_size=1000)
     assert estimate.problems
     assert all("bytes" in problem for problem in estimate.problems)
     assert estimate.steps == 10**6
@@ -89,7 +102,7 @@ def test_shapes_are_enough(client: Client) -> None:
 
 def test_an_evaluation_is_estimated(client: Client) -> None:
     x, y = dense_data(70)
-    estimate = client.estimate_evaluation("dense_keras", x, y, version=1, loss="mse", batch_size=32)
+    estimate = client.estimate_evaluation(ESTIMATED, x, y, version=1, loss="mse", batch_size=32)
     assert not estimate.problems
     assert (estimate.steps, estimate.rows, estimate.publication) == (3, 70, None)
     assert estimate.seconds is not None
@@ -100,7 +113,7 @@ def test_a_dry_run_of_the_command_line(client: Client, tmp_path: Path, capsys: p
     np.savez(tmp_path / "data.npz", x=x, y=y)
     data = [f"{tmp_path}/data.npz:x", "--y", f"{tmp_path}/data.npz:y", "--address", client.address, "--dry-run"]
     before = client.runs()
-    line = ["train", "dense_keras", "--x", *data, "--version", "1", "--loss", "mse", "--optimizer", "sgd"]
+    line = ["train", ESTIMATED, "--x", *data, "--version", "1", "--loss", "mse", "--optimizer", "sgd"]
     assert main([*line, "--json"]) == 0
     estimate = json.loads(capsys.readouterr().out)
     assert estimate["problems"] == []

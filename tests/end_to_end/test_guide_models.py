@@ -18,7 +18,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras2"
 
 
 def answers(client: Client, model: str, inputs: Any) -> list[np.ndarray]:
-    return list(client.predict_named(model, inputs).values())
+    return list(client.predict_named(model, inputs, version=1).values())
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*structure of `inputs`:UserWarning")

@@ -33,6 +33,11 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_warm_parent() -> None:
+    """None: the server has a warm parent of its own, which finds the plugin."""
+
+
 @pytest.fixture(scope="module", name="app")
 def _app(folder: Path) -> Iterator[App]:
     with pytest.MonkeyPatch.context() as patch:

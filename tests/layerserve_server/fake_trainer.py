@@ -11,6 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from layerserve_server.forking.bare import import_bare
+
+if __name__ == "__main__":
+    # Without the client, whose import takes longer than a run here.
+    import_bare("layerserve")
+
 from layerserve_server.training import events
 from layerserve_server.training.process.main import _locked, _stop
 from layerserve_server.training.request import RunRequest

@@ -106,7 +106,7 @@ OTHERS = {
 
 
 def test_the_defaults_are_the_documented_ones(monkeypatch):
-    for name in ("TUNING_SECONDS", "WARM_TRAINING"):  # that all tests have set
+    for name in ("TUNING_SECONDS", "TRAINING_NICE", "WARM_TRAINING"):  # that all tests have set
         monkeypatch.delenv(f"LAYERSERVE_{name}", raising=False)
     assert dict(read_settings([])) == {**{name: default for name, (default, *_) in NUMBERS.items()}, **OTHERS}
 

@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import h5py
@@ -77,6 +78,7 @@ def dataset(**options: Any) -> bytes:
     return keras(weights=state(replaced(lambda group, name: group.create_dataset(name, **options))))
 
 
+@cache
 def bomb_json(size: int = 128 * MIB) -> bytes:
     """A config of zeros, compressed to a thousandth."""
     buffer = io.BytesIO()

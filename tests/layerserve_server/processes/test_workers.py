@@ -56,12 +56,12 @@ def file(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def serve(file, tmp_path):
+@pytest.fixture(scope="module")
+def serve(file):
     processes = []
 
-    def start(*more):
-        options = ["--workers", "2", "--state", str(tmp_path), *map(str, more)]
+    def start(state, *more):
+        options = ["--workers", "2", "--state", str(state), *map(str, more)]
         options += ["--host", "127.0.0.1", "--grpc-port", "0", "--metrics-port", "0", "--drain-seconds", "0"]
         process = subprocess.Popen(
             [sys.executable, "-m", "layerserve_server", str(file), *options, "--tuning-seconds", "0"],
@@ -79,6 +79,20 @@ def serve(file, tmp_path):
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="module")
+def server(serve, state):
+    """A server without further options, which SIGTERM ends."""
+    process, port, metrics = serve(state)
+    yield process, port, metrics
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
 
 
 def request():
@@ -115,8 +129,8 @@ def check_process_metrics(process, url):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
-def test_every_process_answers_and_one_that_dies_is_replaced(serve, file):
-    process, port, metrics = serve()
+def test_every_process_answers_and_one_that_dies_is_replaced(server, file):
+    process, port, metrics = server
     expected = load_model(file).predict(X)
     options = [("grpc.use_local_subchannel_pool", 1)]
 
@@ -151,8 +165,6 @@ def test_every_process_answers_and_one_that_dies_is_replaced(serve, file):
     while not [pid for pid in children(process) if pid != worker]:
         time.sleep(0.05)
     ask(4)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
 
 
 CERTIFICATES = """
@@ -168,7 +180,7 @@ def test_every_process_admits_the_same_callers_and_none_can_be_deceived(serve, t
     authority = Authority(tmp_path)
     tokens = write_tokens(tmp_path / "tokens.toml", more=CERTIFICATES)
     tls = [("--" + name.replace("_", "-"), path) for name, path in authority.settings.items()]
-    process, port, metrics = serve("--tokens", tokens, *chain.from_iterable(tls))
+    process, port, metrics = serve(tmp_path, "--tokens", tokens, *chain.from_iterable(tls))
     assert len(children(process)) == 1
     options = [("grpc.use_local_subchannel_pool", 1)]
     shop, stranger = authority.client("shop"), authority.client("stranger")
@@ -219,14 +231,16 @@ def test_every_process_admits_the_same_callers_and_none_can_be_deceived(serve, t
         page("predict")
 
 
-def test_all_processes_map_the_same_weights_and_none_has_hdf5(serve, tmp_path):
-    process, _, _ = serve()
-    (arrays,) = (tmp_path / "imports" / "models").glob("*/arrays.safetensors")
-    for pid in (process.pid, *children(process)):
-        maps = Path(f"/proc/{pid}/maps").read_text()
-        assert str(arrays) in maps
-        assert "hdf5" not in maps
-        assert "h5py" not in maps
+def test_all_processes_map_the_same_weights_and_none_has_hdf5(server, state, wait_until):
+    process, _, _ = server
+    (arrays,) = (state / "imports" / "models").glob("*/arrays.safetensors")
+
+    def maps():
+        return [Path(f"/proc/{pid}/maps").read_text() for pid in (process.pid, *children(process))]
+
+    # One of them may have started just now, in place of another.
+    wait_until(lambda: sum(str(arrays) in text for text in maps()) == 2)
+    assert not [text for text in maps() if "hdf5" in text or "h5py" in text]
 
 
 def test_counts_of_all_processes_are_added_up():

@@ -6,7 +6,6 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,6 @@ from layerserve_server.training.conversion import CONVERT, Converter
 from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
 
 GIB = 1 << 30
-
-
-@pytest.fixture(scope="module", name="parent")
-def _parent() -> Iterator[WarmParent]:
-    parent = WarmParent()
-    yield parent
-    parent.close()
 
 
 @pytest.fixture(name="converter")

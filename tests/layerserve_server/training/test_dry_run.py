@@ -34,20 +34,19 @@ GOOD = RunRequest("m", 1, DATA, compile=SETTINGS)
 LIMITS = JobLimits(20.0, 1 << 30)
 
 
-@pytest.fixture(scope="module")
-def parent():
-    parent = WarmParent()
-    yield parent
-    parent.close()
+@pytest.fixture
+def path(tmp_path):
+    """The file of a small model."""
+    x = Input((4,), name="x")
+    file = tmp_path / "model.keras"
+    # A name that regular expressions may take for ever to match.
+    Model(x, layers.Dense(3, name="y")(layers.Dense(2, name="h" * 40)(x))).save(file)
+    return file
 
 
 @pytest.fixture
-def try_it(parent, tmp_path):
-    """Tries a request on a small model."""
-    x = Input((4,), name="x")
-    path = tmp_path / "model.keras"
-    # A name that regular expressions may take for ever to match.
-    Model(x, layers.Dense(3, name="y")(layers.Dense(2, name="h" * 40)(x))).save(path)
+def try_it(parent, path):
+    """Tries a request on the small model."""
 
     def dry_run(request, seconds=20.0, memory_bytes=2 << 30):
         DryRuns(parent, seconds, memory_bytes)(path, request, 15)
@@ -55,15 +54,14 @@ def try_it(parent, tmp_path):
     return dry_run
 
 
-def test_a_dry_run_ends_with_its_caller(parent, tmp_path):
-    runs, answers = DryRuns(parent, 20.0, 1 << 30), iter([False] * 2)
-    os.mkfifo(tmp_path / "model.json")
+def test_a_dry_run_ends_with_its_caller(parent, path):
+    runs, answers = DryRuns(parent, 20.0, 2 << 30), iter([False] * 2)
     with pytest.raises(CallCancelledError):
-        runs(tmp_path / "model.json", GOOD, 15, lambda: next(answers, True))
+        runs(path, for_ever(), 15, lambda: next(answers, True))
     for _ in range(dry_run.MAX_DRY_RUNS):
         assert runs._slots.acquire(blocking=False)
     with pytest.raises(CallCancelledError):
-        runs(tmp_path / "model.json", GOOD, 15, lambda: True)
+        runs(path, GOOD, 15, lambda: True)
 
 
 def test_text_of_a_closed_vocabulary_passes(parent, tmp_path):
@@ -77,6 +75,11 @@ def test_text_of_a_closed_vocabulary_passes(parent, tmp_path):
     tried(path, replace(GOOD, data=data), 15)
     with pytest.raises(InvalidRequestError, match="unknown loss"):
         tried(path, replace(compiled(loss="msee"), data=data), 15)
+
+
+def for_ever():
+    """A request whose dry run doesn't end."""
+    return compiled(optimizer=named("Muon", exclude_layers=["^((h+)+)+$"]))
 
 
 def named(class_name, **config):
@@ -129,9 +132,8 @@ def test_what_takes_too_much_memory_costs_the_server_none(try_it):
 
 
 def test_what_takes_too_long_is_ended(try_it):
-    for_ever = compiled(optimizer=named("Muon", exclude_layers=["^((h+)+)+$"]))
     with pytest.raises(TooLargeError, match="takes more than 1 seconds of processor time"):
-        try_it(for_ever, seconds=1.0)
+        try_it(for_ever(), seconds=1.0)
 
 
 def test_an_error_that_nothing_foresaw_is_logged_and_names_itself(parent, tmp_path, caplog):

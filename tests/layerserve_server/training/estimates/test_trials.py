@@ -14,7 +14,6 @@ from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training.estimates import trials
 from layerserve_server.training.estimates.trials import Trials
 from layerserve_server.training.process.proc_files import descendants_of
-from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.runs.computing import LOCK
 
@@ -36,13 +35,6 @@ REQUEST = RunRequest(
     publish="best",
     callbacks=({"class_name": "CSVLogger", "config": {"filename": "a.csv"}},),
 )
-
-
-@pytest.fixture(scope="module")
-def parent():
-    parent = WarmParent()
-    yield parent
-    parent.close()
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,6 @@ from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
 Forks = Callable[[WarmParent, Path], ForkedProcess]
 
 
-@pytest.fixture(scope="module")
-def parent() -> Iterator[WarmParent]:
-    parent = WarmParent()
-    yield parent
-    parent.close()
-
-
 @pytest.fixture
 def fork() -> Iterator[Forks]:
     """Forks processes, and ends them."""
