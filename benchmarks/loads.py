@@ -23,7 +23,8 @@ PREDICT = "/layerserve.v1.PredictionService/Predict"
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 #: How the Open Inference Protocol names types.
 OIP_TYPES = {"float32": "FP32", "int32": "INT32"}
-#: Threads that servers get for a model, where a batch is too small for two. For others: one for each core.
+MODELS = ("small", "middle", "mobilenet", "large", "slow")
+#: Threads that servers get for a model whose batches are too small for two. For others: one for each core.
 THREADS = {"small": 1, "middle": 1}
 #: Models of `keras.applications`, with random weights.
 APPLICATIONS = {"mobilenet": "MobileNetV2", "large": "ResNet50"}

@@ -20,7 +20,7 @@ import grpc
 import numpy as np
 from layerserve.tensors import Array
 from layerserve.v1 import models_pb2, models_pb2_grpc
-from loads import Load, infer_load, inputs, json_load, outputs, own_infer_load, predict_load
+from loads import MODELS, THREADS, Load, infer_load, inputs, json_load, outputs, own_infer_load, predict_load
 
 PEERS = Path(__file__).parent / "peers"
 #: A server that isn't up after so many seconds has failed.
@@ -57,7 +57,7 @@ class Kind:
     title: str
     command: Callable[[Path, str, int], list[str]]
     load: Callable[[str], Load]
-    models: tuple[str, ...] = ("small", "middle", "mobilenet", "large", "slow")
+    models: tuple[str, ...] = MODELS
     python: str = ""
     exact: bool = True
 
@@ -118,6 +118,8 @@ def onnx_file(models: Path, model: str) -> Path:
 OURS = ("grpcio", "native", "workers", "infer-grpcio", "infer-native")
 #: The networks of `peers/torch_models.py`, which have weights of their own.
 TORCH = ("small", "middle")
+#: Models for which servers get more than one thread.
+PARALLEL = tuple(model for model in MODELS if model not in THREADS)
 GRPCIO, NATIVE = ours("grpcio"), ours("native")
 SERVERS = {
     "constant": Kind(
@@ -128,6 +130,18 @@ SERVERS = {
     ),
     "grpcio-openvino": Kind(
         "grpcio, 16 threads, OpenVINO", peer_of_onnx("grpcio_server.py", "openvino"), own_infer_load
+    ),
+    "grpcio-onnxruntime-1thread": Kind(
+        "grpcio, 16 threads, ONNX Runtime, one thread a call",
+        peer_of_onnx("grpcio_server.py", "onnxruntime-1thread"),
+        own_infer_load,
+        PARALLEL,
+    ),
+    "grpcio-openvino-1thread": Kind(
+        "grpcio, 16 threads, OpenVINO, one thread a call",
+        peer_of_onnx("grpcio_server.py", "openvino-1thread"),
+        own_infer_load,
+        PARALLEL,
     ),
     "triton": Kind(
         "Triton, Python backend, torch, dynamic batching",

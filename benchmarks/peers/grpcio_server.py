@@ -31,10 +31,16 @@ def infer(request, context):
     for key, array in model.run(arrays).items():
         reply.outputs.add(name=key, datatype=OIP_TYPES[array.dtype.name], shape=array.shape)
         reply.raw_output_contents.append(array.tobytes())
+    count(statistics)
+    return reply
+
+
+def count(statistics):
+    """Counts a request where perf_analyzer looks."""
     statistics.inference_count += 1
     statistics.execution_count += 1
     statistics.inference_stats.success.count += 1
-    return reply
+    statistics.inference_stats.queue.count += 1
 
 
 def metadata(request, context):

@@ -12,12 +12,12 @@ from model import THREADS, Model, Tensor
 DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32"}
 
 
-def in_onnxruntime(path: str) -> Model:
-    """The file in ONNX Runtime."""
+def in_onnxruntime(path: str, threads: int = THREADS) -> Model:
+    """The file in ONNX Runtime, with so many threads for a call."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def tensors(entries: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -32,13 +32,16 @@ def in_onnxruntime(path: str) -> Model:
     return Model(inputs, outputs, run)
 
 
-def in_openvino(path: str) -> Model:
-    """The file in OpenVINO, with a request of its own for each thread, since one can't be shared."""
+def in_openvino(path: str, threads: int = THREADS) -> Model:
+    """The file in OpenVINO, with so many threads for a call.
+
+    Each of the caller's threads has a request of its own, since one can't be shared.
+    """
     import openvino
 
     options = {
         "INFERENCE_NUM_THREADS": THREADS,
-        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": THREADS // threads,
         # As the others: some processors would compute in bfloat16.
         "INFERENCE_PRECISION_HINT": "f32",
     }
@@ -71,4 +74,10 @@ def row(shape: Sequence[int | str | None]) -> tuple[int, ...]:
     return tuple(length if isinstance(length, int) else -1 for length in shape[1:])
 
 
-ENGINES: dict[str, Callable[[str], Model]] = {"onnxruntime": in_onnxruntime, "openvino": in_openvino}
+#: With one thread a call, a lone caller waits longer, and several are answered at the same time.
+ENGINES: dict[str, Callable[[str], Model]] = {
+    "onnxruntime": in_onnxruntime,
+    "onnxruntime-1thread": lambda path: in_onnxruntime(path, 1),
+    "openvino": in_openvino,
+    "openvino-1thread": lambda path: in_openvino(path, 1),
+}
