@@ -2,8 +2,8 @@
 
 The load comes from h2load (Debian: nghttp2-client), a C program that costs the machine little: it sends one ready-made
 request over and over, from as many connections as there are callers. It looks at no reply, so each server's first one
-is looked at here. Servers take turns, round by round, and the medians over the rounds are shown. With
-`--tool perf_analyzer` the load comes from Triton's own tool, for servers of the Open Inference Protocol.
+is compared here with the model's in process. Servers take turns, round by round, and the medians over the rounds are
+shown. With `--tool perf_analyzer` the load comes from Triton's own tool, for servers of the Open Inference Protocol.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import perf_analyzer
 from bench_timing import p50
 from h2load import Measured, measure
-from loads import inputs, write_models
-from servers import OURS, SERVERS, Served, running
+from loads import APPLICATIONS, THREADS, inputs, write_models
+from servers import OURS, SERVERS, Served, all_running
 
 #: Rows of batches in process.
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -74,8 +73,7 @@ def bench(
 ) -> None:
     """Prints the table of one model."""
     results: dict[tuple[str, int], list[Measured]] = {}
-    with ExitStack() as stack:
-        servers = [stack.enter_context(running(name, models, model)) for name in names]
+    with all_running(names, models, model) as servers:
         for served in servers:
             signal_all(served, signal.SIGSTOP)
         for number in callers:
@@ -92,6 +90,7 @@ def bench(
         for served in servers:
             signal_all(served, signal.SIGCONT)
     show(model, names, callers, results)
+    show_ratios(names, callers, results)
     show_limits(models, model, names, callers, results)
 
 
@@ -110,8 +109,8 @@ def show(
     for name in names:
         cells = []
         for number in callers:
-            runs, floor = results[name, number], results[names[0], number]
-            ratio = statistics.median(run.rate / other.rate for run, other in zip(runs, floor, strict=True))
+            runs = results[name, number]
+            ratio = ratio_of(runs, results[names[0], number])
             failed = sum(run.failed for run in runs)
             cells.append(
                 f"{statistics.median(run.rate for run in runs):,.0f} ({ratio:.2f}; "
@@ -121,9 +120,33 @@ def show(
         print(f"| {SERVERS[name].title} | {' | '.join(cells)} |", flush=True)
 
 
+def show_ratios(names: Sequence[str], callers: Sequence[int], results: dict[tuple[str, int], list[Measured]]) -> None:
+    """How many times as many requests as each other server each of ours answers, in Markdown."""
+    own = [name for name in names if name in OURS]
+    others = [name for name in names if name not in OURS]
+    if not own or not others:
+        return
+    print(
+        "\nrequests/s of ours / of the other server, in this order: " + "; ".join(SERVERS[name].title for name in own)
+    )
+    print(f"\n| other server | {' | '.join(f'callers {number}' for number in callers)} |")
+    print("|---" * (len(callers) + 1) + "|")
+    for other in others:
+        cells = [
+            ", ".join(f"{ratio_of(results[name, number], results[other, number]):.2f}" for name in own)
+            for number in callers
+        ]
+        print(f"| {SERVERS[other].title} | {' | '.join(cells)} |", flush=True)
+
+
+def ratio_of(runs: Sequence[Measured], others: Sequence[Measured]) -> float:
+    """How many times as many requests a second: the median of the rounds' own ratios."""
+    return statistics.median(run.rate / other.rate for run, other in zip(runs, others, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=("small", "middle", "large"), default=["small"])
+    parser.add_argument("--models", nargs="+", choices=("small", "middle", *APPLICATIONS), default=["small"])
     parser.add_argument(
         "--servers",
         nargs="+",
@@ -141,11 +164,16 @@ def main() -> None:
     for name in arguments.servers:
         if not SERVERS[name].ready:
             sys.exit(f"{name} needs {SERVERS[name].python}: the Python of an environment that has it, and torch")
-    with tempfile.TemporaryDirectory() as folder:
-        for model in arguments.models:
-            write_models(Path(folder), [model])
+    threads = os.environ.get("OMP_NUM_THREADS")
+    for model in arguments.models:
+        # One model in each folder, since our server would tune all that it finds.
+        with tempfile.TemporaryDirectory() as folder:
+            models = Path(folder, "models")
+            write_models(models, [model])
             names = [name for name in arguments.servers if model in SERVERS[name].models]
-            bench(Path(folder), model, names, arguments.callers, arguments.rounds, arguments.seconds, arguments.tool)
+            # Servers, and the measurement in process, take it from here.
+            os.environ["OMP_NUM_THREADS"] = threads or str(THREADS.get(model, os.cpu_count()))
+            bench(models, model, names, arguments.callers, arguments.rounds, arguments.seconds, arguments.tool)
     print(f"\nload average {os.getloadavg()[0]:.1f} at the end, {os.cpu_count()} cores")
 
 

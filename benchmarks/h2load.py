@@ -53,6 +53,7 @@ def measure(served: Served, callers: int, seconds: int, rate: int = 0) -> Measur
     assert rate, said
     assert counts, said
     assert total, said
+    assert latencies, f"{served.name} answered no request in {seconds} s"
     warm_up = 1 + 1 / seconds  # h2load counts no requests of its warm-up, which takes a second
     return Measured(
         float(rate[1]),

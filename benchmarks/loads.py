@@ -13,15 +13,35 @@ from pathlib import Path
 import numpy as np
 from layergraph import Input, Model
 from layergraph.layers import Conv2D, GlobalAveragePooling2D
-from layerserve.tensors import Array, encode
-from layerserve.v1.prediction_pb2 import PredictRequest
+from layerserve.tensors import Array, decode, encode
+from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve.wire import tag, varint
+from layerserve_server.protocols.inference.inference_pb2 import ModelInferResponse
 
 PREDICT = "/layerserve.v1.PredictionService/Predict"
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 #: How the Open Inference Protocol names types.
 OIP_TYPES = {"float32": "FP32", "int32": "INT32"}
+MODELS = ("small", "middle", "mobilenet", "large", "slow")
+#: Threads that servers get for a model whose batches are too small for two. For others: one for each core.
+THREADS = {"small": 1, "middle": 1}
+#: Models of `keras.applications`, with random weights.
+APPLICATIONS = {"mobilenet": "MobileNetV2", "large": "ResNet50"}
+#: Saves one of them. Normalization gets the statistics of some rows: without them each layer's values are smaller than
+#: those before, until all classes have the same probability and any answer looks right.
+MAKE_APPLICATION = """
+import sys
+import keras
+import numpy as np
+
+model = getattr(keras.applications, sys.argv[1])(weights=None)
+for layer in model.layers:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        layer.momentum = 0.0
+model(np.random.default_rng(0).random((4, 224, 224, 3), np.float32), training=True)
+model.save(sys.argv[2])
+"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +69,7 @@ def inputs(model: str) -> dict[str, Array]:
 
 
 def write_models(folder: Path, names: Sequence[str]) -> None:
-    """Small: the dense network of the guide; middle: its headline model; large: ResNet50 with random weights.
+    """Small: the dense network of the guide; middle: its headline model; mobilenet: MobileNetV2; large: ResNet50.
 
     Slow: ten convolutions of 128 filters over 32 x 32 points, 3 GFLOP for a row of 12 KB.
     """
@@ -64,8 +84,8 @@ def write_models(folder: Path, names: Sequence[str]) -> None:
         elif name == "slow":
             slow_model().save(path)
         else:
-            code = f"import keras; keras.applications.ResNet50(weights=None).save({str(path)!r})"
-            subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "KERAS_BACKEND": "torch"})
+            command = [sys.executable, "-c", MAKE_APPLICATION, APPLICATIONS[name], str(path)]
+            subprocess.run(command, check=True, env={**os.environ, "KERAS_BACKEND": "torch"})
 
 
 def slow_model() -> Model:
@@ -101,6 +121,15 @@ def infer_load(model: str, input: str = "x") -> Load:
 def own_infer_load(model: str) -> Load:
     """As `infer_load`, with the input's name in our files."""
     return infer_load(model, "input_layer")
+
+
+def outputs(load: Load, reply: bytes) -> list[Array]:
+    """The outputs in a reply to a Predict or a ModelInfer; those of the latter are raw bytes of float32."""
+    if load.path == PREDICT:
+        return [decode(tensor) for tensor in PredictResponse.FromString(reply).outputs]
+    message = ModelInferResponse.FromString(reply)
+    pairs = zip(message.outputs, message.raw_output_contents, strict=True)
+    return [np.frombuffer(raw, np.float32).reshape(tensor.shape) for tensor, raw in pairs]
 
 
 def json_load(model: str) -> Load:

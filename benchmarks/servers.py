@@ -9,22 +9,28 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from urllib.error import URLError
 
 import grpc
+import numpy as np
+from layerserve.tensors import Array
 from layerserve.v1 import models_pb2, models_pb2_grpc
-from layerserve.v1.prediction_pb2 import PredictResponse
-from loads import PREDICT, Load, infer_load, json_load, own_infer_load, predict_load
+from loads import MODELS, THREADS, Load, infer_load, inputs, json_load, outputs, own_infer_load, predict_load
 
 PEERS = Path(__file__).parent / "peers"
 #: A server that isn't up after so many seconds has failed.
 START_SECONDS = 180
 #: Time that our server has to choose engines.
 TUNING_SECONDS = 60
+#: Largest difference of an answer from torch's in process, relative to the largest value of the output.
+TOLERANCE = 1e-4
+#: Variable with the Python that converts models to ONNX by tf2onnx.
+TF2ONNX = "TF2ONNX_PYTHON"
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,15 @@ class Kind:
     load       what it is sent, for a model
     models     those that it knows
     python     the variable that names the Python of its environment; "" is this one
+    exact      whether it has the weights of the model's file, so that its answers must be ours
     """
 
     title: str
     command: Callable[[Path, str, int], list[str]]
     load: Callable[[str], Load]
-    models: tuple[str, ...] = ("small", "middle", "large")
+    models: tuple[str, ...] = MODELS
     python: str = ""
+    exact: bool = True
 
     @property
     def ready(self) -> bool:
@@ -82,52 +90,99 @@ def peer(script: str, variable: str = "") -> Callable[[Path, str, int], list[str
     return command
 
 
-def triton_of_onnx(models: Path, model: str, port: int) -> list[str]:
-    """The command of Triton whose Python backend calls ONNX Runtime, with the graph that `layerserve convert` makes."""
-    from layergraph import load_model
+def peer_of_onnx(script: str, engine: str, variable: str = "") -> Callable[[Path, str, int], list[str]]:
+    """The command of a script in `peers` that has an ONNX file computed by an engine."""
 
-    path = models.parent / f"{model}.onnx"
-    if not path.exists():
-        load_model(models / model / "1" / "model.keras").export(path, "onnx")
-    return [*peer("triton.py", "TRITON_PYTHON")(models, model, port), str(path)]
+    def command(models: Path, model: str, port: int) -> list[str]:
+        return [*peer(script, variable)(models, model, port), engine, str(onnx_file(models, model))]
+
+    return command
+
+
+def onnx_file(models: Path, model: str) -> Path:
+    """The model as an ONNX file beside the folder of models: as Keras on TensorFlow exports it, else as ours does."""
+    source, path = models / model / "1" / "model.keras", models.parent / f"{model}.onnx"
+    if path.exists():
+        return path
+    if TF2ONNX in os.environ:
+        command = [os.environ[TF2ONNX], str(PEERS / "keras_to_onnx.py"), str(source), str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    else:
+        from layergraph import load_model
+
+        load_model(source).export(path, "onnx")
+    return path
 
 
 #: Servers that are ours.
 OURS = ("grpcio", "native", "workers", "infer-grpcio", "infer-native")
+#: The networks of `peers/torch_models.py`, which have weights of their own.
+TORCH = ("small", "middle")
+#: Models for which servers get more than one thread.
+PARALLEL = tuple(model for model in MODELS if model not in THREADS)
+GRPCIO, NATIVE = ours("grpcio"), ours("native")
 SERVERS = {
-    "constant": Kind("grpcio, 16 threads, constant reply", peer("constant_reply.py"), predict_load, ("small",)),
+    "constant": Kind(
+        "grpcio, 16 threads, constant reply", peer("constant_reply.py"), predict_load, ("small",), exact=False
+    ),
+    "grpcio-onnxruntime": Kind(
+        "grpcio, 16 threads, ONNX Runtime", peer_of_onnx("grpcio_server.py", "onnxruntime"), own_infer_load
+    ),
+    "grpcio-openvino": Kind(
+        "grpcio, 16 threads, OpenVINO", peer_of_onnx("grpcio_server.py", "openvino"), own_infer_load
+    ),
+    "grpcio-onnxruntime-1thread": Kind(
+        "grpcio, 16 threads, ONNX Runtime, one thread a call",
+        peer_of_onnx("grpcio_server.py", "onnxruntime-1thread"),
+        own_infer_load,
+        PARALLEL,
+    ),
+    "grpcio-openvino-1thread": Kind(
+        "grpcio, 16 threads, OpenVINO, one thread a call",
+        peer_of_onnx("grpcio_server.py", "openvino-1thread"),
+        own_infer_load,
+        PARALLEL,
+    ),
     "triton": Kind(
         "Triton, Python backend, torch, dynamic batching",
         peer("triton.py", "TRITON_PYTHON"),
         infer_load,
-        ("small", "middle"),
+        TORCH,
         "TRITON_PYTHON",
+        exact=False,
     ),
     "triton-onnxruntime": Kind(
         "Triton, Python backend, ONNX Runtime, dynamic batching",
-        triton_of_onnx,
-        infer_load,
-        ("small",),
-        "TRITON_PYTHON",
+        peer_of_onnx("triton.py", "onnxruntime", "TRITON_PYTHON"),
+        own_infer_load,
+        python="TRITON_PYTHON",
+    ),
+    "triton-openvino": Kind(
+        "Triton, Python backend, OpenVINO, dynamic batching",
+        peer_of_onnx("triton.py", "openvino", "TRITON_PYTHON"),
+        own_infer_load,
+        python="TRITON_PYTHON",
     ),
     "kserve": Kind(
         "KServe's Python server, torch",
         peer("kserve_server.py", "KSERVE_PYTHON"),
         infer_load,
-        ("small", "middle"),
+        TORCH,
         "KSERVE_PYTHON",
+        exact=False,
     ),
     "litserve": Kind(
         "LitServe, torch, dynamic batching, JSON over HTTP/1.1",
         peer("litserve_server.py", "LITSERVE_PYTHON"),
         json_load,
-        ("small", "middle"),
+        TORCH,
         "LITSERVE_PYTHON",
+        exact=False,
     ),
-    "grpcio": Kind("layerserve, transport grpcio", ours("grpcio"), predict_load),
-    "native": Kind("layerserve, transport native", ours("native"), predict_load),
-    "infer-grpcio": Kind("layerserve, transport grpcio, Open Inference Protocol", ours("grpcio"), own_infer_load),
-    "infer-native": Kind("layerserve, transport native, Open Inference Protocol", ours("native"), own_infer_load),
+    "grpcio": Kind("layerserve, transport grpcio", GRPCIO, predict_load),
+    "native": Kind("layerserve, transport native", NATIVE, predict_load),
+    "infer-grpcio": Kind("layerserve, transport grpcio, Open Inference Protocol", GRPCIO, own_infer_load),
+    "infer-native": Kind("layerserve, transport native, Open Inference Protocol", NATIVE, own_infer_load),
     "workers": Kind("layerserve, transport native, two processes", ours("native", workers=2), predict_load),
 }
 
@@ -141,8 +196,24 @@ def free_port() -> int:
 
 
 @contextmanager
+def all_running(names: Sequence[str], models: Path, model: str) -> Iterator[list[Served]]:
+    """Servers as by `running`. Names with the same command, which differ in their load, share one server."""
+    with ExitStack() as stack:
+        started: dict[Callable[[Path, str, int], list[str]], Served] = {}
+        servers = []
+        for name in names:
+            kind = SERVERS[name]
+            if kind.command not in started:
+                started[kind.command] = stack.enter_context(running(name, models, model))
+            served = replace(started[kind.command], name=name, load=kind.load(model))
+            check_answer(served, models, model)
+            servers.append(served)
+        yield servers
+
+
+@contextmanager
 def running(name: str, models: Path, model: str) -> Iterator[Served]:
-    """A server that has answered once, rightly as far as can be seen."""
+    """A server that has answered once, with the right numbers where it has the file's weights."""
     port, load = free_port(), SERVERS[name].load(model)
     process = subprocess.Popen(
         SERVERS[name].command(models, model, port),
@@ -150,17 +221,12 @@ def running(name: str, models: Path, model: str) -> Iterator[Served]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    served = Served(name, port, load, process)
     try:
-        if load.json:
-            first_json(port, load, process)
-        else:
-            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                reply = first_reply(channel, load, process)
-            if load.path == PREDICT:
-                assert PredictResponse.FromString(reply).outputs[0].shape[0] == 1
+        check_answer(served, models, model)
         if name in OURS:
             wait_for_tuning(port)
-        yield Served(name, port, load, process)
+        yield served
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
@@ -169,6 +235,33 @@ def running(name: str, models: Path, model: str) -> Iterator[Served]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def check_answer(served: Served, models: Path, model: str) -> None:
+    """Waits until the server answers. Raises RuntimeError if it doesn't, or with other numbers than it should."""
+    if served.load.json:
+        first_json(served.port, served.load, served.process)
+        return
+    with grpc.insecure_channel(
+        f"127.0.0.1:{served.port}", options=[("grpc.max_receive_message_length", -1)]
+    ) as channel:
+        reply = first_reply(channel, served.load, served.process)
+    arrays = outputs(served.load, reply)
+    if not SERVERS[served.name].exact:
+        return
+    expected = answer(models, model)
+    for array, right in zip(arrays, expected, strict=True):
+        if array.shape != right.shape or np.abs(array - right).max() > TOLERANCE * np.abs(right).max():
+            raise RuntimeError(f"{served.name}: {model}: got {array}, expected {right}")
+
+
+@cache
+def answer(models: Path, model: str) -> list[Array]:
+    """The outputs in process, on torch, of the row that servers get."""
+    from layergraph import load_model
+
+    plan = load_model(models / model / "1" / "model.keras").plan()
+    return list(plan.run({name or plan.input_specs[0].name: array for name, array in inputs(model).items()}).values())
 
 
 def first_reply(channel: grpc.Channel, load: Load, process: subprocess.Popen[bytes]) -> bytes:

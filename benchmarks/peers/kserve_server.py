@@ -6,7 +6,7 @@ It answers each request by itself: KServe batches in a process of its own, in fr
 import sys
 
 from kserve import InferOutput, InferResponse, Model, ModelServer
-from networks import network
+from torch_models import in_torch
 
 OIP_TYPES = {"float32": "FP32"}
 
@@ -16,7 +16,7 @@ class Served(Model):
 
     def __init__(self, model):
         super().__init__(model)
-        self.network = network(model)
+        self.network = in_torch(model).run
         self.ready = True
 
     def predict(self, payload, headers=None, response_headers=None):

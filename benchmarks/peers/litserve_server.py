@@ -4,7 +4,7 @@ import sys
 
 import litserve
 import numpy as np
-from networks import INPUTS, network
+from torch_models import INPUTS, in_torch
 
 
 class Served(litserve.LitAPI):
@@ -12,15 +12,15 @@ class Served(litserve.LitAPI):
 
     def setup(self, device):
         self.name = sys.argv[2]
-        self.network = network(self.name)
+        self.network = in_torch(self.name).run
 
     def decode_request(self, request):
         """The row of a request."""
-        return {name: np.array(request[name], dtype) for name, dtype, _ in INPUTS[self.name]}
+        return {tensor.name: np.array(request[tensor.name], tensor.dtype) for tensor in INPUTS[self.name]}
 
     def batch(self, rows):
         """All requests that LitServe hands over together."""
-        return {name: np.stack([row[name] for row in rows]) for name, _, _ in INPUTS[self.name]}
+        return {tensor.name: np.stack([row[tensor.name] for row in rows]) for tensor in INPUTS[self.name]}
 
     def predict(self, arrays):
         """One batch."""

@@ -1,9 +1,11 @@
-"""NVIDIA Triton's C++ server, with a model behind its Python backend and dynamic batching: triton.py PORT MODEL [ONNX].
+"""NVIDIA Triton's C++ server, with a model behind its Python backend and dynamic batching.
 
-The model is in torch, or the ONNX file that the third argument names, which ONNX Runtime computes with one thread.
+    python triton.py PORT MODEL [ENGINE FILE]
 
-Takes `tritonserver` from the wheel of `nvidia-pytriton`, in an environment of its own that also has torch: the wheel
-pins older releases of gRPC and protobuf than ours. The model's code runs inside of Triton's own stub process.
+The model is in torch, or an ONNX file in an engine of `onnx_models.ENGINES`.
+
+Takes `tritonserver` from the wheel of `nvidia-pytriton`, in an environment of its own that also has the engine: the
+wheel pins an older release of NumPy than ours. The model's code runs inside of Triton's own stub process.
 """
 
 import os
@@ -12,9 +14,9 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytriton
-from networks import INPUTS, OUTPUTS
+from model import Tensor
+from named_model import named_model
 
 CONFIG = """
 name: "{model}"
@@ -32,22 +34,21 @@ import sys
 sys.path[:0] = PATHS
 import numpy as np
 import triton_python_backend_utils as pb
-from networks import INPUTS, network, onnx_network
+from named_model import named_model
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.names = [name for name, _, _ in INPUTS["NAME"]]
-        self.network = onnx_network("NAME", FILE) if FILE else network("NAME")
+        self.model = named_model(*NAMED)
 
     def execute(self, requests):
         """One batch for all requests that Triton hands over together."""
         arrays = {
-            name: [pb.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
-            for name in self.names
+            tensor.name: [pb.get_input_tensor_by_name(request, tensor.name).as_numpy() for request in requests]
+            for tensor in self.model.inputs
         }
-        results = self.network({name: np.concatenate(parts) for name, parts in arrays.items()})
-        ends = np.cumsum([len(array) for array in arrays[self.names[0]]])[:-1]
+        results = self.model.run({name: np.concatenate(parts) for name, parts in arrays.items()})
+        ends = np.cumsum([len(array) for array in arrays[self.model.inputs[0].name]])[:-1]
         parts = {name: np.split(array, ends) for name, array in results.items()}
         return [
             pb.InferenceResponse([pb.Tensor(name, np.ascontiguousarray(parts[name][i])) for name in parts])
@@ -56,14 +57,12 @@ class TritonPythonModel:
 '''
 
 
-def config(name: str) -> str:
-    """Triton's description of a model."""
-    types = {np.float32: "TYPE_FP32", np.int32: "TYPE_INT32"}
-    inputs = [
-        f'{{ name: "{key}" data_type: {types[dtype]} dims: {list(shape)} }}' for key, dtype, shape in INPUTS[name]
-    ]
-    outputs = [f'{{ name: "{key}" data_type: TYPE_FP32 dims: [{length}] }}' for key, length in OUTPUTS[name]]
-    return CONFIG.format(model=name, inputs=", ".join(inputs), outputs=", ".join(outputs))
+def described(tensors: tuple[Tensor, ...]) -> str:
+    """Tensors in Triton's description of a model."""
+    types = {"float32": "TYPE_FP32", "int32": "TYPE_INT32"}
+    return ", ".join(
+        f'{{ name: "{tensor.name}" data_type: {types[tensor.dtype]} dims: {list(tensor.shape)} }}' for tensor in tensors
+    )
 
 
 home = Path(pytriton.__file__).parent / "tritonserver"
@@ -71,12 +70,13 @@ python = f"{sys.version_info.major}.{sys.version_info.minor}"
 stub = home / "python_backend_stubs" / python / "triton_python_backend_stub"
 models = Path(tempfile.mkdtemp())
 name = sys.argv[2]
+model = named_model(*sys.argv[2:])
 (models / name / "1").mkdir(parents=True)
 paths = [path for path in sys.path if "site-packages" in path] + [str(Path(__file__).parent)]
-(models / name / "1" / "model.py").write_text(
-    MODEL.replace("PATHS", repr(paths)).replace("NAME", name).replace("FILE", repr("".join(sys.argv[3:])))
+(models / name / "1" / "model.py").write_text(MODEL.replace("PATHS", repr(paths)).replace("NAMED", repr(sys.argv[2:])))
+(models / name / "config.pbtxt").write_text(
+    CONFIG.format(model=name, inputs=described(model.inputs), outputs=described(model.outputs))
 )
-(models / name / "config.pbtxt").write_text(config(name))
 # Triton looks for the stub beside the backend; the wheel keeps one for each Python elsewhere.
 backend = Path(tempfile.mkdtemp()) / "python"
 backend.mkdir()

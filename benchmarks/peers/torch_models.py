@@ -1,19 +1,21 @@
-"""The small and the middle model in plain torch or as ONNX files, for peers that don't read Keras files."""
+"""The small and the middle model in plain torch, for peers that don't read Keras files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
+from model import THREADS, Model, Tensor
 
-#: Inputs of each model: name, type, shape of a row; and outputs: name, length of a row.
 INPUTS = {
-    "small": (("x", np.float32, (784,)),),
-    "middle": (("main_input", np.int32, (100,)), ("aux_input", np.float32, (5,))),
+    "small": (Tensor("x", "float32", (784,)),),
+    "middle": (Tensor("main_input", "int32", (100,)), Tensor("aux_input", "float32", (5,))),
 }
-OUTPUTS = {"small": (("y", 10),), "middle": (("main_output", 1), ("aux_output", 1))}
+OUTPUTS = {
+    "small": (Tensor("y", "float32", (10,)),),
+    "middle": (Tensor("main_output", "float32", (1,)), Tensor("aux_output", "float32", (1,))),
+}
 
 
 class Headline(torch.nn.Module):
@@ -47,32 +49,16 @@ class Dense(torch.nn.Module):
         return (self.layers(x),)
 
 
-def network(model: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """What computes a batch: arrays by name in, arrays by name out."""
-    torch.set_num_threads(1)
+def in_torch(model: str) -> Model:
+    """The small or the middle model."""
+    torch.set_num_threads(THREADS)
     module = {"small": Dense, "middle": Headline}[model]().eval()
+    inputs, outputs = INPUTS[model], OUTPUTS[model]
 
     def run(arrays: Mapping[str, Any]) -> dict[str, Any]:
-        tensors = [torch.from_numpy(arrays[name]) for name, _, _ in INPUTS[model]]
+        tensors = [torch.from_numpy(arrays[tensor.name]) for tensor in inputs]
         with torch.inference_mode():
             results = module(*tensors)
-        return {name: result.numpy() for (name, _), result in zip(OUTPUTS[model], results, strict=True)}
+        return {tensor.name: result.numpy() for tensor, result in zip(outputs, results, strict=True)}
 
-    return run
-
-
-def onnx_network(model: str, path: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """As `network`, for an ONNX file in ONNX Runtime with one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [tensor.name for tensor in session.get_inputs()]
-
-    def run(arrays: Mapping[str, Any]) -> dict[str, Any]:
-        given = [arrays[name] for name, _, _ in INPUTS[model]]
-        results = session.run(None, dict(zip(names, given, strict=True)))
-        return {name: result for (name, _), result in zip(OUTPUTS[model], results, strict=True)}
-
-    return run
+    return Model(inputs, outputs, run)
