@@ -48,8 +48,8 @@ class StoreWriter:
         try:
             target = folder / (FIRST_CHOICES[0] if file.suffix == ".keras" else "model" + file.suffix)
             link_file(file, target)
-            for beside_name, path in beside.items():
-                shutil.copyfile(path, folder / beside_name)
+            for copied, path in beside.items():
+                shutil.copyfile(path, folder / copied)
             manifest = {**facts, "file": target.name, "bytes": target.stat().st_size, "sha256": sha256(target)}
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
             version = self._publish(name, folder, above, expected, None)

@@ -57,9 +57,8 @@ def publish(
         link_file(file, target)
         manifest = {**facts, "file": target.name, "bytes": target.stat().st_size, "sha256": sha256(target)}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-        for beside_name, path in beside.items():
-            shutil.copyfile(path, temporary / beside_name)
-        for path in (*temporary.iterdir(), temporary):
+        copies = [shutil.copyfile(path, temporary / copied) for copied, path in beside.items()]
+        for path in (target, temporary / MANIFEST, *copies, temporary):
             sync(path)
         version = claim_next(name, temporary, folder, above, expected) if expected else claim(temporary, folder, above)
     except BaseException:
