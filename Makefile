@@ -216,6 +216,10 @@ canary: $(STAMP) ## Shift the share of a canary while eight clients send request
 swaps: $(STAMP) ## Upload, roll back, label and delete versions while eight clients predict (ARGS="--swaps 50")
 	$(TESTS) $(BIN)/python tests/proofs/managed_swaps.py $(ARGS)
 
+.PHONY: stores
+stores: $(STAMP) ## Serve from emulators of Google's and Azure's stores, and from a stand-in for a hub (ARGS="gs --azurite PROGRAM"; see the script for its packages)
+	$(TESTS) $(BIN)/python tests/proofs/stores.py $(ARGS)
+
 .PHONY: many-models
 many-models: $(STAMP) ## Serve 1,000 models with room for 50: start, first requests, memory, requests beside loads (ARGS="--models N --room N --workers 2")
 	$(TESTS) $(BIN)/python tests/proofs/many_models.py $(ARGS)

@@ -103,6 +103,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "reqps",
             ((rate("layerserve_streamed_requests_total", "status"), "{{status}}"),),
         ),
+        Panel(
+            "Time of requests of streams",
+            "s",
+            (
+                (quantile(0.5, "layerserve_streamed_request_seconds", "method"), "{{method}}, median"),
+                (quantile(0.99, "layerserve_streamed_request_seconds", "method"), "{{method}}, 99 %"),
+            ),
+        ),
     ),
     "Predictions": (
         Panel("Rows", "short", ((rate("layerserve_rows_total", "model, version", MODELS), "{{model}} {{version}}"),)),

@@ -525,12 +525,19 @@ class BatchQueue:
 
     def _compute(self, group: Group) -> Arrays:
         taken = time.monotonic() if self._traced else 0.0
-        arrays = group.arrays()
+        began = 0.0
         rows, requests = group.rows, group.size
-        began, busy = time.monotonic(), time.thread_time()
-        results = self._execute(group.outputs, arrays)
-        if group.joinable:
-            _check_rows(results, rows)
+        try:
+            arrays = group.arrays()
+            began, busy = time.monotonic(), time.thread_time()
+            results = self._execute(group.outputs, arrays)
+            if group.joinable:
+                _check_rows(results, rows)
+        except Exception as error:
+            if self._traced:
+                ended = time.monotonic()
+                _note(group, taken, began or ended, ended, type(error).__name__)
+            raise
         seconds = time.monotonic() - began
         # Thread time, without the time spent waiting for other threads. The first batch often takes much longer than
         # the rest, so its time is soon outweighed.
@@ -539,9 +546,8 @@ class BatchQueue:
         self._thread_seconds[size] = min(busy, (self._thread_seconds[size] + busy) / 2)
         self._last = began + seconds, seconds, requests + len(self._queue)
         self._ran.append((rows, requests, seconds))
-        if self._traced and (traces := group.traces()):
-            for trace in traces:
-                trace.computed(taken, began, began + seconds, rows, traces)
+        if self._traced:
+            _note(group, taken, began, began + seconds)
         return results
 
     def _report(self) -> None:
@@ -554,6 +560,13 @@ class BatchQueue:
             for rows, requests, seconds in ran:
                 self._times.add(rows, seconds)
                 self._observer.batch_ran(rows, requests, seconds)
+
+
+def _note(group: Group, taken: float, began: float, ended: float, error: str = "") -> None:
+    """Adds a batch to the traces of its requests."""
+    traces = group.traces()
+    for trace in traces:
+        trace.computed(taken, began, ended, group.rows, traces, error)
 
 
 def _check_rows(results: Arrays, rows: int) -> None:

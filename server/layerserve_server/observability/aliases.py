@@ -7,14 +7,13 @@ Prometheus only allow counters whose names end in `_total`, and these don't.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from layerserve_server.observability.metrics import PREDICTING
-from layerserve_server.observability.totals import Totals
+from layerserve_server.observability.totals import Totals, counted
 
 #: Statuses -> Triton's reasons of a failure. All others are OTHER.
 REASONS: Final = {
@@ -54,6 +53,8 @@ _HISTOGRAMS: Final = {
         1.0,
     ),
 }
+#: Own histogram -> that of the requests of streams, which ours don't count as calls.
+STREAMED: Final = {"layerserve_request_seconds": "layerserve_streamed_request_seconds"}
 
 
 class Extended(CollectorRegistry):
@@ -136,22 +137,24 @@ def tensorflow_serving(families: Sequence[Metric]) -> list[Metric]:
     for model, value in rows.items():
         examples.add_sample(examples.name, {"model": model}, value)
     runs.add_sample(runs.name, {}, batches)
-    return [requests, examples, runs, *(_histogram(family) for family in families if family.name in _HISTOGRAMS)]
+    named = {family.name: family for family in families}
+    return [requests, examples, runs, *(_histogram(own, named) for own in _HISTOGRAMS)]
 
 
-def _histogram(own: Metric) -> Metric:
-    """Returns one of TensorFlow Serving's histograms, with the versions of a model added up."""
-    name, text, labels, factor = _HISTOGRAMS[own.name]
+def _histogram(own: str, families: Mapping[str, Metric]) -> Metric:
+    """Returns one of TensorFlow Serving's histograms, with the versions of a model added up, and streamed requests."""
+    name, text, labels, factor = _HISTOGRAMS[own]
     sums: defaultdict[tuple[str, str, str], float] = defaultdict(float)
-    for sample in own.samples:
-        model = sample.labels.get("model")
-        if not model or sample.labels.get("method", "Predict") not in PREDICTING:
-            continue
-        part = sample.name.removeprefix(own.name)
-        bound = sample.labels.get("le", "")
-        if bound not in ("", "+Inf"):
-            bound = str(round(float(bound) * factor, 3))
-        sums[model, part, bound] += sample.value * (factor if part == "_sum" else 1.0)
+    for family in (families[one] for one in (own, STREAMED.get(own, "")) if one in families):
+        for sample in family.samples:
+            model = sample.labels.get("model")
+            if not model or not counted(sample):
+                continue
+            part = sample.name.removeprefix(family.name)
+            bound = sample.labels.get("le", "")
+            if bound not in ("", "+Inf"):
+                bound = str(round(float(bound) * factor, 3))
+            sums[model, part, bound] += sample.value * (factor if part == "_sum" else 1.0)
     metric = Metric(SERVING + name, text, "histogram")
     for (model, part, bound), value in sums.items():
         filled = {key: label.replace("{model}", model) for key, label in labels.items()}

@@ -80,6 +80,12 @@ class Metrics:
             "Total time of these requests from receiving them to having the reply, in seconds.",
             ("method", *VERSION, "status"),
         )
+        self._streamed_request_seconds = histogram(
+            "streamed_request_seconds",
+            "Time from receiving a request of a stream to having its reply, in seconds.",
+            ("method", "model"),
+            SECONDS,
+        )
         self._errors = counter(
             "errors", "Number of calls that finished with a status other than OK.", ("method", *VERSION, "status")
         )
@@ -223,6 +229,7 @@ class Metrics:
             self._streamed_labels.add(labels)
             self._streamed_requests.labels(*labels).inc(len(seconds))
             self._streamed_seconds.labels(*labels).inc(sum(seconds))
+            self._streamed_request_seconds.labels(*labels[:2]).observe(seconds)
 
     def before_collect(self, report: Callable[[], None]) -> None:
         """Registers a callback that runs before metrics are collected."""

@@ -24,7 +24,7 @@ class Totals:
             for sample in family.samples:
                 labels = sample.labels
                 # Calls for which no version was found have empty labels.
-                if labels.get("model") and labels.get("version") and _counted(sample):
+                if labels.get("model") and labels.get("version") and "le" not in labels and counted(sample):
                     version = labels["model"], labels["version"]
                     name = sample.name.replace("_streamed_requests", "_requests")
                     self._sums[name, version][labels.get("status", "")] += sample.value
@@ -47,8 +47,6 @@ class Totals:
         return self.of("layerserve_compute_seconds_sum", version) * requests / batches if batches else 0.0
 
 
-def _counted(sample: Sample) -> bool:
+def counted(sample: Sample) -> bool:
     """Whether a sample is of requests that run a model, or of batches."""
-    if "le" in sample.labels:
-        return False
     return "_streamed_" in sample.name or sample.labels.get("method", "Predict") in PREDICTING

@@ -262,18 +262,20 @@ class CallTrace:
         self._ended = False
         self._attributes = attributes
         self.queued: float | None = None
-        #: When each was taken from the queue, began and ended; its rows, and the traces of its requests.
-        self._batches: list[tuple[float, float, float, int, Sequence[Trace]]] = []
+        #: When each was taken from the queue, began and ended; its rows, the traces of its requests, and its error.
+        self._batches: list[tuple[float, float, float, int, Sequence[Trace], str]] = []
 
     @property
     def trace_id(self) -> str:
         """32 hexadecimal digits."""
         return f"{self.context.trace_id:032x}"
 
-    def computed(self, taken: float, began: float, ended: float, rows: int, traces: Sequence[Trace]) -> None:
+    def computed(
+        self, taken: float, began: float, ended: float, rows: int, traces: Sequence[Trace], error: str = ""
+    ) -> None:
         """Adds a batch (see transport.call.Trace)."""
         if len(self._batches) < MAX_BATCHES:
-            self._batches.append((taken, began, ended, rows, traces))
+            self._batches.append((taken, began, ended, rows, traces, error))
 
     def request(self) -> CallTrace:
         """Returns the trace of one request of a stream."""
@@ -318,11 +320,16 @@ class CallTrace:
             # It didn't go through the queue: its arrays were read when its batch was formed.
             yield stage("queue", self._began, first[0])
             yield stage("decode", first[0], first[1])
-        for _, began, stopped, rows, traces in batches:
+        for _, began, stopped, rows, traces, error in batches:
             others = [trace.context for trace in traces if isinstance(trace, CallTrace)]
-            size = {"layerserve.batch_rows": rows, "layerserve.batch_traces": len(others)}
-            yield stage("compute", began, stopped, attributes=size, links=others[:MAX_LINKS])
-        if batches:
+            shown = {"layerserve.batch_rows": rows, "layerserve.batch_traces": len(others)}
+            # The text of an error may have values of a request, so only its class is shown.
+            broken = {"error.type": error} if error else {}
+            failure = Status(StatusCode.ERROR) if error else None
+            yield stage(
+                "compute", began, stopped, attributes={**shown, **broken}, links=others[:MAX_LINKS], status=failure
+            )
+        if batches and not batches[-1][5]:
             yield stage("encode", batches[-1][2], ended)
         failed = Status(StatusCode.ERROR) if status in FAULTS else None
         yield self._tracer.span(

@@ -17,13 +17,13 @@ from layerserve_server.errors import safe_text
 from layerserve_server.remote.objects import StoredObject
 from layerserve_server.repository.control import CONTROL
 from layerserve_server.repository.layout import (
-    CALIBRATION,
+    BESIDE,
+    CLASS_LABELS,
     LABELS,
     MANIFEST,
     MODEL_NAME,
     PRESET,
     PRESET_WEIGHTS,
-    PROOF,
     SAVED_MODEL,
     SUFFIXES,
     VERSION_FOLDER,
@@ -124,6 +124,8 @@ def arrange(objects: Collection[StoredObject], root: str) -> Listing:
     folders: dict[Key, dict[str, StoredObject]] = {}
     claims: set[Key] = set()
     top: dict[str, StoredObject] = {}
+    #: Files with labels of classes in a model's folder. They come with the copy of each version.
+    labels: dict[str, dict[str, StoredObject]] = {}
     for one in objects:
         first, *rest = one.path.split("/")
         if not rest:
@@ -137,11 +139,15 @@ def arrange(objects: Collection[StoredObject], root: str) -> Listing:
             folders.setdefault(key, {})["/".join(rest[1:])] = one
             if rest[1:] == [CLAIM]:
                 claims.add(key)
+        elif len(rest) == 1 and rest[0].endswith(CLASS_LABELS):
+            labels.setdefault(first, {})[rest[0]] = one
     for (name, number), files in folders.items():
         # The names before the check: a version with an unsafe name isn't served without that file.
-        problem = _problem(files)
+        of_model = {path: one for path, one in labels.get(name, {}).items() if not _hidden(path)}
+        problem = _problem({**of_model, **files})
         kept = {path: one for path, one in files.items() if not _hidden(path)}
         if kept or problem:
+            kept = {**of_model, **kept}
             claimed = (name, number) in claims
             listing.versions[name, number] = RemoteVersion(name, number, {} if problem else kept, claimed, problem)
     for version in (*_flat_files(top), *_root_itself(top, objects, root)):
@@ -153,11 +159,11 @@ def arrange(objects: Collection[StoredObject], root: str) -> Listing:
 
 
 def _flat_files(top: Mapping[str, StoredObject]) -> Iterable[RemoteVersion]:
-    """Model files in the root, with what is beside them: `NAME.keras`, `NAME.golden.npz`, `NAME.calibration.npz`."""
+    """Model files in the root, with what is beside them: `NAME.keras`, `NAME.golden.npz`, ..."""
     for path, one in sorted(top.items()):
         name, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix
         if suffix in SUFFIXES and MODEL_NAME.fullmatch(name) and not _is_preset(top):
-            beside = {inside: top[f"{name}.{inside}"] for inside in (PROOF, CALIBRATION) if f"{name}.{inside}" in top}
+            beside = {inside: top[f"{name}.{inside}"] for inside in BESIDE if f"{name}.{inside}" in top}
             yield RemoteVersion(name, 1, {path: one, **beside})
 
 

@@ -90,6 +90,8 @@ class _Progress:
 def main() -> None:
     """Does requests until standard input ends."""
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    # It logs each error that it raises, with a traceback. Here they are results.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     program = Program(sys.argv[1])
     with ThreadPoolExecutor(REQUESTS, thread_name_prefix="request") as pool:
         for line in sys.stdin:

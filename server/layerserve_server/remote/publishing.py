@@ -66,7 +66,8 @@ def upload(store: Store, name: str, folder: Path, above: int, expected: int = 0)
             raise
         with suppress(OSError):
             store.delete(f"{place}/{CLAIM}")
-        return arrange(store.objects(place), "").versions[name, version]
+        # With the files of the model that belong to each version, as the next listing has it.
+        return arrange(store.objects(name), "").versions[name, version]
     raise StoreError("exists", f"model '{name}': {_TRIES} versions above {above} are being published by others")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from layerserve_server.addresses import EXCLUSIVE, missing_package, scheme_of
 from layerserve_server.disk import sync
+from layerserve_server.remote import retries
 from layerserve_server.remote.objects import Progress, StoredObject, StoreError
 from layerserve_server.repository.layout import SUFFIXES
 
@@ -52,13 +53,12 @@ class FsspecStore:
             import fsspec
             from fsspec.core import url_to_fs
 
+            retries.prepare(self._scheme)
             options = _OPTIONS.get(self._scheme, {})
             # Credentials and endpoints come from the store's own variables and files, and from fsspec's.
             options = {key: value for key, value in options.items() if key not in _configured(fsspec, self._scheme)}
             self._files, root = url_to_fs(address, use_listings_cache=False, skip_instance_cache=True, **options)
-            if hasattr(self._files, "retries"):
-                # The server has its own times between attempts.
-                self._files.retries = 2
+            retries.limit(self._files)
         self._root = root.rstrip("/")
         #: The only file that is served; empty for a folder.
         self._only = ""
@@ -169,10 +169,11 @@ class FsspecStore:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _has_root(self) -> bool:
-        """Whether an empty folder exists; in stores without folders, whether its bucket does."""
+        """Whether an empty folder exists; in stores without folders, whether its bucket or repository does."""
         if self._scheme in ("file", "memory"):
             return bool(self._files.exists(self._root))
-        return bool(self._files.exists(self._root.partition("/")[0]))
+        parts = 2 if self._scheme == "hf" else 1
+        return bool(self._files.exists("/".join(self._root.split("/")[:parts])))
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
@@ -210,6 +211,8 @@ class FsspecStore:
                         progress(len(chunk))
             file.flush()
             os.fsync(file.fileno())
+            # The library of hf:// keeps what it has listed in any case.
+            self._files.invalidate_cache(path)
             now = _described(one.path, self._files.info(path), self._scheme)
         if now.identity != one.identity or now.size != one.size:
             raise StoreError("changed", f"{where}: changed while it was read")

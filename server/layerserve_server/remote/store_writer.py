@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from layerserve_server.disk import sha256
 from layerserve_server.remote import publishing
 from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.listing import CLAIM, OF_MODELS
+from layerserve_server.remote.listing import CLAIM, OF_MODELS, RemoteVersion
 from layerserve_server.remote.mirror import Mirror
 from layerserve_server.remote.objects import Store, StoreError
 from layerserve_server.repository.control import CONTROL
-from layerserve_server.repository.layout import FIRST_CHOICES, LABELS, MANIFEST
+from layerserve_server.repository.layout import CLASS_LABELS, FIRST_CHOICES, LABELS, MANIFEST
 from layerserve_server.repository.model_settings import SETTINGS_FILE
 from layerserve_server.repository.publishing import MAX_LABELS_BYTES, link_file
 
@@ -33,12 +33,23 @@ class StoreWriter:
         """Raises OSError if nothing can be published. Doesn't ask the store."""
         publishing.check(self._address)
 
-    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int, expected: int = 0) -> int:
+    def publish(
+        self,
+        name: str,
+        file: Path,
+        facts: Mapping[str, Any],
+        *,
+        above: int,
+        expected: int = 0,
+        beside: Mapping[str, Path] = {},
+    ) -> int:
         """See Writer."""
         folder = self._cache.unfinished()
         try:
             target = folder / (FIRST_CHOICES[0] if file.suffix == ".keras" else "model" + file.suffix)
             link_file(file, target)
+            for copied, path in beside.items():
+                shutil.copyfile(path, folder / copied)
             manifest = {**facts, "file": target.name, "bytes": target.stat().st_size, "sha256": sha256(target)}
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
             version = self._publish(name, folder, above, expected, None)
@@ -59,7 +70,7 @@ class StoreWriter:
                 self._write(f"{name}/{SETTINGS_FILE}", settings.decode("utf-8"))
             self._mirror.adopt(one, folder)
         except OSError:
-            publishing.delete(self._store, f"{name}/{one.version}", [file.path for file in one.files.values()])
+            publishing.delete(self._store, f"{name}/{one.version}", own_paths(one))
             raise
         return one.version
 
@@ -89,8 +100,11 @@ class StoreWriter:
         """See Writer."""
         publishing.check(self._address)
         with self._mirror.exchange:
+            labels = [one.path for one in self._store.objects(name) if one.path.endswith(CLASS_LABELS)]
             for version in self._mirror.versions(name):
                 self._withdraw(name, version)
+            for path in labels:
+                self._store.delete(path)
             for file in OF_MODELS:
                 self._store.delete(f"{name}/{file}")
                 self._mirror.copy_text(f"{name}/{file}", None)
@@ -103,7 +117,7 @@ class StoreWriter:
         place = f"{name}/{version}"
         # With a claim and without a manifest it is no version for any server, however far this gets.
         self._store.write(f"{place}/{CLAIM}", "withdrawn")
-        for path in sorted((file.path for file in one.files.values()), key=lambda path: not path.endswith(MANIFEST)):
+        for path in sorted(own_paths(one), key=lambda path: not path.endswith(MANIFEST)):
             self._store.delete(path)
         self._store.delete(f"{place}/{CLAIM}")
         self._mirror.drop(one.key)
@@ -128,3 +142,8 @@ class StoreWriter:
         with self._mirror.exchange:
             self._store.write(path, text)
             self._mirror.copy_text(path, text)
+
+
+def own_paths(one: RemoteVersion) -> list[str]:
+    """Returns the paths of a version's objects, without those of the model's folder, which all of its versions have."""
+    return [file.path for file in one.files.values() if PurePosixPath(file.path).parent.as_posix() != one.name]

@@ -66,8 +66,8 @@ class Catalogue:
     def settings_without_file(self) -> dict[str, dict[str, Any]]:
         """Returns the settings in force of models whose files are wrong, as JSON values."""
         with self._lock:
-            wrong = [record for record in self._models.values() if record.settings and record.settings_problem]
-            return {one.name: one.in_force.model_dump(mode="json", exclude_unset=True) for one in wrong}
+            wrong = [record for record in self._models.values() if record.settings_problem]
+            return {one.name: one.settings.model_dump(mode="json", exclude_unset=True) for one in wrong if one.settings}
 
     def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
@@ -80,6 +80,12 @@ class Catalogue:
         with self._lock:
             record = self._models.get(name)
             return record.in_force if record else DEFAULTS
+
+    def file_settings(self, name: str) -> ModelSettings:
+        """Returns the settings of a model's file, without what calls have set; the defaults if there are none."""
+        with self._lock:
+            record = self._models.get(name)
+            return (record.settings if record else None) or DEFAULTS
 
     def control(self, name: str) -> Control:
         """Returns what calls have set for a model. Raises UnknownModelError."""

@@ -7,6 +7,9 @@
     ROOT/NAME/VERSION/config.json    with model.weights.h5, as in a preset folder of KerasHub
     ROOT/NAME.keras                  served as version 1 of NAME
 
+Files in a version's folder, or in that of the model, whose names end in `labels.txt` may have the labels of classes
+(see `class_labels`). The one of ROOT/NAME.keras is ROOT/NAME.labels.txt.
+
 Symbolic links below the root aren't followed. No file is opened here, so a named pipe can't block the search.
 """
 
@@ -16,7 +19,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -40,6 +43,10 @@ MANIFEST = "manifest.json"
 PROOF = "golden.npz"
 #: File beside a model file, with inputs for which int8 is calibrated.
 CALIBRATION = "calibration.npz"
+#: End of the names of files with labels of classes.
+CLASS_LABELS = "labels.txt"
+#: Files that may belong to a model file in the root, NAME.keras: there, `golden.npz` is NAME.golden.npz.
+BESIDE = (PROOF, CALIBRATION, CLASS_LABELS)
 #: File beside the version folders, with version numbers by label.
 LABELS = "labels.json"
 
@@ -66,6 +73,8 @@ class FoundVersion:
     parts: tuple[str, ...] = ()
     #: Whether its files are elsewhere, and have to be fetched first (see `origin`).
     absent: bool = False
+    #: Files that may have labels of its classes, by name.
+    class_labels: tuple[tuple[str, Path], ...] = ()
 
     @property
     def label(self) -> str:
@@ -96,16 +105,34 @@ def find_in_folder(root: Path) -> list[FoundVersion]:
         elif Path(entry.name).suffix in SUFFIXES:
             name = Path(entry.name).stem
             if MODEL_NAME.fullmatch(name):
-                found.setdefault((name, 1), find_file(name, 1, Path(entry.path), proof=f"{name}.{PROOF}"))
+                found.setdefault((name, 1), find_flat_file(name, Path(entry.path)))
     return list(found.values())
 
 
+def find_flat_file(name: str, path: Path) -> FoundVersion:
+    """Returns the version of a model file in the root."""
+    return find_file(name, 1, path, proof=f"{name}.{PROOF}", class_labels=_labels_beside(name, path))
+
+
+def find_single_file(name: str, path: Path) -> FoundVersion:
+    """Returns the version of a model file with which a server was started."""
+    return find_file(name, 1, path, class_labels=_labels_beside(name, path))
+
+
 def find_file(
-    name: str, version: int, path: Path, *, published: bool = False, parts: Iterable[str] = (), proof: str = PROOF
+    name: str,
+    version: int,
+    path: Path,
+    *,
+    published: bool = False,
+    parts: Iterable[str] = (),
+    proof: str = PROOF,
+    class_labels: Mapping[str, Path] = {},
 ) -> FoundVersion:
     """Returns the version of a model file.
 
-    Its fingerprint includes its `parts`, its `proof`, and the calibration beside that, as far as they exist.
+    Its fingerprint includes its `parts`, its `proof`, the calibration beside that, and its `class_labels`, as far as
+    they exist.
     """
     try:
         state = os.lstat(path)
@@ -118,12 +145,19 @@ def find_file(
         marks += _fingerprint_of(path.parent / part) or NOTHING
     for optional in (proof, proof.removesuffix(PROOF) + CALIBRATION):
         marks += _fingerprint_of(path.with_name(optional)) or ()
-    return FoundVersion(name, version, path, marks, published, problem, parts)
+    labels = tuple((name, file) for name, file in sorted(class_labels.items()) if _is_regular(file))
+    for _, file in labels:
+        marks += _fingerprint_of(file) or ()
+    return FoundVersion(name, version, path, marks, published, problem, parts, class_labels=labels)
 
 
 def fingerprint(state: os.stat_result) -> Fingerprint:
     """Returns the fingerprint of a file."""
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def _labels_beside(name: str, path: Path) -> dict[str, Path]:
+    return {CLASS_LABELS: path.with_name(f"{name}.{CLASS_LABELS}")}
 
 
 def _is_regular(path: Path) -> bool:
@@ -142,13 +176,19 @@ def _find_in_model(name: str, folder: Path) -> Iterator[FoundVersion]:
         entries = list(os.scandir(folder))
     except OSError:
         return
+    labels = {entry.name: Path(entry.path) for entry in entries if entry.name.endswith(CLASS_LABELS)}
     for entry in entries:
         if VERSION_FOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            yield find_version(name, int(entry.name), Path(entry.path))
+            yield find_version(name, int(entry.name), Path(entry.path), labels)
 
 
-def find_version(name: str, version: int, folder: Path) -> FoundVersion:
-    """Returns the version in a folder."""
+def labels_of_model(folder: Path) -> dict[str, Path]:
+    """Returns the files with labels in a model's folder, which needn't exist, by name."""
+    return {path.name: path for path in folder.glob(f"*{CLASS_LABELS}")}
+
+
+def find_version(name: str, version: int, folder: Path, class_labels: Mapping[str, Path] = {}) -> FoundVersion:
+    """Returns the version in a folder. `class_labels` are those of the model, which the version's own replace."""
     try:
         held = set(os.listdir(folder))
     except OSError as error:
@@ -179,7 +219,8 @@ def find_version(name: str, version: int, folder: Path) -> FoundVersion:
     elif any(file.endswith(".json") for file in (files[0], *others)):
         # The weights of an architecture may be in any of the other files.
         parts = [file for file in others if _is_regular(folder / file)]
-    return find_file(name, version, folder / files[0], published=MANIFEST in held, parts=parts)
+    labels = {**class_labels, **{file: folder / file for file in held if file.endswith(CLASS_LABELS)}}
+    return find_file(name, version, folder / files[0], published=MANIFEST in held, parts=parts, class_labels=labels)
 
 
 def _saved_model_parts(folder: Path) -> Iterator[str]:

@@ -14,6 +14,7 @@ from layerserve_server.errors import ServerError, VersionFailedError, safe_text
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import ModelRunner, ServedModel
 from layerserve_server.repository import publishing
+from layerserve_server.repository.class_labels import read_class_labels
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.signatures import check_signatures
@@ -55,6 +56,7 @@ class Loader:
                 raise VersionFailedError(f"tensor '{spec.name}' has dtype {spec.dtype}, which requests can't have")
         runner = ModelRunner(model, settings.compute_threads)
         check_signatures(model, runner, settings.signatures or {})
+        class_labels = read_class_labels(found, settings.class_labels, runner)
         if settings.warm_up_rows:
             _warm_up(found, runner, settings.warm_up_rows)
         # Last, since metrics follow the queue of a version from here on.
@@ -68,6 +70,7 @@ class Loader:
             training_run=str(manifest.get("run", "")),
             released=released,
             settings=settings,
+            class_labels=class_labels,
         )
         loaded.measure()
         return loaded

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.staging import DeclaredFile, Staging, check_name, unwritable
+from layerserve_server.repository.version_policy import VersionPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -246,6 +247,36 @@ class Manager:
             self._repository.refresh(name)
             return self._repository.serving(name)["canary"], self._finish(name)
 
+    def set_version_policy(self, name: str, policy: VersionPolicy | None, who: str) -> Change:
+        """Sets which versions are kept loaded and served, in place of the model's settings; None for theirs.
+
+        Raises RefusedChangeError if a label points at a version that wouldn't be served, and VersionFailedError if a
+        version that the policy names can't be loaded.
+        """
+        new = policy or VersionPolicy.of(self._repository.file_settings(name))
+        with self._change(who, "set version policy", name, to=str(new)) as record:
+            record["from"] = str(VersionPolicy.of(self._repository.settings(name)))
+            self._known(name)
+            for version in new.specific_versions:
+                self._repository.describe_one(name, version)
+            if self._repository.serving(name)["loaded"]:
+                check_labels_served(name, self._repository.labels(name), new)
+            before = self._repository.control(name).policy
+            self._write_policy(name, policy)
+            reasons = [
+                f"version {one.version}: {one.reason}"
+                for one in self._repository.describe(name)
+                if one.version in new.specific_versions and one.state is State.FAILED
+            ]
+            if reasons:
+                self._write_policy(name, before)
+                raise VersionFailedError(f"model '{name}': the version policy stays, as {'; '.join(reasons)}")
+            return self._finish(name)
+
+    def _write_policy(self, name: str, policy: VersionPolicy | None) -> None:
+        self._write(name, policy=None if policy is None else policy.as_json())
+        self._repository.refresh(name)
+
     # Deletion.
 
     def delete_version(self, name: str, version: int, who: str, *, force: bool = False) -> Change:
@@ -358,6 +389,16 @@ class Manager:
         except OSError as error:
             # The change has been made, so its call doesn't fail.
             logger.error("can't write the audit log: %s", error.strerror, extra={**record, "outcome": outcome})
+
+
+def check_labels_served(name: str, labels: Mapping[str, int], policy: VersionPolicy) -> None:
+    """Raises RefusedChangeError if a label points at a version that a policy doesn't serve."""
+    for label, version in sorted(labels.items()):
+        if not policy.serves(version):
+            raise RefusedChangeError(
+                f"model '{safe_text(name, 150)}': label '{label}' points at version {version}, which the version "
+                f"policy '{policy}' doesn't serve; move or remove it first"
+            )
 
 
 def check_label(label: str) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from layerserve_server.repository.canary import read_share
-from layerserve_server.repository.layout import LABEL
+from layerserve_server.repository.layout import CLASS_LABELS, LABEL
 from layerserve_server.repository.signatures import SignatureSettings
 from layerserve_server.settings import Engine, Precision
 
@@ -39,6 +39,7 @@ _OF_LOADING: Final = (
     "golden_rtol",
     "golden_atol",
     "signatures",
+    "class_labels",
 )
 
 
@@ -47,9 +48,16 @@ def _check_share(text: str) -> str:
     return text
 
 
+def _check_file(name: str) -> str:
+    if not name.endswith(CLASS_LABELS):
+        raise ValueError(f"a name that ends in {CLASS_LABELS}")
+    return name
+
+
 Version = Annotated[int, Field(ge=1, le=10**18 - 1)]
 Share = Annotated[str, AfterValidator(_check_share)]
 Label = Annotated[str, Field(pattern=f"^{LABEL.pattern}$")]
+LabelsFile = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$"), AfterValidator(_check_file)]
 
 
 class ModelSettingsError(Exception):
@@ -172,6 +180,13 @@ class ModelSettings(BaseModel):
         description=(
             "Names for clients of TensorFlow Serving, by the signature's key: tables `inputs` and `outputs` of names, "
             "each with the model's own name. Default: the names of an export."
+        ),
+    )
+    class_labels: dict[str, LabelsFile] = Field(
+        default={},
+        description=(
+            "Files with labels of classes, one per line, by output, for Triton's classification. Their names end in "
+            "'labels.txt', and they are in the version's folder or in the model's."
         ),
     )
 

@@ -32,13 +32,22 @@ MAX_LABELS_BYTES = 64 * 1024
 _changing = threading.Lock()
 
 
-def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, above: int = 0, expected: int = 0) -> int:
+def publish(
+    root: Path,
+    name: str,
+    file: Path,
+    facts: Mapping[str, Any],
+    *,
+    above: int = 0,
+    expected: int = 0,
+    beside: Mapping[str, Path] = {},
+) -> int:
     """Moves a model file into `root` as the next version of the model. Returns the version number.
 
     The number is one higher than the highest on disk and than `above`. The version's folder is created by a rename,
-    with a manifest (`facts`, and the file's sha256 and size). The file is removed from its old path last, so that a
-    killed publisher can start again. Raises OSError on failure, and VersionConflictError if the model has a version
-    above `expected` (0: any); then leaves the repository unchanged.
+    with a manifest (`facts`, and the file's sha256 and size) and copies of the files `beside`, by name. The file is
+    removed from its old path last, so that a killed publisher can start again. Raises OSError on failure, and
+    VersionConflictError if the model has a version above `expected` (0: any); then leaves the repository unchanged.
     """
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +57,8 @@ def publish(root: Path, name: str, file: Path, facts: Mapping[str, Any], *, abov
         link_file(file, target)
         manifest = {**facts, "file": target.name, "bytes": target.stat().st_size, "sha256": sha256(target)}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-        for path in (target, temporary / MANIFEST, temporary):
+        copies = [shutil.copyfile(path, temporary / copied) for copied, path in beside.items()]
+        for path in (target, temporary / MANIFEST, *copies, temporary):
             sync(path)
         version = claim_next(name, temporary, folder, above, expected) if expected else claim(temporary, folder, above)
     except BaseException:

@@ -52,17 +52,21 @@ class ModelRecord:
 
     @property
     def in_force(self) -> ModelSettings:
-        """The settings in force; the defaults if the file has never been valid."""
-        return self.settings or DEFAULTS
+        """The settings in force; the defaults if the file has never been valid. A call may have set another policy."""
+        settings, policy = self.settings or DEFAULTS, self.control.policy
+        return settings if policy is None else policy.over(settings)
 
     @property
     def target(self) -> int | None:
         """The version that a call or the settings made the default; None for the newest that is ready.
 
-        A version of a call that the policy of later settings excludes doesn't count.
+        One that the policy in force excludes doesn't count: the policy was set later.
         """
-        pinned, settings = self.control.pinned, self.in_force
-        return pinned if pinned is not None and settings.serves(pinned) else settings.default_version
+        settings = self.in_force
+        for version in (self.control.pinned, settings.default_version):
+            if version is not None and settings.serves(version):
+                return version
+        return None
 
     def default(self) -> int | None:
         """Returns the version for requests that name none; None if none is ready, or on standby.
@@ -175,7 +179,8 @@ class ModelRecord:
                 entry.barred = ""
             else:
                 listed = ", ".join(map(str, settings.specific_versions))
-                entry.barred = f"the model's settings serve version {listed} only"
+                source = "the model's settings serve" if self.control.policy is None else "the policy of a call serves"
+                entry.barred = f"{source} version {listed} only"
 
     def read_settings(self, folder: Path, file: Path | None) -> bool:
         """Reads the settings from the model's folder, or beside its `file`. Returns whether something is newly wrong.

@@ -232,7 +232,9 @@ class Repository(LoadedModels):
         if checkpoint:
             facts["checkpoint"] = checkpoint
         try:
-            version = self.writer.publish(name, file, facts, above=above, expected=expected)
+            version = self.writer.publish(
+                name, file, facts, above=above, expected=expected, beside=self._class_labels(name, base_version)
+            )
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
         self.refresh(name, version)
@@ -295,6 +297,14 @@ class Repository(LoadedModels):
                 raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
             self.refresh(name)
         return version
+
+    def _class_labels(self, name: str, version: int) -> Mapping[str, Path]:
+        """Returns a version's own files with labels of classes, which a version that is trained from it gets, too."""
+        entry, folder = self._find_entry(name, version), self._root / name
+        if entry is None:
+            return {}
+        wanted = self.settings(name).class_labels.values()
+        return {file: path for file, path in entry.found.class_labels if file in wanted and path.parent != folder}
 
     def version_of_run(self, name: str, run: str, checkpoint: str = "") -> int:
         """Returns the version that was published of a run's result, or of its checkpoint; 0 if there is none."""
@@ -391,7 +401,7 @@ class Repository(LoadedModels):
         absent = list(self._origin.absent()) if self._origin is not None else []
         try:
             if self._file_name is not None:
-                found.append(layout.find_file(self._file_name, 1, self._path))
+                found.append(layout.find_single_file(self._file_name, self._path))
             if self._file_name is None or self._root.is_dir():
                 found += layout.find_in_folder(self._root)
             found += absent

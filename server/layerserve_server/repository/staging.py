@@ -66,6 +66,7 @@ class Staging:
                 "'max_upload_bytes')"
             )
         self.name = name
+        self._root = root
         self._files = files
         self._position = -1
         self._file: BinaryIO | None = None
@@ -129,7 +130,8 @@ class Staging:
 
         Raises InvalidRequestError if the files are no version.
         """
-        found = layout.find_version(self.name, 0, self.folder)
+        labels = layout.labels_of_model(self._root / self.name)
+        found = layout.find_version(self.name, 0, self.folder, labels)
         digests = {file.path: file for file in self._files}
         main = found.path.relative_to(self.folder).as_posix() if found.path != self.folder else ""
         if found.problem or main not in digests:
@@ -143,7 +145,7 @@ class Staging:
             sync(self.folder)
         except OSError as error:
             raise unwritable(error) from error
-        return layout.find_version(self.name, 0, self.folder)
+        return layout.find_version(self.name, 0, self.folder, labels)
 
     def discard(self) -> None:
         """Removes what wasn't published."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ class LoadedVersion:
     released: Callable[[LoadedVersion], None]
     #: The settings with which it was loaded.
     settings: ModelSettings = DEFAULTS
+    #: Labels of the elements of a row, by output. An element without a label has an empty one, or none at the end.
+    class_labels: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     ready_time: float = field(default_factory=time.time)
     #: When it was loaded and last used, on the clock of `time.monotonic`, in seconds, and its number of uses.
     loaded_at: float = field(default_factory=time.monotonic)

@@ -19,11 +19,20 @@ class Writer(Protocol):
     def check_writable(self, name: str) -> None:
         """Raises OSError if no version of a model can be published."""
 
-    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int, expected: int = 0) -> int:
+    def publish(
+        self,
+        name: str,
+        file: Path,
+        facts: Mapping[str, Any],
+        *,
+        above: int,
+        expected: int = 0,
+        beside: Mapping[str, Path] = {},
+    ) -> int:
         """Moves a model file into the repository as the next version of a model, with a manifest of these facts.
 
-        Returns the version, which is above `above`. Raises VersionConflictError if the model has a version above
-        `expected`, or gets one meanwhile; 0 means that it may.
+        `beside` are files that are copied into its folder, by name. Returns the version, which is above `above`. Raises
+        VersionConflictError if the model has a version above `expected`, or gets one meanwhile; 0 means that it may.
         """
 
     def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
@@ -59,9 +68,18 @@ class FolderWriter:
         # With a name of its own, as several may check at once.
         publishing.temporary_folder(self._made(name)).rmdir()
 
-    def publish(self, name: str, file: Path, facts: Mapping[str, Any], *, above: int, expected: int = 0) -> int:
+    def publish(
+        self,
+        name: str,
+        file: Path,
+        facts: Mapping[str, Any],
+        *,
+        above: int,
+        expected: int = 0,
+        beside: Mapping[str, Path] = {},
+    ) -> int:
         """See Writer."""
-        return publishing.publish(self._root, name, file, facts, above=above, expected=expected)
+        return publishing.publish(self._root, name, file, facts, above=above, expected=expected, beside=beside)
 
     def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
         """See Writer."""
@@ -98,13 +116,13 @@ class FolderWriter:
     def withdraw(self, name: str, version: int, path: Path) -> None:
         """See Writer."""
         folder = self._root / name / str(version)
-        # A model file in the root has its golden file and its calibration beside it.
-        flat = [path, *(path.with_name(f"{path.stem}.{beside}") for beside in (layout.PROOF, layout.CALIBRATION))]
+        # A model file in the root has what belongs to it beside it.
+        flat = [path, *(path.with_name(f"{path.stem}.{beside}") for beside in layout.BESIDE)]
         publishing.withdraw(self._root, [folder] if folder.is_dir() else flat)
 
     def withdraw_model(self, name: str, highest: int) -> None:
         """See Writer."""
-        ends = (*layout.SUFFIXES, ".toml", f".{layout.PROOF}", f".{layout.CALIBRATION}")
+        ends = (*layout.SUFFIXES, ".toml", *(f".{beside}" for beside in layout.BESIDE))
         flat = [self._root / f"{name}{end}" for end in ends]
         publishing.withdraw(self._root, [self._root / name, *flat])
         write_control(self._root / name, highest=highest)

@@ -203,11 +203,13 @@ class Trace(Protocol):
     #: Time at which the request was read and queued; None for one that bypassed the queue.
     queued: float | None
 
-    def computed(self, taken: float, began: float, ended: float, rows: int, traces: Sequence[Trace]) -> None:
+    def computed(
+        self, taken: float, began: float, ended: float, rows: int, traces: Sequence[Trace], error: str = ""
+    ) -> None:
         """Adds a batch with rows of this request.
 
         It was taken from the queue at `taken`, ran from `began` to `ended` with `rows` rows in total, and `traces` are
-        those of all of its requests.
+        those of all of its requests. `error` is the class of the error with which it failed; empty if it succeeded.
         """
 
     def request(self) -> Trace:

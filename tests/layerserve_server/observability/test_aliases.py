@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import urllib.error
 import urllib.request
 
@@ -11,17 +12,19 @@ from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
 from layerserve_server.observability.metrics import Metrics
+from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.transport.call import Ended
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 PREDICT, INFER = "/layerserve.v1.PredictionService/Predict", "/inference.GRPCInferenceService/ModelInfer"
 
 
 @pytest.fixture
 def metrics():
-    """After some calls of two versions, one of a method that runs no model, and one for a model that isn't there."""
+    """After some calls and streamed requests of two versions, one call that runs no model, and one without a model."""
     made = Metrics()
     made.calls_ended(
         [
@@ -35,6 +38,13 @@ def metrics():
             Ended(PREDICT, "m", "1", "INVALID_ARGUMENT", 1.0),
             Ended(PREDICT, "", "", "NOT_FOUND", 1.0),
             Ended("/layerserve.v1.ModelService/GetModel", "m", "1", "OK", 9.0),
+        ]
+    )
+    made.streamed(
+        [
+            Ended(STREAM, "m", "1", "OK", 0.5),
+            Ended(STREAM, "m", "2", "OK", 4.0),
+            Ended(STREAM, "m", "1", "INTERNAL", 0.5),
         ]
     )
     batches = made.batches("m", 1)
@@ -58,14 +68,14 @@ def test_triton(metrics):
     found = values(Extended(metrics.registry, triton))
     at = "model=m version=1"
     assert {name: value for name, value in found.items() if at in name} == {
-        f"nv_inference_request_success {at}": 2,
+        f"nv_inference_request_success {at}": 3,
         f"nv_inference_request_failure {at} reason=REJECTED": 2,
         f"nv_inference_request_failure {at} reason=CANCELED": 1,
-        f"nv_inference_request_failure {at} reason=BACKEND": 1,
+        f"nv_inference_request_failure {at} reason=BACKEND": 2,
         f"nv_inference_request_failure {at} reason=OTHER": 1,
         f"nv_inference_count {at}": 10,
         f"nv_inference_exec_count {at}": 2,
-        f"nv_inference_request_duration_us {at}": 750_000,
+        f"nv_inference_request_duration_us {at}": 1_250_000,
         f"nv_inference_queue_duration_us {at}": 250_000,
         f"nv_inference_compute_input_duration_us {at}": 0,
         # Three requests, in batches that took a quarter of a second each.
@@ -73,7 +83,7 @@ def test_triton(metrics):
         f"nv_inference_compute_output_duration_us {at}": 0,
         f"nv_inference_pending_request_count {at}": 3,
     }
-    assert found["nv_inference_request_success model=m version=2"] == 1
+    assert found["nv_inference_request_success model=m version=2"] == 2
     assert not any("model= " in name for name in found)
 
 
@@ -83,12 +93,12 @@ def test_tensorflow_serving(metrics):
     latency = "model_name=m API=Predict entrypoint=GRPC"
     statuses = ["RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL", "INVALID_ARGUMENT"]
     assert found == {
-        f"{name}request_count model_name=m status=OK": 3,
-        **{f"{name}request_count model_name=m status={status}": 1 for status in statuses},
+        f"{name}request_count model_name=m status=OK": 5,
+        **{f"{name}request_count model_name=m status={status}": 1 + (status == "INTERNAL") for status in statuses},
         f"{name}request_example_count_total model=m": 10,
         f"{name}batching_session:wrapped_run_count": 2,
-        f"{name}request_latency_count {latency}": 8,
-        f"{name}request_latency_sum {latency}": 6_250_000,
+        f"{name}request_latency_count {latency}": 11,
+        f"{name}request_latency_sum {latency}": 11_250_000,
         f"{name}runtime_latency_count model_name=m API=Predict runtime=layerserve": 2,
         f"{name}runtime_latency_sum model_name=m API=Predict runtime=layerserve": 500_000,
         f"{name}batching_session:queuing_latency_count thread_pool_name=m": 2,
@@ -100,7 +110,7 @@ def test_tensorflow_serving(metrics):
     (family,) = [one for one in families if one.name.endswith("request_latency")]
     counts = {one.labels["le"]: one.value for one in family.samples if "le" in one.labels}
     assert list(counts)[:2] == ["100.0", "250.0"]
-    assert (counts["100000.0"], counts["250000.0"], counts["500000.0"], counts["+Inf"]) == (0, 1, 3, 8)
+    assert (counts["100000.0"], counts["250000.0"], counts["500000.0"], counts["+Inf"]) == (0, 1, 5, 11)
 
 
 def test_both_text_formats_can_be_read(metrics):
@@ -134,6 +144,41 @@ def test_a_server_has_the_pages_that_are_asked_for(put, start, connect):
     assert not any(name.startswith("layerserve_") for name, _ in theirs)
     # In that format, prometheus_client writes underscores for colons.
     assert page("/monitoring/prometheus/metrics", "application/openmetrics-text; version=1.0.0") == theirs
+
+
+def test_requests_of_streams_are_counted_before_their_stream_ends(put, start, connect):
+    put("double")
+    app = start(metric_aliases="tfserving,triton")
+    x = np.ones((3, 2), np.float32)
+    message = pb.ModelInferRequest(
+        model_name="double",
+        inputs=[{"name": "x", "datatype": "FP32", "shape": x.shape}],
+        raw_input_contents=[x.tobytes()],
+    )
+    asked, over = threading.Event(), threading.Event()
+
+    def requests():
+        for _ in range(4):
+            yield message
+        asked.set()
+        over.wait(30)
+
+    infer = connect(app).stream_stream(STREAM, pb.ModelInferRequest.SerializeToString, None)
+    replies = infer(requests(), timeout=30)
+    for _ in range(4):
+        next(replies)
+    own = app._inference.metrics.registry
+    theirs, triton_s = tensorflow_serving(list(own.collect())), triton(list(own.collect()))
+    (latency,) = [one for one in theirs if one.name.endswith("request_latency")]
+    (success,) = [one for one in triton_s if one.name.endswith("request_success")]
+    assert [one.value for one in latency.samples if one.name.endswith("_count")] == [4]
+    assert [one.value for one in success.samples] == [4]
+    over.set()
+    assert list(replies) == []
+    (latency,) = [one for one in tensorflow_serving(list(own.collect())) if one.name.endswith("request_latency")]
+    assert [one.value for one in latency.samples if one.name.endswith("_count")] == [4], (
+        "the stream itself is no request"
+    )
 
 
 def test_a_server_has_no_other_names_by_default(put, start):

@@ -90,6 +90,7 @@ def test_names_types_and_labels():
         "layerserve_requests": ("counter", "method", "model", "status", "version"),
         "layerserve_requests_seconds": ("counter", "method", "model", "status", "version"),
         "layerserve_streamed_requests": ("counter", "method", "model", "status", "version"),
+        "layerserve_streamed_request_seconds": ("histogram", "method", "model"),
         "layerserve_streamed_requests_seconds": ("counter", "method", "model", "status", "version"),
         "layerserve_errors": ("counter", "method", "model", "status", "version"),
         "layerserve_request_seconds": ("histogram", "method", "model"),
@@ -190,7 +191,12 @@ def test_requests_of_streams_are_counted_until_their_version_is_released():
         f"layerserve_streamed_requests_total {two.format('OK')}": 1,
         f"layerserve_streamed_requests_seconds_total {two.format('OK')}": 2.0,
     }
+    # As that of calls, the histogram has no versions.
+    times = "method=PredictStream model=m"
+    name = "layerserve_streamed_request_seconds"
     assert samples(metrics.registry) == of_two | {
+        f"{name}_count {times}": 4,
+        f"{name}_sum {times}": 3.75,
         f"layerserve_streamed_requests_total {one.format('OK')}": 2,
         f"layerserve_streamed_requests_seconds_total {one.format('OK')}": 0.75,
         f"layerserve_streamed_requests_total {one.format('NOT_FOUND')}": 1,
@@ -198,7 +204,7 @@ def test_requests_of_streams_are_counted_until_their_version_is_released():
     }
     metrics.streamed([Ended(stream, "m", "1", "OK", 1.0)])
     metrics.version_released("m", 1)
-    assert samples(metrics.registry) == of_two
+    assert samples(metrics.registry) == of_two | {f"{name}_count {times}": 5, f"{name}_sum {times}": 4.75}
 
 
 def test_batches_are_counted_by_rows_requests_and_seconds():

@@ -187,10 +187,58 @@ def test_errors_are_in_the_spans(serve, transport, caplog):
     with pytest.raises(grpc.RpcError) as caught:
         predict(request(), timeout=30, metadata=[SAMPLED, ("x-request-id", "mine")])
     assert caught.value.code() is grpc.StatusCode.INTERNAL
-    call = by_name(spans(3))["layerserve.v1.PredictionService/Predict"]
+    found = by_name(spans(4))
+    call = found["layerserve.v1.PredictionService/Predict"]
+    assert set(found) == {call.name, "decode", "queue", "compute"}
+    assert found["compute"].status.status_code is StatusCode.ERROR
+    assert found["compute"].attributes["error.type"] == "AttributeError"
     assert (call.attributes["rpc.grpc.status_code"], call.status.status_code) == (13, StatusCode.ERROR)
     (record,) = [record for record in caplog.records if hasattr(record, "correlation_id")]
     assert (record.trace_id, record.request_id) == (TRACE, "mine")
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_batch_that_failed_is_in_the_spans_of_all_of_its_requests(serve, quick, wait_until):
+    """Those whose rows were wrong, and the others, which are computed again without them."""
+    app, channel, spans = serve()
+    predict = prediction_pb2_grpc.PredictionServiceStub(channel).Predict
+    wrong = prediction_pb2.PredictRequest(
+        model=tensor_pb2.ModelSpec(name="double"), inputs=[tensors.encode(np.array([[-7, 1]], np.float32), "x")]
+    )
+    with app.repository.lease("double") as version:
+        if quick:
+            # The first teaches the template.
+            predict(request(), timeout=30, metadata=[UNSAMPLED])
+            version.queue._thread_seconds = [0.0] * len(version.queue._thread_seconds)
+            calls = [predict.future(wrong, timeout=30, metadata=[SAMPLED])]
+        else:
+            version.model.gate.clear()
+            first = predict.future(request(2), timeout=30, metadata=[UNSAMPLED])
+            wait_until(lambda: version.model.begun == [2])
+            calls = [predict.future(one, timeout=30, metadata=[SAMPLED]) for one in (request(), wrong)]
+            wait_until(lambda: version.queue.queued_rows == 2)
+            version.model.gate.set()
+            first.result()
+        codes = [call.code() for call in calls]
+    assert codes[-1] is grpc.StatusCode.INVALID_ARGUMENT
+    found = spans(4 if quick else 11)
+    tries = {}
+    for span in sorted(found, key=lambda span: span.start_time):
+        if span.name == "compute":
+            tries.setdefault(span.parent.span_id, []).append((span.status.status_code, span.attributes))
+    served = {
+        span.context.span_id: span.attributes["rpc.grpc.status_code"] for span in found if span.kind is SpanKind.SERVER
+    }
+    for call, computed in tries.items():
+        statuses = [status for status, _ in computed]
+        errors = [attributes.get("error.type") for _, attributes in computed]
+        if served[call]:
+            assert statuses == [StatusCode.ERROR] * len(computed)
+            assert errors == ["InvalidTensorError"] * len(computed)
+        else:
+            assert (statuses, errors) == ([StatusCode.ERROR, StatusCode.UNSET], ["InvalidTensorError", None])
+    assert len(tries) == len(calls)
+    assert not any("-7" in str(value) for span in found for value in span.attributes.values()), "no data of a request"
 
 
 @pytest.mark.skipif(find_spec("uvicorn") is None, reason="the extra 'http' isn't installed")

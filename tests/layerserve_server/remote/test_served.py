@@ -274,6 +274,32 @@ def test_a_store_is_managed(s3, served, connect, wait_until, tmp_path):
     wait_until(lambda: other_has_none(other))
 
 
+def test_labels_of_classes_come_with_each_version(s3, served, wait_until, tmp_path):
+    """From the version's folder, or from the model's, which stays when a version is deleted."""
+    put(s3, 1, 10)
+    put(s3, 2, 20)
+    s3.put("models/double/layerserve.toml", 'class_labels = { y = "labels.txt" }')
+    s3.put("models/double/labels.txt", "cat\ndog")
+    s3.put("models/double/2/labels.txt", "cow\npig")
+    app = served()
+
+    def labels(version):
+        with app.repository.lease("double", version) as loaded:
+            return b" ".join(loaded.class_labels["y"])
+
+    assert (labels(1), labels(2)) == (b"cat dog", b"cow pig")
+    s3.put("models/double/labels.txt", "hen\nfox")
+    wait_until(lambda: labels(1) == b"hen fox")
+    file = tmp_path / "trained.keras"
+    file.write_text(json.dumps({"offset": 30}))
+    assert app.repository.publish("double", file, run="r1", base_version=1) == 3
+    assert labels(3) == b"hen fox"
+    app.repository.writer.withdraw("double", 1, app.settings.root / "double" / "1")
+    assert "models/double/labels.txt" in s3.paths()
+    app.repository.writer.withdraw_model("double", 3)
+    assert s3.paths() == ["models/double/serving.json"]
+
+
 def test_a_call_that_loads_a_model_waits_for_its_copies(s3, served, connect):
     put(s3, 1, 10)
     put(s3, 2, 20)

@@ -203,3 +203,41 @@ def test_a_process_that_is_killed_is_started_again(s3, remote):
     while remote.pid == before and time.monotonic() < end:
         time.sleep(0.01)
     assert remote.objects() == []
+
+
+def test_a_change_is_noticed_though_the_library_keeps_what_it_has_listed(tmp_path):
+    """As that of hf:// does."""
+    store = FsspecStore(f"memory://{uuid.uuid4().hex}")
+    store.write("m/labels.json", "1")
+    (listed,) = store.objects()
+    files, kept = store._files, {}
+    asks, forgets = files.info, files.invalidate_cache
+
+    def forget(path=None):
+        kept.clear()
+        forgets(path)
+
+    files.info = lambda path, **options: kept.setdefault(path, asks(path, **options))
+    files.invalidate_cache = forget
+    try:
+        files.info(store._full("m/labels.json"))
+        store.write("m/labels.json", "2")
+        with pytest.raises(StoreError, match="changed while it was read"):
+            store.fetch([listed], ["labels.json"], tmp_path / "out")
+    finally:
+        del files.info, files.invalidate_cache
+
+
+@pytest.mark.parametrize(
+    ("scheme", "root", "asked"), [("hf", "team/models/a/b", "team/models"), ("s3", "bucket/a/b", "bucket")]
+)
+def test_an_empty_store_is_there_if_its_bucket_or_repository_is(tmp_path, scheme, root, asked):
+    store = FsspecStore(f"file://{tmp_path}")
+    store._scheme, store._root = scheme, root
+    paths = []
+    store._files.exists = lambda path: paths.append(path) or True
+    try:
+        assert store.objects() == []
+    finally:
+        del store._files.exists
+    assert paths == [asked]

@@ -157,6 +157,22 @@ def test_an_upload_that_is_no_version_leaves_nothing(manage, put, root, tmp_path
     assert record["outcome"].startswith(f"{error.reason}: ")
 
 
+def test_an_upload_is_tested_with_its_labels_of_classes(manage, put, root):
+    put()
+    repository, manager = manage()
+    settings = 'class_labels = { y = "labels.txt" }'
+    with pytest.raises(VersionFailedError, match=r"'labels\.txt' has 1 labels, expected 2"):
+        upload(manager, model__keras="{}", layerserve__toml=settings, labels__txt="cat")
+    assert upload(manager, model__keras="{}", layerserve__toml=settings, labels__txt="cat\ndog")[0] == 2
+    assert (root / "double" / "2" / "labels.txt").read_text() == "cat\ndog"
+    with pytest.raises(VersionFailedError, match=r"no file 'labels\.txt'"):
+        upload(manager, model__keras="{}")
+    (root / "double" / "labels.txt").write_text("cow\npig")
+    assert upload(manager, model__keras="{}")[0] == 3
+    with repository.lease("double") as version:
+        assert version.class_labels == {"y": [b"cow", b"pig"]}
+
+
 def test_an_upload_is_tested_with_the_settings_that_it_will_have(manage, put, load_fake):
     put()
 

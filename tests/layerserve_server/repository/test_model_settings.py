@@ -106,6 +106,7 @@ compute_threads = 7
 sample_share = 0.5
 keep_loaded = true
 nice = 8
+class_labels = { y = "labels.txt" }
 canary = "5 %"
 canary_label = "next"
 shadow = "next"

@@ -108,7 +108,8 @@ class InferContract(Contract):
         """Returns the encoder of ModelInferResponse messages. Raises InvalidTensorError for dtypes they lack."""
         specs = {spec.name: spec.dtype for spec in version.runner.plan(selection.outputs).output_specs}
         classes: Any = selection.form or (0,) * len(names)
-        return InferEncoder(version, [(name, specs[name], count) for name, count in zip(names, classes, strict=True)])
+        outputs = [(name, specs[name], count) for name, count in zip(names, classes, strict=True)]
+        return InferEncoder(version, outputs, version.class_labels)
 
     # Of streams.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,21 @@ MAX_HEADS = 1024
 class InferEncoder:
     """Encodes replies to requests for the same outputs of a version."""
 
-    def __init__(self, version: LoadedVersion, outputs: Sequence[tuple[str, str, int]]) -> None:
+    def __init__(
+        self,
+        version: LoadedVersion,
+        outputs: Sequence[tuple[str, str, int]],
+        labels: Mapping[str, Sequence[bytes]] = {},
+    ) -> None:
         """`outputs` are name and dtype of each output, and the number of classes to return, or 0 for the numbers.
 
+        `labels` are the labels of classes, by output.
         Raises InvalidTensorError if the protocol lacks a dtype.
         """
         self._head = ModelInferResponse(model_name=version.name, model_version=str(version.version)).SerializeToString()
         self._outputs = tuple(outputs)
+        #: Ends of the texts of classes by output: a colon and the label, or nothing.
+        self._ends = {name: [b":" + label if label else b"" for label in of_one] for name, of_one in labels.items()}
         for name, dtype, _ in outputs:
             datatype(dtype, name)
         #: Everything but elements and id, by dtype and shape of each output.
@@ -41,7 +49,10 @@ class InferEncoder:
 
     def fill(self, results: Arrays, id: str) -> bytes:
         """Returns the serialized reply with these arrays."""
-        arrays = [classes(results[name], name, count) if count else results[name] for name, _, count in self._outputs]
+        arrays = [
+            classes(results[name], name, count, self._ends.get(name, ())) if count else results[name]
+            for name, _, count in self._outputs
+        ]
         kinds = [self._kind(array, dtype) for array, (_, dtype, _) in zip(arrays, self._outputs, strict=True)]
         parts: list[Any] = [
             self._describe(tuple((kind, array.shape) for kind, array in zip(kinds, arrays, strict=True)))
@@ -92,11 +103,11 @@ class InferEncoder:
         return "bfloat16" if (held, dtype) == ("float32", "bfloat16") else held
 
 
-def classes(array: Array, name: str, count: int) -> Array:
-    """Returns the `count` largest elements of each row as texts "value:index", largest first, as Triton does.
+def classes(array: Array, name: str, count: int, ends: Sequence[bytes] = ()) -> Array:
+    """Returns the `count` largest elements of each row as texts "value:index:label", largest first, as Triton does.
 
-    The result has shape (rows, count), with fewer columns if rows have fewer elements. Raises InvalidRequestError if
-    the output isn't numbers.
+    `ends` are the ends ":label" by index; without one, a text is "value:index". The result has shape (rows, count),
+    with fewer columns if rows have fewer elements. Raises InvalidRequestError if the output isn't numbers.
     """
     if array.dtype.kind not in "biuf":
         raise InvalidRequestError(
@@ -106,7 +117,10 @@ def classes(array: Array, name: str, count: int) -> Array:
     order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
     texts = np.empty(order.shape, dtype=object)
     for row, indices in enumerate(order):
-        texts[row] = [f"{number_text(rows[row, index])}:{index}".encode() for index in indices]
+        texts[row] = [
+            f"{number_text(rows[row, index])}:{index}".encode() + (ends[index] if index < len(ends) else b"")
+            for index in indices.tolist()
+        ]
     return texts
 
 

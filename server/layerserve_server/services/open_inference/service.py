@@ -205,7 +205,12 @@ def config(version: LoadedVersion) -> pb.ModelConfig:
             for spec in version.model.input_specs
         ],
         output=[
-            pb.ModelOutput(name=spec.name, data_type=config_type(spec.dtype, spec.name), dims=_wire_shape(spec)[axes])
+            pb.ModelOutput(
+                name=spec.name,
+                data_type=config_type(spec.dtype, spec.name),
+                dims=_wire_shape(spec)[axes],
+                label_filename=version.settings.class_labels.get(spec.name, ""),
+            )
             for spec in version.model.output_specs
         ],
         default_model_filename=version.found.path.name,

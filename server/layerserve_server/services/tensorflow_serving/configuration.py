@@ -1,11 +1,16 @@
-"""What HandleReloadConfigRequest can do here: it moves labels. All else of a configuration must be as it is."""
+"""HandleReloadConfigRequest: what a configuration asks of the models here, as changes of the repository.
+
+The configuration lists the models to serve, each with its version policy and labels. Models are those of the server's
+repository; others can't be added by a path.
+"""
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.errors import InvalidRequestError, RefusedChangeError, safe_text
@@ -14,23 +19,20 @@ from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import (
     ModelConfig,
     ReloadConfigRequest,
 )
-from layerserve_server.repository.management import Manager, check_label
-from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.repository.management import Change, Manager, check_label, check_labels_served
 from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version_policy import VersionPolicy
 
 PLATFORM = "tensorflow"
+#: Maximum number of versions that "latest" keeps, as in the model's settings.
+MAX_LATEST = 1000
 
-
-class Move(NamedTuple):
-    """A label of a model to move to a version; to remove if the version is None."""
-
-    model: str
-    label: str
-    version: int | None
+#: Makes a change for a caller of this name.
+Step: TypeAlias = Callable[[str], Change]
 
 
 class Configuration:
-    """Compares requested configurations with the repository, and moves labels."""
+    """Compares requested configurations with the repository, and changes it."""
 
     def __init__(self, repository: Repository, manager: Manager, path: str) -> None:
         """`path` is the folder or address of the models, as the server was started with it."""
@@ -39,40 +41,40 @@ class Configuration:
         self._path = path
 
     def apply(self, request: ReloadConfigRequest, caller: Caller) -> list[str]:
-        """Moves the labels of the models in a request. Returns the processes in which they aren't moved yet.
+        """Serves the models of a request as it says, and unloads the others. Returns the processes that lag behind.
 
-        Everything is checked first. Raises InvalidRequestError, RefusedChangeError for what can't be changed, and as
-        `Manager.set_label`, `Repository.describe_one` and `Caller.check_model` do.
+        Everything is checked first; a version that can't be loaded ends it where it is. Raises InvalidRequestError,
+        RefusedChangeError for what can't be changed, and as the methods of `Manager`, `Repository.describe_one` and
+        `Caller.check_model` do.
         """
         if request.config.WhichOneof("config") != "model_config_list":
             raise InvalidRequestError("config: got none or a custom_model_config, expected a model_config_list")
         if request.metric_names:
             raise InvalidRequestError("metric_names: got names, expected none; /metrics has all metrics")
         configs = request.config.model_config_list.config
+        if not configs:
+            raise InvalidRequestError("model_config_list: got no model, expected at least one")
         names = [config.name for config in configs]
         for config in configs:
             caller.check_model("manage", config.name)
         for name in names:
             if names.count(name) > 1:
                 raise InvalidRequestError(f"model '{safe_text(name, 80)}': configured twice, expected once")
-        moves = [move for config in configs for move in self._moves(config)]
-        self._check_complete(names, caller)
+        steps = [step for config in configs for step in self._steps(config)]
+        left_out = {one.name for one in self._repository.describe() if caller.may("manage", one.name)} - set(names)
+        steps += [partial(self._manager.unload, name) for name in sorted(left_out) if self._is_loaded(name)]
         lagging: dict[str, None] = {}
-        for move in moves:
-            if move.version is None:
-                change = self._manager.remove_label(move.model, move.label, caller.name)
-            else:
-                change = self._manager.set_label(move.model, move.label, move.version, caller.name)
-            lagging.update(dict.fromkeys(change.lagging))
+        for step in steps:
+            lagging.update(dict.fromkeys(step(caller.name).lagging))
         return list(lagging)
 
-    def _moves(self, config: ModelConfig) -> Iterator[Move]:
-        """Yields the moves of a model's labels. Raises as `apply` does."""
-        model = f"model '{safe_text(config.name, 80)}'"
-        if not config.name:
+    def _steps(self, config: ModelConfig) -> Sequence[Step]:
+        """Returns the changes of a model, in their order. Raises as `apply` does."""
+        name, model = config.name, f"model '{safe_text(config.name, 80)}'"
+        if not name:
             raise InvalidRequestError("config: got a model without a name, expected one")
-        self._repository.describe_one(config.name)
-        if config.base_path and not self._is_folder(config.name, config.base_path):
+        self._repository.describe_one(name)
+        if config.base_path and not self._is_folder(name, config.base_path):
             raise RefusedChangeError(
                 f"{model}: base_path: got '{safe_text(config.base_path, 200)}', expected none or the model's folder in "
                 "the server's repository; UploadModel adds versions from elsewhere"
@@ -83,53 +85,68 @@ class Configuration:
             )
         if config.HasField("logging_config"):
             raise RefusedChangeError(f"{model}: logging_config: got one, expected none")
-        if config.HasField("model_version_policy"):
-            got = _policy(config.model_version_policy)
-            expected = _policy_of(self._repository.settings(config.name))
-            if got not in ("", expected):
-                raise RefusedChangeError(
-                    f"{model}: model_version_policy: got {got}, expected {expected}, as in the model's settings; "
-                    "change version_policy in its layerserve.toml"
-                )
-        labels = self._repository.labels(config.name)
+        policy = self._policy(config, model)
+        before = VersionPolicy.of(self._repository.settings(name))
+        after = policy or VersionPolicy.of(self._repository.file_settings(name))
+        sets_policy: list[Step] = []
+        if policy != self._repository.control(name).policy:
+            sets_policy = [partial(self._manager.set_version_policy, name, policy)]
+        labels = dict(self._repository.labels(name))
+        moved = self._moved_labels(config, labels)
+        check_labels_served(name, dict(config.version_labels) or labels, after)
+        # A configuration without labels doesn't ask to remove any.
+        removed = sorted(set(labels) - set(config.version_labels)) if config.version_labels else []
+        removes: list[Step] = [partial(self._manager.remove_label, name, label) for label in removed]
+        if not self._is_loaded(name):
+            load: Step = partial(self._manager.load, name)
+            return [*sets_policy, load, *self._moves(name, moved), *removes]
+        # A label moves while its version is served: before the policy leaves the old one out, if that is possible.
+        early = {label: version for label, version in moved.items() if before.serves(version)}
+        late = {label: version for label, version in moved.items() if label not in early}
+        left = {label: version for label, version in {**labels, **early}.items() if label not in removed}
+        check_labels_served(name, left, after)
+        return [*self._moves(name, early), *removes, *sets_policy, *self._moves(name, late)]
+
+    def _policy(self, config: ModelConfig, model: str) -> VersionPolicy | None:
+        """Returns the policy that a configuration has; None if it has none, or that of the model's settings."""
+        found = _policy(config.model_version_policy, f"{model}: model_version_policy")
+        if found is None or found == VersionPolicy.of(self._repository.file_settings(config.name)):
+            return None
+        for version in found.specific_versions:
+            self._repository.describe_one(config.name, version)
+        return found
+
+    def _moved_labels(self, config: ModelConfig, labels: dict[str, int]) -> dict[str, int]:
+        """Returns the labels of a configuration that point elsewhere, or don't exist."""
         for label, version in sorted(config.version_labels.items()):
             check_label(label)
             self._repository.describe_one(config.name, version)
-            if labels.get(label) != version:
-                yield Move(config.name, label, version)
-        # A configuration without labels doesn't speak of them.
-        if config.version_labels:
-            for label in sorted(set(labels) - set(config.version_labels)):
-                yield Move(config.name, label, None)
+        return {label: to for label, to in sorted(config.version_labels.items()) if labels.get(label) != to}
+
+    def _moves(self, name: str, labels: dict[str, int]) -> list[Step]:
+        return [partial(self._manager.set_label, name, label, version) for label, version in labels.items()]
+
+    def _is_loaded(self, name: str) -> bool:
+        return bool(self._repository.serving(name)["loaded"])
 
     def _is_folder(self, name: str, base_path: str) -> bool:
         folder = self._repository.folder(name)
         folders = (f"{self._path}/{name}", str(folder), os.path.abspath(folder))
         return posixpath.normpath(base_path) in map(posixpath.normpath, folders)
 
-    def _check_complete(self, names: list[str], caller: Caller) -> None:
-        """Raises RefusedChangeError if served models are missing, which TensorFlow Serving would unload."""
-        served = {one.name for one in self._repository.describe() if caller.may("manage", one.name)}
-        if missing := sorted(served - set(names)):
-            listed = safe_text(", ".join(missing), 400)
-            raise RefusedChangeError(
-                f"config: got no entry for {listed}, expected one for each model; UnloadModel unloads a model"
-            )
 
-
-def _policy(policy: FileSystemStoragePathSourceConfig.ServableVersionPolicy) -> str:
-    """Returns a policy as a text; empty if none is chosen."""
-    chosen = policy.WhichOneof("policy_choice")
+def _policy(given: FileSystemStoragePathSourceConfig.ServableVersionPolicy, where: str) -> VersionPolicy | None:
+    """Returns a policy; None if none is chosen. Raises InvalidRequestError."""
+    chosen = given.WhichOneof("policy_choice")
     if chosen == "latest":
-        return f"latest {policy.latest.num_versions or 1}"
+        # As in TensorFlow Serving, 0 is no number.
+        count = given.latest.num_versions or 1
+        if count > MAX_LATEST:
+            raise InvalidRequestError(f"{where}: got latest {count}, expected up to {MAX_LATEST} versions")
+        return VersionPolicy("latest", count)
     if chosen == "specific":
-        return f"specific {', '.join(map(str, sorted(set(policy.specific.versions))))}"
-    return chosen or ""
-
-
-def _policy_of(settings: ModelSettings) -> str:
-    if settings.version_policy == "latest":
-        return f"latest {settings.latest_versions}"
-    if settings.version_policy == "specific":
-        return f"specific {', '.join(map(str, sorted(set(settings.specific_versions))))}"
-    return settings.version_policy
+        versions = tuple(sorted(set(given.specific.versions)))
+        if not versions:
+            raise InvalidRequestError(f"{where}: got specific without versions, expected at least one")
+        return VersionPolicy("specific", specific_versions=versions)
+    return VersionPolicy("all") if chosen == "all" else None

@@ -67,9 +67,9 @@ class TensorFlowModelService:
         call.reply(GetModelStatusResponse(model_version_status=map(_status, found)).SerializeToString)
 
     def handle_reload_config_request(self, call: Call) -> None:
-        """Handles HandleReloadConfigRequest: moves labels. Raises as `Configuration.apply` does."""
+        """Handles HandleReloadConfigRequest: changes what is served. Raises as `Configuration.apply` does."""
         lagging = self._configuration.apply(parse(ReloadConfigRequest, call.request), call.caller)
-        text = f"moved, but not yet in {'; '.join(lagging)}" if lagging else ""
+        text = f"in effect, but not yet in {'; '.join(lagging)}" if lagging else ""
         status = StatusProto(error_code=error_codes_pb2.OK, error_message=safe_text(text))
         call.reply(ReloadConfigResponse(status=status).SerializeToString)
 

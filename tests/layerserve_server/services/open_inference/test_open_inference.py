@@ -8,8 +8,11 @@ from importlib.util import find_spec
 import grpc
 import numpy as np
 import pytest
+from layerserve import tensors
 from layerserve_server.protocols.inference import inference_pb2 as pb
 
+#: Outputs with their numbers of classes.
+TOP = [("y", 1), ("hidden", 5)]
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 TRANSPORTS = [
     "grpcio",
@@ -96,6 +99,31 @@ def test_what_is_wrong_gets_a_status_with_a_reason(serve, request_, code, text):
         call("ModelInfer", request_)
     assert caught.value.code() is code
     assert text in caught.value.details()
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_classes_have_their_labels(put, start, connect, tmp_path, fast):
+    """In both ways to answer: by the queue, and as calls with one template."""
+    put("double")
+    folder = tmp_path / "models" / "double"
+    (folder / "layerserve.toml").write_text('class_labels = { y = "animals_labels.txt", hidden = "things-labels.txt" }')
+    (folder / "animals_labels.txt").write_text("cat\nCanis lupus: dog\n")
+    (folder / "things-labels.txt").write_text("\nhouse")
+    app = start()
+    call = Stub(connect(app))
+    wanted = [{"name": name, "parameters": {"classification": {"int64_param": count}}} for name, count in TOP]
+    for _ in range(2):
+        if fast:
+            with app.repository.lease("double") as version:
+                version.queue._thread_seconds = [0.0] * len(version.queue._thread_seconds)
+        reply = call("ModelInfer", infer(np.array([[1, 4], [3, 2]], np.float32), outputs=wanted))
+        assert [(one.datatype, list(one.shape)) for one in reply.outputs] == [("BYTES", [2, 1]), ("BYTES", [2, 2])]
+        contents = zip(reply.raw_output_contents, (1, 2), strict=True)
+        y, hidden = (tensors.decode_data(raw, "string", (2, count), "y") for raw, count in contents)
+        assert y.tolist() == [[b"8.000000:1:Canis lupus: dog"], [b"6.000000:0:cat"]]
+        assert hidden.tolist() == [[b"108.000000:1:house", b"102.000000:0"], [b"106.000000:0", b"104.000000:1:house"]]
+    (output,) = call("ModelConfig", pb.ModelConfigRequest(name="double")).config.output
+    assert (output.name, output.label_filename) == ("y", "animals_labels.txt")
 
 
 def test_a_stream_answers_in_the_order_of_its_requests(serve):

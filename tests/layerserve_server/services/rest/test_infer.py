@@ -72,6 +72,18 @@ def test_outputs_are_those_asked_for_in_json_or_binary(serve):
     ]
 
 
+def test_classes_have_their_labels(serve, tmp_path):
+    folder = tmp_path / "models" / "double"
+    folder.mkdir(parents=True)
+    (folder / "layerserve.toml").write_text('class_labels = { y = "labels.txt" }')
+    (folder / "labels.txt").write_text("cat\nÄffin: klein")
+    _, call = serve()
+    outputs = [{"name": "y", "parameters": {"classification": 1}}]
+    (output,) = call("POST", INFER, asked(outputs=outputs)).json["outputs"]
+    assert (output["datatype"], output["data"][0]) == ("BYTES", "2.000000:1:Äffin: klein")
+    assert call("GET", "/v2/models/double/config").json["output"][0]["label_filename"] == "labels.txt"
+
+
 @pytest.mark.parametrize("transport", ["grpcio", pytest.param("native", marks=needs_native)])
 def test_requests_by_http_and_grpc_are_one_batch(serve, connect, transport, wait_until):
     app, _ = serve(transport=transport)
