@@ -1,8 +1,8 @@
 """Times int8 beside float32 on large convolutional models, and compares their outputs: `python int8.py`.
 
-Weights that others have trained can't be taken for granted, so a model of `keras.applications` gets random ones,
-statistics of normalization from its own data, and a classifier fitted to its features: written digits of scikit-learn,
-enlarged. With `--published`, MobileNetV2 of the npm package nsfwjs, as its authors have trained it, on photographs.
+Weights that others have trained can't be taken for granted, so models of `keras.applications` are trained first, on
+written digits of scikit-learn: the convolutions on small images, the classifier on large ones that are full of them.
+With `--published`, also MobileNetV2 of the npm package nsfwjs, as its authors have trained it, on photographs.
 
 float32 is tuned as in a server. The two are called in turns in one process, so that other load affects both.
 """
@@ -30,9 +30,12 @@ from layergraph.lower_precision import reduce_precision
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.linear_model import LogisticRegression
 
-#: Rows that fit the classifier, calibrate int8, are in the proof, and measure how often classes agree.
+#: Rows that fit the classifier, calibrate int8, are in the proof, and measure how often classes agree. The convolutions
+#: are trained on the others.
 FITTING, CALIBRATING, PROOF, TESTING = 160, 32, 16, 64
-SIZE = 224
+#: Height and width of images, and of those that the convolutions are trained on.
+SIZE, TILE = 224, 64
+EPOCHS = 2
 #: Pairs of calls for each row count.
 PAIRS = {1: 40, 8: 12}
 #: For float32; large, as other work may slow it down.
@@ -68,10 +71,14 @@ def main() -> int:
 
 def _cases(folder: Path, *, published: bool) -> Iterator[Case]:
     digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.images))[: FITTING + TESTING]
-    rows, labels = _enlarged(digits.images[order, :, :, None] / 8 - 1), digits.target[order]
+    order = np.random.default_rng(0).permutation(len(digits.images))
+    rows, labels = _enlarged(digits.images[order, :, :, None] / 8 - 1, TILE), digits.target[order]
+    own = FITTING + CALIBRATING + PROOF + TESTING
+    tiled = np.tile(rows[-own:], (1, 4, 4, 1))[:, :SIZE, :SIZE]
     for make in (keras.applications.ResNet50, keras.applications.MobileNetV2):
-        yield Case(make.__name__, _fitted(make, rows, labels, folder / f"{make.__name__}.keras"), rows, labels)
+        file = folder / f"{make.__name__}.keras"
+        _trained(make, rows[:-own], tiled[:FITTING], labels[: FITTING - own], file)
+        yield Case(make.__name__, file, tiled[FITTING:], labels[FITTING - own :])
     if published:
         from published_packages import model_file, unpacked
 
@@ -79,10 +86,10 @@ def _cases(folder: Path, *, published: bool) -> Iterator[Case]:
         yield Case("nsfwjs MobileNetV2", file, _photographs(CALIBRATING + PROOF + TESTING))
 
 
-def _enlarged(images: Any) -> Any:
-    """Images of SIZE x SIZE with three channels, of images (rows, height, width, channels)."""
+def _enlarged(images: Any, size: int = SIZE) -> Any:
+    """Images of `size` x `size` with three channels, of images (rows, height, width, channels)."""
     tensor = torch.tensor(images, dtype=torch.float32).permute(0, 3, 1, 2)
-    large = torch.nn.functional.interpolate(tensor, size=(SIZE, SIZE), mode="bilinear")
+    large = torch.nn.functional.interpolate(tensor, size=(size, size), mode="bilinear")
     return large.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
@@ -98,26 +105,46 @@ def _photographs(count: int) -> Any:
     return np.stack(crops)
 
 
-def _fitted(make: Any, rows: Any, labels: Any, path: Path) -> Path:
-    """Saves a model with random convolutions, whose normalizations and classifier are fitted to the first rows."""
+def _trained(make: Any, small: Any, rows: Any, labels: Any, path: Path) -> Path:
+    """Saves a model for images of SIZE x SIZE.
+
+    Its convolutions are trained on `small`, images of TILE x TILE, and its normalizations and classifier are fitted to
+    `rows`, images of its own size. `labels` are those of both, one after the other.
+    """
     keras.utils.set_random_seed(0)
+    trunk = make(weights=None, include_top=False, pooling="avg", input_shape=(TILE, TILE, 3))
+    _classified(trunk).save(path)
+    trained = layergraph.load_model(path)
+    trained.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    began = time.monotonic()
+    history = trained.fit(small, labels[: len(small)], epochs=EPOCHS, batch_size=32, verbose=0).history
+    print(f"{make.__name__}: trained in {time.monotonic() - began:.0f} s, accuracy {history['accuracy'][-1]:.3f}")
     trunk = make(weights=None, include_top=False, pooling="avg", input_shape=(SIZE, SIZE, 3))
-    normalizations = [layer for layer in trunk.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer in normalizations:
-        layer.momentum = 0.0
-    with torch.no_grad():
-        trunk(rows[:32], training=True)
-    for layer in normalizations:
-        layer.momentum = 0.99
-    features = trunk.predict(rows[:FITTING], batch_size=16, verbose=0)
+    trunk.set_weights(trained.get_weights()[:-2])
+    _fit_normalizations(trunk, rows[:32])
+    features = trunk.predict(rows, batch_size=16, verbose=0)
     center, spread = features.mean(0), features.std(0) + 1e-6
-    fitted = LogisticRegression(max_iter=1000).fit((features - center) / spread, labels[:FITTING])
+    fitted = LogisticRegression(max_iter=1000).fit((features - center) / spread, labels[len(small) :])
     kernel = fitted.coef_.T / spread[:, None]
-    classes = keras.layers.Dense(kernel.shape[1], activation="softmax", name="classes")
-    model = keras.Model(trunk.input, classes(trunk.output))
-    classes.set_weights([kernel, fitted.intercept_ - center @ kernel])
+    model = _classified(trunk)
+    model.layers[-1].set_weights([kernel, fitted.intercept_ - center @ kernel])
     model.save(path)
     return path
+
+
+def _classified(trunk: Any) -> Any:
+    return keras.Model(trunk.input, keras.layers.Dense(10, activation="softmax", name="classes")(trunk.output))
+
+
+def _fit_normalizations(trunk: Any, rows: Any) -> None:
+    """Gives the normalizations the statistics of these rows."""
+    layers = [layer for layer in trunk.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in layers:
+        layer.momentum = 0.0
+    with torch.no_grad():
+        trunk(rows, training=True)
+    for layer in layers:
+        layer.momentum = 0.99
 
 
 def _compare(case: Case, folder: Path, atol: float, threads: int) -> bool:
