@@ -10,7 +10,7 @@ from typing import Any
 
 import coverage
 import pytest
-from mirror import PACKAGES
+from mirror import SOURCES
 from running import Say, options
 
 #: In the environment of a test's child processes: the name of the test.
@@ -24,7 +24,7 @@ def measure(file: str, work: Path, say: Say) -> dict[str, Any]:
     line the tests as the bits of a number. Lines run by an import are `imported`.
     """
     settings = work / "coverage.ini"
-    sources = "\n    ".join(str(Path.cwd() / package) for package in PACKAGES)
+    sources = "\n    ".join(str(Path.cwd() / source) for source in SOURCES)
     (data := work / "lines").mkdir()
     run = f"parallel = true\nsigterm = true\ndata_file = {data}/of\ncontext = ${{{_TEST}-}}\nsource =\n    {sources}\n"
     settings.write_text(f"[run]\n{run}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,12 @@ import reach
 from mutations import compiles, mutations
 from reach import said, scopes, used_at
 from report import Equivalents
-from sampling import ROOMS, room_of, sample, sources
+from sampling import SOURCES, room_of, sample, sources
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,11 +103,36 @@ def test_of_many_cases_of_one_test_two_come_before_other_tests() -> None:
     assert [test.name for test in reach._cases_apart(tests)] == ["a::f[1]", "a::f[2]", "a::g", "a::f[3]", "b::h"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "room"),
+    [
+        ("client/layerserve", "client/layerserve"),
+        ("client/layerserve/new", "client/layerserve/new"),
+        ("server/layergraph/layers/hub", "server/layergraph/layers"),
+        ("server/layerserve_server/training", "server/layerserve_server/training"),
+        ("server/layerserve_server/training/online", "server/layerserve_server/training/online"),
+        ("server/layerserve_server/services/new", "server/layerserve_server/services/new"),
+        ("deploy/monitoring", "deploy"),
+    ],
+)
+def test_a_new_folder_is_a_room_or_in_one(folder: str, room: str) -> None:
+    assert room_of(f"{folder}/file.py") == room
+
+
+def test_all_packages_have_rooms() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(SOURCES) >= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    assert all((ROOT / folder).is_dir() for folder in SOURCES)
+
+
 def test_a_sample_is_spread_and_a_smaller_one_is_part_of_it() -> None:
-    chosen = sample(ROOT, 100, seed=3)
-    assert len({each.name for each in chosen}) == 100
-    assert {room_of(each.path) for each in chosen} == set(ROOMS)
-    assert chosen == sample(ROOT, 100, seed=3) != sample(ROOT, 100, seed=4)
+    chosen = sample(ROOT, 300, seed=3)
+    assert len({each.name for each in chosen}) == 300
+    counts = Counter(room_of(each.path) for each in chosen)
+    # A folder of names alone has no mutants.
+    assert {room_of(path) for path in sources(ROOT) if mutations(path, (ROOT / path).read_bytes())} == counts.keys()
+    assert max(counts, key=lambda room: counts[room]) == "server/layergraph/layers"
+    assert chosen == sample(ROOT, 300, seed=3) != sample(ROOT, 300, seed=4)
     room = "server/layergraph/saving"
     few, more = (sample(ROOT, count, seed=3, within=room) for count in (5, 10))
     assert few == more[:5]
