@@ -63,11 +63,13 @@ def test_a_line_has_the_bugs_of_one_slip(line: str, changed: set[str]) -> None:
 def test_an_early_return_an_except_and_a_finally_are_dropped() -> None:
     source = (
         b"def f(a, k=1) -> int:\n    'Text.'\n    if a:\n        return 2\n    try:\n        g()\n"
-        b"    except OSError:\n        return k\n    return a\n"
+        b"    except OSError:\n        return k\n    if k:\n        return False\n    return a\n"
     )
     found = {(each.operator, each.line) for each in mutations("a.py", source)}
     assert {("return-none", 4), ("drop-except", 7), ("return-none", 8), ("drop-call", 6)} <= found
-    assert ("return-none", 9) not in found
+    # `False` becomes `True` instead.
+    assert ("constant", 10) in found
+    assert {("return-none", 10), ("return-none", 11)}.isdisjoint(found)
     # A default is made where the function is.
     assert [each.scope for each in mutations("a.py", source) if each.line == 1] == ["", ""]
 

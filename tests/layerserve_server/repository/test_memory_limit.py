@@ -66,6 +66,20 @@ def test_the_version_used_least_recently_makes_room(make, three):
     assert offset(repository, "b") == 1
 
 
+def test_as_many_versions_make_room_as_are_needed(make, three, put):
+    # A version that was never loaded is expected to take its file's size.
+    put("d", text='{"offset": 3}' + " " * GRAPH_BYTES)
+    repository = make(max_bytes=TWO)
+    for name in "ab":
+        offset(repository, name)
+    assert offset(repository, "d") == 3
+    assert loaded(repository) == ["d"]
+    # Now it is known to take less, so that one has to go.
+    for name in "bad":
+        offset(repository, name)
+    assert loaded(repository) == ["a", "d"]
+
+
 def test_a_version_in_use_is_never_unloaded(make, three):
     repository = make(max_bytes=TWO)
     with repository.lease("a") as first, repository.lease("b"):
@@ -118,6 +132,16 @@ def test_a_file_that_can_not_fit_is_not_read(make, put, load_fake):
     repository = make(load=lambda path: pytest.fail("it was read"), max_bytes=200)
     with pytest.raises(VersionFailedError, match="its file has 1013 bytes"):
         repository.lease("a")
+
+
+def test_a_file_of_up_to_four_times_the_limit_is_read(make, put):
+    limit, text = GRAPH_BYTES + 100, '{"offset": 1}'
+    for name, size in (("fits", 4 * limit), ("larger", 4 * limit + 1)):
+        put(name, text=text.ljust(size))
+    repository = make(max_bytes=limit)
+    assert offset(repository, "fits") == 1
+    with pytest.raises(VersionFailedError, match=f"its file has {4 * limit + 1} bytes"):
+        repository.lease("larger")
 
 
 def test_a_version_that_fails_is_not_loaded_for_each_request_and_the_one_before_it_answers(make, put, load_fake):
@@ -278,6 +302,22 @@ def test_a_load_is_not_begun_if_no_call_waits_any_more(make, three, load_fake, m
     assert offset(repository, "c") == 2
     assert load.read == ["a", "c"]
     assert (proceeded, gone) == ([None], [None])
+
+
+def test_two_versions_are_loaded_at_a_time_for_a_limited_number_of_calls(make, put, load_fake):
+    for name in "abcde":
+        put(name)
+    load = Reading(load_fake)
+    repository = make(load=load, max_bytes=TWO)
+    before = threading.active_count()
+    for name in "abcd":
+        for _ in range(256):
+            repository.when_loaded(name, None, None, lambda _: None, lambda: False)
+    assert threading.active_count() == before + 2
+    for name, waiting in (("a", "256 calls are waiting for it"), ("e", "1024 calls are waiting for models")):
+        with pytest.raises(BusyError, match=waiting):
+            repository.when_loaded(name, None, None, lambda _: None, lambda: False)
+    load.gate.set()
 
 
 def test_all_loads_together_have_a_limit_of_calls(make, three, load_fake, monkeypatch):
