@@ -1,7 +1,12 @@
 """Versions in limited memory: loaded when requests come, unloaded for others, and never more than there is room for."""
 
+import gc
+import shutil
 import threading
 import time
+import weakref
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from layerserve_server.errors import BusyError, NotLoadedError, VersionFailedError
@@ -90,6 +95,32 @@ def test_a_version_in_use_is_never_unloaded(make, three):
         assert not first.queue._closed
         assert repository.describe("c")[0].state is State.AVAILABLE
     assert offset(repository, "c") == 2
+
+
+def test_a_version_in_place_of_a_deleted_one_waits_for_a_request_if_both_have_no_room(make, put, tmp_path):
+    put("a", offset=1)
+    repository = make(max_bytes=3 * GRAPH_BYTES // 2, settle_seconds=0)
+    assert offset(repository, "a") == 1
+    shutil.rmtree(tmp_path / "models" / "a" / "1")
+    put("a", version=2, offset=2)
+    repository.scan()
+    # The deleted one had to answer until the scan had found another.
+    assert loaded(repository) == []
+    assert offset(repository, "a") == 2
+
+
+def test_nothing_keeps_a_version_in_memory_that_made_room(make, three):
+    repository = make(max_bytes=TWO)
+    for name in "ab":
+        offset(repository, name)
+    with repository.lease_loaded("a") as version:  # which remembers the choice
+        model = weakref.ref(version.model)
+    with repository.lease("b") as version:
+        version.model.engines = [type("Choice", (), {"engine": "onnxruntime"})]
+        repository.shrink()
+    assert loaded(repository) == ["b"]
+    gc.collect()
+    assert model() is None
 
 
 def test_a_load_waits_until_a_version_in_use_is_free(make, three, monkeypatch):
@@ -234,6 +265,23 @@ def test_memory_is_filled_in_the_order_of_use_and_nothing_is_unloaded_for_that(m
     assert repository.uses().keys() == {"a", "b", "c", "d"}
 
 
+def test_filling_pauses_as_long_as_a_load_took_but_not_for_long(make, three, monkeypatch):
+    repository = make(max_bytes=4 * GRAPH_BYTES)
+    clock, seconds, pauses = [100.0], iter([0.25, 3.0, 3.0]), []
+    load = repository._load_for_calls
+
+    def load_slowly(entry, **options):
+        load(entry, **options)
+        clock[0] += next(seconds)
+
+    monkeypatch.setattr(repository, "_load_for_calls", load_slowly)
+    monkeypatch.setattr(
+        loaded_models, "time", SimpleNamespace(time=time.time, monotonic=lambda: clock[0], sleep=pauses.append)
+    )
+    repository.fill(lambda: False)
+    assert pauses == [0.25, 0.5, 0.5]
+
+
 def test_filling_stops(make, three):
     repository = make(max_bytes=TWO)
     repository.fill(lambda: True)
@@ -349,12 +397,49 @@ def test_calls_that_wait_in_threads_have_a_limit(make, three, load_fake, monkeyp
 def test_when_models_were_used_is_written_down(tmp_path):
     usage = Usage(tmp_path / "state" / "usage.json")
     assert usage.read() == {}
-    usage.write({"a": 5.0, "b": 3.0}, 0)
+    usage.write({"a": 5.0, "b": 0.5}, 0)
+    assert usage.read() == {"a": 5.0, "b": 0.5}
     # Another process of the server has used another model later.
     Usage(tmp_path / "state" / "usage.json").write({"a": 4.0, "b": 6.0}, 0)
     assert usage.read() == {"a": 5.0, "b": 6.0}
     usage.write({"a": 9.0}, 1000)
     assert usage.read() == {"a": 5.0, "b": 6.0}
+    usage.write({"a": 9.0}, 0)
+    assert usage.read() == {"a": 9.0}
+    assert [path.suffix for path in (tmp_path / "state").iterdir() if path.suffix == ".part"] == []
+
+
+def test_uses_are_not_written_again_without_a_change(tmp_path):
+    usage = Usage(tmp_path / "usage.json")
+    usage.write({"a": 5.0}, 0)
+    (tmp_path / "usage.json").unlink()
+    usage.write({"a": 5.0}, 0)
+    assert not (tmp_path / "usage.json").exists()
+    usage.write({"a": 6.0}, 0)
+    assert usage.read() == {"a": 6.0}
+
+
+def test_what_another_process_writes_meanwhile_is_not_lost(tmp_path, monkeypatch):
+    @contextmanager
+    def locked(path):
+        assert path == tmp_path / "usage.lock"
+        # The other process had the lock, and has written.
+        (tmp_path / "usage.json").write_text('{"a": 7.0}')
+        yield
+
+    monkeypatch.setattr("layerserve_server.repository.usage.locked", locked)
+    Usage(tmp_path / "usage.json").write({"a": 5.0, "b": 6.0}, 0)
+    assert Usage(tmp_path / "usage.json").read() == {"a": 7.0, "b": 6.0}
+
+
+def test_uses_that_can_not_be_written_are_tried_again(tmp_path, caplog):
+    (tmp_path / "state").write_text("a file where the folder would be")
+    usage = Usage(tmp_path / "state" / "usage.json")
+    usage.write({"a": 5.0}, 0)
+    assert "can't write down which models were used: usage.json: " in caplog.text
+    (tmp_path / "state").unlink()
+    usage.write({"a": 5.0}, 0)
+    assert usage.read() == {"a": 5.0}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": "x"}', '{"a": 1e999}', '{"a": null}', "[" * 100_000])

@@ -342,6 +342,17 @@ def test_labels_choose(make, put, tmp_path):
         repository.lease("double", None, "lost")
 
 
+def test_a_new_label_of_a_version_that_can_not_be_loaded_is_an_error_of_that_version_alone(make, put, tmp_path):
+    put(version=1, offset=1)
+    repository = make(settle_seconds=0)
+    put(version=2, text="{")
+    publishing.write_label(tmp_path / "models" / "double", "next", 2)
+    repository.scan()
+    assert repository.describe_one("double").version == 1
+    with pytest.raises(VersionFailedError, match="the file is truncated"):
+        repository.lease("double", None, "next")
+
+
 @pytest.mark.parametrize("lease", ["lease", "lease_loaded"])
 def test_a_label_that_moves_between_loaded_versions_chooses_anew(make, put, tmp_path, lease):
     put(version=1, offset=1)
