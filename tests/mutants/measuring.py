@@ -80,7 +80,8 @@ class _Times:
 def _reached(data: coverage.CoverageData, tests: list[str]) -> dict[str, Any]:
     reached: dict[str, Any] = {}
     here = Path.cwd()
-    for name in data.measured_files():
+    # Not templates, which are compiled under their own names.
+    for name in filter(lambda name: name.endswith(".py"), data.measured_files()):
         masks: dict[int, int] = defaultdict(int)
         imported = []
         for line, contexts in data.contexts_by_lineno(name).items():

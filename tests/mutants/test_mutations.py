@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import coverage
+import measuring
 import pytest
 import reach
 from mutations import compiles, mutations
@@ -96,6 +98,16 @@ def test_the_words_of_a_line_are_those_of_names_without_endings() -> None:
     source = b"class Loop:\n    def reset(self):\n        self.statefulLayers = f(a, b)\n"
     (swap,) = [each for each in mutations("training/loop.py", source) if each.operator == "swap-arguments"]
     assert said(swap, source) == {"train", "loop", "reset", "self", "stateful", "layer"}
+
+
+def test_lines_of_sources_are_measured_and_no_others() -> None:
+    data = coverage.CoverageData(no_disk=True)
+    here = Path.cwd()
+    data.add_lines({str(here / "server/a.py"): [1, 2]})
+    for test in ("0", "1"):
+        data.set_context(test)
+        data.add_lines({str(here / "server/a.py"): [5], str(here / "server/page.html"): [1]})
+    assert measuring._reached(data, ["f", "g"]) == {"server/a.py": {"imported": [1, 2], "lines": [("3", [5])]}}
 
 
 def test_of_many_cases_of_one_test_two_come_before_other_tests() -> None:

@@ -393,7 +393,7 @@ def test_what_cannot_be_made_leaves_nothing(make_store, tmp_path, full):
 
     if not full:
         (tmp_path / "datasets").write_text("a file")
-    with pytest.raises(RefusedChangeError, match="the folder of datasets can't be written: (Input|Not|File)"):
+    with pytest.raises(RefusedChangeError, match="the folder of datasets can't be written"):
         make_store().make(DECLARED, "ann", None, refuses)
     assert not full or [path.name for path in (tmp_path / "datasets").iterdir()] == [".lock"]
 
