@@ -358,13 +358,18 @@ def test_two_versions_are_loaded_at_a_time_for_a_limited_number_of_calls(make, p
     load = Reading(load_fake)
     repository = make(load=load, max_bytes=TWO)
     before = threading.active_count()
+
+    def want(name):
+        repository.when_loaded(name, None, None, lambda _: None, lambda: False)
+
     for name in "abcd":
         for _ in range(256):
-            repository.when_loaded(name, None, None, lambda _: None, lambda: False)
+            want(name)
+        with pytest.raises(BusyError, match="256 calls are waiting for it"):
+            want(name)
     assert threading.active_count() == before + 2
-    for name, waiting in (("a", "256 calls are waiting for it"), ("e", "1024 calls are waiting for models")):
-        with pytest.raises(BusyError, match=waiting):
-            repository.when_loaded(name, None, None, lambda _: None, lambda: False)
+    with pytest.raises(BusyError, match="1024 calls are waiting for models"):
+        want("e")
     load.gate.set()
 
 
