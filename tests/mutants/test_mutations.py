@@ -110,6 +110,17 @@ def test_lines_of_sources_are_measured_and_no_others() -> None:
     assert measuring._reached(data, ["f", "g"]) == {"server/a.py": {"imported": [1, 2], "lines": [("3", [5])]}}
 
 
+@pytest.mark.parametrize(
+    ("file", "tried"),
+    [("tests/a/test_online.py", True), ("tests/online/test_door.py", True), ("tests/test_b.py", False)],
+)
+def test_what_no_test_is_known_to_run_is_tried_with_tests_of_its_name(file: str, tried: bool) -> None:
+    passed, failed = ({"name": name, "clock": 1.0, "work": 1.0, "passed": name == "f"} for name in "fg")
+    (drop,) = mutations("a/online/program.py", b"def f():\n    g()\n")
+    found = reach._File(file, {"tests": [passed, failed], "reached": {}}).namesakes(drop)
+    assert [test.name for test in found] == ["f"] * tried
+
+
 def test_of_many_cases_of_one_test_two_come_before_other_tests() -> None:
     names = ["a::f[1]", "a::f[2]", "a::f[3]", "a::g", "b::h"]
     tiers = [0, 0, 0, 0, 1]
