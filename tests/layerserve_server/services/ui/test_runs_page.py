@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
@@ -17,22 +18,26 @@ from layerserve_server.protocols.inference.inference_pb2 import (
     ModelStatisticsResponse,
 )
 from layerserve_server.protocols.inference.inference_pb2 import StatisticDuration as Duration
+from layerserve_server.services.ui import model_parts
 from layerserve_server.services.ui.model_parts import MAX_VERSIONS
 from layerserve_server.services.ui.part import PARTS
+from layerserve_server.services.ui.rates import History
 from layerserve_server.services.ui.run_parts import MAX_CHARTS, MAX_SHOWN, curves
 from layerserve_server.services.ui.serving import Page
-from layerserve_server.transport.http.exchange import HttpRequest
+from layerserve_server.transport.http.exchange import HttpRequest, HttpRoute
 
 PAGE = Page((), "0", SimpleNamespace())
-ROUTES = {route.path.removeprefix(PARTS): route for route in PAGE.routes()}
 
 
-def call(part: str, reply: Message, **fields: Any) -> tuple[bytes, str]:
+ROUTES = {route.path: route for route in PAGE.routes()}
+
+
+def call(part: str, reply: Message, routes: Mapping[str, HttpRoute] = ROUTES, **fields: Any) -> tuple[bytes, str]:
     """The request that a part makes of its fields, and its HTML for a reply."""
     headers = {"host": "localhost", "x-layerserve-page": PAGE._guard.secret}
-    text = urlencode(fields)
-    query, body = ("", text) if ROUTES[part].verb == "POST" else (text, "")
-    found = ROUTES[part].translate(HttpRequest({}, query, headers, body.encode(), ANYONE, True))
+    route, text = routes[PARTS + part], urlencode(fields)
+    query, body = ("", text) if route.verb == "POST" else (text, "")
+    found = route.translate(HttpRequest({}, query, headers, body.encode(), ANYONE, True))
     return found.message, found.reply(reply.SerializeToString()).body.decode()
 
 
@@ -94,22 +99,38 @@ def test_long_lists_are_cut() -> None:
     assert ("c4<" in text, "c5<" in text, "c204<" in text) == (False, True, True)
 
 
-def test_versions_are_shown_by_their_rates() -> None:
-    def reply(*requests: int) -> ModelStatisticsResponse:
-        return ModelStatisticsResponse(
-            model_stats=[
-                ModelStatistics(
-                    name="m", version=str(number), inference_stats=InferStatistics(success=Duration(count=count))
-                )
-                for number, count in enumerate(requests)
-            ]
-        )
+def counted(*requests: int) -> ModelStatisticsResponse:
+    """The counts of versions 0, 1, ..."""
+    return ModelStatisticsResponse(
+        model_stats=[
+            ModelStatistics(
+                name="m", version=str(number), inference_stats=InferStatistics(success=Duration(count=count))
+            )
+            for number, count in enumerate(requests)
+        ]
+    )
 
-    _, text = call("rates", reply(1, 0, 5), name="m")
-    rows = [piece.split("<")[0] for piece in text.split('<th scope="row">')[1:]]
-    assert rows == ["2", "0", "1"]
-    _, text = call("rates", reply(*range(MAX_VERSIONS + 5)), name="m")
-    assert text.count('<th scope="row">') == MAX_VERSIONS
+
+def versions(text: str) -> list[str]:
+    return [piece.split("<")[0] for piece in text.split('<th scope="row">')[1:]]
+
+
+def test_the_versions_that_get_most_requests_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(model_parts, "History", lambda: History(lambda: now[0]))
+    routes = {route.path: route for route in Page((), "0", SimpleNamespace()).routes()}
+    _, text = call("rates", counted(10, 0, 50, 20), routes, name="m")
+    assert versions(text) == ["2", "3", "0", "1"]
+    assert "<h3>" not in text, "there are no rates yet"
+    now[0] += 2.0
+    _, text = call("rates", counted(14, 0, 50, 30), routes, name="m")
+    assert versions(text) == ["3", "0", "2", "1"]
+    assert [piece.split("<")[0] for piece in text.split("<h3>")[1:]] == ["Version 3", "Version 0", "Version 2"]
+
+
+def test_the_rates_of_many_versions_are_cut() -> None:
+    _, text = call("rates", counted(*range(MAX_VERSIONS + 5)), name="m")
+    assert len(versions(text)) == MAX_VERSIONS
 
 
 def test_runs_come_in_pages_of_a_model_or_all() -> None:
