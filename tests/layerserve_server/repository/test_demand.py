@@ -144,11 +144,16 @@ def test_calls_that_wait_are_counted_under_the_lock(make: Any, calls: Calls, ent
             locked.append(demand._lock.locked())
             return super().pop(entry)
 
+    def gone() -> bool:
+        locked.append(demand._lock.locked())
+        return False
+
     locked: list[bool] = []
     demand._loads = Waiting()
-    waits(demand, entry, calls)
+    demand.want(entry, calls.proceed, gone)
     calls.wait()
-    assert locked == [True]
+    # Whether to begin is asked and the calls are taken under the lock; what they got is counted without it.
+    assert locked == [True, True, False]
 
 
 def test_after_the_end_no_load_begins(make: Any, calls: Calls, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,8 @@ class Process:
                 thread.join()
 
     def happened(self) -> list[events.What]:
-        return [event.what for event in EventLog.read(self.folder).events]
+        # Not the events in memory, where a step takes the place of the one before.
+        return [event.what for event in EventLog(self.folder).refresh()]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,12 @@ def process(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     handler = signal.getsignal(INTERRUPT)
     yield Process(tmp_path, model, monkeypatch)
     signal.signal(INTERRUPT, handler)
+
+
+def drop_log(folder: Path) -> None:
+    """Removes the log of steps, which isn't needed if a checkpoint has them all."""
+    for path in (folder / "steps").iterdir():
+        path.unlink()
 
 
 def test_requests_are_carried_out_until_the_end(process: Process) -> None:
@@ -154,9 +161,18 @@ def test_requests_are_carried_out_until_the_end(process: Process) -> None:
 def test_a_session_goes_on_where_it_was(process: Process) -> None:
     process.serve(lambda caller: [caller.step(1), caller.ask("end")], publish=False)
     assert publications.pending(process.folder) == []
+    drop_log(process.folder)
     process.serve(lambda caller: [caller.ask("attach"), caller.step(2), caller.ask("end")], publish=False)
     assert [reply.header.get("step") for reply in process.said] == [1, None, 2]
     assert [event for event in process.happened() if isinstance(event, events.Resumed)] == [events.Resumed(1, 1)]
+
+
+def test_steps_are_reported_now_and_then_and_the_last_one_at_the_end(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "STEP_SECONDS", 1000.0)
+    process.serve(lambda caller: [*(caller.step(number) for number in range(1, 5)), caller.ask("end")])
+    assert [event.step for event in process.happened() if isinstance(event, events.Step)] == [1, 4]
 
 
 def test_an_error_is_the_reply_of_its_request_and_ends_nothing(
@@ -202,9 +218,7 @@ def test_a_paused_session_keeps_its_steps(process: Process, monkeypatch: pytest.
     with pytest.raises(Interruption):
         process.serve(talk)
     assert process.position == Position(1, 1)
-    # The checkpoint has the step, so that the log isn't needed.
-    for path in (process.folder / "steps").iterdir():
-        path.unlink()
+    drop_log(process.folder)
     ControlFile(process.folder).set(pause=False)
     process.serve(lambda caller: [caller.ask("attach"), caller.ask("end")])
     assert process.said[0].header["step"] == 1
