@@ -145,12 +145,16 @@ def test_calls_that_wait_are_counted_under_the_lock(make: Any, calls: Calls, ent
             return super().pop(entry)
 
     def gone() -> bool:
+        assert returned.wait(30)
         locked.append(demand._lock.locked())
         return False
 
     locked: list[bool] = []
+    # `want` holds the lock, too.
+    returned = threading.Event()
     demand._loads = Waiting()
     demand.want(entry, calls.proceed, gone)
+    returned.set()
     calls.wait()
     # Whether to begin is asked and the calls are taken under the lock; what they got is counted without it.
     assert locked == [True, True, False]
