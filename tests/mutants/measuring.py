@@ -10,7 +10,7 @@ from typing import Any
 
 import coverage
 import pytest
-from mirror import PACKAGES
+from mirror import SOURCES
 from running import Say, options
 
 #: In the environment of a test's child processes: the name of the test.
@@ -24,7 +24,7 @@ def measure(file: str, work: Path, say: Say) -> dict[str, Any]:
     line the tests as the bits of a number. Lines run by an import are `imported`.
     """
     settings = work / "coverage.ini"
-    sources = "\n    ".join(str(Path.cwd() / package) for package in PACKAGES)
+    sources = "\n    ".join(str(Path.cwd() / source) for source in SOURCES)
     (data := work / "lines").mkdir()
     run = f"parallel = true\nsigterm = true\ndata_file = {data}/of\ncontext = ${{{_TEST}-}}\nsource =\n    {sources}\n"
     settings.write_text(f"[run]\n{run}")
@@ -80,7 +80,8 @@ class _Times:
 def _reached(data: coverage.CoverageData, tests: list[str]) -> dict[str, Any]:
     reached: dict[str, Any] = {}
     here = Path.cwd()
-    for name in data.measured_files():
+    # Not templates, which are compiled under their own names.
+    for name in filter(lambda name: name.endswith(".py"), data.measured_files()):
         masks: dict[int, int] = defaultdict(int)
         imported = []
         for line, contexts in data.contexts_by_lineno(name).items():

@@ -12,8 +12,9 @@ from typing import TextIO
 
 from mutations import Mutation
 
-#: Where the packages lie.
+#: Where the packages lie, and with them all sources.
 PACKAGES = ("client", "server", "modelzoo")
+SOURCES = (*PACKAGES, "deploy")
 #: Time of the first file with a bug, in seconds: later than all others, so that no older compiled file fits it.
 _LATER = 2_000_000_000
 

@@ -244,7 +244,8 @@ class _Finder(ast.NodeVisitor):
             self._add("drop-return", node, "pass")
             return
         early = node.col_offset > self._body_column
-        if early and not (isinstance(node.value, ast.Constant) and node.value.value is None):
+        # To those who ask a question False is the same.
+        if early and self._text(node.value) not in ("None", "False"):
             self._add("return-none", node, "return None")
         self.visit(node.value)
 

@@ -69,6 +69,8 @@ class Reach:
         source = (self._root / mutation.path).read_bytes()
         near, words = used_at(mutation, source), said(mutation, source)
         found = [test for file in self._files for test in file.tests(mutation, ignored, near)]
+        # A child process that is killed, or forked from one, doesn't report what it ran.
+        found = found or [test for file in self._files for test in file.namesakes(mutation)]
         known = Counter(word for test in found for word in _words(test.name))
         # A word of many tests tells little.
         weights = {word: math.log(len(found) / known[word]) for word in words & known.keys()}
@@ -161,8 +163,7 @@ class _File:
             for test in _bits(int(mask, 16)):
                 tiers[test] = min(tiers[test], tier)
                 here[test] += len(lines)
-        path = Path(mutation.path)
-        alike = len(self._words & ({*path.stem.split("_"), *path.parent.name.split("_")} - {""}))
+        alike = self._alike(mutation)
         for number, test in enumerate(self._tests):
             if self._declarations and mutation.imported:
                 tiers[number] = 0
@@ -172,6 +173,19 @@ class _File:
                 focus, work = here[number] / max(1, self._sizes[number]), test["work"]
                 order = (tiers[number], -alike, bisect(_QUICK, work), -focus, work)
                 yield Test(test["name"], test["clock"], work, order)
+
+    def namesakes(self, mutation: Mutation) -> Iterator[Test]:
+        """The tests of this file if it bears the name of a mutation's module or folder, the quick ones first."""
+        if alike := self._alike(mutation):
+            for test in self._tests:
+                if test["passed"]:
+                    order = (len(_TIERS), -alike, bisect(_QUICK, test["work"]), 0.0, test["work"])
+                    yield Test(test["name"], test["clock"], test["work"], order)
+
+    def _alike(self, mutation: Mutation) -> int:
+        """The number of words that the names of this file and its folder share with those of a mutation's."""
+        path = Path(mutation.path)
+        return len(self._words & ({*path.stem.split("_"), *path.parent.name.split("_")} - {""}))
 
 
 _TIERS = ("line", "function", "class", "file")

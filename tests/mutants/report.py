@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mutations import Mutation
-from sampling import ROOMS, room_of
+from sampling import room_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -117,7 +117,7 @@ def table(results: list[Result]) -> str:
         rooms[room_of(result.mutation.path)].append(result)
     rows = ["| room | mutants | killed | of these by a timeout | survived | equivalent | killed, % |"]
     rows.append("|---|---|---|---|---|---|---|")
-    rows += [_row(room, rooms[room]) for room in ROOMS if room in rooms]
+    rows += [_row(room, found) for room, found in sorted(rooms.items())]
     rows.append(_row("all", results))
     return "\n".join(rows)
 

@@ -5,36 +5,33 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections import Counter
 from pathlib import Path
 
 from mutations import Mutation, compiles, mutations
 
-#: A file belongs to the first room whose folder it lies in.
-ROOMS = (
-    "client/layerserve/cli",
-    "client/layerserve",
-    *(
-        f"server/layergraph/{name}"
-        for name in ("archive", "config", "execution", "functional", "layers", "models", "ops", "saving", "training")
-    ),
-    "server/layergraph",
-    *(f"server/layerserve_server/{name}" for name in ("repository", "services", "training", "transport")),
-    "server/layerserve_server",
-    "modelzoo/layerserve_zoo",
-)
-LEAST_PER_ROOM = 4
+#: Where the sources are.
+SOURCES = ("client/layerserve", "server/layergraph", "server/layerserve_server", "modelzoo/layerserve_zoo", "deploy")
+#: Folders whose folders are rooms of their own. Any other folder is one room with all folders in it, so that a new one
+#: is a room, too.
+_SPLIT = {
+    *("client", "client/layerserve", "modelzoo"),
+    *("server", "server/layergraph", "server/layergraph/execution", "server/layergraph/models"),
+    *("server/layerserve_server", "server/layerserve_server/services", "server/layerserve_server/training"),
+}
+LEAST_PER_ROOM = 2
 
 
 def room_of(path: str) -> str:
     """The room of a source file, by its path from the root."""
-    return next(room for room in ROOMS if path.startswith(room + "/"))
+    parts = path.split("/")[:-1]
+    folders = ["/".join(parts[: count + 1]) for count in range(len(parts))]
+    return next((folder for folder in folders if folder not in _SPLIT), folders[-1])
 
 
 def sources(root: Path) -> list[str]:
     """All source files but the generated stubs, as paths from the root."""
-    found = (path for room in ROOMS for path in (root / room).rglob("*.py") if "_pb2" not in path.name)
-    return sorted({path.relative_to(root).as_posix() for path in found})
+    found = (path for folder in SOURCES for path in (root / folder).rglob("*.py") if "_pb2" not in path.name)
+    return sorted(path.relative_to(root).as_posix() for path in found)
 
 
 def sample(root: Path, count: int, seed: int, within: str = "") -> list[Mutation]:
@@ -45,8 +42,9 @@ def sample(root: Path, count: int, seed: int, within: str = "") -> list[Mutation
     """
     rooms: dict[str, list[_Line]] = {}
     for path in sources(root):
-        if not within or path == within or path.startswith(within.rstrip("/") + "/"):
-            rooms.setdefault(room_of(path), []).extend(_lines(path, (root / path).read_bytes(), seed))
+        inside = not within or path == within or path.startswith(within.rstrip("/") + "/")
+        if inside and (lines := _lines(path, (root / path).read_bytes(), seed)):
+            rooms.setdefault(room_of(path), []).extend(lines)
     chosen: list[Mutation] = []
     for room, number in _shares({room: len(lines) for room, lines in rooms.items()}, count).items():
         lines = sorted(rooms[room], key=lambda line: line.place)
@@ -86,12 +84,13 @@ def _hash(*said: object) -> str:
 
 
 def _shares(sizes: dict[str, int], count: int) -> dict[str, int]:
-    """`count` split by size, with a few for the smallest; rounding goes to the largest."""
+    """`count` split by size, after a few for each; rounding goes to the largest."""
     least = min(LEAST_PER_ROOM, count // max(len(sizes), 1))
-    total = sum(sizes.values())
-    shares = Counter({room: max(least, count * size // total) for room, size in sizes.items()})
+    shares = {room: min(least, size) for room, size in sizes.items()}
+    left, total = count - sum(shares.values()), sum(sizes.values()) - sum(shares.values())
+    for room, size in sizes.items():
+        shares[room] += min(left, total) * (size - shares[room]) // max(total, 1)
     largest = sorted(sizes, key=lambda room: -sizes[room])
-    while (missing := count - sum(shares.values())) and total >= count:
-        for room in largest[: abs(missing)]:
-            shares[room] += 1 if missing > 0 else -1
-    return {room: min(shares[room], size) for room, size in sizes.items()}
+    for room in largest[: count - sum(shares.values())]:
+        shares[room] += 1
+    return shares

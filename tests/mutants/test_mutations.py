@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from pathlib import Path
 
+import coverage
+import measuring
 import pytest
 import reach
 from mutations import compiles, mutations
 from reach import said, scopes, used_at
 from report import Equivalents
-from sampling import ROOMS, room_of, sample, sources
+from sampling import SOURCES, room_of, sample, sources
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,11 +65,13 @@ def test_a_line_has_the_bugs_of_one_slip(line: str, changed: set[str]) -> None:
 def test_an_early_return_an_except_and_a_finally_are_dropped() -> None:
     source = (
         b"def f(a, k=1) -> int:\n    'Text.'\n    if a:\n        return 2\n    try:\n        g()\n"
-        b"    except OSError:\n        return k\n    return a\n"
+        b"    except OSError:\n        return k\n    if k:\n        return False\n    return a\n"
     )
     found = {(each.operator, each.line) for each in mutations("a.py", source)}
     assert {("return-none", 4), ("drop-except", 7), ("return-none", 8), ("drop-call", 6)} <= found
-    assert ("return-none", 9) not in found
+    # `False` becomes `True` instead.
+    assert ("constant", 10) in found
+    assert {("return-none", 10), ("return-none", 11)}.isdisjoint(found)
     # A default is made where the function is.
     assert [each.scope for each in mutations("a.py", source) if each.line == 1] == ["", ""]
 
@@ -89,6 +100,27 @@ def test_the_words_of_a_line_are_those_of_names_without_endings() -> None:
     assert said(swap, source) == {"train", "loop", "reset", "self", "stateful", "layer"}
 
 
+def test_lines_of_sources_are_measured_and_no_others() -> None:
+    data = coverage.CoverageData(no_disk=True)
+    here = Path.cwd()
+    data.add_lines({str(here / "server/a.py"): [1, 2]})
+    for test in ("0", "1"):
+        data.set_context(test)
+        data.add_lines({str(here / "server/a.py"): [5], str(here / "server/page.html"): [1]})
+    assert measuring._reached(data, ["f", "g"]) == {"server/a.py": {"imported": [1, 2], "lines": [("3", [5])]}}
+
+
+@pytest.mark.parametrize(
+    ("file", "tried"),
+    [("tests/a/test_online.py", True), ("tests/online/test_door.py", True), ("tests/test_b.py", False)],
+)
+def test_what_no_test_is_known_to_run_is_tried_with_tests_of_its_name(file: str, tried: bool) -> None:
+    passed, failed = ({"name": name, "clock": 1.0, "work": 1.0, "passed": name == "f"} for name in "fg")
+    (drop,) = mutations("a/online/program.py", b"def f():\n    g()\n")
+    found = reach._File(file, {"tests": [passed, failed], "reached": {}}).namesakes(drop)
+    assert [test.name for test in found] == ["f"] * tried
+
+
 def test_of_many_cases_of_one_test_two_come_before_other_tests() -> None:
     names = ["a::f[1]", "a::f[2]", "a::f[3]", "a::g", "b::h"]
     tiers = [0, 0, 0, 0, 1]
@@ -96,11 +128,36 @@ def test_of_many_cases_of_one_test_two_come_before_other_tests() -> None:
     assert [test.name for test in reach._cases_apart(tests)] == ["a::f[1]", "a::f[2]", "a::g", "a::f[3]", "b::h"]
 
 
+@pytest.mark.parametrize(
+    ("folder", "room"),
+    [
+        ("client/layerserve", "client/layerserve"),
+        ("client/layerserve/new", "client/layerserve/new"),
+        ("server/layergraph/layers/hub", "server/layergraph/layers"),
+        ("server/layerserve_server/training", "server/layerserve_server/training"),
+        ("server/layerserve_server/training/online", "server/layerserve_server/training/online"),
+        ("server/layerserve_server/services/new", "server/layerserve_server/services/new"),
+        ("deploy/monitoring", "deploy"),
+    ],
+)
+def test_a_new_folder_is_a_room_or_in_one(folder: str, room: str) -> None:
+    assert room_of(f"{folder}/file.py") == room
+
+
+def test_all_packages_have_rooms() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert set(SOURCES) >= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    assert all((ROOT / folder).is_dir() for folder in SOURCES)
+
+
 def test_a_sample_is_spread_and_a_smaller_one_is_part_of_it() -> None:
-    chosen = sample(ROOT, 100, seed=3)
-    assert len({each.name for each in chosen}) == 100
-    assert {room_of(each.path) for each in chosen} == set(ROOMS)
-    assert chosen == sample(ROOT, 100, seed=3) != sample(ROOT, 100, seed=4)
+    chosen = sample(ROOT, 300, seed=3)
+    assert len({each.name for each in chosen}) == 300
+    counts = Counter(room_of(each.path) for each in chosen)
+    # A folder of names alone has no mutants.
+    assert {room_of(path) for path in sources(ROOT) if mutations(path, (ROOT / path).read_bytes())} == counts.keys()
+    assert max(counts, key=lambda room: counts[room]) == "server/layergraph/layers"
+    assert chosen == sample(ROOT, 300, seed=3) != sample(ROOT, 300, seed=4)
     room = "server/layergraph/saving"
     few, more = (sample(ROOT, count, seed=3, within=room) for count in (5, 10))
     assert few == more[:5]

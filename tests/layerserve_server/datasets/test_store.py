@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import replace
 from hashlib import sha256
+from types import SimpleNamespace
 
 import pytest
 from layerserve_server.datasets import part as parts
@@ -332,6 +333,81 @@ def test_a_folder_that_cannot_be_written_is_named(make_store, tmp_path):
     assert make_store().datasets() == []
 
 
+def test_what_came_is_flushed_every_64_mebibytes(make_store):
+    size = 64 << 20
+    store = make_store(max_bytes=2 * size)
+    part = begin(store, replace(DECLARED, bytes=2 * size))
+    part._hash = SimpleNamespace(update=lambda data: None)
+    part._file = Endless(part._file)
+    for offset, data, flushed in ((0, bytes(size - 1), 0), (size - 1, b"x", size), (size, bytes(size - 1), size)):
+        part.add(offset, data)
+        assert parts.read_note(part.folder)["synced"] == flushed
+    store.close(part)
+
+
+class Endless:
+    """A file that takes all bytes and keeps none."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def write(self, data):
+        return len(data)
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+# Making.
+
+
+def writes(content, room=None):
+    def write(path, most):
+        if room is not None:
+            room.append(most)
+        path.write_bytes(content)
+        return len(content), sha256(content).hexdigest()
+
+    return write
+
+
+def test_what_is_made_has_the_room_that_is_left(make_store):
+    upload(make_store())
+    store, found = make_store(lambda folder, name: FOUND, max_bytes=30_000), []
+    new = replace(DECLARED, bytes=0, sha256="")
+    made = store.make(new, "ann", 15_000, writes(b"x", found))
+    assert (made.bytes, made.id, made.owners) == (1, sha256(b"x").hexdigest(), ("ann",))
+    store.make(new, "bob", None, writes(b"y", found))
+    assert found == [15_000 - 10_240, 30_000 - 10_241]
+    with pytest.raises(QuotaError, match="its datasets have 10241 bytes, 10243 with this one"):
+        store.make(new, "ann", 10_242, writes(b"zz"))
+    # The same rows again are the same dataset.
+    assert store.make(new, "bob", None, writes(b"x")).owners == ("ann", "bob")
+    assert len(store.datasets()) == 3
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_what_cannot_be_made_leaves_nothing(make_store, tmp_path, full):
+    def refuses(path, most):
+        raise OSError(errno.EIO, "Input/output error")
+
+    if not full:
+        (tmp_path / "datasets").write_text("a file")
+    with pytest.raises(RefusedChangeError, match="the folder of datasets can't be written"):
+        make_store().make(DECLARED, "ann", None, refuses)
+    assert not full or [path.name for path in (tmp_path / "datasets").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("text", [None, "{", "\xff"])
+def test_a_dataset_may_lack_its_first_rows(make_store, tmp_path, text):
+    folder = tmp_path / "datasets" / upload(make_store()).id
+    assert read_samples(folder) == FOUND.samples
+    (folder / "sample.json").unlink()
+    if text is not None:
+        (folder / "sample.json").write_text(text, "latin-1")
+    assert read_samples(folder) == {}
+
+
 # Room.
 
 
@@ -366,6 +442,15 @@ def test_the_disk_must_have_room_for_what_has_yet_to_come(make_store, monkeypatc
         begin(store)
     monkeypatch.setattr(room, "_free", lambda folder: 2240)
     begin(store)
+
+
+def test_a_disk_that_can_not_be_asked_is_named(make_store, monkeypatch):
+    def refuse(folder):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(room.shutil, "disk_usage", refuse)
+    with pytest.raises(RefusedChangeError, match="can't be written: Input/output error"):
+        begin(make_store())
 
 
 def test_there_is_a_maximum_number(make_store, monkeypatch):

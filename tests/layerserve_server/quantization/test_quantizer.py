@@ -81,3 +81,11 @@ def test_a_graph_gets_memory_by_its_size_and_limits(tmp_path: Path, monkeypatch:
         ours.sendall(json.dumps({"folder": str(tmp_path)}).encode() + b"\n")
         program._handle(theirs)
     assert given == [{"seconds": 1200.0, "memory_bytes": (4 << 30) + 16_000, "wall_seconds": 1800.0}]
+
+
+def test_graphs_are_quantized_at_a_lower_priority_than_that_of_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(program.os, "nice", done.append)
+    monkeypatch.setattr(program.forked, "serve", done.append)
+    program.main()
+    assert done == [5, program._handle]

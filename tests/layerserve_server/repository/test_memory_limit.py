@@ -1,7 +1,12 @@
 """Versions in limited memory: loaded when requests come, unloaded for others, and never more than there is room for."""
 
+import gc
+import shutil
 import threading
 import time
+import weakref
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from layerserve_server.errors import BusyError, NotLoadedError, VersionFailedError
@@ -66,6 +71,20 @@ def test_the_version_used_least_recently_makes_room(make, three):
     assert offset(repository, "b") == 1
 
 
+def test_as_many_versions_make_room_as_are_needed(make, three, put):
+    # A version that was never loaded is expected to take its file's size.
+    put("d", text='{"offset": 3}' + " " * GRAPH_BYTES)
+    repository = make(max_bytes=TWO)
+    for name in "ab":
+        offset(repository, name)
+    assert offset(repository, "d") == 3
+    assert loaded(repository) == ["d"]
+    # Now it is known to take less, so that one has to go.
+    for name in "bad":
+        offset(repository, name)
+    assert loaded(repository) == ["a", "d"]
+
+
 def test_a_version_in_use_is_never_unloaded(make, three):
     repository = make(max_bytes=TWO)
     with repository.lease("a") as first, repository.lease("b"):
@@ -76,6 +95,32 @@ def test_a_version_in_use_is_never_unloaded(make, three):
         assert not first.queue._closed
         assert repository.describe("c")[0].state is State.AVAILABLE
     assert offset(repository, "c") == 2
+
+
+def test_a_version_in_place_of_a_deleted_one_waits_for_a_request_if_both_have_no_room(make, put, tmp_path):
+    put("a", offset=1)
+    repository = make(max_bytes=3 * GRAPH_BYTES // 2, settle_seconds=0)
+    assert offset(repository, "a") == 1
+    shutil.rmtree(tmp_path / "models" / "a" / "1")
+    put("a", version=2, offset=2)
+    repository.scan()
+    # The deleted one had to answer until the scan had found another.
+    assert loaded(repository) == []
+    assert offset(repository, "a") == 2
+
+
+def test_nothing_keeps_a_version_in_memory_that_made_room(make, three):
+    repository = make(max_bytes=TWO)
+    for name in "ab":
+        offset(repository, name)
+    with repository.lease_loaded("a") as version:  # which remembers the choice
+        model = weakref.ref(version.model)
+    with repository.lease("b") as version:
+        version.model.engines = [type("Choice", (), {"engine": "onnxruntime"})]
+        repository.shrink()
+    assert loaded(repository) == ["b"]
+    gc.collect()
+    assert model() is None
 
 
 def test_a_load_waits_until_a_version_in_use_is_free(make, three, monkeypatch):
@@ -118,6 +163,16 @@ def test_a_file_that_can_not_fit_is_not_read(make, put, load_fake):
     repository = make(load=lambda path: pytest.fail("it was read"), max_bytes=200)
     with pytest.raises(VersionFailedError, match="its file has 1013 bytes"):
         repository.lease("a")
+
+
+def test_a_file_of_up_to_four_times_the_limit_is_read(make, put):
+    limit, text = GRAPH_BYTES + 100, '{"offset": 1}'
+    for name, size in (("fits", 4 * limit), ("larger", 4 * limit + 1)):
+        put(name, text=text.ljust(size))
+    repository = make(max_bytes=limit)
+    assert offset(repository, "fits") == 1
+    with pytest.raises(VersionFailedError, match=f"its file has {4 * limit + 1} bytes"):
+        repository.lease("larger")
 
 
 def test_a_version_that_fails_is_not_loaded_for_each_request_and_the_one_before_it_answers(make, put, load_fake):
@@ -210,6 +265,23 @@ def test_memory_is_filled_in_the_order_of_use_and_nothing_is_unloaded_for_that(m
     assert repository.uses().keys() == {"a", "b", "c", "d"}
 
 
+def test_filling_pauses_as_long_as_a_load_took_but_not_for_long(make, three, monkeypatch):
+    repository = make(max_bytes=4 * GRAPH_BYTES)
+    clock, seconds, pauses = [100.0], iter([0.25, 3.0, 3.0]), []
+    load = repository._load_for_calls
+
+    def load_slowly(entry, **options):
+        load(entry, **options)
+        clock[0] += next(seconds)
+
+    monkeypatch.setattr(repository, "_load_for_calls", load_slowly)
+    monkeypatch.setattr(
+        loaded_models, "time", SimpleNamespace(time=time.time, monotonic=lambda: clock[0], sleep=pauses.append)
+    )
+    repository.fill(lambda: False)
+    assert pauses == [0.25, 0.5, 0.5]
+
+
 def test_filling_stops(make, three):
     repository = make(max_bytes=TWO)
     repository.fill(lambda: True)
@@ -253,13 +325,13 @@ def test_one_load_answers_all_calls_that_wait_without_threads(make, three, load_
     monkeypatch.setattr(demand, "MAX_WAITING_FOR_ONE", 20)
     load = Reading(load_fake)
     repository = make(load=load, max_bytes=TWO)
-    proceeded, before = [], threading.active_count()
+    proceeded, before = [], set(threading.enumerate())
     for _ in range(20):
         repository.when_loaded("a", None, None, proceeded.append, lambda: False)
     assert load.begun.wait(30)
     with pytest.raises(BusyError, match="20 calls are waiting for it"):
         repository.when_loaded("a", None, None, proceeded.append, lambda: False)
-    assert threading.active_count() == before + 1
+    assert len(set(threading.enumerate()) - before) == 1
     load.gate.set()
     wait_until(lambda: proceeded == [None] * 20)
     assert offset(repository, "a") == 0
@@ -278,6 +350,26 @@ def test_a_load_is_not_begun_if_no_call_waits_any_more(make, three, load_fake, m
     assert offset(repository, "c") == 2
     assert load.read == ["a", "c"]
     assert (proceeded, gone) == ([None], [None])
+
+
+def test_two_versions_are_loaded_at_a_time_for_a_limited_number_of_calls(make, put, load_fake):
+    for name in "abcde":
+        put(name)
+    load = Reading(load_fake)
+    repository = make(load=load, max_bytes=TWO)
+
+    def want(name):
+        repository.when_loaded(name, None, None, lambda _: None, lambda: False)
+
+    for name in "abcd":
+        for _ in range(256):
+            want(name)
+        with pytest.raises(BusyError, match="256 calls are waiting for it"):
+            want(name)
+    assert len(repository._demand._pool._threads) == 2
+    with pytest.raises(BusyError, match="1024 calls are waiting for models"):
+        want("e")
+    load.gate.set()
 
 
 def test_all_loads_together_have_a_limit_of_calls(make, three, load_fake, monkeypatch):
@@ -309,12 +401,49 @@ def test_calls_that_wait_in_threads_have_a_limit(make, three, load_fake, monkeyp
 def test_when_models_were_used_is_written_down(tmp_path):
     usage = Usage(tmp_path / "state" / "usage.json")
     assert usage.read() == {}
-    usage.write({"a": 5.0, "b": 3.0}, 0)
+    usage.write({"a": 5.0, "b": 0.5}, 0)
+    assert usage.read() == {"a": 5.0, "b": 0.5}
     # Another process of the server has used another model later.
     Usage(tmp_path / "state" / "usage.json").write({"a": 4.0, "b": 6.0}, 0)
     assert usage.read() == {"a": 5.0, "b": 6.0}
     usage.write({"a": 9.0}, 1000)
     assert usage.read() == {"a": 5.0, "b": 6.0}
+    usage.write({"a": 9.0}, 0)
+    assert usage.read() == {"a": 9.0}
+    assert [path.suffix for path in (tmp_path / "state").iterdir() if path.suffix == ".part"] == []
+
+
+def test_uses_are_not_written_again_without_a_change(tmp_path):
+    usage = Usage(tmp_path / "usage.json")
+    usage.write({"a": 5.0}, 0)
+    (tmp_path / "usage.json").unlink()
+    usage.write({"a": 5.0}, 0)
+    assert not (tmp_path / "usage.json").exists()
+    usage.write({"a": 6.0}, 0)
+    assert usage.read() == {"a": 6.0}
+
+
+def test_what_another_process_writes_meanwhile_is_not_lost(tmp_path, monkeypatch):
+    @contextmanager
+    def locked(path):
+        assert path == tmp_path / "usage.lock"
+        # The other process had the lock, and has written.
+        (tmp_path / "usage.json").write_text('{"a": 7.0}')
+        yield
+
+    monkeypatch.setattr("layerserve_server.repository.usage.locked", locked)
+    Usage(tmp_path / "usage.json").write({"a": 5.0, "b": 6.0}, 0)
+    assert Usage(tmp_path / "usage.json").read() == {"a": 7.0, "b": 6.0}
+
+
+def test_uses_that_can_not_be_written_are_tried_again(tmp_path, caplog):
+    (tmp_path / "state").write_text("a file where the folder would be")
+    usage = Usage(tmp_path / "state" / "usage.json")
+    usage.write({"a": 5.0}, 0)
+    assert "can't write down which models were used: usage.json: " in caplog.text
+    (tmp_path / "state").unlink()
+    usage.write({"a": 5.0}, 0)
+    assert usage.read() == {"a": 5.0}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": "x"}', '{"a": 1e999}', '{"a": null}', "[" * 100_000])

@@ -9,6 +9,7 @@ import pytest
 from layerserve_server.errors import UnavailableError, VersionFailedError
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.version import GRAPH_BYTES
 
 
 def answering(repository, *choice):
@@ -151,6 +152,23 @@ def test_a_version_that_is_gone_from_folder_and_store_is_unloaded(repository, or
     del origin.offsets[3]
     repository.scan()
     assert 3 not in states(repository)
+
+
+def test_in_limited_memory_nothing_is_fetched_before_a_request_comes(make, origin):
+    repository = make(origin=origin, settle_seconds=0, max_bytes=2 * GRAPH_BYTES)
+    repository.scan()
+    found = repository.describe_one("double")
+    assert (found.version, found.state, found.answers) == (3, State.AVAILABLE, True)
+    assert origin.wanted == origin.fetched == []
+    assert answering(repository, "double") == (3, 30)
+    assert origin.fetched == [3]
+
+
+def test_in_limited_memory_a_version_with_a_problem_is_not_the_default(make, origin):
+    origin.problems[3] = "its sha256 differs"
+    repository = make(origin=origin, settle_seconds=0, max_bytes=2 * GRAPH_BYTES)
+    assert answering(repository, "double") == (2, 20)
+    assert origin.fetched == [2]
 
 
 def test_a_scan_of_all_that_is_to_be_loaded_waits_for_it(repository, origin):

@@ -342,6 +342,38 @@ def test_labels_choose(make, put, tmp_path):
         repository.lease("double", None, "lost")
 
 
+def test_a_failed_version_is_tried_again_when_a_call_has_it_loaded(make, put, load_fake):
+    problems = [OSError("input/output error")]
+
+    def load(path):
+        if problems:
+            raise problems[0]
+        return load_fake(path)
+
+    put(offset=3)
+    repository = make(load=load)
+    for _ in range(2):
+        with pytest.raises(VersionFailedError, match="version 1 failed to load"):
+            repository.ensure_loaded("double", 1)
+    problems.clear()
+    with pytest.raises(VersionFailedError):
+        repository.lease("double", 1)
+    repository.ensure_loaded("double", 1)
+    with repository.lease("double", 1) as version:
+        assert version.model.offset == 3
+
+
+def test_a_new_label_of_a_version_that_can_not_be_loaded_is_an_error_of_that_version_alone(make, put, tmp_path):
+    put(version=1, offset=1)
+    repository = make(settle_seconds=0)
+    put(version=2, text="{")
+    publishing.write_label(tmp_path / "models" / "double", "next", 2)
+    repository.scan()
+    assert repository.describe_one("double").version == 1
+    with pytest.raises(VersionFailedError, match="the file is truncated"):
+        repository.lease("double", None, "next")
+
+
 @pytest.mark.parametrize("lease", ["lease", "lease_loaded"])
 def test_a_label_that_moves_between_loaded_versions_chooses_anew(make, put, tmp_path, lease):
     put(version=1, offset=1)

@@ -151,6 +151,20 @@ def test_a_cancelled_sweep_publishes_nothing_and_can_be_deleted(sweeper, wait_un
     assert not list((sweeper.state / "sweeps").iterdir())
 
 
+def test_a_cancellation_outlives_the_server(sweeper, wait_until):
+    sweeper.hold()
+    sweep_id = sweeper.create(spec([5, 3, 9], parallel=1))
+    wait_until(lambda: any(trial.history for trial in sweeper.get(sweep_id).trials))
+    sweeper.app.stop()
+    # As if the server had been killed right after the call.
+    sweeper.app.sweeps.cancel(sweep_id)
+    sweeper.release()
+    sweeper.restart()
+    sweep = sweeper.ended(sweep_id)
+    assert (sweep.state, len(sweep.trials)) == (pb.SWEEP_STATE_CANCELLED, 1)
+    assert sweeper.offset()[0] == 1
+
+
 def test_a_sweep_may_publish_nothing(sweeper):
     sweep = sweeper.ended(sweeper.create(spec([5, 3], publish=False)))
     assert (sweep.state, sweep.HasField("published"), seeds_of(sweep)[sweep.best]) == (

@@ -73,6 +73,14 @@ def test_a_heat_map_has_the_values_of_the_tensor():
     assert [tuple(colours[0, 0]), tuple(colours[0, 2]), tuple(colours[1, 0])] == [ANCHORS[0], ANCHORS[-1], ODD]
 
 
+@pytest.mark.parametrize(
+    ("shape", "pixels"), [((2, 3), (72, 48)), ((10, 40), (160, 40)), ((100, 90), (90, 100)), ((3000, 2000), (182, 188))]
+)
+def test_small_pictures_are_enlarged(shape, pixels):
+    (picture,) = heat_map(np.zeros(shape), 0).pictures
+    assert (picture.width, picture.height) == pixels
+
+
 def test_images_are_drawn_channel_by_channel():
     array = np.arange(2 * 4 * 5 * 20).reshape(2, 4, 5, 20)
     found = heat_map(array, 1)
@@ -108,15 +116,17 @@ class Clock:
         return self.now
 
 
-def counts(requests, rows=0, batches=0, seconds=0.0, failed=0, version="1"):
-    nanoseconds = round(seconds * 1e9)
+def counts(requests, rows=0, batches=0, seconds=0.0, failed=0, version="1", queued=0.0, computed=0.0):
     return ModelStatistics(
         name="m",
         version=version,
         inference_count=rows,
         execution_count=batches,
         inference_stats=InferStatistics(
-            success=StatisticDuration(count=requests, ns=nanoseconds), fail=StatisticDuration(count=failed)
+            success=StatisticDuration(count=requests, ns=round(seconds * 1e9)),
+            fail=StatisticDuration(count=failed),
+            queue=StatisticDuration(count=requests, ns=round(queued * 1e9)),
+            compute_infer=StatisticDuration(count=requests, ns=round(computed * 1e9)),
         ),
     )
 
@@ -126,10 +136,21 @@ def test_rates_are_differences():
     history = History(clock)
     assert history.take(counts(100, 1000, 10, 5.0)).rates is None
     clock.now += 2
-    live = history.take(counts(110, 1040, 15, 5.5, failed=4))
+    live = history.take(counts(110, 1040, 15, 5.5, failed=4, queued=0.1, computed=0.25))
     assert (live.rates.requests, live.rates.failed, live.rates.rows, live.rates.batch) == (5, 2, 20, 8)
     assert live.rates.latency == pytest.approx(0.05)
-    assert live.charts[0].lines[0].last == 5
+    assert (live.rates.queued, live.rates.computed) == pytest.approx((0.01, 0.025))
+    assert (live.version, live.requests, live.failed) == ("1", 110, 4)
+    lasts = {chart.title: [(line.name, line.last) for line in chart.lines] for chart in live.charts}
+    assert lasts == {
+        "Requests per second": [("answered", 5), ("failed", 2)],
+        "Mean latency, ms": [
+            ("whole", pytest.approx(50)),
+            ("in queue", pytest.approx(10)),
+            ("computing", pytest.approx(25)),
+        ],
+        "Mean rows in a batch": [("rows", 8)],
+    }
     # Nothing happened since: no division by zero, and old times leave the mean.
     clock.now += 11
     idle = history.take(counts(110, 1040, 15, 5.5, failed=4))

@@ -196,6 +196,15 @@ def test_a_step_that_killed_the_process_before_it_was_refused_is_refused_at_the_
     assert sessions.weights() == unbroken[1]
 
 
+def test_a_session_that_is_closed_has_no_file_open(sessions: Sessions) -> None:
+    one = sessions.start()
+    one.train(step(1))
+    assert one._log.next_step == 2
+    one.close()
+    assert one._log.next_step == 0
+    one.close()
+
+
 def test_with_continue_a_loss_that_is_no_number_is_applied_as_in_keras(sessions: Sessions) -> None:
     one = sessions.start(on_nan="continue")
     assert np.isnan(one.train(bad(1))["loss"])
