@@ -25,7 +25,8 @@ import keras
 import layergraph
 import numpy as np
 import torch
-from layergraph.golden import Golden, write_golden
+from layergraph.execution.engines.exported_graph import UnfitError
+from layergraph.golden import Golden, GoldenMismatchError, write_golden
 from layergraph.lower_precision import reduce_precision
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.linear_model import LogisticRegression
@@ -156,7 +157,11 @@ def _compare(case: Case, folder: Path, atol: float, threads: int) -> bool:
     write_golden(Golden({entry: known}, outputs, rtol=0.0, atol=atol), proof)
     np.savez(calibration, case.rows[:CALIBRATING])
     began = time.monotonic()
-    reduce_precision(narrow, proof, "int8", threads, shared=True, calibration=calibration)
+    try:
+        reduce_precision(narrow, proof, "int8", threads, shared=True, calibration=calibration)
+    except (GoldenMismatchError, UnfitError) as reason:
+        print(f"{case.name} stays in float32: {reason}")
+        return False
     took = time.monotonic() - began
     engines = ("onnxruntime", "openvino")
     wide.plan().tune(engines=engines, seconds=TUNING_SECONDS, threads=threads, shared=True, rows=tuple(PAIRS))
