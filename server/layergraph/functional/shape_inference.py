@@ -21,11 +21,14 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.call_key import CallCache, call_key
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
+from layergraph.functional.meta_kernels import leave_compiler_out
 from layergraph.functional.nest import flatten, map_structure
 from layergraph.functional.strings import Strings
 from layergraph.functional.symbolic_dims import Given, KnownValues, SymbolicDims, pairs, unified
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.torch_errors import meaning
+
+leave_compiler_out()
 
 #: Exceptions that torch and Python raise for incompatible arguments.
 _CALL_ERRORS = (

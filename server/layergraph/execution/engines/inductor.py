@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import torch
 
 from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
+from layergraph.functional.meta_kernels import let_compiler_in
 
 
 def inductor(source: ExportedGraph) -> Engine:
     """The graph, compiled with its weights as constants. Raises UnfitError if there is no C++ compiler."""
     if not (shutil.which("g++") or shutil.which("clang++")):
         raise UnfitError("there is no C++ compiler")
+    let_compiler_in()
     import torch._inductor.config as settings
 
     program = source.program

@@ -93,7 +93,7 @@ def test_nothing_is_traced_exported_or_computed_by_torch_again(
     pytest.importorskip("onnxruntime")
     fastest["onnxruntime"] = 0.1
     tuned(tmp_path, ("onnxruntime",))
-    for place in ("engines.exported_graph.trace", "engines.onnx.runtime.to_onnx", "plan.Plan.run_eagerly"):
+    for place in ("engines.exported_graph.trace", "engines.onnx.export.to_onnx", "plan.Plan.run_eagerly"):
         monkeypatch.setattr(f"layergraph.execution.{place}", lambda *_, **__: 1 / 0)
     answer_of = model().plan()
     answer_of.open_kept(tmp_path, 2, shared=True)

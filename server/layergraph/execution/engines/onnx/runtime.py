@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
-from layergraph.execution.engines.onnx.export import to_onnx
 
 
 def onnx_runtime(source: ExportedGraph) -> Engine:
@@ -56,6 +55,9 @@ def session(model: bytes, input_count: int, threads: int, *, shared: bool) -> En
 def exported(source: ExportedGraph) -> bytes:
     """The graph in ONNX format, exported once. Raises CannotTraceError."""
     if source.onnx is None:
+        # Imported here, since a server that opens files doesn't need torch's exporter.
+        from layergraph.execution.engines.onnx.export import to_onnx
+
         source.onnx = to_onnx(source.function, source.samples, input_names(len(source.samples)), source.open_axes)
     return source.onnx
 
