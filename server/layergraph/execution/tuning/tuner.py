@@ -27,7 +27,7 @@ from layergraph.execution.tuning.kept import keep
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.tuning.time_budget import Allowance, NoTimeError
 from layergraph.execution.tuning.timing import lower_quartiles
-from layergraph.execution.tuning.variants import ONE_THREAD, ROW_PARALLEL, Variants
+from layergraph.execution.tuning.variants import ONE_THREAD, ROW_PARALLEL, Variants, has_file
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 #: If cores are shared, several threads must be this many times as fast as one to be chosen.
 _WORTH_THREADS = 1.25
+#: If engines are kept, one that can't be written must be this many times as fast as the others to be chosen.
+_WORTH_BUILDING = 1.25
 #: Row counts that are timed by default.
 ROWS = (1, 8, 32)
 #: More row counts at which outputs are compared: a graph must not have the row counts of its trace as constants.
@@ -133,7 +135,7 @@ def tune(
             if folder is None:
                 # Before timing, so that memory is free.
                 variants.release()
-            choices = bench.choices(list(fit.values()))
+            choices = bench.choices(list(fit.values()), 1.0 if folder is None else _WORTH_BUILDING)
         hurried = bool(late) and all(choice.tuned is None for choice in choices)
         if folder is not None and choices and not hurried and not stopped():
             keep(folder, choices, variants, *bench.example)
@@ -227,8 +229,8 @@ class _Bench:
         finally:
             self._longest_build = max(self._longest_build, time.monotonic() - began)
 
-    def choices(self, fit: Sequence[Tuned]) -> list[Choice]:
-        """The fastest engine for each row count that can be timed in the time left."""
+    def choices(self, fit: Sequence[Tuned], worth_building: float) -> list[Choice]:
+        """The fastest engine for each row count that can be timed in the time left (see `_best`)."""
         found: list[Choice] = []
         # If time doesn't suffice for all engines, those that were fastest for fewer rows are timed.
         before = self._rows_seconds
@@ -249,7 +251,7 @@ class _Bench:
             calls |= {tuned.name: partial(tuned.run, inputs) for tuned in timed}
             times = lower_quartiles(calls, seconds)
             before = {name: seconds * rows for name, seconds in self._rows_seconds.items()} | times
-            best = _best(timed, times, _WORTH_THREADS if self._shared else 1.0)
+            best = _best(timed, times, _WORTH_THREADS if self._shared else 1.0, worth_building)
             milliseconds = {name: value * 1000 for name, value in times.items()}
             found.append(Choice(rows, best.name if best else EAGER, milliseconds, best))
         return found
@@ -270,11 +272,23 @@ def _renewed(choice: Choice, tuned: Tuned | None) -> Choice:
     return replace(choice, engine=tuned.name if tuned else EAGER, tuned=tuned)
 
 
-def _best(timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: float) -> Tuned | None:
+def _best(
+    timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: float, worth_building: float
+) -> Tuned | None:
     """The fastest engine, or a single-threaded one that takes less than `worth_threads` times as long.
 
-    None stands for eager torch.
+    If it can't be written to a file, one that can, if that takes less than `worth_building` times as long. None stands
+    for eager torch.
     """
+    best = _fastest(timed, times, worth_threads)
+    if best is not None and not has_file(best.name):
+        other = _fastest([tuned for tuned in timed if has_file(tuned.name)], times, worth_threads)
+        if times[other.name if other else EAGER] < times[best.name] * worth_building:
+            return other
+    return best
+
+
+def _fastest(timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: float) -> Tuned | None:
     best = min(timed, key=lambda tuned: times[tuned.name], default=None)
     if best is not None and times[best.name] > times[EAGER] * _WORTH:
         best = None

@@ -70,7 +70,7 @@ class Variants:
         Variants that differ in their threads only have the same file. Raises UnfitError if an engine can't be written.
         """
         engine, suffix = parts(name)
-        if engine not in CONTENTS:
+        if not has_file(name):
             raise UnfitError(f"engine '{engine}' can't be written to a file")
         apart = UNMERGED if suffix == UNMERGED else ""
         single = suffix in (ONE_THREAD, ROW_PARALLEL)
@@ -90,6 +90,11 @@ class Variants:
         """Releases the exported graphs; no more engines can be built."""
         for source in self._sources.values():
             source.release()
+
+
+def has_file(name: str) -> bool:
+    """Whether an engine can be written to a file."""
+    return parts(name)[0] in CONTENTS
 
 
 def parts(name: str) -> tuple[str, str]:

@@ -120,6 +120,19 @@ def test_an_engine_without_a_file_is_noted_only(tmp_path: Path, fastest: dict[st
     assert [choice.engine for choice in again.choices] == [choice.engine for choice in first.choices]
 
 
+@pytest.mark.parametrize(("times", "engine"), [(1.2, "onnxruntime"), (1.3, "torchscript")])
+def test_an_engine_without_a_file_must_be_much_faster(
+    tmp_path: Path, fastest: dict[str, float], times: float, engine: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    fastest |= {"torchscript": 0.1, "onnxruntime": 0.1 * times}
+    found = tuned(tmp_path, ("torchscript", "onnxruntime"))
+    assert [choice.engine for choice in found.choices] == [engine, engine]
+    # Where nothing is kept, the fastest one is chosen.
+    found = tuned(None, ("torchscript", "onnxruntime"))  # type: ignore[arg-type]
+    assert [choice.engine for choice in found.choices] == ["torchscript", "torchscript"]
+
+
 def test_a_pinned_engine_is_kept_too(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     tuned(tmp_path, ("onnxruntime",), pin=True)
