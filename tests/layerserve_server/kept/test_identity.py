@@ -25,6 +25,17 @@ def test_a_digest_is_of_the_config_and_the_weights() -> None:
     assert digest_of("a", 1) != digest_of("a", "1")
 
 
+def test_a_digest_is_of_what_a_file_has_beside_config_and_weights() -> None:
+    """A vocabulary is a constant of a traced graph."""
+    digests = set()
+    for terms in (b"10\n20\n30\n", b"30\n20\n10\n"):
+        lookup = layers.IntegerLookup(name="lookup")
+        lookup.load_asset("vocabulary.txt", terms)
+        entry = Input((1,), dtype="int64", name="x")
+        digests.add(model_digest(Model(entry, lookup(entry), name="m")))
+    assert len(digests) == 2
+
+
 def test_packages_have_their_version_or_none() -> None:
     assert installed(["numpy", "no-such-package"]) == [np.__version__, None]
 
