@@ -41,6 +41,28 @@ def test_a_process_that_is_ending_is_replaced(server: ForkServer) -> None:
     assert parent(server) not in ("", first)
 
 
+#: The same, with a connection that comes just when the wait for one has ended.
+LATE = """
+import os, select, socket
+from layerserve_server.forking import forked
+
+receive = socket.recv_fds
+
+def late(control, *rest):
+    socket.recv_fds = receive
+    select.select([control], [], [])
+    raise TimeoutError
+
+socket.recv_fds = late
+forked.serve(lambda channel: channel.sendall(str(os.getppid()).encode()))
+"""
+
+
+def test_a_connection_that_comes_as_the_process_ends_is_served(server: ForkServer) -> None:
+    server._command = [sys.executable, "-c", LATE, "0.2"]
+    assert parent(server) != ""
+
+
 def test_a_server_that_was_closed_starts_nothing(server: ForkServer) -> None:
     server.close()
     with pytest.raises(OSError, match="the process was closed"), server.connection(1.0):
