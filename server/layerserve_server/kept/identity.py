@@ -40,13 +40,16 @@ def model_digest(model: Model) -> str:
 
 def installed(packages: Sequence[str]) -> list[str | None]:
     """Returns the versions of these packages; None for one that isn't installed."""
-    found: list[str | None] = []
-    for package in packages:
-        try:
-            found.append(version(package))
-        except PackageNotFoundError:
-            found.append(None)
-    return found
+    return [_installed(package) for package in packages]
+
+
+@cache
+def _installed(package: str) -> str | None:
+    # Cached, as finding it takes longer than the digest of a small model.
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @cache

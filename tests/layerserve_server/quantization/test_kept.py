@@ -81,7 +81,7 @@ def test_graphs_are_of_the_model_its_weights_and_its_calibration(
         make(graphs, model(), ROWS.reshape(4, 3)),
         make(graphs, model(), threads=2),
     ]
-    monkeypatch.setattr(identity, "version", lambda package: f"{package} 2")
+    monkeypatch.setattr(identity, "_installed", lambda package: f"{package} 2")
     folders.append(make(graphs, model()))
     assert len(set(folders)) == len(folders)
 
