@@ -356,7 +356,9 @@ class ModelLoader:
         engine, precision = engine_of(settings, model), model.precision or settings.precision
         read: Callable[[Path], Any] | None = self._read
         # Imported here, since these modules import torch.
-        if engine == "auto" and precision == "float32" and settings.tuning_seconds > 0 and self._load is None:
+        # With a limit of memory, engines are opened for the models that are used often, as they take more of it.
+        reopens = settings.tuning_seconds > 0 and not settings.max_model_bytes and self._load is None
+        if engine == "auto" and precision == "float32" and reopens:
             from layerserve_server.tuning.loaders import reopening
 
             read = reopening(read, threads, _kept_engines(settings))

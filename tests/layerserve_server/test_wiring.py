@@ -208,6 +208,8 @@ def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     loader = ModelLoader(Settings(path=tmp_path, compute_threads=3, tuning_seconds=1.0), imports=imports)
     assert loader.configured(ModelSettings()).keywords["read"] == "reopening"
     assert made == [("reopening", imports.load, 3, "engines")]
+    limited = Settings(path=tmp_path, tuning_seconds=1.0, max_model_bytes=1 << 30)
+    assert ModelLoader(limited, imports=imports).configured(ModelSettings()).keywords["read"] == imports.load
     loader.configured(ModelSettings(engine="eager"))
     loader.configured(ModelSettings(precision="int8"))
     assert [name for name, *_ in made] == ["reopening", "pinning", "reducing"]
