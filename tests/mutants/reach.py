@@ -163,7 +163,7 @@ class _File:
             for test in _bits(int(mask, 16)):
                 tiers[test] = min(tiers[test], tier)
                 here[test] += len(lines)
-        alike = self._alike(mutation)
+        similarity = self._similarity(mutation)
         for number, test in enumerate(self._tests):
             if self._declarations and mutation.imported:
                 tiers[number] = 0
@@ -171,18 +171,18 @@ class _File:
                 continue
             if test["passed"]:
                 focus, work = here[number] / max(1, self._sizes[number]), test["work"]
-                order = (tiers[number], -alike, bisect(_QUICK, work), -focus, work)
+                order = (tiers[number], -similarity, bisect(_QUICK, work), -focus, work)
                 yield Test(test["name"], test["clock"], work, order)
 
     def namesakes(self, mutation: Mutation) -> Iterator[Test]:
         """The tests of this file if it bears the name of a mutation's module or folder, the quick ones first."""
-        if alike := self._alike(mutation):
+        if similarity := self._similarity(mutation):
             for test in self._tests:
                 if test["passed"]:
-                    order = (len(_TIERS), -alike, bisect(_QUICK, test["work"]), 0.0, test["work"])
+                    order = (len(_TIERS), -similarity, bisect(_QUICK, test["work"]), 0.0, test["work"])
                     yield Test(test["name"], test["clock"], test["work"], order)
 
-    def _alike(self, mutation: Mutation) -> int:
+    def _similarity(self, mutation: Mutation) -> int:
         """The number of words that the names of this file and its folder share with those of a mutation's."""
         path = Path(mutation.path)
         return len(self._words & ({*path.stem.split("_"), *path.parent.name.split("_")} - {""}))
@@ -197,10 +197,10 @@ _CASES = (2, 10)
 _OF_THE_FILE = 2.0
 
 
-def _ranked(test: Test, alike: float) -> Test:
+def _ranked(test: Test, similarity: float) -> Test:
     """The test where its name puts it among those that come as near."""
     tier, shared, *rest = test.order
-    return replace(test, order=(tier, _OF_THE_FILE * shared - round(alike, 3), *rest))
+    return replace(test, order=(tier, _OF_THE_FILE * shared - round(similarity, 3), *rest))
 
 
 def _cases_apart(tests: list[Test]) -> list[Test]:
