@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 #: Names of a client's certificate in grpcio's authentication context.
 _NAMES = ("x509_common_name", "x509_subject_alternative_name")
+#: Seconds without a handshake's beginning before grpcio gets changed certificates. grpcio frees its former ones at once,
+#: and a handshake that asked for them and hasn't taken them yet uses freed memory: it fails, or the process crashes.
+_QUIET = 0.02
 
 
 class CertificateError(ValueError):
@@ -40,6 +44,8 @@ class Certificates:
         self._contents, self.context = _checked(self._paths)
         #: Set for the next handshake after a change, in any thread.
         self._fresh: Any = None
+        #: When the last handshake asked for changed certificates.
+        self._fetched = time.monotonic()
 
     def credentials(self) -> grpc.ServerCredentials:
         """Returns the credentials of a port. Each handshake uses the files that were read last."""
@@ -73,8 +79,11 @@ class Certificates:
         return grpc.ssl_server_certificate_configuration([(key, chain)], client_ca[0] if client_ca else None)
 
     def _fetch(self) -> Any:
-        """Returns what a handshake uses from now on; None for the same as before."""
+        """Returns what a handshake uses from now on; None for the same as before. grpcio calls it with a lock."""
         fresh, self._fresh = self._fresh, None
+        if fresh is not None:
+            time.sleep(max(0.0, self._fetched + _QUIET - time.monotonic()))
+        self._fetched = time.monotonic()
         return fresh
 
 

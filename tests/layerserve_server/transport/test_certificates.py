@@ -9,7 +9,9 @@ from unittest import mock
 import grpc
 import pytest
 from authorities import Authority
+from clocks import replace_time
 from layerserve.v1 import models_pb2, models_pb2_grpc
+from layerserve_server.transport import certificates as certificates_module
 from layerserve_server.transport import completion_queue
 from layerserve_server.transport.certificates import CertificateError, Certificates, names_in
 from tokens import bearer, write_tokens
@@ -170,6 +172,26 @@ def test_certificates_change_under_load_without_an_error(start, put, authority):
     assert failures == []
     assert min(count) > 5
     assert len(seen) > 5
+
+
+def test_changed_certificates_wait_until_no_handshake_is_beginning(authority, monkeypatch):
+    """grpcio frees its former ones without regard to a handshake that is about to take them."""
+    now, slept = [100.0], []
+    replace_time(monkeypatch, certificates_module, monotonic=lambda: now[0], sleep=slept.append)
+    certificates = Certificates(authority.chain, authority.key)
+    now[0] += 1
+    assert certificates._fetch() is None
+    assert slept == []
+    authority.issue()
+    certificates.refresh()
+    now[0] += 0.005
+    assert certificates._fetch() is not None
+    assert slept == [pytest.approx(0.015)]
+    authority.issue()
+    certificates.refresh()
+    now[0] += 1
+    assert certificates._fetch() is not None
+    assert slept[1:] == [0]
 
 
 @pytest.mark.parametrize("which", ["chain", "key", "root"])
