@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 
 #: Names of a client's certificate in grpcio's authentication context.
 _NAMES = ("x509_common_name", "x509_subject_alternative_name")
-#: Seconds without a handshake's beginning before grpcio gets changed certificates. grpcio frees its former ones at once,
-#: and a handshake that asked for them and hasn't taken them yet uses freed memory: it fails, or the process crashes.
+#: Seconds without a new handshake before grpcio gets changed certificates. grpcio frees the former ones at once, and a
+#: handshake that is about to take them uses freed memory: it fails, or the process crashes.
 _QUIET = 0.02
 
 
