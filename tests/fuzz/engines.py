@@ -22,7 +22,7 @@ from layergraph.execution.passes.merge_shared_calls import joins
 from layergraph.execution.plan import Plan
 from layergraph.execution.tuning.agreement import TOLERANCE, difference
 from layergraph.execution.tuning.result import Choice
-from layergraph.execution.tuning.variants import ONE_THREAD, ROW_PARALLEL, UNMERGED
+from layergraph.execution.tuning.variants import ONE_THREAD, SPLIT_ROWS, UNMERGED
 from random_graphs import random_model
 from runner import Fuzzer, run
 
@@ -96,7 +96,7 @@ def variants(model: Any) -> list[str]:
     plan = model.plan()
     endings = ["", ONE_THREAD]
     if plan.batched:
-        endings.append(ROW_PARALLEL)
+        endings.extend(SPLIT_ROWS)
         if joins(plan.program(joined=True).steps):
             endings.append(UNMERGED)
     return [engine + ending for engine in ENGINES for ending in endings]

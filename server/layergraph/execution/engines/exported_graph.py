@@ -39,7 +39,8 @@ class Engine(Protocol):
 class ExportedGraph:
     """A program, and sample inputs of two sizes that differ in every length that may change.
 
-    threads   number of threads that an engine may use
+    threads   number of threads that a call of an engine may use
+    streams   number of calls that an engine must be able to compute at the same time
     batched   whether rows are independent, so that batches can be joined and split
     shared    whether other work uses the same cores, so that an engine's threads must not spin between calls
     """
@@ -59,6 +60,7 @@ class ExportedGraph:
         self.shared = shared
         self.samples = tuple(torch.from_numpy(array) for array in first)
         self.threads = threads
+        self.streams = 1
         self._others = tuple(torch.from_numpy(array) for array in second)
         #: The graph in ONNX format, once an engine has exported it.
         self.onnx: bytes | None = None
@@ -90,11 +92,14 @@ class ExportedGraph:
         graph.eraseInput(0)
         return torch._C._create_function_from_graph("forward", graph)
 
-    def with_threads(self, threads: int) -> ExportedGraph:
-        """The same graph with another number of threads; released with this one. Raises CannotTraceError."""
+    def single_threaded(self) -> ExportedGraph:
+        """The same graph for calls of one thread, as many at a time as this one's calls have threads.
+
+        It is released with this one. Raises CannotTraceError.
+        """
         assert self.graph is not None  # traced now, so that both share one trace
         other = copy(self)
-        other.threads = threads
+        other.threads, other.streams = 1, self.threads
         return other
 
     def release(self) -> None:

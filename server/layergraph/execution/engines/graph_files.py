@@ -17,18 +17,20 @@ class GraphFiles:
     """The folder of a plan's graphs, and how engines run them.
 
     dtypes    of the plan's inputs
-    threads   number of threads per engine
+    threads   number of threads that a call of an engine may use
     shared    whether other work uses the same cores
+    streams   number of calls that an engine must be able to compute at the same time
     """
 
     folder: Path
     dtypes: tuple[str, ...]
     threads: int
     shared: bool
+    streams: int = 1
 
-    def with_threads(self, threads: int) -> GraphFiles:
-        """The same files for engines with another number of threads."""
-        return replace(self, threads=threads)
+    def single_threaded(self) -> GraphFiles:
+        """The same files for calls of one thread, as many at a time as these files' calls have threads."""
+        return replace(self, threads=1, streams=self.threads)
 
     def onnx_runtime(self, file: str) -> Engine:
         """Raises UnfitError if there is no such file, or ONNX Runtime isn't installed."""
@@ -36,11 +38,12 @@ class GraphFiles:
 
     def open_vino(self, file: str) -> Engine:
         """For a model in ONNX format. Raises UnfitError if there is no such file, or OpenVINO isn't installed."""
-        return open_vino_of_onnx(self._read(file), input_names(len(self.dtypes)), self.dtypes, self.threads)
+        names = input_names(len(self.dtypes))
+        return open_vino_of_onnx(self._read(file), names, self.dtypes, self.threads, self.streams)
 
     def open_vino_blob(self, file: str) -> Engine:
         """For a model that OpenVINO has written. Raises UnfitError as `open_vino` does."""
-        return open_vino_of_blob(self._read(file), self.dtypes, self.threads)
+        return open_vino_of_blob(self._read(file), self.dtypes, self.threads, self.streams)
 
     def _read(self, file: str) -> bytes:
         try:

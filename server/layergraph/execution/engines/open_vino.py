@@ -35,10 +35,11 @@ def open_vino(source: ExportedGraph, precision: str = "f32") -> Engine:
     model = openvino.convert_model(source.graph, example_input=source.samples, input=shapes)
     # OpenVINO's integers have 32 bits; of wider ones it keeps the lower half.
     wide = [i for i, sample in enumerate(source.samples) if sample.dtype in _WIDE]
-    return _compiled(model, precision, source.threads, wide, [*range(len(source.samples))])
+    settings = _settings(precision, source.threads, source.streams)
+    return _compiled(model, settings, wide, [*range(len(source.samples))])
 
 
-def open_vino_of_onnx(model: bytes, names: Sequence[str], dtypes: Sequence[str], threads: int) -> Engine:
+def open_vino_of_onnx(model: bytes, names: Sequence[str], dtypes: Sequence[str], threads: int, streams: int) -> Engine:
     """A compiled model in ONNX format; its inputs have some of `names`, and the arrays of a call are in their order.
 
     Raises UnfitError if OpenVINO isn't installed.
@@ -46,16 +47,17 @@ def open_vino_of_onnx(model: bytes, names: Sequence[str], dtypes: Sequence[str],
     openvino = _package()
     read = openvino.Core().read_model(model)
     places = [names.index(entry.any_name) for entry in read.inputs]
-    return _compiled(read, "f32", threads, [i for i in places if dtypes[i] in _WIDE_NAMES], places)
+    wide = [i for i in places if dtypes[i] in _WIDE_NAMES]
+    return _compiled(read, _settings("f32", threads, streams), wide, places)
 
 
-def open_vino_of_blob(blob: bytes, dtypes: Sequence[str], threads: int) -> Engine:
+def open_vino_of_blob(blob: bytes, dtypes: Sequence[str], threads: int, streams: int) -> Engine:
     """A compiled model that `CompiledModel.blob` has returned, for arrays of these dtypes.
 
     Raises UnfitError if OpenVINO isn't installed, and OpenVINO's errors for another version's blob.
     """
     with kept_signal_stack():
-        compiled = _package().Core().import_model(blob, "CPU", _settings("f32", threads))
+        compiled = _package().Core().import_model(blob, "CPU", _settings("f32", threads, streams))
     return CompiledModel(compiled, [i for i, dtype in enumerate(dtypes) if dtype in _WIDE_NAMES], [*range(len(dtypes))])
 
 
@@ -70,16 +72,18 @@ def _package() -> Any:
     return openvino
 
 
-def _settings(precision: str, threads: int) -> dict[str, str]:
+def _settings(precision: str, threads: int, streams: int) -> dict[str, str]:
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
-        settings["INFERENCE_NUM_THREADS"] = str(threads)
+        settings["INFERENCE_NUM_THREADS"] = str(threads * streams)
+        # With one stream, calls wait for one another, however many threads make them.
+        settings["NUM_STREAMS"] = str(streams)
     return settings
 
 
-def _compiled(model: Any, precision: str, threads: int, wide: Sequence[int], places: Sequence[int]) -> Engine:
+def _compiled(model: Any, settings: dict[str, str], wide: Sequence[int], places: Sequence[int]) -> Engine:
     with kept_signal_stack():
-        compiled = _package().compile_model(model, "CPU", _settings(precision, threads))
+        compiled = _package().compile_model(model, "CPU", settings)
     return CompiledModel(compiled, wide, places)
 
 

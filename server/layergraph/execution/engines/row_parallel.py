@@ -1,37 +1,52 @@
 """Splits the rows of a batch between threads, each of which runs a single-threaded engine.
 
 An engine's own threads split single operations. Those of a recurrent layer, a small product per timestep, are too short
-for that.
+for that; and what lies between the layers of a convolutional model fits into a core's cache for one row only.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from itertools import pairwise
 
 import numpy as np
 
 from layergraph.execution.engines.exported_graph import Array, Engine
 
 
-def row_parallel(engine: Engine, threads: int, assertion_count: int) -> Engine:
-    """Runs `engine`, whose rows must be independent, on up to `threads` parts of the rows at a time.
+def row_parallel(engine: Engine, threads: int, assertion_count: int, *, single_rows: bool) -> Engine:
+    """Runs `engine`, whose rows must be independent, in up to `threads` threads.
 
-    The last `assertion_count` outputs are runtime assertions, each of which must hold for all parts.
+    Each call has one row if `single_rows`, else an equal part of the rows. The last `assertion_count` outputs
+    are runtime assertions, each of which must hold for all calls.
     """
 
     def run(arrays: Sequence[Array]) -> Sequence[Array]:
         rows = len(arrays[0])
-        count = min(rows, threads)
+        count = rows if single_rows else min(rows, threads)
         if count < 2:
             return engine(arrays)
         ends = [rows * part // count for part in range(count + 1)]
-        parts = [[array[begin:end] for array in arrays] for begin, end in pairwise(ends)]
-        others = [_pool().submit(engine, part) for part in parts[1:]]
-        columns = list(zip(engine(parts[0]), *[other.result() for other in others], strict=True))
+        found: list[Sequence[Array]] = [()] * count
+        # Each thread takes the next part until none is left: a thread whose core is busy takes fewer.
+        left = iter(range(count))
+
+        def work() -> None:
+            for part in left:
+                found[part] = engine([array[ends[part] : ends[part + 1]] for array in arrays])
+
+        others = [_pool().submit(work) for _ in range(min(threads, count) - 1)]
+        try:
+            work()
+        finally:
+            # One that hasn't begun has nothing left to do.
+            begun = [other for other in others if not other.cancel()]
+            wait(begun)
+        for other in begun:
+            other.result()
+        columns = list(zip(*found, strict=True))
         assertions = columns[len(columns) - assertion_count :]
         return [
             *map(np.concatenate, columns[: len(columns) - assertion_count]),

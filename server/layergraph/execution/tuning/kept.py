@@ -20,11 +20,10 @@ import numpy as np
 
 from layergraph.execution.engines.exported_graph import Array, Engine, UnfitError
 from layergraph.execution.engines.graph_files import OPENED, GraphFiles
-from layergraph.execution.engines.row_parallel import row_parallel
 from layergraph.execution.engines.table import EAGER
 from layergraph.execution.tuning.agreement import TOLERANCE, difference
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning, choices_from_json, choices_to_json
-from layergraph.execution.tuning.variants import ONE_THREAD, ROW_PARALLEL, UNMERGED, Variants, parts
+from layergraph.execution.tuning.variants import SINGLE_THREADED, UNMERGED, Variants, of_single, parts
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
@@ -118,11 +117,11 @@ def _all_opened(folder: Path, plan: Plan, threads: int, *, shared: bool, compare
 
 def _opened(name: str, entry: _Entry, files: GraphFiles, singles: dict[str, Engine]) -> Engine:
     engine, suffix = parts(name)
-    if suffix not in (ONE_THREAD, ROW_PARALLEL):
+    if suffix not in SINGLE_THREADED:
         return OPENED[engine](files, entry.file)
     if engine not in singles:
-        singles[engine] = OPENED[engine](files.with_threads(1), entry.file)
-    return singles[engine] if suffix == ONE_THREAD else row_parallel(singles[engine], files.threads, entry.assertions)
+        singles[engine] = OPENED[engine](files.single_threaded(), entry.file)
+    return of_single(suffix, singles[engine], files.threads, entry.assertions)
 
 
 def _numbered(arrays: Mapping[str, Any], name: str) -> list[Array]:

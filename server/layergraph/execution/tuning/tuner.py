@@ -27,7 +27,7 @@ from layergraph.execution.tuning.kept import keep
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.tuning.time_budget import Allowance, NoTimeError
 from layergraph.execution.tuning.timing import lower_quartiles
-from layergraph.execution.tuning.variants import ONE_THREAD, ROW_PARALLEL, Variants, has_file
+from layergraph.execution.tuning.variants import ONE_THREAD, SPLIT_ROWS, Variants, has_file
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
@@ -237,7 +237,7 @@ class _Bench:
         for place, rows in enumerate(self._rows):
             self._allowance.wait()
             # A single row can't be split.
-            tried = [tuned for tuned in fit if rows > 1 or not tuned.name.endswith(ROW_PARALLEL)]
+            tried = [tuned for tuned in fit if rows > 1 or not tuned.name.endswith(SPLIT_ROWS)]
             tried.sort(key=lambda tuned: before[tuned.name])
             timed = self._in_time(tried, rows)
             if len(timed) < len(tried):

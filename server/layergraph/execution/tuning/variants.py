@@ -15,12 +15,18 @@ from layergraph.execution.passes.merge_shared_calls import joins
 UNMERGED = "-unmerged"
 #: One thread: for a small model, more threads cost more than they gain.
 ONE_THREAD = "-1thread"
-#: Rows split between threads, each with a single-threaded engine.
+#: Rows split between threads, each with a single-threaded engine: a part for each thread.
 ROW_PARALLEL = "-rowparallel"
-_SUFFIXES = (UNMERGED, ONE_THREAD, ROW_PARALLEL)
-#: Engines with single-threaded and row-parallel variants, if a row takes them less than `_SMALL_ROW_SECONDS` seconds.
+#: The same, but each call has a single row: what lies between convolutions fits into a core's cache.
+ROW_BY_ROW = "-rowbyrow"
+SPLIT_ROWS = (ROW_PARALLEL, ROW_BY_ROW)
+SINGLE_THREADED = (ONE_THREAD, *SPLIT_ROWS)
+_SUFFIXES = (UNMERGED, *SINGLE_THREADED)
+#: Engines with single-threaded variants, if a row takes them less than `_SMALL_ROW_SECONDS` seconds.
 _FEW_THREADS = ("onnxruntime", "openvino")
-_SMALL_ROW_SECONDS = 0.01
+_SMALL_ROW_SECONDS = 0.02
+#: A row must take them more than this for calls of single rows to be tried.
+_CALL_SECONDS = 0.0005
 
 
 class MakeSource(Protocol):
@@ -48,21 +54,23 @@ class Variants:
         """Names of the variants of an engine that are worth trying, given its seconds per row."""
         if UNMERGED in self._sources:
             yield engine + UNMERGED
-        if self._threads > 1 and engine in _FEW_THREADS and row_seconds < _SMALL_ROW_SECONDS:
+        if engine not in _FEW_THREADS or row_seconds >= _SMALL_ROW_SECONDS:
+            return
+        if self._threads > 1:
             yield engine + ONE_THREAD
             if self._batched:
                 yield engine + ROW_PARALLEL
+        if self._batched and row_seconds > _CALL_SECONDS:
+            yield engine + ROW_BY_ROW
 
     def make(self, name: str) -> Engine:
         """Builds an engine. Raises KeyError for an unknown name, and the engine's own errors."""
         engine, suffix = parts(name)
-        if suffix not in (ONE_THREAD, ROW_PARALLEL):
+        if suffix not in SINGLE_THREADED:
             return self._table[engine](self._sources[suffix])
-        source = self._sources[""].with_threads(1)
         if engine not in self._singles:
-            self._singles[engine] = self._table[engine](source)
-        single = self._singles[engine]
-        return single if suffix == ONE_THREAD else row_parallel(single, self._threads, source.assertion_count)
+            self._singles[engine] = self._table[engine](self._sources[""].single_threaded())
+        return of_single(suffix, self._singles[engine], self._threads, self.assertion_count)
 
     def content(self, name: str, built: Engine) -> tuple[str, bytes]:
         """Name of the file of an engine that was built, and its content, from which it can be opened again.
@@ -73,8 +81,8 @@ class Variants:
         if not has_file(name):
             raise UnfitError(f"engine '{engine}' can't be written to a file")
         apart = UNMERGED if suffix == UNMERGED else ""
-        single = suffix in (ONE_THREAD, ROW_PARALLEL)
-        return engine + apart, CONTENTS[engine](self._sources[apart], self._singles[engine] if single else built)
+        graph = self._singles[engine] if suffix in SINGLE_THREADED else built
+        return engine + apart, CONTENTS[engine](self._sources[apart], graph)
 
     @property
     def assertion_count(self) -> int:
@@ -90,6 +98,13 @@ class Variants:
         """Releases the exported graphs; no more engines can be built."""
         for source in self._sources.values():
             source.release()
+
+
+def of_single(suffix: str, single: Engine, threads: int, assertion_count: int) -> Engine:
+    """The variant of a single-threaded engine whose suffix is one of SINGLE_THREADED."""
+    if suffix == ONE_THREAD:
+        return single
+    return row_parallel(single, threads, assertion_count, single_rows=suffix == ROW_BY_ROW)
 
 
 def has_file(name: str) -> bool:

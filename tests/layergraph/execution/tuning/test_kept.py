@@ -13,7 +13,7 @@ from layergraph import layers
 from layergraph.execution.engines import graph_files
 from layergraph.execution.engines.exported_graph import UnfitError
 from layergraph.execution.engines.table import ENGINES
-from layergraph.execution.tuning import kept, tuner
+from layergraph.execution.tuning import kept, tuner, variants
 from layergraph.execution.tuning.kept import EXAMPLE, FILES, NOTE, noted
 from layergraph.execution.tuning.time_budget import NoTimeError
 
@@ -75,13 +75,31 @@ def test_an_engine_is_opened_from_its_file(tmp_path: Path, fastest: dict[str, fl
     answer(plan)
 
 
-def test_rows_are_split_between_single_threads(tmp_path: Path, fastest: dict[str, float]) -> None:
+@pytest.mark.parametrize(("engine", "streams"), [("openvino", "1"), ("openvino-1thread", "2")])
+def test_single_threaded_calls_of_openvino_are_computed_at_the_same_time(
+    tmp_path: Path, fastest: dict[str, float], engine: str, streams: str
+) -> None:
+    """With one stream the parts of a batch would wait for one another."""
+    pytest.importorskip("openvino")
+    fastest[engine] = 0.1
+    for found in (tuned(tmp_path, ("openvino",)), model().plan().open_kept(tmp_path, 2, shared=True)):
+        compiled = found.choices[1].tuned.run._compiled
+        assert str(compiled.get_property("NUM_STREAMS")) == streams
+        assert str(compiled.get_property("INFERENCE_NUM_THREADS")) == "2"
+
+
+@pytest.mark.parametrize("split", ["onnxruntime-rowparallel", "onnxruntime-rowbyrow"])
+def test_rows_are_split_between_single_threads(
+    tmp_path: Path, fastest: dict[str, float], monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
     pytest.importorskip("onnxruntime")
-    fastest |= {"onnxruntime-rowparallel": 0.1, "onnxruntime-1thread": 0.2}
+    # Row by row for a model this small, too.
+    monkeypatch.setattr(variants, "_CALL_SECONDS", 0.0)
+    fastest |= {split: 0.1, "onnxruntime-1thread": 0.2}
     tuned(tmp_path, ("onnxruntime",))
     plan = model().plan()
     found = plan.open_kept(tmp_path, 2, shared=True)
-    assert [choice.engine for choice in found.choices] == ["onnxruntime-1thread", "onnxruntime-rowparallel"]
+    assert [choice.engine for choice in found.choices] == ["onnxruntime-1thread", split]
     # One file for both.
     assert {path.name for path in tmp_path.iterdir()} == {"onnxruntime", NOTE, EXAMPLE}
     np.testing.assert_allclose(answer(plan), model().predict(INPUTS), rtol=1e-5, atol=1e-6)

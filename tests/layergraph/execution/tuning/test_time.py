@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any
 
@@ -197,32 +196,44 @@ def test_one_thread_is_chosen_where_cores_are_shared_and_more_are_little_faster(
     assert one_thread.engine == "onnxruntime"
 
 
-def test_rows_are_shared_out_between_threads_where_that_is_faster(
-    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variant", "split"), [("openvino-rowparallel", [2, 3, 3]), ("openvino-rowbyrow", [1] * 8)], ids=["parts", "rows"]
+)
+def test_rows_are_split_between_threads_where_that_is_faster(
+    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, variant: str, split: list[int]
 ) -> None:
-    """For an engine whose own threads don't help. The result is built again from its name."""
-    slow_torch(plan, clock, monkeypatch, 0.05)
+    """The result is built again from its name."""
     calls: list[tuple[int, int]] = []
+    timed: list[set[str]] = []
 
     def engine(source: Any) -> Any:
         def run(arrays: Any) -> Any:
             calls.append((source.threads, len(arrays[0])))
-            if threading.current_thread() is threading.main_thread():  # the parts pass at the same time
-                clock.now += 0.001 * len(arrays[0])
+            clock.now += 0.001 * len(arrays[0])
             return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
 
         return run
 
+    def quartiles(timing: dict[str, Any], seconds: float) -> dict[str, float]:
+        timed.append({*timing})
+        return {name: {variant: 1e-4, "openvino-1thread": 2e-4}.get(name, 1e-3) for name in timing}
+
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.lower_quartiles", quartiles)
     monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"openvino": engine})
     options = {"engines": ("openvino",), "rows": (1, 8), "threads": 3, "shared": True}
     found = plan.tune(**options)
-    assert [choice.engine for choice in found.choices] == ["openvino-1thread", "openvino-rowparallel"]
+    assert [choice.engine for choice in found.choices] == ["openvino-1thread", variant]
+    # A single row can't be split.
+    assert timed[-2:] == [
+        {"eager", "openvino", "openvino-1thread"},
+        {"eager", "openvino", "openvino-1thread", "openvino-rowparallel", "openvino-rowbyrow"},
+    ]
     data = {plan.input_specs[0].name: torch.rand(8, 4).numpy()}
     for options["known"] in ((), found.choices):
         plan.tune(**options)
         calls.clear()
         (got,) = plan.run(data).values()
-        assert sorted(calls) == [(1, 2), (1, 3), (1, 3)]
+        assert sorted(calls) == [(1, rows) for rows in split]
         np.testing.assert_allclose(got, plan.run_eagerly(list(data.values()))[0], rtol=1e-6)
 
 
