@@ -17,15 +17,17 @@ from contextlib import contextmanager
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from layerserve.cli.parser import Parser, with_default
 
-from layerserve_server.app import App
 from layerserve_server.observability import logs
 from layerserve_server.observability.output import STDERR, STDOUT, Rewriter
-from layerserve_server.repository.entry import Description
-from layerserve_server.repository.model_settings import invalid_files
 from layerserve_server.settings import Settings, SettingsError, in_force, json_logs, missing_paths, read_settings
+
+if TYPE_CHECKING:
+    from layerserve_server.app import App
+    from layerserve_server.repository.entry import Description
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ def serve(argv: Sequence[str]) -> int:
         rewriter.take(STDERR)
     try:
         settings = read_settings(argv)
-        if settings.check_config and (wrong := missing_paths(settings) or invalid_files(Path(settings.path))):
+        if settings.check_config and (wrong := missing_paths(settings) or _invalid_files(settings)):
             raise SettingsError("\n".join(wrong))
     except SettingsError as error:
         return _refuse(str(error), rewriter)
@@ -87,6 +89,13 @@ def serve(argv: Sequence[str]) -> int:
     if again:
         app.stop(0.0)
     return 0
+
+
+def _invalid_files(settings: Settings) -> list[str]:
+    # Imports torch, as `started` does.
+    from layerserve_server.repository.model_settings import invalid_files
+
+    return invalid_files(Path(settings.path))
 
 
 def _refuse(reason: str, rewriter: Rewriter | None) -> int:
@@ -127,6 +136,9 @@ def _started_or_signalled(signals: Signals, settings: Settings) -> tuple[App | N
 
 def started(settings: Settings) -> App:
     """Returns a started server. Raises ValueError if the path can't be served, OSError if a port is taken."""
+    # Imports torch, which takes a second or two; help and errors in settings don't need it.
+    from layerserve_server.app import App
+
     app = App(settings)
     try:
         app.start()

@@ -96,3 +96,17 @@ def test_a_reader_that_has_had_enough_gets_no_traceback() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [[name, "--help"] for name in extensions.names()] + [["serve", "--prt", "1"]], ids=" ".join
+)
+def test_help_and_wrong_arguments_need_no_torch(arguments):
+    """Importing it takes a second or two."""
+    program = (
+        "import sys; from layerserve.cli import main\n"
+        f"try: main({arguments})\nexcept SystemExit: pass\nfinally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert arguments[0] in done.stdout + done.stderr
