@@ -29,3 +29,6 @@ KEEPS_NOT_FINITE: Mapping[str, Callable[[ExportedGraph], bool]] = {"onnxruntime"
 #: Engines that are tried by default, most promising first, as time may not suffice for all. `inductor` is left out: it
 #: takes longer than all of them together.
 DEFAULT_ENGINES = ("cuda", "onnxruntime", "openvino", "torchscript")
+
+#: Engines that are built last, if time is left: their first calls take long, and they are rarely the fastest.
+LATE_ENGINES = ("torchscript", "inductor")

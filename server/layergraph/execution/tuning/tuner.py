@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from layergraph.execution.engines.exported_graph import Engine, ExportedGraph, UnfitError, exported_graph
-from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES
+from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES, LATE_ENGINES
 from layergraph.execution.samples import Sampler
 from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
 from layergraph.execution.tuning.edge_cases import unusual_rows
@@ -27,7 +27,7 @@ from layergraph.execution.tuning.kept import keep
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.tuning.time_budget import Allowance, NoTimeError
 from layergraph.execution.tuning.timing import lower_quartiles
-from layergraph.execution.tuning.variants import ONE_THREAD, SPLIT_ROWS, Variants, has_file
+from layergraph.execution.tuning.variants import ONE_THREAD, SPLIT_ROWS, Variants, has_file, parts
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan
@@ -75,7 +75,7 @@ def tune(
 
     Raises ValueError for an unknown engine, and OSError if `folder` can't be written.
 
-    engines   built in this order, while time is left
+    engines   built in this order, while time is left; LATE_ENGINES after the variants of the others
     seconds   of wall clock; a step that takes longer than expected may end later
     threads   number of threads per engine; 0 for torch's number
     shared    whether other work uses the same cores, as in a server: engines' threads don't spin between calls, and one
@@ -104,44 +104,85 @@ def tune(
     except Exception as reason:
         # Layers may raise anything for rows or lengths that don't fit; the model is then served by eager torch.
         return Tuning((), dict.fromkeys(engines, _short(reason)), late=isinstance(reason, NoTimeError))
-    fit: dict[str, Tuned] = {}
-    late: list[str] = []
-
-    def build(name: str) -> None:
-        trying(name)
-        try:
-            allowance.require(bench.expected_seconds, kept)
-            tuned = bench.built(name, partial(variants.make, name))
-            fit[name] = replace(tuned, finite=not variants.keeps_not_finite(name))
-        except Exception as reason:
-            # Engines may raise anything, and no failure may prevent a model from being served.
-            dropped[name] = _short(reason)
-            late.extend([name] if isinstance(reason, NoTimeError) else [])
-            logger.debug("engine %s dropped", name, exc_info=True)
-
+    builder = _Builder(bench, variants, allowance, kept, trying, dropped)
     try:
-        for name in engines:
-            build(name)
-            if pin and fit:
-                break
         if known:
-            return Tuning(tuple(_renewed(choice, fit.get(choice.engine)) for choice in known), dropped)
-        if pin and fit:
-            choices = [Choice(rows[0], name, {}, tuned) for name, tuned in fit.items()]
+            builder.build(engines)
+            return Tuning(tuple(_renewed(choice, builder.fit.get(choice.engine)) for choice in known), dropped)
+        if pin:
+            builder.build_first(engines)
         else:
-            for name in list(fit):
-                for other in variants.others(name, bench.row_seconds(name)):
-                    build(other)
+            for group in ([n for n in engines if n not in LATE_ENGINES], [n for n in engines if n in LATE_ENGINES]):
+                builder.build(group)
+                builder.build_others(group)
+        if pin and builder.fit:
+            choices = [Choice(rows[0], name, {}, tuned) for name, tuned in builder.fit.items()]
+        else:
             if folder is None:
                 # Before timing, so that memory is free.
                 variants.release()
-            choices = bench.choices(list(fit.values()), 1.0 if folder is None else _WORTH_BUILDING)
-        hurried = bool(late) and all(choice.tuned is None for choice in choices)
+            choices = bench.choices(list(builder.fit.values()), 1.0 if folder is None else _WORTH_BUILDING)
+        hurried = builder.late and all(choice.tuned is None for choice in choices)
         if folder is not None and choices and not hurried and not stopped():
             keep(folder, choices, variants, *bench.example)
     finally:
         variants.release()
-    return Tuning(tuple(choices), dropped, late=bool(late))
+    return Tuning(tuple(choices), dropped, late=builder.late)
+
+
+class _Builder:
+    """Builds and checks engines while time is left."""
+
+    def __init__(
+        self,
+        bench: _Bench,
+        variants: Variants,
+        allowance: Allowance,
+        kept: float,
+        trying: Callable[[str], None],
+        dropped: dict[str, str],
+    ) -> None:
+        """`kept` are seconds that must be left, and `dropped` gets the reasons of engines that aren't fit."""
+        self._bench = bench
+        self._variants = variants
+        self._allowance = allowance
+        self._kept = kept
+        self._trying = trying
+        self._dropped = dropped
+        #: The engines whose outputs equal eager torch's.
+        self.fit: dict[str, Tuned] = {}
+        #: Whether there was no time left for any.
+        self.late = False
+
+    def build(self, engines: Sequence[str]) -> None:
+        """Builds engines or variants of them."""
+        for name in engines:
+            self._build(name)
+
+    def build_first(self, engines: Sequence[str]) -> None:
+        """Builds engines until one is fit."""
+        for name in engines:
+            self._build(name)
+            if self.fit:
+                break
+
+    def build_others(self, engines: Sequence[str]) -> None:
+        """Builds the variants of engines that are fit."""
+        for name in engines:
+            if name in self.fit:
+                self.build(list(self._variants.others(name, self._bench.row_seconds(name))))
+
+    def _build(self, name: str) -> None:
+        self._trying(name)
+        try:
+            self._allowance.require(self._bench.expected_seconds(name), self._kept)
+            tuned = self._bench.built(name, partial(self._variants.make, name))
+            self.fit[name] = replace(tuned, finite=not self._variants.keeps_not_finite(name))
+        except Exception as reason:
+            # Engines may raise anything, and no failure may prevent a model from being served.
+            self._dropped[name] = _short(reason)
+            self.late |= isinstance(reason, NoTimeError)
+            logger.debug("engine %s dropped", name, exc_info=True)
 
 
 class _Bench:
@@ -168,6 +209,9 @@ class _Bench:
         self._add_unusual_cases()
         self._comparing = time.monotonic() - began
         self._longest_build = self._row * _RECORDED_ROWS + self._comparing
+        #: Seconds for each engine so far: for building and comparing, for comparing alone.
+        self._built_seconds: dict[str, float] = {}
+        self._compared_seconds: dict[str, float] = {}
 
     def _affordable(self, counts: Sequence[int], seconds: float) -> list[int]:
         """The row counts at which outputs are compared: at least two, as a graph may have one of them as a constant."""
@@ -178,10 +222,14 @@ class _Bench:
             taken.append(count)
         return taken
 
-    @property
-    def expected_seconds(self) -> float:
-        """Expected seconds for building and comparing the next engine: those of the slowest so far."""
-        return self._longest_build
+    def expected_seconds(self, name: str) -> float:
+        """Expected seconds for building and comparing an engine: those of the slowest so far.
+
+        For a variant, those of the engine, whose graph it has; split rows are computed by an engine that is built.
+        """
+        engine, suffix = parts(name)
+        before = self._compared_seconds if suffix in SPLIT_ROWS else self._built_seconds
+        return before.get(engine, self._longest_build)
 
     def _add_unusual_cases(self) -> None:
         for case in unusual_rows(self._sampler):
@@ -214,6 +262,7 @@ class _Bench:
         began = time.monotonic()
         try:
             engine = make()
+            compared = time.monotonic()
             for case, expected, tolerance in zip(self._cases, self._expected, self._tolerances, strict=True):
                 self._allowance.require(0.0)
                 started = time.perf_counter()
@@ -225,9 +274,11 @@ class _Bench:
                     raise UnfitError(f"its outputs differ from eager torch's by {off:.2g} for {case[0].shape[0]} rows")
                 if not all(outputs[len(expected) :]):
                     raise UnfitError("it refuses data that eager torch accepts")
+            self._compared_seconds[name] = time.monotonic() - compared
             return Tuned(name, engine)
         finally:
-            self._longest_build = max(self._longest_build, time.monotonic() - began)
+            self._built_seconds[name] = time.monotonic() - began
+            self._longest_build = max(self._longest_build, self._built_seconds[name])
 
     def choices(self, fit: Sequence[Tuned], worth_building: float) -> list[Choice]:
         """The fastest engine for each row count that can be timed in the time left (see `_best`)."""

@@ -237,6 +237,30 @@ def test_rows_are_split_between_threads_where_that_is_faster(
         np.testing.assert_allclose(got, plan.run_eagerly(list(data.values()))[0], rtol=1e-6)
 
 
+def test_split_rows_take_no_time_to_build(plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their engine is there already, so only comparing is expected to take time: 3 + 3 of 7.5 s are over."""
+    slow_torch(plan, clock, monkeypatch, 0.01)
+
+    def engine(source: Any) -> Any:
+        clock.now += 3.0
+
+        def run(arrays: Any) -> Any:
+            clock.now += 0.001 * len(arrays[0])
+            return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+        return run
+
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"openvino": engine, "torchscript": engine})
+    order: list[str] = []
+    found = plan.tune(
+        engines=("torchscript", "openvino"), rows=(1, 8), threads=2, seconds=SECONDS, shared=True, trying=order.append
+    )
+    # TorchScript last, though it comes first.
+    assert order == ["openvino", "openvino-1thread", "openvino-rowparallel", "openvino-rowbyrow", "torchscript"]
+    assert found.dropped.keys() == {"torchscript"}
+    assert found.dropped["torchscript"].startswith("no time left")
+
+
 def test_quick_calls_are_timed_often_but_not_for_ever(plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     slow_torch(plan, clock, monkeypatch, 0.001)
     calls = 0
