@@ -39,7 +39,7 @@ _WORTH_THREADS = 1.25
 #: If engines are kept, one that can't be written must be this many times as fast as the others to be chosen.
 _WORTH_BUILDING = 1.25
 #: Row counts that are timed by default.
-ROWS = (1, 8, 32)
+ROWS = (1, 2, 8, 32)
 #: More row counts at which outputs are compared: a graph must not have the row counts of its trace as constants.
 _CHECKED_ROWS = (1, 3, 5)
 #: Maximum time of an engine's call, as a fraction of eager torch's, to be chosen over it.
