@@ -66,14 +66,14 @@ def keep(
     arrays: dict[str, Any] = {f"input_{i}": array for i, array in enumerate(inputs)}
     arrays |= {f"output_{i}": array for i, array in enumerate(outputs)}
     np.savez(folder / EXAMPLE, **arrays)
-    note = {"choices": json.loads(choices_to_json(choices)), "engines": entries}
+    note = {"choices": choices_to_json(choices), "engines": entries}
     (folder / NOTE).write_text(json.dumps(note))
 
 
 def noted(folder: Path) -> tuple[Choice, ...]:
     """Returns the choices of `keep`, without their engines; none if the note is damaged."""
     try:
-        return choices_from_json(json.dumps(json.loads((folder / NOTE).read_bytes())["choices"]).encode())
+        return choices_from_json(json.loads((folder / NOTE).read_bytes())["choices"])
     except (OSError, ValueError, LookupError, TypeError):
         return ()
 
@@ -95,7 +95,7 @@ def opened(folder: Path, plan: Plan, threads: int, *, shared: bool, compare: boo
 
 def _all_opened(folder: Path, plan: Plan, threads: int, *, shared: bool, compare: bool) -> Tuning:
     note = json.loads((folder / NOTE).read_bytes())
-    choices = noted(folder)
+    choices = choices_from_json(note["choices"])
     if not choices:
         raise UnfitError("no engine was noted")
     entries = {name: _Entry(**entry) for name, entry in dict(note["engines"]).items()}

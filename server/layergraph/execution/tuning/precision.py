@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import tempfile
@@ -121,7 +122,7 @@ def _int8(
         if not choices:
             fit |= _passing(plan, graphs, compare, FLOAT32)[0]
             choices = _fastest(plan, given, {name: tuned.run for name, (tuned, _) in fit.items()})
-            (folder / _NOTE).write_text(choices_to_json(choices))
+            (folder / _NOTE).write_text(json.dumps(choices_to_json(choices)))
     chosen = [choice for choice in choices if choice.engine in fit]
     if all(choice.engine in FLOAT32 for choice in chosen):
         # Tuning has more engines of float32 to choose from.
@@ -204,7 +205,7 @@ def _fastest(plan: Plan, given: Sequence[Array], engines: Mapping[str, Engine]) 
 def _recall(note: Path) -> list[Choice]:
     """The choices that were made before; none if they are damaged, or of an engine that there isn't."""
     try:
-        found = list(choices_from_json(note.read_bytes()))
+        found = list(choices_from_json(json.loads(note.read_bytes())))
         return found if all(choice.engine in INT8 | FLOAT32 and choice.rows > 0 for choice in found) else []
     except (OSError, ValueError, LookupError, TypeError):
         return []

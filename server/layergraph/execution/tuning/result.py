@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from layergraph.execution.engines.exported_graph import Engine
 
@@ -47,14 +46,13 @@ class Choice:
     difference: float = 0.0
 
 
-def choices_to_json(choices: Iterable[Choice]) -> str:
-    """Returns choices as text, without their engines."""
-    return json.dumps([{"rows": c.rows, "engine": c.engine, "milliseconds": dict(c.milliseconds)} for c in choices])
+def choices_to_json(choices: Iterable[Choice]) -> list[dict[str, Any]]:
+    """Returns choices as values for JSON, without their engines."""
+    return [{"rows": c.rows, "engine": c.engine, "milliseconds": dict(c.milliseconds)} for c in choices]
 
 
-def choices_from_json(text: bytes) -> tuple[Choice, ...]:
-    """Returns the choices of `choices_to_json`. Raises ValueError, LookupError or TypeError if the text is damaged."""
-    saved = json.loads(text)
+def choices_from_json(saved: Any) -> tuple[Choice, ...]:
+    """Returns the choices of `choices_to_json`. Raises ValueError, LookupError or TypeError if they are damaged."""
     return tuple(Choice(int(one["rows"]), str(one["engine"]), dict(one["milliseconds"])) for one in saved)
 
 

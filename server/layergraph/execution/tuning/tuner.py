@@ -300,7 +300,7 @@ class _Bench:
             inputs = self._sampler.rows(rows, seed=1)
             calls: dict[str, Callable[[], Any]] = {EAGER: partial(self._plan.run_eagerly, inputs)}
             calls |= {tuned.name: partial(tuned.run, inputs) for tuned in timed}
-            times = lower_quartiles(calls, seconds)
+            times = lower_quartiles(calls, seconds, spinning=not self._shared)
             before = {name: seconds * rows for name, seconds in self._rows_seconds.items()} | times
             best = _best(timed, times, _WORTH_THREADS if self._shared else 1.0, worth_building)
             milliseconds = {name: value * 1000 for name, value in times.items()}

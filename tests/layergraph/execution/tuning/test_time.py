@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import layergraph
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from layergraph.execution.passes.merge_shared_calls import joins
+from layergraph.execution.tuning.timing import lower_quartiles
 
 SECONDS = 10.0
 
@@ -214,7 +216,7 @@ def test_rows_are_split_between_threads_where_that_is_faster(
 
         return run
 
-    def quartiles(timing: dict[str, Any], seconds: float) -> dict[str, float]:
+    def quartiles(timing: dict[str, Any], seconds: float, **_: Any) -> dict[str, float]:
         timed.append({*timing})
         return {name: {variant: 1e-4, "openvino-1thread": 2e-4}.get(name, 1e-3) for name in timing}
 
@@ -275,9 +277,30 @@ def test_quick_calls_are_timed_often_but_not_for_ever(plan: Any, clock: Clock, m
         return run
 
     monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": engine})
-    assert plan.tune(engines=("some",), rows=(1,), seconds=SECONDS).choices
+    assert plan.tune(engines=("some",), rows=(1,), seconds=SECONDS, shared=True).choices
     # 50 turns of five calls, after which a fifth of a second has passed.
     assert 250 <= calls < 300
+    assert clock.now < 0.6
+
+
+def test_threads_that_spin_are_waited_for(clock: Clock) -> None:
+    """For 25 ms after a call, threads of one function slow the other one down."""
+    last = {"some": -1.0, "other": -1.0}
+
+    def calling(name: str, seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            disturbed = any(clock.now - ended < 0.025 for other, ended in last.items() if other != name)
+            clock.now += seconds * (2 if disturbed else 1)
+            last[name] = clock.now
+
+        return call
+
+    calls = {"some": calling("some", 2e-5), "other": calling("other", 3e-5)}
+    assert lower_quartiles(calls, SECONDS, spinning=True) == pytest.approx({"some": 2e-5, "other": 3e-5})
+    assert lower_quartiles(calls, SECONDS) == pytest.approx({"some": 4e-5, "other": 6e-5})
+    # Enough after some turns, though there is time for more.
+    clock.now = 0.0
+    lower_quartiles(calls, SECONDS, spinning=True)
     assert clock.now < 0.6
 
 
