@@ -54,7 +54,7 @@ def test_a_server_tunes_says_what_it_chose_and_remembers_it(
     rows = np.random.default_rng(0).standard_normal((5, 16)).astype("float32")
     with _serve(tmp_path, tuning_seconds=20.0) as app, Client(f"localhost:{app.grpc_port}") as client:
         first = _wait_until_tuned(client)
-        assert {choice.rows for choice in first.engines} == {1, 8, 32}
+        assert {choice.rows for choice in first.engines} == {1, 2, 8, 32}
         assert all("eager" in choice.milliseconds for choice in first.engines)
         np.testing.assert_allclose(client.predict("dense", rows), stock.predict_on_batch(rows), rtol=1e-5, atol=1e-6)
         assert main(["models", "--address", f"localhost:{app.grpc_port}"]) == 0
@@ -102,7 +102,7 @@ def test_inspect_shows_the_times(tmp_path: Path) -> None:
 
     _save(tmp_path / "dense" / "model.keras")
     report = inspect(tmp_path / "dense" / "model.keras", engines=True)
-    assert [choice["rows"] for choice in report["engines"]] == [1, 8, 32]
+    assert [choice["rows"] for choice in report["engines"]] == [1, 2, 8, 32]
     assert "  1 row: " in text(report)
     assert "eager" in text(report)
 
