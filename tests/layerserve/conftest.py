@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from blocking import Blocking
 from layerserve import AsyncClient, Client, LayerNode, LayerNodes, NodeTensor, TensorSpec
+from layerserve.methods import Method
 from layerserve.testing import FakeServer
 
 
@@ -18,6 +20,20 @@ def server() -> Iterator[FakeServer]:
     with FakeServer() as running:
         add_models(running)
         yield running
+
+
+@pytest.fixture
+def answer(server: FakeServer) -> Callable[[Method[Any, Any], Callable[[Any, Any], Any]], None]:
+    """Make the server answer an RPC that it doesn't have: `answer(method, function of request and context)`."""
+
+    def add(method: Method[Any, Any], function: Callable[[Any, Any], Any]) -> None:
+        kind = grpc.unary_stream_rpc_method_handler if method.streams_replies else grpc.unary_unary_rpc_method_handler
+        handler = kind(function, method.request.FromString, method.reply.SerializeToString)
+        server._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(method.service, {method.name: handler}),)
+        )
+
+    return add
 
 
 @pytest.fixture(params=["blocking", "asyncio"])

@@ -11,6 +11,7 @@ from layerserve.cli import main
 from layerserve.cli.flags import flag_name
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.options.kinds import Flag, Json, Metadata, Number, Patterns, Publication, Text, Whole, Words
+from layerserve.options.online import ONLINE
 from layerserve.options.option import fill
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.v1 import training_pb2 as pb
@@ -89,7 +90,6 @@ def test_an_option_is_what_its_field_can_hold(option):
         assert sorted(kind.words.values()) == [value.number for value in field.enum_type.values if value.number]
     assert option.help.endswith(".")
     assert kind.expects
-    assert option.default is not None or option.otherwise
 
 
 def test_every_option_comes_back_from_a_specification():
@@ -118,15 +118,16 @@ def test_type_checkers_see_all_options(keywords, options):
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
-@pytest.mark.parametrize(("method", "options"), [("train", TRAIN), ("evaluate", EVALUATE)])
+@pytest.mark.parametrize(("method", "options"), [("train", TRAIN), ("evaluate", EVALUATE), ("train_online", ONLINE)])
 def test_people_see_all_options(client, method, options):
     function = getattr(client, method)
     parameters = inspect.signature(function).parameters
-    own = {"self", "model", "x", "y", "sample_weight", "dataset", "version", "label"}
+    own = {"self", "model", "x", "y", "sample_weight", "dataset", "version", "label", "session"}
     assert parameters.keys() - own - {"validation_data", "timeout"} == {option.name for option in options}
     for option in options:
         assert (parameters[option.name].default, parameters[option.name].annotation) == (option.default, option.type)
         assert f"\n    {option.name}: " in function.__doc__
+    assert "Default: None." not in " ".join(function.__doc__.split()), "what applies without the option isn't said"
     hints = get_type_hints(function)
     assert all(hints[option.name] == option.type for option in options)
 

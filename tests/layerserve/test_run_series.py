@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from layerserve import RunNotFound
+from layerserve.run_series import RunSeries, SeriesByRun
 
 X, Y = np.arange(192.0).reshape(64, 3), np.arange(64)
 
@@ -35,3 +36,11 @@ def test_what_does_not_exist_is_refused(client, runs):
     with pytest.raises(ValueError, match="expected 'epoch' or 'step'"):
         client.series(runs, by="hour")
     assert client.series(runs, ["other"]) == {run: {} for run in runs}
+
+
+def test_the_table_has_a_row_for_each_log_that_a_run_has():
+    def series(*values):
+        return RunSeries(np.arange(1, len(values) + 1), np.array(values), np.zeros(len(values)))
+
+    found = SeriesByRun({"a": {"loss": series(2.0, 0.5, 1.0)}, "b": {"loss": series(3.0), "mae": series()}}, "epoch")
+    assert found.table().rows == [("loss", "a", "2", "0.5", "2", "1"), ("loss", "b", "3", "3", "3", "3")]

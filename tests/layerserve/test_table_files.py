@@ -135,6 +135,8 @@ def test_the_kind_of_a_column_is_that_of_all_its_fields(csv, monkeypatch):
         ("ages\n1\n", Selection(("age",)), "unknown column 'age'; did you mean 'ages'?"),
         ("", Selection(), "the file is empty"),
         ("a,\xfc\n1,2\n".encode("latin1"), Selection(), "first line: got bytes that are no UTF-8"),
+        (b"a\x80,b\n1,2\n", Selection(), "first line: got bytes that are no UTF-8"),
+        (b"a,\xff\n1,2\n", Selection(), "first line: got bytes that are no UTF-8"),
         ("a\nb\n\xfc\n".encode("latin1"), Selection(text=True), "column 'a', row 2: got bytes that are no UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), Selection(), "got UTF-16, expected UTF-8"),
         ("a,b\n1," + "x" * (20 << 20) + "\n", Selection(("a",)), "got a row of more than 8388608 bytes"),

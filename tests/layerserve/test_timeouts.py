@@ -9,6 +9,9 @@ import time
 import numpy as np
 import pytest
 from layerserve import Client, DeadlineExceeded, PreparedCall, TensorSpec, TrainingRun
+from layerserve.methods import GET_SWEEP
+from layerserve.v1.sweeps_pb2 import SWEEP_STATE_FINISHED, SWEEP_STATE_RUNNING, GetSweepResponse
+from layerserve.v1.sweeps_pb2 import Sweep as SweepMessage
 
 #: Methods that make no call.
 WITHOUT = {"close", "curves", "plot", "table"}
@@ -124,6 +127,21 @@ def test_one_waits_for_a_run_as_long_as_one_likes(client, server):
     assert run.info().state in ("queued", "running")
     server.release_training()
     assert run.wait(timeout=20).history == {"loss": [1.0, 0.5]}
+
+
+def test_one_waits_for_a_sweep_as_long_as_one_likes(client, answer, monkeypatch):
+    """A sweep that has ended when it is looked at again, after the first wait's timeout."""
+    monkeypatch.setattr("layerserve.sweeps.LOOK_SECONDS", 0.3)
+    states = iter([SWEEP_STATE_RUNNING] * 2)
+
+    def get(request, context):
+        return GetSweepResponse(sweep=SweepMessage(id="s", state=next(states, SWEEP_STATE_FINISHED)))
+
+    answer(GET_SWEEP, get)
+    sweep = client.get_sweep("s")
+    with pytest.raises(DeadlineExceeded):
+        sweep.wait(timeout=0.1)
+    assert sweep.wait().state == "finished"
 
 
 def test_a_wait_does_not_outlast_its_timeout_while_the_server_is_away(client, server):

@@ -526,6 +526,8 @@ def test_a_run_is_paused_changed_and_goes_on(client, server):
     assert run.pause().state in ("queued", "running")
     changed = run.update(priority=7, metadata={"a": None, "c": "3"}, description="later")
     assert (changed.priority, changed.metadata, changed.description) == (7, {"b": "2", "c": "3"}, "later")
+    changed = run.update(priority=8)
+    assert (changed.priority, changed.metadata, changed.description) == (8, {"b": "2", "c": "3"}, "later")
     server.release_training()
     events = []
     for event in run:

@@ -58,7 +58,7 @@ class CsvTable(Table):
                 f"{self.label}: got a first line of more than {MAX_HEADER} bytes, or none ({error}), expected the "
                 "names of the columns"
             ) from None
-        if any("\ud800" <= letter <= "\udfff" for name in names for letter in name):
+        if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):  # of "surrogateescape"
             raise InvalidArgument(f"{self.label}, first line: got bytes that are no UTF-8")
         if len(names) > MAX_COLUMNS:
             raise InvalidArgument(f"{self.label}: got {len(names)} columns, expected at most {MAX_COLUMNS}")

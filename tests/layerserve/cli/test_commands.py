@@ -8,11 +8,16 @@ import re
 import sys
 from datetime import datetime
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from layerserve import methods
+from layerserve.tensors import encode
 from layerserve.testing.fake_run import FakeRun
+from layerserve.v1 import sweeps_pb2
 from layerserve.v1 import training_pb2 as pb
+from layerserve.v1.checkpoints_pb2 import PredictCheckpointResponse
 
 
 @pytest.fixture
@@ -344,6 +349,30 @@ def test_interrupting_leaves_the_run_and_says_how_to_go_on(cli, data, monkeypatc
     status, _, err = cli(f"train double {data}")
     assert status == 130
     assert "layerserve watch run-1" in err
+
+
+def test_interrupting_leaves_the_sweep_and_says_how_to_go_on(cli, answer, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    running = sweeps_pb2.Sweep(id="s", state=sweeps_pb2.SWEEP_STATE_RUNNING)
+    answer(methods.CREATE_SWEEP, lambda *_: sweeps_pb2.CreateSweepResponse(sweep=running))
+    answer(methods.GET_SWEEP, lambda *_: sweeps_pb2.GetSweepResponse(sweep=running))
+    monkeypatch.setattr("layerserve.cli.sweeps.time", SimpleNamespace(sleep=interrupted))
+    status, out, err = cli("sweep start double --x server:x.npy --y server:y.npy --try seed=1,2")
+    assert (status, out) == (130, "")
+    assert "layerserve sweep show s" in err
+
+
+def test_outputs_of_a_checkpoint_are_written_to_files(cli, answer, data, tmp_path):
+    reply = PredictCheckpointResponse(outputs=[encode(np.array([[2.0, 4.0]], np.float32), "y")])
+    answer(methods.PREDICT_CHECKPOINT, lambda *_: reply)
+    cli(f"train double {data}")
+    line = "checkpoint predict run-1/last -i d.npz:x"
+    assert cli(f"{line} -o y.npy")[:2] == (0, "y: float32 (1, 2)\nwritten to y.npy\n")
+    assert np.load(tmp_path / "y.npy").tolist() == [[2.0, 4.0]]
+    assert cli(f"{line} -o y.json")[0] == 0
+    assert json.loads((tmp_path / "y.json").read_text()) == {"checkpoint": "run-1/last", "outputs": {"y": [[2.0, 4.0]]}}
 
 
 def test_download_says_where_the_file_is(cli, tmp_path):
