@@ -115,6 +115,7 @@ class Killers:
 _DECLARATIONS = (
     "tests/layergraph/functional/test_signatures.py",
     "tests/layergraph/config/test_keras2_defaults.py",
+    "tests/layerserve/test_options.py",
     "tests/layerserve/test_public_api.py",
     "tests/layerserve_server/test_settings.py",
 )
