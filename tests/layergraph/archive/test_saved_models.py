@@ -238,6 +238,14 @@ def test_metadata_is_checked(tmp_path: Path) -> None:
         assert said in str(caught.value)
 
 
+def test_fields_that_arent_known_are_skipped(tmp_path: Path) -> None:
+    """Later releases may write more than nodes, before them too."""
+    folder = write_folder(tmp_path / "model", sequential(DENSE), DENSE_ARRAYS, *DENSE_NODES)
+    path = folder / "keras_metadata.pb"
+    path.write_bytes(field(2, "more") + field(1, 7) + path.read_bytes())
+    assert load_model(folder).predict(np.ones((1, 2)), verbose=0).tolist() == [[2.0]]
+
+
 def test_a_saved_folder_becomes_a_file(tmp_path: Path) -> None:
     arrays = numbers("tf215")
     model = load_model(FIXTURES / "tf215" / "model")

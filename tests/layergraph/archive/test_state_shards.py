@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,15 @@ def test_a_group_may_be_in_several_files(tmp_path: Path) -> None:
     with open_archive(tmp_path) as archive:
         names = {path.name for path in archive.files}
     assert names == {"model.json", "model.weights.json", *SHARDS}
+
+
+def test_a_closed_archive_holds_no_file_open(tmp_path: Path) -> None:
+    gc.collect()
+    before = h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
+    archive = open_archive(write(tmp_path))
+    assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) == before + len(SHARDS)
+    archive.close()
+    assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) == before
 
 
 def test_a_file_that_is_missing_or_elsewhere_is_named(tmp_path: Path) -> None:

@@ -61,6 +61,14 @@ def test_masks_that_reach_all_readers_make_padding_exact(make: Any, expected: Se
     )
 
 
+def test_a_row_without_any_word_isnt_padded_where_attention_would_average_all_steps() -> None:
+    entry = words()
+    attended = layers.Attention()([embedded(entry, masked=False), embedded(entry)])
+    padding = check_padding(Model(entry, attended).plan())
+    assert padding.group({"words": np.ones((1, 3), np.int32)}) is not None
+    assert padding.group({"words": np.zeros((1, 3), np.int32)}) is None
+
+
 def test_masking_is_padded_with_its_value() -> None:
     entry = Input((None, 3), name="steps")
     padding = check_padding(Model(entry, layers.LSTM(2)(layers.Masking(-1.0)(entry))).plan())

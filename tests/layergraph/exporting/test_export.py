@@ -292,6 +292,20 @@ def test_a_kernel_that_onnx_runtime_lacks_is_named(tmp_path: Path) -> None:
         Model(x, layers.Conv1DTranspose(3, 2, dtype="float64", name="up")(x)).export(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_package_that_is_missing_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ExportError, match=f"the package '{package}' isn't installed"):
+        dense().export(tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_tensors_without_elements_is_refused(tmp_path: Path) -> None:
+    x = Input((4,), name="x")
+    with pytest.raises(ExportError, match="the model computes with tensors without elements"):
+        Model(x, x[:, 4:]).export(tmp_path / "m.pt2")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     ("make", "text"),

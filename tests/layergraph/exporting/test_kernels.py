@@ -61,6 +61,20 @@ def test_a_type_with_a_kernel_stays() -> None:
     assert rewritten(made) == ["Not"]
 
 
+def test_kernels_are_looked_up_once_for_all_shapes() -> None:
+    nodes = [helper.make_node("Not", ["a"], ["b"]), helper.make_node("Reshape", ["b", "rank"], ["c"])]
+    nodes.append(helper.make_node("Not", ["c"], ["y"]))
+    made = model(nodes, {"a": TensorProto.BOOL}, {"y": TensorProto.BOOL}, 2)
+    made.graph.initializer.append(helper.make_tensor("rank", TensorProto.INT64, [2], [2, 3]))
+    opened: list[str] = []
+
+    def opens(alone: bytes) -> None:
+        opened.extend(node.op_type for node in onnx.load_from_string(alone).graph.node)
+
+    with_kernels(onnx, made, opens)
+    assert sorted(opened) == ["Not", "Reshape"]
+
+
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
 def test_the_first_two_axes_are_exchanged_with_one_more(kind: int) -> None:
     """ONNX Runtime 1.32 crashes when it opens such a model as it is."""

@@ -337,8 +337,9 @@ def test_attributes_may_be_set_again_and_share_layers(tmp_path: Path) -> None:
             def __init__(self, **kwargs: Any) -> None:
                 super().__init__(**kwargs)
                 if k is layergraph:
-                    # Keras keeps listing a layer that was replaced.
-                    self.z = k.layers.Dense(9)
+                    # Keras keeps listing layers that were replaced.
+                    self.z, self.a = k.layers.Dense(9), [k.layers.Dense(9) for _ in range(3)]
+                    self.a[2].build((None, 4))
                 self.z = k.layers.Dense(4, name="shared")
                 self.a = [self.z, k.layers.Dense(4)]
 

@@ -129,7 +129,10 @@ def test_input_that_does_not_fit_is_refused() -> None:
         LAYERS["MaxPooling1D"](3)(layergraph.Input((2, 5)))
 
 
-@pytest.mark.parametrize(("class_name", "options"), [("MaxPooling1D", {}), ("GlobalAveragePooling1D", {})])
+@pytest.mark.parametrize(
+    ("class_name", "options"),
+    [("MaxPooling1D", {}), ("GlobalAveragePooling1D", {}), ("AdaptiveAveragePooling1D", {"output_size": 2})],
+)
 def test_data_without_steps_is_refused(class_name: str, options: dict[str, object]) -> None:
     x = layergraph.Input((None, 2))
     plan = layergraph.Model(x, LAYERS[class_name](**options)(x)).plan()

@@ -13,7 +13,9 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph.errors import ConfigError, CorruptFileError, GraphError, ModelFileError, UnsupportedModelError
+from layergraph.layers.hub import RotaryEmbedding
 from layergraph.models.hub.encoders import BertBackbone
+from layergraph.models.hub.image_classifiers import ImageClassifier
 from layergraph.models.hub.model import HubModel
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.models.hub.tasks import BertMaskedLM, BertTextClassifier
@@ -54,6 +56,42 @@ def unpacked(name: str, folder: Path) -> Path:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_files_give_the_numbers_of_keras_hub(file: Path) -> None:
     check(layergraph.load_model(file), file.stem)
+
+
+def test_options_that_are_not_given_are_those_of_keras_hub() -> None:
+    """The model of the fixture was made of a layer with these options."""
+    inputs, (expected,) = arrays_of("rotary_yarn")
+    layer = RotaryEmbedding(rope_type="yarn", scaling_factor=4.0)
+    assert_close(layer(next(iter(inputs.values()))), expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "lacks", "epsilon"),
+    [
+        ("AlbertBackbone", {"embedding_dim": 4}, "", 1e-12),
+        ("BertBackbone", {}, "", 1e-12),
+        ("DistilBertBackbone", {}, "", 1e-12),
+        ("ElectraBackbone", {"embedding_dim": 4, "vocab_size": 20}, "vocabulary_size", 1e-12),
+        ("FNetBackbone", {}, "num_heads", 1e-12),
+        ("RobertaBackbone", {}, "", 1e-5),
+    ],
+)
+def test_what_is_added_to_variances_is_as_in_keras_hub(
+    name: str, more: dict[str, int], lacks: str, epsilon: float
+) -> None:
+    """Numbers show it for vectors of nearly equal features only."""
+    options = {key: value for key, value in {**SMALL, **more}.items() if key != lacks}
+    model = HubModel(HUB_MODELS[f"keras_hub>{name}"](**options))
+    found = [getattr(layer, "epsilon", getattr(layer, "layer_norm_epsilon", None)) for layer in model.layers]
+    assert [value for value in found if value is not None] == [epsilon, epsilon]
+
+
+def test_all_layers_of_a_classifier_have_the_type_of_its_backbone() -> None:
+    kind = HUB_MODELS["keras_hub>XceptionBackbone"]
+    shape = {"stackwise_conv_filters": [[2]], "stackwise_pooling": [False], "image_shape": (4, 4, 3)}
+    model = HubModel(ImageClassifier(backbone=HubModel(kind(**shape, dtype="bfloat16")), num_classes=2))
+    types = {layer.name: layer.compute_dtype for layer in model.layers[-3:]}
+    assert types == dict.fromkeys(("pooler", "output_dropout", "predictions"), "bfloat16")
 
 
 @pytest.mark.parametrize(

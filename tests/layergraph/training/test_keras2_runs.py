@@ -17,6 +17,7 @@ from layergraph.functional.logits import keep_logits, logits_of
 from layergraph.functional.lookups import Lookups
 from layergraph.training.callbacks.table import callback
 from layergraph.training.compile import Compiled
+from layergraph.training.keras2_crossentropies import binary_crossentropy
 from layergraph.training.metrics.confusion import AUC
 from layergraph.training.optimizers.elementwise import RMSprop
 from layergraph.training.optimizers.legacy import LegacyRMSprop
@@ -87,6 +88,14 @@ def test_compiled_anew_it_stays_a_model_of_keras_2():
     model.compile("sgd", "binary_crossentropy")
     # The logits are about 30; probabilities are clipped, whose crossentropy is 16 at most.
     assert model.evaluate(arrays["x0"], arrays["y0"], verbose=0) > 25
+
+
+def test_predictions_that_are_certain_and_wrong_are_clipped_as_in_keras_2():
+    """By 1e-7, which Keras 2 adds once more."""
+    for certain, label in ((1.0, 0.0), (0.0, 1.0)):
+        found = binary_crossentropy(torch.tensor([[label]]), torch.tensor([[certain]]))
+        # Just below 1, float32 has steps of 2**-24.
+        assert found.item() == pytest.approx(-np.log(2 * 2.0**-24 + 1e-7 if certain else 2e-7), rel=1e-5)
 
 
 def test_class_weights_multiply_sample_weights():

@@ -68,6 +68,13 @@ def test_rows_of_an_embedding(name: str, options: dict[str, Any], scaled: str) -
             np.testing.assert_allclose(weight.numpy(), stored[f"{index}/after/{step}/{i}"], rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"use_ema": True}, {"gradient_accumulation_steps": 2}])
+def test_with_options_of_keras_3_that_move_all_rows_gradients_must_be_whole(options: dict[str, Any]) -> None:
+    ours = optimizer({"class_name": "SGD", "config": {"learning_rate": 0.5, "decay": 0.0, **options}})
+    assert type(ours) is LEGACY["SGD"]
+    assert not ours.takes_rows
+
+
 def test_every_legacy_optimizer_has_a_case() -> None:
     assert {name for name, _ in LEGACY_ROWS} == set(LEGACY)
 

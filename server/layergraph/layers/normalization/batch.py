@@ -203,8 +203,8 @@ class BatchNormalization(AffineLayer):
             self._update(w.renorm_stddev, deviation, self.renorm_momentum)
             self._update(w.moving_mean, mean, self.momentum)
             self._update(w.moving_stddev, deviation, self.momentum)
-            with torch.no_grad():
-                w.moving_variance.copy_((w.moving_stddev.square() - self.epsilon).clamp_min(0))
+            # No average has a gradient.
+            w.moving_variance.copy_((w.moving_stddev.square() - self.epsilon).clamp_min(0))
         y = (x - self._along(mean, x)) * self._along(torch.rsqrt(variance + self.epsilon), x)
         y = y * self._along(factor, x) + self._along(summand, x)
         y = y * self._along(w.gamma, x) if self.scale else y

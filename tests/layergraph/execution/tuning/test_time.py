@@ -239,6 +239,22 @@ def test_rows_are_split_between_threads_where_that_is_faster(
         np.testing.assert_allclose(got, plan.run_eagerly(list(data.values()))[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("options", "expected"), [({}, 3), ({"threads": 0}, 3), ({"threads": 1}, 1)])
+def test_engines_take_as_many_threads_as_torch_unless_a_number_is_given(
+    plan: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, int], expected: int
+) -> None:
+    threads: list[int] = []
+
+    def engine(source: Any) -> Any:
+        threads.append(source.threads)
+        return lambda arrays: [output.numpy() for output in source.program([torch.from_numpy(a) for a in arrays])]
+
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"some": engine})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    plan.tune(engines=("some",), pin=True, **options)
+    assert threads == [expected]
+
+
 def test_split_rows_take_no_time_to_build(plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their engine is there already, so only comparing is expected to take time: 3 + 3 of 7.5 s are over."""
     slow_torch(plan, clock, monkeypatch, 0.01)

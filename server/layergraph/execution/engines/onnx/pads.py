@@ -24,8 +24,9 @@ def pad(g: Any, x: Any, sizes: Any, mode: Any, value: Any) -> Any:
     for i in range(len(known) // 2):
         before[rank - 1 - i], after[rank - 1 - i] = known[2 * i], known[2 * i + 1]
     pads = g.op("Constant", value_t=torch.tensor(before + after, dtype=torch.int64))
+    # The mode is ONNX's default.
     if symbolic_helper._is_none(value):
-        return g.op("Pad", x, pads, mode_s="constant")
+        return g.op("Pad", x, pads)
     typed: Any = symbolic_helper._if_scalar_type_as
     value = typed(symbolic_helper._maybe_get_scalar(value), x)  # type: ignore[no-untyped-call]
-    return g.op("Pad", x, pads, value, mode_s="constant")
+    return g.op("Pad", x, pads, value)
