@@ -36,7 +36,7 @@ class Case:
         base = SimpleNamespace(found=SimpleNamespace(path=Path("model.keras")), parameter_count=1)
         return self.sweeps.create(
             RunRequest("m", 4, ()),
-            base,  # type: ignore[arg-type]
+            base,
             (Dimension("seed", (1, 2)),),
             Method.GRID,
             trials=0,
