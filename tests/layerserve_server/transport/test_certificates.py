@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from unittest import mock
@@ -10,6 +12,7 @@ import grpc
 import pytest
 from authorities import Authority
 from clocks import replace_time
+from cryptography.hazmat.primitives import serialization
 from layerserve.v1 import models_pb2, models_pb2_grpc
 from layerserve_server.transport import certificates as certificates_module
 from layerserve_server.transport import completion_queue
@@ -203,6 +206,38 @@ def test_files_that_are_none_are_refused_at_the_start(authority, which, content)
         path.write_bytes(content)
     with pytest.raises(CertificateError, match=str(path if content is None else authority.chain)):
         Certificates(authority.chain, authority.key, authority.root)
+
+
+READING = """
+import sys
+from pathlib import Path
+from layerserve_server.transport.certificates import Certificates
+Certificates(*map(Path, sys.argv[1:]))
+"""
+
+
+def test_a_key_with_a_password_is_refused_without_asking_for_it(authority):
+    """A server without a terminal would wait for it forever, or take what its input happens to hold."""
+    key = serialization.load_pem_private_key(authority.key.read_bytes(), None)
+    authority.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    # In a session of its own there is no terminal, so that OpenSSL would read the password from the input.
+    refused = subprocess.run(
+        [sys.executable, "-c", READING, authority.chain, authority.key],
+        input="secret\n",
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=60,
+    )
+    assert refused.returncode == 1
+    assert f"CertificateError: certificate {authority.chain} and key {authority.key}: " in refused.stderr
+    assert "PEM pass phrase" not in refused.stderr
 
 
 def test_files_that_change_while_they_are_read_are_read_again(authority, monkeypatch):

@@ -15,14 +15,6 @@ def stat_of(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
-def name_of(pid: int) -> str:
-    """Returns the name of a process as shown by `ps`; empty if it ended."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
-    except OSError:
-        return ""
-
-
 def children_of(pid: int) -> list[int]:
     """Returns the ids of a process's living children, started by any of its threads."""
     others = [int(path.name) for path in Path("/proc").glob("[0-9]*")]

@@ -255,6 +255,20 @@ def test_a_published_version_is_reported_once(process: Process, monkeypatch: pyt
     assert said == ["version 5 was published after step 1"]
 
 
+def test_a_version_that_was_pending_at_a_restart_is_reported(process: Process) -> None:
+    """Also that of the first step: nothing has been published before it."""
+    process.serve(lambda caller: [caller.step(1), caller.ask("publish"), caller.ask("end")], publish=False)
+
+    def talk(caller: Caller) -> None:
+        publications.Publications(process.folder).publish(lambda path, step: 5)
+        caller.ask("attach")
+        caller.ask("end")
+
+    process.serve(talk, publish=False)
+    said = [event.text for event in process.happened() if isinstance(event, events.Log) and "published" in event.text]
+    assert said == ["version 5 was published after step 1"]
+
+
 def test_a_session_waits_while_too_many_versions_are_to_be_published(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,24 @@ def test_a_refused_step_leaves_no_trace(sessions: Sessions, unbroken: Any, saved
     assert (logs, sessions.weights()) == unbroken
 
 
+def test_steps_before_refused_ones_are_done_again_once(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a client that sends many wrong steps would take a session's time from others."""
+    one = sessions.start()
+    for number in range(1, 6):
+        one.train(step(number))
+    train, done = one._steps.train, []
+
+    def counted(batch: Any) -> Any:
+        done.append(one.step + 1)
+        return train(batch)
+
+    monkeypatch.setattr(one._steps, "train", counted)
+    for _ in range(2):
+        with pytest.raises(NonFiniteLossError):
+            one.train(bad(6))
+    assert done == [6, 1, 2, 3, 4, 5, 6]
+
+
 def test_a_step_that_killed_the_process_before_it_was_refused_is_refused_at_the_start(
     sessions: Sessions, unbroken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

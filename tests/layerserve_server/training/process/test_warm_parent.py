@@ -15,7 +15,7 @@ import pytest
 from layerserve_server.forking import fork_server
 from layerserve_server.training.process import warm_parent
 from layerserve_server.training.process.main import NAME
-from layerserve_server.training.process.proc_files import name_of, stat_of
+from layerserve_server.training.process.proc_files import stat_of
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.process.warm_parent import ForkedProcess, WarmParent
 from layerserve_server.training.request import RunRequest
@@ -59,7 +59,7 @@ def test_a_run_has_a_session_a_name_and_a_log_of_its_own(
     parent: WarmParent, fork: Forks, folder: Path, wait_until: Callable
 ) -> None:
     process = fork(parent, folder)
-    wait_until(lambda: name_of(process.pid) == NAME)
+    wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text().rstrip() == NAME)
     assert process.poll() is None
     assert os.getsid(process.pid) == process.pid
     files = {stream: os.readlink(f"/proc/{process.pid}/fd/{stream}") for stream in range(3)}

@@ -7,7 +7,8 @@ import time
 import pytest
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, EventLog
-from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.process.training_process import TrainingProcess
+from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.runs.run import RUN_ID, Phase, Run, RunState, new_id
 
 ACCEPTED, QUEUED, STARTED = events.Accepted("m", 1, 10), events.Queued(0), events.Started(3, 4, 30)
@@ -144,6 +145,15 @@ def test_a_run_comes_back_from_its_folder(tmp_path):
     assert (run.id, run.request, run.phase, run.created_time) == (tmp_path.name, REQUEST, Phase.RECEIVING, 1000.0)
     events.append(tmp_path, events.Cancelled(0))
     assert Run.read(tmp_path).phase is Phase.ENDED
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_only_a_session_has_its_process_on_the_servers_machine_in_any_case(tmp_path, kind):
+    """The server is connected with it; that of another run may be in a cluster."""
+    made = []
+    run = Run("r", tmp_path, RunRequest("m", 1, (), kind=kind), EventLog(tmp_path), make_process=made.append)
+    local = kind is Kind.ONLINE
+    assert (isinstance(run.process, TrainingProcess), made) == (local, [] if local else [tmp_path])
 
 
 def test_ids_are_told_apart_and_sort_by_time():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import time
 
 import pytest
 from layerserve_server.training import events
 from layerserve_server.training.events import EventWriter
 from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.sinks import processes as processes_module
 from layerserve_server.training.sinks.processes import SinkProcesses
 
 RUN = "20260101-0000-00000001"
@@ -83,3 +86,12 @@ def test_a_sink_that_is_absent_is_tried_again(tmp_path):
     began = time.monotonic()
     processes.stop()
     assert time.monotonic() - began < 10
+
+
+def test_a_sink_that_does_not_end_with_the_server_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes_module, "STOP_SECONDS", 0.01)
+    processes = SinkProcesses([], tmp_path / "runs", tmp_path / "sinks")
+    processes.stop()
+    process = subprocess.Popen(["sleep", "10"], stdin=subprocess.PIPE)
+    processes._await(process)
+    assert process.returncode == -signal.SIGKILL

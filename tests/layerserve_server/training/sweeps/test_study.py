@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from layerserve_server.training.sweeps import study_process
 from layerserve_server.training.sweeps.plan import Method, Plan
 from layerserve_server.training.sweeps.space import Dimension
+from layerserve_server.training.sweeps.study_process import StudyProcess
 
 pytest.importorskip("optuna")
 from layerserve_server.training.sweeps.study import Study
@@ -98,3 +100,19 @@ def test_a_trial_ends_once(make: Any, state: str, value: float | None, kept: tup
     assert (trial.state.name, trial.value) == kept
     assert make().end(0, "failed", None) == {}
     assert make()._study.get_trials()[0].state == trial.state
+
+
+ENVIRONMENT = """
+import json, os
+input()
+print(json.dumps({"trial": 0, "settings": {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OTHER")}}))
+"""
+
+
+def test_its_process_takes_one_thread_from_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "telling.py").write_text(ENVIRONMENT)
+    monkeypatch.setattr(study_process, "PROGRAM", "telling")
+    for name, value in (("PYTHONPATH", str(tmp_path)), ("OMP_NUM_THREADS", "8"), ("OTHER", "kept")):
+        monkeypatch.setenv(name, value)
+    with StudyProcess(tmp_path) as process:
+        assert process.ask() == (0, {"OMP_NUM_THREADS": "1", "OTHER": "kept"})

@@ -1,0 +1,89 @@
+"""The sweeps of a server, with drivers and runs that only note: how many there may be, and how one fails."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from layerserve_server.errors import BusyError
+from layerserve_server.training.request import RunRequest
+from layerserve_server.training.sweeps import registry
+from layerserve_server.training.sweeps.plan import Method
+from layerserve_server.training.sweeps.registry import Sweeps
+from layerserve_server.training.sweeps.space import Dimension
+from layerserve_server.training.sweeps.sweep import Sweep, SweepState
+
+
+class Case:
+    """Sweeps whose driver does what `drive` does, and the runs that they have cancelled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cancelled: list[str] = []
+        self.runs: list[Any] = []
+        runs = SimpleNamespace(
+            check=lambda request, base, gone: request,
+            list=lambda model: self.runs,
+            steering=SimpleNamespace(cancel=self.cancelled.append),
+        )
+        self.sweeps = Sweeps(folder, runs, None, lambda *_: False, slots=1, max_kept=10)  # type: ignore[arg-type]
+        self.drive: Callable[[Sweep], None] = lambda sweep: None
+
+    def create(self) -> Sweep:
+        base = SimpleNamespace(found=SimpleNamespace(path=Path("model.keras")), parameter_count=1)
+        return self.sweeps.create(
+            RunRequest("m", 4, ()),
+            base,
+            (Dimension("seed", (1, 2)),),
+            Method.GRID,
+            trials=0,
+            parallel=0,
+            seed=0,
+            reduction_factor=0,
+        )
+
+
+@pytest.fixture(name="case")
+def _case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    case = Case(tmp_path)
+    # Without Optuna, and without the files of a version.
+    monkeypatch.setattr(registry, "check_installed", lambda: None)
+    monkeypatch.setattr(registry, "copy_base", lambda base, folder: None)
+    monkeypatch.setattr(registry, "Driver", lambda sweep, *_: SimpleNamespace(run=lambda: case.drive(sweep)))
+    yield case
+    case.sweeps.stop()
+
+
+def test_as_many_sweeps_as_may_be_under_way_are_begun(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_ACTIVE", 2)
+    begun = [case.create() for _ in range(2)]
+    with pytest.raises(BusyError, match="2 sweeps are under way, the maximum"):
+        case.create()
+    begun[0].state = SweepState.FINISHED
+    case.create()
+
+
+def test_a_sweep_that_fails_on_a_full_disk_stops_its_runs(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even its end can be written."""
+    result = tmp_path / "run" / "result"
+    result.mkdir(parents=True)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def drive(sweep: Sweep) -> None:
+        case.runs = [SimpleNamespace(id="run", folder=result.parent, request=SimpleNamespace(sweep=sweep.id))]
+        monkeypatch.setattr(Sweep, "save", full)
+        full()
+
+    case.drive = drive
+    sweep = case.create()
+    case.sweeps.stop()
+    assert (sweep.state, sweep.reason) == (SweepState.FAILED, "No space left on device")
+    assert case.cancelled == ["run"]
+    assert not result.exists()
