@@ -334,6 +334,9 @@ def test_requests_are_answered_in_order(server: Server) -> None:
         pb.TrainOnlineRequest(id=7, step=pb.OnlineStep(number=2, **tensors)),
         pb.TrainOnlineRequest(id=8, publish=pb.OnlinePublish()),
         pb.TrainOnlineRequest(id=9, end=pb.OnlineEnd()),
+        # The stream ends with the session: what comes after has no reply.
+        pb.TrainOnlineRequest(id=10, publish=pb.OnlinePublish()),
+        pb.TrainOnlineRequest(id=11),
     ]
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = online_pb2_grpc.OnlineTrainingServiceStub(channel)

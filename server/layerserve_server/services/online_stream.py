@@ -104,7 +104,7 @@ class OnlineStream:
                         if not receiving.cancelled():
                             receiving.result()
                         # A version that was asked for before the end may still be published.
-                        if not (self._ended and any(one.kind == "publish" for one in self._asked)):
+                        if not (self._ended and self._awaits_version()):
                             self.lost = True
                             return
                     if over:
@@ -119,6 +119,9 @@ class OnlineStream:
             receiving.cancel()
             self._stream.memory.give(sum(one.size for one in self._asked))
             self._asked.clear()
+
+    def _awaits_version(self) -> bool:
+        return any(one.kind == "publish" and one.reply is not None for one in self._asked)
 
     def _check_stopping(self) -> None:
         if self._stream.listens():
@@ -229,8 +232,7 @@ class OnlineStream:
                 raise
             asked = self._at_process.popleft()
             if asked.kind == "end":
-                # It is answered when the run has ended.
-                self._asked.remove(asked)
+                # It is answered when the run has ended, and requests after it aren't.
                 self._ended = True
                 return
             asked.reply, asked.size = reply, size

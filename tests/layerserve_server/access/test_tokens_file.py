@@ -98,6 +98,11 @@ def test_defaults(written):
     assert read_tokens(written("")).tokens == ()
 
 
+@pytest.mark.parametrize("seconds", [0, 300])
+def test_the_leeway_may_be_none_or_five_minutes(written, seconds):
+    assert read_tokens(written(JWT + f"leeway_seconds = {seconds}\n")).jwt.leeway_seconds == seconds
+
+
 def test_keys_in_a_file_are_found_beside_the_file(written, tmp_path):
     assert read_tokens(written(JWT)).jwt.keys == str(tmp_path / "keys.json")
     assert read_tokens(written(JWT.replace("keys.json", "https://h/k"))).jwt.keys == "https://h/k"

@@ -63,6 +63,34 @@ def test_a_connection_that_comes_as_the_process_ends_is_served(server: ForkServe
     assert parent(server) != ""
 
 
+#: A program whose children write as much memory as the server asks for; at most so much, unless it is 0.
+LIMITED = """
+import json
+from layerserve_server.forking import forked
+
+def handle(channel):
+    limit, size = json.loads(channel.recv(100))
+
+    def work():
+        channel.sendall(str(len(bytearray(size))).encode())
+
+    forked.supervise(channel, work, seconds=10.0, memory_bytes=limit or None, wall_seconds=30.0)
+
+forked.serve(handle)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "reply"),
+    [(0, "67108864"), (1 << 28, "67108864"), (1 << 24, '{"died": 0, "late": false}\n')],
+)
+def test_a_job_may_take_as_much_memory_as_it_is_given(server: ForkServer, limit: int, reply: str) -> None:
+    server._command = [sys.executable, "-c", LIMITED, "0.2"]
+    with server.connection(30.0) as channel:
+        channel.sendall(f"[{limit}, {1 << 26}]".encode())
+        assert channel.makefile().read() == reply
+
+
 def test_a_server_that_was_closed_starts_nothing(server: ForkServer) -> None:
     server.close()
     with pytest.raises(OSError, match="the process was closed"), server.connection(1.0):

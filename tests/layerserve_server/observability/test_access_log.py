@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -11,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from layerserve import tensors
-from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.v1 import management_pb2, management_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.observability import access_log, background
 from layerserve_server.observability.access_log import AccessLog
 from layerserve_server.observability.background import Background
@@ -55,6 +56,24 @@ def test_each_call_and_stream_has_a_line(put, start, connect, caplog):
     ]
     text = TextFormatter().format(lines(caplog)[0])
     assert "info    call method=/layerserve.v1.PredictionService/Predict model=double version=1 status=OK " in text
+
+
+def test_the_line_of_an_upload_names_the_new_version(put, start, connect, caplog):
+    put("double")
+    app = start(access_log=1.0)
+    content = b'{"offset": 7}'
+    declared = management_pb2.UploadFile(
+        path="model.keras", bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
+    )
+    parts = [
+        management_pb2.UploadModelRequest(spec=management_pb2.UploadSpec(name="double", files=[declared])),
+        management_pb2.UploadModelRequest(chunk=management_pb2.UploadChunk(data=content)),
+    ]
+    list(management_pb2_grpc.ManagementServiceStub(connect(app)).UploadModel(iter(parts), timeout=30))
+    app._inference.telemetry.close()
+    (record,) = lines(caplog)
+    found = json.loads(JsonFormatter().format(record))
+    assert (found["model"], found["version"], found["status"]) == ("double", "2", "OK")
 
 
 def test_by_default_there_is_none(put, start, connect, caplog):

@@ -225,6 +225,19 @@ def test_a_version_that_failed_is_not_tried_again_at_once(store, make_mirror, se
     wait_for(lambda: absent(mirror) == {})
 
 
+def test_a_fetch_that_the_end_interrupts_is_no_failure(store, make_mirror, seen, caplog):
+    store.put("m/1/model.keras", "one")
+    mirror = make_mirror()
+    store.gate.clear()
+    mirror.want("m", 1)
+    wait_for(lambda: list((mirror._cache.folder / "unfinished").iterdir()))
+    store.fetch_error = AWAY  # as its connections are closed
+    mirror.stop()
+    assert seen.failed == []
+    assert "can't be fetched" not in caplog.text
+    assert absent(make_mirror()) == {("m", 1): ""}
+
+
 def test_a_start_while_the_store_is_away_serves_the_copies(store, make_mirror, seen):
     store.put("m/1/model.keras", "one")
     store.put("m/2/model.keras", "two")

@@ -620,7 +620,9 @@ def test_a_label_moves_to_versions_that_are_loaded_and_keeps_them(manage, put, t
     with pytest.raises(UnknownLabelError):
         repository.lease("double", None, "stable")
     assert states(repository)[3] is State.AVAILABLE
-    assert [(r.get("from"), r.get("to")) for r in audited(tmp_path)] == [(None, 1), (1, 3), (3, None), (None, None)]
+    records = audited(tmp_path)
+    assert [(r.get("from"), r.get("to")) for r in records] == [(None, 1), (1, 3), (3, None), (None, None)]
+    assert {r["label"] for r in records} == {"stable"}
 
 
 def test_a_label_does_not_move_to_a_version_that_can_not_be_loaded(manage, put, root):

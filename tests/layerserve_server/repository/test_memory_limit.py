@@ -352,6 +352,23 @@ def test_a_load_is_not_begun_if_no_call_waits_any_more(make, three, load_fake, m
     assert (proceeded, gone) == ([None], [None])
 
 
+def test_a_model_that_is_unloaded_while_a_call_waits_is_not_loaded(make, three, load_fake, monkeypatch, wait_until):
+    monkeypatch.setattr(demand, "MAX_LOADS", 1)
+    load = Reading(load_fake)
+    repository = make(load=load, max_bytes=TWO)
+    proceeded = []
+    for name in "ab":
+        repository.when_loaded(name, None, None, proceeded.append, lambda: False)
+    assert load.begun.wait(30)
+    repository.writer.write_control("b", loaded=False)
+    repository.scan("b")
+    load.gate.set()
+    wait_until(lambda: len(proceeded) == 2)
+    assert load.read == ["a"]
+    with pytest.raises(NotLoadedError):
+        repository.lease("b")
+
+
 def test_two_versions_are_loaded_at_a_time_for_a_limited_number_of_calls(make, put, load_fake):
     for name in "abcde":
         put(name)

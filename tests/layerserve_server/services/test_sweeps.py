@@ -92,6 +92,7 @@ def test_the_best_trial_of_a_grid_is_published_though_one_was_killed(sweeper):
         assert (trial.value, list(trial.history), list(trial.epochs)) == (seed + 0.5, [seed + 1.0, seed + 0.5], [1, 2])
         run = sweeper.runs.GetRun(training_pb2.GetRunRequest(run_id=trial.run_id)).run
         assert (run.sweep_id, run.trial, run.seed, run.resumed) == (sweep.id, trial.number, seed, int(seed == 13))
+        assert trial.seconds == sweeper.app.runs.get(trial.run_id).seconds > 0
         assert not run.HasField("published")
     assert seeds_of(sweep)[sweep.best] == 3
     assert (sweep.published.version, sweeper.offset()) == (2, (2, 3.0))

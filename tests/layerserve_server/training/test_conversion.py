@@ -125,6 +125,11 @@ def test_no_more_than_so_many_at_once(converter: Converter, tmp_path: Path) -> N
         pass
 
 
+def test_one_conversion_does_not_keep_others_waiting(converter: Converter) -> None:
+    with converter.working() as first, converter.working() as second:
+        assert first != second
+
+
 # What the child does, in this process.
 
 

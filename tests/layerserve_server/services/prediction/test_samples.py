@@ -184,6 +184,17 @@ def test_the_oldest_files_make_room(files, tmp_path, monkeypatch):
     assert kept.lost == 0
 
 
+def test_a_file_that_another_process_removes_meanwhile_costs_no_samples(files, tmp_path):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    # It is listed, but gone when its size is read.
+    (tmp_path / "m" / "1" / "removed.npz").symlink_to(tmp_path / "absent")
+    kept = files()
+    kept.add({"x": np.ones((1, 2))})
+    kept.files.close()
+    assert kept.lost == 0
+    assert len(list(tmp_path.glob("m/1/2*.npz"))) == 1
+
+
 def test_a_file_is_written_after_a_time(files, tmp_path, monkeypatch, wait_until):
     monkeypatch.setattr(sample_files, "FILE_SECONDS", 0.0)
     files().add({"x": np.ones((1, 2))})

@@ -36,6 +36,19 @@ def test_paths_describe_the_server_and_its_models(serve):
     assert call("GET", "/v2/health/ready").status == 503
 
 
+def test_the_index_has_versions_that_are_not_ready_unless_told_otherwise(serve, put):
+    app, call = serve()
+    put("broken", text="no model")
+    for _ in range(2):  # it has to be unchanged in between
+        app.repository.scan()
+    for body, names in (
+        ({}, ["broken", "double"]),
+        ({"ready": False}, ["broken", "double"]),
+        ({"ready": True}, ["double"]),
+    ):
+        assert [one["name"] for one in call("POST", "/v2/repository/index", body).json] == names
+
+
 @pytest.mark.parametrize(
     ("verb", "path", "body", "status"),
     [

@@ -39,6 +39,8 @@ def test_an_outcome_comes_back_from_its_folder(tmp_path):
     outcome = RunResult("trained", epoch=3, seconds=1.5, logs={"loss": 0.5}, withheld="no better")
     outcome.write(tmp_path)
     assert RunResult.read(tmp_path) == outcome
+    # A run that was cancelled before its first epoch is in none.
+    assert (RunResult("cancelled").epoch, RunResult("cancelled").step) == (0, 0)
     (tmp_path / "outcome.json").write_text("{")
     assert RunResult.read(tmp_path) is None
 
