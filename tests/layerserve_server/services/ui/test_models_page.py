@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from itertools import pairwise
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 from urllib.parse import urlencode
 
@@ -86,6 +86,14 @@ def test_rows_are_sorted_so_that_lines_do_not_cross():
     # Two chains side by side whose calls are listed in turns the other way round.
     placed = layout.layout([100.0] * 4, [(0, 3), (1, 2)]).boxes
     assert (placed[0].x < placed[1].x) == (placed[3].x < placed[2].x)
+
+
+def test_lines_of_several_rows_do_not_cross_where_they_need_not():
+    lines = [(0, 4), (0, 5), (1, 3), (1, 5), (2, 4), (4, 6), (5, 7)]
+    boxes = layout.layout([100.0] * 8, lines).boxes
+    for (a, b), (c, d) in combinations(lines, 2):
+        if boxes[a].y == boxes[c].y:
+            assert (boxes[a].x - boxes[c].x) * (boxes[b].x - boxes[d].x) >= 0
 
 
 def test_shared_layers_and_nested_models_are_drawn():
