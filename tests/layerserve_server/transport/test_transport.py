@@ -179,6 +179,17 @@ def test_stopping_closes_streams_and_lets_calls_finish(serve_echo):
     assert list(stream) == []
 
 
+def test_stopping_takes_the_last_events_of_grpcios_server():
+    """Else each stop would take as long as it waits for them."""
+    server = GrpcioServer(Echo().routes(), Observer(), Limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
+    server.start()
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        assert call(channel, "echo") == b"x"
+    server.stop(0)
+    timed_out = server._server.wait_for_termination(5)
+    assert not timed_out
+
+
 def test_health_says_what_it_was_told_for_every_service(serve_echo):
     _, _, server, channel = serve_echo()
     stub = health_pb2_grpc.HealthStub(channel)
