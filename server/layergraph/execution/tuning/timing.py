@@ -55,7 +55,7 @@ def lower_quartiles(
 
 def _repeat(call: Callable[[], Any], count: int, end: float, until: float) -> list[float]:
     """Seconds of at least `count` calls, and of more until `end`; of one at least if it is later than `until`."""
-    found = []
+    found: list[float] = []
     while not found or ((len(found) < count or time.monotonic() < end) and time.monotonic() <= until):
         found.append(_seconds(call))
     return found
