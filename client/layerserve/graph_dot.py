@@ -24,7 +24,7 @@ _UNCALLED = ', style="rounded,dashed"'
 _PLAIN = ", shape=plaintext, style=solid"
 
 
-def dot(shapes: NodeShapes, rankdir: str = "TB", limit: int = 1000) -> str:
+def dot(shapes: NodeShapes, rankdir: str, limit: int) -> str:
     """Returns the nodes of a model in DOT: a box for each, an arrow for each tensor between two of them.
 
     Inputs and outputs are ellipses. The nodes of a shared layer are coloured, with dashed lines between them. A nested

@@ -93,6 +93,13 @@ def test_after_a_time_it_says_what_was_known_last(monkeypatch, answers, error, t
     assert clock.now == pytest.approx(103.0, abs=health.POLL_SECONDS)
 
 
+def test_without_a_time_it_asks_once(monkeypatch):
+    clock = Clock(monkeypatch)
+    with pytest.raises(Unavailable, match="still loading"):
+        clock.waits(wait_until_ready("h:1", 0.0), NO, YES)
+    assert clock.now == 100.0
+
+
 def test_other_errors_end_the_wait(monkeypatch):
     with pytest.raises(InvalidArgument):
         Clock(monkeypatch).waits(wait_until_ready("h:1", 3.0), InvalidArgument("no"), YES)

@@ -10,9 +10,9 @@ import pyarrow
 import pytest
 from layerserve import InvalidArgument
 from layerserve.errors import InvalidTensor
-from layerserve.table_files import csv_table
+from layerserve.table_files import csv_table, parquet_table
 from layerserve.table_files.formats import open_table
-from layerserve.table_files.table import Selection
+from layerserve.table_files.table import PIECE, Selection
 from peak_memory import PeakMemory
 from pyarrow import parquet
 
@@ -209,6 +209,16 @@ def test_dates_decimals_and_lists_of_parquet(table):
     names = ("money", "vector", "fixed", "words", "nested")
     _, found = read(path, *[Selection((name,)) for name in names])
     assert [values.tolist() for values in found] == [[1.5], [[1, 2]], [[1, 2]], [[b"a", b"b"]], [[[1], [2]]]]
+
+
+def test_a_large_parquet_file_is_read_in_pieces(table):
+    for values, most in ((np.arange(10_000), parquet_table.MAX_ROWS), ([[0.0] * 1000] * 500, PIECE // 8000)):
+        path = table(a=values)
+        with path.open("rb") as file:
+            opened = open_table(file, path.suffix, path.name)
+            rows = [len(piece) for _, piece in opened.pieces(opened.described([Selection(("a",))]))]
+        assert sum(rows) == len(values)
+        assert max(rows) <= most
 
 
 def test_lists_of_other_lengths_are_refused(table):

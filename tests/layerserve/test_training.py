@@ -533,6 +533,7 @@ def test_a_run_is_paused_changed_and_goes_on(client, server):
     for event in run:
         events.append(event)
         if isinstance(event, RunPaused):
+            assert (event.epoch, event.step) == (1, 0)
             assert run.state == "paused"
             assert run.info().state == "paused"
             run.resume()

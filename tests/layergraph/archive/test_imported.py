@@ -169,6 +169,19 @@ def test_a_damaged_description_gives_a_model_or_a_typed_error(name: str, tmp_pat
     assert refused > 100
 
 
+def test_an_error_whose_problems_are_no_texts_is_damaged(tmp_path: Path) -> None:
+    path, folder = FIXTURES / "keras2" / "headline.keras", tmp_path / "read"
+    imported_model(path, folder)
+    content = json.loads((folder / DESCRIPTION).read_text())
+    members = content["weights"]["tree"][0]["members"]
+    for problems in ("a text", [1], None):
+        for name in members:
+            members[name] = ["error", ["UnsafeFileError", "m.keras", problems]]
+        (folder / DESCRIPTION).write_text(json.dumps(content))
+        with pytest.raises(CorruptFileError, match="what another process read of it is damaged"):
+            mapped_model(path, folder)
+
+
 def test_damaged_arrays_are_refused(tmp_path: Path) -> None:
     path, folder = FIXTURES / "keras2" / "headline.keras", tmp_path / "read"
     imported_model(path, folder)

@@ -18,7 +18,7 @@ import torch
 from layergraph import Input, Model, layers, ops
 from layergraph.errors import ConfigError, DataError, ExportError
 from layergraph.exporting import onnx_file
-from layergraph.exporting.cases import Case, differences
+from layergraph.exporting.cases import Case, differences, find_cases
 from layergraph.exporting.simpler import FOR_ONNX
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -413,6 +413,10 @@ def test_keras_formats_are_compared_too(suffix: str, tmp_path: Path) -> None:
 
 def test_text_models_are_saved_without_a_comparison(tmp_path: Path) -> None:
     assert "not compared" in texts().export(tmp_path / "m.keras").text()
+
+
+def test_without_open_lengths_each_number_of_rows_is_compared_once() -> None:
+    assert [len(case.inputs[0]) for case in find_cases(made(dense).plan()).compared] == [2, 3, 1, 3]
 
 
 def test_examples_are_compared(tmp_path: Path) -> None:

@@ -216,6 +216,12 @@ def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
         layergraph.load_model(rewritten("bert_classifier", spoil, tmp_path))
 
 
+def test_hyperparameters_are_given_by_name() -> None:
+    for kind in ("Bert", "Roberta", "FNet"):
+        with pytest.raises(ConfigError, match="got 1 positional arguments, expected at most 0"):
+            HUB_MODELS[f"keras_hub>{kind}Backbone"](3, **SMALL)
+
+
 def test_hyperparameters_that_do_not_fit_together_are_refused() -> None:
     lengths = {"input_conv_filters": [64], "input_conv_kernel_sizes": [7, 3], "block_type": "basic_block"}
     stacks = {"stackwise_num_filters": [64], "stackwise_num_blocks": [1], "stackwise_num_strides": [1]}

@@ -37,6 +37,7 @@ def check(found: list[np.ndarray], *expected: Any, tolerance: float = 1e-6) -> N
 Made = Callable[[], tuple[list[np.ndarray], Any]]
 PAIR = np.array([2.0, -3.0, 0.5], "float32")
 MATRIX = RNG.standard_normal((3, 4)).astype("float32")
+BYTES = np.array([0, 100, 255], "uint8")
 WIDE = np.array([-300.7, -1.5, 0.4, 1.5, 300.7], "float32")
 
 AS_NUMPY: dict[str, Made] = {
@@ -59,6 +60,8 @@ AS_NUMPY: dict[str, Made] = {
     "saturated to truth": lambda: (made("SaturateCast", WIDE, dtype="bool"), np.clip(WIDE, 0, 1).astype(bool)),
     "saturated to bytes": lambda: (made("SaturateCast", WIDE, dtype="uint8"), [0, 0, 0, 1, 255]),
     "saturated to signed bytes": lambda: (made("SaturateCast", WIDE, dtype="int8"), [-128, -1, 0, 1, 127]),
+    "saturated pixels": lambda: (made("tf>AdjustBrightness", BYTES, call={"delta": 0.5}), [127, 227, 255]),
+    "saturated black": lambda: (made("tf>AdjustBrightness", BYTES, call={"delta": -0.5}), [0, 0, 127]),
     "clipped by arrays": lambda: (
         made("Clip", MATRIX, x_min=[-0.5, -0.1, 0, 0], x_max=0.2),
         np.clip(MATRIX, [-0.5, -0.1, 0, 0], 0.2),

@@ -132,7 +132,11 @@ def test_rules_of_earlier_releases(version, logits, ranks, is_new):
 
 
 def test_names_of_optimizers_mean_those_of_the_release():
-    for rules, kind in ((tf_keras_training(10), LegacyRMSprop), (tf_keras_training(15), RMSprop)):
+    for rules, kind in (
+        (tf_keras_training(10), LegacyRMSprop),
+        (tf_keras_training(15), RMSprop),
+        (KERAS3_RULES, RMSprop),
+    ):
         for given in ("rmsprop", "RMSprop", {"class_name": "RMSprop", "config": {"learning_rate": 0.1}}):
             assert type(Compiled(["out"], rules=rules, optimizer=given).optimizer) is kind
     newer = {"class_name": "RMSprop", "config": {"learning_rate": 0.1, "weight_decay": 0.1}}

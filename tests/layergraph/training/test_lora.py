@@ -9,8 +9,10 @@ import keras
 import layergraph
 import numpy as np
 import pytest
+import torch
 from layergraph import layers as own_layers
 from layergraph.errors import ConfigError, GraphError
+from layergraph.functional.call_context import CallContext
 from layergraph.saving.lora import merged_weights
 from layergraph.training.adapting import adapt, adaptable_paths
 from layergraph.training.freezing import freeze
@@ -102,6 +104,16 @@ def test_a_plan_from_before_notices() -> None:
     layer.enable_lora(2, b_initializer="ones")
     assert abs(model.plan().run({"x": x})["out"] - before).max() > 0.1
     np.testing.assert_allclose(model.predict(x), model.plan().run({"x": x})["out"], atol=1e-6)
+
+
+def test_a_plan_that_ran_layer_by_layer_notices() -> None:
+    model = build(layergraph, own_layers, "dense")
+    x = torch.tensor(data("dense")[0])
+    plan, context = model.plan(), CallContext(training=False)
+    before, _ = plan.forward(context, [x])
+    model.get_layer("adapted").enable_lora(2, b_initializer="ones")
+    after, _ = plan.forward(context, [x])
+    assert (after[0] - before[0]).abs().max() > 1e-3
 
 
 def test_the_initial_weights_are_those_of_keras() -> None:

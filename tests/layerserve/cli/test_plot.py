@@ -52,5 +52,12 @@ def test_what_cannot_be_plotted_is_refused(cli, runs, line, text):
     assert text in err
 
 
+def test_a_run_without_logs_leaves_the_others_to_be_shown(cli, server, runs):
+    server.train_logs = lambda epoch: {}
+    with Client(server.address) as client:
+        silent = client.train("double", np.ones((8, 3)), np.ones(8)).wait().id
+    assert runs[0] in cli(f"plot {runs[0]} {silent}")[1]
+
+
 def test_runs_without_such_logs_are_no_error(cli, runs):
     assert cli(f"plot {runs[0]} --log other")[1] == "no logs\n"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
+from layergraph.execution.passes.merge_shared_calls import Together
 from layergraph.execution.program import Program
 from served import check_served, reference, served
 
@@ -141,6 +142,13 @@ def test_joined_calls_give_the_same_numbers(make: Any, rows: int) -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
     separate, joined = (plan.inference_program(packed=False, joined=joined) for joined in (False, True))
     assert (calls(separate), calls(joined)) == MODELS[make]
+
+
+def test_what_goes_through_several_shared_layers_is_concatenated_once() -> None:
+    left, right, one, two = Input((4,)), Input((4,)), layers.Dense(4, activation="relu"), layers.Dense(3)
+    model = Model([left, right], layers.concatenate([two(one(left)), two(one(right))]))
+    steps = model.plan().inference_program(packed=False, joined=True).steps
+    assert sum(isinstance(step.call, Together) for step in steps) == 1
 
 
 def two_texts() -> Model:
