@@ -247,7 +247,7 @@ def _plain(value: object) -> object:
 
 
 def _content_md5(about: Mapping[str, Any]) -> object:
-    settings = about.get("content_settings") or {}
+    settings = about.get("content_settings")
     return settings.get("content_md5") if isinstance(settings, Mapping) else getattr(settings, "content_md5", None)
 
 

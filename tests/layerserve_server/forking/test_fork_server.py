@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections.abc import Iterator
 
 import pytest
-from layerserve_server.forking.fork_server import ForkServer
+from layerserve_server.forking.fork_server import ForkServer, received
 
 #: A program whose children send their process's parent; it ends slowly, as one that has imported torch.
 PROGRAM = """
@@ -89,6 +90,39 @@ def test_a_job_may_take_as_much_memory_as_it_is_given(server: ForkServer, limit:
     with server.connection(30.0) as channel:
         channel.sendall(f"[{limit}, {1 << 26}]".encode())
         assert channel.makefile().read() == reply
+
+
+#: A program whose children find that nobody takes their reply.
+BROKEN = """
+from layerserve_server.forking import forked
+
+def handle(channel):
+    channel.recv(1)
+    raise BrokenPipeError
+
+forked.serve(handle)
+"""
+
+
+def test_a_child_whose_reply_nobody_takes_ends_silently(server: ForkServer, capfd: pytest.CaptureFixture[str]) -> None:
+    server._command = [sys.executable, "-c", BROKEN, "0.2"]
+    with server.connection(30.0) as channel:
+        channel.shutdown(socket.SHUT_WR)
+        assert channel.recv(1) == b""
+    assert capfd.readouterr().err == ""
+
+
+def test_a_reply_may_be_as_long_as_the_limit() -> None:
+    for reply, expected in ((b"four", b"four"), (b"fives", None)):
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                theirs.sendall(reply)
+            if expected is None:
+                with pytest.raises(OSError, match="the reply is too long"):
+                    received(ours, 4)
+            else:
+                assert received(ours, 4) == expected
 
 
 def test_a_server_that_was_closed_starts_nothing(server: ForkServer) -> None:

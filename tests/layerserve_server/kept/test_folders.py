@@ -30,9 +30,12 @@ class Maker:
 
     def __init__(self) -> None:
         self.made = 0
+        #: The folder in which the last one was made.
+        self.place: Path | None = None
 
     def __call__(self, folder: Path) -> None:
         self.made += 1
+        self.place = folder.parent
         (folder / "graph").write_text("graph")
         (folder / "left-over").mkdir()
         (folder / "left-over" / "x").touch()
@@ -61,6 +64,8 @@ def test_a_folder_is_made_once_and_only_its_files_are_kept(place: Path, maker: M
     assert (make(kept(place), maker), find(kept(place)), maker.made) == (folder, folder, 1)
     assert {path.name for path in folder.iterdir()} == {"graph", "digests.json"}
     assert {path.name for path in place.iterdir()} == {"ab1", "locks"}
+    # On the same filesystem, so that it can be renamed, and removed if the process dies.
+    assert maker.place == place
     assert make(kept(place), maker, "cd2") != folder
     assert maker.made == 2
 

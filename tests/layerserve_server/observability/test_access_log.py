@@ -115,6 +115,27 @@ def test_what_finds_no_room_is_dropped_and_counted(monkeypatch):
     monkeypatch.undo()
 
 
+def test_items_are_handled_by_one_thread_at_a_time(monkeypatch):
+    monkeypatch.setattr(background, "INTERVAL_SECONDS", 3600)
+    handled, together = [], []
+
+    def handle(items):
+        handled.extend(items)
+        if items == ["first"]:
+            work.add("second")
+            second.start()
+            second.join(0.1)
+            together.extend(handled[1:])
+
+    work = Background("test", handle, 3, lambda count: None)
+    second = threading.Thread(target=work.flush)
+    work.add("first")
+    work.flush()
+    second.join()
+    assert (handled, together) == (["first", "second"], [])
+    work._stopping.set()
+
+
 def test_work_that_fails_does_not_end_the_thread(caplog):
     handled = threading.Event()
 

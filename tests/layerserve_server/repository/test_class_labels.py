@@ -6,7 +6,7 @@ import os
 
 import pytest
 from layerserve_server.errors import VersionFailedError
-from layerserve_server.repository.class_labels import MAX_BYTES, MAX_LABEL_BYTES
+from layerserve_server.repository.class_labels import MAX_LABEL_BYTES
 from layerserve_server.repository.entry import State
 
 
@@ -53,7 +53,7 @@ def test_a_label_per_line(make, put_labels, content, labels):
         ("cat", "'labels.txt' has 1 labels, expected 2"),
         ("", "'labels.txt' has 0 labels, expected 2"),
         (b"cat\nd\xf6g", "'labels.txt' line 2 isn't text in UTF-8"),
-        (b"a" * (MAX_BYTES + 1), f"'labels.txt' has more than {MAX_BYTES} bytes"),
+        (b"a" * (4 * 1024 * 1024 + 1), "'labels.txt' has more than 4194304 bytes"),
         ("cat\n" + "d" * (MAX_LABEL_BYTES + 1), f"'labels.txt' line 2 has {MAX_LABEL_BYTES + 1} bytes, expected up to"),
     ],
     ids=range(7),

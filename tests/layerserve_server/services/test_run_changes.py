@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 
 import grpc
 import pytest
+from layerserve.v1 import checkpoints_pb2, checkpoints_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import VersionConflictError
 from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs import control
+from layerserve_server.training.runs.checkpoints import Checkpoint, KeptCheckpoints
+from layerserve_server.training.runs.folder import KEPT
 from tokens import bearer, write_tokens
 from trainers import Trainer, X, kinds, messages, spec
 
@@ -272,7 +277,10 @@ def test_lists_are_filtered_and_come_in_pages_that_new_runs_do_not_move(put, sta
     trainer.cancel(ids[-1])
     second = trainer.listed(page_size=3, page_token=first.next_page_token)
     assert ([run.id for run in second.runs], second.next_page_token) == (newest[3:], "")
-    assert [run.id for run in trainer.listed(oldest_first=True, page_size=2).runs] == ids[:2]
+    oldest = trainer.listed(oldest_first=True, page_size=2)
+    assert [run.id for run in oldest.runs] == ids[:2]
+    later = trainer.listed(oldest_first=True, page_size=2, page_token=oldest.next_page_token)
+    assert [run.id for run in later.runs] == ids[2:4]
     assert [run.id for run in trainer.listed(metadata={"odd": "1"}).runs] == [ids[4], ids[2]]
     assert [run.id for run in trainer.listed(metadata={"odd": "1", "n": "2"}).runs] == []
     asked = [pb.RUN_STATE_CANCELLED, pb.RUN_STATE_RUNNING]
@@ -502,3 +510,21 @@ def test_an_event_that_is_written_in_part_is_an_error(tmp_path, monkeypatch):
     monkeypatch.undo()
     events.append(tmp_path, events.Log("three"))
     assert [event.what.text for event in events.EventLog.read(tmp_path).events] == ["one", "three"]
+
+
+def test_a_checkpoint_that_can_not_be_removed_is_refused_with_the_reason(put, start, connect, tmp_path, monkeypatch):
+    def remove(self, id):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    put("double")
+    app = start()
+    channel = connect(app)
+    trainer = Trainer(app, channel, tmp_path)
+    run_id = trainer.train(spec(publish=False))[0].run_id
+    (tmp_path / "state").write_bytes(b"1234")
+    KeptCheckpoints(trainer.runs_folder / run_id / KEPT).put(Checkpoint("e1", 1, 0, 4, 12.5), tmp_path / "state")
+    monkeypatch.setattr(KeptCheckpoints, "remove", remove)
+    stub = checkpoints_pb2_grpc.CheckpointServiceStub(channel)
+    request = checkpoints_pb2.DeleteCheckpointRequest(run_id=run_id, checkpoint_id="e1")
+    code, text = refused(stub.DeleteCheckpoint, request, timeout=30)
+    assert (code, text) == (PRECONDITION, "the checkpoint can't be removed: Read-only file system")

@@ -618,6 +618,19 @@ def test_a_run_is_known_to_another_server_as_soon_as_it_is_asked_for(two):
     assert refusal(other.run, run_id)[1] == "run_not_found"
 
 
+def test_a_run_that_its_server_ended_is_not_gone_on_with(two):
+    one, other = two
+    _, run_id = one.begin(spec("wait"))
+    other.app.runs.scan()
+    one.go(run_id)
+    assert kinds(one.watch(run_id))[-1] == "finished"
+    one.app.runs.get(run_id).disown()
+    adopted = []
+    other.app.runs._table.scan(adopted.append)
+    assert adopted == []
+    assert other.run(run_id).state == pb.RUN_STATE_FINISHED
+
+
 def test_the_run_of_a_server_that_is_gone_is_taken_over(two):
     gone, other = two
     _, run_id = gone.begin(spec("wait"))

@@ -10,6 +10,7 @@ import pytest
 from layerserve import tensors
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training import dataset_files
+from layerserve_server.training.data_files import files
 from layerserve_server.training.dataset_files import SAMPLE_TEXT, described, description
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
@@ -116,4 +117,14 @@ def test_arrays_of_one_name_are_refused(tmp_path):
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("x.npy", b"")
     with pytest.raises(InvalidRequestError, match="got 2 arrays of the name 'x'"):
+        read(tmp_path)
+
+
+def test_a_file_whose_names_take_too_much_memory_is_not_taken_for_a_corrupt_one(tmp_path, monkeypatch):
+    def too_many(archive):
+        raise MemoryError
+
+    np.savez(tmp_path / "content.npz", x=X)
+    monkeypatch.setattr(files, "names_in", too_many)
+    with pytest.raises(MemoryError):
         read(tmp_path)

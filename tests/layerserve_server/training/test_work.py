@@ -22,7 +22,7 @@ from layerserve.options.training import Budget
 from layerserve_server.training import events, precision
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.process import main as child
-from layerserve_server.training.process import reporting, work
+from layerserve_server.training.process import reporting, starting, work
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
@@ -138,6 +138,13 @@ def test_a_run_trains_and_leaves_its_model_and_what_it_did(
     assert handlers == [INTERRUPT, signal.SIGTERM]
     assert signals[0] == (signal.SIGTERM, child._stop)
     assert (tmp_path / CHILD_LOCK).read_text().split()[0] == str(os.getpid())
+
+
+def test_a_run_tells_how_it_began(carried_out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ("goes on from checkpoint r0/e1", "the state of 2 variables is lost")
+    monkeypatch.setattr(starting, "begin", lambda *_: starting.Beginning(texts=texts))
+    _, log = carried_out()
+    assert [each.text for each in of(log, events.Log)][1:] == [*texts]
 
 
 def test_the_same_run_gives_the_same_numbers(carried_out: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ from layerserve.table_files.table import Selection
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.observability import sample_files
 from layerserve_server.observability.sample_files import Sample, SampleFiles, keyed
+from layerserve_server.services.prediction.samples import RequestSamples
 from layerserve_server.training import data_root
 
 
@@ -235,3 +237,32 @@ def test_one_long_text_does_not_make_all_of_a_file_as_wide(files, tmp_path, monk
     paths = list(tmp_path.glob("m/1/*.npz"))
     assert sum(len(np.load(path)["text"]) for path in paths) == 201
     assert sum(path.stat().st_size for path in paths) < 1_000_000
+
+
+def test_two_first_requests_at_once_have_the_same_files(start, put):
+    class Files:
+        def __init__(self):
+            self.samples = []
+            self.add = self.samples.append
+
+    made = []
+
+    def make_files():
+        made.append(Files())
+        if len(made) == 1:
+            other.start()
+            other.join(0.1)
+        return made[-1]
+
+    put("double")
+    repository = start().repository
+    samples = RequestSamples(repository, make_files)
+    with repository.lease("double") as version:
+
+        def keep():
+            samples.put(version, {"x": rows(0, 1)}, {"y": rows(0, 1)}, "")
+
+        other = threading.Thread(target=keep)
+        keep()
+        other.join()
+    assert [len(one.samples) for one in made] == [2]

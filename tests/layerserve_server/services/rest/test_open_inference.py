@@ -61,6 +61,7 @@ def test_the_index_has_versions_that_are_not_ready_unless_told_otherwise(serve, 
         ("POST", "/v2/logging", {"log_info": False}, 501),
         ("POST", "/v2/trace/setting", {"trace_level": ["TIMESTAMPS"]}, 501),
         ("POST", "/v2/trace/setting", {"\ud800": None}, 400),
+        ("POST", "/v2/trace/setting", {"trace_level": ["TIMESTAMPS", 1]}, 400),
         ("GET", "/v2/models/double/infer", None, 405),
         ("DELETE", "/v2/models/double", None, 405),
         ("GET", "/v2/models//infer", None, 404),
@@ -75,3 +76,10 @@ def test_what_does_not_exist_gets_a_status_and_a_reason(serve, verb, path, body,
     assert reply.json["error"]
     assert reply.headers["layerserve-reason"]
     assert call("GET", "/v2").status == 200
+
+
+@pytest.mark.parametrize("content", ["AA?AA==", "AAA", "é"])
+def test_the_content_of_a_file_has_to_be_base64(serve, content):
+    _, call = serve()
+    reply = call("POST", "/v2/repository/models/double/load", {"parameters": {"file:1/model.keras": content}})
+    assert (reply.status, "got a string that isn't base64" in reply.json["error"]) == (400, True)

@@ -145,6 +145,12 @@ def test_runs_come_in_pages_of_a_model_or_all() -> None:
     assert ("Runs of" in text, "Older" in text, ">Newest<" in text) == (False,) * 3
 
 
+def test_a_long_name_is_cut() -> None:
+    _, text = call("SetLabel", management_pb2.SetLabelResponse(), **{**FIELDS, "label": "b" * 200})
+    assert "b" * 60 in text
+    assert "b" * 81 not in text
+
+
 FIELDS = {"name": "m", "version": 7, "label": "best", "id": "r", "checkpoint": "c"}
 PUBLISHED = {"name": "m", "version": 9}
 

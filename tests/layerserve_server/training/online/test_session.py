@@ -249,6 +249,15 @@ def test_checkpoints_bound_the_log(sessions: Sessions, monkeypatch: pytest.Monke
     assert one._log.steps == 0
 
 
+def test_a_checkpoint_is_written_after_ten_thousand_steps(sessions: Sessions) -> None:
+    one = sessions.start()
+    one._log.steps = 9_998
+    one.train(step(1))
+    assert one._log.steps == 9_999
+    one.train(step(2))
+    assert one._log.steps == 0
+
+
 def test_a_step_is_kept_when_there_is_no_room_for_a_checkpoint(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
