@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,3 +88,19 @@ def test_a_sweep_that_fails_on_a_full_disk_stops_its_runs(
     assert (sweep.state, sweep.reason) == (SweepState.FAILED, "No space left on device")
     assert case.cancelled == ["run"]
     assert not result.exists()
+
+
+def test_the_oldest_sweeps_that_have_ended_make_room(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(case.sweeps, "_max_kept", 2)
+
+    def drive(sweep: Sweep) -> None:
+        sweep.state, sweep.ended_time = SweepState.FINISHED, time.time()
+
+    case.drive = drive
+    made = []
+    for _ in range(4):
+        made.append(case.create())
+        for thread in case.sweeps._threads:
+            thread.join(10)
+    assert {sweep.id for sweep in made[2:]} == set(case.sweeps._sweeps)
+    assert [sweep.folder.exists() for sweep in made] == [False, False, True, True]
