@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -103,6 +104,7 @@ class TrainingService:
         self._changes = RunChanges(runs, _run)
         self._keys = IdempotencyKeys(runs)
         self._uploads = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS)
+        self._listing = threading.Lock()
 
     def routes(self) -> Routes:
         """Returns the handlers."""
@@ -207,13 +209,16 @@ class TrainingService:
         Runs of models that the caller may not read are left out. Raises InvalidRequestError, as `run_list` does.
         """
         request = parse(pb.ListRunsRequest, call.request)
-        # In this order: a run that is taken over in between is in both lists, rather than in neither.
-        elsewhere = {run.id: run for run in self._runs.list_elsewhere(request.model_name)}
-        here = {run.id: run for run in self._runs.list(request.model_name)}
-        readable = [run for run in (elsewhere | here).values() if call.caller.may("read", run.request.model)]
-        runs, token = page(request, selected(request, readable))
-        shown = [_run(run, owner="" if run.id in here else run.owner) for run in runs]
-        call.reply(pb.ListRunsResponse(runs=shown, next_page_token=token).SerializeToString)
+        # One list at a time: hundreds of runs take milliseconds of Python's lock, and several threads with such lists
+        # would keep it from short calls.
+        with self._listing:
+            # In this order: a run that is taken over in between is in both lists, rather than in neither.
+            elsewhere = {run.id: run for run in self._runs.list_elsewhere(request.model_name)}
+            here = {run.id: run for run in self._runs.list(request.model_name)}
+            readable = [run for run in (elsewhere | here).values() if call.caller.may("read", run.request.model)]
+            runs, token = page(request, selected(request, readable))
+            shown = [_run(run, owner="" if run.id in here else run.owner) for run in runs]
+            call.reply(pb.ListRunsResponse(runs=shown, next_page_token=token).SerializeToString)
 
     def list_run_files(self, call: Call) -> None:
         """Handles ListRunFiles: replies with the files that a run's callbacks have written."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from types import SimpleNamespace
 
@@ -16,6 +17,8 @@ import pytest
 from layerserve import tensors
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.repository.publishing import version_numbers
+from layerserve_server.services import training
+from layerserve_server.services.run_list import selected
 from layerserve_server.training import upload
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.request import RunRequest
@@ -50,6 +53,29 @@ def test_a_run_is_described(trainer):
     assert (run.base.version, run.published.version) == (1, 2)
     assert run.created_time.ToSeconds() <= run.started_time.ToSeconds() <= run.ended_time.ToSeconds()
     assert run.seed >= 0
+
+
+def test_lists_of_runs_are_made_one_after_another(trainer, monkeypatch):
+    """Several threads with long lists would keep Python's lock from short calls."""
+    first, second = [threading.Event() for _ in range(2)]
+    made = []
+
+    def selecting(request, runs):
+        made.append(request.model_name)
+        (second if first.is_set() else first).set()
+        if len(made) == 1:
+            # Long enough for the other call to come here as well, if it doesn't wait.
+            second.wait(0.3)
+            made.append("end of the first")
+        return selected(request, runs)
+
+    monkeypatch.setattr(training, "selected", selecting)
+    calls = []
+    for name in ("one", "two"):
+        calls.append(trainer.stub.ListRuns.future(pb.ListRunsRequest(model_name=name), timeout=30))
+        assert first.wait(10)
+    assert [list(call.result().runs) for call in calls] == [[], []]
+    assert made == ["one", "end of the first", "two"]
 
 
 def test_data_and_base_are_removed_when_the_run_has_ended(trainer):
