@@ -209,13 +209,13 @@ class TrainingService:
         Runs of models that the caller may not read are left out. Raises InvalidRequestError, as `run_list` does.
         """
         request = parse(pb.ListRunsRequest, call.request)
+        # In this order: a run that is taken over in between is in both lists, rather than in neither.
+        elsewhere = {run.id: run for run in self._runs.list_elsewhere(request.model_name)}
+        here = {run.id: run for run in self._runs.list(request.model_name)}
+        readable = [run for run in (elsewhere | here).values() if call.caller.may("read", run.request.model)]
         # One list at a time: hundreds of runs take milliseconds of Python's lock, and several threads with such lists
         # would keep it from short calls.
         with self._listing:
-            # In this order: a run that is taken over in between is in both lists, rather than in neither.
-            elsewhere = {run.id: run for run in self._runs.list_elsewhere(request.model_name)}
-            here = {run.id: run for run in self._runs.list(request.model_name)}
-            readable = [run for run in (elsewhere | here).values() if call.caller.may("read", run.request.model)]
             runs, token = page(request, selected(request, readable))
             shown = [_run(run, owner="" if run.id in here else run.owner) for run in runs]
             call.reply(pb.ListRunsResponse(runs=shown, next_page_token=token).SerializeToString)
