@@ -92,7 +92,7 @@ def test_a_job_may_take_as_much_memory_as_it_is_given(server: ForkServer, limit:
         assert channel.makefile().read() == reply
 
 
-#: A program whose children find that nobody takes their reply.
+#: A program whose children get a BrokenPipeError, as they do if the caller has gone.
 BROKEN = """
 from layerserve_server.forking import forked
 
@@ -104,7 +104,7 @@ forked.serve(handle)
 """
 
 
-def test_a_child_whose_reply_nobody_takes_ends_silently(server: ForkServer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_child_whose_caller_has_gone_ends_silently(server: ForkServer, capfd: pytest.CaptureFixture[str]) -> None:
     server._command = [sys.executable, "-c", BROKEN, "0.2"]
     with server.connection(30.0) as channel:
         channel.shutdown(socket.SHUT_WR)

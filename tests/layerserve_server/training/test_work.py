@@ -140,7 +140,7 @@ def test_a_run_trains_and_leaves_its_model_and_what_it_did(
     assert (tmp_path / CHILD_LOCK).read_text().split()[0] == str(os.getpid())
 
 
-def test_a_run_tells_how_it_began(carried_out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_of_a_run_says_how_it_began(carried_out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ("goes on from checkpoint r0/e1", "the state of 2 variables is lost")
     monkeypatch.setattr(starting, "begin", lambda *_: starting.Beginning(texts=texts))
     _, log = carried_out()

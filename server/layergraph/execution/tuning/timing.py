@@ -35,6 +35,7 @@ def lower_quartiles(
     began = time.monotonic()
     until = began + seconds
     settling, timing = (_SPINNING, _SPINNING / 2) if spinning else (0.0, 0.0)
+    enough_turns, enough_seconds = (_ENOUGH_LONG_TURNS, 0.0) if spinning else (_ENOUGH_TURNS, _ENOUGH_SECONDS)
     slow = {name: _seconds(call) > _SLOW for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(_MOST_TURNS):
@@ -46,9 +47,7 @@ def lower_quartiles(
             found = _repeat(call, 1 if slow[name] else _CALLS_A_TURN, time.monotonic() + timing, until)
             times[name].extend(found)
         now = time.monotonic()
-        if now > until or (turn >= _ENOUGH_TURNS and now > began + _ENOUGH_SECONDS):
-            break
-        if spinning and turn >= _ENOUGH_LONG_TURNS:
+        if now > until or (turn >= enough_turns and now > began + enough_seconds):
             break
     return {name: float(np.quantile(values, 0.25)) for name, values in times.items()}
 

@@ -96,7 +96,6 @@ def tune(
     if known:
         engines = list(dict.fromkeys(choice.engine for choice in known))
     engines = [name for name in engines if name != EAGER]
-    dropped: dict[str, str] = {}
     try:
         bench = _Bench(plan, rows if plan.batched else (1,), seconds, allowance, shared=shared)
         threads = threads or torch.get_num_threads()
@@ -104,11 +103,11 @@ def tune(
     except Exception as reason:
         # Layers may raise anything for rows or lengths that don't fit; the model is then served by eager torch.
         return Tuning((), dict.fromkeys(engines, _short(reason)), late=isinstance(reason, NoTimeError))
-    builder = _Builder(bench, variants, allowance, kept, trying, dropped)
+    builder = _Builder(bench, variants, allowance, kept, trying)
     try:
         if known:
             builder.build(engines)
-            return Tuning(tuple(_renewed(choice, builder.fit.get(choice.engine)) for choice in known), dropped)
+            return Tuning(tuple(_renewed(choice, builder.fit.get(choice.engine)) for choice in known), builder.dropped)
         if pin:
             builder.build_first(engines)
         else:
@@ -127,30 +126,24 @@ def tune(
             keep(folder, choices, variants, *bench.example)
     finally:
         variants.release()
-    return Tuning(tuple(choices), dropped, late=builder.late)
+    return Tuning(tuple(choices), builder.dropped, late=builder.late)
 
 
 class _Builder:
     """Builds and checks engines while time is left."""
 
     def __init__(
-        self,
-        bench: _Bench,
-        variants: Variants,
-        allowance: Allowance,
-        kept: float,
-        trying: Callable[[str], None],
-        dropped: dict[str, str],
+        self, bench: _Bench, variants: Variants, allowance: Allowance, kept: float, trying: Callable[[str], None]
     ) -> None:
-        """`kept` are seconds that must be left, and `dropped` gets the reasons of engines that aren't fit."""
+        """`kept` are the seconds that must be left; for `trying` see `tune`."""
         self._bench = bench
         self._variants = variants
         self._allowance = allowance
         self._kept = kept
         self._trying = trying
-        self._dropped = dropped
-        #: The engines whose outputs equal eager torch's.
+        #: The engines whose outputs equal eager torch's, and for each of the others the reason.
         self.fit: dict[str, Tuned] = {}
+        self.dropped: dict[str, str] = {}
         #: Whether there was no time left for any.
         self.late = False
 
@@ -180,7 +173,7 @@ class _Builder:
             self.fit[name] = replace(tuned, finite=not self._variants.keeps_not_finite(name))
         except Exception as reason:
             # Engines may raise anything, and no failure may prevent a model from being served.
-            self._dropped[name] = _short(reason)
+            self.dropped[name] = _short(reason)
             self.late |= isinstance(reason, NoTimeError)
             logger.debug("engine %s dropped", name, exc_info=True)
 
