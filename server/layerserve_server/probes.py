@@ -41,6 +41,8 @@ class Probes:
         `admit` is called with the path and the authorization header of a request; it raises UnauthenticatedError or
         ForbiddenError if the caller has no right to it. Raises OSError if the port is taken.
         """
+        # One page of metrics at a time: that of hundreds of models takes a quarter of a second of Python's lock.
+        rendering = threading.Lock()
         metrics: dict[str, WSGIApplication] = {path: make_wsgi_app(registry) for path, registry in pages.items()}
 
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -52,7 +54,8 @@ class Probes:
                 if path != "/metrics":
                     # In OpenMetrics, the library writes underscores for the colons of TensorFlow Serving's names.
                     environ["HTTP_ACCEPT"] = "text/plain"
-                return metrics[path](environ, start_response)
+                with rendering:
+                    return metrics[path](environ, start_response)
             status, text = {
                 "/healthz": ("200 OK", "ok"),
                 "/readyz": ("200 OK", "ready") if ready() else ("503 Service Unavailable", "not ready"),

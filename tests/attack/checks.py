@@ -3,6 +3,7 @@
 from attack import (
     draining,
     http_requests,
+    lists,
     memory,
     model_files,
     neighbours,
@@ -21,6 +22,7 @@ CHECKS = [
     *streams.CHECKS,
     *memory.CHECKS,
     *neighbours.CHECKS,
+    *lists.CHECKS,
     *tokens.CHECKS,
     *http_requests.CHECKS,
     *statuses.CHECKS,

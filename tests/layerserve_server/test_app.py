@@ -22,6 +22,7 @@ from layerserve_server.inference import runner
 from layerserve_server.repository import layout
 from layerserve_server.settings import Settings
 from layerserve_server.tuning.tuner import Tuner
+from layerserve_server.wiring import Inference
 
 X = np.ones((2, 2), np.float32)
 
@@ -189,6 +190,23 @@ def test_engines_are_timed_once_the_server_serves(put, make_server, connect, sta
         assert not app._inference.tuner._thread.is_alive()
         finish()
         assert tuned.wait(30)
+
+
+def test_methods_that_list_everything_are_declared_as_lists(make_server, put, monkeypatch):
+    """Of these one call runs at a time. Lists of one run's files or checkpoints are short."""
+    taken, listen = [], Inference.listen
+
+    def listening(inference, routes, *arguments, **options):
+        taken.append(routes)
+        return listen(inference, routes, *arguments, **options)
+
+    monkeypatch.setattr(Inference, "listen", listening)
+    put()
+    make_server()
+    (routes,) = taken
+    names = {method.rpartition("/")[2] for method in routes.unary}
+    everything = {name for name in names if re.match(r"List|.*(Statistics|Index)$", name)}
+    assert {method.rpartition("/")[2] for method in routes.lists} == everything - {"ListRunFiles", "ListCheckpoints"}
 
 
 def test_a_repository_that_can_not_be_read_is_told_at_the_start(put, start, monkeypatch):

@@ -3,6 +3,8 @@
 import http.client
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from layerserve_server import probes
@@ -14,9 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 class Server:
     ready = True
 
-    def __init__(self):
+    def __init__(self, *collectors):
         metrics = Metrics()
         metrics.version_failed("m", 1)
+        for collector in collectors:
+            metrics.registry.register(collector)
         self.probes = Probes("127.0.0.1", 0, {"/metrics": metrics.registry}, lambda: self.ready)
 
     def get(self, path):
@@ -39,6 +43,28 @@ def test_metrics_are_those_of_the_registry(server):
     status, text = server.get("/metrics")
     assert status == 200
     assert "layerserve_model_load_failures" in {family.name for family in text_string_to_metric_families(text)}
+
+
+def test_pages_of_metrics_are_made_one_after_another():
+    """Several threads with long pages would keep Python's lock from calls."""
+    at_once, most = [], []
+
+    class Slow:
+        def collect(self):
+            at_once.append(1)
+            most.append(len(at_once))
+            time.sleep(0.05)
+            at_once.pop()
+            return []
+
+    server = Server(Slow())
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            statuses = [status for status, _ in pool.map(server.get, ["/metrics"] * 8)]
+    finally:
+        server.probes.close()
+    assert statuses == [200] * 8
+    assert most == [1] * 8
 
 
 def test_it_lives_whether_or_not_it_is_ready(server):

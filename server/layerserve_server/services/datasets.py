@@ -93,6 +93,7 @@ class DatasetService:
                 SERVICE + "GetDataset": self.get_dataset,
                 SERVICE + "DeleteDataset": self.delete_dataset,
             },
+            lists={SERVICE + "ListDatasets"},
             both_streams={SERVICE + "UploadDataset": self.upload_dataset},
         )
 

@@ -45,6 +45,7 @@ class ModelService:
                 SERVICE + "GetModel": self.get_model,
                 SERVICE + "GetModelStatistics": self.get_model_statistics,
             },
+            lists={SERVICE + "ListModels", SERVICE + "GetModelStatistics"},
             server_streams={SERVICE + "DownloadModel": self.download_model},
         )
 

@@ -57,7 +57,8 @@ class SweepService:
                 SERVICE + "ListSweeps": self.list_sweeps,
                 SERVICE + "CancelSweep": self.cancel_sweep,
                 SERVICE + "DeleteSweep": self.delete_sweep,
-            }
+            },
+            lists={SERVICE + "ListSweeps"},
         )
 
     def create_sweep(self, call: Call) -> None:

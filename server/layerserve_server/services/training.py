@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -104,7 +103,6 @@ class TrainingService:
         self._changes = RunChanges(runs, _run)
         self._keys = IdempotencyKeys(runs)
         self._uploads = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS)
-        self._listing = threading.Lock()
 
     def routes(self) -> Routes:
         """Returns the handlers."""
@@ -115,6 +113,7 @@ class TrainingService:
                 **{SERVICE + name: handler for name, handler in self._changes.handlers().items()},
                 SERVICE + "ListRunFiles": self.list_run_files,
             },
+            lists={SERVICE + "ListRuns"},
             server_streams={
                 SERVICE + "WatchRun": self.watch_run,
                 SERVICE + "DownloadRunFile": self.download_run_file,
@@ -213,12 +212,9 @@ class TrainingService:
         elsewhere = {run.id: run for run in self._runs.list_elsewhere(request.model_name)}
         here = {run.id: run for run in self._runs.list(request.model_name)}
         readable = [run for run in (elsewhere | here).values() if call.caller.may("read", run.request.model)]
-        # One list at a time: hundreds of runs take milliseconds of Python's lock, and several threads with such lists
-        # would keep it from short calls.
-        with self._listing:
-            runs, token = page(request, selected(request, readable))
-            shown = [_run(run, owner="" if run.id in here else run.owner) for run in runs]
-            call.reply(pb.ListRunsResponse(runs=shown, next_page_token=token).SerializeToString)
+        runs, token = page(request, selected(request, readable))
+        shown = [_run(run, owner="" if run.id in here else run.owner) for run in runs]
+        call.reply(pb.ListRunsResponse(runs=shown, next_page_token=token).SerializeToString)
 
     def list_run_files(self, call: Call) -> None:
         """Handles ListRunFiles: replies with the files that a run's callbacks have written."""

@@ -49,7 +49,7 @@ class AioHandlers(grpc.GenericRpcHandler):
     async def _answer_unary(self, method: str, handler: Handler, request: bytes, context: Any) -> bytes:
         call = AioCall(self._batches, method, request, context, self._streams)
         self._batches.begin(call)
-        self._batches.take(call, lambda _: self._batches.work(call, handler))
+        self._batches.take(call, lambda _: self._batches.work(call, handler, lists=method in self._routes.lists))
         self._batches.finish()
         try:
             reply = await call.reply_or_failure

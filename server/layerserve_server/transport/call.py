@@ -170,6 +170,8 @@ class Routes:
     #: Methods of `unary` whose handlers never block, except in `Call.may_block`. A transport may run them in the thread
     #: that receives the calls.
     prompt: set[str] = field(default_factory=set)
+    #: Methods of `unary` that describe all models, runs or the like: of these, one call runs at a time.
+    lists: set[str] = field(default_factory=set)
     #: Methods with one request message and a stream of replies.
     server_streams: dict[str, StreamHandler] = field(default_factory=dict)
     #: Bidirectional streaming methods.
@@ -179,6 +181,7 @@ class Routes:
         """Adds the methods of another service."""
         self.unary.update(others.unary)
         self.prompt.update(others.prompt)
+        self.lists.update(others.lists)
         self.server_streams.update(others.server_streams)
         self.both_streams.update(others.both_streams)
 

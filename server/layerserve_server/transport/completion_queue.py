@@ -89,10 +89,10 @@ class Poller:
         self._limits = limits
         #: Number of requests for calls that the core has, whose events have the tag `_REQUEST_CALL_TAG`.
         self._requested = REQUESTED_CALLS
-        self._unary: dict[bytes, tuple[str, Handler]] = {
-            method.encode(): (method, handler if method in routes.prompt else partial(self._work, handler))
-            for method, handler in routes.unary.items()
-        }
+        self._unary: dict[bytes, tuple[str, Handler]] = {}
+        for method, handler in routes.unary.items():
+            run = handler if method in routes.prompt else partial(self._work, handler, method in routes.lists)
+            self._unary[method.encode()] = method, run
         self._streaming = {method.encode(): (method, handler) for method, handler in routes.streams.items()}
         #: Arrival times of calls whose request is still being received; and, of replies that are still being sent, the
         #: time at which sending began, in seconds, and the size in bytes.
@@ -172,9 +172,9 @@ class Poller:
             if now - since > limits.stream_idle_seconds:
                 call.fail(IdleStreamError(f"no request message received within {limits.stream_idle_seconds:g} seconds"))
 
-    def _work(self, handler: Handler, call: Call) -> None:
+    def _work(self, handler: Handler, lists: bool, call: Call) -> None:
         assert isinstance(call, PolledCall)
-        self.batches.work(call, handler)
+        self.batches.work(call, handler, lists=lists)
 
     def _take(self, event: Any) -> bool:
         """Processes an event. Returns False after the last one."""

@@ -7,6 +7,7 @@ together form a batch of rows. Metrics are updated once per batch, too.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ from layerserve_server.errors import (
 from layerserve_server.transport.call import Ended, Handler, Observer, Telemetry, Trace
 from layerserve_server.transport.compression import COMPRESSED, decompressed, decompressed_if_short
 from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.lists import Lists
 from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.request_ids import KEY as REQUEST_ID_KEY
 from layerserve_server.transport.request_ids import echo, id_of
@@ -39,6 +41,9 @@ COUNTED_BYTES = 4096
 BLOCKING_THREADS = 8
 #: Number of threads that decompress large requests: few, since each may occupy a core.
 DECOMPRESSING_THREADS = 2
+#: Time after which a thread that computes in Python gives up Python's lock if another one waits for it. A request waits
+#: for the lock several times; with Python's 5 ms it would take 20 times as long beside a thread that makes lists.
+SWITCH_SECONDS = 0.0002
 #: A longer remaining time means that there is no deadline, in seconds: libraries give a huge one then.
 FOREVER_SECONDS = 1e9
 #: Maximum number of calls per event batch. In a larger one the first call would wait until the last is parsed.
@@ -69,6 +74,7 @@ class EventBatches:
         self._ended: deque[Ended] = deque()
         self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "blocking")
         self._working = ThreadPoolExecutor(limits.rpc_threads, "rpc")
+        self._lists = Lists()
         self._decompressing = ThreadPoolExecutor(DECOMPRESSING_THREADS, "decompress")
         observer.before_collect(self.report)
         #: Calls that aren't answered yet.
@@ -79,8 +85,9 @@ class EventBatches:
         self.stopping = False
 
     def bind_to_thread(self) -> None:
-        """Makes the current thread the receiving thread."""
+        """Makes the current thread the receiving thread, and shortens its waits for Python's lock."""
         self._thread = threading.get_ident()
+        sys.setswitchinterval(SWITCH_SECONDS)
 
     def in_thread(self) -> bool:
         """Whether the current thread is the receiving thread."""
@@ -176,9 +183,12 @@ class EventBatches:
         """Runs `work` in a pool thread."""
         self._blocking.submit(work)
 
-    def work(self, call: BatchedCall, handler: Handler) -> None:
-        """Runs a handler that may block in a pool thread."""
-        self._working.submit(call.attempt, partial(handler, call))
+    def work(self, call: BatchedCall, handler: Handler, *, lists: bool) -> None:
+        """Runs a handler that may block in a pool thread; one of `Routes.lists` in its turn."""
+        if lists:
+            self._lists.submit(call, handler)
+        else:
+            self._working.submit(call.attempt, partial(handler, call))
 
     def ended(self, call: BatchedCall, status: str) -> None:
         """Records a call that ended, for the observer and telemetry."""
@@ -198,6 +208,7 @@ class EventBatches:
             call.fail(UnavailableError(STOPPING))
         for pool in (self._blocking, self._working, self._decompressing):
             pool.shutdown(wait=False, cancel_futures=True)
+        self._lists.close()
 
 
 def _run(work: Callable[..., None], *arguments: object) -> None:
@@ -212,6 +223,7 @@ class BatchedCall:
 
     __slots__ = (
         "_batches",
+        "_equal",
         "_gone",
         "_held",
         "_once",
@@ -242,6 +254,8 @@ class BatchedCall:
         self.trace: Trace | None = None
         self.request_id = ""
         self._gone: Callable[[], None] | None = None
+        #: Further calls that get the same answer.
+        self._equal: Sequence[BatchedCall] = ()
         #: Bytes of it that count towards the memory budget.
         self._held = 0
         # Acquired by the thread that answers, so that only one does.
@@ -304,7 +318,17 @@ class BatchedCall:
             held, self._held = self._held, 0
             self._batches.memory.give(held)
 
+    def answer_together(self, handler: Handler, equal: Sequence[BatchedCall]) -> None:
+        """Runs a handler that answers at once, for this call and equal ones, whether or not this one is cancelled."""
+        self._equal = equal
+        try:
+            handler(self)
+        except Exception as error:
+            self.fail(error)
+
     def answer(self, message: bytes) -> None:
+        for call in self._equal:
+            call.answer(message)
         if len(message) >= COUNTED_BYTES and not self._once.locked():
             try:
                 self.hold(len(message))
@@ -321,6 +345,8 @@ class BatchedCall:
             self.drop()
 
     def fail(self, error: Exception) -> None:
+        for call in self._equal:
+            call.fail(error)
         if not self._once.locked():
             self.request_id = id_of(self.metadata)
             trace_id = "" if self.trace is None else self.trace.trace_id

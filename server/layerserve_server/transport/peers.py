@@ -29,6 +29,11 @@ def host_of(peer: str, metadata: Sequence[tuple[str, str | bytes]] = ()) -> str:
     return next((value for key, value in metadata if key == PEER_KEY and isinstance(value, str)), "")
 
 
+def connection_of(peer: str, metadata: Sequence[tuple[str, str | bytes]]) -> str:
+    """Returns what identifies the client's connection: its peer, or its address if the call was forwarded."""
+    return peer if endpoint(peer) is not None else host_of(peer, metadata)
+
+
 def endpoint_of(connection: socket.socket) -> tuple[str, int] | None:
     """Returns the address and port of a socket's peer, as `endpoint` does. Raises OSError if the socket is closed."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):

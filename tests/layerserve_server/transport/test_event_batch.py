@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -255,12 +256,21 @@ def test_work_that_may_block_is_not_begun_for_a_caller_who_has_gone():
         batches.begin(call)
         call.gone()
         if wait == "work":
-            batches.work(call, begun.append)
+            batches.work(call, begun.append, lists=False)
         else:
             call.may_block(lambda: begun.append(1))
     for pool in (batches._blocking, batches._working):
         pool.shutdown(wait=True)
     assert begun == []
+
+
+def test_the_receiving_thread_gets_pythons_lock_soon(make):
+    usual = sys.getswitchinterval()
+    try:
+        make()[0].bind_to_thread()
+        assert sys.getswitchinterval() <= 0.0005
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def test_closing_ends_what_is_open(make):
@@ -313,8 +323,8 @@ def test_work_that_is_not_prompt_runs_in_another_thread_and_its_error_is_the_cal
     def fail(call):
         raise UnknownModelError("no model 'm'")
 
-    batches.work(good, lambda call: (threads.append(threading.current_thread()), call.answer(b"y")))
-    batches.work(bad, fail)
+    batches.work(good, lambda call: (threads.append(threading.current_thread()), call.answer(b"y")), lists=False)
+    batches.work(bad, fail, lists=False)
     wait_until(lambda: good.sent and bad.sent)
     assert codes(good, bad) == ["OK", "NOT_FOUND"]
     assert threads[0] is not threading.current_thread()

@@ -97,7 +97,10 @@ class OpenInferenceService:
             "TraceSetting": (pb.TraceSettingRequest, self.trace_setting),
             "LogSettings": (pb.LogSettingsRequest, self.log_settings),
         }
-        return Routes(unary={SERVICE + name: _handler(kind, answer) for name, (kind, answer) in answers.items()})
+        return Routes(
+            unary={SERVICE + name: _handler(kind, answer) for name, (kind, answer) in answers.items()},
+            lists={SERVICE + "ModelStatistics", SERVICE + "RepositoryIndex"},
+        )
 
     def model_ready(self, request: pb.ModelReadyRequest, caller: Caller) -> pb.ModelReadyResponse:
         """Handles ModelReady: False for a model or version that doesn't exist, as in Triton. Raises ForbiddenError."""

@@ -251,7 +251,7 @@ class _Exchange:
         if method in self._app._handlers.prompt:
             handler(call)
         else:
-            self._app._batches.work(call, handler)
+            self._app._batches.work(call, handler, lists=method in self._app._handlers.lists)
 
     async def reply_to(self, outcome: bytes | Failure, loop: asyncio.AbstractEventLoop) -> HttpReply:
         """Returns the reply for the call's reply message or error."""
