@@ -1,10 +1,11 @@
-"""Files on disk: their digests, flushing them, and locks."""
+"""Files on disk: their digests, replacing and flushing them, and locks."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,24 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def replace_file(path: Path, content: str | bytes, *, flushed: bool = False) -> None:
+    """Writes a small file, atomically: others see its former content or this one; `flushed`, after a power failure too.
+
+    Raises OSError, and then leaves the file unchanged.
+    """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        if flushed:
+            sync(unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    if flushed:
+        sync(path.parent)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.disk import sync
+from layerserve_server.disk import replace_file
 
 #: Formats of files, which are also their suffixes.
 FORMATS = ("npz", "parquet", "csv", "tsv")
@@ -112,10 +112,7 @@ class Dataset:
         """Writes the dataset to its folder, at once. Raises OSError."""
         values = asdict(self)
         del values["used"]
-        part = folder / f"{RECORD}.part"
-        part.write_text(json.dumps(values), "utf-8")
-        sync(part)
-        os.replace(part, folder / RECORD)
+        replace_file(folder / RECORD, json.dumps(values), flushed=True)
 
     @classmethod
     def read(cls, folder: Path) -> Dataset:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server.datasets.dataset import Declaration, content_name
+from layerserve_server.disk import replace_file
 from layerserve_server.errors import (
     CallCancelledError,
     IncompleteDataError,
@@ -191,9 +192,7 @@ class Part:
             "synced": self._synced,
             "boot": boot_id(),
         }
-        part = self.folder / f"{NOTE}.part"
-        part.write_text(json.dumps(note), "utf-8")
-        os.replace(part, self.folder / NOTE)
+        replace_file(self.folder / NOTE, json.dumps(note))
 
     def _unwritable(self, error: OSError) -> ServerError:
         if error.errno in FULL:

@@ -25,9 +25,9 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from layerserve_server.disk import locked, sha256, sync
+from layerserve_server.disk import locked, replace_file, sha256, sync
 from layerserve_server.importing.importer import Importer
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class Imports:
             "sha256": {str(file): self.sha256(file) for file in files},
             "racy": max(max(one.modified, one.changed) for one in facts.values()) / 1e9 > began - RACY_SECONDS,
         }
-        _write(entry, content)
+        replace_file(entry, json.dumps(content))
 
     def _flush_later(self, model: Path) -> None:
         """Flushes an import to disk in another thread: loading doesn't wait for that."""
@@ -311,12 +311,6 @@ def _boot() -> str:
         return _BOOT_ID.read_text().strip()
     except OSError:
         return "unknown"
-
-
-def _write(path: Path, content: Any) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    unfinished.write_text(json.dumps(content), "utf-8")
-    unfinished.rename(path)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from layerserve_server.disk import sync
+from layerserve_server.disk import replace_file, sync
 from layerserve_server.remote.listing import Key, Listing
 
 _KEY = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<version>[1-9][0-9]{0,17})")
@@ -99,7 +99,7 @@ class Cache:
         self.remove(key)
         unfinished.rename(place)
         sync(place.parent)
-        _replace(mark, identity)
+        replace_file(mark, identity)
 
     def remove(self, key: Key) -> None:
         """Removes a version's copy, if there is one."""
@@ -131,7 +131,7 @@ class Cache:
     def write_listing(self, listing: Listing, problems: Mapping[Key, str]) -> None:
         """Writes down the last listing, and why versions couldn't be fetched."""
         noted = {_file(key): text for key, text in problems.items()}
-        _replace(self.folder / "listing.json", json.dumps({**listing.as_json(), "problems": noted}))
+        replace_file(self.folder / "listing.json", json.dumps({**listing.as_json(), "problems": noted}))
 
     def read_listing(self) -> tuple[Listing, dict[Key, str]] | None:
         """Returns what `write_listing` has written; None if there is nothing that can be read."""
@@ -152,7 +152,7 @@ class Cache:
     def write_of_model(self, path: str, text: str) -> None:
         """Writes the copy of a small object of a model, `NAME/FILE`."""
         (self.models / path).parent.mkdir(parents=True, exist_ok=True)
-        _replace(self.models / path, text)
+        replace_file(self.models / path, text)
 
     def remove_of_model(self, path: str) -> None:
         """Removes such a copy."""
@@ -194,9 +194,3 @@ def _key(name: str) -> Key | None:
 
 def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    unfinished.write_text(text, "utf-8")
-    unfinished.replace(path)

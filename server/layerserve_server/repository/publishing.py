@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.disk import sha256, sync
+from layerserve_server.disk import replace_file, sha256, sync
 from layerserve_server.errors import VersionConflictError
 from layerserve_server.repository.layout import FIRST_CHOICES, LABEL, LABELS, MANIFEST, MODEL_NAME, VERSION_FOLDER
 
@@ -235,25 +235,12 @@ def change_json(folder: Path, name: str, content: Callable[[], Mapping[str, Any]
     Raises OSError on failure, and then leaves the file unchanged.
     """
     with _changing, _locked(folder):
-        write_file(folder, name, json_bytes(content()))
+        replace_file(folder / name, json_bytes(content()), flushed=True)
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:
     """Returns the content of a JSON file."""
     return json.dumps(content, indent=1).encode()
-
-
-def write_file(folder: Path, name: str, content: bytes) -> None:
-    """Replaces a small file, atomically. Raises OSError on failure, and then leaves it unchanged."""
-    temporary = folder / f".{name}-{secrets.token_hex(6)}"
-    try:
-        temporary.write_bytes(content)
-        sync(temporary)
-        os.replace(temporary, folder / name)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(folder)
 
 
 @contextlib.contextmanager

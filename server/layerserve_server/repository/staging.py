@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from layerserve_server.disk import sync
+from layerserve_server.disk import replace_file, sync
 from layerserve_server.errors import (
     IncompleteDataError,
     InvalidRequestError,
@@ -139,7 +139,7 @@ class Staging:
             raise InvalidRequestError(f"files: {found.problem or 'no model file is among them'}; {expected}")
         manifest = {**facts, "file": main, "bytes": digests[main].bytes, "sha256": digests[main].sha256}
         try:
-            publishing.write_file(self.folder, MANIFEST, publishing.json_bytes(manifest))
+            replace_file(self.folder / MANIFEST, publishing.json_bytes(manifest), flushed=True)
             for path in sorted(self.folder.rglob("*"), reverse=True):
                 sync(path)
             sync(self.folder)

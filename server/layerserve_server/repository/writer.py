@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from layerserve_server.disk import sync
+from layerserve_server.disk import replace_file, sync
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.control import write_control
 from layerserve_server.repository.model_settings import SETTINGS_FILE
@@ -91,7 +91,7 @@ class FolderWriter:
                 for path in (target, target.parent):
                     sync(path)
                 if settings is not None:
-                    publishing.write_file(target, SETTINGS_FILE, settings)
+                    replace_file(target / SETTINGS_FILE, settings, flushed=True)
             except OSError:
                 publishing.withdraw(self._root, [target / str(version)])
                 raise

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from layerserve_server.disk import replace_file
 from layerserve_server.errors import safe_text
 from layerserve_server.training.runs.folder import OUTCOME
 
@@ -49,11 +50,9 @@ class RunResult:
 
     def write(self, folder: Path) -> None:
         """Writes the result to the run's folder, atomically. Raises OSError."""
-        temporary = folder / (OUTCOME + ".part")
         # Texts are shortened here, since the server reads the whole file.
         written = replace(self, reason=safe_text(self.reason), withheld=safe_text(self.withheld))
-        temporary.write_text(json.dumps(asdict(written)), "utf-8")
-        os.replace(temporary, folder / OUTCOME)
+        replace_file(folder / OUTCOME, json.dumps(asdict(written)))
 
     @classmethod
     def read(cls, folder: Path) -> RunResult | None:

@@ -20,7 +20,7 @@ from layerserve_server.errors import (
     UnknownVersionError,
     VersionFailedError,
 )
-from layerserve_server.repository import management, publishing, staging
+from layerserve_server.repository import management, publishing, staging, writer
 from layerserve_server.repository.audit import FILE, AuditLog
 from layerserve_server.repository.control import Control, read_control
 from layerserve_server.repository.entry import State
@@ -274,25 +274,23 @@ def test_a_disk_that_becomes_full_leaves_nothing(manage, put, root, monkeypatch)
     put(offset=1)
     repository, manager = manage()
     before = tree(root)
-    for name in ("write_file", "claim"):
+    for module, name in ((staging, "replace_file"), (publishing, "claim")):
         with monkeypatch.context() as patch:
 
             def refuse(*_args, **_options):
                 raise OSError(28, "No space left on device")
 
-            patch.setattr(publishing, name, refuse)
+            patch.setattr(module, name, refuse)
             with pytest.raises(RefusedChangeError, match="the repository can't be written: No space left"):
                 upload(manager, model__keras="{}", layerserve__toml="nice = 1")
         assert tree(root) == before
+
+    def refuse_settings(path, *_args, **_options):
+        assert path.name == "layerserve.toml"
+        raise OSError(28, "No space left on device")
+
     # The settings come last: a version without them would be another than the one that was tested.
-    write = publishing.write_file
-
-    def refuse_settings(folder, name, content):
-        if name == "layerserve.toml":
-            raise OSError(28, "No space left on device")
-        write(folder, name, content)
-
-    monkeypatch.setattr(publishing, "write_file", refuse_settings)
+    monkeypatch.setattr(writer, "replace_file", refuse_settings)
     with pytest.raises(RefusedChangeError, match="No space left"):
         upload(manager, model__keras="{}", layerserve__toml="nice = 1")
     assert tree(root) == before

@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from layerserve_server import disk
 from layerserve_server.errors import VersionConflictError
 from layerserve_server.repository import publishing
 from layerserve_server.repository.publishing import (
@@ -316,13 +317,13 @@ def test_labels_point_at_versions(tmp_path):
 def test_a_label_is_written_in_one_step(tmp_path, monkeypatch):
     """Whoever reads meanwhile, or after a kill at any step, finds the labels of before or of after."""
     write_label(tmp_path, "stable", 3)
-    sync, seen = publishing.sync, []
+    sync, seen = disk.sync, []
 
     def note(path):
         seen.append((path.name if path == tmp_path else json.loads(path.read_text()), read_labels(tmp_path)))
         sync(path)
 
-    monkeypatch.setattr(publishing, "sync", note)
+    monkeypatch.setattr(disk, "sync", note)
     write_label(tmp_path, "stable", 4)
     # First the new file is on the disk, then it takes the name, then the name is on the disk.
     assert seen == [({"stable": 4}, {"stable": 3}), (tmp_path.name, {"stable": 4})]

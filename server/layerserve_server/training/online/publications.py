@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from layerserve_server.disk import replace_file
 from layerserve_server.errors import ServerError
 from layerserve_server.training.runs.folder import PUBLISH
 
@@ -141,6 +142,4 @@ class Publications:
                 self._watchers.remove(changed)
 
     def _note(self, published: Published) -> None:
-        part = self._folder / f"{NOTE}.part"
-        part.write_text(json.dumps(asdict(published)), "utf-8")
-        os.replace(part, self._folder / NOTE)
+        replace_file(self._folder / NOTE, json.dumps(asdict(published)))

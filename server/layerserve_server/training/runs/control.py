@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.disk import replace_file
+
 #: Name of the file in the run's folder.
 CONTROL = "control.json"
 
@@ -51,7 +53,5 @@ class ControlFile:
     def set(self, **values: Any) -> None:
         """Sets values, atomically. Raises OSError on failure, and then leaves the file unchanged."""
         changed = replace(self.read(), **values)
-        part = self._path.with_name(CONTROL + ".part")
-        part.write_text(json.dumps(asdict(changed)), "utf-8")
-        os.replace(part, self._path)
+        replace_file(self._path, json.dumps(asdict(changed)))
         self._held = changed

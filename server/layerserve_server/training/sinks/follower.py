@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from layerserve_server.disk import replace_file
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, EventLog
 from layerserve_server.training.request import RunRequest
@@ -125,10 +125,8 @@ class Follower:
                 self._sink.begin(name, RunRequest.read(self._runs / name), place.id)
 
     def _write(self) -> None:
-        part = self._note.with_suffix(".part")
         places = {name: asdict(place) for name, place in self._places.items()}
-        part.write_text(json.dumps({"lost": self.lost, "places": places}), "utf-8")
-        os.replace(part, self._note)
+        replace_file(self._note, json.dumps({"lost": self.lost, "places": places}))
 
 
 def _from(log: EventLog, sequence: int) -> list[Event]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from layerserve_server.disk import replace_file
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training.runs.base_version import BaseVersion
 from layerserve_server.training.runs.folder import BASE
 from layerserve_server.training.runs.table import copy_version
-from layerserve_server.training.sweeps.plan import replace_json
 
 #: Name of the file that describes the copy in a sweep's folder.
 DESCRIPTION = "base.json"
@@ -75,7 +75,7 @@ def copy_base(base: BaseVersion, folder: Path) -> None:
         "inputs": [_described(spec) for spec in base.model.input_specs],
         "outputs": [_described(spec) for spec in base.model.output_specs],
     }
-    replace_json(folder / DESCRIPTION, description)
+    replace_file(folder / DESCRIPTION, json.dumps(description), flushed=True)
 
 
 def _described(spec: TensorSpec) -> dict[str, object]:

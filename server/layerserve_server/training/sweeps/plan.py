@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
+from layerserve_server.disk import replace_file
 from layerserve_server.training.sweeps.space import Dimension
 
 #: Names of files in a sweep's folder: its plan, and Optuna's journal.
@@ -43,7 +43,7 @@ class Plan:
 
     def write(self, folder: Path) -> None:
         """Writes the plan to a sweep's folder. Raises OSError."""
-        replace_json(folder / PLAN, asdict(self))
+        replace_file(folder / PLAN, json.dumps(asdict(self)), flushed=True)
 
     @classmethod
     def read(cls, folder: Path) -> Plan:
@@ -51,13 +51,3 @@ class Plan:
         values = json.loads((folder / PLAN).read_text("utf-8"))
         dimensions = tuple(Dimension(**{**one, "values": tuple(one["values"])}) for one in values["dimensions"])
         return cls(**{**values, "dimensions": dimensions, "method": Method(values["method"])})
-
-
-def replace_json(path: Path, values: object) -> None:
-    """Writes JSON to a file, atomically, and flushes it to disk. Raises OSError."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(values, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

@@ -14,9 +14,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.disk import replace_file
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.owner import FolderOwner
-from layerserve_server.training.sweeps.plan import Plan, replace_json
+from layerserve_server.training.sweeps.plan import Plan
 
 #: Name of the file with the trials in a sweep's folder.
 TRIALS = "trials.json"
@@ -174,7 +175,7 @@ class Sweep:
                 "ended_time": self.ended_time,
                 "cancelled": self.cancelled,
             }
-            replace_json(self.folder / TRIALS, values)
+            replace_file(self.folder / TRIALS, json.dumps(values), flushed=True)
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
