@@ -125,8 +125,11 @@ HEAVY = [
 
 
 def test_the_public_names_are_these():
-    assert layerserve.__all__ == PUBLIC
+    assert sorted(layerserve.__all__) == sorted(PUBLIC)
     assert all(hasattr(layerserve, name) for name in PUBLIC)
+    assert set(PUBLIC) <= set(dir(layerserve))
+    with pytest.raises(AttributeError, match="No layerserve attribute client_"):
+        _ = layerserve.client_
 
 
 def test_every_error_is_public():
@@ -136,11 +139,21 @@ def test_every_error_is_public():
     assert named <= set(PUBLIC)
 
 
-@pytest.mark.parametrize("module", ["layerserve", "layerserve.testing", "layerserve.cli", "layerserve.tensors"])
+def imported(statement, names):
+    """Returns which of these modules a new process has imported after a statement."""
+    program = f"{statement}\nimport sys; print(*[name for name in {names} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.parametrize("module", ["*", "AsyncClient", "testing", "cli", "tensors"])
 def test_importing_the_client_imports_nothing_heavy(module):
-    program = f"import sys, {module}; print(*[name for name in {HEAVY} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert imported(f"from layerserve import {module}", HEAVY) == []
+
+
+@pytest.mark.parametrize("module", ["layerserve", "layerserve.cli"])
+def test_what_uses_no_client_does_not_import_it(module):
+    assert imported(f"import {module}", ["grpc", "numpy", "google.protobuf", "layerserve.client"]) == []
+    assert imported("from layerserve import Client", ["grpc", "torch"]) == ["grpc"]
 
 
 @pytest.mark.parametrize(
