@@ -27,7 +27,7 @@ class GraphService:
 
     def routes(self) -> Routes:
         """Returns the handlers."""
-        return Routes(unary={SERVICE + "GetNodeShapes": self.get_node_shapes})
+        return Routes(unary={SERVICE + "GetNodeShapes": self.get_node_shapes}, lists={SERVICE + "GetNodeShapes"})
 
     def get_node_shapes(self, call: Call) -> None:
         """Handles GetNodeShapes: replies with all nodes of the requested layers.

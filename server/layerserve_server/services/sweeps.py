@@ -58,7 +58,7 @@ class SweepService:
                 SERVICE + "CancelSweep": self.cancel_sweep,
                 SERVICE + "DeleteSweep": self.delete_sweep,
             },
-            lists={SERVICE + "ListSweeps"},
+            lists={SERVICE + "GetSweep", SERVICE + "ListSweeps"},
         )
 
     def create_sweep(self, call: Call) -> None:

@@ -170,7 +170,7 @@ class Routes:
     #: Methods of `unary` whose handlers never block, except in `Call.may_block`. A transport may run them in the thread
     #: that receives the calls.
     prompt: set[str] = field(default_factory=set)
-    #: Methods of `unary` that describe all models, runs or the like: of these, one call runs at a time.
+    #: Methods of `unary` that list all models, runs, nodes or the like: of these, one call runs at a time.
     lists: set[str] = field(default_factory=set)
     #: Methods with one request message and a stream of replies.
     server_streams: dict[str, StreamHandler] = field(default_factory=dict)

@@ -319,12 +319,16 @@ class BatchedCall:
             self._batches.memory.give(held)
 
     def answer_together(self, handler: Handler, equal: Sequence[BatchedCall]) -> None:
-        """Runs a handler that answers at once, for this call and equal ones, whether or not this one is cancelled."""
+        """Runs a handler for this call and equal ones: once if it answers now, whether or not this one is cancelled."""
         self._equal = equal
         try:
             handler(self)
         except Exception as error:
             self.fail(error)
+        self._equal = ()
+        for call in equal:
+            # Only if it wasn't answered, as the handler waits for something.
+            call.attempt(partial(handler, call))
 
     def answer(self, message: bytes) -> None:
         for call in self._equal:

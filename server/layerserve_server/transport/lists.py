@@ -1,4 +1,4 @@
-"""Calls that describe all models, runs or the like: a long list takes tens of milliseconds of Python's lock."""
+"""Calls that list all models, runs, nodes or the like: a long list takes tens of milliseconds of Python's lock."""
 
 from __future__ import annotations
 

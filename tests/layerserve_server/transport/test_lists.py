@@ -122,3 +122,18 @@ def test_a_list_that_nobody_waits_for_is_not_made(batches, handler, wait_until):
     handler.may_end.set()
     wait_until(lambda: waits.sent)
     assert handler.made == [b"begun", b"waits"]
+
+
+def test_a_handler_that_waits_is_run_for_each_of_the_equal_calls(batches, handler, wait_until):
+    """If it waited for the first one only, the others would have no answer once that is cancelled."""
+    waiting = []
+    begin(batches, handler, ListCall(batches, 1, b"begun"))
+    calls = [ListCall(batches, connection, b"all") for connection in (2, 3)]
+    for call in calls:
+        batches.begin(call)
+        batches.work(call, waiting.append, lists=True)
+    handler.may_end.set()
+    wait_until(lambda: len(waiting) == 2)
+    calls[0].gone()
+    waiting[1].reply(lambda: b"later")
+    assert (waiting, calls[1].sent) == (calls, [b"later"])
