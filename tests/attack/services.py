@@ -124,8 +124,9 @@ REQUESTS: dict[str, tuple[str, bytes]] = {
         pb.GetRunSeriesRequest(run_ids=["x"] * 100_000, max_points=2**31 - 1).SerializeToString(),
     ),
 }
-#: What may be done as it is asked for: it costs the session alone.
+#: What may be done as it is asked for: it costs the session alone, which keeps batches up to a number of bytes.
 HARMLESS = (
+    "a replay of 2**31 - 1 steps",
     "a session idle for 1e308 seconds",
     "publishing each 1e-300 seconds",
     "a session's description of megabytes",

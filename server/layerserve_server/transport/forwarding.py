@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -21,6 +22,10 @@ _Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 #: Metadata of a connection, or written by grpcio itself; not forwarded.
 OWN_KEYS = ("user-agent", "content-type", "te", PEER_KEY, CERTIFICATE_KEY)
+
+#: Keys of metadata, and values of those that don't end in "-bin", as gRPC's specification has them.
+_KEY = re.compile(r"[0-9a-z_.-]+")
+_VALUE = re.compile(r"[ -~]*")
 
 
 class Forwarder:
@@ -43,7 +48,7 @@ class Forwarder:
                 self._target,
                 options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
             )
-        pairs = [pair for pair in stream.metadata if pair[0] not in OWN_KEYS]
+        pairs = [pair for pair in stream.metadata if pair[0] not in OWN_KEYS and _may_be_sent(*pair)]
         call: _Call = self._channel.stream_stream(stream.method)(
             timeout=None if stream.deadline is None else max(0.0, stream.deadline - time.monotonic()),
             metadata=(
@@ -83,6 +88,13 @@ class Forwarder:
         """Closes the channel, and with it all calls in progress."""
         if self._channel is not None:
             await self._channel.close()
+
+
+def _may_be_sent(key: str, value: str | bytes) -> bool:
+    """Whether grpcio sends this metadata. It receives more, but then ends a call that has it with INTERNAL."""
+    if not _KEY.fullmatch(key):
+        return False
+    return key.endswith("-bin") or (isinstance(value, str) and _VALUE.fullmatch(value) is not None)
 
 
 async def _send(stream: Stream, call: _Call, failures: list[Exception]) -> None:

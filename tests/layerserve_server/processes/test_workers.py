@@ -18,6 +18,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from attack.frames import Wire, message
 from authorities import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layergraph import Input, Model, load_model
@@ -165,6 +166,24 @@ def test_every_process_answers_and_one_that_dies_is_replaced(server, file):
     while not [pid for pid in children(process) if pid != worker]:
         time.sleep(0.05)
     ask(4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
+@pytest.mark.parametrize("value", [b"\xff\xfe", "über".encode(), b"a\tb"], ids=["no UTF-8", "UTF-8", "a tab"])
+def test_metadata_that_no_client_of_grpc_may_send_is_not_forwarded(server, value):
+    """The library would end the forwarded call with INTERNAL."""
+    _, port, _ = server
+    statuses = set()
+    # So many connections that some come to each process.
+    for _ in range(12):
+        with Wire(("127.0.0.1", port)).settle() as wire:
+            number = wire.open("/layerserve.v1.ModelService/ListModels", (b"x-odd", value), (b"x-bin", b"AAE"))
+            wire.give(number, message(b""), end=True)
+            until = time.monotonic() + 30
+            while not wire.answers[number].end and time.monotonic() < until:
+                wire.read(0.5)
+            statuses.add(wire.answers[number].status)
+    assert statuses == {"0"}
 
 
 CERTIFICATES = """
