@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from layerserve_server.transport.call import Handler
+from layerserve_server.transport.call import Call, Handler
 from layerserve_server.transport.peers import connection_of
 
-if TYPE_CHECKING:
-    from layerserve_server.transport.event_batch import BatchedCall
+
+class ListCall(Call, Protocol):
+    """A call that can be answered together with others."""
+
+    def answer_together(self, handler: Handler, equal: Sequence[Any]) -> None:
+        """Runs a handler for this call and equal ones: once if it answers now."""
 
 
 class Lists:
@@ -26,11 +30,11 @@ class Lists:
         self._pool = ThreadPoolExecutor(1, "lists")
         self._lock = threading.Lock()
         #: Calls that wait, by method, caller and request.
-        self._calls: dict[Hashable, list[BatchedCall]] = {}
+        self._calls: dict[Hashable, list[ListCall]] = {}
         #: Keys of `_calls` by connection, both in the order of their turns. Keys of calls that were answered stay.
         self._turns: OrderedDict[str, OrderedDict[Hashable, Handler]] = OrderedDict()
 
-    def submit(self, call: BatchedCall, handler: Handler) -> None:
+    def submit(self, call: ListCall, handler: Handler) -> None:
         """Runs the handler of a call in its turn."""
         key = (call.method, call.caller, call.request)
         connection = connection_of(str(call.client()), call.metadata)
