@@ -4,6 +4,10 @@ A model that computes for tens of milliseconds a row is called at a fixed rate, 
 than the most that the server can answer, then at FACTOR times that, then little again. Shown are: replies a second in
 time (goodput) and their share of the best; the latency of what was answered; refusals, and those without a hint when
 to retry; the server's memory; and the time until a call is as fast again as before.
+
+By default the overload comes from h2load (Debian: nghttp2-client), a C program that leaves the server its cores. The
+server counts its replies; PROBES calls a second from here, on connections of their own, show what others see meanwhile.
+With `--tool python` all calls come from here, and each is looked at, at the server's cost.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,12 +26,16 @@ from functools import partial
 from pathlib import Path
 
 import grpc
+import h2load
 from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
-from loads import Load, predict_load, write_models
-from servers import OURS, running
+from layerserve.v1 import models_pb2, models_pb2_grpc
+from loads import Load, write_models
+from servers import OURS, Served, running
 
 #: Connections of the caller.
 CHANNELS = 8
+#: Calls a second that are looked at beside those of h2load.
+PROBES = 5.0
 #: Calls at a time with which the most that the server can answer is found, and their deadline in seconds.
 CLOSED, PATIENCE = 16, 60.0
 
@@ -36,6 +46,9 @@ class Seen:
 
     seconds: float
     latencies: list[float] = field(default_factory=list)
+    #: Replies that the server has counted, and calls that it has refused or that were late, if h2load called it.
+    answered: int | None = None
+    failed: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     without_hint: int = 0
     memory: int = 0
@@ -43,12 +56,14 @@ class Seen:
     @property
     def goodput(self) -> float:
         """Replies in time, per second."""
-        return len(self.latencies) / self.seconds
+        return (len(self.latencies) if self.answered is None else self.answered) / self.seconds
 
     def line(self, what: str, best: float) -> str:
         times = sorted(self.latencies) or [float("nan")]
         p50, p99 = times[len(times) // 2] * 1000, times[int(len(times) * 0.99)] * 1000
         failures = ", ".join(f"{count} {code}" for code, count in self.failures.items()) or "none"
+        if self.answered is not None:
+            failures = f"{self.failed}; of {len(self.latencies) + self.failures.total()} probes {failures}"
         return (
             f"| {what} | {self.goodput:.1f} ({self.goodput / best:.2f}) | {p50:.0f}, {p99:.0f} | {failures}; "
             f"{self.without_hint} without a hint | {self.memory / 2**20:.0f} |"
@@ -114,9 +129,28 @@ class Caller:
                 return time.monotonic() - began
 
 
-async def measure(port: int, group: int, factor: float, seconds: float, deadline: float) -> None:
+async def by_h2load(served: Served, caller: Caller, rate: float, seconds: float, deadline: float) -> Seen:
+    """Calls at a rate by h2load, PROBES of them by `caller`."""
+    memory = partial(resident, served.process.pid)
+    before = counted(served.port)
+    with h2load.overload(served, rate - PROBES, seconds, deadline):
+        seen = await caller.open(PROBES, seconds, memory)
+        after = counted(served.port)
+    seen.answered, seen.failed = after[0] - before[0], after[1] - before[1]
+    return seen
+
+
+def counted(port: int) -> tuple[int, int]:
+    """Predictions that a server has answered so far, and those that it has not."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = models_pb2_grpc.ModelServiceStub(channel)
+        (model,) = stub.GetModelStatistics(models_pb2.GetModelStatisticsRequest()).models
+    return model.answered, model.failed
+
+
+async def measure(served: Served, factor: float, seconds: float, deadline: float, tool: str) -> None:
     """Prints the table of one server."""
-    load = predict_load("slow")
+    port, group, load = served.port, served.process.pid, served.load
     patient, caller = Caller(port, load, PATIENCE), Caller(port, load, deadline)
     await patient.closed(3.0)
     closed = await patient.closed(10.0)
@@ -131,7 +165,11 @@ async def measure(port: int, group: int, factor: float, seconds: float, deadline
     print(closed.line(f"{CLOSED} callers", best))
     memory = partial(resident, group)
     print((await caller.open(0.7 * best, 10.0, memory)).line("0.7 times that", best), flush=True)
-    print((await caller.open(factor * best, seconds, memory)).line(f"{factor:g} times that", best), flush=True)
+    if tool == "h2load":
+        over = await by_h2load(served, caller, factor * best, seconds, deadline)
+    else:
+        over = await caller.open(factor * best, seconds, memory)
+    print(over.line(f"{factor:g} times that", best), flush=True)
     recovered = await caller.recovery(usual)
     print((await caller.open(0.7 * best, 10.0, memory)).line("0.7 times again", best))
     print(f"\na lone call takes {usual * 1000:.0f} ms; so again {recovered:.1f} s after the load has ended")
@@ -155,14 +193,16 @@ def main() -> None:
     parser.add_argument("--factor", type=float, default=4.0, help="times the most that the server can answer")
     parser.add_argument("--seconds", type=float, default=120.0, help="length of the overload")
     parser.add_argument("--deadline", type=float, default=2.0, help="deadline of each call in seconds")
+    parser.add_argument("--tool", choices=("h2load", "python"), default="h2load")
     arguments = parser.parse_args()
+    if arguments.tool == "h2load" and shutil.which("h2load") is None:
+        sys.exit("h2load is missing: install nghttp2 (Debian: apt-get install nghttp2-client), or give --tool python")
     with tempfile.TemporaryDirectory() as folder:
         write_models(Path(folder), ["slow"])
         for name in arguments.servers:
             print(f"\n{name}, deadlines of {arguments.deadline:g} s\n", flush=True)
             with running(name, Path(folder), "slow") as served:
-                group = served.process.pid
-                asyncio.run(measure(served.port, group, arguments.factor, arguments.seconds, arguments.deadline))
+                asyncio.run(measure(served, arguments.factor, arguments.seconds, arguments.deadline, arguments.tool))
     print(f"\nload average {os.getloadavg()[0]:.1f} at the end, {os.cpu_count()} cores")
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from servers import Served
 
 GRPC_OPTIONS = ("--max-concurrent-streams", "1", "-H", "content-type: application/grpc", "-H", "te: trailers")
+#: Connections of an overload.
+CONNECTIONS = 8
 JSON_OPTIONS = ("--h1", "-H", "content-type: application/json")
 
 
@@ -62,6 +67,30 @@ def measure(served: Served, callers: int, seconds: int, rate: int = 0) -> Measur
         latencies[int(len(latencies) * 0.99)],
         int(counts[1]) + int(counts[2]),
     )
+
+
+@contextmanager
+def overload(served: Served, rate: float, seconds: float, deadline: float) -> Iterator[None]:
+    """Sends requests at a rate meanwhile, whatever comes back, from CONNECTIONS connections and with a deadline."""
+    with tempfile.TemporaryDirectory() as folder:
+        body = Path(folder, "body")
+        body.write_bytes(b"\0" + len(served.load.request).to_bytes(4, "big") + served.load.request)
+        command = [
+            *(
+                "h2load",
+                "--duration",
+                f"{seconds:g}",
+                "--clients",
+                str(CONNECTIONS),
+                "--rps",
+                f"{rate / CONNECTIONS:g}",
+            ),
+            *("--data", str(body), *GRPC_OPTIONS[2:], "--max-concurrent-streams", str(math.ceil(rate * deadline))),
+            *("-H", f"grpc-timeout: {deadline * 1000:.0f}m", f"http://127.0.0.1:{served.port}{served.load.path}"),
+        ]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            yield
+            assert process.wait() == 0
 
 
 def cpu_seconds(group: int) -> float:
