@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import shutil
@@ -127,7 +128,10 @@ def check_pip(arguments: Sequence[str], variables: Sequence[str]) -> None:
 
 def check_make(arguments: Sequence[str], variables: Sequence[str]) -> None:
     """The target exists."""
-    made = subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    # Without the flags of a `make` that runs the tests: one with -s would say nothing.
+    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    command = ["make", "--dry-run", *arguments]
+    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     # For the name of a folder there is nothing to be done.
     wrong = made.returncode or "Nothing to be done" in made.stdout
     assert not wrong, f"make {shlex.join(arguments)}: {made.stdout}{made.stderr}"

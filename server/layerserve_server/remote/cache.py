@@ -96,18 +96,24 @@ class Cache:
         place, mark = self.place(key), self.folder / "kept" / _file(key)
         place.parent.mkdir(parents=True, exist_ok=True)
         # In this order: a copy without a mark is fetched again, a mark is never that of another copy.
-        self.remove(key)
+        away = self._take_away(key)
+        # At once, since a scan in between would miss the version.
         unfinished.rename(place)
+        shutil.rmtree(away, ignore_errors=True)
         sync(place.parent)
         replace_file(mark, identity)
 
     def remove(self, key: Key) -> None:
         """Removes a version's copy, if there is one."""
+        shutil.rmtree(self._take_away(key), ignore_errors=True)
+
+    def _take_away(self, key: Key) -> Path:
+        """Moves a version's copy, if there is one, to the folder that is returned."""
         (self.folder / "kept" / _file(key)).unlink(missing_ok=True)
         away = self.folder / "unfinished" / secrets.token_hex(8)
         with suppress(FileNotFoundError):
             self.place(key).rename(away)
-            shutil.rmtree(away, ignore_errors=True)
+        return away
 
     def use(self, keys: Iterable[Key]) -> None:
         """Records that versions are in use now."""
