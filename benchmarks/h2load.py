@@ -14,10 +14,11 @@ from pathlib import Path
 
 from servers import Served
 
-GRPC_OPTIONS = ("--max-concurrent-streams", "1", "-H", "content-type: application/grpc", "-H", "te: trailers")
+GRPC_HEADERS = ("-H", "content-type: application/grpc", "-H", "te: trailers")
+GRPC_OPTIONS = ("--max-concurrent-streams", "1", *GRPC_HEADERS)
+JSON_OPTIONS = ("--h1", "-H", "content-type: application/json")
 #: Connections of an overload.
 CONNECTIONS = 8
-JSON_OPTIONS = ("--h1", "-H", "content-type: application/json")
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ def measure(served: Served, callers: int, seconds: int, rate: int = 0) -> Measur
     """Drives a server from `callers` connections with one request at a time each, `rate` a second at the most."""
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
-        request = served.load.request
-        body.write_bytes(request if served.load.json else b"\0" + len(request).to_bytes(4, "big") + request)
+        body.write_bytes(served.load.request if served.load.json else framed(served.load.request))
         command = [
             *("h2load", "--duration", str(seconds), "--warm-up-time", "1", "--clients", str(callers)),
             *("--data", str(body), "--log-file", str(log)),
@@ -74,23 +74,22 @@ def overload(served: Served, rate: float, seconds: float, deadline: float) -> It
     """Sends requests at a rate meanwhile, whatever comes back, from CONNECTIONS connections and with a deadline."""
     with tempfile.TemporaryDirectory() as folder:
         body = Path(folder, "body")
-        body.write_bytes(b"\0" + len(served.load.request).to_bytes(4, "big") + served.load.request)
+        body.write_bytes(framed(served.load.request))
         command = [
-            *(
-                "h2load",
-                "--duration",
-                f"{seconds:g}",
-                "--clients",
-                str(CONNECTIONS),
-                "--rps",
-                f"{rate / CONNECTIONS:g}",
-            ),
-            *("--data", str(body), *GRPC_OPTIONS[2:], "--max-concurrent-streams", str(math.ceil(rate * deadline))),
-            *("-H", f"grpc-timeout: {deadline * 1000:.0f}m", f"http://127.0.0.1:{served.port}{served.load.path}"),
+            *("h2load", "--duration", f"{seconds:g}", "--data", str(body)),
+            *("--clients", str(CONNECTIONS), "--rps", f"{rate / CONNECTIONS:g}"),
+            *("--max-concurrent-streams", str(math.ceil(rate * deadline))),
+            *(*GRPC_HEADERS, "-H", f"grpc-timeout: {deadline * 1000:.0f}m"),
+            f"http://127.0.0.1:{served.port}{served.load.path}",
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             yield
             assert process.wait() == 0
+
+
+def framed(message: bytes) -> bytes:
+    """A message with gRPC's prefix: not compressed, and its length."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def cpu_seconds(group: int) -> float:
