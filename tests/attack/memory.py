@@ -245,7 +245,7 @@ def _costly(scene: Scene) -> Counter[str]:
     return seen
 
 
-KEEPS = "its front keeps up to a megabyte of each stream that nobody reads, where it can't be counted"
+KEEPS = "its front keeps up to a megabyte of each stream that its caller doesn't read, where it can't be counted"
 BUFFERS = "it takes a message whole, and decompresses it, before its size can be seen"
 
 
@@ -270,7 +270,7 @@ CHECKS = [
     _check("600 answers to streams without a window", _unread(PREDICT, predict_wide(ROWS), 15, 20, 0)),
     _check("600 answers to streams that take a byte", _unread(PREDICT, predict_wide(ROWS), 15, 20, 1)),
     _check(
-        "answers on PredictStreams that nobody reads",
+        "answers on PredictStreams, never read",
         _unread(PREDICT_STREAM, in_stream(predict_wide(ROWS)), 15, 10, -1),
         {"native": KEEPS},
     ),
@@ -279,7 +279,7 @@ CHECKS = [
         _unread(PREDICT_STREAM, in_stream(predict_wide(ROWS)), 15, 10, 0),
         {"native": KEEPS},
     ),
-    _check("300 downloads that nobody reads", _unread(DOWNLOAD, download(), 15, 10, -1)),
+    _check("300 downloads, never read", _unread(DOWNLOAD, download(), 15, 10, -1)),
     _check("300 downloads without a window", _unread(DOWNLOAD, download(), 15, 10, 0)),
     _check("small requests that ask for much", _costly),
     _check("large requests that are right", _unread(PREDICT, padded(MIB), 15, 20, 65_535)),

@@ -36,7 +36,7 @@ NAMES = [
     "small requests that ask for much",
     "gzip bombs on Predict",
     "gzip bombs on PredictStream",
-    "answers on PredictStreams that nobody reads",
+    "answers on PredictStreams, never read",
     "calls that are wrong in every way",
 ]
 #: How long a flood lasts.
