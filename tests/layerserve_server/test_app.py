@@ -72,7 +72,7 @@ def test_metrics_are_served_over_http(put, start, connect, wait_until):
         assert line in text
 
 
-def test_names_that_no_model_has_make_no_time_series(put, start, connect):
+def test_names_that_no_model_has_make_no_time_series(put, start, connect, wait_until):
     put()
     app = start()
     for name in ("a", "b"):
@@ -81,7 +81,7 @@ def test_names_that_no_model_has_make_no_time_series(put, start, connect):
                 prediction_pb2.PredictRequest(model=tensor_pb2.ModelSpec(name=name)), timeout=30
             )
     labels = {"method": "Predict", "model": "", "version": "", "status": "NOT_FOUND"}
-    assert app.metrics.registry.get_sample_value("layerserve_requests_total", labels) == 2
+    wait_until(lambda: app.metrics.registry.get_sample_value("layerserve_requests_total", labels) == 2)
 
 
 def test_while_draining_health_says_no_and_calls_are_answered(put, start, connect):

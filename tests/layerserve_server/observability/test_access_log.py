@@ -28,20 +28,23 @@ def lines(caplog):
     return [record for record in caplog.records if record.name == "layerserve_server.access"]
 
 
-def test_each_call_and_stream_has_a_line(put, start, connect, caplog):
+def test_each_call_and_stream_has_a_line(put, start, connect, caplog, wait_until):
     put("double")
     app = start(access_log=1.0, log_level="warning")
     stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
     began = time.time()
     stub.Predict(request(), timeout=30, metadata=[("x-request-id", "mine")])
+    # A line is written after the reply is sent.
+    wait_until(lambda: len(lines(caplog)) == 1)
     with pytest.raises(grpc.RpcError) as caught:
         stub.Predict(request("nothing"), timeout=30)
+    wait_until(lambda: len(lines(caplog)) == 2)
     given = dict(caught.value.trailing_metadata())["x-request-id"]
     list(stub.PredictStream(iter([prediction_pb2.PredictStreamRequest(request=request())]), timeout=30))
     connect(app).unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=30)
+    wait_until(lambda: len(lines(caplog)) == 3)
     app._inference.telemetry.close()
     found = [json.loads(JsonFormatter().format(record)) for record in lines(caplog)]
-    assert len(found) == 3
     for line, record in zip(found, lines(caplog), strict=True):
         assert 0 < line.pop("seconds") < 30
         assert began - 1 < record.created < time.time() + 1

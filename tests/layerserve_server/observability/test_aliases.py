@@ -119,7 +119,7 @@ def test_both_text_formats_can_be_read(metrics):
         assert len(list(parse_open_metrics(text))) > 3
 
 
-def test_a_server_has_the_pages_that_are_asked_for(put, start, connect):
+def test_a_server_has_the_pages_that_are_asked_for(put, start, connect, wait_until):
     put("double")
     app = start(metrics_port=0, metric_aliases="triton, tfserving")
     message = prediction_pb2.PredictRequest(
@@ -136,6 +136,8 @@ def test_a_server_has_the_pages_that_are_asked_for(put, start, connect):
             samples = [sample for family in families for sample in family.samples]
             return {(one.name, one.labels.get("status", "OK")): one.value for one in samples}
 
+    # A call is counted after its reply is sent.
+    wait_until(lambda: page("/metrics").get(("layerserve_requests_total", "OK")) == 5)
     ours, theirs = page("/metrics"), page("/monitoring/prometheus/metrics")
     assert ours["nv_inference_request_success", "OK"] == ours["layerserve_requests_total", "OK"] == 5
     assert ours["nv_inference_count", "OK"] == ours["layerserve_rows_total", "OK"] == 15

@@ -393,7 +393,7 @@ def test_an_exporter_that_is_not_there_is_refused():
     assert type(console).__name__ == "ConsoleSpanExporter"
 
 
-def test_latencies_have_exemplars_where_the_reader_asks_for_them(serve):
+def test_latencies_have_exemplars_where_the_reader_asks_for_them(serve, wait_until):
     app, channel, _ = serve(metrics_port=0)
     predict = prediction_pb2_grpc.PredictionServiceStub(channel).Predict
     predict(request(), timeout=30, metadata=[UNSAMPLED])
@@ -408,8 +408,11 @@ def test_latencies_have_exemplars_where_the_reader_asks_for_them(serve):
         (family,) = [one for one in families if one.name == "layerserve_request_seconds"]
         return [(one.labels["le"], one.exemplar) for one in family.samples if one.exemplar is not None]
 
+    # A call is counted after its reply is sent.
+    wait_until(lambda: "layerserve_requests_total{" in page("text/plain"))
     assert exemplars() == []
     predict(request(), timeout=30, metadata=[SAMPLED])
+    wait_until(exemplars)
     ((bound, exemplar),) = exemplars()
     assert exemplar.labels == {"trace_id": TRACE}
     assert exemplar.value <= float(bound)

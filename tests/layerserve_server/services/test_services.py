@@ -368,14 +368,20 @@ def test_download_of_a_file_that_is_gone_or_a_link_is_not_found(models, tmp_path
 @pytest.mark.parametrize(
     ("name", "transport"), [("", "grpcio"), pytest.param("double", "native", marks=TRANSPORTS[1].marks)]
 )
-def test_statistics_count_the_predictions_of_models(serve, connect, name, transport):
+def test_statistics_count_the_predictions_of_models(serve, connect, wait_until, name, transport):
     app, _, stub = serve(transport=transport)
     for _ in range(3):
         stub.Predict(request(X), timeout=30)
     with pytest.raises(grpc.RpcError):
         stub.Predict(request(X, outputs=["nope"]), timeout=30)
     reports = models_pb2_grpc.ModelServiceStub(connect(app))
-    reply = reports.GetModelStatistics(models_pb2.GetModelStatisticsRequest(name=name), timeout=30)
+
+    def statistics():
+        return reports.GetModelStatistics(models_pb2.GetModelStatisticsRequest(name=name), timeout=30)
+
+    # A prediction is counted after its reply is sent.
+    wait_until(lambda: sum(one.answered + one.failed for one in statistics().models) == 4)
+    reply = statistics()
     (found,) = reply.models
     assert (found.name, found.answered, found.failed) == ("double", 3, 1)
     assert found.rows == 3 * len(X)

@@ -226,21 +226,30 @@ def test_a_model_whose_rows_can_not_be_batched_has_full_shapes(serve, put):
     assert not config.HasField("dynamic_batching")
 
 
-def test_statistics_count_requests_rows_and_batches(serve):
+def test_statistics_count_requests_rows_and_batches(serve, wait_until):
     _, call = serve()
+
+    def statistics(name="", requests=4):
+        def found():
+            (one,) = call("ModelStatistics", pb.ModelStatisticsRequest(name=name)).model_stats
+            return one
+
+        # A request is counted after its reply is sent.
+        wait_until(lambda: found().inference_stats.success.count + found().inference_stats.fail.count == requests)
+        return found()
+
     for _ in range(3):
         call("ModelInfer", infer())
     with pytest.raises(grpc.RpcError):
         call("ModelInfer", infer(X[:, :1]))
-    (found,) = call("ModelStatistics", pb.ModelStatisticsRequest(name="double")).model_stats
+    found = statistics("double")
     assert (found.inference_count, found.execution_count) == (9, 3)
     stats = found.inference_stats
     assert [part.count for part in (stats.success, stats.fail, stats.queue, stats.compute_infer)] == [3, 1, 3, 3]
     assert 0 < stats.compute_infer.ns <= stats.success.ns
-    assert call("ModelStatistics", pb.ModelStatisticsRequest()).model_stats == [found]
+    assert statistics() == found
     assert len(list(call.stream(iter([infer(), infer(), infer(X[:, :1])])))) == 3
-    (later,) = call("ModelStatistics", pb.ModelStatisticsRequest()).model_stats
-    stats = later.inference_stats
+    stats = statistics(requests=7).inference_stats
     assert [part.count for part in (stats.success, stats.fail, stats.queue, stats.compute_infer)] == [5, 2, 5, 5]
     assert stats.success.ns > found.inference_stats.success.ns
     with pytest.raises(grpc.RpcError, match="unknown model"):

@@ -43,6 +43,28 @@ def ask(channel, **fields):
     return tensors.decode(reply.outputs[0])
 
 
+@pytest.fixture
+def ask_in_turn(monkeypatch, wait_until):
+    """Sends requests, each after the one before was put in the queue for its comparison (or dropped).
+
+    A queue that isn't empty makes the model busy: its requests aren't compared.
+    """
+    put_all, put = [], module.Shadows.put
+
+    def counted(self, one, *, busy):
+        put(self, one, busy=busy)
+        put_all.append(one)
+
+    monkeypatch.setattr(module.Shadows, "put", counted)
+
+    def ask_one(channel, *, chosen=True):
+        before = len(put_all)
+        ask(channel)
+        wait_until(lambda: len(put_all) == before + chosen)
+
+    return ask_one
+
+
 def counts(app, version="2"):
     found = {}
     for outcome in OUTCOMES:
@@ -106,14 +128,14 @@ def test_a_request_that_names_a_version_or_label_is_not_compared(settings, start
     wait_until(lambda: counts(app) == {"equal": 1})
 
 
-def test_a_version_number_and_a_share(settings, start, connect, monkeypatch, wait_until):
+def test_a_version_number_and_a_share(settings, start, connect, monkeypatch, wait_until, ask_in_turn):
     settings(text='shadow = 2\nshadow_share = "30 %"')
     app = start()
     channel = connect(app)
-    drawn = iter([0.1, 0.4, 0.29, 0.9, 0.3])
-    monkeypatch.setattr(module, "random", SimpleNamespace(random=lambda: next(drawn)))
-    for _ in range(5):
-        ask(channel)
+    drawn = [0.1, 0.4, 0.29, 0.9, 0.3]
+    monkeypatch.setattr(module, "random", SimpleNamespace(random=iter(drawn).__next__))
+    for number in drawn:
+        ask_in_turn(channel, chosen=number < 0.3)
     wait_until(lambda: counts(app) == {"equal": 2})
 
 
@@ -147,7 +169,7 @@ class Lenient:
         return {"y": inputs["x"] * 2 + self._model.offset}
 
 
-def test_a_shadow_that_is_slow_delays_nobody_and_the_rest_is_dropped(settings, start, connect, wait_until):
+def test_a_shadow_that_is_slow_delays_nobody_and_the_rest_is_dropped(settings, start, connect, wait_until, ask_in_turn):
     settings()
     app = start()
     channel = connect(app)
@@ -155,7 +177,7 @@ def test_a_shadow_that_is_slow_delays_nobody_and_the_rest_is_dropped(settings, s
         gate = version.model.gate
         gate.clear()
         for _ in range(module.MAX_WAITING + 11):
-            ask(channel)
+            ask_in_turn(channel)
         # One is being computed, so many wait.
         wait_until(lambda: counts(app) == {"dropped": 10})
         gate.set()
