@@ -102,10 +102,9 @@ class Copies:
 
 
 def absent_versions(
-    versions: Mapping[Key, RemoteVersion], kept: Iterable[Key], problems: Mapping[Key, str], cache: Cache
+    versions: Mapping[Key, RemoteVersion], problems: Mapping[Key, str], cache: Cache
 ) -> list[FoundVersion]:
-    """Returns the versions of a store that aren't in the folder, as the repository has them."""
-    there = set(kept)
+    """Returns the versions of a store as the repository has those that aren't in the folder."""
     return [
         FoundVersion(
             name=one.name,
@@ -118,5 +117,4 @@ def absent_versions(
             absent=True,
         )
         for key, one in versions.items()
-        if key not in there
     ]

@@ -22,8 +22,8 @@ class Follower:
         self._read_at = -1
         self._known = cache.read_listing()
 
-    def absent(self) -> list[FoundVersion]:
-        """Returns the versions of the store that aren't in the folder."""
+    def versions(self) -> list[FoundVersion]:
+        """Returns the versions of the store."""
         with self._lock:
             time_of_listing = self._cache.listing_time()
             if time_of_listing != self._read_at:
@@ -33,7 +33,7 @@ class Follower:
         if known is None:
             return []
         listing, problems = known
-        return absent_versions(listing.versions, self._cache.kept(), problems, self._cache)
+        return absent_versions(listing.versions, problems, self._cache)
 
     def want(self, name: str, version: int) -> None:
         """Does nothing: the main process wants the same versions."""
@@ -46,7 +46,7 @@ class Follower:
         while time.monotonic() < end:
             if key in self._cache.kept():
                 return
-            (problem,) = [one.problem for one in self.absent() if (one.name, one.version) == key] or [""]
+            (problem,) = [one.problem for one in self.versions() if (one.name, one.version) == key] or [""]
             if problem:
                 raise VersionFailedError(f"{label} can't be fetched: {problem}")
             time.sleep(TICK_SECONDS)

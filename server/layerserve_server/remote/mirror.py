@@ -98,7 +98,7 @@ class Mirror:
         self._away = 0
         self._away_text = ""
         self._unsettled = False
-        self._absent: list[FoundVersion] = []
+        self._versions: list[FoundVersion] = []
         self._pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="store watcher", daemon=True)
@@ -273,14 +273,12 @@ class Mirror:
 
     # Versions for the repository.
 
-    def absent(self) -> list[FoundVersion]:
-        """Returns the versions of the store that aren't in the folder."""
-        return self._absent
+    def versions(self) -> list[FoundVersion]:
+        """Returns the versions of the store."""
+        return self._versions
 
     def _note_change(self) -> None:
-        self._absent = absent_versions(
-            self._listing.versions, self._copies.identities, self._failures.problems(), self._cache
-        )
+        self._versions = absent_versions(self._listing.versions, self._failures.problems(), self._cache)
 
     def note_use(self, versions: Iterable[tuple[str, int]]) -> None:
         """Called with the versions in memory, whose files are to stay."""
@@ -368,7 +366,6 @@ class Mirror:
         with self._lock:
             versions = self._listing.versions
             self._copies.make_room(one, [versions[key] for key in self._fetching if key in versions])
-            self._note_change()
         folder = self._cache.unfinished()
         try:
             files = names(one.files)
@@ -386,7 +383,7 @@ class Mirror:
 
     # For the writer.
 
-    def versions(self, name: str) -> dict[int, RemoteVersion]:
+    def versions_of(self, name: str) -> dict[int, RemoteVersion]:
         """Returns the known versions of a model, by number."""
         with self._lock:
             return {version: one for (model, version), one in self._listing.versions.items() if model == name}

@@ -64,7 +64,7 @@ class StoreWriter:
 
     def _publish(self, name: str, folder: Path, above: int, expected: int, settings: bytes | None) -> int:
         publishing.check(self._address)
-        one = publishing.upload(self._store, name, folder, max([above, *self._mirror.versions(name)]), expected)
+        one = publishing.upload(self._store, name, folder, max([above, *self._mirror.versions_of(name)]), expected)
         try:
             if settings is not None:
                 self._write(f"{name}/{SETTINGS_FILE}", settings.decode("utf-8"))
@@ -101,7 +101,7 @@ class StoreWriter:
         publishing.check(self._address)
         with self._mirror.exchange:
             labels = [one.path for one in self._store.objects(name) if one.path.endswith(CLASS_LABELS)]
-            for version in self._mirror.versions(name):
+            for version in self._mirror.versions_of(name):
                 self._withdraw(name, version)
             for path in labels:
                 self._store.delete(path)
@@ -111,7 +111,7 @@ class StoreWriter:
         self.write_control(name, highest=highest)
 
     def _withdraw(self, name: str, version: int) -> None:
-        one = self._mirror.versions(name).get(version)
+        one = self._mirror.versions_of(name).get(version)
         if one is None:
             return
         place = f"{name}/{version}"

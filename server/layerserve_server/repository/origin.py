@@ -11,11 +11,11 @@ from layerserve_server.repository.layout import FoundVersion
 class Origin(Protocol):
     """A store, and the fetching of its versions into the repository's folder. Thread-safe."""
 
-    def absent(self) -> Iterable[FoundVersion]:
-        """Returns the versions of the store that aren't in the folder; doesn't block."""
+    def versions(self) -> Iterable[FoundVersion]:
+        """Returns the versions of the store, each as one that isn't in the folder; doesn't block."""
 
     def want(self, name: str, version: int) -> None:
-        """Has a version fetched; doesn't block. It is in the folder later, or `absent` has the problem."""
+        """Has a version fetched; doesn't block. It is in the folder later, or `versions` has the problem."""
 
     def fetch(self, name: str, version: int) -> None:
         """Waits until a version is in the folder.

@@ -397,14 +397,14 @@ class Repository(LoadedModels):
         Returns None if the disk can't be read: loaded versions stay in use.
         """
         found: list[FoundVersion] = []
-        # Before the folder, so that none is missing in both.
-        absent = list(self._origin.absent()) if self._origin is not None else []
+        elsewhere = self._origin.versions() if self._origin is not None else ()
         try:
             if self._file_name is not None:
                 found.append(layout.find_single_file(self._file_name, self._path))
             if self._file_name is None or self._root.is_dir():
                 found += layout.find_in_folder(self._root)
-            found += absent
+            # What the folder has comes first. What it lacks may be being replaced at this moment.
+            found += elsewhere
         except OSError as error:
             if str(error) != self._disk_problem:
                 logger.error("can't read the repository; loaded versions stay in use: %s", error)

@@ -24,7 +24,7 @@ def fetched(mirror, name, version):
 
 
 def absent(mirror):
-    return {(one.name, one.version): one.problem for one in mirror.absent()}
+    return {(one.name, one.version): one.problem for one in mirror.versions() if not one.path.exists()}
 
 
 def wait_for(condition):

@@ -300,6 +300,20 @@ def test_labels_of_classes_come_with_each_version(s3, served, wait_until, tmp_pa
     assert s3.paths() == ["models/double/serving.json"]
 
 
+def test_a_scan_while_a_copy_is_replaced_unloads_nothing(s3, served, tmp_path):
+    """Between the renames of the old and the new copy, the folder has none."""
+    put(s3, 1, 10)
+    app = served(model_control="none")
+    with app.repository.lease("double", 1) as version:
+        place = app.settings.root / "double" / "1"
+        assert place.rename(tmp_path / "away").is_dir()
+        app.repository.scan()
+        assert not version.retired
+        (tmp_path / "away").rename(place)
+        app.repository.scan()
+        assert not version.retired
+
+
 def test_a_call_that_loads_a_model_waits_for_its_copies(s3, served, connect):
     put(s3, 1, 10)
     put(s3, 2, 20)

@@ -35,7 +35,7 @@ class FakeOrigin:
     def folder(self, version):
         return self.root / "double" / str(version)
 
-    def absent(self):
+    def versions(self):
         return [
             FoundVersion(
                 *("double", version, self.folder(version), (0, 0, 9, version, 0), True),
@@ -43,7 +43,6 @@ class FakeOrigin:
                 absent=True,
             )
             for version in self.offsets
-            if not self.folder(version).exists()
         ]
 
     def want(self, name, version):
