@@ -153,6 +153,9 @@ def test_what_went_on_to_another_process_is_not_kept(pair, monkeypatch):
     pair.watched.unattributed.calls += 1
     pair.look()
     assert pair.connection.incomplete == 0
+    pair.send(5 << 20)
+    pair.look()
+    assert pair.connection.incomplete == pytest.approx(5 << 20, rel=0.01), "what went on before went on once"
 
 
 def test_calls_whose_requests_still_come_are_refused_before_their_connection_is_ended(pair, monkeypatch):

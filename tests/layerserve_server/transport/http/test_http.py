@@ -209,6 +209,21 @@ def test_requests_count_towards_the_memory_of_all_callers(serve, wait_until):
     wait_until(lambda: app._transport.memory.held == 0)
 
 
+def test_a_message_counts_until_it_is_answered(model, wait_until):
+    """Its JSON has two bytes for each number, and the message that is made of it four."""
+    app, _, version = model()
+    size = 20_000
+    array = {"name": "x", "shape": [size // 2, 2], "datatype": "FP32", "data": [1] * size}
+    body = json.dumps({"inputs": [array]}, separators=(",", ":")).encode()
+    with socket.create_connection(("127.0.0.1", app.http_port)) as client:
+        client.sendall(post(body=body))
+        wait_until(lambda: version.model.begun)
+        assert app._transport.memory.held >= len(body) + 4 * size
+        version.model.gate.set()
+        assert client.recv(12) == b"HTTP/1.1 200"
+    wait_until(lambda: app._transport.memory.held == 0)
+
+
 def test_connections_are_limited_and_idle_ones_make_room(serve, wait_until):
     app, call = serve(max_peer_connections=4)
     assert call("GET", "/v2").status == 200
