@@ -25,8 +25,8 @@ def read_columns(path: str, key: str, name: str, specs: Sequence[TensorSpec], fi
     if not name and len(specs) == 1:
         name = specs[0].name
     suffix = Path(path).suffix
-    try:
-        with Path(path).open("rb") as file:
+    with Path(path).open("rb") as file:
+        try:
             table = open_table(file, suffix, path)
             found = [] if key else [spec for spec in specs if spec.name in table.names]
             if key or name or not found:
@@ -34,10 +34,10 @@ def read_columns(path: str, key: str, name: str, specs: Sequence[TensorSpec], fi
                 return _read(table, [Selection(key=key, name=name, text=_is_text(spec), fill=fill)], [spec])[0]
             selections = [Selection((spec.name,), text=_is_text(spec), fill=fill) for spec in found]
             return dict(zip((spec.name for spec in found), _read(table, selections, found), strict=True))
-    except (InvalidArgument, MemoryError, OSError):
-        raise
-    except Exception as error:  # Arrow raises many kinds of errors for corrupt data
-        raise InvalidArgument(f"{path}: {type(error).__name__}: {error}") from error
+        except (InvalidArgument, MemoryError):
+            raise
+        except Exception as error:  # Arrow raises many kinds of errors for corrupt data, OSError among them
+            raise InvalidArgument(f"{path}: {type(error).__name__}: {str(error).strip()}") from error
 
 
 def _is_text(spec: TensorSpec | None) -> bool | None:

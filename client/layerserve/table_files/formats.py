@@ -28,4 +28,4 @@ def open_table(file: BinaryIO, suffix: str, label: str) -> Table:
     except (InvalidArgument, MemoryError):
         raise
     except Exception as error:  # Arrow raises many kinds of errors for a corrupt file
-        raise InvalidArgument(f"{label}: {type(error).__name__}: {error}") from error
+        raise InvalidArgument(f"{label}: {type(error).__name__}: {str(error).strip()}") from error

@@ -87,6 +87,21 @@ def test_a_npy_file_is_mapped_and_not_read():
     assert isinstance(read_arrays(["a.npy"]), np.memmap)
 
 
+def write_damaged(path):
+    """A table whose footer is whole: `a` is compressed data, and `b` the lengths of texts, that make no sense."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {"a": np.arange(1000.0), "b": [f"text {number}" for number in range(1000)]}
+    compression = {"a": "snappy", "b": "none"}
+    parquet.write_table(pyarrow.table(columns), path, compression=compression, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"text 500") - 4
+    content[place : place + 4] = b"\xff" * 4
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -104,12 +119,17 @@ def test_a_npy_file_is_mapped_and_not_read():
         (["objects.npy"], "objects.npy: got"),
         (["objects.npz"], "objects.npz: got"),
         (["bad.json"], "bad.json: got invalid JSON"),
+        (["bad.parquet:a"], "bad.parquet: OSError: "),
+        (["damaged.parquet:a"], "damaged.parquet: OSError: Corrupt snappy"),
+        (["damaged.parquet:b"], "damaged.parquet: ArrowInvalid: "),
     ],
 )
 def test_what_is_no_array_is_told(tmp_path, arguments, text):
     (tmp_path / "short.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:40])
     (tmp_path / "short.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:-60])
     (tmp_path / "bad.json").write_text("[1")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1" + bytes(20) + b"PAR1")
+    write_damaged(tmp_path / "damaged.parquet")
     objects = np.array([print], object)
     np.save("objects.npy", objects, allow_pickle=True)
     np.savez("objects.npz", a=objects)
