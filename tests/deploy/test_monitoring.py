@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,22 @@ def test_every_file_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert runpy.run_path(str(ROOT / "deploy" / "generate.py"))["main"]() == 0
+
+
+def test_a_file_that_is_not_up_to_date_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    (tmp_path / "deploy" / "monitoring" / "alerts.yaml").write_text("groups: []\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    made = runpy.run_path(str(tmp_path / "deploy" / "generate.py"))
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    assert made["main"]() == 1
+    assert "stale: prometheusrule.yaml, alerts.yaml: run `make docs` and commit" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["generate.py"])
+    assert made["main"]() == 0
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    assert made["main"]() == 0
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])

@@ -2,16 +2,78 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import numpy as np
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
 from layerserve import Client, InvalidTensor, MissingInput, TensorSpec, TrainingCancelled, UnknownInput, tensors
+from layerserve.dataset_info import read_dataset
 from layerserve.model_info import read_model_info
 from layerserve.run_info import read_run_info
+from layerserve.sweeps import read_sweep
 from layerserve.testing import FakeServer
 from layerserve.testing.fake_model import FakeModel
-from layerserve.v1 import models_pb2, prediction_pb2, training_pb2
+from layerserve.v1 import (
+    datasets_pb2,
+    models_pb2,
+    prediction_pb2,
+    sweeps_pb2,
+    tensor_pb2,
+    training_pb2,
+)
+
+
+def value_of(field):
+    """A value of a field that isn't a message, other than its default."""
+    if field.enum_type is not None:
+        return field.enum_type.values[-1].number
+    text = b"7" if field.type == FieldDescriptor.TYPE_BYTES else "7"
+    return {FieldDescriptor.CPPTYPE_STRING: text, FieldDescriptor.CPPTYPE_BOOL: True}.get(field.cpp_type, 7)
+
+
+def filled(message, depth=4):
+    """The message with a value in each field, of a oneof in its first."""
+    if isinstance(message, tensor_pb2.Tensor):
+        message.CopyFrom(tensors.encode(np.ones((2, 3), np.float32), "x"))
+        return message
+    for field in message.DESCRIPTOR.fields:
+        oneof, kind = field.containing_oneof, field.message_type
+        if oneof is not None and oneof.fields[0] is not field:
+            continue
+        value = getattr(message, field.name)
+        if kind is not None and kind.GetOptions().map_entry:
+            value["a"] = value_of(kind.fields_by_name["value"])
+        elif kind is None and field.is_repeated:
+            value.append(value_of(field))
+        elif kind is None:
+            setattr(message, field.name, value_of(field))
+        elif depth:
+            filled(value.add() if field.is_repeated else value, depth - 1)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (read_dataset, datasets_pb2.Dataset),
+        (read_model_info, models_pb2.ModelVersion),
+        (read_run_info, training_pb2.Run),
+        (read_sweep, sweeps_pb2.Sweep),
+    ],
+)
+def test_no_field_of_a_reply_is_left_out(read, message):
+    empty, whole = read(message()), read(filled(message()))
+    fields = [field.name for field in dataclasses.fields(whole)]
+    assert [name for name in fields if getattr(empty, name) == getattr(whole, name)] == []
+    unread = []
+    for field in message.DESCRIPTOR.fields:
+        less = filled(message())
+        less.ClearField(field.name)
+        if repr(read(less)) == repr(whole):
+            unread.append(field.name)
+    assert unread == []
 
 
 @pytest.mark.parametrize("number", [0, 99])

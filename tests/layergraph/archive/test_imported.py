@@ -16,7 +16,7 @@ import pytest
 from imported_models import imported_model, mapped_model
 from layergraph.archive import open_archive
 from layergraph.archive.hdf5 import OWN_OPTIMIZER_GROUP
-from layergraph.archive.imported.form import ARRAYS, DESCRIPTION
+from layergraph.archive.imported.form import ARRAYS, DESCRIPTION, error_fields, raised
 from layergraph.archive.imported.writing import describe
 from layergraph.archive.safetensors_file import Entry, write_safetensors
 from layergraph.errors import CorruptFileError, ModelFileError
@@ -180,6 +180,15 @@ def test_an_error_whose_problems_are_no_texts_is_damaged(tmp_path: Path) -> None
         (folder / DESCRIPTION).write_text(json.dumps(content))
         with pytest.raises(CorruptFileError, match="what another process read of it is damaged"):
             mapped_model(path, folder)
+
+
+def test_of_an_error_many_and_long_problems_are_cut() -> None:
+    fields = error_fields(CorruptFileError("m.keras", [3000 * "x"] * 60))
+    error = raised(fields, Path("other") / "m.keras")
+    assert isinstance(error, CorruptFileError)
+    assert len(error.problems) == 51
+    assert {len(problem) for problem in error.problems[:50]} == {2000}
+    assert error.problems[50] == "and 10 more"
 
 
 def test_damaged_arrays_are_refused(tmp_path: Path) -> None:

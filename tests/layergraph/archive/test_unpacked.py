@@ -32,6 +32,15 @@ def test_vocabularies_are_those_of_the_zip(tmp_path: Path) -> None:
     assert vocabularies(layergraph.load_model(folder)) == expected
 
 
+def test_assets_belong_to_the_files_of_the_model(tmp_path: Path) -> None:
+    """A change of one of them loads the model again."""
+    folder = unpacked(FIXTURES.parent / "text" / "keras3.keras", tmp_path / "model")
+    with open_archive(folder) as archive:
+        found = {path.relative_to(folder) for path in archive.files}
+    written = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    assert {path for path in written if path.parts[0] == "assets"} <= found <= written
+
+
 def test_assets_behind_links_are_not_read(tmp_path: Path) -> None:
     folder = unpacked(FIXTURES.parent / "text" / "keras3.keras", tmp_path / "model")
     name = "layers/string_lookup/vocabulary.txt"

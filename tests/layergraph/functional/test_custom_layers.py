@@ -369,6 +369,40 @@ def test_layers_of_its_own_freeze_with_it(classes: Any) -> None:
     assert not ours.get_layer("one").more[0].trainable
 
 
+def test_a_layer_that_is_frozen_before_it_is_built_trains_none_of_its_own() -> None:
+    def frozen(k: Any) -> Any:
+        class Late(k.layers.Layer):
+            def build(self, input_shape: Any) -> None:
+                self.inner = k.layers.Dense(2)
+                self.inner.build(input_shape)
+
+            def call(self, x: Any) -> Any:
+                return self.inner(x)
+
+        layer = Late(trainable=False)
+        layer(k.Input((3,)))
+        return layer
+
+    ours, theirs = frozen(layergraph), frozen(keras)
+    assert ours.trainable_weights == theirs.trainable_weights == []
+    assert len(ours.non_trainable_weights) == len(theirs.non_trainable_weights) == 2
+
+
+def test_layers_are_found_among_other_values_of_a_list() -> None:
+    class Mixed(layergraph.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = [None, "relu", layergraph.layers.Dense(2), 3, [layergraph.layers.Dense(3)]]
+            self.named = {"size": 4, "last": layergraph.layers.Dense(4)}
+
+        def call(self, x: Any) -> Any:
+            return self.named["last"](self.steps[4][0](self.steps[2](x)))
+
+    layer = Mixed()
+    layer(layergraph.Input((5,)))
+    assert sorted(layer.sublayers) == ["named/dense", "steps/container/dense", "steps/dense"]
+
+
 def test_methods_of_the_guide_are_there(classes: Any) -> None:
     ours = model(classes[1], "Block")
     config = ours.get_layer("one").get_config()

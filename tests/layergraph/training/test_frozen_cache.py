@@ -115,6 +115,21 @@ def test_validation_is_kept_for_the_steps_that_it_has() -> None:
     assert same(fitted(cache=True, shuffle=False, **settings), fitted(cache=False, shuffle=False, **settings))
 
 
+def test_lora_weights_that_came_after_a_prediction_are_trained() -> None:
+    results = []
+    for cache in (True, False):
+        model = compiled()
+        # Its plan binds the weights as they are.
+        model.predict(X, verbose=0)
+        layergraph.utils.set_random_seed(1)
+        model.get_layer("out").enable_lora(2)
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        results.append(fitted(cache=cache, model=model, shuffle=False))
+    assert same(*results)
+    losses = results[0][0]["loss"]
+    assert losses[0] > losses[-1]
+
+
 def test_steps_per_epoch_and_sample_weights() -> None:
     settings = {"steps_per_epoch": 2, "epochs": 5, "sample_weight": RNG.random(ROWS).astype("float32")}
     assert same(fitted(cache=True, shuffle=False, **settings), fitted(cache=False, shuffle=False, **settings))
