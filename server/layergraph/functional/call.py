@@ -164,9 +164,6 @@ def _build_for(self: Layer, args: tuple[Structure, ...]) -> None:
     if any(not inner.built for inner in self.sublayers.values()):
         with scopes.building(self):
             infer_anew(Invocation(self, args, {}, None))
-    for inner in self.sublayers.values():
-        if not self.trainable and inner.trainable:
-            inner.trainable = False
 
 
 def _shapes_for(layer: Layer, args: tuple[Structure, ...]) -> Iterable[Any]:

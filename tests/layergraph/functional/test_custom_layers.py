@@ -369,23 +369,37 @@ def test_layers_of_its_own_freeze_with_it(classes: Any) -> None:
     assert not ours.get_layer("one").more[0].trainable
 
 
-def test_a_layer_that_is_frozen_before_it_is_built_trains_none_of_its_own() -> None:
-    def frozen(k: Any) -> Any:
+@pytest.mark.parametrize("frozen", ["when it is made", "before it is built", "afterwards"])
+def test_what_a_frozen_layer_does_to_layers_that_it_makes_later(frozen: str) -> None:
+    """They aren't trained, but only layers that were there when it was frozen are frozen themselves."""
+
+    def trained(k: Any) -> Any:
         class Late(k.layers.Layer):
             def build(self, input_shape: Any) -> None:
-                self.inner = k.layers.Dense(2)
+                self.inner, self.norm = k.layers.Dense(3, kernel_initializer="ones"), k.layers.BatchNormalization()
                 self.inner.build(input_shape)
+                self.norm.build(input_shape)
 
-            def call(self, x: Any) -> Any:
-                return self.inner(x)
+            def call(self, x: Any, training: Any = None) -> Any:
+                return self.norm(self.inner(x), training=training)
 
-        layer = Late(trainable=False)
-        layer(k.Input((3,)))
-        return layer
+        layer = Late(trainable=frozen != "when it is made")
+        if frozen == "before it is built":
+            layer.trainable = False
+        x = k.Input((3,))
+        made = k.Model(x, k.layers.Dense(1, kernel_initializer="ones")(layer(x)))
+        if frozen == "afterwards":
+            layer.trainable = False
+        made.compile("sgd", "mse")
+        rows = np.random.default_rng(0).normal(3, 2, (32, 3))
+        made.fit(rows, np.zeros((32, 1)), epochs=2, verbose=0, shuffle=False)
+        return layer, made.get_weights()
 
-    ours, theirs = frozen(layergraph), frozen(keras)
-    assert ours.trainable_weights == theirs.trainable_weights == []
-    assert len(ours.non_trainable_weights) == len(theirs.non_trainable_weights) == 2
+    (ours, own), (theirs, expected) = trained(layergraph), trained(keras)
+    assert ours.norm.trainable is theirs.norm.trainable
+    assert [len(layer.trainable_weights) for layer in (ours, theirs)] == [0, 0]
+    for one, other in zip(own, expected, strict=True):
+        assert_close(one, other)
 
 
 def test_layers_are_found_among_other_values_of_a_list() -> None:
