@@ -53,7 +53,7 @@ class Ones(Initializer):
         return torch.ones(shape, dtype=dtype)
 
 
-def constant(value: Any) -> Any:
+def constant_value(value: Any) -> Any:
     """Validator: a number, a nested list of numbers, or Keras's serialised form of an array."""
     if isinstance(value, Mapping):
         config = value.get("config")
@@ -72,7 +72,7 @@ def constant(value: Any) -> Any:
 class Constant(Initializer):
     """A constant `value`; an array is broadcast to the shape (keras.initializers.Constant)."""
 
-    value: Any = option(constant, default=0.0)
+    value: Any = option(constant_value, default=0.0)
 
     def __call__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         value = torch.as_tensor(self.value).to(dtype)
@@ -396,6 +396,7 @@ def initializer(value: Any) -> Initializer:
 
 
 # Keras's aliases: function names of the classes, and `get`.
+constant = Constant
 glorot_normal = GlorotNormal
 glorot_uniform = GlorotUniform
 he_normal = HeNormal
@@ -407,6 +408,7 @@ ones = Ones
 orthogonal = Orthogonal
 random_normal = RandomNormal
 random_uniform = RandomUniform
+stft = STFT
 truncated_normal = TruncatedNormal
 variance_scaling = VarianceScaling
 zeros = Zeros
@@ -430,6 +432,7 @@ __all__ = [
     "TruncatedNormal",
     "VarianceScaling",
     "Zeros",
+    "constant",
     "get",
     "glorot_normal",
     "glorot_uniform",
@@ -442,6 +445,7 @@ __all__ = [
     "orthogonal",
     "random_normal",
     "random_uniform",
+    "stft",
     "truncated_normal",
     "variance_scaling",
     "zeros",

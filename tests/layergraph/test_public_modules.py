@@ -41,9 +41,9 @@ PUBLIC: dict[str, str] = {
     """,
     "initializers": """
         Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity Initializer LecunNormal LecunUniform Ones
-        Orthogonal RandomNormal RandomUniform STFT TruncatedNormal VarianceScaling Zeros get glorot_normal
+        Orthogonal RandomNormal RandomUniform STFT TruncatedNormal VarianceScaling Zeros constant get glorot_normal
         glorot_uniform he_normal he_uniform identity lecun_normal lecun_uniform ones orthogonal random_normal
-        random_uniform truncated_normal variance_scaling zeros
+        random_uniform stft truncated_normal variance_scaling zeros
     """,
     "losses": """
         BinaryCrossentropy BinaryFocalCrossentropy CTC CategoricalCrossentropy CategoricalFocalCrossentropy
@@ -105,6 +105,45 @@ def test_a_module_holds_its_public_names(module: str) -> None:
     assert sorted(ours.__all__) == names
     assert all(hasattr(ours, name) for name in names)
     assert {name for name in names if not hasattr(theirs, name)} == OURS.get(module, set())
+
+
+def test_layers_have_keras_s_other_names() -> None:
+    theirs = {name: getattr(keras.layers, name) for name in dir(keras.layers)}
+    layers = {name: kind.__name__ for name, kind in theirs.items() if isinstance(kind, type)}
+    others = {name: first for name, first in layers.items() if name != first and hasattr(layergraph.layers, first)}
+    assert len(others) == 20
+    assert {name: getattr(layergraph.layers, name).__name__ for name in others} == others
+
+
+#: Defaults that differ: what only this package has or leaves out, and masks and shapes that Keras's own calls give.
+OTHER_DEFAULTS = {
+    "export(format)",
+    "summary(print_fn)",
+    "categorical_generalized_cross_entropy(q)",
+    "add_weight(shape)",
+    "build(input_shape)",
+    "build(value_shape)",
+    "compute_mask(mask)",
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_defaults_of_functions_and_methods_are_keras_s(module: str) -> None:
+    ours, theirs = (importlib.import_module(".".join(filter(None, (root, module)))) for root in ("layergraph", "keras"))
+    pairs: dict[str, tuple[Any, Any]] = {}
+    for name in {*dir(theirs)} & {*dir(ours)}:
+        one, other = getattr(ours, name), getattr(theirs, name)
+        pairs[name] = one, other
+        for method in vars(other) if inspect.isclass(other) else ():
+            if not method.startswith("_"):
+                pairs[method] = getattr(one, method, None), getattr(other, method)
+    differ = set()
+    for name, both in pairs.items():
+        if not all(map(callable, both)):
+            continue
+        one, other = ({p.name: p.default for p in inspect.signature(f).parameters.values()} for f in both)
+        differ |= {f"{name}({key})" for key in one.keys() & other.keys() if one[key] != other[key]}
+    assert differ <= OTHER_DEFAULTS
 
 
 def test_modules_are_there_without_being_imported() -> None:

@@ -21,7 +21,7 @@ def model_to_dot(
     model: Functional,
     show_shapes: bool = False,
     show_dtype: bool = False,
-    show_layer_names: bool = False,
+    show_layer_names: bool = True,
     rankdir: str = "TB",
     dpi: int = 200,
     show_trainable: bool = False,

@@ -175,6 +175,24 @@ def test_keras_by_itself_gets_its_own_words(name: str, minor: int, keys: set[str
     assert placeholders == (["vhat_0", "vhat_1"] if name == "Adam" else [])
 
 
+def test_a_decay_of_a_new_optimizer_is_written_as_a_schedule() -> None:
+    """Keras 2's new optimizers have no `decay`, but files may say otherwise."""
+    config = {"learning_rate": 0.5, "decay": 0.25, "is_legacy_optimizer": False}
+    model = embedded(False)
+    model.compile({"class_name": "Adam", "config": config}, "mse")
+    writer = early(model, 11)
+    rate = writer.training_config()["optimizer_config"]["config"]["learning_rate"]
+    assert rate["class_name"] == "InverseTimeDecay"
+    assert (rate["config"]["initial_learning_rate"], rate["config"]["decay_rate"]) == (0.5, 0.25)
+    assert not writer.unsupported
+    schedule = {"initial_learning_rate": 0.5, "decay_steps": 1, "decay_rate": 0.5}
+    config["learning_rate"] = {"class_name": "ExponentialDecay", "config": schedule}
+    model.compile({"class_name": "Adam", "config": config}, "mse")
+    writer = early(model, 11)
+    writer.training_config()
+    assert writer.unsupported == ["option 'decay' with a schedule of optimizer Adam isn't supported"]
+
+
 def test_averages_that_nobody_takes_are_no_obstacle() -> None:
     """RMSprop of 2.15 has an option for how often they would replace the weights."""
     model = embedded(False)

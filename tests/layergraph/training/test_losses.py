@@ -103,6 +103,14 @@ def test_sample_weights(name, options, y, p):
     check(both(name, options, y, p, weight=np.linspace(0.5, 2, int(np.prod(rows)), dtype="float32").reshape(rows)))
 
 
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"CTC", "Circle"}))
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", None])
+def test_sequences_of_vectors(name, reduction):
+    """(rows, steps, values): the last axis is reduced first."""
+    y = STEP_CLASSES if name in ("SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy") else STEPS[::-1]
+    check(both(name, {"reduction": reduction}, y, STEPS))
+
+
 def test_every_loss_has_a_case():
     assert {name for name, *_ in CASES} == set(LOSSES)
     theirs = {n for n in dir(keras.losses) if isinstance(getattr(keras.losses, n), type)} - {"Loss"}

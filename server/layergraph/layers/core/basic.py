@@ -17,7 +17,7 @@ from layergraph.functional.lora import LoraWeights
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
-from layergraph.initializers import constant, initializer
+from layergraph.initializers import constant_value, initializer
 from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
 from layergraph.layers.biases import product
 from layergraph.layers.lora import LoraLayer
@@ -168,7 +168,7 @@ class Embedding(LoraLayer):
 class Masking(Layer):
     """Masks timesteps at which all features equal `mask_value`, and sets them to 0 (keras.layers.Masking)."""
 
-    mask_value: Any = option(constant, default=0.0)
+    mask_value: Any = option(constant_value, default=0.0)
 
     supports_masking = True
 

@@ -24,7 +24,7 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
-from layergraph.initializers import Ones, Zeros, constant
+from layergraph.initializers import Ones, Zeros, constant_value
 from layergraph.layers.normalization.weights import axis_length
 from layergraph.layers.preprocessing.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.spatial import data_format
@@ -102,8 +102,8 @@ def middle_of_resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 class Rescaling(Layer):
     """inputs * scale + offset (keras.layers.Rescaling). Both may be lists with a number for each channel."""
 
-    scale: Any = option(constant)
-    offset: Any = option(constant, default=0.0)
+    scale: Any = option(constant_value)
+    offset: Any = option(constant_value, default=0.0)
 
     supports_masking = True
 
@@ -202,7 +202,7 @@ def _statistics(value: Any) -> Any:
     """Validator: a number or nested list of numbers; None if the file has them as weights."""
     if value is None:
         return None
-    made = constant(value)
+    made = constant_value(value)
     if np.ndim(made) > 8:
         raise Expected("numbers")
     return made
