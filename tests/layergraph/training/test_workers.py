@@ -19,18 +19,55 @@ from layergraph.training.workers import check_shareable
 FUZZ = Path(__file__).parents[2] / "fuzz" / "workers.py"
 
 
-def test_workers_give_the_numbers_of_one_process() -> None:
-    """One model of each kind; tests/fuzz/workers.py generates any number."""
+def torchrun(script: Path, *arguments: str) -> str:
+    """Runs a script in two processes; returns what they print."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
     ended = subprocess.run(
-        [*command, "--nproc-per-node", "2", str(FUZZ), "8"],
+        [*command, "--nproc-per-node", "2", str(script), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
-    assert "8 models, 0 mismatches" in ended.stdout, ended.stdout + ended.stderr[-4000:]
+    assert ended.returncode == 0, ended.stdout + ended.stderr[-4000:]
+    return ended.stdout
+
+
+def test_workers_give_the_numbers_of_one_process() -> None:
+    """One model of each kind; tests/fuzz/workers.py generates any number."""
+    printed = torchrun(FUZZ, "8")
+    assert "8 models, 0 mismatches" in printed, printed
+
+
+STOPS = """
+import numpy as np
+from layergraph import Input, Sequential, layers
+from layergraph.training.callbacks.callback import Callback
+from layergraph.training.workers import Workers
+from torch import distributed
+
+
+class Decides(Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if workers.first:
+            self.model.optimizer.learning_rate = 0.25
+            self.model.stop_training = batch == 1
+
+
+distributed.init_process_group("gloo")
+workers = Workers()
+model = Sequential([Input((2,)), layers.Dense(1)])
+model.compile("sgd", "mse")
+model.fit(np.ones((12, 2)), np.zeros((12, 1)), batch_size=2, verbose=0, callbacks=[Decides()], workers=workers)
+print(f"steps {model.optimizer.iterations}, rate {float(model.optimizer.learning_rate)}")
+distributed.destroy_process_group()
+"""
+
+
+def test_what_a_callback_of_the_first_worker_decides_holds_for_all(tmp_path: Path) -> None:
+    (tmp_path / "stops.py").write_text(STOPS)
+    assert torchrun(tmp_path / "stops.py").count("steps 2, rate 0.25\n") == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])

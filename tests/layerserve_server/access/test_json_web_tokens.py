@@ -17,7 +17,7 @@ from layerserve_server.access import credentials, json_web_tokens
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.json_web_tokens import RefusedForNowError
 from layerserve_server.access.tokens_file import TokensFileError
-from layerserve_server.errors import TokenExpiredError, UnauthenticatedError, UnavailableError
+from layerserve_server.errors import QuotaError, TokenExpiredError, UnauthenticatedError, UnavailableError
 
 RSA, OTHER = (rsa.generate_private_key(65537, 2048) for _ in range(2))
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -115,6 +115,9 @@ def test_a_caller_has_one_quota_for_all_of_its_tokens(make_gate):
     assert first is not second
     assert first.quota is second.quota
     assert caller(gate, signed(sub="bob")).quota is not first.quota
+    first.quota.take_rows(6)
+    with pytest.raises(QuotaError, match="its quota of 5 rows per second is used up"):
+        second.quota.take_rows(1)
 
 
 def unsigned(header, claims):

@@ -10,6 +10,7 @@ from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import Rel
 from layerserve_server.repository.audit import FILE
 from layerserve_server.repository.control import Control, read_control
 from layerserve_server.repository.entry import State
+from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from tokens import bearer, write_tokens
 
 METHOD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
@@ -69,6 +70,15 @@ def refused(reload, *configs, **fields):
     with pytest.raises(grpc.RpcError) as refusal:
         reload(*configs, **fields)
     return refusal.value.code().name, refusal.value.details()
+
+
+def test_processes_in_which_a_change_is_not_in_effect_are_named(reload, monkeypatch):
+    assert reload(DOUBLE, OTHER).status.error_message == ""
+    apply = Configuration.apply
+    late = ["worker process 1: late", "worker process 2: late"]
+    monkeypatch.setattr(Configuration, "apply", lambda *arguments: [*apply(*arguments), *late])
+    status = reload(DOUBLE, OTHER).status
+    assert (status.error_code, status.error_message) == (0, f"in effect, but not yet in {'; '.join(late)}")
 
 
 def test_labels_move_are_added_and_removed(reload, labels, tmp_path):
