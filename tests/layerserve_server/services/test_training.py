@@ -143,25 +143,28 @@ def test_a_process_that_does_not_stop_is_killed(put, start, connect, tmp_path):
 
 def test_runs_wait_for_a_slot_and_too_many_are_refused(put, start, connect, tmp_path):
     put("double")
-    app = start(max_queued_runs=1)
+    app = start(max_queued_runs=2)
     trainer = Trainer(app, connect(app), tmp_path)
     _, first = trainer.begin(spec("wait"))
     second_call = trainer.stub.Train(messages(spec("train")), timeout=60)
     accepted, queued = next(second_call).event, next(second_call).event
-    assert queued.queued.ahead == 1
+    third_call = trainer.stub.Train(messages(spec("train")), timeout=60)
+    third = next(third_call).event.run_id
+    assert (queued.queued.ahead, next(third_call).event.queued.ahead) == (1, 2)
     with pytest.raises(grpc.RpcError) as caught:
         trainer.train(spec())
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "2 training runs are queued or running" in caught.value.details()
+    assert "3 training runs are queued or running" in caught.value.details()
     listed = trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs
-    assert {run.id for run in listed} == {first, accepted.run_id}
+    assert {run.id for run in listed} == {first, accepted.run_id, third}
     assert trainer.run(accepted.run_id).state == pb.RUN_STATE_QUEUED
     sample = app.metrics.registry.get_sample_value
     assert sample("layerserve_training_runs", {"state": "running"}) == 1
-    assert sample("layerserve_training_runs", {"state": "queued"}) == 1
+    assert sample("layerserve_training_runs", {"state": "queued"}) == 2
     trainer.go(first)
-    assert kinds(response.event for response in second_call)[-1] == "finished"
-    assert sample("layerserve_training_runs_ended_total", {"model": "double", "state": "finished"}) == 2
+    for call in (second_call, third_call):
+        assert kinds(response.event for response in call)[-1] == "finished"
+    assert sample("layerserve_training_runs_ended_total", {"model": "double", "state": "finished"}) == 3
 
 
 def test_urgent_runs_leave_the_queue_first(trainer):
