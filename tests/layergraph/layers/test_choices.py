@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         GraphError,
         "expected text or integers",
     ),
-    "an image smaller than its tiles": (
+    "an image smaller than its padding": (
         lambda: ContrastLimitedAdaptiveHistogramEqualization(tile_grid_size=(8, 8))(
             np.zeros((1, 9, 3, 1), "float32"), training=True
         ),

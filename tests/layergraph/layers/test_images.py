@@ -326,3 +326,12 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         layers.MelSpectrogram()(layergraph.Input((100,)))
     with pytest.raises(DataError, match="at least one frame"):
         layers.STFTSpectrogram()(np.zeros((1, 10, 1), "float32"))
+
+
+def test_words_may_be_in_capitals() -> None:
+    made = layers.Resizing(3, 3, interpolation="BILINEAR")
+    assert made.get_config()["interpolation"] == "bilinear"
+    (image,) = pixels(*IMAGE)
+    assert torch.equal(made(image), layers.Resizing(3, 3)(image))
+    with pytest.raises(ConfigError, match="option 'interpolation' is 3"):
+        layers.Resizing(3, 3, interpolation=3)

@@ -273,6 +273,12 @@ def test_spectral_normalization_of_a_layer_without_kernel_is_refused() -> None:
         LAYERS["SpectralNormalization"](LAYERS["Flatten"]())(layergraph.Input((3, 4)))
 
 
+def test_options_of_renormalization_are_not_in_the_config() -> None:
+    """Most releases of Keras 3 refuse them."""
+    config = layergraph.layers.BatchNormalization(renorm=True, renorm_momentum=0.5).get_config()
+    assert not [name for name in config if name.startswith("renorm")]
+
+
 def test_several_axes_and_renormalization_give_the_numbers_of_keras_2() -> None:
     """Outputs of a file of tf.keras 2.15 before and after training, and the losses meanwhile."""
     fixtures = Path(__file__).parents[2] / "fixtures"

@@ -233,6 +233,15 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
     assert samples(metrics.registry) == {**expected, f"layerserve_queue_rows {at}": 0}
 
 
+def test_a_version_that_is_loaded_after_its_release_counts_anew():
+    metrics = Metrics()
+    metrics.batches("m", 1).batch_ran(2, 1, 0.5)
+    metrics.version_released("m", 1)
+    assert samples(metrics.registry) == {}
+    metrics.batches("m", 1).batch_ran(3, 1, 0.5)
+    assert samples(metrics.registry)["layerserve_rows_total model=m version=1"] == 3
+
+
 def test_a_version_that_is_loaded_again_counts_on():
     metrics = Metrics()
     before = metrics.batches("m", 1)

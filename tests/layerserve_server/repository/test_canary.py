@@ -78,6 +78,15 @@ def test_its_version_is_loaded_before_requests_come(repository):
     assert {one.version for one in repository.describe() if one.ready_time} == {1, 2}
 
 
+def test_a_shadow_without_a_label_is_loaded_and_listed(make, put, tmp_path):
+    for version in (1, 2, 3):
+        put(version=version, offset=version)
+    write(tmp_path, 'shadow = 2\nshadow_share = "50 %"\ndefault_version = 1')
+    repository = make(max_old_versions=0)
+    assert repository.shadows["double"].version == 2
+    assert {one.version for one in repository.describe() if one.ready_time} == {1, 2}
+
+
 @pytest.mark.parametrize(
     ("settings", "labels"),
     [

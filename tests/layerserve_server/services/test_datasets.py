@@ -326,12 +326,12 @@ def test_a_token_of_the_name_of_callers_without_one_owns_other_datasets(put, sta
 # Sampled requests.
 
 
-def sampled(server, *samples):
+def sampled(server, *samples, version=1):
     """Has requests of "double" kept: their ids, and rows of their input."""
     files = SampleFiles(server.app.settings.state_folder / "samples", 1 << 30, lambda count: None)
     for moment, (id, x) in enumerate(samples):
         x = np.float32(x)
-        files.add(Sample("double", 1, {"x": x, "y": 2 * x}, len(x), id, 1000.0 + moment))
+        files.add(Sample("double", version, {"x": x, "y": 2 * x}, len(x), id, 1000.0 + moment))
     files.close()
 
 
@@ -366,6 +366,16 @@ def test_corrected_requests_become_a_dataset(server):
         "y/y": [[6, 8], [10, 12], [3, 3], [18, 20]],
     }
     assert not [name for name in os.listdir(server.app.datasets.folder) if name.startswith(".made")]
+
+
+def test_a_request_that_names_a_version_takes_its_samples_only(server):
+    sampled(server, ("a", [[1, 2]]))
+    sampled(server, ("b", [[3, 4]]), version=2)
+    whole = made(server, {"a": [[0, 0]]}, uncorrected=True)
+    assert content(server, whole) == {"x/x": [[1, 2], [3, 4]], "y/y": [[0, 0], [6, 8]]}
+    request = pb.MakeDatasetRequest(model={"name": "double", "version": 1}, uncorrected=True)
+    one = server.stub.MakeDataset(request, timeout=30).dataset
+    assert content(server, one) == {"x/x": [[1, 2]], "y/y": [[2, 4]]}
 
 
 @pytest.mark.parametrize(

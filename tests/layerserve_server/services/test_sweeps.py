@@ -201,6 +201,7 @@ def test_a_sweep_whose_trials_all_fail_has_failed(sweeper, tmp_path):
         ({"dimensions": [pb.Dimension(name="seed", values="{}")]}, "expected a list of values"),
         ({"dimensions": [pb.Dimension(name="seed", values="[")]}, "dimension 'seed'"),
         ({"dimensions": [pb.Dimension(name="seed", values="[1]")] * 51}, "dimensions: got 51"),
+        ({"dimensions": [pb.Dimension(name="seed", values="[")] * 51}, "dimensions: got 51"),
         ({"dimensions": [pb.Dimension(name="loss", values='["mse", "msee"]')]}, "unknown loss 'msee'"),
     ],
 )
