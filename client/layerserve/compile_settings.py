@@ -77,8 +77,9 @@ def plain(setting: str, value: Any) -> Any:
         return {str(key): plain(setting, item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(setting, item) for item in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
+    if hasattr(value, "__array__") and not isinstance(value, type):
+        # Also a tensor, as in the config of Keras's AUC: on a GPU torch's has no array, TensorFlow's has no `tolist`.
+        return value.tolist() if hasattr(value, "tolist") else np.asarray(value).tolist()
     if callable(getattr(value, "get_config", None)) and not isinstance(value, type):
         return {"class_name": type(value).__name__, "config": plain(setting, value.get_config())}
     raise InvalidArgument(

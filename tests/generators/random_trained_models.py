@@ -354,10 +354,10 @@ class ModelMaker:
             return [self.sequence()]
         branches = [self.branch() for _ in range(draw.pick((1, 1, 2)))]
         if draw.chance(0.2):
-            shared = self.dense(4)
+            shared, after = self.normalization() if draw.chance(0.5) else self.dense(4), self.dense(4)
             width = 4
             both = [keras.layers.Dense(width, **self.plain("to"))(b) for b in (branches * 2)[:2]]
-            branches = [keras.layers.Average(**self.plain("mean"))([shared(b) for b in both])]
+            branches = [keras.layers.Average(**self.plain("mean"))([after(shared(b)) for b in both])]
         if len(branches) > 1:
             return [keras.layers.Concatenate(**self.plain("both"))(branches), *branches]
         return branches

@@ -81,6 +81,24 @@ def test_an_optimizer_of_keras_is_serialised_as_keras_does(monkeypatch):
     assert again.get_config() == optimizer.get_config()
 
 
+def test_a_tensor_in_a_config_of_keras_travels_as_a_list(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras")
+    sent = json.loads(compile_settings(metrics=[keras.metrics.AUC(label_weights=[0.25, 0.75])]).metrics)
+    assert sent[0]["config"]["label_weights"] == [0.25, 0.75]
+
+
+class TensorOfTensorFlow:
+    """Unlike arrays and torch's tensors, it has no `tolist`."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([0.25, 0.75])
+
+
+def test_a_tensor_without_tolist_travels_as_a_list():
+    assert json.loads(compile_settings(loss_weights=TensorOfTensorFlow()).loss_weights) == [0.25, 0.75]
+
+
 def test_class_weights_travel_by_index():
     assert json.loads(class_weight_json({0: 1, np.int64(1): np.float32(2.5)})) == {"0": 1.0, "1": 2.5}
     assert class_weight_json(None) == ""

@@ -271,10 +271,16 @@ def optional(validate: Validator[T]) -> Validator[T | None]:
     return accept
 
 
+def as_list(value: Any) -> Any:
+    """An array as a list, as Keras takes one for the other; any other value as it is."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
 def list_of(validate: Validator[T]) -> Validator[tuple[T, ...]]:
-    """Validator: a list or tuple of any length."""
+    """Validator: a list, tuple or array of any length."""
 
     def accept(value: Any) -> tuple[T, ...]:
+        value = as_list(value)
         if not isinstance(value, (list, tuple)):
             raise Expected("a list")
         try:
@@ -290,6 +296,7 @@ def one_or_list_of(validate: Validator[T]) -> Validator[T | tuple[T, ...]]:
     several = list_of(validate)
 
     def accept(value: Any) -> T | tuple[T, ...]:
+        value = as_list(value)
         return several(value) if isinstance(value, (list, tuple)) else validate(value)
 
     return accept

@@ -59,7 +59,7 @@ class Plan:
         layout = _Layout()
         slots = {id(tensor): layout.new_slot() for tensor in model.inputs}
         scopes: dict[tuple[Node, ...], dict[int, int]] = {(): slots}
-        layout.open_graph(model.graph, slots, (), None, scopes)
+        layout.open_graph(model.graph, slots, (), (), None, scopes)
         own = dict(zip(model.output_names, model.outputs, strict=True))
         names = model.output_names if outputs is None else list(outputs)
         found: list[tuple[tuple[Node, ...], Tensor]] = [
@@ -74,8 +74,8 @@ class Plan:
         self.steps = with_frees(needed(layout.steps, self._outputs), self._outputs)
         # Keras executes all calls of a nested model, even if their outputs are unused: their side effects count.
         marks = marking(layout.steps) if outputs is None and len(self.steps) < len(layout.steps) else []
-        #: The steps that `forward` executes.
-        self._forwarded = with_frees(needed(layout.steps, [*self._outputs, *marks]), self._outputs)
+        #: The steps that `forward` executes, in Keras's order, as calls of a shared layer change statistics and states.
+        self._forwarded = with_frees(needed(layout.in_keras_order(), [*self._outputs, *marks]), self._outputs)
         used = {slot for step in self.steps for slot in step.sources} | set(self._outputs)
         everything = zip(model.input_specs, [slots[id(tensor)] for tensor in model.inputs], strict=True)
         self._all_inputs = [slots[id(tensor)] for tensor in model.inputs]
@@ -407,7 +407,18 @@ class _Layout:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        #: For each step, its place in Keras's order: that of its call among those of its model, after the model's own.
+        self._places: list[tuple[int, ...]] = []
         self.slot_count = 0
+
+    def in_keras_order(self) -> list[Step]:
+        """The steps in the order in which Keras executes them."""
+        order = sorted(range(len(self.steps)), key=self._places.__getitem__)
+        return [self.steps[index] for index in order]
+
+    def _add(self, step: Step, place: tuple[int, ...]) -> None:
+        self.steps.append(step)
+        self._places.append(place)
 
     def new_slot(self) -> int:
         self.slot_count += 1
@@ -418,10 +429,15 @@ class _Layout:
         graph: Graph,
         slots: dict[int, int],
         calls: tuple[Node, ...],
+        within: tuple[int, ...],
         training: bool | None,
         scopes: dict[tuple[Node, ...], dict[int, int]],
     ) -> None:
-        """Adds the steps of `graph`, whose inputs have slots; `calls` are the calls of the models around it."""
+        """Adds the steps of `graph`, whose inputs have slots.
+
+        `calls` are the calls of the models around it, and `within` the places of these calls in Keras's order.
+        """
+        places = {node: (*within, place) for place, node in enumerate(graph.executed)}
         for node in graph.nodes:
             if node.is_input or all(id(t) in slots for t in node.output_tensors):
                 continue
@@ -429,22 +445,24 @@ class _Layout:
             inner = node.layer.inner_model
             given = [leaf for leaf in flatten(list(node.args)) if isinstance(leaf, Tensor)]
             if inner is not None and not node.kwargs.keys() - {"mask"} and inner.takes_as_they_are(given):
-                entries = self._with_named_masks(node, given, slots)
+                entries = self._with_named_masks(node, given, slots, places[node])
                 inner_slots = {id(t): entry for t, entry in zip(inner.inputs, entries, strict=True)}
                 nested = (*calls, node)
                 scopes[nested] = inner_slots
-                self.open_graph(inner.graph, inner_slots, nested, training_mode, scopes)
+                self.open_graph(inner.graph, inner_slots, nested, places[node], training_mode, scopes)
                 targets = [inner_slots[id(t)] for t in inner.outputs]
             else:
                 targets = [self.new_slot() for _ in node.output_tensors]
                 invocation = Invocation(node.layer, node.args, node.kwargs, training_mode)
                 sources = tuple(slots[id(t)] for t in invocation.tensors)
-                self.steps.append(Step(invocation, sources, tuple(targets), made=tuple(node.output_tensors)))
+                self._add(Step(invocation, sources, tuple(targets), made=tuple(node.output_tensors)), places[node])
                 if len(self.steps) > MAX_CALLS:
                     raise GraphError(f"the model makes more than {MAX_CALLS} calls once nested models are expanded")
             slots.update({id(t): slot for t, slot in zip(node.output_tensors, targets, strict=True)})
 
-    def _with_named_masks(self, node: Node, given: Sequence[Tensor], slots: dict[int, int]) -> list[int]:
+    def _with_named_masks(
+        self, node: Node, given: Sequence[Tensor], slots: dict[int, int], place: tuple[int, ...]
+    ) -> list[int]:
         """Slots of a nested model's inputs, with the masks that its call names instead of those of the tensors."""
         entries = []
         for tensor, source in zip(given, Invocation(node.layer, node.args, node.kwargs).previous_masks, strict=True):
@@ -457,5 +475,6 @@ class _Layout:
             sources = tuple(slots[id(t)] for t in invocation.tensors)
             shape = None if mask is None else mask.shape
             made = Tensor(tensor.shape, tensor.dtype, tensor.history, mask_shape=shape)
-            self.steps.append(Step(invocation, sources, (entries[-1],), made=(made,)))
+            # Before the calls of the nested model, whose places are longer.
+            self._add(Step(invocation, sources, (entries[-1],), made=(made,)), place)
         return entries

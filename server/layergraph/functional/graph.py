@@ -23,6 +23,7 @@ class Graph:
     """The nodes and layers between `inputs` and `outputs`.
 
     nodes     in topological order
+    executed  in the order in which Keras executes them
     layers    each layer once, in Keras's order
     numbers   node -> its index among the layer's nodes in this graph
     """
@@ -30,6 +31,7 @@ class Graph:
     inputs: Structure
     outputs: Structure
     nodes: tuple[Node, ...]
+    executed: tuple[Node, ...]
     layers: tuple[Layer, ...]
     numbers: dict[Node, int]
 
@@ -67,7 +69,8 @@ def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = 
                 f"graph disconnected: input '{node.layer.name}' is needed but isn't among the inputs "
                 f"{[t.name for t in flat_inputs]}"
             )
-    depths = _depths(nodes, needs_of)
+    depths, node_depths = _depths(nodes, needs_of)
+    executed = sorted(node_depths, key=lambda node: -node_depths[node])
     layers = sorted(depths, key=lambda layer: (-depths[layer], first_seen[layer]))
     listed = set(layers)
     # Inputs that no output depends on belong to the model, too; Keras lists them first among the layers of depth 0.
@@ -85,7 +88,7 @@ def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = 
     numbers = {
         node: i for layer in layers for i, node in enumerate(node for node in layer.inbound_nodes if node in members)
     }
-    return Graph(inputs, outputs, everything, tuple(layers), numbers)
+    return Graph(inputs, outputs, everything, tuple(executed), tuple(layers), numbers)
 
 
 def _arguments(node: Node) -> list[Tensor]:
@@ -130,8 +133,11 @@ def _walk(inputs: list[Tensor], outputs: list[Tensor], needs_of: NeedsOf) -> tup
     return order, first_seen
 
 
-def _depths(nodes: list[Node], needs_of: NeedsOf) -> dict[Layer, int]:
-    """Keras's depth of each layer: maximum number of nodes between it and the outputs."""
+def _depths(nodes: list[Node], needs_of: NeedsOf) -> tuple[dict[Layer, int], dict[Node, int]]:
+    """Keras's depths of layers and nodes: maximum number of nodes between them and the outputs.
+
+    Nodes come in the order in which Keras executes those of one depth.
+    """
     members = set(nodes)
     node_depths: dict[Node, int] = {}
     layer_depths: dict[Layer, int] = {}
@@ -143,7 +149,7 @@ def _depths(nodes: list[Node], needs_of: NeedsOf) -> dict[Layer, int]:
             parent = tensor.history.layer.inbound_nodes[tensor.history.node_index]
             if parent in members:
                 node_depths[parent] = max(depth + 1, node_depths.get(parent, 0))
-    return layer_depths
+    return layer_depths, node_depths
 
 
 def clone_between(inputs: Structure, outputs: Structure, make_input: Any) -> tuple[Structure, Structure]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from layergraph.config.options import Expected, brief
+from layergraph.config.options import Expected, as_list, brief
 from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError, LayerGraphError, unknown_name
 from layergraph.functional.tensor import Shape
@@ -113,6 +113,8 @@ class Compiled:
         #: Paths of the outputs, if they are nested more than one level deep.
         self.paths = tuple(paths) if paths is not None and any(len(path) > 1 for path in paths) else None
         self.rules = rules
+        given = _as_json([optimizer, loss, loss_weights, metrics, weighted_metrics])
+        optimizer, loss, loss_weights, metrics, weighted_metrics = given
         self.optimizer: BaseOptimizer = optimizers.optimizer(optimizer, legacy=not rules.has_new_optimizers)
         self.optimizer.follow(rules)
         self._given = {
@@ -397,16 +399,19 @@ def compile_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Accepts `compile_config` of a Keras 3 file, and the results of `config.compiled` for other files.
     """
-    config = _without_tuples(config)
+    config = _as_json(config)
     taken = {name: config.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}
     optimizer_config = config.get("optimizer", config.get("optimizer_config"))
     return {"optimizer": "rmsprop" if optimizer_config is None else optimizer_config, **taken}
 
 
-def _without_tuples(value: Any) -> Any:
-    """JSON with Keras 3's {"class_name": "__tuple__", "items": [...]} replaced by lists."""
+def _as_json(value: Any) -> Any:
+    """Settings with arrays, and what Keras 3 marks as a tuple, an array or a tensor, replaced by lists."""
     if isinstance(value, Mapping):
-        if value.get("class_name") == "__tuple__" and isinstance(value.get("items"), list):
-            return [_without_tuples(item) for item in value["items"]]
-        return {key: _without_tuples(item) for key, item in value.items()}
-    return [_without_tuples(item) for item in value] if isinstance(value, list) else value
+        kind, config = value.get("class_name"), value.get("config")
+        if kind == "__tuple__" and isinstance(value.get("items"), list):
+            return [_as_json(item) for item in value["items"]]
+        if kind in ("__numpy__", "__tensor__") and isinstance(config, Mapping):
+            return config.get("value")
+        return {key: _as_json(item) for key, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, list) else as_list(value)

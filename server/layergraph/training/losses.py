@@ -13,6 +13,7 @@ from layergraph.config.options import (
     Configurable,
     Expected,
     anything,
+    as_list,
     boolean,
     fraction,
     integer,
@@ -28,7 +29,7 @@ from layergraph.functional.logits import with_logits_of
 from layergraph.training import loss_functions as functions
 from layergraph.training.keras2_crossentropies import function_for, mean_sparse_crossentropy
 from layergraph.training.loss_functions import same_rank
-from layergraph.training.options import list_of, number, text
+from layergraph.training.options import list_of, number, one_or_list_of, text
 
 Tensor = torch.Tensor
 
@@ -296,15 +297,11 @@ class CategoricalCrossentropy(Loss):
     axis: int = option(integer, default=-1)
 
 
-def _one_or_each(value: Any) -> float | tuple[float, ...]:
-    return list_of(number)(value) if isinstance(value, (list, tuple)) else number(value)
-
-
 class CategoricalFocalCrossentropy(Loss):
     """Categorical crossentropy with lower weights for easy examples (keras.losses.CategoricalFocalCrossentropy)."""
 
     function = functions.categorical_focal_crossentropy
-    alpha: float | tuple[float, ...] = option(_one_or_each, default=0.25)
+    alpha: float | tuple[float, ...] = option(one_or_list_of(number), default=0.25)
     gamma: float = option(number, default=2.0)
     from_logits: bool = option(boolean, default=False)
     label_smoothing: float = option(fraction, default=0.0)
@@ -366,6 +363,7 @@ class CTC(Loss):
 
 def _axes(value: Any) -> tuple[int, ...] | None:
     try:
+        value = as_list(value)
         return None if value is None else list_of(integer)(value if isinstance(value, (list, tuple)) else (value,))
     except Expected:
         raise Expected("an integer, a list of integers, or None") from None

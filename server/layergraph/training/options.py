@@ -63,10 +63,11 @@ def count(most: int, least: int = 1) -> Validator[int]:
 
 
 def list_of(validate: Validator[T], most: int = MOST_ITEMS) -> Validator[tuple[T, ...]]:
-    """Validator: a list or tuple of at most `most` items."""
+    """Validator: a list, tuple or array of at most `most` items."""
     accept = options.list_of(validate)
 
     def accept_some(value: Any) -> tuple[T, ...]:
+        value = options.as_list(value)
         if isinstance(value, (list, tuple)) and len(value) > most:
             raise Expected(f"at most {most} items")
         return accept(value)
@@ -79,6 +80,7 @@ def one_or_list_of(validate: Validator[T], most: int = MOST_ITEMS) -> Validator[
     several = list_of(validate, most)
 
     def accept(value: Any) -> T | tuple[T, ...]:
+        value = options.as_list(value)
         return several(value) if isinstance(value, (list, tuple)) else validate(value)
 
     return accept

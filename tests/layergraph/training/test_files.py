@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from layergraph import layers as own_layers
+from layergraph import losses, metrics
 from layergraph.functional.weight import Weight
+from layergraph.optimizers import schedules
 from layergraph.training.optimizers.table import OPTIMIZERS, optimizer
 
 RNG = np.random.default_rng(14)
@@ -62,6 +64,41 @@ def test_a_run_of_ours_goes_on_in_keras(tmp_path, name):
     ours.fit(X, Y, **FIT)
     ours.save(tmp_path / "ours.keras")
     check(ours, keras.saving.load_model(tmp_path / "ours.keras"))
+
+
+ARRAY = np.array([0.1, 0.2, 0.7])
+ARRAYS = {
+    "metric's tensor": lambda: {"metrics": [keras.metrics.AUC(label_weights=ARRAY, name="auc")]},
+    "loss's array": lambda: {"loss": keras.losses.CategoricalFocalCrossentropy(alpha=ARRAY)},
+    "schedule's arrays": lambda: {
+        "optimizer": keras.optimizers.SGD(keras.optimizers.schedules.PiecewiseConstantDecay(np.array([2, 5]), ARRAY))
+    },
+}
+
+
+@pytest.mark.parametrize("way", ["file", "serialized"])
+@pytest.mark.parametrize("what", ARRAYS)
+def test_arrays_in_compile_settings_are_lists(tmp_path, what, way):
+    theirs = build(keras, keras.layers)
+    given = {"optimizer": "sgd", "loss": "categorical_crossentropy", **ARRAYS[what]()}
+    theirs.compile(**given)
+    theirs.save(tmp_path / "theirs.keras")
+    ours = layergraph.load_model(tmp_path / "theirs.keras")
+    if way == "serialized":
+        ours.compile(**{name: keras.saving.serialize_keras_object(value) for name, value in given.items()})
+    labels = np.eye(3, dtype="float32")[Y]
+    expected = theirs.fit(X, labels, **FIT).history
+    for name, values in ours.fit(X, labels, **FIT).history.items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    ours.save(tmp_path / "ours.keras")
+    assert keras.saving.load_model(tmp_path / "ours.keras").compiled
+
+
+def test_an_option_that_is_a_list_may_be_an_array():
+    given = losses.CategoricalFocalCrossentropy(alpha=ARRAY), losses.Dice(axis=np.array([1]))
+    assert (given[0].alpha, given[1].axis) == (tuple(ARRAY), (1,))
+    assert schedules.PiecewiseConstantDecay(np.array([2, 5]), ARRAY)(3) == pytest.approx(0.2)
+    assert metrics.Precision(thresholds=np.array([0.5])).thresholds == (0.5,)
 
 
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.01, 3, 0.5)

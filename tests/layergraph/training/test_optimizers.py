@@ -208,6 +208,25 @@ def test_constraints_are_applied_after_each_update():
     assert np.linalg.norm(weights.ours[0].numpy(), axis=0).max() <= 1.0 + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Ftrl", {"learning_rate": 0.0}),
+        ("Ftrl", {"learning_rate": {"class_name": "PolynomialDecay", "config": (0.0, 3, 0.05)}, "beta": 0.5}),
+        ("Adam", {"beta_1": 1.0}),
+        ("Adamax", {"beta_1": 1.0}),
+        ("Muon", {"adam_beta_1": 1.0}),
+    ],
+    ids=str,
+)
+def test_a_division_by_zero_gives_keras_numbers(name, options):
+    weights = pair()
+    ours, theirs = made(name, options)
+    run(ours, theirs, weights, steps=4)
+    check(ours, theirs, weights)
+    assert any(np.isnan(weight.numpy()).any() for weight in weights.ours)
+
+
 def test_exclusion_from_weight_decay():
     weights = pair()
     ours, theirs = made("AdamW", {"learning_rate": 0.05, "weight_decay": 0.5})

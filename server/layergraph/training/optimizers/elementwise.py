@@ -12,7 +12,16 @@ import torch
 from layergraph.config.options import boolean, fraction, nonnegative_int, option
 from layergraph.errors import ConfigError
 from layergraph.training.optimizers import schedules
-from layergraph.training.optimizers.optimizer import Optimizer, Slots, Tensor, Tensors, Trainable, Variable, power
+from layergraph.training.optimizers.optimizer import (
+    Optimizer,
+    Slots,
+    Tensor,
+    Tensors,
+    Trainable,
+    Variable,
+    power,
+    quotient,
+)
 from layergraph.training.optimizers.schedules import Schedule
 from layergraph.training.options import nonnegative, number
 
@@ -134,7 +143,7 @@ class Adam(Optimizer):
         if self.amsgrad:
             torch._foreach_maximum_(slots.by_name["velocity_hat"], velocities)
             velocities = slots.by_name["velocity_hat"]
-        alpha = rate * math.sqrt(1 - power(self.beta_2, step)) / (1 - power(self.beta_1, step))
+        alpha = quotient(rate * math.sqrt(1 - power(self.beta_2, step)), 1 - power(self.beta_1, step))
         roots = torch._foreach_sqrt(velocities)
         torch._foreach_add_(roots, self.epsilon)
         torch._foreach_addcdiv_(slots.weights, momenta, roots, value=-alpha)
@@ -224,7 +233,8 @@ class Adamax(Optimizer):
         torch._foreach_mul_(norms, self.beta_2)
         torch._foreach_maximum_(norms, torch._foreach_abs(gradients))
         divisors = torch._foreach_add(norms, self.epsilon)
-        torch._foreach_addcdiv_(slots.weights, momenta, divisors, value=-rate / (1 - power(self.beta_1, step)))
+        alpha = quotient(rate, 1 - power(self.beta_1, step))
+        torch._foreach_addcdiv_(slots.weights, momenta, divisors, value=-alpha)
 
 
 class Adagrad(Optimizer):
@@ -337,7 +347,7 @@ class Ftrl(Optimizer):
 
     def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
         power, l1 = -self.learning_rate_power, self.l1_regularization_strength
-        l2 = 2 * (self.l2_regularization_strength + self.beta / (2 * rate))
+        l2 = 2 * (self.l2_regularization_strength + quotient(self.beta, 2 * rate))
         each = zip(slots.weights, gradients, slots.by_name["accumulator"], slots.by_name["linear"], strict=True)
         for w, g, total, linear in each:
             shrunk = g + 2 * self.l2_shrinkage_regularization_strength * w

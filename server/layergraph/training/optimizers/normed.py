@@ -18,6 +18,7 @@ from layergraph.training.optimizers.optimizer import (
     Trainable,
     Variable,
     power,
+    quotient,
 )
 from layergraph.training.optimizers.schedules import Schedule
 from layergraph.training.options import MOST_PATTERNS, count, list_of, nonnegative, number, text
@@ -182,7 +183,7 @@ class Muon(Optimizer):
 
     def update(self, slots: Slots, gradients: Tensors, rate: float, step: int) -> None:
         alpha = rate * self.adam_lr_ratio * math.sqrt(1 - power(self.adam_beta_2, step))
-        alpha /= 1 - power(self.adam_beta_1, step)
+        alpha = quotient(alpha, 1 - power(self.adam_beta_1, step))
         momenta, velocities = slots.by_name["momentum"], slots.by_name["velocity"]
         for w, g, m, v in zip(slots.weights, gradients, momenta, velocities, strict=True):
             if v is ABSENT:

@@ -633,6 +633,12 @@ def power(base: float, exponent: float) -> float:
     return float(np.float32(base) ** np.float32(exponent))
 
 
+def quotient(part: float, whole: float) -> float:
+    """part / whole; infinite or NaN if `whole` is 0, as in Keras's tensors, where Python raises an error."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.float64(part) / np.float64(whole))
+
+
 def keras_form(value: BaseOptimizer) -> dict[str, Any]:
     """Keras 3's serialised form of an optimizer."""
     return {"module": "keras.optimizers", **serialized(value), "registered_name": None}
