@@ -90,6 +90,8 @@ class Layer(_LayerOptions):
     regularizes_activity: ClassVar[bool] = True
     #: Whether this is a keras.ops node rather than a layer.
     is_operation: ClassVar[bool] = False
+    #: Whether calls belong to a loaded model even if no output depends on them.
+    is_end: ClassVar[bool] = False
     #: Whether the option `axis` names axes of the result that the input doesn't have.
     inserts_axis: ClassVar[bool] = False
     #: Whether the computation is Keras's `call`. Then the config holds the arguments of `__init__`.

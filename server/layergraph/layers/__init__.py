@@ -127,6 +127,8 @@ from layergraph.layers.preprocessing.pipeline import Pipeline
 from layergraph.layers.preprocessing.text_vectorization import TextVectorization
 from layergraph.layers.regularization import (
     ActivityRegularization,
+    AddLoss,
+    AddMetric,
     AlphaDropout,
     Dropout,
     GaussianDropout,
@@ -173,6 +175,8 @@ __all__ = [
     "AdaptiveMaxPooling2D",
     "AdaptiveMaxPooling3D",
     "Add",
+    "AddLoss",
+    "AddMetric",
     "AdditiveAttention",
     "AlphaDropout",
     "Attention",
