@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from layergraph.config.graph_nodes import graph_node
+from layergraph.config.nodes import keras2_call
 from layergraph.config.spec import CallSpec, TensorRef
 from layergraph.config.tensorflow_functions import FUNCTIONS
 from layergraph.config.tensorflow_ops import UnknownFunctionError, translated
@@ -58,6 +59,11 @@ def test_cudnn_weights_are_told_by_their_bias(kind: str, tmp_path: Path) -> None
             group[name] = value
     data = np.random.default_rng(0).standard_normal((2, 5, 4)).astype("float32")
     assert_close(next(iter(layergraph.load_model(path).plan().run({"x": data}).values())), model.predict_on_batch(data))
+
+
+def test_a_new_axis_by_itself_is_a_subscript() -> None:
+    call = keras2_call(["x", 0, 0, {"slice_spec": None}], "SlicingOpLambda", 0, {})
+    assert translated("__operators__.getitem", call) == ("GetItem", {}, CallSpec((X, None)))
 
 
 def test_an_unknown_function_is_named() -> None:
