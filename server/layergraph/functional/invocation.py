@@ -85,7 +85,7 @@ class Invocation:
 
     def _find_constants(self) -> frozenset[int | str]:
         names = self.layer.call_argument_names
-        given: dict[int | str, Structure] = {**dict(enumerate(self._args)), **self._kwargs}
+        given: dict[Any, Structure] = {**dict(enumerate(self._args)), **self._kwargs}
         return frozenset(
             key
             for key, value in given.items()
