@@ -73,6 +73,11 @@ def test_an_unknown_function_is_named() -> None:
         translated("math.cumsum", CallSpec((X,), {"axis": 1, "experimental": True}))
 
 
+def test_padding_by_tensors_is_refused() -> None:
+    with pytest.raises(UnknownFunctionError, match=r"'pad' .* widths that are tensors"):
+        translated("compat.v1.pad", CallSpec((X,), {"paddings": [[0, 0], [0, TensorRef("n", 0, 0)]]}))
+
+
 @pytest.mark.parametrize("name", ["einsum", "meshgrid", "__operators__.eq", "__operators__.ne"])
 def test_a_function_whose_operands_are_lost_is_refused(name: str) -> None:
     with pytest.raises(UnknownFunctionError, match="files don't contain"):
