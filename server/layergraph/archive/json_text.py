@@ -18,6 +18,9 @@ _NUMPY_TYPES = re.compile(r"ndarray|bool_?|u?int(8|16|32|64)|float(16|32|64)")
 #: Key of a layer's object for options that only layergraph has; Keras ignores it.
 OWN_KEY: Final = "layerserve"
 
+#: Keys of what operations are called with: of every layer, and of TensorFlow's nodes in Keras 2.
+_CALLS = frozenset({"inbound_nodes", "constants"})
+
 #: Maximum number of digits of an integer, more than any config needs; Python's own limit raises a bare ValueError.
 _MAX_DIGITS = 40
 
@@ -71,7 +74,7 @@ def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) ->
     NumPy's numbers and arrays, which Keras 2 wrote with their type, become numbers and lists. The infinity after the
     last boundary of TensorFlow 2.4's Discretization is left out: the layer gets the option `bin_rule` instead.
 
-    Raises CorruptFileError for invalid JSON, NaN and Infinity, repeated keys, or anything above `limits`.
+    Raises CorruptFileError for invalid JSON, NaN, Infinity outside of calls, repeated keys, or anything above `limits`.
     """
     try:
         plain = text.decode("utf-8") if isinstance(text, bytes) else text
@@ -84,10 +87,10 @@ def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) ->
             values=limits.config_values,
             depth=limits.config_depth,
             as_object=_from_keras2,
-            as_constant=_bins_end,
+            as_constant=infinity,
         )
-        if "Infinity" in plain and _holds_infinity(parsed):
-            _no_constant("Infinity")
+        if "Infinity" in plain and (found := stray_constant(parsed)):
+            _no_constant(found)
     except JsonError as wrong:
         raise CorruptFileError(path, f"{what} {wrong}") from None
     if not isinstance(parsed, dict):
@@ -99,19 +102,25 @@ def _no_constant(name: str) -> NoReturn:
     raise JsonError(f"has the value {name}, expected finite numbers")
 
 
-def _bins_end(name: str) -> float:
-    return math.inf if name == "Infinity" else _no_constant(name)
+def infinity(name: str) -> float:
+    """The value of a constant in JSON. Raises JsonError for NaN."""
+    return _no_constant(name) if name == "NaN" else float(name)
 
 
-def _holds_infinity(value: Any) -> bool:
-    waiting = [value]
+def stray_constant(value: Any) -> str | None:
+    """Finds a number that a config can't have, by its name in JSON: NaN, or an infinity outside of calls. Operations
+    are called with infinities, as in masks of attention.
+    """
+    waiting = [(value, False)]
     while waiting:
-        item = waiting.pop()
-        if isinstance(item, (dict, list)):
-            waiting.extend(item.values() if isinstance(item, dict) else item)
-        elif item == math.inf:
-            return True
-    return False
+        item, in_call = waiting.pop()
+        if isinstance(item, dict):
+            waiting.extend((part, in_call or key in _CALLS) for key, part in item.items())
+        elif isinstance(item, list):
+            waiting.extend((part, in_call) for part in item)
+        elif isinstance(item, float) and not math.isfinite(item) and not (in_call and math.isinf(item)):
+            return json.dumps(item)
+    return None
 
 
 def _finite(digits: str) -> float:

@@ -25,7 +25,7 @@ RECURRENT = frozenset(
 )
 _CONSTANT = "_CONSTANT_VALUE"
 #: Arguments for which None differs from the default.
-_NONE_IS_A_VALUE = frozenset({"window_fn", "mask"})
+_NONE_IS_A_VALUE = frozenset({"window_fn", "mask", "slice_spec"})
 
 
 class MalformedNodeError(Exception):

@@ -25,7 +25,7 @@ from layergraph.config.nodes import (
 from layergraph.config.old_operations import in_current_form
 from layergraph.config.quantization import policy_of
 from layergraph.config.refused import REFUSED
-from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure
+from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef
 from layergraph.config.tensorflow_ops import UnknownFunctionError, translated
 from layergraph.config.values import ValueReader, class_name
 from layergraph.config.vocabulary import Vocabulary
@@ -162,7 +162,13 @@ class _Reader:
             layer = self._layer(item, "a Sequential model")
             if layer is None:
                 continue
-            if index == 0 and layer.class_name != "InputLayer" and layer.graph is None:
+            if index == 0 and layer.graph is not None and self.generation.major != 3:
+                # Up to TensorFlow 2.1 a file has no InputLayer here: Keras makes one like that of the inner model.
+                inner_input = _only_input(layer.graph)
+                if inner_input is not None:
+                    name = f"{layer.name}_input"
+                    yield replace(inner_input, name=name, config={**inner_input.config, "name": name}, stored=None)
+            elif index == 0 and layer.class_name != "InputLayer" and layer.graph is None:
                 raw = item.get("config") if isinstance(item, dict) else None
                 announced = self._announced_shape(raw)
                 shape = inner.get("build_input_shape") or announced
@@ -367,3 +373,11 @@ class _Reader:
 def _single(structure: Structure) -> Structure:
     """Keras 2 writes one input or output as a list of one."""
     return structure[0] if isinstance(structure, list) and len(structure) == 1 else structure
+
+
+def _only_input(graph: GraphSpec) -> LayerSpec | None:
+    """The InputLayer of a model with one input; None if the model has several, or if its file has no input shape."""
+    if graph.sequential:
+        return graph.layers[0] if graph.layers and graph.layers[0].class_name == "InputLayer" else None
+    name = graph.inputs.layer if isinstance(graph.inputs, TensorRef) else None
+    return next((layer for layer in graph.layers if layer.name == name), None)

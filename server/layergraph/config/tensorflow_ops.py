@@ -131,6 +131,8 @@ _Special = Callable[[dict[str, Any], list[Any], dict[str, Any], Mapping[str, Any
 
 
 def _pad(options: dict[str, Any], args: list[Any], kwargs: dict[str, Any], given: Mapping[str, Any]) -> _Parts:
+    if "pad_width" in kwargs:
+        raise UnknownFunctionError("function 'pad' of TensorFlow is not supported with widths that are tensors")
     return "Pad", {**options, "mode": str(options.get("mode", "constant")).lower()}, args, kwargs
 
 

@@ -66,6 +66,12 @@ class Functional(Layer):
         self._inferred = {}
         self.built = True
 
+    def keep(self, ends: Sequence[Tensor]) -> None:
+        """Makes the calls that compute `ends` part of the graph, though no output depends on them."""
+        self._graph = map_graph(self.graph.inputs, self.graph.outputs, ends=tuple(ends))
+        self.sublayers = {layer.name: layer for layer in self._graph.layers}
+        self.forget_plans()
+
     # The graph.
 
     @property

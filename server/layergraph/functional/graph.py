@@ -26,6 +26,7 @@ class Graph:
     executed  in the order in which Keras executes them
     layers    each layer once, in Keras's order
     numbers   node -> its index among the layer's nodes in this graph
+    ends      tensors besides the outputs whose nodes belong to the graph, such as losses
     """
 
     inputs: Structure
@@ -34,6 +35,7 @@ class Graph:
     executed: tuple[Node, ...]
     layers: tuple[Layer, ...]
     numbers: dict[Node, int]
+    ends: tuple[Tensor, ...] = ()
 
     def nodes_of(self, layer: Layer) -> list[Node]:
         """Returns the nodes of `layer` in this graph, by index."""
@@ -44,8 +46,12 @@ class Graph:
 NeedsOf = Callable[[Node], list[Tensor]]
 
 
-def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = None) -> Graph:
+def map_graph(
+    inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = None, ends: tuple[Tensor, ...] = ()
+) -> Graph:
     """Finds the nodes between inputs and outputs (Keras's `map_graph`, in linear time and without recursion).
+
+    `ends` are further tensors whose nodes belong to the graph.
 
     `needs_of` may add dependencies to a node's arguments, such as masks that a file names.
 
@@ -53,7 +59,7 @@ def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = 
     """
     needs_of = needs_of or _arguments
     flat_inputs = flatten(inputs)
-    nodes, first_seen = _walk(flat_inputs, flatten(outputs), needs_of)
+    nodes, first_seen = _walk(flat_inputs, [*flatten(outputs), *ends], needs_of)
     given = {id(tensor) for tensor in flat_inputs}
     known = set(given)
     for node in nodes:
@@ -88,7 +94,7 @@ def map_graph(inputs: Structure, outputs: Structure, needs_of: NeedsOf | None = 
     numbers = {
         node: i for layer in layers for i, node in enumerate(node for node in layer.inbound_nodes if node in members)
     }
-    return Graph(inputs, outputs, everything, tuple(executed), tuple(layers), numbers)
+    return Graph(inputs, outputs, everything, tuple(executed), tuple(layers), numbers, ends)
 
 
 def _arguments(node: Node) -> list[Tensor]:

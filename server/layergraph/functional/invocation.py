@@ -43,6 +43,7 @@ class Invocation:
         "_arrays",
         "_bare",
         "_casts",
+        "_constants",
         "_kwargs",
         "_masks",
         "_previous",
@@ -65,7 +66,9 @@ class Invocation:
         named = {name: value for name, value in kwargs.items() if value is not NO_MASK}
         self._kwargs = {name: map_structure(self._slot, named[name]) for name in sorted(named)}
         self._single = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
-        #: Whether an argument is an array. Operations take arrays without conversion.
+        #: Positions and names of constants that an operation's `forward` takes as tensors.
+        self._constants = self._find_constants() if layer.is_operation else frozenset()
+        #: Whether an argument is an array. Operations convert other arrays themselves.
         self._arrays = not layer.is_operation and any(isinstance(leaf, np.ndarray) for leaf in flatten([args, named]))
         self._casts = self._find_casts()
         #: The tensors whose masks are lost, since they are cast.
@@ -79,6 +82,17 @@ class Invocation:
             return leaf
         self.tensors.append(leaf)
         return _Slot(len(self.tensors) - 1)
+
+    def _find_constants(self) -> frozenset[int | str]:
+        names = self.layer.call_argument_names
+        given: dict[Any, Structure] = {**dict(enumerate(self._args)), **self._kwargs}
+        return frozenset(
+            key
+            for key, value in given.items()
+            if isinstance(value, (bool, int, float, list, np.ndarray))
+            and (names[key] if isinstance(key, int) and key < len(names) else key) in self.layer.tensor_argument_names
+            and not any(isinstance(leaf, _Slot) for leaf in flatten(value))
+        )
 
     def _find_casts(self) -> list[tuple[int, torch.dtype]]:
         """Finds floating-point inputs to cast to the layer's compute dtype, as Keras's autocast does."""
@@ -192,6 +206,10 @@ class Invocation:
         else:
             args = tuple(_fill(arg, values) for arg in self._args)
             kwargs = {name: _fill(value, values) for name, value in self._kwargs.items()}
+            if self._constants:
+                device = values[0].device
+                args = tuple(constant(arg, device) if i in self._constants else arg for i, arg in enumerate(args))
+                kwargs = {k: constant(v, device) if k in self._constants else v for k, v in kwargs.items()}
             if self._arrays:
                 device = values[0].device
                 args, kwargs = map_structure(lambda leaf: _as_tensor(leaf, device), (args, kwargs))
@@ -206,6 +224,13 @@ class Invocation:
             return flat, [None] * len(flat)
         flat_masks = flatten(output_masks)
         return flat, [*flat_masks, *[None] * (len(flat) - len(flat_masks))][: len(flat)]
+
+
+def constant(value: Any, device: torch.device) -> torch.Tensor:
+    """A constant of a call as a tensor. Python's integers are int32, as in Keras."""
+    made = torch.as_tensor(value)
+    is_python = not isinstance(value, np.ndarray)
+    return made.to(device, torch.int32 if is_python and made.dtype is torch.int64 else made.dtype)
 
 
 def _as_tensor(leaf: Any, device: torch.device) -> Any:

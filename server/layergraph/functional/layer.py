@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Parameters of `forward` before a call's own arguments: the layer, the call's context, the weights.
 _FORWARD_PARAMETERS = 3
+#: Annotations of arguments that are tensors.
+_TENSORS = frozenset({"torch.Tensor", "torch.Tensor | None"})
 #: Positional arguments of `add_weight`: with the name first, and in Keras's order.
 _OUR_ORDER = ("name", "shape", "initializer")
 _KERAS_ORDER = ("shape", "initializer", "dtype")
@@ -90,6 +92,8 @@ class Layer(_LayerOptions):
     regularizes_activity: ClassVar[bool] = True
     #: Whether this is a keras.ops node rather than a layer.
     is_operation: ClassVar[bool] = False
+    #: Whether calls belong to a loaded model even if no output depends on them.
+    is_end: ClassVar[bool] = False
     #: Whether the option `axis` names axes of the result that the input doesn't have.
     inserts_axis: ClassVar[bool] = False
     #: Whether the computation is Keras's `call`. Then the config holds the arguments of `__init__`.
@@ -107,13 +111,21 @@ class Layer(_LayerOptions):
     #: Names of the call arguments, in order, and of those that take masks.
     call_argument_names: ClassVar[tuple[str, ...]] = ()
     mask_argument_names: ClassVar[frozenset[str]] = frozenset()
+    #: Those that `forward` declares as tensors.
+    tensor_argument_names: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
-            names = list(inspect.signature(cls.forward).parameters)[_FORWARD_PARAMETERS:]
+            parameters = inspect.signature(cls.forward).parameters
+            names = list(parameters)[_FORWARD_PARAMETERS:]
             # `forward` names the argument `x` that Keras's `call` names `inputs`.
             cls.call_argument_names = tuple("inputs" if n == "x" else n for n in names)
+            cls.tensor_argument_names = frozenset(
+                name
+                for name, declared in zip(cls.call_argument_names, names, strict=True)
+                if parameters[declared].annotation in _TENSORS
+            )
             cls.mask_argument_names = frozenset(n for n in names if n == "mask" or n.endswith("_mask"))
         elif "call" in vars(cls):
             adopt_call(cls)

@@ -127,6 +127,8 @@ from layergraph.layers.preprocessing.pipeline import Pipeline
 from layergraph.layers.preprocessing.text_vectorization import TextVectorization
 from layergraph.layers.regularization import (
     ActivityRegularization,
+    AddLoss,
+    AddMetric,
     AlphaDropout,
     Dropout,
     GaussianDropout,
@@ -195,6 +197,8 @@ __all__ = [
     "AdaptiveMaxPooling2D",
     "AdaptiveMaxPooling3D",
     "Add",
+    "AddLoss",
+    "AddMetric",
     "AdditiveAttention",
     "AlphaDropout",
     "Attention",

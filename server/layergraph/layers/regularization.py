@@ -9,6 +9,7 @@ import torch
 
 from layergraph.config.options import (
     anything,
+    boolean,
     fraction,
     list_of,
     nonnegative,
@@ -20,7 +21,7 @@ from layergraph.config.options import (
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
-from layergraph.regularizers import L1L2
+from layergraph.regularizers import L1L2, Regularizer
 
 
 def dropped(
@@ -195,8 +196,64 @@ class ActivityRegularization(Layer):
         return x
 
 
+class _Added(Regularizer):
+    """What `Model.add_loss` adds: a number as it is. Of several, Keras 2 shows the mean, but follows the sum."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        total = x.sum()
+        return total - (total - x.mean()).detach()
+
+
+class AddLoss(Layer):
+    """Adds its input to the loss: how tf.keras stores a call of `Model.add_loss`.
+
+    unconditional   kept for saving only
+    """
+
+    unconditional: bool = option(boolean, default=False)
+
+    regularizes_activity = False
+    is_end = True
+
+    def setup(self) -> None:
+        """Creates what is added."""
+        self.activity_regularizer = _Added()
+
+    def penalize(self, context: CallContext, outputs: Any) -> None:
+        """Adds the output to the context's losses, not divided by the number of rows."""
+        if context.losses is not None:
+            context.losses.append(self.activity_regularizer(outputs))
+
+    def get_config(self) -> dict[str, Any]:
+        """tf.keras's config, without the regularizer."""
+        return {key: value for key, value in super().get_config().items() if key != "activity_regularizer"}
+
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
+        """Returns the input."""
+        return x
+
+
+class AddMetric(Layer):
+    """Returns its input: how tf.keras stores a call of `Model.add_metric`. Logs don't have the metric.
+
+    aggregation, metric_name   kept for saving only
+    """
+
+    aggregation: str | None = option(anything, default=None)
+    metric_name: str | None = option(anything, default=None)
+
+    regularizes_activity = False
+    is_end = True
+
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
+        """Returns the input."""
+        return x
+
+
 LAYERS: dict[str, type[Layer]] = {
     "ActivityRegularization": ActivityRegularization,
+    "AddLoss": AddLoss,
+    "AddMetric": AddMetric,
     "AlphaDropout": AlphaDropout,
     "Dropout": Dropout,
     "GaussianDropout": GaussianDropout,

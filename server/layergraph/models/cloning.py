@@ -83,10 +83,8 @@ def _called_again(model: Functional, clone: Mapping[Layer, Layer], inputs: list[
         args, kwargs = map_structure(swapped, list(node.args)), map_structure(swapped, node.kwargs)
         outputs = clone[node.layer](*args, **kwargs, **extra)
         made.update({id(old): new for old, new in zip(node.output_tensors, flatten(outputs), strict=True)})
-    structure = model.graph.inputs
-    return Model(
-        map_structure(swapped, structure),
-        map_structure(swapped, model.graph.outputs),
-        name=model.name,
-        trainable=model.trainable,
-    )
+    inputs, outputs = (map_structure(swapped, part) for part in (model.graph.inputs, model.graph.outputs))
+    again = Model(inputs, outputs, name=model.name, trainable=model.trainable)
+    if model.graph.ends:
+        again.keep([swapped(end) for end in model.graph.ends])
+    return again

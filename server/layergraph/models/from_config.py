@@ -209,6 +209,8 @@ class _Builder:
             calls.make_all()
             inputs, outputs = calls.tensors(spec.inputs), calls.tensors(spec.outputs)
             model = Model(inputs, outputs, name=name, trainable=spec.trainable)
+            if ends := calls.ends():
+                model.keep(ends)
         self.file_order[model] = tuple(
             layers[item.name]
             for item in spec.layers
@@ -338,6 +340,11 @@ class _Calls:
                     else f"there is no call {needed[1]} of a layer {brief_name(needed[0])}"
                 )
             )
+
+    def ends(self) -> list[Tensor]:
+        """The outputs of calls that count although no output of the model depends on them."""
+        made = self._made.items()
+        return [tensor for (name, _), tensors in made if self._layers[name].is_end for tensor in tensors]
 
     def tensors(self, structure: Structure) -> Structure:
         """The structure with references replaced by tensors. Raises GraphError for an invalid reference."""

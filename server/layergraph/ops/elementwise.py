@@ -14,6 +14,7 @@ from layergraph.errors import ConfigError, DataError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.exporting import has_any
+from layergraph.functional.invocation import constant
 from layergraph.functional.logits import ANY, EXPECTED, keep_logits
 from layergraph.functional.weights import Weights
 from layergraph.layers import activation_functions as activations
@@ -288,8 +289,7 @@ class Where(Operation):
         """The chosen elements; for a condition alone, the indices where it is true: (axes, count)."""
         if x1 is not None and x2 is not None:
             if not (isinstance(x1, torch.Tensor) or isinstance(x2, torch.Tensor)):
-                kind = torch.float32 if isinstance(x1, float) or isinstance(x2, float) else torch.int32
-                x1, x2 = (torch.as_tensor(x, dtype=kind, device=condition.device) for x in (x1, x2))
+                x1, x2 = (constant(x, condition.device) for x in (x1, x2))
             return torch.where(condition.to(torch.bool), *as_tensors(x1, x2))
         if condition.is_meta:
             return condition.new_empty((condition.ndim, unknown_length(context)), dtype=torch.int64)

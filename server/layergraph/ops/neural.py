@@ -122,7 +122,7 @@ class DotProductAttention(_Neural):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        bias: Any = None,
+        bias: torch.Tensor | None = None,
         mask: Any = None,
         scale: Any = None,
     ) -> torch.Tensor:

@@ -11,6 +11,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.node import Node
 from layergraph.functional.tensor import Tensor
 from layergraph.layers.normalization.batch import BatchNormalization
+from layergraph.layers.regularization import AddLoss, AddMetric
 from layergraph.saving.mask_nodes import broadcasts, skips_masks
 
 
@@ -31,6 +32,8 @@ def check_options(model: Functional) -> None:
 
 
 def _beyond_keras3(layer: Layer) -> Iterator[str]:
+    if isinstance(layer, (AddLoss, AddMetric)):
+        yield type(layer).__name__
     if isinstance(layer, BatchNormalization):
         if layer.renorm:
             yield "BatchNormalization with renorm"

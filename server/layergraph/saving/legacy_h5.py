@@ -62,7 +62,7 @@ def write_h5(model: Trainer, file: Any, keras3_version: str, generation: int) ->
     texts = {
         "keras_version": form.keras_version,
         "backend": "tensorflow" if keras2 else "torch",
-        "model_config": json.dumps(form.config, allow_nan=False),
+        "model_config": json.dumps(form.config),
     }
     if compiled is not None:
         texts["training_config"] = json.dumps(form.training, allow_nan=False)

@@ -49,7 +49,8 @@ class WrittenGraph:
             else:
                 self._add(node)
         changed = self._args or self._kwargs
-        self.graph: Graph = map_graph(model.graph.inputs, model.graph.outputs, self._needs) if changed else model.graph
+        own = model.graph
+        self.graph: Graph = map_graph(own.inputs, own.outputs, self._needs, own.ends) if changed else own
 
     def args_of(self, node: Node) -> tuple[Structure, ...]:
         """Positional arguments of the call."""

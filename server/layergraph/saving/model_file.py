@@ -123,7 +123,7 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
             write_weights(file)
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("metadata.json", json.dumps({"keras_version": version, "date_saved": saved}))
-            archive.writestr("config.json", json.dumps(config, allow_nan=False))
+            archive.writestr("config.json", json.dumps(config))
             with weights.open("rb") as source, archive.open("model.weights.h5", "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     finally:

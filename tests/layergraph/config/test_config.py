@@ -204,6 +204,18 @@ def test_a_bare_list_of_layers_is_a_sequential_model() -> None:
     assert spec.layers[0].config == {"name": "d_input", "batch_shape": [None, 4], "dtype": "float32"}
 
 
+def test_a_model_first_in_a_sequential_model_gives_it_its_input() -> None:
+    first = {"class_name": "Embedding", "config": {"name": "e", "batch_input_shape": [None, 4], "dtype": "int32"}}
+    inner = {"class_name": "Sequential", "config": {"name": "s", "layers": [first]}}
+    ids = {**layer("InputLayer", "x", batch_input_shape=[None, 4], dtype="int32"), "inbound_nodes": []}
+    graph = {"name": "m", "layers": [ids], "input_layers": [["x", 0, 0]], "output_layers": [["x", 0, 0]]}
+    for model, name in ((inner, "s_input"), ({"class_name": "Model", "config": graph}, "m_input")):
+        outer = {"class_name": "Sequential", "config": {"name": "outer", "layers": [model]}}
+        made = spec_of(outer, KERAS2)[0].layers[0]
+        assert (made.class_name, made.name) == ("InputLayer", name)
+        assert made.config == {"name": name, "batch_shape": [None, 4], "dtype": "int32"}
+
+
 def test_an_operation_and_a_layer_of_one_name_are_told_apart() -> None:
     operation = {**layer("Add", "add", [tensor("x"), 1]), "module": "keras.src.ops.numpy", "config": {"name": "add"}}
     for module in ({}, {"module": None}):

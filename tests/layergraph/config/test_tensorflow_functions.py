@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from layergraph.config.graph_nodes import graph_node
+from layergraph.config.nodes import keras2_call
 from layergraph.config.spec import CallSpec, TensorRef
 from layergraph.config.tensorflow_functions import FUNCTIONS
 from layergraph.config.tensorflow_ops import UnknownFunctionError, translated
@@ -60,11 +61,21 @@ def test_cudnn_weights_are_told_by_their_bias(kind: str, tmp_path: Path) -> None
     assert_close(next(iter(layergraph.load_model(path).plan().run({"x": data}).values())), model.predict_on_batch(data))
 
 
+def test_a_new_axis_by_itself_is_a_subscript() -> None:
+    call = keras2_call(["x", 0, 0, {"slice_spec": None}], "SlicingOpLambda", 0, {})
+    assert translated("__operators__.getitem", call) == ("GetItem", {}, CallSpec((X, None)))
+
+
 def test_an_unknown_function_is_named() -> None:
     with pytest.raises(UnknownFunctionError, match=r"'math\.sobol_sample'"):
         translated("math.sobol_sample", CallSpec((X,)))
     with pytest.raises(UnknownFunctionError, match="experimental"):
         translated("math.cumsum", CallSpec((X,), {"axis": 1, "experimental": True}))
+
+
+def test_padding_by_tensors_is_refused() -> None:
+    with pytest.raises(UnknownFunctionError, match=r"'pad' .* widths that are tensors"):
+        translated("compat.v1.pad", CallSpec((X,), {"paddings": [[0, 0], [0, TensorRef("n", 0, 0)]]}))
 
 
 @pytest.mark.parametrize("name", ["einsum", "meshgrid", "__operators__.eq", "__operators__.ne"])

@@ -13,7 +13,7 @@ import numpy as np
 
 from layergraph.archive.files import open_regular
 from layergraph.archive.imported.form import ARRAYS, ASSETS, DESCRIPTION, FORMAT, ORDERS, Wanted, raised
-from layergraph.archive.json_text import json_value
+from layergraph.archive.json_text import infinity, json_value
 from layergraph.archive.limits import LoadLimits
 from layergraph.archive.model_archive import ModelArchive
 from layergraph.archive.weights import Array, ArrayList, StateTree, StoredArray, StoredWeights
@@ -250,7 +250,11 @@ def _description(folder: Path, path: Path, limits: LoadLimits) -> Any:
             file.close()
         # Its depth beyond that of the configs: the description's own.
         return json_value(
-            text, most=most, values=_TIMES_CONFIG * limits.config_values, depth=limits.config_depth + _TIMES_CONFIG
+            text,
+            most=most,
+            values=_TIMES_CONFIG * limits.config_values,
+            depth=limits.config_depth + _TIMES_CONFIG,
+            as_constant=infinity,
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from layergraph.archive.imported.form import ARRAYS, ASSETS, DESCRIPTION, FORMAT, ORDERS, Wanted, error_fields
+from layergraph.archive.json_text import stray_constant
 from layergraph.archive.model_archive import ModelArchive
 from layergraph.archive.safetensors_file import Entry, write_safetensors
 from layergraph.archive.weights import Array, ArrayList, Group, StateTree, StoredArray, StoredWeights
@@ -36,11 +37,10 @@ def describe(archive: ModelArchive, folder: Path) -> list[StoredArray]:
         "assets": _write_assets(archive, folder),
         "arrays": [[array.name, array.shape, array.dtype, array.nbytes] for array in index.arrays],
     }
-    try:
-        text = json.dumps(description, allow_nan=False)
-    except ValueError:
+    text = json.dumps(description)
+    if ("NaN" in text or "Infinity" in text) and stray_constant(description):
         # Weights of terms in a checkpoint, which are options of a layer.
-        raise CorruptFileError(archive.path, "has an option that is NaN or infinite, expected finite numbers") from None
+        raise CorruptFileError(archive.path, "has an option that is NaN or infinite, expected finite numbers")
     (folder / DESCRIPTION).write_text(text, encoding="ascii")
     return index.arrays
 
