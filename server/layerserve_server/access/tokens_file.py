@@ -120,12 +120,21 @@ class TokensFile(_Entry):
         return self
 
 
-def read_tokens(path: Path, copy: Path | None = None) -> TokensFile:
-    """Reads the file, or a copy of it. Raises TokensFileError with the file, the key, what it got and expected."""
+def read_tokens(path: Path) -> TokensFile:
+    """Reads the file. Raises TokensFileError with the file, the key, what it got and expected."""
+    return tokens_in(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of the file, or of a copy of it. Raises TokensFileError."""
     try:
-        text = (copy or path).read_text("utf-8")
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TokensFileError(f"tokens file {path}: {error}") from error
+
+
+def tokens_in(text: str, path: Path) -> TokensFile:
+    """Parses the text of the file `path`, whose folder has the keys. Raises as `read_tokens` does."""
     found = parse_tokens(text, f"tokens file {path}")
     if found.jwt is not None and not found.jwt.remote:
         keys = path.parent / Path(found.jwt.keys).expanduser()
