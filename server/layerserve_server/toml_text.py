@@ -19,7 +19,7 @@ class TomlError(ValueError):
 def parse_toml(text: str) -> dict[str, Any]:
     """Parses a TOML text. Raises TomlError, also for integers of more than 64 bits, as TOML asks for."""
     try:
-        values = tomllib.loads(text)
+        values: dict[str, Any] = tomllib.loads(text)
     except RecursionError:
         raise TomlError("is nested too deep") from None
     except ValueError as error:
