@@ -4,7 +4,9 @@ import pytest
 from layerserve_server.datasets.dataset import RECORD, Dataset
 from layerserve_server.disk import json_object
 from layerserve_server.training.events import Event
+from layerserve_server.training.online.publications import NOTE, read_published
 from layerserve_server.training.request import RunRequest
+from layerserve_server.training.result import OUTCOME, RunResult
 from layerserve_server.training.sweeps.plan import PLAN, Plan
 from layerserve_server.training.sweeps.sweep import TRIALS, Sweep
 
@@ -21,6 +23,9 @@ def test_what_is_no_object_is_an_error_of_values(text, tmp_path):
         with pytest.raises(ValueError, match=r"."):
             read(tmp_path)
     (tmp_path / TRIALS).write_text(text)
+    for name, read in ((OUTCOME, RunResult.read), (NOTE, read_published)):
+        (tmp_path / name).write_text(text)
+        assert read(tmp_path) is None
     sweep = Sweep("s", tmp_path, None, None, 0.0)
     with pytest.raises(ValueError, match=r"."):
         sweep.refresh()
