@@ -1,14 +1,16 @@
-"""Files on disk: their digests, replacing and flushing them, and locks."""
+"""Files on disk: their digests, replacing and flushing them, locks, and the JSON in them."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _CHUNK = 1 << 20
 
@@ -47,6 +49,17 @@ def replace_file(path: Path, content: str | bytes, *, flushed: bool = False) -> 
         raise
     if flushed:
         sync(path.parent)
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """Parses a JSON object of a file that this server wrote. Raises ValueError for anything else, as damage leaves."""
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise ValueError("got JSON that is nested too deep, expected an object") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"got JSON of type {type(values).__name__}, expected an object")
+    return values
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -25,11 +24,7 @@ from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.addresses import expected, folder_name, is_address, missing_package
 from layerserve_server.environment import PREFIX, names, of_kubernetes, unknown
 from layerserve_server.flags import read_flags, unset
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from layerserve_server.toml_text import TomlError, parse_toml
 
 #: Value of `allow_anonymous` for no rights, where the default gives all.
 NONE = "none"
@@ -887,8 +882,8 @@ def spelled(name: str, argv: Sequence[str], environment: Mapping[str, str]) -> s
 def read_file(path: Path) -> dict[str, Any]:
     """Reads a TOML file of settings. Raises SettingsError if it can't be read or has unknown names."""
     try:
-        values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        values: dict[str, Any] = parse_toml(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, TomlError) as error:
         raise SettingsError(f"settings file {path}: {error}") from error
     names = set(Settings.model_fields) - {"config", "check_config"}
     for key in values:

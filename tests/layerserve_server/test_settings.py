@@ -179,7 +179,7 @@ def test_a_name_that_is_wrong_in_the_file_is_told_with_the_near_one(file):
         read_settings(["--config", file("grpc_prt = 1")])
 
 
-@pytest.mark.parametrize("text", ["= 1", "grpc_port = "])
+@pytest.mark.parametrize("text", ["= 1", "grpc_port = ", "grpc_port = " + "1" * 5000, "grpc_port = " + "[" * 50_000])
 def test_a_file_that_is_no_toml_is_told(file, text):
     with pytest.raises(SettingsError, match=r"layerserve.toml"):
         read_settings(["--config=" + file(text)])

@@ -18,7 +18,7 @@ from layerserve_server.access.json_web_tokens import Verifier
 from layerserve_server.access.quota import Quotas
 from layerserve_server.access.reserved import Reserved
 from layerserve_server.access.rights import HTTP, Right, check_table, right_of
-from layerserve_server.access.tokens_file import TokensFile, TokensFileError, read_tokens
+from layerserve_server.access.tokens_file import TokensFile, TokensFileError, read_text, tokens_in
 from layerserve_server.errors import UnauthenticatedError
 
 logger = logging.getLogger(__name__)
@@ -176,8 +176,7 @@ class Gate:
                 return
             # Before it is read, so that a file that stays invalid is reported once.
             self._stamp = stamp
-            self._take(read_tokens(self._path))
-            self._keep(self._path)
+            self._take_text(read_text(self._path), self._path)
         except TokensFileError as error:
             self._failed(error)
         else:
@@ -189,20 +188,20 @@ class Gate:
         self._stamp = _stamp(path)
         last = self._group.last_tokens
         try:
-            self._take(read_tokens(path))
-            self._keep(path)
+            self._take_text(read_text(path), path)
         except TokensFileError as error:
             if last is None or not last.exists():
                 raise
-            self._take(read_tokens(path, last))
+            self._take(tokens_in(read_text(last), path))
             self._failed(error)
 
-    def _keep(self, path: Path) -> None:
-        """Keeps a copy of a valid file for processes that start later."""
+    def _take_text(self, text: str, path: Path) -> None:
+        """Takes what the text of the file grants, and keeps a valid one for processes that start later."""
+        self._take(tokens_in(text, path))
         last = self._group.last_tokens
         if last is not None:
             written = last.with_suffix(f".{os.getpid()}")
-            written.write_bytes(path.read_bytes())
+            written.write_text(text, "utf-8")
             written.replace(last)
 
     def _failed(self, error: TokensFileError) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,10 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from layerserve_server.toml_text import TomlError, parse_toml
 
 GrantedRight = Literal["predict", "read", "train", "manage"]
 #: Asymmetric ones only: with a symmetric one, those who can check tokens can also make them.
@@ -124,12 +120,21 @@ class TokensFile(_Entry):
         return self
 
 
-def read_tokens(path: Path, copy: Path | None = None) -> TokensFile:
-    """Reads the file, or a copy of it. Raises TokensFileError with the file, the key, what it got and expected."""
+def read_tokens(path: Path) -> TokensFile:
+    """Reads the file. Raises TokensFileError with the file, the key, what it got and expected."""
+    return tokens_in(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of the file, or of a copy of it. Raises TokensFileError."""
     try:
-        text = (copy or path).read_text("utf-8")
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TokensFileError(f"tokens file {path}: {error}") from error
+
+
+def tokens_in(text: str, path: Path) -> TokensFile:
+    """Parses the text of the file `path`, whose folder has the keys. Raises as `read_tokens` does."""
     found = parse_tokens(text, f"tokens file {path}")
     if found.jwt is not None and not found.jwt.remote:
         keys = path.parent / Path(found.jwt.keys).expanduser()
@@ -140,8 +145,8 @@ def read_tokens(path: Path, copy: Path | None = None) -> TokensFile:
 def parse_tokens(text: str, what: str) -> TokensFile:
     """Parses the text of a file. Raises TokensFileError with `what`, the key, what it got and what it expected."""
     try:
-        return TokensFile.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        return TokensFile.model_validate(parse_toml(text))
+    except TomlError as error:
         raise TokensFileError(f"{what}: {error}") from error
     except ValidationError as error:
         raise TokensFileError("\n".join(f"{what}: {_line(entry)}" for entry in error.errors())) from error

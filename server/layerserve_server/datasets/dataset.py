@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.disk import replace_file
+from layerserve_server.disk import json_object, replace_file
 
 #: Formats of files, which are also their suffixes.
 FORMATS = ("npz", "parquet", "csv", "tsv")
@@ -118,7 +118,7 @@ class Dataset:
     def read(cls, folder: Path) -> Dataset:
         """Reads the dataset of a folder. Raises OSError, and ValueError or TypeError if the file is invalid."""
         path = folder / RECORD
-        values = json.loads(path.read_text("utf-8"))
+        values = json_object(path.read_text("utf-8"))
         arrays = tuple(ArrayInfo(**{**one, "shape": tuple(one["shape"])}) for one in values.pop("arrays"))
         return cls(**{**values, "owners": tuple(values["owners"])}, arrays=arrays, used=os.stat(path).st_mtime)
 

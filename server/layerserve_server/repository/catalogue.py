@@ -109,7 +109,7 @@ class Catalogue:
         with self._lock:
             record = self._models.get(name)
             if record is None:
-                return {"default": None, "labels": {}, "loaded": False, "reasons": {}}
+                return {"default": None, "labels": {}, "loaded": False, "canary": 0.0, "reasons": {}}
             reasons = {str(one.version): one.reason for one in self.describe(name) if one.reason}
             return {
                 "default": record.default(),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import os
 import stat
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -19,11 +18,7 @@ from layerserve_server.repository.canary import read_share
 from layerserve_server.repository.layout import CLASS_LABELS, LABEL
 from layerserve_server.repository.signatures import SignatureSettings
 from layerserve_server.settings import Engine, Precision
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from layerserve_server.toml_text import TomlError, parse_toml
 
 #: Name of the file in a model's folder.
 SETTINGS_FILE: Final = "layerserve.toml"
@@ -222,8 +217,8 @@ def parse_settings(content: bytes, file: str) -> ModelSettings:
     if len(content) > MAX_BYTES:
         raise ModelSettingsError(f"{file}: got more than {MAX_BYTES} bytes")
     try:
-        values = tomllib.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        values = parse_toml(content.decode("utf-8"))
+    except (UnicodeDecodeError, TomlError) as error:
         raise ModelSettingsError(f"{file}: {error}") from error
     try:
         return ModelSettings.model_validate(values)

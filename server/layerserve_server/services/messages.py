@@ -102,6 +102,16 @@ def tensor_specs(specs: Iterable[TensorSpec]) -> Sequence[tensor_pb2.TensorSpec]
     ]
 
 
+def nanoseconds(time: Timestamp, field: str) -> int:
+    """Returns a time in a request as Unix time in nanoseconds. Raises InvalidRequestError if it isn't a time."""
+    try:
+        return time.ToNanoseconds()
+    except ValueError:
+        raise InvalidRequestError(
+            f"{field}: got {time.seconds} seconds and {time.nanos} nanoseconds, expected a time of the years 1 to 9999"
+        ) from None
+
+
 def timestamp(seconds: float) -> Timestamp:
     """Returns the message for a Unix time in seconds."""
     message = Timestamp()

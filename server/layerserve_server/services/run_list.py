@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import TypeAlias
@@ -9,6 +10,7 @@ from typing import TypeAlias
 from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.errors import InvalidRequestError, safe_text
+from layerserve_server.services.messages import nanoseconds
 from layerserve_server.training.request import Kind
 from layerserve_server.training.runs.run import RUN_ID, Run
 
@@ -25,7 +27,10 @@ def selected(request: pb.ListRunsRequest, runs: Iterable[Run]) -> list[Run]:
         if number not in names or not number:
             raise InvalidRequestError(f"states: got {number}, expected states of a run")
     states = {names[number].name.removeprefix("RUN_STATE_").lower() for number in request.states}
-    found = [run for run in runs if _fits(request, run) and (not states or run.state.value in states)]
+    earliest = nanoseconds(request.created_after, "created_after")
+    latest = nanoseconds(request.created_before, "created_before") if request.HasField("created_before") else math.inf
+    created = (run for run in runs if earliest <= place(run)[0] < latest)
+    found = [run for run in created if _fits(request, run) and (not states or run.state.value in states)]
     return sorted(found, key=place, reverse=not request.oldest_first)
 
 
@@ -64,11 +69,6 @@ def _fits(request: pb.ListRunsRequest, run: Run) -> bool:
     if request.kind and (request.kind == pb.RUN_KIND_EVALUATION) != (run.request.kind is Kind.EVALUATION):
         return False
     if request.caller and run.request.caller != request.caller:
-        return False
-    created = place(run)[0]
-    if request.HasField("created_after") and created < request.created_after.ToNanoseconds():
-        return False
-    if request.HasField("created_before") and created >= request.created_before.ToNanoseconds():
         return False
     metadata = run.metadata
     return all(metadata.get(key) == value for key, value in request.metadata.items())

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from layergraph.errors import ModelFileError
 from layerserve.table_files.table import Selection
 
 from layerserve_server import errors
@@ -124,9 +125,9 @@ class DryRuns:
     def __call__(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool] = never) -> None:
         """Tries a request. Raises InvalidRequestError, InvalidTensorError or NotCompiledError as `model.dry_run` does.
 
-        Also raises TooLargeError if the limit of memory or time is exceeded, BusyError if other dry runs occupy all
-        slots for that time, UnavailableError if no process can be started, and CallCancelledError once `gone` returns
-        True.
+        Also raises VersionFailedError if the model file can't be read, TooLargeError if the limit of memory or time is
+        exceeded, BusyError if other dry runs occupy all slots for that time, UnavailableError if no process can be
+        started, and CallCancelledError once `gone` returns True.
         """
         arguments = {"path": str(path), "request": request.to_json()}
         self._reply("dry_run", arguments, self._limits(parameters), gone)
@@ -247,6 +248,7 @@ REFUSALS: Mapping[str, Callable[[str], ServerError]] = {
         errors.NotTrainableError,
         errors.ForbiddenPathError,
         errors.TooLargeError,
+        errors.VersionFailedError,
     )
 }
 
@@ -316,7 +318,12 @@ def replying(what: str, work: Callable[[Mapping[str, Any]], dict[str, Any]]) -> 
                 return {"error": type(error).__name__, "text": safe_text(str(error))}
             return _unexpected(error, what)
         except Exception as error:
-            return {"memory": True} if out_of_memory(error) else _unexpected(error, what)
+            if out_of_memory(error):
+                return {"memory": True}
+            if isinstance(error, ModelFileError):
+                # Deleted or replaced since the request came, or its optimizer state is damaged, which serving ignores.
+                return {"error": errors.VersionFailedError.__name__, "text": safe_text(f"{what} fails: {error}")}
+            return _unexpected(error, what)
 
     return job
 

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from layerserve_server.disk import json_object
+
 #: Steps and epochs kept in memory per run, in bytes of the file; in memory they take several times as much.
 KEPT_BYTES = 256 << 10
 #: Maximum number of events that are read or returned at once.
@@ -173,7 +175,7 @@ class Event:
     @classmethod
     def from_line(cls, line: bytes) -> Event:
         """Parses a line of the file. Raises ValueError, KeyError or TypeError if it isn't an event."""
-        values = json.loads(line)
+        values = json_object(line)
         kind = KINDS[values.pop("kind")]
         return cls(values.pop("sequence"), values.pop("time"), kind(**values))
 

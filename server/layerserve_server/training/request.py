@@ -16,6 +16,8 @@ from layerserve.options.training import Budget, RunOptions, View
 from layerserve.table_files.table import Selection
 from layerserve.tensors import NUMPY_DTYPES
 
+from layerserve_server.disk import json_object
+
 #: Name of the file in the run's folder.
 REQUEST = "request.json"
 
@@ -182,7 +184,7 @@ class RunRequest(RunOptions):
     @classmethod
     def from_json(cls, text: str) -> RunRequest:
         """Parses a request from JSON. Raises ValueError or TypeError if the text is invalid."""
-        values = _renamed(json.loads(text))
+        values = _renamed(json_object(text))
         values["data"] = tuple(_array(one) for one in values["data"])
         values["kind"] = Kind(values.get("kind", Kind.TRAINING))
         values["budget"] = Budget(**values.get("budget", {}))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from layerserve_server.disk import replace_file
+from layerserve_server.disk import json_object, replace_file
 from layerserve_server.errors import safe_text
 from layerserve_server.training.runs.folder import OUTCOME
 
@@ -58,7 +58,7 @@ class RunResult:
     def read(cls, folder: Path) -> RunResult | None:
         """Reads the result in a run's folder; None if there is no valid one."""
         try:
-            return cls(**json.loads((folder / OUTCOME).read_text("utf-8")))
+            return cls(**json_object((folder / OUTCOME).read_text("utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 

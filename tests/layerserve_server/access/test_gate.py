@@ -291,3 +291,18 @@ def test_who_is_unlimited_is_asked_nothing(changes, unlimited):
 @pytest.fixture(autouse=True)
 def _log(caplog):
     caplog.set_level(logging.INFO)
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_what_was_read_for_later_processes(file, tmp_path, monkeypatch):
+    valid = file.read_text()
+    take = Gate._take
+
+    def changed_meanwhile(gate, found):
+        take(gate, found)
+        file.write_text(valid[: len(valid) // 2] + "[[")
+
+    monkeypatch.setattr(Gate, "_take", changed_meanwhile)
+    group = ProcessGroup(last_tokens=tmp_path / "last.toml")
+    Gate(file, group=group)
+    assert group.last_tokens.read_text() == valid
+    assert Gate(file, group=group).admit(arrival(token="all")).name == "all"

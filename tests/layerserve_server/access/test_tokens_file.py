@@ -64,6 +64,8 @@ JWT = '[jwt]\nkeys = "keys.json"\nissuer = "i"\naudience = "a"\n'
         (JWT + "leeway_seconds = 3600\n", "jwt.leeway_seconds: got 3600, expected less than or equal to 300"),
         (JWT + '[jwt.roles]\nteam = ["all"]\n', "jwt.roles.team[0]: got 'all', expected 'predict'"),
         (JWT.replace("keys.json", "http://login.example/keys"), "jwt: expected keys as a file or an https:// address"),
+        ("tokens = " + "1" * 5000, "tokens file {path}: "),
+        ("tokens = " + "[" * 50_000, "tokens file {path}: is nested too deep"),
         (JWT.replace("keys.json", "file:///etc/keys"), "jwt: expected keys as a file or an https:// address"),
     ],
 )

@@ -72,6 +72,9 @@ def errors_counted(repository, model="double"):
         ("x = ", "Invalid value"),
         ("a" * MAX_BYTES + " = 1", f"got more than {MAX_BYTES} bytes"),
         ("x = " + "[" * 50_000, "layerserve.toml: "),
+        ("nice = " + "1" * 5000, "layerserve.toml: "),
+        ("max_batch_rows = 0x" + "f" * 50_000, "got an integer of 200000 bits, expected at most 64"),
+        ("callers = [{a = 9223372036854775808}]", "got an integer of 64 bits"),
     ],
 )
 def test_a_wrong_file_is_told_with_its_name_the_key_and_what_may_be_there(text, error):

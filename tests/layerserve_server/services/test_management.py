@@ -169,6 +169,8 @@ def test_every_change_has_its_reply(served, tmp_path):
     assert {(record["who"], record["outcome"]) for record in records} == {("anyone", "done")}
 
 
+#: Methods that need the name of a model only.
+OF_A_MODEL = ("LoadModel", "UnloadModel", "RollBack", "UnpinVersion", "DeleteModel")
 REFUSED = (
     ("LoadModel", pb.LoadModelRequest(), "INVALID_ARGUMENT"),
     ("LoadModel", pb.LoadModelRequest(name="absent"), "NOT_FOUND"),
@@ -183,6 +185,8 @@ REFUSED = (
     ("SetCanary", pb.SetCanaryRequest(name="double", share=0.5), "FAILED_PRECONDITION"),
     ("SetCanary", pb.SetCanaryRequest(name="double", share=1.5), "INVALID_ARGUMENT"),
     ("SetCanary", pb.SetCanaryRequest(name="double", share=float("nan")), "INVALID_ARGUMENT"),
+    ("SetCanary", pb.SetCanaryRequest(name="other"), "NOT_FOUND"),
+    *((method, getattr(pb, f"{method}Request")(name="other"), "NOT_FOUND") for method in OF_A_MODEL),
     ("DeleteVersion", pb.DeleteVersionRequest(name="double", version=1), "FAILED_PRECONDITION"),
     ("DeleteModel", pb.DeleteModelRequest(name="double"), "FAILED_PRECONDITION"),
     ("DeleteModel", pb.DeleteModelRequest(force=True), "INVALID_ARGUMENT"),

@@ -9,6 +9,7 @@ import threading
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from layerserve.v1 import checkpoints_pb2, checkpoints_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import VersionConflictError
@@ -294,6 +295,8 @@ def test_lists_are_filtered_and_come_in_pages_that_new_runs_do_not_move(put, sta
         ({"page_size": -1}, "page_size: got -1, expected 0 or more"),
         ({"page_token": "x" * 200}, "page_token: got 'xxx"),
         ({"states": [77]}, "states: got 77"),
+        ({"created_after": Timestamp(nanos=-1)}, "created_after: got 0 seconds and -1 nanoseconds, expected a time"),
+        ({"created_before": Timestamp(seconds=2**62)}, f"created_before: got {2**62} seconds"),
     ):
         code, got = refused(trainer.listed, **fields)
         assert (code, text in got) == (grpc.StatusCode.INVALID_ARGUMENT, True)

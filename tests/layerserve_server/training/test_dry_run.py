@@ -21,9 +21,10 @@ from layerserve_server.errors import (
     NotCompiledError,
     TooLargeError,
     UnavailableError,
+    VersionFailedError,
 )
 from layerserve_server.training import data_root, dry_run
-from layerserve_server.training.dry_run import DryRuns
+from layerserve_server.training.dry_run import DryRuns, check_reply, replying
 from layerserve_server.training.process import warm_parent
 from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
 from layerserve_server.training.request import DataArray, Role, RunRequest
@@ -136,11 +137,26 @@ def test_what_takes_too_long_is_ended(try_it):
         try_it(for_ever(), seconds=1.0)
 
 
-def test_an_error_that_nothing_foresaw_is_logged_and_names_itself(parent, tmp_path, caplog):
-    (tmp_path / "model.keras").write_bytes(b"no model")
-    with pytest.raises(InvalidRequestError, match="fails with CorruptFileError; see the server's log"):
-        DryRuns(parent, 20.0, 1 << 30)(tmp_path / "model.keras", GOOD, 15)
-    assert "CorruptFileError" in caplog.records[-1].exception
+def test_an_error_that_nothing_foresaw_is_logged_and_names_itself(caplog):
+    def job(_):
+        raise KeyError("internal")
+
+    reply = replying("a job", job)({})
+    with pytest.raises(InvalidRequestError, match="a job fails with KeyError; see the server's log"):
+        check_reply(reply, JobLimits(1.0, 1), "a job")
+    assert "KeyError: 'internal'" in caplog.records[-1].exception
+
+
+@pytest.mark.parametrize("content", [b"no model", None])
+def test_a_file_that_was_replaced_or_deleted_meanwhile_is_named(parent, tmp_path, caplog, content):
+    if content is not None:
+        (tmp_path / "model.keras").write_bytes(content)
+    dry_runs = DryRuns(parent, 20.0, 1 << 30)
+    with pytest.raises(VersionFailedError, match=r"^one step with two rows fails: model\.keras: "):
+        dry_runs(tmp_path / "model.keras", GOOD, 15)
+    with pytest.raises(VersionFailedError, match=r"^compiling the model fails: model\.keras: "):
+        dry_runs.larger_is_better(tmp_path / "model.keras", GOOD, 15)
+    assert not caplog.records
 
 
 def test_no_more_than_so_many_are_tried_at_once(parent, tmp_path, monkeypatch):

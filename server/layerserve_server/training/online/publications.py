@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from layerserve_server.disk import replace_file
+from layerserve_server.disk import json_object, replace_file
 from layerserve_server.errors import ServerError
 from layerserve_server.training.runs.folder import PUBLISH
 
@@ -45,7 +45,7 @@ class Outcome:
 def read_published(folder: Path) -> Published | None:
     """Returns what the run in a folder has published last; None if nothing."""
     try:
-        return Published(**json.loads((folder / NOTE).read_text("utf-8")))
+        return Published(**json_object((folder / NOTE).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 

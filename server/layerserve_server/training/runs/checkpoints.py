@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from layerserve_server.disk import sync
+from layerserve_server.disk import json_object, sync
 from layerserve_server.errors import UnknownCheckpointError, safe_text
 from layerserve_server.repository.publishing import link_file
 
@@ -77,7 +77,7 @@ class KeptCheckpoints:
 
     def _read(self, note: Path) -> Checkpoint | None:
         try:
-            one = Checkpoint(**json.loads(note.read_text("utf-8")))
+            one = Checkpoint(**json_object(note.read_text("utf-8")))
             whole = self.path(one.id).stat().st_size == one.bytes
         except (OSError, ValueError, TypeError):
             return None

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.disk import replace_file
+from layerserve_server.disk import json_object, replace_file
 
 #: Name of the file in the run's folder.
 CONTROL = "control.json"
@@ -44,7 +44,7 @@ class ControlFile:
             state = os.stat(self._path)
             stamp = (state.st_ino, state.st_mtime_ns, state.st_size)
             if stamp != self._stamp:
-                self._held = RunControl(**json.loads(self._path.read_text("utf-8")))
+                self._held = RunControl(**json_object(self._path.read_text("utf-8")))
                 self._stamp = stamp
         except (OSError, ValueError, TypeError):
             pass

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
-from layerserve_server.disk import replace_file
+from layerserve_server.disk import json_object, replace_file
 from layerserve_server.training.sweeps.space import Dimension
 
 #: Names of files in a sweep's folder: its plan, and Optuna's journal.
@@ -48,6 +48,6 @@ class Plan:
     @classmethod
     def read(cls, folder: Path) -> Plan:
         """Reads the plan of a sweep's folder. Raises OSError, and ValueError or TypeError if the file is invalid."""
-        values = json.loads((folder / PLAN).read_text("utf-8"))
+        values = json_object((folder / PLAN).read_text("utf-8"))
         dimensions = tuple(Dimension(**{**one, "values": tuple(one["values"])}) for one in values["dimensions"])
         return cls(**{**values, "dimensions": dimensions, "method": Method(values["method"])})

@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.disk import replace_file
+from layerserve_server.disk import json_object, replace_file
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.owner import FolderOwner
 from layerserve_server.training.sweeps.plan import Plan
@@ -186,7 +186,7 @@ class Sweep:
 
     def refresh(self) -> None:
         """Reads the trials again, which another server may have changed. Raises as `read` does."""
-        values = json.loads((self.folder / TRIALS).read_text("utf-8"))
+        values = json_object((self.folder / TRIALS).read_text("utf-8"))
         self.trials = [Trial.from_json(one) for one in values.pop("trials")]
         self.state = SweepState(values.pop("state"))
         for name, value in values.items():

@@ -52,7 +52,9 @@ def test_what_is_no_tensor_is_named(value, dtype, text):
         array_of(value, dtype, Place("x"))
 
 
-@pytest.mark.parametrize("text", [b"[" * 10**6, b'{"a":' * 10**6, b"[NaN," + b"[" * 10**5, b"\xff", b"9" * 10**6, b""])
+@pytest.mark.parametrize(
+    "text", [b"[" * 10**6, b"[" * 1000, b'{"a":' * 10**6, b"[NaN," + b"[" * 10**5, b"\xff", b"9" * 10**6, b""]
+)
 def test_hostile_json_is_refused(text):
     with pytest.raises(InvalidRequestError, match="isn't JSON"):
         loads(text)
