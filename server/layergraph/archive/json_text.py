@@ -89,7 +89,7 @@ def json_object(text: str | bytes, path: Path, what: str, limits: LoadLimits) ->
             as_object=_from_keras2,
             as_constant=infinity,
         )
-        if "Infinity" in plain and (found := stray_constant(parsed)):
+        if "Infinity" in plain and (found := _stray_constant(parsed)):
             _no_constant(found)
     except JsonError as wrong:
         raise CorruptFileError(path, f"{what} {wrong}") from None
@@ -107,9 +107,18 @@ def infinity(name: str) -> float:
     return _no_constant(name) if name == "NaN" else float(name)
 
 
-def stray_constant(value: Any) -> str | None:
-    """Finds a number that a config can't have, by its name in JSON: NaN, or an infinity outside of calls. Operations
-    are called with infinities, as in masks of attention.
+def config_text(config: Any) -> str:
+    """Returns a config as JSON. Raises JsonError for NaN, and for Infinity outside of calls."""
+    text = json.dumps(config)
+    if ("NaN" in text or "Infinity" in text) and (found := _stray_constant(config)):
+        _no_constant(found)
+    return text
+
+
+def _stray_constant(value: Any) -> str | None:
+    """Returns a number that a config can't have, by its name in JSON: NaN, or an infinity outside of calls.
+
+    Operations are called with infinities, as in masks of attention.
     """
     waiting = [(value, False)]
     while waiting:

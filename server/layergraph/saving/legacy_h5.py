@@ -22,6 +22,7 @@ from layergraph.functional.functional import Functional
 from layergraph.functional.weight import Weight
 from layergraph.saving.arrays import stored_values
 from layergraph.saving.compile_object import compile_object
+from layergraph.saving.config_json import config_json
 from layergraph.saving.graph_config import model_object
 from layergraph.saving.keras2.compile import Keras2Compile, keras2_state
 from layergraph.saving.keras2.config import KERAS2_VERSION, checked_config, file_orders
@@ -62,7 +63,7 @@ def write_h5(model: Trainer, file: Any, keras3_version: str, generation: int) ->
     texts = {
         "keras_version": form.keras_version,
         "backend": "tensorflow" if keras2 else "torch",
-        "model_config": json.dumps(form.config),
+        "model_config": config_json(form.config),
     }
     if compiled is not None:
         texts["training_config"] = json.dumps(form.training, allow_nan=False)

@@ -20,6 +20,7 @@ from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.saving.arrays import placed_values, stored_values
 from layergraph.saving.compile_object import compile_object
+from layergraph.saving.config_json import config_json
 from layergraph.saving.graph_config import KERAS_VERSION, model_object
 from layergraph.saving.keras2.archive import archive_config, archive_groups, archive_version
 from layergraph.saving.keras2.compile import keras2_state
@@ -123,7 +124,7 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
             write_weights(file)
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("metadata.json", json.dumps({"keras_version": version, "date_saved": saved}))
-            archive.writestr("config.json", json.dumps(config))
+            archive.writestr("config.json", config_json(config))
             with weights.open("rb") as source, archive.open("model.weights.h5", "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     finally:

@@ -298,3 +298,13 @@ def test_options_that_earlier_releases_of_keras_3_lack_are_left_out(suffix: str,
     rows = np.array([[1], [2], [7], [9]])
     reopened = layergraph.load_model(tmp_path / f"m{suffix}")
     assert_close(reopened.predict(rows, verbose=0), model.predict(rows, verbose=0))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_config_that_no_json_has_is_refused_and_leaves_no_file(suffix: str, value: float, tmp_path: Path) -> None:
+    constant = layergraph.initializers.Constant(value)
+    model = layergraph.Sequential([layergraph.Input((2,)), layergraph.layers.Dense(1, kernel_initializer=constant)])
+    with pytest.raises(ConfigError, match=r"save: the model.s config has the value (NaN|Infinity), expected finite"):
+        model.save(tmp_path / f"m{suffix}")
+    assert not list(tmp_path.iterdir())

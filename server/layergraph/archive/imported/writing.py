@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from layergraph.archive.imported.form import ARRAYS, ASSETS, DESCRIPTION, FORMAT, ORDERS, Wanted, error_fields
-from layergraph.archive.json_text import stray_constant
+from layergraph.archive.json_text import JsonError, config_text
 from layergraph.archive.model_archive import ModelArchive
 from layergraph.archive.safetensors_file import Entry, write_safetensors
 from layergraph.archive.weights import Array, ArrayList, Group, StateTree, StoredArray, StoredWeights
@@ -37,10 +37,11 @@ def describe(archive: ModelArchive, folder: Path) -> list[StoredArray]:
         "assets": _write_assets(archive, folder),
         "arrays": [[array.name, array.shape, array.dtype, array.nbytes] for array in index.arrays],
     }
-    text = json.dumps(description)
-    if ("NaN" in text or "Infinity" in text) and stray_constant(description):
+    try:
+        text = config_text(description)
+    except JsonError as wrong:
         # Weights of terms in a checkpoint, which are options of a layer.
-        raise CorruptFileError(archive.path, "has an option that is NaN or infinite, expected finite numbers")
+        raise CorruptFileError(archive.path, str(wrong)) from None
     (folder / DESCRIPTION).write_text(text, encoding="ascii")
     return index.arrays
 
