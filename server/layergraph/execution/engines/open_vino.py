@@ -6,6 +6,7 @@ import io
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -64,12 +65,23 @@ def open_vino_of_blob(blob: bytes, dtypes: Sequence[str], threads: int, streams:
 def _package() -> Any:
     # OpenVINO reports each conversion to a web service from a fork of this process. The fork inherits the server's
     # locks and may hang for ever if other threads hold them. Without this package, OpenVINO uses a stub.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    if sys.modules.get("openvino_telemetry") is None:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    else:
+        _silence_telemetry()
     try:
         import openvino
     except ImportError as missing:
         raise UnfitError("the package 'openvino' isn't installed") from missing
     return openvino
+
+
+def _silence_telemetry() -> None:
+    """Keeps OpenVINO, which was imported before, from sending its reports."""
+    with suppress(ImportError):
+        from openvino_telemetry.utils.sender import TelemetrySender
+
+        TelemetrySender.send = lambda *arguments, **keywords: None
 
 
 def _settings(precision: str, threads: int, streams: int) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -625,6 +626,24 @@ def test_openvino_reports_to_nobody(tmp_path: Any) -> None:
     found = load_model(tmp_path / "model.keras").plan().tune(engines=("openvino",), pin=True)
     assert not found.dropped
     assert sys.modules.get("openvino_telemetry") is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="not there")
+def test_openvino_reports_to_nobody_if_it_was_imported_before(tmp_path: Any) -> None:
+    """Two such forks at once have deadlocked: h5py and concurrent.futures take their locks before a fork."""
+    program = """
+import os, openvino, openvino_telemetry, layergraph
+from layergraph import layers
+os.register_at_fork(before=lambda: print("forks", flush=True))
+model = layergraph.Sequential([layergraph.Input((3,)), layers.Dense(2)])
+print([choice.engine for choice in model.plan().tune(engines=("openvino",), pin=True).choices][:1])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "HOME": str(tmp_path)}
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "openvino" in ended.stdout
+    assert "forks" not in ended.stdout
 
 
 @pytest.mark.parametrize("engine", QUICK)
