@@ -43,7 +43,7 @@ def as_array(value: Any, name: str) -> Array:
 def as_rows(value: Any, name: str) -> Any:
     """Returns an array as `as_array` does, but an object that is sliced later as it is, such as an h5py dataset.
 
-    So data on disk is never read as a whole. Such an object has `shape` and `dtype`, and isn't of NumPy or a data frame.
+    So data on disk isn't read as a whole. Such an object has `shape` and `dtype`, and is no array or column in memory.
     """
     sliced = hasattr(value, "shape") and hasattr(value, "dtype") and not hasattr(value, "to_numpy")
     return value if sliced and not isinstance(value, np.ndarray) else as_array(value, name)
