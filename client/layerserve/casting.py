@@ -16,7 +16,9 @@ from layerserve.tensors import NUMPY_DTYPES, Array, array_dtype
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 COMPLEX = frozenset({"complex64", "complex128"})
-
+#: Types of elements in arrays of objects.
+TEXTS = (str, bytes)
+NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 
 #: What is expected in place of rows of different lengths.
 RAGGED = "an array: rows of one length, padded with 0, or '' for text"
@@ -25,26 +27,39 @@ RAGGED = "an array: rows of one length, padded with 0, or '' for text"
 def as_array(value: Any, name: str) -> Array:
     """Converts an array, a nested list, a scalar or an object with `__array__` to an array.
 
-    Raises InvalidTensor if that isn't possible, such as for lists whose rows differ in length, and if the array has
-    objects other than str and bytes.
+    Objects that are numbers, which pandas makes of columns of several dtypes, become an array of numbers. Raises
+    InvalidTensor if there is no array, such as for lists whose rows differ in length, and for objects that are neither
+    all numbers nor all str or bytes.
     """
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # torch raises the last for a tensor with gradients
         if "inhomogeneous" in str(error):
             raise InvalidTensor(name=name, got="rows of different lengths", expected=RAGGED) from error
         raise InvalidTensor(name=name, got=f"{type(value).__name__} ({error})", expected="an array") from error
-    if array.dtype.kind == "O":
-        _check_strings(array, name)
-    return array
+    return _of_objects(array, name) if array.dtype.kind == "O" else array
 
 
-def _check_strings(array: Array, name: str) -> None:
-    for element in array.ravel().tolist():
-        if not isinstance(element, (str, bytes)):
-            raise InvalidTensor(
-                name=name, got=f"an array with a {type(element).__name__}", expected="numbers, or str or bytes"
-            )
+def as_rows(value: Any, name: str) -> Any:
+    """Returns an array as `as_array` does, but an object that is sliced later as it is, such as an h5py dataset.
+
+    So data on disk isn't read as a whole. Such an object has `shape` and `dtype`, and is no array or column in memory.
+    """
+    sliced = hasattr(value, "shape") and hasattr(value, "dtype") and not hasattr(value, "to_numpy")
+    return value if sliced and not isinstance(value, np.ndarray) else as_array(value, name)
+
+
+def _of_objects(array: Array, name: str) -> Array:
+    elements = array.ravel().tolist()
+    kinds = set(map(type, elements))
+    if all(issubclass(kind, TEXTS) for kind in kinds):
+        return array
+    if all(issubclass(kind, NUMBERS) for kind in kinds):
+        numbers = np.asarray(elements)
+        if numbers.dtype.kind in "biuf":
+            return numbers.reshape(array.shape)
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise InvalidTensor(name=name, got=f"an array of objects: {found}", expected="numbers, or str or bytes")
 
 
 def cast(array: Array, dtype: str, name: str) -> Array:

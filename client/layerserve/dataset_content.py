@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from layerserve.casting import as_array, default_cast
+from layerserve.casting import as_array, as_rows, default_cast
 from layerserve.errors import InvalidArgument
 from layerserve.tensors import Array, array_dtype
 from layerserve.v1 import datasets_pb2 as pb
@@ -130,14 +130,13 @@ class _Rows:
 
     def __init__(self, name: str, value: Any) -> None:
         self._name = name
-        # Objects with shape and dtype, such as h5py datasets, are sliced later and not converted to arrays here.
-        self._rows = value if hasattr(value, "shape") and hasattr(value, "dtype") else as_array(value, name)
+        self._rows = as_rows(value, name)
         self.shape = tuple(int(length) for length in self._rows.shape)
         if not self.shape:
             raise InvalidArgument(f"{name}: got a scalar, expected an array of rows")
         row_bytes = math.prod(self.shape[1:]) * 8
         self._step = max(1, PIECE // max(1, row_bytes))
-        first = default_cast(np.asarray(self._rows[:1]), name)
+        first = default_cast(as_array(self._rows[:1], name), name)
         self._is_text = array_dtype(first, name) == "string"
         # NumPy's files have no bfloat16.
         self.dtype = np.dtype("float32") if first.dtype.name == "bfloat16" else first.dtype
@@ -151,7 +150,7 @@ class _Rows:
 
     def _slices(self) -> Iterator[Array]:
         for start in range(0, self.shape[0], self._step):
-            yield default_cast(np.asarray(self._rows[start : start + self._step]), self._name)
+            yield default_cast(as_array(self._rows[start : start + self._step], self._name), self._name)
 
     def _texts(self, part: Array) -> Array:
         texts = [_encoded(one, self._name) for one in part.ravel()]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from layerserve.casting import RAGGED, as_array, cast, default_cast
+from layerserve.casting import RAGGED, as_array, as_rows, cast, default_cast
 from layerserve.dataset_array import DatasetArray
 from layerserve.errors import InvalidArgument, LayerserveError
 from layerserve.inputs import match
@@ -113,8 +113,7 @@ class TrainingArray:
 
     def slice(self, start: int, stop: int) -> Array:
         """Returns some rows, converted to the dtype from which they are encoded."""
-        part = np.asarray(self.rows[start:stop])
-        return cast(part, self.dtype, self.text)
+        return cast(as_array(self.rows[start:stop], self.text), self.dtype, self.text)
 
     def chunks(self) -> Iterator[bytes]:
         """Yields all rows, encoded as `Tensor.data`, in chunks of about CHUNK_BYTES."""
@@ -207,13 +206,12 @@ def _loose_array(role: DataRole.ValueType, name: str, value: Any, dtype: str | N
         value = value[0]
     if isinstance(value, (ServerFile, DatasetArray)):
         return TrainingArray(role, name, value, "")
-    # Objects with shape and dtype, such as h5py datasets, are sliced later and not converted to arrays here.
-    rows = value if hasattr(value, "shape") and hasattr(value, "dtype") else as_array(value, text)
+    rows = as_rows(value, text)
     if any(axis is None for axis in rows.shape):
         raise InvalidArgument(f"{text}: got {type(value).__name__} with rows of different lengths, expected {RAGGED}")
     if not rows.shape:
         raise InvalidArgument(f"{text}: got a scalar, expected an array of rows")
-    first = np.asarray(rows[:1])
+    first = as_array(rows[:1], text)
     if dtype is None:
         dtype = array_dtype(default_cast(first, text), text)
     cast(first, dtype, text)  # raises for an invalid dtype before anything is sent

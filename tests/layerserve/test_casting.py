@@ -24,6 +24,9 @@ from layerserve.casting import as_array, cast, default_cast
         ([[], []], "string", np.zeros((2, 0), object)),
         (["a", "ü"], "string", np.array(["a", "ü"])),
         ([b"a\xff"], "string", np.array([b"a\xff"])),
+        # As pandas has columns of several dtypes.
+        (np.array([[1.5, True], [np.int64(2), np.True_]], object), "float32", np.array([[1.5, 1], [2, 1]], np.float32)),
+        (np.array([True, 0], object), "bool", np.array([True, False])),
     ],
 )
 def test_what_loses_nothing_is_converted(value, dtype, expected):
@@ -101,9 +104,24 @@ def test_text_and_numbers_are_not_mixed_up(value, dtype):
         cast(as_array(value, "x"), dtype, "x")
 
 
-@pytest.mark.parametrize("value", [[[1, 2], [3]], [None], [object()], {"a": 1}])
+class WithGradients:
+    """What NumPy gets of such a tensor of torch."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+@pytest.mark.parametrize("value", [[[1, 2], [3]], [None], [object()], {"a": 1}, [2**70], WithGradients()])
 def test_what_is_no_array_is_refused(value):
     with pytest.raises(InvalidTensor, match="'x'"):
+        as_array(value, "x")
+
+
+@pytest.mark.parametrize(
+    ("value", "kinds"), [([1.5, None], "NoneType, float"), (np.array(["a", 1], object), "int, str")]
+)
+def test_objects_of_several_kinds_are_named(value, kinds):
+    with pytest.raises(InvalidTensor, match=f"got an array of objects: {kinds}, expected numbers, or str or bytes"):
         as_array(value, "x")
 
 

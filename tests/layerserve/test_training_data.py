@@ -90,6 +90,28 @@ def test_inputs_take_the_models_type_and_targets_keep_theirs_but_for_float64():
     assert arrays([[1, 2, 3]], [0.5])[1].dtype == "float32"
 
 
+def test_objects_that_are_numbers_are_sent_as_numbers():
+    """Targets of pandas may be objects, of which only the first looks like an int."""
+    targets = np.array([1, 0.5, True], object)
+    upload = upload_of(arrays(np.zeros((3, 3)).astype(object), targets))
+    assert [array.dtype for array in upload.arrays] == ["float32", "float32"]
+    np.testing.assert_array_equal(sent(upload)[1], [1, 0.5, 1])
+
+
+def test_tensors_that_numpy_cannot_read_are_refused():
+    class WithGradients:
+        shape, dtype = (2, 3), "float32"
+
+        def __getitem__(self, rows):
+            return self
+
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+    with pytest.raises(InvalidTensor, match=r"got WithGradients \(Can't call numpy"):
+        arrays(WithGradients(), np.zeros(2))
+
+
 def test_an_announcement_says_what_follows():
     announced = arrays(np.zeros((4, 3)), np.zeros((4, 1)))[0].announcement()
     assert (announced.name, list(announced.shape)) == ("x", [4, 3])

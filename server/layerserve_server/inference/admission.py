@@ -35,19 +35,20 @@ class Admission:
         padding: SequencePadding | None = None,
     ) -> None:
         self.padding = padding
-        self._outputs = outputs
         self.joinable = plan.batched
         self.inputs = tuple(plan.input_specs)
         self.model_inputs = tuple(model_inputs)
         self._plan = plan
+        # A request for all outputs by their names may lack inputs that a request without names has.
+        self._names = outputs, tuple(spec.name for spec in self.inputs)
         fixed = self.joinable and all(None not in spec.shape[1:] for spec in self.inputs)
         #: Batch group of all requests admitted here; None if their shapes may differ in other axes than the rows.
-        self.group: tuple[str, ...] | None = outputs if fixed else None
+        self.group: object = self._names if fixed else None
 
     def padded_group(self, arrays: Mapping[str, Array]) -> object:
         """Returns the batch group of a request whose sequences can be padded; None if they can't."""
         group = self.padding.group(arrays) if self.padding is not None else None
-        return None if group is None else (self._outputs, group)
+        return None if group is None else (self._names, group)
 
     def admit(self, tensors: Sequence[tuple[str, Array]]) -> Admitted:
         """See the function `admit`."""

@@ -128,8 +128,8 @@ class ModelRunner:
         """`threads` is torch's number of threads for this model; None keeps that of the process."""
         self._model = model
         self._threads = threads
-        #: Plans by outputs, and whether rows may be joined.
-        self._plans: dict[tuple[str, ...], tuple[Plan, bool]] = {}
+        #: Plans by outputs and number of inputs, and whether rows may be joined.
+        self._plans: dict[tuple[tuple[str, ...], int], tuple[Plan, bool]] = {}
         self._padding: SequencePadding | None = None
 
     def pad_sequences(self) -> None:
@@ -163,12 +163,16 @@ class ModelRunner:
             raise UnknownOutputError(str(error)) from error
 
     def __call__(self, outputs: tuple[str, ...], arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-        found = self._plans.get(outputs)
+        key = outputs, len(arrays)
+        found = self._plans.get(key)
         if found is None:
             if len(self._plans) >= MAX_KEPT:
                 self._plans = {}
             plan = self._model.plan(outputs)
-            found = self._plans[outputs] = plan, plan.batched
+            if len(plan.input_specs) < len(arrays):
+                # Unused inputs come with requests for all outputs only: their plan is the one that is tuned.
+                plan = self._model.plan()
+            found = self._plans[key] = plan, plan.batched
         plan, batched = found
         try:
             if batched and not any(array.shape[0] for array in arrays.values()):

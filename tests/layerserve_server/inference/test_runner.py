@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from types import SimpleNamespace
 
+import layergraph
 import numpy as np
 import pytest
 from layergraph.errors import DataError, UnknownTensorError
@@ -15,6 +16,7 @@ from layerserve_server.inference.runner import ModelRunner
 
 class Plan:
     batched = True
+    input_specs = (SimpleNamespace(name="x"),)
 
     def __init__(self, names):
         self.names = names
@@ -49,6 +51,18 @@ def test_a_plan_is_made_once_for_the_same_outputs():
         np.testing.assert_array_equal(run(("y",), {"x": X})["y"], [[2], [2], [2]])
     run(("y", "hidden"), {"x": X})
     assert [outputs for outputs, _ in model.plans] == [("y",), ("y", "hidden")]
+
+
+def test_requests_for_all_outputs_run_the_plan_that_is_tuned():
+    """Also of a model with an unused input, which requests for outputs by name may lack."""
+    x, spare = layergraph.Input((2,), name="x"), layergraph.Input((2,), name="spare")
+    model = layergraph.Model([x, spare], layergraph.layers.Dense(3, name="y")(x))
+    run, ran = ModelRunner(model), []
+    for name, plan in (("tuned", model.plan()), ("other", model.plan(("y",)))):
+        plan.run = lambda arrays, name=name, plan=plan: ran.append(name) or type(plan).run(plan, arrays)
+    whole, part = run(("y",), {"x": X, "spare": X}), run(("y",), {"x": X})
+    assert ran == ["tuned", "other"]
+    np.testing.assert_allclose(whole["y"], part["y"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("threads", [None, 3])

@@ -6,6 +6,8 @@ Imports no torch.
 from __future__ import annotations
 
 import json
+import math
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +20,8 @@ from layerserve_server.errors import InvalidRequestError, safe_text
 
 #: Words that JSON doesn't have, but Python's and TensorFlow Serving's parsers do.
 WORDS = (b"NaN", b"Infinity")
+#: In each number that is too large for a float64.
+LARGE = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{200}")
 #: In the text of each release of orjson for too little memory.
 NO_MEMORY = "memory"
 #: Number of elements that are written at once, which takes a few milliseconds, and the pause for other threads after.
@@ -37,9 +41,17 @@ def loads(body: bytes, what: str = "the body") -> Any:
         if NO_MEMORY not in str(error) and not any(word in body for word in WORDS):
             raise InvalidRequestError(f"{what} isn't JSON: {safe_text(str(error), 200)}") from None
     try:
-        return json.loads(body)
+        # Python's parser makes infinity of a number that is too large, which orjson refuses.
+        return json.loads(body, parse_float=_finite if LARGE.search(body) else None)
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"{what} isn't JSON: {safe_text(str(error), 200)}") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number
 
 
 def object_of(body: bytes, keys: Sequence[str] = ()) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def test_calls_of_a_burst_that_are_alike_are_one_batch(make):
 def test_a_defect_while_a_burst_is_computed_is_told_to_all_of_it(make, count):
     service = make(quick=True)
     service.burst(message())
-    plan, _ = service.version.runner._plans["y",]
+    plan, _ = service.version.runner._plans[("y",), 1]
     plan.run = lambda inputs: 1 / 0
     calls = service.burst(*(message(X + place) for place in range(count)))
     assert [call.outcome for call in calls] == ["INTERNAL"] * count

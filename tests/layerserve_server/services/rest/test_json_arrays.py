@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -50,6 +51,23 @@ REFUSED = {
 def test_what_is_no_tensor_is_named(value, dtype, text):
     with pytest.raises(InvalidTensorError, match=text):
         array_of(value, dtype, Place("x"))
+
+
+@pytest.mark.parametrize("word", [b"null", b"NaN"])
+@pytest.mark.parametrize("number", [b"1e400", b"-1E+309", b"9" * 310 + b".5", b"9" * 250 + b".0e0099", b"0.1e310"])
+def test_a_number_is_never_read_as_infinity(number, word):
+    """Words that only Python's parser knows make no difference."""
+    with pytest.raises(InvalidRequestError, match="isn't JSON"):
+        loads(b"[" + number + b"," + word + b"]")
+
+
+def test_the_largest_numbers_are_read_beside_words():
+    assert loads(b"[1.7976931348623157e308, -1e+0308, 1e-400, Infinity, NaN]")[:4] == [
+        1.7976931348623157e308,
+        -1e308,
+        0,
+        math.inf,
+    ]
 
 
 @pytest.mark.parametrize(
