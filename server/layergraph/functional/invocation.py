@@ -173,6 +173,11 @@ class Invocation:
         return self._args, self._kwargs
 
     @property
+    def starts_with_constant(self) -> bool:
+        """Whether the first argument holds no tensor."""
+        return bool(self._args) and not any(isinstance(leaf, _Slot) for leaf in flatten(self._args[0]))
+
+    @property
     def is_single(self) -> bool:
         """Whether the call takes one tensor, without a cast, and nothing else."""
         return self._single and not self._casts

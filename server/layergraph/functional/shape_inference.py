@@ -128,8 +128,9 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims,
     # Known values, such as shapes, stay concrete for operations whose output shape depends on them.
     known = [None if tensor.values is None else tensor.values.under(both, index) for tensor in invocation.tensors]
     every = layer.computes_values and all(value is not None for value in known) and _has_few_constants(invocation)
+    first = 0 if invocation.starts_with_constant else 1
     values = [
-        value if value is not None and (every or (layer.reads_values and at > 0)) else empty(shape, tensor.dtype)
+        value if value is not None and (every or (layer.reads_values and at >= first)) else empty(shape, tensor.dtype)
         for at, (tensor, value, (shape, _)) in enumerate(zip(invocation.tensors, known, given, strict=True))
     ]
     masks = [None if mask is None else empty(mask, "bool") for _, mask in given]

@@ -35,10 +35,7 @@ def merged_lora(layer: Layer, arrays: Sequence[StoredArray]) -> list[StoredArray
     """
     if any(inner.lora is not None for inner in layer.walk_layers()):
         return list(arrays)
-    groups: dict[str, dict[str, StoredArray]] = {}
-    for array in arrays:
-        group, name = _split(array.name)
-        groups.setdefault(group, {})[name] = array
+    groups = _grouped(arrays)
     merged = {group: _merged(layer, group, named) for group, named in groups.items()}
     result: list[StoredArray] = []
     for array in arrays:
@@ -54,6 +51,23 @@ def merged_lora(layer: Layer, arrays: Sequence[StoredArray]) -> list[StoredArray
         if name != base and not _PART.fullmatch(name):
             result.append(array)
     return result
+
+
+def adapts_integers(arrays: Sequence[StoredArray]) -> bool:
+    """Whether LoRA weights are beside a kernel of int8 or int4, which can't be merged with them."""
+    return any(
+        (match := _PART.fullmatch(name)) is not None and match[1] in named and "float" not in named[match[1]].dtype
+        for named in _grouped(arrays).values()
+        for name in named
+    )
+
+
+def _grouped(arrays: Sequence[StoredArray]) -> dict[str, dict[str, StoredArray]]:
+    groups: dict[str, dict[str, StoredArray]] = {}
+    for array in arrays:
+        group, name = _split(array.name)
+        groups.setdefault(group, {})[name] = array
+    return groups
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -35,7 +35,7 @@ from layergraph.saving.layouts import (
     state_groups_once,
     variables_path,
 )
-from layergraph.saving.lora import merged_lora, unmerged
+from layergraph.saving.lora import adapts_integers, merged_lora, unmerged
 from layergraph.saving.old_layouts import Derived, Origin, modern, origin_of
 from layergraph.saving.shard_owners import arrays_by_layer
 
@@ -366,6 +366,10 @@ def _by_order(
     pairs = [(by_name[name], stored[name]) for name in stored] if named else zip(layers, stored.values(), strict=True)
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
     for layer, given in pairs:
+        if origin.keras3 and adapts_integers(given):
+            text = "has LoRA weights beside a quantized kernel, expected a kernel merged with them, as in a .keras"
+            problems.add(f"{_label(layer)}: {text}")
+            continue
         orders = [[weight for weight in weights if weight not in left_out] for weights in legacy_orders(layer, order)]
         found: Sequence[StoredArray] = merged_lora(layer, given) if origin.keras3 else given
         candidates = [(weights, modern(weights, owners, found, origin)) for weights in orders]

@@ -11,6 +11,7 @@ import pytest
 from layergraph import layers
 from layergraph.errors import GraphError
 from layergraph.functional import shape_inference
+from layergraph.ops.table import OPERATIONS
 
 # Both libraries have the same names, so one function builds a case in either.
 CASES: dict[str, Callable[[Any, Any], Any]] = {
@@ -121,3 +122,13 @@ def test_a_nested_model_on_other_shapes_gives_other_shapes() -> None:
     assert [tensor.shape for tensor in model(layergraph)] == [(5, 7, 6), (None, None, 6)]
     assert [tuple(tensor.shape) for tensor in theirs] == [(5, 7, 6), (None, None, 6)]
     assert model(layergraph)[1].mask_shape == (None, None)
+
+
+def test_constants_take_shapes_of_tensors() -> None:
+    """The shape is the call's first tensor here, but not its first argument."""
+    x = layergraph.Input((None, 4))
+    table = np.arange(4, dtype="float32")
+    result = OPERATIONS["BroadcastTo"]()(table, shape=OPERATIONS["tf>Shape"]()(x))
+    assert result.shape == (None, None, 4)
+    (y,) = layergraph.Model(x, result).plan().run({x.name: np.zeros((2, 3, 4), "float32")}).values()
+    np.testing.assert_array_equal(y, np.broadcast_to(table, (2, 3, 4)))

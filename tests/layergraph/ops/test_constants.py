@@ -24,6 +24,8 @@ CASES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "a table": lambda ops, x, ids: ops.take(TABLE, ids, axis=0),
     "an infinity": lambda ops, x, ids: ops.softmax(ops.where(x > -2, x, -np.inf)),
     "infinities in an array": lambda ops, x, ids: ops.softmax(x + np.where(BELOW, 0, -np.inf).astype("float32")),
+    "a bias of attention": lambda ops, x, ids: ops.dot_product_attention(*[x[:, :, None]] * 3, bias=TABLE),
+    "a mask of attention": lambda ops, x, ids: ops.dot_product_attention(*[x[:, :, None]] * 3, mask=BELOW[None, None]),
     "an update": lambda ops, x, ids: ops.slice_update(x, (0, 1, 1), np.ones((1, 2, 2), "float32")),
 }
 

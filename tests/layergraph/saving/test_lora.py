@@ -6,6 +6,7 @@ import keras
 import layergraph
 import numpy as np
 import pytest
+from layergraph.errors import ModelFileError
 
 ADAPTED = {
     "dense": ((3,), lambda: keras.layers.Dense(4)),
@@ -56,3 +57,22 @@ def test_of_several_layers_of_a_nested_model(tmp_path):
     randomise(model)
     model.save(tmp_path / "model.h5")
     same(tmp_path / "model.h5", model, np.random.default_rng(0).normal(size=(3, 4)))
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["dense", "einsum", "embedding"])
+def test_quantized_kernels_have_it_merged_in_a_keras_file_only(tmp_path, kind, mode):
+    shape, make = ADAPTED[kind]
+    x, layer = keras.Input(shape), make()
+    model = keras.Model(x, keras.layers.Dense(2)(layer(x)))
+    layer.enable_lora(2)
+    randomise(model)
+    model.quantize(mode)
+    for suffix in (".keras", ".h5"):
+        model.save(tmp_path / f"model{suffix}")
+    # Keras rounds the merged kernel anew, so its model differs from the one that it saved.
+    saved = keras.saving.load_model(tmp_path / "model.keras")
+    same(tmp_path / "model.keras", saved, np.random.default_rng(0).integers(0, 7, (2, *shape)))
+    with pytest.raises(ModelFileError, match=f"{layer.name}.* has LoRA weights beside a quantized kernel"):
+        layergraph.load_model(tmp_path / "model.h5")
