@@ -27,7 +27,8 @@ def checked(record: R, names: Container[str] | None = None) -> R:
 
     Raises TypeError if one hasn't its field's type.
     """
-    for name, fits, expected in _checks(type(record)):
+    kind: Any = type(record)
+    for name, fits, expected in _checks(kind):
         if names is not None and name not in names:
             continue
         value = getattr(record, name)
@@ -65,7 +66,7 @@ def _check(hint: Any) -> Check:
         return lambda value: type(value) is float or (type(value) is int and value in INT64)
     if kind is Any:
         return lambda value: True
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return lambda value: isinstance(value, kind) and checked(value) is value
     if not parts:
         return lambda value: isinstance(value, kind)
