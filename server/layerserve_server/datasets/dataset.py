@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from layerserve.tensors import NUMPY_DTYPES
+
 from layerserve_server.disk import json_object, replace_file
+from layerserve_server.records import Time, checked
 
 #: Formats of files, which are also their suffixes.
 FORMATS = ("npz", "parquet", "csv", "tsv")
@@ -67,7 +70,7 @@ class Dataset:
     owners: tuple[str, ...]
     shared: bool
     keep_seconds: float
-    created: float
+    created: Time
     arrays: tuple[ArrayInfo, ...]
     used: float = 0.0
 
@@ -116,11 +119,18 @@ class Dataset:
 
     @classmethod
     def read(cls, folder: Path) -> Dataset:
-        """Reads the dataset of a folder. Raises OSError, and ValueError or TypeError if the file is invalid."""
+        """Reads the dataset of a folder. Raises DAMAGED if the file is invalid."""
         path = folder / RECORD
         values = json_object(path.read_text("utf-8"))
         arrays = tuple(ArrayInfo(**{**one, "shape": tuple(one["shape"])}) for one in values.pop("arrays"))
-        return cls(**{**values, "owners": tuple(values["owners"])}, arrays=arrays, used=os.stat(path).st_mtime)
+        owners, used = tuple(values["owners"]), os.stat(path).st_mtime
+        dataset = checked(cls(**{**values, "owners": owners}, arrays=arrays, used=used))
+        if dataset.id != folder.name or dataset.format not in FORMATS:
+            raise ValueError(f"got dataset '{dataset.id}' of format '{dataset.format}', expected that of the folder")
+        for array in arrays:
+            if not array.problem and array.dtype not in NUMPY_DTYPES:
+                raise ValueError(f"array '{array.name}': got dtype '{array.dtype}', expected one of runs")
+        return dataset
 
 
 def write_samples(folder: Path, description: Description) -> None:

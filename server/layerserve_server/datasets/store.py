@@ -43,6 +43,7 @@ from layerserve_server.errors import (
     UnknownDatasetError,
     safe_text,
 )
+from layerserve_server.records import DAMAGED, LATEST
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,8 @@ class DatasetStore:
         """Returns the Unix time when a dataset is removed unless it is used before; None for never."""
         most = self._limits.keep_seconds
         seconds = min(dataset.keep_seconds or most, most) if most else dataset.keep_seconds
-        return dataset.used + seconds if seconds else None
+        # Callers may declare any number; a Timestamp ends with the year 9999.
+        return min(LATEST, dataset.used + seconds) if seconds else None
 
     def use(self, id: str) -> None:
         """Notes that a dataset is used now. Raises UnknownDatasetError if it is gone."""
@@ -129,7 +131,7 @@ class DatasetStore:
             return Dataset.read(self.folder / name)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except DAMAGED as error:
             logger.warning("can't read a dataset from its folder: %s", error, extra={"dataset": name})
             return None
 

@@ -346,12 +346,14 @@ class Metrics:
         for outcome in ("equal", "different", "failed", "dropped"):
             with suppress(KeyError):
                 self._shadowed.remove(*labels, outcome)
-        for key in [key for key in tuple(self._answered) if key[1:3] == labels]:
+        # Train ends after the run's base version was released: what it counted then is removed with a later version.
+        released = [key for key in tuple(self._answered) if key[1] == model and key[2]]
+        for key in [key for key in released if key[1:3] not in self._batch_metrics]:
             del self._answered[key]
-            method, _, _, status = key
+            method, *_, status = key
             for counter in (self._requests, self._requests_seconds, self._errors):
                 with suppress(KeyError):
-                    counter.remove(_short(method), *labels, status)
+                    counter.remove(_short(method), *key[1:3], status)
         for streamed in [found for found in tuple(self._streamed_labels) if found[1:3] == labels]:
             self._streamed_labels.discard(streamed)
             for counter in (self._streamed_requests, self._streamed_seconds):

@@ -51,6 +51,8 @@ class LoadedVersion:
     tuned: bool = False
     #: Cache of the prediction service, by what requests ask for.
     endpoints: dict[Hashable, Any] = field(default_factory=dict)
+    #: Cache of the graph service: its reply with all layers.
+    node_shapes: bytes | None = None
     _signatures: Mapping[str, Signature] | None = None
     _users: int = 0
     _retired: bool = False

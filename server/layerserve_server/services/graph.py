@@ -17,6 +17,8 @@ from layerserve_server.services.waiting import with_version
 from layerserve_server.transport.call import Call, Routes
 
 SERVICE = "/layerserve.v1.GraphService/"
+#: Maximum size of a reply that is kept with its version, in bytes.
+KEPT_BYTES = 8 << 20
 
 
 class GraphService:
@@ -39,17 +41,37 @@ class GraphService:
 
         def answer(version: LoadedVersion) -> None:
             call.about(version.name, version.version)
-            layers = _chosen(version.model.node_table(), request.layers, version.name)
-            response = graph_pb2.GetNodeShapesResponse(
-                model=model_spec(version.name, version.version),
-                layers=[_layer(layer) for layer in layers],
-                inputs=tensor_specs(version.model.input_specs),
-                outputs=tensor_specs(version.model.output_specs),
-                output_tensors=map(_tensor, version.model.output_nodes()),
-            )
-            call.reply(response.SerializeToString)
+            encoded = _encoded(version)
+            reply = _selected(encoded, request.layers, version.name) if request.layers else encoded
+            call.reply(lambda: reply)
 
         with_version(self._repository, call, chosen, answer)
+
+
+def _encoded(version: LoadedVersion) -> bytes:
+    """Returns the reply with all layers. It is kept: for thousands of layers, making it takes a second."""
+    if version.node_shapes is not None:
+        return version.node_shapes
+    response = graph_pb2.GetNodeShapesResponse(
+        model=model_spec(version.name, version.version),
+        layers=[_layer(layer) for layer in version.model.node_table()],
+        inputs=tensor_specs(version.model.input_specs),
+        outputs=tensor_specs(version.model.output_specs),
+        output_tensors=map(_tensor, version.model.output_nodes()),
+    )
+    encoded: bytes = response.SerializeToString()
+    if len(encoded) <= KEPT_BYTES:
+        version.node_shapes = encoded
+    return encoded
+
+
+def _selected(encoded: bytes, paths: Iterable[str], model: str) -> bytes:
+    """Returns a reply without the layers that aren't requested. Raises UnknownLayerError."""
+    response = graph_pb2.GetNodeShapesResponse.FromString(encoded)
+    chosen = _chosen(response.layers, paths, model)
+    del response.layers[:]
+    response.layers.extend(chosen)
+    return bytes(response.SerializeToString())
 
 
 def _chosen(table: Sequence[Any], paths: Iterable[str], model: str) -> Sequence[Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from layerserve_server.disk import json_object
+from layerserve_server.records import Int32, Time, checked
 
 #: Steps and epochs kept in memory per run, in bytes of the file; in memory they take several times as much.
 KEPT_BYTES = 256 << 10
@@ -46,14 +47,14 @@ class Accepted:
 class Queued:
     """The run waits in the queue; `ahead` runs are before it."""
 
-    ahead: int
+    ahead: Int32
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
     """The process has started to train or evaluate."""
 
-    epochs: int
+    epochs: Int32
     steps_per_epoch: int
     rows: int
 
@@ -62,8 +63,8 @@ class Started:
 class Step:
     """Progress within an epoch; epoch and step count from 1."""
 
-    epoch: int
-    epochs: int
+    epoch: Int32
+    epochs: Int32
     step: int
     steps_per_epoch: int
     logs: Logs
@@ -73,8 +74,8 @@ class Step:
 class Epoch:
     """An epoch ended. `epoch` counts from 1; it took `seconds`."""
 
-    epoch: int
-    epochs: int
+    epoch: Int32
+    epochs: Int32
     logs: Logs
     seconds: float
 
@@ -104,7 +105,7 @@ class Failed:
     """The run ended with an error, or was interrupted if `resumable`. Epoch and step count from 1; 0 outside of one."""
 
     reason: str
-    epoch: int = 0
+    epoch: Int32 = 0
     step: int = 0
     resumable: bool = False
 
@@ -113,7 +114,7 @@ class Failed:
 class Cancelled:
     """The run was cancelled in this epoch, counted from 1; 0 before the first."""
 
-    epoch: int = 0
+    epoch: Int32 = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Paused:
     `reason` is why, if no call asked for it; else empty.
     """
 
-    epoch: int = 0
+    epoch: Int32 = 0
     step: int = 0
     reason: str = ""
 
@@ -132,7 +133,7 @@ class Paused:
 class Resumed:
     """The run was resumed after `step` steps of `epoch` (from 1), its checkpoint; epoch 0 is the start of training."""
 
-    epoch: int = 0
+    epoch: Int32 = 0
     step: int = 0
 
 
@@ -141,7 +142,7 @@ class Checkpoint:
     """A checkpoint of `bytes` bytes is kept. `step` steps of `epoch` (from 1) are done; 0 after its end."""
 
     id: str
-    epoch: int
+    epoch: Int32
     step: int
     bytes: int
 
@@ -163,7 +164,7 @@ class Event:
     """An event of a run: sequence number from 0, Unix time in seconds, and content."""
 
     sequence: int
-    time: float
+    time: Time
     what: What
 
     def to_line(self) -> bytes:
@@ -177,7 +178,7 @@ class Event:
         """Parses a line of the file. Raises ValueError, KeyError or TypeError if it isn't an event."""
         values = json_object(line)
         kind = KINDS[values.pop("kind")]
-        return cls(values.pop("sequence"), values.pop("time"), kind(**values))
+        return checked(cls(values.pop("sequence"), values.pop("time"), kind(**values)))
 
 
 class EventWriter:

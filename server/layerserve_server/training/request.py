@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from layerserve.options.kinds import Number
 from layerserve.options.online import OnlineOptions
-from layerserve.options.training import Budget, RunOptions, View
+from layerserve.options.training import RUN, Budget, RunOptions, View
 from layerserve.table_files.table import Selection
 from layerserve.tensors import NUMPY_DTYPES
 
 from layerserve_server.disk import json_object
+from layerserve_server.records import Int32, checked
 
 #: Name of the file in the run's folder.
 REQUEST = "request.json"
@@ -143,7 +145,7 @@ class RunRequest(RunOptions):
     view: View = field(default_factory=View)
     #: Sweep that the run is a trial of, which publishes the best trial's result, and number of the trial.
     sweep: str = ""
-    trial: int = 0
+    trial: Int32 = 0
     # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)
@@ -196,7 +198,11 @@ class RunRequest(RunOptions):
                 values[name] = tuple(values[name])
         if values["class_weight"] is not None:
             values["class_weight"] = {int(key): weight for key, weight in values["class_weight"].items()}
-        return cls(**values)
+        request = checked(cls(**values))
+        for one in RUN:
+            if isinstance(one.kind, Number) and (value := getattr(request, one.name)) != one.default:
+                one.kind.encode(one.name, value)
+        return request
 
 
 def _renamed(values: dict[str, Any]) -> dict[str, Any]:

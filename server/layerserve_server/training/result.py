@@ -12,6 +12,7 @@ from pathlib import Path
 
 from layerserve_server.disk import json_object, replace_file
 from layerserve_server.errors import safe_text
+from layerserve_server.records import Int32, checked
 from layerserve_server.training.runs.folder import OUTCOME
 
 #: Exit status of a process that can't write its result since there is no space on the disk.
@@ -30,7 +31,7 @@ class RunResult:
 
     kind: str
     reason: str = ""
-    epoch: int = 0
+    epoch: Int32 = 0
     step: int = 0
     seconds: float = 0.0
     logs: Mapping[str, float] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class RunResult:
     def read(cls, folder: Path) -> RunResult | None:
         """Reads the result in a run's folder; None if there is no valid one."""
         try:
-            return cls(**json_object((folder / OUTCOME).read_text("utf-8")))
+            return checked(cls(**json_object((folder / OUTCOME).read_text("utf-8"))))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -233,6 +233,16 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
     assert samples(metrics.registry) == {**expected, f"layerserve_queue_rows {at}": 0}
 
 
+def test_calls_that_end_after_their_version_was_released_leave_no_series_for_ever():
+    metrics = Metrics()
+    for version in range(1, 20):
+        metrics.batches("m", version + 1)
+        metrics.version_released("m", version)
+        metrics.calls_ended([Ended("/layerserve.v1.TrainingService/Train", "m", str(version), "OK", 1.0)])
+        found = {name for name in samples(metrics.registry) if name.startswith("layerserve_requests_total")}
+        assert found == {f"layerserve_requests_total method=Train model=m status=OK version={version}"}
+
+
 def test_a_version_that_is_loaded_after_its_release_counts_anew():
     metrics = Metrics()
     metrics.batches("m", 1).batch_ran(2, 1, 0.5)

@@ -120,6 +120,15 @@ def test_a_dataset_is_uploaded_described_and_deleted(server):
     assert refused(lambda: server.get(dataset.id))[0] is grpc.StatusCode.NOT_FOUND
 
 
+def test_a_dataset_may_be_kept_for_any_number_of_seconds(put, start, connect):
+    put("double")
+    app = start(dataset_seconds=0)
+    server = Server(app, connect(app))
+    _, done = server.send(declared(keep_seconds=1e300), chunk(0, CONTENT))
+    assert done.dataset.expires_time.ToDatetime().year == 9999
+    assert server.list() == [done.dataset.id]
+
+
 def test_what_has_come_is_not_sent_again(server):
     code, text = refused(lambda: server.send(declared(), chunk(0, CONTENT[:100])))
     assert code is grpc.StatusCode.DATA_LOSS

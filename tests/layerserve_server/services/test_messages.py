@@ -616,4 +616,13 @@ def test_node_shapes_end_their_lease_and_name_their_version(put, load_fake, tmp_
     assert [ended[1:4] for ended in observer.ended] == [("double", "3", "OK"), ("", "", "NOT_FOUND")]
     with repository.lease("double") as version:
         assert version._users == 1
+        # Made once: a caller that repeats the call costs others nothing.
+        version.model.node_table = lambda: pytest.fail("the nodes are listed again")
+    for layers, status in (((), "OK"), (("l",), "NOT_FOUND")):
+        request = graph_pb2.GetNodeShapesRequest(model=tensor_pb2.ModelSpec(name="double"), layers=layers)
+        call = FakeCall(batches, request.SerializeToString())
+        batches.begin(call)
+        batches.take(call, service.get_node_shapes)
+        batches.finish()
+        assert observer.ended[-1][1:4] == ("double", "3", status)
     batches.close()

@@ -527,6 +527,48 @@ def test_runs_are_found_again_after_a_restart(put, start, connect, tmp_path):
     assert [one.id for one in trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs][-1] == finished[0].run_id
 
 
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("request.json", {"description": 5}),
+        ("request.json", {"model": None}),
+        ("events.jsonl", {"time": 1e300}),
+        ("events.jsonl", {"version": "1"}),
+    ],
+)
+def test_a_run_with_damaged_files_hides_no_other(put, start, connect, tmp_path, caplog, file, damage):
+    put("double")
+    app = start()
+    trainer = Trainer(app, connect(app), tmp_path)
+    whole, damaged = (trainer.train(spec())[0].run_id for _ in range(2))
+    app.stop()
+    path = app.runs.folder / damaged / file
+    first, *others = path.read_text().splitlines() if file.endswith("l") else [path.read_text()]
+    path.write_text("\n".join([json.dumps({**json.loads(first), **damage}), *others]) + "\n")
+    app = start()
+    assert [run_id for run_id, _ in listed(Trainer(app, connect(app), tmp_path))] == [whole]
+    assert f"can't read a run from its folder: {next(iter(damage))}: got" in caplog.text
+
+
+def test_a_run_that_cannot_go_on_ends_neither_the_start_nor_other_runs(put, start, connect, tmp_path, caplog):
+    put("double")
+    app = start()
+    trainer = Trainer(app, connect(app), tmp_path)
+    _, training = trainer.begin(spec("wait"))
+    call = trainer.stub.Train(messages(spec("train")), timeout=60)
+    waiting = [next(call).event for _ in ("accepted", "queued")][-1].run_id
+    app.stop()
+    trainer.go(training)
+    outcome = app.runs.folder / training / "outcome.json"
+    outcome.unlink(missing_ok=True)
+    outcome.mkdir()
+    app = start()
+    trainer = Trainer(app, connect(app), tmp_path)
+    assert kinds(trainer.watch(waiting))[-1] == "finished"
+    assert "the files of the run are damaged" in trainer.run(training).reason
+    assert "can't go on with a run" in caplog.text
+
+
 def abandon_server(app):
     """What a kill -9 of the server leaves: its locks are free, its training processes live."""
     for run in app.runs.list():

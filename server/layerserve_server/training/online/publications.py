@@ -14,6 +14,7 @@ from pathlib import Path
 
 from layerserve_server.disk import json_object, replace_file
 from layerserve_server.errors import ServerError
+from layerserve_server.records import checked
 from layerserve_server.training.runs.folder import PUBLISH
 
 #: The note of what was published last.
@@ -45,7 +46,7 @@ class Outcome:
 def read_published(folder: Path) -> Published | None:
     """Returns what the run in a folder has published last; None if nothing."""
     try:
-        return Published(**json_object((folder / NOTE).read_text("utf-8")))
+        return checked(Published(**json_object((folder / NOTE).read_text("utf-8"))))
     except (OSError, ValueError, TypeError):
         return None
 

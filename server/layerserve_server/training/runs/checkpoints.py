@@ -14,6 +14,7 @@ from pathlib import Path
 
 from layerserve_server.disk import json_object, sync
 from layerserve_server.errors import UnknownCheckpointError, safe_text
+from layerserve_server.records import Int32, Time, checked
 from layerserve_server.repository.publishing import link_file
 
 #: Id of a checkpoint: after an epoch, or after a step of one; both count from 1.
@@ -31,10 +32,10 @@ class Checkpoint:
     """
 
     id: str
-    epoch: int
+    epoch: Int32
     step: int
     bytes: int
-    time: float
+    time: Time
     logs: Mapping[str, float] = field(default_factory=dict)
     #: The value of the monitored log, negated if small values are better; None if it has none, or within an epoch.
     score: float | None = None
@@ -77,7 +78,7 @@ class KeptCheckpoints:
 
     def _read(self, note: Path) -> Checkpoint | None:
         try:
-            one = Checkpoint(**json_object(note.read_text("utf-8")))
+            one = checked(Checkpoint(**json_object(note.read_text("utf-8"))))
             whole = self.path(one.id).stat().st_size == one.bytes
         except (OSError, ValueError, TypeError):
             return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server.disk import json_object, replace_file
+from layerserve_server.records import Int32, checked
 
 #: Name of the file in the run's folder.
 CONTROL = "control.json"
@@ -23,7 +24,7 @@ class RunControl:
     pause: bool = False
     #: Whether training is to end after the current batch, and the result to be published.
     stop: bool = False
-    priority: int | None = None
+    priority: Int32 | None = None
     description: str | None = None
     metadata: Mapping[str, str] | None = None
 
@@ -44,7 +45,7 @@ class ControlFile:
             state = os.stat(self._path)
             stamp = (state.st_ino, state.st_mtime_ns, state.st_size)
             if stamp != self._stamp:
-                self._held = RunControl(**json_object(self._path.read_text("utf-8")))
+                self._held = checked(RunControl(**json_object(self._path.read_text("utf-8"))))
                 self._stamp = stamp
         except (OSError, ValueError, TypeError):
             pass

@@ -19,10 +19,11 @@ from layerserve_server.errors import (
     UnknownRunError,
     safe_text,
 )
+from layerserve_server.records import DAMAGED
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training import events
 from layerserve_server.training.continuation import Start
-from layerserve_server.training.events import EventLog
+from layerserve_server.training.events import EventLog, Failed
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import RunRequest
@@ -90,7 +91,8 @@ class RunTable:
         """Returns the runs, or those of one model, that other servers owned at the last scan, newest first."""
         runs = list(self._elsewhere.values())
         for run in runs:
-            run.log.refresh()
+            with contextlib.suppress(*DAMAGED):
+                run.log.refresh()
         return _newest_first(runs, model)
 
     def find(self, caller: str, key: str) -> Run | None:
@@ -268,10 +270,10 @@ class RunTable:
             owned = run.log.ended or run.own()
             # It may have ended since it was read.
             run.log.refresh()
-        except (OSError, ValueError, KeyError, TypeError):
+        except DAMAGED as error:
             # After startup it is most likely a run that another server is creating.
             if not self._scanned:
-                logger.warning("can't read a run from its folder", extra={"run": name})
+                logger.warning("can't read a run from its folder: %s", safe_text(str(error)), extra={"run": name})
             return None
         if not owned and not run.log.ended:
             if known is None:
@@ -282,8 +284,15 @@ class RunTable:
         if run.log.ended:
             run.phase = Phase.ENDED
             run.disown()
-        else:
+            return None
+        try:
             adopt(run)
+        except DAMAGED as error:
+            # Others must not be lost with it.
+            logger.warning("can't go on with a run: %s", safe_text(str(error)), extra={"run": name})
+            run.phase = Phase.ENDED
+            run.log.put(Failed(f"the files of the run are damaged: {safe_text(str(error))}"))
+            run.disown()
         return None
 
 

@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from layerserve_server.disk import json_object, replace_file
+from layerserve_server.records import Int32, checked
 from layerserve_server.training.sweeps.space import Dimension
 
 #: Names of files in a sweep's folder: its plan, and Optuna's journal.
@@ -29,8 +30,8 @@ class Plan:
 
     dimensions: tuple[Dimension, ...]
     method: Method
-    trials: int
-    parallel: int
+    trials: Int32
+    parallel: Int32
     seed: int
     reduction_factor: int
     #: Name of the log that decides, and its direction.
@@ -50,4 +51,4 @@ class Plan:
         """Reads the plan of a sweep's folder. Raises OSError, and ValueError or TypeError if the file is invalid."""
         values = json_object((folder / PLAN).read_text("utf-8"))
         dimensions = tuple(Dimension(**{**one, "values": tuple(one["values"])}) for one in values["dimensions"])
-        return cls(**{**values, "dimensions": dimensions, "method": Method(values["method"])})
+        return checked(cls(**{**values, "dimensions": dimensions, "method": Method(values["method"])}))

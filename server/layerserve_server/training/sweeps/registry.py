@@ -23,6 +23,7 @@ from layerserve_server.errors import (
     safe_text,
 )
 from layerserve_server.forking.fork_server import never
+from layerserve_server.records import DAMAGED
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training.model import monitored
 from layerserve_server.training.request import RunRequest
@@ -74,13 +75,14 @@ class Sweeps:
         self._sweeps: dict[str, Sweep] = {}
         self._elsewhere: dict[str, Sweep] = {}
         self._creating = 0
-        self._stopping = False
+        self._started = self._stopping = False
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Reads the sweeps in the folder and continues those that haven't ended. To be called after `Runs.start`."""
         self.scan()
+        self._started = True
 
     def stop(self) -> None:
         """Stops driving sweeps; the next server continues them. To be called before `Runs.stop`."""
@@ -110,8 +112,11 @@ class Sweeps:
             sweep = self._elsewhere.get(name) or Sweep.read(self._folder / name)
             owned = sweep.ended or sweep.owner.acquire()
             sweep.refresh()
-        except (OSError, ValueError, KeyError, TypeError):
-            return  # most likely another server is creating it
+        except DAMAGED as error:
+            # After the start it is most likely a sweep that another server is creating.
+            if not self._started:
+                logger.warning("can't read a sweep from its folder: %s", safe_text(str(error)), extra={"sweep": name})
+            return
         with self._lock:
             (self._sweeps if owned or sweep.ended else self._elsewhere)[name] = sweep
             if owned or sweep.ended:
@@ -272,7 +277,8 @@ class Sweeps:
         if sweep is None or not visible(sweep.request.model):
             raise UnknownRunError(f"no sweep '{safe_text(sweep_id, 80)}'")
         if sweep.id in self._elsewhere:
-            sweep.refresh()
+            with contextlib.suppress(*DAMAGED):
+                sweep.refresh()
         return sweep
 
     def list(self, model: str = "") -> list[Sweep]:

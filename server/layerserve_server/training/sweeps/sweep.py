@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server.disk import json_object, replace_file
+from layerserve_server.records import Int32, Time, checked
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.owner import FolderOwner
 from layerserve_server.training.sweeps.plan import Plan
@@ -50,14 +51,14 @@ class TrialState(str, Enum):
 class Trial:
     """A trial: its settings, its run, and the monitored log by epoch."""
 
-    number: int
+    number: Int32
     settings: Mapping[str, Any]
     state: TrialState = TrialState.RUNNING
     run_id: str = ""
     #: The value that counts; None before the first epoch has ended.
     value: float | None = None
     #: The monitored log by epoch, from 1, and the distance of the epochs that are kept.
-    history: dict[int, float] = field(default_factory=dict)
+    history: dict[Int32, float] = field(default_factory=dict)
     stride: int = 1
     reason: str = ""
     #: Why the result isn't to be published; empty if it may be.
@@ -98,7 +99,7 @@ class Trial:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Trial:
         history = {int(epoch): value for epoch, value in values["history"].items()}
-        return cls(**{**values, "history": history, "state": TrialState(values["state"])})
+        return checked(cls(**{**values, "history": history, "state": TrialState(values["state"])}))
 
 
 @dataclass(slots=True, eq=False)
@@ -110,15 +111,15 @@ class Sweep:
     plan: Plan
     #: The request of all trials, without the settings that differ.
     request: RunRequest
-    created_time: float
+    created_time: Time
     state: SweepState = SweepState.RUNNING
     trials: list[Trial] = field(default_factory=list)
     #: Number of the best trial; -1 before one has finished.
-    best: int = -1
+    best: Int32 = -1
     #: The published version; 0 if none.
     published: int = 0
     reason: str = ""
-    ended_time: float = 0.0
+    ended_time: Time = 0.0
     cancelled: bool = False
     #: Set to have its driver look at it at once.
     wake: threading.Event = field(default_factory=threading.Event)
@@ -187,7 +188,8 @@ class Sweep:
     def refresh(self) -> None:
         """Reads the trials again, which another server may have changed. Raises as `read` does."""
         values = json_object((self.folder / TRIALS).read_text("utf-8"))
-        self.trials = [Trial.from_json(one) for one in values.pop("trials")]
-        self.state = SweepState(values.pop("state"))
-        for name, value in values.items():
-            setattr(self, name, value)
+        values["trials"] = [Trial.from_json(one) for one in values["trials"]]
+        values["state"] = SweepState(values["state"])
+        read = checked(Sweep(self.id, self.folder, self.plan, self.request, **values), values)
+        for name in values:
+            setattr(self, name, getattr(read, name))

@@ -1,0 +1,124 @@
+"""Files whose JSON is whole but has values of other types: each reader refuses them, and takes what was written."""
+
+import json
+import math
+from dataclasses import asdict
+
+import pytest
+from layerserve_server.datasets.dataset import RECORD, ArrayInfo, Dataset, Declaration
+from layerserve_server.records import DAMAGED
+from layerserve_server.training import events
+from layerserve_server.training.events import Event
+from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.result import OUTCOME, RunResult
+from layerserve_server.training.runs.control import CONTROL, ControlFile, RunControl
+from layerserve_server.training.sweeps.plan import PLAN, Method, Plan
+from layerserve_server.training.sweeps.space import Dimension
+from layerserve_server.training.sweeps.sweep import TRIALS, Sweep, Trial
+
+REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (8, 4)),), epochs=3, class_weight={0: 1.0, 1: 2})
+STEP = Event(3, 1e9, events.Step(1, 2, 3, 4, {"loss": math.nan, "accuracy": 1}))
+PLAN_OF = Plan((Dimension("seed", (1, 2)),), Method.GRID, 2, 1, 0, 3, "loss", larger_is_better=False)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"sequence": value} for value in ("3", None, 1.5, True, 2**70)),
+        *({"time": value} for value in ("x", None, -1, 1e300, math.inf, math.nan)),
+        *({"epoch": value} for value in ("1", [], 2**40)),
+        *({"logs": value} for value in (None, [], {"loss": "x"}, {"loss": None})),
+        {"unknown": 1},
+    ],
+)
+def test_an_event_of_other_types_is_refused(changed):
+    assert str(Event.from_line(STEP.to_line())) == str(STEP)
+    line = json.dumps({**json.loads(STEP.to_line()), **changed}).encode()
+    with pytest.raises(DAMAGED):
+        Event.from_line(line)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"model": value} for value in (1, None, ["m"], {})),
+        *({"epochs": value} for value in ("3", None, 0, 2**40, 1.5)),
+        *({"metadata": value} for value in ("x", ["x"], {"x": 1})),
+        *({"data": value} for value in (1, [1], [{"role": "x"}], [{**asdict(REQUEST.data[0]), "shape": ["8"]}])),
+        {"budget": {"max_seconds": "x"}},
+        {"class_weight": {"0": "x"}},
+        {"priority": 2**31},
+        {"kind": "other"},
+    ],
+)
+def test_a_request_of_other_types_is_refused(changed):
+    assert RunRequest.from_json(REQUEST.to_json()) == REQUEST
+    with pytest.raises(DAMAGED):
+        RunRequest.from_json(json.dumps({**json.loads(REQUEST.to_json()), **changed}))
+
+
+def test_the_error_says_which_value_it_is():
+    text = json.dumps({**json.loads(STEP.to_line()), "epoch": 2**31})
+    with pytest.raises(TypeError, match=r"^epoch: got '2147483648' of type int, expected int from -2147"):
+        Event.from_line(text.encode())
+
+
+def test_a_result_and_a_control_of_other_types_count_as_none(tmp_path):
+    RunResult("trained", epoch=2).write(tmp_path)
+    assert RunResult.read(tmp_path).epoch == 2
+    (tmp_path / OUTCOME).write_text(json.dumps({"kind": "trained", "epoch": "2"}))
+    assert RunResult.read(tmp_path) is None
+    (tmp_path / CONTROL).write_text(json.dumps({"priority": 2}))
+    control = ControlFile(tmp_path)
+    assert control.read() == RunControl(priority=2)
+    (tmp_path / CONTROL).write_text(json.dumps({"priority": "high"}))
+    assert control.read() == RunControl(priority=2)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"created_time": value} for value in ("x", None, math.inf)),
+        *({"trials": value} for value in (None, [1], [{"number": 1}])),
+        *({"state": value} for value in ("other", None, [])),
+        {"best": "1"},
+        {"unknown": 1},
+        {"_saving": 1},
+    ],
+)
+def test_a_damaged_sweep_is_refused_and_leaves_the_former_one(changed, tmp_path):
+    REQUEST.write(tmp_path)
+    PLAN_OF.write(tmp_path)
+    sweep = Sweep("s", tmp_path, PLAN_OF, REQUEST, 5.0, trials=[Trial(0, {"seed": 1}, history={1: 0.5})])
+    sweep.save()
+    assert (Sweep.read(tmp_path).trials, Sweep.read(tmp_path).created_time) == (sweep.trials, 5.0)
+    (tmp_path / TRIALS).write_text(json.dumps({**json.loads((tmp_path / TRIALS).read_text()), **changed}))
+    with pytest.raises(DAMAGED):
+        sweep.refresh()
+    assert (sweep.created_time, len(sweep.trials), sweep.best) == (5.0, 1, -1)
+
+
+def test_a_plan_and_a_dataset_of_other_types_are_refused(tmp_path):
+    PLAN_OF.write(tmp_path)
+    values = json.loads((tmp_path / PLAN).read_text())
+    for changed in ({"trials": "2"}, {"dimensions": [{"name": 1, "values": []}]}, {"monitor": None}):
+        (tmp_path / PLAN).write_text(json.dumps({**values, **changed}))
+        with pytest.raises(DAMAGED):
+            Plan.read(tmp_path)
+    folder = tmp_path / ("a" * 64)
+    folder.mkdir()
+    dataset = Dataset.new(Declaration("npz", 5, folder.name), "me", 7.0, (ArrayInfo("x", "float32", (1, 2)),))
+    dataset.write(folder)
+    assert Dataset.read(folder).arrays == dataset.arrays
+    values = json.loads((folder / RECORD).read_text())
+    for changed in (
+        *({"created": value} for value in ("x", math.inf)),
+        *({"format": value} for value in ("other", None)),
+        {"id": "b" * 64},
+        {"keep_seconds": "x"},
+        {"arrays": [{"name": "x", "dtype": "other", "shape": [1]}]},
+        {"owners": [1]},
+    ):
+        (folder / RECORD).write_text(json.dumps({**values, **changed}))
+        with pytest.raises(DAMAGED):
+            Dataset.read(folder)
