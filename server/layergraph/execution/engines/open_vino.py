@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
 import threading
@@ -78,10 +79,9 @@ def _package() -> Any:
 
 def _silence_telemetry() -> None:
     """Keeps OpenVINO, which was imported before, from sending its reports."""
-    with suppress(ImportError):
-        from openvino_telemetry.utils.sender import TelemetrySender
-
-        TelemetrySender.send = lambda *arguments, **keywords: None
+    with suppress(ImportError, AttributeError):
+        sender = importlib.import_module("openvino_telemetry.utils.sender")
+        sender.TelemetrySender.send = lambda *arguments, **keywords: None
 
 
 def _settings(precision: str, threads: int, streams: int) -> dict[str, str]:
