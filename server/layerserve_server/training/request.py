@@ -200,7 +200,9 @@ class RunRequest(RunOptions):
             values["class_weight"] = {int(key): weight for key, weight in values["class_weight"].items()}
         request = checked(cls(**values))
         for one in RUN:
-            if isinstance(one.kind, Number) and (value := getattr(request, one.name)) != one.default:
+            value = getattr(request, one.name)
+            # An earlier release wrote 0 for a number that isn't set, now None.
+            if isinstance(one.kind, Number) and value != one.default and (value or one.default is not None):
                 one.kind.encode(one.name, value)
         return request
 

@@ -15,13 +15,16 @@ from oracles import keras
 
 HERE = Path(__file__).parent
 #: The input layer, which has no numbers; layers whose oracle tests aren't parametrised; and layers that Keras 3 lacks:
-#: test_tensorflow_functions compares them with tf.keras 2.15, test_old_keras with Keras 1.2 to 2.3.
+#: test_tensorflow_functions and training/test_added_losses compare them with tf.keras 2.15, test_old_keras with Keras
+#: 1.2 to 2.3.
 ELSEWHERE = {
     "InputLayer",
     "SpectralNormalization",
     "ThresholdedReLU",
     "LocallyConnected1D",
     "LocallyConnected2D",
+    "AddLoss",
+    "AddMetric",
     *keras1.LAYERS,
 }
 
