@@ -109,7 +109,7 @@ def test_masks_that_are_nodes_are_refused_for_keras_2(tmp_path: Path) -> None:
 
 def test_a_tensor_in_a_list_of_masks_is_refused_for_keras_2(tmp_path: Path) -> None:
     query, value, mask = (layergraph.Input(shape) for shape in ((4, 3), (5, 3), (4,)))
-    y = layergraph.layers.Attention()([query, value], mask=[mask > 0, None])
+    y = layergraph.layers.Attention(name="attention")([query, value], mask=[mask > 0, None])
     with pytest.raises(ConfigError, match="a call of layer 'attention' takes tensors as 'mask'"):
         layergraph.Model([query, value, mask], y).save(tmp_path / "m.h5", generation=2)
 
