@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from layerserve.errors import InvalidArgument
 from layerserve.model_info import TensorSpec
-from layerserve.table_files.formats import open_table
+from layerserve.table_files.formats import open_table, reading
 from layerserve.table_files.table import Selection, Table, TableArray
 from layerserve.tensors import NUMPY_DTYPES, Array
 
@@ -25,19 +24,14 @@ def read_columns(path: str, key: str, name: str, specs: Sequence[TensorSpec], fi
     if not name and len(specs) == 1:
         name = specs[0].name
     suffix = Path(path).suffix
-    with Path(path).open("rb") as file:
-        try:
-            table = open_table(file, suffix, path)
-            found = [] if key else [spec for spec in specs if spec.name in table.names]
-            if key or name or not found:
-                spec = of_name.get(name)
-                return _read(table, [Selection(key=key, name=name, text=_is_text(spec), fill=fill)], [spec])[0]
-            selections = [Selection((spec.name,), text=_is_text(spec), fill=fill) for spec in found]
-            return dict(zip((spec.name for spec in found), _read(table, selections, found), strict=True))
-        except (InvalidArgument, MemoryError):
-            raise
-        except Exception as error:  # Arrow raises many kinds of errors for corrupt data, OSError among them
-            raise InvalidArgument(f"{path}: {type(error).__name__}: {str(error).strip()}") from error
+    with Path(path).open("rb") as file, reading(path):
+        table = open_table(file, suffix, path)
+        found = [] if key else [spec for spec in specs if spec.name in table.names]
+        if key or name or not found:
+            spec = of_name.get(name)
+            return _read(table, [Selection(key=key, name=name, text=_is_text(spec), fill=fill)], [spec])[0]
+        selections = [Selection((spec.name,), text=_is_text(spec), fill=fill) for spec in found]
+        return dict(zip((spec.name for spec in found), _read(table, selections, found), strict=True))
 
 
 def _is_text(spec: TensorSpec | None) -> bool | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import BinaryIO
 
@@ -23,9 +24,16 @@ def open_table(file: BinaryIO, suffix: str, label: str) -> Table:
 
     Raises InvalidArgument for a file of another format, and MissingPackageError if pyarrow isn't installed.
     """
-    try:
+    with reading(label):
         return FORMATS[suffix](label, file)
+
+
+@contextmanager
+def reading(label: str) -> Iterator[None]:
+    """Raises InvalidArgument with `label` in place of Arrow's errors for a corrupt file."""
+    try:
+        yield
     except (InvalidArgument, MemoryError):
         raise
-    except Exception as error:  # Arrow raises many kinds of errors for a corrupt file
+    except Exception as error:  # of many kinds, OSError among them
         raise InvalidArgument(f"{label}: {type(error).__name__}: {str(error).strip()}") from error

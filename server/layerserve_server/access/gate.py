@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +18,7 @@ from layerserve_server.access.quota import Quotas
 from layerserve_server.access.reserved import Reserved
 from layerserve_server.access.rights import HTTP, Right, check_table, right_of
 from layerserve_server.access.tokens_file import TokensFile, TokensFileError, read_text, tokens_in
+from layerserve_server.disk import replace_file
 from layerserve_server.errors import UnauthenticatedError
 
 logger = logging.getLogger(__name__)
@@ -200,9 +200,7 @@ class Gate:
         self._take(tokens_in(text, path))
         last = self._group.last_tokens
         if last is not None:
-            written = last.with_suffix(f".{os.getpid()}")
-            written.write_text(text, "utf-8")
-            written.replace(last)
+            replace_file(last, text)
 
     def _failed(self, error: TokensFileError) -> None:
         for line in str(error).splitlines():

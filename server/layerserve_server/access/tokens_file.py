@@ -120,11 +120,6 @@ class TokensFile(_Entry):
         return self
 
 
-def read_tokens(path: Path) -> TokensFile:
-    """Reads the file. Raises TokensFileError with the file, the key, what it got and expected."""
-    return tokens_in(read_text(path), path)
-
-
 def read_text(path: Path) -> str:
     """Returns the text of the file, or of a copy of it. Raises TokensFileError."""
     try:
@@ -134,7 +129,10 @@ def read_text(path: Path) -> str:
 
 
 def tokens_in(text: str, path: Path) -> TokensFile:
-    """Parses the text of the file `path`, whose folder has the keys. Raises as `read_tokens` does."""
+    """Parses the text of the file `path`, whose folder has the keys.
+
+    Raises TokensFileError with the file, the key, what it got and expected.
+    """
     found = parse_tokens(text, f"tokens file {path}")
     if found.jwt is not None and not found.jwt.remote:
         keys = path.parent / Path(found.jwt.keys).expanduser()

@@ -104,7 +104,7 @@ class Copies:
 def absent_versions(
     versions: Mapping[Key, RemoteVersion], problems: Mapping[Key, str], cache: Cache
 ) -> list[FoundVersion]:
-    """Returns the versions of a store as the repository has those that aren't in the folder."""
+    """Returns the versions of a store, each as one that isn't in the folder."""
     return [
         FoundVersion(
             name=one.name,

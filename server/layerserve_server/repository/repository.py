@@ -403,7 +403,7 @@ class Repository(LoadedModels):
                 found.append(layout.find_single_file(self._file_name, self._path))
             if self._file_name is None or self._root.is_dir():
                 found += layout.find_in_folder(self._root)
-            # What the folder has comes first. What it lacks may be being replaced at this moment.
+            # What the folder has comes first. A copy that it lacks may just be replaced.
             found += elsewhere
         except OSError as error:
             if str(error) != self._disk_problem:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from hashlib import sha256
 
 import pytest
-from layerserve_server.access.tokens_file import TokensFileError, read_tokens
+from layerserve_server.access.tokens_file import TokensFileError, read_text, tokens_in
 
 DIGEST = sha256(b"a").hexdigest()
+
+
+def read_tokens(path):
+    return tokens_in(read_text(path), path)
 
 
 @pytest.fixture

@@ -380,7 +380,9 @@ def test_resuming_a_run_that_is_under_way_does_nothing(trainer):
     assert "resumed" not in kinds(trainer.watch(run_id))
 
 
-def test_runs_that_a_stop_interrupted_go_on_at_the_next_start(put, start, connect, tmp_path):
+@pytest.fixture
+def interrupted(put, start, connect, tmp_path):
+    """A server that was stopped, and its runs: one that trained, and one that waited."""
     put("double")
     app = start()
     trainer = Trainer(app, connect(app), tmp_path)
@@ -389,6 +391,11 @@ def test_runs_that_a_stop_interrupted_go_on_at_the_next_start(put, start, connec
     waiting = [next(call).event for _ in ("accepted", "queued")][-1].run_id
     app.stop()
     trainer.go(training)
+    return app, training, waiting
+
+
+def test_runs_that_a_stop_interrupted_go_on_at_the_next_start(interrupted, start, connect, tmp_path):
+    app, training, waiting = interrupted
     app = start()
     trainer = Trainer(app, connect(app), tmp_path)
     for run_id in (training, waiting):
@@ -550,15 +557,8 @@ def test_a_run_with_damaged_files_hides_no_other(put, start, connect, tmp_path, 
     assert f"can't read a run from its folder: {next(iter(damage))}: got" in caplog.text
 
 
-def test_a_run_that_cannot_go_on_ends_neither_the_start_nor_other_runs(put, start, connect, tmp_path, caplog):
-    put("double")
-    app = start()
-    trainer = Trainer(app, connect(app), tmp_path)
-    _, training = trainer.begin(spec("wait"))
-    call = trainer.stub.Train(messages(spec("train")), timeout=60)
-    waiting = [next(call).event for _ in ("accepted", "queued")][-1].run_id
-    app.stop()
-    trainer.go(training)
+def test_a_run_that_cannot_go_on_ends_neither_the_start_nor_other_runs(interrupted, start, connect, tmp_path, caplog):
+    app, training, waiting = interrupted
     outcome = app.runs.folder / training / "outcome.json"
     outcome.unlink(missing_ok=True)
     outcome.mkdir()
