@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 from layerserve_server.access.command import token
 from layerserve_server.access.gate import Gate
-from layerserve_server.access.tokens_file import read_tokens
+from layerserve_server.access.tokens_file import read_text, tokens_in
 
 
 def test_a_token_is_printed_with_the_lines_for_the_file(capsys, tmp_path):
@@ -17,7 +17,7 @@ def test_a_token_is_printed_with_the_lines_for_the_file(capsys, tmp_path):
     assert (len(made), empty) == (43, "")
     file = tmp_path / "tokens.toml"
     file.write_text("\n".join(lines))
-    (entry,) = read_tokens(file).tokens
+    (entry,) = tokens_in(read_text(file), file).tokens
     assert entry.sha256 == sha256(made.encode()).hexdigest()
     assert made not in file.read_text()
     assert (entry.name, entry.rights, entry.models) == ('a "b"\n', ("predict", "read"), ("a-*", "b"))
@@ -34,7 +34,7 @@ def test_entries_are_added_to_a_file(capsys, tmp_path):
         assert token(["create", name, "--rights", "train", *options]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 1
         file.chmod(0o640)
-    found = read_tokens(file).tokens
+    found = tokens_in(read_text(file), file).tokens
     assert [(one.name, one.rows_per_minute, one.max_runs) for one in found] == [("a", 5.0, 1), ("b", 5.0, 1)]
     assert file.stat().st_mode & 0o777 == 0o640
     assert [path.name for path in tmp_path.iterdir()] == ["tokens.toml"]
