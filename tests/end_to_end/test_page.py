@@ -57,7 +57,8 @@ def _app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         def begin() -> str:
             with Client(f"127.0.0.1:{app.grpc_port}") as client:
                 x, y = np.zeros((32, 6, 6, 3), np.float32), np.zeros(32, np.int32)
-                options = {"version": 1, "epochs": 9999, "publish": False, "description": HOSTILE}
+                # So many steps that the run outlasts all other tests of this file.
+                options = {"version": 1, "epochs": 9999, "batch_size": 1, "publish": False, "description": HOSTILE}
                 return client.train("picture", x, y, **options).id
 
         # The process that trains starts while other tests run.
