@@ -53,7 +53,8 @@ serve: $(STAMP) ## Serve the models in ./models (built from the zoo if missing)
 
 .PHONY: test
 test: $(STAMP) ## Run the tests in JOBS=3 processes (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	# They start hundreds of processes, each of which would compile all modules anew.
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: check
 check: format-check types proto-lint proto-check client-check docs-check ## Run every quality gate but the tests
