@@ -19,7 +19,8 @@ from layerserve_server.observability.process_metrics import ProcessMetrics, regi
 from layerserve_server.observability.store_metrics import LABELS as STORE_LABELS
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.repository.model_settings import SETTINGS_FILE, ModelSettings
-from layerserve_server.settings import Settings, toml_value
+from layerserve_server.settings import Settings
+from layerserve_server.settings_reader import toml_value
 
 DOCS = Path(__file__).parent
 

@@ -23,7 +23,8 @@ from layerserve.cli.parser import Parser, with_default
 
 from layerserve_server.observability import logs
 from layerserve_server.observability.output import STDERR, STDOUT, Rewriter
-from layerserve_server.settings import Settings, SettingsError, in_force, json_logs, missing_paths, read_settings
+from layerserve_server.settings import Settings, missing_paths
+from layerserve_server.settings_reader import SettingsError, in_force, json_logs, read_settings
 
 if TYPE_CHECKING:
     from layerserve_server.app import App

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from layerserve_server import addresses
 from layerserve_server.app import App
-from layerserve_server.settings import Settings, SettingsError, missing_paths, read_settings
+from layerserve_server.settings import Settings, missing_paths
+from layerserve_server.settings_reader import SettingsError, read_settings
 
 GOOD = [
     "s3://bucket",

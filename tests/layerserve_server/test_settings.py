@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from layerserve_server.settings import Settings, SettingsError, in_force, missing_paths, read_settings
+from layerserve_server.settings import Settings, missing_paths
+from layerserve_server.settings_reader import SettingsError, in_force, read_settings
 
 
 @pytest.fixture

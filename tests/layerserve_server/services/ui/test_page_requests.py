@@ -11,7 +11,7 @@ from http_calls import Http
 from layerserve_server.access.rights import right_of
 from layerserve_server.services.ui.part import PARTS
 from layerserve_server.services.ui.serving import FILES, Page
-from layerserve_server.settings import SettingsError, read_settings
+from layerserve_server.settings_reader import SettingsError, read_settings
 from tokens import ENTRIES, write_tokens
 
 ROUTES = Page((), "0", None).routes()
