@@ -40,7 +40,11 @@ class Cache:
     def lock(self) -> bool:
         """Makes the folder, and takes the right to change it, until `unlock`. Returns whether this process has it."""
         for name in ("models", "kept", "wanted", "unfinished"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            part = self.folder / name
+            # What is in these folders is removed: behind a link it isn't the server's.
+            if part.is_symlink():
+                raise OSError(f"{part}: got a symbolic link, expected a folder")
+            part.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,12 +61,15 @@ class Cache:
             self._lock = None
 
     def clean(self) -> None:
-        """Removes what a killed process has left: unfinished copies, and copies that aren't known to be whole."""
+        """Removes what a killed process has left: unfinished copies, and copies that aren't known to be whole.
+
+        A link is no copy. It is removed, what it leads to stays.
+        """
         for left in (self.folder / "unfinished").iterdir():
             shutil.rmtree(left, ignore_errors=True)
         kept = self.kept()
-        for model in self.models.iterdir():
-            for version in model.iterdir() if model.is_dir() else ():
+        for model in _without_links(self.models):
+            for version in _without_links(model) if model.is_dir() else ():
                 if version.is_dir() and (model.name, _number(version.name)) not in kept:
                     shutil.rmtree(version, ignore_errors=True)
 
@@ -177,6 +184,15 @@ class Cache:
         for key in keys:
             (self.folder / "wanted" / _file(key)).unlink(missing_ok=True)
         return keys
+
+
+def _without_links(folder: Path) -> list[Path]:
+    """Removes the symbolic links in a folder, and returns what else is in it."""
+    paths = list(folder.iterdir())
+    for path in paths:
+        if path.is_symlink():
+            path.unlink()
+    return [path for path in paths if path.exists()]
 
 
 def _keys(folder: Path) -> Iterable[Key]:
