@@ -196,8 +196,9 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         description=(
-            "Maximum memory for requests, messages in transit and unread replies, in bytes. Further requests "
-            "get RESOURCE_EXHAUSTED. 0 uses a quarter of the memory of the container or machine."
+            "Maximum memory for requests, messages in transit and unread replies, in bytes; each of several "
+            "processes (workers) has an equal part. Further requests get RESOURCE_EXHAUSTED. 0 uses a quarter of the "
+            "memory of the container or machine."
         ),
     )
     rpc_threads: int = Field(

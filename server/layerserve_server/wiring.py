@@ -411,8 +411,8 @@ def limits(settings: Settings) -> Limits:
         max_streams=settings.max_streams,
         max_calls=settings.max_calls,
         max_peer_streams=settings.max_peer_streams,
-        # The default memory budget is divided among the processes.
-        max_buffered_bytes=settings.max_buffered_bytes or default_limit() // settings.workers,
+        # The memory budget is divided among the processes.
+        max_buffered_bytes=max(1, (settings.max_buffered_bytes or default_limit()) // settings.workers),
         stream_idle_seconds=settings.stream_idle_seconds,
         stalled_seconds=settings.stalled_seconds,
         handshake_seconds=settings.handshake_seconds,

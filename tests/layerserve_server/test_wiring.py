@@ -69,7 +69,8 @@ def test_memory_for_callers_is_shared_out_between_processes(monkeypatch):
     monkeypatch.setattr(wiring, "default_limit", lambda: 900)
     assert limits(Settings()).max_buffered_bytes == 900
     assert limits(Settings(workers=3)).max_buffered_bytes == 300
-    assert limits(Settings(workers=3, max_buffered_bytes=77)).max_buffered_bytes == 77
+    assert limits(Settings(workers=3, max_buffered_bytes=2)).max_buffered_bytes == 1
+    assert limits(Settings(workers=3, max_buffered_bytes=77)).max_buffered_bytes == 25
 
 
 def test_what_training_runs_may_take():
