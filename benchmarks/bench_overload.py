@@ -3,7 +3,8 @@
 A model that computes for tens of milliseconds a row is called at a fixed rate, whatever comes back: for a while at less
 than the most that the server can answer, then at FACTOR times that, then little again. Shown are: replies a second in
 time (goodput) and their share of the best; the latency of what was answered; refusals, and those without a hint when
-to retry; the server's memory; and the time until a call is as fast again as before.
+to retry; the server's memory; and the time until a call is as fast again as before. The best is measured before and
+after the overload; shares are those of the mean.
 
 By default the overload comes from h2load (Debian: nghttp2-client), a C program that leaves the server its cores. The
 server counts its replies; PROBES calls a second from here, on connections of their own, show what others see meanwhile.
@@ -153,25 +154,35 @@ async def measure(served: Served, factor: float, seconds: float, deadline: float
     port, group, load = served.port, served.process.pid, served.load
     patient, caller = Caller(port, load, PATIENCE), Caller(port, load, deadline)
     await patient.closed(3.0)
-    closed = await patient.closed(10.0)
-    best = closed.goodput
-    closed.memory = resident(group)
+    before = await patient.closed(10.0)
+    before.memory = resident(group)
     alone = Seen(1.0)
     for _ in range(10):
         await caller.call(alone)
     usual = sorted(alone.latencies)[len(alone.latencies) // 2]
+    memory = partial(resident, group)
+    less = await caller.open(0.7 * before.goodput, 10.0, memory)
+    if tool == "h2load":
+        over = await by_h2load(served, caller, factor * before.goodput, seconds, deadline)
+    else:
+        over = await caller.open(factor * before.goodput, seconds, memory)
+    recovered = await caller.recovery(usual)
+    again = await caller.open(0.7 * before.goodput, 10.0, memory)
+    after = await patient.closed(10.0)
+    after.memory = resident(group)
+    # A machine isn't as fast after minutes as it was before.
+    best = (before.goodput + after.goodput) / 2
     print("| phase | replies/s in time (share) | p50, p99 ms | failures | MiB |")
     print("|---|---|---|---|---|")
-    print(closed.line(f"{CLOSED} callers", best))
-    memory = partial(resident, group)
-    print((await caller.open(0.7 * best, 10.0, memory)).line("0.7 times that", best), flush=True)
-    if tool == "h2load":
-        over = await by_h2load(served, caller, factor * best, seconds, deadline)
-    else:
-        over = await caller.open(factor * best, seconds, memory)
-    print(over.line(f"{factor:g} times that", best), flush=True)
-    recovered = await caller.recovery(usual)
-    print((await caller.open(0.7 * best, 10.0, memory)).line("0.7 times again", best))
+    phases = {
+        f"{CLOSED} callers": before,
+        "0.7 times that": less,
+        f"{factor:g} times that": over,
+        "0.7 times again": again,
+        f"{CLOSED} callers again": after,
+    }
+    for phase, seen in phases.items():
+        print(seen.line(phase, best))
     print(f"\na lone call takes {usual * 1000:.0f} ms; so again {recovered:.1f} s after the load has ended")
 
 
