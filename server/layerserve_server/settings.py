@@ -485,6 +485,7 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(
         default=60.0,
         ge=0,
+        le=1_000_000,
         description="Interval between checkpoints of a training run, in seconds. 0 writes one after each step.",
     )
     data_root: Path | None = Field(
@@ -503,6 +504,7 @@ class Settings(BaseSettings):
     dataset_seconds: float = Field(
         default=30 * 86400.0,
         ge=0,
+        le=3650 * 86400,
         description=(
             "Time after its last use when a dataset is removed, in seconds. An upload may set a shorter one. 0 keeps "
             "datasets until they are deleted, or for the time that their uploads set."
@@ -511,6 +513,7 @@ class Settings(BaseSettings):
     dataset_upload_seconds: float = Field(
         default=86400.0,
         ge=1,
+        le=1_000_000,
         description="Time for which an upload of a dataset that was cut is kept, so that it can go on, in seconds.",
     )
     max_run_bytes: int = Field(
@@ -544,18 +547,22 @@ class Settings(BaseSettings):
         ),
     )
     cancel_grace_seconds: float = Field(
-        default=10.0, ge=0, description="Time for a cancelled training run to stop before it is killed, in seconds."
+        default=10.0,
+        ge=0,
+        le=86400,
+        description="Time for a cancelled training run to stop before it is killed, in seconds.",
     )
 
     drain_seconds: float = Field(
         default=5.0,
         ge=0,
+        le=86400,
         description=(
             "Time after SIGTERM during which calls are still accepted while health reports NOT_SERVING, in seconds."
         ),
     )
     grace_seconds: float = Field(
-        default=30.0, ge=0, description="Time after that for open calls to finish, in seconds."
+        default=30.0, ge=0, le=86400, description="Time after that for open calls to finish, in seconds."
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
