@@ -6,9 +6,10 @@ import asyncio
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from layerserve_server.transport.event_batch import BatchedCall
@@ -121,6 +122,41 @@ class JoinedWrites:
         self._transport.close()
 
 
+class WithoutUpgrades:
+    """A parser that reads requests which ask for another protocol as if they didn't.
+
+    Java's client and curl ask for HTTP/2 so, also in requests with a body. For httptools all that follows their headers
+    is in the other protocol.
+    """
+
+    def __init__(self, protocol: HttpToolsProtocol, head: Callable[[], bytes]) -> None:
+        """`head` returns the line and the headers of the request that asked; nothing if the rest isn't to be read."""
+        self._protocol = protocol
+        self._head = head
+        self._parser = self._new()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    def feed_data(self, data: bytes) -> None:
+        """Parses further bytes."""
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as asked:
+                head = self._head()
+                data = head and head + data[asked.args[0] :]
+                # For the old one the connection may be closed.
+                self._parser = self._new()
+
+    def _new(self) -> Any:
+        made = httptools.HttpRequestParser(self._protocol)
+        # As uvicorn's.
+        made.set_dangerous_leniencies(lenient_data_after_close=True)
+        return made
+
+
 class HttpConnection(HttpToolsProtocol):
     """A connection of a client. It ends if headers are too large or come too slowly, or a reply isn't read."""
 
@@ -129,6 +165,9 @@ class HttpConnection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.parser: Any = WithoutUpgrades(self, self._head_without_upgrade)
+        #: Whether the request asks for another protocol, and is read again without that.
+        self._asks_upgrade = False
         self.peer = ""
         self.certificate_names: Sequence[str] = ()
         #: The call of the request that is being answered.
@@ -201,6 +240,9 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Called before the body."""
+        self._asks_upgrade = any(name == b"upgrade" for name, _ in self.headers) and self.parser.should_upgrade()
+        if self._asks_upgrade:
+            return
         self._in_headers = False
         self._stop_timer()
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -219,6 +261,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Called at the end of a request."""
+        if self._asks_upgrade:
+            return
         self._in_headers = True
         self._header_bytes = 0
         self._complete += 1
@@ -252,6 +296,14 @@ class HttpConnection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answers bytes that aren't HTTP, and closes the connection."""
         self._close_with(error_reply("the request isn't valid HTTP", 400, "invalid_request"))
+
+    def _head_without_upgrade(self) -> bytes:
+        """Returns the head of the current request without its wish for another protocol."""
+        if self._refused:
+            return b""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        headers = [b"%s: %s" % one for one in self.headers if one[0] != b"upgrade"]
+        return b"\r\n".join([b"%s %s HTTP/%s" % (method, self.url, version), *headers, b"", b""])
 
     def _await_headers(self) -> None:
         self._timer = self.loop.call_later(self.pool.limits.handshake_seconds, self._late)

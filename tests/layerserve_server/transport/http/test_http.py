@@ -129,6 +129,27 @@ def test_requests_may_be_sent_ahead(serve):
     ]
 
 
+UPGRADE = b"upgrade: h2c\r\nconnection: upgrade"
+
+
+@pytest.mark.parametrize("size", [7, 10_000])
+@pytest.mark.parametrize("last", [b"connection: close", UPGRADE + b", close"], ids=["plain", "upgrade"])
+def test_a_request_that_asks_for_another_protocol_is_answered_with_its_body(serve, last, size):
+    """As Java's client and curl ask for HTTP/2, also in front of other requests."""
+    app, _ = serve()
+    sent = post(UPGRADE) + post() + b"GET /v2 HTTP/1.1\r\nhost: a\r\n" + UPGRADE + b"\r\n\r\n" + post(last)
+    received = exchange(app.http_port, *(sent[at : at + size] for at in range(0, len(sent), size)))
+    assert received.count(b"HTTP/1.1 200 OK") == 4
+    assert received.count(b'"data":[2.0,4.0]') == 3
+
+
+@pytest.mark.parametrize("header", [b"x: " + b"a" * 20_000, b"transfer-encoding: chunked"])
+def test_a_request_that_asks_for_another_protocol_has_the_same_limits(serve, header):
+    app, _ = serve()
+    assert exchange(app.http_port, post(UPGRADE, header)).startswith(exchange(app.http_port, post(header))[:12])
+    assert exchange(app.http_port, 40 * post(UPGRADE)) == b""
+
+
 @pytest.mark.parametrize(
     "sent", [b"", b"GET /v2 HTTP/1.1\r\nho", post()[:-5], b"\r\n"], ids=["nothing", "headers", "body", "empty lines"]
 )
