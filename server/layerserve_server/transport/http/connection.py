@@ -172,12 +172,16 @@ class HttpConnection(HttpToolsProtocol):
         self.certificate_names: Sequence[str] = ()
         #: The call of the request that is being answered.
         self.call: BatchedCall | None = None
-        #: Whether a request was begun whose headers aren't complete, and their size so far.
+        #: Whether a request was begun whose headers aren't complete.
         self._in_headers = True
-        self._header_bytes = 0
+        #: Size of what came since the last step: headers, or what a body has between its chunks and after them.
+        self._framing_bytes = 0
+        #: Parts of the body that haven't been passed on.
+        self._parts: list[bytes] = []
         self._opened = self.loop.time()
         self._requests = 0
-        self._complete = 0
+        #: Number of steps so far: heads, parts of bodies, and ends of requests.
+        self._steps = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refused = False
 
@@ -225,12 +229,15 @@ class HttpConnection(HttpToolsProtocol):
         self.pool.used(self)
         if self._timer is None and self._in_headers:
             self._await_headers()
-        complete = self._complete
+        steps = self._steps
         super().data_received(data)
-        # If another request has ended in them, only a part of the bytes would count, fewer than asyncio reads at once.
-        if self._in_headers and self._complete == complete and not self._refused:
-            self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADER_BYTES:
+        self._pass_parts()
+        # If there was a step in them, only a part of the bytes would count, fewer than asyncio reads at once.
+        if self._steps != steps:
+            self._framing_bytes = 0
+        elif not self._refused:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > MAX_HEADER_BYTES:
                 self._refuse_headers()
 
     def on_message_begin(self) -> None:
@@ -252,20 +259,27 @@ class HttpConnection(HttpToolsProtocol):
         if self._refused:
             return
         self._requests += 1
+        self._steps += 1
         super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called with a header, or with one after the chunks of a body, of which none is needed."""
+        if self._in_headers:
+            super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         """Called with a part of the body."""
+        # Many small chunks are passed on together: uvicorn copies all of the body for each part.
         if not self._refused:
-            super().on_body(body)
+            self._parts.append(body)
 
     def on_message_complete(self) -> None:
         """Called at the end of a request."""
         if self._asks_upgrade:
             return
+        self._pass_parts()
         self._in_headers = True
-        self._header_bytes = 0
-        self._complete += 1
+        self._steps += 1
         if not self._refused:
             super().on_message_complete()
 
@@ -305,6 +319,13 @@ class HttpConnection(HttpToolsProtocol):
         headers = [b"%s: %s" % one for one in self.headers if one[0] != b"upgrade"]
         return b"\r\n".join([b"%s %s HTTP/%s" % (method, self.url, version), *headers, b"", b""])
 
+    def _pass_parts(self) -> None:
+        """Passes the parts of the body on."""
+        parts, self._parts = self._parts, []
+        if parts and not self._refused:
+            self._steps += 1
+            super().on_body(b"".join(parts))
+
     def _await_headers(self) -> None:
         self._timer = self.loop.call_later(self.pool.limits.handshake_seconds, self._late)
 
@@ -315,7 +336,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._timer = None
-        if not self._header_bytes:
+        if not self._framing_bytes:
             # A client that has asked nothing yet would take an error for the reply to what it asks next.
             self._refused = True
             self.transport.close()
