@@ -21,6 +21,8 @@ from layerserve.tokens import Token, TokenSource, token_source, warn_if_plaintex
 DEFAULT_ADDRESS = "localhost:8500"
 #: Default timeout of a call, in seconds.
 DEFAULT_TIMEOUT = 60.0
+#: Timeouts above this count as none, in seconds (30 years): gRPC counts nanoseconds, and longer ones pass at once.
+LONGEST_TIMEOUT = 1e9
 
 ChannelOptions = Sequence[tuple[str, Any]]
 
@@ -122,7 +124,7 @@ class Deadline:
                 f"timeout: got {seconds}, expected a positive number of seconds, or math.inf for no timeout"
             )
         self._seconds = seconds
-        self._end = math.inf if seconds is None else time.monotonic() + seconds
+        self._end = math.inf if seconds is None or seconds > LONGEST_TIMEOUT else time.monotonic() + seconds
 
     def remaining(self) -> float | None:
         """Returns the seconds left for the next call; None for no limit. Raises DeadlineExceeded if none are left."""

@@ -128,16 +128,27 @@ def _specs_text(specs: tuple[TensorSpec, ...]) -> str:
 
 
 def model_spec(name: str, version: int | None = None, label: str | None = None) -> tensor_pb2.ModelSpec:
-    """Makes the message that refers to a model. Raises InvalidArgument for an empty name, or both version and label."""
+    """Makes the message that refers to a model.
+
+    Raises InvalidArgument for an empty name, a version that isn't an integer, a label that isn't text, or both of them.
+    """
     if not isinstance(name, str) or not name:
         raise InvalidArgument(f"model: got {name!r}, expected the name of a model")
     if version is not None and label is not None:
         raise InvalidArgument(f"model {name!r}: got version {version} and label {label!r}, expected one of the two")
     spec = tensor_pb2.ModelSpec(name=name)
-    if version is not None:
-        spec.version = version
-    if label is not None:
-        spec.label = label
+    try:
+        if version is not None:
+            spec.version = version
+    except (TypeError, ValueError):
+        raise InvalidArgument(
+            f"model {name!r}: got version {version!r}, expected an integer; a label is given as label=..."
+        ) from None
+    try:
+        if label is not None:
+            spec.label = label
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"model {name!r}: got label {label!r}, expected text") from None
     return spec
 
 

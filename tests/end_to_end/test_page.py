@@ -46,6 +46,9 @@ def _app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     (folder / "words" / "1").mkdir(parents=True)
     found = layers.StringLookup(vocabulary=["sun", "rain"])(words)
     Model(words, found).save(folder / "words" / "1" / "model.keras")
+    pair = Input(batch_shape=(2, 3), name="pair")
+    (folder / "pairs" / "1").mkdir(parents=True)
+    Model(pair, layers.Dense(1, name="scores")(pair)).save(folder / "pairs" / "1" / "model.keras")
     (folder / "broken" / "1").mkdir(parents=True)
     (folder / "broken" / "1" / "model.keras").write_bytes(b"<script>hacked=1</script>")
     settings = Settings(
@@ -95,7 +98,7 @@ def show(page: Any, part: str) -> None:
 
 def test_models_are_listed_and_a_failed_one_has_its_reason(page: Any) -> None:
     show(page, "models")
-    assert page.locator("tbody tr").count() == 3
+    assert page.locator("tbody tr").count() == 4
     assert "neither a Keras zip nor HDF5" in page.locator("tr:has-text('broken') .reason").inner_text()
     page.get_by_label("Name contains").fill("pict")
     page.keyboard.press("Enter")
@@ -157,6 +160,16 @@ def test_text_is_predicted_line_by_line(page: Any) -> None:
     page.get_by_role("button", name="Predict").click()
     page.wait_for_selector("#answer h2")
     assert page.locator("#answer td").all_inner_texts() == ["2", "0", "1"]
+
+
+@pytest.mark.parametrize("rows", [None, ""], ids=["the example", "an empty field"])
+def test_a_model_of_a_fixed_number_of_rows_gets_as_many(page: Any, rows: str | None) -> None:
+    show(page, "try?name=pairs")
+    if rows is not None:
+        page.locator("#input-1").fill(rows)
+    page.get_by_role("button", name="Predict").click()
+    page.wait_for_selector("#answer h2")
+    assert page.locator("#answer td").count() == 2
 
 
 def test_an_error_is_shown_as_the_sdk_words_it(page: Any) -> None:

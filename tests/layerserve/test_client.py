@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 
 import numpy as np
@@ -53,6 +54,20 @@ def test_several_outputs_give_a_dict_in_order(client):
     result = client.predict("two", [[[1, 2]], [[10, 20]]], ["ids", "sum"])
     assert {name: array.tolist() for name, array in result.items()} == {"ids": [[1, 2]], "sum": [[11.0, 22.0]]}
     assert list(result) == ["ids", "sum"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        ({"version": "1"}, "got version '1', expected an integer; a label is given as label=..."),
+        ({"version": 2**63}, "got version 9223372036854775808, expected an integer"),
+        ({"label": 1}, "got label 1, expected text"),
+        ({"label": "\ud800"}, "expected text"),
+    ],
+)
+def test_a_reference_of_another_type_is_named(client, reference, text):
+    with pytest.raises(InvalidArgument, match=f"model 'double': .*{re.escape(text)}"):
+        client.predict("double", [[1, 2, 3]], **reference)
 
 
 @pytest.mark.parametrize("way", ["predict", "predict_many", "prepare"])

@@ -110,6 +110,13 @@ def test_a_deadline_runs_out_across_calls(monkeypatch):
     assert Deadline(float("inf")).remaining() is None
 
 
+def test_a_timeout_that_grpc_can_not_count_is_none():
+    """gRPC has 64 bits for nanoseconds: a call with a longer one failed at once."""
+    year = 365 * 86400.0
+    assert Deadline(1e10).remaining() is None
+    assert 0.99 * year < Deadline(year).remaining() <= year
+
+
 def test_a_certificate_needs_its_key(tmp_path):
     with pytest.raises(InvalidArgument, match="one of certificate and key"):
         TLS(certificate=tmp_path / "c.pem").credentials()

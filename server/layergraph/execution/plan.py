@@ -138,6 +138,8 @@ class Plan:
             if not any_rows or not shape or shape[1:] != lengths:
                 check_fit(f"input '{name}'", shape, self.input_specs[len(arrays)].shape)
             arrays.append(array)
+        # Applies `torch.set_num_threads` to this thread: before, MKL would compute on all cores.
+        torch.get_num_threads()
         outputs = self._run_tuned(arrays) if self._tuning is not None else None
         if outputs is None:
             outputs = self.run_eagerly(arrays)

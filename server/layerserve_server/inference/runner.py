@@ -226,9 +226,18 @@ def _with_threads(threads: int, plan: Plan, arrays: Mapping[str, Array]) -> Mapp
 
 
 def _no_rows(plan: Plan, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Returns zero rows of every output, sliced from those for one row of zeros: many kernels require rows."""
-    one_row = {name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
-    return {name: result[:0] for name, result in plan.run(one_row).items()}
+    """Returns zero rows of every output, sliced from those for one row of zeros: many kernels require rows.
+
+    Where a layer refuses zeros, such as a lookup without unknown terms, the rows are computed as they are.
+    """
+    one_row = {
+        name: np.full((1, *array.shape[1:]), b"" if array.dtype == object else 0, array.dtype)
+        for name, array in arrays.items()
+    }
+    try:
+        return {name: result[:0] for name, result in plan.run(one_row).items()}
+    except DataError:
+        return plan.run(arrays)
 
 
 def load_model(

@@ -131,6 +131,19 @@ def test_no_rows_give_no_rows_of_the_right_shape_and_type():
     assert model.plans[0][1].ran == [{"x": (1, 2)}]
 
 
+@pytest.mark.parametrize("unknown_terms", [0, 1])
+@pytest.mark.parametrize("dtype", ["string", "int64"])
+def test_no_rows_of_terms_give_no_rows(dtype, unknown_terms):
+    """Also where a row of zeros or of empty texts is refused, since no term is unknown."""
+    x = layergraph.Input((2,), name="x", dtype=dtype)
+    kind, term = ("StringLookup", "a") if dtype == "string" else ("IntegerLookup", 5)
+    lookup = getattr(layergraph.layers, kind)(vocabulary=[term], num_oov_indices=unknown_terms, name="y")
+    run = ModelRunner(layergraph.Model(x, lookup(x)))
+    result = run(("y",), {"x": np.zeros((0, 2), object if dtype == "string" else dtype)})["y"]
+    assert result.shape == (0, 2)
+    assert result.dtype == np.int64
+
+
 def test_a_model_without_a_row_axis_gets_what_came():
     model = Model()
     run = ModelRunner(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -34,6 +35,11 @@ class Place(NamedTuple):
     def whole(self) -> str:
         """The place of all elements."""
         return self.label + self.key
+
+    def of(self, at: int, shape: tuple[int, ...]) -> str:
+        """Returns the place of the element that is at this position among all of an array of this shape."""
+        index = [f"[{one}]" for one in np.unravel_index(at, shape)]
+        return self.label + "".join(index[:1]) + self.key + "".join(index[1:])
 
 
 def array_of(value: Any, dtype: str, place: Place) -> Array:
@@ -138,15 +144,22 @@ def _fitting(array: Array, dtype: str, place: Place) -> Array:
         return array
     if target.kind in "iu" and array.size:
         bounds = np.iinfo(target)
-        low, high = int(array.min()), int(array.max())
-        if low < bounds.min or high > bounds.max:
-            got = kind_of(low if low < bounds.min else high)
-            raise InvalidTensorError(f"{place.whole}: got {got}, expected {bounds.min} to {bounds.max}, as in {dtype}")
+        for at in (int(array.argmin()), int(array.argmax())):
+            number = int(array.flat[at])
+            if not bounds.min <= number <= bounds.max:
+                raise InvalidTensorError(
+                    f"{place.of(at, array.shape)}: got {kind_of(number)}, expected {bounds.min} to {bounds.max}, as in "
+                    f"{dtype}"
+                )
     try:
         with np.errstate(over="raise"):
             return array.astype(target)
     except (FloatingPointError, OverflowError):
-        raise InvalidTensorError(f"{place.whole}: got a number that is too large for {dtype}") from None
+        numbers = array.ravel().tolist()
+        at = max(range(len(numbers)), key=lambda index: abs(numbers[index]) if abs(numbers[index]) < math.inf else 0)
+        raise InvalidTensorError(
+            f"{place.of(at, array.shape)}: got {kind_of(numbers[at])}, which is too large for {dtype}"
+        ) from None
 
 
 def _kind(dtype: str) -> str:

@@ -94,8 +94,8 @@ def _columns(value: Any) -> dict[str, tuple[Any, str, str]]:
 
 
 def _is_named(value: Any) -> bool:
-    """Whether a value has inputs by their names, and isn't a string in base64."""
-    return isinstance(value, dict) and value.keys() != {"b64"}
+    """Whether a value has inputs by their names, and isn't a string in base64: as TensorFlow Serving decides."""
+    return isinstance(value, dict) and not (value.keys() == {"b64"} and isinstance(value["b64"], str))
 
 
 def _key(name: str) -> str:

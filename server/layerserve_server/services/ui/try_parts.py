@@ -122,9 +122,9 @@ class TryParts:
 
 
 def input_field(spec: ModelMetadataResponse.TensorMetadata) -> InputField:
-    """Returns the field of an input, with an example of one row if that is short."""
+    """Returns the field of an input, with an example of one row, or of as many as the model fixes, if that is short."""
     dtype = DTYPES.get(spec.datatype, "")
-    lengths = [1, *(length if length >= 0 else 4 for length in spec.shape[1:])]
+    lengths = [length if length >= 0 else 4 if axis else 1 for axis, length in enumerate(spec.shape)]
     count = 1
     for length in lengths:
         count = min(count * length, MAX_EXAMPLE + 1)

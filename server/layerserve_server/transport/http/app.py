@@ -23,6 +23,7 @@ from layerserve_server.errors import (
     safe_text,
 )
 from layerserve_server.transport.call import Routes
+from layerserve_server.transport.compression import is_compressed
 from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches, deadline_in
 from layerserve_server.transport.http.call import HttpCall, timeout_of
 from layerserve_server.transport.http.connection import KEY, HttpConnection
@@ -39,8 +40,9 @@ LONG_BYTES = 64 * 1024
 #: Number of those threads, for requests and for replies: few, since each may occupy a core.
 TRANSLATING_THREADS = 4
 REPLYING_THREADS = 2
-#: Codings of bodies that are decompressed. Others are refused.
-CODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
+#: Codings of bodies that are decompressed, and all that aren't refused.
+COMPRESSING = ("gzip", "x-gzip", "deflate")
+CODINGS = ("", "identity", *COMPRESSING)
 
 
 class Admit(Protocol):
@@ -152,13 +154,15 @@ class HttpApp:
             # Before anything of the body is looked at.
             call.caller = self._admit(call)
             _refuse_other_origins(headers)
-            if headers.get("content-encoding", "").lower() not in CODINGS:
-                got = safe_text(headers["content-encoding"], 80)
-                raise InvalidRequestError(f"content-encoding: got '{got}', expected gzip or deflate")
+            coding = headers.get("content-encoding", "").lower()
+            if coding not in CODINGS:
+                raise InvalidRequestError(f"content-encoding: got '{safe_text(coding, 80)}', expected gzip or deflate")
             declared = headers.get("content-length", "")
             if declared.isdigit() and int(declared) > self._limits.max_message_bytes:
                 raise self._limits.too_large(int(declared))
             call.request = await self._body(call, receive)
+            if coding in COMPRESSING and call.request and not is_compressed(call.request):
+                raise InvalidRequestError(f"content-encoding: got '{coding}' and a body that isn't gzip or zlib data")
         except Exception as error:
             call.fail(error)
             return False

@@ -6,9 +6,10 @@ import asyncio
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from layerserve_server.transport.event_batch import BatchedCall
@@ -121,6 +122,41 @@ class JoinedWrites:
         self._transport.close()
 
 
+class WithoutUpgrades:
+    """A parser that reads requests which ask for another protocol as if they didn't.
+
+    Java's client and curl ask for HTTP/2 so, also in requests with a body. For httptools all that follows their headers
+    is in the other protocol.
+    """
+
+    def __init__(self, protocol: HttpToolsProtocol, head: Callable[[], bytes]) -> None:
+        """`head` returns the line and the headers of the request that asked; nothing if the rest isn't to be read."""
+        self._protocol = protocol
+        self._head = head
+        self._parser = self._new()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    def feed_data(self, data: bytes) -> None:
+        """Parses further bytes."""
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as asked:
+                head = self._head()
+                data = head and head + data[asked.args[0] :]
+                # For the old one the connection may be closed.
+                self._parser = self._new()
+
+    def _new(self) -> Any:
+        made = httptools.HttpRequestParser(self._protocol)
+        # As uvicorn's.
+        made.set_dangerous_leniencies(lenient_data_after_close=True)
+        return made
+
+
 class HttpConnection(HttpToolsProtocol):
     """A connection of a client. It ends if headers are too large or come too slowly, or a reply isn't read."""
 
@@ -129,16 +165,23 @@ class HttpConnection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.parser: Any = WithoutUpgrades(self, self._head_without_upgrade)
+        #: Whether the request asks for another protocol, and is read again without that.
+        self._asks_upgrade = False
         self.peer = ""
         self.certificate_names: Sequence[str] = ()
         #: The call of the request that is being answered.
         self.call: BatchedCall | None = None
-        #: Whether a request was begun whose headers aren't complete, and their size so far.
+        #: Whether a request was begun whose headers aren't complete.
         self._in_headers = True
-        self._header_bytes = 0
+        #: Size of what came since the last step: headers, or what a body has between its chunks and after them.
+        self._framing_bytes = 0
+        #: Parts of the body that haven't been passed on.
+        self._parts: list[bytes] = []
         self._opened = self.loop.time()
         self._requests = 0
-        self._complete = 0
+        #: Number of steps so far: heads, parts of bodies, and ends of requests.
+        self._steps = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refused = False
 
@@ -186,12 +229,15 @@ class HttpConnection(HttpToolsProtocol):
         self.pool.used(self)
         if self._timer is None and self._in_headers:
             self._await_headers()
-        complete = self._complete
+        steps = self._steps
         super().data_received(data)
-        # If another request has ended in them, only a part of the bytes would count, fewer than asyncio reads at once.
-        if self._in_headers and self._complete == complete and not self._refused:
-            self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADER_BYTES:
+        self._pass_parts()
+        # If there was a step in them, only a part of the bytes would count, fewer than asyncio reads at once.
+        if self._steps != steps:
+            self._framing_bytes = 0
+        elif not self._refused:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > MAX_HEADER_BYTES:
                 self._refuse_headers()
 
     def on_message_begin(self) -> None:
@@ -201,6 +247,9 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Called before the body."""
+        self._asks_upgrade = any(name == b"upgrade" for name, _ in self.headers) and self.parser.should_upgrade()
+        if self._asks_upgrade:
+            return
         self._in_headers = False
         self._stop_timer()
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -210,18 +259,27 @@ class HttpConnection(HttpToolsProtocol):
         if self._refused:
             return
         self._requests += 1
+        self._steps += 1
         super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called with a header, or with one after the chunks of a body, of which none is needed."""
+        if self._in_headers:
+            super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         """Called with a part of the body."""
+        # Many small chunks are passed on together: uvicorn copies all of the body for each part.
         if not self._refused:
-            super().on_body(body)
+            self._parts.append(body)
 
     def on_message_complete(self) -> None:
         """Called at the end of a request."""
+        if self._asks_upgrade:
+            return
+        self._pass_parts()
         self._in_headers = True
-        self._header_bytes = 0
-        self._complete += 1
+        self._steps += 1
         if not self._refused:
             super().on_message_complete()
 
@@ -253,6 +311,21 @@ class HttpConnection(HttpToolsProtocol):
         """Answers bytes that aren't HTTP, and closes the connection."""
         self._close_with(error_reply("the request isn't valid HTTP", 400, "invalid_request"))
 
+    def _head_without_upgrade(self) -> bytes:
+        """Returns the head of the current request without its wish for another protocol."""
+        if self._refused:
+            return b""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        headers = [b"%s: %s" % one for one in self.headers if one[0] != b"upgrade"]
+        return b"\r\n".join([b"%s %s HTTP/%s" % (method, self.url, version), *headers, b"", b""])
+
+    def _pass_parts(self) -> None:
+        """Passes the parts of the body on."""
+        parts, self._parts = self._parts, []
+        if parts and not self._refused:
+            self._steps += 1
+            super().on_body(b"".join(parts))
+
     def _await_headers(self) -> None:
         self._timer = self.loop.call_later(self.pool.limits.handshake_seconds, self._late)
 
@@ -263,7 +336,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._timer = None
-        if not self._header_bytes:
+        if not self._framing_bytes:
             # A client that has asked nothing yet would take an error for the reply to what it asks next.
             self._refused = True
             self.transport.close()

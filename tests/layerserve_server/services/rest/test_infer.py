@@ -129,6 +129,16 @@ def test_bodies_may_be_compressed(serve, coding, compress, wait_until):
     wait_until(lambda: app._transport.memory.held == 0)
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "DEFLATE"])
+def test_a_body_that_does_not_have_its_coding_is_named(serve, coding):
+    """Such as raw deflate, which some clients send under that name."""
+    _, call = serve()
+    raw = zlib.compress(json.dumps(asked()).encode())[2:-4]
+    assert call("POST", INFER, raw, Content_Encoding=coding).json == {
+        "error": f"content-encoding: got '{coding.lower()}' and a body that isn't gzip or zlib data"
+    }
+
+
 WRONG = {
     "text": (b"{", "the body isn't JSON"),
     "list": ([], "the body: got a list of 0, expected an object"),

@@ -37,10 +37,23 @@ REFUSED = {
     "whole float for int": ([2.0], "int32", r"x\[0\]: got the number 2\.0"),
     "number for bool": ([True, 1], "bool", r"x\[1\]: got the number 1, expected true or false"),
     "bool for int": ([[1], [True]], "int32", r"x\[1\]\[0\]: got true, expected an integer"),
-    "out of range": ([1, 300], "uint8", "x: got the number 300, expected 0 to 255"),
-    "too many bits": ([2**64, -1], "int64", "x: got the number"),
-    "many digits": ([10**400], "int64", "x: got a number of many digits"),
-    "many digits for float": ([10**400], "float64", "x: got a number that is too large"),
+    "out of range": ([1, 300], "uint8", r"x\[1\]: got the number 300, expected 0 to 255"),
+    "below the range": ([[1, 2], [3, -4]], "uint8", r"x\[1\]\[1\]: got the number -4, expected 0 to 255"),
+    "too many bits": ([2**64, -1], "int64", r"x\[0\]: got the number 18446744073709551616"),
+    "many digits": ([10**400], "int64", r"x\[0\]: got a number of many digits"),
+    "many digits for float": ([10**400], "float64", r"x\[0\]: got a number of many digits, which is too large for f"),
+    "large for float32": (
+        [[0, 1e38], [-1e39, 0]],
+        "float32",
+        r"x\[1\]\[0\]: got the number -1e\+39, which is too large",
+    ),
+    "large beside infinity": (
+        [math.inf, 70000, math.nan],
+        "float16",
+        r"x\[1\]: got the number 70000\.0, which is too la",
+    ),
+    "large without lists": (1e39, "bfloat16", "^x: got the number 1e\\+39, which is too large for bfloat16"),
+    "no list": (300, "uint8", "^x: got the number 300"),
     "number for text": (["a", 1], "string", r"x\[1\]: got the number 1, expected a string"),
     "not base64": ([{"b64": "?"}], "string", r"x\[0\]\.b64"),
     "deep": (json.loads("[" * 40 + "]" * 40), "float32", "more than 32 nested lists"),
@@ -51,6 +64,12 @@ REFUSED = {
 def test_what_is_no_tensor_is_named(value, dtype, text):
     with pytest.raises(InvalidTensorError, match=text):
         array_of(value, dtype, Place("x"))
+
+
+def test_numbers_of_rows_are_named_by_row_and_key():
+    for value, dtype, text in ((-1, "uint8", "-1, expected 0"), (1e39, "float32", r"1e\+39, which is too large")):
+        with pytest.raises(InvalidTensorError, match=rf"rows\[1\]\.x\[2\]: got the number {text}"):
+            array_of([[0, 0, 0], [0, 0, value]], dtype, Place("rows", ".x"))
 
 
 @pytest.mark.parametrize("word", [b"null", b"NaN"])

@@ -8,9 +8,10 @@ import math
 
 import numpy as np
 import pytest
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictResponse
+from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
 from layerserve_server.services.rest.predict import _in_columns, _in_rows, _reply
-from layerserve_server.services.tensorflow_serving.tensors import encode
+from layerserve_server.services.rest.predict_body import InputSpec, PredictBody
+from layerserve_server.services.tensorflow_serving.tensors import TensorFlowTensor, encode
 
 PREDICT = "/v1/models/double:predict"
 
@@ -120,6 +121,23 @@ def test_a_version_that_is_not_loaded_is_loaded(serve, put):
     body = {"instances": [[1, 2]]}
     assert call("POST", PREDICT, body).json == {"predictions": [[3, 5]]}
     assert call("POST", "/v1/models/double/versions/1:predict", body).json == {"predictions": [[2, 4]]}
+
+
+@pytest.mark.parametrize("body", [{"inputs": {"b64": [[1, 2]]}}, {"instances": [{"b64": [1, 2]}]}])
+def test_an_input_may_have_the_name_of_base64(body):
+    """Only a string is in base64, as TensorFlow Serving has it."""
+    read = PredictBody(json.dumps(body).encode())
+    assert read.outline.names == ["b64"]
+    message = PredictRequest.FromString(read.message({"b64": InputSpec("float32", (None, 2))}))
+    assert TensorFlowTensor("b64", message.inputs["b64"]).array().tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("body", [{"inputs": {"b64": "YQ=="}}, {"instances": [{"b64": "YQ=="}]}])
+def test_a_string_in_base64_has_no_name(body):
+    read = PredictBody(json.dumps(body).encode())
+    assert read.outline.names is None
+    message = PredictRequest.FromString(read.message({"text": InputSpec("string", (None,))}))
+    assert list(message.inputs["text"].string_val) == [b"a"]
 
 
 def response(**arrays):

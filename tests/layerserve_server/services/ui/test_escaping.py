@@ -143,3 +143,12 @@ def test_a_shape_of_a_hostile_length_is_short() -> None:
     spec = ModelMetadataResponse.TensorMetadata(name="x", datatype="FP32", shape=[-1, 2**62, 2**62, *[1] * 100_000])
     assert len(shape(spec.shape)) < 200
     assert input_field(spec).example == ""
+
+
+@pytest.mark.parametrize(
+    ("lengths", "example"),
+    [([-1, 2], "[[0.0, 0.0]]"), ([2, 1], "[[0.0], [0.0]]"), ([-1], "[0.0]"), ([-1, -1], "[[0.0, 0.0, 0.0, 0.0]]")],
+)
+def test_an_example_has_a_row_or_as_many_as_the_model_fixes(lengths: list[int], example: str) -> None:
+    spec = ModelMetadataResponse.TensorMetadata(name="x", datatype="FP32", shape=lengths)
+    assert input_field(spec).example == example

@@ -17,6 +17,7 @@ from layerserve_server.transport import limits
 from layerserve_server.transport.http.connection import JOINED_BYTES, JoinedWrites
 from layerserve_server.transport.http.server import listening
 from tokens import write_tokens
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 INFER = "/v2/models/double/infer"
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
@@ -26,6 +27,10 @@ def post(*headers: bytes, body: bytes = BODY, length: int | None = None) -> byte
     """A request as bytes."""
     size = b"content-length: %d" % (len(body) if length is None else length)
     return b"\r\n".join([b"POST " + INFER.encode() + b" HTTP/1.1", b"host: a", size, *headers, b"", body])
+
+
+#: The head of a request whose body is in chunks.
+CHUNKED = b"POST " + INFER.encode() + b" HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture
@@ -103,6 +108,9 @@ REFUSED = {
     "two lengths": (post(b"content-length: 3"), b"HTTP/1.1 400"),
     "smuggled": (post(b"transfer-encoding: chunked"), b"HTTP/1.1 400"),
     "no path": (b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n", b"HTTP/1.1 404"),
+    "many trailers": (CHUNKED + b"0\r\n" + b"a: b\r\n" * 100_000, b"HTTP/1.1 431"),
+    "a long trailer": (CHUNKED + b"0\r\na: " + b"a" * 600_000, b"HTTP/1.1 431"),
+    "a long line of a chunk": (CHUNKED + b"1;" + b"a" * 600_000, b"HTTP/1.1 431"),
     "too large": (post(length=1 << 40), b"HTTP/1.1 413"),
     "wrong timeout": (post(b"grpc-timeout: soon", b"connection: close"), b"HTTP/1.1 400"),
 }
@@ -127,6 +135,44 @@ def test_requests_may_be_sent_ahead(serve):
     assert [json.loads(reply.partition(b"\r\n\r\n")[2])["predictions"] for reply in replies] == [
         [[2 * number, 0]] for number in range(5)
     ]
+
+
+def test_small_chunks_cost_little_and_trailers_are_left_out(serve, monkeypatch):
+    """For each part of a body uvicorn copies all before it."""
+    app, _ = serve()
+    passed = []
+    pass_on = HttpToolsProtocol.on_body
+    monkeypatch.setattr(
+        HttpToolsProtocol, "on_body", lambda connection, body: (passed.append(body), pass_on(connection, body))
+    )
+    body = BODY + b" " * 20_000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    # The chunks come in several pieces, and another request behind them.
+    received = exchange(app.http_port, CHUNKED + chunks + b"0\r\nx: y\r\n\r\n" + post(b"connection: close"))
+    assert received.count(b'"data":[2.0,4.0]') == 2
+    assert b"".join(passed) == body + BODY
+    assert len(passed) < 1000
+
+
+UPGRADE = b"upgrade: h2c\r\nconnection: upgrade"
+
+
+@pytest.mark.parametrize("size", [7, 10_000])
+@pytest.mark.parametrize("last", [b"connection: close", UPGRADE + b", close"], ids=["plain", "upgrade"])
+def test_a_request_that_asks_for_another_protocol_is_answered_with_its_body(serve, last, size):
+    """As Java's client and curl ask for HTTP/2, also in front of other requests."""
+    app, _ = serve()
+    sent = post(UPGRADE) + post() + b"GET /v2 HTTP/1.1\r\nhost: a\r\n" + UPGRADE + b"\r\n\r\n" + post(last)
+    received = exchange(app.http_port, *(sent[at : at + size] for at in range(0, len(sent), size)))
+    assert received.count(b"HTTP/1.1 200 OK") == 4
+    assert received.count(b'"data":[2.0,4.0]') == 3
+
+
+@pytest.mark.parametrize("header", [b"x: " + b"a" * 20_000, b"transfer-encoding: chunked"])
+def test_a_request_that_asks_for_another_protocol_has_the_same_limits(serve, header):
+    app, _ = serve()
+    assert exchange(app.http_port, post(UPGRADE, header)).startswith(exchange(app.http_port, post(header))[:12])
+    assert exchange(app.http_port, 40 * post(UPGRADE)) == b""
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ export async function bodyOf(form) {
 }
 
 function anyRow(name, lengths, type) {
-  const shape = lengths.map((length, axis) => (axis === 0 ? 1 : length < 0 ? ANY_LENGTH : length));
+  const shape = lengths.map((length, axis) => (length >= 0 ? length : axis === 0 ? 1 : ANY_LENGTH));
   const count = shape.reduce((product, length) => product * length, 1);
   if (count > MOST_ELEMENTS) throw new Error(`input '${name}': is too large to be filled in`);
   const data = new (ARRAYS[type] ?? Uint8Array)(count);
