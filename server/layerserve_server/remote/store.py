@@ -64,7 +64,6 @@ class FsspecStore:
         self._only = ""
         if Path(self._root).suffix in SUFFIXES:
             self._root, _, self._only = self._root.rpartition("/")
-        self._pool = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
 
     def objects(self, below: str = "") -> list[StoredObject]:
         """Returns all objects, or those below a path."""
@@ -89,15 +88,16 @@ class FsspecStore:
         self, objects: Sequence[StoredObject], names: Sequence[str], folder: Path, progress: Progress = _ignore
     ) -> dict[str, str]:
         """Writes objects into files of a folder. Returns the SHA-256 digests of the files, by name."""
-        tasks = [
-            self._pool.submit(self._fetch_one, one, folder / name, progress)
-            for one, name in zip(objects, names, strict=True)
-        ]
+        # Threads of its own: objects that don't arrive would hold those of other versions.
+        pool = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
         try:
+            tasks = [
+                pool.submit(self._fetch_one, one, folder / name, progress)
+                for one, name in zip(objects, names, strict=True)
+            ]
             return {name: task.result() for name, task in zip(names, tasks, strict=True)}
         finally:
-            for task in tasks:
-                task.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def read(self, path: str, limit: int) -> str:
         """Returns the text of an object of at most `limit` bytes."""
@@ -165,8 +165,7 @@ class FsspecStore:
                 raise
 
     def close(self) -> None:
-        """Ends its threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Does nothing: what is in progress ends with its caller."""
 
     def _has_root(self) -> bool:
         """Whether an empty folder exists; in stores without folders, whether its bucket or repository does."""

@@ -8,11 +8,13 @@ import os
 import signal
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from layerserve_server.remote.objects import StoredObject, StoreError
 from layerserve_server.remote.process import ProcessStore
-from layerserve_server.remote.store import CHUNK, FsspecStore
+from layerserve_server.remote.store import CHUNK, TRANSFERS, FsspecStore
 
 
 @pytest.fixture(params=["memory", "file", "s3", "s3 in another process"])
@@ -193,6 +195,49 @@ def test_a_server_that_does_not_answer_costs_its_process(s3):
     remote.close()
     with pytest.raises(StoreError, match="the server is stopping"):
         remote.objects()
+
+
+def test_an_object_that_does_not_arrive_costs_no_other(s3, tmp_path):
+    s3.put("models/m/1/model.keras", "one")
+    s3.put("models/n/1/model.keras", os.urandom(3 * CHUNK))
+    remote = ProcessStore("s3://bucket/models", silent_seconds=3)
+    silent, slow = remote.objects()
+    before = remote.pid
+    s3.proxy.silent.add("models/m/1/model.keras")
+    s3.proxy.delay = 0.02
+    with ThreadPoolExecutor() as pool:
+        failing = pool.submit(remote.fetch, [silent], ["x"], tmp_path / "silent")
+        slow_one = pool.submit(remote.fetch, [slow], ["x"], tmp_path / "slow")
+        with pytest.raises(StoreError, match="no answer for 3 s"):
+            failing.result()
+        assert not slow_one.done()
+        s3.proxy.delay = 0
+        assert len(remote.objects()) == 2
+        slow_one.result()
+    assert (tmp_path / "slow" / "x").stat().st_size == 3 * CHUNK
+    # The request that got no answer goes on in the process, which takes no others and ends.
+    assert remote.pid != before
+    end = time.monotonic() + 20
+    while Path(f"/proc/{before}/cmdline").exists() and Path(f"/proc/{before}/cmdline").read_bytes():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    remote.close()
+
+
+def test_objects_that_do_not_arrive_hold_no_thread_of_another_version(s3, remote, tmp_path):
+    paths = [f"m/1/{number}" for number in range(2 * TRANSFERS)]
+    for path in (*paths, "n/1/model.keras"):
+        s3.put(f"models/{path}", "one")
+    *silent, other = remote.objects()
+    s3.proxy.silent.update(f"models/{path}" for path in paths)
+    with ThreadPoolExecutor() as pool:
+        stuck = pool.submit(remote.fetch, silent, paths, tmp_path / "silent")
+        while s3.proxy.waiting < TRANSFERS:
+            time.sleep(0.01)
+        remote.fetch([other], ["x"], tmp_path / "other")
+        assert not stuck.done()
+        s3.proxy.silent.clear()
+        stuck.result()
 
 
 def test_a_process_that_is_killed_is_started_again(s3, remote):
