@@ -29,6 +29,7 @@ from layerserve_server.repository.layout import (
     VERSION_FOLDER,
 )
 from layerserve_server.repository.model_settings import SETTINGS_FILE
+from layerserve_server.repository.publishing import MAX_LABELS_BYTES
 
 #: Object in a version's folder that a publisher creates first and deletes last.
 CLAIM = ".publishing"
@@ -196,6 +197,9 @@ def _problem(files: Mapping[str, StoredObject]) -> str:
             return f"the store has both a file and a folder of the name of a part of {safe_text(path, 200)!r}"
         if one.size < 0:
             return f"{safe_text(path, 200)!r}: got size {one.size}"
+    if MANIFEST in files and files[MANIFEST].size > MAX_LABELS_BYTES:
+        # The server reads it.
+        return f"{MANIFEST}: got {files[MANIFEST].size} bytes, expected up to {MAX_LABELS_BYTES}"
     return ""
 
 

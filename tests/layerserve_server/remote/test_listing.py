@@ -81,6 +81,12 @@ def test_too_many_files_are_refused():
     assert one.problem == f"the version has {MAX_FILES + 1} files, expected up to {MAX_FILES}"
 
 
+def test_a_manifest_that_is_too_large_is_not_fetched():
+    large = [StoredObject("m/1/model.keras", 1, "a"), StoredObject("m/1/manifest.json", 300_000_000, "b")]
+    problem = "manifest.json: got 300000000 bytes, expected up to 65536"
+    assert arrange(large, "models").versions["m", 1].problem == problem
+
+
 def test_a_flat_file_is_version_1_with_its_proof_unless_there_is_a_folder():
     assert files("m.keras", "m.golden.npz", "m.calibration.npz", "n.h5", "n/1/model.h5") == {
         ("m", 1): ["calibration.npz", "golden.npz", "m.keras"],
