@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from layerserve_server.disk import replace_file, sync
-from layerserve_server.remote.listing import Key, Listing
+from layerserve_server.remote.listing import OF_MODELS, Key, Listing
 
 _KEY = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<version>[1-9][0-9]{0,17})")
 
@@ -170,6 +170,11 @@ class Cache:
     def remove_of_model(self, path: str) -> None:
         """Removes such a copy."""
         (self.models / path).unlink(missing_ok=True)
+
+    def of_models(self) -> list[str]:
+        """Returns the paths of such copies."""
+        paths = (path for model in self.models.iterdir() if model.is_dir() for path in model.iterdir())
+        return [path.relative_to(self.models).as_posix() for path in paths if path.name in OF_MODELS]
 
     # Versions that other processes wait for.
 

@@ -102,9 +102,12 @@ class Copies:
 
 
 def absent_versions(
-    versions: Mapping[Key, RemoteVersion], problems: Mapping[Key, str], cache: Cache
+    versions: Mapping[Key, RemoteVersion], problems: Mapping[Key, str], cache: Cache, delays: Mapping[Key, str] = {}
 ) -> list[FoundVersion]:
-    """Returns the versions of a store, each as one that isn't in the folder."""
+    """Returns the versions of a store, each as one that isn't in the folder.
+
+    `problems` are why some can't be fetched, `delays` why others couldn't be so far.
+    """
     return [
         FoundVersion(
             name=one.name,
@@ -115,6 +118,7 @@ def absent_versions(
             published=True,
             problem=one.problem or problems.get(key, ""),
             absent=True,
+            delay=delays.get(key, ""),
         )
         for key, one in versions.items()
     ]

@@ -25,7 +25,8 @@ def check_manifest(folder: Path, digests: Mapping[str, str]) -> None:
     if name not in digests:
         raise StoreError("damaged", f"the version has no {safe_text(name, 200)!r}, which its manifest names")
     size = (folder / name).stat().st_size
-    if manifest.get("bytes", size) != size:
-        raise StoreError("damaged", f"{name}: got {size} bytes, expected {safe_text(str(manifest['bytes']), 40)} as in its manifest")
+    if (expected := manifest.get("bytes", size)) != size:
+        expected = safe_text(str(expected), 40)
+        raise StoreError("damaged", f"{name}: got {size} bytes, expected {expected} as in its manifest")
     if digests[name] != manifest["sha256"]:
         raise StoreError("damaged", f"{name}: its sha256 differs from its manifest's")

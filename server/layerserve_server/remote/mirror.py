@@ -8,8 +8,9 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 #: Number of versions that are fetched at the same time.
 FETCHES = 4
+#: Number of small objects of models that are read at the same time.
+READS = 4
+#: Time without one of them after which a listing goes on without those that are left, in seconds.
+READ_SECONDS = 10.0
 #: Time between two listings in which a version without a manifest may not change, to be complete, in seconds.
 SETTLE_SECONDS = 2.0
 #: Time that a request waits for a version to be fetched, in seconds.
@@ -93,13 +98,18 @@ class Mirror:
         #: What the listing before had: identity of each version, and since when it has been the same.
         self._seen: dict[Key, tuple[str, float]] = {}
         self._missed: set[Key] = set()
+        #: The small objects of models: identities of those in the folder, by path, those that are being read, with
+        #: their identities, and why others couldn't be.
         self._of_models: dict[str, str] = {}
+        self._reading: dict[str, tuple[str, Future[str]]] = {}
+        self._unread: dict[str, str] = {}
         self._fetching: dict[Key, Future[None]] = {}
         self._away = 0
         self._away_text = ""
         self._unsettled = False
         self._versions: list[FoundVersion] = []
         self._pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
+        self._readers = ThreadPoolExecutor(READS, thread_name_prefix="read")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="store watcher", daemon=True)
 
@@ -115,6 +125,7 @@ class Mirror:
         known = self._cache.read_listing()
         with self._lock:
             self._copies.open()
+            self._of_models = dict.fromkeys(self._cache.of_models(), "")
             if known is not None:
                 self._listing = known[0]
                 # What was complete then, and is the same, is complete.
@@ -143,6 +154,7 @@ class Mirror:
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._thread.is_alive():
             self._thread.join()
+        self._readers.shutdown(wait=True, cancel_futures=True)
         self._cache.unlock()
 
     def fetching(self) -> dict[Key, Future[None]]:
@@ -250,17 +262,33 @@ class Mirror:
         self._failures.forget(key)
 
     def _read_of_models(self, found: Listing) -> dict[str, str]:
-        """Reads the small objects of models that have changed."""
-        texts = {}
+        """Reads the small objects of models that have changed.
+
+        Those that can't be read stay as they are in the folder, and are read again with the next listing.
+        """
+        left = set()
         for path, one in found.of_models.items():
-            if self._of_models.get(path) == one.identity:
-                continue
-            try:
-                texts[path] = self._store.read(one.path, MAX_LABELS_BYTES)
-            except StoreError as error:
-                if error.kind == "away":
-                    raise
-                logger.error("%s", error.strerror)
+            if self._of_models.get(path) != one.identity and path not in self._reading:
+                task = self._readers.submit(self._store.read, one.path, MAX_LABELS_BYTES)
+                self._reading[path] = one.identity, task
+                left.add(task)
+        done = left
+        while left and done:
+            done, left = wait_for(left, READ_SECONDS, FIRST_COMPLETED)
+        texts, before, self._unread = {}, self._unread, {}
+        for path, (identity, task) in tuple(self._reading.items()):
+            now = found.of_models.get(path)
+            if not task.done():
+                self._unread[path] = f"{path}: no answer"
+            else:
+                del self._reading[path]
+                try:
+                    if now is not None and now.identity == identity:
+                        texts[path] = task.result()
+                except StoreError as error:
+                    self._unread[path] = str(error)
+            if (reason := self._unread.get(path)) and reason != before.get(path):
+                logger.error("can't read an object of a model; it is tried again: %s", reason)
         return texts
 
     def _copy_of_models(self, found: Listing, texts: Mapping[str, str]) -> None:
@@ -278,7 +306,9 @@ class Mirror:
         return self._versions
 
     def _note_change(self) -> None:
-        self._versions = absent_versions(self._listing.versions, self._failures.problems(), self._cache)
+        self._versions = absent_versions(
+            self._listing.versions, self._failures.problems(), self._cache, self._failures.passing()
+        )
 
     def note_use(self, versions: Iterable[tuple[str, int]]) -> None:
         """Called with the versions in memory, whose files are to stay."""

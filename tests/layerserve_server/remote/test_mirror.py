@@ -180,6 +180,58 @@ def test_labels_are_copied_and_removed(store, make_mirror, tmp_path):
     assert not labels.exists()
 
 
+def test_labels_that_were_removed_while_no_server_ran_are_removed(store, make_mirror, tmp_path):
+    store.put("m/labels.json", '{"stable": 1}')
+    store.put("m/1/model.keras", "one")
+    make_mirror()
+    del store.content["m/labels.json"]
+    make_mirror()
+    assert not (tmp_path / "cache" / "models" / "m" / "labels.json").exists()
+
+
+def test_labels_that_cannot_be_read_concern_their_model_alone(store, make_mirror, seen, tmp_path, caplog):
+    for name in ("m", "n"):
+        store.put(f"{name}/labels.json", '{"stable": 1}')
+        store.put(f"{name}/1/model.keras", "one")
+    store.read_errors["m/labels.json"] = StoreError("away", "m/labels.json: Forbidden")
+    mirror = make_mirror()
+    models = tmp_path / "cache" / "models"
+    assert absent(mirror) == {("m", 1): "", ("n", 1): ""}
+    assert (models / "n" / "labels.json").exists()
+    for _ in range(3):
+        assert mirror.refresh()
+    assert caplog.text.count("m/labels.json: Forbidden") == 1
+    assert all(seen.answers)
+    store.read_errors.clear()
+    mirror.refresh()
+    assert (models / "m" / "labels.json").read_text() == '{"stable": 1}'
+    # What the folder has stays.
+    store.put("m/labels.json", '{"stable": 2}')
+    store.read_errors["m/labels.json"] = StoreError("away", "m/labels.json: Forbidden")
+    mirror.refresh()
+    assert (models / "m" / "labels.json").read_text() == '{"stable": 1}'
+
+
+def test_labels_that_do_not_arrive_hold_up_one_listing(store, make_mirror, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "READ_SECONDS", 0.2)
+    store.silent = {f"m{number}/labels.json" for number in range(module.READS - 1)}
+    for name in ("n", *(path.split("/")[0] for path in store.silent)):
+        store.put(f"{name}/labels.json", '{"stable": 1}')
+        store.put(f"{name}/1/model.keras", "one")
+    store.gate.clear()
+    mirror = make_mirror()
+    models = tmp_path / "cache" / "models"
+    assert len(absent(mirror)) == module.READS
+    assert (models / "n" / "labels.json").exists()
+    monkeypatch.setattr(module, "READ_SECONDS", 3600)
+    assert mirror.refresh()
+    # What was asked for before the object changed isn't taken.
+    store.put("m0/labels.json", '{"stable": 2}')
+    store.gate.set()
+    wait_for(lambda: mirror.refresh() and all((models / path).exists() for path in store.silent))
+    assert (models / "m0" / "labels.json").read_text() == '{"stable": 2}'
+
+
 def test_a_store_that_is_away_changes_nothing(store, make_mirror, seen, caplog):
     store.put("m/1/model.keras", "one")
     store.put("m/2/model.keras", "two")
@@ -192,12 +244,14 @@ def test_a_store_that_is_away_changes_nothing(store, make_mirror, seen, caplog):
     with pytest.raises(UnavailableError, match=r"version 2 can't be fetched: .*connection refused"):
         mirror.fetch("m", 2)
     assert absent(mirror) == {("m", 2): ""}, "it may come back, so the version hasn't failed"
+    assert [one.delay for one in mirror.versions()] == ["", "memory://models: connection refused"]
     assert seen.answers == [True, False, False, False]
     assert caplog.text.count("can't list the store") == 1
     store.error = None
     assert mirror.refresh()
     assert "answers again" in caplog.text or not caplog.text.count("INFO")
     assert fetched(mirror, "m", 2).exists()
+    assert not any(one.delay for one in mirror.versions())
 
 
 def test_the_time_between_attempts_doubles(store, make_mirror, monkeypatch):
