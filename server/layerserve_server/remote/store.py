@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -59,6 +59,7 @@ class FsspecStore:
             options = {key: value for key, value in options.items() if key not in _configured(fsspec, self._scheme)}
             self._files, root = url_to_fs(address, use_listings_cache=False, skip_instance_cache=True, **options)
             retries.limit(self._files)
+            _limit_listings(self._files, address)
         self._root = root.rstrip("/")
         #: The only file that is served; empty for a folder.
         self._only = ""
@@ -74,8 +75,7 @@ class FsspecStore:
                 found: Mapping[str, Mapping[str, Any]] = self._files.find(start, detail=True)
             except FileNotFoundError:
                 raise StoreError("away", f"{self._address}: no such bucket or folder") from None
-            if len(found) > MAX_OBJECTS:
-                raise StoreError("refused", f"{self._address}: got {len(found)} objects, expected up to {MAX_OBJECTS}")
+            _check_count(len(found), self._address)
             if not found and not below and not self._has_root():
                 raise StoreError("away", f"{self._address}: no such bucket or folder")
             return [
@@ -218,6 +218,27 @@ class FsspecStore:
         if got != one.size:
             raise StoreError("damaged", f"{where}: got {got} bytes, expected {one.size}")
         return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+def _limit_listings(files: Any, address: str) -> None:
+    """Ends a listing of S3's library when it has too many objects: one without an end would take all memory."""
+    listed = getattr(files, "_iterdir", None)
+    if listed is None:
+        return
+
+    async def limited(*arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        count = 0
+        async for one in listed(*arguments, **options):
+            count += 1
+            _check_count(count, address)
+            yield one
+
+    files._iterdir = limited
+
+
+def _check_count(count: int, address: str) -> None:
+    if count > MAX_OBJECTS:
+        raise StoreError("refused", f"{address}: got {count} objects or more, expected up to {MAX_OBJECTS}")
 
 
 def _described(path: str, about: Mapping[str, Any], scheme: str) -> StoredObject:

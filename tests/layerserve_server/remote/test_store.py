@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from layerserve_server.remote import program
+from layerserve_server.remote import store as module
 from layerserve_server.remote.objects import StoredObject, StoreError
 from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.store import CHUNK, TRANSFERS, FsspecStore
@@ -112,6 +114,36 @@ def test_an_object_that_ends_early_is_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr(store._files, "open", lambda *arguments, **options: io.BytesIO(b"one t"))
     assert kind(lambda: store.fetch([one], ["x"], tmp_path)) == "damaged"
     store.close()
+
+
+def test_a_listing_without_an_end_is_refused(s3, monkeypatch):
+    monkeypatch.setattr(module, "MAX_OBJECTS", 10)
+    store = FsspecStore("s3://bucket/models")
+    pages = []
+
+    async def without_an_end(*arguments, **options):
+        while len(pages) < 1000:
+            pages.append([f"models/m/1/{len(pages)}-{number}" for number in range(4)])
+            yield {"Contents": [{"Key": key, "Size": 1, "ETag": '"a"'} for key in pages[-1]]}
+
+    monkeypatch.setattr(store._files, "_list_pages", without_an_end)
+    with pytest.raises(StoreError, match="expected up to 10") as raised:
+        store.objects()
+    assert raised.value.kind == "refused"
+    assert len(pages) == 3
+
+
+def test_a_listing_is_sent_in_parts(monkeypatch):
+    monkeypatch.setattr(program, "PART", 2)
+    one = program.Program(f"memory://{uuid.uuid4().hex}/models")
+    for number in range(5):
+        one._opened().write(f"m/1/{number}", "one")
+    lines = []
+    monkeypatch.setattr(one, "_write", lines.append)
+    one.run({"id": 7, "do": "objects", "with": {"below": ""}})
+    assert [len(line.get("part", ())) for line in lines] == [2, 2, 1, 0]
+    assert [StoredObject(*values) for line in lines[:-1] for values in line["part"]] == one._opened().objects()
+    assert lines[-1] == {"id": 7}
 
 
 def test_a_single_file_is_a_root(s3, tmp_path):
