@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -210,7 +211,7 @@ class Mirror:
         with self._lock:
             self._accept(found)
             self._copy_of_models(found, texts)
-            self._cache.write_listing(self._listing, self._failures.problems())
+            self._write_down()
             for key, identity in self._copies.identities.items():
                 if key in self._listing.versions and self._listing.versions[key].identity != identity:
                     self._begin(key)
@@ -293,11 +294,22 @@ class Mirror:
 
     def _copy_of_models(self, found: Listing, texts: Mapping[str, str]) -> None:
         for path, text in texts.items():
-            self._cache.write_of_model(path, text)
-            self._of_models[path] = found.of_models[path].identity
+            try:
+                self._cache.write_of_model(path, text)
+                self._of_models[path] = found.of_models[path].identity
+            except OSError as error:
+                logger.error("can't write the copy of %s, which is tried again: %s", path, error)
         for path in self._of_models.keys() - found.of_models.keys():
-            self._cache.remove_of_model(path)
-            del self._of_models[path]
+            with suppress(OSError):
+                self._cache.remove_of_model(path)
+                del self._of_models[path]
+
+    def _write_down(self) -> None:
+        """Writes the listing for other processes and the next start. Without it this process goes on."""
+        try:
+            self._cache.write_listing(self._listing, self._failures.problems())
+        except OSError as error:
+            logger.error("can't write the listing of the store: %s", error)
 
     # Versions for the repository.
 
@@ -385,7 +397,7 @@ class Mirror:
         with self._lock:
             new = self._failures.note(one, error)
             self._note_change()
-            self._cache.write_listing(self._listing, self._failures.problems())
+            self._write_down()
         if new:
             logger.error("model '%s' version %s can't be fetched: %s", one.name, one.version, error)
         self._observer.fetch_failed(one.name)
@@ -424,7 +436,7 @@ class Mirror:
             self._listing.versions[one.key] = one
             self._seen[one.key] = one.identity, time.monotonic()
             self._take(one, folder)
-            self._cache.write_listing(self._listing, self._failures.problems())
+            self._write_down()
 
     def drop(self, key: Key) -> None:
         """Forgets a version that was deleted from the store."""
@@ -432,7 +444,7 @@ class Mirror:
             self._listing.versions.pop(key, None)
             self._forget(key)
             self._note_change()
-            self._cache.write_listing(self._listing, self._failures.problems())
+            self._write_down()
 
     def copy_text(self, path: str, text: str | None) -> None:
         """Replaces the copy of a small object beside the versions that was written to the store, or removes it."""

@@ -8,7 +8,7 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layerserve_server.remote.listing import MAX_FILES, Listing, arrange
+from layerserve_server.remote.listing import MAX_FILES, RemoteVersion, arrange
 from layerserve_server.remote.objects import StoredObject
 
 
@@ -155,4 +155,13 @@ def test_any_names_give_paths_that_stay_in_their_folder(paths):
             assert not {"", ".", ".."} & set(parts)
             assert "\\" not in name
             assert name.isprintable()
-    assert Listing.from_json(json.loads(json.dumps(found.as_json()))) == found
+        assert RemoteVersion.from_json(json.loads(json.dumps(one.as_json()))) == one
+
+
+@pytest.mark.parametrize("size", [-1, 2**63, 10**400])
+@pytest.mark.parametrize("path", ["m/1/model.keras", "m.keras"])
+def test_a_size_that_no_file_can_have_refuses_its_version_alone(path, size):
+    objects = [StoredObject(path, size, "a"), StoredObject("other.keras", 1, "a")]
+    found = {one.name: one.problem for one in arrange(objects, "models").versions.values()}
+    assert "got size" in found["m"]
+    assert found["other"] == ""

@@ -325,7 +325,7 @@ def test_what_a_killed_server_has_left_is_removed(store, make_mirror, tmp_path):
     (tmp_path / "cache" / "kept" / "m@1").unlink()
     (folder / "model.keras").write_text("half")
     (tmp_path / "cache" / "unfinished" / "ab").mkdir()
-    (tmp_path / "cache" / "listing.json").write_text("{")
+    (tmp_path / "cache" / "listing.jsonl").write_text("{")
     mirror = make_mirror()
     assert not folder.exists()
     assert absent(mirror) == {("m", 1): ""}
