@@ -22,7 +22,7 @@ from layerserve_server.remote.copies import Copies, absent_versions
 from layerserve_server.remote.failures import PASSING, Failures, delay
 from layerserve_server.remote.listing import Key, Listing, RemoteVersion, arrange, names
 from layerserve_server.remote.manifest import check_manifest
-from layerserve_server.remote.objects import Store, StoreError
+from layerserve_server.remote.objects import Store, StoredObject, StoreError
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.publishing import MAX_LABELS_BYTES
 
@@ -94,6 +94,9 @@ class Mirror:
         #: Held during a listing, and while something but a version is written to the store: a listing from before that
         #: would undo the change in the folder.
         self.exchange = threading.Lock()
+        #: The objects of the last listing, and what they are.
+        self._objects: list[StoredObject] = []
+        self._found = Listing()
         #: Complete versions of the last listing, and what is kept although it wasn't listed once.
         self._listing = Listing()
         #: What the listing before had: identity of each version, and since when it has been the same.
@@ -198,7 +201,10 @@ class Mirror:
 
     def _refresh(self) -> bool:
         try:
-            found = arrange(self._store.objects(), last_part(self._address))
+            objects = self._store.objects()
+            if objects is not self._objects:
+                self._objects, self._found = objects, arrange(objects, last_part(self._address))
+            found = self._found
             texts = self._read_of_models(found)
         except OSError as error:
             if not self._stopping.is_set():

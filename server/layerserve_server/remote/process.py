@@ -36,10 +36,20 @@ class ProcessStore:
         #: Those before it, which end with the requests that they still do.
         self._earlier: list[_Process] = []
         self._closed = False
+        #: The last listing of all objects, and its digest.
+        self._listed: tuple[str, list[StoredObject]] = "", []
 
     def objects(self, below: str = "") -> list[StoredObject]:
-        """Returns all objects, or those below a path."""
-        return [StoredObject(*one) for one in self._do("objects", below=below)]
+        """Returns all objects, or those below a path. If all are as before, they are the same list as before."""
+        known, before = ("", []) if below else self._listed
+        parts: list[Any] = []
+        digest: str = self._do("objects", parts, below=below, known=known)
+        if digest == known:
+            return before
+        objects = [StoredObject(*one) for one in parts]
+        if not below:
+            self._listed = digest, objects
+        return objects
 
     def fetch(self, objects: Sequence[StoredObject], names: Sequence[str], folder: Path) -> dict[str, str]:
         """Writes objects into files of a folder. Returns the SHA-256 digests of the files, by name."""
@@ -81,16 +91,16 @@ class ProcessStore:
         process = self._process
         return process.pid if process is not None and process.lives else None
 
-    def _do(self, method: str, **arguments: Any) -> Any:
+    def _do(self, method: str, parts: list[Any] | None = None, /, **arguments: Any) -> Any:
         with self._lock:
             if self._closed:
                 raise StoreError("away", f"{self._address}: the server is stopping")
             process = self._process
-            request = process.add() if process is not None and process.lives else None
+            request = process.add(parts) if process is not None and process.lives else None
             if process is None or request is None:
                 self._earlier = [one for one in (*self._earlier, process) if one is not None and one.lives]
                 self._process = process = _Process(self._address)
-                request = process.add()
+                request = process.add(parts)
         if request is None:
             raise StoreError("away", f"{self._address}: {_ENDED}")
         return process.do(request, method, arguments, self._silent_seconds)
@@ -99,10 +109,10 @@ class ProcessStore:
 class _Request:
     """A request whose result isn't there yet."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, parts: list[Any] | None) -> None:
         self.number = number
-        #: Parts of the result that have come.
-        self.parts: list[Any] = []
+        #: Receives what comes before the result.
+        self.parts = parts
         self.result: Future[Any] = Future()
         self.heard = time.monotonic()
 
@@ -141,12 +151,12 @@ class _Process:
         """Whether the process runs."""
         return self._popen.poll() is None
 
-    def add(self) -> _Request | None:
+    def add(self, parts: list[Any] | None) -> _Request | None:
         """Returns a new request, until whose result the process goes on; None if it takes no more."""
         with self._lock:
             if self._retired:
                 return None
-            request = _Request(next(self._numbers))
+            request = _Request(next(self._numbers), parts)
             self._requests[request.number] = request
             return request
 
@@ -202,14 +212,14 @@ class _Process:
                 request.heard = time.monotonic()
                 if "moving" in reply:
                     continue
-                if "part" in reply:
+                if "part" in reply and request.parts is not None:
                     request.parts += reply["part"]
                     continue
                 del self._requests[reply["id"]]
             if "kind" in reply:
                 request.result.set_exception(StoreError(reply["kind"], safe_text(reply["text"])))
             else:
-                request.result.set_result(reply.get("result", request.parts))
+                request.result.set_result(reply["result"])
             self._end_if_done()
         self.end(_ENDED)
         self._popen.wait()

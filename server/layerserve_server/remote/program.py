@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Program:
         reply: dict[str, Any] = {"id": number}
         try:
             if request["do"] == "objects":
-                self._list(number, **request["with"])
+                reply["result"] = self._list(number, **request["with"])
             else:
                 reply["result"] = self._result(request["do"], request["with"], _Progress(number, self._write))
         except StoreError as error:
@@ -60,11 +61,17 @@ class Program:
                 self._store = FsspecStore(self._address)
             return self._store
 
-    def _list(self, number: int, below: str) -> None:
-        """Writes a listing, in parts."""
+    def _list(self, number: int, below: str, known: str) -> str:
+        """Writes a listing, in parts, unless its digest is the one that is known. Returns the digest."""
         found = [astuple(one) for one in self._opened().objects(below)]
-        for start in range(0, len(found), PART):
-            self._write({"id": number, "part": found[start : start + PART]})
+        parts = [found[start : start + PART] for start in range(0, len(found), PART)]
+        digest = sha256()
+        for part in parts:
+            digest.update(json.dumps(part).encode())
+        if digest.hexdigest() != known:
+            for part in parts:
+                self._write({"id": number, "part": part})
+        return digest.hexdigest()
 
     def _result(self, method: str, arguments: dict[str, Any], progress: _Progress) -> Any:
         store = self._opened()

@@ -133,17 +133,41 @@ def test_a_listing_without_an_end_is_refused(s3, monkeypatch):
     assert len(pages) == 3
 
 
-def test_a_listing_is_sent_in_parts(monkeypatch):
+def test_a_listing_is_sent_in_parts_when_it_has_changed(monkeypatch):
     monkeypatch.setattr(program, "PART", 2)
     one = program.Program(f"memory://{uuid.uuid4().hex}/models")
-    for number in range(5):
-        one._opened().write(f"m/1/{number}", "one")
     lines = []
     monkeypatch.setattr(one, "_write", lines.append)
-    one.run({"id": 7, "do": "objects", "with": {"below": ""}})
-    assert [len(line.get("part", ())) for line in lines] == [2, 2, 1, 0]
-    assert [StoredObject(*values) for line in lines[:-1] for values in line["part"]] == one._opened().objects()
-    assert lines[-1] == {"id": 7}
+
+    def listed(known):
+        lines.clear()
+        one.run({"id": 7, "do": "objects", "with": {"below": "", "known": known}})
+        assert [StoredObject(*values) for line in lines[:-1] for values in line["part"]] in (
+            [],
+            one._opened().objects(),
+        )
+        return [len(line["part"]) for line in lines[:-1]], lines[-1]["result"]
+
+    for number in range(5):
+        one._opened().write(f"m/1/{number}", "one")
+    parts, known = listed("")
+    assert parts == [2, 2, 1]
+    assert listed(known) == ([], known)
+    one._opened().write("m/1/5", "one")
+    parts, changed = listed(known)
+    assert (parts, changed == known) == ([2, 2, 2], False)
+
+
+def test_a_listing_that_has_not_changed_is_the_same_list(s3, remote):
+    empty = remote.objects()
+    s3.put("models/m/1/model.keras", "one")
+    first = remote.objects()
+    assert (len(empty), len(first)) == (0, 1)
+    assert remote.objects() is first
+    assert len(remote.objects("m/2")) == 0
+    assert remote.objects() is first
+    s3.put("models/m/1/model.keras", "two")
+    assert remote.objects() != first
 
 
 def test_a_single_file_is_a_root(s3, tmp_path):
