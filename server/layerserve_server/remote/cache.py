@@ -107,9 +107,11 @@ class Cache:
         """Returns the folder of a version, whether it exists or not."""
         return self.models / key[0] / str(key[1])
 
-    def size(self, key: Key) -> int:
-        """Returns the size of a version's files, in bytes; 0 if it isn't there."""
-        return sum(path.lstat().st_size for path in self.place(key).rglob("*") if path.is_file())
+    def files(self, key: Key) -> dict[str, int]:
+        """Returns the sizes of a version's files, in bytes, by their paths in its folder; -1 for a link."""
+        place = self.place(key)
+        paths = [path for path in place.rglob("*") if path.is_symlink() or not path.is_dir()]
+        return {path.relative_to(place).as_posix(): -1 if path.is_symlink() else path.stat().st_size for path in paths}
 
     def unfinished(self) -> Path:
         """Returns a new folder to fetch into, on the filesystem of the others."""

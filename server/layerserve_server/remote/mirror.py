@@ -128,7 +128,7 @@ class Mirror:
             raise OSError(f"{self._cache.folder} is used by another server: give each its own --state folder")
         known = self._cache.read_listing()
         with self._lock:
-            self._copies.open()
+            self._copies.open(known[0].versions if known is not None else {})
             self._of_models = dict.fromkeys(self._cache.of_models(), "")
             if known is not None:
                 self._listing = known[0]

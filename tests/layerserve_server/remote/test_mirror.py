@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 import time
 
@@ -330,6 +331,50 @@ def test_what_a_killed_server_has_left_is_removed(store, make_mirror, tmp_path):
     assert not folder.exists()
     assert absent(mirror) == {("m", 1): ""}
     assert list((tmp_path / "cache" / "unfinished").iterdir()) == []
+
+
+def cut(folder):
+    (folder / "variables" / "variables.index").write_text("ind")
+
+
+def extended(folder):
+    (folder / "golden.npz").write_text("proof")
+
+
+def linked(folder):
+    (folder / "saved_model.pb").unlink()
+    (folder / "saved_model.pb").symlink_to("variables/variables.index")
+
+
+@pytest.mark.parametrize("change", [cut, extended, linked, lambda folder: (folder / "saved_model.pb").unlink()])
+def test_a_copy_whose_files_have_changed_is_fetched_again(store, make_mirror, change):
+    for version in (1, 2):
+        store.put(f"m/{version}/saved_model.pb", "graph")
+        store.put(f"m/{version}/variables/variables.index", "index")
+    mirror = make_mirror()
+    folder, other = fetched(mirror, "m", 1), fetched(mirror, "m", 2)
+    mirror.stop()
+    change(folder)
+    store.fetched.clear()
+    mirror = make_mirror()
+    assert not folder.exists()
+    assert other.exists()
+    fetched(mirror, "m", 1)
+    files = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"saved_model.pb": "graph", "variables/variables.index": "index"}
+    assert not (folder / "saved_model.pb").is_symlink()
+    assert sorted(store.fetched) == ["m/1/saved_model.pb", "m/1/variables/variables.index"]
+
+
+def test_a_copy_that_was_removed_is_fetched_again_when_it_is_wanted(store, make_mirror):
+    store.put("m/1/model.keras", "one")
+    mirror = make_mirror()
+    folder = fetched(mirror, "m", 1)
+    shutil.rmtree(folder)
+    assert (fetched(mirror, "m", 1) / "model.keras").read_text() == "one"
+    shutil.rmtree(folder)
+    mirror.want("m", 1)
+    wait_for(folder.exists)
 
 
 def test_a_second_server_needs_a_folder_of_its_own(store, make_mirror, tmp_path, seen):
