@@ -313,6 +313,10 @@ def test_labels_of_classes_come_with_each_version(s3, served, wait_until, tmp_pa
     file.write_text(json.dumps({"offset": 30}))
     assert app.repository.publish("double", file, run="r1", base_version=1) == 3
     assert labels(3) == b"hen fox"
+    # Without a version whose labels it could have.
+    file.write_text(json.dumps({"offset": 40}))
+    assert app.repository.publish("double", file, run="r2", base_version=0) == 4
+    assert labels(4) == b"hen fox"
     app.repository.writer.withdraw("double", 1, app.settings.root / "double" / "1")
     assert "models/double/labels.txt" in s3.paths()
     app.repository.writer.withdraw_model("double", 3)
