@@ -17,10 +17,13 @@ from typing import Any
 
 from layerserve_server.errors import safe_text
 from layerserve_server.remote.objects import StoredObject, StoreError
+from layerserve_server.system_memory import memory_of
 
 #: Time without an answer or a transferred part after which a request fails, in seconds.
 SILENT_SECONDS = 120.0
-#: Time between two looks at the time since then, in seconds.
+#: Memory of the process with which it is ended: its libraries keep all that comes in answer to a request, in bytes.
+MAX_BYTES = 2 << 30
+#: Time between two looks at both, in seconds.
 _CHECK_SECONDS = 0.5
 _ENDED = "the process that uses the store ended"
 
@@ -28,8 +31,9 @@ _ENDED = "the process that uses the store ended"
 class ProcessStore:
     """Implements `objects.Store`."""
 
-    def __init__(self, address: str, silent_seconds: float = SILENT_SECONDS) -> None:
+    def __init__(self, address: str, silent_seconds: float = SILENT_SECONDS, max_bytes: int = MAX_BYTES) -> None:
         self._address = address
+        self._max_bytes = max_bytes
         self._silent_seconds = silent_seconds
         self._lock = threading.Lock()
         self._process: _Process | None = None
@@ -99,7 +103,7 @@ class ProcessStore:
             request = process.add(parts) if process is not None and process.lives else None
             if process is None or request is None:
                 self._earlier = [one for one in (*self._earlier, process) if one is not None and one.lives]
-                self._process = process = _Process(self._address)
+                self._process = process = _Process(self._address, self._max_bytes)
                 request = process.add(parts)
         if request is None:
             raise StoreError("away", f"{self._address}: {_ENDED}")
@@ -124,8 +128,9 @@ class _Process:
     does have their results: an object that can't be read costs the others nothing.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, max_bytes: int) -> None:
         self._address = address
+        self._max_bytes = max_bytes
         self._popen = subprocess.Popen(
             (sys.executable, "-m", "layerserve_server.remote.program", address),
             stdin=subprocess.PIPE,
@@ -173,6 +178,8 @@ class _Process:
             except FutureTimeoutError:
                 if time.monotonic() - request.heard > silent_seconds:
                     self._give_up(request, f"no answer for {silent_seconds:g} s")
+                elif memory_of(self.pid) > self._max_bytes:
+                    self.end(f"the process that uses the store takes more than {self._max_bytes >> 20} MiB of memory")
 
     def end(self, reason: str) -> None:
         """Ends it. Its requests fail with the reason."""

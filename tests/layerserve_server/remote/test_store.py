@@ -296,6 +296,20 @@ def test_objects_that_do_not_arrive_hold_no_thread_of_another_version(s3, remote
         stuck.result()
 
 
+def test_content_without_an_end_costs_no_more_memory_than_the_limit(s3, tmp_path):
+    s3.put("models/m/1/model.keras", "one")
+    remote = ProcessStore("s3://bucket/models", max_bytes=200 << 20)
+    (one,) = remote.objects()
+    s3.proxy.endless.add("models/m/1/model.keras")
+    with pytest.raises(StoreError, match="takes more than 200 MiB of memory") as raised:
+        remote.fetch([one], ["x"], tmp_path / "a")
+    assert raised.value.kind == "away"
+    s3.proxy.endless.clear()
+    remote.fetch([one], ["x"], tmp_path / "b")
+    assert (tmp_path / "b" / "x").read_text() == "one"
+    remote.close()
+
+
 def test_a_process_that_is_killed_is_started_again(s3, remote):
     remote.objects()
     before = remote.pid
