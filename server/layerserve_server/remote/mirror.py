@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import shutil
@@ -22,7 +23,7 @@ from layerserve_server.remote.copies import Copies, absent_versions
 from layerserve_server.remote.failures import PASSING, Failures, delay
 from layerserve_server.remote.listing import Key, Listing, RemoteVersion, arrange, names
 from layerserve_server.remote.manifest import check_manifest
-from layerserve_server.remote.objects import Store, StoredObject, StoreError
+from layerserve_server.remote.objects import Kind, Store, StoredObject, StoreError
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.publishing import MAX_LABELS_BYTES
 
@@ -382,7 +383,7 @@ class Mirror:
         try:
             self._transfer(one)
         except Exception as error:
-            known = error if isinstance(error, StoreError) else StoreError("refused", _text(error))
+            known = error if isinstance(error, StoreError) else StoreError(_kind(error), _text(error))
             self._note_failure(one, known)
             raise known from error
         finally:
@@ -461,6 +462,11 @@ class Mirror:
                 self._cache.write_of_model(path, text)
             # Its identity isn't known: the next listing has it read again.
             self._of_models[path] = ""
+
+
+def _kind(error: Exception) -> Kind:
+    """Returns the kind of an error that isn't the store's."""
+    return "full" if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else "refused"
 
 
 def _text(error: Exception) -> str:

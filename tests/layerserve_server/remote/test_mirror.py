@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -423,6 +424,21 @@ def test_space_that_the_filesystem_lacks_is_named(store, make_mirror, monkeypatc
     monkeypatch.setattr(mirror._cache, "free_bytes", lambda: 1000)
     with pytest.raises(UnavailableError, match="10 bytes, and the state folder's filesystem 1000 free"):
         mirror.fetch("m", 1)
+
+
+@pytest.mark.parametrize("step", ["unfinished", "put"])
+def test_a_disk_that_fills_up_meanwhile_is_tried_again(store, make_mirror, monkeypatch, step):
+    store.put("m/1/model.keras", "one")
+    mirror = make_mirror()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror._cache, step, full)
+        with pytest.raises(UnavailableError, match="No space left on device"):
+            mirror.fetch("m", 1)
+    assert fetched(mirror, "m", 1).is_dir()
 
 
 def test_a_request_does_not_wait_for_ever(store, make_mirror, monkeypatch):
