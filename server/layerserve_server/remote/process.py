@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ SILENT_SECONDS = 120.0
 MAX_BYTES = 2 << 30
 #: Time between two looks at both, in seconds.
 _CHECK_SECONDS = 0.5
+#: Methods that change nothing in the store.
+_READING = ("objects", "fetch", "read")
 _ENDED = "the process that uses the store ended"
 
 
@@ -124,8 +127,8 @@ class _Request:
 class _Process:
     """One process, and the requests that it does.
 
-    After a request that gets no answer it takes no others, since the request goes on in it. It ends when those that it
-    does have their results: an object that can't be read costs the others nothing.
+    After a request to read that gets no answer it takes no others, since the request goes on in it. It ends when those
+    that it does have their results: an object that can't be read costs the others nothing.
     """
 
     def __init__(self, address: str, max_bytes: int) -> None:
@@ -177,7 +180,9 @@ class _Process:
                 return request.result.result(min(_CHECK_SECONDS, silent_seconds))
             except FutureTimeoutError:
                 if time.monotonic() - request.heard > silent_seconds:
-                    self._give_up(request, f"no answer for {silent_seconds:g} s")
+                    # What has failed mustn't be written later.
+                    fail = partial(self._give_up, request) if method in _READING else self.end
+                    fail(f"no answer for {silent_seconds:g} s")
                 elif memory_of(self.pid) > self._max_bytes:
                     self.end(f"the process that uses the store takes more than {self._max_bytes >> 20} MiB of memory")
 

@@ -280,6 +280,22 @@ def test_an_object_that_does_not_arrive_costs_no_other(s3, tmp_path):
     remote.close()
 
 
+def test_what_could_not_be_written_in_time_is_not_written_later(s3, remote, tmp_path):
+    s3.put("models/m/1/model.keras", "one")
+    (one,) = remote.objects()
+    s3.proxy.silent.add("models/m/1/model.keras")
+    with ThreadPoolExecutor() as pool:
+        pending = pool.submit(remote.fetch, [one], ["x"], tmp_path)
+        while not s3.proxy.waiting:
+            time.sleep(0.01)
+        s3.proxy.delay = 30
+        remote._silent_seconds = 0.5
+        with pytest.raises(StoreError, match=r"no answer for 0\.5 s"):
+            remote.write("m/labels.json", "{}")
+        with pytest.raises(StoreError, match=r"no answer for 0\.5 s"):
+            pending.result(10)
+
+
 def test_objects_that_do_not_arrive_hold_no_thread_of_another_version(s3, remote, tmp_path):
     paths = [f"m/1/{number}" for number in range(2 * TRANSFERS)]
     for path in (*paths, "n/1/model.keras"):
