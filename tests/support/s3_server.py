@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 BUCKET = "bucket"
+_READING = re.compile(rb"(?:GET|HEAD) /bucket/([^ ?]+)")
 
 
 class S3Server:
@@ -33,6 +35,10 @@ class S3Server:
         urlopen(self._reset).close()
         self.store.create_bucket(Bucket=BUCKET)
         self.proxy.away, self.proxy.delay, self.proxy.cut_after, self.proxy.before_answer = False, 0.0, None, None
+        self.proxy.silent.clear()
+        self.proxy.endless.clear()
+        self.proxy.waiting = 0
+        self.proxy.statuses.clear()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -85,6 +91,13 @@ class Proxy:
         self.cut_after: int | None = None
         #: Called once with the next answer, before it is passed on.
         self.before_answer: Any = None
+        #: Paths of objects whose readers get no answer, and statuses that readers of others get.
+        self.silent: set[str] = set()
+        self.statuses: dict[str, int] = {}
+        #: Paths of objects whose content never ends.
+        self.endless: set[str] = set()
+        #: Number of requests that have got no answer.
+        self.waiting = 0
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -118,10 +131,29 @@ class Proxy:
             for ends in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
 
+    def _path_in(self, request: bytes) -> str:
+        found = _READING.match(request)
+        return found[1].decode() if found else ""
+
+    def _status_of(self, request: bytes) -> int:
+        """Returns the status that a test has chosen for reading an object; 0 if the request is passed on."""
+        path = self._path_in(request)
+        self.waiting += path in self.silent
+        while path in self.silent:
+            time.sleep(0.02)
+        return self.statuses.get(path, 0)
+
     def _pass_on(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         passed = 0
         try:
             while part := source.recv(65536):
+                if not answers and (status := self._status_of(part)):
+                    source.sendall(f"HTTP/1.1 {status} Chosen\r\nContent-Length: 0\r\n\r\n".encode())
+                    continue
+                if not answers and part.startswith(b"GET") and self._path_in(part) in self.endless:
+                    source.sendall(b"HTTP/1.1 206 Partial Content\r\nConnection: close\r\n\r\n")
+                    while True:
+                        source.sendall(bytes(1 << 20))
                 if answers:
                     time.sleep(self.delay)
                     called, self.before_answer = self.before_answer, None

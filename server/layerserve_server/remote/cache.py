@@ -4,7 +4,8 @@
 models/NAME/VERSION/           a version's files, put there by a rename; the repository reads this folder
 models/NAME/labels.json        copies of the small objects beside the version folders
 kept/NAME@VERSION              for each version in `models`: the identity of what was fetched; its time is the last use
-listing.json                   the last listing of the store, and why versions couldn't be fetched
+listing.jsonl                  the last listing of the store: a line of JSON for what concerns models, and why versions
+                               couldn't be fetched, and one for each version
 wanted/NAME@VERSION            versions that other processes of this server wait for
 unfinished/                    what is being fetched
 lock                           held by the process that fetches
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
 import secrets
@@ -23,9 +25,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from layerserve_server.disk import replace_file, sync
-from layerserve_server.remote.listing import Key, Listing
+from layerserve_server.disk import json_object, replace_file, sync
+from layerserve_server.records import DAMAGED, checked
+from layerserve_server.remote.listing import OF_MODELS, Key, Listing, RemoteVersion
+from layerserve_server.remote.objects import StoredObject
+from layerserve_server.repository.layout import VERSION_FOLDER
 
+logger = logging.getLogger(__name__)
+
+LISTING = "listing.jsonl"
 _KEY = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<version>[1-9][0-9]{0,17})")
 
 
@@ -36,6 +44,8 @@ class Cache:
         self.folder = folder
         self.models = folder / "models"
         self._lock: int | None = None
+        #: What `write_listing` has written last.
+        self._written: object = None
 
     def lock(self) -> bool:
         """Makes the folder, and takes the right to change it, until `unlock`. Returns whether this process has it."""
@@ -63,21 +73,32 @@ class Cache:
     def clean(self) -> None:
         """Removes what a killed process has left: unfinished copies, and copies that aren't known to be whole.
 
+        What has no place in the folder, such as a file in place of a model, is removed, too, as it would be in the way.
         A link is no copy. It is removed, what it leads to stays.
         """
-        for left in (self.folder / "unfinished").iterdir():
-            shutil.rmtree(left, ignore_errors=True)
+        for left in (*(self.folder / "unfinished").iterdir(), *(self.folder / "wanted").iterdir()):
+            _remove(left)
+        if (self.folder / LISTING).is_dir():
+            _remove(self.folder / LISTING)
         kept = self.kept()
-        for model in _without_links(self.models):
-            for version in _without_links(model) if model.is_dir() else ():
-                if version.is_dir() and (model.name, _number(version.name)) not in kept:
-                    shutil.rmtree(version, ignore_errors=True)
+        for mark in (self.folder / "kept").iterdir():
+            if _key(mark.name) not in kept:
+                _remove(mark)
+        for model in self.models.iterdir():
+            if model.is_symlink() or not model.is_dir():
+                _remove(model)
+                continue
+            for path in model.iterdir():
+                is_copy = path.is_dir() and (model.name, _number(path.name)) in kept
+                is_text = path.is_file() and not VERSION_FOLDER.fullmatch(path.name)
+                if path.is_symlink() or not (is_copy or is_text):
+                    _remove(path)
 
     def kept(self) -> dict[Key, str]:
-        """Returns the identities of the versions in the folder."""
+        """Returns the identities of the versions in the folder. A mark that can't be read is none."""
         found = {}
         for key in _keys(self.folder / "kept"):
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 if self.place(key).is_dir():
                     found[key] = (self.folder / "kept" / _file(key)).read_text("utf-8")
         return found
@@ -86,9 +107,11 @@ class Cache:
         """Returns the folder of a version, whether it exists or not."""
         return self.models / key[0] / str(key[1])
 
-    def size(self, key: Key) -> int:
-        """Returns the size of a version's files, in bytes; 0 if it isn't there."""
-        return sum(path.lstat().st_size for path in self.place(key).rglob("*") if path.is_file())
+    def files(self, key: Key) -> dict[str, int]:
+        """Returns the sizes of a version's files, in bytes, by their paths in its folder; -1 for a link."""
+        place = self.place(key)
+        paths = [path for path in place.rglob("*") if path.is_symlink() or not path.is_dir()]
+        return {path.relative_to(place).as_posix(): -1 if path.is_symlink() else path.stat().st_size for path in paths}
 
     def unfinished(self) -> Path:
         """Returns a new folder to fetch into, on the filesystem of the others."""
@@ -142,23 +165,41 @@ class Cache:
     # The listing, for other processes and the next start.
 
     def write_listing(self, listing: Listing, problems: Mapping[Key, str]) -> None:
-        """Writes down the last listing, and why versions couldn't be fetched."""
-        noted = {_file(key): text for key, text in problems.items()}
-        replace_file(self.folder / "listing.json", json.dumps({**listing.as_json(), "problems": noted}))
+        """Writes down the last listing, and why versions couldn't be fetched, unless that is what is written."""
+        written = dict(listing.versions), dict(listing.of_models), dict(problems)
+        if written == self._written:
+            return
+        head = {
+            "of_models": {path: one.as_json() for path, one in listing.of_models.items()},
+            "problems": {_file(key): text for key, text in problems.items()},
+            "versions": len(listing.versions),
+        }
+        # In lines: nothing else in the process runs while one is made or parsed.
+        lines = [json.dumps(one) for one in (head, *(one.as_json() for one in listing.versions.values()))]
+        replace_file(self.folder / LISTING, "\n".join(lines) + "\n")
+        self._written = written
 
     def read_listing(self) -> tuple[Listing, dict[Key, str]] | None:
         """Returns what `write_listing` has written; None if there is nothing that can be read."""
         try:
-            values = json.loads((self.folder / "listing.json").read_bytes())
-            problems = {key: text for name, text in values["problems"].items() if (key := _key(name)) is not None}
-            return Listing.from_json(values), problems
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            with (self.folder / LISTING).open(encoding="utf-8") as file:
+                head, *others = map(json_object, file)
+            versions = [RemoteVersion.from_json(one) for one in others]
+            if len(versions) != head["versions"]:
+                raise ValueError(f"got {len(versions)} versions, expected {head['versions']}")
+            of_models = {path: checked(StoredObject(**one)) for path, one in head["of_models"].items()}
+            problems = {key: str(text) for name, text in head["problems"].items() if (key := _key(name)) is not None}
+            return Listing({one.key: one for one in versions}, of_models), problems
+        except FileNotFoundError:
+            return None
+        except DAMAGED as error:
+            logger.error("%s can't be read and isn't used: %s", self.folder / LISTING, error)
             return None
 
     def listing_time(self) -> int:
         """Returns when the listing was written, in nanoseconds since 1970; 0 if it wasn't."""
         try:
-            return (self.folder / "listing.json").stat().st_mtime_ns
+            return (self.folder / LISTING).stat().st_mtime_ns
         except OSError:
             return 0
 
@@ -171,6 +212,11 @@ class Cache:
         """Removes such a copy."""
         (self.models / path).unlink(missing_ok=True)
 
+    def of_models(self) -> list[str]:
+        """Returns the paths of such copies."""
+        paths = (path for model in self.models.iterdir() if model.is_dir() for path in model.iterdir())
+        return [path.relative_to(self.models).as_posix() for path in paths if path.name in OF_MODELS]
+
     # Versions that other processes wait for.
 
     def ask(self, key: Key) -> None:
@@ -182,17 +228,19 @@ class Cache:
         """Returns the versions that were asked for since the last call."""
         keys = list(_keys(self.folder / "wanted"))
         for key in keys:
-            (self.folder / "wanted" / _file(key)).unlink(missing_ok=True)
+            # A folder of that name, which isn't the server's, costs nothing.
+            with suppress(OSError):
+                (self.folder / "wanted" / _file(key)).unlink()
         return keys
 
 
-def _without_links(folder: Path) -> list[Path]:
-    """Removes the symbolic links in a folder, and returns what else is in it."""
-    paths = list(folder.iterdir())
-    for path in paths:
-        if path.is_symlink():
+def _remove(path: Path) -> None:
+    """Removes a file, a folder or a link, as far as possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
             path.unlink()
-    return [path for path in paths if path.exists()]
 
 
 def _keys(folder: Path) -> Iterable[Key]:

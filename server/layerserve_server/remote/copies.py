@@ -32,18 +32,31 @@ class Copies:
         self._in_use: frozenset[Key] | None = None
 
     def __contains__(self, key: Key) -> bool:
-        return key in self.identities
+        # A copy that someone has removed is fetched again.
+        return key in self.identities and self._cache.place(key).is_dir()
 
     @property
     def bytes(self) -> int:
         """Size of all copies, in bytes."""
         return sum(self._sizes.values())
 
-    def open(self) -> None:
-        """Finds the copies that an earlier server has left."""
+    def open(self, listed: Mapping[Key, RemoteVersion]) -> None:
+        """Finds the copies that an earlier server has left, and removes those that have changed since.
+
+        `listed` are the versions that it knew.
+        """
         self._cache.clean()
-        self.identities = self._cache.kept()
-        self._sizes = {key: self._cache.size(key) for key in self.identities}
+        for key, identity in self._cache.kept().items():
+            files, one = self._cache.files(key), listed.get(key)
+            if (
+                one is not None
+                and one.identity == identity
+                and files != {name: of.size for name, of in one.files.items()}
+            ):
+                logger.error("the copy of model '%s' version %s has changed, and is fetched again", *key)
+                self._cache.remove(key)
+                continue
+            self.identities[key], self._sizes[key] = identity, sum(files.values())
         self._changed(self.bytes)
 
     def use(self, keys: Iterable[Key]) -> None:
@@ -102,9 +115,12 @@ class Copies:
 
 
 def absent_versions(
-    versions: Mapping[Key, RemoteVersion], problems: Mapping[Key, str], cache: Cache
+    versions: Mapping[Key, RemoteVersion], problems: Mapping[Key, str], cache: Cache, delays: Mapping[Key, str] = {}
 ) -> list[FoundVersion]:
-    """Returns the versions of a store, each as one that isn't in the folder."""
+    """Returns the versions of a store, each as one that isn't in the folder.
+
+    `problems` are why some can't be fetched, `delays` why others couldn't be so far.
+    """
     return [
         FoundVersion(
             name=one.name,
@@ -115,6 +131,7 @@ def absent_versions(
             published=True,
             problem=one.problem or problems.get(key, ""),
             absent=True,
+            delay=delays.get(key, ""),
         )
         for key, one in versions.items()
     ]

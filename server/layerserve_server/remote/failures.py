@@ -65,6 +65,10 @@ class Failures:
         """Returns the reasons that the versions themselves have, or the folder of copies, by version."""
         return {key: str(one.error) for key, one in self._failures.items() if one.error.kind != "away"}
 
+    def passing(self) -> dict[Key, str]:
+        """Returns why the store hasn't sent versions so far, which may be over for the next request, by version."""
+        return {key: str(one.error) for key, one in self._failures.items() if one.error.kind == "away"}
+
 
 def delay(failures: int, first: float = RETRY_SECONDS, most: float = MAX_RETRY_SECONDS) -> float:
     """Returns the time until the next attempt, in seconds; it isn't the same for all servers."""

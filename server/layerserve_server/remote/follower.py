@@ -20,20 +20,18 @@ class Follower:
         self._cache = cache
         self._lock = threading.Lock()
         self._read_at = -1
-        self._known = cache.read_listing()
+        self._versions: list[FoundVersion] = []
 
     def versions(self) -> list[FoundVersion]:
         """Returns the versions of the store."""
         with self._lock:
             time_of_listing = self._cache.listing_time()
             if time_of_listing != self._read_at:
-                self._known = self._cache.read_listing() or self._known
+                if (known := self._cache.read_listing()) is not None:
+                    listing, problems = known
+                    self._versions = absent_versions(listing.versions, problems, self._cache)
                 self._read_at = time_of_listing
-            known = self._known
-        if known is None:
-            return []
-        listing, problems = known
-        return absent_versions(listing.versions, problems, self._cache)
+            return self._versions
 
     def want(self, name: str, version: int) -> None:
         """Does nothing: the main process wants the same versions."""

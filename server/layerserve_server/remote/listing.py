@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from layerserve_server.errors import safe_text
+from layerserve_server.records import INT64, checked
 from layerserve_server.remote.objects import StoredObject
 from layerserve_server.repository.control import CONTROL
 from layerserve_server.repository.layout import (
@@ -29,6 +30,7 @@ from layerserve_server.repository.layout import (
     VERSION_FOLDER,
 )
 from layerserve_server.repository.model_settings import SETTINGS_FILE
+from layerserve_server.repository.publishing import MAX_LABELS_BYTES
 
 #: Object in a version's folder that a publisher creates first and deletes last.
 CLAIM = ".publishing"
@@ -53,6 +55,13 @@ class RemoteVersion:
     #: Whether a publisher has begun it, and not yet ended.
     claimed: bool = False
     problem: str = ""
+    #: Digest that changes with the content of any of its objects.
+    identity: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        marks = [[name, one.size, one.identity] for name, one in sorted(self.files.items())]
+        digest = hashlib.sha256(json.dumps(marks).encode("utf-8", "surrogatepass")).hexdigest()
+        object.__setattr__(self, "identity", digest)
 
     @property
     def key(self) -> Key:
@@ -69,11 +78,25 @@ class RemoteVersion:
         """Whether it has a manifest, which is written last."""
         return MANIFEST in self.files
 
-    @property
-    def identity(self) -> str:
-        """Digest that changes with the content of any of its objects."""
-        marks = [[name, one.size, one.identity] for name, one in sorted(self.files.items())]
-        return hashlib.sha256(json.dumps(marks).encode("utf-8", "surrogatepass")).hexdigest()
+    def as_json(self) -> dict[str, Any]:
+        """Returns its fields, for JSON; `from_json` restores it."""
+        files = {name: one.as_json() for name, one in self.files.items()}
+        return {
+            "name": self.name,
+            "version": self.version,
+            "files": files,
+            "claimed": self.claimed,
+            "problem": self.problem,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> RemoteVersion:
+        """Restores a version. Raises DAMAGED if the values aren't one."""
+        files = {name: StoredObject(**one) for name, one in values["files"].items()}
+        one = checked(cls(**{**values, "files": files}))
+        if not MODEL_NAME.fullmatch(one.name) or not VERSION_FOLDER.fullmatch(str(one.version)) or _problem(files):
+            raise ValueError(f"got version {one.version} of '{one.name}', expected one that a store can have")
+        return one
 
 
 @dataclass(slots=True)
@@ -82,40 +105,6 @@ class Listing:
 
     versions: dict[Key, RemoteVersion] = field(default_factory=dict)
     of_models: dict[str, StoredObject] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns it for JSON; `from_json` restores it."""
-        return {
-            "versions": [
-                {
-                    "name": one.name,
-                    "version": one.version,
-                    "files": {name: file.as_json() for name, file in one.files.items()},
-                    "claimed": one.claimed,
-                    "problem": one.problem,
-                }
-                for one in self.versions.values()
-            ],
-            "of_models": {path: one.as_json() for path, one in self.of_models.items()},
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Listing:
-        """Restores a listing. Raises ValueError, LookupError or TypeError if the values aren't one."""
-        versions = [
-            RemoteVersion(
-                one["name"],
-                one["version"],
-                {name: StoredObject(**file) for name, file in one["files"].items()},
-                one["claimed"],
-                one["problem"],
-            )
-            for one in values["versions"]
-        ]
-        return cls(
-            {one.key: one for one in versions},
-            {path: StoredObject(**one) for path, one in values["of_models"].items()},
-        )
 
 
 def arrange(objects: Collection[StoredObject], root: str) -> Listing:
@@ -164,16 +153,19 @@ def _flat_files(top: Mapping[str, StoredObject]) -> Iterable[RemoteVersion]:
         name, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix
         if suffix in SUFFIXES and MODEL_NAME.fullmatch(name) and not _is_preset(top):
             beside = {inside: top[f"{name}.{inside}"] for inside in BESIDE if f"{name}.{inside}" in top}
-            yield RemoteVersion(name, 1, {path: one, **beside})
+            yield _flat(name, {path: one, **beside})
 
 
 def _root_itself(
     top: Mapping[str, StoredObject], objects: Collection[StoredObject], root: str
 ) -> Iterable[RemoteVersion]:
     if MODEL_NAME.fullmatch(root) and (SAVED_MODEL in top or _is_preset(top)):
-        files = {one.path: one for one in objects if not _hidden(one.path)}
-        problem = _problem(files)
-        yield RemoteVersion(root, 1, {} if problem else files, problem=problem)
+        yield _flat(root, {one.path: one for one in objects if not _hidden(one.path)})
+
+
+def _flat(name: str, files: Mapping[str, StoredObject]) -> RemoteVersion:
+    problem = _problem(files)
+    return RemoteVersion(name, 1, {} if problem else files, problem=problem)
 
 
 def _is_preset(top: Mapping[str, StoredObject]) -> bool:
@@ -194,8 +186,11 @@ def _problem(files: Mapping[str, StoredObject]) -> str:
             return f"the store has a file of the name {safe_text(path, 200)!r}, which can't be a file of a version"
         if any("/".join(parts[:end]) in files for end in range(1, len(parts))):
             return f"the store has both a file and a folder of the name of a part of {safe_text(path, 200)!r}"
-        if one.size < 0:
-            return f"{safe_text(path, 200)!r}: got size {one.size}"
+        if one.size < 0 or one.size not in INT64:
+            return f"{safe_text(path, 200)!r}: got size {safe_text(str(one.size), 40)}"
+    if MANIFEST in files and files[MANIFEST].size > MAX_LABELS_BYTES:
+        # The server reads it.
+        return f"{MANIFEST}: got {files[MANIFEST].size} bytes, expected up to {MAX_LABELS_BYTES}"
     return ""
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from layerserve_server.errors import safe_text
 from layerserve_server.remote.objects import StoreError
 from layerserve_server.repository.layout import MANIFEST
 
@@ -22,9 +23,10 @@ def check_manifest(folder: Path, digests: Mapping[str, str]) -> None:
     if not isinstance(name, str) or "sha256" not in manifest:
         return
     if name not in digests:
-        raise StoreError("damaged", f"the version has no {name!r}, which its manifest names")
+        raise StoreError("damaged", f"the version has no {safe_text(name, 200)!r}, which its manifest names")
     size = (folder / name).stat().st_size
-    if manifest.get("bytes", size) != size:
-        raise StoreError("damaged", f"{name}: got {size} bytes, expected {manifest['bytes']} as in its manifest")
+    if (expected := manifest.get("bytes", size)) != size:
+        expected = safe_text(str(expected), 40)
+        raise StoreError("damaged", f"{name}: got {size} bytes, expected {expected} as in its manifest")
     if digests[name] != manifest["sha256"]:
         raise StoreError("damaged", f"{name}: its sha256 differs from its manifest's")

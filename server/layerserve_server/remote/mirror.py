@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +23,7 @@ from layerserve_server.remote.copies import Copies, absent_versions
 from layerserve_server.remote.failures import PASSING, Failures, delay
 from layerserve_server.remote.listing import Key, Listing, RemoteVersion, arrange, names
 from layerserve_server.remote.manifest import check_manifest
-from layerserve_server.remote.objects import Store, StoreError
+from layerserve_server.remote.objects import Kind, Store, StoredObject, StoreError
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.publishing import MAX_LABELS_BYTES
 
@@ -28,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 #: Number of versions that are fetched at the same time.
 FETCHES = 4
+#: Number of small objects of models that are read at the same time.
+READS = 4
+#: Time without one of them after which a listing goes on without those that are left, in seconds.
+READ_SECONDS = 10.0
 #: Time between two listings in which a version without a manifest may not change, to be complete, in seconds.
 SETTLE_SECONDS = 2.0
 #: Time that a request waits for a version to be fetched, in seconds.
@@ -88,18 +95,26 @@ class Mirror:
         #: Held during a listing, and while something but a version is written to the store: a listing from before that
         #: would undo the change in the folder.
         self.exchange = threading.Lock()
+        #: The objects of the last listing, and what they are.
+        self._objects: list[StoredObject] = []
+        self._found = Listing()
         #: Complete versions of the last listing, and what is kept although it wasn't listed once.
         self._listing = Listing()
         #: What the listing before had: identity of each version, and since when it has been the same.
         self._seen: dict[Key, tuple[str, float]] = {}
         self._missed: set[Key] = set()
+        #: The small objects of models: identities of those in the folder, by path, those that are being read, with
+        #: their identities, and why others couldn't be.
         self._of_models: dict[str, str] = {}
+        self._reading: dict[str, tuple[str, Future[str]]] = {}
+        self._unread: dict[str, str] = {}
         self._fetching: dict[Key, Future[None]] = {}
         self._away = 0
         self._away_text = ""
         self._unsettled = False
         self._versions: list[FoundVersion] = []
         self._pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
+        self._readers = ThreadPoolExecutor(READS, thread_name_prefix="read")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="store watcher", daemon=True)
 
@@ -114,7 +129,8 @@ class Mirror:
             raise OSError(f"{self._cache.folder} is used by another server: give each its own --state folder")
         known = self._cache.read_listing()
         with self._lock:
-            self._copies.open()
+            self._copies.open(known[0].versions if known is not None else {})
+            self._of_models = dict.fromkeys(self._cache.of_models(), "")
             if known is not None:
                 self._listing = known[0]
                 # What was complete then, and is the same, is complete.
@@ -143,6 +159,7 @@ class Mirror:
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._thread.is_alive():
             self._thread.join()
+        self._readers.shutdown(wait=True, cancel_futures=True)
         self._cache.unlock()
 
     def fetching(self) -> dict[Key, Future[None]]:
@@ -185,7 +202,10 @@ class Mirror:
 
     def _refresh(self) -> bool:
         try:
-            found = arrange(self._store.objects(), last_part(self._address))
+            objects = self._store.objects()
+            if objects is not self._objects:
+                self._objects, self._found = objects, arrange(objects, last_part(self._address))
+            found = self._found
             texts = self._read_of_models(found)
         except OSError as error:
             if not self._stopping.is_set():
@@ -198,7 +218,7 @@ class Mirror:
         with self._lock:
             self._accept(found)
             self._copy_of_models(found, texts)
-            self._cache.write_listing(self._listing, self._failures.problems())
+            self._write_down()
             for key, identity in self._copies.identities.items():
                 if key in self._listing.versions and self._listing.versions[key].identity != identity:
                     self._begin(key)
@@ -250,26 +270,53 @@ class Mirror:
         self._failures.forget(key)
 
     def _read_of_models(self, found: Listing) -> dict[str, str]:
-        """Reads the small objects of models that have changed."""
-        texts = {}
+        """Reads the small objects of models that have changed.
+
+        Those that can't be read stay as they are in the folder, and are read again with the next listing.
+        """
+        left = set()
         for path, one in found.of_models.items():
-            if self._of_models.get(path) == one.identity:
-                continue
-            try:
-                texts[path] = self._store.read(one.path, MAX_LABELS_BYTES)
-            except StoreError as error:
-                if error.kind == "away":
-                    raise
-                logger.error("%s", error.strerror)
+            if self._of_models.get(path) != one.identity and path not in self._reading:
+                task = self._readers.submit(self._store.read, one.path, MAX_LABELS_BYTES)
+                self._reading[path] = one.identity, task
+                left.add(task)
+        done = left
+        while left and done:
+            done, left = wait_for(left, READ_SECONDS, FIRST_COMPLETED)
+        texts, before, self._unread = {}, self._unread, {}
+        for path, (identity, task) in tuple(self._reading.items()):
+            now = found.of_models.get(path)
+            if not task.done():
+                self._unread[path] = f"{path}: no answer"
+            else:
+                del self._reading[path]
+                try:
+                    if now is not None and now.identity == identity:
+                        texts[path] = task.result()
+                except StoreError as error:
+                    self._unread[path] = str(error)
+            if (reason := self._unread.get(path)) and reason != before.get(path):
+                logger.error("can't read an object of a model; it is tried again: %s", reason)
         return texts
 
     def _copy_of_models(self, found: Listing, texts: Mapping[str, str]) -> None:
         for path, text in texts.items():
-            self._cache.write_of_model(path, text)
-            self._of_models[path] = found.of_models[path].identity
+            try:
+                self._cache.write_of_model(path, text)
+                self._of_models[path] = found.of_models[path].identity
+            except OSError as error:
+                logger.error("can't write the copy of %s, which is tried again: %s", path, error)
         for path in self._of_models.keys() - found.of_models.keys():
-            self._cache.remove_of_model(path)
-            del self._of_models[path]
+            with suppress(OSError):
+                self._cache.remove_of_model(path)
+                del self._of_models[path]
+
+    def _write_down(self) -> None:
+        """Writes the listing for other processes and the next start. Without it this process goes on."""
+        try:
+            self._cache.write_listing(self._listing, self._failures.problems())
+        except OSError as error:
+            logger.error("can't write the listing of the store: %s", error)
 
     # Versions for the repository.
 
@@ -278,7 +325,9 @@ class Mirror:
         return self._versions
 
     def _note_change(self) -> None:
-        self._versions = absent_versions(self._listing.versions, self._failures.problems(), self._cache)
+        self._versions = absent_versions(
+            self._listing.versions, self._failures.problems(), self._cache, self._failures.passing()
+        )
 
     def note_use(self, versions: Iterable[tuple[str, int]]) -> None:
         """Called with the versions in memory, whose files are to stay."""
@@ -334,7 +383,7 @@ class Mirror:
         try:
             self._transfer(one)
         except Exception as error:
-            known = error if isinstance(error, StoreError) else StoreError("refused", _text(error))
+            known = error if isinstance(error, StoreError) else StoreError(_kind(error), _text(error))
             self._note_failure(one, known)
             raise known from error
         finally:
@@ -355,7 +404,7 @@ class Mirror:
         with self._lock:
             new = self._failures.note(one, error)
             self._note_change()
-            self._cache.write_listing(self._listing, self._failures.problems())
+            self._write_down()
         if new:
             logger.error("model '%s' version %s can't be fetched: %s", one.name, one.version, error)
         self._observer.fetch_failed(one.name)
@@ -394,7 +443,7 @@ class Mirror:
             self._listing.versions[one.key] = one
             self._seen[one.key] = one.identity, time.monotonic()
             self._take(one, folder)
-            self._cache.write_listing(self._listing, self._failures.problems())
+            self._write_down()
 
     def drop(self, key: Key) -> None:
         """Forgets a version that was deleted from the store."""
@@ -402,7 +451,7 @@ class Mirror:
             self._listing.versions.pop(key, None)
             self._forget(key)
             self._note_change()
-            self._cache.write_listing(self._listing, self._failures.problems())
+            self._write_down()
 
     def copy_text(self, path: str, text: str | None) -> None:
         """Replaces the copy of a small object beside the versions that was written to the store, or removes it."""
@@ -413,6 +462,11 @@ class Mirror:
                 self._cache.write_of_model(path, text)
             # Its identity isn't known: the next listing has it read again.
             self._of_models[path] = ""
+
+
+def _kind(error: Exception) -> Kind:
+    """Returns the kind of an error that isn't the store's."""
+    return "full" if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else "refused"
 
 
 def _text(error: Exception) -> str:

@@ -49,7 +49,7 @@ class Store(Protocol):
     """A folder of objects, addressed by paths relative to it. Thread-safe. All methods raise StoreError."""
 
     def objects(self, below: str = "") -> list[StoredObject]:
-        """Returns all objects, or those below a path."""
+        """Returns all objects, or those below a path. If all are as before, they may be the same list as before."""
 
     def fetch(self, objects: Sequence[StoredObject], names: Sequence[str], folder: Path) -> dict[str, str]:
         """Writes objects into files of a folder. Returns the SHA-256 digests of the files, by name.

@@ -2,8 +2,8 @@
 
 A process of its own, since the stores' libraries take tens of megabytes and the interpreter's time, and can hang; the
 server ends it then. It reads requests as lines of JSON from standard input, does them at the same time, and writes
-results as lines to standard output, and a line now and then while bytes are transferred. It exits at the end of its
-input.
+results as lines to standard output: a listing in parts, and a line now and then while bytes are transferred. It exits
+at the end of its input.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from layerserve_server.remote.store import FsspecStore
 
 #: Number of requests that are done at the same time.
 REQUESTS = 16
+#: Number of objects in a part of a listing: the server parses each part in one piece, and does nothing else meanwhile.
+PART = 1000
 #: Time between two reports that bytes are transferred, in seconds.
 REPORT_SECONDS = 1.0
 
@@ -41,20 +45,36 @@ class Program:
         number = request["id"]
         reply: dict[str, Any] = {"id": number}
         try:
-            reply["result"] = self._result(request["do"], request["with"], _Progress(number, self._write))
+            if request["do"] == "objects":
+                reply["result"] = self._list(number, **request["with"])
+            else:
+                reply["result"] = self._result(request["do"], request["with"], _Progress(number, self._write))
         except StoreError as error:
             reply |= {"kind": error.kind, "text": error.strerror}
         except Exception as error:
             reply |= {"kind": "away", "text": f"{type(error).__name__}: {error}"}
         self._write(reply)
 
-    def _result(self, method: str, arguments: dict[str, Any], progress: _Progress) -> Any:
+    def _opened(self) -> FsspecStore:
         with self._opening:
             if self._store is None:
                 self._store = FsspecStore(self._address)
-        store = self._store
-        if method == "objects":
-            return [one.as_json() for one in store.objects(**arguments)]
+            return self._store
+
+    def _list(self, number: int, below: str, known: str) -> str:
+        """Writes a listing, in parts, unless its digest is the one that is known. Returns the digest."""
+        found = [astuple(one) for one in self._opened().objects(below)]
+        parts = [found[start : start + PART] for start in range(0, len(found), PART)]
+        digest = sha256()
+        for part in parts:
+            digest.update(json.dumps(part).encode())
+        if digest.hexdigest() != known:
+            for part in parts:
+                self._write({"id": number, "part": part})
+        return digest.hexdigest()
+
+    def _result(self, method: str, arguments: dict[str, Any], progress: _Progress) -> Any:
+        store = self._opened()
         if method == "fetch":
             objects = [StoredObject(**one) for one in arguments["objects"]]
             return store.fetch(objects, arguments["names"], Path(arguments["folder"]), progress)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from base64 import b64decode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -59,12 +59,12 @@ class FsspecStore:
             options = {key: value for key, value in options.items() if key not in _configured(fsspec, self._scheme)}
             self._files, root = url_to_fs(address, use_listings_cache=False, skip_instance_cache=True, **options)
             retries.limit(self._files)
+            _limit_listings(self._files, address)
         self._root = root.rstrip("/")
         #: The only file that is served; empty for a folder.
         self._only = ""
         if Path(self._root).suffix in SUFFIXES:
             self._root, _, self._only = self._root.rpartition("/")
-        self._pool = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
 
     def objects(self, below: str = "") -> list[StoredObject]:
         """Returns all objects, or those below a path."""
@@ -75,8 +75,7 @@ class FsspecStore:
                 found: Mapping[str, Mapping[str, Any]] = self._files.find(start, detail=True)
             except FileNotFoundError:
                 raise StoreError("away", f"{self._address}: no such bucket or folder") from None
-            if len(found) > MAX_OBJECTS:
-                raise StoreError("refused", f"{self._address}: got {len(found)} objects, expected up to {MAX_OBJECTS}")
+            _check_count(len(found), self._address)
             if not found and not below and not self._has_root():
                 raise StoreError("away", f"{self._address}: no such bucket or folder")
             return [
@@ -89,15 +88,16 @@ class FsspecStore:
         self, objects: Sequence[StoredObject], names: Sequence[str], folder: Path, progress: Progress = _ignore
     ) -> dict[str, str]:
         """Writes objects into files of a folder. Returns the SHA-256 digests of the files, by name."""
-        tasks = [
-            self._pool.submit(self._fetch_one, one, folder / name, progress)
-            for one, name in zip(objects, names, strict=True)
-        ]
+        # Threads of its own: objects that don't arrive would hold those of other versions.
+        pool = ThreadPoolExecutor(TRANSFERS, thread_name_prefix="transfer")
         try:
+            tasks = [
+                pool.submit(self._fetch_one, one, folder / name, progress)
+                for one, name in zip(objects, names, strict=True)
+            ]
             return {name: task.result() for name, task in zip(names, tasks, strict=True)}
         finally:
-            for task in tasks:
-                task.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def read(self, path: str, limit: int) -> str:
         """Returns the text of an object of at most `limit` bytes."""
@@ -165,8 +165,7 @@ class FsspecStore:
                 raise
 
     def close(self) -> None:
-        """Ends its threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Does nothing: what is in progress ends with its caller."""
 
     def _has_root(self) -> bool:
         """Whether an empty folder exists; in stores without folders, whether its bucket or repository does."""
@@ -219,6 +218,27 @@ class FsspecStore:
         if got != one.size:
             raise StoreError("damaged", f"{where}: got {got} bytes, expected {one.size}")
         return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+def _limit_listings(files: Any, address: str) -> None:
+    """Ends a listing of S3's library when it has too many objects: one without an end would take all memory."""
+    listed = getattr(files, "_iterdir", None)
+    if listed is None:
+        return
+
+    async def limited(*arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        count = 0
+        async for one in listed(*arguments, **options):
+            count += 1
+            _check_count(count, address)
+            yield one
+
+    files._iterdir = limited
+
+
+def _check_count(count: int, address: str) -> None:
+    if count > MAX_OBJECTS:
+        raise StoreError("refused", f"{address}: got {count} objects or more, expected up to {MAX_OBJECTS}")
 
 
 def _described(path: str, about: Mapping[str, Any], scheme: str) -> StoredObject:

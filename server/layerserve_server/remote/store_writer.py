@@ -11,7 +11,7 @@ from typing import Any
 from layerserve_server.disk import sha256
 from layerserve_server.remote import publishing
 from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.listing import CLAIM, OF_MODELS, RemoteVersion
+from layerserve_server.remote.listing import CLAIM, OF_MODELS, RemoteVersion, names
 from layerserve_server.remote.mirror import Mirror
 from layerserve_server.remote.objects import Store, StoreError
 from layerserve_server.repository.control import CONTROL
@@ -68,6 +68,10 @@ class StoreWriter:
         try:
             if settings is not None:
                 self._write(f"{name}/{SETTINGS_FILE}", settings.decode("utf-8"))
+            # Files of the model's folder that come with each version.
+            missing = [file for file in names(one.files) if not (folder / file).exists()]
+            if missing:
+                self._store.fetch([one.files[file] for file in missing], missing, folder)
             self._mirror.adopt(one, folder)
         except OSError:
             publishing.delete(self._store, f"{name}/{one.version}", own_paths(one))

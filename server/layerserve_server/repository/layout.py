@@ -73,6 +73,8 @@ class FoundVersion:
     parts: tuple[str, ...] = ()
     #: Whether its files are elsewhere, and have to be fetched first (see `origin`).
     absent: bool = False
+    #: Why they couldn't be fetched so far, while that goes on; empty if nothing failed.
+    delay: str = ""
     #: Files that may have labels of its classes, by name.
     class_labels: tuple[tuple[str, Path], ...] = ()
 

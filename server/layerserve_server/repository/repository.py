@@ -472,6 +472,8 @@ class Repository(LoadedModels):
             return
         if entry.state in (State.FAILED, State.LOADING) and not entry.loading.locked():
             entry.state, entry.reason = State.AVAILABLE, ""
+        if entry.state is State.AVAILABLE:
+            entry.reason = one.delay
 
     def _refuse(self, entry: Entry, one: FoundVersion) -> None:
         """Records a problem of a version's file. A loaded version stays in use."""

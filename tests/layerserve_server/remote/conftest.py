@@ -24,6 +24,10 @@ class FakeStore:
     error: StoreError | None = None
     #: Raised by `fetch`, as long as it is set.
     fetch_error: StoreError | None = None
+    #: Raised by `read`, by path.
+    read_errors: dict[str, StoreError] = field(default_factory=dict)
+    #: Paths of objects that `read` waits for, until `gate` is set.
+    silent: set[str] = field(default_factory=set)
     #: Set while fetches may go on.
     gate: threading.Event = field(default_factory=threading.Event)
     fetched: list[str] = field(default_factory=list)
@@ -57,6 +61,10 @@ class FakeStore:
 
     def read(self, path: str, limit: int) -> str:
         self._check()
+        if path in self.silent:
+            assert self.gate.wait(30)
+        if path in self.read_errors:
+            raise self.read_errors[path]
         if path not in self.content:
             raise StoreError("missing", f"{path}: no such object")
         return self.content[path][:limit].decode()

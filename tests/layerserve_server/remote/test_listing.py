@@ -8,7 +8,7 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layerserve_server.remote.listing import MAX_FILES, Listing, arrange
+from layerserve_server.remote.listing import MAX_FILES, RemoteVersion, arrange
 from layerserve_server.remote.objects import StoredObject
 
 
@@ -81,6 +81,12 @@ def test_too_many_files_are_refused():
     assert one.problem == f"the version has {MAX_FILES + 1} files, expected up to {MAX_FILES}"
 
 
+def test_a_manifest_that_is_too_large_is_not_fetched():
+    large = [StoredObject("m/1/model.keras", 1, "a"), StoredObject("m/1/manifest.json", 300_000_000, "b")]
+    problem = "manifest.json: got 300000000 bytes, expected up to 65536"
+    assert arrange(large, "models").versions["m", 1].problem == problem
+
+
 def test_a_flat_file_is_version_1_with_its_proof_unless_there_is_a_folder():
     assert files("m.keras", "m.golden.npz", "m.calibration.npz", "n.h5", "n/1/model.h5") == {
         ("m", 1): ["calibration.npz", "golden.npz", "m.keras"],
@@ -149,4 +155,13 @@ def test_any_names_give_paths_that_stay_in_their_folder(paths):
             assert not {"", ".", ".."} & set(parts)
             assert "\\" not in name
             assert name.isprintable()
-    assert Listing.from_json(json.loads(json.dumps(found.as_json()))) == found
+        assert RemoteVersion.from_json(json.loads(json.dumps(one.as_json()))) == one
+
+
+@pytest.mark.parametrize("size", [-1, 2**63, 10**400])
+@pytest.mark.parametrize("path", ["m/1/model.keras", "m.keras"])
+def test_a_size_that_no_file_can_have_refuses_its_version_alone(path, size):
+    objects = [StoredObject(path, size, "a"), StoredObject("other.keras", 1, "a")]
+    found = {one.name: one.problem for one in arrange(objects, "models").versions.values()}
+    assert "got size" in found["m"]
+    assert found["other"] == ""

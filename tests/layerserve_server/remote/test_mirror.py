@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import shutil
 import threading
 import time
 
@@ -180,6 +182,58 @@ def test_labels_are_copied_and_removed(store, make_mirror, tmp_path):
     assert not labels.exists()
 
 
+def test_labels_that_were_removed_while_no_server_ran_are_removed(store, make_mirror, tmp_path):
+    store.put("m/labels.json", '{"stable": 1}')
+    store.put("m/1/model.keras", "one")
+    make_mirror()
+    del store.content["m/labels.json"]
+    make_mirror()
+    assert not (tmp_path / "cache" / "models" / "m" / "labels.json").exists()
+
+
+def test_labels_that_cannot_be_read_concern_their_model_alone(store, make_mirror, seen, tmp_path, caplog):
+    for name in ("m", "n"):
+        store.put(f"{name}/labels.json", '{"stable": 1}')
+        store.put(f"{name}/1/model.keras", "one")
+    store.read_errors["m/labels.json"] = StoreError("away", "m/labels.json: Forbidden")
+    mirror = make_mirror()
+    models = tmp_path / "cache" / "models"
+    assert absent(mirror) == {("m", 1): "", ("n", 1): ""}
+    assert (models / "n" / "labels.json").exists()
+    for _ in range(3):
+        assert mirror.refresh()
+    assert caplog.text.count("m/labels.json: Forbidden") == 1
+    assert all(seen.answers)
+    store.read_errors.clear()
+    mirror.refresh()
+    assert (models / "m" / "labels.json").read_text() == '{"stable": 1}'
+    # What the folder has stays.
+    store.put("m/labels.json", '{"stable": 2}')
+    store.read_errors["m/labels.json"] = StoreError("away", "m/labels.json: Forbidden")
+    mirror.refresh()
+    assert (models / "m" / "labels.json").read_text() == '{"stable": 1}'
+
+
+def test_labels_that_do_not_arrive_hold_up_one_listing(store, make_mirror, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "READ_SECONDS", 0.2)
+    store.silent = {f"m{number}/labels.json" for number in range(module.READS - 1)}
+    for name in ("n", *(path.split("/")[0] for path in store.silent)):
+        store.put(f"{name}/labels.json", '{"stable": 1}')
+        store.put(f"{name}/1/model.keras", "one")
+    store.gate.clear()
+    mirror = make_mirror()
+    models = tmp_path / "cache" / "models"
+    assert len(absent(mirror)) == module.READS
+    assert (models / "n" / "labels.json").exists()
+    monkeypatch.setattr(module, "READ_SECONDS", 3600)
+    assert mirror.refresh()
+    # What was asked for before the object changed isn't taken.
+    store.put("m0/labels.json", '{"stable": 2}')
+    store.gate.set()
+    wait_for(lambda: mirror.refresh() and all((models / path).exists() for path in store.silent))
+    assert (models / "m0" / "labels.json").read_text() == '{"stable": 2}'
+
+
 def test_a_store_that_is_away_changes_nothing(store, make_mirror, seen, caplog):
     store.put("m/1/model.keras", "one")
     store.put("m/2/model.keras", "two")
@@ -192,12 +246,14 @@ def test_a_store_that_is_away_changes_nothing(store, make_mirror, seen, caplog):
     with pytest.raises(UnavailableError, match=r"version 2 can't be fetched: .*connection refused"):
         mirror.fetch("m", 2)
     assert absent(mirror) == {("m", 2): ""}, "it may come back, so the version hasn't failed"
+    assert [one.delay for one in mirror.versions()] == ["", "memory://models: connection refused"]
     assert seen.answers == [True, False, False, False]
     assert caplog.text.count("can't list the store") == 1
     store.error = None
     assert mirror.refresh()
     assert "answers again" in caplog.text or not caplog.text.count("INFO")
     assert fetched(mirror, "m", 2).exists()
+    assert not any(one.delay for one in mirror.versions())
 
 
 def test_the_time_between_attempts_doubles(store, make_mirror, monkeypatch):
@@ -271,11 +327,55 @@ def test_what_a_killed_server_has_left_is_removed(store, make_mirror, tmp_path):
     (tmp_path / "cache" / "kept" / "m@1").unlink()
     (folder / "model.keras").write_text("half")
     (tmp_path / "cache" / "unfinished" / "ab").mkdir()
-    (tmp_path / "cache" / "listing.json").write_text("{")
+    (tmp_path / "cache" / "listing.jsonl").write_text("{")
     mirror = make_mirror()
     assert not folder.exists()
     assert absent(mirror) == {("m", 1): ""}
     assert list((tmp_path / "cache" / "unfinished").iterdir()) == []
+
+
+def cut(folder):
+    (folder / "variables" / "variables.index").write_text("ind")
+
+
+def extended(folder):
+    (folder / "golden.npz").write_text("proof")
+
+
+def linked(folder):
+    (folder / "saved_model.pb").unlink()
+    (folder / "saved_model.pb").symlink_to("variables/variables.index")
+
+
+@pytest.mark.parametrize("change", [cut, extended, linked, lambda folder: (folder / "saved_model.pb").unlink()])
+def test_a_copy_whose_files_have_changed_is_fetched_again(store, make_mirror, change):
+    for version in (1, 2):
+        store.put(f"m/{version}/saved_model.pb", "graph")
+        store.put(f"m/{version}/variables/variables.index", "index")
+    mirror = make_mirror()
+    folder, other = fetched(mirror, "m", 1), fetched(mirror, "m", 2)
+    mirror.stop()
+    change(folder)
+    store.fetched.clear()
+    mirror = make_mirror()
+    assert not folder.exists()
+    assert other.exists()
+    fetched(mirror, "m", 1)
+    files = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"saved_model.pb": "graph", "variables/variables.index": "index"}
+    assert not (folder / "saved_model.pb").is_symlink()
+    assert sorted(store.fetched) == ["m/1/saved_model.pb", "m/1/variables/variables.index"]
+
+
+def test_a_copy_that_was_removed_is_fetched_again_when_it_is_wanted(store, make_mirror):
+    store.put("m/1/model.keras", "one")
+    mirror = make_mirror()
+    folder = fetched(mirror, "m", 1)
+    shutil.rmtree(folder)
+    assert (fetched(mirror, "m", 1) / "model.keras").read_text() == "one"
+    shutil.rmtree(folder)
+    mirror.want("m", 1)
+    wait_for(folder.exists)
 
 
 def test_a_second_server_needs_a_folder_of_its_own(store, make_mirror, tmp_path, seen):
@@ -324,6 +424,21 @@ def test_space_that_the_filesystem_lacks_is_named(store, make_mirror, monkeypatc
     monkeypatch.setattr(mirror._cache, "free_bytes", lambda: 1000)
     with pytest.raises(UnavailableError, match="10 bytes, and the state folder's filesystem 1000 free"):
         mirror.fetch("m", 1)
+
+
+@pytest.mark.parametrize("step", ["unfinished", "put"])
+def test_a_disk_that_fills_up_meanwhile_is_tried_again(store, make_mirror, monkeypatch, step):
+    store.put("m/1/model.keras", "one")
+    mirror = make_mirror()
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror._cache, step, full)
+        with pytest.raises(UnavailableError, match="No space left on device"):
+            mirror.fetch("m", 1)
+    assert fetched(mirror, "m", 1).is_dir()
 
 
 def test_a_request_does_not_wait_for_ever(store, make_mirror, monkeypatch):

@@ -151,6 +151,25 @@ def test_a_slow_store_delays_nobody(s3, served, connect, wait_until, monkeypatch
     assert longest < 0.3
 
 
+def test_objects_that_the_store_refuses_concern_their_version_alone(s3, served, connect, wait_until):
+    put(s3, 1, 10)
+    for path in ("models/other/1/model.keras", "models/other/labels.json"):
+        s3.put(path, json.dumps({"offset": 20}))
+        s3.proxy.statuses[path] = 403
+    app = served()
+    assert predict(connect(app)) == (1, 10)
+
+    def other():
+        (found,) = app.repository.describe("other")
+        return found
+
+    wait_until(lambda: other().reason)
+    assert (other().state, other().reason) == (State.AVAILABLE, "s3://bucket/models/other/1/model.keras: Forbidden")
+    s3.proxy.statuses.clear()
+    wait_until(lambda: other().state is State.READY)
+    assert other().reason == ""
+
+
 def test_a_version_with_a_hostile_name_is_shown_and_the_others_are_served(s3, served, connect):
     put(s3, 1, 10)
     put(s3, 2, 20)
@@ -294,6 +313,10 @@ def test_labels_of_classes_come_with_each_version(s3, served, wait_until, tmp_pa
     file.write_text(json.dumps({"offset": 30}))
     assert app.repository.publish("double", file, run="r1", base_version=1) == 3
     assert labels(3) == b"hen fox"
+    # Without a version whose labels it could have.
+    file.write_text(json.dumps({"offset": 40}))
+    assert app.repository.publish("double", file, run="r2", base_version=0) == 4
+    assert labels(4) == b"hen fox"
     app.repository.writer.withdraw("double", 1, app.settings.root / "double" / "1")
     assert "models/double/labels.txt" in s3.paths()
     app.repository.writer.withdraw_model("double", 3)

@@ -8,11 +8,15 @@ import os
 import signal
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from layerserve_server.remote import program
+from layerserve_server.remote import store as module
 from layerserve_server.remote.objects import StoredObject, StoreError
 from layerserve_server.remote.process import ProcessStore
-from layerserve_server.remote.store import CHUNK, FsspecStore
+from layerserve_server.remote.store import CHUNK, TRANSFERS, FsspecStore
 
 
 @pytest.fixture(params=["memory", "file", "s3", "s3 in another process"])
@@ -112,6 +116,60 @@ def test_an_object_that_ends_early_is_damaged(tmp_path, monkeypatch):
     store.close()
 
 
+def test_a_listing_without_an_end_is_refused(s3, monkeypatch):
+    monkeypatch.setattr(module, "MAX_OBJECTS", 10)
+    store = FsspecStore("s3://bucket/models")
+    pages = []
+
+    async def without_an_end(*arguments, **options):
+        while len(pages) < 1000:
+            pages.append([f"models/m/1/{len(pages)}-{number}" for number in range(4)])
+            yield {"Contents": [{"Key": key, "Size": 1, "ETag": '"a"'} for key in pages[-1]]}
+
+    monkeypatch.setattr(store._files, "_list_pages", without_an_end)
+    with pytest.raises(StoreError, match="expected up to 10") as raised:
+        store.objects()
+    assert raised.value.kind == "refused"
+    assert len(pages) == 3
+
+
+def test_a_listing_is_sent_in_parts_when_it_has_changed(monkeypatch):
+    monkeypatch.setattr(program, "PART", 2)
+    one = program.Program(f"memory://{uuid.uuid4().hex}/models")
+    lines = []
+    monkeypatch.setattr(one, "_write", lines.append)
+
+    def listed(known):
+        lines.clear()
+        one.run({"id": 7, "do": "objects", "with": {"below": "", "known": known}})
+        assert [StoredObject(*values) for line in lines[:-1] for values in line["part"]] in (
+            [],
+            one._opened().objects(),
+        )
+        return [len(line["part"]) for line in lines[:-1]], lines[-1]["result"]
+
+    for number in range(5):
+        one._opened().write(f"m/1/{number}", "one")
+    parts, known = listed("")
+    assert parts == [2, 2, 1]
+    assert listed(known) == ([], known)
+    one._opened().write("m/1/5", "one")
+    parts, changed = listed(known)
+    assert (parts, changed == known) == ([2, 2, 2], False)
+
+
+def test_a_listing_that_has_not_changed_is_the_same_list(s3, remote):
+    empty = remote.objects()
+    s3.put("models/m/1/model.keras", "one")
+    first = remote.objects()
+    assert (len(empty), len(first)) == (0, 1)
+    assert remote.objects() is first
+    assert len(remote.objects("m/2")) == 0
+    assert remote.objects() is first
+    s3.put("models/m/1/model.keras", "two")
+    assert remote.objects() != first
+
+
 def test_a_single_file_is_a_root(s3, tmp_path):
     s3.put("models/m.keras", "model")
     s3.put("models/other.keras", "other")
@@ -193,6 +251,79 @@ def test_a_server_that_does_not_answer_costs_its_process(s3):
     remote.close()
     with pytest.raises(StoreError, match="the server is stopping"):
         remote.objects()
+
+
+def test_an_object_that_does_not_arrive_costs_no_other(s3, tmp_path):
+    s3.put("models/m/1/model.keras", "one")
+    s3.put("models/n/1/model.keras", os.urandom(3 * CHUNK))
+    remote = ProcessStore("s3://bucket/models", silent_seconds=3)
+    silent, slow = remote.objects()
+    before = remote.pid
+    s3.proxy.silent.add("models/m/1/model.keras")
+    s3.proxy.delay = 0.02
+    with ThreadPoolExecutor() as pool:
+        failing = pool.submit(remote.fetch, [silent], ["x"], tmp_path / "silent")
+        slow_one = pool.submit(remote.fetch, [slow], ["x"], tmp_path / "slow")
+        with pytest.raises(StoreError, match="no answer for 3 s"):
+            failing.result()
+        assert not slow_one.done()
+        s3.proxy.delay = 0
+        assert len(remote.objects()) == 2
+        slow_one.result()
+    assert (tmp_path / "slow" / "x").stat().st_size == 3 * CHUNK
+    # The request that got no answer goes on in the process, which takes no others and ends.
+    assert remote.pid != before
+    end = time.monotonic() + 20
+    while Path(f"/proc/{before}/cmdline").exists() and Path(f"/proc/{before}/cmdline").read_bytes():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    remote.close()
+
+
+def test_what_could_not_be_written_in_time_is_not_written_later(s3, remote, tmp_path):
+    s3.put("models/m/1/model.keras", "one")
+    (one,) = remote.objects()
+    s3.proxy.silent.add("models/m/1/model.keras")
+    with ThreadPoolExecutor() as pool:
+        pending = pool.submit(remote.fetch, [one], ["x"], tmp_path)
+        while not s3.proxy.waiting:
+            time.sleep(0.01)
+        s3.proxy.delay = 30
+        remote._silent_seconds = 0.5
+        with pytest.raises(StoreError, match=r"no answer for 0\.5 s"):
+            remote.write("m/labels.json", "{}")
+        with pytest.raises(StoreError, match=r"no answer for 0\.5 s"):
+            pending.result(10)
+
+
+def test_objects_that_do_not_arrive_hold_no_thread_of_another_version(s3, remote, tmp_path):
+    paths = [f"m/1/{number}" for number in range(2 * TRANSFERS)]
+    for path in (*paths, "n/1/model.keras"):
+        s3.put(f"models/{path}", "one")
+    *silent, other = remote.objects()
+    s3.proxy.silent.update(f"models/{path}" for path in paths)
+    with ThreadPoolExecutor() as pool:
+        stuck = pool.submit(remote.fetch, silent, paths, tmp_path / "silent")
+        while s3.proxy.waiting < TRANSFERS:
+            time.sleep(0.01)
+        remote.fetch([other], ["x"], tmp_path / "other")
+        assert not stuck.done()
+        s3.proxy.silent.clear()
+        stuck.result()
+
+
+def test_content_without_an_end_costs_no_more_memory_than_the_limit(s3, tmp_path):
+    s3.put("models/m/1/model.keras", "one")
+    remote = ProcessStore("s3://bucket/models", max_bytes=200 << 20)
+    (one,) = remote.objects()
+    s3.proxy.endless.add("models/m/1/model.keras")
+    with pytest.raises(StoreError, match="takes more than 200 MiB of memory") as raised:
+        remote.fetch([one], ["x"], tmp_path / "a")
+    assert raised.value.kind == "away"
+    s3.proxy.endless.clear()
+    remote.fetch([one], ["x"], tmp_path / "b")
+    assert (tmp_path / "b" / "x").read_text() == "one"
+    remote.close()
 
 
 def test_a_process_that_is_killed_is_started_again(s3, remote):

@@ -240,7 +240,7 @@ def test_a_withdrawal_that_is_cut_off_leaves_no_version_to_others(
         writer.withdraw("n", 1, tmp_path)
     assert set(store.content) == {"m/1/model.keras", "n/1/.publishing", "n/1/model.keras"}
     mirror._cache.remove(("n", 1))
-    (mirror._cache.folder / "listing.json").unlink()
+    (mirror._cache.folder / "listing.jsonl").unlink()
     assert ("n", 1) not in absent(make_mirror())
 
 
