@@ -54,8 +54,40 @@ def test_who_asks_and_how(tls, token, expected, metadata):
 
 @pytest.mark.parametrize("address", ["http://h:1", "https://h:1", "grpc://h:1", "grpcs://h:1"])
 def test_a_url_is_no_address(address):
-    with pytest.raises(InvalidArgument, match=r"expected host:port; use tls=True for TLS"):
+    with pytest.raises(InvalidArgument, match=r"expected host:port; for TLS use tls=True, or --tls"):
         connection(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "h",
+        "localhost",
+        "10.0.0.1",
+        "::1",
+        "[::1]",
+        "h:",
+        ":8500",
+        "h:grpc",
+        "h:123456",
+        "h:1/v1",
+        "h:1,i",
+        "h:1,",
+        ",",
+        "h 1",
+    ],
+)
+def test_an_address_without_a_port_is_refused(address):
+    with pytest.raises(InvalidArgument, match=r"address: got .*, expected host:port, such as localhost:8500"):
+        connection(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["h:1", "a-b.c_d.svc:8500", "[::1]:8500", "[fe80::1%eth0]:1", "10.0.0.1:1, 10.0.0.2:2", "dns:///h", "unix:/s"],
+)
+def test_addresses_with_ports_and_targets_of_grpc_are_taken(address):
+    assert connection(address).address == address
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
