@@ -26,8 +26,11 @@ DEFAULT_TIMEOUT = 60.0
 
 ChannelOptions = Sequence[tuple[str, Any]]
 
-#: gRPC's text for a server that can't be connected to, with the last address that was tried, and the reason.
-_NO_CONNECTION = re.compile(r"(?s).*; last error: [A-Z_]+: (?:ipv[46]:)?(\S+): Failed to connect to remote host: (.+)")
+#: gRPC's texts for a server that can't be connected to, with the last address that was tried, and the reason.
+_NO_CONNECTION = re.compile(
+    r"(?s).*; last error: [A-Z_]+: (?:ipv[46]:)?(\S+): "
+    r"(?:Failed to connect to remote host: |connect failed: addr: \S+ error: )(.+)"
+)
 
 
 @dataclass(frozen=True)

@@ -167,3 +167,25 @@ def test_tls_with_an_authority_of_ones_own_and_a_client_certificate(tmp_path):
                 assert client.models() == ()
         with Client(server.address, tls=True) as client, pytest.raises(Unavailable):
             client.models()
+
+
+@pytest.mark.parametrize(
+    ("details", "text"),
+    [
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: Failed to connect to remote host: "
+            "Connection refused",
+            "server h:1: can't connect to [::1]:1: Connection refused",
+        ),
+        (
+            "connections to all backends failing; last error: FAILED_PRECONDITION: ipv4:10.0.0.1:1: connect failed: "
+            "addr: ipv4:10.0.0.1:1 error: Network is unreachable",
+            "server h:1: can't connect to 10.0.0.1:1: Network is unreachable",
+        ),
+        ("Socket closed", "server h:1: Socket closed"),
+        ("", "server h:1: "),
+    ],
+)
+def test_a_server_that_does_not_answer_is_named_with_the_reason(details, text):
+    unavailable = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+    assert str(rpc_error(unavailable, "h:1")) == text

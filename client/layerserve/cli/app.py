@@ -26,8 +26,6 @@ def run(argv: Sequence[str]) -> int:
         application()(args=list(argv), prog_name="layerserve")
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    except KeyboardInterrupt:
-        return 130
     except LayerserveError as error:
         return _fail(str(error))
     except OSError as error:

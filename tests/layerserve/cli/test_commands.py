@@ -424,6 +424,18 @@ def test_without_rows_on_a_terminal_predict_says_what_it_takes(cli, monkeypatch)
     assert "missing input: pass --input, or JSON on standard input" in err
 
 
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "layerserve.cli.app":
+            raise KeyboardInterrupt
+
+
+def test_a_command_that_is_interrupted_while_it_is_imported_says_nothing(cli, monkeypatch):
+    monkeypatch.delitem(sys.modules, "layerserve.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert cli("models") == (130, "", "")
+
+
 def test_an_interrupted_command_says_nothing(cli, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
