@@ -173,8 +173,8 @@ def test_tls_with_an_authority_of_ones_own_and_a_client_certificate(tmp_path):
     ("details", "text"),
     [
         (
-            "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: Failed to connect to remote host: "
-            "Connection refused",
+            "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: Failed to connect to remote "
+            "host: Connection refused",
             "server h:1: can't connect to [::1]:1: Connection refused",
         ),
         (
