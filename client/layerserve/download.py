@@ -19,7 +19,7 @@ from layerserve.v1.models_pb2 import DownloadModelRequest, ModelVersion
 from layerserve.v1.tensor_pb2 import ModelSpec
 
 #: Kinds of model files by suffix.
-_KINDS = {".keras": ".keras", ".h5": "HDF5", ".hdf5": "HDF5"}
+_KINDS = {".keras": "a .keras file", ".h5": "an HDF5 file", ".hdf5": "an HDF5 file"}
 
 
 class PartialFile:
@@ -111,6 +111,6 @@ def model_path(path: str, name: str, file: str) -> Path:
     given, sent = _KINDS.get(Path(path).suffix), _KINDS.get(suffix)
     if given and sent and given != sent:
         raise InvalidArgument(
-            f"path: got {path!r} for a {sent} file, expected one that ends in {suffix}, or a `format` to convert it to"
+            f"path: got {path!r} for {sent}, expected one that ends in {suffix}, or a `format` to convert it to"
         )
     return Path(path)

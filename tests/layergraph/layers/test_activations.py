@@ -47,7 +47,7 @@ def test_nothing_is_linear() -> None:
 
 def test_a_lambda_of_keras_2_is_named_as_code() -> None:
     """The form in which Keras 2.13 to 2.15 write it: marshalled code, defaults, closure."""
-    with pytest.raises(ConfigError, match="option 'activation' is .*: a lambda holds Python code, which is never run"):
+    with pytest.raises(ConfigError, match=r"option 'activation' is .*: a lambda holds Python code, which is never run"):
         layers.Dense.from_config({"name": "d", "units": 2, "activation": {"value": ["4wEAAAAA", None, None]}})
 
 
