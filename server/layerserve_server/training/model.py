@@ -138,13 +138,11 @@ def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates
     only if the run `updates` weights. Raises NotCompiledError if there is no loss or optimizer, and ConfigError if a
     setting is invalid.
     """
+    if settings.keys().isdisjoint(("optimizer", "loss")) and model.compile_problem:
+        raise ConfigError(f"the compile settings of the model file can't be used, give a loss: {model.compile_problem}")
     if not settings:
         if not model.compiled:
             raise NotCompiledError("neither the request nor the model file has an optimizer and a loss")
-        if model.compile_problem:
-            raise ConfigError(
-                f"the compile settings of the model file can't be used, give a loss: {model.compile_problem}"
-            )
         return
     filed = model.compile_config or {}
     arguments = dict(settings)
