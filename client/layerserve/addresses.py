@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from layerserve.errors import InvalidArgument
 
 #: Schemes of gRPC's targets that name sockets of this machine.
 _LOCAL_SCHEMES = ("unix:", "unix-abstract:", "vsock:")
+#: Beginning of an address with one of gRPC's schemes, such as "dns:///".
+_SCHEME = re.compile(r"(unix|unix-abstract|vsock|dns|ipv4|ipv6):|[a-z][a-z0-9+.-]*:///")
+#: An address without a scheme.
+_HOST_AND_PORT = re.compile(r"(\[[^\[\]\s]+\]|[^\[\]:/\s]+):([0-9]{1,5})")
 
 
 def target(address: str) -> str:
@@ -18,7 +23,12 @@ def target(address: str) -> str:
     if not address:
         raise InvalidArgument("address: got an empty string, expected host:port")
     if address.startswith(("http://", "https://", "grpc://", "grpcs://")):
-        raise InvalidArgument(f"address: got {address!r}, expected host:port; use tls=True for TLS")
+        raise InvalidArgument(f"address: got {address!r}, expected host:port; for TLS use tls=True, or --tls")
+    if not _SCHEME.match(address):
+        # gRPC would take port 443 for an address without a port.
+        for part in address.split(","):
+            if not _HOST_AND_PORT.fullmatch(part.strip()):
+                raise InvalidArgument(f"address: got {address!r}, expected host:port, such as localhost:8500")
     if "," not in address or address.startswith(("ipv4:", "ipv6:")):
         return address
     versions = {_ip_version(host) for host in _hosts(address)}

@@ -456,8 +456,8 @@ class AsyncClient(
         for tf.keras (.keras and .h5). Default: the model's own, without conversion. `timeout` is in seconds; default:
         none.
 
-        Raises ModelNotFound, VersionNotFound, LabelNotFound, InvalidArgument (the format can't represent the model),
-        Overloaded (other files are being converted), DataLoss, OSError.
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, InvalidArgument (the format can't represent the model, or
+        `path` has the suffix of another one), Overloaded (other files are being converted), DataLoss, OSError.
         """
         return await self._run(download(model_spec(model, version, label), path, format), timeout)
 

@@ -7,11 +7,13 @@ can't be converted to uint8; a finite float can't become infinite.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from layerserve.errors import InvalidTensor
+from layerserve.errors import InvalidArgument, InvalidTensor
 from layerserve.tensors import NUMPY_DTYPES, Array, array_dtype
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
@@ -44,9 +46,26 @@ def as_rows(value: Any, name: str) -> Any:
     """Returns an array as `as_array` does, but an object that is sliced later as it is, such as an h5py dataset.
 
     So data on disk isn't read as a whole. Such an object has `shape` and `dtype`, and is no array or column in memory.
+    Raises InvalidArgument for what has no rows.
     """
+    check_has_rows(value, name)
     sliced = hasattr(value, "shape") and hasattr(value, "dtype") and not hasattr(value, "to_numpy")
-    return value if sliced and not isinstance(value, np.ndarray) else as_array(value, name)
+    rows = value if sliced and not isinstance(value, np.ndarray) else as_array(value, name)
+    if not rows.shape:
+        raise InvalidArgument(f"{name}: got a scalar, expected an array of rows")
+    return rows
+
+
+def check_has_rows(value: Any, name: str) -> None:
+    """Raises InvalidArgument for a path, and for what yields batches: a generator, a PyDataset, a tf.data.Dataset."""
+    if isinstance(value, (*TEXTS, os.PathLike)):
+        raise InvalidArgument(f"{name}: got {value!r}, expected an array of rows; a file of the server is a ServerFile")
+    if isinstance(value, (Sequence, Mapping)) or any(hasattr(value, part) for part in ("__array__", "shape")):
+        return
+    if hasattr(value, "__iter__") or hasattr(value, "__getitem__"):
+        raise InvalidArgument(
+            f"{name}: got {type(value).__name__}, which yields batches, expected an array with the rows of all batches"
+        )
 
 
 def _of_objects(array: Array, name: str) -> Array:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from layerserve.download import fetch
+from layerserve.download import fetch, model_path
 from layerserve.errors import InvalidArgument, NotFound
 from layerserve.events import Logs, read_logs
 from layerserve.flow import Flow, call
@@ -125,12 +125,7 @@ def download(name: str, path: str | os.PathLike[str], state: bool, format: str |
 
 
 def _destination(path: str, run_id: str, reply: pb.DownloadCheckpointResponse) -> Path:
-    if not (path.endswith(("/", os.sep)) or Path(path).is_dir()):
-        return Path(path)
-    # Names come from the server: characters that could lead out of the directory are replaced.
-    suffix = Path(reply.file).suffix
-    name = re.sub(r"[^\w-]", "_", f"{run_id}-{reply.checkpoint.id}")
-    return Path(path) / (name + (suffix if re.fullmatch(r"\.\w+", suffix) else ".keras"))
+    return model_path(path, re.sub(r"[^\w-]", "_", f"{run_id}-{reply.checkpoint.id}"), reply.file)
 
 
 def publish(name: str, label: str | None, format: str | None) -> Flow[int]:

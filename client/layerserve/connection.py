@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 
@@ -25,6 +27,12 @@ DEFAULT_TIMEOUT = 60.0
 LONGEST_TIMEOUT = 1e9
 
 ChannelOptions = Sequence[tuple[str, Any]]
+
+#: gRPC's texts for a server that can't be connected to, with the last address that was tried, and the reason.
+_NO_CONNECTION = re.compile(
+    r"(?s).*; last error: [A-Z_]+: (?:ipv[46]:)?(\S+): "
+    r"(?:Failed to connect to remote host: |connect failed: addr: \S+ error: )(.+)"
+)
 
 
 @dataclass(frozen=True)
@@ -159,5 +167,11 @@ def rpc_error(error: grpc.RpcError, address: str) -> LayerserveError:
     metadata: Any = error.trailing_metadata()  # pairs in both, of different types
     translated = from_status(error.code(), details, metadata)
     if isinstance(translated, Unavailable) and not translated.code:
-        translated.details = f"server {address}: {details}"
+        translated.details = f"server {address}: {_plain(details or '')}"
     return translated
+
+
+def _plain(details: str) -> str:
+    """Returns gRPC's text for an error of a connection, without what only matters within gRPC."""
+    found = _NO_CONNECTION.fullmatch(details)
+    return f"can't connect to {unquote(found[1])}: {found[2]}" if found else details

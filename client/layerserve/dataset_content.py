@@ -132,8 +132,6 @@ class _Rows:
         self._name = name
         self._rows = as_rows(value, name)
         self.shape = tuple(int(length) for length in self._rows.shape)
-        if not self.shape:
-            raise InvalidArgument(f"{name}: got a scalar, expected an array of rows")
         row_bytes = math.prod(self.shape[1:]) * 8
         self._step = max(1, PIECE // max(1, row_bytes))
         first = default_cast(as_array(self._rows[:1], name), name)

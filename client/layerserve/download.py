@@ -11,12 +11,15 @@ from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
-from layerserve.errors import DataLoss
+from layerserve.errors import DataLoss, InvalidArgument
 from layerserve.flow import Close, Flow, open_stream, receive, work
 from layerserve.methods import DOWNLOAD_MODEL, Method
 from layerserve.options.formats import model_format
 from layerserve.v1.models_pb2 import DownloadModelRequest, ModelVersion
 from layerserve.v1.tensor_pb2 import ModelSpec
+
+#: Kinds of model files by suffix.
+_KINDS = {".keras": "a .keras file", ".h5": "an HDF5 file", ".hdf5": "an HDF5 file"}
 
 
 class PartialFile:
@@ -81,7 +84,7 @@ def fetch(method: Method[Any, Any], request: Any, what: str, destination: Callab
         if partial is None:
             raise DataLoss(f"{what}: the server closed the stream without sending data")
         return (yield from work(bind(partial.publish, sha256)))
-    except OSError:  # such as a full disk, or a folder that can't be written
+    except (OSError, InvalidArgument):  # such as a full disk, or a folder that can't be written
         yield Close(stream)
         raise
     finally:
@@ -91,11 +94,23 @@ def fetch(method: Method[Any, Any], request: Any, what: str, destination: Callab
 
 def _destination(path: str, version: ModelVersion) -> Path:
     """Returns the path itself, or "<model>-<version>.keras" in it if it is a directory or ends with a slash."""
-    if not (path.endswith(("/", os.sep)) or Path(path).is_dir()):
-        return Path(path)
-    # Names come from the server: characters that could lead out of the directory are replaced.
     name = re.sub(r"[^\w.-]", "_", version.name).lstrip(".") or "model"
-    suffix = Path(version.file).suffix
-    if not re.fullmatch(r"\.\w+", suffix):
-        suffix = ".keras"
-    return Path(path) / f"{name}-{version.version}{suffix}"
+    return model_path(path, f"{name}-{version.version}", version.file)
+
+
+def model_path(path: str, name: str, file: str) -> Path:
+    """Returns the path itself, or that of a file in it if it is a directory or ends with a slash.
+
+    `name` is the name of such a file without its suffix, and `file` the server's name of the model file, which has the
+    suffix. Raises InvalidArgument if the path has the suffix of another kind of model file: Keras can't open it then.
+    """
+    # Names come from the server: characters that could lead out of the directory are replaced.
+    suffix = Path(file).suffix if re.fullmatch(r"\.\w+", Path(file).suffix) else ".keras"
+    if path.endswith(("/", os.sep)) or Path(path).is_dir():
+        return Path(path) / (name + suffix)
+    given, sent = _KINDS.get(Path(path).suffix), _KINDS.get(suffix)
+    if given and sent and given != sent:
+        raise InvalidArgument(
+            f"path: got {path!r} for {sent}, expected one that ends in {suffix}, or a `format` to convert it to"
+        )
+    return Path(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from layerserve.casting import check_has_rows
 from layerserve.dataset_info import read_dataset
 from layerserve.dataset_roles import dataset_arrays
 from layerserve.errors import InvalidArgument, TrainingCancelled
@@ -131,6 +132,8 @@ def _arrays(
     """Flow of the arrays of a request: those that are given, or those of a dataset. Raises InvalidArgument."""
     if dataset is None:
         if x is None or y is None:
+            if x is not None:  # Keras's `fit` takes batches of both without `y`.
+                check_has_rows(x, "x")
             raise InvalidArgument(f"{'x' if x is None else 'y'}: got none, expected data, or a dataset")
         return training_arrays(x, y, sample_weight, validation_data, signature.inputs, signature.outputs)
     given = {"x": x, "y": y, "sample_weight": sample_weight, "validation_data": validation_data}

@@ -209,8 +209,6 @@ def _loose_array(role: DataRole.ValueType, name: str, value: Any, dtype: str | N
     rows = as_rows(value, text)
     if any(axis is None for axis in rows.shape):
         raise InvalidArgument(f"{text}: got {type(value).__name__} with rows of different lengths, expected {RAGGED}")
-    if not rows.shape:
-        raise InvalidArgument(f"{text}: got a scalar, expected an array of rows")
     first = as_array(rows[:1], text)
     if dtype is None:
         dtype = array_dtype(default_cast(first, text), text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -110,7 +111,7 @@ def describe(entry: Mapping[str, Any]) -> str:
     """Returns the error line of an invalid setting, with all spellings, since the user may have used any of them."""
     if not entry["loc"]:
         return str(entry["msg"]).removeprefix("Value error, ")
-    expected = str(entry["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = re.sub("^(Input should be |Value error, )|, unable to parse.*", "", str(entry["msg"]))
     return f"{spellings(str(entry['loc'][0]))}: got {entry['input']!r}, expected {expected}"
 
 

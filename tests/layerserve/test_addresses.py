@@ -21,7 +21,7 @@ def test_targets_are_those_of_grpc(address, expected):
     assert target(address) == expected
 
 
-@pytest.mark.parametrize("address", ["a:1,b:1", "10.0.0.1:1,[::1]:1", "10.0.0.1:1,", ","])
+@pytest.mark.parametrize("address", ["a:1,b:1", "10.0.0.1:1,[::1]:1"])
 def test_several_addresses_are_ip_addresses_of_one_kind(address):
     with pytest.raises(InvalidArgument, match="expected IP addresses of one kind"):
         target(address)

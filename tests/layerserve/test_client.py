@@ -201,7 +201,12 @@ def test_a_client_refuses_what_it_cannot_connect_with(make, address, options, te
 
 
 def test_no_server_is_unavailable_and_named():
-    with Client("127.0.0.1:1") as client, pytest.raises(Unavailable, match=r"server 127\.0\.0\.1:1: "):
+    with (
+        Client("127.0.0.1:1") as client,
+        pytest.raises(
+            Unavailable, match=r"^server 127\.0\.0\.1:1: can't connect to 127\.0\.0\.1:1: Connection refused$"
+        ),
+    ):
         client.predict("double", [1], timeout=20)
 
 

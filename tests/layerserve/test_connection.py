@@ -54,8 +54,40 @@ def test_who_asks_and_how(tls, token, expected, metadata):
 
 @pytest.mark.parametrize("address", ["http://h:1", "https://h:1", "grpc://h:1", "grpcs://h:1"])
 def test_a_url_is_no_address(address):
-    with pytest.raises(InvalidArgument, match=r"expected host:port; use tls=True for TLS"):
+    with pytest.raises(InvalidArgument, match=r"expected host:port; for TLS use tls=True, or --tls"):
         connection(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "h",
+        "localhost",
+        "10.0.0.1",
+        "::1",
+        "[::1]",
+        "h:",
+        ":8500",
+        "h:grpc",
+        "h:123456",
+        "h:1/v1",
+        "h:1,i",
+        "h:1,",
+        ",",
+        "h 1",
+    ],
+)
+def test_an_address_without_a_port_is_refused(address):
+    with pytest.raises(InvalidArgument, match=r"address: got .*, expected host:port, such as localhost:8500"):
+        connection(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["h:1", "a-b.c_d.svc:8500", "[::1]:8500", "[fe80::1%eth0]:1", "10.0.0.1:1, 10.0.0.2:2", "dns:///h", "unix:/s"],
+)
+def test_addresses_with_ports_and_targets_of_grpc_are_taken(address):
+    assert connection(address).address == address
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
@@ -142,3 +174,25 @@ def test_tls_with_an_authority_of_ones_own_and_a_client_certificate(tmp_path):
                 assert client.models() == ()
         with Client(server.address, tls=True) as client, pytest.raises(Unavailable):
             client.models()
+
+
+@pytest.mark.parametrize(
+    ("details", "text"),
+    [
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: Failed to connect to remote "
+            "host: Connection refused",
+            "server h:1: can't connect to [::1]:1: Connection refused",
+        ),
+        (
+            "connections to all backends failing; last error: FAILED_PRECONDITION: ipv4:10.0.0.1:1: connect failed: "
+            "addr: ipv4:10.0.0.1:1 error: Network is unreachable",
+            "server h:1: can't connect to 10.0.0.1:1: Network is unreachable",
+        ),
+        ("Socket closed", "server h:1: Socket closed"),
+        ("", "server h:1: "),
+    ],
+)
+def test_a_server_that_does_not_answer_is_named_with_the_reason(details, text):
+    unavailable = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+    assert str(rpc_error(unavailable, "h:1")) == text

@@ -30,6 +30,18 @@ def test_folders_that_are_not_there_are_made(client, tmp_path):
     assert not (tmp_path / "e").exists()
 
 
+def test_a_path_with_the_suffix_of_another_format_is_refused(client, tmp_path):
+    path = tmp_path / "a" / "model.h5"
+    with pytest.raises(
+        InvalidArgument, match=r"model\.h5' for a \.keras file, expected one that ends in \.keras, or a"
+    ):
+        client.download("double", path)
+    assert os.listdir(tmp_path) == []
+    assert client.download("double", path, format="keras2_h5") == path
+    for name in ("model", "model.bin"):
+        assert client.download("double", tmp_path / name) == tmp_path / name
+
+
 def test_a_file_is_replaced(client, tmp_path):
     path = tmp_path / "model.keras"
     path.write_text("old")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from layerserve import InvalidArgument, InvalidTensor, TensorSpec, UnknownOutput
@@ -192,3 +194,34 @@ def test_nothing_is_sent_before_the_server_accepts():
     assert next(requests).HasField("spec")
     upload.abandon()
     assert list(requests) == []
+
+
+class Batches:
+    """As a PyDataset or a DataLoader has it."""
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        return iter([(np.zeros((4, 3)), np.zeros(4))] * 2)
+
+
+@pytest.mark.parametrize("given", [Batches(), (batch for batch in ())])
+def test_what_yields_batches_is_no_array(given):
+    with pytest.raises(
+        InvalidArgument, match=r"x.*: got \w+, which yields batches, expected an array with the rows of all"
+    ):
+        arrays(given, np.zeros(8))
+
+
+@pytest.mark.parametrize("given", ["photos", Path("photos")])
+def test_a_path_is_no_array(given):
+    with pytest.raises(InvalidArgument, match=r"x.*: got .*photos.*, expected an array of rows; a file of the server"):
+        arrays(given, np.zeros(8))
+
+
+def test_batches_without_targets_are_named_as_such(client):
+    with pytest.raises(InvalidArgument, match="x: got Batches, which yields batches"):
+        client.train("double", Batches())
+    with pytest.raises(InvalidArgument, match="y: got none, expected data, or a dataset"):
+        client.train("double", np.zeros((4, 3)))

@@ -62,6 +62,7 @@ class FakeModel:
     batches: list[int] = field(default_factory=list)
     #: What it was compiled with.
     compile_config: dict[str, Any] | None = None
+    compile_problem: str = ""
     optimizer: Any = None
 
     def __post_init__(self) -> None:

@@ -138,9 +138,19 @@ def check_make(arguments: Sequence[str], variables: Sequence[str]) -> None:
 
 
 def check_kubectl(arguments: Sequence[str], variables: Sequence[str]) -> None:
-    """The folder is one of kustomize, and a Secret one that a manifest names."""
+    """The folder is one of kustomize, a Secret one that a manifest names, and pods are those of the base."""
     if arguments[:3] == ["create", "secret", "generic"]:
         assert any(arguments[3] in path.read_text("utf-8") for path in (ROOT / "deploy" / "kubernetes").rglob("*.yaml"))
+        return
+    if arguments[0] in ("cp", "exec", "port-forward"):
+        deployment = (ROOT / "deploy" / "kubernetes" / "base" / "deployment.yaml").read_text("utf-8")
+        named = {
+            "cp": "POD:/models/mnist.keras",
+            "exec": "deployment/layerserve",
+            "port-forward": "deployment/layerserve",
+        }
+        assert named[arguments[0]] in arguments, arguments
+        assert {"mountPath: /models", "name: layerserve", "containerPort: 8500"} <= {*re.split(r"\n[ -]*", deployment)}
         return
     folder = ROOT / arguments[arguments.index("-k") + 1]
     assert (folder / "kustomization.yaml").is_file(), folder

@@ -17,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line. Returns the exit status: 0 success, 1 error, 2 usage error, 130 interrupted."""
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # also while modules are imported, which takes most of the time of a short command
+        return 130
     except BrokenPipeError:
         # The reader of the output has closed the pipe, as `head` does. Flushing the rest must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from layerserve.cli import catalogue, changes, checkpoints, datasets, extensions, options, run_changes, training
 from layerserve.cli.codegen import codegen
@@ -24,8 +26,6 @@ def run(argv: Sequence[str]) -> int:
         application()(args=list(argv), prog_name="layerserve")
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    except KeyboardInterrupt:
-        return 130
     except LayerserveError as error:
         return _fail(str(error))
     except OSError as error:
@@ -38,9 +38,28 @@ def _fail(text: str) -> int:
     return 1
 
 
+class Commands(TyperGroup):
+    """The commands. An option of the connection after a command's name is refused with the place where it belongs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # By name, as releases of typer have classes of their own.
+            if type(error).__name__ == "NoSuchOption":
+                name: str = vars(error)["option_name"]
+                if any(name in parameter.opts for parameter in self.params):
+                    vars(error).update(
+                        message=f"{name} precedes the command's name: layerserve {name} ... {ctx.invoked_subcommand}",
+                        possibilities=None,
+                    )
+            raise
+
+
 def application() -> typer.Typer:
     """Makes the application, with the client's commands and those of other packages."""
     app = typer.Typer(
+        cls=Commands,
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,

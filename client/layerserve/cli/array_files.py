@@ -121,6 +121,8 @@ def _read_npz(path: str, key: str | None) -> Any:
 
 
 def _parse(text: str, source: str) -> Any:
+    if not text.strip():
+        raise InvalidArgument(f"{source}: got nothing, expected JSON: an array or an object of arrays")
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -54,8 +54,6 @@ def run(name: str, argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         print(f"layerserve {name}: {_what_is_missing(point, error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
 
 
 def _what_is_missing(point: EntryPoint, error: ModuleNotFoundError) -> str:

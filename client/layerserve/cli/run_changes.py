@@ -29,8 +29,10 @@ def stop(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS,
 def update(
     context: typer.Context,
     run: RunId,
-    priority: Annotated[int | None, typer.Option(help="Runs of a higher priority leave the queue first.")] = None,
-    description: Annotated[str | None, typer.Option(help="Text to keep with the run.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(metavar="N", help="Runs of a higher priority leave the queue first.")
+    ] = None,
+    description: Annotated[str | None, typer.Option(metavar="TEXT", help="Text to keep with the run.")] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Metadata to set. May be given several times.")
     ] = None,
@@ -56,9 +58,9 @@ def update(
 def publish(
     context: typer.Context,
     run: RunId,
-    label: Annotated[str | None, typer.Option(help="Label to give to the version.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="TEXT", help="Label to give to the version.")] = None,
     expected_base_version: Annotated[
-        int | None, typer.Option(min=1, help="Only publish if this is still the newest version.")
+        int | None, typer.Option(metavar="N", min=1, help="Only publish if this is still the newest version.")
     ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,

@@ -53,13 +53,15 @@ def start(
     method: Annotated[
         str, typer.Option(metavar="[random|grid|successive_halving]", help="How settings are chosen.")
     ] = "random",
-    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials.  [default: 20, or the grid]")] = None,
-    parallel: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time.  [default: the server's training slots]")
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Number of trials.  [default: 20, or the grid]")
     ] = None,
-    search_seed: Annotated[int | None, typer.Option(min=0, help="Seed of the choice of settings.")] = None,
+    parallel: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Trials at a time.  [default: the server's training slots]")
+    ] = None,
+    search_seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the choice of settings.")] = None,
     reduction_factor: Annotated[
-        int | None, typer.Option(min=2, help="Factor of successive halving.  [default: 3]")
+        int | None, typer.Option(metavar="N", min=2, help="Factor of successive halving.  [default: 3]")
     ] = None,
     sample_weight: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row.")] = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,

@@ -62,7 +62,9 @@ def _print_once(context: typer.Context, address: str, interval: float, *, as_jso
             if rows:
                 print_table(Table(count_text(len(rows), noun), columns, [row.cells for row in rows]))
     if reading.problems and not as_json:
-        raise InvalidArgument("; ".join(f"{what}: {text}" for what, text in reading.problems.items()))
+        raise InvalidArgument(
+            "; ".join(text if what == "server" else f"{what}: {text}" for what, text in reading.problems.items())
+        )
 
 
 def _names(columns: tuple[str, ...]) -> list[str]:

@@ -294,10 +294,19 @@ def runs(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Only show runs with this metadata. May be given several times."),
     ] = None,
-    caller: Annotated[str | None, typer.Option(help="Only show runs that this caller began.")] = None,
-    created_after: Annotated[datetime | None, typer.Option(help="Only show runs created since then.")] = None,
-    created_before: Annotated[datetime | None, typer.Option(help="Only show runs created before then.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of runs.  [default: all]")] = None,
+    caller: Annotated[str | None, typer.Option(metavar="TEXT", help="Only show runs that this caller began.")] = None,
+    created_after: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME", help="Only show runs created since then, such as 2026-11-29 or 2026-11-29T16:30:00."
+        ),
+    ] = None,
+    created_before: Annotated[
+        datetime | None, typer.Option(metavar="TIME", help="Only show runs created before then.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Maximum number of runs.  [default: all]")
+    ] = None,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Show the oldest runs first.")] = False,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,

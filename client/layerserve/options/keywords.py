@@ -82,7 +82,7 @@ class TrainKeywords(TypedDict, total=False):
     on_conflict: str
     """What happens when another version is the newest: with 'rebase' the result is published if it is better."""
     optimizer: Any
-    """Optimizer, as Keras serialises it."""
+    """Optimizer, as Keras serialises it: {"class_name": "Adam", "config": {"learning_rate": 0.0001}}."""
     loss: Any
     """Loss, or a list or dict of them by output."""
     loss_weights: Any
@@ -170,7 +170,7 @@ class OnlineKeywords(TypedDict, total=False):
     description: str
     """Text to keep with the run."""
     optimizer: Any
-    """Optimizer, as Keras serialises it."""
+    """Optimizer, as Keras serialises it: {"class_name": "Adam", "config": {"learning_rate": 0.0001}}."""
     loss: Any
     """Loss, or a list or dict of them by output."""
     loss_weights: Any

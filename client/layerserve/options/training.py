@@ -202,7 +202,12 @@ class RunOptions:
 class CompileOptions:
     """Arguments of Keras's `compile`: fields of CompileSettings."""
 
-    optimizer: Any = option(None, Setting(), "Optimizer, as Keras serialises it.", otherwise="the file's")
+    optimizer: Any = option(
+        None,
+        Setting(),
+        'Optimizer, as Keras serialises it: {"class_name": "Adam", "config": {"learning_rate": 0.0001}}.',
+        otherwise="the file's",
+    )
     loss: Any = option(
         None, Setting(), "Loss, or a list or dict of them by output.", otherwise="the file's", evaluates=True
     )

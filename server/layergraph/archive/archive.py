@@ -93,7 +93,11 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
         if "class_name" in config:
             return open_joined(config, config_file, config_path, path, limits, resources)
     if config_text is None:
-        raise CorruptFileError(path, "holds no model: it has no attribute 'model_config' (only weights)")
+        raise CorruptFileError(
+            path,
+            "holds weights alone: it has no attribute 'model_config'; expected a file that model.save writes, or a "
+            "model.json beside the weights with what model.to_json() returns",
+        )
     training_text = root.text("training_config")
     # Weights of a whole model are in a separate group, weights saved alone at the root.
     model = root.group("model_weights")

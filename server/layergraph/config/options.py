@@ -158,7 +158,7 @@ def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Map
             raise ConfigError(f"config of {kind} {brief(name)} is {brief(config)}, expected an object")
     if not isinstance(name, str):
         raise ConfigError(
-            f"{kind} is {brief(value)}, expected a name, a {kind}, or an object with class_name and config"
+            f"{kind} is {brief(value)}, expected a name, an instance, or an object with class_name and config"
         )
     known = (aliases or {}).get(name, name)
     if known not in table:

@@ -268,6 +268,8 @@ def activation(value: Any) -> Activation:
         value is known for known in (*_FUNCTIONS, gelu_approximate, *custom_activations().values())
     ):
         return value
+    if isinstance(value, Mapping) and isinstance(value.get("value"), list):  # a lambda, as Keras 2.13 to 2.15 write it
+        raise Expected("the name of an activation function: a lambda holds Python code, which is never run")
     raise Expected("the name of an activation function, or an activation layer")
 
 

@@ -108,23 +108,28 @@ def fit_shape(label: str, spec: TensorSpec, array: Array) -> Array:
         array = array[..., np.newaxis]
     elif len(shape) == len(expected) + 1 and shape[-1] == 1 and len(shape) > 1:
         array = array[..., 0]
+    is_row = len(shape) == len(expected) - 1 and all(map(_fits, shape, expected[1:]))
+    hint = "; add a first axis of length 1 for a single row" if is_row else ""
     if len(array.shape) != len(expected):
-        hint = ""
-        if len(shape) == len(expected) - 1 and all(
-            length in (None, got) for length, got in zip(expected[1:], shape, strict=True)
-        ):
-            hint = "; add a first axis of length 1 for a single row"
         raise InvalidTensorError(
-            f"{label}: got {len(shape)} axes, shape {shape_text(shape)}, "
-            f"expected {len(expected)} axes, shape {shape_text(expected)}{hint}"
+            f"{label}: got {_axes(len(shape))}, shape {shape_text(shape)}, "
+            f"expected {_axes(len(expected))}, shape {shape_text(expected)}{hint}"
         )
     for axis, (length, required) in enumerate(zip(array.shape, expected, strict=True)):
-        if required not in (None, length):
+        if not _fits(length, required):
             raise InvalidTensorError(
                 f"{label}: got length {length} on axis {axis}, shape {shape_text(shape)}, "
-                f"expected {required}, shape {shape_text(expected)}"
+                f"expected {required}, shape {shape_text(expected)}{hint}"
             )
     return array
+
+
+def _axes(count: int) -> str:
+    return "1 axis" if count == 1 else f"{count} axes"
+
+
+def _fits(length: int, required: int | None) -> bool:
+    return required in (None, length)
 
 
 def fit_dtype(label: str, array: Array, dtype: str) -> Array:

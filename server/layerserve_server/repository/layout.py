@@ -22,10 +22,12 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LABEL = MODEL_NAME
+#: What is expected of another name.
+NAME_RULE = "expected a model name of letters, digits, '.', '_' and '-', beginning with a letter or digit"
 VERSION_FOLDER = re.compile(r"[1-9][0-9]{0,17}")
 #: File names preferred in a version folder, in this order.
 FIRST_CHOICES = ("model.keras", "model.h5", "model.hdf5")
@@ -97,18 +99,37 @@ class FoundVersion:
 NOTHING: Fingerprint = (0, 0, 0, 0, 0)
 
 
-def find_in_folder(root: Path) -> list[FoundVersion]:
+class Contents(NamedTuple):
+    """What a repository folder has."""
+
+    versions: list[FoundVersion]
+    #: Models that are in the wrong place or have a wrong name, so that they aren't served: path -> what was expected.
+    misplaced: dict[str, str]
+
+
+def find_in_folder(root: Path) -> Contents:
     """Finds all versions in a repository folder. Raises OSError if the folder itself can't be read."""
     found: dict[tuple[str, int], FoundVersion] = {}
+    misplaced: dict[str, str] = {}
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
             if MODEL_NAME.fullmatch(entry.name):
-                found.update({(one.name, one.version): one for one in _find_in_model(entry.name, Path(entry.path))})
+                versions, others = _find_in_model(entry.name, Path(entry.path))
+                found.update({(one.name, one.version): one for one in versions})
+                misplaced.update(others)
+            elif not entry.name.startswith(".") and _may_be_model(Path(entry.path)):
+                misplaced[entry.name] = NAME_RULE
         elif Path(entry.name).suffix in SUFFIXES:
             name = Path(entry.name).stem
             if MODEL_NAME.fullmatch(name):
                 found.setdefault((name, 1), find_flat_file(name, Path(entry.path)))
-    return list(found.values())
+            elif not name.startswith("."):
+                misplaced[entry.name] = NAME_RULE
+        elif entry.name == SAVED_MODEL:
+            misplaced[entry.name] = f"expected NAME/VERSION/{SAVED_MODEL} in the folder that is served"
+        elif entry.is_symlink() and not entry.name.startswith(".") and _may_be_model(Path(entry.path)):
+            misplaced[entry.name] = "it is a symbolic link, expected a folder"
+    return Contents(list(found.values()), misplaced)
 
 
 def find_flat_file(name: str, path: Path) -> FoundVersion:
@@ -173,15 +194,42 @@ def _fingerprint_of(path: Path) -> Fingerprint | None:
         return None
 
 
-def _find_in_model(name: str, folder: Path) -> Iterator[FoundVersion]:
+def _find_in_model(name: str, folder: Path) -> Contents:
     try:
-        entries = list(os.scandir(folder))
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
-        return
+        return Contents([], {})
     labels = {entry.name: Path(entry.path) for entry in entries if entry.name.endswith(CLASS_LABELS)}
+    versions, others = [], []
     for entry in entries:
         if VERSION_FOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-            yield find_version(name, int(entry.name), Path(entry.path), labels)
+            versions.append(find_version(name, int(entry.name), Path(entry.path), labels))
+        else:
+            others.append(entry)
+    return Contents(versions, {} if versions else _misplaced_in_model(name, others))
+
+
+def _misplaced_in_model(name: str, entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
+    """Returns what is misplaced in the folder of a model that has no version."""
+    misplaced = {}
+    for entry in entries:
+        path = f"{name}/{entry.name}"
+        if entry.name == SAVED_MODEL or Path(entry.name).suffix in SUFFIXES:
+            misplaced[path] = f"expected {name}/VERSION/{entry.name}, such as {name}/1/{entry.name}"
+            if VERSION_FOLDER.fullmatch(name):
+                misplaced[path] = "expected NAME/VERSION/FILE; if this is the folder of one model, serve the one above"
+        elif entry.is_dir() and not entry.name.startswith(".") and _has_model(Path(entry.path)):
+            misplaced[path] = f"expected {name}/VERSION, a folder named by a number, such as {name}/1"
+    return misplaced
+
+
+def _may_be_model(folder: Path) -> bool:
+    """Whether a folder may be that of a model or a version. It isn't listed, since it may be a large one."""
+    return _has_model(folder) or _has_model(folder / "1")
+
+
+def _has_model(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in (*FIRST_CHOICES, SAVED_MODEL))
 
 
 def labels_of_model(folder: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Number of models that are loaded at the same time in a scan.
 LOADERS = 4
+#: Number of misplaced models that a scan reports at most.
+MAX_REPORTED = 20
 
 
 class Repository(LoadedModels):
@@ -99,6 +102,8 @@ class Repository(LoadedModels):
         self._settings: dict[str, ModelSettings] = {}
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._disk_problem = ""
+        #: Paths in the folder that were reported as misplaced.
+        self._misplaced: frozenset[str] = frozenset()
         self._used = used
         #: Called after a run has published a version (0: none), with the model, the run, and the error if that failed.
         self.run_published: Callable[[str, str, int, ServerError | None], None] = lambda *_: None
@@ -402,7 +407,9 @@ class Repository(LoadedModels):
             if self._file_name is not None:
                 found.append(layout.find_single_file(self._file_name, self._path))
             if self._file_name is None or self._root.is_dir():
-                found += layout.find_in_folder(self._root)
+                contents = layout.find_in_folder(self._root)
+                found += contents.versions
+                self._report_misplaced(contents.misplaced)
             # What the folder has comes first. A copy that it lacks may just be replaced.
             found += elsewhere
         except OSError as error:
@@ -412,6 +419,13 @@ class Repository(LoadedModels):
             return None
         self._disk_problem = ""
         return {(one.name, one.version): one for one in reversed(found) if only in ("", one.name)}
+
+    def _report_misplaced(self, misplaced: Mapping[str, str]) -> None:
+        """Logs what is misplaced in the folder, once for each path as long as it stays there."""
+        for path, expected in islice(misplaced.items(), MAX_REPORTED):
+            if path not in self._misplaced:
+                logger.warning("%r isn't served: %s", path, expected)
+        self._misplaced = frozenset(misplaced)
 
     def _update(self, name: str, found: Mapping[int, FoundVersion]) -> None:
         """Records what is on disk of a model: its versions, settings, labels and what calls have set."""
@@ -501,7 +515,5 @@ def _name_of(path: Path) -> str:
     if path.suffix not in layout.SUFFIXES:
         raise ValueError(f"{path.name} isn't a model file: expected suffix {', '.join(sorted(layout.SUFFIXES))}")
     if not publishing.valid_name(path.stem):
-        raise ValueError(
-            f"{path.name}: expected a model name of letters, digits, '.', '_' and '-', beginning with a letter or digit"
-        )
+        raise ValueError(f"{path.name}: {layout.NAME_RULE}")
     return path.stem

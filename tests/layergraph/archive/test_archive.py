@@ -165,6 +165,16 @@ def test_a_large_config_is_read(tmp_path: Path) -> None:
         assert len(archive.config["padding"]) == 200_000
 
 
+def test_a_file_of_weights_alone_is_refused_with_what_is_expected(tmp_path: Path) -> None:
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group("dense")["kernel"] = np.zeros((2, 2))
+    with pytest.raises(
+        CorruptFileError, match=r"holds weights alone: .*; expected a file that model\.save writes, or a "
+    ):
+        open_archive(path)
+
+
 def test_lists_of_names_have_an_end(tmp_path: Path) -> None:
     path = tmp_path / "w.h5"
     with h5py.File(path, "w") as file:

@@ -165,8 +165,11 @@ def test_names_objects_and_classes_are_resolved() -> None:
     ("value", "text"),
     [
         ({"class_name": "Below", "config": [1]}, "config of thing 'Below' is [1], expected an object"),
-        (3, "thing is 3, expected a name, a thing, or an object with class_name and config"),
-        ({"class": "Below"}, "thing is {'class': 'Below'}, expected a name, a thing, or an object with class_name and"),
+        (3, "thing is 3, expected a name, an instance, or an object with class_name and config"),
+        (
+            {"class": "Below"},
+            "thing is {'class': 'Below'}, expected a name, an instance, or an object with class_name and",
+        ),
         ({"class_name": 3}, "thing is {'class_name': 3}, expected a name"),
         ("Belo", "unknown thing 'Belo'; did you mean 'Below'?"),
         (int, "thing is <class 'int'>, expected a name"),

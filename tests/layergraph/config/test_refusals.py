@@ -81,7 +81,7 @@ OPTIONS: dict[str, Case] = {
         ConfigError,
         "config of initializer 'Zeros' is 3, expected an object",
     ),
-    "no initializer": (lambda: layers.Dense(3, kernel_initializer=3), ConfigError, "expected a name, a initializer"),
+    "no initializer": (lambda: layers.Dense(3, kernel_initializer=3), ConfigError, "expected a name, an instance"),
 }
 FUNCTIONAL: dict[str, Case] = {
     "shape and batch_shape": (lambda: Input((3,), batch_shape=(None, 3)), ConfigError, "expected one of them"),

@@ -45,6 +45,12 @@ def test_nothing_is_linear() -> None:
     assert linear(x) is x
 
 
+def test_a_lambda_of_keras_2_is_named_as_code() -> None:
+    """The form in which Keras 2.13 to 2.15 write it: marshalled code, defaults, closure."""
+    with pytest.raises(ConfigError, match=r"option 'activation' is .*: a lambda holds Python code, which is never run"):
+        layers.Dense.from_config({"name": "d", "units": 2, "activation": {"value": ["4wEAAAAA", None, None]}})
+
+
 def test_a_layer_as_an_activation_is_kept_in_the_config() -> None:
     config = layers.Dense(2, activation=layers.LeakyReLU(0.1)).get_config()
     again = layers.Dense.from_config(config)

@@ -12,7 +12,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 from layerserve import methods
+from layerserve.cli import extensions
+from layerserve.cli.app import application
 from layerserve.tensors import encode
 from layerserve.testing.fake_run import FakeRun
 from layerserve.v1 import sweeps_pb2
@@ -421,6 +424,18 @@ def test_without_rows_on_a_terminal_predict_says_what_it_takes(cli, monkeypatch)
     assert "missing input: pass --input, or JSON on standard input" in err
 
 
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "layerserve.cli.app":
+            raise KeyboardInterrupt
+
+
+def test_a_command_that_is_interrupted_while_it_is_imported_says_nothing(cli, monkeypatch):
+    monkeypatch.delitem(sys.modules, "layerserve.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert cli("models") == (130, "", "")
+
+
 def test_an_interrupted_command_says_nothing(cli, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -451,6 +466,7 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
         ("predict double -i bad.npy", "bad.npy: got"),
         ("predict double -i bad.npz", "bad.npz: got"),
         ("predict double -i bad.json", "bad.json: got invalid JSON"),
+        ("predict double -i empty.json", "empty.json: got nothing, expected JSON"),
         ("predict double -i d.npz:z", "d.npz: got key 'z', expected one of x, y"),
         ("predict double -i a=d.npz", "pick it by PATH:KEY"),
         ("predict double -i d.npz:x -i d.npz:y", "expected NAME=PATH"),
@@ -469,6 +485,7 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
 def test_an_error_is_one_line_and_status_1(cli, data, tmp_path, line, text):
     for name in ("bad.npy", "bad.npz", "bad.json"):
         (tmp_path / name).write_text("rubbish")
+    (tmp_path / "empty.json").touch()
     status, out, err = cli(line, "[[1, 2, 3]]")
     assert (status, out) == (1, "")
     assert len(err.splitlines()) == 1
@@ -481,6 +498,39 @@ def test_a_wrong_command_line_is_status_2(cli, line):
     status, _, err = cli(line)
     assert status == 2
     assert "Error" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("models --timeout 3", "--timeout precedes the command's name: layerserve --timeout ... models"),
+        ("predict double --token secret", "--token precedes the command's name: layerserve --token ... predict"),
+        ("dataset list --tls", "--tls precedes the command's name: layerserve --tls ... dataset"),
+        ("models --nope", "--nope"),
+        ("wait --timeout", "--timeout"),
+    ],
+)
+def test_an_option_of_the_connection_after_the_command_is_refused_with_its_place(cli, line, shown):
+    status, _, err = cli(line)
+    assert status == 2
+    assert shown in err
+    assert ("precedes" in err) == ("precedes" in shown)
+    assert "secret" not in err
+
+
+def test_help_has_no_type_of_python(cli):
+    """An option without a metavar is shown with its type, such as <int range>."""
+    shown = []
+    groups = [("", typer.main.get_command(application()))]
+    for line, command in groups:
+        if hasattr(command, "commands"):
+            groups += [
+                (f"{line} {name}", one) for name, one in command.commands.items() if name not in extensions.names()
+            ]
+        else:
+            shown += [line.strip()]
+            assert re.findall(r"-\S+ <[a-z]+.*", cli(f"{line} --help")[1]) == []
+    assert {"train", "sweep start", "dataset upload"} <= {*shown}
 
 
 def test_help_names_every_command(cli):

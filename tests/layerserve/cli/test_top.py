@@ -172,6 +172,12 @@ def test_one_reading_is_printed(cli, server):
     assert "runs: " in err
 
 
+def test_a_server_that_does_not_answer_is_named_once(cli):
+    status, _, err = cli("top --once --interval 0.2 --address 127.0.0.1:1")
+    assert status == 1
+    assert err.startswith("layerserve: server 127.0.0.1:1: can't connect to ")
+
+
 def test_without_a_terminal_or_textual_it_is_refused(cli, monkeypatch):
     assert "no terminal, expected one, or --once" in cli("top")[2]
     monkeypatch.setitem(__import__("sys").modules, "layerserve.cli.top_view", None)

@@ -9,7 +9,7 @@ from layerserve_server.repository.layout import find_file, find_in_folder
 
 
 def found(root):
-    return {(one.name, one.version): one for one in find_in_folder(root)}
+    return {(one.name, one.version): one for one in find_in_folder(root).versions}
 
 
 def touch(path):
@@ -31,6 +31,50 @@ def test_a_folder_comes_before_a_flat_file_of_the_same_name(tmp_path):
     touch(tmp_path / "a.keras")
     inside = touch(tmp_path / "a" / "1" / "model.keras")
     assert found(tmp_path)["a", 1].path == inside
+
+
+@pytest.mark.parametrize(
+    ("path", "reported", "expected"),
+    [
+        ("a/model.h5", "a/model.h5", "expected a/VERSION/model.h5, such as a/1/model.h5"),
+        ("a/net.keras", "a/net.keras", "such as a/1/net.keras"),
+        ("a/saved_model.pb", "a/saved_model.pb", "such as a/1/saved_model.pb"),
+        ("a/v1/model.h5", "a/v1", "a folder named by a number, such as a/1"),
+        ("1/saved_model.pb", "1/saved_model.pb", "if this is the folder of one model, serve the one above"),
+        ("a b/1/model.keras", "a b", "expected a model name of letters"),
+        ("a b/model.keras", "a b", "expected a model name of letters"),
+        ("net (2).keras", "net (2).keras", "expected a model name of letters"),
+        ("saved_model.pb", "saved_model.pb", "expected NAME/VERSION/saved_model.pb"),
+    ],
+)
+def test_a_misplaced_model_is_named_with_what_is_expected(tmp_path, path, reported, expected):
+    touch(tmp_path / path)
+    contents = find_in_folder(tmp_path)
+    assert contents.versions == []
+    assert list(contents.misplaced) == [reported]
+    assert expected in contents.misplaced[reported]
+
+
+def test_a_link_to_the_folder_of_a_model_is_misplaced(tmp_path):
+    touch(tmp_path / "elsewhere" / "1" / "model.keras")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").symlink_to(tmp_path / "elsewhere")
+    assert find_in_folder(root) == ([], {"a": "it is a symbolic link, expected a folder"})
+
+
+@pytest.mark.parametrize(
+    "path", ["a/1/model.keras", "a.keras", ".cache/model.h5", ".a.keras", "notes b/x.txt", "a/b/x"]
+)
+def test_what_is_served_or_is_no_model_is_not_misplaced(tmp_path, path):
+    touch(tmp_path / path)
+    assert find_in_folder(tmp_path).misplaced == {}
+
+
+def test_a_file_beside_the_versions_of_a_model_is_not_misplaced(tmp_path):
+    touch(tmp_path / "a" / "1" / "model.keras")
+    touch(tmp_path / "a" / "backup.keras")
+    assert find_in_folder(tmp_path).misplaced == {}
 
 
 @pytest.mark.parametrize("name", ["0", "01", "-1", "1e3", "99999999999999999999", "v1", "1 ", "\u0661"])

@@ -318,6 +318,21 @@ def test_a_version_that_is_removed_finishes_and_the_one_before_takes_over(make, 
         repository.lease("double", 2)
 
 
+def test_a_misplaced_model_is_reported_once_while_it_is_there(make, put, tmp_path, caplog):
+    put()
+    repository = make()
+    misplaced = tmp_path / "models" / "net" / "model.keras"
+    misplaced.parent.mkdir()
+    for _ in range(2):
+        misplaced.write_text("model")
+        repository.scan()
+        repository.scan()
+        misplaced.unlink()
+        repository.scan()
+    expected = "'net/model.keras' isn't served: expected net/VERSION/model.keras, such as net/1/model.keras"
+    assert caplog.messages == [expected] * 2
+
+
 def test_a_disk_that_does_not_answer_takes_nothing_away(make, put, tmp_path, caplog):
     put(offset=1)
     repository = make()

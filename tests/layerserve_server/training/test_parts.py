@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import layergraph
 import numpy as np
 import pytest
 from clocks import replace_time
+from layergraph.errors import ConfigError
 from layerserve import tensors
 from layerserve.table_files.table import Selection
 from layerserve_server.errors import (
@@ -374,6 +376,7 @@ def test_watchers_are_called_for_what_comes_while_they_watch(tmp_path):
 class Compiled:
     compiled = True
     optimizer = "the file's, with its state"
+    compile_problem = ""
     compile_config = {
         "optimizer": {},
         "loss": "mse",
@@ -407,6 +410,34 @@ def test_without_settings_the_file_is_not_compiled_anew():
     model = Compiled()
     compile_model(model, {})
     assert not hasattr(model, "arguments")
+
+
+@pytest.fixture(name="custom")
+def _custom(tmp_path):
+    """A model from a file, half-trained with a loss and a metric that only its author has."""
+    inputs = layergraph.Input((2,))
+    model = layergraph.Model(inputs, layergraph.layers.Dense(1)(inputs))
+    model.compile(layergraph.optimizers.Adam(0.125), "mse", metrics=["mae"])
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    model = layergraph.load_model(tmp_path / "model.keras")
+    model.compile_config = {**model.compile_config, "loss": "my_loss", "metrics": ["my_metric"]}
+    return model
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": "sgd"}])
+def test_a_loss_of_the_request_replaces_one_that_only_its_author_has(custom, optimizer):
+    compile_model(custom, {"loss": "mse", **optimizer})
+    custom.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    if not optimizer:
+        assert (float(custom.optimizer.learning_rate), custom.optimizer.iterations) == (0.125, 2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"metrics": ["mae"]}, {"optimizer": "sgd"}])
+def test_a_loss_that_only_its_author_has_is_named(custom, settings):
+    start = "" if "optimizer" in settings else "the compile settings of the model file can't be used, give a loss: "
+    with pytest.raises(ConfigError, match=f"^{start}unknown loss 'my_loss'"):
+        compile_model(custom, settings)
 
 
 def test_fit_gets_dicts_by_name():
