@@ -1,4 +1,4 @@
-"""The fuzzer of operations makes every kind of call: it draws again where one fails, so a broken kind goes unnoticed."""
+"""The fuzzer of operations makes every kind of call: where one fails it draws again, so a broken kind goes unseen."""
 
 from __future__ import annotations
 
