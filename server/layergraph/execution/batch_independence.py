@@ -1,9 +1,8 @@
 """Whether the rows of a batch are independent, so that rows of several requests can be computed together.
 
 The rows of Keras layers are independent in inference. Operations may do anything to the first axis (average it, reverse
-it, divide by its length), and so may layers with an axis option, layers of single numbers, whose last axis is that of the
-rows, and plugin layers. Those are tested: their result for a batch of three rows must equal their results for each row
-alone.
+it, divide by its length), and so may layers with an axis option, those of single numbers, whose last axis is the first,
+and plugin layers. Those are tested: their result for a batch of three rows must equal their results for each row alone.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def _names_axis(layer: Layer) -> bool:
 
 
 def _may_be_first(axis: Any) -> bool:
-    """Whether an axis may be the first of several. The last (-1), which most options name, and positive ones can't be."""
+    """Whether an axis may be the first of several: not the last (-1), which most options name, or a positive one."""
     if isinstance(axis, (list, tuple)):
         return any(map(_may_be_first, axis))
     return not isinstance(axis, int) or axis == 0 or axis < -1
