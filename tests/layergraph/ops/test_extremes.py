@@ -70,6 +70,19 @@ def test_extreme_numbers_give_keras_numbers(dtype: str) -> None:
     assert {name: values for name, values in wrong.items() if (name, dtype) not in KERAS_OVERFLOWS} == {}
 
 
+@pytest.mark.parametrize("axis", [(), []])
+@pytest.mark.parametrize("keepdims", [True, False])
+@pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "amax", "amin", "var", "prod", "any", "all"])
+def test_no_axes_reduce_nothing(name: str, axis: Any, keepdims: bool) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype("float32")
+    entry = keras.Input((3, 4))
+    model = keras.Model(entry, getattr(ops, name)(entry, axis=axis, keepdims=keepdims))
+    (got,) = _ours(model, x)
+    (want,) = flat(model.predict_on_batch(x))
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, 1e-5, 1e-5)
+
+
 def _ours(model: Any, x: np.ndarray) -> list[np.ndarray]:
     loaded = layergraph.models.model_from_json(model.to_json())
     return list(loaded.plan().run({loaded.input_names[0]: x}).values())
