@@ -185,7 +185,9 @@ class Normalize(Operation):
         axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
         if self.order == 2:
             x = as_floats(x)
-            inverse: torch.Tensor = torch.rsqrt(x.square().sum(axes, keepdim=True)).clamp_max(1 / self.epsilon)
+            # In half precision 1 / epsilon isn't finite.
+            largest = min(1 / self.epsilon, torch.finfo(x.dtype).max)
+            inverse: torch.Tensor = torch.rsqrt(x.square().sum(axes, keepdim=True)).clamp_max(largest)
             return x * inverse
         norm: torch.Tensor = torch.linalg.vector_norm(as_floats(x), self.order, axes, keepdim=True)
         return x / norm.clamp_min(self.epsilon)

@@ -37,13 +37,9 @@ class TrainableModel(Protocol):
 
     @property
     def compiled(self) -> bool: ...
-
-    #: Arguments with which the model was compiled, by name; None if it isn't compiled. The file's may be replaced.
-    compile_config: Mapping[str, Any] | None
-
     @property
-    def compile_problem(self) -> str:
-        """Why the file's arguments can't be used, such as a loss that only its author has; empty if they can be."""
+    def compile_config(self) -> Mapping[str, Any] | None:
+        """Arguments with which the model was compiled, by name; None if it isn't compiled."""
 
     @property
     def optimizer(self) -> Any: ...
@@ -141,18 +137,10 @@ def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates
     if not settings:
         if not model.compiled:
             raise NotCompiledError("neither the request nor the model file has an optimizer and a loss")
-        if model.compile_problem:
-            raise ConfigError(
-                f"the compile settings of the model file can't be used, give a loss: {model.compile_problem}"
-            )
         return
     filed = model.compile_config or {}
     arguments = dict(settings)
-    if "optimizer" not in settings:
-        if "loss" in settings and model.compile_problem:
-            # The optimizer, with its state, may be usable without the loss and the metrics that only their author has.
-            model.compile_config = {"optimizer": filed.get("optimizer")}
-        arguments["optimizer"] = model.optimizer
+    arguments.setdefault("optimizer", model.optimizer)
     if arguments["optimizer"] is None and not updates:
         arguments["optimizer"] = "sgd"
     if "loss" not in settings:
