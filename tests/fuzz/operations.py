@@ -125,7 +125,7 @@ REDUCTIONS = [
     "amax",
     "amin",
 ]
-ARGUMENT = "argmax argmin"
+ARGUMENT = ["argmax", "argmin"]
 TYPES = [
     "float32",
     "float32",
@@ -143,11 +143,11 @@ TYPES = [
 
 
 def unary(m: OperationMaker) -> Any:
-    return getattr(ops, m.pick(UNARY.split()))(m.any())
+    return getattr(ops, m.pick(UNARY))(m.any())
 
 
 def binary(m: OperationMaker) -> Any:
-    x, name = m.any(), m.pick(BINARY.split())
+    x, name = m.any(), m.pick(BINARY)
     kind = m.rng.random()
     if kind < 0.45:
         return getattr(ops, name)(x, m.alike(x))
@@ -182,12 +182,12 @@ def operator(m: OperationMaker) -> Any:
 
 def reduction(m: OperationMaker) -> Any:
     x = m.any()
-    return getattr(ops, m.pick(REDUCTIONS.split()))(x, axis=m.axes(x), **({"keepdims": True} if m.flag(0.3) else {}))
+    return getattr(ops, m.pick(REDUCTIONS))(x, axis=m.axes(x), **({"keepdims": True} if m.flag(0.3) else {}))
 
 
 def argument(m: OperationMaker) -> Any:
     x = m.any()
-    return getattr(ops, m.pick(ARGUMENT.split()))(x, axis=m.pick([None, m.axis(x)]), keepdims=m.flag(0.3))
+    return getattr(ops, m.pick(ARGUMENT))(x, axis=m.pick([None, m.axis(x)]), keepdims=m.flag(0.3))
 
 
 def cumulative(m: OperationMaker) -> Any:
@@ -197,20 +197,20 @@ def cumulative(m: OperationMaker) -> Any:
 
 
 def cast(m: OperationMaker) -> Any:
-    return ops.cast(m.any(), m.pick(TYPES.split()))
+    return ops.cast(m.any(), m.pick(TYPES))
 
 
 def typed(m: OperationMaker) -> Any:
     x = m.any()
     return m.pick(
         [
-            lambda: ops.ones_like(x, dtype=m.pick(TYPES.split())),
-            lambda: ops.zeros_like(x, dtype=m.pick(TYPES.split())),
-            lambda: ops.full_like(x, m.scalar(), dtype=m.pick([None, *TYPES.split()])),
+            lambda: ops.ones_like(x, dtype=m.pick(TYPES)),
+            lambda: ops.zeros_like(x, dtype=m.pick(TYPES)),
+            lambda: ops.full_like(x, m.scalar(), dtype=m.pick([None, *TYPES])),
             lambda: ops.cumsum(x, axis=m.axis(x), dtype=m.pick(["float32", "int32", "float64"])),
             lambda: ops.prod(x, axis=m.axis(x), dtype=m.pick(["float32", "float64"])),
             lambda: ops.one_hot(ops.cast(x, "int32"), int(m.rng.integers(2, 6)), axis=m.pick([-1, 1])),
-            lambda: ops.one_hot(ops.abs(ops.cast(x, "int32")), 4, dtype=m.pick(TYPES.split())),
+            lambda: ops.one_hot(ops.abs(ops.cast(x, "int32")), 4, dtype=m.pick(TYPES)),
             lambda: ops.saturate_cast(x * 100, m.pick(["uint8", "int8", "int16"])),
         ]
     )()

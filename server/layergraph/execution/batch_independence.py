@@ -1,8 +1,8 @@
 """Whether the rows of a batch are independent, so that rows of several requests can be computed together.
 
 The rows of Keras layers are independent in inference. Operations may do anything to the first axis (average it, reverse
-it, divide by its length), and so may layers with an axis option and plugin layers. Those are tested: their result for a
-batch of three rows must equal their results for each row alone.
+it, divide by its length), and so may layers with an axis option, those of single numbers, whose last axis is the first,
+and plugin layers. Those are tested: their result for a batch of three rows must equal their results for each row alone.
 """
 
 from __future__ import annotations
@@ -49,9 +49,15 @@ def _may_mix(step: Step) -> bool:
     layer = step.call.layer
     if any(tensor.dtype == Strings.dtype for tensor in step.call.tensors):
         return False  # Text is looked up element by element.
-    own = all(type(inner).__module__.startswith("layergraph.") for inner in layer.walk_layers())
-    trains = step.call.training is True
-    return layer.is_operation or not own or trains or any(_names_axis(inner) for inner in layer.walk_layers())
+    if step.call.training is True or any(len(tensor.shape) == 1 for tensor in step.call.tensors):
+        return True
+    return any(_layer_may_mix(inner) for inner in layer.walk_layers())
+
+
+def _layer_may_mix(layer: Layer) -> bool:
+    # A model that converts its inputs is one step: calls inside of it aren't looked at one by one.
+    unknown = layer.is_operation or layer.inner_model is not None
+    return unknown or _names_axis(layer) or not type(layer).__module__.startswith("layergraph.")
 
 
 def _names_axis(layer: Layer) -> bool:
@@ -60,7 +66,7 @@ def _names_axis(layer: Layer) -> bool:
 
 
 def _may_be_first(axis: Any) -> bool:
-    """Whether an axis may be the first. The last axis (-1), which most options name, and positive axes can't be."""
+    """Whether an axis may be the first of several: not the last (-1), which most options name, or a positive one."""
     if isinstance(axis, (list, tuple)):
         return any(map(_may_be_first, axis))
     return not isinstance(axis, int) or axis == 0 or axis < -1

@@ -46,6 +46,10 @@ def _absolute(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype is torch.bool else torch.abs(x)
 
 
+def _hard_tanh(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype is torch.bool else activations.hard_tanh(x)
+
+
 def _square(x: torch.Tensor) -> torch.Tensor:
     return torch.square(x.to(torch.int32) if x.dtype is torch.bool else x)
 
@@ -78,7 +82,6 @@ _FLOATING: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Floor": torch.floor,
     "HardSigmoid": activations.hard_sigmoid,
     "HardSilu": activations.hard_silu,
-    "HardTanh": activations.hard_tanh,
     "Log": torch.log,
     "Log10": torch.log10,
     "Log1p": torch.log1p,
@@ -107,6 +110,7 @@ _UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Relu6": activations.relu6,
     "Abs": _absolute,
     "Absolute": _absolute,
+    "HardTanh": _hard_tanh,
     "Negative": torch.neg,
     "Sign": torch.sign,
     "Square": _square,

@@ -24,6 +24,11 @@ def _of_floats(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[to
     return lambda x: function(_floating(x))
 
 
+def _of_wide_floats(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Like `_of_floats`, but 64-bit integers are converted to float64, as Keras does for a few functions."""
+    return lambda x: function(x.to(torch.float64) if x.dtype is torch.int64 else _floating(x))
+
+
 def _of_two_floats(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def widened(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
         x1, x2 = torch.broadcast_tensors(_floating(x1), _floating(x2))  # type: ignore[no-untyped-call]
@@ -50,23 +55,23 @@ _UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Angle": lambda x: torch.angle(x if x.is_complex() else _floating(x)),
     "BitwiseInvert": torch.bitwise_not,
     "BitwiseNot": torch.bitwise_not,
-    "Cbrt": _of_floats(_cbrt),
+    "Cbrt": _of_wide_floats(_cbrt),
     "Conj": torch.conj_physical,
     "Conjugate": torch.conj_physical,
-    "Deg2rad": _of_floats(torch.deg2rad),
+    "Deg2rad": _of_wide_floats(torch.deg2rad),
     "Erfc": _of_floats(torch.erfc),
     "Erfinv": _of_floats(torch.erfinv),
     "Exp2": _of_floats(torch.exp2),
     "Fabs": _of_floats(torch.abs),
-    "I0": _of_floats(torch.i0),
+    "I0": _of_wide_floats(torch.i0),
     "Isneginf": torch.isneginf,
     "Isposinf": torch.isposinf,
     "Isreal": torch.isreal,
-    "Rad2deg": _of_floats(torch.rad2deg),
+    "Rad2deg": _of_wide_floats(torch.rad2deg),
     "Real": torch.real,
     "Signbit": torch.signbit,
     "Sinc": _of_floats(torch.sinc),
-    "Trunc": torch.trunc,
+    "Trunc": lambda x: torch.trunc(x) if x.is_floating_point() else x,
 }
 
 _BINARY: Mapping[str, Callable[[Any, Any], torch.Tensor]] = {
@@ -196,7 +201,8 @@ class Threshold(Operation):
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """x where it is above the threshold, else the default value."""
-        return torch.where(x > self.threshold, x, torch.as_tensor(self.default_value, dtype=x.dtype, device=x.device))
+        # Not where x is above it, as NaN stays NaN.
+        return torch.where(x <= self.threshold, torch.as_tensor(self.default_value, dtype=x.dtype, device=x.device), x)
 
 
 class Squareplus(Operation):

@@ -28,6 +28,11 @@ class Reduction(Operation):
             return list(range(x.ndim))
         return [self.axis] if isinstance(self.axis, int) else list(self.axis)
 
+    def along(self, x: torch.Tensor) -> tuple[torch.Tensor, list[int], bool]:
+        """x, its reduced axes, and whether they stay. torch takes no axes for all, so an axis of length 1 is added."""
+        axes = self.axes(x)
+        return (x, axes, self.keepdims) if axes or self.axis is None else (x.unsqueeze(0), [0], False)
+
 
 class Any(Reduction):
     """Whether any element is true (keras.ops.any)."""
@@ -51,7 +56,7 @@ class Sum(Reduction):
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The sum."""
         dtype = torch.int32 if x.dtype in SUMMED_IN_INT32 else x.dtype
-        return torch.sum(x, self.axes(x), self.keepdims, dtype=dtype)
+        return torch.sum(*self.along(x), dtype=dtype)
 
 
 class Mean(Reduction):
@@ -59,7 +64,7 @@ class Mean(Reduction):
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The mean."""
-        return torch.mean(x if x.is_floating_point() else x.float(), self.axes(x), self.keepdims)
+        return torch.mean(*self.along(x if x.is_floating_point() else x.float()))
 
 
 class Max(Reduction):
@@ -69,7 +74,7 @@ class Max(Reduction):
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The largest element."""
-        y = torch.amax(x, self.axes(x), self.keepdims)
+        y = torch.amax(*self.along(x))
         return y if self.initial is None else y.clamp_min(self.initial)
 
 
@@ -80,7 +85,7 @@ class Min(Reduction):
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The smallest element."""
-        y = torch.amin(x, self.axes(x), self.keepdims)
+        y = torch.amin(*self.along(x))
         return y if self.initial is None else y.clamp_max(self.initial)
 
 
@@ -89,8 +94,8 @@ class Var(Reduction):
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
         """The variance."""
-        x = x if x.is_floating_point() else x.float()
-        return torch.var(x, self.axes(x), correction=0, keepdim=self.keepdims)
+        x, axes, keepdims = self.along(x if x.is_floating_point() else x.float())
+        return torch.var(x, axes, correction=0, keepdim=keepdims)
 
 
 class Std(Reduction):
@@ -180,7 +185,9 @@ class Normalize(Operation):
         axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
         if self.order == 2:
             x = as_floats(x)
-            inverse: torch.Tensor = torch.rsqrt(x.square().sum(axes, keepdim=True)).clamp_max(1 / self.epsilon)
+            # In half precision 1 / epsilon isn't finite.
+            largest = min(1 / self.epsilon, torch.finfo(x.dtype).max)
+            inverse: torch.Tensor = torch.rsqrt(x.square().sum(axes, keepdim=True)).clamp_max(largest)
             return x * inverse
         norm: torch.Tensor = torch.linalg.vector_norm(as_floats(x), self.order, axes, keepdim=True)
         return x / norm.clamp_min(self.epsilon)

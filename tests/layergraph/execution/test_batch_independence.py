@@ -6,6 +6,12 @@ from keras import Input, Model, layers, ops
 from layergraph import load_model
 from layergraph.errors import DataError
 
+
+def _model(function, shape):
+    entry = Input(shape)
+    return Model(entry, function(entry))
+
+
 MIXING = {
     "mean over rows": (lambda x: x - ops.mean(x, axis=0, keepdims=True), [(4,)]),
     "rows turned round": (lambda x: ops.flip(x, 0), [(4,)]),
@@ -13,6 +19,14 @@ MIXING = {
     "rows after rows": (lambda x, y: layers.Concatenate(axis=0)([x, y]), [(4,), (4,)]),
     "softmax over the axis before the last of two": (lambda x: layers.Softmax(axis=-2)(x), [(4,)]),
     "rows made of rows": (lambda x: ops.reshape(x, (-1, 2)), [(4,)]),
+    "norm of single numbers": (lambda x: layers.UnitNormalization()(x), [()]),
+    "softmax of single numbers": (lambda x: layers.Softmax()(x), [()]),
+    "softmax of single numbers as an activation": (lambda x: layers.Activation("softmax")(x), [()]),
+    "a model that takes inputs without their last axis": (
+        lambda x: _model(lambda y: y - ops.max(y), (4,))(x),
+        [(4, 1)],
+    ),
+    "single numbers after others": (lambda x, y: layers.Concatenate()([x, y]), [(), ()]),
 }
 UNMERGED = {
     "plain arithmetic": (lambda x: x * 2 + 1, [(4,)]),
@@ -22,6 +36,9 @@ UNMERGED = {
     "side by side": (lambda x, y: layers.Concatenate(axis=1)([x, y]), [(4, 3), (2, 3)]),
     "reshape": (lambda x: ops.reshape(x, (ops.shape(x)[0], 2, 2)), [(4,)]),
     "softmax over two axes": (lambda x: layers.Softmax(axis=[1, 2])(x), [(4, 3)]),
+    "sums of single numbers": (lambda x, y: layers.Activation("relu")(layers.Add()([x, y])), [(), ()]),
+    "a model that takes rows without their last axis": (lambda x: _model(layers.Dense(2), (4,))(x), [(4, 1)]),
+    "scaled single numbers": (lambda x: layers.Rescaling(2.0)(x), [()]),
     "training overruled by predict": (lambda x: layers.BatchNormalization()(x, training=True), [(4,)]),
 }
 

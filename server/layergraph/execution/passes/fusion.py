@@ -202,9 +202,12 @@ class FusedConvolution:
         strides, dilation = layer.torch_sizes(layer.strides), layer.torch_sizes(layer.dilation_rate)
         groups = x.shape[1] if isinstance(layer, _DEPTHWISE) else layer.groups
         folded = self._folded
-        if folded is None or folded.versions != [weight._version for weight in self._weights]:
+        if not x.numel():
+            # Not kept, as it isn't packed: with one thread, torch's convolution of no rows refuses packed kernels.
+            folded = self._fold(x, padding, strides, dilation, groups)
+        elif folded is None or folded.versions != [weight._version for weight in self._weights]:
             folded = self._folded = self._fold(x, padding, strides, dilation, groups)
-        if folded.packed and x.numel():
+        if folded.packed:
             convolution = torch.ops.mkldnn._convolution_pointwise
             y = convolution(x, folded.kernel, folded.bias, padding, strides, dilation, groups, "none", [], "")
         else:

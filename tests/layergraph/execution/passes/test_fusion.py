@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from layergraph import Input, Model, layers
 from layergraph.execution.passes.fusion import FusedConvolution
 from layergraph.functional.invocation import Invocation
@@ -232,6 +233,26 @@ def test_zero_rows_and_other_sizes_after_packing() -> None:
     for shape in ((2, 9, 8, 4), (0, 9, 8, 4), (5, 20, 31, 4), (1, 3, 3, 4)):
         x = np.random.default_rng(0).standard_normal(shape).astype("float32")
         check_served(model, x)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(usual)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("rows", [(2, 0), (0, 2)])
+def test_zero_rows_before_and_after_packing_with_one_thread(rows: tuple[int, int]) -> None:
+    """torch chooses its convolution by the number of threads."""
+    entry = Input((9, 8, 4))
+    model = shaken(Model(entry, layers.Conv2D(6, 3, groups=2)(entry)))
+    for count in rows:
+        check_served(model, images(count))
+    (step,) = model.plan().program(joined=True).steps
+    assert step.call._folded.packed
 
 
 @pytest.mark.parametrize(
