@@ -356,7 +356,7 @@ class LegacyWeights:
             group = self._model.group(name)
             if group is None:
                 raise CorruptFileError(self._file.path, f"has no weights of layer '{name[:80]}' in 'layer_names'")
-            arrays = _named_arrays(self._file.path, group)
+            arrays = _named_arrays(self._file, group)
             total += len(arrays)
             if total > self._file.limits.names:
                 raise CorruptFileError(self._file.path, f"has more than {self._file.limits.names} weights")
@@ -367,15 +367,16 @@ class LegacyWeights:
     def optimizer_weights(self) -> list[Hdf5Array]:
         """The optimizer's variables, in the optimizer's order."""
         group = self._file.root.group(OWN_OPTIMIZER_GROUP) if self._optimizer is None else self._optimizer
-        return [] if group is None else _named_arrays(self._file.path, group)
+        return [] if group is None else _named_arrays(self._file, group)
 
 
-def _named_arrays(path: Path, group: Hdf5Group) -> list[Hdf5Array]:
+def _named_arrays(file: Hdf5File, group: Hdf5Group) -> list[Hdf5Array]:
     arrays: list[Hdf5Array] = []
     for name in group.texts("weight_names") or []:
-        array = group.array(name)
+        # Keras 2.0 on Theano has `/iterations`, which HDF5 looks up from the root.
+        array = (file.root if name.startswith("/") else group).array(name)
         if array is None:
-            raise CorruptFileError(path, f"has no array '{name[:80]}' in '{group.name}', listed in 'weight_names'")
+            raise CorruptFileError(file.path, f"has no array '{name[:80]}' in '{group.name}', listed in 'weight_names'")
         arrays.append(array)
     return arrays
 

@@ -14,10 +14,12 @@ from layergraph.config.keras2_releases import MULTI_BACKEND as _MULTI_BACKEND_RU
 from layergraph.config.keras2_releases import tf_keras_rules
 from layergraph.config.training_rules import (
     EARLY_RULES,
+    FIRST_RULES,
     KERAS2_RULES,
     KERAS3_RULES,
     MULTI_BACKEND_RULES,
     TrainingRules,
+    early_training,
     tf_keras_training,
 )
 
@@ -300,7 +302,7 @@ KERAS1 = Generation(
     defaults={"GRU": {"reset_after": False}, "LeakyReLU": {"negative_slope": 0.3}},
     activations=_ACTIVATIONS,
     rules=MULTI_BACKEND.rules,
-    training=EARLY_RULES,
+    training=FIRST_RULES,
     adapt=keras1.adapt,
 )
 
@@ -328,7 +330,8 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any], backend:
         if _MULTI_BACKEND.fullmatch(version):
             if version.startswith("2.3"):
                 return MULTI_BACKEND
-            return MULTI_BACKEND_UP_TO_2 if backend == "tensorflow" else replace(MULTI_BACKEND, training=EARLY_RULES)
+            early = MULTI_BACKEND_UP_TO_2 if backend == "tensorflow" else MULTI_BACKEND
+            return replace(early, training=early_training(*map(int, version.split(".")[1:])))
         if version.startswith("2."):
             release = _TF_KERAS.match(version)
             return tf_keras(int(release[1])) if release else KERAS2

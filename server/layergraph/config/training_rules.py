@@ -16,7 +16,9 @@ class TrainingRules:
     sample_variance     the moving variance has n / (n - 1 - epsilon) of the batch's, for inputs of any rank
     clips_lookups       clipping applies to the gradient of each lookup in an Embedding, before those of an id are added
     averages_first      moving averages of weights begin with the weights before the first step, not after it
+    counts_masked       masked predictions count as losses of 0 in the mean
     masks_all_metrics   masked predictions are left out of all metrics, not only of means of functions
+    masks_no_metrics    masked predictions count in all metrics
     penalizes_frozen    regularizers of frozen weights count in the loss
     logs_means          the log of a loss without reduction is the mean of its values
     repeats_rows        with `steps_per_epoch` an epoch goes on with the first row behind the last one
@@ -24,6 +26,16 @@ class TrainingRules:
     multiplies_weights  class weights and sample weights may be given together
     lists_for_all       a flat list of metrics applies to each output, and weights of a list of losses have their names
     has_new_optimizers  names of optimizers mean Keras 3's, not the legacy ones
+    sums_activities     penalties of activities aren't divided by the number of rows
+    clips_together      `clipnorm` limits the norm of all gradients together
+    dense_lookups       gradients of an Embedding are dense: an optimizer changes all of its rows
+    frozen_statistics   a frozen BatchNormalization trains with the batch's statistics ("used"), and also updates its
+                        moving ones ("updated"); "" if it computes as in inference
+    rounds_predictions  binary accuracy compares labels with rounded predictions
+    accuracy_by_loss    "accuracy" is the one that fits the loss, if it is a crossentropy, not the shapes
+    averages_batches    metrics are means over batches, whose masked values don't count, by the batches' rows
+    negates_cosines     the metric cosine_proximity is the loss, -cos
+    averages_cosines    cosines of labels and predictions are divided by the number of elements
     """
 
     logits: str = ""
@@ -31,7 +43,9 @@ class TrainingRules:
     sample_variance: bool = False
     clips_lookups: bool = False
     averages_first: bool = False
+    counts_masked: bool = False
     masks_all_metrics: bool = False
+    masks_no_metrics: bool = False
     penalizes_frozen: bool = False
     logs_means: bool = False
     repeats_rows: bool = False
@@ -39,6 +53,15 @@ class TrainingRules:
     multiplies_weights: bool = False
     lists_for_all: bool = False
     has_new_optimizers: bool = True
+    sums_activities: bool = False
+    clips_together: bool = False
+    dense_lookups: bool = False
+    frozen_statistics: str = ""
+    rounds_predictions: bool = False
+    accuracy_by_loss: bool = False
+    averages_batches: bool = False
+    negates_cosines: bool = False
+    averages_cosines: bool = False
 
 
 KERAS3_RULES: Final = TrainingRules()
@@ -68,12 +91,51 @@ def tf_keras_training(minor: int) -> TrainingRules:
         # TensorFlow 1 doesn't cut arrays into batches then.
         repeats_rows=minor > 2,
         has_new_optimizers=minor > 10,
+        accuracy_by_loss=minor <= 2,
+        counts_masked=minor <= 10,
     )
 
 
 #: Keras 2.3 on several backends.
 MULTI_BACKEND_RULES: Final = replace(
-    tf_keras_training(3), unbiased_ranks=frozenset(), sample_variance=True, repeats_rows=False, logs_means=False
+    tf_keras_training(3),
+    unbiased_ranks=frozenset(),
+    sample_variance=True,
+    clips_lookups=False,
+    repeats_rows=False,
+    logs_means=False,
+    sums_activities=True,
+    clips_together=True,
+    dense_lookups=True,
+    frozen_statistics="used",
+    rounds_predictions=True,
+    accuracy_by_loss=True,
 )
-#: Keras 1 to 2.2, and TensorFlow.js.
-EARLY_RULES: Final = replace(MULTI_BACKEND_RULES, logits="", multiplies_weights=False)
+#: Keras 2.1.4 to 2.2, and TensorFlow.js.
+EARLY_RULES: Final = replace(
+    MULTI_BACKEND_RULES,
+    logits="",
+    multiplies_weights=False,
+    counts_masked=False,
+    averages_batches=True,
+    negates_cosines=True,
+)
+#: Keras 1.
+FIRST_RULES: Final = replace(
+    EARLY_RULES,
+    sample_variance=False,
+    frozen_statistics="updated",
+    averages_cosines=True,
+    masks_no_metrics=True,
+)
+
+
+def early_training(minor: int, patch: int) -> TrainingRules:
+    """The rules of Keras 2.`minor`.`patch`, up to 2.2: by their source, and by training with 2.0.8, 2.1.3, 2.2.4."""
+    release = minor, patch
+    return replace(
+        EARLY_RULES,
+        sample_variance=release > (1, 3),
+        frozen_statistics="used" if release > (1, 2) else "updated",
+        averages_cosines=release < (0, 9),
+    )

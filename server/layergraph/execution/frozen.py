@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from layergraph.config.training_rules import TrainingRules
 from layergraph.execution.batch_independence import is_batch_independent
 from layergraph.execution.liveness import masks_needed, masks_read, needed, with_frees
 from layergraph.execution.passes.pool_before_relu import pool_first
@@ -117,14 +118,15 @@ def frozen_split(
     slot_count: int,
     trained: Collection[Weight],
     tensors: Sequence[torch.Tensor | Strings],
+    rules: TrainingRules,
     *,
     mixed: bool,
 ) -> FrozenSplit:
-    """Splits the steps of training. `tensors` are a few rows of every input, on which each call is tried."""
+    """Splits the steps of training by `rules`. `tensors` are a few rows of every input, on which each call is tried."""
     trained = set(trained)
     maker = {slot: place for place, step in enumerate(steps) for slot in step.targets}
     trains = _reaching(steps, maker, [any(w in trained for w in _weights_of(step)) for step in steps])
-    trial = _tried(steps, inputs, outputs, trains, tensors)
+    trial = _tried(steps, inputs, outputs, trains, tensors, rules)
     blocked = _reaching(steps, maker, [bool(text) or t for text, t in zip(trial.obstacles, trains, strict=True)])
     works = _reaching(steps, maker, [_costs(step) for step in steps])
     kept, head = _cut(steps, maker, outputs, blocked, works, trial)
@@ -179,6 +181,7 @@ def _tried(
     outputs: Sequence[int],
     trains: Sequence[bool],
     tensors: Sequence[torch.Tensor | Strings],
+    rules: TrainingRules,
 ) -> _Trial:
     """Executes, as in training, all steps that depend on no trained weight, on copies of their weights."""
     values: dict[int, Any] = dict(zip(inputs, tensors, strict=True))
@@ -191,21 +194,23 @@ def _tried(
             continue
         given = [values[slot] for slot in step.sources]
         given_masks = [masks.get(slot) for slot in step.sources]
-        made, made_masks, obstacle = _try(step, given, given_masks, want)
+        made, made_masks, obstacle = _try(step, given, given_masks, want, rules)
         obstacles.append(obstacle)
         values.update(zip(step.targets, made, strict=True))
         masks.update(zip(step.targets, made_masks, strict=True))
     return _Trial(obstacles, values)
 
 
-def _try(step: Step, given: list[Any], masks: list[Mask], want: bool) -> tuple[list[torch.Tensor], list[Mask], str]:
+def _try(
+    step: Step, given: list[Any], masks: list[Mask], want: bool, rules: TrainingRules
+) -> tuple[list[torch.Tensor], list[Mask], str]:
     """Executes one step. Returns its outputs, their masks, and why the outputs can't be kept."""
     binder = Binder(lambda weight: weight.value.detach().clone())
     weights = binder(step.call.layer)
     copies = list(_tensors_in(weights))
     versions = [copy._version for copy in copies]
     generator = torch.Generator(given[0].device if given and isinstance(given[0], torch.Tensor) else "cpu")
-    context = CallContext(training=True, generator=generator, states={})
+    context = CallContext(training=True, generator=generator, states={}, rules=rules)
     before = _random_state(generator)
     with torch.no_grad():
         outputs, made = step.call(context, weights, list(given), list(masks), want_masks=want)
@@ -217,7 +222,7 @@ def _try(step: Step, given: list[Any], masks: list[Mask], want: bool) -> tuple[l
         return outputs, made, "has a state"
     if context.losses:
         return outputs, made, "adds to the loss"
-    if not is_batch_independent([step]) or not _own_rows(step, weights, given, masks, outputs):
+    if not is_batch_independent([step]) or not _own_rows(step, weights, given, masks, outputs, rules):
         return outputs, made, "computes rows together"
     return outputs, made, ""
 
@@ -242,15 +247,26 @@ def _tensors_in(weights: Any) -> Iterable[torch.Tensor]:
             waiting.extend(vars(one).values())
 
 
-def _own_rows(step: Step, weights: Any, given: list[Any], masks: list[Mask], outputs: list[torch.Tensor]) -> bool:
-    """Whether the first row alone gives the same as with the others, for layers that aren't of this package."""
+def _own_rows(
+    step: Step,
+    weights: Any,
+    given: list[Any],
+    masks: list[Mask],
+    outputs: list[torch.Tensor],
+    rules: TrainingRules,
+) -> bool:
+    """Whether the first row alone gives the same as with the others; for layers of this package that is known, unless
+    frozen ones compute with the batch's statistics.
+    """
     layer: Layer = step.call.layer
-    if all(type(inner).__module__.startswith("layergraph.") for inner in layer.walk_layers()):
+    known = all(type(inner).__module__.startswith("layergraph.") for inner in layer.walk_layers())
+    if known and not rules.frozen_statistics:
         return True
     first = [value[:1] if _has_rows(t) else value for value, t in zip(given, step.call.tensors, strict=True)]
     first_masks = [None if mask is None else mask[:1] for mask in masks]
+    context = CallContext(training=True, losses=None, rules=rules)
     with torch.no_grad():
-        alone, _ = step.call(CallContext(training=True, losses=None), weights, first, first_masks, want_masks=False)
+        alone, _ = step.call(context, weights, first, first_masks, want_masks=False)
     return all(
         one.shape[1:] == whole.shape[1:] and torch.allclose(one, whole[:1], _TOLERANCE, _TOLERANCE, equal_nan=True)
         for one, whole in zip(alone, outputs, strict=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import DataError, GraphError
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_numpy
 from layergraph.execution.batch_independence import is_batch_independent
@@ -314,7 +315,9 @@ class Plan:
             slots[slot], slot_masks[slot] = value, mask
         return self._execute(context, weights, slots, slot_masks, output_masks=want_masks)
 
-    def frozen_split(self, trained: Collection[Weight], tensors: Sequence[torch.Tensor | Strings]) -> FrozenSplit:
+    def frozen_split(
+        self, trained: Collection[Weight], tensors: Sequence[torch.Tensor | Strings], rules: TrainingRules
+    ) -> FrozenSplit:
         """Splits the plan into its frozen trunk, if only the weights in `trained` change, and the rest.
 
         `tensors` are a few rows of each input, on which every call of the trunk is tried once.
@@ -327,6 +330,7 @@ class Plan:
             self._slot_count,
             trained,
             tensors,
+            rules,
             mixed=self._mixed or bool(self._adapted),
         )
 

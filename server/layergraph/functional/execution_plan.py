@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from layergraph.config.training_rules import TrainingRules
 from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
@@ -59,7 +60,9 @@ class ExecutionPlan(Protocol):
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         """Computes outputs and their masks from the input tensors, in order; gradients flow if torch records them."""
 
-    def frozen_split(self, trained: Collection[Weight], tensors: Sequence[torch.Tensor | Strings]) -> FrozenSplit:
+    def frozen_split(
+        self, trained: Collection[Weight], tensors: Sequence[torch.Tensor | Strings], rules: TrainingRules
+    ) -> FrozenSplit:
         """Splits the plan, if only the weights in `trained` change; a few rows of each input are tried."""
 
     def forward_nested(

@@ -388,8 +388,10 @@ class Layer(_LayerOptions):
         """Adds activity regularisation of the outputs to the context's losses."""
         if context.losses is None or self.activity_regularizer is None:
             return
-        # Keras divides by the batch size, so that the strength doesn't depend on it.
-        context.losses += [self.activity_regularizer(output) / max(output.shape[0], 1) for output in flatten(outputs)]
+        for output in flatten(outputs):
+            # Keras divides by the batch size, so that the strength doesn't depend on it.
+            rows = 1 if context.rules.sums_activities else max(output.shape[0], 1)
+            context.losses.append(self.activity_regularizer(output) / rows)
 
     def bind(self, binder: Binder) -> Any:
         """Returns the bound weights, the `w` of `forward`."""

@@ -73,7 +73,7 @@ def _model(archive: ModelArchive, is_compiled: bool, keep_lora: bool) -> Model:
     rebuilt = _rebuilt(archive.config, generation, archive.path, archive.limits)
     model = rebuilt.model
     try:
-        load_weights(model, rebuilt.file_order, archive, keep_lora=keep_lora)
+        state_layout = load_weights(model, rebuilt.file_order, archive, keep_lora=keep_lora)
     except CorruptFileError as wrong:
         # What else would be found only when training starts is reported together with the weights.
         raise CorruptFileError(archive.path, [*wrong.problems, *_state_problems(model, archive, generation)]) from wrong
@@ -86,7 +86,7 @@ def _model(archive: ModelArchive, is_compiled: bool, keep_lora: bool) -> Model:
     if archive.training_config is not None and is_compiled:
         _compile(model, archive.training_config, generation)
         if model.compile_config is not None:
-            model.optimizer_state = OptimizerState(archive) or None
+            model.optimizer_state = OptimizerState(archive, state_layout) or None
     return model
 
 

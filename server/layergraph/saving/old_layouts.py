@@ -52,17 +52,25 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The origin of a file: Keras 1 (`keras1`) or Keras 3 (`keras3`); and whether Theano wrote it (`mirrored`)."""
+    """The origin of a file: Keras 1 (`keras1`) or Keras 3 (`keras3`); whether Theano wrote it (`mirrored`), and whether
+    the optimizer's state is in the order of the weights' names (`sorts_state`), as up to Keras 2.0.5.
+    """
 
     keras1: bool = False
     keras3: bool = False
     mirrored: bool = False
+    sorts_state: bool = False
 
 
 def origin_of(keras_version: str | None, backend: str | None) -> Origin:
     """The origin by a file's metadata. Keras 1 doesn't store its backend, which the names of weights reveal."""
     version = (keras_version or "").strip()
-    return Origin(version.startswith(("0.", "1.")), version.startswith("3."), backend == "theano")
+    keras1 = version.startswith(("0.", "1."))
+    sorts_state = keras1 or version in _SORTING
+    return Origin(keras1, version.startswith("3."), backend == "theano", sorts_state)
+
+
+_SORTING = frozenset(f"2.0.{patch}" for patch in range(6))
 
 
 def modern(

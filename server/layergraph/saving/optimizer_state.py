@@ -9,8 +9,9 @@ from typing import Any, overload
 
 import numpy as np
 
-from layergraph.archive import LoadLimits, ModelArchive, open_archive
+from layergraph.archive import LoadLimits, ModelArchive, StoredArray, open_archive
 from layergraph.errors import CorruptFileError
+from layergraph.saving.old_states import StateLayout
 
 Array = np.ndarray[Any, Any]
 
@@ -21,11 +22,13 @@ class OptimizerState(Sequence[Array]):
     Raises CorruptFileError on first access if the file was replaced since, or is damaged.
     """
 
-    def __init__(self, archive: ModelArchive) -> None:
+    def __init__(self, archive: ModelArchive, layout: StateLayout | None = None) -> None:
+        """`layout` is how the file stores it, if not as the model has it."""
         self._path: Path = archive.path
         self._limits: LoadLimits = archive.limits
         self._files = {path: _identity(path) for path in archive.files}
-        self._count = len(archive.optimizer_weights)
+        self._layout = layout
+        self._count = len(self._arranged(archive))
         self._arrays: list[Array] | None = None
 
     def __len__(self) -> int:
@@ -44,11 +47,15 @@ class OptimizerState(Sequence[Array]):
         if any(_identity(path) != known for path, known in self._files.items()):
             raise CorruptFileError(self._path, "was replaced since the model was loaded; its optimizer state is lost")
         with open_archive(self._path, self._limits) as archive:
-            stored = archive.optimizer_weights
+            stored = self._arranged(archive)
             wanted, most = sum(array.nbytes for array in stored), self._limits.inflated_bytes(archive.stored_bytes)
             if wanted > most:
                 raise CorruptFileError(self._path, f"its optimizer state takes {wanted} bytes, at most {most} are read")
             return [array.read() for array in stored]
+
+    def _arranged(self, archive: ModelArchive) -> Sequence[StoredArray]:
+        stored = archive.optimizer_weights
+        return stored if self._layout is None else self._layout.converted(stored)
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

@@ -37,6 +37,7 @@ from layergraph.saving.layouts import (
 )
 from layergraph.saving.lora import adapts_integers, merged_lora, unmerged
 from layergraph.saving.old_layouts import Derived, Origin, modern, origin_of
+from layergraph.saving.old_states import StateLayout, state_layout
 from layergraph.saving.shard_owners import arrays_by_layer
 
 #: Kinds of dtypes; a weight is never loaded from an array of another kind.
@@ -51,12 +52,17 @@ class _Match:
     layer: Layer
     weight: Weight
     array: StoredArray
+    #: The group of the layer's arrays in the legacy layout.
+    group: str = ""
 
 
-def load_weights(model: Functional, order: FileOrder, archive: ModelArchive, *, keep_lora: bool = False) -> None:
+def load_weights(
+    model: Functional, order: FileOrder, archive: ModelArchive, *, keep_lora: bool = False
+) -> StateLayout | None:
     """Loads the model's weights from the file; with `keep_lora`, layers get the LoRA weights that it has for them.
 
-    Raises CorruptFileError that names every layer whose arrays are missing or don't fit.
+    Returns how the optimizer's state is stored; None if it is stored as the model has it. Raises CorruptFileError that
+    names every layer whose arrays are missing or don't fit.
     """
     problems = Diagnostics()
     for text in archive.weights.problems:
@@ -95,6 +101,8 @@ def load_weights(model: Functional, order: FileOrder, archive: ModelArchive, *, 
         archive.prefetch([wanted for match in matches for wanted in _wanted(match.array, match.weight)])
     for match in matches:
         match.weight.bind(torch.from_numpy(match.array.read()))
+    stored = {match.weight: (match.group, match.array) for match in matches}
+    return state_layout(model.trainable_weights, stored, origin)
 
 
 def _wanted(array: StoredArray, weight: Weight) -> Iterator[tuple[StoredArray, tuple[int, ...] | None]]:
@@ -363,9 +371,9 @@ def _by_order(
         problems.add(f"{text}; without counterpart: {', '.join(brief_name(name) for name in absent[:20])}")
         return
     named = by_name.keys() == stored.keys()
-    pairs = [(by_name[name], stored[name]) for name in stored] if named else zip(layers, stored.values(), strict=True)
+    owned = [by_name[name] for name in stored] if named else layers
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
-    for layer, given in pairs:
+    for layer, (group, given) in zip(owned, stored.items(), strict=True):
         if origin.keras3 and adapts_integers(given):
             text = "has LoRA weights beside a quantized kernel, expected a kernel merged with them, as in a .keras"
             problems.add(f"{_label(layer)}: {text}")
@@ -381,7 +389,7 @@ def _by_order(
             for inner in layer.walk_layers():
                 if inner.own_weights and all(weight in shapes for weight in inner.own_weights):
                     inner.fit_stored_shapes([shapes[weight] for weight in own_variables(inner)])
-            yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
+            yield from (_Match(layer, weight, array, group) for weight, array in zip(weights, arrays, strict=True))
 
 
 def _by_position(

@@ -180,15 +180,20 @@ class Compiled:
             if isinstance(loss, ByShapes):
                 self._losses[index] = self._loss(losses.loss_for_shapes(labels, outputs))
             for ones in several:
-                ones[:] = [self._resolved(metric, labels, outputs) for metric in ones]
+                ones[:] = [self._resolved(metric, index, labels, outputs) for metric in ones]
                 for metric in ones:
                     if isinstance(metric, Metric):
                         metric.check_shapes(labels, outputs)
 
-    def _resolved(self, metric: Metric | ByShapes, labels: Shape, outputs: Shape) -> Metric:
+    def _resolved(self, metric: Metric | ByShapes, index: int, labels: Shape, outputs: Shape) -> Metric:
         if isinstance(metric, Metric):
             return metric
-        return self._following(metrics.metric_for_shapes(metric.word, labels, outputs))
+        return self._following(self._metric_for(metric.word, index, labels, outputs))
+
+    def _metric_for(self, word: str, index: int, labels: Shape, outputs: Shape) -> Metric:
+        if self.rules.accuracy_by_loss:
+            return metrics.metric_for_loss(word, self.loss(index), outputs)
+        return metrics.metric_for_shapes(word, labels, outputs)
 
     @contextmanager
     def undecided_on_error(self) -> Iterator[None]:
@@ -224,7 +229,7 @@ class Compiled:
         """The metric that a name will be resolved to for an output, by the labels that its loss takes."""
         loss = self.loss(index)
         classes = loss is not None and loss.labels_are_classes
-        return metrics.metric_for_shapes(word, output_shape[:-1] if classes else output_shape, output_shape)
+        return self._metric_for(word, index, output_shape[:-1] if classes else output_shape, output_shape)
 
     def needs_labels(self, index: int) -> bool:
         """Whether an output has a loss or a metric."""

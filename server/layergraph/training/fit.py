@@ -134,7 +134,8 @@ class Fit:
         if validation is not None and isinstance(validation.rows, Data):
             tested = (validation.limited(), validation.size)
         plan, trained = self._model.plan(), self._model.trainable_weights
-        kept = keep_outputs(cache, plan, trained, (batches.columns, batches.size), tested, self._write_if_asked)
+        data, rules = (batches.columns, batches.size), self._compiled.rules
+        kept = keep_outputs(cache, plan, trained, data, tested, self._write_if_asked, rules)
         self._keeps = kept is not None
         if kept is None:
             return

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.execution_plan import ExecutionPlan, FrozenSplit
@@ -60,13 +61,15 @@ class NotKeptError(Exception):
     """The outputs can't be kept; the text is the reason."""
 
 
-def _split(plan: ExecutionPlan, trained: Collection[Weight], data: Data, required: bool) -> FrozenSplit:
+def _split(
+    plan: ExecutionPlan, trained: Collection[Weight], data: Data, rules: TrainingRules, required: bool
+) -> FrozenSplit:
     """Splits a plan into its frozen trunk and the rest.
 
     Raises NotKeptError if keeping the trunk's outputs is no use or, with `required`, if more layers are frozen.
     """
     rows = min(TRIED_ROWS, data.rows)
-    split = plan.frozen_split(trained, data.batch(slice(0, rows), rows).inputs)
+    split = plan.frozen_split(trained, data.batch(slice(0, rows), rows).inputs, rules)
     if split.obstacles and (required or not split.worthwhile):
         raise NotKeptError(f"{split.obstacles[0]}, and frozen layers depend on it")
     if not split.worthwhile:
@@ -233,13 +236,14 @@ def keep_outputs(
     training: tuple[Data, int],
     validation: tuple[Data, int] | None,
     interrupt: Callable[[], None],
+    rules: TrainingRules,
 ) -> Kept | None:
-    """Computes the outputs of the frozen trunk for data, in batches of the number of rows beside them.
+    """Computes the outputs of the frozen trunk for data, in batches of the number of rows beside them, by `rules`.
 
     None if they can't be kept, or that is no use. Raises ConfigError then if the cache is `required`.
     """
     try:
-        split = _split(plan, trained, training[0], cache.required)
+        split = _split(plan, trained, training[0], rules, cache.required)
         groups = {"training": KeptRows(split, *training, training=True)}
         if validation is not None:
             groups["validation"] = KeptRows(split, *validation, training=False)

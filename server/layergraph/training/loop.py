@@ -150,6 +150,7 @@ class Loop:
                 generator=self._generator,
                 shard=batch.shard,
                 states=self._states,
+                rules=self._rules,
                 keeps_logits=self._keeps_logits,
             )
             self._measured(batch, context, self._test_plan)
@@ -208,6 +209,8 @@ class Loop:
             assert labels is not None, "checked before the run"
             weights = batch.weights[index] if weighted else None
             mask = masks[index]
+            if self._rules.masks_no_metrics:
+                mask = None
             if mask is not None and (metric.masked or self._rules.masks_all_metrics):
                 valid = mask.to(torch.float32)
                 weights = valid if weights is None else weights_like(valid, weights) * valid

@@ -27,7 +27,7 @@ from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, unknown_name
 from layergraph.functional.logits import with_logits_of
 from layergraph.training import loss_functions as functions
-from layergraph.training.keras2_crossentropies import function_for, mean_sparse_crossentropy
+from layergraph.training.keras2_functions import function_for, mean_sparse_crossentropy, reads_logits
 from layergraph.training.loss_functions import same_rank
 from layergraph.training.options import list_of, number, one_or_list_of, text
 
@@ -51,15 +51,18 @@ def weights_like(values: Tensor, weights: Tensor) -> Tensor:
     return weights
 
 
-def reduced(values: Tensor, weights: Tensor | None, mask: Tensor | None, how: str | None) -> Tensor:
+def reduced(
+    values: Tensor, weights: Tensor | None, mask: Tensor | None, how: str | None, *, counts_masked: bool = False
+) -> Tensor:
     """Reduces the values of a batch to one number (Keras's reduce_weighted_values); `how` is a reduction.
 
     The mean's divisor is the number of values, not the sum of weights; masked values don't count. As Keras does, the
-    weights of valid values are scaled by total / valid for that, so that broadcast masks give the same mean.
+    weights of valid values are scaled by total / valid for that, so that broadcast masks give the same mean. With
+    `counts_masked` they are values of 0 instead.
     """
     if mask is not None:
         valid = mask.to(values.dtype)
-        if how in ("sum_over_batch_size", "mean"):
+        if how in ("sum_over_batch_size", "mean") and not counts_masked:
             # Without any valid value, the result is 0 rather than NaN.
             count = valid.sum()
             valid = valid * torch.where(count > 0, valid.numel() / count.clamp_min(1.0), 0.0)
@@ -104,11 +107,12 @@ class Loss(Configurable):
         """Computes as a release of Keras does."""
         #: The function that computes the values.
         self._computed = function_for(type(self).function, rules)
+        self._counts_masked = rules.counts_masked
 
     @property
     def reads_logits(self) -> bool:
         """Whether the loss is computed from what a sigmoid or softmax was applied to."""
-        return self._computed is not type(self).function
+        return reads_logits(self._computed)
 
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """The values by sample (or timestep, pixel): the predictions' shape without the reduced axis."""
@@ -141,7 +145,7 @@ class Loss(Configurable):
             mask = own if mask is None else mask & own
         elif plain:
             return values.mean()
-        return reduced(values, sample_weight, mask, self.reduction)
+        return reduced(values, sample_weight, mask, self.reduction, counts_masked=self._counts_masked)
 
     def by_row(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None, mask: Tensor | None = None
@@ -446,6 +450,8 @@ ALIASES: Mapping[str, str] = {
     "msle": "MeanSquaredLogarithmicError",
     "MSLE": "MeanSquaredLogarithmicError",
     "logcosh": "LogCosh",
+    "cosine_proximity": "CosineSimilarity",
+    "cosine": "CosineSimilarity",
     "huber_loss": "Huber",
 }
 
@@ -461,7 +467,8 @@ class FunctionLoss(Loss):
         self.given = given
 
     def follow(self, rules: TrainingRules) -> None:
-        """No-op: the function is the caller's."""
+        # The function is the caller's.
+        self._counts_masked = rules.counts_masked
 
     @property
     def reads_logits(self) -> bool:

@@ -17,7 +17,7 @@ from layergraph.functional.logits import keep_logits, logits_of
 from layergraph.functional.lookups import Lookups
 from layergraph.training.callbacks.table import callback
 from layergraph.training.compile import Compiled
-from layergraph.training.keras2_crossentropies import binary_crossentropy
+from layergraph.training.keras2_functions import binary_crossentropy
 from layergraph.training.metrics.confusion import AUC
 from layergraph.training.optimizers.elementwise import RMSprop
 from layergraph.training.optimizers.legacy import LegacyRMSprop

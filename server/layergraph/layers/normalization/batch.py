@@ -97,13 +97,15 @@ class BatchNormalization(AffineLayer):
     ) -> torch.Tensor:
         """Computes the outputs. Raises DataError in training if a mask's rank isn't one less than the inputs'."""
         x = wide(x)
-        if context.training and self.trainable:
+        frozen_statistics = context.rules.frozen_statistics
+        if context.training and (self.trainable or frozen_statistics):
             fused = self._is_fused(context, x)
             mean, variance = self._moments(x, None if fused else mask, context.shard)
             if self.renorm:
                 return self._renormalized(w, x, mean, variance).to(torch_dtype(self.compute_dtype))
             # Serving runs in inference mode: a call with training=True must not change the served model.
-            if not torch.is_inference_mode_enabled():
+            updates = self.trainable or frozen_statistics == "updated"
+            if updates and not torch.is_inference_mode_enabled():
                 self._update(w.moving_mean, mean, self.momentum)
                 self._update(w.moving_variance, variance, self.momentum, self._correction(context, x, fused))
         else:
@@ -151,7 +153,7 @@ class BatchNormalization(AffineLayer):
 
     @property
     def keeps_statistics(self) -> bool:
-        """False while frozen: the layer then computes as in inference."""
+        """False while frozen: in most releases the layer then computes as in inference."""
         return self.trainable
 
     def as_affine(self, w: Weights) -> tuple[torch.Tensor, torch.Tensor]:

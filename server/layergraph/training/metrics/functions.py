@@ -22,6 +22,14 @@ def binary_accuracy(y_true: Tensor, y_pred: Tensor, threshold: float = 0.5) -> T
     return (y_pred > threshold).to(y_true.dtype) == y_true
 
 
+def rounded_binary_accuracy(y_true: Tensor, y_pred: Tensor, threshold: float = 0.5) -> Tensor:
+    """Whether the label equals the rounded prediction; only other thresholds than 0.5 are compared with."""
+    if threshold != 0.5:
+        return binary_accuracy(y_true, y_pred, threshold)
+    y_true, y_pred = same_rank(y_true, y_pred)
+    return y_pred.round() == y_true
+
+
 def categorical_accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Whether the largest prediction has the index of the largest label."""
     return y_true.argmax(-1) == y_pred.argmax(-1)

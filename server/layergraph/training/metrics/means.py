@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from layergraph.config.options import boolean, fraction, integer, option, optional, positive_int
+from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError
 from layergraph.training import loss_functions
+from layergraph.training.keras2_functions import function_for
 from layergraph.training.losses import weights_like
 from layergraph.training.metrics import functions
 from layergraph.training.metrics.metric import FunctionMean, LossMean, MeanOfValues, Metric
@@ -32,6 +34,11 @@ class BinaryAccuracy(FunctionMean):
     function = functions.binary_accuracy
     direction = "up"
     threshold: float = option(number, default=0.5)
+
+    def follow(self, rules: TrainingRules) -> None:
+        super().follow(rules)
+        if rules.rounds_predictions:
+            self._computed = functions.rounded_binary_accuracy
 
 
 class CategoricalAccuracy(FunctionMean):
@@ -148,6 +155,11 @@ class CosineSimilarity(LossMean):
     function = functions.cosine_similarity
     direction = "up"
     axis: int = option(integer, default=-1)
+
+    def follow(self, rules: TrainingRules) -> None:
+        super().follow(rules)
+        if rules.negates_cosines:
+            self._computed = function_for(loss_functions.cosine_similarity, rules)
 
 
 class LogCoshError(LossMean):

@@ -15,7 +15,7 @@ from layergraph.config.options import Configurable, anything, option, optional
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError
 from layergraph.functional.tensor import Shape
-from layergraph.training.keras2_crossentropies import function_for
+from layergraph.training.keras2_functions import function_for, reads_logits
 from layergraph.training.loss_functions import same_rank
 from layergraph.training.losses import weights_like
 from layergraph.training.options import text
@@ -102,10 +102,14 @@ class Mean(Metric):
     """
 
     state_names = ("_total", "_count")
+    _averages_batches = False
 
     def reset(self) -> None:
         self._total: Tensor | None = None
         self._count: Tensor | float = 0.0
+
+    def follow(self, rules: TrainingRules) -> None:
+        self._averages_batches = rules.averages_batches
 
     def update(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         if sample_weight is not None:
@@ -126,6 +130,11 @@ class Mean(Metric):
         if values.ndim > weights.ndim:
             values = values.float().mean(tuple(range(weights.ndim, values.ndim)))
         weights = weights.expand(values.shape) if weights.ndim == values.ndim else weights
+        if self._averages_batches:
+            rows = values.shape[0]
+            self._total.add_((values * weights).sum() / weights.count_nonzero(), alpha=rows)
+            self._count = self._count + rows
+            return
         self._total.add_((values * weights).sum(), alpha=_per_row(values))
         self._count = self._count + weights.sum(dtype=torch.float64) * _per_row(weights)
 
@@ -162,11 +171,12 @@ class FunctionMean(MeanOfValues):
         self._computed = type(self).function
 
     def follow(self, rules: TrainingRules) -> None:
+        super().follow(rules)
         self._computed = function_for(type(self).function, rules)
 
     @property
     def reads_logits(self) -> bool:
-        return self._computed is not type(self).function
+        return reads_logits(self._computed)
 
     def values(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self._computed(y_true, y_pred, **self._arguments)

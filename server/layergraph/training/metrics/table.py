@@ -117,6 +117,9 @@ ALIASES: Mapping[str, str] = {
     "kld": "KLDivergence",
     "log_cosh": "LogCoshError",
     "logcosh": "LogCoshError",
+    # Names of cosine_similarity up to Keras 2.3.
+    "cosine": "CosineSimilarity",
+    "cosine_proximity": "CosineSimilarity",
     "bce": "BinaryCrossentropy",
     "BCE": "BinaryCrossentropy",
     "mse": "MeanSquaredError",
@@ -157,12 +160,15 @@ class MeanMetricWrapper(MeanOfValues):
     direction = "down"
 
     def __init__(self, fn: str, name: str | None = None, dtype: Any = None, **options: Any) -> None:
-        self.fn = fn
+        kind = losses.LOSSES[losses.ALIASES[fn]]
+        # The name of today, which Keras 3 reads.
+        self.fn = kind.function.__name__
         self._options_of_fn = options
-        self._loss = losses.LOSSES[losses.ALIASES[fn]].from_config(options)
+        self._loss = kind.from_config(options)
         super().__init__(name=name or fn, dtype=dtype)
 
     def follow(self, rules: TrainingRules) -> None:
+        super().follow(rules)
         self._loss.follow(rules)
 
     @property
@@ -244,6 +250,14 @@ def metric_for_shapes(name: str, labels: tuple[int | None, ...], predictions: tu
     if len(labels) < len(predictions) or labels[-1] == 1:
         return SparseCategoricalAccuracy(name=name) if accuracy else SparseCategoricalCrossentropy(name=name)
     return CategoricalAccuracy(name=name) if accuracy else CategoricalCrossentropy(name=name)
+
+
+def metric_for_loss(name: str, loss: losses.Loss | None, predictions: tuple[int | None, ...]) -> Metric:
+    """The metric that a name in BY_SHAPES stands for, by the loss of the output, up to Keras 2.3 and TensorFlow 2.1."""
+    if isinstance(loss, losses.BinaryCrossentropy):
+        return metric_for_shapes(name, (1,), (1,))
+    classes = isinstance(loss, losses.SparseCategoricalCrossentropy)
+    return metric_for_shapes(name, predictions[:-1] if classes else predictions, predictions)
 
 
 def keras_form(value: Metric) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class _ByRows(Optimizer):
 
     @property
     def takes_rows(self) -> bool:
-        return not (self.weight_decay or self.use_ema or self.gradient_accumulation_steps)
+        dense = self.weight_decay or self.use_ema or self.gradient_accumulation_steps or self._rules.dense_lookups
+        return not dense
 
     @property
     def leaves_others(self) -> bool:
@@ -41,6 +42,8 @@ class _ByRows(Optimizer):
 
     @property
     def reads_lookups(self) -> bool:
+        if self._rules.dense_lookups:
+            return False
         return bool(self.leaves_others or self.clipnorm or self.clipvalue or self.global_clipnorm)
 
     def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
@@ -188,6 +191,12 @@ class LegacyNadam(_ByWholes, Nadam):
         before = self.u_product
         super().update_rows(slots, rows, gradients, rate)
         self.u_product = before
+
+    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
+        if arrays and len(arrays) == len(self.keras2_variables()) - 1:
+            # Standalone Keras saves no product of momentums, and restarts it at 1.
+            arrays = [arrays[0], np.array(1.0), *arrays[1:]]
+        super().load(arrays)
 
     def keras2_variables(self, *, legacy: bool | None = None) -> list[Variable]:
         iteration, *slots = super().keras2_variables(legacy=legacy)

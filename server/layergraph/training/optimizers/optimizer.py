@@ -522,13 +522,13 @@ class Optimizer(BaseOptimizer):
 
     def _clipped(self, gradients: Tensors) -> Tensors:
         # Unlike torch's clip_grad_norm_, Keras adds no epsilon to the norm.
-        if self.clipnorm:
+        if self.clipnorm and not self._rules.clips_together:
             norms = list(torch._foreach_norm(gradients))
             torch._foreach_clamp_min_(norms, self.clipnorm)
             return list(torch._foreach_div(torch._foreach_mul(gradients, self.clipnorm), norms))
-        if self.global_clipnorm:
+        if limit := self.clipnorm or self.global_clipnorm:
             norm = torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(gradients))))
-            scale = self.global_clipnorm * torch.minimum(1.0 / norm, torch.full_like(norm, 1.0 / self.global_clipnorm))
+            scale = limit * torch.minimum(1.0 / norm, torch.full_like(norm, 1.0 / limit))
             # A norm that isn't finite makes all gradients NaN instead of being hidden.
             return list(torch._foreach_mul(gradients, scale + (norm - norm)))
         if self.clipvalue:

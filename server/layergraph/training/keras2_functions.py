@@ -1,4 +1,4 @@
-"""Crossentropies as Keras 2 computes them: from what a sigmoid or softmax was applied to, where that is known.
+"""Losses as Keras 2 computes them: crossentropies from what a sigmoid or softmax was applied to, where that is known.
 
 Keras 2 takes it from the predictions, whatever `from_logits` is, and whichever of the two functions it was.
 """
@@ -21,7 +21,19 @@ Tensor = torch.Tensor
 
 def function_for(function: Callable[..., Tensor], rules: TrainingRules) -> Callable[..., Tensor]:
     """The function that computes a loss or metric by the rules of a release; `function` is Keras 3's."""
+    if rules.averages_cosines and function is loss_functions.cosine_similarity:
+        return mean_cosine_similarity
     return _FUNCTIONS.get(function, function) if rules.logits else function
+
+
+def reads_logits(function: Callable[..., Tensor]) -> bool:
+    """Whether a function computes from what a sigmoid or softmax was applied to."""
+    return function in _FUNCTIONS.values()
+
+
+def mean_cosine_similarity(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
+    """-cos of the angle along `axis`, divided by the number of elements."""
+    return loss_functions.cosine_similarity(y_true, y_pred, axis) / y_pred.shape[axis]
 
 
 def _given_logits(y_pred: Tensor, from_logits: bool, function: str) -> Tensor | None:
