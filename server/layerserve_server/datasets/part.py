@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,8 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 
-#: End of the names of these folders.
-SUFFIX = ".part"
+#: Names of these folders (see `part_name`).
+PART_NAME = re.compile(r"[0-9a-f]{64}-[a-z]+-[0-9a-f]{16}\.part")
 #: File with who uploads what, and the number of bytes that are safe from a crash of the machine.
 NOTE = "upload.json"
 #: Locked by the server that receives the upload.
@@ -215,7 +216,7 @@ def unwritable(error: OSError) -> RefusedChangeError:
 def part_name(declared: Declaration, owner: str) -> str:
     """Returns the name of the folder of an upload. Callers don't share one: neither can spoil the other's bytes."""
     whose = hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{declared.sha256}-{declared.format}-{whose}{SUFFIX}"
+    return f"{declared.sha256}-{declared.format}-{whose}.part"
 
 
 def read_note(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from layerserve_server.datasets.dataset import (
 from layerserve_server.datasets.part import (
     LOCK,
     NOTE,
-    SUFFIX,
+    PART_NAME,
     Part,
     WrongDigestError,
     is_locked,
@@ -323,7 +323,7 @@ class DatasetStore:
                         self.use(name)
                 else:
                     logger.info("removed a dataset that hasn't been used for its time", extra={"dataset": name})
-            elif name.endswith(SUFFIX):
+            elif PART_NAME.fullmatch(name):
                 self._sweep_part(path, now)
             elif name.startswith(DELETED):
                 self._sweep_deleted(path, used_by)

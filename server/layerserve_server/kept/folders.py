@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -20,12 +21,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from layerserve_server.disk import sha256
+from layerserve_server.disk import json_object, sha256
 
 logger = logging.getLogger(__name__)
 
 #: Name of the file with the digests of the others.
 DIGESTS: Final = "digests.json"
+#: A key, and the beginning of the names of folders in which one is made. Others are never removed: the folder may be a
+#: link to one that has more in it.
+KEY: Final = re.compile(r"[0-9a-f]{64}")
+MAKING: Final = ".making-"
 #: Time after which a folder that isn't used is removed, in seconds.
 UNUSED_SECONDS: Final = 30 * 86400.0
 #: Time between two tries to get a lock, in seconds.
@@ -109,7 +114,7 @@ class KeptFolders:
         return (self._folder / "locks" / key[:2]).open("wb")
 
     def _make(self, key: str, make: Callable[[Path], None]) -> None:
-        unfinished = Path(tempfile.mkdtemp(prefix=".", dir=self._folder))
+        unfinished = Path(tempfile.mkdtemp(prefix=MAKING, dir=self._folder))
         try:
             make(unfinished)
             digests = {}
@@ -127,7 +132,7 @@ class KeptFolders:
     def _is_whole(self, folder: Path) -> bool:
         """Whether a folder holds files that are as they were written."""
         try:
-            digests = dict(json.loads((folder / DIGESTS).read_bytes()))
+            digests = json_object((folder / DIGESTS).read_bytes())
             return bool(digests) and all(
                 name in self._files and sha256(folder / name) == digest for name, digest in digests.items()
             )
@@ -139,12 +144,13 @@ class KeptFolders:
         now, left = time.time(), self._max_bytes
         entries = []
         for entry in self._folder.iterdir():
+            if not (KEY.fullmatch(entry.name) or entry.name.startswith(MAKING)):
+                continue
             with suppress(OSError):
-                if entry.name != "locks":
-                    size = sum(file.stat().st_size for file in entry.iterdir())
-                    entries.append((now - entry.stat().st_mtime, size, entry))
+                size = sum(file.stat().st_size for file in entry.iterdir())
+                entries.append((now - entry.stat().st_mtime, size, entry))
         for age, size, entry in sorted(entries, key=lambda one: one[0]):
-            if entry.name.startswith("."):
+            if entry.name.startswith(MAKING):
                 # Of a process that has died.
                 if age > 2 * self._making_seconds:
                     shutil.rmtree(entry, ignore_errors=True)

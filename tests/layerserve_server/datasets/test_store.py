@@ -574,6 +574,17 @@ def test_a_cut_upload_is_kept_for_its_time(make_store):
     assert not part.folder.exists()
 
 
+def test_folders_of_others_are_never_removed(make_store):
+    store = make_store()
+    upload(store)
+    other = store.folder / "theirs.part"
+    other.mkdir()
+    (other / "film").write_bytes(b"1")
+    age(other, 1e6)
+    store.sweep(unused)
+    assert (other / "film").exists()
+
+
 def test_what_is_no_id_is_no_path(make_store):
     store = make_store()
     upload(store)
