@@ -2,13 +2,19 @@
 
 import pytest
 from layerserve_server.datasets.dataset import RECORD, Dataset
-from layerserve_server.disk import json_object
+from layerserve_server.disk import json_object, locked
+from layerserve_server.kept.folders import KeptFolders
 from layerserve_server.training.events import Event
 from layerserve_server.training.online.publications import NOTE, read_published
+from layerserve_server.training.process.main import _locked
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import OUTCOME, RunResult
+from layerserve_server.training.runs.folder import CHILD_LOCK
+from layerserve_server.training.runs.owner import OWNER_LOCK, FolderOwner
 from layerserve_server.training.sweeps.plan import PLAN, Plan
 from layerserve_server.training.sweeps.sweep import TRIALS, Sweep
+from layerserve_server.training.upload import DATA, _alone
+from layerserve_server.training.upload import LOCK as UNPACKING
 
 DAMAGED = ("", "\0" * 100, "null", "1", '"x"', "[]", "NaN", "[" * 5000, "1" * 5000)
 
@@ -29,6 +35,26 @@ def test_what_is_no_object_is_an_error_of_values(text, tmp_path):
     sweep = Sweep("s", tmp_path, None, None, 0.0)
     with pytest.raises(ValueError, match=r"."):
         sweep.refresh()
+
+
+LOCKS = {
+    "locked": ("lock", lambda folder: locked(folder / "lock").__enter__()),
+    "kept": (f"locks/{'a' * 2}", lambda folder: KeptFolders(folder, (), max_bytes=0, making_seconds=0)._lock("a" * 64)),
+    "data": (f"{DATA}/{UNPACKING}", lambda folder: _alone(folder).__enter__()),
+    "owner": (OWNER_LOCK, lambda folder: FolderOwner(folder).acquire()),
+    "process": (CHILD_LOCK, lambda folder: _locked(folder).__enter__()),
+}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_what_a_link_in_place_of_a_lock_leads_to_is_not_emptied(name, tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    path, lock = LOCKS[name]
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError, match="symbolic links"):
+        lock(tmp_path)
+    assert (tmp_path / "theirs").read_text() == "theirs"
 
 
 def test_an_object_is_read():

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from layerserve_server.disk import json_object, sha256
+from layerserve_server.disk import json_object, open_lock, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +109,9 @@ class KeptFolders:
                 time.sleep(TRY_SECONDS)
             yield
 
-    def _lock(self, key: str) -> IO[bytes]:
+    def _lock(self, key: str) -> IO[str]:
         # Few files: one for each folder would stay for ever.
-        return (self._folder / "locks" / key[:2]).open("wb")
+        return open_lock(self._folder / "locks" / key[:2])
 
     def _make(self, key: str, make: Callable[[Path], None]) -> None:
         unfinished = Path(tempfile.mkdtemp(prefix=MAKING, dir=self._folder))
@@ -166,7 +166,7 @@ class KeptFolders:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def _try(file: IO[bytes], kind: int) -> bool:
+def _try(file: IO[str], kind: int) -> bool:
     """Whether the lock could be taken. Raises OSError if the file system has no locks."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)

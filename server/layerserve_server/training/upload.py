@@ -17,6 +17,7 @@ from layergraph.training.mapped_text import MappedText
 from layerserve import tensors
 from layerserve.errors import InvalidTensor
 
+from layerserve_server.disk import open_lock
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, InvalidTensorError, NotTrainableError
 from layerserve_server.training import data_root
 from layerserve_server.training.data_files.files import Unpacking
@@ -175,7 +176,7 @@ def _packed(
 def _alone(folder: Path) -> Iterator[None]:
     """Holds a lock, so that of several workers of a run one unpacks, and the others wait."""
     (folder / DATA).mkdir(exist_ok=True)
-    with (folder / DATA / LOCK).open("w") as file:
+    with open_lock(folder / DATA / LOCK) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
