@@ -76,7 +76,7 @@ def _used(kept: Kept, owner: str, except_for: str) -> tuple[int, int, int]:
         part = kept.open_parts.get(entry.name)
         size = part.declared.bytes if part is not None else _size(Path(entry.path))
         total += size
-        own += size if read_note(Path(entry.path)).get("owner") == owner else 0
+        own += size if read_note(Path(entry.path)).owner == owner else 0
     return total, own, count
 
 

@@ -43,7 +43,7 @@ from layerserve_server.errors import (
     UnknownDatasetError,
     safe_text,
 )
-from layerserve_server.records import DAMAGED, LATEST
+from layerserve_server.records import DAMAGED, LATEST, log_damaged
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class DatasetStore:
         except FileNotFoundError:
             return None
         except DAMAGED as error:
-            logger.warning("can't read a dataset from its folder: %s", error, extra={"dataset": name})
+            log_damaged(self.folder / name / RECORD, error)
             return None
 
     # Receiving.

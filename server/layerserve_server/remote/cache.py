@@ -23,7 +23,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from layerserve_server.disk import replace_file, sync
+from layerserve_server.disk import json_object, replace_file, sync
+from layerserve_server.records import DAMAGED
 from layerserve_server.remote.listing import Key, Listing
 
 _KEY = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)@(?P<version>[1-9][0-9]{0,17})")
@@ -80,7 +81,7 @@ class Cache:
         """Returns the identities of the versions in the folder."""
         found = {}
         for key in _keys(self.folder / "kept"):
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 if self.place(key).is_dir():
                     found[key] = (self.folder / "kept" / _file(key)).read_text("utf-8")
         return found
@@ -152,10 +153,10 @@ class Cache:
     def read_listing(self) -> tuple[Listing, dict[Key, str]] | None:
         """Returns what `write_listing` has written; None if there is nothing that can be read."""
         try:
-            values = json.loads((self.folder / "listing.json").read_bytes())
-            problems = {key: text for name, text in values["problems"].items() if (key := _key(name)) is not None}
+            values = json_object((self.folder / "listing.json").read_bytes())
+            problems = {key: str(text) for name, text in values["problems"].items() if (key := _key(name)) is not None}
             return Listing.from_json(values), problems
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except DAMAGED:
             return None
 
     def listing_time(self) -> int:

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from layerserve_server.errors import safe_text
+from layerserve_server.records import checked
 from layerserve_server.remote.objects import StoredObject
 from layerserve_server.repository.control import CONTROL
 from layerserve_server.repository.layout import (
@@ -101,21 +102,25 @@ class Listing:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Listing:
-        """Restores a listing. Raises ValueError, LookupError or TypeError if the values aren't one."""
+        """Restores a listing. Raises DAMAGED if the values aren't one."""
         versions = [
-            RemoteVersion(
-                one["name"],
-                one["version"],
-                {name: StoredObject(**file) for name, file in one["files"].items()},
-                one["claimed"],
-                one["problem"],
+            checked(
+                RemoteVersion(
+                    one["name"],
+                    one["version"],
+                    {name: StoredObject(**file) for name, file in one["files"].items()},
+                    one["claimed"],
+                    one["problem"],
+                )
             )
             for one in values["versions"]
         ]
-        return cls(
-            {one.key: one for one in versions},
-            {path: StoredObject(**one) for path, one in values["of_models"].items()},
-        )
+        if wrong := [one for one in versions if not MODEL_NAME.fullmatch(one.name) or _problem(one.files)]:
+            raise ValueError(f"version {wrong[0].version} of '{wrong[0].name}': got names that can't be files")
+        of_models = {path: checked(StoredObject(**one)) for path, one in values["of_models"].items()}
+        if problem := _problem(of_models):
+            raise ValueError(problem)
+        return cls({one.key: one for one in versions}, of_models)
 
 
 def arrange(objects: Collection[StoredObject], root: str) -> Listing:

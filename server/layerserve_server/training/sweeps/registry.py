@@ -18,6 +18,7 @@ from layerserve_server.errors import (
     InvalidRequestError,
     NotTrainableError,
     RunElsewhereError,
+    ServerError,
     UnavailableError,
     UnknownRunError,
     safe_text,
@@ -236,17 +237,21 @@ class Sweeps:
     def _drive(self, sweep: Sweep) -> None:
         try:
             Driver(sweep, self._runs, self._repository, lambda: self._stopping).run()
+        except ServerError as error:
+            logger.warning("the sweep failed: %s", safe_text(str(error)), extra={"sweep": sweep.id})
+            self._fail(sweep, str(error))
         except Exception as error:
             logger.exception("the sweep failed with an internal error", extra={"sweep": sweep.id})
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
-            sweep.state, sweep.ended_time = SweepState.FAILED, time.time()
-            sweep.reason = safe_text(reason) or "internal error; see the server's log"
-            with contextlib.suppress(OSError):
-                sweep.save()
-            self._release_runs(sweep)
+            self._fail(sweep, (isinstance(error, OSError) and error.strerror) or "internal error; see the server's log")
         finally:
             sweep.owner.release()
         self._prune()
+
+    def _fail(self, sweep: Sweep, reason: str) -> None:
+        sweep.state, sweep.ended_time, sweep.reason = SweepState.FAILED, time.time(), safe_text(reason)
+        with contextlib.suppress(OSError):
+            sweep.save()
+        self._release_runs(sweep)
 
     def _release_runs(self, sweep: Sweep) -> None:
         """Stops the runs of a sweep that has failed, and removes their results, which nothing reads any more."""

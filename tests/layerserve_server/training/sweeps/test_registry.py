@@ -13,6 +13,7 @@ import pytest
 from layerserve_server.errors import BusyError
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.sweeps import registry
+from layerserve_server.training.sweeps.base_copy import DESCRIPTION, Base
 from layerserve_server.training.sweeps.plan import Method
 from layerserve_server.training.sweeps.registry import Sweeps
 from layerserve_server.training.sweeps.space import Dimension
@@ -88,6 +89,17 @@ def test_a_sweep_that_fails_on_a_full_disk_stops_its_runs(
     assert (sweep.state, sweep.reason) == (SweepState.FAILED, "No space left on device")
     assert case.cancelled == ["run"]
     assert not result.exists()
+
+
+def test_a_sweep_whose_files_are_damaged_has_that_as_its_reason(case: Case) -> None:
+    case.drive = lambda sweep: Base.read(sweep.folder)
+    sweep = case.create()
+    case.sweeps.stop()
+    assert sweep.state is SweepState.FAILED
+    assert "No such file" in sweep.reason
+    (sweep.folder / DESCRIPTION).write_text("[]")
+    case.sweeps._drive(sweep)
+    assert sweep.reason == "the sweep's base.json is damaged: got JSON of type list, expected an object"
 
 
 def test_the_oldest_sweeps_that_have_ended_make_room(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
