@@ -51,9 +51,11 @@ class TextWriter:
         self.count += len(texts)
 
     def close(self) -> None:
-        """Closes the files."""
-        self._content.close()
-        self._ends.close()
+        """Closes the files. Raises OSError if what is still buffered can't be written."""
+        try:
+            self._content.close()
+        finally:
+            self._ends.close()
 
     def __enter__(self) -> TextWriter:
         return self

@@ -121,6 +121,8 @@ class Upload:
                     f"{array.label()}: the stream ended after {rows} rows, expected {array.rows} as the spec declares"
                 )
         try:
+            for file in self._files.values():
+                file.close()
             write_digests(self._folder, {index: self._digests[index].hexdigest() for index in self._files})
         except OSError as error:
             raise _unwritable(error) from error
@@ -133,7 +135,9 @@ class Upload:
 
     def _close(self) -> None:
         for file in self._files.values():
-            file.close()
+            # On a full disk closing fails, too, as it writes what is still buffered.
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def data_file(folder: Path, index: int) -> Path:

@@ -7,6 +7,8 @@ import os
 
 import numpy as np
 import pytest
+from failing_files import fail_writes
+from layerserve import tensors
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, NotTrainableError
 from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.upload import Upload
@@ -54,6 +56,33 @@ def test_a_folder_that_can_not_be_written_is_told_and_nothing_stays_open(tmp_pat
     (tmp_path / "data" / "1.npy").mkdir(parents=True)  # the second of two files can't be made
     with pytest.raises(NotTrainableError, match="the data can't be stored: Is a directory"):
         Upload(tmp_path, (A, B))
+    assert open_below(tmp_path) == []
+
+
+TEXT = DataArray(Role.X, "x", "string", (6, 2))
+
+
+@pytest.mark.parametrize("array", [A, TEXT])
+def test_data_whose_last_bytes_can_not_be_written_is_not_complete(tmp_path, array):
+    with Upload(tmp_path, (array, B)) as upload:
+        file = upload._files[0]
+        for one in (file._file,) if array is A else (file._content, file._ends):
+            fail_writes(one)
+        upload.add(0, X.tobytes() if array is A else tensors.encode(np.full((6, 2), "a"), "x").data)
+        upload.add(1, X.tobytes())
+        with pytest.raises(NotTrainableError, match="the data can't be stored: Bad file descriptor"):
+            upload.check_complete()
+    assert open_below(tmp_path) == []
+    assert not (tmp_path / "digests.json").exists()
+
+
+def test_an_upload_that_ends_early_ends_with_its_own_error(tmp_path):
+    with Upload(tmp_path, (A, TEXT)) as upload:
+        for one in (upload._files[0]._file, upload._files[1]._content, upload._files[1]._ends):
+            fail_writes(one)
+        upload.add(0, X[:1].tobytes())
+        with pytest.raises(IncompleteDataError):
+            upload.check_complete()
     assert open_below(tmp_path) == []
 
 
