@@ -335,7 +335,6 @@ def test_a_folder_that_cannot_be_written_is_named(make_store, tmp_path):
     (tmp_path / "datasets").write_text("a file")
     with pytest.raises(RefusedChangeError, match="the folder of datasets can't be written"):
         begin(make_store())
-    assert make_store().datasets() == []
 
 
 def test_what_came_is_flushed_every_64_mebibytes(make_store):
@@ -609,6 +608,17 @@ def test_a_beginning_of_several_ids_is_not_one(make_store, tmp_path):
     with pytest.raises(InvalidRequestError, match="beginning of 2 ids"):
         store.get(DIGEST[:8])
     assert store.get(DIGEST[:8], lambda one: one.id == other.id).id == other.id
+
+
+def test_datasets_of_a_folder_that_can_not_be_read_are_not_denied(make_store, tmp_path, caplog):
+    store = make_store()
+    (tmp_path / "datasets").write_text("no folder")
+    for ask in (store.datasets, lambda: store.get(DIGEST), lambda: store.get(DIGEST[:6]), lambda: store.sweep(unused)):
+        with pytest.raises(UnavailableError, match="the folder of datasets can't be read; see the server's log"):
+            ask()
+    assert [record.args[0] for record in caplog.records] == [tmp_path / "datasets"], "named once"
+    (tmp_path / "datasets").unlink()
+    assert store.datasets() == []
 
 
 def test_a_damaged_record_hides_no_other(make_store, tmp_path, caplog):
