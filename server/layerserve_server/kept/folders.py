@@ -67,18 +67,17 @@ class KeptFolders:
         Raises StoppedError if `stopped` returns True while another process holds the folder, and as `make` does.
         """
         with ExitStack() as held:
+            folder = self._folder / key
             try:
                 held.enter_context(self._locked(key, fcntl.LOCK_EX, stopped))
-            except OSError as error:
-                logger.warning("can't keep graphs in %s: %s", self._folder, error.strerror)
-                folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="layerserve-graphs-")))
-                make(folder)
-            else:
-                folder = self._folder / key
                 if not self._is_whole(folder):
                     self._make(key, make)
                     self._remove_unused()
                 os.utime(folder)
+            except OSError as error:
+                logger.warning("can't keep graphs in %s: %s", self._folder, error.strerror or error)
+                folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="layerserve-graphs-")))
+                make(folder)
             yield folder
 
     @contextmanager

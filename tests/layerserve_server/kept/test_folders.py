@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -112,6 +113,23 @@ def test_without_a_place_for_it_a_folder_is_made_for_this_once(
     assert not folder.exists()
     assert "can't keep graphs in" in caplog.text
     assert find(kept(place)) is None
+
+
+def test_on_a_full_disk_a_folder_is_made_for_this_once(
+    place: Path, maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(folder: Path) -> None:
+        maker(folder)
+        if folder.parent == place:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with kept(place).made(A, full) as folder:
+        assert (folder / "graph").read_text() == "graph"
+        assert folder.parent != place
+    assert [path.name for path in place.iterdir()] == ["locks"]
+    assert f"can't keep graphs in {place}: No space left on device" in caplog.text
+    make(kept(place), maker)
+    assert find(kept(place)) == place / A
 
 
 @contextmanager
