@@ -155,7 +155,8 @@ def read_data(
     """Returns the memory-mapped arrays of a run. Arrays of files that can't be mapped are unpacked to its folder first.
 
     `root` is the data root, `datasets` the folder of datasets, and `room` the maximum size of a text array in bytes.
-    Raises as `data_root.mapped` does, TooLargeError for too much text, and OSError.
+    Raises as `data_root.mapped` does, TooLargeError for too much text, NotTrainableError for a damaged file of the run,
+    and OSError.
     """
     roots = [(datasets if array.dataset else root) or Path() for array in arrays]
     if _packed(folder, arrays, roots):
@@ -189,9 +190,14 @@ def _read(folder: Path, index: int, array: DataArray, root: Path) -> npt.NDArray
     if array.mapped:
         return data_root.mapped(root, array.path, array.selection, array.stamp)
     held = data_file(folder, index)
-    if array.is_text:
-        return read_text(held, array)
-    found: npt.NDArray[Any] = np.load(held, mmap_mode="r" if array.held_bytes else None, allow_pickle=False)
+    try:
+        if array.is_text:
+            return read_text(held, array)
+        found: npt.NDArray[Any] = np.load(held, mmap_mode="r" if array.held_bytes else None, allow_pickle=False)
+        if (found.shape, found.dtype) != (array.shape, array.held_dtype):
+            raise ValueError(f"got {found.dtype} of shape {found.shape}")
+    except (ValueError, EOFError) as error:
+        raise NotTrainableError(f"{array.label()}: the run's file {held.name} is damaged: {error}") from error
     return found
 
 
