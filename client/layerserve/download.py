@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -53,7 +54,9 @@ class PartialFile:
 
     def discard(self) -> None:
         """Removes the temporary file. Does nothing after `publish`."""
-        self._file.close()
+        # On a full disk closing fails, too, as it writes what is still buffered.
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
 

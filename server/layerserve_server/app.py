@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from layerserve_server.access.rights import check_table
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore
+from layerserve_server.errors import UnavailableError
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
@@ -275,6 +276,9 @@ class App:
     def _sweep_datasets(self) -> None:
         try:
             self.datasets.sweep(self._run_using)
+        except UnavailableError as error:
+            # A folder can't be read, which was logged: what uses a dataset isn't known.
+            logger.debug("expired datasets aren't searched for: %s", error)
         except Exception:
             logger.exception("the search for expired datasets failed")
 

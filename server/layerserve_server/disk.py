@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,20 @@ def json_object(text: str | bytes) -> dict[str, Any]:
     return values
 
 
+def open_lock(path: Path) -> TextIOWrapper:
+    """Opens the file of a lock for appending; makes it if needed. Raises OSError, also for a symbolic link.
+
+    It isn't emptied: it may have the text of who holds the lock. What a link leads to isn't the server's.
+    """
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644), "a")
+
+
 @contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Holds a lock, alone or `shared` with others, which the system frees if the process dies.
 
     Raises OSError if the file can't be written.
     """
-    with path.open("wb") as file:
+    with open_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield

@@ -1,12 +1,24 @@
-"""Dataclasses that are read from files: their values have the types of their fields."""
+"""JSON objects and dataclasses that are read from files: their values have the types of their fields."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import types
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from layerserve_server.disk import json_object
+from layerserve_server.errors import safe_text
+
+logger = logging.getLogger(__name__)
+
+#: Maximum size of a file that `read_object` reads, in bytes.
+MAX_BYTES = 64 << 20
+#: Files whose damage was logged.
+_logged: set[Path] = set()
 
 #: Whole numbers of the contract's int32 fields; others fit int64.
 Int32: TypeAlias = Annotated[int, range(-(2**31), 2**31)]
@@ -20,6 +32,31 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 R = TypeVar("R")
 Check: TypeAlias = Callable[[Any], bool]
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads the JSON object in a file that this server wrote; empty if there is no file.
+
+    If the file is damaged, that is logged once, and the object is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"got more than {MAX_BYTES} bytes")
+        return json_object(content)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log_damaged(path, error)
+        return {}
+
+
+def log_damaged(path: Path, error: Exception) -> None:
+    """Logs why a file can't be read, once for each file."""
+    if path not in _logged:
+        _logged.add(path)
+        logger.warning("%s can't be read: %s", path, safe_text(str(error), 200))
 
 
 def checked(record: R, names: Container[str] | None = None) -> R:

@@ -4,6 +4,7 @@ import hashlib
 import os
 
 import pytest
+from failing_files import fail_writes
 from layerserve import Client, DataLoss, InvalidArgument, ModelNotFound, download
 from layerserve.methods import DOWNLOAD_CHECKPOINT
 from layerserve.testing import FakeServer
@@ -58,6 +59,16 @@ def test_a_file_that_came_damaged_does_not_appear(client, tmp_path, monkeypatch)
         client.download("double", path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["model.keras"]
+
+
+def test_a_disk_that_becomes_full_leaves_nothing_behind(tmp_path):
+    partial = download.PartialFile(tmp_path / "model.keras")
+    fail_writes(partial._file)
+    partial.write(CONTENT[:100])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        partial.publish(hashlib.sha256(CONTENT[:100]).hexdigest())
+    partial.discard()
+    assert os.listdir(tmp_path) == []
 
 
 def test_errors_leave_nothing_behind(client, tmp_path):

@@ -11,7 +11,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,11 +163,12 @@ class KeptRows:
 
     def _noted(self, note: Path) -> int:
         """The number of rows that files of this form have."""
-        with suppress(OSError, ValueError):
+        try:
             found = json.loads(note.read_text("utf-8"))
-            done = int(found.pop("done"))
-            return done if found == self._described else 0
-        return 0
+            done = found.pop("done")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return 0
+        return done if type(done) is int and 0 <= done <= self._data.rows and found == self._described else 0
 
     def _note(self, note: Path, columns: Sequence[KeptColumn], done: int) -> None:
         for column in columns:

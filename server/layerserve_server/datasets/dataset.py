@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from layerserve.tensors import NUMPY_DTYPES
 
 from layerserve_server.disk import json_object, replace_file
-from layerserve_server.records import Time, checked
+from layerserve_server.records import DAMAGED, INT64, Time, checked, log_damaged, read_object
 
 #: Formats of files, which are also their suffixes.
 FORMATS = ("npz", "parquet", "csv", "tsv")
@@ -135,13 +136,18 @@ class Dataset:
 
 def write_samples(folder: Path, description: Description) -> None:
     """Writes the first rows of a dataset to its folder. Raises OSError."""
-    (folder / SAMPLE).write_text(json.dumps(description.samples), "utf-8")
+    replace_file(folder / SAMPLE, json.dumps(description.samples))
 
 
 def read_samples(folder: Path) -> dict[str, dict[str, Any]]:
-    """Reads the first rows of a dataset; none if there is no such file."""
+    """Reads the first rows of a dataset; none if there is no such file, or it is damaged."""
+    samples = read_object(folder / SAMPLE)
     try:
-        samples: dict[str, dict[str, Any]] = json.loads((folder / SAMPLE).read_text("utf-8"))
-    except (OSError, ValueError):
+        for sample in samples.values():
+            base64.b64decode(sample["data"], validate=True)
+            if not (type(sample["rows"]) is int and 0 <= sample["rows"] in INT64):
+                raise ValueError(f"rows: got {str(sample['rows'])[:80]!r}, expected a number")
+    except DAMAGED as error:
+        log_damaged(folder / SAMPLE, error)
         return {}
     return samples

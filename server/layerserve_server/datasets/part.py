@@ -8,10 +8,11 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from layerserve_server.datasets.dataset import Declaration, content_name
 from layerserve_server.disk import replace_file
@@ -24,9 +25,10 @@ from layerserve_server.errors import (
     TooLargeError,
     UnavailableError,
 )
+from layerserve_server.records import checked, log_damaged, read_object
 
-#: End of the names of these folders.
-SUFFIX = ".part"
+#: Names of these folders (see `part_name`).
+PART_NAME = re.compile(r"[0-9a-f]{64}-[a-z]+-[0-9a-f]{16}\.part")
 #: File with who uploads what, and the number of bytes that are safe from a crash of the machine.
 NOTE = "upload.json"
 #: Locked by the server that receives the upload.
@@ -37,6 +39,17 @@ SYNC_BYTES = 64 << 20
 PIECE = 4 << 20
 #: Errors of a disk without room.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is known of an upload: its declaration, the number of bytes that are flushed, and the machine's start."""
+
+    owner: str = ""
+    bytes: int = 0
+    title: str = ""
+    synced: int = 0
+    boot: str = ""
 
 
 class Part:
@@ -88,11 +101,11 @@ class Part:
         """Finds out how much of the file can be relied on, and drops the rest. Raises OSError."""
         note = read_note(self.folder)
         size = os.fstat(self._file.fileno()).st_size
-        safe = min(size, int(note.get("synced", 0)))
+        safe = min(size, max(0, note.synced))
         # What a killed server has written is in the system's memory, unless the machine has started since.
         running = boot_id()
-        self.size = size if running and note.get("boot") == running else safe
-        if note.get("bytes", self.declared.bytes) != self.declared.bytes or self.size > self.declared.bytes:
+        self.size = size if running and note.boot == running else safe
+        if note.bytes != self.declared.bytes or self.size > self.declared.bytes:
             self.size = 0
         self._synced = min(safe, self.size)
         os.ftruncate(self._file.fileno(), self.size)
@@ -185,14 +198,8 @@ class Part:
             raise self._unwritable(error) from error
 
     def _write_note(self) -> None:
-        note = {
-            "owner": self.owner,
-            "bytes": self.declared.bytes,
-            "title": self.declared.title,
-            "synced": self._synced,
-            "boot": boot_id(),
-        }
-        replace_file(self.folder / NOTE, json.dumps(note))
+        note = Note(self.owner, self.declared.bytes, self.declared.title, self._synced, boot_id())
+        replace_file(self.folder / NOTE, json.dumps(asdict(note)))
 
     def _unwritable(self, error: OSError) -> ServerError:
         if error.errno in FULL:
@@ -215,16 +222,16 @@ def unwritable(error: OSError) -> RefusedChangeError:
 def part_name(declared: Declaration, owner: str) -> str:
     """Returns the name of the folder of an upload. Callers don't share one: neither can spoil the other's bytes."""
     whose = hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{declared.sha256}-{declared.format}-{whose}{SUFFIX}"
+    return f"{declared.sha256}-{declared.format}-{whose}.part"
 
 
-def read_note(folder: Path) -> dict[str, Any]:
-    """Reads the note of an upload; empty if there is none, or one that a crash has damaged."""
+def read_note(folder: Path) -> Note:
+    """Reads the note of an upload. That of no bytes if there is none, or it is damaged."""
     try:
-        note = json.loads((folder / NOTE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
+        return checked(Note(**read_object(folder / NOTE)))
+    except TypeError as error:
+        log_damaged(folder / NOTE, error)
+        return Note()
 
 
 def is_locked(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from layerserve_server.datasets.dataset import Dataset, Declaration
-from layerserve_server.datasets.part import SUFFIX, Part, read_note, unwritable
+from layerserve_server.datasets.part import PART_NAME, Part, read_note, unwritable
 from layerserve_server.errors import QuotaError, TooLargeError
 
 #: Maximum number of datasets and uploads: each is a folder that is read to list them.
@@ -69,14 +69,14 @@ def _used(kept: Kept, owner: str, except_for: str) -> tuple[int, int, int]:
         total += dataset.bytes
         own += dataset.bytes if owner in dataset.owners else 0
     for entry in os.scandir(kept.folder):
-        if not entry.name.endswith(SUFFIX) or entry.name == except_for:
+        if not PART_NAME.fullmatch(entry.name) or entry.name == except_for:
             continue
         count += 1
         # One that is being received will have all of its bytes.
         part = kept.open_parts.get(entry.name)
         size = part.declared.bytes if part is not None else _size(Path(entry.path))
         total += size
-        own += size if read_note(Path(entry.path)).get("owner") == owner else 0
+        own += size if read_note(Path(entry.path)).owner == owner else 0
     return total, own, count
 
 

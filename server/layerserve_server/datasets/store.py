@@ -29,7 +29,7 @@ from layerserve_server.datasets.dataset import (
 from layerserve_server.datasets.part import (
     LOCK,
     NOTE,
-    SUFFIX,
+    PART_NAME,
     Part,
     WrongDigestError,
     is_locked,
@@ -40,10 +40,11 @@ from layerserve_server.disk import sync
 from layerserve_server.errors import (
     InvalidRequestError,
     RefusedChangeError,
+    UnavailableError,
     UnknownDatasetError,
     safe_text,
 )
-from layerserve_server.records import DAMAGED, LATEST
+from layerserve_server.records import DAMAGED, LATEST, log_damaged
 
 logger = logging.getLogger(__name__)
 
@@ -94,10 +95,11 @@ class DatasetStore:
     def get(self, id: str, sees: Sees = lambda dataset: True) -> Dataset:
         """Returns the dataset with this id, or the one whose id begins so. Those that `sees` refuses don't exist.
 
-        Raises UnknownDatasetError if there is none, and InvalidRequestError if there are several.
+        Raises UnknownDatasetError if there is none, InvalidRequestError if there are several, and UnavailableError if
+        the folder can't be read.
         """
-        names = [id] if ID.fullmatch(id) else []
-        if not names and BEGINNING.fullmatch(id):
+        names = []
+        if BEGINNING.fullmatch(id):
             names = [name for name in self._names() if name.startswith(id) and ID.fullmatch(name)]
         found = [dataset for dataset in map(self._read, names) if dataset is not None and sees(dataset)]
         if len(found) > 1:
@@ -121,10 +123,14 @@ class DatasetStore:
             raise UnknownDatasetError(f"dataset '{id}' has been deleted") from error
 
     def _names(self) -> list[str]:
+        """Returns the names of all folders. Raises UnavailableError if they can't be read: none is denied then."""
         try:
             return os.listdir(self.folder)
-        except OSError:
+        except FileNotFoundError:
             return []
+        except OSError as error:
+            log_damaged(self.folder, error)
+            raise UnavailableError("the folder of datasets can't be read; see the server's log") from error
 
     def _read(self, name: str) -> Dataset | None:
         try:
@@ -132,7 +138,7 @@ class DatasetStore:
         except FileNotFoundError:
             return None
         except DAMAGED as error:
-            logger.warning("can't read a dataset from its folder: %s", error, extra={"dataset": name})
+            log_damaged(self.folder / name / RECORD, error)
             return None
 
     # Receiving.
@@ -323,7 +329,7 @@ class DatasetStore:
                         self.use(name)
                 else:
                     logger.info("removed a dataset that hasn't been used for its time", extra={"dataset": name})
-            elif name.endswith(SUFFIX):
+            elif PART_NAME.fullmatch(name):
                 self._sweep_part(path, now)
             elif name.startswith(DELETED):
                 self._sweep_deleted(path, used_by)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -27,8 +28,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-from layerserve_server.disk import locked, replace_file, sha256, sync
+from layerserve_server.disk import json_object, locked, replace_file, sha256, sync
 from layerserve_server.importing.importer import Importer
+from layerserve_server.records import DAMAGED
 
 if TYPE_CHECKING:
     from layergraph import Model
@@ -42,6 +44,12 @@ RACY_SECONDS: Final = 2.0
 UNUSED_SECONDS: Final = 3600.0
 #: Number of times that a file is read that changes meanwhile.
 _TRIES: Final = 3
+#: Names of entries of paths, of imports, and of folders in which an import is made. Others are never removed: the
+#: folder may be a link to one that has more in it.
+_ENTRY: Final = re.compile(r"[0-9a-f]{64}\.json")
+_IMPORT: Final = re.compile(r"[0-9]+-[0-9a-f]{64}")
+_UNFINISHED: Final = re.compile(r"\.[0-9]+-\w+")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 #: File of an import that may not be on disk yet: it holds until the system is started again.
 UNFLUSHED: Final = "unflushed"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -160,13 +168,16 @@ class Imports:
     def _known(self, found: Path, entry: Path) -> str | None:
         """The import of a path whose files haven't changed since it was written down."""
         try:
-            known = json.loads(entry.read_bytes())
+            known = json_object(entry.read_bytes())
             facts = {Path(path): FileFacts(*numbers) for path, numbers in known["facts"].items()}
+            name, digests = known["import"], {Path(path): digest for path, digest in known["sha256"].items()}
+            if found not in facts or not _IMPORT.fullmatch(name) or not all(map(_SHA256.fullmatch, digests.values())):
+                return None
             if known["racy"] or any(FileFacts.of(path) != before for path, before in facts.items()):
                 return None
-            self._digests |= {Path(path): (facts[Path(path)], digest) for path, digest in known["sha256"].items()}
-            return str(known["import"])
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            self._digests |= {path: (facts[path], digest) for path, digest in digests.items()}
+            return str(name)
+        except DAMAGED:
             return None
 
     def _same_content(self, folder: Path, found: Path, entry: Path) -> str | None:
@@ -254,16 +265,20 @@ class Imports:
             return
         self._cleaned = time.monotonic()
         used = set()
-        for entry in (folder / "paths").glob("*.json"):
-            with suppress(OSError, ValueError, LookupError, TypeError):
-                known = json.loads(entry.read_bytes())
+        for entry in (folder / "paths").iterdir():
+            if not _ENTRY.fullmatch(entry.name):
+                continue
+            with suppress(*DAMAGED):
+                known = json_object(entry.read_bytes())
                 if Path(known["path"]).exists():
                     used.add(known["import"])
                 else:
                     entry.unlink()
         for model in (folder / "models").iterdir():
+            if model.name in used or not (_IMPORT.fullmatch(model.name) or _UNFINISHED.fullmatch(model.name)):
+                continue
             with suppress(OSError):
-                if model.name not in used and time.time() - model.stat().st_mtime > UNUSED_SECONDS:
+                if time.time() - model.stat().st_mtime > UNUSED_SECONDS:
                     shutil.rmtree(model)
 
 
@@ -293,9 +308,11 @@ def _digest(text: str) -> str:
 def _is_whole(model: Path) -> bool:
     """Whether an import exists, and no crash of the system can have damaged it."""
     try:
-        return (model / UNFLUSHED).read_text() == _boot()
+        return (model / UNFLUSHED).read_bytes() == _boot().encode()
     except FileNotFoundError:
         return model.is_dir()
+    except OSError:
+        return False
 
 
 def _flush(model: Path) -> None:

@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -20,12 +21,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from layerserve_server.disk import sha256
+from layerserve_server.disk import json_object, open_lock, sha256
 
 logger = logging.getLogger(__name__)
 
 #: Name of the file with the digests of the others.
 DIGESTS: Final = "digests.json"
+#: A key, and the beginning of the names of folders in which one is made. Others are never removed: the folder may be a
+#: link to one that has more in it.
+KEY: Final = re.compile(r"[0-9a-f]{64}")
+MAKING: Final = ".making-"
 #: Time after which a folder that isn't used is removed, in seconds.
 UNUSED_SECONDS: Final = 30 * 86400.0
 #: Time between two tries to get a lock, in seconds.
@@ -62,18 +67,17 @@ class KeptFolders:
         Raises StoppedError if `stopped` returns True while another process holds the folder, and as `make` does.
         """
         with ExitStack() as held:
+            folder = self._folder / key
             try:
                 held.enter_context(self._locked(key, fcntl.LOCK_EX, stopped))
-            except OSError as error:
-                logger.warning("can't keep graphs in %s: %s", self._folder, error.strerror)
-                folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="layerserve-graphs-")))
-                make(folder)
-            else:
-                folder = self._folder / key
                 if not self._is_whole(folder):
                     self._make(key, make)
                     self._remove_unused()
                 os.utime(folder)
+            except OSError as error:
+                logger.warning("can't keep graphs in %s: %s", self._folder, error.strerror or error)
+                folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="layerserve-graphs-")))
+                make(folder)
             yield folder
 
     @contextmanager
@@ -104,12 +108,12 @@ class KeptFolders:
                 time.sleep(TRY_SECONDS)
             yield
 
-    def _lock(self, key: str) -> IO[bytes]:
+    def _lock(self, key: str) -> IO[str]:
         # Few files: one for each folder would stay for ever.
-        return (self._folder / "locks" / key[:2]).open("wb")
+        return open_lock(self._folder / "locks" / key[:2])
 
     def _make(self, key: str, make: Callable[[Path], None]) -> None:
-        unfinished = Path(tempfile.mkdtemp(prefix=".", dir=self._folder))
+        unfinished = Path(tempfile.mkdtemp(prefix=MAKING, dir=self._folder))
         try:
             make(unfinished)
             digests = {}
@@ -127,7 +131,7 @@ class KeptFolders:
     def _is_whole(self, folder: Path) -> bool:
         """Whether a folder holds files that are as they were written."""
         try:
-            digests = dict(json.loads((folder / DIGESTS).read_bytes()))
+            digests = json_object((folder / DIGESTS).read_bytes())
             return bool(digests) and all(
                 name in self._files and sha256(folder / name) == digest for name, digest in digests.items()
             )
@@ -139,12 +143,13 @@ class KeptFolders:
         now, left = time.time(), self._max_bytes
         entries = []
         for entry in self._folder.iterdir():
+            if not (KEY.fullmatch(entry.name) or entry.name.startswith(MAKING)):
+                continue
             with suppress(OSError):
-                if entry.name != "locks":
-                    size = sum(file.stat().st_size for file in entry.iterdir())
-                    entries.append((now - entry.stat().st_mtime, size, entry))
+                size = sum(file.stat().st_size for file in entry.iterdir())
+                entries.append((now - entry.stat().st_mtime, size, entry))
         for age, size, entry in sorted(entries, key=lambda one: one[0]):
-            if entry.name.startswith("."):
+            if entry.name.startswith(MAKING):
                 # Of a process that has died.
                 if age > 2 * self._making_seconds:
                     shutil.rmtree(entry, ignore_errors=True)
@@ -160,7 +165,7 @@ class KeptFolders:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def _try(file: IO[bytes], kind: int) -> bool:
+def _try(file: IO[str], kind: int) -> bool:
     """Whether the lock could be taken. Raises OSError if the file system has no locks."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 import zipfile
@@ -26,6 +27,8 @@ MAX_WAITING_BYTES, MAX_WAITING = 64 << 20, 1024
 FILE_BYTES, FILE_SECONDS = 8 << 20, 60.0
 #: Maximum number of files. Beyond it, and beyond the size on disk, the oldest are removed.
 MAX_FILES = 10_000
+#: Names of files, also of unfinished ones. Others are never removed.
+NAME = re.compile(r"\.?[0-9]{8}T[0-9]{6}Z-[0-9]+-[0-9]+\.npz")
 #: Keys of a file besides the names of inputs and outputs: the id of the request of each row, and the Unix time.
 ID, TIME = "request_id", "request_time"
 #: Before the name of an output that is also the name of an input.
@@ -124,13 +127,17 @@ class SampleFiles:
         name = f"{moment}-{os.getpid()}-{self._count}.npz"
         # Not seen by readers before it is complete.
         hidden = folder / f".{name}"
-        with zipfile.ZipFile(hidden, "w", zipfile.ZIP_STORED) as archive:
-            # Not numpy.savez, whose own arguments can't be names of arrays.
-            for key, array in _joined(samples).items():
-                with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-        self._make_room()
-        hidden.rename(folder / name)
+        try:
+            with zipfile.ZipFile(hidden, "w", zipfile.ZIP_STORED) as archive:
+                # Not numpy.savez, whose own arguments can't be names of arrays.
+                for key, array in _joined(samples).items():
+                    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+            self._make_room()
+            hidden.rename(folder / name)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
 
     def _make_room(self) -> None:
         """Removes the oldest files until the others fit."""
@@ -149,6 +156,8 @@ class SampleFiles:
 def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
     """Yields the time, the size and the path of each file, also of those that a killed server left unfinished."""
     for path in folder.glob("*/*/*.npz"):
+        if not NAME.fullmatch(path.name):
+            continue
         try:
             found = path.stat()
         except OSError:  # another process has removed it

@@ -55,6 +55,9 @@ class Cache:
             if part.is_symlink():
                 raise OSError(f"{part}: got a symbolic link, expected a folder")
             part.mkdir(parents=True, exist_ok=True)
+        # The same if the folder itself is a link to one that has models already.
+        if not (self.folder / "lock").exists() and any(self.models.iterdir()):
+            raise OSError(f"{self.models}: got models that aren't copies of a store's, expected a folder of its own")
         handle = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

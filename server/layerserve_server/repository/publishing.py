@@ -49,8 +49,7 @@ def publish(
     removed from its old path last, so that a killed publisher can start again. Raises OSError on failure, and
     VersionConflictError if the model has a version above `expected` (0: any); then leaves the repository unchanged.
     """
-    folder = root / name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = model_folder(root, name)
     temporary = temporary_folder(folder)
     try:
         target = temporary / (FIRST_CHOICES[0] if file.suffix == ".keras" else "model" + file.suffix)
@@ -126,6 +125,18 @@ def withdraw(root: Path, paths: Iterable[Path]) -> None:
                 sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def model_folder(root: Path, name: str) -> Path:
+    """Returns the folder of a model, which is made if needed. Raises OSError.
+
+    A symbolic link isn't followed, as in the search for models: what was written behind it wouldn't be found.
+    """
+    folder = root / name
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, f"'{name}' is a symbolic link, expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def temporary_folder(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -150,7 +151,9 @@ class Staging:
     def discard(self) -> None:
         """Removes what wasn't published."""
         if self._file is not None:
-            self._file.close()
+            # On a full disk closing fails, too, as it writes what is still buffered.
+            with contextlib.suppress(OSError):
+                self._file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _next(self) -> None:

@@ -8,14 +8,11 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from layerserve_server.disk import locked
+from layerserve_server.records import LATEST, read_object
 
 logger = logging.getLogger(__name__)
-
-#: Maximum size of the file, in bytes.
-MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 class Usage:
@@ -28,12 +25,8 @@ class Usage:
 
     def read(self) -> dict[str, float]:
         """Returns its content; empty if there is none, or it is damaged."""
-        try:
-            with self._path.open("rb") as file:
-                values = json.loads(file.read(MAX_BYTES))
-            return {str(name): float(used) for name, used in values.items() if 0 < used < float("inf")}
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-            return {}
+        found = read_object(self._path).items()
+        return {name: float(used) for name, used in found if type(used) in (int, float) and 0 < used < LATEST}
 
     def write(self, uses: Mapping[str, float], seconds: float) -> None:
         """Replaces it, if it was written more than `seconds` ago and has changed. Other models are left out."""

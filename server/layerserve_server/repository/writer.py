@@ -66,7 +66,7 @@ class FolderWriter:
     def check_writable(self, name: str) -> None:
         """See Writer."""
         # With a name of its own, as several may check at once.
-        publishing.temporary_folder(self._made(name)).rmdir()
+        publishing.temporary_folder(publishing.model_folder(self._root, name)).rmdir()
 
     def publish(
         self,
@@ -83,9 +83,8 @@ class FolderWriter:
 
     def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
         """See Writer."""
-        target = self._root / name
+        target = publishing.model_folder(self._root, name)
         try:
-            target.mkdir(parents=True, exist_ok=True)
             version = publishing.claim(folder, target, above)
             try:
                 for path in (target, target.parent):
@@ -103,15 +102,15 @@ class FolderWriter:
 
     def write_label(self, name: str, label: str, version: int) -> None:
         """See Writer."""
-        publishing.write_label(self._made(name), label, version)
+        publishing.write_label(publishing.model_folder(self._root, name), label, version)
 
     def remove_label(self, name: str, label: str) -> None:
         """See Writer."""
-        publishing.remove_label(self._made(name), label)
+        publishing.remove_label(publishing.model_folder(self._root, name), label)
 
     def write_control(self, name: str, **values: Any) -> None:
         """See Writer."""
-        write_control(self._root / name, **values)
+        write_control(publishing.model_folder(self._root, name), **values)
 
     def withdraw(self, name: str, version: int, path: Path) -> None:
         """See Writer."""
@@ -125,9 +124,4 @@ class FolderWriter:
         ends = (*layout.SUFFIXES, ".toml", *(f".{beside}" for beside in layout.BESIDE))
         flat = [self._root / f"{name}{end}" for end in ends]
         publishing.withdraw(self._root, [self._root / name, *flat])
-        write_control(self._root / name, highest=highest)
-
-    def _made(self, name: str) -> Path:
-        folder = self._root / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        write_control(publishing.model_folder(self._root, name), highest=highest)

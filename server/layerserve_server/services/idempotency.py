@@ -11,6 +11,7 @@ from typing import TypeAlias
 from google.protobuf.message import DecodeError
 from layerserve.v1 import training_pb2 as pb
 
+from layerserve_server.disk import replace_file
 from layerserve_server.errors import NotTrainableError, UnavailableError
 from layerserve_server.training.request import Kind
 from layerserve_server.training.runs.registry import Runs
@@ -52,7 +53,7 @@ class IdempotencyKeys:
                     return found, True
             run = begin()
             try:
-                (run.folder / SPEC).write_bytes(spec.SerializeToString())
+                replace_file(run.folder / SPEC, spec.SerializeToString())
             except OSError as error:
                 # The run goes on; a call with its key and another spec finds it, too.
                 logger.warning("can't keep the spec of the run: %s", error.strerror, extra={"run": run.id})

@@ -129,7 +129,7 @@ def merged(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 def differences(folder: Path, request: RunRequest) -> list[str]:
     """Returns in what the run in `folder` differs from the one whose checkpoint it begins with, as texts.
 
-    Empty if it goes on with the same data and settings. Raises OSError, ValueError or TypeError if a file is damaged.
+    Empty if it goes on with the same data and settings. Raises DAMAGED if the request is damaged.
     """
     start = folder / START
     parent = RunRequest.read(start)

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from layerserve_server.disk import sync
+from layerserve_server.disk import replace_file
+from layerserve_server.records import read_object
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import DIGESTS
 
@@ -18,17 +19,13 @@ Identity: TypeAlias = Sequence[Mapping[str, Any] | None]
 
 def write_digests(folder: Path, digests: Mapping[int, str]) -> None:
     """Writes the SHA-256 digests of the arrays that a run has received, by index. Raises OSError."""
-    path = folder / DIGESTS
-    path.write_text(json.dumps({str(index): digest for index, digest in digests.items()}), "utf-8")
-    sync(path)
+    content = {str(index): digest for index, digest in digests.items()}
+    replace_file(folder / DIGESTS, json.dumps(content), flushed=True)
 
 
 def data_identity(folder: Path, request: RunRequest) -> Identity:
-    """Returns the identity of a run's data, by the digests in `folder`. Raises OSError or ValueError."""
-    try:
-        digests = json.loads((folder / DIGESTS).read_text("utf-8"))
-    except FileNotFoundError:
-        digests = {}
+    """Returns the identity of a run's data, by the digests in `folder`."""
+    digests = read_object(folder / DIGESTS)
     found: list[Mapping[str, Any] | None] = []
     for index, array in enumerate(request.data):
         digest = digests.get(str(index))

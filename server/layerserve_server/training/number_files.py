@@ -30,7 +30,7 @@ class NumberWriter:
         self._file.write(np.ascontiguousarray(piece).data)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file. Raises OSError if what is still buffered can't be written."""
         if not self._file.closed:
             self._begin()
             self._file.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from layergraph.errors import ConfigError
 
+from layerserve_server.disk import json_object
+from layerserve_server.errors import NotTrainableError
+from layerserve_server.records import checked
 from layerserve_server.training.model import (
     TrainableModel,
     compile_model,
@@ -23,16 +26,27 @@ from layerserve_server.training.runs.folder import BEST
 NOTE = "best.json"
 
 
-def read_best(folder: Path) -> dict[str, Any] | None:
-    """Returns {"epoch", "value", "file"} of the best epoch whose model an earlier release saved; None if there is none.
+@dataclass(frozen=True, slots=True)
+class Best:
+    """A best epoch, counted from 1: the log's value there, and the name of its model file."""
 
-    Now the checkpoint of the best epoch is kept instead (see `process.keeping`).
+    epoch: int
+    value: float
+    file: str
+
+
+def read_best(folder: Path) -> Best | None:
+    """Returns the best epoch whose model an earlier release saved; None if there is none.
+
+    Now the checkpoint of the best epoch is kept instead (see `process.keeping`). Raises NotTrainableError if the note
+    is damaged, and OSError.
     """
     try:
-        best: dict[str, Any] = json.loads((folder / BEST / NOTE).read_text("utf-8"))
+        return checked(Best(**json_object((folder / BEST / NOTE).read_bytes())))
     except FileNotFoundError:
         return None
-    return best
+    except (ValueError, TypeError) as error:
+        raise NotTrainableError(f"the note of the best epoch, {BEST}/{NOTE}, is damaged: {error}") from error
 
 
 def why_withheld(

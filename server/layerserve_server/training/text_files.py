@@ -51,9 +51,11 @@ class TextWriter:
         self.count += len(texts)
 
     def close(self) -> None:
-        """Closes the files."""
-        self._content.close()
-        self._ends.close()
+        """Closes the files. Raises OSError if what is still buffered can't be written."""
+        try:
+            self._content.close()
+        finally:
+            self._ends.close()
 
     def __enter__(self) -> TextWriter:
         return self
@@ -81,9 +83,11 @@ def content_file(path: Path) -> Path:
 
 
 def read_text(path: Path, array: DataArray) -> MappedText:
-    """Returns the memory-mapped text. Raises OSError."""
+    """Returns the memory-mapped text. Raises ValueError or EOFError if the files are damaged, and OSError."""
     content = content_file(path)
     # An empty file can't be mapped.
     held = np.memmap(content, np.uint8, "r") if content.stat().st_size else np.empty(0, np.uint8)
     ends = np.load(path, mmap_mode="r" if math.prod(array.shape) else None, allow_pickle=False)
+    if ends.shape != (math.prod(array.shape),) or ends.dtype != np.int64 or (len(ends) and ends[-1] > len(held)):
+        raise ValueError(f"got {ends.dtype} of shape {ends.shape} for the ends of texts of {len(held)} bytes")
     return MappedText(held, ends, array.shape)

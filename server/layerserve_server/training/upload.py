@@ -17,6 +17,7 @@ from layergraph.training.mapped_text import MappedText
 from layerserve import tensors
 from layerserve.errors import InvalidTensor
 
+from layerserve_server.disk import open_lock
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, InvalidTensorError, NotTrainableError
 from layerserve_server.training import data_root
 from layerserve_server.training.data_files.files import Unpacking
@@ -120,6 +121,8 @@ class Upload:
                     f"{array.label()}: the stream ended after {rows} rows, expected {array.rows} as the spec declares"
                 )
         try:
+            for file in self._files.values():
+                file.close()
             write_digests(self._folder, {index: self._digests[index].hexdigest() for index in self._files})
         except OSError as error:
             raise _unwritable(error) from error
@@ -132,7 +135,9 @@ class Upload:
 
     def _close(self) -> None:
         for file in self._files.values():
-            file.close()
+            # On a full disk closing fails, too, as it writes what is still buffered.
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def data_file(folder: Path, index: int) -> Path:
@@ -150,7 +155,8 @@ def read_data(
     """Returns the memory-mapped arrays of a run. Arrays of files that can't be mapped are unpacked to its folder first.
 
     `root` is the data root, `datasets` the folder of datasets, and `room` the maximum size of a text array in bytes.
-    Raises as `data_root.mapped` does, TooLargeError for too much text, and OSError.
+    Raises as `data_root.mapped` does, TooLargeError for too much text, NotTrainableError for a damaged file of the run,
+    and OSError.
     """
     roots = [(datasets if array.dataset else root) or Path() for array in arrays]
     if _packed(folder, arrays, roots):
@@ -175,7 +181,7 @@ def _packed(
 def _alone(folder: Path) -> Iterator[None]:
     """Holds a lock, so that of several workers of a run one unpacks, and the others wait."""
     (folder / DATA).mkdir(exist_ok=True)
-    with (folder / DATA / LOCK).open("w") as file:
+    with open_lock(folder / DATA / LOCK) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -184,9 +190,14 @@ def _read(folder: Path, index: int, array: DataArray, root: Path) -> npt.NDArray
     if array.mapped:
         return data_root.mapped(root, array.path, array.selection, array.stamp)
     held = data_file(folder, index)
-    if array.is_text:
-        return read_text(held, array)
-    found: npt.NDArray[Any] = np.load(held, mmap_mode="r" if array.held_bytes else None, allow_pickle=False)
+    try:
+        if array.is_text:
+            return read_text(held, array)
+        found: npt.NDArray[Any] = np.load(held, mmap_mode="r" if array.held_bytes else None, allow_pickle=False)
+        if (found.shape, found.dtype) != (array.shape, array.held_dtype):
+            raise ValueError(f"got {found.dtype} of shape {found.shape}")
+    except (ValueError, EOFError) as error:
+        raise NotTrainableError(f"{array.label()}: the run's file {held.name} is damaged: {error}") from error
     return found
 
 

@@ -362,5 +362,9 @@ def test_files_of_another_run_are_not_taken(tmp_path: Path) -> None:
     expected = fitted(cache=False, shuffle=False)
     fitted(FrozenCache(tmp_path, required=True), shuffle=False, batch_size=4)
     assert same(fitted(FrozenCache(tmp_path, required=True), shuffle=False), expected)
-    (tmp_path / "training.json").write_text("{")
-    assert same(fitted(FrozenCache(tmp_path, required=True), shuffle=False), expected)
+    note = json.loads((tmp_path / "training.json").read_text())
+    damaged = ("{", "[]", "{}", "[" * 100_000, json.dumps({**note, "done": None}), json.dumps({**note, "done": 10**6}))
+    for text in damaged:
+        (tmp_path / "training.json").write_text(text)
+        (tmp_path / "training.0").write_bytes(bytes((tmp_path / "training.0").stat().st_size))
+        assert same(fitted(FrozenCache(tmp_path, required=True), shuffle=False), expected)

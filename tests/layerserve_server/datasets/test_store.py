@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from dataclasses import replace
@@ -158,8 +159,12 @@ def test_what_a_crash_has_left_without_a_note_is_not_relied_on(make_store):
     part = begin(make_store())
     part.add(0, CONTENT[:3000])
     killed(part)
-    (part.folder / parts.NOTE).write_text('{"byt')
-    assert begin(make_store()).size == 0
+    note = json.loads((part.folder / parts.NOTE).read_text())
+    for text in ('{"byt', json.dumps({**note, "synced": "3000"}), json.dumps({**note, "synced": -1, "boot": ""})):
+        (part.folder / parts.NOTE).write_text(text)
+        killed(part := begin(make_store()))
+        assert part.size == 0
+        part.content.write_bytes(CONTENT[:3000])
 
 
 def test_the_digest_of_what_has_come_is_computed_in_steps_that_others_can_interrupt(make_store, monkeypatch):
@@ -330,7 +335,6 @@ def test_a_folder_that_cannot_be_written_is_named(make_store, tmp_path):
     (tmp_path / "datasets").write_text("a file")
     with pytest.raises(RefusedChangeError, match="the folder of datasets can't be written"):
         begin(make_store())
-    assert make_store().datasets() == []
 
 
 def test_what_came_is_flushed_every_64_mebibytes(make_store):
@@ -341,7 +345,7 @@ def test_what_came_is_flushed_every_64_mebibytes(make_store):
     part._file = Endless(part._file)
     for offset, data, flushed in ((0, bytes(size - 1), 0), (size - 1, b"x", size), (size, bytes(size - 1), size)):
         part.add(offset, data)
-        assert parts.read_note(part.folder)["synced"] == flushed
+        assert parts.read_note(part.folder).synced == flushed
     store.close(part)
 
 
@@ -398,7 +402,9 @@ def test_what_cannot_be_made_leaves_nothing(make_store, tmp_path, full):
     assert not full or [path.name for path in (tmp_path / "datasets").iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize("text", [None, "{", "\xff"])
+@pytest.mark.parametrize(
+    "text", [None, "{", "\xff", '{"x": {"rows": true, "data": ""}}', '{"x": {"rows": 1, "data": "?"}}']
+)
 def test_a_dataset_may_lack_its_first_rows(make_store, tmp_path, text):
     folder = tmp_path / "datasets" / upload(make_store()).id
     assert read_samples(folder) == FOUND.samples
@@ -574,6 +580,17 @@ def test_a_cut_upload_is_kept_for_its_time(make_store):
     assert not part.folder.exists()
 
 
+def test_folders_of_others_are_never_removed(make_store):
+    store = make_store()
+    upload(store)
+    other = store.folder / "theirs.part"
+    other.mkdir()
+    (other / "film").write_bytes(b"1")
+    age(other, 1e6)
+    store.sweep(unused)
+    assert (other / "film").exists()
+
+
 def test_what_is_no_id_is_no_path(make_store):
     store = make_store()
     upload(store)
@@ -593,9 +610,23 @@ def test_a_beginning_of_several_ids_is_not_one(make_store, tmp_path):
     assert store.get(DIGEST[:8], lambda one: one.id == other.id).id == other.id
 
 
-def test_a_damaged_record_hides_no_other(make_store, tmp_path):
+def test_datasets_of_a_folder_that_can_not_be_read_are_not_denied(make_store, tmp_path, caplog):
+    store = make_store()
+    (tmp_path / "datasets").write_text("no folder")
+    for ask in (store.datasets, lambda: store.get(DIGEST), lambda: store.get(DIGEST[:6]), lambda: store.sweep(unused)):
+        with pytest.raises(UnavailableError, match="the folder of datasets can't be read; see the server's log"):
+            ask()
+    assert [record.args[0] for record in caplog.records] == [tmp_path / "datasets"], "named once"
+    (tmp_path / "datasets").unlink()
+    assert store.datasets() == []
+
+
+def test_a_damaged_record_hides_no_other(make_store, tmp_path, caplog):
     store = make_store()
     upload(store)
     (tmp_path / "datasets" / ("0" * 64)).mkdir()
     (tmp_path / "datasets" / ("0" * 64) / "dataset.json").write_text('{"id": 3}')
-    assert [one.id for one in store.datasets()] == [DIGEST]
+    for _ in range(2):
+        assert [one.id for one in store.datasets()] == [DIGEST]
+    path = tmp_path / "datasets" / ("0" * 64) / "dataset.json"
+    assert [record.args[0] for record in caplog.records] == [path], "named once"

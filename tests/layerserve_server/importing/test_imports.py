@@ -205,7 +205,9 @@ def test_a_damaged_import_is_made_again(
     assert importer.read == ["m.keras"] * 2
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"facts": 3}', b"\xff", b'{"facts": {"x": 1}, "boot": ""}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"facts": 3}', b"\xff", b'{"facts": {"x": 1}, "boot": ""}', b"[" * 100_000]
+)
 def test_a_damaged_entry_is_written_again(content: bytes, tmp_path: Path, state: Path, importer: Counting) -> None:
     path = save(tmp_path / "m.keras")
     Imports(state, importer).load(path)
@@ -214,6 +216,24 @@ def test_a_damaged_entry_is_written_again(content: bytes, tmp_path: Path, state:
     for _ in range(2):
         Imports(state, importer).load(path)
     assert json.loads(entry.read_text())["path"] == str(path)
+
+
+@pytest.mark.parametrize("damage", ["no text", "a folder"])
+def test_a_damaged_mark_of_what_may_not_be_on_disk_has_the_file_read_again(
+    damage: str, tmp_path: Path, state: Path, importer: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_flush", lambda model: None)
+    path = save(tmp_path / "m.keras", value=4.0)
+    Imports(state, importer).load(path)
+    (model,) = (state / "models").iterdir()
+    (model / module.UNFLUSHED).unlink()
+    if damage == "a folder":
+        (model / module.UNFLUSHED).mkdir()
+    else:
+        (model / module.UNFLUSHED).write_bytes(b"\xff\0")
+    for _ in range(2):
+        assert number(Imports(state, importer).load(path)) == 4.0
+    assert importer.read == ["m.keras"] * 2
 
 
 @pytest.mark.parametrize("name", ["m.keras", "copy.keras"])
@@ -267,6 +287,31 @@ def test_what_no_path_has_is_removed(tmp_path: Path, state: Path, importer: Coun
     Imports(state, importer).load(save(tmp_path / "d.keras", value=9.0))
     assert len(list((state / "models").iterdir())) == 3
     assert len(list((state / "paths").glob("*.json"))) == 3
+
+
+def test_what_others_keep_beside_imports_stays(tmp_path: Path, state: Path, importer: Counting) -> None:
+    theirs = [aged(save(tmp_path / "data" / "models" / name / "1" / "model.keras")).parents[1] for name in ("m", "7-a")]
+    (tmp_path / "data" / "paths").mkdir()
+    (tmp_path / "data" / "paths" / "theirs.json").write_text('{"path": "gone", "import": "7"}')
+    for folder in theirs:
+        aged(folder)
+    # As an operator may do who wants imports on another disk.
+    state.parent.mkdir()
+    state.symlink_to(tmp_path / "data")
+    Imports(state, importer).load(save(tmp_path / "m.keras"))
+    assert [(folder / "1" / "model.keras").is_file() for folder in theirs] == [True, True]
+    assert (tmp_path / "data" / "paths" / "theirs.json").exists()
+
+
+@pytest.mark.parametrize("name", [".", "..", "../../models/m"])
+def test_an_entry_names_imports_only(name: str, tmp_path: Path, state: Path, importer: Counting) -> None:
+    path = save(tmp_path / "models" / "m" / "m.keras")
+    Imports(state, importer).load(path)
+    (entry,) = (state / "paths").glob("*.json")
+    entry.write_text(json.dumps({**json.loads(entry.read_text()), "import": name}))
+    Imports(state, importer).load(path)
+    assert importer.read == ["m.keras"]
+    assert path.is_file()
 
 
 def test_without_a_folder_that_can_be_written_a_temporary_one_is_used(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -14,6 +15,8 @@ import pytest
 from layerserve_server.disk import locked
 from layerserve_server.kept import folders
 from layerserve_server.kept.folders import KeptFolders, StoppedError
+
+A, B, C, D = (name * 64 for name in "abcd")
 
 
 @pytest.fixture
@@ -47,12 +50,12 @@ def maker() -> Maker:
     return Maker()
 
 
-def make(kept: KeptFolders, make: Callable[[Path], None], key: str = "ab1") -> Path:
+def make(kept: KeptFolders, make: Callable[[Path], None], key: str = A) -> Path:
     with kept.made(key, make) as folder:
         return folder
 
 
-def find(kept: KeptFolders, key: str = "ab1") -> Path | None:
+def find(kept: KeptFolders, key: str = A) -> Path | None:
     with kept.found(key) as folder:
         return folder
 
@@ -63,15 +66,15 @@ def test_a_folder_is_made_once_and_only_its_files_are_kept(place: Path, maker: M
     folder = make(kept(place), maker)
     assert (make(kept(place), maker), find(kept(place)), maker.made) == (folder, folder, 1)
     assert {path.name for path in folder.iterdir()} == {"graph", "digests.json"}
-    assert {path.name for path in place.iterdir()} == {"ab1", "locks"}
+    assert {path.name for path in place.iterdir()} == {A, "locks"}
     # On the same filesystem, so that it can be renamed, and removed if the process dies.
     assert maker.place == place
-    assert make(kept(place), maker, "cd2") != folder
+    assert make(kept(place), maker, B) != folder
     assert maker.made == 2
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "no digests", "no graph", "digests of nothing", "digests of others", "no object"]
+    "damage", ["cut", "no digests", "no graph", "digests of nothing", "digests of others", "no object", "too deep"]
 )
 def test_a_damaged_folder_is_not_found_and_made_again(place: Path, maker: Maker, damage: str) -> None:
     folder = make(kept(place), maker)
@@ -83,6 +86,7 @@ def test_a_damaged_folder_is_not_found_and_made_again(place: Path, maker: Maker,
         "digests of nothing": lambda: digests.write_text("{}"),
         "digests of others": lambda: digests.write_text('{"../../../etc/passwd": "0"}'),
         "no object": lambda: digests.write_text("[1]"),
+        "too deep": lambda: digests.write_text("[" * 100_000),
     }
     damages[damage]()
     assert find(kept(place)) is None
@@ -111,8 +115,25 @@ def test_without_a_place_for_it_a_folder_is_made_for_this_once(
     assert find(kept(place)) is None
 
 
+def test_on_a_full_disk_a_folder_is_made_for_this_once(
+    place: Path, maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(folder: Path) -> None:
+        maker(folder)
+        if folder.parent == place:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with kept(place).made(A, full) as folder:
+        assert (folder / "graph").read_text() == "graph"
+        assert folder.parent != place
+    assert [path.name for path in place.iterdir()] == ["locks"]
+    assert f"can't keep graphs in {place}: No space left on device" in caplog.text
+    make(kept(place), maker)
+    assert find(kept(place)) == place / A
+
+
 @contextmanager
-def held(place: Path, key: str = "ab1") -> Iterator[None]:
+def held(place: Path, key: str = A) -> Iterator[None]:
     """Holds the folder of a key, as a process does that makes it."""
     (place / "locks").mkdir(parents=True, exist_ok=True)
     with locked(place / "locks" / key[:2]):
@@ -123,7 +144,7 @@ def test_a_folder_that_another_process_makes_is_waited_for_unless_that_is_stoppe
     folder = make(kept(place), maker)
     with held(place):
         assert find(kept(place)) is None
-        with pytest.raises(StoppedError), kept(place).made("ab1", maker, lambda: True):
+        with pytest.raises(StoppedError), kept(place).made(A, maker, lambda: True):
             pass
         found: list[Path] = []
         waiting = threading.Thread(target=lambda: found.append(make(kept(place), maker)))
@@ -136,42 +157,55 @@ def test_a_folder_that_another_process_makes_is_waited_for_unless_that_is_stoppe
 
 def test_several_processes_read_a_folder_at_once(place: Path, maker: Maker) -> None:
     folder = make(kept(place), maker)
-    with kept(place).found("ab1") as first, kept(place).found("ab1") as second:
+    with kept(place).found(A) as first, kept(place).found(A) as second:
         assert first == second == folder
-        with pytest.raises(StoppedError), kept(place).made("ab1", maker, lambda: True):
+        with pytest.raises(StoppedError), kept(place).made(A, maker, lambda: True):
             pass
 
 
 def test_old_folders_go_and_so_do_the_oldest_of_too_many(place: Path, maker: Maker) -> None:
-    first, second = make(kept(place), maker, "a"), make(kept(place), maker, "b")
+    first, second = make(kept(place), maker, A), make(kept(place), maker, B)
     now = time.time()
     os.utime(first, (now - 31 * 86400, now - 31 * 86400))
-    unfinished = place / ".of-a-process-that-died"
+    unfinished = place / ".making-by-a-process-that-died"
     unfinished.mkdir()
-    third = make(kept(place), maker, "c")
+    third = make(kept(place), maker, C)
     assert (first.exists(), second.exists(), unfinished.exists()) == (False, True, True)
     os.utime(unfinished, (now - 86400, now - 86400))
-    fourth = make(kept(place, max_bytes=1), maker, "d")
+    fourth = make(kept(place, max_bytes=1), maker, D)
     assert {path.name for path in place.iterdir()} == {"locks", fourth.name}
     assert not third.exists()
 
 
+def test_what_others_keep_beside_the_folders_stays(place: Path, maker: Maker) -> None:
+    for name in ("theirs", ".git", "2024", "file"):
+        if name == "file":
+            (place / name).write_text("theirs")
+        else:
+            (place / name).mkdir(parents=True)
+        os.utime(place / name, (0, 0))
+    first = make(kept(place, max_bytes=1), maker, A)
+    os.utime(first, (0, 0))
+    make(kept(place, max_bytes=1), maker, B)
+    assert {path.name for path in place.iterdir()} == {"theirs", ".git", "2024", "file", "locks", B}
+
+
 def test_use_keeps_a_folder(place: Path, maker: Maker) -> None:
-    first, second = make(kept(place), maker, "a"), make(kept(place), maker, "b")
+    first, second = make(kept(place), maker, A), make(kept(place), maker, B)
     past = time.time() - 3600
     for folder in (first, second):
         os.utime(folder, (past, past))
-    assert find(kept(place), "a") == first
+    assert find(kept(place), A) == first
     size = sum(file.stat().st_size for file in first.iterdir())
-    make(kept(place, max_bytes=2 * size + 1), maker, "c")
+    make(kept(place, max_bytes=2 * size + 1), maker, C)
     assert (first.exists(), second.exists()) == (True, False)
 
 
 def test_a_folder_that_another_process_reads_stays(place: Path, maker: Maker) -> None:
-    first = make(kept(place), maker, "ab1")
+    first = make(kept(place), maker, A)
     os.utime(first, (time.time() - 60,) * 2)
     with held(place):
-        make(kept(place, max_bytes=1), maker, "cd2")
+        make(kept(place, max_bytes=1), maker, B)
         assert first.exists()
-    make(kept(place, max_bytes=1), maker, "ef3")
+    make(kept(place, max_bytes=1), maker, C)
     assert not first.exists()

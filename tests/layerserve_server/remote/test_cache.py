@@ -36,6 +36,17 @@ def test_a_link_in_place_of_a_folder_is_refused(tmp_path, elsewhere, name):
     assert contents(elsewhere) == (["1", "2"], "theirs")
 
 
+def test_a_folder_of_models_that_are_no_copies_is_refused(tmp_path, elsewhere):
+    (tmp_path / "data").mkdir()
+    elsewhere.rename(tmp_path / "data" / "models")
+    (tmp_path / "cache").symlink_to(tmp_path / "data")
+    with pytest.raises(
+        OSError, match="models: got models that aren't copies of a store's, expected a folder of its own"
+    ):
+        Cache(tmp_path / "cache").lock()
+    assert contents(tmp_path / "data" / "models") == (["1", "2"], "theirs")
+
+
 def test_a_link_in_place_of_a_model_is_removed_and_what_it_leads_to_stays(tmp_path, elsewhere):
     cache = Cache(tmp_path / "cache")
     assert cache.lock()

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from failing_files import fail_writes
 from layerserve_server.errors import (
     BusyError,
     IncompleteDataError,
@@ -268,6 +269,19 @@ def test_what_is_too_large_is_refused_before_anything_is_written(manage, root, m
     with pytest.raises(TooLargeError, match="but the disk has 50 free"):
         manager.stage("m", [DeclaredFile("a", 60, GOOD)], "", ME)
     assert tree(root) == set()
+
+
+def test_an_upload_whose_bytes_can_not_be_written_leaves_nothing(manage, put, root):
+    put(offset=1)
+    _, manager = manage()
+    before = tree(root)
+    staged = manager.stage("double", declared({"model.keras": bytes(9_900)}), "", ME)
+    staged.add(0, bytes(100))
+    fail_writes(staged._file)
+    with pytest.raises(RefusedChangeError, match="the repository can't be written"):
+        staged.add(0, bytes(9_800))
+    staged.discard()
+    assert tree(root) == before
 
 
 def test_a_disk_that_becomes_full_leaves_nothing(manage, put, root, monkeypatch):

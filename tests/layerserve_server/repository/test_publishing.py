@@ -21,6 +21,7 @@ from layerserve_server.repository.publishing import (
     sweep,
     write_label,
 )
+from layerserve_server.repository.writer import FolderWriter
 from open_files import open_below
 
 
@@ -282,6 +283,26 @@ def test_what_an_earlier_process_of_our_number_left_is_swept(tmp_path):
     folder = tmp_path / "models" / "m" / f".publish-{publishing.host_name()}-{os.getpid()}-abcdef"
     folder.mkdir(parents=True)
     assert sweep(tmp_path / "models") == [folder]
+
+
+def test_nothing_is_written_through_a_link_in_place_of_a_model(tmp_path, result):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "version").mkdir()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "m").symlink_to(tmp_path / "elsewhere")
+    writer = FolderWriter(tmp_path / "models")
+    for write in (
+        lambda: writer.check_writable("m"),
+        lambda: writer.publish("m", result(), {}, above=0),
+        lambda: writer.publish_folder("m", tmp_path / "version", above=0, settings=None),
+        lambda: writer.write_label("m", "best", 1),
+        lambda: writer.remove_label("m", "best"),
+        lambda: writer.write_control("m", pinned=1),
+    ):
+        with pytest.raises(OSError, match="'m' is a symbolic link, expected a folder"):
+            write()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert (tmp_path / "version").is_dir()
 
 
 def test_nothing_is_swept_through_a_link(tmp_path):

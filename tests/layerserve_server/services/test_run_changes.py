@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import threading
+from pathlib import Path
 
 import grpc
 import pytest
@@ -349,6 +350,23 @@ def test_a_repeated_call_finds_its_run_also_after_a_restart(trainer, start, conn
     assert (found[0].run_id, kinds(found)[-1]) == (run_id, "finished")
     assert len(trainer.listed().runs) == 1
     assert trainer.run(run_id).idempotency_key == "one"
+
+
+def test_a_spec_that_the_disk_has_no_room_for_is_not_kept_by_half(trainer, monkeypatch):
+    write = Path.write_bytes
+
+    def full(path, content):
+        if "spec.pb" not in path.name:
+            return write(path, content)
+        write(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    keyed = spec(idempotency_key="full")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        first = trainer.train(keyed)
+    assert not list(trainer.app.runs.folder.glob("*/*spec.pb*"))
+    assert trainer.train(keyed)[0].run_id == first[0].run_id
 
 
 def test_a_run_whose_data_did_not_come_is_begun_anew(trainer, wait_until):

@@ -477,6 +477,15 @@ def test_an_evaluation_is_a_run_that_publishes_nothing(trainer):
     assert version_numbers(trainer.model_folder) == [1]
 
 
+def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_when_there_is(trainer):
+    call = trainer.stub.Evaluate(evaluation(behaviour="fuller"), timeout=60)
+    failed = [response.event for response in call][-1]
+    assert failed.failed.reason == "there is no space left on the server's disk; resume the run when there is"
+    trainer.go(failed.run_id)
+    trainer.stub.ResumeRun(pb.ResumeRunRequest(run_id=failed.run_id), timeout=60)
+    assert kinds(trainer.watch(failed.run_id))[-1] == "finished"
+
+
 def test_evaluations_wait_for_one_another(put, start, connect, tmp_path):
     """They have one slot, however many there are for training."""
     put("double")

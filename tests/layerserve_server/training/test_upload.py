@@ -7,9 +7,11 @@ import os
 
 import numpy as np
 import pytest
+from failing_files import fail_writes
+from layerserve import tensors
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, NotTrainableError
 from layerserve_server.training.request import DataArray, Role
-from layerserve_server.training.upload import Upload
+from layerserve_server.training.upload import Upload, read_data
 from open_files import open_below
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -55,6 +57,57 @@ def test_a_folder_that_can_not_be_written_is_told_and_nothing_stays_open(tmp_pat
     with pytest.raises(NotTrainableError, match="the data can't be stored: Is a directory"):
         Upload(tmp_path, (A, B))
     assert open_below(tmp_path) == []
+
+
+TEXT = DataArray(Role.X, "x", "string", (6, 2))
+
+
+@pytest.mark.parametrize("array", [A, TEXT])
+def test_data_whose_last_bytes_can_not_be_written_is_not_complete(tmp_path, array):
+    with Upload(tmp_path, (array, B)) as upload:
+        file = upload._files[0]
+        for one in (file._file,) if array is A else (file._content, file._ends):
+            fail_writes(one)
+        upload.add(0, X.tobytes() if array is A else tensors.encode(np.full((6, 2), "a"), "x").data)
+        upload.add(1, X.tobytes())
+        with pytest.raises(NotTrainableError, match="the data can't be stored: Bad file descriptor"):
+            upload.check_complete()
+    assert open_below(tmp_path) == []
+    assert not (tmp_path / "digests.json").exists()
+
+
+def test_an_upload_that_ends_early_ends_with_its_own_error(tmp_path):
+    with Upload(tmp_path, (A, TEXT)) as upload:
+        for one in (upload._files[0]._file, upload._files[1]._content, upload._files[1]._ends):
+            fail_writes(one)
+        upload.add(0, X[:1].tobytes())
+        with pytest.raises(IncompleteDataError):
+            upload.check_complete()
+    assert open_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("array", [A, TEXT])
+@pytest.mark.parametrize("damage", ["empty", "zeros", "cut", "another shape", "another type"])
+def test_data_that_is_damaged_is_named(tmp_path, array, damage):
+    with Upload(tmp_path, (array,)) as upload:
+        upload.add(0, X.tobytes() if array is A else tensors.encode(np.full((6, 2), "a"), "x").data)
+    read_data(tmp_path, (array,))
+    path = tmp_path / "data" / "0.npy"
+    held = np.load(path)
+    if damage in ("empty", "zeros", "cut"):
+        path.write_bytes({"empty": b"", "zeros": bytes(500), "cut": path.read_bytes()[:-20]}[damage])
+    else:
+        np.save(path, held[:-1] if damage == "another shape" else held.astype("u1"))
+    with pytest.raises(NotTrainableError, match=r"^x 'x': the run's file 0.npy is damaged: "):
+        read_data(tmp_path, (array,))
+
+
+def test_text_that_is_cut_is_named(tmp_path):
+    with Upload(tmp_path, (TEXT,)) as upload:
+        upload.add(0, tensors.encode(np.full((6, 2), "a"), "x").data)
+    (tmp_path / "data" / "0.text").write_bytes(b"a" * 11)
+    with pytest.raises(NotTrainableError, match=r"got int64 of shape \(12,\) for the ends of texts of 11 bytes"):
+        read_data(tmp_path, (TEXT,))
 
 
 def test_all_files_are_closed_when_the_data_has_come(tmp_path):

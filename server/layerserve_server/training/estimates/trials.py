@@ -6,6 +6,7 @@ folder of its own; nothing of it is kept.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -106,8 +107,9 @@ class Trials:
     def _sweep(self) -> None:
         """Removes the folders of trials whose server was killed."""
         for path in self._folder.glob(f"{PREFIX}*"):
-            if time.time() - path.stat().st_mtime > LEFT_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):  # another server has removed it
+                if time.time() - path.lstat().st_mtime > LEFT_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _try(self, folder: Path, request: RunRequest, base: FoundVersion, gone: Callable[[], bool]) -> Trial:
         for part in (base.path.name, *base.parts):

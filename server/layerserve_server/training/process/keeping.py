@@ -65,8 +65,9 @@ class Keeping:
         self._log = monitored(request)
         self._stores = [_Store(KeptCheckpoints(folder / KEPT), Policy.of(request))]
         if request.publish == "best":
-            saved = (read_best(folder) or {}).get("value")
-            self._stores.append(_Store(KeptCheckpoints(folder / BEST), Policy(keep_best=1), True, saved))
+            saved = read_best(folder)
+            value = None if saved is None else saved.value
+            self._stores.append(_Store(KeptCheckpoints(folder / BEST), Policy(keep_best=1), True, value))
         for store in self._stores:
             if store.saved_value is None:
                 store.kept.sweep()

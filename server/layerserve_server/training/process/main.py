@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from layerserve_server.disk import open_lock
 from layerserve_server.training.process import workers
 from layerserve_server.training.process.cpu_usage import SERVER
 from layerserve_server.training.request import Kind, RunRequest
@@ -130,8 +131,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds the lock that marks the run's process as alive."""
-    # Not "w", which would empty the file, with the process id of the lock's holder, before the lock is acquired.
-    with (folder / CHILD_LOCK).open("a") as file:
+    with open_lock(folder / CHILD_LOCK) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}")

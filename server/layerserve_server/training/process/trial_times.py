@@ -12,6 +12,8 @@ from typing import Any
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.checkpoint import Checkpoints
 
+from layerserve_server.disk import json_object, replace_file
+from layerserve_server.records import DAMAGED, checked
 from layerserve_server.training.budget import files_in
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import StopRequest
@@ -53,16 +55,16 @@ class TrialTimes:
 
     def write(self, folder: Path) -> None:
         """Writes the times to a trial's folder. Raises OSError."""
-        (folder / TRIAL).write_text(json.dumps(asdict(self)), "utf-8")
+        replace_file(folder / TRIAL, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> TrialTimes | None:
-        """Reads the times of a trial's folder; None if it has written none."""
+        """Reads the times of a trial's folder; None if it has written none that is whole."""
         try:
-            values = json.loads((folder / TRIAL).read_text("utf-8"))
-        except OSError:
+            values = json_object((folder / TRIAL).read_bytes())
+            return checked(cls(**{**values, "laps": [Lap(**lap) for lap in values["laps"]]}))
+        except DAMAGED:
             return None
-        return cls(**{**values, "laps": [Lap(**lap) for lap in values["laps"]]})
 
 
 class TrialTimer(Callback):

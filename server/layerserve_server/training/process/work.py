@@ -211,10 +211,10 @@ def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventW
     if best or saved is None:
         save_result(model, result, request, format)
         return result
-    writer.write(events.Log(f"the best epoch is {saved['epoch']}"))
+    writer.write(events.Log(f"the best epoch is {saved.epoch}"))
     # A hard link, not a move: a process that is killed now and resumed needs the file again.
     part = result.with_suffix(".part")
     part.unlink(missing_ok=True)
-    os.link(folder / BEST / saved["file"], part)
+    os.link(folder / BEST / saved.file, part)
     os.replace(part, result)
     return result

@@ -20,6 +20,8 @@ from layerserve_server.repository.publishing import link_file
 #: Id of a checkpoint: after an epoch, or after a step of one; both count from 1.
 CHECKPOINT_ID = re.compile(r"e[1-9][0-9]{0,9}(s[1-9][0-9]{0,18})?")
 SUFFIX = ".ckpt"
+#: Names of files here, also of unfinished ones.
+FILE = re.compile(rf"\.?{CHECKPOINT_ID.pattern}\.(ckpt|json)(\.[0-9a-f]+\.part)?")
 #: Names that stand for the best checkpoint and the newest.
 BEST_NAME, LAST_NAME = "best", "last"
 
@@ -122,11 +124,14 @@ class KeptCheckpoints:
         self.path(id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Removes what a killed process has left. Only while no process adds checkpoints. Raises OSError."""
+        """Removes what a killed process has left. Only while no process adds checkpoints. Raises OSError.
+
+        Other files stay: the folder may be a link to one that has more in it.
+        """
         known = {f"{one.id}{suffix}" for one in self.list() for suffix in (SUFFIX, ".json")}
         with contextlib.suppress(FileNotFoundError):
             for path in self.folder.iterdir():
-                if path.name not in known:
+                if path.name not in known and FILE.fullmatch(path.name):
                     path.unlink()
 
     def _note(self, id: str) -> Path:

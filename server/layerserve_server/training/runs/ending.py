@@ -46,7 +46,7 @@ RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START, RIVAL, CACHE, STEPS, PUBLISH)
 MAX_COMPARISONS = 5
 #: Maximum time until this server has read a version that another server has published, in seconds.
 RIVAL_SECONDS = 30.0
-#: Why a run is paused that no call has paused.
+#: Why a run is paused that no call has paused, or an evaluation has failed.
 FULL = "there is no space left on the server's disk; resume the run when there is"
 #: Maximum delay between the signals of a shutdown to a training process and to the server, in seconds.
 STOP_SECONDS = 0.5
@@ -86,6 +86,8 @@ class RunEndings:
             self.end(run, Failed(f"the run was ended: {run.overspent}", *run.position))
         elif result is None and run.process.out_of_space and trains:
             self.pause(run, FULL)
+        elif result is None and run.process.out_of_space:
+            self.end(run, Failed(FULL, *run.position, resumable=True))
         elif result is None or result.stopped:
             self._conclude_interrupted(run, result)
         elif result.kind == "failed" and result.out_of_space and trains:

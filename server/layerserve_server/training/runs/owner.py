@@ -8,6 +8,8 @@ import socket
 from io import TextIOWrapper
 from pathlib import Path
 
+from layerserve_server.disk import open_lock
+
 OWNER_LOCK = "owner.lock"
 
 
@@ -20,8 +22,7 @@ class FolderOwner:
 
     def acquire(self) -> bool:
         """Makes this server the owner. Returns False if another server is. Raises OSError."""
-        # Not "w", which would empty the file, with the other server's name, before the lock is acquired.
-        file = self._path.open("a")
+        file = open_lock(self._path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

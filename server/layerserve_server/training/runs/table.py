@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from layerserve_server.errors import (
     UnknownRunError,
     safe_text,
 )
-from layerserve_server.records import DAMAGED
+from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training import events
 from layerserve_server.training.continuation import Start
@@ -57,8 +58,9 @@ class RunTable:
         self._elsewhere: dict[str, Run] = {}
         #: Ids of runs whose folders are being created.
         self._creating: set[str] = set()
-        #: Whether the runs in the folder have been read at startup. Requests about runs are refused until then.
-        self._scanned = False
+        #: Whether the runs in the folder have been read at startup, and the folder was ever listed. Requests about runs
+        #: are refused until then.
+        self._scanned = self._listed = False
         #: Held during a scan of the folder.
         self._scanning = threading.Lock()
 
@@ -76,7 +78,7 @@ class RunTable:
         if run is not None and visible(run.request.model):
             return run
         # Another server may own it, or may have created it.
-        if RUN_ID.fullmatch(run_id) and (self.folder / run_id).is_dir():
+        if RUN_ID.fullmatch(run_id) and os.path.isdir(self.folder / run_id):
             scan()
         with self.changed:
             run = self._runs.get(run_id)
@@ -134,9 +136,11 @@ class RunTable:
         self._observer.runs_changed(queued, running, paused)
 
     def check_scanned(self) -> None:
-        """Raises UnavailableError until the runs have been read at startup."""
+        """Raises UnavailableError until the runs have been read at startup, and if the folder can't be read then."""
         if not self._scanned:
             raise UnavailableError("the server is starting and hasn't read its runs yet; try again in a moment")
+        if not self._listed:
+            raise UnavailableError("the folder of runs can't be read; see the server's log")
 
     # Runs on disk.
 
@@ -247,8 +251,13 @@ class RunTable:
                 ended = self.in_phase(Phase.ENDED)
             try:
                 names = {path.name for path in self.folder.iterdir() if RUN_ID.fullmatch(path.name)}
-            except OSError:
+            except FileNotFoundError:
+                self._listed = True
                 return False
+            except OSError as error:
+                log_damaged(self.folder, error)
+                return False
+            self._listed = True
             # Another server may have removed or resumed an ended run.
             changed = [run for run in ended if run.id not in names or (run.resumable and run.is_active_again())]
             with self.changed:

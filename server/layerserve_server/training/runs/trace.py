@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from layerserve_server.disk import replace_file
+from layerserve_server.records import log_damaged, read_object
 from layerserve_server.training import events
 from layerserve_server.training.runs.run import Run
 
@@ -40,16 +42,21 @@ class RunTracer(Protocol):
 def write(folder: Path, headers: Mapping[str, str]) -> None:
     """Writes the identity of a run's span. A run without it isn't traced."""
     try:
-        (folder / TRACE).write_text(json.dumps(dict(headers)))
+        replace_file(folder / TRACE, json.dumps(dict(headers)))
     except OSError as error:
         logger.warning("the run has no trace: %s", error.strerror)
 
 
 def read(folder: Path) -> dict[str, str]:
     """Returns what `write` wrote; empty if the run isn't traced."""
+    found = read_object(folder / TRACE)
     try:
-        found: dict[str, str] = json.loads((folder / TRACE).read_text())
-    except (OSError, ValueError):
+        for name in found:
+            # Headers, which become variables of a process.
+            if not (found[name].isascii() and found[name].isprintable()):
+                raise ValueError(f"{name}: got {found[name][:80]!r}, expected a header")
+    except (ValueError, AttributeError) as error:
+        log_damaged(folder / TRACE, error)
         return {}
     return found
 

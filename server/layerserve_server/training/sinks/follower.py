@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from layerserve_server.disk import replace_file
+from layerserve_server.records import DAMAGED, checked, log_damaged, read_object
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, EventLog
 from layerserve_server.training.request import RunRequest
@@ -48,12 +49,15 @@ class Follower:
         self._failures: dict[str, int] = {}
         #: Number of runs that were removed before they were copied, or that the sink refuses.
         self.lost = 0
-        try:
-            kept = json.loads(note.read_text("utf-8"))
-            self.lost = kept["lost"]
-            self._places = {name: Place(**place) for name, place in kept["places"].items()}
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+        kept = read_object(note)
+        lost, places = kept.get("lost"), kept.get("places")
+        if type(lost) is int:
+            self.lost = lost
+        for name, place in places.items() if isinstance(places, dict) else ():
+            try:
+                self._places[name] = checked(Place(**place))
+            except TypeError as error:
+                log_damaged(note, error)
 
     def turn(self) -> bool:
         """Copies what is new, up to TURN events of each run. Returns whether there is more. Raises the sink's errors.
@@ -100,7 +104,7 @@ class Follower:
             return -1
         try:
             run = Run(name, folder, RunRequest.read(folder), log)
-        except (OSError, ValueError, TypeError):
+        except DAMAGED:
             return -1  # it is being created
         if not place.id or place.ended:
             place.id = self._sink.begin(name, run.request, place.id)
@@ -122,7 +126,12 @@ class Follower:
         """Opens the copies of runs that haven't ended, after a start of the process."""
         for name, place in self._places.items():
             if place.id and not place.ended and (self._runs / name).is_dir():
-                self._sink.begin(name, RunRequest.read(self._runs / name), place.id)
+                try:
+                    request = RunRequest.read(self._runs / name)
+                except DAMAGED as error:
+                    log_damaged(self._runs / name, error)
+                else:
+                    self._sink.begin(name, request, place.id)
 
     def _write(self) -> None:
         places = {name: asdict(place) for name, place in self._places.items()}

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerserve_server.disk import replace_file
+from layerserve_server.disk import json_object, replace_file
+from layerserve_server.errors import NotTrainableError
 from layerserve_server.inference.runner import TensorSpec
+from layerserve_server.records import checked
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training.runs.base_version import BaseVersion
 from layerserve_server.training.runs.folder import BASE
@@ -42,21 +44,25 @@ class Base:
 
     @classmethod
     def read(cls, folder: Path) -> Base:
-        """Reads the copy in a sweep's folder. Raises OSError, ValueError, KeyError or TypeError if it is invalid."""
-        values = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-        inputs, outputs = (
-            [Spec(one["name"], tuple(one["shape"]), one["dtype"]) for one in values[name]]
-            for name in ("inputs", "outputs")
-        )
-        found = values["found"]
-        found = FoundVersion(
-            found["name"],
-            found["version"],
-            folder / BASE / found["path"],
-            tuple(found["fingerprint"]),
-            parts=tuple(found["parts"]),
-        )
-        return cls(found, values["parameter_count"], inputs, outputs)
+        """Reads the copy in a sweep's folder. Raises NotTrainableError if the description is damaged, and OSError."""
+        try:
+            values = json_object((folder / DESCRIPTION).read_bytes())
+            inputs, outputs = (
+                [checked(Spec(one["name"], tuple(one["shape"]), one["dtype"])) for one in values[name]]
+                for name in ("inputs", "outputs")
+            )
+            copied = values["found"]
+            found = FoundVersion(
+                copied["name"],
+                copied["version"],
+                folder / BASE / copied["path"],
+                tuple(copied["fingerprint"]),
+                parts=tuple(copied["parts"]),
+            )
+            checked(found, ("name", "version", "fingerprint", "parts"))
+            return checked(cls(found, values["parameter_count"], inputs, outputs), ("parameter_count",))
+        except (ValueError, KeyError, TypeError) as error:
+            raise NotTrainableError(f"the sweep's {DESCRIPTION} is damaged: {error}") from error
 
 
 def copy_base(base: BaseVersion, folder: Path) -> None:

@@ -18,12 +18,13 @@ from layerserve_server.errors import (
     InvalidRequestError,
     NotTrainableError,
     RunElsewhereError,
+    ServerError,
     UnavailableError,
     UnknownRunError,
     safe_text,
 )
 from layerserve_server.forking.fork_server import never
-from layerserve_server.records import DAMAGED
+from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training.model import monitored
 from layerserve_server.training.request import RunRequest
@@ -76,6 +77,8 @@ class Sweeps:
         self._elsewhere: dict[str, Sweep] = {}
         self._creating = 0
         self._started = self._stopping = False
+        #: Whether the folder could be read: sweeps that aren't known aren't denied.
+        self._listed = False
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
@@ -98,8 +101,12 @@ class Sweeps:
         """Reads new sweeps in the folder, and takes over those whose server is gone."""
         try:
             names = {path.name for path in self._folder.iterdir() if SWEEP_ID.fullmatch(path.name)}
-        except OSError:
+        except FileNotFoundError:
+            names = set()
+        except OSError as error:
+            log_damaged(self._folder, error)
             return
+        self._listed = True
         with self._lock:
             if self._stopping:
                 return
@@ -236,17 +243,24 @@ class Sweeps:
     def _drive(self, sweep: Sweep) -> None:
         try:
             Driver(sweep, self._runs, self._repository, lambda: self._stopping).run()
+        except UnavailableError as error:
+            # Left as it is, for the next server.
+            logger.warning("the sweep can't go on: %s", error, extra={"sweep": sweep.id})
+        except ServerError as error:
+            logger.warning("the sweep failed: %s", safe_text(str(error)), extra={"sweep": sweep.id})
+            self._fail(sweep, str(error))
         except Exception as error:
             logger.exception("the sweep failed with an internal error", extra={"sweep": sweep.id})
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else ""
-            sweep.state, sweep.ended_time = SweepState.FAILED, time.time()
-            sweep.reason = safe_text(reason) or "internal error; see the server's log"
-            with contextlib.suppress(OSError):
-                sweep.save()
-            self._release_runs(sweep)
+            self._fail(sweep, (isinstance(error, OSError) and error.strerror) or "internal error; see the server's log")
         finally:
             sweep.owner.release()
         self._prune()
+
+    def _fail(self, sweep: Sweep, reason: str) -> None:
+        sweep.state, sweep.ended_time, sweep.reason = SweepState.FAILED, time.time(), safe_text(reason)
+        with contextlib.suppress(OSError):
+            sweep.save()
+        self._release_runs(sweep)
 
     def _release_runs(self, sweep: Sweep) -> None:
         """Stops the runs of a sweep that has failed, and removes their results, which nothing reads any more."""
@@ -269,11 +283,13 @@ class Sweeps:
     def get(self, sweep_id: str, visible: Callable[[str], bool] = lambda model: True) -> Sweep:
         """Returns the sweep with this id. Sweeps of models that aren't `visible` don't exist.
 
-        Raises UnknownRunError if there is none.
+        Raises UnknownRunError if there is none, and UnavailableError if the folder can't be read.
         """
         if SWEEP_ID.fullmatch(sweep_id) and sweep_id not in self._sweeps:
             self.scan()
         sweep = self._sweeps.get(sweep_id) or self._elsewhere.get(sweep_id)
+        if sweep is None:
+            self._check_listed()
         if sweep is None or not visible(sweep.request.model):
             raise UnknownRunError(f"no sweep '{safe_text(sweep_id, 80)}'")
         if sweep.id in self._elsewhere:
@@ -282,10 +298,15 @@ class Sweeps:
         return sweep
 
     def list(self, model: str = "") -> list[Sweep]:
-        """Returns the sweeps, or those of one model, newest first."""
+        """Returns the sweeps, or those of one model, newest first. Raises UnavailableError if they can't be read."""
         self.scan()
+        self._check_listed()
         with self._lock:
             return _newest_first([*self._sweeps.values(), *self._elsewhere.values()], model)
+
+    def _check_listed(self) -> None:
+        if not self._listed:
+            raise UnavailableError("the folder of sweeps can't be read; see the server's log")
 
     def owner(self, sweep: Sweep) -> str:
         """Returns the server that owns a sweep; empty for this one, and for sweeps that have ended."""

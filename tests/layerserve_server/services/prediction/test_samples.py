@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 import time
@@ -186,15 +187,27 @@ def test_the_oldest_files_make_room(files, tmp_path, monkeypatch):
     assert kept.lost == 0
 
 
+def test_files_of_others_are_never_removed(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_files, "FILE_BYTES", 1000)
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    np.savez(tmp_path / "m" / "1" / "train.npz", x=np.zeros(5000))
+    kept = files(max_bytes=6000)
+    for number in range(10):
+        kept.add({"x": np.full((1, 250), number, np.float32)})
+        kept.files._background.flush()
+    assert len(list(tmp_path.glob("m/1/2*.npz"))) == 3
+    assert (tmp_path / "m" / "1" / "train.npz").exists()
+
+
 def test_a_file_that_another_process_removes_meanwhile_costs_no_samples(files, tmp_path):
     (tmp_path / "m" / "1").mkdir(parents=True)
     # It is listed, but gone when its size is read.
-    (tmp_path / "m" / "1" / "removed.npz").symlink_to(tmp_path / "absent")
+    (tmp_path / "m" / "1" / "20260101T000000Z-1-1.npz").symlink_to(tmp_path / "absent")
     kept = files()
     kept.add({"x": np.ones((1, 2))})
     kept.files.close()
     assert kept.lost == 0
-    assert len(list(tmp_path.glob("m/1/2*.npz"))) == 1
+    assert [path.is_file() for path in sorted(tmp_path.glob("m/1/2*.npz"))] == [False, True]
 
 
 def test_a_file_is_written_after_a_time(files, tmp_path, monkeypatch, wait_until):
@@ -226,6 +239,19 @@ def test_a_disk_that_can_not_be_written_costs_the_samples_only(files, tmp_path, 
     kept.files.close()
     assert len(list(tmp_path.glob("m/1/*.npz"))) == 1
     shutil.rmtree(tmp_path / "m")
+
+
+def test_a_disk_that_becomes_full_has_no_half_files(files, tmp_path, monkeypatch):
+    def fill(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept = files()
+    with monkeypatch.context() as full:
+        full.setattr(sample_files.np.lib.format, "write_array", fill)
+        kept.add({"x": np.ones((1, 2))})
+        kept.files._background.flush()
+        kept.files._write(list(kept.files._open))
+    assert (kept.lost, list((tmp_path / "m" / "1").iterdir())) == (1, [])
 
 
 def test_one_long_text_does_not_make_all_of_a_file_as_wide(files, tmp_path, monkeypatch):

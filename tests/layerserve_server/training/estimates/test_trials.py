@@ -140,6 +140,8 @@ def test_what_a_killed_server_has_left_is_removed(tried, parent, base, tmp_path)
     for folder in (left, recent):
         (folder / "data").mkdir(parents=True)
     os.utime(left, (1, 1))
+    # As if another server had removed it meanwhile.
+    (tmp_path / ".estimate-gone").symlink_to(tmp_path / "gone")
     Trials(parent, tmp_path, 20.0)._sweep()
     assert not left.exists()
     assert recent.exists()

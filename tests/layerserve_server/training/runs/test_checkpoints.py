@@ -71,10 +71,13 @@ def test_what_a_kill_leaves_is_not_listed_and_swept(kept: KeptCheckpoints, left:
         values = json.loads((kept.folder / "e3.json").read_text())
         (kept.folder / "e3.json").write_text(json.dumps({**values, "id": "e2"}))
     (kept.folder / ".e4.ckpt.0123.part").write_bytes(b"12")
+    # What isn't of the server is never removed.
+    (kept.folder / "theirs.json").write_text("[1]")
+    (kept.folder / "folder").mkdir()
     assert [one.id for one in kept.list()] == ["e2s7", "e2", "e10"]
     kept.sweep()
     names = {f"{id}.{suffix}" for id in ("e2s7", "e2", "e10") for suffix in ("ckpt", "json")}
-    assert {path.name for path in kept.folder.iterdir()} == names
+    assert {path.name for path in kept.folder.iterdir()} == {*names, "theirs.json", "folder"}
 
 
 def test_removing_leaves_nothing_and_may_be_repeated(kept: KeptCheckpoints) -> None:

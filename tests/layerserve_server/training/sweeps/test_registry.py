@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from layerserve_server.errors import BusyError
+from layerserve_server.errors import BusyError, UnavailableError, UnknownRunError
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.sweeps import registry
+from layerserve_server.training.sweeps.base_copy import DESCRIPTION, Base
 from layerserve_server.training.sweeps.plan import Method
 from layerserve_server.training.sweeps.registry import Sweeps
 from layerserve_server.training.sweeps.space import Dimension
@@ -88,6 +89,43 @@ def test_a_sweep_that_fails_on_a_full_disk_stops_its_runs(
     assert (sweep.state, sweep.reason) == (SweepState.FAILED, "No space left on device")
     assert case.cancelled == ["run"]
     assert not result.exists()
+
+
+def test_a_sweep_whose_files_are_damaged_has_that_as_its_reason(case: Case) -> None:
+    case.drive = lambda sweep: Base.read(sweep.folder)
+    sweep = case.create()
+    case.sweeps.stop()
+    assert sweep.state is SweepState.FAILED
+    assert "No such file" in sweep.reason
+    (sweep.folder / DESCRIPTION).write_text("[]")
+    case.sweeps._drive(sweep)
+    assert sweep.reason == "the sweep's base.json is damaged: got JSON of type list, expected an object"
+
+
+def test_sweeps_of_a_folder_that_can_not_be_read_are_not_denied(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sweeps").write_text("no folder")
+    sweeps = Case(tmp_path / "sweeps").sweeps
+    sweeps.start()
+    for ask in (sweeps.list, lambda: sweeps.get("20260101-0000-0123abcd")):
+        with pytest.raises(UnavailableError, match="the folder of sweeps can't be read; see the server's log"):
+            ask()
+    assert [record.args[0] for record in caplog.records] == [tmp_path / "sweeps"], "named once"
+    (tmp_path / "sweeps").unlink()
+    assert list(sweeps.list()) == []
+    with pytest.raises(UnknownRunError):
+        sweeps.get("20260101-0000-0123abcd")
+
+
+def test_a_sweep_whose_runs_can_not_be_read_is_left_to_the_next_server(case: Case) -> None:
+    def drive(sweep: Sweep) -> None:
+        raise UnavailableError("the folder of runs can't be read")
+
+    case.drive = drive
+    sweep = case.create()
+    case.sweeps.stop()
+    assert (sweep.state, sweep.owner.held) == (SweepState.RUNNING, False)
 
 
 def test_the_oldest_sweeps_that_have_ended_make_room(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,40 @@
+"""The runs in a folder: what isn't known isn't denied."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from layerserve_server.errors import UnavailableError, UnknownRunError
+from layerserve_server.training.runs.table import RunTable
+
+OBSERVER = SimpleNamespace(runs_changed=lambda queued, running, paused: None)
+ID = "20260101-0000-0123abcd"
+
+
+def get(table):
+    return table.get(ID, lambda model: True, lambda: table.scan(None))
+
+
+def test_runs_of_a_folder_that_can_not_be_read_are_not_denied(tmp_path, caplog):
+    (tmp_path / "runs").write_text("no folder")
+    table = RunTable(tmp_path / "runs", 10, OBSERVER)
+    table.scan_first(None)
+    for _ in range(2):
+        for ask in (table.list, lambda: get(table), lambda: table.find("", "key")):
+            with pytest.raises(UnavailableError, match="the folder of runs can't be read; see the server's log"):
+                ask()
+        table.scan(None)
+    assert [record.args[0] for record in caplog.records] == [tmp_path / "runs"], "named once"
+    (tmp_path / "runs").unlink()
+    (tmp_path / "runs").mkdir()
+    table.scan(None)
+    assert table.list() == []
+    with pytest.raises(UnknownRunError):
+        get(table)
+
+
+def test_a_folder_that_is_not_there_has_no_runs(tmp_path):
+    table = RunTable(tmp_path / "runs", 10, OBSERVER)
+    table.scan_first(None)
+    assert table.list() == []
