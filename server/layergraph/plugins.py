@@ -35,6 +35,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 
 from layergraph.config.options import brief
+from layergraph.config.values import CUSTOM
 from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
 
@@ -45,9 +46,6 @@ L = TypeVar("L", bound=type[Layer])
 A = TypeVar("A", bound=Activation)
 S = TypeVar("S")
 T = TypeVar("T")
-
-#: Prefix of names registered without a package.
-_NO_PACKAGE = "Custom>"
 
 _classes: dict[str, type[Layer]] = {}
 _lambdas: dict[str, type[Layer]] = {}
@@ -137,7 +135,7 @@ def custom_object_scope(objects: Mapping[str, Any]) -> Iterator[None]:
 
 def _in_scope(*, classes: bool) -> dict[str, Any]:
     known = {name: made for name, made in _scope.get().items() if isinstance(made, type) == classes}
-    return {**{f"{_NO_PACKAGE}{name}": made for name, made in known.items()}, **known}
+    return {**{f"{CUSTOM}{name}": made for name, made in known.items()}, **known}
 
 
 def _add(table: dict[str, Any], key: str, made: Any, what: str) -> None:
@@ -177,6 +175,11 @@ def custom_layers() -> Mapping[str, type[Layer]]:
     return {**_bare(_classes), **_classes, **_in_scope(classes=True), **lambdas}
 
 
+def passed_layers() -> Mapping[str, type[Layer]]:
+    """Returns the classes that the caller of a load has passed, by their names."""
+    return _in_scope(classes=True)
+
+
 def registered_name(layer: type[Layer]) -> str | None:
     """Returns the name `package>Name` of a registered class; None for others, including its subclasses."""
     return next((name for name, known in _classes.items() if known is layer), None)
@@ -188,7 +191,7 @@ def custom_activations() -> Mapping[str, Activation]:
 
 
 def _bare(table: Mapping[str, T]) -> dict[str, T]:
-    return {name.removeprefix(_NO_PACKAGE): made for name, made in table.items() if name.startswith(_NO_PACKAGE)}
+    return {name.removeprefix(CUSTOM): made for name, made in table.items() if name.startswith(CUSTOM)}
 
 
 def lambda_class(layer_name: str) -> str:

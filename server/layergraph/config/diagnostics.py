@@ -4,23 +4,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Maximum number of texts kept; errors show fewer. A crafted file may have millions of problems.
+#: Maximum number of different problems kept; errors show fewer. A crafted file may have millions.
 MAX_KEPT = 1000
+#: Maximum number of owners that one text names.
+MAX_NAMED = 20
+
+
+@dataclass(slots=True)
+class _Owners:
+    """What has one problem: the first MAX_NAMED, and the number of all."""
+
+    named: dict[str, None] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, owner: str) -> None:
+        if owner not in self.named:
+            self.count += 1
+            if len(self.named) < MAX_NAMED:
+                self.named[owner] = None
+
+    def prefix(self) -> str:
+        more = self.count - len(self.named)
+        return ", ".join(self.named) + (f" and {more} more" if more else "") + ": " if self.named else ""
 
 
 @dataclass(slots=True)
 class Diagnostics:
-    """Distinct texts, in the order found."""
+    """Different problems in the order found, each with the layers that have it."""
 
-    texts: dict[str, None] = field(default_factory=dict)
+    found: dict[str, _Owners] = field(default_factory=dict)
 
-    def add(self, text: str) -> None:
-        """Adds a text, unless there are MAX_KEPT already."""
-        if len(self.texts) < MAX_KEPT:
-            self.texts[text] = None
+    def add(self, problem: str, owner: str = "") -> None:
+        """Adds a problem of `owner`, such as "layer 'a'", unless there are MAX_KEPT others already."""
+        if problem in self.found or len(self.found) < MAX_KEPT:
+            owners = self.found.setdefault(problem, _Owners())
+            if owner:
+                owners.add(owner)
+
+    @property
+    def texts(self) -> list[str]:
+        """One text for each problem: a class that a hundred layers lack is one problem."""
+        return [f"{owners.prefix()}{problem}" for problem, owners in self.found.items()]
 
     def __bool__(self) -> bool:
-        return bool(self.texts)
+        return bool(self.found)
 
 
 def brief_name(name: object) -> str:

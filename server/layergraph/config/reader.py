@@ -236,10 +236,11 @@ class _Reader:
             config = {k: given[k] for k in ("trainable", "dtype") if k in given} if isinstance(given, dict) else {}
             kind, value, stored = self.vocabulary.lambdas[name], {**value, "config": {**config, "name": name}}, None
         if kind in REFUSED:
-            self.problems.add(f"{label}: {kind} {REFUSED[kind]}")
+            self.problems.add(f"{kind} {REFUSED[kind]}", label)
             return None
         shared = value.get("shared_object_id")
-        layer = LayerSpec(name, kind, {}, shared_id=shared if type(shared) is int else None, stored=stored)
+        shared = shared if type(shared) is int else None
+        layer = LayerSpec(name, kind, {}, module=_module(value), shared_id=shared, stored=stored)
         if self._is_model(kind):
             layer = replace(layer, graph=self._graph(value, kind), stored=None)
         else:
@@ -261,13 +262,15 @@ class _Reader:
             else:
                 results = [translated(config.get("function"), call) for call in layer.calls]
         except UnknownFunctionError as wrong:
-            self.problems.add(f"layer {brief_name(layer.name)} ({layer.class_name}): {wrong}")
+            self.problems.add(str(wrong), f"layer {brief_name(layer.name)} ({layer.class_name})")
             return None
         if not results:
             return None
         operation, options, _ = results[0]
         if any(other[:2] != results[0][:2] for other in results):
-            self.problems.add(f"layer {brief_name(layer.name)} ({layer.class_name}): its calls differ in their options")
+            self.problems.add(
+                "its calls differ in their options", f"layer {brief_name(layer.name)} ({layer.class_name})"
+            )
             return None
         calls = tuple(replace(call, stored=own.stored) for (_, _, call), own in zip(results, layer.calls, strict=True))
         return replace(layer, class_name=operation, config={"name": layer.name, **options}, calls=calls)
@@ -373,6 +376,12 @@ class _Reader:
 def _single(structure: Structure) -> Structure:
     """Keras 2 writes one input or output as a list of one."""
     return structure[0] if isinstance(structure, list) and len(structure) == 1 else structure
+
+
+def _module(value: Mapping[str, Any]) -> str:
+    """The module of a layer's class, for error texts."""
+    module = value.get("module")
+    return module if isinstance(module, str) else ""
 
 
 def _only_input(graph: GraphSpec) -> LayerSpec | None:

@@ -51,9 +51,10 @@ class LayerSpec:
 
     `config` has Keras 3's keys and values. A layer in it (a wrapper's `layer`, a cell) is a `LayerSpec` without calls.
     `graph` is set for a model used as a layer; `config` is then empty. `operation` distinguishes a `keras.ops` node
-    from a layer of the same class name. Layers with equal `shared_id` are one layer, shared by several models of the
-    file. `stored` is the layer's object without its calls, kept for writing a file of the same generation, and
-    `first_call` the node index that the file gives to the first call.
+    from a layer of the same class name. `module` is where the file says that the class is. Layers with equal
+    `shared_id` are one layer, shared by several models of the file. `stored` is the layer's object without its calls,
+    kept for writing a file of the same generation, and `first_call` the node index that the file gives to the first
+    call.
     """
 
     name: str
@@ -62,6 +63,7 @@ class LayerSpec:
     calls: tuple[CallSpec, ...] = ()
     graph: GraphSpec | None = None
     operation: bool = False
+    module: str = field(default="", compare=False)
     shared_id: int | None = None
     stored: Mapping[str, Any] | None = field(default=None, compare=False)
     first_call: int = 0

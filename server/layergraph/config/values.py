@@ -21,6 +21,11 @@ LAYER_KEYS = frozenset(
 
 #: Modules whose functions a config may name. Only our own tables are searched for the name.
 _KERAS_MODULES = ("keras", "tf_keras", "tensorflow", "builtins")
+#: Modules of Keras's own classes. Models of layergraph name it where Keras lacks a class.
+_CLASS_MODULES = (*_KERAS_MODULES, "layergraph")
+_FUNCTIONS = ("function", "builtin_function_or_method")
+#: Prefix of the names of custom classes without a package.
+CUSTOM = "Custom>"
 
 _POLICIES = frozenset({"DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1"})
 #: Policies that a name doesn't describe completely.
@@ -73,16 +78,16 @@ class ValueReader:
             return {key: self.value(owner, item) for key, item in value.items()}
         name = class_name(value)
         if name is None:
-            self.problems.add(f"{owner}: class_name is {brief_name(value['class_name'])}, expected text")
+            self.problems.add(f"class_name is {brief_name(value['class_name'])}, expected text", owner)
             return None
         if name in REFUSED:
-            self.problems.add(f"{owner}: {name} {REFUSED[name]}")
+            self.problems.add(f"{name} {REFUSED[name]}", owner)
             return None
         if name in _MARKED:
             return self._marked(owner, name, value)
         if name in _POLICIES or name in _STRUCTURED_POLICIES:
             return self._dtype(owner, value)
-        if name in ("function", "builtin_function_or_method"):
+        if name in _FUNCTIONS:
             return self._function(owner, value)
         config = value.get("config")
         config = config if isinstance(config, dict) else {}
@@ -113,7 +118,7 @@ class ValueReader:
         name = config.get("name") if isinstance(config, dict) else None
         if class_name(value) in _POLICIES and isinstance(name, str):
             return name
-        self.problems.add(f"{owner}: dtype policy {brief_name(value.get('class_name'))} is not supported")
+        self.problems.add(f"dtype policy {brief_name(value.get('class_name'))} is not supported", owner)
         return None
 
     def _activation(self, owner: str, value: Any) -> Any:
@@ -132,28 +137,33 @@ class ValueReader:
         if known and isinstance(name, str):
             return name
         remedy = "a plugin can register an activation: layergraph.plugins.register_activation"
-        self.problems.add(f"{owner}: custom function {brief_name(name)} of module {brief_name(module)} ({remedy})")
+        self.problems.add(f"custom function {brief_name(name)} of module {brief_name(module)} ({remedy})", owner)
         return None
 
     def _marked(self, owner: str, name: str, value: Mapping[str, Any]) -> Any:
         try:
             return _MARKED[name](self, owner, value)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            self.problems.add(f"{owner}: {name} is malformed")
+            self.problems.add(f"{name} is malformed", owner)
             return None
 
 
 def class_name(value: Mapping[str, Any]) -> str | None:
     """Returns the class name of a serialised object; `package>Name` for custom classes. None if it isn't text.
 
-    Keras's own classes have no registered name, or an equal one. The module is ignored.
+    Keras's own classes have no registered name, or an equal one and a module of Keras's. A class of another module may
+    have the name of one of Keras's and compute something else, so it is looked up among custom classes only.
     """
     name, registered = value.get("class_name"), value.get("registered_name")
     if not isinstance(name, str):
         return None
-    if isinstance(registered, str) and ">" in registered:
+    if not isinstance(registered, str) or name in _FUNCTIONS:
+        return name
+    if ">" in registered:
         return registered
-    return name
+    module = value.get("module")
+    known = isinstance(module, str) and module.partition(".")[0] in _CLASS_MODULES
+    return name if known else f"{CUSTOM}{name}"
 
 
 def _keras_tensor(reader: ValueReader, owner: str, value: Mapping[str, Any]) -> TensorRef:

@@ -13,6 +13,7 @@ from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.config.options import brief
 from layergraph.config.quantization import quantization
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
+from layergraph.config.values import CUSTOM
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.functional import Functional
@@ -32,7 +33,7 @@ from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential
 from layergraph.models.training_options import training_option
 from layergraph.ops import operations
-from layergraph.plugins import custom_layers
+from layergraph.plugins import custom_layers, passed_layers
 
 #: Exceptions of torch and Python for arguments that don't fit.
 _CALL_ERRORS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ArithmeticError)
@@ -59,8 +60,9 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics, *
     while waiting:
         item, where = waiting.pop()
         if isinstance(item, GraphSpec) and item.architecture:
+            owner = f"model {brief_name(item.name)} ({item.architecture})"
             for problem in _unsupported_hyperparameters(item):
-                problems.add(problem)
+                problems.add(problem, owner)
             waiting.extend((leaf, where) for leaf in item.hyperparameters.values() if isinstance(leaf, LayerSpec))
             continue
         if isinstance(item, GraphSpec):
@@ -71,45 +73,57 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics, *
             waiting.append((item.graph, inside))
             continue
         label = f"layer {brief_name(item.name)}" + (f" in {brief_name(where)}" if where else "")
-        for problem in _unsupported(item, label, ignores, has_weights):
-            problems.add(problem)
+        for problem, owner in _unsupported(item, label, ignores, has_weights):
+            problems.add(problem, owner)
         inner = [leaf for leaf in flatten(list(item.config.values())) if isinstance(leaf, LayerSpec)]
         waiting.extend((leaf, inside) for leaf in reversed(inner))
 
 
 def _unsupported_hyperparameters(spec: GraphSpec) -> Iterator[str]:
     known = HUB_MODELS[spec.architecture]
-    label = f"model {brief_name(spec.name)} ({spec.architecture})"
     for key, value in spec.hyperparameters.items():
         if key not in known._options:
-            yield f"{label}: option {brief_name(key)} = {brief(value)} is not supported"
+            yield f"option {brief_name(key)} = {brief(value)} is not supported"
         elif not isinstance(value, LayerSpec):
             try:
                 known.validated(key, value)
             except LayerGraphError as wrong:
-                yield f"{label}: {wrong}"
+                yield str(wrong)
 
 
-def _unsupported(spec: LayerSpec, label: str, ignores: Ignores, has_weights: bool) -> Iterator[str]:
+def _unsupported(spec: LayerSpec, label: str, ignores: Ignores, has_weights: bool) -> Iterator[tuple[str, str]]:
+    """Yields problems, each with what has it."""
     known = _class_of(spec)
     if known is None:
-        what = "operation" if spec.operation else "class"
-        remedy = "" if spec.operation else ", but a plugin can supply it (layergraph.plugins.register_layer)"
-        yield f"{label}: {what} {brief_name(spec.class_name)} is not supported{remedy}"
+        yield f"{_class_label(spec)} is not supported{_remedy(spec)}", label
         return
     for key in unknown_options(spec, known, ignores):
         value = brief(spec.config[key])
-        yield f"{label} ({spec.class_name}): option {brief_name(key)} = {value} is not supported"
+        yield f"option {brief_name(key)} = {value} is not supported", f"{label} ({spec.class_name})"
     for key in spec.config.keys() & known._options.keys():
         # Layers in options are checked on their own.
         if not any(isinstance(leaf, LayerSpec) for leaf in flatten([spec.config[key]])):
             try:
                 known.validated(key, training_option(known, key, spec.config[key], has_weights=has_weights))
             except ConfigError as wrong:
-                yield f"{label}: {wrong}"
+                yield str(wrong), label
             except LayerGraphError:
                 # Reported when the layer is created.
                 pass
+
+
+def _class_label(spec: LayerSpec) -> str:
+    """Names the class of a layer; if it isn't Keras's, with its module, where the file has one."""
+    what = "operation" if spec.operation else "class"
+    name = spec.class_name
+    if name.startswith(CUSTOM):
+        what, name = f"custom {what}", name.removeprefix(CUSTOM)
+    module = f" of module {brief_name(spec.module)}" if spec.module and ">" in spec.class_name else ""
+    return f"{what} {brief_name(name)}{module}"
+
+
+def _remedy(spec: LayerSpec) -> str:
+    return "" if spec.operation else ", but a plugin can supply it (layergraph.plugins.register_layer)"
 
 
 def rebuild(
@@ -183,6 +197,9 @@ def _class_of(spec: LayerSpec) -> type[Layer] | None:
 def _class_table(spec: LayerSpec) -> Mapping[str, type[Layer]]:
     if spec.operation:
         return operations()
+    # A file without modules can't tell a custom class from Keras's of that name: there Keras takes those passed first.
+    if not spec.module and spec.class_name in (passed := passed_layers()):
+        return passed
     # Registered classes add to the tables, but don't replace their classes.
     return next((known for known in (LAYERS, HUB_LAYERS) if spec.class_name in known), custom_layers())
 

@@ -133,7 +133,7 @@ def _compile(model: Model, given: Mapping[str, Any], generation: Generation) -> 
     config = compile_config(given, generation, model.output_names, problems, custom_activations())
     # A model with an unsupported loss can't be trained, but it can be served.
     model.compile_config = None if problems else config
-    model.compile_problem = "; ".join(list(problems.texts)[:5])
+    model.compile_problem = "; ".join(problems.texts[:5])
 
 
 def vocabulary() -> Vocabulary:
@@ -148,7 +148,7 @@ def _rebuilt(
     spec = read_graph(config, generation, path, problems, vocabulary(), limits)
     find_unsupported(spec, generation.ignores, problems, has_weights=has_weights)
     if problems:
-        raise UnsupportedModelError(Path(path), list(problems.texts))
+        raise UnsupportedModelError(Path(path), problems.texts)
     return rebuild(spec, generation.ignores, limits, has_weights=has_weights)
 
 

@@ -95,7 +95,7 @@ def load_weights(
         matches = list(_by_position(model, order, archive.weights, origin, problems))
     _compare(matches, problems)
     if problems:
-        raise CorruptFileError(archive.path, list(problems.texts))
+        raise CorruptFileError(archive.path, problems.texts)
     _check_budget(matches, archive)
     if archive.prefetch is not None:
         archive.prefetch([wanted for match in matches for wanted in _wanted(match.array, match.weight)])

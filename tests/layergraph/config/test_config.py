@@ -502,7 +502,7 @@ SIZES = [-3, 0, True, "3", 3.7, 10**10, 10**30, None, [3], {}]
 #: Error text of each config, so that each is rejected for the right reason.
 SAID = {
     "a class of os": "layer 'a': config isn't an object",
-    "a custom class": "class 'builtins>Dense' is not supported, but a plugin can supply it",
+    "a custom class": "class 'builtins>Dense' of module 'keras.layers' is not supported, but a plugin can supply it",
     "the model itself": "the model is of class 'system', expected a Functional or Sequential model",
     "a subclassed model": "the model is of class 'MyModel', expected a Functional or Sequential model",
     "Lambda": "layer 'a': Lambda holds Python code, which is never run",

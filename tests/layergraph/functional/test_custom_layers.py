@@ -526,7 +526,10 @@ def test_a_file_reaches_registered_classes_alone(classes: Any, tmp_path: Path, m
         "guide>eval",
     ):
         path = named(module="module_of_a_file", class_name="Linear", registered_name=registered)
-        with pytest.raises(UnsupportedModelError, match=re.escape(f"class '{registered}' is not supported")):
+        with pytest.raises(
+            UnsupportedModelError,
+            match=re.escape(f"class '{registered}' of module 'module_of_a_file' is not supported"),
+        ):
             layergraph.load_model(path)
     for bare in ("Layer", "Unregistered", "eval", "module_of_a_file.Linear"):
         with pytest.raises(UnsupportedModelError, match="is not supported"):

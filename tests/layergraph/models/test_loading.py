@@ -113,7 +113,7 @@ def test_all_that_is_unsupported_is_named_at_once(tmp_path: Path) -> None:
         layergraph.load_model(tmp_path)
     text = str(raised.value)
     assert "layer 'plus': Lambda holds Python code" in text
-    assert "layer 'odd': class 'mine>Odd' is not supported" in text
+    assert f"layer 'odd': class 'mine>Odd' of module '{__name__}' is not supported" in text
     assert len(raised.value.problems) == 2
 
 
