@@ -72,7 +72,7 @@ FIRST_CALL: Final = "first_call"
 ACTIVATION: Final = "activation"
 #: Options that make a layer compute as in an earlier generation of Keras.
 OWN_OPTIONS: Final = frozenset(
-    {"bin_rule", "cast_rule", "crop_rule", "mask_rule", "mask_use", "image_rule", "step_rule"}
+    {"bin_rule", "cast_rule", "crop_rule", "input_rule", "mask_rule", "mask_use", "image_rule", "step_rule"}
 )
 #: Value of these options for Keras 3's behaviour, which files may omit.
 KERAS3_RULE: Final = "keras3"
@@ -100,6 +100,7 @@ _WITHOUT_EFFECT: Mapping[str, object] = {
     "input_length": ANY,
     "input_dtype": ANY,
     "zero_output_for_mask": _NO,
+    "input_rule": ANY,
     "mask_rule": ANY,
     "mask_use": ANY,
 }
@@ -146,8 +147,11 @@ _RULES = {
     "TimeDistributed": {"step_rule": "keras2"},
     "SpectralNormalization": {"cast_rule": "keras2"},
     **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, *_ATTENTION)},
+    "MultiHeadAttention": {"mask_rule": "keras2", "input_rule": "keras2"},
     **{name: {"image_rule": "keras2"} for name in ("RandomCrop", "Resizing")},
 }
+#: Up to 3.7, MultiHeadAttention leaves its inputs their masks.
+_KEPT: Final = {"MultiHeadAttention": {"input_rule": "keras2"}}
 
 
 def _joined(*parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -163,9 +167,12 @@ _NO_KEYS: Final = {name: {"mask_rule": "keras2"} for name in _ATTENTION}
 KERAS3_UP_TO_13 = replace(KERAS3, rules={"*": {"mask_use": "uncast"}})
 #: Up to 3.9, a query with no key to attend to attends to all, as in Keras 2.
 KERAS3_UP_TO_9 = replace(KERAS3_UP_TO_13, rules={**KERAS3_UP_TO_13.rules, **_NO_KEYS})
-KERAS3_UP_TO_4 = replace(KERAS3, rules=_NO_KEYS)
+KERAS3_UP_TO_7 = replace(KERAS3_UP_TO_9, rules=_joined(KERAS3_UP_TO_9.rules, _KEPT))
+KERAS3_UP_TO_4 = replace(KERAS3, rules=_joined(_NO_KEYS, _KEPT))
 #: Up to 3.3, masks of tensors in a list are dropped.
-KERAS3_UP_TO_3 = replace(KERAS3_UP_TO_4, rules={**_NO_KEYS, **{name: {"mask_rule": "none"} for name in _MERGING}})
+KERAS3_UP_TO_3 = replace(
+    KERAS3_UP_TO_4, rules={**KERAS3_UP_TO_4.rules, **{name: {"mask_rule": "none"} for name in _MERGING}}
+)
 
 #: Keras 2.0 to 2.3 and tf.keras 2.x.
 KERAS2 = Generation(
@@ -313,7 +320,13 @@ _TF_KERAS = re.compile(r"2\.(\d{1,4})(?!\d)")
 _KERAS3 = re.compile(r"3\.(\d{1,4})(?!\d)")
 _LATEST = 9999
 #: Minor version up to which a generation of Keras 3 holds.
-_EARLY_KERAS3 = ((3, KERAS3_UP_TO_3), (4, KERAS3_UP_TO_4), (9, KERAS3_UP_TO_9), (13, KERAS3_UP_TO_13))
+_EARLY_KERAS3 = (
+    (3, KERAS3_UP_TO_3),
+    (4, KERAS3_UP_TO_4),
+    (7, KERAS3_UP_TO_7),
+    (9, KERAS3_UP_TO_9),
+    (13, KERAS3_UP_TO_13),
+)
 
 
 def generation_of(keras_version: str | None, config: Mapping[str, Any], backend: str | None = None) -> Generation:

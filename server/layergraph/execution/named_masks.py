@@ -14,7 +14,7 @@ from layergraph.functional.tensor import Tensor
 from layergraph.functional.weights import Weights
 
 
-class _NamedMask(Layer):
+class NamedMask(Layer):
     """Returns a tensor unchanged, with another mask."""
 
     supports_masking: ClassVar[bool] = True
@@ -26,4 +26,4 @@ class _NamedMask(Layer):
 
 def named_mask(tensor: Tensor, mask: Tensor | None) -> Invocation:
     """A call that replaces the mask of `tensor`; None removes it."""
-    return Invocation(_NamedMask(name="mask"), (tensor,), {"mask": NO_MASK if mask is None else mask})
+    return Invocation(NamedMask(name="mask"), (tensor,), {"mask": NO_MASK if mask is None else mask})

@@ -6,6 +6,7 @@ A plan is built from the graph alone; weights are bound on the first run.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -20,6 +21,7 @@ from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_nump
 from layergraph.execution.batch_independence import is_batch_independent
 from layergraph.execution.frozen import FrozenSplit, frozen_split
 from layergraph.execution.liveness import marking, masks_needed, needed, with_frees
+from layergraph.execution.lost_masks import is_recorded, without_lost_masks
 from layergraph.execution.named_masks import named_mask
 from layergraph.execution.passes.pool_before_relu import pool_first
 from layergraph.execution.program import Program, inference_program
@@ -72,11 +74,18 @@ class Plan:
             raise GraphError(
                 "a tensor inside of a nested model whose inputs are converted can't be an output"
             ) from None
-        self.steps = with_frees(needed(layout.steps, self._outputs), self._outputs)
+        serving, ordered, lost = layout.calls(training=False)
+        self.steps = with_frees(needed(serving, self._outputs), self._outputs)
         # Keras executes all calls of a nested model, even if their outputs are unused: their side effects count.
-        marks = marking(layout.steps) if outputs is None and len(self.steps) < len(layout.steps) else []
+        marks = marking(serving) if outputs is None and len(self.steps) < len(serving) else []
         #: The steps that `forward` executes, in Keras's order, as calls of a shared layer change statistics and states.
-        self._forwarded = with_frees(needed(layout.in_keras_order(), [*self._outputs, *marks]), self._outputs)
+        #: For each mode: in training, other masks may be lost.
+        self._by_mode = {False: with_frees(needed(ordered, [*self._outputs, *marks]), self._outputs)}
+        #: Outputs whose masks are lost.
+        self._lost = {False: lost}
+        _, ordered, self._lost[True] = layout.calls(training=True)
+        self._by_mode[True] = with_frees(needed(ordered, [*self._outputs, *marks]), self._outputs)
+        self._forwarded = self._by_mode[True]
         used = {slot for step in self.steps for slot in step.sources} | set(self._outputs)
         everything = zip(model.input_specs, [slots[id(tensor)] for tensor in model.inputs], strict=True)
         self._all_inputs = [slots[id(tensor)] for tensor in model.inputs]
@@ -99,7 +108,7 @@ class Plan:
         self._adapted_state = -1
         self._batched: bool | None = None
         self._bound: list[Any] | None = None
-        self._forward_steps: Sequence[Step] | None = None
+        self._forward_steps: dict[bool, Sequence[Step]] = {}
         self._programs: dict[bool, Program] = {}
         self._tuning: Tuning | None = None
         self._tuned_state = 0
@@ -392,20 +401,21 @@ class Plan:
                 self._bound = self._bound or self.bind(Binder(lambda weight: weight.value))
         return self._bound
 
-    def _reordered(self) -> Sequence[Step]:
+    def _reordered(self, *, training: bool) -> Sequence[Step]:
         """The steps in a faster order with the same outputs and gradients, created on first use."""
-        if self._forward_steps is None:
-            self._forward_steps = pool_first(self._forwarded, self._outputs)
-        return self._forward_steps
+        if training not in self._forward_steps:
+            self._forward_steps[training] = pool_first(self._by_mode[training], self._outputs)
+        return self._forward_steps[training]
 
     def _execute(
         self, context: CallContext, weights: list[Any], values: list[Any], masks: list[Mask], *, output_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
         needs_masks = self._masks_needed[output_masks]
-        Program(self._reordered(), needs_masks, weights, self._inputs, self._outputs, self._slot_count).execute(
+        steps, lost = self._reordered(training=context.training), self._lost[context.training]
+        Program(steps, needs_masks, weights, self._inputs, self._outputs, self._slot_count).execute(
             context, values, masks
         )
-        return [values[s] for s in self._outputs], [masks[s] for s in self._outputs]
+        return [values[s] for s in self._outputs], [None if s in lost else masks[s] for s in self._outputs]
 
 
 class _Layout:
@@ -415,12 +425,27 @@ class _Layout:
         self.steps: list[Step] = []
         #: For each step, its place in Keras's order: that of its call among those of its model, after the model's own.
         self._places: list[tuple[int, ...]] = []
+        #: Tensors with masks when the model is built, by id.
+        self._recorded: set[int] = set()
+        #: For each call of a nested model, its place, and the slots of such tensors.
+        self._entered: list[tuple[tuple[int, ...], list[int]]] = []
         self.slot_count = 0
 
-    def in_keras_order(self) -> list[Step]:
-        """The steps in the order in which Keras executes them."""
+    def calls(self, *, training: bool) -> tuple[list[Step], list[Step], set[int]]:
+        """Returns the steps, without masks that are lost: as they were added, and in the order of Keras.
+
+        The third part is the slots whose masks are lost in the end.
+        """
         order = sorted(range(len(self.steps)), key=self._places.__getitem__)
-        return [self.steps[index] for index in order]
+        ordered, lost = [self.steps[index] for index in order], set[int]()
+        if any(step.call.layer.removes_masks for step in ordered):
+            places = [self._places[index] for index in order]
+            set_again: dict[int, list[int]] = {}
+            for place, slots in self._entered:
+                set_again.setdefault(bisect_left(places, place), []).extend(slots)
+            ordered, lost = without_lost_masks(ordered, self._recorded, set_again, training=training)
+        added = dict(zip(order, ordered, strict=True))
+        return [added[index] for index in range(len(order))], ordered, lost
 
     def _add(self, step: Step, place: tuple[int, ...]) -> None:
         self.steps.append(step)
@@ -452,6 +477,7 @@ class _Layout:
             given = [leaf for leaf in flatten(list(node.args)) if isinstance(leaf, Tensor)]
             if inner is not None and not node.kwargs.keys() - {"mask"} and inner.takes_as_they_are(given):
                 entries = self._with_named_masks(node, given, slots, places[node])
+                self._entered.append((places[node], [slots[id(t)] for t in given if id(t) in self._recorded]))
                 inner_slots = {id(t): entry for t, entry in zip(inner.inputs, entries, strict=True)}
                 nested = (*calls, node)
                 scopes[nested] = inner_slots
@@ -461,6 +487,10 @@ class _Layout:
                 targets = [self.new_slot() for _ in node.output_tensors]
                 invocation = Invocation(node.layer, node.args, node.kwargs, training_mode)
                 sources = tuple(slots[id(t)] for t in invocation.tensors)
+                if any(t.mask_shape is not None for t in node.output_tensors) and is_recorded(
+                    invocation, self._recorded
+                ):
+                    self._recorded.update(map(id, node.output_tensors))
                 self._add(Step(invocation, sources, tuple(targets), made=tuple(node.output_tensors)), places[node])
                 if len(self.steps) > MAX_CALLS:
                     raise GraphError(f"the model makes more than {MAX_CALLS} calls once nested models are expanded")

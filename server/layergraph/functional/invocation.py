@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -52,6 +53,7 @@ class Invocation:
         "tensors",
         "training",
         "unmasked",
+        "untaken",
     )
 
     def __init__(
@@ -63,6 +65,8 @@ class Invocation:
         self._args = tuple(map_structure(self._slot, arg) for arg in args)
         #: Whether the masks of the inputs are suppressed.
         self.unmasked = kwargs.get("mask") is NO_MASK
+        #: Indices of the tensors whose masks `without_taking` has removed.
+        self.untaken: frozenset[int] = frozenset()
         named = {name: value for name, value in kwargs.items() if value is not NO_MASK}
         self._kwargs = {name: map_structure(self._slot, named[name]) for name in sorted(named)}
         self._single = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
@@ -166,6 +170,30 @@ class Invocation:
     def without_masks(self) -> list[Tensor]:
         """Tensors whose masks the call loses, since it casts them: in Keras 3.5 to 3.13."""
         return [self.tensors[index] for index in sorted(self._bare)]
+
+    @property
+    def cast(self) -> frozenset[int]:
+        """Indices of the tensors that the call casts."""
+        return frozenset(index for index, _ in self._casts)
+
+    @property
+    def passes_on(self) -> frozenset[int]:
+        """Indices of the tensors whose masks the outputs' masks are made of."""
+        return frozenset(leaf for leaf in flatten(self._previous) if isinstance(leaf, _Slot))
+
+    def indices_in(self, count: int) -> frozenset[int]:
+        """Indices of the tensors in the first `count` arguments."""
+        return frozenset(leaf for leaf in flatten(list(self._args[:count])) if isinstance(leaf, _Slot))
+
+    def without_taking(self, indices: Iterable[int]) -> Invocation:
+        """Returns the call without these tensors' masks among its arguments. Its outputs' masks stay."""
+        made = copy(self)
+        made.untaken = frozenset(indices)
+        made._masks = {
+            name: map_structure(lambda leaf: None if isinstance(leaf, _Slot) and leaf in made.untaken else leaf, source)
+            for name, source in self._masks.items()
+        }
+        return made
 
     @property
     def template(self) -> tuple[tuple[Structure, ...], dict[str, Structure]]:

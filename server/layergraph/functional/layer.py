@@ -317,6 +317,11 @@ class Layer(_LayerOptions):
             raise GraphError(f"layer '{self.name}' ({type(self).__name__}): called without '{names[0]}'")
         return args, kwargs
 
+    @property
+    def removes_masks(self) -> bool:
+        """Whether later calls don't find the masks of the tensors that this layer was called on."""
+        return False
+
     def build_for(self, args: tuple[Structure, ...]) -> None:
         """Creates the weights for these arguments, unless the layer is built already."""
         if not self.built:

@@ -82,7 +82,7 @@ def _kind(step: Step, level: int) -> tuple[Any, ...] | None:
     else:
         # The same node in several calls of the nested model around it: other nodes may differ in their arguments.
         common = tuple(id(tensor) for tensor in tensors)
-    return (level, id(call.layer), call.training, common)
+    return (level, id(call.layer), call.training, call.untaken, common)
 
 
 class _Joiner:

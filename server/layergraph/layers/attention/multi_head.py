@@ -250,7 +250,8 @@ class ProjectedAttention(ShapedLayer):
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""
         config = super().get_config()
-        del config["mask_rule"], config["flash_attention"]
+        for rule in ("mask_rule", "input_rule", "flash_attention"):
+            config.pop(rule, None)
         policies = {f"{self.name}/{inner.name}": inner.dtype_policy for inner in self.sublayers.values()}
         parts = tuple((path, policy) for path, policy in policies.items() if policy.quantization is not None)
         return {**config, "dtype": replace(self.dtype_policy, parts=parts or self.dtype_policy.parts).serialized()}
@@ -266,6 +267,7 @@ class MultiHeadAttention(ProjectedAttention):
     attention_axes   axes of the query that attention is applied over, by default all but batch and features
     use_gate         multiplies the attended values by sigmoid(projection of the query)
     sliding_window   a query attends only to keys fewer timesteps away than this
+    input_rule       whether later calls find the inputs' masks: not in `keras3`, but in `keras2`
     """
 
     # Options of the base class that are positional here, after these; type checkers don't see the order.
@@ -277,12 +279,19 @@ class MultiHeadAttention(ProjectedAttention):
     output_shape: Any = option(optional(lengths), default=None)
     attention_axes: Any = option(optional(_axes), default=None)
 
+    input_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+
     group_prefix = ""
 
     def setup(self) -> None:
         """Sets the default of `value_dim`."""
         super().setup()
         self.value_dim = self.value_dim or self.key_dim
+
+    @property
+    def removes_masks(self) -> bool:
+        """Whether later calls don't find the inputs' masks: since Keras 3.8."""
+        return bool(self.input_rule == "keras3")
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = super()._positional(args, kwargs)

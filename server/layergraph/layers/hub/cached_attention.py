@@ -23,6 +23,11 @@ class CachedMultiHeadAttention(MultiHeadAttention):  # type: ignore[misc]  # as 
 
     masks_in_calls = False
 
+    @property
+    def removes_masks(self) -> bool:
+        """The inputs keep their masks, which aren't used."""
+        return False
+
     def forward(  # type: ignore[override]  # as every layer, it names the arguments of its calls
         self,
         context: CallContext,

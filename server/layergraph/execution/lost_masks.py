@@ -1,0 +1,97 @@
+"""Masks that calls don't find, since MultiHeadAttention removes those of its inputs, as in Keras 3.8 and later.
+
+In Keras a mask is an attribute of a tensor. A layer called on one tensor gets the mask that it had when the model was
+built, which can't be lost. Looked up when the model runs are the masks of several tensors (attention), those that an
+input of a nested model comes with, and those of outputs, for the loss. A call whose tensor has lost its mask returns
+tensors that have lost theirs. A nested model called on one that had a mask when the model was built sets it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from layergraph.execution.named_masks import NamedMask
+from layergraph.execution.step import Step
+from layergraph.functional.invocation import Invocation
+from layergraph.functional.layer import Layer
+from layergraph.functional.tensor import Tensor
+from layergraph.layers.activation_functions import linear
+from layergraph.layers.activations import Activation
+from layergraph.layers.attention.attention import AdditiveAttention, Attention
+from layergraph.layers.core.basic import Identity, Masking
+from layergraph.layers.regularization import (
+    ActivityRegularization,
+    AlphaDropout,
+    Dropout,
+    GaussianDropout,
+    GaussianNoise,
+    SpatialDropout1D,
+    SpatialDropout2D,
+    SpatialDropout3D,
+)
+
+_DROPPING = (Dropout, AlphaDropout, GaussianDropout, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D)
+#: Number of arguments whose masks MultiHeadAttention removes: query, value and key.
+_REMOVED = 3
+
+
+def is_recorded(call: Invocation, recorded: Collection[int]) -> bool:
+    """Whether the outputs of a call have masks when the model is built, by the ids of the tensors that have them.
+
+    Those of a nested model have none then.
+    """
+    if call.layer.inner_model is not None or not call.layer.supports_masking:
+        return False
+    masked = [call.tensors[index] for index in _passed_on(call) if call.tensors[index].mask_shape is not None]
+    return isinstance(call.layer, Masking) or all(id(tensor) in recorded for tensor in masked)
+
+
+def without_lost_masks(
+    steps: Sequence[Step], recorded: Collection[int], set_again: Mapping[int, Collection[int]], *, training: bool
+) -> tuple[list[Step], set[int]]:
+    """Returns steps that take no lost masks, and the slots whose masks are lost in the end.
+
+    `steps` are in Keras's order, which decides what is lost for whom. `recorded` has the ids of the tensors that have
+    masks when the model is built, and `set_again` the slots whose masks are set again before the step of that index.
+    In training, Dropout returns new tensors.
+    """
+    found: list[Step] = []
+    #: The slot with the same tensor that was filled first.
+    first: dict[int, int] = {}
+    lost: set[int] = set()
+    for number, step in enumerate(steps):
+        lost.difference_update(first.get(slot, slot) for slot in set_again.get(number, ()))
+        call, at_sources = step.call, [first.get(slot, slot) for slot in step.sources]
+        gone = [index for index, slot in enumerate(at_sources) if slot in lost]
+        several = not isinstance(call.mask_sources.get("mask"), Tensor)
+        untaken = [index for index in gone if several or id(call.tensors[index]) not in recorded]
+        found.append(replace(step, call=call.without_taking(untaken)) if untaken else step)
+        if _returns_inputs(call, training=training):
+            first.update(zip(step.targets, at_sources, strict=False))
+            if isinstance(call.layer, NamedMask):
+                lost.discard(at_sources[0])
+        elif not _passed_on(call).isdisjoint(gone) and not isinstance(call.layer, Masking):
+            lost.update(step.targets)
+        if call.layer.removes_masks:
+            lost.update(at_sources[index] for index in call.indices_in(_REMOVED) - call.cast)
+    return found, lost | {slot for slot, same in first.items() if same in lost}
+
+
+def _passed_on(call: Invocation) -> frozenset[int]:
+    """Indices of the tensors whose masks the outputs' masks are made of."""
+    indices = call.passes_on
+    return indices & {0} if isinstance(call.layer, (Attention, AdditiveAttention)) else indices
+
+
+def _returns_inputs(call: Invocation, *, training: bool) -> bool:
+    """Whether a call returns the tensor that it was given, not another one with the same values."""
+    layer: Layer = call.layer
+    training = training if call.training is None else call.training
+    if isinstance(layer, _DROPPING):
+        return not (training and layer.rate)
+    if isinstance(layer, GaussianNoise):
+        return not (training and layer.stddev)
+    if isinstance(layer, Activation):
+        return layer.activation is linear
+    return isinstance(layer, (ActivityRegularization, Identity, NamedMask))

@@ -1,0 +1,127 @@
+"""MultiHeadAttention removes the masks of its inputs, in Keras 3.8 and later: blocks of a transformer depend on it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from layergraph import load_model
+from model_oracles import check_model
+from oracles import assert_close, keras
+
+IDS = np.array([[3, 1, 4, 1, 0, 0], [5, 2, 6, 0, 0, 0]])
+
+
+def block(k: Any, x: Any) -> Any:
+    """The encoder of Keras's examples."""
+    x = k.layers.LayerNormalization()(k.layers.Add()([x, k.layers.MultiHeadAttention(2, 3)(x, x)]))
+    return k.layers.LayerNormalization()(k.layers.Add()([x, k.layers.Dense(4)(x)]))
+
+
+def two_blocks(k: Any, x: Any) -> Any:
+    return block(k, block(k, x))
+
+
+def pooled(k: Any, x: Any) -> Any:
+    return k.layers.GlobalAveragePooling1D()(two_blocks(k, x))
+
+
+def two_readers(k: Any, x: Any) -> Any:
+    """Only the first of two layers that attend to a tensor finds its mask."""
+    y = k.layers.LayerNormalization()(x)
+    return k.layers.Add()([k.layers.MultiHeadAttention(2, 3)(y, y), k.layers.MultiHeadAttention(2, 3)(x, y)])
+
+
+def same_tensor(k: Any, x: Any) -> Any:
+    """Dropout returns its input, and with it what had become of the mask."""
+    y = k.layers.Activation("linear")(k.layers.Dropout(0.3)(x))
+    first = k.layers.MultiHeadAttention(2, 3)(y, y)
+    return k.layers.Add()([first, k.layers.MultiHeadAttention(2, 3)(first, x)])
+
+
+def attended(k: Any, x: Any) -> Any:
+    """The masks of a list are looked up when the model runs, the mask of one tensor isn't."""
+    y = k.layers.Attention()([k.layers.MultiHeadAttention(2, 3)(x, x), x])
+    return k.layers.GlobalAveragePooling1D()(y)
+
+
+def inner(k: Any, attends: bool) -> Any:
+    x = k.Input((6, 4))
+    layer = k.layers.MultiHeadAttention(2, 3)
+    return k.Model(x, k.layers.Add()([x, layer(x, x) if attends else k.layers.Dense(4)(x)]))
+
+
+def nested(k: Any, x: Any) -> Any:
+    """What a nested model removes is lost outside, too, and its call sets the mask that was there at first."""
+    attends, passes = inner(k, True), inner(k, False)
+    first = attends(x)
+    second = k.layers.MultiHeadAttention(2, 3)(x, x)
+    third = passes(x)
+    return k.layers.Concatenate()([first, second, third, k.layers.MultiHeadAttention(2, 3)(third, x)])
+
+
+def nested_and_read(k: Any, x: Any) -> Any:
+    """Outputs of a nested model have no mask before the model runs."""
+    y = k.layers.MultiHeadAttention(2, 3)(x, x)
+    average = k.layers.Average()([inner(k, False)(y), k.layers.MultiHeadAttention(2, 3)(x, x)])
+    return k.layers.LSTM(3)(average)
+
+
+CASES = [block, two_blocks, pooled, two_readers, same_tensor, attended, nested, nested_and_read]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.parametrize("layers", CASES)
+def test_masks_end_at_the_first_attention(layers: Any, tmp_path: Path) -> None:
+    def build(k: Any) -> Any:
+        x = k.Input((6,), dtype="int64")
+        return [x], [layers(k, k.layers.Embedding(9, 4, mask_zero=True)(x))]
+
+    check_model(build, [IDS], tmp_path)
+
+
+def two_attentions(*, explicit: bool) -> Any:
+    """Two layers that attend to one tensor, the second with its mask as an argument if `explicit`."""
+    ids = keras.Input((6,), dtype="int64")
+    x = keras.layers.Embedding(9, 4, mask_zero=True, name="embedding")(ids)
+    y = keras.layers.LayerNormalization(name="normalized")(x)
+    first = keras.layers.MultiHeadAttention(2, 3, name="first")(y, y)
+    mask = keras.ops.expand_dims(keras.ops.not_equal(ids, 0), 1)
+    given = {"attention_mask": mask} if explicit else {}
+    return keras.Model(
+        ids, keras.layers.Add()([first, keras.layers.MultiHeadAttention(2, 3, name="second")(x, y, **given)])
+    )
+
+
+def test_files_of_keras_3_7_keep_masks(tmp_path: Path) -> None:
+    model, expected = two_attentions(explicit=False), two_attentions(explicit=True)
+    expected.set_weights(model.get_weights())
+    model.save(tmp_path / "new.keras")
+    with zipfile.ZipFile(tmp_path / "new.keras") as new, zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
+        for name in new.namelist():
+            content = new.read(name)
+            old.writestr(name, json.dumps({"keras_version": "3.7.0"}) if name == "metadata.json" else content)
+    assert_close(run(load_model(tmp_path / "old.keras")), expected.predict(IDS, verbose=0))
+    assert_close(run(load_model(tmp_path / "new.keras")), model.predict(IDS, verbose=0))
+    assert np.abs(model.predict(IDS, verbose=0) - expected.predict(IDS, verbose=0)).max() > 1e-3
+
+
+def run(model: Any) -> Any:
+    (result,) = model.plan().run({model.input_names[0]: IDS}).values()
+    return result
+
+
+def test_an_output_that_has_lost_its_mask_counts_whole_in_the_loss(tmp_path: Path) -> None:
+    ids = keras.Input((6,), dtype="int64")
+    x = keras.layers.LayerNormalization()(keras.layers.Embedding(9, 4, mask_zero=True)(ids))
+    model = keras.Model(ids, [x, keras.layers.MultiHeadAttention(2, 3)(x, x)])
+    model.save(tmp_path / "model.keras")
+    ours = load_model(tmp_path / "model.keras")
+    y = [np.full((2, 6, 4), 3.0, np.float32)] * 2
+    for one in (model, ours):
+        one.compile("sgd", ["mse", "mse"])
+    np.testing.assert_allclose(ours.evaluate(IDS, y)[0], model.evaluate(IDS, y, verbose=0)[0], rtol=1e-5)
