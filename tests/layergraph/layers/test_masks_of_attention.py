@@ -71,7 +71,38 @@ def nested_and_read(k: Any, x: Any) -> Any:
     return k.layers.LSTM(3)(average)
 
 
-CASES = [block, two_blocks, pooled, two_readers, same_tensor, attended, nested, nested_and_read]
+def set_again(k: Any, x: Any) -> Any:
+    """The call of a nested model sets the mask that a layer before it, which is deeper, has removed."""
+    early = k.layers.Dense(4)(k.layers.Dense(4)(k.layers.MultiHeadAttention(2, 3)(x, x)))
+    return k.layers.Add()([early, k.layers.MultiHeadAttention(2, 3)(inner(k, False)(x), x)])
+
+
+def named(k: Any, x: Any) -> Any:
+    """A mask that a call of a nested model names is set, too."""
+    y = inner(k, False)(x)
+    early = k.layers.Dense(4)(k.layers.Dense(4)(k.layers.MultiHeadAttention(2, 3)(y, y)))
+    return k.layers.Add()([early, inner(k, True)(y, mask=k.ops.any(k.ops.greater(x, 0.0), axis=-1))])
+
+
+def twice(k: Any, x: Any) -> Any:
+    """Two calls of one model on one tensor: only the first finds a mask that wasn't there when the model was built."""
+    y, shared = inner(k, False)(x), inner(k, True)
+    return k.layers.Concatenate()([shared(y), shared(y)])
+
+
+CASES = [
+    block,
+    two_blocks,
+    pooled,
+    two_readers,
+    same_tensor,
+    attended,
+    nested,
+    nested_and_read,
+    set_again,
+    named,
+    twice,
+]
 
 
 @pytest.mark.filterwarnings("ignore:.*does not support masking")
