@@ -136,9 +136,9 @@ tutorials: $(STAMP) ## Run the pages of the tutorials and quick starts with stoc
 languages: $(STAMP) ## Compile the clients in Go, Java and TypeScript, and compare them with the Python client (ARGS=go)
 	$(TESTS) $(BIN)/python tests/proofs/languages.py $(ARGS)
 
-FUZZERS := graphs operations engines training
+FUZZERS := graphs masks operations engines training
 .PHONY: fuzz $(addprefix fuzz-,$(FUZZERS) workers keras3 tensorflow_training)
-fuzz: fuzz-$(FUZZ) ## Compare COUNT random cases from SEED on, or CASE alone (FUZZ=graphs, operations, engines, training, workers, keras3 with KERAS=folder, tensorflow_training with PEER=Python)
+fuzz: fuzz-$(FUZZ) ## Compare COUNT random cases from SEED on, or CASE alone (FUZZ=graphs, masks, operations, engines, training, workers, keras3 with KERAS=folder, tensorflow_training with PEER=Python)
 
 $(addprefix fuzz-,$(FUZZERS)): fuzz-%: $(STAMP)
 	$(TESTS) $(BIN)/python tests/fuzz/$*.py $(SEEDS)

@@ -1,9 +1,10 @@
 """Masks that calls don't find, since MultiHeadAttention removes those of its inputs, as in Keras 3.8 and later.
 
 In Keras a mask is an attribute of a tensor. A layer called on one tensor gets the mask that it had when the model was
-built, which can't be lost. Looked up when the model runs are the masks of several tensors (attention), those that an
-input of a nested model comes with, and those of outputs, for the loss. A call whose tensor has lost its mask returns
-tensors that have lost theirs. A nested model called on one that had a mask when the model was built sets it again.
+built, which can't be lost, and passes it on. Looked up when the model runs are the masks of several tensors
+(attention), those that an input of a nested model comes with, and those of outputs, for the loss. Another call whose
+tensor has lost its mask returns tensors that have lost theirs. A nested model called on one that had a mask when the
+model was built sets it again.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def without_lost_masks(
             first.update(zip(step.targets, at_sources, strict=False))
             if isinstance(call.layer, NamedMask):
                 lost.discard(at_sources[0])
-        elif not _passed_on(call).isdisjoint(gone) and not isinstance(call.layer, Masking):
+        elif (several or untaken) and not _passed_on(call).isdisjoint(gone) and not isinstance(call.layer, Masking):
             lost.update(step.targets)
         if call.layer.removes_masks:
             lost.update(at_sources[index] for index in call.indices_in(_REMOVED) - call.cast)

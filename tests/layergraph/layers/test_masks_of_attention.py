@@ -7,10 +7,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import layergraph
 import numpy as np
 import pytest
 from layergraph import load_model
-from model_oracles import check_model
+from model_oracles import check_model, in_order_of_making
 from oracles import assert_close, keras
 
 IDS = np.array([[3, 1, 4, 1, 0, 0], [5, 2, 6, 0, 0, 0]])
@@ -146,13 +147,23 @@ def run(model: Any) -> Any:
     return result
 
 
-def test_an_output_that_has_lost_its_mask_counts_whole_in_the_loss(tmp_path: Path) -> None:
-    ids = keras.Input((6,), dtype="int64")
-    x = keras.layers.LayerNormalization()(keras.layers.Embedding(9, 4, mask_zero=True)(ids))
-    model = keras.Model(ids, [x, keras.layers.MultiHeadAttention(2, 3)(x, x)])
+def three_outputs(k: Any) -> Any:
+    """The first has lost its mask. An LSTM passes on the mask that it gets, which isn't lost."""
+    ids = k.Input((6,), dtype="int64")
+    x = k.layers.LayerNormalization()(k.layers.Embedding(9, 4, mask_zero=True)(ids))
+    attended = k.layers.MultiHeadAttention(2, 3)(x, x)
+    sequence = k.layers.LSTM(4, return_sequences=True)(k.layers.MultiHeadAttention(2, 3)(x, attended))
+    return k.Model(ids, [x, attended, sequence])
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_an_output_that_has_lost_its_mask_counts_whole_in_the_loss(loaded: bool, tmp_path: Path) -> None:
+    model = three_outputs(keras)
     model.save(tmp_path / "model.keras")
-    ours = load_model(tmp_path / "model.keras")
-    y = [np.full((2, 6, 4), 3.0, np.float32)] * 2
+    ours = load_model(tmp_path / "model.keras") if loaded else three_outputs(layergraph)
+    for layer, other in zip(in_order_of_making(ours), in_order_of_making(model), strict=True):
+        layer.set_weights(other.get_weights())
+    y = [np.full((2, 6, 4), 3.0, np.float32)] * 3
     for one in (model, ours):
-        one.compile("sgd", ["mse", "mse"])
+        one.compile("sgd", ["mse"] * 3)
     np.testing.assert_allclose(ours.evaluate(IDS, y)[0], model.evaluate(IDS, y, verbose=0)[0], rtol=1e-5)
