@@ -80,11 +80,14 @@ class Plan:
         marks = marking(serving) if outputs is None and len(self.steps) < len(serving) else []
         #: The steps that `forward` executes, in Keras's order, as calls of a shared layer change statistics and states.
         #: For each mode: in training, other masks may be lost.
-        self._by_mode = {False: with_frees(needed(ordered, [*self._outputs, *marks]), self._outputs)}
-        #: Outputs whose masks are lost.
-        self._lost = {False: lost}
-        _, ordered, self._lost[True] = layout.calls(training=True)
-        self._by_mode[True] = with_frees(needed(ordered, [*self._outputs, *marks]), self._outputs)
+        self._by_mode = dict.fromkeys(
+            (False, True), with_frees(needed(ordered, [*self._outputs, *marks]), self._outputs)
+        )
+        #: Slots whose masks are lost.
+        self._lost = {False: lost, True: lost}
+        if layout.removes_masks:
+            _, ordered, self._lost[True] = layout.calls(training=True)
+            self._by_mode[True] = with_frees(needed(ordered, [*self._outputs, *marks]), self._outputs)
         self._forwarded = self._by_mode[True]
         used = {slot for step in self.steps for slot in step.sources} | set(self._outputs)
         everything = zip(model.input_specs, [slots[id(tensor)] for tensor in model.inputs], strict=True)
@@ -431,6 +434,11 @@ class _Layout:
         self._entered: list[tuple[tuple[int, ...], list[int]]] = []
         self.slot_count = 0
 
+    @property
+    def removes_masks(self) -> bool:
+        """Whether a call takes away masks from later ones."""
+        return any(step.call.layer.removes_masks for step in self.steps)
+
     def calls(self, *, training: bool) -> tuple[list[Step], list[Step], set[int]]:
         """Returns the steps, without masks that are lost: as they were added, and in the order of Keras.
 
@@ -438,7 +446,7 @@ class _Layout:
         """
         order = sorted(range(len(self.steps)), key=self._places.__getitem__)
         ordered, lost = [self.steps[index] for index in order], set[int]()
-        if any(step.call.layer.removes_masks for step in ordered):
+        if self.removes_masks:
             places = [self._places[index] for index in order]
             set_again: dict[int, list[int]] = {}
             for place, slots in self._entered:
