@@ -67,6 +67,8 @@ def serve(argv: Sequence[str]) -> int:
     logs.set_up(settings.log_level, settings.log_format, rewriter.stream if rewriter else None)
     if rewriter is not None:
         rewriter.take(STDOUT)
+    # On a cold machine, importing torch takes several seconds more.
+    logger.info("starting with %s", settings.path)
     signals = Signals()
     try:
         app, first = _started_or_signalled(signals, settings)

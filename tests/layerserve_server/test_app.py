@@ -324,6 +324,11 @@ def list_models(port):
         return models_pb2_grpc.ModelServiceStub(channel).ListModels(models_pb2.ListModelsRequest(), timeout=30)
 
 
+def test_the_first_line_of_the_log_names_the_path(process, tmp_path):
+    lines = (line for line in process().stderr if line.startswith("{"))
+    assert json.loads(next(lines))["message"] == f"starting with {tmp_path / 'models'}"
+
+
 def test_sigterm_drains_and_ends_well(process):
     server = process("--drain-seconds", "0.2")
     assert len(list_models(port_of(server)).versions) == 0
