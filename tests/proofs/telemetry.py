@@ -254,7 +254,7 @@ def check_metrics(address: str) -> None:
         ("nv_inference_pending_request_count", 0),
         (":tensorflow:serving:request_count", calls + streams),
         (":tensorflow:serving:request_example_count_total", rows),
-        (":tensorflow:serving:request_latency_count", calls),
+        (":tensorflow:serving:request_latency_count", calls + streams),
     ):
         check(name, query(address, f'{{__name__="{name}"}}'), expected)
     seconds = query(address, "layerserve_queue_seconds_sum") or 0
