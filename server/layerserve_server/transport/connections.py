@@ -31,6 +31,9 @@ CHECK_SECONDS = 0.1
 MIN_CHECK_SECONDS, MIN_CHECK_RATIO = 0.02, 10.0
 #: Fraction of the memory budget: if replies since the last check exceed it, the next check runs at once.
 UNCHECKED_SHARE = 0.125
+#: Fraction of the memory budget above which the connections with the most buffered bytes are relieved or closed: before
+#: it is used up, so that the requests of others aren't refused for them.
+RELIEF_SHARE = 0.75
 #: Fraction of `max_connections` above which connections of the addresses with the most are closed.
 CROWDED_SHARE = 0.875
 #: Maximum bytes of a call on the wire besides its message: both transports limit its metadata.
@@ -166,6 +169,8 @@ class Connections:
         self._unchecked = 0
         #: Number of such bytes above which the next check runs at once.
         self._max_unchecked = UNCHECKED_SHARE * limits.max_buffered_bytes
+        #: Number of buffered bytes above which connections are relieved.
+        self._max_buffered = int(RELIEF_SHARE * limits.max_buffered_bytes)
         #: Bytes that closed connections may still occupy.
         self._closing = 0.0
         self._check_now = threading.Event()
@@ -247,8 +252,8 @@ class Connections:
             checked = now
 
     def _pause(self, rate: float) -> float:
-        """Returns the time until the next check: half the time until the budget is full at `rate` bytes per second."""
-        left = max(0, self._limits.max_buffered_bytes - self._buffered)
+        """Returns the time until the next check: half the time until relief is due at `rate` bytes per second."""
+        left = max(0, self._max_buffered - self._buffered)
         return min(CHECK_SECONDS, left / rate / 2) if rate > 0 else CHECK_SECONDS
 
     def _search(self) -> None:
@@ -335,23 +340,22 @@ class Connections:
                     self._close(connection, f"the address has more than {share} connections")
 
     def _relieve_memory(self) -> None:
-        """Relieves or closes the connections with the most buffered bytes, until the total is within the limit."""
-        limit = self._limits.max_buffered_bytes
+        """Relieves or closes the connections with the most buffered bytes, until the total leaves room for others."""
         for connection in sorted(self._connections.values(), key=lambda one: one.buffered, reverse=True):
             self._buffered = self._total_buffered()
-            if self._buffered <= limit or not connection.buffered:
+            if self._buffered <= self._max_buffered or not connection.buffered:
                 return
             if self.relieve(connection.where):
                 connection.incomplete = 0.0
             else:
                 self._closing += connection.buffered
-                self._close(connection, "it had the most buffered bytes, and their total exceeds the limit")
+                self._close(connection, f"it had the most buffered bytes, and their total exceeds {self._max_buffered}")
         self._buffered = self._total_buffered()
 
     def _total_buffered(self) -> int:
         buffered = sum(one.buffered for one in self._connections.values())
         # Received bytes may have been forwarded to another process, and then don't occupy memory of this one.
-        return min(buffered, own_memory()) if buffered > self._limits.max_buffered_bytes / 2 else buffered
+        return min(buffered, own_memory()) if buffered > self._max_buffered / 2 else buffered
 
     def _close(self, connection: Connection, reason: str) -> None:
         self._closed_count[connection.where[0], reason] += 1
