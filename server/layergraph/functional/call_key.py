@@ -27,6 +27,7 @@ _IGNORED = frozenset(
     {
         "name",
         "inbound_nodes",
+        "number",
         "built",
         "_trainable",
         "announced_shape",
