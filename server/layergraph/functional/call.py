@@ -468,8 +468,8 @@ class Inner:
     #: Keras's code also calls it by this name.
     call = __call__
 
-    @property
-    def __class__(self) -> type[Layer]:  # type: ignore[override, misc]
+    @property  # type: ignore[misc]  # what `isinstance` reads
+    def __class__(self) -> type[Layer]:  # type: ignore[override]
         return type(self._layer)
 
     def __getattr__(self, name: str) -> Any:

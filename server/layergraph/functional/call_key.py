@@ -28,6 +28,7 @@ _IGNORED = frozenset(
         "name",
         "inbound_nodes",
         "number",
+        "own_class_name",
         "built",
         "_trainable",
         "announced_shape",

@@ -148,6 +148,8 @@ class Layer(_LayerOptions):
         self.mask_use = "keras3"
         #: The layer's form in the file that it was loaded from, if the file is of Keras 2.
         self.stored_form: StoredForm | None = None
+        #: Name of the class in the file that the layer was loaded from, if the file has another name to find it by.
+        self.own_class_name = ""
         #: LoRA weights of the layer; None if it has none.
         self.lora: Lora | None = None
         #: Scale of LoRA weights, times their rank: of the layer's, or of those that its file has beside the kernel.
@@ -175,7 +177,7 @@ class Layer(_LayerOptions):
     @property
     def keras_class_name(self) -> str:
         """Class name in files."""
-        return type(self).__name__
+        return self.own_class_name or type(self).__name__
 
     @property
     def group_name(self) -> str:

@@ -306,6 +306,8 @@ class _Builder:
             ) from wrong
         if spec.stored is not None:
             layer.stored_form = StoredForm(spec.stored)
+        if spec.class_name not in HUB_LAYERS:
+            layer.own_class_name = spec.own_class_name
         if isinstance(alpha := spec.config.get("lora_alpha"), (int, float)):
             layer.lora_alpha = float(alpha)
         rank = spec.config.get("lora_rank")

@@ -485,15 +485,15 @@ def test_attributes_may_be_set_again_and_share_layers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["h5", "keras"])
 def test_lists_of_layers_of_keras2(ending: str, tmp_path: Path) -> None:
     """tf.keras 2.15 lists and names them otherwise than Keras 3; the state of its optimizer has its order, too."""
-    folder = Path(__file__).parents[2] / "fixtures"
+    folder = Path(__file__).parents[2] / "fixtures" / "custom_blocks"
     objects = {"Block": block_of(layergraph)}
-    with np.load(folder / "keras2_blocks.npz") as arrays:
+    with np.load(folder / "keras2.npz") as arrays:
         x, y, expected, trained = (arrays[name] for name in ("x", "y", "outputs", "trained"))
-    model = layergraph.load_model(folder / f"keras2_blocks.{ending}", custom_objects=objects)
+    model = layergraph.load_model(folder / f"keras2.{ending}", custom_objects=objects)
     assert_close(model.predict(x), expected)
     model.save(tmp_path / f"again.{ending}")
     again = layergraph.load_model(tmp_path / f"again.{ending}", custom_objects=objects)
-    with h5py_of(folder / f"keras2_blocks.{ending}") as one, h5py_of(tmp_path / f"again.{ending}") as other:
+    with h5py_of(folder / f"keras2.{ending}") as one, h5py_of(tmp_path / f"again.{ending}") as other:
         assert arrays_in(other) == arrays_in(one)
     for loaded in (model, again):
         loaded.fit(x, y, batch_size=4, shuffle=False, verbose=0)
