@@ -139,6 +139,33 @@ def test_all_that_is_custom_is_told_with_its_place(plugin: str, tmp_path: Path) 
     assert all("register_activation" in problem for problem in problems[1:])
 
 
+def test_a_class_of_another_name_finds_its_weights(plugin: str, tmp_path: Path) -> None:
+    """Groups of weights have the name that Keras's class has in its module, not the name that it is registered by."""
+
+    @keras.saving.register_keras_serializable("mine", "Registered")
+    class Theirs(keras.layers.Dense):  # type: ignore[misc]
+        pass
+
+    @register_layer("mine", "Registered")
+    class Ours(layergraph.layers.Dense):
+        pass
+
+    x = keras.Input((3,))
+    each = keras.layers.TimeDistributed(Theirs(4))(keras.layers.RepeatVector(2)(Theirs(3, name="first")(x)))
+    theirs = keras.Model(x, each)
+    theirs.save(tmp_path / "m.keras")
+    rows = np.random.default_rng(0).standard_normal((5, 3)).astype("f4")
+    ours = layergraph.load_model(tmp_path / "m.keras")
+    assert isinstance(ours.get_layer("first"), Ours)
+    ours.save(tmp_path / "again.keras")
+    for again in (
+        ours,
+        layergraph.load_model(tmp_path / "again.keras"),
+        keras.models.load_model(tmp_path / "again.keras"),
+    ):
+        assert_close(again.predict(rows), theirs.predict(rows, verbose=0))
+
+
 def named_as_in_keras() -> Any:
     """A class with the name of one of Keras's, which computes something else, as those of keras-multi-head do."""
 

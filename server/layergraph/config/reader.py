@@ -240,7 +240,15 @@ class _Reader:
             return None
         shared = value.get("shared_object_id")
         shared = shared if type(shared) is int else None
-        layer = LayerSpec(name, kind, {}, module=_module(value), shared_id=shared, stored=stored)
+        layer = LayerSpec(
+            name,
+            kind,
+            {},
+            module=_module(value),
+            own_class_name=_own_class_name(value),
+            shared_id=shared,
+            stored=stored,
+        )
         if self._is_model(kind):
             layer = replace(layer, graph=self._graph(value, kind), stored=None)
         else:
@@ -382,6 +390,13 @@ def _module(value: Mapping[str, Any]) -> str:
     """The module of a layer's class, for error texts."""
     module = value.get("module")
     return module if isinstance(module, str) else ""
+
+
+def _own_class_name(value: Mapping[str, Any]) -> str:
+    """The name of a registered class in its module: the first part of the names of its groups in Keras 3's layout."""
+    registered, name = value.get("registered_name"), value.get("class_name")
+    known = isinstance(registered, str) and ">" in registered and isinstance(name, str) and name.isidentifier()
+    return str(name) if known else ""
 
 
 def _only_input(graph: GraphSpec) -> LayerSpec | None:

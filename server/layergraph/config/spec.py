@@ -51,7 +51,8 @@ class LayerSpec:
 
     `config` has Keras 3's keys and values. A layer in it (a wrapper's `layer`, a cell) is a `LayerSpec` without calls.
     `graph` is set for a model used as a layer; `config` is then empty. `operation` distinguishes a `keras.ops` node
-    from a layer of the same class name. `module` is where the file says that the class is. Layers with equal
+    from a layer of the same class name. `module` is where the file says that the class is, and `own_class_name` its
+    name there, if it is registered by a name, which then is `class_name`. Layers with equal
     `shared_id` are one layer, shared by several models of the file. `stored` is the layer's object without its calls,
     kept for writing a file of the same generation, and `first_call` the node index that the file gives to the first
     call.
@@ -64,6 +65,7 @@ class LayerSpec:
     graph: GraphSpec | None = None
     operation: bool = False
     module: str = field(default="", compare=False)
+    own_class_name: str = field(default="", compare=False)
     shared_id: int | None = None
     stored: Mapping[str, Any] | None = field(default=None, compare=False)
     first_call: int = 0

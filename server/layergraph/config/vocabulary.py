@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Vocabulary:
     """Names known to the reader. No name of a file causes an import.
 
-    layers        class names of Keras's layers
+    layers        class names of Keras's layers, and of registered ones
     operations    class names of operations
     lambdas       names of Lambda layers -> class names of their replacements
     activations   names of custom functions

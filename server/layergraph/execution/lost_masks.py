@@ -3,8 +3,8 @@
 In Keras a mask is an attribute of a tensor. A layer called on one tensor gets the mask that it had when the model was
 built, which can't be lost, and passes it on. Looked up when the model runs are the masks of several tensors
 (attention), those that an input of a nested model comes with, and those of outputs, for the loss. Another call whose
-tensor has lost its mask returns tensors that have lost theirs. A nested model called on one that had a mask when the
-model was built sets it again.
+tensor has lost its mask returns tensors that have lost theirs; a Concatenate only if none of its masks is left. A
+nested model called on one that had a mask when the model was built sets it again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from layergraph.layers.activation_functions import linear
 from layergraph.layers.activations import Activation
 from layergraph.layers.attention.attention import AdditiveAttention, Attention
 from layergraph.layers.core.basic import Identity, Masking
+from layergraph.layers.merging import Concatenate
 from layergraph.layers.regularization import (
     ActivityRegularization,
     AlphaDropout,
@@ -67,7 +68,12 @@ def without_lost_masks(
         gone = [index for index, slot in enumerate(at_sources) if slot in lost]
         several = not isinstance(call.mask_sources.get("mask"), Tensor)
         untaken = [index for index in gone if several or id(call.tensors[index]) not in recorded]
-        found.append(replace(step, call=call.without_taking(untaken)) if untaken else step)
+        if untaken:
+            step = replace(step, call=call.without_taking(untaken))
+        if several and _keeps_others(call, gone):
+            found.append(replace(step, call=step.call.without_passing_on(gone)))
+            continue
+        found.append(step)
         if _returns_inputs(call, training=training):
             first.update(zip(step.targets, at_sources, strict=False))
             if isinstance(call.layer, NamedMask):
@@ -83,6 +89,13 @@ def _passed_on(call: Invocation) -> frozenset[int]:
     """Indices of the tensors whose masks the outputs' masks are made of."""
     indices = call.passes_on
     return indices & {0} if isinstance(call.layer, (Attention, AdditiveAttention)) else indices
+
+
+def _keeps_others(call: Invocation, gone: Collection[int]) -> bool:
+    """Whether the outputs have a mask without those that are gone: Concatenate takes True in place of a mask."""
+    if not gone or not isinstance(call.layer, Concatenate):
+        return False
+    return any(call.tensors[index].mask_shape is not None for index in call.passes_on.difference(gone))
 
 
 def _returns_inputs(call: Invocation, *, training: bool) -> bool:

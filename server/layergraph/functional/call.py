@@ -18,7 +18,7 @@ import torch
 
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
-from layergraph.functional.binding import Binder, bind_meta
+from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
@@ -61,15 +61,15 @@ def adopt_call(cls: type[Layer]) -> None:
 
 
 def adopt_methods(cls: type[Layer]) -> None:
-    """Adapts the other methods of such a class: Keras's `build` sets `built`, its `compute_mask` takes no context."""
+    """Adapts the other methods of such a class: Keras's `compute_mask` takes no context."""
     own: Any = vars(cls)
-    if "build" in own:
-        cls.build = _marking_built(own["build"])  # type: ignore[method-assign]
     if "compute_mask" in own and len(inspect.signature(own["compute_mask"]).parameters) < _MASK_PARAMETERS:
         cls.compute_mask = _without_context(own["compute_mask"])  # type: ignore[method-assign]
 
 
-def _marking_built(build: Callable[..., None]) -> Callable[..., None]:
+def marking_built(build: Callable[..., None]) -> Callable[..., None]:
+    """Makes a class's `build` set `built`, as Keras's does."""
+
     @functools.wraps(build)
     def built(self: Layer, *args: Any, **kwargs: Any) -> None:
         # An enclosing layer may build it directly, as the guide does.
@@ -96,33 +96,71 @@ def _set_attribute(self: Layer, name: str, value: Any) -> None:
     if call is not None:
         call.set_attribute(self, name, value)
         return
-    object.__setattr__(self, name, value)
-    if name not in _OWN and any(_layers_in(name, value)):
+    holds_layers = name not in _OWN and any(_layers_in(name, value))
+    if holds_layers:
         if "sublayers" not in vars(self):
             raise GraphError(
                 f"layer of class {type(self).__name__}: attribute '{name}' is set to a layer before "
                 "super().__init__() is called, expected the other order"
             )
+        # Layers that lists have got since come before it.
         find_sublayers(self)
+    # Attributes are in the order in which they were last set.
+    vars(self).pop(name, None)
+    object.__setattr__(self, name, value)
+    if holds_layers:
+        find_sublayers(self, appended=False)
 
 
-def find_sublayers(layer: Layer) -> None:
-    """Lists the layers among the attributes as sublayers, by their paths in Keras's files."""
-    attributes = vars(layer)
-    paths: dict[Layer, str] = {}
-    for name, value in attributes.items():
-        if name not in _OWN:
-            for path, inner in _layers_in(name, value):
-                # A layer held by several attributes is saved by Keras under the alphabetically first.
-                paths[inner] = min(path, paths.get(inner, path))
+def find_sublayers(layer: Layer, *, appended: bool = True) -> None:
+    """Lists the layers among the attributes as sublayers, by their paths in Keras's files.
+
+    With `appended`, those that are new were added to lists since, most likely in the order in which they were made.
+    """
+    # A layer held by several attributes is saved by Keras under the alphabetically first.
+    paths = _paths(layer, min)
     # Sublayers that a class of this package lists itself, under names that aren't attributes.
-    kept = {path: inner for path, inner in layer.sublayers.items() if path.partition("/")[0] not in attributes}
+    kept = {path: inner for path, inner in layer.sublayers.items() if path.partition("/")[0] not in vars(layer)}
+    # Keras 3, also in an `.h5`, lists layers in the order in which it gets them: those found earlier come first.
+    known = dict.fromkeys(inner for inner in layer.sublayers.values() if inner in paths)
+    found = [inner for inner in paths if inner not in known]
+    if appended:
+        found.sort(key=lambda inner: inner.number)
     layer.sublayers.clear()
-    layer.sublayers.update({**kept, **{path: inner for inner, path in paths.items()}})
+    layer.sublayers.update({**kept, **{paths[inner]: inner for inner in [*known, *found]}})
     if layer.sublayers:
         # Masks of the inputs reach the sublayers even if `call` doesn't take them.
         names = type(layer).call_argument_names
         object.__setattr__(layer, "mask_argument_names", frozenset({"mask", *(f"{name}_mask" for name in names)}))
+
+
+def _paths(layer: Layer, choose: Callable[[str, str], str]) -> dict[Layer, str]:
+    """Maps the layers among the attributes to their paths; `choose` takes one of two."""
+    paths: dict[Layer, str] = {}
+    for name, value in vars(layer).items():
+        if name not in _OWN:
+            for path, inner in _layers_in(name, value):
+                paths[inner] = choose(path, paths.get(inner, path))
+    return paths
+
+
+def last_paths(layer: Layer) -> dict[str, Layer]:
+    """The sublayers by the alphabetically last of their paths, as Keras 2.15 saves them."""
+    paths = _paths(layer, max) if layer.computes_by_call else {}
+    return {paths.get(inner, path): inner for path, inner in layer.sublayers.items()}
+
+
+def list_as_in_keras2(layer: Layer) -> None:
+    """Lists the sublayers of a class with `call` by its attributes, in the order in which those were last set.
+
+    Weights in an `.h5` and optimizer states have this order: tf.keras notes a list when it is set, with what it will
+    hold, and takes a dict's layers by their keys.
+    """
+    attributes = {name: value for name, value in vars(layer).items() if name not in _OWN}
+    listed = dict.fromkeys(leaf for leaf in flatten(list(attributes.values())) if _is_layer(leaf))
+    paths = {inner: path for path, inner in layer.sublayers.items()}
+    layer.sublayers.clear()
+    layer.sublayers.update({paths[inner]: inner for inner in dict.fromkeys([*listed, *paths]) if inner in paths})
 
 
 def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Layer]]:
@@ -158,9 +196,6 @@ def _build_for(self: Layer, args: tuple[Structure, ...]) -> None:
             self.build(*_shapes_for(self, args))
         self.built = True
         find_sublayers(self)
-        for inner in self.sublayers.values():
-            # In Keras's guide `build` may call a sublayer's `build` directly.
-            inner.built = inner.built or bool(inner.own_weights)
     if any(not inner.built for inner in self.sublayers.values()):
         with scopes.building(self):
             infer_anew(Invocation(self, args, {}, None))
@@ -229,11 +264,15 @@ class BoundCall:
     tensors   attribute -> the tensor, or nested tensors, that replace its weights in a call
     layered   attributes that hold sublayers
     inner     sublayer -> its bound weights
+    bind      binds other layers, such as those in sublayers
+    base      the weights as the `forward` of a class above takes them; None before it is called
     """
 
-    __slots__ = ("inner", "layered", "tensors")
+    __slots__ = ("base", "bind", "inner", "layered", "tensors")
 
     def __init__(self, layer: Layer, binder: Binder) -> None:
+        self.bind = binder
+        self.base: Any = None
         # Sublayers that aren't built yet are built, and bound, by the call itself.
         self.inner = {inner: binder(inner) for inner in layer.sublayers.values() if inner.built}
         bound = {weight: _assignable(weight, binder.tensor(layer, weight)) for weight in layer.own_weights}
@@ -286,7 +325,7 @@ def _forward(self: Layer, context: CallContext, w: BoundCall, *args: Any, **kwar
 class _Call:
     """One call of a layer by its `call`, with the state of the call."""
 
-    __slots__ = ("_layer", "_masks", "_w", "context", "proxy")
+    __slots__ = ("_inner", "_layer", "_masks", "_w", "context", "proxy")
 
     def __init__(self, layer: Layer, context: CallContext, w: BoundCall) -> None:
         self._layer = layer
@@ -294,17 +333,24 @@ class _Call:
         self.context = context
         #: Masks of tensors by id, like Keras's `_keras_mask`. The tensors are kept so that no id is reused.
         self._masks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._inner: dict[Layer, Inner] = {}
         self.proxy: Any = object.__new__(type(layer))
         attributes = vars(self.proxy)
         attributes.update(vars(layer))
         for name, tensor in w.tensors.items():
             attributes[name] = tensor
         for name in w.layered:
-            attributes[name] = map_structure(self._inner, attributes[name])
+            attributes[name] = self.callable(attributes[name])
         attributes[_CALL] = self
 
-    def _inner(self, leaf: Any) -> Any:
-        return Inner(self, leaf) if _is_layer(leaf) else leaf
+    def callable(self, value: Any) -> Any:
+        """Returns `value`, in which each layer is replaced by the object that stands for it in this call."""
+        return map_structure(lambda leaf: self._standing_for(leaf) if _is_layer(leaf) else leaf, value)
+
+    def _standing_for(self, layer: Layer) -> Inner:
+        if layer not in self._inner:
+            self._inner[layer] = Inner(self, layer)
+        return self._inner[layer]
 
     def set_attribute(self, proxy: Layer, name: str, value: Any) -> None:
         """Sets an attribute within `call`: on the proxy for the rest of the call, and on the layer for later ones."""
@@ -333,11 +379,24 @@ class _Call:
                 self._masks[id(tensor)] = (tensor, mask)
 
     def bound(self, layer: Layer) -> Any:
-        """The bound weights of a sublayer."""
+        """The bound weights of a sublayer, or of a layer in one."""
         known = self._w.inner.get(layer)
         if known is None:
-            known = self._w.inner[layer] = bind_meta(layer)
+            known = self._w.inner[layer] = self._w.bind(layer)
         return known
+
+    def call_above(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Computes by the `forward` of the class that the layer's class derives from."""
+        layer, w = self._layer, self._w
+        cls: Any = next(cls for cls in type(layer).__mro__ if vars(cls).get("forward", _forward) is not _forward)
+        if w.base is None:
+            w.base = cls.bind(layer, w.bind)
+        training = kwargs.pop("training", None)
+        context = self.context if training is None else self.context.as_training(bool(training))
+        given = {**dict(zip(cls.call_argument_names, args, strict=False)), **kwargs}
+        # `forward` may have another name for the first argument.
+        first = [given.pop(name) for name in cls.call_argument_names[:1] if name in given]
+        return cls.forward(layer, context, w.base, *first, **given)
 
     def call_inner(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a sublayer with the tensors of this call."""
@@ -389,23 +448,47 @@ def _as_computed(layer: Layer, value: torch.Tensor) -> torch.Tensor:
 
 
 class Inner:
-    """A sublayer within `call`: calling it computes with the tensors of that call; its weights are attributes."""
+    """A sublayer within `call`: calling it computes with the tensors of that call; its weights are attributes.
 
-    __slots__ = ("_in_call", "_layer")
+    It is an instance of the layer's class for `isinstance`.
+    """
+
+    __slots__ = ("_in_call", "_layer", "_proxy")
 
     def __init__(self, call: _Call, layer: Layer) -> None:
         self._in_call = call
         self._layer = layer
+        #: Has the attributes and methods of a class with `call`; None before one is used.
+        self._proxy: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Computes the sublayer's outputs."""
         return self._in_call.call_inner(self._layer, args, kwargs)
 
+    #: Keras's code also calls it by this name.
+    call = __call__
+
+    @property  # type: ignore[misc]  # what `isinstance` reads
+    def __class__(self) -> type[Layer]:  # type: ignore[override]
+        return type(self._layer)
+
     def __getattr__(self, name: str) -> Any:
-        w = self._in_call.bound(self._layer) if self._layer.built else None
-        tensors = w.tensors if isinstance(w, BoundCall) else getattr(w, "__dict__", {})
-        known = tensors.get(name)
-        return known if isinstance(known, torch.Tensor) else getattr(self._layer, name)
+        layer, call = self._layer, self._in_call
+        w = call.bound(layer) if layer.built else None
+        if isinstance(w, BoundCall):
+            if self._proxy is None:
+                self._proxy = _Call(layer, call.context, w).proxy
+            return getattr(self._proxy, name)
+        known = getattr(w, "__dict__", {}).get(name)
+        return known if isinstance(known, torch.Tensor) else call.callable(getattr(layer, name))
+
+
+def call_above(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Computes a call as the class above does, `super().call`. Raises GraphError outside of a call."""
+    call = vars(layer).get(_CALL)
+    if call is None:
+        raise GraphError(f"layer '{layer.name}' ({type(layer).__name__}): `call` is called outside of a call")
+    return call.call_above(args, kwargs)
 
 
 def add_loss(layer: Layer, loss: Any) -> None:

@@ -27,6 +27,8 @@ _IGNORED = frozenset(
     {
         "name",
         "inbound_nodes",
+        "number",
+        "own_class_name",
         "built",
         "_trainable",
         "announced_shape",

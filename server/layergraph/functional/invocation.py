@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -193,6 +193,14 @@ class Invocation:
             name: map_structure(lambda leaf: None if isinstance(leaf, _Slot) and leaf in made.untaken else leaf, source)
             for name, source in self._masks.items()
         }
+        return made
+
+    def without_passing_on(self, indices: Collection[int]) -> Invocation:
+        """Returns the call whose outputs' masks are made without those of these tensors."""
+        made = copy(self)
+        made._previous = map_structure(
+            lambda leaf: None if isinstance(leaf, _Slot) and leaf in indices else leaf, self._previous
+        )
         return made
 
     @property

@@ -17,7 +17,7 @@ from layergraph.constraints import constraint as constraint_of
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder, bind_values
-from layergraph.functional.call import add_loss, adopt_call, adopt_methods
+from layergraph.functional.call import add_loss, adopt_call, adopt_methods, call_above, marking_built
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
 from layergraph.functional.invocation import Invocation
@@ -45,6 +45,8 @@ _TENSORS = frozenset({"torch.Tensor", "torch.Tensor | None"})
 #: Positional arguments of `add_weight`: with the name first, and in Keras's order.
 _OUR_ORDER = ("name", "shape", "initializer")
 _KERAS_ORDER = ("shape", "initializer", "dtype")
+
+_numbers = itertools.count()
 
 
 class _LayerOptions(Configurable):
@@ -129,11 +131,15 @@ class Layer(_LayerOptions):
             cls.mask_argument_names = frozenset(n for n in names if n == "mask" or n.endswith("_mask"))
         elif "call" in vars(cls):
             adopt_call(cls)
+        if "build" in vars(cls):
+            cls.build = marking_built(vars(cls)["build"])  # type: ignore[method-assign]
         if cls.computes_by_call:
             adopt_methods(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.inbound_nodes: list[Node] = []
+        #: Layers are numbered as they are made.
+        self.number = next(_numbers)
         self.own_weights: list[Weight] = []
         self.sublayers: dict[str, Layer] = {}
         self.built = False
@@ -142,6 +148,8 @@ class Layer(_LayerOptions):
         self.mask_use = "keras3"
         #: The layer's form in the file that it was loaded from, if the file is of Keras 2.
         self.stored_form: StoredForm | None = None
+        #: Name of the class in the file that the layer was loaded from, if the file has another name to find it by.
+        self.own_class_name = ""
         #: LoRA weights of the layer; None if it has none.
         self.lora: Lora | None = None
         #: Scale of LoRA weights, times their rank: of the layer's, or of those that its file has beside the kernel.
@@ -169,7 +177,7 @@ class Layer(_LayerOptions):
     @property
     def keras_class_name(self) -> str:
         """Class name in files."""
-        return type(self).__name__
+        return self.own_class_name or type(self).__name__
 
     @property
     def group_name(self) -> str:
@@ -205,6 +213,13 @@ class Layer(_LayerOptions):
     def forward(self, context: CallContext, w: Weights, x: Any) -> Any:
         """Computes the outputs: a tensor or a nested structure of tensors."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes the outputs as the class above does: `super().call(inputs)` in the `call` of a subclass.
+
+        Raises GraphError outside of such a `call`.
+        """
+        return call_above(self, args, kwargs)
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """Computes the outputs' masks from the first argument and its masks. By default masks pass through."""
@@ -283,6 +298,23 @@ class Layer(_LayerOptions):
         """Loads one of `storage.assets` from a file. Raises ConfigError if it is invalid."""
 
     # Calls.
+
+    def compute_output_shape(self, *input_shapes: Any) -> Any:
+        """Shape of the output, or nested shapes, by the shape (or nested shapes) of each argument. Builds the layer.
+
+        Raises GraphError if the layer can't be called on such shapes.
+        """
+        args = tuple(self._of_shape(shape) for shape in input_shapes)
+        self.build_for(args)
+        shapes: Any = self.output_structure([output.shape for output in self.infer(Invocation(self, args, {}))])
+        return shapes
+
+    def _of_shape(self, shape: Any) -> Structure:
+        if isinstance(shape, Mapping):
+            return {name: self._of_shape(part) for name, part in shape.items()}
+        if all(length is None or isinstance(length, int) for length in shape):
+            return Tensor(tuple(shape), self.compute_dtype, History(self, -1, 0))
+        return [self._of_shape(part) for part in shape]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer: on symbolic tensors it adds a node; on arrays it computes and returns torch tensors."""

@@ -29,6 +29,7 @@ from layergraph.layers.convolutional.locally_connected import LocallyConnected1D
 from layergraph.layers.convolutional.transpose import Conv1DTranspose, Conv2DTranspose, Conv3DTranspose
 from layergraph.layers.core.basic import Dense, Embedding, Identity, Masking
 from layergraph.layers.core.einsum import EinsumDense
+from layergraph.layers.core.python_function import Lambda
 from layergraph.layers.core.reversible_embedding import ReversibleEmbedding
 from layergraph.layers.keras1 import (
     CosineMerge,
@@ -273,6 +274,7 @@ __all__ = [
     "InputLayer",
     "IntegerLookup",
     "LSTMCell",
+    "Lambda",
     "Layer",
     "LayerNormalization",
     "LayerScale",

@@ -13,9 +13,11 @@ from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
-from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.dtypes import dtype_name, torch_dtype
+from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten, map_structure
+from layergraph.functional.row_independence import may_mix_rows, rows_are_independent
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.layers.quantized.kernels import QuantizedLayer
@@ -53,8 +55,9 @@ class TimeDistributed(_Wrapper):
 
     A mask (rows, timesteps, ...) is passed to a layer that takes one, per timestep, and is the output's mask.
 
-    step_rule   scope of statistics and penalties in the layer: each timestep's rows, one timestep after the other, in
-                `keras3`; all rows * timesteps together in `keras2`. Set from the file's version
+    step_rule   scope of statistics, penalties and what else computes with several rows: each timestep's rows, one
+                timestep after the other, in `keras3`; all rows * timesteps together in `keras2`. Set from the file's
+                version
     """
 
     layer: Layer = option(_layer)
@@ -64,6 +67,8 @@ class TimeDistributed(_Wrapper):
         """Registers the layer as a sublayer."""
         self.hold(layer=self.layer)
         self._has_fixed_rows = False
+        #: Whether the layer computes with several rows together; None before the first call.
+        self._mixes_rows: bool | None = None
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config; `step_rule` isn't part of it."""
@@ -94,7 +99,7 @@ class TimeDistributed(_Wrapper):
         """Computes the layer's outputs for each timestep. Raises GraphError if the mask's shape doesn't fit."""
         rows, steps = inputs.shape[:2]
         flat_mask = None if mask is None else self._flat_mask(mask, inputs)
-        if steps and self._goes_step_by_step(context):
+        if steps and (self._goes_step_by_step(context) or self._mixes(inputs)):
             masks = [None] * steps if mask is None else mask.unbind(1)
             each = [self._inner(context, w["layer"], *one) for one in zip(inputs.unbind(1), masks, strict=True)]
             stacked = (torch.stack(parts, 1) for parts in zip(*map(flatten, each), strict=True))
@@ -138,6 +143,17 @@ class TimeDistributed(_Wrapper):
     def _goes_step_by_step(self, context: CallContext) -> bool:
         """Whether the layer is called per timestep, since it computes statistics or penalties over a call's rows."""
         return self.step_rule == "keras3" and self._measures(context)
+
+    def _mixes(self, inputs: torch.Tensor) -> bool:
+        """Whether the layer's outputs for a row depend on the other rows of the timestep: tried on random rows."""
+        if self.step_rule == "keras2":
+            return False
+        if self._mixes_rows is None and type(inputs) is torch.Tensor and not inputs.is_meta:
+            step = Tensor((None, *inputs.shape[2:]), dtype_name(inputs.dtype), History(self, 0, 0))
+            self._mixes_rows = any(map(may_mix_rows, self.layer.walk_layers())) and not rows_are_independent(
+                Invocation(self.layer, (step,), {})
+            )
+        return bool(self._mixes_rows)
 
     def _measures(self, context: CallContext) -> bool:
         inside = list(self.layer.walk_layers())

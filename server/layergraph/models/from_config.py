@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -187,6 +188,19 @@ def unknown_options(spec: LayerSpec, known: type[Layer], ignores: Ignores) -> li
     return [key for key, value in given.items() if not ignores(key, value)]
 
 
+def _taken_options(spec: LayerSpec, known: type[Layer], ignores: Ignores) -> set[str]:
+    """Keys of the config that the class is created with."""
+    if not known.computes_by_call:
+        return spec.config.keys() & known._options.keys()
+    if known._options.keys() == Layer._options.keys():
+        return set(spec.config)
+    # The config also has what Keras's class has that it derives from, and ours lacks.
+    inits = [vars(cls)["__init__"] for cls in known.__mro__ if "__init__" in vars(cls)]
+    named = {name for init in inits for name in inspect.signature(init).parameters}
+    kept = known._options.keys() | named
+    return {key for key, value in spec.config.items() if key in kept or not (value is None or ignores(key, value))}
+
+
 def _class_of(spec: LayerSpec) -> type[Layer] | None:
     """The class of a layer, which may be a quantised one by its policy."""
     known = _class_table(spec).get(spec.class_name)
@@ -275,10 +289,8 @@ class _Builder:
         if unknown := unknown_options(spec, known, self.ignores):
             raise ConfigError(f"{label} ({spec.class_name}): option {brief_name(unknown[0])} is not supported")
 
-        def taken(key: str) -> bool:
-            return known.computes_by_call or key in known._options
-
-        config = {key: self._option(value) for key, value in spec.config.items() if taken(key)}
+        taken = _taken_options(spec, known, self.ignores)
+        config = {key: self._option(value) for key, value in spec.config.items() if key in taken}
         config.pop("mask_use", None)
         if not known.computes_by_call:
             config = {k: training_option(known, k, v, has_weights=self.has_weights) for k, v in config.items()}
@@ -294,6 +306,8 @@ class _Builder:
             ) from wrong
         if spec.stored is not None:
             layer.stored_form = StoredForm(spec.stored)
+        if spec.class_name not in HUB_LAYERS:
+            layer.own_class_name = spec.own_class_name
         if isinstance(alpha := spec.config.get("lora_alpha"), (int, float)):
             layer.lora_alpha = float(alpha)
         rank = spec.config.get("lora_rank")

@@ -21,13 +21,14 @@ from layergraph.errors import (
     LayerGraphError,
     UnsupportedModelError,
 )
+from layergraph.functional.call import list_as_in_keras2
 from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
 from layergraph.layers.table import LAYERS
 from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.models.model import Model
 from layergraph.ops import operations
-from layergraph.plugins import custom_activations, custom_object_scope, replaced_lambdas
+from layergraph.plugins import custom_activations, custom_layers, custom_object_scope, replaced_lambdas
 from layergraph.saving.graph_config import KERAS_VERSION
 from layergraph.saving.optimizer_state import OptimizerState
 from layergraph.saving.stored_weights import load_weights
@@ -72,6 +73,10 @@ def _model(archive: ModelArchive, is_compiled: bool, keep_lora: bool) -> Model:
     generation = generation_of(archive.keras_version, archive.config, archive.backend)
     rebuilt = _rebuilt(archive.config, generation, archive.path, archive.limits)
     model = rebuilt.model
+    if generation.major != 3:
+        for layer in model.walk_layers():
+            if layer.computes_by_call:
+                list_as_in_keras2(layer)
     try:
         state_layout = load_weights(model, rebuilt.file_order, archive, keep_lora=keep_lora)
     except CorruptFileError as wrong:
@@ -138,7 +143,8 @@ def _compile(model: Model, given: Mapping[str, Any], generation: Generation) -> 
 
 def vocabulary() -> Vocabulary:
     """The names that a file may use: those of the tables, and those that plugins have registered so far."""
-    return Vocabulary({**LAYERS, **HUB_LAYERS}, operations(), replaced_lambdas(), custom_activations(), HUB_MODELS)
+    layers = {**LAYERS, **HUB_LAYERS, **custom_layers()}
+    return Vocabulary(layers, operations(), replaced_lambdas(), custom_activations(), HUB_MODELS)
 
 
 def _rebuilt(

@@ -13,7 +13,7 @@ from layergraph.errors import ConfigError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import dtype, torch_dtype
 from layergraph.functional.layer import Layer
-from layergraph.functional.nest import Structure
+from layergraph.functional.nest import Structure, flatten, map_structure
 from layergraph.functional.weights import Weights
 
 
@@ -33,12 +33,43 @@ class Operation(Layer):
     ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
         return (args, kwargs) if self.variadic and args else super()._positional(args, kwargs)
 
+    def execute(
+        self,
+        context: CallContext,
+        w: Weights,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        previous_mask: Any,
+        *,
+        want_masks: bool,
+    ) -> tuple[Any, Any]:
+        """Computes the outputs. torch lacks most functions of uint16 and uint32: those are computed in int64."""
+        try:
+            return super().execute(context, w, args, kwargs, previous_mask, want_masks=want_masks)
+        except NotImplementedError:
+            given = [leaf.dtype for leaf in flatten([args, kwargs]) if isinstance(leaf, torch.Tensor)]
+            unsigned = [kind for kind in (torch.uint16, torch.uint32) if kind in given]
+            if not unsigned:
+                raise
+        args, kwargs = (map_structure(_in_int64, list(args)), map_structure(_in_int64, kwargs))
+        outputs, masks = super().execute(context, w, args, kwargs, previous_mask, want_masks=want_masks)
+
+        def narrowed(leaf: torch.Tensor) -> torch.Tensor:
+            return leaf.to(unsigned[-1]) if leaf.dtype is torch.int64 else leaf
+
+        return map_structure(narrowed, outputs), masks
+
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config of an operation: its name and its own options."""
         config = super().get_config()
         for key in ("trainable", "dtype"):
             del config[key]
         return config
+
+
+def _in_int64(leaf: Any) -> Any:
+    known = isinstance(leaf, torch.Tensor) and leaf.dtype in (torch.uint16, torch.uint32)
+    return leaf.to(torch.int64) if known else leaf
 
 
 class Typed(Operation):

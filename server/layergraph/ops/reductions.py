@@ -187,8 +187,9 @@ class Normalize(Operation):
             x = as_floats(x)
             # In half precision 1 / epsilon isn't finite.
             largest = min(1 / self.epsilon, torch.finfo(x.dtype).max)
-            inverse: torch.Tensor = torch.rsqrt(x.square().sum(axes, keepdim=True)).clamp_max(largest)
-            return x * inverse
+            # torch takes no axes for all.
+            squares = x.square().sum(axes, keepdim=True) if axes else x.square()
+            return x * torch.rsqrt(squares).clamp_max(largest)
         norm: torch.Tensor = torch.linalg.vector_norm(as_floats(x), self.order, axes, keepdim=True)
         return x / norm.clamp_min(self.epsilon)
 

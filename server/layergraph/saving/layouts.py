@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from layergraph import plugins
+from layergraph.functional.call import last_paths
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
@@ -38,9 +39,11 @@ def layers_of(model: Functional, order: FileOrder) -> Sequence[Layer]:
 
 
 def state_groups(
-    root: Layer, order: FileOrder, times: Callable[[Layer], int] = lambda layer: 1
+    root: Layer, order: FileOrder, times: Callable[[Layer], int] = lambda layer: 1, *, last: bool = False
 ) -> Iterator[tuple[str, Layer]]:
     """Yields each layer with its group in a `.weights.h5`, e.g. ("layers/conv2d_1", layer), depth-first as Keras does.
+
+    A custom layer may hold a layer by several attributes: its group is named by the `last` one or else the first.
 
     A layer that several models share is yielded with each of its groups, but layers inside of it only once, as Keras
     saves them in the first group. `times` is how often a layer counts in the numbering of its class.
@@ -53,11 +56,11 @@ def state_groups(
         if layer in seen:
             continue
         seen.add(layer)
-        waiting.extend(reversed(list(_under(path, _members(layer, order, times)))))
+        waiting.extend(reversed(list(_under(path, _members(layer, order, times, last)))))
 
 
 def state_groups_once(
-    root: Layer, order: FileOrder, identity: Callable[[Layer], Hashable]
+    root: Layer, order: FileOrder, identity: Callable[[Layer], Hashable], *, last: bool = False
 ) -> Iterator[tuple[str, Layer]]:
     """Like `state_groups`, but layers of a model with the `identity` of an earlier one aren't counted again.
 
@@ -78,7 +81,7 @@ def state_groups_once(
         visited.add(layer)
         seen.add(identity(layer))
         yield path, layer
-        walks.append(_under(path, _members(layer, order, lambda inner: int(identity(inner) not in seen))))
+        walks.append(_under(path, _members(layer, order, lambda inner: int(identity(inner) not in seen), last)))
 
 
 def _under(path: str, members: Iterator[tuple[str, Layer]]) -> Iterator[tuple[str, Layer]]:
@@ -86,9 +89,9 @@ def _under(path: str, members: Iterator[tuple[str, Layer]]) -> Iterator[tuple[st
         yield f"{path}/{name}" if path else name, inner
 
 
-def _members(layer: Layer, order: FileOrder, times: Callable[[Layer], int]) -> Iterator[tuple[str, Layer]]:
+def _members(layer: Layer, order: FileOrder, times: Callable[[Layer], int], last: bool) -> Iterator[tuple[str, Layer]]:
     if not isinstance(layer, Functional):
-        yield from layer.sublayers.items()
+        yield from (last_paths(layer) if last else layer.sublayers).items()
         return
     used: Counter[str] = Counter()
     for inner in layers_of(layer, order):

@@ -13,7 +13,7 @@ import torch
 
 from layergraph.archive import ArrayList, ModelArchive, StateTree, StoredArray
 from layergraph.config.diagnostics import Diagnostics, brief_name
-from layergraph.errors import CorruptFileError
+from layergraph.errors import ConfigError, CorruptFileError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
@@ -228,10 +228,15 @@ def _owned_names(archive: ModelArchive) -> set[tuple[str, ...]] | None:
 
 
 def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple[str, Layer]]:
-    """The groups of all layers. Keras 2.13 counts a layer with weights twice."""
-    if not version.startswith("2.13."):
-        return state_groups(model, order)
-    return state_groups(model, order, lambda layer: 2 if depth_first(layer, order) else 1)
+    """The groups of all layers. Keras 2.13 counts a layer with weights twice; from 2.15 on, Keras 2 names layers within
+    a custom one by other attributes.
+    """
+    if version.startswith("2.13."):
+        return state_groups(model, order, lambda layer: 2 if depth_first(layer, order) else 1)
+    groups = state_groups(model, order)
+    if not version.startswith("2."):
+        return groups
+    return iter(dict.fromkeys([*groups, *state_groups(model, order, last=True)]))
 
 
 def _by_path(
@@ -310,7 +315,12 @@ def _counted_once(model: Functional, order: FileOrder, tree: StateTree) -> dict[
 
 def _identity(layer: Layer) -> tuple[type, str, str]:
     """Equal for layers that were one layer in the Keras that wrote the file, which stored their weights once."""
-    return type(layer), layer.name, repr(layer.get_config())
+    try:
+        config = repr(layer.get_config())
+    except ConfigError:
+        # A Lambda, which no file names: it is within a layer of code, and has no weights.
+        config = ""
+    return type(layer), layer.name, config
 
 
 def _places(placed: Sequence[tuple[str, Layer]]) -> dict[Layer, Hashable]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import layergraph
 import numpy as np
@@ -19,10 +21,13 @@ from layergraph import plugins
 from layergraph.errors import ConfigError, CorruptFileError, GraphError, UnsupportedModelError
 from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
+from listed_blocks import block_of
 from oracles import assert_close
 
 #: Classes of the guide "Making new layers and models via subclassing", and a few more advanced ones.
 SOURCE = '''
+import inspect
+
 ops = keras.ops
 
 
@@ -151,6 +156,110 @@ class Counted(keras.layers.Layer):
             self.mean.assign(self.mean * 0.9 + ops.mean(inputs, axis=0) * 0.1)
         self.add_loss(0.01 * ops.mean(ops.square(inputs)))
         return inputs - self.mean
+
+
+@keras.saving.register_keras_serializable("guide")
+class Derived(keras.layers.Dense):
+    """A layer of Keras's whose outputs are changed."""
+
+    def call(self, inputs, training=None):
+        return 2 * super().call(inputs, training=training) + ops.sum(self.kernel)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Causal(keras.layers.Conv1D):
+    """Has a config of its own."""
+
+    def __init__(self, filters, gain=1.0, **kwargs):
+        super().__init__(filters, 3, padding="causal", **kwargs)
+        self.gain = gain
+
+    def call(self, inputs):
+        return self.gain * super().call(inputs)
+
+    def get_config(self):
+        return {"name": self.name, "filters": self.filters, "gain": self.gain}
+
+
+@keras.saving.register_keras_serializable("guide")
+class Step(keras.layers.Layer):
+    """Builds its layers one on the other's output, as keras-tcn does."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = []
+
+    def build(self, input_shape):
+        shape = input_shape
+        for rate in (1, 2):
+            for part in (
+                keras.layers.Conv1D(4, 2, dilation_rate=rate, padding="causal"),
+                keras.layers.Activation("relu"),
+                keras.layers.SpatialDropout1D(0.5),
+            ):
+                part.build(shape)
+                shape = part.compute_output_shape(shape)
+                self.parts.append(part)
+        self.shortcut = keras.layers.Lambda(lambda x, by: x * by, arguments={"by": 0.5})
+        self.shape = shape
+
+    def call(self, x, training=None):
+        y = x
+        for part in self.parts:
+            takes = "training" in inspect.signature(part.call).parameters
+            y = part(y, training=training) if takes else part(y)
+            if isinstance(part, keras.layers.Conv1D):
+                y = 2 * y
+        return keras.layers.add([self.shortcut(x), y]), self.skipped(y)
+
+    def skipped(self, y):
+        return self.parts[0].call(y)
+
+    def compute_output_shape(self, input_shape):
+        return self.shape, self.shape
+
+
+@keras.saving.register_keras_serializable("guide")
+class Steps(keras.layers.Layer):
+    """Reaches into the layers that it holds."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.step = Step()
+        self.stack = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(3)])
+
+    def build(self, input_shape):
+        self.step.build(input_shape)
+        self.stack.build((None, None, 4))
+
+    def call(self, x):
+        y, skipped = self.step(x)
+        for layer in self.stack.layers:
+            y = layer(y)
+        return ops.concatenate([y, skipped, self.step.skipped(x), self.step.parts[0](x)], axis=-1)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Mixed(keras.layers.Layer):
+    """Gets its layers in another order than its attributes."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.last, self.more, self.first = None, [], None
+
+    def build(self, input_shape):
+        self.first = keras.layers.Dense(5)
+        self.more.append(keras.layers.Dense(5))
+        self.last = keras.layers.Dense(5)
+        self.more.append(keras.layers.Dense(5))
+        self.pair = [keras.layers.Dense(5), keras.layers.Dense(5)][::-1]
+        for layer in (self.first, *self.more, self.last, *self.pair):
+            layer.build(input_shape)
+
+    def call(self, x):
+        for layer in (*self.more, self.first, *self.pair):
+            x = ops.tanh(layer(x))
+        return self.last(x)
 '''
 
 
@@ -178,6 +287,12 @@ def model(names: dict[str, Any], what: str) -> Any:
     if what == "Embedded":
         x = k.Input((None,), dtype="int32", name="x")
         return k.Model(x, names["Embedded"](name="e")(x))
+    if what in ("Causal", "Steps"):
+        x = k.Input((None, 4), name="x")
+        return k.Model(x, names[what](**({"filters": 3, "gain": 2.0} if what == "Causal" else {}), name="one")(x))
+    if what == "Derived":
+        x = k.Input((5,), name="x")
+        return k.Model(x, names["Derived"](3, activation="relu", name="one")(x))
     if what == "Wrapped":
         x = k.Input((3, 5), name="x")
         return k.Model(x, k.layers.TimeDistributed(names["Linear"](4, name="inner"), name="each")(x))
@@ -192,7 +307,10 @@ def model(names: dict[str, Any], what: str) -> Any:
     return k.Model(x, names[what](name="one")(names["Linear"](5, name="first")(x)))
 
 
-WHAT = ("Linear", "EarlyWeights", "Block", "Guided", "Masked", "Embedded", "Counted", "Wrapped", "Shared", "Half")
+WHAT = (
+    *("Linear", "EarlyWeights", "Block", "Guided", "Masked", "Embedded", "Counted", "Wrapped", "Shared", "Half"),
+    *("Derived", "Causal", "Steps", "Mixed"),
+)
 
 
 def data(what: str) -> Any:
@@ -203,7 +321,13 @@ def data(what: str) -> Any:
         x = random.standard_normal((3, 6, 2)).astype("f4")
         x[0, 4:] = x[2, 2:] = 0
         return x
-    shapes = {"Guided": [(3, 4), (3, 5)], "Wrapped": [(3, 3, 5)], "Shared": [(3, 5), (3, 5)]}.get(what, [(3, 5)])
+    shapes = {
+        "Guided": [(3, 4), (3, 5)],
+        "Wrapped": [(3, 3, 5)],
+        "Shared": [(3, 5), (3, 5)],
+        "Causal": [(3, 6, 4)],
+        "Steps": [(3, 6, 4)],
+    }.get(what, [(3, 5)])
     arrays = [random.standard_normal(shape).astype("f4") for shape in shapes]
     return arrays if len(arrays) > 1 else arrays[0]
 
@@ -231,19 +355,15 @@ def test_it_computes_what_keras_does_and_files_go_both_ways(classes: Any, what: 
     ours.set_weights(stock.get_weights())
     for got, wanted in zip(outputs(ours.predict_on_batch(x)), expected, strict=True):
         assert_close(got, wanted, tolerance)
-    stock.save(tmp_path / "stock.keras")
-    ours.save(tmp_path / "ours.keras")
-    there = layergraph.load_model(tmp_path / "stock.keras")
-    back = keras.models.load_model(tmp_path / "ours.keras")
-    again = layergraph.load_model(tmp_path / "ours.keras")
-    for opened in (there, back, again):
-        for got, wanted in zip(outputs(opened.predict_on_batch(x)), expected, strict=True):
-            assert_close(got, wanted, tolerance)
-    ours.save(tmp_path / "ours.h5")
-    for got, wanted in zip(
-        outputs(layergraph.load_model(tmp_path / "ours.h5").predict_on_batch(x)), expected, strict=True
-    ):
-        assert_close(got, wanted, tolerance)
+    for ending in ("keras", "h5"):
+        stock.save(tmp_path / f"stock.{ending}")
+        ours.save(tmp_path / f"ours.{ending}")
+        there = layergraph.load_model(tmp_path / f"stock.{ending}")
+        back = keras.models.load_model(tmp_path / f"ours.{ending}")
+        again = layergraph.load_model(tmp_path / f"ours.{ending}")
+        for opened in (there, back, again):
+            for got, wanted in zip(outputs(opened.predict_on_batch(x)), expected, strict=True):
+                assert_close(got, wanted, tolerance)
 
 
 @pytest.mark.parametrize("what", ["Linear", "Block", "Counted"])
@@ -360,6 +480,37 @@ def test_attributes_may_be_set_again_and_share_layers(tmp_path: Path) -> None:
     stock.save(tmp_path / "stock.keras")
     opened = layergraph.load_model(tmp_path / "stock.keras", custom_objects=own)
     assert_close(opened.predict_on_batch(x), stock.predict_on_batch(x))
+
+
+@pytest.mark.parametrize("ending", ["h5", "keras"])
+def test_lists_of_layers_of_keras2(ending: str, tmp_path: Path) -> None:
+    """tf.keras 2.15 lists and names them otherwise than Keras 3; the state of its optimizer has its order, too."""
+    folder = Path(__file__).parents[2] / "fixtures" / "custom_blocks"
+    objects = {"Block": block_of(layergraph)}
+    with np.load(folder / "keras2.npz") as arrays:
+        x, y, expected, trained = (arrays[name] for name in ("x", "y", "outputs", "trained"))
+    model = layergraph.load_model(folder / f"keras2.{ending}", custom_objects=objects)
+    assert_close(model.predict(x), expected)
+    model.save(tmp_path / f"again.{ending}")
+    again = layergraph.load_model(tmp_path / f"again.{ending}", custom_objects=objects)
+    with h5py_of(folder / f"keras2.{ending}") as one, h5py_of(tmp_path / f"again.{ending}") as other:
+        assert arrays_in(other) == arrays_in(one)
+    for loaded in (model, again):
+        loaded.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+        assert_close(loaded.predict(x), trained)
+
+
+def h5py_of(path: Path) -> Any:
+    if path.suffix == ".h5":
+        return h5py.File(path)
+    return h5py.File(io.BytesIO(zipfile.ZipFile(path).read("model.weights.h5")))
+
+
+def arrays_in(file: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of layers in a file."""
+    found: dict[str, tuple[int, ...]] = {}
+    file.visititems(lambda name, item: found.update({name: item.shape}) if isinstance(item, h5py.Dataset) else None)
+    return {name: shape for name, shape in found.items() if name.startswith(("layers/", "model_weights/"))}
 
 
 def test_layers_of_its_own_freeze_with_it(classes: Any) -> None:
@@ -486,10 +637,26 @@ def test_other_mistakes_are_named() -> None:
 
     with pytest.raises(GraphError, match="call returned None"):
         Silent(name="s")(layergraph.Input((2,)))
+    with pytest.raises(GraphError, match=r"layer 'd' \(Dense\): `call` is called outside of a call"):
+        layergraph.layers.Dense(2, name="d").call(np.ones((1, 2), "f4"))
+    with pytest.raises(ConfigError, match="Lambda: function is 3, expected a function of tensors"):
+        layergraph.layers.Lambda(3)
     with pytest.raises(ConfigError, match="initializer 'no_such'"):
         layergraph.layers.Layer().add_weight(shape=(2,), initializer="no_such")
     with pytest.raises(ConfigError, match="expected a layer class or an activation function"):
         layergraph.utils.register_keras_serializable()(int)
+
+
+def test_a_lambda_is_of_code_alone(tmp_path: Path) -> None:
+    """It computes in a model of Python; no file has one, and none can make one."""
+    x = layergraph.Input((None, 3))
+    masked = layergraph.layers.Masking()(x)
+    kept = layergraph.layers.Lambda(lambda x, mask: x + mask[..., None], mask=lambda x, mask: mask)(masked)
+    model = layergraph.Model(x, layergraph.layers.GlobalAveragePooling1D()(kept))
+    rows = np.array([[[1, 2, 3], [0, 0, 0]]], "f4")
+    assert model.predict(rows).tolist() == [[2, 3, 4]]
+    with pytest.raises(ConfigError, match=r"\(Lambda\): a config can't hold its Python function"):
+        model.save(tmp_path / "m.keras")
 
 
 # Files can't name code.

@@ -156,6 +156,24 @@ def three_outputs(k: Any) -> Any:
     return k.Model(ids, [x, attended, sequence])
 
 
+@pytest.mark.parametrize("both", [True, False])
+def test_joined_with_a_mask_that_is_left(both: bool, tmp_path: Path) -> None:
+    """Concatenate takes True in place of a mask that is lost, and has none if both are. The loss shows which."""
+    ids, others = keras.Input((6,), dtype="int64"), keras.Input((6,), dtype="int64")
+    first = keras.layers.LayerNormalization()(keras.layers.Embedding(9, 4, mask_zero=True)(ids))
+    second = keras.layers.LayerNormalization()(keras.layers.Embedding(9, 4, mask_zero=True)(others))
+    attended = keras.layers.MultiHeadAttention(2, 3)(first, second if both else first)
+    joined = [keras.layers.Concatenate(axis=axis)([first, second]) for axis in (1, 2)]
+    model = keras.Model([ids, others], [keras.layers.Dense(4)(attended), *joined])
+    model.save(tmp_path / "model.keras")
+    ours = load_model(tmp_path / "model.keras")
+    y = [np.full((2, 12 if index == 1 else 6, 8 if index == 2 else 4), 3.0, np.float32) for index in range(3)]
+    rows = [IDS, np.array([[3, 1, 0, 0, 0, 0], [5, 2, 6, 7, 8, 0]])]
+    for one in (model, ours):
+        one.compile("sgd", ["mse"] * 3)
+    np.testing.assert_allclose(ours.evaluate(rows, y), model.evaluate(rows, y, verbose=0), rtol=1e-5)
+
+
 @pytest.mark.parametrize("loaded", [True, False])
 def test_an_output_that_has_lost_its_mask_counts_whole_in_the_loss(loaded: bool, tmp_path: Path) -> None:
     model = three_outputs(keras)

@@ -47,6 +47,7 @@ CASES = [
     LayerCase("GroupNormalization", {"groups": 6}, [(3, 6)]),
     LayerCase("UnitNormalization", {}, IMAGES, unknown_axes=True),
     LayerCase("UnitNormalization", {"axis": [1, 2]}, IMAGES),
+    LayerCase("UnitNormalization", {"axis": []}, IMAGES),
     LayerCase("UnitNormalization", {"axis": 1}, [(2, 3)], [np.zeros((2, 3), "float32")]),
     LayerCase("RMSNormalization", {}, IMAGES, unknown_axes=True),
     LayerCase("RMSNormalization", {"axis": [3, 2], "epsilon": 0.1}, IMAGES),

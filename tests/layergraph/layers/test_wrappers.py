@@ -15,7 +15,7 @@ from layergraph.functional.call_context import CallContext
 from model_oracles import check_model
 from oracles import LayerCase, assert_close, check_layer, keras, perturb, random_arrays
 
-K = keras.layers
+K, ops = keras.layers, keras.ops
 MODES = ["concat", "sum", "mul", "ave", None]
 BIDIRECTIONAL = [
     *(
@@ -196,6 +196,31 @@ def test_statistics_and_penalties_are_of_one_step_after_the_other(inner: str, ma
     assert ours.test_on_batch(x, y) == pytest.approx(theirs.test_on_batch(x, y), rel=1e-5)
     for own, their in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(own, their, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda x: x - ops.mean(x, axis=0, keepdims=True),
+        lambda x: ops.cumsum(K.Dense(2)(x), axis=0),
+        lambda x: K.Softmax(axis=0)(K.Dense(2)(x)),
+    ],
+)
+@pytest.mark.parametrize("steps", [5, None])
+def test_what_mixes_rows_gets_those_of_one_step(inner: Any, steps: int | None, tmp_path: Path) -> None:
+    step, x = keras.Input((4,)), keras.Input((steps, 4))
+    stock = keras.Model(x, K.TimeDistributed(keras.Model(step, inner(step)))(x))
+    stock.save(tmp_path / "model.keras")
+    ours = layergraph.load_model(tmp_path / "model.keras")
+    rows = np.random.default_rng(0).standard_normal((3, 5, 4)).astype("f4")
+    assert_close(ours.predict_on_batch(rows), stock.predict_on_batch(rows))
+    assert not ours.plan().batched
+    # tf.keras computes all timesteps in one call, also where the number of rows is known.
+    ours.layers[-1].step_rule = "keras2"
+    flat = keras.Model(step, inner(step))
+    flat.set_weights(stock.get_weights())
+    together = flat.predict_on_batch(rows.reshape(15, 4)).reshape(3, 5, -1)
+    assert_close(ours.predict_on_batch(rows), together)
 
 
 def test_in_keras_2_statistics_are_of_all_steps_together(tmp_path: Path) -> None:

@@ -94,3 +94,19 @@ def _same(got: np.ndarray, want: np.ndarray, dtype: str) -> bool:
         return got.shape == want.shape and np.allclose(
             got.astype("float64"), want.astype("float64"), tolerance, tolerance, equal_nan=True
         )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
+@pytest.mark.parametrize(
+    "name", ["abs", "bitwise_invert", "negative", "sign", "square", "add", "maximum", "left_shift"]
+)
+def test_unsigned_integers_wrap_around_as_in_numpy(name: str, dtype: str) -> None:
+    """Stock Keras on torch computes uint16 in int32, and uint32 in int64."""
+    values = np.array([[0, 1, 5, np.iinfo(dtype).max]], dtype)
+    count = 2 if name in ("add", "maximum", "left_shift") else 1
+    inputs = [layergraph.Input((4,), dtype=dtype) for _ in range(count)]
+    given = [values, np.full_like(values, 3)][:count]
+    got = layergraph.Model(inputs, getattr(layergraph.ops, name)(*inputs)).predict(given if count > 1 else values)
+    expected = getattr(np, {"bitwise_invert": "invert"}.get(name, name))(*given)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got, expected)

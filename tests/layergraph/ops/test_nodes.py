@@ -81,7 +81,12 @@ MODELS: dict[str, Model] = {
     ],
     "matmul": lambda x, y, i: [ops.matmul(x, ops.transpose(y, (0, 2, 1))), x @ ops.swapaxes(y, 1, 2)],
     "einsum": lambda x, y, i: [ops.einsum("btc,bsc->bts", x, y), ops.einsum("btc->bct", x)],
-    "normalize": lambda x, y, i: [ops.normalize(x), ops.normalize(x, axis=1), ops.normalize(x, order=1)],
+    "normalize": lambda x, y, i: [
+        ops.normalize(x),
+        ops.normalize(x, axis=1),
+        ops.normalize(x, axis=[]),
+        ops.normalize(x, order=1),
+    ],
     "expand and squeeze": lambda x, y, i: [ops.expand_dims(x, 1), ops.squeeze(ops.expand_dims(x, (1, -1)), (1, -1))],
     "reshape": lambda x, y, i: [ops.reshape(x, (-1, 12)), ops.reshape(x, (-1, 2, 6))],
     "transpose": lambda x, y, i: [

@@ -180,7 +180,9 @@ class UnitNormalization(Layer):
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         x = x if x.is_floating_point() else x.to(torch_dtype(self.compute_dtype))
-        squares = x.square().sum(_axes(self.axis), keepdim=True)
+        axes, squares = _axes(self.axis), x.square()
+        # torch takes no axes for all.
+        squares = squares.sum(axes, keepdim=True) if axes else squares
         return x * squares.rsqrt().clamp(max=min(1e12, torch.finfo(x.dtype).max))
 
 

@@ -52,7 +52,7 @@ def archive_groups(model: Trainer) -> Iterator[tuple[str, Layer]]:
         # These releases visit a layer with weights twice, and count it each time.
         groups = state_groups(model, order, lambda layer: 2 if depth_first(layer, order) else 1)
     else:
-        groups = state_groups_once(model, order, lambda layer: layer)
+        groups = state_groups_once(model, order, lambda layer: layer, last=version.startswith("2.15."))
     projections = {
         inner for layer in model.walk_layers() if isinstance(layer, ProjectedAttention) for inner in layer.walk_layers()
     }
