@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive import DEFAULT_LIMITS, LoadLimits, ModelArchive, open_archive
-from layergraph.config.compiled import compile_config
+from layergraph.config.compiled import compile_config, names_optimizer
 from layergraph.config.diagnostics import Diagnostics
 from layergraph.config.keras_versions import Generation, generation_of
 from layergraph.config.reader import read_graph
@@ -85,7 +85,7 @@ def _model(archive: ModelArchive, is_compiled: bool, keep_lora: bool) -> Model:
     _remember_options(model)
     if archive.training_config is not None and is_compiled:
         _compile(model, archive.training_config, generation)
-        if model.compile_config is not None:
+        if model.compile_config is not None and names_optimizer(archive.training_config):
             model.optimizer_state = OptimizerState(archive, state_layout) or None
     return model
 
@@ -94,7 +94,7 @@ def _state_problems(model: Model, archive: ModelArchive, generation: Generation)
     """Why the optimizer's state in the file doesn't fit the model and its compile settings; by shapes alone."""
     try:
         shapes = [array.shape for array in archive.optimizer_weights]
-        if archive.training_config is None or not shapes:
+        if archive.training_config is None or not shapes or not names_optimizer(archive.training_config):
             return []
         _compile(model, archive.training_config, generation)
         problem = model.state_problem(shapes)
