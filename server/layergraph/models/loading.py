@@ -22,6 +22,7 @@ from layergraph.errors import (
     UnsupportedModelError,
 )
 from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
+from layergraph.layers.lora import LoraLayer
 from layergraph.layers.table import LAYERS
 from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
 from layergraph.models.hub.table import HUB_MODELS
@@ -85,9 +86,16 @@ def _model(archive: ModelArchive, is_compiled: bool, keep_lora: bool) -> Model:
     _remember_options(model)
     if archive.training_config is not None and is_compiled:
         _compile(model, archive.training_config, generation)
-        if model.compile_config is not None and names_optimizer(archive.training_config):
+        is_its_own = names_optimizer(archive.training_config) and not _has_merged_lora(model)
+        if model.compile_config is not None and is_its_own:
             model.optimizer_state = OptimizerState(archive, state_layout) or None
     return model
+
+
+def _has_merged_lora(model: Model) -> bool:
+    """Whether a layer lacks LoRA weights that it had in the file, to which the optimizer's state there belongs."""
+    layers = (layer for layer in model.walk_layers() if isinstance(layer, LoraLayer))
+    return any(layer.filed_rank and layer.lora is None for layer in layers)
 
 
 def _state_problems(model: Model, archive: ModelArchive, generation: Generation) -> list[str]:
