@@ -2,10 +2,11 @@
 
     PYTHONPATH=tests/generators:tests/support PYTHON tests/generators/make_generation.py FOLDER COUNT FIRST_SEED [WHICH]
 
-PYTHON has TensorFlow from 1.13 on, or Keras 3 on torch. WHICH is `keras` for multi-backend Keras beside TensorFlow 1,
-and `v1` for TensorFlow 2 with the behaviour of 1. The models: every layer with several options, every layer behind a
-mask, COUNT random graphs. Each is saved as `.h5` and as `.keras`, where this Keras can, and `.npz` beside it holds
-inputs and this Keras's outputs: `input_<i>` and `output_<i>`; `.txt` says what it is. Runs in Python 3.6, too.
+PYTHON has TensorFlow 1.13 to 2.15, a later one with tf_keras (and TF_USE_LEGACY_KERAS=1), or Keras 3 on torch. WHICH
+is `keras` for multi-backend Keras beside TensorFlow 1, and `v1` for TensorFlow 2 with the behaviour of 1. The models:
+every layer with several options, every layer behind a mask, COUNT random graphs. Each is saved as `.h5` and as
+`.keras`, where this Keras can, and `.npz` beside it holds inputs and this Keras's outputs: `input_<i>` and
+`output_<i>`; `.txt` says what it is. Runs in Python 3.6, too.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Compares models of many releases of Keras with their own numbers: `make generations GENERATIONS=FOLDER`.
 
-FOLDER has a folder for each release: a virtual environment with TensorFlow (1.13 to 2.15), or what
-`pip install --no-deps --target FOLDER/3.8.0 keras==3.8.0` makes. `make_generation.py` runs in each; its files are
-loaded here. For each release the counts of files, refused ones with their reasons, and mismatches are printed.
+FOLDER has a folder for each release: a virtual environment with TensorFlow (1.13 to 2.15, or a later one and tf_keras),
+or what `pip install --no-deps --target FOLDER/3.8.0 keras==3.8.0` makes. `make_generation.py` runs in each; its files
+are loaded here. For each release the counts of files, refused ones with their reasons, and mismatches are printed.
 
 PYTHONPATH=tests/support:tests/generators:tests/proofs python tests/proofs/compare_generations.py GENERATIONS OUT
 """
@@ -87,12 +87,14 @@ def peers(folder: Path) -> Iterator[tuple[str, list[str], dict[str, str], str]]:
         if (place / "keras").is_dir():
             yield place.name, [sys.executable], {"PYTHONPATH": f"{os.environ['PYTHONPATH']}:{place}"}, ""
         elif python.exists() and (found := list(place.glob("lib/python*/site-packages/tensorflow*-*.dist-info"))):
-            yield place.name, [str(python)], {}, ""
+            # From 2.16 on, `tf.keras` is then tf_keras.
+            legacy = {"TF_USE_LEGACY_KERAS": "1"}
+            yield place.name, [str(python)], legacy, ""
             version = min(found, key=lambda path: len(path.name)).name.partition("-")[2]
             if version.startswith("1.") and list(place.glob("lib/python*/site-packages/keras/__init__.py")):
                 yield f"{place.name}-keras", [str(python)], {}, "keras"
             if version.startswith("2."):
-                yield f"{place.name}-v1", [str(python)], {}, "v1"
+                yield f"{place.name}-v1", [str(python)], legacy, "v1"
 
 
 def compare(path: Path, inputs: list[np.ndarray], expected: list[np.ndarray]) -> None:

@@ -10,6 +10,8 @@ from layergraph.config.keras_versions import Generation
 from layergraph.config.values import ValueReader
 
 KEYS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
+#: Arguments by which Keras's own `compile` is known.
+_OF_KERAS = frozenset({"loss", "metrics", "run_eagerly"})
 #: Functions that aren't also names of metrics. A `.h5` stores functions by name.
 _ONLY_LOSSES = frozenset(
     {
@@ -39,11 +41,14 @@ def compile_config(
 
     None if the file has only the arguments of a `compile` that the model's author overrode. Custom losses, metrics and
     optimizers are added to `problems`, except those in `functions`, the names of registered functions.
+
+    Keras 3 writes no optimizer into the `.keras` of a model that it has saved as an `.h5` before, and opens it with the
+    default one; here, too, the optimizer is then None.
     """
     given: dict[str, Any] = dict(raw)
     if "optimizer_config" in given:
         given["optimizer"] = given.pop("optimizer_config")
-    if "optimizer" not in given:
+    if "optimizer" not in given and not given.keys() >= _OF_KERAS:
         return None
     values = ValueReader(generation, problems, functions, lambda value, owner: None)
     for key in ("metrics", "weighted_metrics"):
@@ -60,6 +65,11 @@ def compile_config(
         # Keras 2.11 registers its new optimizers like custom ones.
         optimizer["class_name"] = str(optimizer.get("class_name")).removeprefix("Custom>").removeprefix("Addons>")
     return result
+
+
+def names_optimizer(raw: Mapping[str, Any]) -> bool:
+    """Whether arguments of `compile` in a file have an optimizer, whose state the file may hold."""
+    return "optimizer" in raw or "optimizer_config" in raw
 
 
 def _functions_wrapped(metrics: Any) -> Any:

@@ -6,6 +6,9 @@ from typing import Any, Final
 
 #: What tf.keras of TensorFlow 2.3 to 2.5 writes as the key of a Hashing that has none.
 _NO_SALT: Final = [0xDECAFCAFFE, 0xDECAFCAFFE]
+#: Class -> its option since tf_keras 2.21 that a large negative number takes the place of masked scores, to which it is
+#: added otherwise.
+_ROBUST: Final = {"MultiHeadAttention": "softmax_robust_masking", "Softmax": "robust_masking"}
 
 
 def adapt(kind: str, config: dict[str, Any]) -> None:
@@ -27,6 +30,9 @@ def adapt(kind: str, config: dict[str, Any]) -> None:
     # from the graph that TensorFlow Serving runs. Since 2.8 there is `output_mode`.
     if kind == "Hashing" and config.get("salt") == _NO_SALT and "output_mode" not in config:
         config["salt"] = None
+    robust = _ROBUST.get(kind)
+    if robust is not None and isinstance(config.get(robust), bool) and config.pop(robust):
+        config["mask_rule"] = "robust"
     if kind == "InputLayer":
         config.pop("trainable", None)
         if config.get("batch_shape") is None and isinstance(config.get("input_shape"), list):

@@ -191,6 +191,8 @@ KERAS2 = Generation(
         "query_shape": ANY,
         "key_shape": ANY,
         "value_shape": ANY,
+        # Which generator layers of tf_keras 2.21 take random numbers from.
+        "rng_type": ANY,
     },
     classes={
         "Model": "Functional",

@@ -165,12 +165,12 @@ class Softmax(Layer):
     """exp(x) / sum exp(x) along one or more axes (keras.layers.Softmax). Elements that are masked out give 0.
 
     mask_rule   result along an axis that is masked out entirely: zeros with `keras3`; equal values with `keras2`, as
-                up to Keras 3.9; `fitting` is like `keras2`, but ignores a mask that doesn't broadcast to the inputs.
-                Set from the file's version
+                up to Keras 3.9; `fitting` is like `keras2`, but ignores a mask that doesn't broadcast to the inputs;
+                `robust` is tf_keras 2.21's `robust_masking`. Set from the file's version
     """
 
     axis: Any = option(one_or_list_of(integer), default=-1)
-    mask_rule: str = option(one_of("keras3", "keras2", "fitting"), default="keras3", kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2", "fitting", "robust"), default="keras3", kw_only=True)
 
     supports_masking = True
 
@@ -187,7 +187,7 @@ class Softmax(Layer):
             # Keras thresholds masks that aren't boolean at 0.5, and uses a large negative number for minus infinity.
             mask = mask if mask.dtype == torch.bool else mask > 0.5
             lowest = _LOWEST.get(inputs.dtype, -1e9)
-            if self.mask_rule != "keras3":
+            if self.mask_rule in ("keras2", "fitting"):
                 inputs = inputs + torch.where(mask, 0.0, lowest).to(inputs.dtype)
             else:
                 inputs = torch.where(mask, inputs, lowest)

@@ -30,6 +30,8 @@ class LoraLayer(Layer):
         self.lora_alpha = lora_alpha
         #: Rank of the LoRA weights that the layer gets when it is built; None for none.
         self.asked_rank = lora_rank
+        #: Rank of the LoRA weights that the layer had when its file was written; None for none.
+        self.filed_rank: int | None = None
 
     def build_for(self, args: tuple[Structure, ...]) -> None:
         """Creates the weights, with those of LoRA if the arguments of the layer ask for them."""

@@ -311,8 +311,11 @@ class _Builder:
         if isinstance(alpha := spec.config.get("lora_alpha"), (int, float)):
             layer.lora_alpha = float(alpha)
         rank = spec.config.get("lora_rank")
-        if isinstance(layer, LoraLayer) and isinstance(rank, int) and not self.has_weights:
-            layer.asked_rank = rank
+        if isinstance(layer, LoraLayer) and isinstance(rank, int):
+            if self.has_weights:
+                layer.filed_rank = rank
+            else:
+                layer.asked_rank = rank
         return layer
 
     def _option(self, value: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive import DEFAULT_LIMITS, LoadLimits, ModelArchive, open_archive
-from layergraph.config.compiled import compile_config
+from layergraph.config.compiled import compile_config, names_optimizer
 from layergraph.config.diagnostics import Diagnostics
 from layergraph.config.keras_versions import Generation, generation_of
 from layergraph.config.reader import read_graph
@@ -23,6 +23,7 @@ from layergraph.errors import (
 )
 from layergraph.functional.call import list_as_in_keras2
 from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
+from layergraph.layers.lora import LoraLayer
 from layergraph.layers.table import LAYERS
 from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
 from layergraph.models.hub.table import HUB_MODELS
@@ -90,16 +91,23 @@ def _model(archive: ModelArchive, is_compiled: bool, keep_lora: bool) -> Model:
     _remember_options(model)
     if archive.training_config is not None and is_compiled:
         _compile(model, archive.training_config, generation)
-        if model.compile_config is not None:
+        is_its_own = names_optimizer(archive.training_config) and not _has_merged_lora(model)
+        if model.compile_config is not None and is_its_own:
             model.optimizer_state = OptimizerState(archive, state_layout) or None
     return model
+
+
+def _has_merged_lora(model: Model) -> bool:
+    """Whether a layer lacks LoRA weights that it had in the file, to which the optimizer's state there belongs."""
+    layers = (layer for layer in model.walk_layers() if isinstance(layer, LoraLayer))
+    return any(layer.filed_rank and layer.lora is None for layer in layers)
 
 
 def _state_problems(model: Model, archive: ModelArchive, generation: Generation) -> list[str]:
     """Why the optimizer's state in the file doesn't fit the model and its compile settings; by shapes alone."""
     try:
         shapes = [array.shape for array in archive.optimizer_weights]
-        if archive.training_config is None or not shapes:
+        if archive.training_config is None or not shapes or not names_optimizer(archive.training_config):
             return []
         _compile(model, archive.training_config, generation)
         problem = model.state_problem(shapes)

@@ -36,11 +36,11 @@ _FUNCTION = {"module": "builtins", "class_name": "function", "registered_name": 
 
 
 def compile_object(model: Trainer, *, names: bool = True) -> dict[str, Any]:
-    """`compile_config` of `config.json`, for a compiled model.
+    """`compile_config` of `config.json`, for a model with compile settings that can be used.
 
     Without `names`, which Keras 3 doesn't resolve in an `.h5`, all losses and metrics are written as objects.
     """
-    compiled = model.compilation
+    compiled = model.saved_compilation
     assert compiled is not None, "it is compiled"
     config = _in_lists(compiled.keras_config(), compiled.output_names)
     for key in ("metrics", "weighted_metrics"):

@@ -34,11 +34,8 @@ def check_options(model: Functional) -> None:
 def _beyond_keras3(layer: Layer) -> Iterator[str]:
     if isinstance(layer, (AddLoss, AddMetric)):
         yield type(layer).__name__
-    if isinstance(layer, BatchNormalization):
-        if layer.renorm:
-            yield "BatchNormalization with renorm"
-        if not layer.has_one_axis:
-            yield "BatchNormalization over several axes"
+    if isinstance(layer, BatchNormalization) and not layer.has_one_axis:
+        yield "BatchNormalization over several axes"
     for name in layer._options:
         if name.endswith("_constraint") and isinstance(getattr(layer, name), RadialConstraint):
             yield f"RadialConstraint as {name}"

@@ -58,7 +58,7 @@ def write_h5(model: Trainer, file: Any, keras3_version: str, generation: int) ->
 
     Raises ConfigError if an `.h5` of that generation can't store the model.
     """
-    compiled, keras2 = model.compilation, generation == 2
+    compiled, keras2 = model.saved_compilation, generation == 2
     form = _form(model, keras3_version, generation)
     texts = {
         "keras_version": form.keras_version,
@@ -106,7 +106,7 @@ def _keras3_form(model: Trainer, keras_version: str) -> _Form:
             f"save: layer '{name}' is in several models or wrappers, which an .h5 file can't store; use .keras"
         )
     order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Functional)}
-    if (compiled := model.compilation) is not None:
+    if (compiled := model.saved_compilation) is not None:
         check_keras3_optimizer(compiled.optimizer, model)
     training = None if compiled is None else _keras3_training(model)
     left_out = frozenset(left_out_of_keras3_h5(model))
@@ -115,7 +115,7 @@ def _keras3_form(model: Trainer, keras_version: str) -> _Form:
 
 def _keras2_form(model: Trainer) -> _Form:
     training, problems = None, []
-    if model.compiled:
+    if model.saved_compilation is not None:
         writer = Keras2Compile(model, Release.of(keras2_version(model)))
         training = writer.training_config()
         problems = writer.unsupported

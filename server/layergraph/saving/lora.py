@@ -140,7 +140,8 @@ def merged_weights(model: Trainer) -> Iterator[None]:
     if not adapted:
         yield
         return
-    optimizer = model.optimizer
+    compiled = model.saved_compilation
+    optimizer = None if compiled is None else compiled.optimizer
     if optimizer is not None:
         optimizer.build(model.trainable_weights)
     state = None if optimizer is None else optimizer.state()

@@ -39,6 +39,8 @@ from layergraph.training.trainer import Trainer
 def save_model(model: Trainer, path: Path, generation: int | None = None) -> None:
     """Saves the model, with its compile arguments and optimizer state, such that stock Keras loads it.
 
+    Compile arguments of its own file that can't be used, such as a custom loss, are left out.
+
     `generation` is the generation of Keras to save for, 2 or 3; None for `default_generation`.
 
     The file is created or replaced atomically, once its content is complete and on disk. Raises ConfigError if the path
@@ -136,7 +138,7 @@ def keras_config(model: Trainer, written: WrittenModel) -> dict[str, Any]:
     check_names(model)
     check_options(model)
     config = model_object(model, written)
-    if (compiled := model.compilation) is not None:
+    if (compiled := model.saved_compilation) is not None:
         check_keras3_optimizer(compiled.optimizer, model)
         config["compile_config"] = compile_object(model)
     return config
@@ -151,8 +153,8 @@ def _write_state(model: Trainer, written: WrittenModel, file: Any) -> None:
     """Writes the layout of `.weights.h5`. As Keras expects, a shared layer is written in each of its places."""
     order = {one: written.layers(one) for one in model.walk_layers() if isinstance(one, Functional)}
     _write_groups(file, ((variables_path(path, layer), layer) for path, layer in state_groups(model, order)))
-    optimizer = model.optimizer
-    if optimizer is not None:
+    if (compiled := model.saved_compilation) is not None:
+        optimizer = compiled.optimizer
         # Keras ignores an incomplete state, with a warning, so slots must exist.
         optimizer.build(model.trainable_weights)
         _write_variables(file, "optimizer/vars", optimizer.variables)
@@ -163,7 +165,7 @@ def _write_state(model: Trainer, written: WrittenModel, file: Any) -> None:
 
 def _write_keras2_state(model: Trainer, file: Any) -> None:
     _write_groups(file, archive_groups(model))
-    if (compiled := model.compilation) is not None:
+    if (compiled := model.saved_compilation) is not None:
         compiled.optimizer.build(model.trainable_weights)
         _write_variables(file, "optimizer/vars", keras2_state(compiled.optimizer))
 

@@ -185,6 +185,11 @@ class Trainer(Functional):
         return self._ready() if self.compiled else None
 
     @property
+    def saved_compilation(self) -> Compiled | None:
+        """The compilation that a file gets; None also if those of the model's own file can't be used."""
+        return None if self._compiled is None and self.compile_problem else self.compilation
+
+    @property
     def metrics_names(self) -> list[str]:
         """Names of the logs, sorted. Metrics that depend on shapes are included once data was seen."""
         ready = self._ready()

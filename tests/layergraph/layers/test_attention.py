@@ -1,5 +1,6 @@
 """Attention and EinsumDense against stock Keras."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from layergraph import layers
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.binding import bind_values
 from layergraph.functional.call_context import CallContext
+from model_files import FIXTURES, check_fixture
 from model_oracles import check_model, compare
 from oracles import LayerCase, assert_close, check_layer, flat, keras, random_arrays
 
@@ -362,3 +364,13 @@ def test_values_of_an_unknown_number_have_known_keys(values: int | None, keys: i
     given["v"][0, 1:] = 0
     for got, want in zip(some.plan().run(given).values(), known.plan().run(given).values(), strict=True):
         assert_close(got, want)
+
+
+def test_robust_masking_of_tf_keras_221(tmp_path: Path) -> None:
+    """A large negative number takes the place of masked scores, so that a query with no key attends to all equally."""
+    path = FIXTURES.parent / "tf_keras_attention.h5"
+    model = check_fixture(path)
+    for suffix in (".h5", ".keras"):
+        model.save(tmp_path / f"again{suffix}")
+        shutil.copy(path.with_suffix(".npz"), tmp_path / "again.npz")
+        check_fixture(tmp_path / f"again{suffix}")

@@ -274,10 +274,33 @@ def test_spectral_normalization_of_a_layer_without_kernel_is_refused() -> None:
         LAYERS["SpectralNormalization"](LAYERS["Flatten"]())(layergraph.Input((3, 4)))
 
 
-def test_options_of_renormalization_are_not_in_the_config() -> None:
+def test_unused_options_of_renormalization_are_not_in_the_config() -> None:
     """Most releases of Keras 3 refuse them."""
-    config = layergraph.layers.BatchNormalization(renorm=True, renorm_momentum=0.5).get_config()
+    config = layergraph.layers.BatchNormalization(renorm_momentum=0.5).get_config()
     assert not [name for name in config if name.startswith("renorm")]
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_renormalization_goes_to_stock_keras_and_back(suffix: str, tmp_path: Path) -> None:
+    def model(k: Any) -> Any:
+        x = k.Input((5,))
+        y = k.layers.BatchNormalization(renorm=True, renorm_momentum=0.5, renorm_clipping={"rmax": 1.5, "dmax": 0.5})(x)
+        made = k.Model(x, k.layers.Dense(2)(y))
+        made.compile("sgd", "mse")
+        return made
+
+    x, y = (np.random.default_rng(0).standard_normal((16, size)).astype("float32") for size in (5, 2))
+    options = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
+    ours, path = model(layergraph), tmp_path / f"ours{suffix}"
+    ours.fit(x, y, **options)
+    ours.save(path)
+    theirs, again = keras.models.load_model(path), layergraph.load_model(path)
+    # Keras reads names in its `.h5` as other functions.
+    theirs.compile("sgd", "mse")
+    expected = theirs.fit(x, y, **options).history["loss"]
+    for one in (ours, again):
+        assert_close(np.array(one.fit(x, y, **options).history["loss"]), np.array(expected), 1e-4)
+        assert_close(one.predict(x, verbose=0), theirs.predict(x, verbose=0), 1e-4)
 
 
 def test_several_axes_and_renormalization_give_the_numbers_of_keras_2() -> None:

@@ -384,3 +384,22 @@ def test_an_untrained_file_of_2_15_is_written_for_keras_3_in_its_words() -> None
     assert "is_legacy_optimizer" not in written["optimizer"]["config"]
     assert written["loss"]["config"]["reduction"] == "sum_over_batch_size"
     assert np.isclose(written["optimizer"]["config"]["learning_rate"]["config"]["initial_learning_rate"], 0.02)
+
+
+@pytest.mark.parametrize("generation", [2, 3])
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("unknown", ["optimizer", "loss", "metrics"])
+def test_settings_that_cannot_be_used_are_left_out(unknown: str, ending: str, generation: int, tmp_path: Path) -> None:
+    """A function or class that only the file's author has: the model is served, and can be saved in another format."""
+    model = tabular(layergraph)
+    expected = model.get_weights()
+    settings = {"optimizer": "sgd", "loss": "mse", "metrics": ["mae"]}
+    model.compile_config = {**settings, unknown: ["my_own"] if unknown == "metrics" else "my_own"}
+    assert "my_own" in model.compile_problem
+    model.save(tmp_path / f"again{ending}", generation=generation)
+    again = layergraph.load_model(tmp_path / f"again{ending}")
+    assert not again.compiled
+    assert all(map(np.array_equal, again.get_weights(), expected))
+    model.compile("sgd", "mse")
+    model.save(tmp_path / f"again{ending}", generation=generation)
+    assert layergraph.load_model(tmp_path / f"again{ending}").compiled

@@ -69,13 +69,13 @@ def test_the_optimizer_of_a_model_that_was_not_trained_goes_back_whole(tmp_path:
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_options_that_keras_3_lacks_are_refused_by_name(tmp_path, suffix):
     x = layergraph.Input((6, 6, 3))
-    y = layers.BatchNormalization(renorm=True, axis=[1, 3], name="norm")(x)
+    y = layers.BatchNormalization(axis=[1, 3], name="norm")(x)
     y = layers.Conv2D(2, 3, kernel_constraint="RadialConstraint", name="conv")(y)
     with pytest.raises(ConfigError) as caught:
         layergraph.Model(x, y).save(tmp_path / f"model{suffix}")
     assert str(caught.value) == (
-        "save: Keras 3 lacks layer 'norm': BatchNormalization with renorm; layer 'norm': BatchNormalization over "
-        "several axes; layer 'conv': RadialConstraint as kernel_constraint; save it for Keras 2"
+        "save: Keras 3 lacks layer 'norm': BatchNormalization over several axes; layer 'conv': RadialConstraint as "
+        "kernel_constraint; save it for Keras 2"
     )
     assert not list(tmp_path.iterdir())
 

@@ -222,3 +222,16 @@ def test_an_h5_has_a_function_as_a_metric_by_its_name(tmp_path):
     expected = theirs.evaluate(X, y, verbose=0, return_dict=True)
     again = keras.models.load_model(tmp_path / "ours.h5")
     assert again.evaluate(X, y, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+def test_a_file_that_lost_its_optimizer_has_keras_default(tmp_path):
+    """Saving as an .h5 takes the optimizer out of Keras 3's compile settings, which later .keras files then lack."""
+    theirs = build(keras, keras.layers)
+    theirs.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    theirs.fit(X, Y, **FIT)
+    theirs.save(tmp_path / "theirs.h5")
+    theirs.save(tmp_path / "theirs.keras")
+    again = keras.models.load_model(tmp_path / "theirs.keras")
+    assert type(again.optimizer).__name__ == "RMSprop"
+    check(layergraph.load_model(tmp_path / "theirs.keras"), again)

@@ -250,6 +250,27 @@ def model_without_lora() -> Any:
     return build(layergraph, own_layers, "dense").get_layer("adapted")
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("keras_wrote_it", [False, True])
+def test_a_model_whose_lora_weights_were_merged_starts_with_a_new_state(
+    keras_wrote_it: bool, suffix: str, tmp_path: Path
+) -> None:
+    """The file's state is that of the LoRA weights: such a model couldn't be saved or trained."""
+    x, y = data("dense")
+    if keras_wrote_it:
+        _, model = both("dense", 2, 5)
+        model.compile("adam", "mse")
+        model.fit(x, y, **FIT)
+    else:
+        model = trained()
+    model.save(tmp_path / f"m{suffix}")
+    merged, fresh = (layergraph.load_model(tmp_path / f"m{suffix}") for _ in range(2))
+    merged.save(tmp_path / f"again{suffix}")
+    np.testing.assert_allclose(layergraph.load_model(tmp_path / f"again{suffix}").predict(x), merged.predict(x))
+    fresh.compile(merged.optimizer.from_config(merged.optimizer.get_config()), "mse")
+    assert merged.fit(x, y, **FIT).history["loss"] == pytest.approx(fresh.fit(x, y, **FIT).history["loss"])
+
+
 # Patterns.
 
 

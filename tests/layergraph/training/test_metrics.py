@@ -258,6 +258,10 @@ def test_names_as_they_are_spelled():
     assert not by_shapes("binary_accuracy")
 
 
+def test_the_curve_as_tf_keras_221_spells_it():
+    assert METRICS["AUC"](curve="PR_GAIN").get_config()["curve"] == "PRGAIN"
+
+
 def test_keras_2_wrappers_and_serialised_functions():
     config = {"name": "acc", "dtype": "float32", "fn": "sparse_categorical_accuracy"}
     ours = metric({"class_name": "MeanMetricWrapper", "config": config})

@@ -67,8 +67,8 @@ class ProjectedAttention(ShapedLayer):
     Masks of query (rows, T), value and key (rows, S) are combined with `attention_mask` (rows, T, S) and, with
     `use_causal_mask`, the causal mask. The output has the query's mask.
 
-    mask_rule   result for a query with no key to attend to: as in `keras3` or as in `keras2`. Set from the file's
-                version
+    mask_rule   result for a query with no key to attend to: as in `keras3`, as in `keras2`, or as in tf_keras 2.21 with
+                `softmax_robust_masking`. Set from the file's version
     """
 
     dropout: float = option(fraction, default=0.0, kw_only=True)
@@ -84,7 +84,7 @@ class ProjectedAttention(ShapedLayer):
     use_gate: bool = option(boolean, default=False, kw_only=True)
     seed: Any = option(anything, default=None, kw_only=True)
     dtype: Any = option(any_dtype_policy, default=None, kw_only=True)
-    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2", "robust"), default="keras3", kw_only=True)
 
     supports_masking = True
     storage = StorageLayout(null_regularizer=True)
@@ -221,7 +221,7 @@ class ProjectedAttention(ShapedLayer):
         count = len(self.attention_axes)
         scores = torch.einsum(product, key, query * (1 / math.sqrt(query.shape[-1])))
         axes = tuple(range(scores.ndim - count, scores.ndim))
-        weights = masked_softmax(scores, mask, axes, additive=self.mask_rule == "keras2")
+        weights = masked_softmax(scores, mask, axes, rule=self.mask_rule)
         kept = dropped(context, weights, self.dropout) if context.training and self.dropout else weights
         return torch.einsum(combination, kept, value), weights
 

@@ -36,16 +36,16 @@ def as_many_steps(context: CallContext, x: torch.Tensor, key: torch.Tensor) -> t
 
 
 def masked_softmax(
-    scores: torch.Tensor, mask: torch.Tensor | None, axes: tuple[int, ...], *, additive: bool
+    scores: torch.Tensor, mask: torch.Tensor | None, axes: tuple[int, ...], *, rule: str
 ) -> torch.Tensor:
     """Softmax over `axes` of the elements where the mask is True.
 
-    Where it is False for all, the result is zeros, as in Keras 3. With `additive`, as in Keras 2, a large negative
-    number is added instead, so such a row has equal weights.
+    Where it is False for all, the result is zeros with the rule `keras3`. With `keras2`, a large negative number is
+    added to the scores, and with `robust` it takes their place, so such a row has equal weights.
     """
     if mask is not None:
         half = scores.dtype == torch.float16
-        if additive:
+        if rule == "keras2":
             scores = scores + torch.where(mask, 0.0, -65504.0 if half else -1e9).to(scores.dtype)
         else:
             scores = torch.where(mask, scores, -3e4 if half else -1e9)
@@ -53,7 +53,7 @@ def masked_softmax(
         weights = torch.softmax(scores, axes[0])
     else:
         weights = torch.exp(scores - torch.logsumexp(scores, axes, keepdim=True))
-    return weights if mask is None or additive else torch.where(mask, weights, 0)
+    return weights if mask is None or rule != "keras3" else torch.where(mask, weights, 0)
 
 
 def fused_attention(

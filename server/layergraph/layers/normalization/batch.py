@@ -23,7 +23,7 @@ from layergraph.regularizers import regularizer
 #: Keras's backend.epsilon(), which prevents a division by zero in a masked mean.
 EPSILON = 1e-7
 
-#: Options of batch renormalization, which Keras 3 lacks.
+#: Options of batch renormalization, which Keras 3 lacks up to 3.13.
 _RENORM = ("renorm", "renorm_clipping", "renorm_momentum")
 
 
@@ -46,7 +46,7 @@ class BatchNormalization(AffineLayer):
     (keras.layers.BatchNormalization).
 
     axis     in files of Keras 2 also several axes: one mean and variance for each of their positions
-    renorm   batch renormalization, in files of Keras 2
+    renorm   batch renormalization
     """
 
     axis: Any = option(axes, default=-1)
@@ -219,11 +219,9 @@ class BatchNormalization(AffineLayer):
             moving.mul_(momentum).add_(batch.detach().to(moving.dtype), alpha=(1 - momentum) * factor)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras's config, without the options of renormalization, which most releases don't accept."""
+        """Keras's config. It has the options of renormalization, which most releases lack, only if that is used."""
         config = super().get_config()
-        for name in _RENORM:
-            del config[name]
-        return config
+        return config if self.renorm else {key: value for key, value in config.items() if key not in _RENORM}
 
 
 LAYERS: dict[str, type[Layer]] = {"BatchNormalization": BatchNormalization}

@@ -32,7 +32,7 @@ def archive_version(model: Trainer) -> str:
 def archive_config(model: Trainer) -> dict[str, Any]:
     """The content of `config.json`. Raises ConfigError if such a file can't store the model."""
     compile_config, problems = None, []
-    if model.compiled:
+    if model.saved_compilation is not None:
         writer = Keras2Compile(model, Release.of(archive_version(model)))
         compile_config = writer.compile_config()
         problems = writer.unsupported

@@ -61,8 +61,8 @@ class Keras2Compile:
     """
 
     def __init__(self, model: Trainer, release: Release = LAST) -> None:
-        """`model` must be compiled."""
-        compiled = model.compilation
+        """`model` must have compile settings that can be used."""
+        compiled = model.saved_compilation
         assert compiled is not None, "it is compiled"
         self.unsupported: list[str] = []
         self._model = model
