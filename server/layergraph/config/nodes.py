@@ -59,6 +59,8 @@ def keras2_call(node: Any, class_name: str, constants: int, layer_names: Mapping
     kwargs = {name: _keras2_argument(value, layer_names) for name, value in found.items()}
     kwargs = {name: value for name, value in kwargs.items() if value is not None or name in _NONE_IS_A_VALUE}
     if class_name in RECURRENT and isinstance(structure, list):
+        if len(structure) <= constants:
+            raise MalformedNodeError
         states = structure[1 : len(structure) - constants]
         if constants:
             kwargs["constants"] = structure[len(structure) - constants :]
