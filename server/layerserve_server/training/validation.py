@@ -157,7 +157,7 @@ def checked_batch(
 
 def with_valid_options(request: RunRequest) -> RunRequest:
     """Returns a request with the default of each option whose value isn't valid, so that the others can be tried."""
-    defaults = {field.name: field.default for field in fields(RunRequest)}
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(RunRequest)}
     names = [option.name for option in RUN if not _is_valid(option, getattr(request, option.name))]
     return replace(request, **{name: defaults[name] for name in names})
 
