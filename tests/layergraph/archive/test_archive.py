@@ -53,6 +53,18 @@ def test_keras_zip_gives_config_version_and_weights(tmp_path: Path, compression:
         assert [int(a.read()) for a in archive.optimizer_weights] == list(range(12))
 
 
+@pytest.mark.parametrize("version", ["\ud800", "3.\u202e0", "3." + "0" * 5000, 3, ""])
+def test_a_version_that_is_none_is_unknown(tmp_path: Path, version: Any) -> None:
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["layers/dense/vars/0"] = 1.0
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": version}))
+        archive.writestr("config.json", json.dumps(CONFIG))
+        archive.write(tmp_path / "w.h5", "model.weights.h5")
+    with open_archive(tmp_path / "m.keras") as archive:
+        assert archive.keras_version is None
+
+
 @pytest.mark.parametrize("user_block", [0, 512, 4096])
 @pytest.mark.parametrize("split", [False, True])
 def test_legacy_h5_gives_layers_in_order_whatever_its_form(tmp_path: Path, user_block: int, split: bool) -> None:

@@ -466,6 +466,11 @@ def with_code() -> dict[str, Any]:
     return cases
 
 
+def named(name: str) -> dict[str, Any]:
+    """The input with another name in its config than the one by which the graph refers to it."""
+    return {**X, "config": {**X["config"], "name": name}}
+
+
 def odd() -> dict[str, Any]:
     """Graphs that no Keras version writes."""
     many = [layer("InputLayer", f"x{i}", batch_shape=[None, 4]) for i in range(2000)]
@@ -506,6 +511,10 @@ def odd() -> dict[str, Any]:
         "name with NUL": functional(X, dense("a\0b")),
         "name of 100 kB": functional(X, dense("a" * 100_000)),
         "name with a lone surrogate": functional(X, dense("\ud800")),
+        "other name with a lone surrogate": functional(named("\ud800"), dense()),
+        "output's name with a lone surrogate": functional(X, dense(), outputs={"\ud800": ["a", 0, 0]}),
+        "other name with NUL": functional(named("a\0b"), dense()),
+        "other name of 100 kB": functional(named("a" * 100_000), dense()),
         "name that is a number": functional(X, {**dense(), "name": 3}),
         "input of a mixed policy": functional({**X, "config": {**X["config"], "dtype": "mixed_float16"}}, dense()),
         "policy with two signs": functional(X, dense(dtype="gptq/--4/2_from_float32")),
@@ -559,6 +568,10 @@ SAID = {
     "name with NUL": "a layer's name is 'a\\x00b', expected text",
     "name of 100 kB": "aaa...', expected text",
     "name with a lone surrogate": "expected Unicode text",
+    "other name with a lone surrogate": "expected Unicode text",
+    "output's name with a lone surrogate": "a name in output_layers is '\\ud800', expected Unicode text",
+    "other name with NUL": "a layer's name is 'a\\x00b', expected text",
+    "other name of 100 kB": "aaa...', expected text",
     "name that is a number": "a layer's name is '3', expected text",
     "input of a mixed policy": "layer 'x': InputLayer: option 'dtype' is 'mixed_float16', expected the name of a dtype",
     "policy with two signs": "option 'dtype' is 'gptq/--4/2_from_float32', expected a dtype policy",

@@ -21,6 +21,7 @@ from layergraph.config.options import (
     option,
     optional,
     positive_int,
+    unicode_text,
 )
 from layergraph.errors import ConfigError, DataError, ElementError, GraphError
 from layergraph.functional.call_context import CallContext
@@ -237,11 +238,7 @@ class Discretization(_Categories):
 def _mask_value(value: Any) -> Any:
     if value is None:
         return value
-    if not isinstance(value, str):
-        return integer(value)
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise Expected("an integer or text")
-    return value
+    return unicode_text(value) if isinstance(value, str) else integer(value)
 
 
 class Hashing(_Categories):
