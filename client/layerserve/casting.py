@@ -84,7 +84,7 @@ def _of_objects(array: Array, name: str) -> Array:
 def cast(array: Array, dtype: str, name: str) -> Array:
     """Converts an array to the NumPy dtype from which `dtype` is encoded; returns it unchanged if it has that already.
 
-    Raises InvalidTensor if a value would change, between text and numbers, and for complex numbers.
+    Raises InvalidTensor if a value would change, between text and numbers, and from and to complex numbers.
     """
     held = array_dtype(array, name)
     if held == dtype:
@@ -92,7 +92,7 @@ def cast(array: Array, dtype: str, name: str) -> Array:
     if array.size == 0 and array.dtype == np.float64:
         # An empty list has no dtype; NumPy makes it float64.
         return array.astype(NUMPY_DTYPES[dtype])
-    if "string" in (held, dtype) or held in COMPLEX:
+    if "string" in (held, dtype) or held in COMPLEX or dtype in COMPLEX:
         raise InvalidTensor(name=name, got=f"dtype {held}", expected=dtype)
     if dtype in FLOATS:
         return _to_float(array, dtype, name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, cast
 
-from layerserve.errors import InvalidArgument
+from layerserve.errors import DataLoss, InvalidArgument
 from layerserve.tables import Table, Tabular, count_text, shape_text
 from layerserve.tensors import dtype_name, read_shape
 from layerserve.v1 import models_pb2, tensor_pb2
@@ -184,7 +184,11 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
 
 
 def read_time(timestamp: Timestamp) -> datetime:
-    return timestamp.ToDatetime(tzinfo=timezone.utc)
+    """Returns a time. Raises DataLoss for a timestamp that isn't valid."""
+    try:
+        return timestamp.ToDatetime(tzinfo=timezone.utc)
+    except (ValueError, OverflowError) as wrong:
+        raise DataLoss(f"the server's reply: {wrong}") from None
 
 
 def _state(number: int) -> VersionState:

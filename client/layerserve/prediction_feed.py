@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from layerserve.errors import from_status
+from layerserve.errors import DataLoss, from_status
 from layerserve.flow import Close, Flow, Stream, open_stream, receive
 from layerserve.inputs import encode_inputs
 from layerserve.methods import PREDICT_STREAM
@@ -53,6 +53,8 @@ class PredictionFeed:
                     raise self._failure
                 return None
             answered = reply.response.id if reply.WhichOneof("outcome") == "response" else reply.error.id
+            if not (answered.isascii() and answered.isdecimal() and len(answered) < 20):
+                raise DataLoss(f"the server's reply: got id {answered!r}, expected the number of a request")
             self._received[int(answered)] = reply
         reply = self._received.pop(self._next)
         self._next += 1

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from layerserve.curves import Curves, Line, Plotted, log_names
+from layerserve.errors import DataLoss
 from layerserve.flow import Flow, call
 from layerserve.methods import GET_RUN_SERIES
 from layerserve.tables import Table, count_text, number_text
@@ -82,6 +83,10 @@ def run_series(
     reply = yield from call(GET_RUN_SERIES, request)
     found: dict[str, dict[str, RunSeries]] = {run: {} for run in runs}
     for one in reply.series:
+        if one.run_id not in found:
+            raise DataLoss(
+                f"the server's reply: got a series of run {one.run_id!r}, expected those of {', '.join(runs)}"
+            )
         positions, values = np.array(one.positions, np.int64), np.array(one.values, np.float64)
         found[one.run_id][one.name] = RunSeries(positions, values, np.array(one.seconds, np.float64))
     return SeriesByRun(found, by)

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from layerserve import methods
 from layerserve.curves import Curves, Line, Plotted
-from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
+from layerserve.errors import DataLoss, InvalidArgument, TrainingCancelled, TrainingFailed
 from layerserve.flow import Flow, Pause, call
 from layerserve.model_info import model_spec, read_time
 from layerserve.options.option import check_names, fill
@@ -312,13 +312,18 @@ def read_sweep(message: pb.Sweep) -> SweepInfo:
 
 
 def _read_trial(message: pb.Trial) -> Trial:
+    try:
+        settings = {setting.name: json.loads(setting.value) for setting in message.settings}
+        history = dict(zip(message.epochs, message.history, strict=True))
+    except (ValueError, RecursionError) as wrong:
+        raise DataLoss(f"the server's reply: trial {message.number} is malformed: {wrong}") from None
     return Trial(
         number=message.number,
         state=cast(TrialState, _word(pb.TrialState, "TRIAL_STATE_", message.state)),
-        settings={setting.name: json.loads(setting.value) for setting in message.settings},
+        settings=settings,
         run_id=message.run_id,
         value=message.value if message.HasField("value") else None,
-        history=dict(zip(message.epochs, message.history, strict=True)),
+        history=history,
         reason=message.reason,
         seconds=message.seconds,
     )

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from layerserve import Client, LayerserveError, TensorSpec
 from layerserve.cli import main
+from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32
+from layerserve.v1.training_pb2 import DATA_ROLE_X, DATA_ROLE_Y, EstimateRunRequest, TrainSpec
+from layerserve.v1.training_pb2_grpc import TrainingServiceStub
+from layerserve_server.app import App
 from layerserve_server.training.budget import folder_bytes
 from small_runs import SETTINGS, dense_data
 
@@ -90,6 +96,27 @@ def test_what_cannot_work_is_a_problem_in_the_words_of_train(client: Client, set
     with pytest.raises(LayerserveError) as refused:
         client.train(ESTIMATED, x, y, **given)
     assert client.estimate(ESTIMATED, x, y, **given).problems[0] == str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"epochs": -1}, "epochs: got -1, expected 1 or more"),
+        ({"nan_policy": 99}, "nan_policy: got 99, expected stop or continue"),
+        ({"validation_split": math.nan}, "validation_split: got nan, expected from 0 to below 1"),
+        ({"validation_split": -math.inf}, "validation_split: got -inf, expected from 0 to below 1"),
+    ],
+)
+def test_an_option_out_of_its_range_is_no_error_of_the_server(app: App, settings: dict[str, Any], problem: str) -> None:
+    """A client that isn't this one may send it. The other settings are tried all the same."""
+    spec = TrainSpec(model={"name": ESTIMATED}, compile={"optimizer": '"addam"', "loss": '"mse"'}, **settings)
+    spec.data.add(role=DATA_ROLE_X, dtype=DATA_TYPE_FLOAT32, shape=[8, 64])
+    spec.data.add(role=DATA_ROLE_Y, dtype=DATA_TYPE_FLOAT32, shape=[8, 10])
+    with grpc.insecure_channel(f"127.0.0.1:{app.grpc_port}") as channel:
+        found = TrainingServiceStub(channel).EstimateRun(EstimateRunRequest(train=spec), timeout=60).problems
+    assert found[0] == problem
+    assert any("addam" in text for text in found)
+    assert not any("server's log" in text for text in found)
 
 
 def test_shapes_are_enough(client: Client) -> None:

@@ -35,6 +35,13 @@ def test_what_loses_nothing_is_converted(value, dtype, expected):
     np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "bytes"])
+def test_numbers_become_no_complex_ones(dtype):
+    held = "string" if dtype == "bytes" else dtype
+    with pytest.raises(InvalidTensor, match=f"got dtype {held}, expected complex64"):
+        cast(np.ones(2, dtype), "complex64", "x")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int32", "bool", "string", "complex128"])
 def test_complex_numbers_are_not_converted(dtype):
     with pytest.raises(InvalidTensor, match=f"got dtype complex64, expected {dtype}"):

@@ -8,10 +8,23 @@ import threading
 import numpy as np
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
-from layerserve import Client, InvalidTensor, MissingInput, TensorSpec, TrainingCancelled, UnknownInput, tensors
+from layerserve import (
+    Client,
+    DataLoss,
+    InvalidTensor,
+    MissingInput,
+    TensorSpec,
+    TrainingCancelled,
+    UnknownInput,
+    tensors,
+)
 from layerserve.dataset_info import read_dataset
+from layerserve.flow import Stream
 from layerserve.model_info import read_model_info
+from layerserve.prediction import Signatures
+from layerserve.prediction_feed import PredictionFeed
 from layerserve.run_info import read_run_info
+from layerserve.run_series import run_series
 from layerserve.sweeps import read_sweep
 from layerserve.testing import FakeServer
 from layerserve.testing.fake_model import FakeModel
@@ -74,6 +87,32 @@ def test_no_field_of_a_reply_is_left_out(read, message):
         if repr(read(less)) == repr(whole):
             unread.append(field.name)
     assert unread == []
+
+
+@pytest.mark.parametrize(
+    ("read", "message", "text"),
+    [
+        (read_model_info, models_pb2.ModelVersion(ready_time={"nanos": -1}), "the server's reply: "),
+        (read_run_info, training_pb2.Run(created_time={"seconds": 2**60}), "the server's reply: "),
+        (read_dataset, datasets_pb2.Dataset(used_time={"seconds": -(2**60)}), "the server's reply: "),
+        (read_sweep, sweeps_pb2.Sweep(trials=[{"settings": [{"name": "a", "value": "{"}]}]), "trial 0 is malformed"),
+        (read_sweep, sweeps_pb2.Sweep(trials=[{"epochs": [1], "history": [1, 2]}]), "trial 0 is malformed"),
+    ],
+)
+def test_a_malformed_reply_is_lost_data(read, message, text):
+    with pytest.raises(DataLoss, match=text):
+        read(message)
+
+
+def test_a_reply_about_something_else_is_lost_data():
+    other = training_pb2.GetRunSeriesResponse(series=[{"run_id": "b"}])
+    answered = prediction_pb2.PredictStreamResponse(response={"id": "b"})
+    feed = PredictionFeed(Signatures(), "m", [], None, None, None)
+    feed._stream = Stream(None)
+    for flow, reply in ((run_series(["a"], [], 10, "epoch"), other), (feed.next(), answered)):
+        next(flow)
+        with pytest.raises(DataLoss, match=r"the server's reply: got .*'b', expected"):
+            flow.send(reply)
 
 
 @pytest.mark.parametrize("number", [0, 99])

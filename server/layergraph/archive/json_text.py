@@ -108,8 +108,11 @@ def infinity(name: str) -> float:
 
 
 def config_text(config: Any) -> str:
-    """Returns a config as JSON. Raises JsonError for NaN, and for Infinity outside of calls."""
-    text = json.dumps(config)
+    """Returns a config as JSON. Raises JsonError for NaN, Infinity outside of calls, and what JSON doesn't have."""
+    try:
+        text = json.dumps(config)
+    except TypeError as wrong:
+        raise JsonError(f"can't be written: {wrong}") from None
     if ("NaN" in text or "Infinity" in text) and (found := _stray_constant(config)):
         _no_constant(found)
     return text

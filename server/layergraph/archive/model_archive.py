@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,10 @@ from layergraph.archive.weights import StateTree, StoredArray, StoredWeights
 
 #: An array that will be read, and the order of its axes in memory, from slowest to fastest; None for its own.
 Wanted: TypeAlias = "tuple[StoredArray, tuple[int, ...] | None]"
+
+
+#: A version of Keras, such as "2.2.4-tf": text that may be shown and sent.
+VERSION = re.compile(r"[!-~ ]{1,100}")
 
 
 class Members(Protocol):
@@ -32,7 +37,7 @@ class ModelArchive:
     files             paths of all files that the model was read from
     config            the model's {"class_name": ..., "config": {...}}, as in the file
     training_config   the arguments of `compile`, as in the file; None if the model wasn't compiled
-    keras_version     version of the Keras that wrote the file, or None if unknown
+    keras_version     version of the Keras that wrote the file, or None if unknown, as is text that can't be a version
     backend           backend of the Keras that wrote the file, as written by Keras 2; None if unknown
     weights           the arrays, in the file's layout
     task_weights      the weights of a task in a preset folder of KerasHub; `weights` are then those of its backbone
@@ -64,7 +69,7 @@ class ModelArchive:
         self.files = tuple(files) or (path,)
         self.config = config
         self.training_config = training_config
-        self.keras_version = keras_version
+        self.keras_version = keras_version if keras_version and VERSION.fullmatch(keras_version) else None
         self.backend = backend
         self.weights = weights
         self.task_weights = task_weights

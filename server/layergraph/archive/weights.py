@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+
+#: Name of an array in a numbered group. Python refuses to read thousands of digits.
+INDEX = re.compile(r"[0-9]{1,9}")
 
 
 class StoredArray(Protocol):
@@ -60,7 +64,7 @@ class StateTree:
         group = self.root.group("optimizer/vars")
         if group is None:
             return []
-        names = sorted((name for name in group.member_names() if name.isdecimal()), key=int)
+        names = sorted((name for name in group.member_names() if INDEX.fullmatch(name)), key=int)
         return [array for name in names if (array := group.array(name)) is not None]
 
 

@@ -79,9 +79,12 @@ def _node(node_def: Any) -> Node:
     if isinstance(node_def, Mapping):
         attributes = node_def.get("attr")
         items = attributes.items() if isinstance(attributes, Mapping) else ()
-        return Node(str(node_def.get("op")), {str(key): _json_attribute(value) for key, value in items})
+        with suppress(TypeError, ValueError):
+            return Node(str(node_def.get("op")), {str(key): _json_attribute(value) for key, value in items})
     if isinstance(node_def, str) and len(node_def) <= _MAX_BYTES:
-        candidates = [node_def.encode("utf-8", "surrogateescape")]
+        candidates = []
+        with suppress(UnicodeEncodeError):
+            candidates.append(node_def.encode("utf-8", "surrogateescape"))
         with suppress(binascii.Error, ValueError):
             candidates.append(base64.b64decode(node_def, validate=True))
         for data in candidates:

@@ -317,7 +317,7 @@ KERAS1 = Generation(
 
 
 #: Multi-backend releases; tf.keras of that time writes "2.3.0-tf".
-_MULTI_BACKEND = re.compile(r"2\.[0-3]\.\d+")
+_MULTI_BACKEND = re.compile(r"2\.[0-3]\.\d{1,4}")
 _TF_KERAS = re.compile(r"2\.(\d{1,4})(?!\d)")
 _KERAS3 = re.compile(r"3\.(\d{1,4})(?!\d)")
 _LATEST = 9999

@@ -59,6 +59,8 @@ def keras2_call(node: Any, class_name: str, constants: int, layer_names: Mapping
     kwargs = {name: _keras2_argument(value, layer_names) for name, value in found.items()}
     kwargs = {name: value for name, value in kwargs.items() if value is not None or name in _NONE_IS_A_VALUE}
     if class_name in RECURRENT and isinstance(structure, list):
+        if len(structure) <= constants:
+            raise MalformedNodeError
         states = structure[1 : len(structure) - constants]
         if constants:
             kwargs["constants"] = structure[len(structure) - constants :]
@@ -78,14 +80,17 @@ def with_masks_left_out(call: CallSpec, *, is_model: bool) -> CallSpec:
     return replace(call, kwargs={**call.kwargs, "mask": NO_MASK if mask is None else mask})
 
 
-def tensor_references(structure: Structure) -> Structure:
-    """Reads `input_layers` and `output_layers`: ["x", 0, 0], nested in lists and dicts. Raises MalformedNodeError."""
+def tensor_references(structure: Structure, name: Callable[[Any], str]) -> Structure:
+    """Reads `input_layers` and `output_layers`: ["x", 0, 0], nested in lists and dicts. Raises MalformedNodeError.
+
+    `name` validates the keys of dicts, which name inputs and outputs.
+    """
     if _is_reference(structure, (3,)):
         return TensorRef(*structure)
     if isinstance(structure, list):
-        return [tensor_references(item) for item in structure]
+        return [tensor_references(item, name) for item in structure]
     if isinstance(structure, dict):
-        return {key: tensor_references(item) for key, item in structure.items()}
+        return {name(key): tensor_references(item, name) for key, item in structure.items()}
     raise MalformedNodeError
 
 

@@ -246,6 +246,13 @@ def text(value: Any) -> str:
     return value
 
 
+def unicode_text(value: Any) -> str:
+    """Validator: text that UTF-8 can encode, without half of a surrogate pair."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text(value)):
+        raise Expected("Unicode text")
+    return str(value)
+
+
 def one_of(*choices: str) -> Validator[str]:
     """Validator: one of a few words."""
 

@@ -74,7 +74,7 @@ def quantization(value: Any) -> tuple[Quantization, str] | None:
 
 def _parsed(text: str, length: int) -> Quantization | None:
     mode, *numbers = text.split("/")
-    if mode not in _BITS or len(numbers) > 2 or not all(number.lstrip("-").isdecimal() for number in numbers):
+    if mode not in _BITS or len(numbers) > 2 or not all(number.removeprefix("-").isdecimal() for number in numbers):
         return None
     sizes = [int(number) for number in numbers if len(number) < 10]
     if len(sizes) != {"int4": len(numbers) and 1, "gptq": 2, "awq": 2}.get(mode, 0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ class _Reader:
 
     def _references(self, value: Any, key: str) -> Structure:
         try:
-            return tensor_references(value)
+            return tensor_references(value, partial(self._name, what=f"a name in {key}"))
         except MalformedNodeError:
             raise CorruptFileError(self.path, f"{key} isn't a nesting of [layer, node, tensor]") from None
 
@@ -298,7 +299,9 @@ class _Reader:
         rules = self.generation.rules
         config.update({**rules.get("*", {}), **rules.get(kind, {})})
         config.update(self._own_options(value))
-        config.setdefault("name", name)
+        # The layer is called so, whatever the name by which the graph refers to it.
+        if config.setdefault("name", name) is not None:
+            self._name(config["name"])
         if "dtype" in config and kind not in _WITH_POLICIES:
             config["dtype"] = policy_of(config["dtype"], name)
         self.generation.adapt(kind, config)
@@ -369,15 +372,15 @@ class _Reader:
             name = config.get("name")
         return "" if name is None else self._name(name)
 
-    def _name(self, name: Any) -> str:
+    def _name(self, name: Any, what: str = "a layer's name") -> str:
         """Validates a name: any text that can be written again. Raises CorruptFileError."""
         if not isinstance(name, str) or len(name) > self.limits.name_length or "\0" in name:
             expected = f"text of at most {self.limits.name_length} characters, without NUL"
-            raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, expected {expected}")
+            raise CorruptFileError(self.path, f"{what} is {brief_name(name)}, expected {expected}")
         try:
             name.encode("utf-8")
         except UnicodeEncodeError:
-            raise CorruptFileError(self.path, f"a layer's name is {brief_name(name)}, expected Unicode text") from None
+            raise CorruptFileError(self.path, f"{what} is {brief_name(name)}, expected Unicode text") from None
         return name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from layergraph.config.options import boolean, brief, option, shape
+from layergraph.config.options import Expected, boolean, brief, option, shape
 from layergraph.errors import ConfigError
 from layergraph.functional.dtypes import dtype
 from layergraph.functional.layer import Layer
@@ -30,7 +30,11 @@ class InputLayer(Layer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # An input's dtype may be any dtype, 'string' included; it is not a policy.
-        self._element_type = dtype(kwargs.pop("dtype", None) or "float32")
+        given = kwargs.pop("dtype", None)
+        try:
+            self._element_type = dtype("float32" if given is None else given)
+        except Expected as wrong:
+            raise ConfigError(f"InputLayer: option 'dtype' is {brief(given)}, expected {wrong}") from None
         super().__init__(*args, **kwargs)
         tensor = Tensor(self.batch_shape, self.element_type, History(self, 0, 0), name=self.name)
         self.built = True

@@ -12,7 +12,7 @@ import torch
 
 from layergraph.config.keras2_releases import MASK_USES
 from layergraph.config.names import snake_case
-from layergraph.config.options import Configurable, boolean, brief, option, optional, text
+from layergraph.config.options import Configurable, boolean, brief, option, optional, unicode_text
 from layergraph.constraints import constraint as constraint_of
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
@@ -56,7 +56,7 @@ class _LayerOptions(Configurable):
     want a field to stay in the class that first declares it.
     """
 
-    name: str = option(optional(text), default=None, kw_only=True)
+    name: str = option(optional(unicode_text), default=None, kw_only=True)
     trainable: bool = option(boolean, default=True, kw_only=True)
     dtype: Any = option(dtype_policy, default=None, kw_only=True)
     activity_regularizer: Any = option(regularizer_of, default=None, kw_only=True)

@@ -9,7 +9,7 @@ from layergraph.errors import ConfigError
 
 
 def config_json(config: Any) -> str:
-    """Returns a model's config as JSON. Raises ConfigError for NaN, and for infinities outside of calls."""
+    """Returns a model's config as JSON. Raises ConfigError where `config_text` raises JsonError."""
     try:
         return config_text(config)
     except JsonError as wrong:

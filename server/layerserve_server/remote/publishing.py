@@ -34,13 +34,13 @@ def upload(store: Store, name: str, folder: Path, above: int, expected: int = 0)
     """Writes a version's folder, with its manifest, into the store, with the first free number above `above`.
 
     Raises StoreError, and VersionConflictError if the model has a version above `expected`, or another publisher has
-    begun one (0: it may); then the store has no new version.
+    begun one (0: it may), or the model never had `expected`; then the store has no new version.
     """
     if expected:
         newest = max((number for _, number in arrange(store.objects(name), "").versions), default=0)
-        if newest > expected:
+        above = max(above, newest)
+        if not newest <= expected <= above:
             raise VersionConflictError(name, expected, newest)
-        above = max(above, expected)
     claim = f"{host_name()} {os.getpid()} {secrets.token_hex(16)}"
     manifest = (folder / MANIFEST).read_text("utf-8")
     files = sorted(

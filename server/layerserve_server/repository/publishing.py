@@ -47,7 +47,8 @@ def publish(
     The number is one higher than the highest on disk and than `above`. The version's folder is created by a rename,
     with a manifest (`facts`, and the file's sha256 and size) and copies of the files `beside`, by name. The file is
     removed from its old path last, so that a killed publisher can start again. Raises OSError on failure, and
-    VersionConflictError if the model has a version above `expected` (0: any); then leaves the repository unchanged.
+    VersionConflictError if the model has a version above `expected` (0: any), or never had that one; then leaves the
+    repository unchanged.
     """
     folder = model_folder(root, name)
     temporary = temporary_folder(folder)
@@ -92,14 +93,18 @@ def claim(temporary: Path, folder: Path, above: int) -> int:
 def claim_next(name: str, temporary: Path, folder: Path, above: int, expected: int) -> int:
     """Like `claim`, if no version is above `expected`. Raises VersionConflictError if there is one.
 
+    Also raises it for an `expected` version that the model never had: the number after it would leave a gap, up to the
+    largest number that a version may have.
+
     Publishers choose the same next number, and renaming onto a folder fails: so a version that is published between the
     check and the renaming is noticed, too, whichever process or server publishes it.
     """
     with _locked(folder):
         newest = max(version_numbers(folder), default=0)
-        if newest > expected:
+        highest = max(above, newest)
+        if not newest <= expected <= highest:
             raise VersionConflictError(name, expected, newest)
-        version = max(above, expected, newest) + 1
+        version = highest + 1
         target = folder / str(version)
         try:
             if os.path.lexists(target):

@@ -337,8 +337,12 @@ class Repository(LoadedModels):
         return max(versions, default=0)
 
     def check_newest(self, name: str, expected: int) -> None:
-        """Raises VersionConflictError if a model has a version above `expected`."""
-        if (newest := self.newest(name)) > expected:
+        """Raises VersionConflictError if a model has a version above `expected`, or never had that one."""
+        if expected > self.highest(name):
+            # Another server may have published it a moment ago.
+            self.scan(name)
+        newest = self.newest(name)
+        if not newest <= expected <= self.highest(name):
             raise VersionConflictError(name, expected, newest)
 
     def check_writable(self, name: str) -> None:

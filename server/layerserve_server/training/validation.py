@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -155,6 +155,13 @@ def checked_batch(
     return named
 
 
+def with_valid_options(request: RunRequest) -> RunRequest:
+    """Returns a request with the default of each option whose value isn't valid, so that the others can be tried."""
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(RunRequest)}
+    names = [option.name for option in RUN if not _is_valid(option, getattr(request, option.name))]
+    return replace(request, **{name: defaults[name] for name in names})
+
+
 def check_workers(request: RunRequest, max_workers: int) -> None:
     """Raises InvalidRequestError if a request has more workers than `max_workers`, or than rows in a batch."""
     if not 1 <= request.workers <= max_workers:
@@ -244,9 +251,13 @@ def _check_label(request: RunRequest) -> None:
 def _check_range(option: Option, value: Any) -> None:
     if isinstance(option.kind, (Key, Metadata)):
         return  # checked above, without repeating a long value
-    given = value or option.default is not None  # without a default, 0 and "" mean that the option isn't given
-    if given and not option.kind.valid(value):
+    if not _is_valid(option, value):
         raise InvalidRequestError(f"{option.path}: got {value!r}, expected {_range(option)}")
+
+
+def _is_valid(option: Option, value: Any) -> bool:
+    given = value or option.default is not None  # without a default, 0 and "" mean that the option isn't given
+    return not given or option.kind.valid(value)
 
 
 def check_description(text: str) -> None:
@@ -434,7 +445,7 @@ def _check_view(request: RunRequest, rows: int, *, validates: bool) -> None:
 
 def _check_split(split: float, rows: int) -> None:
     # Keras trains on the first int(rows * (1 - split)) rows and validates on the others.
-    if split and not 0 < int(rows * (1 - split)) < rows:
+    if split and not (SHARE.valid(split) and 0 < int(rows * (1 - split)) < rows):
         raise InvalidRequestError(
             f"validation_split: {split} of {rows} rows leaves none for training or for validation"
         )

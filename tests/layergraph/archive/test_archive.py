@@ -35,6 +35,7 @@ def test_keras_zip_gives_config_version_and_weights(tmp_path: Path, compression:
         file["layers/dense/vars/0"] = np.arange(6, dtype="f4").reshape(2, 3)
         for index in range(12):
             file[f"optimizer/vars/{index}"] = index
+        file[f"optimizer/vars/{'9' * 5000}"] = 0
     with zipfile.ZipFile(tmp_path / "m.keras", "w", compression) as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": "3.8.0"}))
         archive.writestr("config.json", json.dumps({**CONFIG, "compile_config": {"loss": "mse"}}))
@@ -48,8 +49,20 @@ def test_keras_zip_gives_config_version_and_weights(tmp_path: Path, compression:
         assert array is not None
         assert (array.shape, array.dtype) == ((2, 3), "float32")
         np.testing.assert_array_equal(array.read(), np.arange(6, dtype="f4").reshape(2, 3))
-        # Numeric names are sorted as numbers.
+        # Numeric names are sorted as numbers; one that no Keras writes is left out.
         assert [int(a.read()) for a in archive.optimizer_weights] == list(range(12))
+
+
+@pytest.mark.parametrize("version", ["\ud800", "3.\u202e0", "3." + "0" * 5000, 3, ""])
+def test_a_version_that_is_none_is_unknown(tmp_path: Path, version: Any) -> None:
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["layers/dense/vars/0"] = 1.0
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": version}))
+        archive.writestr("config.json", json.dumps(CONFIG))
+        archive.write(tmp_path / "w.h5", "model.weights.h5")
+    with open_archive(tmp_path / "m.keras") as archive:
+        assert archive.keras_version is None
 
 
 @pytest.mark.parametrize("user_block", [0, 512, 4096])

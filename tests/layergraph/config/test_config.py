@@ -114,6 +114,11 @@ def test_the_version_tells_the_generation(version: str, generation: Any) -> None
     assert generation_of(version, {}) is generation
 
 
+def test_a_version_of_thousands_of_digits_is_read() -> None:
+    for start in ("2.", "2.2.", "3."):
+        assert generation_of(start + "1" * 5000, {}).major == int(start[0])
+
+
 def test_without_a_version_the_form_of_calls_tells() -> None:
     assert generation_of(None, functional(X, dense())).major == 3
     old = functional(X, {**dense(), "inbound_nodes": [[["x", 0, 0, {}]]]})
@@ -322,6 +327,12 @@ def test_a_call_of_keras_2_of_another_form_is_refused(node: Any) -> None:
         keras2_call(node, "Dense", 0, {})
 
 
+@pytest.mark.parametrize(("node", "constants"), [([[]], 0), ([[["x", 0, 0]]], 1), ([["x", 0, 0], ["y", 0, 0]], 2)])
+def test_a_call_of_a_recurrent_layer_without_the_tensors_that_it_takes_is_refused(node: Any, constants: int) -> None:
+    with pytest.raises(MalformedNodeError):
+        keras2_call(node, "LSTM", constants, {})
+
+
 @pytest.mark.parametrize("node", [[], {"args": {}}, {"kwargs": {}}, {"args": [], "kwargs": [1]}])
 def test_a_call_of_keras_3_of_another_form_is_refused(node: Any) -> None:
     with pytest.raises(MalformedNodeError):
@@ -455,6 +466,11 @@ def with_code() -> dict[str, Any]:
     return cases
 
 
+def named(name: str) -> dict[str, Any]:
+    """The input with another name in its config than the one by which the graph refers to it."""
+    return {**X, "config": {**X["config"], "name": name}}
+
+
 def odd() -> dict[str, Any]:
     """Graphs that no Keras version writes."""
     many = [layer("InputLayer", f"x{i}", batch_shape=[None, 4]) for i in range(2000)]
@@ -495,7 +511,13 @@ def odd() -> dict[str, Any]:
         "name with NUL": functional(X, dense("a\0b")),
         "name of 100 kB": functional(X, dense("a" * 100_000)),
         "name with a lone surrogate": functional(X, dense("\ud800")),
+        "other name with a lone surrogate": functional(named("\ud800"), dense()),
+        "output's name with a lone surrogate": functional(X, dense(), outputs={"\ud800": ["a", 0, 0]}),
+        "other name with NUL": functional(named("a\0b"), dense()),
+        "other name of 100 kB": functional(named("a" * 100_000), dense()),
         "name that is a number": functional(X, {**dense(), "name": 3}),
+        "input of a mixed policy": functional({**X, "config": {**X["config"], "dtype": "mixed_float16"}}, dense()),
+        "policy with two signs": functional(X, dense(dtype="gptq/--4/2_from_float32")),
         "an unknown option": functional(X, dense(colour="red")),
         "an unknown operation": functional(X, {**dense(), "module": "keras.src.ops.numpy", "class_name": "Frobnicate"}),
     }
@@ -546,7 +568,13 @@ SAID = {
     "name with NUL": "a layer's name is 'a\\x00b', expected text",
     "name of 100 kB": "aaa...', expected text",
     "name with a lone surrogate": "expected Unicode text",
+    "other name with a lone surrogate": "expected Unicode text",
+    "output's name with a lone surrogate": "a name in output_layers is '\\ud800', expected Unicode text",
+    "other name with NUL": "a layer's name is 'a\\x00b', expected text",
+    "other name of 100 kB": "aaa...', expected text",
     "name that is a number": "a layer's name is '3', expected text",
+    "input of a mixed policy": "layer 'x': InputLayer: option 'dtype' is 'mixed_float16', expected the name of a dtype",
+    "policy with two signs": "option 'dtype' is 'gptq/--4/2_from_float32', expected a dtype policy",
     "an unknown option": "layer 'a' (Dense): option 'colour' = 'red' is not supported",
     "an unknown operation": "operation 'Frobnicate' is not supported",
     **{

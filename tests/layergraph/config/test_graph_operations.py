@@ -183,7 +183,21 @@ def test_bytes_that_are_no_node_are_refused(data: bytes) -> None:
         _node(base64.b64encode(data).decode())
 
 
-@pytest.mark.parametrize("node_def", [None, 3, ["op"], "not base64!", "A" * 1_000_004])
+@pytest.mark.parametrize(
+    "node_def",
+    [
+        None,
+        3,
+        ["op"],
+        "not base64!",
+        "A" * 1_000_004,
+        "\ud800",
+        *(
+            {"op": "Mean", "attr": {"a": value}}
+            for value in ({"i": "x"}, {"i": [1]}, {"i": "9" * 5000}, {"type": []}, {"s": "²"}, {"list": {"i": [None]}})
+        ),
+    ],
+)
 def test_what_has_no_form_of_a_node_is_refused(node_def: Any) -> None:
     with pytest.raises(UnknownFunctionError, match="node_def can't be read: expected a NodeDef"):
         _node(node_def)

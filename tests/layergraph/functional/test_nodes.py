@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model
-from layergraph.errors import DataError, GraphError, UnknownTensorError
+from layergraph.errors import ConfigError, DataError, GraphError, UnknownTensorError
 from layergraph.layers import BatchNormalization, Concatenate, Dense, Embedding, Flatten, Masking
 from layergraph.models.model import MAX_PLANS
 
@@ -19,6 +19,13 @@ def test_a_layer_called_once_has_an_output() -> None:
     made = layer(Input((4,)))
     assert layer.output is made
     assert (layer.input_shape, layer.output_shape) == ((None, 4), (None, 2))
+
+
+def test_a_name_is_unicode() -> None:
+    """It is in replies of servers and in files."""
+    for make in (lambda name: Dense(2, name=name), lambda name: Input((4,), name=name)):
+        with pytest.raises(ConfigError, match=r"option 'name' is '\\ud800', expected Unicode text"):
+            make("\ud800")
 
 
 def test_a_layer_called_twice_has_no_single_output() -> None:

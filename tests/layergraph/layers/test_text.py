@@ -254,6 +254,12 @@ def test_saved_layers_are_their_configs() -> None:
         (lambda: layers.TextVectorization(output_mode="count", output_sequence_length=3), "output_sequence_length"),
         (lambda: layers.Hashing(0), "option 'num_bins' is 0"),
         (lambda: layers.Hashing(3, salt=[1, 2, 3]), "option 'salt'"),
+        (lambda: layers.Hashing(3, mask_value="\ud800"), "option 'mask_value'"),
+        (
+            lambda: layers.Hashing(3, mask_value="x")(layergraph.Input((1,), dtype="int64")),
+            "an integer for inputs of numbers",
+        ),
+        (lambda: layers.Hashing(3, mask_value="9" * 5000)(layergraph.Input((1,))), "an integer for inputs of numbers"),
         (lambda: layers.Hashing(3, dtype="float32"), "option 'dtype'"),
         (lambda: layers.Discretization(), "both missing"),
         (lambda: layers.Discretization([1.0, 0.0]), "expected increasing numbers"),

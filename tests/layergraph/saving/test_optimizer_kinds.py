@@ -175,6 +175,11 @@ def test_keras_by_itself_gets_its_own_words(name: str, minor: int, keys: set[str
     assert placeholders == (["vhat_0", "vhat_1"] if name == "Adam" else [])
 
 
+def test_a_file_for_a_version_that_no_release_has_is_for_the_last_one() -> None:
+    assert Release.of("2." + "1" * 5000) == Release.of("2.x")
+    assert Release.of("2.4.0") == Release(4)
+
+
 def test_a_decay_of_a_new_optimizer_is_written_as_a_schedule() -> None:
     """Keras 2's new optimizers have no `decay`, but files may say otherwise."""
     config = {"learning_rate": 0.5, "decay": 0.25, "is_legacy_optimizer": False}

@@ -308,3 +308,20 @@ def test_a_config_that_no_json_has_is_refused_and_leaves_no_file(suffix: str, va
     with pytest.raises(ConfigError, match=r"save: the model.s config has the value (NaN|Infinity), expected finite"):
         model.save(tmp_path / f"m{suffix}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_config_with_an_object_is_refused(suffix: str, tmp_path: Path) -> None:
+    """A layer of the user's returns it, or a file has a tensor as a constraint, which serving ignores."""
+
+    class Held(layergraph.layers.Layer):
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "held": object()}
+
+        def call(self, x: Any) -> Any:
+            return x
+
+    model = layergraph.Sequential([layergraph.Input((2,)), Held()])
+    with pytest.raises(ConfigError, match=r"save: the model.s config can't be written: Object of type object"):
+        model.save(tmp_path / f"m{suffix}")
+    assert not list(tmp_path.iterdir())

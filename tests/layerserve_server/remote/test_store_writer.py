@@ -121,6 +121,14 @@ def test_nothing_is_published_if_another_has_published_above_the_expected_versio
     assert (file.exists(), {path for path in store.content if path != "m/1/model.keras"}) == (True, {meanwhile})
 
 
+def test_a_version_that_the_model_never_had_is_not_expected(store, writer, tmp_path):
+    file = trained(tmp_path)
+    with pytest.raises(VersionConflictError, match="got version 1 as its newest, expected version 5"):
+        writer.publish("m", file, {}, above=4, expected=5)
+    # Version 5 was deleted.
+    assert writer.publish("m", file, {}, above=5, expected=5) == 6
+
+
 def test_a_version_that_appears_between_check_and_claim_is_noticed(store, writer, tmp_path):
     create = store.create
 

@@ -79,6 +79,18 @@ def test_nothing_is_published_above_a_version_that_is_not_expected(tmp_path, res
     assert (caught.value.newest, file.read_text(), sorted(os.listdir(root / "m"))) == (7, "late", ["1", "7"])
 
 
+def test_a_version_that_the_model_never_had_is_not_expected(tmp_path, result):
+    """The numbers between would be lost, up to the largest that a version may have."""
+    root = tmp_path / "models"
+    publish(root, "m", result(), {})
+    for expected in (2, 10**18 - 2, 2**63 - 1):
+        with pytest.raises(VersionConflictError, match=f"got version 1 as its newest, expected version {expected}"):
+            publish(root, "m", result("late"), {}, expected=expected)
+    # Version 6 was deleted.
+    assert publish(root, "m", result("late"), {}, above=6, expected=6) == 7
+    assert sorted(os.listdir(root / "m")) == ["1", "7"]
+
+
 @pytest.mark.parametrize("before_the_last_look", [False, True])
 def test_a_version_that_comes_between_check_and_renaming_is_noticed(
     tmp_path, result, monkeypatch, before_the_last_look

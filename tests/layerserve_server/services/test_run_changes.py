@@ -430,7 +430,9 @@ def test_a_result_is_withheld_if_another_version_was_published_and_can_be_publis
     assert (kept.state, kept.publishable, kept.withheld) == (pb.RUN_STATE_FINISHED, True, last.withheld)
     code, text = refused(trainer.train, spec(expected_base_version=1))
     assert (code, text) == (PRECONDITION, "model 'double': got version 3 as its newest, expected version 1")
-    assert refused(trainer.call, "PublishRun", kept.id, expected_base_version=2)[0] is PRECONDITION
+    for number in (2, 4, 2**63 - 1):
+        assert refused(trainer.call, "PublishRun", kept.id, expected_base_version=number)[0] is PRECONDITION
+    assert refused(trainer.train, spec(expected_base_version=4))[0] is PRECONDITION
     published = trainer.call("PublishRun", kept.id, expected_base_version=3, label="best")
     assert (published.published.version, published.publishable) == (4, False)
     assert trainer.app.repository.describe_one("double", label="best").version == 4

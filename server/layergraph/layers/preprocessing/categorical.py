@@ -12,6 +12,7 @@ import torch
 from layergraph.config.options import (
     Expected,
     boolean,
+    brief,
     integer,
     list_of,
     nonnegative_int,
@@ -20,6 +21,7 @@ from layergraph.config.options import (
     option,
     optional,
     positive_int,
+    unicode_text,
 )
 from layergraph.errors import ConfigError, DataError, ElementError, GraphError
 from layergraph.functional.call_context import CallContext
@@ -234,9 +236,9 @@ class Discretization(_Categories):
 
 
 def _mask_value(value: Any) -> Any:
-    if value is None or isinstance(value, str):
+    if value is None:
         return value
-    return integer(value)
+    return unicode_text(value) if isinstance(value, str) else integer(value)
 
 
 class Hashing(_Categories):
@@ -270,23 +272,32 @@ class Hashing(_Categories):
         """Computes the buckets, encoded."""
         if self.output_mode == "one_hot" and inputs.ndim > 1 and inputs.shape[-1] == 1:
             inputs = inputs.reshape(*inputs.shape[:-1])
-        hashed = as_text(inputs)
+        hashed, mask = as_text(inputs), self._mask(inputs)
         if hashed.is_meta:
             places = torch.empty(hashed.shape, dtype=torch.int64, device="meta")
         else:
-            places = self._places(inputs, hashed)
+            places = self._places(inputs, hashed, mask)
         return encoded(places, self.output_mode, self.num_bins, self.output_dtype())
 
-    def _places(self, inputs: Any, hashed: Strings) -> torch.Tensor:
-        masked = self.mask_value is not None and self.num_bins > 1
-        count = self.num_bins - masked
-        places = torch.from_numpy(hashed.numbers(lambda item: bucket(item, count, self.salt)))
-        if not masked:
-            return places
+    def _mask(self, inputs: Any) -> bytes | int | None:
+        """Returns the mask value as the inputs have it; None for none. Raises ConfigError if they can't."""
+        if self.mask_value is None or self.num_bins == 1:
+            return None
         if isinstance(inputs, Strings):
-            skipped = torch.from_numpy(inputs.values == str(self.mask_value).encode())
-        else:
-            skipped = (inputs == int(self.mask_value)).cpu()
+            return str(self.mask_value).encode()
+        try:
+            return integer(int(self.mask_value))
+        except (ValueError, Expected):
+            raise ConfigError(
+                f"Hashing: option 'mask_value' is {brief(self.mask_value)}, expected an integer for inputs of numbers"
+            ) from None
+
+    def _places(self, inputs: Any, hashed: Strings, mask: bytes | int | None) -> torch.Tensor:
+        count = self.num_bins - (mask is not None)
+        places = torch.from_numpy(hashed.numbers(lambda item: bucket(item, count, self.salt)))
+        if mask is None:
+            return places
+        skipped = torch.from_numpy(inputs.values == mask) if isinstance(inputs, Strings) else (inputs == mask).cpu()
         return torch.where(skipped, 0, places + 1)
 
 

@@ -23,7 +23,7 @@ class Release:
     @classmethod
     def of(cls, version: str) -> Release:
         """The release of a `keras_version`; the last one if it has none."""
-        found = re.match(r"2\.(\d+)", version)
+        found = re.match(r"2\.(\d{1,4})(?!\d)", version)
         if not found:
             return LAST
         return cls(int(found[1]), in_tensorflow=int(found[1]) > 3 or version.endswith("-tf"))

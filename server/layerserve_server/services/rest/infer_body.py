@@ -16,6 +16,8 @@ from layerserve_server.services.rest.json_text import field, kind_of, loads, tex
 
 #: Header with the size of the JSON before the tensors in binary.
 JSON_LENGTH = "inference-header-content-length"
+#: Maximum number of digits in it.
+MAX_DIGITS = 18
 #: Datatypes that JSON has no elements for.
 BINARY_ONLY = ("FP16", "BF16")
 
@@ -53,7 +55,7 @@ def json_size(body: bytes, length: str | None) -> int:
     """Returns the size of the JSON of a body, by the header. Raises InvalidRequestError if that is wrong."""
     if length is None:
         return len(body)
-    if not (length.isdecimal() and length.isascii()) or int(length[:20]) > len(body):
+    if not (length.isdecimal() and length.isascii() and len(length) <= MAX_DIGITS) or int(length) > len(body):
         raise InvalidRequestError(
             f"header '{JSON_LENGTH}': got '{safe_text(length, 40)}', expected a number up to the {len(body)} bytes of "
             "the body"

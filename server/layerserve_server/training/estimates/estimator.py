@@ -128,7 +128,8 @@ class Estimator:
                 self._repository.check_newest(request.model, request.expected_base_version)
         with notes:
             complete = filled is not None
-            tried = filled or request
+            # The child refuses a request with invalid options, as it is.
+            tried = validation.with_valid_options(filled or request)
             notes.add(self._dry_run.problems(base.found.path, tried, base.parameter_count, complete, gone))
         return filled
 

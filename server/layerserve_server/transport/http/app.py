@@ -157,8 +157,9 @@ class HttpApp:
             coding = headers.get("content-encoding", "").lower()
             if coding not in CODINGS:
                 raise InvalidRequestError(f"content-encoding: got '{safe_text(coding, 80)}', expected gzip or deflate")
-            declared = headers.get("content-length", "")
-            if declared.isdigit() and int(declared) > self._limits.max_message_bytes:
+            # httptools refuses what isn't a number of 64 bits, but not thousands of zeros before it.
+            declared = headers.get("content-length", "").lstrip("0")
+            if declared and int(declared) > self._limits.max_message_bytes:
                 raise self._limits.too_large(int(declared))
             call.request = await self._body(call, receive)
             if coding in COMPRESSING and call.request and not is_compressed(call.request):

@@ -181,6 +181,7 @@ def test_what_is_wrong_is_named(serve, body, text):
     [
         ("x", 24, "got 'x', expected a number"),
         ("9" * 30, 24, "expected a number up to"),
+        ("0" * 5000, 24, "expected a number up to"),
         ("-1", 24, "got '-1'"),
         (None, 25, "got 25, expected at most 24"),
         (None, -1, "got -1"),

@@ -125,6 +125,12 @@ def test_what_is_no_request_ends_its_connection(serve, sent, answer, wait_until)
     wait_until(lambda: app._transport.memory.held == 0)
 
 
+def test_a_length_may_have_any_number_of_zeros_before_it(serve):
+    app, _ = serve()
+    sent = post(b"connection: close").replace(b"content-length: ", b"content-length: " + b"0" * 5000)
+    assert exchange(app.http_port, sent).startswith(b"HTTP/1.1 200")
+
+
 def test_requests_may_be_sent_ahead(serve):
     app, _ = serve()
     bodies = [json.dumps({"instances": [[number, 0]]}).encode() for number in range(5)]
