@@ -109,6 +109,15 @@ AS_NUMPY: dict[str, Made] = {
         made("tf>Svd", MATRIX, call={"compute_uv": False}),
         np.linalg.svd(MATRIX, compute_uv=False),
     ),
+    "orthogonal matrix": lambda: (made("tf>Qr", MATRIX.T)[:1], np.linalg.qr(MATRIX.T)[0]),
+    "triangular matrix of all rows": lambda: (
+        made("tf>Qr", MATRIX.T, call={"full_matrices": True})[1:],
+        np.linalg.qr(MATRIX.T, "complete")[1],
+    ),
+    "left singular vectors of few columns": lambda: (
+        [np.abs(made("tf>Svd", MATRIX.T)[1])],
+        np.abs(np.linalg.svd(MATRIX.T, full_matrices=False)[0]),
+    ),
     "norm of a matrix": lambda: (made("tf>Norm", MATRIX, call={"ord": 1, "axis": [0, 1]}), np.linalg.norm(MATRIX, 1)),
     "largest norm of a matrix": lambda: (
         made("tf>Norm", MATRIX, call={"ord": np.inf, "axis": [-2, -1], "keepdims": True}),
