@@ -7,25 +7,26 @@ import uuid
 import numpy as np
 import pytest
 import typer
-from layerserve import methods
+from layerserve import TensorSpec, methods
 from layerserve.cli import extensions
 from layerserve.cli.app import application
 from layerserve.options.training import TRAIN
 
 #: Command -> its arguments.
 LINES = {
-    **dict.fromkeys(("wait", "shapes", "download", "codegen", "graph"), "double"),
-    "predict": "double -i x.npy",
+    **dict.fromkeys(("wait", "download"), "double"),
+    **dict.fromkeys(("shapes", "codegen", "graph"), "late"),
+    "predict": "late -i x.npy",
     "upload": "m.keras new",
     "remove": "double 1",
-    **dict.fromkeys(("train", "evaluate"), "double --x x.npy --y y.npy"),
+    **dict.fromkeys(("train", "evaluate"), "late --x x.npy --y y.npy"),
     **dict.fromkeys(("plot", "publish"), "run-1"),
     "runs": "",
     "update": "run-1 --description why",
     "dataset upload": "--x x.npy",
     **dict.fromkeys(("checkpoint download", "checkpoint publish"), "run-1/last"),
     "checkpoint predict": "run-1/last -i x.npy",
-    "sweep start": "double --x server:x.npy --y server:y.npy --try seed=1,2 --detach",
+    "sweep start": "late --x server:x.npy --y server:y.npy --try seed=1,2 --detach",
 }
 #: Option, or else its metavar -> value.
 VALUES = {
@@ -87,6 +88,9 @@ def asked(cli, server, answer, tmp_path, monkeypatch):
         assert cli(f"{line} --address {server.address}")[0] != 2, line
         return list(server.calls)
 
+    # The inputs of a version that isn't loaded are asked for.
+    ends = [TensorSpec(name, (None, 3), "float32") for name in ("x", "y")]
+    server.add_model("late", lambda a: {"y": a["x"]}, ends[:1], ends[1:], labels=["stable"], state="available")
     run("train double --x x.npy --y y.npy --no-publish")
     return run
 
@@ -100,9 +104,9 @@ def test_options_are_asked_for(asked, line, options):
         given = asked(f"{line} {LINES[line]} {option.opts[0]} {value}")
         assert len(given) >= len(without) > 0, option.name
         assert given != without, option.name
-        message = given[-1][1]
-        if option.metavar == "N" and option.name in fields(message.DESCRIPTOR):
-            assert value in values(message, option.name), option.name
+        for method, message in given:
+            if option.metavar in ("N", "TEXT") and option.name in fields(message.DESCRIPTOR):
+                assert value in values(message, option.name), (option.name, method)
 
 
 def fields(kind):
