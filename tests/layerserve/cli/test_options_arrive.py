@@ -16,10 +16,10 @@ from layerserve.options.training import TRAIN
 LINES = {
     **dict.fromkeys(("wait", "download"), "double"),
     **dict.fromkeys(("shapes", "codegen", "graph"), "late"),
-    "predict": "late -i x.npy",
+    "predict": "late -i d.npz",
     "upload": "m.keras new",
     "remove": "double 1",
-    **dict.fromkeys(("train", "evaluate"), "late --x x.npy --y y.npy"),
+    **dict.fromkeys(("train", "evaluate"), "late --x d.npz --y y.npy"),
     **dict.fromkeys(("plot", "publish"), "run-1"),
     "runs": "",
     "update": "run-1 --description why",
@@ -81,6 +81,7 @@ def asked(cli, server, answer, tmp_path, monkeypatch):
     monkeypatch.setenv("LAYERSERVE_ADDRESS", "127.0.0.1:1")
     for name in ("x", "y"):
         np.save(tmp_path / f"{name}.npy", np.ones((4, 3)))
+    np.savez(tmp_path / "d.npz", x=np.ones((4, 3)), y=np.ones((4, 3)))
     (tmp_path / "m.keras").write_bytes(b"model")
 
     def run(line):
