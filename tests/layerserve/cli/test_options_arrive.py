@@ -1,4 +1,4 @@
-"""Every option of every command arrives in what the command asks of the server."""
+"""What a command line names, and each of its options, arrives in the requests to the server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LINES = {
     "dataset upload": "--x x.npy",
     **dict.fromkeys(("checkpoint download", "checkpoint publish"), "run-1/last"),
     "checkpoint predict": "run-1/last -i x.npy",
-    "sweep start": "late --x server:x.npy --y server:y.npy --try seed=1,2 --detach",
+    "sweep start": "late --x x=server:x.npy --y y=server:y.npy --try seed=1,2 --detach",
 }
 #: Option, or else its metavar -> value.
 VALUES = {
@@ -99,6 +99,9 @@ def asked(cli, server, answer, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("line", "options"), [*commands()])
 def test_options_are_asked_for(asked, line, options):
     without = asked(f"{line} {LINES[line]}")
+    # Models, runs, checkpoints and versions: what is neither an option nor a file.
+    names = [word for word in LINES[line].split() if not word.startswith("-") and "." not in word and "=" not in word]
+    assert {*"/".join(names).split("/")} - {""} <= {text for _, text in held(without[-1][1])}
     for option in options:
         value = VALUES[option.name if option.name in VALUES else option.metavar]
         value = value.replace("FILE", VALUES["[NAME=]server:PATH" if line == "sweep start" else "[NAME=]PATH"])
@@ -107,7 +110,7 @@ def test_options_are_asked_for(asked, line, options):
         assert given != without, option.name
         for method, message in given:
             if option.metavar in ("N", "TEXT") and option.name in fields(message.DESCRIPTOR):
-                assert value in values(message, option.name), (option.name, method)
+                assert (option.name, value) in held(message), (option.name, method)
 
 
 def fields(kind):
@@ -116,11 +119,11 @@ def fields(kind):
     return {field.name for field in kind.fields}.union(*inner)
 
 
-def values(message, name):
-    """What the fields of this name hold, as texts."""
+def held(message):
+    """The names and texts of the values in a message, and in those in it."""
     for field, value in message.ListFields():
-        if field.name == name:
-            yield str(value)
-        elif field.message_type:
-            for inner in value if field.is_repeated else [value]:
-                yield from values(inner, name)
+        for one in value if field.is_repeated else [value]:
+            if hasattr(one, "ListFields"):
+                yield from held(one)
+            else:
+                yield field.name, str(one)
