@@ -178,7 +178,9 @@ def test_a_killed_process_goes_on_without_its_client(client: Client, repository:
 def test_a_session_goes_on_when_its_server_is_back(server: Server, client: Client, repository: Path) -> None:
     with client.train_online("numbers", version=1, publish_every_steps=5) as session:
         logs = [session.train_on_batch(*batch(number)) for number in range(1, 8)]
-        server.app.stop()
+        began = time.monotonic()
+        server.app.stop(grace=60.0)
+        assert time.monotonic() - began < 30, "an open session isn't waited for"
         assert not training_processes(os.getpid()), "the session was interrupted"
         server.start()
         logs += [session.train_on_batch(*batch(number)) for number in range(8, 13)]

@@ -9,7 +9,7 @@ import h5py
 import layergraph
 import numpy as np
 import pytest
-from layergraph.errors import GraphError, LayerGraphError, UnsupportedModelError, printable
+from layergraph.errors import GraphError, LayerGraphError, UnsupportedModelError, printable, unknown_name
 
 EVIL = "a\x1b[31m\r\n\u202e\x00b"
 SURROGATE = "c\ud800d"
@@ -57,3 +57,7 @@ def test_the_class_of_an_error_makes_its_text_printable():
     assert UnsupportedModelError("m.h5", [EVIL, "ü"]).problems == (r"a\x1b[31m\r\n\u202e\x00b", "ü")
     assert printable(SURROGATE) == r"c\ud800d"
     assert printable("naïve 漢字") == "naïve 漢字"
+
+
+def test_a_long_name_of_a_file_is_cut():
+    assert unknown_name("layer", "x" * 10**6, ["Dense"]) == f"unknown layer '{'x' * 80}'; known: Dense"

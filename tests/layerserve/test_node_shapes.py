@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from layerserve import LayerNotFound
+from layerserve import LayerNode, LayerNodes, LayerNotFound, NodeTensor
 
 
 @pytest.fixture
@@ -39,6 +39,14 @@ def test_each_call_says_where_its_tensors_come_from(shapes):
         False,
     )
     assert shapes["conv"].output_at(1).node_index == 1
+
+
+def test_a_graph_arrives_as_it_is(client, server):
+    inputs = (NodeTensor("lstm", 1, 2, (None, 3), "float16", "initial_state[1]", masked=True),)
+    outputs = (NodeTensor("in/out", 4, 5, (2, None), "int32", "", masked=False),)
+    layer = LayerNodes("in/out", "out", "Model", (LayerNode(4, inputs, outputs),), 7, False, nested_outputs=inputs)
+    server.add_model("graph", lambda a: {}, [], [], layers=[layer])
+    assert list(client.node_shapes("graph").values()) == [layer]
 
 
 def test_several_tensors_give_lists_and_none_gives_an_empty_one(shapes):

@@ -6,7 +6,7 @@ import inspect
 from typing import get_type_hints
 
 import pytest
-from layerserve import AsyncClient, Client
+from layerserve import AsyncClient, Client, methods
 from layerserve.cli import main
 from layerserve.cli.flags import flag_name
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
@@ -15,6 +15,7 @@ from layerserve.options.online import ONLINE
 from layerserve.options.option import fill
 from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.v1 import training_pb2 as pb
+from layerserve.v1.sweeps_pb2 import CreateSweepResponse
 
 #: What a specification says that is no option: the model, and the arrays.
 REST = {"model", "data"}
@@ -139,6 +140,32 @@ def test_the_command_line_has_all_options(command, options, capsys):
     for option in options:
         for flag in (flag_name(option), *option.flags):
             assert f"{flag} " in shown or f"{flag}," in shown, flag
+
+
+@pytest.mark.parametrize(
+    ("command", "options"), [("train double", TRAIN), ("evaluate double", EVALUATE), ("sweep start double", TRAIN)]
+)
+def test_every_flag_arrives(server, answer, command, options):
+    asked = []
+    answer(methods.CREATE_SWEEP, lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
+    line = f"{command} --x server:x.npy --y server:y.npy --address {server.address}"
+    more = {"train double": "--detach", "sweep start double": "--detach --try seed=1,2"}.get(command, "")
+    main([*f"{line} {more}".split(), *(word for option in options for word in flags(option))])
+    (spec,) = asked or [request for name, request in server.calls if name in ("Train", "Evaluate")]
+    expected = {option.name: VALUES[option.name] for option in options if not isinstance(option.kind, Publication)}
+    assert {option.name: option.read(spec) for option in options if option.name in expected} == expected
+
+
+def flags(option) -> list[str]:
+    """The flags that set an option to its value; those of publication are a choice that excludes other options."""
+    name, value = flag_name(option), VALUES[option.name]
+    if isinstance(option.kind, Publication):
+        return []
+    if isinstance(option.kind, Flag):
+        return [name if value else f"--no-{name.removeprefix('--')}"]
+    if isinstance(value, dict):
+        value = tuple(map("=".join, value.items()))
+    return [word for one in (value if isinstance(value, tuple) else [value]) for word in (name, str(one).strip('"'))]
 
 
 @pytest.mark.parametrize(

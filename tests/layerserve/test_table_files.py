@@ -174,6 +174,8 @@ def test_missing_values_are_filled(csv, table):
             read(path, Selection((column,)))
     with pytest.raises(InvalidArgument, match="column 'n': can't fill with 'x', expected a value of type int64"):
         read(path, Selection(("n",), fill="x"))
+    with pytest.raises(InvalidArgument, match="column 'whole': can't fill with 'x'"):
+        read(table(whole=[1]), Selection(("whole",), fill="x"))
 
 
 def test_names_with_commas(csv, table):

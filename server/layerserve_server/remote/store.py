@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server.addresses import EXCLUSIVE, missing_package, scheme_of
-from layerserve_server.disk import sync
+from layerserve_server.disk import replace_file
 from layerserve_server.remote import retries
 from layerserve_server.remote.objects import Progress, StoredObject, StoreError
 from layerserve_server.repository.layout import SUFFIXES
@@ -133,10 +133,7 @@ class FsspecStore:
                 return
             target = Path(self._full(path))
             target.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = target.with_name(f".{target.name}-{os.getpid()}")
-            unfinished.write_bytes(text.encode())
-            sync(unfinished)
-            unfinished.replace(target)
+            replace_file(target, text, flushed=True)
 
     def upload(self, file: Path, path: str, progress: Progress = _ignore) -> None:
         """Writes or replaces an object with the content of a file."""

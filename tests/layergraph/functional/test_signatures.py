@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 import pytest
-from keras.src.ops import core, image, linalg, math, nn, numpy
+from keras.src.activations import activations
+from keras.src.ops import core, einops, image, linalg, math, nn, numpy
 from layergraph.config.options import _REQUIRED, Configurable, Expected, serialized
 from layergraph.constraints import CONSTRAINTS
 from layergraph.errors import LayerGraphError
@@ -25,7 +26,7 @@ from layergraph.training.optimizers.table import OPTIMIZERS
 #: Our table, Keras's module of the classes, and the minimum number of classes compared.
 TABLES: dict[str, tuple[Mapping[str, type], tuple[Any, ...], int]] = {
     "layers": (LAYERS, (keras.layers,), 136),
-    "operations": (OPERATIONS, (core, image, linalg, math, nn, numpy), 320),
+    "operations": (OPERATIONS, (core, image, linalg, math, nn, numpy, activations, einops), 320),
     "initializers": (INITIALIZERS, (keras.initializers,), 16),
     "regularizers": (REGULARIZERS, (keras.regularizers,), 4),
     "constraints": (CONSTRAINTS, (keras.constraints,), 4),

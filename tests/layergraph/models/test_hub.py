@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from layergraph.errors import ConfigError, CorruptFileError, GraphError, ModelFileError, UnsupportedModelError
 from layergraph.layers.hub import RotaryEmbedding
+from layergraph.models.hub.architecture import Architecture
 from layergraph.models.hub.encoders import BertBackbone
 from layergraph.models.hub.image_classifiers import ImageClassifier
 from layergraph.models.hub.model import HubModel
 from layergraph.models.hub.table import HUB_MODELS
-from layergraph.models.hub.tasks import BertMaskedLM, BertTextClassifier
+from layergraph.models.hub.tasks import BertMaskedLM, BertTextClassifier, Task
 from oracles import assert_close
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "hub"
@@ -92,6 +93,38 @@ def test_all_layers_of_a_classifier_have_the_type_of_its_backbone() -> None:
     model = HubModel(ImageClassifier(backbone=HubModel(kind(**shape, dtype="bfloat16")), num_classes=2))
     types = {layer.name: layer.compute_dtype for layer in model.layers[-3:]}
     assert types == dict.fromkeys(("pooler", "output_dropout", "predictions"), "bfloat16")
+
+
+#: Models whose layers have the type of their backbone; in KerasHub, those of VGG's and DenseNet's backbones have not.
+TYPED = [
+    *("albert_classifier", "bert_classifier", "bert_masked", "distil_bert_classifier", "electra", "f_net_classifier"),
+    *("resnet_v2", "roberta_classifier", "xception_classifier", "xlm_roberta_masked"),
+]
+
+
+def in_bfloat16(architecture: Architecture) -> HubModel:
+    """A model of the same class and size that computes in bfloat16."""
+    own = ("name", "trainable", "dtype", "backbone", "preprocessor")
+    options = {key: value for key, value in architecture.get_config().items() if key not in own}
+    if isinstance(architecture, Task):
+        return HubModel(type(architecture)(backbone=in_bfloat16(architecture.backbone.architecture), **options))
+    return HubModel(type(architecture)(dtype="bfloat16", **options))
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_all_layers_have_the_type_of_their_backbone(name: str) -> None:
+    model = in_bfloat16(layergraph.load_model(FIXTURES / f"{name}.keras").architecture)
+    layers = [layer for layer in model.walk_layers() if not layer.is_operation and layer.name not in model.input_names]
+    types = {layer.name: layer.dtype_policy.name for layer in layers}
+    assert types == dict.fromkeys(types, "bfloat16")
+
+
+@pytest.mark.parametrize("block_type", ["basic_block_vd", "bottleneck_block_vd"])
+def test_images_of_odd_sizes_pass_a_shortcut(block_type: str) -> None:
+    stem = {"input_conv_filters": [4], "input_conv_kernel_sizes": [7], "block_type": block_type}
+    stacks = {"stackwise_num_filters": [4, 4], "stackwise_num_blocks": [1, 1], "stackwise_num_strides": [1, 2]}
+    model = HubModel(HUB_MODELS["keras_hub>ResNetBackbone"](**stem, **stacks, image_shape=(36, 36, 3)))
+    assert model.output_shape[1:3] == (5, 5)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def check(found: list[np.ndarray], *expected: Any, tolerance: float = 1e-6) -> N
 Made = Callable[[], tuple[list[np.ndarray], Any]]
 PAIR = np.array([2.0, -3.0, 0.5], "float32")
 MATRIX = RNG.standard_normal((3, 4)).astype("float32")
+ENDS = np.array([[-np.inf, np.nan, 1, np.inf], [np.inf, 1, np.nan, -np.inf]], "float32")
 BYTES = np.array([0, 100, 255], "uint8")
 WIDE = np.array([-300.7, -1.5, 0.4, 1.5, 300.7], "float32")
 
@@ -82,6 +83,8 @@ AS_NUMPY: dict[str, Made] = {
     "joined flat": lambda: (made("Concatenate", [MATRIX, X], axis=None), np.concatenate([MATRIX, X], axis=None)),
     "joined lists": lambda: (made("Concatenate", [torch.tensor([1, 2]), [3, 4]], axis=0), [1, 2, 3, 4]),
     "dot with a number": lambda: (made("Dot", MATRIX, np.float32(3)), MATRIX * 3),
+    "place of the largest number": lambda: (made("Nanargmax", ENDS, axis=1), np.nanargmax(ENDS, 1)),
+    "place of the smallest number": lambda: (made("Nanargmin", ENDS, axis=1), np.nanargmin(ENDS, 1)),
     "rounded integers": lambda: (made("Round", N * 17, decimals=-1), np.round(N * 17, -1)),
     "rounded": lambda: (made("Round", MATRIX, decimals=1), np.round(MATRIX, 1)),
     "not zero, apart": lambda: (made("CountNonzero", N, axis=()), (N != 0).astype("int32")),
@@ -105,6 +108,15 @@ AS_NUMPY: dict[str, Made] = {
     "singular values": lambda: (
         made("tf>Svd", MATRIX, call={"compute_uv": False}),
         np.linalg.svd(MATRIX, compute_uv=False),
+    ),
+    "orthogonal matrix": lambda: (made("tf>Qr", MATRIX.T)[:1], np.linalg.qr(MATRIX.T)[0]),
+    "triangular matrix of all rows": lambda: (
+        made("tf>Qr", MATRIX.T, call={"full_matrices": True})[1:],
+        np.linalg.qr(MATRIX.T, "complete")[1],
+    ),
+    "left singular vectors of few columns": lambda: (
+        [np.abs(made("tf>Svd", MATRIX.T)[1])],
+        np.abs(np.linalg.svd(MATRIX.T, full_matrices=False)[0]),
     ),
     "norm of a matrix": lambda: (made("tf>Norm", MATRIX, call={"ord": 1, "axis": [0, 1]}), np.linalg.norm(MATRIX, 1)),
     "largest norm of a matrix": lambda: (

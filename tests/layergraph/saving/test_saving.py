@@ -250,6 +250,14 @@ def test_an_activation_layer_stands_for_its_own_option_alone(tmp_path: Path) -> 
     assert config["recurrent_activation"] == "sigmoid"
 
 
+def test_an_activation_layer_with_weights_is_refused_for_keras_2(tmp_path: Path) -> None:
+    """Keras 2 doesn't build it before it loads the weights."""
+    x = layergraph.Input((3,))
+    y = layergraph.layers.Dense(2, activation=layergraph.layers.PReLU(), name="dense")(x)
+    with pytest.raises(ConfigError, match="the activation of layer 'dense' isn't supported"):
+        layergraph.Model(x, y).save(tmp_path / "m.h5", generation=2)
+
+
 @pytest.mark.parametrize("named", ["input", "layer", "inner", "in inner", "wrapped", "whole"])
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_names_that_keras_3_refuses_are_refused(named: str, suffix: str, tmp_path: Path) -> None:

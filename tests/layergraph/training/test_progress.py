@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 
+import layergraph
+import numpy as np
 import pytest
 from clocks import replace_time
 from layergraph.training import progress
@@ -84,6 +86,15 @@ def test_after_training_an_evaluation_draws_again(clock: list[float]) -> None:
     clock[0] += 1.0
     bar.on_test_batch_end(0, {"loss": 2.0})
     assert lines(bar, stream)[1].endswith(" 1s 1s/step - loss: 2.0000")
+
+
+def test_predict_draws_a_bar_only_if_it_is_asked_to(capsys: pytest.CaptureFixture[str]) -> None:
+    x = layergraph.Input((2,))
+    model = layergraph.Model(x, x + 1)
+    model.predict(np.ones((4, 2)))
+    assert capsys.readouterr().out == ""
+    model.predict(np.ones((4, 2)), batch_size=2, verbose=1)
+    assert "2/2 ━" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

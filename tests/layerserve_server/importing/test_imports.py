@@ -125,14 +125,15 @@ def test_a_preferred_file_beside_the_others_is_read(tmp_path: Path, state: Path,
 
 def test_the_same_content_is_found_under_another_path(tmp_path: Path, state: Path, importer: Counting) -> None:
     path = save(tmp_path / "a.keras", value=4.0)
-    Imports(state, importer).load(path)
+    for one in (path, save(tmp_path / "other.keras", units=5)):
+        Imports(state, importer).load(one)
     shutil.copy(path, tmp_path / "b.keras")
     for _ in range(2):
         assert number(Imports(state, importer).load(tmp_path / "b.keras")) == 4.0
     path.write_bytes(path.read_bytes())
     assert number(Imports(state, importer).load(path)) == 4.0
-    assert importer.read == ["a.keras"]
-    assert len(list((state / "models").iterdir())) == 1
+    assert importer.read == ["a.keras", "other.keras"]
+    assert len(list((state / "models").iterdir())) == 2
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path, state: Path, importer: Counting) -> None:

@@ -190,6 +190,14 @@ def test_what_others_keep_beside_the_folders_stays(place: Path, maker: Maker) ->
     assert {path.name for path in place.iterdir()} == {"theirs", ".git", "2024", "file", "locks", B}
 
 
+def test_what_is_no_folder_keeps_no_other_from_being_made(place: Path, maker: Maker) -> None:
+    place.mkdir()
+    (place / A).touch()
+    (place / B).symlink_to(place / "nowhere")
+    assert find(kept(place), C) is None
+    assert make(kept(place, max_bytes=1), maker, C) == place / C
+
+
 def test_use_keeps_a_folder(place: Path, maker: Maker) -> None:
     first, second = make(kept(place), maker, A), make(kept(place), maker, B)
     past = time.time() - 3600

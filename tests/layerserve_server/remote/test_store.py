@@ -17,6 +17,7 @@ from layerserve_server.remote import store as module
 from layerserve_server.remote.objects import StoredObject, StoreError
 from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.store import CHUNK, TRANSFERS, FsspecStore
+from synced import synced
 
 
 @pytest.fixture(params=["memory", "file", "s3", "s3 in another process"])
@@ -61,6 +62,14 @@ def test_writing_listing_reading_and_deleting(store, tmp_path):
     store.delete("m/1/.publishing")
     store.delete("m/1/.publishing")
     assert {one.path for one in store.objects("m/1")} == {"m/1/model.keras"}
+
+
+def test_a_written_object_of_a_folder_survives_a_power_failure(tmp_path, monkeypatch):
+    store = FsspecStore(f"file://{tmp_path}")
+    events = synced(monkeypatch)
+    store.write("m/labels.json", "{}")
+    folder = (tmp_path / "m").stat().st_ino
+    assert events == [("sync", 2), ("replace", "labels.json"), ("sync folder", folder)]
 
 
 def test_a_new_content_has_a_new_identity(store):

@@ -299,7 +299,7 @@ class StreamedCall:
         work()
 
     def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
-        work((item,))
+        raise NotImplementedError  # handlers of unary methods gather their calls
 
     def may_block(self, work: Callable[[], None]) -> None:
         if self.begun:

@@ -96,7 +96,7 @@ def _picture(label: str, plane: npt.NDArray[np.float64], low: float, high: float
     with np.errstate(all="ignore"):
         # Halves, since the difference of the largest numbers is infinite.
         share = (plane / 2 - low / 2) / ((high / 2 - low / 2) or 1.0)
-        levels = np.where(np.isfinite(plane), np.clip(share, 0, 1) * (LEVELS - 1), LEVELS).astype(np.uint8)
+        levels = np.where(np.isfinite(plane), share * (LEVELS - 1), LEVELS).astype(np.uint8)
     image = Image.fromarray(levels)
     image.putpalette(PALETTE)
     data = io.BytesIO()

@@ -89,8 +89,9 @@ def test_it_is_unfit_without_a_gpu() -> None:
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
-def test_a_batch_too_large_for_the_memory_is_halved(error: type[Exception]) -> None:
-    calls = []
+def test_a_batch_too_large_for_the_memory_is_halved(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("freed"))
 
     def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         calls.append(len(arrays[0]))
@@ -103,7 +104,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(error: type[Exception]) -> N
     assert np.array_equal(doubled, arrays[0] * 2)
     assert np.array_equal(increased, arrays[1] + 1)
     assert not assertion
-    assert calls == [11, 5, 2, 3, 6, 3, 3]
+    assert calls == [11, "freed", 5, "freed", 2, 3, 6, "freed", 3, 3]
 
 
 def test_other_errors_and_single_rows_are_not_halved() -> None:

@@ -188,6 +188,28 @@ def test_no_more_requests_are_read_than_may_be_under_way(serve, monkeypatch, wai
     assert len(outcomes(stream)) == 20
 
 
+def test_a_server_that_stops_waits_for_no_open_stream(serve, connect):
+    app, _, stub = serve()
+    more = threading.Event()
+
+    def one():
+        yield message(X, "a")
+        more.wait(60)
+
+    predicting = stub.PredictStream(one(), timeout=60)
+    watching = connect(app).unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=60)
+    assert next(predicting).response.id == "a"
+    next(watching)
+    began = time.monotonic()
+    app.stop(grace=60)
+    assert time.monotonic() - began < 30
+    more.set()
+    for stream in (predicting, watching):
+        with pytest.raises(grpc.RpcError) as raised:
+            list(stream)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 def test_higher_priority_goes_first_and_patience_ends(serve, wait_until):
     app, model, stub = serve(max_batch_rows=3)
     model.gate.clear()

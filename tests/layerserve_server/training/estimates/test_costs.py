@@ -62,9 +62,12 @@ def test_interrupted_steps_do_not_count():
 
 
 def test_a_comparison_with_the_base_evaluates_twice():
-    plain = costs.seconds(REQUEST, STEPS, TRIAL)
-    compared = costs.seconds(replace(REQUEST, publish_if_improved="loss"), STEPS, TRIAL)
-    assert compared.result - plain.result == pytest.approx(2 * 2 * 0.05)
+    epoch = [*EPOCH, Lap("end of epoch", 0.3)]
+    for laps in (TRIAL.laps, [*TRIAL.laps, *epoch], TRIAL.laps[:-1]):
+        trial = replace(TRIAL, laps=laps)
+        plain = costs.seconds(REQUEST, STEPS, trial)
+        compared = costs.seconds(replace(REQUEST, publish_if_improved="loss"), STEPS, trial)
+        assert compared.result - plain.result == pytest.approx(2 * 2 * 0.05)
 
 
 def test_disk_space_counts_what_exists_at_once():

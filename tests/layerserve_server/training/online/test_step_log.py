@@ -13,6 +13,7 @@ from layerserve_server.training.online import step_log
 from layerserve_server.training.online.frames import MAX_HEADER, PREFIX, BrokenFrameError, Frame, FrameArray, sizes
 from layerserve_server.training.online.step_log import StepLog
 from layerserve_server.training.request import Role
+from open_files import open_below
 
 
 def frame(number: int) -> Frame:
@@ -52,6 +53,14 @@ def test_files_whose_steps_a_checkpoint_has_are_removed_unless_they_are_kept(tmp
     log.begin(4, 4)
     assert numbers(tmp_path) == []
     assert len(os.listdir(tmp_path / "steps")) == 1
+
+
+def test_only_the_file_of_the_next_steps_is_open(tmp_path: Path) -> None:
+    log = written(tmp_path, 1, 2)
+    log.begin(3, 1)
+    assert open_below(tmp_path) == [str(tmp_path / "steps" / "000000000003.steps")]
+    log.close()
+    assert open_below(tmp_path) == []
 
 
 @pytest.mark.parametrize("left", [1, PREFIX.size + 3, -1])
