@@ -194,9 +194,9 @@ class Verifier:
         try:
             entries = json.loads(data)["keys"]
             usable = [one for one in entries if one.get("kty") in PUBLIC and one.get("use", "sig") == "sig"]
-        except (KeyError, TypeError, AttributeError) as error:
+            keys = {str(entry.get("kid", "")): self._by_algorithm(entry) for entry in usable}
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("expected a JSON object with 'keys', a list of keys") from error
-        keys = {str(entry.get("kid", "")): self._by_algorithm(entry) for entry in usable}
         if not any(keys.values()):
             raise ValueError(
                 "expected at least one public key for signatures, for one of the algorithms "

@@ -283,6 +283,28 @@ def test_a_token_that_was_refused_is_checked_anew_with_other_keys(make_gate, tmp
         monkeypatch.setattr(gate._verifier, "caller", None)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"keys": {"kty": "RSA"}}',
+        '{"keys": [1]}',
+        '{"keys": [{"kty": ["RSA"]}]}',
+        '{"keys": [{"kty": "EC", "crv": ["P-256"]}]}',
+        pytest.param('{"keys": ' + "[" * 50_000 + "]" * 50_000 + "}", id="deep"),
+    ],
+)
+def test_what_is_no_key_set_is_reported(make_gate, tmp_path, text):
+    reported = []
+    gate = make_gate(reread=lambda what, ok: reported.append((what, ok)))
+    (tmp_path / "keys.json").write_text(text)
+    gate.refresh()
+    assert reported[-1] == ("keys", False)
+    assert caller(gate, signed()).name == "ann"
+    with pytest.raises(TokensFileError, match="expected a JSON object with 'keys', a list of keys"):
+        Gate(tmp_path / "tokens.toml")
+
+
 class KeyServer:
     """An identity provider's address of keys; away while `keys` is None."""
 
