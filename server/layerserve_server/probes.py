@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from layerserve_server.errors import ForbiddenError, ServerError
 
@@ -23,6 +27,41 @@ PATHS = ("/metrics", "/monitoring/prometheus/metrics", "/healthz", "/readyz")
 REQUEST_SECONDS = 10.0
 #: Maximum number of connections. Above it the oldest are closed: idle ones and slow senders.
 MAX_CONNECTIONS = 64
+#: Labels whose value is the name of a model; the last two are those of TensorFlow Serving.
+MODEL_LABELS = ("model", "model_name", "thread_pool_name")
+
+
+class Reader(Protocol):
+    """Who reads metrics."""
+
+    def may(self, right: Literal["read"], model: str) -> bool:
+        """Whether it may read what is of a model."""
+
+
+class Readable(Collector):
+    """The metrics of a registry, without those of models that a reader may not read."""
+
+    def __init__(self, whole: CollectorRegistry, reader: Reader, names: Container[str] | None = None) -> None:
+        """With `names`, only samples of these names."""
+        self._whole, self._reader, self._names = whole, reader, names
+        # Once for each model of a page, which has many samples of it.
+        self._may = cache(lambda model: not model or reader.may("read", model))
+
+    def restricted_registry(self, names: Iterable[str]) -> Readable:
+        """Returns the samples of these names. Called by the library, for "/metrics?name[]=..."."""
+        return Readable(self._whole, self._reader, frozenset(names))
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the metrics. Called when a page is read."""
+        for family in self._whole.collect():
+            shown = Metric(family.name, family.documentation, family.type, family.unit)
+            shown.samples = [sample for sample in family.samples if self._shows(sample)]
+            if shown.samples or self._names is None:
+                yield shown
+
+    def _shows(self, sample: Sample) -> bool:
+        named = self._names is None or sample.name in self._names
+        return named and all(self._may(sample.labels[label]) for label in MODEL_LABELS if label in sample.labels)
 
 
 class Probes:
@@ -34,28 +73,31 @@ class Probes:
         port: int,
         pages: Mapping[str, CollectorRegistry],
         ready: Callable[[], bool],
-        admit: Callable[[str, str | None], object] = lambda path, authorization: None,
+        admit: Callable[[str, str | None], Reader],
     ) -> None:
         """Starts the server. `pages` are the metrics by path, and `ready` returns the readiness.
 
-        `admit` is called with the path and the authorization header of a request; it raises UnauthenticatedError or
-        ForbiddenError if the caller has no right to it. Raises OSError if the port is taken.
+        `admit` is called with the path and the authorization header of a request, and returns the caller; it raises
+        UnauthenticatedError or ForbiddenError if the caller has no right to it. Raises OSError if the port is taken.
         """
         # One page of metrics at a time: that of hundreds of models takes a quarter of a second of Python's lock.
         rendering = threading.Lock()
-        metrics: dict[str, WSGIApplication] = {path: make_wsgi_app(registry) for path, registry in pages.items()}
 
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("PATH_INFO", "")
-            refused = _refused(admit, path, environ.get("HTTP_AUTHORIZATION")) if path in PATHS else None
-            if refused is not None:
-                return _text(start_response, *refused, ("WWW-Authenticate", "Bearer"))
-            if path in metrics:
+            if path in PATHS:
+                try:
+                    reader = admit(path, environ.get("HTTP_AUTHORIZATION"))
+                except ServerError as error:
+                    status = "403 Forbidden" if isinstance(error, ForbiddenError) else "401 Unauthorized"
+                    return _text(start_response, status, str(error), ("WWW-Authenticate", "Bearer"))
+            if path in pages:
                 if path != "/metrics":
                     # In OpenMetrics, the library writes underscores for the colons of TensorFlow Serving's names.
                     environ["HTTP_ACCEPT"] = "text/plain"
+                page: WSGIApplication = make_wsgi_app(Readable(pages[path], reader))
                 with rendering:
-                    return metrics[path](environ, start_response)
+                    return page(environ, start_response)
             status, text = {
                 "/healthz": ("200 OK", "ok"),
                 "/readyz": ("200 OK", "ready") if ready() else ("503 Service Unavailable", "not ready"),
@@ -81,19 +123,6 @@ def _text(start_response: StartResponse, status: str, text: str, *headers: tuple
     length = ("Content-Length", str(len(data)))
     start_response(status, [("Content-Type", "text/plain; charset=utf-8"), length, *headers])
     return [data]
-
-
-def _refused(
-    admit: Callable[[str, str | None], object], path: str, authorization: str | None
-) -> tuple[str, str] | None:
-    """Returns the status and text for a caller without the right; None if it has the right."""
-    try:
-        admit(path, authorization)
-    except ForbiddenError as error:
-        return "403 Forbidden", str(error)
-    except ServerError as error:
-        return "401 Unauthorized", str(error)
-    return None
 
 
 class _Server(ThreadingMixIn, WSGIServer):

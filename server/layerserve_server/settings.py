@@ -217,7 +217,10 @@ class Settings(BaseSettings):
         default=128,
         ge=1,
         le=65536,
-        description="Maximum number of open streams per client address. Up to three quarters may be watches of health.",
+        description=(
+            "Maximum number of open streams per client address; the addresses of a public IPv6 network (/64) count as "
+            "one. Up to three quarters may be watches of health."
+        ),
     )
     max_calls: int = Field(
         default=4096,
@@ -231,8 +234,8 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description=(
-            "Maximum number of connections per client address. If it is exceeded, the connections that have "
-            "been idle longest are closed. Linux only."
+            "Maximum number of connections per client address, counted as in max_peer_streams. If it is exceeded, the "
+            "connections that have been idle longest are closed. Linux only."
         ),
     )
     max_connection_calls: int = Field(

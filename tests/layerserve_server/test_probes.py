@@ -4,12 +4,16 @@ import http.client
 import socket
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from layerserve_server import probes
+from layerserve_server.access.caller import ANYONE, Caller
+from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.probes import Probes
+from layerserve_server.transport.call import Ended
 from prometheus_client.parser import text_string_to_metric_families
 
 
@@ -21,7 +25,7 @@ class Server:
         metrics.version_failed("m", 1)
         for collector in collectors:
             metrics.registry.register(collector)
-        self.probes = Probes("127.0.0.1", 0, {"/metrics": metrics.registry}, lambda: self.ready)
+        self.probes = Probes("127.0.0.1", 0, {"/metrics": metrics.registry}, lambda: self.ready, lambda *_: ANYONE)
 
     def get(self, path):
         connection = http.client.HTTPConnection("127.0.0.1", self.probes.port, timeout=30)
@@ -43,6 +47,35 @@ def test_metrics_are_those_of_the_registry(server):
     status, text = server.get("/metrics")
     assert status == 200
     assert "layerserve_model_load_failures" in {family.name for family in text_string_to_metric_families(text)}
+
+
+def test_metrics_of_models_are_shown_to_those_who_may_read_them():
+    """Names of models and how much they are used are nothing for callers of other models."""
+    metrics = Metrics()
+    for model in ("own", "secret"):
+        metrics.calls_ended([Ended("/layerserve.v1.PredictionService/Predict", model, "1", "OK", 0.1)])
+        metrics.batches(model, 1).batch_ran(1, 1, 0.1)
+        metrics.version_loaded(model, 1, 0.1)
+    pages = {
+        "/metrics": Extended(metrics.registry, triton),
+        "/monitoring/prometheus/metrics": Extended(metrics.registry, tensorflow_serving, alone=True),
+    }
+    readers = {None: ANYONE, "own": Caller("a", ("read",), ("own",)), "no": Caller("b", ("read",), ())}
+    probed = Probes("127.0.0.1", 0, pages, lambda: True, lambda _, token: readers[token])
+    try:
+        for token, expected in ((None, {"own", "secret"}), ("own", {"own"}), ("no", set())):
+            for path in (*pages, "/metrics?name[]=layerserve_rows_total"):
+                request = urllib.request.Request(f"http://127.0.0.1:{probed.port}{path}")
+                if token:
+                    request.add_header("Authorization", token)
+                with urllib.request.urlopen(request, timeout=30) as reply:
+                    page = reply.read().decode()
+                assert {model for model in ("own", "secret") if model in page} == expected, path
+                # What isn't of a model is shown to all.
+                whole = "wrapped_run_count" if path.startswith("/monitoring") else "layerserve_calls_in_flight"
+                assert (whole in page) == ("name[]" not in path)
+    finally:
+        probed.close()
 
 
 def test_pages_of_metrics_are_made_one_after_another():

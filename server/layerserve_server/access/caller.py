@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from layerserve_server.access.quota import Quota
 from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.rights import RIGHTS, Right
-from layerserve_server.errors import ForbiddenError, TokenExpiredError, UnauthenticatedError, safe_text
+from layerserve_server.errors import ForbiddenError, ServerError, TokenExpiredError, UnauthenticatedError, safe_text
 
 #: Maximum number of model names that a caller's checks are kept for. Callers choose the names, so there is a limit.
 MAX_KEPT = 4096
@@ -74,6 +74,16 @@ class Caller:
     def end(self, kind: type[UnauthenticatedError], text: str) -> None:
         """Ends the caller's streams with an error. Its further calls are looked up anew."""
         self.ended = kind(text)
+
+    def lost(self, model: str) -> ServerError | None:
+        """Returns the error for an open stream of a model, or of none: the caller or the model may have changed."""
+        if self.ended is not None:
+            return type(self.ended)(str(self.ended))
+        if model and not self.reserved.admits(self.name, model):
+            return ForbiddenError(
+                f"model '{safe_text(model, 80)}': isn't open to caller '{safe_text(self.name, 80)}' any more"
+            )
+        return None
 
     def may(self, right: Right, model: str) -> bool:
         """Whether the caller has a right on a model. The model need not exist."""

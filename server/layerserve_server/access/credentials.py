@@ -35,8 +35,9 @@ class Credentials:
         self._verifier = verifier
         #: Callers by authorization header, so that a token is hashed or verified once.
         self._known: dict[str, Caller] = {}
-        #: Refusals of JSON Web Tokens by digest: a signature takes longer to check than a prediction.
-        self._refused: dict[bytes, tuple[type[UnauthenticatedError], str]] = {}
+        #: Refusals of JSON Web Tokens by digest, with the keys of then: a signature takes longer to check than a
+        #: prediction.
+        self._refused: dict[bytes, tuple[type[UnauthenticatedError], str, object]] = {}
 
     def caller(self, header: str) -> Caller:
         """Returns the caller of an authorization header. Raises UnauthenticatedError if it has no valid token."""
@@ -92,8 +93,9 @@ class Credentials:
         return self._verified(token, digest, self._verifier)
 
     def _verified(self, token: str, digest: bytes, verifier: Verifier) -> Caller:
+        keys = verifier.keys_read
         refused = self._refused.get(digest)
-        if refused is not None:
+        if refused is not None and refused[2] is keys:
             raise refused[0](refused[1])
         try:
             return verifier.caller(token)
@@ -102,7 +104,7 @@ class Credentials:
         except UnauthenticatedError as error:
             if len(self._refused) >= MAX_KEPT:
                 self._refused.clear()
-            self._refused[digest] = type(error), str(error)
+            self._refused[digest] = type(error), str(error), keys
             raise
 
 

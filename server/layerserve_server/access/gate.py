@@ -126,11 +126,13 @@ class Gate:
                     if known.expires is not None:
                         known.check_current()
                     return known
+                # The one from before the caller is looked up: what comes of an older file isn't kept for the new one.
+                admitted = self._admitted
                 caller = self._admit(arrival)
                 if caller.named:
-                    if len(self._admitted) >= MAX_KEPT:
-                        self._admitted.clear()
-                    self._admitted[method, value] = caller
+                    if len(admitted) >= MAX_KEPT:
+                        admitted.clear()
+                    admitted[method, value] = caller
                 return caller
         return self._admit(arrival)
 
@@ -214,12 +216,15 @@ class Gate:
         elif verifier is None or verifier.settings != file.jwt:
             verifier = Verifier(file.jwt, self._quotas, lambda ok: self._reread("keys", ok), self.reserved)
         fresh = Credentials(file, self._quotas, verifier, self.reserved)
-        old, self._credentials = self._credentials, fresh
+        old = self._credentials
+        if old is not None:
+            # Before calls find it: those that came in between would have callers that no later reading ends.
+            fresh.replace(old)
+        self._credentials = fresh
         self._admitted = {}
         if old is None:
             self._verifier = verifier
             return
-        fresh.replace(old)
         if verifier is not self._verifier:
             if self._verifier is not None:
                 self._verifier.stop()

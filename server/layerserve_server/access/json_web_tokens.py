@@ -16,7 +16,7 @@ from layerserve_server.access.caller import Caller
 from layerserve_server.access.quota import Quotas
 from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.rights import RIGHTS, Right
-from layerserve_server.access.tokens_file import Jwt, TokensFileError
+from layerserve_server.access.tokens_file import Jwt, TokensFileError, may_have_keys
 from layerserve_server.errors import TokenExpiredError, UnauthenticatedError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class Verifier:
         self._reserved = reserved
         #: Keys by id, or an empty text, and by each algorithm that they may be used with.
         self._keys: dict[str, dict[str, Any]] | None = None
+        #: Replaced when other keys were read: a token that was refused before may be valid now.
+        self.keys_read: object = object()
         #: What the set had for each id.
         self._entries: dict[str, Mapping[str, Any]] = {}
         self._stamp: tuple[int, int, int] | None = None
@@ -192,9 +194,9 @@ class Verifier:
         try:
             entries = json.loads(data)["keys"]
             usable = [one for one in entries if one.get("kty") in PUBLIC and one.get("use", "sig") == "sig"]
-        except (KeyError, TypeError, AttributeError) as error:
+            keys = {str(entry.get("kid", "")): self._by_algorithm(entry) for entry in usable}
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("expected a JSON object with 'keys', a list of keys") from error
-        keys = {str(entry.get("kid", "")): self._by_algorithm(entry) for entry in usable}
         if not any(keys.values()):
             raise ValueError(
                 "expected at least one public key for signatures, for one of the algorithms "
@@ -203,6 +205,8 @@ class Verifier:
         self._keys = {id: found for id, found in keys.items() if found}
         entries = {str(entry.get("kid", "")): entry for entry in usable}
         withdrawn = {id for id, entry in self._entries.items() if entries.get(id) != entry}
+        if entries != self._entries:
+            self.keys_read = object()
         self._entries = entries
         if withdrawn:
             self.end_callers("the key of the token was withdrawn", withdrawn)
@@ -247,13 +251,31 @@ class Verifier:
             time.sleep(min(0.2, seconds))
 
 
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects only to addresses that the setting may have, too."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """Returns the request that follows a redirect. Raises ValueError."""
+        if not may_have_keys(newurl):
+            raise ValueError(f"got a redirect to '{newurl[:200]}', expected an https:// address")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _fetched(address: str) -> bytes:
     request = urllib.request.Request(address, headers={"Accept": "application/json", "User-Agent": "layerserve"})
-    with urllib.request.urlopen(request, timeout=FETCH_SECONDS) as reply:
-        data: bytes = reply.read(MAX_KEYS_BYTES + 1)
-    if len(data) > MAX_KEYS_BYTES:
-        raise ValueError(f"got more than {MAX_KEYS_BYTES} bytes")
-    return data
+    until = time.monotonic() + FETCH_SECONDS
+    data = bytearray()
+    with urllib.request.build_opener(_SafeRedirects).open(request, timeout=FETCH_SECONDS) as reply:
+        # The timeout is of each read, of which an address that sends a byte at a time needs any number.
+        while part := reply.read1():
+            data += part
+            if len(data) > MAX_KEYS_BYTES:
+                raise ValueError(f"got more than {MAX_KEYS_BYTES} bytes")
+            if time.monotonic() > until:
+                raise ValueError(f"got {len(data)} bytes in {FETCH_SECONDS:g} seconds, expected the whole set")
+    return bytes(data)
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:

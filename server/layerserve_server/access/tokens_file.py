@@ -24,6 +24,12 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
+def may_have_keys(address: str) -> bool:
+    """Whether keys may be fetched from an address: on the way from there they can't be replaced."""
+    parts = urlsplit(address)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
+
+
 class TokensFileError(ValueError):
     """The file can't be read or is invalid. The text has a line per wrong key."""
 
@@ -90,8 +96,7 @@ class Jwt(_Entry):
 
     @model_validator(mode="after")
     def _safe_address(self) -> Jwt:
-        address = urlsplit(self.keys)
-        if self.remote and address.scheme != "https" and address.hostname not in LOCAL:
+        if self.remote and not may_have_keys(self.keys):
             raise ValueError(f"keys as a file or an https:// address, got '{self.keys}'")
         return self
 

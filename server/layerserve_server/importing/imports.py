@@ -228,7 +228,6 @@ class Imports:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         self._flush_later(kept)
-        self._remove_unused(folder)
         return model
 
     def _write_down(
@@ -247,6 +246,7 @@ class Imports:
             "racy": max(max(one.modified, one.changed) for one in facts.values()) / 1e9 > began - RACY_SECONDS,
         }
         replace_file(entry, json.dumps(content))
+        self._remove_unused(entry.parents[1])
 
     def _flush_later(self, model: Path) -> None:
         """Flushes an import to disk in another thread: loading doesn't wait for that."""
@@ -260,10 +260,13 @@ class Imports:
             _flush(self._unflushed.get())
 
     def _remove_unused(self, folder: Path) -> None:
-        """Removes entries of paths that are gone, and imports that no path has."""
+        """Removes entries and digests of paths that are gone, and imports that no path has."""
         if time.monotonic() - self._cleaned < UNUSED_SECONDS:
             return
         self._cleaned = time.monotonic()
+        for path in tuple(self._digests):
+            if not path.exists():
+                self._digests.pop(path, None)
         used = set()
         for entry in (folder / "paths").iterdir():
             if not _ENTRY.fullmatch(entry.name):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -23,9 +25,14 @@ DIFFERENCES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0)
 #: Loading reads files from kilobytes to gigabytes.
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
+F = TypeVar("F", Counter, Gauge, HistogramFamily)
+
 VERSION = ("model", "version")
 #: Names of the methods that run a model once, as in the label `method`. Requests of streams are counted by themselves.
 PREDICTING = frozenset({"Predict", "ModelInfer", "http:Predict", "http:ModelInfer"})
+#: Number of models that are gone whose series are kept: for scrapers, which haven't read the last counts yet, and since
+#: calls and runs of them may still end.
+MAX_GONE = 64
 
 
 class Metrics:
@@ -46,19 +53,29 @@ class Metrics:
         self._streamed_labels: set[tuple[str, str, str, str]] = set()
         #: Label names by metric name, for the documentation.
         self.labels: dict[str, tuple[str, ...]] = {}
+        #: Metrics with a label for the model, with their label names.
+        self._of_models: list[tuple[Counter | Gauge | HistogramFamily, tuple[str, ...]]] = []
+        #: Models that are gone and have series, the oldest first.
+        self._gone: dict[str, None] = {}
+        self._gone_lock = threading.Lock()
+
+        def kept(family: F, labels: tuple[str, ...]) -> F:
+            if "model" in labels:
+                self._of_models.append((family, labels))
+            return family
 
         def named(name: str, labels: tuple[str, ...]) -> str:
             self.labels[f"layerserve_{name}"] = labels
             return f"layerserve_{name}"
 
         def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
-            return Counter(named(name, labels), text, labels, registry=self.registry)
+            return kept(Counter(named(name, labels), text, labels, registry=self.registry), labels)
 
         def gauge(name: str, text: str, labels: tuple[str, ...]) -> Gauge:
-            return Gauge(named(name, labels), text, labels, registry=self.registry)
+            return kept(Gauge(named(name, labels), text, labels, registry=self.registry), labels)
 
         def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> HistogramFamily:
-            return HistogramFamily(named(name, labels), text, labels, buckets, self.registry)
+            return kept(HistogramFamily(named(name, labels), text, labels, buckets, self.registry), labels)
 
         self._requests = counter(
             "requests",
@@ -313,12 +330,14 @@ class Metrics:
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
         """Counts a version that was loaded in `seconds`."""
+        self._returned(model)
         self._loaded.labels(model, str(version)).set(1)
         self._loads.labels(model).inc()
         self._load_seconds.labels(model).observe((seconds,))
 
     def version_failed(self, model: str, version: int) -> None:
         """Counts a version that failed to load."""
+        self._returned(model)
         self._load_failures.labels(model).inc()
 
     def version_evicted(self, model: str) -> None:
@@ -358,6 +377,43 @@ class Metrics:
             self._streamed_labels.discard(streamed)
             for counter in (self._streamed_requests, self._streamed_seconds):
                 counter.remove(*streamed)
+
+    def model_gone(self, model: str) -> None:
+        """Removes the time series of models that are gone, except the last ones: those of ever new names would
+        accumulate.
+        """
+        with self._gone_lock:
+            self._gone.pop(model, None)
+            self._gone[model] = None
+            oldest = next(iter(self._gone)) if len(self._gone) > MAX_GONE else None
+            if oldest is not None:
+                del self._gone[oldest]
+        if oldest is not None:
+            self._remove_model(oldest)
+
+    def _returned(self, model: str) -> None:
+        with self._gone_lock:
+            self._gone.pop(model, None)
+
+    def _remove_model(self, model: str) -> None:
+        # Calls counted after the removal would create the series again.
+        self._flush()
+        for key in [key for key in tuple(self._batch_metrics) if key[0] == model]:
+            self._batch_metrics.pop(key, None)
+        for answered in [key for key in tuple(self._answered) if key[1] == model]:
+            self._answered.pop(answered, None)
+        for streamed in [key for key in tuple(self._streamed_labels) if key[1] == model]:
+            self._streamed_labels.discard(streamed)
+        for family, names in self._of_models:
+            found = {
+                tuple(sample.labels[name] for name in names)
+                for metric in family.collect()
+                for sample in metric.samples
+                if sample.labels["model"] == model
+            }
+            for labels in found:
+                with suppress(KeyError):  # removed meanwhile, with a version
+                    family.remove(*labels)
 
     # Training.
 

@@ -263,8 +263,7 @@ class LoadedModels(Residents):
             before = record.choice()
             for number in [number for number, entry in record.versions.items() if entry.leaving]:
                 self._unload(record.versions.pop(number))
-            if not record.versions:
-                self._models.pop(name, None)
+            gone = not record.versions and self._models.pop(name, None) is not None
             record.kept, record.coming = frozenset(kept), tuple(coming)
             if kept:
                 record.bar(keep_loaded=False)
@@ -277,6 +276,8 @@ class LoadedModels(Residents):
                 self._choose_anew()
             self.canaries = replaced(self.canaries, name, record.canary())
             self.shadows = replaced(self.shadows, name, record.shadow())
+        if gone:
+            self._observer.model_gone(name)
 
     @staticmethod
     def _move_labels(record: ModelRecord, *, only_ready: bool) -> None:

@@ -437,8 +437,9 @@ class Repository(LoadedModels):
         labels, control = publishing.read_labels(folder), read_control(folder)
         with self._lock:
             record = self._models.get(name) or ModelRecord(name, settings=self._settings.get(name))
+            known = name in self._models
             # Before the settings are read, on which the choice depends.
-            before = record.choice() if name in self._models else None
+            before = record.choice() if known else None
         file = next((one.path for one in found.values() if one.path.parent.parent != folder), None)
         invalid = record.read_settings(folder, file)
         with self._lock:
@@ -470,6 +471,8 @@ class Repository(LoadedModels):
         if invalid:
             logger.error("settings of model '%s' are invalid: %s", name, record.settings_problem)
             self._observer.settings_invalid(name)
+        if known and not record.versions:
+            self._observer.model_gone(name)
 
     def _update_version(self, record: ModelRecord, one: FoundVersion) -> None:
         entry = record.versions.get(one.version)

@@ -46,6 +46,9 @@ class RepositoryObserver(Protocol):
     def version_released(self, model: str, version: int) -> None:
         """Called after a version was freed."""
 
+    def model_gone(self, model: str) -> None:
+        """Called after the last version of a model was removed. Calls of it may not have ended yet."""
+
     def version_evicted(self, model: str) -> None:
         """Called after a version was unloaded to make room for another."""
 

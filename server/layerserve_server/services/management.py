@@ -105,6 +105,8 @@ class ManagementService:
                 yield pb.UploadModelResponse(accepted=pb.UploadAccepted()).SerializeToString()
                 await _receive(stream, staging)
                 yield pb.UploadModelResponse(received=pb.UploadReceived()).SerializeToString()
+                # Again, as an upload may take long. The stream isn't about the model before, which may not exist yet.
+                stream.caller.check_model("manage", spec.name)
                 version, change = await stream.blocking(lambda: self._manager.publish(staging, spec.label, who))
             finally:
                 await stream.blocking(staging.discard)

@@ -151,8 +151,12 @@ class Stream(Protocol):
     def soon(self, work: Callable[[], None]) -> None:
         """Schedules `work` in the event loop. Thread-safe."""
 
-    def about(self, model: str, version: int) -> None:
-        """Sets the model and version labels of the stream's metrics."""
+    def about(self, model: str, version: int, *, whole: bool = True) -> None:
+        """Sets the model and version labels of the stream's metrics.
+
+        If the `whole` stream is of this model, it ends when the model isn't open to its caller any more. Otherwise the
+        handler asks for each request.
+        """
 
     def count(self, model: str, version: str, status: str, seconds: float) -> None:
         """Counts one of the stream's requests, answered `seconds` after its arrival with a status such as "OK"."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from layerserve_server.system_memory import memory_of
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.peers import endpoint, endpoint_of
+from layerserve_server.transport.peers import counted_by, endpoint, endpoint_of
 
 logger = logging.getLogger(__name__)
 
@@ -330,7 +330,7 @@ class Connections:
         """Closes connections of addresses that have more than their share, those longest without data first."""
         by_host: dict[str, list[Connection]] = {}
         for connection in self._connections.values():
-            by_host.setdefault(connection.where[0], []).append(connection)
+            by_host.setdefault(counted_by(connection.where[0]), []).append(connection)
         limits, counts = self._limits, sorted(map(len, by_host.values()))
         share = min(limits.max_peer_connections, level(counts, int(CROWDED_SHARE * limits.max_connections)))
         for connections in by_host.values():
@@ -358,7 +358,7 @@ class Connections:
         return min(buffered, own_memory()) if buffered > self._max_buffered / 2 else buffered
 
     def _close(self, connection: Connection, reason: str) -> None:
-        self._closed_count[connection.where[0], reason] += 1
+        self._closed_count[counted_by(connection.where[0]), reason] += 1
         connection.close()
         self._connections.pop(connection.cookie, None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import unquote
 
 #: Metadata key for the client's address in a forwarded call. Trusted only on a Unix socket.
@@ -22,11 +23,28 @@ def endpoint(peer: str) -> tuple[str, int] | None:
 
 
 def host_of(peer: str, metadata: Sequence[tuple[str, str | bytes]] = ()) -> str:
-    """Returns the client's address, by which its streams and connections are counted; empty if unknown."""
+    """Returns what the client's streams and connections are counted by, see `counted_by`; empty if unknown."""
     found = endpoint(peer)
     if found is not None:
-        return found[0]
+        return counted_by(found[0])
     return next((value for key, value in metadata if key == PEER_KEY and isinstance(value, str)), "")
+
+
+@lru_cache(4096)
+def counted_by(host: str) -> str:
+    """Returns what clients of an address are counted by: the address, or the network (/64) of a public IPv6 address.
+
+    Who has one such address has all 2^64 of its network, each of which would have the limits of an address.
+    """
+    try:
+        address = IPv6Address(host)
+    except AddressValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    if not address.is_global:
+        return host
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 def connection_of(peer: str, metadata: Sequence[tuple[str, str | bytes]]) -> str:

@@ -303,6 +303,8 @@ class ServerStream:
         self.counted = True
         self.model = ""
         self.version = ""
+        #: Whether all of the stream is of that model.
+        self._whole = True
         self.trace: Trace | None = None
         self.request_id = ""
         self.arrived = time.monotonic()
@@ -396,8 +398,9 @@ class ServerStream:
     def soon(self, work: Callable[[], None]) -> None:
         self._streams.post(work)
 
-    def about(self, model: str, version: int) -> None:
+    def about(self, model: str, version: int, *, whole: bool = True) -> None:
         self.model, self.version = model, str(version)
+        self._whole = whole
 
     def count(self, model: str, version: str, status: str, seconds: float) -> None:
         """See transport.call.Stream. Thread-safe."""
@@ -424,9 +427,9 @@ class ServerStream:
 
     def check_stalled(self, now: float, idle_seconds: float, stalled_seconds: float) -> None:
         """Interrupts the stream if the client has sent or read nothing for too long, or has lost its rights."""
-        ended = self.caller.ended
-        if ended is not None and not self._gone:
-            self.withdrawn = type(ended)(str(ended))
+        lost = self.caller.lost(self.model if self._whole else "")
+        if lost is not None and not self._gone:
+            self.withdrawn = lost
             self._gone = True
             self.interrupt(self.withdrawn)
             self.closed()

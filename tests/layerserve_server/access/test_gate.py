@@ -153,6 +153,46 @@ def test_a_changed_file_is_read_and_a_wrong_one_is_not(file, caplog):
     assert "was withdrawn" in str(callers["read"].ended)
 
 
+def test_calls_that_come_while_the_file_is_taken_lose_their_token_as_others_do(file, monkeypatch):
+    gate = Gate(file)
+    seen = []
+    replace = credentials.Credentials.replace
+
+    def while_replaced(self, old):
+        seen.append(gate.admit(arrival(token="all")))
+        replace(self, old)
+        seen.append(gate.admit(arrival(token="all")))
+
+    monkeypatch.setattr(credentials.Credentials, "replace", while_replaced)
+    write_tokens(file, {**ENTRIES, "new": 'rights = ["read"]'})
+    gate.refresh()
+    seen.append(gate.admit(arrival(token="all")))
+    monkeypatch.undo()
+    assert [caller.ended for caller in seen] == [None] * 3
+    write_tokens(file, {"new": 'rights = ["read"]'})
+    gate.refresh()
+    assert all("was withdrawn" in str(caller.ended) for caller in seen)
+
+
+def test_a_caller_of_an_older_file_is_not_kept_for_a_newer_one(file, monkeypatch):
+    gate = Gate(file)
+    admit = Gate._admit
+
+    def slow(self, call):
+        caller = admit(self, call)
+        monkeypatch.undo()
+        write_tokens(file, {"new": 'rights = ["read"]'})
+        gate.refresh()
+        # As that of a JSON Web Token under other rules, which nothing ends if it comes after they were.
+        caller.ended = None
+        return caller
+
+    monkeypatch.setattr(Gate, "_admit", slow)
+    gate.admit(arrival(token="all"))
+    with pytest.raises(UnauthenticatedError):
+        gate.admit(arrival(token="all"))
+
+
 def test_a_wrong_file_is_refused_at_the_start(file):
     file.write_text("tokns = []")
     with pytest.raises(TokensFileError, match="unknown key 'tokns'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import json
 import threading
@@ -264,21 +265,74 @@ def test_a_changed_file_of_keys_is_read_and_a_wrong_one_is_not(make_gate, tmp_pa
     assert "rules for tokens have changed" in str(before.ended)
 
 
+def test_a_token_that_was_refused_is_checked_anew_with_other_keys(make_gate, tmp_path, monkeypatch):
+    """A provider without ids of keys replaces its key: its first new tokens come before the new key is read."""
+    gate = make_gate()
+    token = signed(key=OTHER)
+    for _ in range(2):
+        with pytest.raises(UnauthenticatedError):
+            caller(gate, token)
+    (tmp_path / "keys.json").write_text(key_set(jwk(OTHER, "one")))
+    gate.refresh()
+    assert caller(gate, token).name == "ann"
+    # As long as the keys are the same, it is checked once.
+    wrong = signed(key=RSA)
+    for _ in range(2):
+        with pytest.raises(UnauthenticatedError):
+            caller(gate, wrong)
+        monkeypatch.setattr(gate._verifier, "caller", None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"keys": {"kty": "RSA"}}',
+        '{"keys": [1]}',
+        '{"keys": [{"kty": ["RSA"]}]}',
+        '{"keys": [{"kty": "EC", "crv": ["P-256"]}]}',
+        pytest.param('{"keys": ' + "[" * 50_000 + "]" * 50_000 + "}", id="deep"),
+    ],
+)
+def test_what_is_no_key_set_is_reported(make_gate, tmp_path, text):
+    reported = []
+    gate = make_gate(reread=lambda what, ok: reported.append((what, ok)))
+    (tmp_path / "keys.json").write_text(text)
+    gate.refresh()
+    assert reported[-1] == ("keys", False)
+    assert caller(gate, signed()).name == "ann"
+    with pytest.raises(TokensFileError, match="expected a JSON object with 'keys', a list of keys"):
+        Gate(tmp_path / "tokens.toml")
+
+
 class KeyServer:
     """An identity provider's address of keys; away while `keys` is None."""
 
     def __init__(self, keys):
         self.keys, self.fetched = keys, 0
+        #: Where requests are redirected to, and seconds before each byte of the keys.
+        self.redirect, self.pause = "", 0.0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 outer.fetched += 1
+                if outer.redirect and self.path == "/keys":
+                    self.send_response(302)
+                    self.send_header("Location", outer.redirect)
+                    self.end_headers()
+                    return
                 body = b"" if outer.keys is None else outer.keys.encode()
                 self.send_response(503 if outer.keys is None else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if not outer.pause:
+                    self.wfile.write(body)
+                    return
+                with contextlib.suppress(OSError):
+                    for byte in body:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(outer.pause)
 
             def log_message(self, *_):
                 pass
@@ -337,6 +391,25 @@ def test_keys_of_an_address_are_fetched_in_the_background(make_gate, key_server,
         assert caller(gate, signed(jti="another")).name == "ann"
     finally:
         gate.stop()
+
+
+def test_keys_are_not_fetched_from_where_a_redirect_leads_without_tls(key_server):
+    key_server.keys = key_set(jwk(RSA, "one"))
+    # It is reached by this name, too, but not every name is this machine.
+    for address in (key_server.address.replace("127.0.0.1", "127.0.0.2") + "/2", "ftp://127.0.0.1/keys"):
+        key_server.redirect = address
+        with pytest.raises(ValueError, match=r"got a redirect to .*, expected an https:// address"):
+            json_web_tokens._fetched(key_server.address)
+    key_server.redirect = key_server.address + "/2"
+    assert json_web_tokens._fetched(key_server.address).decode() == key_server.keys
+
+
+def test_fetching_keys_ends_however_slowly_they_come(key_server, monkeypatch):
+    """Else those fetched before would stay for ever, and no metric would say so."""
+    monkeypatch.setattr(json_web_tokens, "FETCH_SECONDS", 0.3)
+    key_server.keys, key_server.pause = " " * 60 + key_set(jwk(RSA, "one")), 0.05
+    with pytest.raises(ValueError, match=r"got \d+ bytes in 0.3 seconds, expected the whole set"):
+        json_web_tokens._fetched(key_server.address)
 
 
 def test_unknown_keys_do_not_cause_a_flood_of_fetches(make_gate, key_server, wait_until, monkeypatch):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import urllib.error
 import urllib.request
+from hashlib import sha256
 from types import SimpleNamespace
 
 import grpc
@@ -14,6 +16,8 @@ from echo_servers import needs_native
 from layerserve import tensors
 from layerserve.errors import REASON_KEY, Forbidden, QuotaExceeded, TokenExpired, Unauthenticated, from_status
 from layerserve.v1 import (
+    management_pb2,
+    management_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
     prediction_pb2,
@@ -59,6 +63,7 @@ def guarded(put, start, connect, tmp_path):
         channel = connect(app)
         return SimpleNamespace(
             app=app,
+            channel=channel,
             file=file,
             refresh=app._inference.refresh_access,
             predict=prediction_pb2_grpc.PredictionServiceStub(channel).Predict,
@@ -265,6 +270,49 @@ def test_streams_end_when_their_token_is_withdrawn(guarded, transport_name, sile
     other.cancel()
     started.cancel()
     assert type(refusal(server.predict, request(), metadata=bearer("predict"))) is Unauthenticated
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_streams_end_when_their_model_names_other_callers(guarded, transport, silence, tmp_path):
+    server = guarded(transport=transport, stalled_seconds=0.4)
+    started = server.training.Train(messages("wait"), metadata=bearer("all"), timeout=60)
+    run = training_pb2.WatchRunRequest(run_id=next(started).event.run_id)
+    watched = server.training.WatchRun(run, metadata=bearer("read"), timeout=30)
+    next(watched)
+    waiting = queue.SimpleQueue()
+    predictions = server.stream(iter(waiting.get, None), metadata=bearer("predict"), timeout=30)
+    waiting.put(prediction_pb2.PredictStreamRequest(request=request()))
+    assert next(predictions).HasField("response")
+    (tmp_path / "models" / "double" / "layerserve.toml").write_text('callers = ["all"]')
+    server.app.repository.scan()
+    error = refusal(lambda **_: list(watched))
+    assert type(error) is Forbidden
+    assert error.details == "model 'double': isn't open to caller 'read' any more"
+    assert started.is_active()
+    # Of predictions each request is refused by itself, since others may be for other models.
+    for name, field in (("double", "error"), ("other-1", "response")):
+        waiting.put(prediction_pb2.PredictStreamRequest(request=request(name)))
+        assert next(predictions).HasField(field)
+    waiting.put(None)
+    started.cancel()
+
+
+def test_an_upload_is_not_published_when_its_model_names_other_callers_meanwhile(guarded, tmp_path):
+    server = guarded()
+    content = (tmp_path / "models" / "double" / "1" / "model.keras").read_bytes()
+    file = management_pb2.UploadFile(path="model.keras", bytes=len(content), sha256=sha256(content).hexdigest())
+    spec = management_pb2.UploadSpec(name="double", files=[file])
+    waiting = queue.SimpleQueue()
+    waiting.put(management_pb2.UploadModelRequest(spec=spec))
+    upload = management_pb2_grpc.ManagementServiceStub(server.channel).UploadModel
+    replies = upload(iter(waiting.get, None), metadata=bearer("manage"), timeout=30)
+    assert next(replies).HasField("accepted")
+    (tmp_path / "models" / "double" / "layerserve.toml").write_text('callers = ["all"]')
+    server.app.repository.scan()
+    waiting.put(management_pb2.UploadModelRequest(chunk=management_pb2.UploadChunk(file=0, data=content)))
+    waiting.put(None)
+    assert type(refusal(lambda **_: list(replies))) is Forbidden
+    assert not (tmp_path / "models" / "double" / "2").exists()
 
 
 def test_the_metrics_need_a_right_and_the_probes_do_not(guarded):

@@ -290,6 +290,26 @@ def test_what_no_path_has_is_removed(tmp_path: Path, state: Path, importer: Coun
     assert len(list((state / "paths").glob("*.json"))) == 3
 
 
+def test_paths_that_are_gone_are_forgotten_also_if_nothing_new_is_read(
+    tmp_path: Path, state: Path, importer: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each upload has a path of its own, also of a file that is known."""
+    imports = Imports(state, importer)
+    content = save(tmp_path / "m.keras").read_bytes()
+    imports.load(tmp_path / "m.keras")
+    for number in range(3):
+        path = tmp_path / f"{number}.keras"
+        path.write_bytes(content)
+        imports.load(path)
+        path.unlink()
+    monkeypatch.setattr(module, "UNUSED_SECONDS", 0.0)
+    (tmp_path / "last.keras").write_bytes(content)
+    imports.load(tmp_path / "last.keras")
+    assert importer.read == ["m.keras"]
+    assert len(list((state / "paths").glob("*.json"))) == 2
+    assert set(imports._digests) == {tmp_path / "m.keras", tmp_path / "last.keras"}
+
+
 def test_what_others_keep_beside_imports_stays(tmp_path: Path, state: Path, importer: Counting) -> None:
     theirs = [aged(save(tmp_path / "data" / "models" / name / "1" / "model.keras")).parents[1] for name in ("m", "7-a")]
     (tmp_path / "data" / "paths").mkdir()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server.observability import metrics as metrics_module
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.histograms import Histogram
 from layerserve_server.observability.metrics import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS, Metrics
@@ -231,6 +232,50 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
     assert samples(metrics.registry) == expected
     waiting[0] = 0
     assert samples(metrics.registry) == {**expected, f"layerserve_queue_rows {at}": 0}
+
+
+def test_series_of_models_that_are_gone_do_not_accumulate(monkeypatch):
+    monkeypatch.setattr(metrics_module, "MAX_GONE", 2)
+    metrics = Metrics()
+
+    def use(model):
+        metrics.version_loaded(model, 1, 0.1)
+        metrics.version_failed(model, 2)
+        metrics.settings_invalid(model)
+        metrics.version_evicted(model)
+        metrics.batches(model, 1).batch_ran(1, 1, 0.1)
+        metrics.watch_queue(model, 1, lambda: 0, lambda: 0)
+        metrics.run_progressed(model, 1, 1, 0.1)
+        metrics.run_ended(model, "finished")
+        metrics.shadowed(model, 1, "equal")
+        metrics.calls_began(PREDICT, 2)
+        metrics.calls_ended([Ended(PREDICT, model, "1", "OK", 0.1), Ended(PREDICT, model, "", "INTERNAL", 0.1)])
+        metrics.streamed([Ended(PREDICT, model, "1", "OK", 0.1)])
+
+    def shown():
+        return {key for name in samples(metrics.registry) for key in "abcde" if f"model={key}" in name.split()}
+
+    for model in "abcd":
+        use(model)
+    before = len(samples(metrics.registry))
+    for model in "abac":
+        metrics.model_gone(model)
+    # The last ones are kept: scrapers haven't read them.
+    assert shown() == set("acd")
+    assert len(samples(metrics.registry)) < before
+    # One that is back counts on.
+    use("c")
+    metrics.model_gone("d")
+    assert shown() == set("acd")
+    assert samples(metrics.registry)["layerserve_model_loads_total model=c"] == 2
+    metrics.model_gone("e")
+    assert shown() == set("cd")
+    # Of a name that comes again, after its series were removed, everything is counted anew.
+    use("a")
+    found = samples(metrics.registry)
+    assert found["layerserve_requests_total method=Predict model=a status=OK version=1"] == 1
+    assert found["layerserve_rows_total model=a version=1"] == 1
+    assert found["layerserve_streamed_requests_total method=Predict model=a status=OK version=1"] == 1
 
 
 def test_calls_that_end_after_their_version_was_released_leave_no_series_for_ever():

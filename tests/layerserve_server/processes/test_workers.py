@@ -33,6 +33,7 @@ from layerserve.v1 import (
     training_pb2,
     training_pb2_grpc,
 )
+from layerserve_server.access.caller import ANYONE
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.access.group import SECRET_BYTES
 from layerserve_server.observability.metrics import Metrics
@@ -309,7 +310,7 @@ def test_metrics_of_all_processes_are_one_text(processes):
         metrics.calls_ended([Ended("/a/Predict", "m", "1", "OK", seconds)])
         metrics.version_loaded("m", 1, seconds)
     other.version_failed("n", 1)
-    probes = Probes("127.0.0.1", 0, {"/metrics": other.registry}, lambda: True)
+    probes = Probes("127.0.0.1", 0, {"/metrics": other.registry}, lambda: True, lambda *_: ANYONE)
     with socket.create_server(("127.0.0.1", 0)) as gone:
         closed = gone.getsockname()[1]
     both = processes("")

@@ -318,6 +318,23 @@ def test_a_version_that_is_removed_finishes_and_the_one_before_takes_over(make, 
         repository.lease("double", 2)
 
 
+def test_that_a_model_is_gone_is_observed_once(make, put, monkeypatch):
+    """So metrics needn't keep the series of each model that there ever was."""
+    observed = []
+    monkeypatch.setattr(Metrics, "model_gone", lambda _, model: observed.append(model))
+    loaded, failed = put(), put("broken")
+    failed.write_text("{")
+    repository = make()
+    assert not observed
+    for path in (loaded, failed):
+        path.unlink()
+        path.parent.rmdir()
+    for _ in range(2):
+        repository.scan()
+        repository.scan("broken")
+    assert sorted(observed) == ["broken", "double"]
+
+
 def test_a_misplaced_model_is_reported_once_while_it_is_there(make, put, tmp_path, caplog):
     put()
     repository = make()

@@ -19,7 +19,7 @@ from layerserve_server.transport import connections, memory
 from layerserve_server.transport.connections import CHECK_SECONDS, Connection, Connections, Traffic, level
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget, default_limit
-from layerserve_server.transport.peers import endpoint, host_of
+from layerserve_server.transport.peers import counted_by, endpoint, host_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="connections are watched on Linux only")
 
@@ -58,6 +58,31 @@ def test_only_a_call_on_a_unix_socket_may_say_where_it_came_from():
     assert host_of("unix:", said) == "10.9.9.9"
     assert host_of("ipv4:10.0.0.7:1", said) == "10.0.0.7"
     assert host_of("unix:", ()) == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [
+        # A provider gives each customer a whole network.
+        ("2606:4700:1:2::7", "2606:4700:1:2::/64"),
+        ("2606:4700:1:2:ffff::8", "2606:4700:1:2::/64"),
+        ("2606:4700:1:3::7", "2606:4700:1:3::/64"),
+        # In networks of one's own, many machines share one.
+        ("fd00:1:2:3::7", "fd00:1:2:3::7"),
+        ("fe80::7%eth0", "fe80::7%eth0"),
+        ("::1", "::1"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("10.0.0.7", "10.0.0.7"),
+        ("8.8.8.8", "8.8.8.8"),
+        ("", ""),
+    ],
+)
+def test_addresses_that_one_client_may_all_have_are_counted_together(host, found):
+    assert counted_by(host) == found
+
+
+def test_streams_are_counted_by_networks():
+    assert host_of("ipv6:%5B2606:4700:1:2::7%5D:51958") == host_of("ipv6:[2606:4700:1:2::8]:1") == "2606:4700:1:2::/64"
 
 
 class Pair:
@@ -282,6 +307,18 @@ def test_an_address_with_too_many_connections_loses_those_that_were_silent_longe
     assert here.look() == [1, 2]
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["closed 2 connections of 127.0.0.2: the address has more than 3 connections"]
+
+
+def test_connections_are_counted_by_networks(crowd, monkeypatch, caplog):
+    monkeypatch.setattr(connections, "counted_by", lambda host: host.rpartition(".")[0])
+    here = crowd(max_peer_connections=3)
+    for number in range(2, 7):
+        here.connect(f"127.0.0.{number}", 1)
+    assert here.look() == [0, 1]
+    # One line, of however many addresses.
+    assert [record.getMessage() for record in caplog.records] == [
+        "closed 2 connections of 127.0.0: the address has more than 3 connections"
+    ]
 
 
 def test_addresses_with_most_connections_leave_room_for_others(crowd):

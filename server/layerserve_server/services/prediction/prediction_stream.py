@@ -293,7 +293,7 @@ class StreamedCall:
 
     def about(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)
-        self._stream.about(model, version)
+        self._stream.about(model, version, whole=False)
 
     def afterwards(self, work: Callable[[], None]) -> None:
         work()

@@ -84,6 +84,7 @@ class RunExecution:
         Returns False if the process goes on although the server stops.
         """
         watch = budget.Watch(run.request.budget, run.folder, self._limits.max_written)
+        trained = TrainingTime(run)
         stopping_at: float | None = None
         while True:
             alive = run.process.wait()
@@ -100,7 +101,8 @@ class RunExecution:
             if stops and time.monotonic() - min(stops) > self._limits.cancel_grace_seconds:
                 run.process.signal(signal.SIGKILL)
             if not run.overspent:
-                run.overspent = watch.overspent(run.process.pid, run.seconds if run.request.budget.max_seconds else 0.0)
+                seconds = trained.seconds if run.request.budget.max_seconds else 0.0
+                run.overspent = watch.overspent(run.process.pid, seconds)
                 if run.overspent:
                     run.process.signal(signal.SIGKILL)
 
@@ -112,3 +114,24 @@ class RunExecution:
                 step = event.what.step if isinstance(event.what, events.Step) else 0
                 loss = event.what.logs.get("loss")
                 self._observer.run_progressed(run.request.model, event.what.epoch, step, loss)
+
+
+class TrainingTime:
+    """The training time of a run whose process is watched. Setting the system's clock doesn't change it.
+
+    The times of its events are by that clock.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._before = 0.0
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The time in seconds; 0 until the process has started to train."""
+        if self._since is None:
+            if not self._run.trains:
+                return 0.0
+            self._before, self._since = self._run.seconds, time.monotonic()
+        return self._before + time.monotonic() - self._since

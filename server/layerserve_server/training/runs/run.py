@@ -206,6 +206,13 @@ class Run:
         return next((count for count, position in enumerate(positions) if position != positions[0]), len(positions))
 
     @property
+    def trains(self) -> bool:
+        """Whether it has started, and hasn't ended or been interrupted since."""
+        ends = (events.Queued, events.Paused, *LAST)
+        found = (what for what in self.log.backwards() if isinstance(what, (events.Started, *ends)))
+        return isinstance(next(found, None), events.Started)
+
+    @property
     def seconds(self) -> float:
         """Training time in seconds, without the time between an interruption and the next start."""
         spent, began, last = 0.0, None, 0.0

@@ -16,6 +16,7 @@ from layerserve_server.transport.event_batch import BatchedCall
 from layerserve_server.transport.http.exchange import HttpReply
 from layerserve_server.transport.http.statuses import error_reply
 from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.peers import counted_by
 
 #: Maximum size of a request's line and headers together, in bytes, as of a call's metadata in grpcio.
 MAX_HEADER_BYTES = 16 * 1024
@@ -168,6 +169,7 @@ class HttpConnection(HttpToolsProtocol):
         self.parser: Any = WithoutUpgrades(self, self._head_without_upgrade)
         #: Whether the request asks for another protocol, and is read again without that.
         self._asks_upgrade = False
+        #: What the client's connections are counted by.
         self.peer = ""
         self.certificate_names: Sequence[str] = ()
         #: The call of the request that is being answered.
@@ -203,7 +205,7 @@ class HttpConnection(HttpToolsProtocol):
         if connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
             # asyncio does so only for sockets with a number of their protocol, which `socket.create_server` makes none.
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.peer = self.client[0] if self.client else ""
+        self.peer = counted_by(self.client[0]) if self.client else ""
         certificate = transport.get_extra_info("ssl_object")
         if isinstance(certificate, ssl.SSLObject):
             self.certificate_names = names_in(certificate.getpeercert() or {})

@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 
 import pytest
+from clocks import replace_time
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, EventLog
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.runs import execution
+from layerserve_server.training.runs import run as run_module
+from layerserve_server.training.runs.execution import TrainingTime
 from layerserve_server.training.runs.run import RUN_ID, Phase, Run, RunState, new_id
 
 ACCEPTED, QUEUED, STARTED = events.Accepted("m", 1, 10), events.Queued(0), events.Started(3, 4, 30)
@@ -105,6 +109,28 @@ def test_its_seconds_are_those_of_training(tmp_path):
     events.append(tmp_path, events.Finished(2, {}, 1.0))
     run.log.refresh()
     assert run.seconds == 2 + 2
+
+
+@pytest.mark.parametrize("jump", [-1e6, 1e6])
+def test_a_budget_of_time_does_not_depend_on_the_systems_clock(tmp_path, monkeypatch, jump):
+    """Else a run would be killed when the clock is set, or go on for ever."""
+    wall, clock = [1004.5], [50.0]
+    replace_time(monkeypatch, run_module, time=lambda: wall[0])
+    replace_time(monkeypatch, execution, monotonic=lambda: clock[0])
+    run = run_of(tmp_path, STARTED, epoch(1), KILLED, QUEUED)
+    trained = TrainingTime(run)
+    assert not run.trains
+    clock[0] += 100
+    assert trained.seconds == 0
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(Event(4, 1004.0, STARTED).to_line())
+    run.log.refresh()
+    assert run.trains
+    # One second before it was interrupted, and half of one since it started again.
+    assert trained.seconds == 1.5
+    wall[0] += jump
+    clock[0] += 7
+    assert trained.seconds == 8.5
 
 
 def test_a_run_that_never_trained_has_no_seconds(tmp_path):

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from http_calls import Http, exchange
 from layerserve_server.access.rights import HTTP, right_of
 from layerserve_server.services.rest.serving import http_routes
 from layerserve_server.transport import limits
+from layerserve_server.transport.http import connection as http_connection
 from layerserve_server.transport.http.connection import JOINED_BYTES, JoinedWrites
 from layerserve_server.transport.http.server import listening
 from tokens import write_tokens
@@ -289,6 +291,18 @@ def test_connections_are_limited_and_idle_ones_make_room(serve, wait_until):
     assert len(app._http._connections._open) <= 4
     for one in sockets:
         one.close()
+
+
+def test_connections_are_counted_by_networks(serve, monkeypatch):
+    monkeypatch.setattr(http_connection, "counted_by", lambda host: host.rpartition(".")[0])
+    app, _ = serve(max_peer_connections=4)
+    with ExitStack() as stack:
+        for number in range(2, 10):
+            source = (f"127.0.0.{number}", 0)
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", app.http_port), source_address=source))
+            one.sendall(post())
+            assert one.recv(12) == b"HTTP/1.1 200"
+        assert len(app._http._connections._open) <= 4
 
 
 def test_an_internal_error_has_an_id_and_no_details(serve, monkeypatch, caplog):
