@@ -205,11 +205,13 @@ class _Program:
 
     def _announce(self) -> None:
         """Writes an event about a version that was published since the last one."""
+        # First: the server may publish the last one in between, and notes it before it is no longer pending.
+        settled = not publications.pending(self._folder)
         published = publications.read_published(self._folder)
         if published is not None and published.step > self._announced:
             self._announced = published.step
             self._writer.write(events.Log(f"version {published.version} was published after step {published.step}"))
-        elif not publications.pending(self._folder):
+        elif settled:
             self._announced = publications.newest(self._folder)
 
 

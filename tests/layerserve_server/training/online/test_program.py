@@ -255,6 +255,31 @@ def test_a_published_version_is_reported_once(process: Process, monkeypatch: pyt
     assert said == ["version 5 was published after step 1"]
 
 
+def test_a_version_that_is_published_during_a_look_is_reported(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "CHECK_SECONDS", 0.01)
+    server = publications.Publications(process.folder)
+    read = publications.read_published
+
+    def read_late(folder: Path) -> Published | None:
+        found = read(folder)
+        server.publish(lambda path, step: 5)
+        return found
+
+    def talk(caller: Caller) -> None:
+        caller.step(1)
+        caller.ask("publish")
+        monkeypatch.setattr(publications, "read_published", read_late)
+        caller.step(2)
+        caller.step(3)
+        caller.ask("end")
+
+    process.serve(talk, publish=False)
+    said = [event.text for event in process.happened() if isinstance(event, events.Log) and "published" in event.text]
+    assert said == ["version 5 was published after step 1"]
+
+
 def test_a_version_that_was_pending_at_a_restart_is_reported(process: Process) -> None:
     """Also that of the first step: nothing has been published before it."""
     process.serve(lambda caller: [caller.step(1), caller.ask("publish"), caller.ask("end")], publish=False)
