@@ -92,7 +92,7 @@ class _Reader:
                 raise UnsupportedModelError(self.path, f"the model: {name} {REFUSED[name]}")
             what = f"the model is of class {brief_name(name)}"
             expected = "a Functional or Sequential model"
-            if name.startswith(_HUB):
+            if name.startswith((_HUB, _FORMER_HUB)):
                 known = sorted(model.removeprefix(_HUB) for model in self.vocabulary.models)
                 expected += f", or one of KerasHub's classes {', '.join(known)}"
             raise UnsupportedModelError(self.path, f"{what}, expected {expected}")

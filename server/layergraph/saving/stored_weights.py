@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
 from layergraph.layers.attention.attention import UnprojectedAttention
 from layergraph.layers.attention.multi_head import ProjectedAttention
+from layergraph.layers.core.reversible_embedding import ReversibleEmbedding
 from layergraph.layers.lora import LoraLayer
 from layergraph.layers.quantized.kernels import QuantizedLayer
 from layergraph.layers.rnn.recurrent import GRU, LSTM
@@ -231,12 +233,36 @@ def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple
     """The groups of all layers. Keras 2.13 counts a layer with weights twice; from 2.15 on, Keras 2 names layers within
     a custom one by other attributes.
     """
-    if version.startswith("2.13."):
-        return state_groups(model, order, lambda layer: 2 if depth_first(layer, order) else 1)
-    groups = state_groups(model, order)
     if not version.startswith("2."):
-        return groups
-    return iter(dict.fromkeys([*groups, *state_groups(model, order, last=True)]))
+        return state_groups(model, order)
+
+    def groups_in(root: Functional) -> list[tuple[str, Layer]]:
+        if version.startswith("2.13."):
+            return list(state_groups(root, order, lambda layer: 2 if depth_first(layer, order) else 1))
+        return list(dict.fromkeys([*state_groups(root, order), *state_groups(root, order, last=True)]))
+
+    groups = groups_in(model)
+    return iter([*groups, *_named_by_attributes(groups, groups_in)])
+
+
+def _named_by_attributes(
+    groups: Sequence[tuple[str, Layer]], groups_in: Callable[[Functional], list[tuple[str, Layer]]]
+) -> Iterator[tuple[str, Layer]]:
+    """Groups in files of KerasNLP 0.6, whose models hold some of their layers by attributes, too.
+
+    Keras 2 saves attributes in order of their names, each layer once: in 2.13 a task's `_backbone` comes before its
+    layers. Later releases reverse the order: there a backbone's `token_embedding` does.
+    """
+    for path, model in groups:
+        form = model.class_form if isinstance(model, Functional) else None
+        if form is None:
+            continue
+        if form.backbone is not None:
+            found = [(f"_backbone/{group}".rstrip("/"), layer) for group, layer in groups_in(form.backbone)]
+        else:
+            embeddings = (layer for layer in model.walk_layers() if isinstance(layer, ReversibleEmbedding))
+            found = [("token_embedding", layer) for layer in itertools.islice(embeddings, 1)]
+        yield from ((f"{path}/{group}".lstrip("/"), layer) for group, layer in found)
 
 
 def _by_path(

@@ -191,8 +191,9 @@ def test_a_vocabulary_that_was_read_from_a_file_is_an_asset(tmp_path: Path) -> N
     with pytest.raises(UnsupportedModelError, match="files are never opened"):
         load_model(folder)
     (folder / "assets" / "terms.txt").unlink()
-    (folder / "assets" / "terms.txt").write_text("cat\ndog\n")
-    assert load_model(folder).layers[-1].vocabulary == ("cat", "dog")
+    for content in (b"cat\ndog\n", b"cat\r\ndog\r\n"):
+        (folder / "assets" / "terms.txt").write_bytes(content)
+        assert load_model(folder).layers[-1].vocabulary == ("cat", "dog")
 
 
 @pytest.mark.parametrize("release", RELEASES)

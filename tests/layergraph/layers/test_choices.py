@@ -112,6 +112,7 @@ def lookup(vocabulary: list[str] | None = None, **options: Any) -> layers.String
         (b"a\nb", None, ("a", "b")),
         (b"a\nb\n", None, ("a", "b")),
         (b"a\nb\n\n\n", None, ("a", "b")),
+        (b"a\r\nb\r\nc", None, ("a", "b", "c")),  # as Keras on Windows writes it
         (b"a\nb\n", 3, ("a", "b", "")),  # one index for unknown values; the empty string is a term
         (b"a\nb\n\n", 3, ("a", "b", "")),
     ],
@@ -129,6 +130,20 @@ def test_a_vocabulary_beside_the_config_ends_as_its_size_says(
     assert layer.vocabulary == terms
     layer.load_asset("vocabulary", b"other")
     assert layer.vocabulary == terms
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"[UNK]\na\nb\nc", "'vocabulary.txt' has 4 lines, expected 3, .* a term with a line break can't be read"),
+        (b"[UNK]\nb\na\nb", "'vocabulary.txt' has 4 lines, expected 3, .* a term with a line break can't be read"),
+        (b"[UNK]\ncaf\xe9\na", "'vocabulary.txt' isn't UTF-8 text"),  # the code page of Windows
+    ],
+)
+def test_a_vocabulary_beside_the_config_that_cannot_be_read_is_refused(content: bytes, text: str) -> None:
+    """tf.keras doesn't mark line breaks within terms, so that it loads other terms, or fails."""
+    with pytest.raises(ConfigError, match=f"StringLookup: {text}"):
+        lookup(vocabulary_size=3).load_asset("vocabulary.txt", content)
 
 
 def test_axes_in_a_list() -> None:

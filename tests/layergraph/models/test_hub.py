@@ -23,22 +23,25 @@ from layergraph.models.hub.tasks import BertMaskedLM, BertTextClassifier, Task
 from oracles import assert_close
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "hub"
+ARRAYS = FIXTURES / "arrays.npz"
+#: Of KerasNLP 0.6 on Keras 2 (make_keras_nlp.py).
+FORMER = sorted(FIXTURES.with_name("keras_nlp").glob("*.keras"))
 FILES = sorted(file for file in FIXTURES.iterdir() if file.suffix in (".keras", ".h5"))
 QUANTIZED = {"class_name": "QuantizedDTypePolicy", "config": {"mode": "int8", "source_name": "float32"}}
 SMALL = {"vocabulary_size": 20, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 12}
 
 
-def arrays_of(name: str) -> tuple[dict[str, Any], list[Any]]:
+def arrays_of(name: str, file: Path) -> tuple[dict[str, Any], list[Any]]:
     """Inputs by name, and outputs in flat order."""
-    with np.load(FIXTURES / "arrays.npz") as stored:
+    with np.load(file) as stored:
         given = {key: stored[key] for key in stored.files if key.startswith(f"{name}/")}
     inputs = {key.partition("/input_")[2]: array for key, array in given.items() if "/input_" in key}
     return inputs, [given[f"{name}/output_{i}"] for i in range(len(given) - len(inputs))]
 
 
-def check(model: Any, name: str) -> None:
+def check(model: Any, name: str, arrays: Path = ARRAYS) -> None:
     """Compares the model's outputs with KerasHub's."""
-    inputs, outputs = arrays_of(name)
+    inputs, outputs = arrays_of(name, arrays)
     if len(inputs) == 1:
         inputs = {model.input_names[0]: next(iter(inputs.values()))}
     for got, want in zip(model.plan().run(inputs).values(), outputs, strict=True):
@@ -61,7 +64,7 @@ def test_files_give_the_numbers_of_keras_hub(file: Path) -> None:
 
 def test_options_that_are_not_given_are_those_of_keras_hub() -> None:
     """The model of the fixture was made of a layer with these options."""
-    inputs, (expected,) = arrays_of("rotary_yarn")
+    inputs, (expected,) = arrays_of("rotary_yarn", ARRAYS)
     layer = RotaryEmbedding(rope_type="yarn", scaling_factor=4.0)
     assert_close(layer(next(iter(inputs.values()))), expected, 1e-5)
 
@@ -214,6 +217,15 @@ def test_names_of_the_former_package_are_known(tmp_path: Path) -> None:
         check(layergraph.load_model(file), name)
 
 
+@pytest.mark.parametrize("file", FORMER, ids=lambda file: file.name)
+def test_files_of_keras_2_give_the_numbers_of_keras_nlp(file: Path, tmp_path: Path) -> None:
+    """Token embeddings, or the backbones of tasks, are stored under attributes of the models."""
+    model = layergraph.load_model(file)
+    check(model, file.stem, file.with_suffix(".npz"))
+    model.save(tmp_path / "again.keras", generation=3)
+    check(layergraph.load_model(tmp_path / "again.keras"), file.stem, file.with_suffix(".npz"))
+
+
 def _renamed(config: dict[str, Any]) -> None:
     changed = json.loads(json.dumps(config).replace("keras_hub>", "keras_nlp>").replace("TextClassifier", "Classifier"))
     config.clear()
@@ -224,6 +236,7 @@ def _renamed(config: dict[str, Any]) -> None:
     ("change", "text"),
     [
         ({"registered_name": "keras_hub>GemmaBackbone"}, "GemmaBackbone.*one of KerasHub's classes.*BertBackbone"),
+        ({"registered_name": "keras_nlp>GemmaBackbone"}, "GemmaBackbone.*one of KerasHub's classes.*BertBackbone"),
         ({"num_layers": 10**9}, "option 'num_layers' is 1000000000, expected an integer from 0 to 1000"),
         ({"hidden_dim": 0}, "option 'hidden_dim' is 0, expected a positive integer"),
         ({"num_heads": 999}, "got 8 features, expected at least 999, one for each head"),

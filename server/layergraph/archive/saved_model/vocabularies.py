@@ -135,4 +135,5 @@ def _of_asset(assets: Path | None, given: str, limits: LoadLimits) -> list[Any]:
         text = file.read_at(0, file.length).decode("utf-8", "replace")
     finally:
         file.close()
-    return text.removesuffix("\n").split("\n")
+    # A file of Windows ends lines by two characters, which TensorFlow reads as one.
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")

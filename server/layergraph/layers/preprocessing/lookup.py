@@ -152,10 +152,18 @@ class Lookup(Layer):
         """Sets the vocabulary from a file's asset. Raises ConfigError if it is invalid."""
         if self._known is not None:
             return
-        lines = content.decode("utf-8", "replace").split("\n")
+        what = f"{type(self).__name__}: '{name}'"
+        try:
+            # Keras on Windows ends lines by two characters.
+            lines = content.decode().replace("\r\n", "\n").split("\n")
+        except UnicodeDecodeError:
+            raise ConfigError(f"{what} isn't UTF-8 text") from None
         # The last term may be the empty string, and the last line may lack its newline: the number of terms decides.
         while lines and not lines[-1] and len(lines) > (self.vocabulary_size or 0):
             lines.pop()
+        if self.vocabulary_size is not None and len(lines) > self.vocabulary_size:
+            text = f"expected {self.vocabulary_size}, which is vocabulary_size; a term with a line break can't be read"
+            raise ConfigError(f"{what} has {len(lines)} lines, {text}")
         self.set_vocabulary([self.term_of_line(line) for line in lines])
 
     def term_of_line(self, line: str) -> Term:
