@@ -196,6 +196,18 @@ def test_a_vocabulary_that_was_read_from_a_file_is_an_asset(tmp_path: Path) -> N
         assert load_model(folder).layers[-1].vocabulary == ("cat", "dog")
 
 
+def test_the_file_of_a_vocabulary_may_be_named_in_one_of_two_configs(tmp_path: Path) -> None:
+    """As TensorFlow 2.15 writes them."""
+    options = {"name": "words", "vocabulary": "terms.txt", "dtype": "string", "batch_input_shape": [None, 1]}
+    unnamed = {**options, "vocabulary": None, "has_input_vocabulary": True}
+    named, later = (sequential({"class_name": "StringLookup", "config": config}) for config in (options, unnamed))
+    metadata = {**named, "model_config": {"class_name": "Sequential", "config": later["config"]}}
+    folder = write_folder(tmp_path / "model", metadata, {}, node({"layer-0": 1}), node())
+    (folder / "assets").mkdir()
+    (folder / "assets" / "terms.txt").write_text("cat\ndog\n")
+    assert load_model(folder).layers[-1].vocabulary == ("cat", "dog")
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_what_is_no_graph_of_layers_is_refused_by_its_name(release: str) -> None:
     with pytest.raises(UnsupportedModelError, match=r"its model is of the class 'Subclassed'.*expected a Functional"):

@@ -70,7 +70,20 @@ def model_config(metadata: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"its model is of the class {str(kind)[:80]!r}, which isn't a graph of layers but code in Python; "
             "expected a Functional or Sequential model: build it with the functional API, and save it again",
         )
+    _add_vocabulary_files(config, metadata.get("config"))
     return {"class_name": kind, "config": config}
+
+
+def _add_vocabulary_files(config: Any, other: Any) -> None:
+    """Adds the names of files of vocabularies, which TensorFlow 2.15 leaves out of `model_config` only."""
+    if isinstance(config, list) and isinstance(other, list):
+        for one, beside in zip(config, other, strict=False):
+            _add_vocabulary_files(one, beside)
+    elif isinstance(config, dict) and isinstance(other, dict):
+        if config.get("vocabulary", "") is None and isinstance(other.get("vocabulary"), str):
+            config["vocabulary"] = other["vocabulary"]
+        for key in config.keys() & other.keys():
+            _add_vocabulary_files(config[key], other[key])
 
 
 def tensorflow_version(file: FileWindow) -> str | None:
