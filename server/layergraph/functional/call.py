@@ -12,6 +12,7 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -130,8 +131,7 @@ def find_sublayers(layer: Layer, *, appended: bool = True) -> None:
     layer.sublayers.update({**kept, **{paths[inner]: inner for inner in [*known, *found]}})
     if layer.sublayers:
         # Masks of the inputs reach the sublayers even if `call` doesn't take them.
-        names = type(layer).call_argument_names
-        object.__setattr__(layer, "mask_argument_names", frozenset({"mask", *(f"{name}_mask" for name in names)}))
+        object.__setattr__(layer, "finds_masks", True)
 
 
 def _paths(layer: Layer, choose: Callable[[str, str], str]) -> dict[Layer, str]:
@@ -306,14 +306,21 @@ def _bind(self: Layer, binder: Binder) -> BoundCall:
     return BoundCall(self, binder)
 
 
-def _forward(self: Layer, context: CallContext, w: BoundCall, *args: Any, **kwargs: Any) -> Any:
+def _forward(
+    self: Layer,
+    context: CallContext,
+    w: BoundCall,
+    *args: Any,
+    tensor_masks: dict[str, Structure] | None = None,
+    **kwargs: Any,
+) -> Any:
     """Computes the outputs by `call`."""
-    names = self.call_argument_names
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    given = {**dict(zip(self.call_argument_names, args, strict=False)), **kwargs}
+    if self.sublayers and context.masks is None:
+        context = replace(context, masks={})
     call = _Call(self, context, w)
-    if self.sublayers:
-        call.set_masks(given)
-    given = {name: value for name, value in given.items() if name in names}
+    for name, masks in (tensor_masks or {}).items():
+        call.set_masks(flatten(given[name]), flatten(masks))
     if type(self).passes_training:
         given["training"] = context.training
     outputs = call.proxy.call(**given)
@@ -331,8 +338,8 @@ class _Call:
         self._layer = layer
         self._w = w
         self.context = context
-        #: Masks of tensors by id, like Keras's `_keras_mask`. The tensors are kept so that no id is reused.
-        self._masks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        #: Like Keras's `_keras_mask`: also those that the calls around this one have set.
+        self._masks = {} if context.masks is None else context.masks
         self._inner: dict[Layer, Inner] = {}
         self.proxy: Any = object.__new__(type(layer))
         attributes = vars(self.proxy)
@@ -365,18 +372,11 @@ class _Call:
         if self.context.symbolic_dims is None:
             object.__setattr__(layer, name, value)
 
-    def set_masks(self, given: dict[str, Any]) -> None:
-        """Stores the masks of the arguments."""
-        several = [name for name in given if name != "mask" and not name.endswith("_mask")]
-        for name in several:
-            mask = given.get("mask") if len(several) == 1 else given.get(f"{name}_mask")
-            if mask is not None:
-                self._remember(flatten(given[name]), flatten(mask))
-
-    def _remember(self, tensors: list[Any], masks: list[Any]) -> None:
+    def set_masks(self, tensors: list[Any], masks: list[Any]) -> None:
+        """Stores the masks of tensors that have none."""
         for tensor, mask in zip(tensors, masks, strict=False):
             if isinstance(tensor, torch.Tensor) and mask is not None:
-                self._masks[id(tensor)] = (tensor, mask)
+                self._masks.setdefault(id(tensor), (tensor, mask))
 
     def bound(self, layer: Layer) -> Any:
         """The bound weights of a sublayer, or of a layer in one."""
@@ -407,7 +407,7 @@ class _Call:
             outputs, mask = layer.execute(
                 context, self.bound(layer), (_as_computed(layer, args[0]),), {}, None, want_masks=layer.supports_masking
             )
-            self._remember(flatten(outputs), flatten(mask))
+            self.set_masks(flatten(outputs), flatten(mask))
             return layer.output_structure(flatten(outputs))
         values: list[Any] = []
 
@@ -426,7 +426,9 @@ class _Call:
         masks = [self._masks[id(value)][1] if id(value) in self._masks else None for value in values]
         invocation = Invocation(layer, args, kwargs)
         outputs, output_masks = invocation(context, self.bound(layer), values, masks, want_masks=layer.supports_masking)
-        self._remember(outputs, output_masks)
+        for index in invocation.removed:
+            self._masks.pop(id(values[index]), None)
+        self.set_masks(outputs, output_masks)
         return layer.output_structure(outputs)
 
     def _is_plain(self, layer: Layer) -> bool:

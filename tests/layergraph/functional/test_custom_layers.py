@@ -260,6 +260,31 @@ class Mixed(keras.layers.Layer):
         for layer in (*self.more, self.first, *self.pair):
             x = ops.tanh(layer(x))
         return self.last(x)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Attending(keras.layers.Layer):
+    """Its attention removes the mask of a tensor: the second finds none."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(2, 3)
+
+    def call(self, x):
+        return self.attention(x, x) - 2 * self.attention(x, x)
+
+
+@keras.saving.register_keras_serializable("guide")
+class AttendingTwice(keras.layers.Layer):
+    """Gets a mask that was there when the model was built, whatever was removed since."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = Attending(), keras.layers.MultiHeadAttention(2, 3)
+
+    def call(self, x, mask=None):
+        y = self.first(x) + self.second(x, x)
+        return y if mask is None else y * ops.cast(ops.expand_dims(mask, -1), x.dtype)
 '''
 
 
@@ -385,6 +410,34 @@ def test_it_trains_as_in_keras(classes: Any, what: str) -> None:
     assert_close(np.array(losses[1]), np.array(losses[0]))
     for got, wanted in zip(ours.get_weights(), stock.get_weights(), strict=True):
         assert_close(got, wanted, 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.parametrize(
+    "readers", [("Attending", "Attending"), ("AttendingTwice", "Attending"), ("Attending", "AttendingTwice")]
+)
+@pytest.mark.parametrize("normalized", [True, False])
+def test_attention_within_a_layer_removes_masks(
+    classes: Any, readers: tuple[str, str], normalized: bool, tmp_path: Path
+) -> None:
+    """Also for a layer that reads the same tensor later (Keras 3.8)."""
+
+    def build(names: dict[str, Any]) -> Any:
+        k = names["keras"]
+        ids = k.Input((6,), dtype="int32", name="ids")
+        x = k.layers.Embedding(7, 4, mask_zero=True)(ids)
+        x = k.layers.LayerNormalization()(x) if normalized else x
+        return k.Model(ids, [names[reader](name=f"reader{i}")(x) for i, reader in enumerate(readers)])
+
+    stock, ours = map(build, classes)
+    stock.set_weights(moved(stock.get_weights()))
+    ours.set_weights(stock.get_weights())
+    stock.save(tmp_path / "stock.keras")
+    x = np.array([[3, 1, 4, 1, 0, 0], [5, 2, 6, 0, 0, 0]], "int32")
+    expected = outputs(stock.predict_on_batch(x))
+    for one in (ours, layergraph.load_model(tmp_path / "stock.keras")):
+        for got, wanted in zip(outputs(one.predict_on_batch(x)), expected, strict=True):
+            assert_close(got, wanted)
 
 
 def test_it_is_called_on_arrays(classes: Any) -> None:
