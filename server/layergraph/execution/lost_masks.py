@@ -50,11 +50,13 @@ def removes_masks(layer: Layer) -> bool:
 def is_recorded(call: Invocation, recorded: Collection[int]) -> bool:
     """Whether the outputs of a call have masks when the model is built, by the ids of the tensors that have them.
 
-    Those of a nested model have none then.
+    Those of a nested model have none then, and neither do those whose masks a layer within a `call` sets.
     """
     if call.layer.inner_model is not None or not call.layer.supports_masking:
         return False
     masked = [call.tensors[index] for index in _passed_on(call) if call.tensors[index].mask_shape is not None]
+    if not masked and type(call.layer).compute_mask is Layer.compute_mask:
+        return False
     return isinstance(call.layer, Masking) or all(id(tensor) in recorded for tensor in masked)
 
 

@@ -13,6 +13,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +24,7 @@ from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
-from layergraph.functional.nest import Structure, flatten, map_structure
+from layergraph.functional.nest import Structure, flatten, map_structure, pack
 from layergraph.functional.shape_inference import infer_anew
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weight import Weight
@@ -49,10 +50,13 @@ def adopt_call(cls: type[Layer]) -> None:
     taken = [name for name in names if name not in _CONTEXT]
     methods: dict[str, Any] = {
         "computes_by_call": True,
+        # Masks of the inputs reach the sublayers even if `call` doesn't take them.
+        "finds_masks": True,
         "call_argument_names": tuple(taken),
         "mask_argument_names": frozenset(n for n in taken if n == "mask" or n.endswith("_mask")),
         "passes_training": "training" in names,
         "forward": _forward,
+        "execute": _execute,
         "bind": _bind,
         "build_for": _build_for,
         "__setattr__": _set_attribute,
@@ -62,8 +66,10 @@ def adopt_call(cls: type[Layer]) -> None:
 
 
 def adopt_methods(cls: type[Layer]) -> None:
-    """Adapts the other methods of such a class: Keras's `compute_mask` takes no context."""
+    """Adapts the other methods of such a class: Keras's `compute_mask` takes no context, and has masks passed on."""
     own: Any = vars(cls)
+    if "compute_mask" in own and "supports_masking" not in own:
+        cls.supports_masking = True
     if "compute_mask" in own and len(inspect.signature(own["compute_mask"]).parameters) < _MASK_PARAMETERS:
         cls.compute_mask = _without_context(own["compute_mask"])  # type: ignore[method-assign]
 
@@ -129,9 +135,6 @@ def find_sublayers(layer: Layer, *, appended: bool = True) -> None:
         found.sort(key=lambda inner: inner.number)
     layer.sublayers.clear()
     layer.sublayers.update({**kept, **{paths[inner]: inner for inner in [*known, *found]}})
-    if layer.sublayers:
-        # Masks of the inputs reach the sublayers even if `call` doesn't take them.
-        object.__setattr__(layer, "finds_masks", True)
 
 
 def _paths(layer: Layer, choose: Callable[[str, str], str]) -> dict[Layer, str]:
@@ -316,8 +319,6 @@ def _forward(
 ) -> Any:
     """Computes the outputs by `call`."""
     given = {**dict(zip(self.call_argument_names, args, strict=False)), **kwargs}
-    if self.sublayers and context.masks is None:
-        context = replace(context, masks={})
     call = _Call(self, context, w)
     for name, masks in (tensor_masks or {}).items():
         call.set_masks(flatten(given[name]), flatten(masks))
@@ -329,6 +330,31 @@ def _forward(
     return outputs
 
 
+def _execute(
+    self: Layer,
+    context: CallContext,
+    w: BoundCall,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    previous_mask: Any,
+    *,
+    want_masks: bool,
+) -> tuple[Any, Any]:
+    """Like `Layer.execute`. Outputs that have masks keep them, even if the class doesn't support masking."""
+    if context.masks is None:
+        context = replace(context, masks={})
+    outputs = self.forward(context, w, *args, **kwargs)
+    self.penalize(context, outputs)
+    masks = context.masks
+    if not want_masks or masks is None:
+        return outputs, None
+    made = flatten(self.compute_mask(context, args[0], previous_mask)) if self.supports_masking else []
+    leaves = flatten(outputs)
+    own = [masks[id(leaf)][1] if id(leaf) in masks else None for leaf in leaves]
+    made = [computed if mask is None else mask for mask, computed in zip_longest(own, made[: len(own)])]
+    return outputs, pack(outputs, made)
+
+
 class _Call:
     """One call of a layer by its `call`, with the state of the call."""
 
@@ -337,9 +363,10 @@ class _Call:
     def __init__(self, layer: Layer, context: CallContext, w: BoundCall) -> None:
         self._layer = layer
         self._w = w
-        self.context = context
+        # Shared by the calls within this one.
+        self.context = context if context.masks is not None else replace(context, masks={})
         #: Like Keras's `_keras_mask`: also those that the calls around this one have set.
-        self._masks = {} if context.masks is None else context.masks
+        self._masks = self.context.masks
         self._inner: dict[Layer, Inner] = {}
         self.proxy: Any = object.__new__(type(layer))
         attributes = vars(self.proxy)

@@ -145,6 +145,19 @@ class Embedded(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("guide")
+class Tokens(keras.layers.Layer):
+    """Gives its output a mask, from inputs without one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.embedding = keras.layers.Embedding(7, 4, mask_zero=True)
+
+    def call(self, inputs):
+        return self.embedding(inputs)
+
+
+@keras.saving.register_keras_serializable("guide")
 class Counted(keras.layers.Layer):
     """Keeps a mean that training moves."""
 
@@ -285,6 +298,37 @@ class AttendingTwice(keras.layers.Layer):
     def call(self, x, mask=None):
         y = self.first(x) + self.second(x, x)
         return y if mask is None else y * ops.cast(ops.expand_dims(mask, -1), x.dtype)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Sequence(keras.layers.Layer):
+    """Doesn't support masking, but a layer within it gives its output a mask."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.lstm = keras.layers.LSTM(4, return_sequences=True)
+
+    def call(self, x):
+        return self.lstm(x)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Same(keras.layers.Layer):
+    """Returns its input, with its mask."""
+
+    def call(self, x):
+        return x
+
+
+@keras.saving.register_keras_serializable("guide")
+class Opposite(keras.layers.Layer):
+    """Supports masking, as it has `compute_mask`."""
+
+    def call(self, x):
+        return 2 * x
+
+    def compute_mask(self, inputs, mask=None):
+        return None if mask is None else ops.logical_not(mask)
 '''
 
 
@@ -410,6 +454,31 @@ def test_it_trains_as_in_keras(classes: Any, what: str) -> None:
     assert_close(np.array(losses[1]), np.array(losses[0]))
     for got, wanted in zip(ours.get_weights(), stock.get_weights(), strict=True):
         assert_close(got, wanted, 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.parametrize("what", ["Sequence", "Same", "Opposite", "Tokens"])
+def test_masks_of_its_outputs(classes: Any, what: str, tmp_path: Path) -> None:
+    def build(names: dict[str, Any]) -> Any:
+        k = names["keras"]
+        ids = k.Input((4,), dtype="int32", name="ids")
+        if what == "Tokens":
+            x = names["Tokens"](name="one")(ids)
+        else:
+            x = names[what](name="one")(k.layers.Embedding(7, 4, mask_zero=True)(ids))
+        return k.Model(ids, [k.layers.GlobalAveragePooling1D()(x), k.layers.LSTM(3)(k.layers.Dropout(0.1)(x))])
+
+    stock, ours = map(build, classes)
+    stock.set_weights(moved(stock.get_weights()))
+    ours.set_weights(stock.get_weights())
+    stock.save(tmp_path / "stock.keras")
+    ours.save(tmp_path / "ours.keras")
+    x = data("Embedded")
+    expected = outputs(stock.predict_on_batch(x))
+    there, back = layergraph.load_model(tmp_path / "stock.keras"), keras.models.load_model(tmp_path / "ours.keras")
+    for one in (ours, there, back):
+        for got, wanted in zip(outputs(one.predict_on_batch(x)), expected, strict=True):
+            assert_close(got, wanted)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not support masking")
