@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _OWN = frozenset({"own_weights", "sublayers", "inbound_nodes", "stored_form", "call_argument_names"})
 #: Parameters of `call` that aren't arguments of the layer's call.
 _CONTEXT = ("self", "training")
+#: Weights that Keras's layers have as None if an option is False.
+_OPTIONAL_WEIGHTS = {"bias": "use_bias", "beta": "center", "gamma": "scale"}
 #: Number of parameters of our `compute_mask`: layer, context, inputs, mask. Keras's has no context.
 _MASK_PARAMETERS = 4
 #: The attribute of a proxy that holds its call.
@@ -212,7 +214,9 @@ def _shapes_for(layer: Layer, args: tuple[Structure, ...]) -> Iterable[Any]:
         return shapes
     if len(parameters) == 1:
         return shapes[:1]
-    named = {f"{name}_shape": shape for name, shape in zip(layer.call_argument_names, shapes, strict=False)}
+    # An argument that isn't given has the default shape.
+    named = {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
+    named.update((f"{name}_shape", shape) for name, shape in zip(layer.call_argument_names, shapes, strict=False))
     unknown = [name for name in parameters if name not in named]
     if unknown:
         raise GraphError(
@@ -281,9 +285,10 @@ class BoundCall:
         bound = {weight: _assignable(weight, binder.tensor(layer, weight)) for weight in layer.own_weights}
         attributes = vars(layer)
         # Weights that no attribute holds are accessed by their names, as in Keras's own layers.
-        self.tensors: dict[str, Any] = {
-            weight.name: tensor for weight, tensor in bound.items() if not hasattr(type(layer), weight.name)
-        }
+        self.tensors: dict[str, Any] = dict.fromkeys(name for name in _OPTIONAL_WEIGHTS if _is_left_out(layer, name))
+        self.tensors.update(
+            (weight.name, tensor) for weight, tensor in bound.items() if not hasattr(type(layer), weight.name)
+        )
         self.layered: list[str] = []
         for name, value in attributes.items():
             if name in _OWN:
@@ -293,6 +298,12 @@ class BoundCall:
                 self.tensors[name] = map_structure(lambda leaf: _tensor_of(leaf, bound), value)
             if any(_is_layer(leaf) for leaf in leaves):
                 self.layered.append(name)
+
+
+def _is_left_out(layer: Layer, name: str) -> bool:
+    """Whether a layer of Keras's has None in place of a weight, by its options."""
+    option = _OPTIONAL_WEIGHTS.get(name)
+    return option in layer._options and not getattr(layer, option) and not hasattr(layer, name)
 
 
 def _tensor_of(leaf: Any, bound: dict[Weight, torch.Tensor]) -> Any:
@@ -508,6 +519,8 @@ class Inner:
             if self._proxy is None:
                 self._proxy = _Call(layer, call.context, w).proxy
             return getattr(self._proxy, name)
+        if _is_left_out(layer, name):
+            return None
         known = getattr(w, "__dict__", {}).get(name)
         return known if isinstance(known, torch.Tensor) else call.callable(getattr(layer, name))
 

@@ -313,6 +313,27 @@ class Sequence(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("guide")
+class Bare(keras.layers.Dense):
+    """Asks for weights that its layers, and itself, don't have, and for the shape of an argument that isn't given."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.dense = keras.layers.Dense(5, use_bias=False)
+        self.norm = keras.layers.LayerNormalization(center=False)
+
+    def build(self, inputs_shape, others_shape=None):
+        super().build(inputs_shape)
+        self.dense.build(inputs_shape)
+        self.norm.build(inputs_shape)
+        self.gain = 1.0 if others_shape is None else 2.0
+
+    def call(self, inputs, others=None):
+        absent = [self.bias, self.dense.bias, self.norm.beta]
+        y = self.norm(self.dense(inputs)) * self.norm.gamma * self.gain
+        return y @ self.kernel + sum(weight is None for weight in absent)
+
+
+@keras.saving.register_keras_serializable("guide")
 class Same(keras.layers.Layer):
     """Returns its input, with its mask."""
 
@@ -362,6 +383,9 @@ def model(names: dict[str, Any], what: str) -> Any:
     if what == "Derived":
         x = k.Input((5,), name="x")
         return k.Model(x, names["Derived"](3, activation="relu", name="one")(x))
+    if what == "Bare":
+        x = k.Input((5,), name="x")
+        return k.Model(x, names["Bare"](3, use_bias=False, name="one")(x))
     if what == "Wrapped":
         x = k.Input((3, 5), name="x")
         return k.Model(x, k.layers.TimeDistributed(names["Linear"](4, name="inner"), name="each")(x))
@@ -378,7 +402,7 @@ def model(names: dict[str, Any], what: str) -> Any:
 
 WHAT = (
     *("Linear", "EarlyWeights", "Block", "Guided", "Masked", "Embedded", "Counted", "Wrapped", "Shared", "Half"),
-    *("Derived", "Causal", "Steps", "Mixed"),
+    *("Derived", "Causal", "Steps", "Mixed", "Bare"),
 )
 
 
