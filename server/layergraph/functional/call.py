@@ -344,7 +344,7 @@ def _forward(
 def _execute(
     self: Layer,
     context: CallContext,
-    w: BoundCall,
+    w: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     previous_mask: Any,
@@ -352,18 +352,22 @@ def _execute(
     want_masks: bool,
 ) -> tuple[Any, Any]:
     """Like `Layer.execute`. Outputs that have masks keep them, even if the class doesn't support masking."""
-    if context.masks is None:
-        context = replace(context, masks={})
+    context, masks = _with_masks(context)
     outputs = self.forward(context, w, *args, **kwargs)
     self.penalize(context, outputs)
-    masks = context.masks
-    if not want_masks or masks is None:
+    if not want_masks:
         return outputs, None
     made = flatten(self.compute_mask(context, args[0], previous_mask)) if self.supports_masking else []
     leaves = flatten(outputs)
     own = [masks[id(leaf)][1] if id(leaf) in masks else None for leaf in leaves]
     made = [computed if mask is None else mask for mask, computed in zip_longest(own, made[: len(own)])]
     return outputs, pack(outputs, made)
+
+
+def _with_masks(context: CallContext) -> tuple[CallContext, dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """Returns the context with a table of masks, which the calls within share, and the table."""
+    masks = {} if context.masks is None else context.masks
+    return context if context.masks is masks else replace(context, masks=masks), masks
 
 
 class _Call:
@@ -374,10 +378,8 @@ class _Call:
     def __init__(self, layer: Layer, context: CallContext, w: BoundCall) -> None:
         self._layer = layer
         self._w = w
-        # Shared by the calls within this one.
-        self.context = context if context.masks is not None else replace(context, masks={})
         #: Like Keras's `_keras_mask`: also those that the calls around this one have set.
-        self._masks = self.context.masks
+        self.context, self._masks = _with_masks(context)
         self._inner: dict[Layer, Inner] = {}
         self.proxy: Any = object.__new__(type(layer))
         attributes = vars(self.proxy)
