@@ -4,18 +4,24 @@ In Keras a mask is an attribute of a tensor. A layer called on one tensor gets t
 built, which can't be lost, and passes it on. Looked up when the model runs are the masks of several tensors
 (attention), those that an input of a nested model comes with, and those of outputs, for the loss. Another call whose
 tensor has lost its mask returns tensors that have lost theirs; a Concatenate only if none of its masks is left. A
-nested model called on one that had a mask when the model was built sets it again.
+nested model called on one that had a mask when the model was built sets it again. An attention within the `call` of a
+class removes masks, too, and layers there look up all masks when the model runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+import torch
 
 from layergraph.execution.named_masks import NamedMask
 from layergraph.execution.step import Step
-from layergraph.functional.invocation import Invocation
+from layergraph.functional.call_context import CallContext
+from layergraph.functional.invocation import Invocation, Mask
 from layergraph.functional.layer import Layer
+from layergraph.functional.shape_inference import infer_anew
 from layergraph.functional.tensor import Tensor
 from layergraph.layers.activation_functions import linear
 from layergraph.layers.activations import Activation
@@ -34,18 +40,23 @@ from layergraph.layers.regularization import (
 )
 
 _DROPPING = (Dropout, AlphaDropout, GaussianDropout, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D)
-#: Number of arguments whose masks MultiHeadAttention removes: query, value and key.
-_REMOVED = 3
+
+
+def removes_masks(layer: Layer) -> bool:
+    """Whether calls of a layer may remove masks of their inputs."""
+    return layer.removes_masks or (layer.finds_masks and any(inner.removes_masks for inner in layer.walk_layers()))
 
 
 def is_recorded(call: Invocation, recorded: Collection[int]) -> bool:
     """Whether the outputs of a call have masks when the model is built, by the ids of the tensors that have them.
 
-    Those of a nested model have none then.
+    Those of a nested model have none then, and neither do those whose masks a layer within a `call` sets.
     """
     if call.layer.inner_model is not None or not call.layer.supports_masking:
         return False
     masked = [call.tensors[index] for index in _passed_on(call) if call.tensors[index].mask_shape is not None]
+    if not masked and type(call.layer).compute_mask is Layer.compute_mask:
+        return False
     return isinstance(call.layer, Masking) or all(id(tensor) in recorded for tensor in masked)
 
 
@@ -68,8 +79,8 @@ def without_lost_masks(
         gone = [index for index, slot in enumerate(at_sources) if slot in lost]
         several = not isinstance(call.mask_sources.get("mask"), Tensor)
         untaken = [index for index in gone if several or id(call.tensors[index]) not in recorded]
-        if untaken:
-            step = replace(step, call=call.without_taking(untaken))
+        if gone:
+            step = replace(step, call=call.without_taking(untaken).without_finding(gone))
         if several and _keeps_others(call, gone):
             found.append(replace(step, call=step.call.without_passing_on(gone)))
             continue
@@ -80,9 +91,40 @@ def without_lost_masks(
                 lost.discard(at_sources[0])
         elif (several or untaken) and not _passed_on(call).isdisjoint(gone) and not isinstance(call.layer, Masking):
             lost.update(step.targets)
-        if call.layer.removes_masks:
-            lost.update(at_sources[index] for index in call.indices_in(_REMOVED) - call.cast)
+        if removes_masks(call.layer):
+            lost.update(at_sources[index] for index in _removed(call, training=training))
     return found, lost | {slot for slot, same in first.items() if same in lost}
+
+
+def _removed(call: Invocation, *, training: bool) -> frozenset[int]:
+    """Indices of the tensors whose masks a call removes, or the layers within its `call`."""
+    if not call.layer.finds_masks or call.removed:
+        return call.removed
+    watched = _Watched(call, training=training)
+    infer_anew(watched)
+    return frozenset(watched.found)
+
+
+class _Watched(Invocation):
+    """A call that notes whose masks it has removed."""
+
+    __slots__ = ("found",)
+
+    def __init__(self, call: Invocation, *, training: bool) -> None:
+        for name in Invocation.__slots__:
+            setattr(self, name, getattr(call, name))
+        self.training = training if call.training is None else call.training
+        self.found: set[int] = set()
+
+    def __call__(
+        self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+    ) -> tuple[list[torch.Tensor], list[Mask]]:
+        context = replace(context, masks={})
+        made = super().__call__(context, w, values, masks, want_masks=want_masks)
+        left = context.masks or {}
+        self.found.update(i for i, mask in enumerate(masks) if mask is not None and id(values[i]) not in left)
+        self.found -= self.cast
+        return made
 
 
 def _passed_on(call: Invocation) -> frozenset[int]:

@@ -21,7 +21,7 @@ from layergraph.execution.arrays import as_tensor, check_fit, is_finite, to_nump
 from layergraph.execution.batch_independence import is_batch_independent
 from layergraph.execution.frozen import FrozenSplit, frozen_split
 from layergraph.execution.liveness import marking, masks_needed, needed, with_frees
-from layergraph.execution.lost_masks import is_recorded, without_lost_masks
+from layergraph.execution.lost_masks import is_recorded, removes_masks, without_lost_masks
 from layergraph.execution.named_masks import named_mask
 from layergraph.execution.passes.pool_before_relu import pool_first
 from layergraph.execution.program import Program, inference_program
@@ -437,7 +437,7 @@ class _Layout:
     @property
     def removes_masks(self) -> bool:
         """Whether a call takes away masks from later ones."""
-        return any(step.call.layer.removes_masks for step in self.steps)
+        return any(removes_masks(step.call.layer) for step in self.steps)
 
     def calls(self, *, training: bool) -> tuple[list[Step], list[Step], set[int]]:
         """Returns the steps, without masks that are lost: as they were added, and in the order of Keras.

@@ -12,6 +12,8 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +24,7 @@ from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
-from layergraph.functional.nest import Structure, flatten, map_structure
+from layergraph.functional.nest import Structure, flatten, map_structure, pack
 from layergraph.functional.shape_inference import infer_anew
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weight import Weight
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 _OWN = frozenset({"own_weights", "sublayers", "inbound_nodes", "stored_form", "call_argument_names"})
 #: Parameters of `call` that aren't arguments of the layer's call.
 _CONTEXT = ("self", "training")
+#: Weights that Keras's layers have as None if an option is False.
+_OPTIONAL_WEIGHTS = {"bias": "use_bias", "beta": "center", "gamma": "scale"}
 #: Number of parameters of our `compute_mask`: layer, context, inputs, mask. Keras's has no context.
 _MASK_PARAMETERS = 4
 #: The attribute of a proxy that holds its call.
@@ -48,10 +52,13 @@ def adopt_call(cls: type[Layer]) -> None:
     taken = [name for name in names if name not in _CONTEXT]
     methods: dict[str, Any] = {
         "computes_by_call": True,
+        # Masks of the inputs reach the sublayers even if `call` doesn't take them.
+        "finds_masks": True,
         "call_argument_names": tuple(taken),
         "mask_argument_names": frozenset(n for n in taken if n == "mask" or n.endswith("_mask")),
         "passes_training": "training" in names,
         "forward": _forward,
+        "execute": _execute,
         "bind": _bind,
         "build_for": _build_for,
         "__setattr__": _set_attribute,
@@ -61,8 +68,10 @@ def adopt_call(cls: type[Layer]) -> None:
 
 
 def adopt_methods(cls: type[Layer]) -> None:
-    """Adapts the other methods of such a class: Keras's `compute_mask` takes no context."""
+    """Adapts the other methods of such a class: Keras's `compute_mask` takes no context, and has masks passed on."""
     own: Any = vars(cls)
+    if "compute_mask" in own and "supports_masking" not in own:
+        cls.supports_masking = True
     if "compute_mask" in own and len(inspect.signature(own["compute_mask"]).parameters) < _MASK_PARAMETERS:
         cls.compute_mask = _without_context(own["compute_mask"])  # type: ignore[method-assign]
 
@@ -128,10 +137,6 @@ def find_sublayers(layer: Layer, *, appended: bool = True) -> None:
         found.sort(key=lambda inner: inner.number)
     layer.sublayers.clear()
     layer.sublayers.update({**kept, **{paths[inner]: inner for inner in [*known, *found]}})
-    if layer.sublayers:
-        # Masks of the inputs reach the sublayers even if `call` doesn't take them.
-        names = type(layer).call_argument_names
-        object.__setattr__(layer, "mask_argument_names", frozenset({"mask", *(f"{name}_mask" for name in names)}))
 
 
 def _paths(layer: Layer, choose: Callable[[str, str], str]) -> dict[Layer, str]:
@@ -209,7 +214,9 @@ def _shapes_for(layer: Layer, args: tuple[Structure, ...]) -> Iterable[Any]:
         return shapes
     if len(parameters) == 1:
         return shapes[:1]
-    named = {f"{name}_shape": shape for name, shape in zip(layer.call_argument_names, shapes, strict=False)}
+    # An argument that isn't given has the default shape.
+    named = {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
+    named.update((f"{name}_shape", shape) for name, shape in zip(layer.call_argument_names, shapes, strict=False))
     unknown = [name for name in parameters if name not in named]
     if unknown:
         raise GraphError(
@@ -278,9 +285,10 @@ class BoundCall:
         bound = {weight: _assignable(weight, binder.tensor(layer, weight)) for weight in layer.own_weights}
         attributes = vars(layer)
         # Weights that no attribute holds are accessed by their names, as in Keras's own layers.
-        self.tensors: dict[str, Any] = {
-            weight.name: tensor for weight, tensor in bound.items() if not hasattr(type(layer), weight.name)
-        }
+        self.tensors: dict[str, Any] = dict.fromkeys(name for name in _OPTIONAL_WEIGHTS if _is_left_out(layer, name))
+        self.tensors.update(
+            (weight.name, tensor) for weight, tensor in bound.items() if not hasattr(type(layer), weight.name)
+        )
         self.layered: list[str] = []
         for name, value in attributes.items():
             if name in _OWN:
@@ -290,6 +298,12 @@ class BoundCall:
                 self.tensors[name] = map_structure(lambda leaf: _tensor_of(leaf, bound), value)
             if any(_is_layer(leaf) for leaf in leaves):
                 self.layered.append(name)
+
+
+def _is_left_out(layer: Layer, name: str) -> bool:
+    """Whether a layer of Keras's has None in place of a weight, by its options."""
+    option = _OPTIONAL_WEIGHTS.get(name)
+    return option in layer._options and not getattr(layer, option) and not hasattr(layer, name)
 
 
 def _tensor_of(leaf: Any, bound: dict[Weight, torch.Tensor]) -> Any:
@@ -306,20 +320,54 @@ def _bind(self: Layer, binder: Binder) -> BoundCall:
     return BoundCall(self, binder)
 
 
-def _forward(self: Layer, context: CallContext, w: BoundCall, *args: Any, **kwargs: Any) -> Any:
+def _forward(
+    self: Layer,
+    context: CallContext,
+    w: BoundCall,
+    *args: Any,
+    tensor_masks: dict[str, Structure] | None = None,
+    **kwargs: Any,
+) -> Any:
     """Computes the outputs by `call`."""
-    names = self.call_argument_names
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    given = {**dict(zip(self.call_argument_names, args, strict=False)), **kwargs}
     call = _Call(self, context, w)
-    if self.sublayers:
-        call.set_masks(given)
-    given = {name: value for name, value in given.items() if name in names}
+    for name, masks in (tensor_masks or {}).items():
+        call.set_masks(flatten(given[name]), flatten(masks))
     if type(self).passes_training:
         given["training"] = context.training
     outputs = call.proxy.call(**given)
     if outputs is None:
         raise GraphError(f"layer '{self.name}' ({type(self).__name__}): call returned None, expected tensors")
     return outputs
+
+
+def _execute(
+    self: Layer,
+    context: CallContext,
+    w: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    previous_mask: Any,
+    *,
+    want_masks: bool,
+) -> tuple[Any, Any]:
+    """Like `Layer.execute`. Outputs that have masks keep them, even if the class doesn't support masking."""
+    context, masks = _with_masks(context)
+    outputs = self.forward(context, w, *args, **kwargs)
+    self.penalize(context, outputs)
+    if not want_masks:
+        return outputs, None
+    made = flatten(self.compute_mask(context, args[0], previous_mask)) if self.supports_masking else []
+    leaves = flatten(outputs)
+    own = [masks[id(leaf)][1] if id(leaf) in masks else None for leaf in leaves]
+    made = [computed if mask is None else mask for mask, computed in zip_longest(own, made[: len(own)])]
+    return outputs, pack(outputs, made)
+
+
+def _with_masks(context: CallContext) -> tuple[CallContext, dict[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """Returns the context with a table of masks, which the calls within share, and the table."""
+    masks = {} if context.masks is None else context.masks
+    return context if context.masks is masks else replace(context, masks=masks), masks
 
 
 class _Call:
@@ -330,9 +378,8 @@ class _Call:
     def __init__(self, layer: Layer, context: CallContext, w: BoundCall) -> None:
         self._layer = layer
         self._w = w
-        self.context = context
-        #: Masks of tensors by id, like Keras's `_keras_mask`. The tensors are kept so that no id is reused.
-        self._masks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        #: Like Keras's `_keras_mask`: also those that the calls around this one have set.
+        self.context, self._masks = _with_masks(context)
         self._inner: dict[Layer, Inner] = {}
         self.proxy: Any = object.__new__(type(layer))
         attributes = vars(self.proxy)
@@ -365,18 +412,11 @@ class _Call:
         if self.context.symbolic_dims is None:
             object.__setattr__(layer, name, value)
 
-    def set_masks(self, given: dict[str, Any]) -> None:
-        """Stores the masks of the arguments."""
-        several = [name for name in given if name != "mask" and not name.endswith("_mask")]
-        for name in several:
-            mask = given.get("mask") if len(several) == 1 else given.get(f"{name}_mask")
-            if mask is not None:
-                self._remember(flatten(given[name]), flatten(mask))
-
-    def _remember(self, tensors: list[Any], masks: list[Any]) -> None:
+    def set_masks(self, tensors: list[Any], masks: list[Any]) -> None:
+        """Stores the masks of tensors that have none."""
         for tensor, mask in zip(tensors, masks, strict=False):
             if isinstance(tensor, torch.Tensor) and mask is not None:
-                self._masks[id(tensor)] = (tensor, mask)
+                self._masks.setdefault(id(tensor), (tensor, mask))
 
     def bound(self, layer: Layer) -> Any:
         """The bound weights of a sublayer, or of a layer in one."""
@@ -407,7 +447,7 @@ class _Call:
             outputs, mask = layer.execute(
                 context, self.bound(layer), (_as_computed(layer, args[0]),), {}, None, want_masks=layer.supports_masking
             )
-            self._remember(flatten(outputs), flatten(mask))
+            self.set_masks(flatten(outputs), flatten(mask))
             return layer.output_structure(flatten(outputs))
         values: list[Any] = []
 
@@ -426,7 +466,9 @@ class _Call:
         masks = [self._masks[id(value)][1] if id(value) in self._masks else None for value in values]
         invocation = Invocation(layer, args, kwargs)
         outputs, output_masks = invocation(context, self.bound(layer), values, masks, want_masks=layer.supports_masking)
-        self._remember(outputs, output_masks)
+        for index in invocation.removed:
+            self._masks.pop(id(values[index]), None)
+        self.set_masks(outputs, output_masks)
         return layer.output_structure(outputs)
 
     def _is_plain(self, layer: Layer) -> bool:
@@ -479,6 +521,8 @@ class Inner:
             if self._proxy is None:
                 self._proxy = _Call(layer, call.context, w).proxy
             return getattr(self._proxy, name)
+        if _is_left_out(layer, name):
+            return None
         known = getattr(w, "__dict__", {}).get(name)
         return known if isinstance(known, torch.Tensor) else call.callable(getattr(layer, name))
 

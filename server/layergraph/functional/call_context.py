@@ -26,6 +26,7 @@ class CallContext:
     states      final states of stateful layers in the previous batch, by layer; None if each call starts from zeros
     rules       what training does where releases of Keras differ
     keeps_logits    which crossentropies take the inputs of sigmoid and softmax, kept on their outputs; "" to keep none
+    masks       masks of tensors within the `call` of a layer, by id, with the tensors, so that no id is reused
     symbolic_dims   lengths used for unknown axes in shape inference; None in execution
     """
 
@@ -38,6 +39,7 @@ class CallContext:
     states: dict[object, list[torch.Tensor]] | None = None
     rules: TrainingRules = KERAS3_RULES
     keeps_logits: str = ""
+    masks: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None
     symbolic_dims: SymbolicDims | None = None
 
     def as_training(self, training: bool) -> CallContext:

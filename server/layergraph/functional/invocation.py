@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 #: A boolean tensor, False at timesteps to skip, or None.
 Mask: TypeAlias = "torch.Tensor | None"
 
+#: Number of arguments whose masks MultiHeadAttention removes: query, value and key.
+_REMOVED = 3
+
 
 class _Slot(int):
     """Placeholder for the i-th tensor in a template of arguments."""
@@ -36,7 +39,8 @@ class Invocation:
 
     Values and masks are flat lists, in the order of the tensors in `[args, kwargs]`; outputs are flat lists, too. Masks
     are passed to the layer as in Keras 3: with one argument that holds tensors, as `mask`; with several, as
-    `<argument>_mask`; a mask given by the caller takes precedence, and `NO_MASK` suppresses the inputs' masks.
+    `<argument>_mask`; a mask given by the caller takes precedence, and `NO_MASK` suppresses the inputs' masks. A layer
+    that finds masks (`finds_masks`) also gets `tensor_masks`: those that the tensors of each argument have.
     """
 
     __slots__ = (
@@ -45,6 +49,7 @@ class Invocation:
         "_bare",
         "_casts",
         "_constants",
+        "_found",
         "_kwargs",
         "_masks",
         "_previous",
@@ -77,7 +82,10 @@ class Invocation:
         self._casts = self._find_casts()
         #: The tensors whose masks are lost, since they are cast.
         self._bare = frozenset(index for index, _ in self._casts) if layer.mask_use == "uncast" else frozenset()
-        self._masks = {} if self.unmasked else self._find_masks()
+        holders = {} if self.unmasked or not layer.uses_masks else self._find_holders()
+        self._masks = self._find_masks(holders)
+        #: The arguments whose tensors' masks the layer finds by itself.
+        self._found = holders if layer.finds_masks else {}
         #: The arguments whose masks are passed on.
         self._previous = self._find_previous()
 
@@ -112,18 +120,22 @@ class Invocation:
     def _if_masked(self, leaf: Any) -> Any:
         return None if isinstance(leaf, _Slot) and leaf in self._bare else leaf
 
-    def _find_masks(self) -> dict[str, Structure]:
-        """Maps mask parameters of `forward` to the arguments whose masks they take."""
-        if not self.layer.uses_masks:
-            return {}
-        names = self.layer.call_argument_names
-        given = {**dict(zip(names, self._args, strict=False)), **self._kwargs}
-        holders = {
+    @property
+    def _given(self) -> dict[str, Structure]:
+        """The arguments by name."""
+        return {**dict(zip(self.layer.call_argument_names, self._args, strict=False)), **self._kwargs}
+
+    def _find_holders(self) -> dict[str, Structure]:
+        """Finds the arguments that hold tensors."""
+        return {
             name: map_structure(self._if_masked, value)
-            for name, value in given.items()
+            for name, value in self._given.items()
             if any(isinstance(leaf, _Slot) for leaf in flatten(value))
         }
-        accepted = self.layer.mask_argument_names
+
+    def _find_masks(self, holders: dict[str, Structure]) -> dict[str, Structure]:
+        """Maps mask parameters of `forward` to the arguments whose masks they take."""
+        given, accepted = self._given, self.layer.mask_argument_names
         if len(holders) == 1:
             name, value = next(iter(holders.items()))
             return {"mask": value} if "mask" in accepted and given.get("mask") is None and name != "mask" else {}
@@ -181,9 +193,12 @@ class Invocation:
         """Indices of the tensors whose masks the outputs' masks are made of."""
         return frozenset(leaf for leaf in flatten(self._previous) if isinstance(leaf, _Slot))
 
-    def indices_in(self, count: int) -> frozenset[int]:
-        """Indices of the tensors in the first `count` arguments."""
-        return frozenset(leaf for leaf in flatten(list(self._args[:count])) if isinstance(leaf, _Slot))
+    @property
+    def removed(self) -> frozenset[int]:
+        """Indices of the tensors whose masks the layer removes. A cast tensor is another one, and keeps its mask."""
+        if not self.layer.removes_masks:
+            return frozenset()
+        return frozenset(leaf for leaf in flatten(list(self._args[:_REMOVED])) if isinstance(leaf, _Slot)) - self.cast
 
     def without_taking(self, indices: Iterable[int]) -> Invocation:
         """Returns the call without these tensors' masks among its arguments. Its outputs' masks stay."""
@@ -192,6 +207,15 @@ class Invocation:
         made._masks = {
             name: map_structure(lambda leaf: None if isinstance(leaf, _Slot) and leaf in made.untaken else leaf, source)
             for name, source in self._masks.items()
+        }
+        return made
+
+    def without_finding(self, indices: Collection[int]) -> Invocation:
+        """Returns the call of a layer that doesn't find masks of these tensors. Masks among its arguments stay."""
+        made = copy(self)
+        made._found = {
+            name: map_structure(lambda leaf: None if isinstance(leaf, _Slot) and leaf in indices else leaf, source)
+            for name, source in self._found.items()
         }
         return made
 
@@ -221,7 +245,7 @@ class Invocation:
     @property
     def takes_masks(self) -> bool:
         """Whether `forward` takes masks of its inputs."""
-        return bool(self._masks)
+        return bool(self._masks or self._found)
 
     @property
     def mask_sources(self) -> dict[str, Structure]:
@@ -242,7 +266,7 @@ class Invocation:
             values = list(values)
             for index, dtype in self._casts:
                 values[index] = values[index].to(dtype)
-        if self._single and not self._masks and not want_masks:
+        if self._single and not self.takes_masks and not want_masks:
             outputs, output_masks = self.layer.execute(context, w, (values[0],), {}, None, want_masks=False)
         else:
             args = tuple(_fill(arg, values) for arg in self._args)
@@ -256,6 +280,8 @@ class Invocation:
                 args, kwargs = map_structure(lambda leaf: _as_tensor(leaf, device), (args, kwargs))
             for name, source in self._masks.items():
                 kwargs[name] = _fill(source, masks)
+            if self._found:
+                kwargs["tensor_masks"] = _fill(self._found, masks)
             previous = _fill(self._previous, masks, values)
             outputs, output_masks = self.layer.execute(context, w, args, kwargs, previous, want_masks=want_masks)
         if isinstance(outputs, torch.Tensor):

@@ -100,6 +100,8 @@ class Layer(_LayerOptions):
     inserts_axis: ClassVar[bool] = False
     #: Whether the computation is Keras's `call`. Then the config holds the arguments of `__init__`.
     computes_by_call: ClassVar[bool] = False
+    #: Whether layers within the computation find the masks of the inputs' tensors.
+    finds_masks: ClassVar[bool] = False
     #: Whether `call` has the parameter `training`.
     passes_training: ClassVar[bool] = False
     #: Whether calls in Keras's files hold the masks of the inputs. Otherwise Keras's `call` finds them itself.

@@ -21,8 +21,8 @@ class _GlobalPooling(SpatialLayer):
     keepdims: bool = option(boolean, default=False)
 
     def pooled_axes(self, x: torch.Tensor) -> tuple[int, ...]:
-        """Returns the axes to pool over. Raises DataError if one is empty, GraphError for another rank."""
-        self.check_windows(self.lengths(x), [1] * self.rank)
+        """Returns the axes to pool over. Raises GraphError for another rank."""
+        self.check_rank(x.ndim)
         return self.spatial_axes
 
 
@@ -30,7 +30,8 @@ class _GlobalMaxPooling(_GlobalPooling):
     """Maximum of each channel."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
+        """Computes the outputs. Raises DataError if an axis is empty."""
+        self.check_windows(self.lengths(x), [1] * self.rank)
         return self.floating(x).amax(self.pooled_axes(x), keepdim=self.keepdims)
 
 
@@ -38,7 +39,7 @@ class _GlobalAveragePooling(_GlobalPooling):
     """Mean of each channel."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
+        """Computes the outputs. An empty axis gives NaN, as in Keras."""
         return self.floating(x).mean(self.pooled_axes(x), keepdim=self.keepdims)
 
 
@@ -69,7 +70,7 @@ class GlobalAveragePooling1D(_GlobalPooling):
     def forward(
         self, context: CallContext, w: Weights, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Computes the outputs. A row with all steps masked gives NaN, as in Keras."""
+        """Computes the outputs. A row without steps, or with all of them masked, gives NaN, as in Keras."""
         x = self.floating(x)
         axes = self.pooled_axes(x)
         if mask is None:

@@ -116,7 +116,7 @@ class WrittenGraph:
         nothing: list[Mask] = [None] * len(tensors)
         if all(tensor.mask_shape is None for tensor in tensors):
             return nothing
-        if isinstance(node.layer, Functional):
+        if isinstance(node.layer, Functional) or not _passes_on(node.layer):
             return [_UNKNOWN] * len(tensors)
         first = node.args[0]
         explicit = node.kwargs.get("mask")
@@ -139,6 +139,12 @@ class WrittenGraph:
         self._names.add(name)
         made: Tensor = operations()[kind](name=name, **options)(*args)
         return made
+
+
+def _passes_on(layer: Layer) -> bool:
+    """Whether the masks of a layer's outputs follow from those of its inputs, without code that computes them."""
+    computed = layer.computes_by_call and type(layer).compute_mask is not Layer.compute_mask
+    return layer.supports_masking and not computed
 
 
 def skips_masks(layer: Layer) -> bool:

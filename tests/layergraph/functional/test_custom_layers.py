@@ -145,6 +145,19 @@ class Embedded(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("guide")
+class Tokens(keras.layers.Layer):
+    """Gives its output a mask, from inputs without one."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.embedding = keras.layers.Embedding(7, 4, mask_zero=True)
+
+    def call(self, inputs):
+        return self.embedding(inputs)
+
+
+@keras.saving.register_keras_serializable("guide")
 class Counted(keras.layers.Layer):
     """Keeps a mean that training moves."""
 
@@ -260,6 +273,83 @@ class Mixed(keras.layers.Layer):
         for layer in (*self.more, self.first, *self.pair):
             x = ops.tanh(layer(x))
         return self.last(x)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Attending(keras.layers.Layer):
+    """Its attention removes the mask of a tensor: the second finds none."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(2, 3)
+
+    def call(self, x):
+        return self.attention(x, x) - 2 * self.attention(x, x)
+
+
+@keras.saving.register_keras_serializable("guide")
+class AttendingTwice(keras.layers.Layer):
+    """Gets a mask that was there when the model was built, whatever was removed since."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = Attending(), keras.layers.MultiHeadAttention(2, 3)
+
+    def call(self, x, mask=None):
+        y = self.first(x) + self.second(x, x)
+        return y if mask is None else y * ops.cast(ops.expand_dims(mask, -1), x.dtype)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Sequence(keras.layers.Layer):
+    """Doesn't support masking, but a layer within it gives its output a mask."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.lstm = keras.layers.LSTM(4, return_sequences=True)
+
+    def call(self, x):
+        return self.lstm(x)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Bare(keras.layers.Dense):
+    """Asks for weights that its layers, and itself, don't have, and for the shape of an argument that isn't given."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.dense = keras.layers.Dense(5, use_bias=False)
+        self.norm = keras.layers.LayerNormalization(center=False)
+
+    def build(self, inputs_shape, others_shape=None):
+        super().build(inputs_shape)
+        self.dense.build(inputs_shape)
+        self.norm.build(inputs_shape)
+        self.gain = 1.0 if others_shape is None else 2.0
+
+    def call(self, inputs, others=None):
+        absent = [self.bias, self.dense.bias, self.norm.beta]
+        y = self.norm(self.dense(inputs)) * self.norm.gamma * self.gain
+        return y @ self.kernel + sum(weight is None for weight in absent)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Same(keras.layers.Layer):
+    """Returns its input, with its mask."""
+
+    def call(self, x):
+        return x
+
+
+@keras.saving.register_keras_serializable("guide")
+class Opposite(keras.layers.Layer):
+    """Supports masking, as it has `compute_mask`."""
+
+    def call(self, x):
+        return 2 * x
+
+    def compute_mask(self, inputs, mask=None):
+        return None if mask is None else ops.logical_not(mask)
 '''
 
 
@@ -293,6 +383,9 @@ def model(names: dict[str, Any], what: str) -> Any:
     if what == "Derived":
         x = k.Input((5,), name="x")
         return k.Model(x, names["Derived"](3, activation="relu", name="one")(x))
+    if what == "Bare":
+        x = k.Input((5,), name="x")
+        return k.Model(x, names["Bare"](3, use_bias=False, name="one")(x))
     if what == "Wrapped":
         x = k.Input((3, 5), name="x")
         return k.Model(x, k.layers.TimeDistributed(names["Linear"](4, name="inner"), name="each")(x))
@@ -309,7 +402,7 @@ def model(names: dict[str, Any], what: str) -> Any:
 
 WHAT = (
     *("Linear", "EarlyWeights", "Block", "Guided", "Masked", "Embedded", "Counted", "Wrapped", "Shared", "Half"),
-    *("Derived", "Causal", "Steps", "Mixed"),
+    *("Derived", "Causal", "Steps", "Mixed", "Bare"),
 )
 
 
@@ -385,6 +478,59 @@ def test_it_trains_as_in_keras(classes: Any, what: str) -> None:
     assert_close(np.array(losses[1]), np.array(losses[0]))
     for got, wanted in zip(ours.get_weights(), stock.get_weights(), strict=True):
         assert_close(got, wanted, 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.parametrize("what", ["Sequence", "Same", "Opposite", "Tokens"])
+def test_masks_of_its_outputs(classes: Any, what: str, tmp_path: Path) -> None:
+    def build(names: dict[str, Any]) -> Any:
+        k = names["keras"]
+        ids = k.Input((4,), dtype="int32", name="ids")
+        if what == "Tokens":
+            x = names["Tokens"](name="one")(ids)
+        else:
+            x = names[what](name="one")(k.layers.Embedding(7, 4, mask_zero=True)(ids))
+        return k.Model(ids, [k.layers.GlobalAveragePooling1D()(x), k.layers.LSTM(3)(k.layers.Dropout(0.1)(x))])
+
+    stock, ours = map(build, classes)
+    stock.set_weights(moved(stock.get_weights()))
+    ours.set_weights(stock.get_weights())
+    stock.save(tmp_path / "stock.keras")
+    ours.save(tmp_path / "ours.keras")
+    x = data("Embedded")
+    expected = outputs(stock.predict_on_batch(x))
+    there, back = layergraph.load_model(tmp_path / "stock.keras"), keras.models.load_model(tmp_path / "ours.keras")
+    for one in (ours, there, back):
+        for got, wanted in zip(outputs(one.predict_on_batch(x)), expected, strict=True):
+            assert_close(got, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.parametrize(
+    "readers", [("Attending", "Attending"), ("AttendingTwice", "Attending"), ("Attending", "AttendingTwice")]
+)
+@pytest.mark.parametrize("normalized", [True, False])
+def test_attention_within_a_layer_removes_masks(
+    classes: Any, readers: tuple[str, str], normalized: bool, tmp_path: Path
+) -> None:
+    """Also for a layer that reads the same tensor later (Keras 3.8)."""
+
+    def build(names: dict[str, Any]) -> Any:
+        k = names["keras"]
+        ids = k.Input((6,), dtype="int32", name="ids")
+        x = k.layers.Embedding(7, 4, mask_zero=True)(ids)
+        x = k.layers.LayerNormalization()(x) if normalized else x
+        return k.Model(ids, [names[reader](name=f"reader{i}")(x) for i, reader in enumerate(readers)])
+
+    stock, ours = map(build, classes)
+    stock.set_weights(moved(stock.get_weights()))
+    ours.set_weights(stock.get_weights())
+    stock.save(tmp_path / "stock.keras")
+    x = np.array([[3, 1, 4, 1, 0, 0], [5, 2, 6, 0, 0, 0]], "int32")
+    expected = outputs(stock.predict_on_batch(x))
+    for one in (ours, layergraph.load_model(tmp_path / "stock.keras")):
+        for got, wanted in zip(outputs(one.predict_on_batch(x)), expected, strict=True):
+            assert_close(got, wanted)
 
 
 def test_it_is_called_on_arrays(classes: Any) -> None:

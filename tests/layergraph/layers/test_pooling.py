@@ -131,13 +131,25 @@ def test_input_that_does_not_fit_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("class_name", "options"),
-    [("MaxPooling1D", {}), ("GlobalAveragePooling1D", {}), ("AdaptiveAveragePooling1D", {"output_size": 2})],
+    [("MaxPooling1D", {}), ("GlobalMaxPooling1D", {}), ("AdaptiveAveragePooling1D", {"output_size": 2})],
 )
 def test_data_without_steps_is_refused(class_name: str, options: dict[str, object]) -> None:
     x = layergraph.Input((None, 2))
     plan = layergraph.Model(x, LAYERS[class_name](**options)(x)).plan()
     with pytest.raises(DataError, match="axis 1 of the input is 0 long"):
         plan.run({plan.input_specs[0].name: np.zeros((2, 0, 2), "float32")})
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_mean_of_no_steps_is_nan(rank: int) -> None:
+    """As in Keras, where one of no steps isn't an error."""
+    layer = f"GlobalAveragePooling{rank}D"
+    rows = np.zeros((2, 0, *[3] * (rank - 1), 2), "float32")
+    x = layergraph.Input((None,) * rank + (2,))
+    plan = layergraph.Model(x, LAYERS[layer]()(x)).plan()
+    (result,) = plan.run({plan.input_specs[0].name: rows}).values()
+    np.testing.assert_array_equal(result, keras.ops.convert_to_numpy(getattr(keras.layers, layer)()(rows)))
+    assert result.shape == (2, 2)
 
 
 @pytest.mark.parametrize("kind", ["Max", "Average", "GlobalMax", "GlobalAverage"])
