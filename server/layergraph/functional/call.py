@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -26,14 +25,13 @@ from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.nest import Structure, flatten, map_structure, pack
 from layergraph.functional.shape_inference import infer_anew
+from layergraph.functional.sublayers import OWN_ATTRIBUTES, find_sublayers, holds_layers, is_layer
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weight import Weight
 
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
 
-#: Attributes of every layer that hold layers or weights, but aren't set by a subclass.
-_OWN = frozenset({"own_weights", "sublayers", "inbound_nodes", "stored_form", "call_argument_names"})
 #: Parameters of `call` that aren't arguments of the layer's call.
 _CONTEXT = ("self", "training")
 #: Weights that Keras's layers have as None if an option is False.
@@ -105,8 +103,8 @@ def _set_attribute(self: Layer, name: str, value: Any) -> None:
     if call is not None:
         call.set_attribute(self, name, value)
         return
-    holds_layers = name not in _OWN and any(_layers_in(name, value))
-    if holds_layers:
+    holds = holds_layers(name, value)
+    if holds:
         if "sublayers" not in vars(self):
             raise GraphError(
                 f"layer of class {type(self).__name__}: attribute '{name}' is set to a layer before "
@@ -117,77 +115,8 @@ def _set_attribute(self: Layer, name: str, value: Any) -> None:
     # Attributes are in the order in which they were last set.
     vars(self).pop(name, None)
     object.__setattr__(self, name, value)
-    if holds_layers:
+    if holds:
         find_sublayers(self, appended=False)
-
-
-def find_sublayers(layer: Layer, *, appended: bool = True) -> None:
-    """Lists the layers among the attributes as sublayers, by their paths in Keras's files.
-
-    With `appended`, those that are new were added to lists since, most likely in the order in which they were made.
-    """
-    # A layer held by several attributes is saved by Keras under the alphabetically first.
-    paths = _paths(layer, min)
-    # Sublayers that a class of this package lists itself, under names that aren't attributes.
-    kept = {path: inner for path, inner in layer.sublayers.items() if path.partition("/")[0] not in vars(layer)}
-    # Keras 3, also in an `.h5`, lists layers in the order in which it gets them: those found earlier come first.
-    known = dict.fromkeys(inner for inner in layer.sublayers.values() if inner in paths)
-    found = [inner for inner in paths if inner not in known]
-    if appended:
-        found.sort(key=lambda inner: inner.number)
-    layer.sublayers.clear()
-    layer.sublayers.update({**kept, **{paths[inner]: inner for inner in [*known, *found]}})
-
-
-def _paths(layer: Layer, choose: Callable[[str, str], str]) -> dict[Layer, str]:
-    """Maps the layers among the attributes to their paths; `choose` takes one of two."""
-    paths: dict[Layer, str] = {}
-    for name, value in vars(layer).items():
-        if name not in _OWN:
-            for path, inner in _layers_in(name, value):
-                paths[inner] = choose(path, paths.get(inner, path))
-    return paths
-
-
-def last_paths(layer: Layer) -> dict[str, Layer]:
-    """The sublayers by the alphabetically last of their paths, as Keras 2.15 saves them."""
-    paths = _paths(layer, max) if layer.computes_by_call else {}
-    return {paths.get(inner, path): inner for path, inner in layer.sublayers.items()}
-
-
-def list_as_in_keras2(layer: Layer) -> None:
-    """Lists the sublayers of a class with `call` by its attributes, in the order in which those were last set.
-
-    Weights in an `.h5` and optimizer states have this order: tf.keras notes a list when it is set, with what it will
-    hold, and takes a dict's layers by their keys.
-    """
-    attributes = {name: value for name, value in vars(layer).items() if name not in _OWN}
-    listed = dict.fromkeys(leaf for leaf in flatten(list(attributes.values())) if _is_layer(leaf))
-    paths = {inner: path for path, inner in layer.sublayers.items()}
-    layer.sublayers.clear()
-    layer.sublayers.update({paths[inner]: inner for inner in dict.fromkeys([*listed, *paths]) if inner in paths})
-
-
-def _layers_in(path: str, value: Any) -> Iterator[tuple[str, Layer]]:
-    """Yields the layers in an attribute with their paths: `blocks/dense_1` is a list's second Dense (saving_lib)."""
-    if _is_layer(value):
-        yield path, value
-        return
-    if not isinstance(value, (list, tuple, dict)):
-        return
-    used: Counter[str] = Counter()
-    for item in value.values() if isinstance(value, dict) else value:
-        nested = isinstance(item, (list, tuple, dict))
-        if not nested and not _is_layer(item):
-            continue
-        name = "container" if nested else item.group_name
-        yield from _layers_in(f"{path}/{name}" + (f"_{used[name]}" if used[name] else ""), item)
-        used[name] += 1
-
-
-def _is_layer(value: Any) -> bool:
-    # `Layer` can't be imported here, as its module imports this one.
-    return hasattr(type(value), "inner_model") and not value.is_operation
 
 
 # Building.
@@ -291,12 +220,12 @@ class BoundCall:
         )
         self.layered: list[str] = []
         for name, value in attributes.items():
-            if name in _OWN:
+            if name in OWN_ATTRIBUTES:
                 continue
             leaves = flatten(value) if isinstance(value, (list, tuple, dict)) else [value]
             if any(isinstance(leaf, Weight) for leaf in leaves):
                 self.tensors[name] = map_structure(lambda leaf: _tensor_of(leaf, bound), value)
-            if any(_is_layer(leaf) for leaf in leaves):
+            if any(is_layer(leaf) for leaf in leaves):
                 self.layered.append(name)
 
 
@@ -392,7 +321,7 @@ class _Call:
 
     def callable(self, value: Any) -> Any:
         """Returns `value`, in which each layer is replaced by the object that stands for it in this call."""
-        return map_structure(lambda leaf: self._standing_for(leaf) if _is_layer(leaf) else leaf, value)
+        return map_structure(lambda leaf: self._standing_for(leaf) if is_layer(leaf) else leaf, value)
 
     def _standing_for(self, layer: Layer) -> Inner:
         if layer not in self._inner:

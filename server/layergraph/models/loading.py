@@ -21,7 +21,7 @@ from layergraph.errors import (
     LayerGraphError,
     UnsupportedModelError,
 )
-from layergraph.functional.call import list_as_in_keras2
+from layergraph.functional.sublayers import list_as_in_keras2
 from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
 from layergraph.layers.lora import LoraLayer
 from layergraph.layers.table import LAYERS

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from layergraph import plugins
-from layergraph.functional.call import last_paths
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
+from layergraph.functional.sublayers import last_paths
 from layergraph.functional.weight import Weight
 from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
 from layergraph.layers.hub.table import PACKAGE
