@@ -629,6 +629,36 @@ def test_attributes_may_be_set_again_and_share_layers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["h5", "keras"])
+def test_lists_that_get_their_layers_by_turns(ending: str, tmp_path: Path) -> None:
+    """In an `.h5` the layers are in the order in which lists got them, whichever list was set first."""
+
+    def crossed(k: Any) -> Any:
+        class Crossed(k.layers.Layer):
+            def __init__(self, **kwargs: Any) -> None:
+                super().__init__(**kwargs)
+                self.first: list[Any] = []
+                self.second: list[Any] = []
+                for _ in range(2):
+                    self.second.append(k.layers.Dense(4))
+                    self.first.append(k.layers.Dense(4))
+
+            def call(self, x: Any) -> Any:
+                for layer in (*self.first, *self.second):
+                    x = layer(x)
+                return x
+
+        x = k.Input((4,))
+        return k.Model(x, Crossed()(x)), {"Crossed": Crossed}
+
+    (_, own), (stock, _) = crossed(layergraph), crossed(keras)
+    stock.set_weights(moved(stock.get_weights()))
+    stock.save(tmp_path / f"stock.{ending}")
+    opened = layergraph.load_model(tmp_path / f"stock.{ending}", custom_objects=own)
+    x = np.ones((2, 4), "f4")
+    assert_close(opened.predict_on_batch(x), stock.predict_on_batch(x))
+
+
+@pytest.mark.parametrize("ending", ["h5", "keras"])
 def test_lists_of_layers_of_keras2(ending: str, tmp_path: Path) -> None:
     """tf.keras 2.15 lists and names them otherwise than Keras 3; the state of its optimizer has its order, too."""
     folder = Path(__file__).parents[2] / "fixtures" / "custom_blocks"
