@@ -246,9 +246,18 @@ def text(value: Any) -> str:
     return value
 
 
+def is_unicode(value: str) -> bool:
+    """Whether UTF-8 can encode a text: it has no half of a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def unicode_text(value: Any) -> str:
-    """Validator: text that UTF-8 can encode, without half of a surrogate pair."""
-    if any("\ud800" <= letter <= "\udfff" for letter in text(value)):
+    """Validator: text that UTF-8 can encode."""
+    if not is_unicode(text(value)):
         raise Expected("Unicode text")
     return str(value)
 

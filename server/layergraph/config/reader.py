@@ -24,6 +24,7 @@ from layergraph.config.nodes import (
     with_masks_left_out,
 )
 from layergraph.config.old_operations import in_current_form
+from layergraph.config.options import is_unicode
 from layergraph.config.quantization import policy_of
 from layergraph.config.refused import REFUSED
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef
@@ -377,10 +378,8 @@ class _Reader:
         if not isinstance(name, str) or len(name) > self.limits.name_length or "\0" in name:
             expected = f"text of at most {self.limits.name_length} characters, without NUL"
             raise CorruptFileError(self.path, f"{what} is {brief_name(name)}, expected {expected}")
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            raise CorruptFileError(self.path, f"{what} is {brief_name(name)}, expected Unicode text") from None
+        if not is_unicode(name):
+            raise CorruptFileError(self.path, f"{what} is {brief_name(name)}, expected Unicode text")
         return name
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -434,7 +435,7 @@ class _Layout:
         self._entered: list[tuple[tuple[int, ...], list[int]]] = []
         self.slot_count = 0
 
-    @property
+    @cached_property
     def removes_masks(self) -> bool:
         """Whether a call takes away masks from later ones."""
         return any(removes_masks(step.call.layer) for step in self.steps)
@@ -445,13 +446,14 @@ class _Layout:
         The third part is the slots whose masks are lost in the end.
         """
         order = sorted(range(len(self.steps)), key=self._places.__getitem__)
-        ordered, lost = [self.steps[index] for index in order], set[int]()
-        if self.removes_masks:
-            places = [self._places[index] for index in order]
-            set_again: dict[int, list[int]] = {}
-            for place, slots in self._entered:
-                set_again.setdefault(bisect_left(places, place), []).extend(slots)
-            ordered, lost = without_lost_masks(ordered, self._recorded, set_again, training=training)
+        ordered = [self.steps[index] for index in order]
+        if not self.removes_masks:
+            return self.steps, ordered, set()
+        places = [self._places[index] for index in order]
+        set_again: dict[int, list[int]] = {}
+        for place, slots in self._entered:
+            set_again.setdefault(bisect_left(places, place), []).extend(slots)
+        ordered, lost = without_lost_masks(ordered, self._recorded, set_again, training=training)
         added = dict(zip(order, ordered, strict=True))
         return [added[index] for index in range(len(order))], ordered, lost
 

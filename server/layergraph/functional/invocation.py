@@ -34,6 +34,11 @@ class _Given(int):
     """Placeholder in a template of masks for the i-th tensor itself, which the call passes as a mask."""
 
 
+def _without(source: Structure, indices: Collection[int]) -> Structure:
+    """Returns a template of arguments with None in place of these tensors."""
+    return map_structure(lambda leaf: None if isinstance(leaf, _Slot) and leaf in indices else leaf, source)
+
+
 class Invocation:
     """A call of `layer`, ready to be executed.
 
@@ -117,9 +122,6 @@ class Invocation:
             if tensor.dtype != wanted and tensor.dtype.startswith(("float", "bfloat"))
         ]
 
-    def _if_masked(self, leaf: Any) -> Any:
-        return None if isinstance(leaf, _Slot) and leaf in self._bare else leaf
-
     @property
     def _given(self) -> dict[str, Structure]:
         """The arguments by name."""
@@ -128,7 +130,7 @@ class Invocation:
     def _find_holders(self) -> dict[str, Structure]:
         """Finds the arguments that hold tensors."""
         return {
-            name: map_structure(self._if_masked, value)
+            name: _without(value, self._bare)
             for name, value in self._given.items()
             if any(isinstance(leaf, _Slot) for leaf in flatten(value))
         }
@@ -152,7 +154,7 @@ class Invocation:
         if self.layer.inner_model is None:
             if self.unmasked:
                 return None
-            return map_structure(self._if_masked, first) if given is None else map_structure(_as_given, given)
+            return _without(first, self._bare) if given is None else map_structure(_as_given, given)
         parts = flatten(first)
         if self.unmasked or given is None:
             return [None if self.unmasked else part for part in parts]
@@ -204,27 +206,19 @@ class Invocation:
         """Returns the call without these tensors' masks among its arguments. Its outputs' masks stay."""
         made = copy(self)
         made.untaken = frozenset(indices)
-        made._masks = {
-            name: map_structure(lambda leaf: None if isinstance(leaf, _Slot) and leaf in made.untaken else leaf, source)
-            for name, source in self._masks.items()
-        }
+        made._masks = {name: _without(source, made.untaken) for name, source in self._masks.items()}
         return made
 
     def without_finding(self, indices: Collection[int]) -> Invocation:
         """Returns the call of a layer that doesn't find masks of these tensors. Masks among its arguments stay."""
         made = copy(self)
-        made._found = {
-            name: map_structure(lambda leaf: None if isinstance(leaf, _Slot) and leaf in indices else leaf, source)
-            for name, source in self._found.items()
-        }
+        made._found = {name: _without(source, indices) for name, source in self._found.items()}
         return made
 
     def without_passing_on(self, indices: Collection[int]) -> Invocation:
         """Returns the call whose outputs' masks are made without those of these tensors."""
         made = copy(self)
-        made._previous = map_structure(
-            lambda leaf: None if isinstance(leaf, _Slot) and leaf in indices else leaf, self._previous
-        )
+        made._previous = _without(self._previous, indices)
         return made
 
     @property

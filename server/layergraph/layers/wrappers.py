@@ -99,7 +99,7 @@ class TimeDistributed(_Wrapper):
         """Computes the layer's outputs for each timestep. Raises GraphError if the mask's shape doesn't fit."""
         rows, steps = inputs.shape[:2]
         flat_mask = None if mask is None else self._flat_mask(mask, inputs)
-        if steps and (self._goes_step_by_step(context) or self._mixes(inputs)):
+        if steps and self._goes_step_by_step(context, inputs):
             masks = [None] * steps if mask is None else mask.unbind(1)
             each = [self._inner(context, w["layer"], *one) for one in zip(inputs.unbind(1), masks, strict=True)]
             stacked = (torch.stack(parts, 1) for parts in zip(*map(flatten, each), strict=True))
@@ -140,14 +140,12 @@ class TimeDistributed(_Wrapper):
             return made.reshape(rows, steps, *made.shape[1:])
         return mask if mask is None or mask.ndim <= 2 else mask.flatten(2).any(-1)
 
-    def _goes_step_by_step(self, context: CallContext) -> bool:
-        """Whether the layer is called per timestep, since it computes statistics or penalties over a call's rows."""
-        return self.step_rule == "keras3" and self._measures(context)
+    def _goes_step_by_step(self, context: CallContext, inputs: torch.Tensor) -> bool:
+        """Whether the layer is called per timestep, since it computes with several rows of a call together."""
+        return self.step_rule == "keras3" and (self._measures(context) or self._mixes(inputs))
 
     def _mixes(self, inputs: torch.Tensor) -> bool:
         """Whether the layer's outputs for a row depend on the other rows of the timestep: tried on random rows."""
-        if self.step_rule == "keras2":
-            return False
         if self._mixes_rows is None and type(inputs) is torch.Tensor and not inputs.is_meta:
             step = Tensor((None, *inputs.shape[2:]), dtype_name(inputs.dtype), History(self, 0, 0))
             self._mixes_rows = any(map(may_mix_rows, self.layer.walk_layers())) and not rows_are_independent(

@@ -356,8 +356,7 @@ class Metrics:
         """Removes the time series of a version that was freed: those of a model trained every day would accumulate."""
         labels = (model, str(version))
         # Calls counted after the removal would create the series again.
-        self._ended.flush()
-        self._streamed.flush()
+        self._flush()
         self._batch_metrics.pop(labels, None)
         for family in self._of_versions:
             with suppress(KeyError):  # has no such series

@@ -13,7 +13,7 @@ from layerserve_server.errors import VersionConflictError
 from layerserve_server.remote.listing import CLAIM, RemoteVersion, arrange
 from layerserve_server.remote.objects import Store, StoreError
 from layerserve_server.repository.layout import MANIFEST, SUFFIXES
-from layerserve_server.repository.publishing import host_name
+from layerserve_server.repository.publishing import check_expected, host_name
 
 #: Number of version numbers that are tried, if other servers publish at the same time.
 _TRIES = 100
@@ -39,8 +39,7 @@ def upload(store: Store, name: str, folder: Path, above: int, expected: int = 0)
     if expected:
         newest = max((number for _, number in arrange(store.objects(name), "").versions), default=0)
         above = max(above, newest)
-        if not newest <= expected <= above:
-            raise VersionConflictError(name, expected, newest)
+        check_expected(name, expected, newest, above)
     claim = f"{host_name()} {os.getpid()} {secrets.token_hex(16)}"
     manifest = (folder / MANIFEST).read_text("utf-8")
     files = sorted(

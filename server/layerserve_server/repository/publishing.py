@@ -90,6 +90,12 @@ def claim(temporary: Path, folder: Path, above: int) -> int:
         return version
 
 
+def check_expected(name: str, expected: int, newest: int, highest: int) -> None:
+    """Raises VersionConflictError if a model has a version above `expected`, or has had none as high as that."""
+    if not newest <= expected <= highest:
+        raise VersionConflictError(name, expected, newest)
+
+
 def claim_next(name: str, temporary: Path, folder: Path, above: int, expected: int) -> int:
     """Like `claim`, if no version is above `expected`. Raises VersionConflictError if there is one.
 
@@ -102,8 +108,7 @@ def claim_next(name: str, temporary: Path, folder: Path, above: int, expected: i
     with _locked(folder):
         newest = max(version_numbers(folder), default=0)
         highest = max(above, newest)
-        if not newest <= expected <= highest:
-            raise VersionConflictError(name, expected, newest)
+        check_expected(name, expected, newest, highest)
         version = highest + 1
         target = folder / str(version)
         try:

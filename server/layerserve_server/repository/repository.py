@@ -16,7 +16,6 @@ from layerserve_server.errors import (
     NotTrainableError,
     RefusedChangeError,
     ServerError,
-    VersionConflictError,
     VersionFailedError,
 )
 from layerserve_server.repository import layout, publishing
@@ -341,9 +340,7 @@ class Repository(LoadedModels):
         if expected > self.highest(name):
             # Another server may have published it a moment ago.
             self.scan(name)
-        newest = self.newest(name)
-        if not newest <= expected <= self.highest(name):
-            raise VersionConflictError(name, expected, newest)
+        publishing.check_expected(name, expected, self.newest(name), self.highest(name))
 
     def check_writable(self, name: str) -> None:
         """Raises NotTrainableError if no version of the model can be published."""

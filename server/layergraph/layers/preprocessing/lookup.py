@@ -13,6 +13,7 @@ from layergraph.config.options import (
     anything,
     boolean,
     brief,
+    is_unicode,
     list_of,
     nonnegative_int,
     number,
@@ -277,7 +278,7 @@ class StringLookup(Lookup):
         """Validates text that UTF-8 can encode. Raises ConfigError."""
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
-        if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+        if not isinstance(value, str) or not is_unicode(value):
             raise ConfigError(f"{type(self).__name__}: option 'vocabulary' holds {brief(value)}, expected text")
         return value
 

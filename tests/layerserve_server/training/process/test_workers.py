@@ -24,5 +24,5 @@ def test_a_worker_ends_when_its_parent_is_killed() -> None:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"ready\n"
         parent.kill()
-        # The output ends when nobody holds it any more.
+        # The output ends once no process has it open.
         assert parent.communicate(timeout=30) == (b"", None)
