@@ -33,12 +33,13 @@ from layerserve_server.services.models import ModelService
 from layerserve_server.services.online import OnlineTrainingService
 from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.run_estimates import RunEstimates
+from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.run_series import RunSeries
 from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
-from layerserve_server.services.training import RunDefaults, TrainingService
+from layerserve_server.services.training import TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
