@@ -43,8 +43,8 @@ from layergraph.training.frozen_cache import FrozenCache
 from layergraph.training.loop import Loop, new_generator
 from layergraph.training.malloc_tuning import keep_freed_memory
 from layergraph.training.metrics.metric import Result
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.loss_scale import is_scaled_state, with_scale
-from layergraph.training.optimizers.optimizer import BaseOptimizer
 from layergraph.training.precision import compute_in, own_policies
 from layergraph.training.progress import Progress
 from layergraph.training.reached import reached_weights
