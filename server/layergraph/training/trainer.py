@@ -341,13 +341,7 @@ class Trainer(Functional):
         elif validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows(self, x, y, sample_weight, validation_split)
         training = chosen("rows", self._data(compiled, x, y, sample_weight, class_weight, given), rows)
-        if validation_rows is not None and validation_data is not None:
-            raise ConfigError("validation_rows: got it with other validation data, expected one of the two")
-        validation: Data | Stream | None = None
-        if validation_rows is not None:
-            validation = chosen("validation_rows", self._data(compiled, x, y, sample_weight), validation_rows)
-        elif validation_data is not None:
-            validation = self._data(compiled, *unpacked(validation_data))
+        validation = self._validation(compiled, (x, y, sample_weight), validation_data, validation_rows)
         size = checked_batch_size(batch_size)
         steps_per_epoch = checked_steps(steps_per_epoch)
         checkpoints = checkpoints or backup(callbacks)
@@ -396,6 +390,16 @@ class Trainer(Functional):
         with keep_freed_memory(), flushed_denormals():
             fit.run(resumed)
         return history
+
+    def _validation(
+        self, compiled: Compiled, training: tuple[Any, Any, Any], given: Any, rows: Any
+    ) -> Data | Stream | None:
+        """The data of `validation_data`, or these rows of the training data; None if there are neither."""
+        if rows is None:
+            return None if given is None else self._data(compiled, *unpacked(given))
+        if given is not None:
+            raise ConfigError("validation_rows: got it with other validation data, expected one of the two")
+        return chosen("validation_rows", self._data(compiled, *training), rows)
 
     def _join(self, workers: Workers, seed: int, training: Data | Stream, validation: Data | Stream | None) -> int:
         """Makes this process one of the workers, with the weights and the seed of the first. Returns the seed."""
