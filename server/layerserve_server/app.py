@@ -83,7 +83,9 @@ class App:
         """
         self.settings = settings
         if not settings.address and not settings.root.exists():
-            raise ValueError(f"{settings.root}: no such folder or model file")
+            raise ValueError(
+                f"{settings.root}: no such folder or model file; expected one of the two, the folder may be empty"
+            )
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
