@@ -31,8 +31,19 @@ ChannelOptions = Sequence[tuple[str, Any]]
 #: gRPC's texts for a server that can't be connected to, with the last address that was tried, and the reason.
 _NO_CONNECTION = re.compile(
     r"(?s).*; last error: [A-Z_]+: (?:ipv[46]:)?(\S+): "
-    r"(?:Failed to connect to remote host: |connect failed: addr: \S+ error: )(.+)"
+    r"(?:Failed to connect to remote host: |connect failed: addr: \S+ error: )?(.+)"
 )
+#: Reasons that only readers of gRPC's code understand: what they contain, and what they mean.
+_REASONS = {
+    "Failed parsing HTTP/2": "it isn't a port for gRPC, expected the one that the server names at its start",
+    "WRONG_VERSION_NUMBER": "the server has no TLS, expected tls=False, or no --tls",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate isn't of a trusted authority, expected its PEM file as "
+    "TLS(ca=...), or --ca",
+    "Hostname Verification": "the server's certificate has another name than the address, expected its name as the "
+    "address, or TLS(server_name=...)",
+    "Socket closed": "the server closed the connection; if it has TLS, expected tls=True, or --tls, and the client "
+    "certificate that it may require",
+}
 
 
 @dataclass(frozen=True)
@@ -174,4 +185,7 @@ def rpc_error(error: grpc.RpcError, address: str) -> LayerserveError:
 def _plain(details: str) -> str:
     """Returns gRPC's text for an error of a connection, without what only matters within gRPC."""
     found = _NO_CONNECTION.fullmatch(details)
-    return f"can't connect to {unquote(found[1])}: {found[2]}" if found else details
+    if not found:
+        return details
+    reason = next((meaning for sign, meaning in _REASONS.items() if sign in found[2]), found[2])
+    return f"can't connect to {unquote(found[1])}: {reason}"

@@ -119,7 +119,9 @@ class InvalidTensor(InvalidArgument):
     ) -> None:
         self.name, self.got, self.expected = name, got, expected
         if got:
-            details = f"tensor {name!r}: got {got}, expected {expected}"
+            # The tensor of a model's only input may come without a name.
+            tensor = f"tensor {name!r}" if name else "tensor without a name"
+            details = f"{tensor}: got {got}, expected {expected}"
         super().__init__(details, code=code, metadata=metadata)
 
 

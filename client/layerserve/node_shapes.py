@@ -111,7 +111,7 @@ class LayerNodes:
         # Negative indices are refused: node -1 would change with the next call.
         if not 0 <= index < len(self.nodes):
             raise ValueError(
-                f"layer {self.path!r}: asked for the {what} at node {index}, but the layer has {len(self.nodes)} nodes"
+                f"layer {self.path!r}: asked for the {what} at node {index}, expected a number below {len(self.nodes)}"
             )
         return self.nodes[index]
 

@@ -33,12 +33,13 @@ from layerserve_server.services.models import ModelService
 from layerserve_server.services.online import OnlineTrainingService
 from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.run_estimates import RunEstimates
+from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.run_series import RunSeries
 from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
-from layerserve_server.services.training import RunDefaults, TrainingService
+from layerserve_server.services.training import TrainingService
 from layerserve_server.settings import Settings
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
@@ -82,7 +83,9 @@ class App:
         """
         self.settings = settings
         if not settings.address and not settings.root.exists():
-            raise ValueError(f"{settings.root}: no such folder or model file")
+            raise ValueError(
+                f"{settings.root}: no such folder or model file; expected one of the two, the folder may be empty"
+            )
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
         self._imports = make_imports(settings, spare) if load is None else None
@@ -119,33 +122,10 @@ class App:
         self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan, self.sweeps.scan)
         check_table([], PATHS)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
-        routes = Routes()
-        routes.add(inference.routes())
-        manager = self._make_manager()
-        routes.add(MetadataService(self.repository).routes())
-        configuration = Configuration(self.repository, manager, str(settings.path))
-        routes.add(TensorFlowModelService(self.repository, configuration).routes())
-        routes.add(GraphService(self.repository).routes())
-        converter = Converter(self._parent, settings.rehearsal_bytes)
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
-        routes.add(ModelService(self.repository, converter, registry).routes())
-        routes.add(ManagementService(manager).routes())
-        defaults = run_defaults(settings)
-        routes.add(CheckpointService(self.repository, self.runs, CheckpointModels(converter)).routes())
-        routes.add(TrainingService(self.repository, self.runs, defaults, self.datasets).routes())
-        online = OnlineTrainingService(self.repository, self.runs, defaults, settings.online_idle_seconds)
-        routes.add(online.routes())
-        routes.add(SweepService(self.repository, self.sweeps, defaults, self.datasets).routes())
-        samples, trains = settings.state_folder / "samples", settings.training_slots > 0
-        routes.add(
-            DatasetService(self.datasets, self._run_using, self.repository, dry_run, samples, training=trains).routes()
-        )
-        trials = Trials(self._parent, self.runs.folder, settings.rehearsal_seconds)
-        estimator = Estimator(self.runs, self.repository, dry_run, trials)
-        routes.add(RunSeries(self.runs).routes())
-        routes.add(RunEstimates(self.repository, estimator, defaults, self.datasets).routes())
+        self._registry = registry
         release = package_version("layerserve")
-        routes.add(OpenInferenceService(self.repository, manager, registry, release, lambda: self.ready).routes())
+        routes = self._make_services(dry_run, release)
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         self._http = inference.listen_http(routes, self._transport.memory, lambda: self.ready)
@@ -154,13 +134,41 @@ class App:
         self.metrics.watch_versions(self.repository.states)
         self.metrics.watch_ready(lambda: self.ready)
         register_build_info(self.metrics.registry, release)
-        self._registry = registry
         self.grpc_port = self._transport.port
         self.http_port = self._http.port if self._http is not None else -1
         self.metrics_port = -1
         self._probes: Probes | None = None
         #: Whether clients should use this server.
         self.ready = False
+
+    def _make_services(self, dry_run: DryRun, release: str) -> Routes:
+        """Makes the services of this process: those that every process has (see `wiring`), and all others."""
+        settings, repository, runs = self.settings, self.repository, self.runs
+        manager = self._make_manager()
+        converter = Converter(self._parent, settings.rehearsal_bytes)
+        defaults = run_defaults(settings)
+        samples, trains = settings.state_folder / "samples", settings.training_slots > 0
+        estimator = Estimator(runs, repository, dry_run, Trials(self._parent, runs.folder, settings.rehearsal_seconds))
+        configuration = Configuration(repository, manager, str(settings.path))
+        routes = Routes()
+        for service in (
+            self._inference,
+            MetadataService(repository),
+            TensorFlowModelService(repository, configuration),
+            GraphService(repository),
+            ModelService(repository, converter, self._registry),
+            ManagementService(manager),
+            CheckpointService(repository, runs, CheckpointModels(converter)),
+            TrainingService(repository, runs, defaults, self.datasets),
+            OnlineTrainingService(repository, runs, defaults, settings.online_idle_seconds),
+            SweepService(repository, self.sweeps, defaults, self.datasets),
+            DatasetService(self.datasets, self._run_using, repository, dry_run, samples, training=trains),
+            RunSeries(runs),
+            RunEstimates(repository, estimator, defaults, self.datasets),
+            OpenInferenceService(repository, manager, self._registry, release, lambda: self.ready),
+        ):
+            routes.add(service.routes())
+        return routes
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers

@@ -106,7 +106,11 @@ class Probes:
 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         kind = type("Server", (_Server,), {"address_family": family})
-        self._server: _Server = make_server(host, port, answer, kind, _Handler)
+        try:
+            self._server: _Server = make_server(host, port, answer, kind, _Handler)
+        except OSError as error:
+            shown = f"[{host}]" if ":" in host else host
+            raise OSError(f"can't listen on {shown}:{port} for metrics: is the port taken?") from error
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, name="probes", daemon=True)
         self._thread.start()

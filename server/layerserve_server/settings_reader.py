@@ -99,7 +99,8 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = parse_toml(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, TomlError) as error:
-        raise SettingsError(f"settings file {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"settings file {path}: {reason}") from error
     names = set(Settings.model_fields) - {"config", "check_config"}
     for key in values:
         if key not in names:

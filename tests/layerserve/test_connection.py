@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import grpc
 import pytest
@@ -172,8 +174,32 @@ def test_tls_with_an_authority_of_ones_own_and_a_client_certificate(tmp_path):
         for several in (tls, dataclasses.replace(tls, server_name=None)):
             with Client(f"{server.address},{server.address}", tls=several) as client:
                 assert client.models() == ()
-        with Client(server.address, tls=True) as client, pytest.raises(Unavailable):
+        for mistaken, reason in (
+            (True, r"certificate isn't of a trusted authority, expected its PEM file as TLS\(ca="),
+            (dataclasses.replace(tls, server_name="other.example"), r"another name than the address.*server_name="),
+            (TLS(ca=certificate, server_name="models.example"), "expected .* client certificate that it may require"),
+            (False, "if it has TLS, expected tls=True"),
+        ):
+            with Client(server.address, tls=mistaken) as client, pytest.raises(Unavailable, match=reason):
+                client.models()
+
+
+def test_a_server_of_another_kind_is_named_with_what_is_expected():
+    class Quiet(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Quiet) as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{page.server_port}"
+        with Client(address) as client, pytest.raises(Unavailable) as caught:
             client.models()
+        page.shutdown()
+    expected = "it isn't a port for gRPC, expected the one that the server names at its start"
+    assert str(caught.value) == f"server {address}: can't connect to {address}: {expected}"
+    no_tls = "the server has no TLS, expected tls=False, or no --tls"
+    with FakeServer() as server, Client(server.address, tls=True) as client, pytest.raises(Unavailable, match=no_tls):
+        client.models()
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,11 @@ def test_errors_can_be_pickled(error):
     assert vars(copy) == vars(error)
 
 
+def test_an_invalid_tensor_has_its_name_if_it_came_with_one():
+    assert str(errors.InvalidTensor(name="x", got="1", expected="2")) == "tensor 'x': got 1, expected 2"
+    assert str(errors.InvalidTensor(got="1", expected="2")) == "tensor without a name: got 1, expected 2"
+
+
 def test_a_failed_run_says_where():
     error = errors.TrainingFailed("r1", "loss is NaN", 2, 3)
     assert str(error) == "training run 'r1' failed in epoch 2, step 3: loss is NaN"

@@ -147,6 +147,13 @@ def test_the_port_is_closed_in_the_end():
         connection.connect()
 
 
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"^can't listen on 127.0.0.1:{port} for metrics: is the port taken\\?$"):
+            Probes("127.0.0.1", port, {}, lambda: True, lambda *_: ANYONE)
+
+
 def test_connections_that_have_ended_take_no_place(server, monkeypatch):
     """However many have come and gone, one that stays open is left alone."""
     monkeypatch.setattr(probes, "MAX_CONNECTIONS", 8)

@@ -187,7 +187,7 @@ def test_a_file_that_is_no_toml_is_told(file, text):
 
 
 def test_a_file_that_is_missing_is_told():
-    with pytest.raises(SettingsError, match="No such file"):
+    with pytest.raises(SettingsError, match=r"^settings file nowhere\.toml: No such file or directory$"):
         read_settings(["--config", "nowhere.toml"])
 
 

@@ -203,7 +203,7 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
     # Neither zip nor HDF5.
     "empty": (lambda: b"", CorruptFileError, "is empty"),
     "random": (lambda: np.random.default_rng(0).bytes(5000), CorruptFileError, "neither"),
-    "half a zip": (lambda: keras()[: len(keras()) // 2], CorruptFileError, "damaged zip"),
+    "half a zip": (lambda: keras()[: len(keras()) // 2], CorruptFileError, "damaged or incomplete zip"),
     "half an h5": (lambda: h5()[: len(h5()) // 2], CorruptFileError, "can't be read"),
     "zip without config": (lambda: keras().replace(b"config.json", b"konfig.json"), CorruptFileError, "config.json"),
     "h5 with weights alone": (lambda: state(), CorruptFileError, "model_config"),

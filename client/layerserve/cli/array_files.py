@@ -95,7 +95,7 @@ def _read(path: str, name: str, specs: Callable[[], Sequence[TensorSpec]] | None
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
-            raise InvalidArgument(f"{path}: got {error}, expected an array in .npy format") from None
+            raise _unreadable(path, error, "an array in .npy format") from None
     if suffix == ".json":
         return _parse(Path(path).read_text(), path)
     known = ".npy, .npz, .csv, .tsv, .parquet or .json, or - for standard input"
@@ -117,7 +117,15 @@ def _read_npz(path: str, key: str | None) -> Any:
     except InvalidArgument:
         raise
     except Exception as error:  # zipfile and NumPy raise many kinds of errors for a corrupt archive
-        raise InvalidArgument(f"{path}: got {error}, expected arrays in .npz format") from None
+        raise _unreadable(path, error, "arrays in .npz format") from None
+
+
+def _unreadable(path: str, error: Exception, expected: str) -> InvalidArgument:
+    """Returns the error for a file that NumPy can't read."""
+    # NumPy's own text advises to load it as a pickle, which runs code of the file.
+    pickled = "pickle" in str(error) or "Python objects" in str(error)
+    got = "Python objects, or another kind of file" if pickled else f"a damaged file ({error})"
+    return InvalidArgument(f"{path}: got {got}, expected {expected}")
 
 
 def _parse(text: str, source: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,8 @@ from typing import Any, NoReturn
 
 #: Maximum width of the text and of the first column, and the space after that, in characters; the same as typer's.
 _WIDTH, _FIRST, _SPACE = 80, 30, 2
+#: Beginning of argparse's error for arguments that it doesn't know.
+_UNKNOWN = "unrecognized arguments: "
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,8 +48,16 @@ class Parser(argparse.ArgumentParser):
         return "\n".join(parts)
 
     def error(self, message: str) -> NoReturn:
-        """Prints the error and exits with status 2."""
-        self.exit(2, f"{self.format_usage()}Try '{self.prog} --help' for help.\n\nError: {message}\n")
+        """Prints the error, with the options that an unknown one may stand for, and exits with status 2."""
+        hint = self._near(message.removeprefix(_UNKNOWN).split()) if message.startswith(_UNKNOWN) else ""
+        self.exit(2, f"{self.format_usage()}Try '{self.prog} --help' for help.\n\nError: {message}{hint}\n")
+
+    def _near(self, words: Sequence[str]) -> str:
+        known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        # Other servers' flags have underscores: --grpc_port.
+        given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+        found = dict.fromkeys(near for word in given for near in difflib.get_close_matches(word, known))
+        return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def with_default(text: str, default: object) -> str:

@@ -38,7 +38,7 @@ class KerasZip:
             most = limits.directory_bytes
             raise CorruptFileError(path, f"its central directory has more than {most} bytes") from None
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, OSError, struct.error) as wrong:
-            raise CorruptFileError(path, f"is a damaged zip: {str(wrong)[:200]}") from None
+            raise CorruptFileError(path, f"is a damaged or incomplete zip: {str(wrong)[:200]}") from None
         finally:
             file.largest_read = None
         self._members = {member.filename: member for member in members}

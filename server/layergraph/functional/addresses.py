@@ -53,11 +53,12 @@ def _node(model: Functional, layer: Layer, index: str | None, address: str) -> N
         raise UnknownTensorError(
             f"tensor {brief(address)}: layer '{layer.name}' has {len(nodes)} nodes; expected one of {choices}"
         )
-    if int(index or 0) >= len(nodes):
+    number = int(index or 0)
+    if number >= len(nodes):
         raise UnknownTensorError(
-            f"tensor {brief(address)}: layer '{layer.name}' has {len(nodes)} nodes, expected an index below that"
+            f"tensor {brief(address)}: layer '{layer.name}' has no node {number}, expected a number below {len(nodes)}"
         )
-    return nodes[int(index or 0)]
+    return nodes[number]
 
 
 def _tensor(node: Node, index: str | None, address: str) -> Tensor:
@@ -67,9 +68,10 @@ def _tensor(node: Node, index: str | None, address: str) -> Tensor:
             f"tensor {brief(address)}: the node has {len(tensors)} outputs; expected 'layer:node:tensor' with tensor "
             f"from 0 to {len(tensors) - 1}"
         )
-    if int(index or 0) >= len(tensors):
+    number = int(index or 0)
+    if number >= len(tensors):
         raise UnknownTensorError(
-            f"tensor {brief(address)}: the node has {len(tensors)} outputs, expected an index below that"
+            f"tensor {brief(address)}: the node has no output {number}, expected a number below {len(tensors)}"
         )
-    found: Tensor = tensors[int(index or 0)]
+    found: Tensor = tensors[number]
     return found

@@ -32,7 +32,7 @@ from layergraph.saving.keras3_options import check_options
 from layergraph.saving.layouts import FileOrder, left_out_of_keras3_h5, legacy_order
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.sharing import WrittenModel
-from layergraph.training.optimizers.optimizer import Variable
+from layergraph.training.optimizers.state import Variable
 from layergraph.training.trainer import Trainer
 
 #: Maximum size in bytes of an HDF5 attribute.

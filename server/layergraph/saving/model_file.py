@@ -32,7 +32,7 @@ from layergraph.saving.lora import check_lora
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.quantized_forms import check_quantized
 from layergraph.saving.sharing import WrittenModel
-from layergraph.training.optimizers.optimizer import Variable
+from layergraph.training.optimizers.state import Variable
 from layergraph.training.trainer import Trainer
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from layergraph.errors import ConfigError
 from layergraph.layers.core.basic import Embedding
 from layergraph.training.loop import takes_row_gradients
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.legacy import LEGACY, NOT_LEGACY
 from layergraph.training.optimizers.loss_scale import LossScaleOptimizer
-from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer
+from layergraph.training.optimizers.optimizer import Optimizer
 from layergraph.training.optimizers.schedules import Schedule
 from layergraph.training.trainer import Trainer
 

@@ -21,9 +21,8 @@ from layergraph.training import losses
 from layergraph.training.losses import Loss
 from layergraph.training.metrics import table as metrics
 from layergraph.training.metrics.metric import Metric, Result
-from layergraph.training.optimizers import optimizer
 from layergraph.training.optimizers import table as optimizers
-from layergraph.training.optimizers.optimizer import BaseOptimizer
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer, keras_form
 from layergraph.training.options import number
 
 #: Maximum number of metrics of a model; each epoch logs all of them.
@@ -298,7 +297,7 @@ class Compiled:
     def keras_config(self) -> dict[str, Any]:
         """Keras 3's `compile_config`. Raises ConfigError for Python functions, which can't be serialised."""
         return {
-            "optimizer": optimizer.keras_form(self.optimizer),
+            "optimizer": keras_form(self.optimizer),
             "loss": _written(self._given["loss"], lambda item: losses.keras_form(losses.loss(item))),
             "loss_weights": _written(self._given["loss_weights"], lambda item: item),
             "metrics": _written(self._given["metrics"], lambda item: metrics.keras_form(metrics.metric(item))),

@@ -22,7 +22,7 @@ from layergraph.training.data import Batch
 from layergraph.training.kept_logits import losing_logits
 from layergraph.training.losses import Loss, weights_like
 from layergraph.training.metrics.metric import Metric, Result
-from layergraph.training.optimizers.optimizer import BaseOptimizer
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.workers import Replica, Workers
 
 Tensor = torch.Tensor

@@ -21,8 +21,17 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.nest import Structure
 from layergraph.functional.strings import Strings
 from layergraph.training import data
+from layergraph.training.arguments import (
+    backup,
+    check_alone,
+    checked_batch_size,
+    checked_steps,
+    chosen,
+    count_batches,
+    made,
+    unpacked,
+)
 from layergraph.training.callbacks.callback import Callback, Callbacks, History
-from layergraph.training.callbacks.table import callback
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled, compile_arguments, output_paths
 from layergraph.training.data import Array, Data
@@ -34,17 +43,13 @@ from layergraph.training.frozen_cache import FrozenCache
 from layergraph.training.loop import Loop, new_generator
 from layergraph.training.malloc_tuning import keep_freed_memory
 from layergraph.training.metrics.metric import Result
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.loss_scale import is_scaled_state, with_scale
-from layergraph.training.optimizers.optimizer import BaseOptimizer
 from layergraph.training.precision import compute_in, own_policies
 from layergraph.training.progress import Progress
 from layergraph.training.reached import reached_weights
-from layergraph.training.recording import BackupAndRestore
 from layergraph.training.streams import Source, Stream, StreamEpochs, source
 from layergraph.training.workers import Workers, check_shareable
-
-#: Default batch size.
-BATCH_SIZE = 32
 
 
 class Trainer(Functional):
@@ -329,59 +334,50 @@ class Trainer(Functional):
         on_nan = "stop" if stop_on_nan else on_nan
         if on_nan not in ("stop", "continue"):
             raise ConfigError(f"on_nan: got {on_nan!r}, expected 'stop' or 'continue'")
-        callbacks = _made(callbacks)
-        batches = source(x)
-        if batches is not None:
-            _check_alone(batches, y=y, sample_weight=sample_weight, validation_split=validation_split or None)
+        callbacks = made(callbacks)
+        given = source(x)
+        if given is not None:
+            check_alone(given, y=y, sample_weight=sample_weight, validation_split=validation_split or None)
         elif validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows(self, x, y, sample_weight, validation_split)
-        training = _chosen("rows", self._data(compiled, x, y, sample_weight, class_weight, batches), rows)
-        if validation_rows is not None:
-            if validation_data is not None:
-                raise ConfigError("validation_rows: got it with other validation data, expected one of the two")
-            validation: Data | Stream | None = _chosen(
-                "validation_rows", self._data(compiled, x, y, sample_weight), validation_rows
-            )
-        else:
-            validation = None if validation_data is None else self._data(compiled, *_unpacked(validation_data))
-        size = _batch_size(batch_size)
-        steps_per_epoch = _steps(steps_per_epoch)
-        checkpoints = checkpoints or _backup(callbacks)
+        training = chosen("rows", self._data(compiled, x, y, sample_weight, class_weight, given), rows)
+        validation = self._validation(compiled, (x, y, sample_weight), validation_data, validation_rows)
+        size = checked_batch_size(batch_size)
+        steps_per_epoch = checked_steps(steps_per_epoch)
+        checkpoints = checkpoints or backup(callbacks)
         resumed = None if checkpoints is None else checkpoints.read()
         if seed is None:
             seed = random.randrange(2**31) if resumed is None else int(resumed["run"]["seed"])
         if workers is not None:
-            if isinstance(training, Stream) or isinstance(validation, Stream):
-                raise ConfigError("workers: got batches, expected arrays, whose rows can be split between workers")
-            check_shareable(self)
-            workers.take_over([weight.value for weight in self.weights])
-            (seed,) = map(int, workers.agree(seed))
+            seed = self._join(workers, seed, training, validation)
             if not workers.first:
                 callbacks, verbose, checkpoints = [], 0, None
         loop = Loop(self, compiled, new_generator(seed, model_device(self)), workers, self._states)
         compiled.optimizer.build(self.trainable_weights)
-        epoch_batches: Epochs | StreamEpochs
+        batches: Epochs | StreamEpochs
         if isinstance(training, Stream):
             if checkpoints is not None and not training.source.indexed:
                 raise ConfigError(f"checkpoints: got {training.source.kind}, expected arrays or a PyDataset")
-            epoch_batches = StreamEpochs(training, seed=seed, shuffle=shuffle, number=initial_epoch)
+            batches = StreamEpochs(training, seed=seed, shuffle=shuffle, number=initial_epoch)
         else:
-            epoch_batches = Epochs(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
+            batches = Epochs(training, size, seed=seed, shuffle=shuffle, number=initial_epoch, workers=workers)
         self.history = history = History()
-        steps = steps_per_epoch or epoch_batches.steps
+        steps = steps_per_epoch or batches.steps
         hooks = self._hooks(callbacks, verbose, epochs=epochs, steps=steps, rows=training.rows, more=[history])
         names = self.metrics_names
         hooks.params["logs"] = [*names, *(f"val_{name}" for name in names if validation is not None)]
         hooks.params["resumed"] = resumed is not None
         self.stop_training = False
+        validated = None
+        if validation is not None:
+            tested_size = checked_batch_size(validation_batch_size or size)
+            validated = Validation(validation, tested_size, validation_steps, validation_freq)
         fit = Fit(
             self,
             compiled,
             loop,
-            epoch_batches,
-            None
-            if validation is None
-            else Validation(validation, _batch_size(validation_batch_size or size), validation_steps, validation_freq),
+            batches,
+            validated,
             hooks,
             epochs=range(initial_epoch, epochs),
             steps=steps_per_epoch,
@@ -394,6 +390,25 @@ class Trainer(Functional):
         with keep_freed_memory(), flushed_denormals():
             fit.run(resumed)
         return history
+
+    def _validation(
+        self, compiled: Compiled, training: tuple[Any, Any, Any], given: Any, rows: Any
+    ) -> Data | Stream | None:
+        """The data of `validation_data`, or these rows of the training data; None if there are neither."""
+        if rows is None:
+            return None if given is None else self._data(compiled, *unpacked(given))
+        if given is not None:
+            raise ConfigError("validation_rows: got it with other validation data, expected one of the two")
+        return chosen("validation_rows", self._data(compiled, *training), rows)
+
+    def _join(self, workers: Workers, seed: int, training: Data | Stream, validation: Data | Stream | None) -> int:
+        """Makes this process one of the workers, with the weights and the seed of the first. Returns the seed."""
+        if isinstance(training, Stream) or isinstance(validation, Stream):
+            raise ConfigError("workers: got batches, expected arrays, whose rows can be split between workers")
+        check_shareable(self)
+        workers.take_over([weight.value for weight in self.weights])
+        (seed,) = map(int, workers.agree(seed))
+        return seed
 
     def _data(
         self,
@@ -408,7 +423,7 @@ class Trainer(Functional):
         batches = source(x) if batches is None else batches
         if batches is None:
             return adapt_data(self, compiled, x, y, sample_weight, class_weight)
-        _check_alone(batches, y=y, sample_weight=sample_weight)
+        check_alone(batches, y=y, sample_weight=sample_weight)
         return Stream(self, compiled, batches, class_weight)
 
     def train_on_batch(
@@ -454,9 +469,9 @@ class Trainer(Functional):
         Takes the data, the `rows`, and raises the errors, of `fit`; ConfigError if a loss has no losses by row.
         """
         compiled = self._ready()
-        held = _chosen("rows", self._data(compiled, x, y, sample_weight), rows)
-        size = _batch_size(batch_size)
-        count = _count(held, size) if steps is None else steps
+        held = chosen("rows", self._data(compiled, x, y, sample_weight), rows)
+        size = checked_batch_size(batch_size)
+        count = count_batches(held, size) if steps is None else steps
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=held.rows)
         loop = Loop(self, compiled, new_generator(None, model_device(self)), states=self._states)
         loop.row_losses = row_losses
@@ -491,7 +506,7 @@ class Trainer(Functional):
         count = data.same_rows({f"input '{s.name}'": a for s, a in zip(self.input_specs, arrays, strict=True)})
         columns = data.input_columns(arrays, self.input_specs, model_device(self))
         rows = Data(count, columns, [], [])
-        size = _batch_size(batch_size)
+        size = checked_batch_size(batch_size)
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=data.steps_of(count, size), rows=count)
         begin, end = hooks.defining("on_predict_batch_begin"), hooks.defining("on_predict_batch_end")
         hooks.call("on_predict_begin", {})
@@ -535,75 +550,12 @@ class Trainer(Functional):
         rows: int,
         more: Sequence[Callback] = (),
     ) -> Callbacks:
-        own = _made(callbacks)
+        own = made(callbacks)
         verbose = 1 if verbose == "auto" else int(verbose)
         shown = [Progress(verbose)] if verbose else []
         params = {"epochs": epochs, "steps": steps, "rows": rows, "verbose": verbose}
         # As in Keras, the caller's callbacks come first, so that logs they add are shown and recorded.
         return Callbacks([*own, *shown, *more], self, params)
-
-
-def _made(callbacks: Any) -> list[Callback]:
-    """The callbacks, of which names and serialised ones are created. Raises ConfigError."""
-    if callbacks is None:
-        return []
-    several = (
-        callbacks if isinstance(callbacks, Iterable) and not isinstance(callbacks, (str, Mapping)) else [callbacks]
-    )
-    return [callback(one) if isinstance(one, (str, Mapping)) else one for one in several]
-
-
-def _chosen(what: str, held: Data | Stream, rows: Any) -> Data | Stream:
-    """The rows with these indices; all if they are None. Raises ConfigError for batches, which have no indices."""
-    if rows is None:
-        return held
-    if isinstance(held, Stream):
-        raise ConfigError(f"{what}: got batches, expected arrays, whose rows can be chosen")
-    return held.chosen(what, rows)
-
-
-def _check_alone(batches: Source, **given: Any) -> None:
-    """Raises DataError for arguments that batches contain already, or that can't be used with batches."""
-    for name, value in given.items():
-        if value is not None:
-            raise DataError(f"{name}: expected None with {batches.kind}, whose batches are (x, y) or (x, y, weights)")
-
-
-def _count(rows: Data | Stream, size: int) -> int | None:
-    return rows.source.count if isinstance(rows, Stream) else data.steps_of(rows.rows, size)
-
-
-def _unpacked(validation: Any) -> tuple[Any, Any, Any]:
-    if source(validation) is not None:
-        return validation, None, None
-    if not isinstance(validation, (list, tuple)) or len(validation) not in (2, 3):
-        raise DataError(
-            f"validation_data: got {type(validation).__name__}, expected (x, y), (x, y, sample_weight), or batches"
-        )
-    x, y, *weight = validation
-    return x, y, weight[0] if weight else None
-
-
-def _batch_size(given: int | None) -> int:
-    if given is None:
-        return BATCH_SIZE
-    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
-        raise ConfigError(f"batch_size is {brief(given)}, expected a positive integer")
-    return int(given)
-
-
-def _steps(given: int | None) -> int | None:
-    if given is not None and (isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1):
-        raise ConfigError(f"steps_per_epoch is {brief(given)}, expected a positive integer")
-    return None if given is None else int(given)
-
-
-def _backup(callbacks: Iterable[Callback]) -> Checkpoints | None:
-    """The checkpoints of the first BackupAndRestore among the callbacks."""
-    for one in callbacks:
-        if isinstance(one, BackupAndRestore):
-            return one.checkpoints
-    return None
 
 
 def _as_numpy(tensor: torch.Tensor | Strings) -> Array:

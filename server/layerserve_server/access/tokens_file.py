@@ -130,7 +130,8 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise TokensFileError(f"tokens file {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise TokensFileError(f"tokens file {path}: {reason}") from error
 
 
 def tokens_in(text: str, path: Path) -> TokensFile:

@@ -29,18 +29,15 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.inference.batch_times import BatchTimes
+from layerserve_server.inference.groups import CoalescedGroup, Group, Waiting
 from layerserve_server.inference.queue import Arrays, Piece, QueuedBatch, QueuedRequest
-from layerserve_server.transport.call import Trace
 
 #: Maximum number of batches that a thread runs as the leader before the queue's own thread takes over.
 MAX_TURNS = 16
 
-logger = logging.getLogger(__name__)
-
 #: Maximum thread time of a batch for which a model counts as quick, in seconds. Its calls are best computed in the
 #: thread that receives them, although that thread receives no further calls meanwhile.
 QUICK_SECONDS = 0.002
-
 
 #: Delay of the next batch for clients that have just received their replies: as a fraction of the last batch's time,
 #: and its minimum and maximum in seconds.
@@ -49,85 +46,14 @@ GATHER_PART, MIN_GATHER_SECONDS, MAX_GATHER_SECONDS = 0.05, 0.0005, 0.01
 #: Factor between the expected time until a reply and the time that a deadline must leave for it.
 HEADROOM = 1.25
 
+logger = logging.getLogger(__name__)
+
 
 class Executor(Protocol):
     """Runs a batch. Raises InvalidRequestError if the content of an input is invalid."""
 
     def __call__(self, outputs: tuple[str, ...], arrays: Arrays) -> Arrays:
         """Returns the arrays of `outputs`; for joinable requests, with as many rows as the inputs."""
-
-
-class Waiting(Protocol):
-    """A request that waits for its reply."""
-
-    @property
-    def answered(self) -> bool:
-        """Whether it was answered or cancelled."""
-
-    @property
-    def arrived(self) -> float:
-        """Arrival time, on the clock of `time.monotonic`, in seconds."""
-
-    @property
-    def deadline(self) -> float | None:
-        """The client's deadline, on the clock of `time.monotonic`, in seconds; None if it set none."""
-
-    def fail(self, error: Exception) -> None:
-        """Answers with an error."""
-
-
-class Group(Protocol):
-    """Requests, or pieces of them, that run as one batch."""
-
-    @property
-    def outputs(self) -> tuple[str, ...]: ...
-    @property
-    def joinable(self) -> bool:
-        """Whether rows of several requests may be joined: the outputs have as many rows as the inputs."""
-
-    @property
-    def rows(self) -> int:
-        """Total number of rows."""
-
-    @property
-    def size(self) -> int:
-        """Number of requests or pieces."""
-
-    def traces(self) -> Sequence[Trace]:
-        """Returns the traces of the requests that are sampled."""
-
-    def arrays(self) -> Arrays:
-        """Returns the joined arrays, of `rows` rows."""
-
-    def deliver(self, results: Arrays) -> None:
-        """Answers each request with its rows of the results."""
-
-    def fail(self, error: Exception) -> None:
-        """Answers all requests with an error."""
-
-    def split(self) -> Sequence[Group]:
-        """Returns a group per request or piece."""
-
-
-class CoalescedGroup(Group, Protocol):
-    """Requests with equal numbers of rows that arrived together. Bypasses the queue if the model is quick and idle."""
-
-    @property
-    def request_rows(self) -> int:
-        """Number of rows of each request."""
-
-    @property
-    def max_wait(self) -> float | None:
-        """Maximum time in the queue, in seconds, after which a request is refused; None if unlimited."""
-
-    @property
-    def requests(self) -> Sequence[Waiting]: ...
-
-    def parts(self, max_rows: int) -> Sequence[CoalescedGroup]:
-        """Splits the requests into groups of at most `max_rows` rows."""
-
-    def drop_answered(self) -> None:
-        """Removes the requests that were answered."""
 
 
 class BatchObserver(Protocol):

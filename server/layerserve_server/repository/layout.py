@@ -255,7 +255,7 @@ def find_version(name: str, version: int, folder: Path, class_labels: Mapping[st
     # An architecture file, with weights beside it or in TensorFlow.js shards.
     files = files or sorted(file for file in held - {MANIFEST} - indexes if Path(file).suffix == ".json")
     if not files:
-        problem = "" if held else "the version's folder has no model file"
+        problem = "" if held else "the version's folder is empty, expected a model file in it"
         marks = [_fingerprint_of(folder / file) or NOTHING for file in ("", *sorted(held))]
         return FoundVersion(name, version, folder, sum(marks, ()) if held else NOTHING, problem=problem)
     if len(files) > 1:

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 
@@ -249,16 +249,24 @@ class LoadedModels(Residents):
                 continue
             changed = entry.loaded is not None and entry.changed(settings)
             # An older version isn't taken in place of the target: it wouldn't become the default.
-            missing = target is not None and target not in kept
-            wanted = settings.serves(number) and (number == target or len(kept) + missing < count)
-            missing_now = (wanted or number in named) and entry.state is State.AVAILABLE
-            if missing_now and (waits or (entry.standby and not settings.keep_loaded)):
+            reserved = target is not None and target not in kept
+            wanted = settings.serves(number) and (number == target or len(kept) + reserved < count)
+            missing = (wanted or number in named) and entry.state is State.AVAILABLE
+            if missing and (waits or (entry.standby and not settings.keep_loaded)):
                 entry.standby = True
-            elif changed or missing_now:
+            elif changed or missing:
                 self._load_if_room(entry, settings)
             if wanted and entry.answers:
                 kept.append(number)
                 entry.on_demand = False
+        self._serve(record, kept, coming)
+
+    def _serve(self, record: ModelRecord, kept: Collection[int], coming: Sequence[int]) -> None:
+        """Serves the versions that are kept: unloads what is gone or barred, moves labels, default, canary and shadow.
+
+        `coming` are those that are still being fetched.
+        """
+        name = record.name
         with self._lock:
             before = record.choice()
             for number in [number for number, entry in record.versions.items() if entry.leaving]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
@@ -103,6 +103,9 @@ class Repository(LoadedModels):
         self._disk_problem = ""
         #: Paths in the folder that were reported as misplaced.
         self._misplaced: frozenset[str] = frozenset()
+        #: Versions in the folder that can't be loaded as they are there, with the reason, and those that were reported.
+        self._refused: frozenset[tuple[str, str]] = frozenset()
+        self._reported: frozenset[tuple[str, str]] = frozenset()
         self._used = used
         #: Called after a run has published a version (0: none), with the model, the run, and the error if that failed.
         self.run_published: Callable[[str, str, int, ServerError | None], None] = lambda *_: None
@@ -411,6 +414,7 @@ class Repository(LoadedModels):
                 contents = layout.find_in_folder(self._root)
                 found += contents.versions
                 self._report_misplaced(contents.misplaced)
+                self._report_refused(contents.versions)
             # What the folder has comes first. A copy that it lacks may just be replaced.
             found += elsewhere
         except OSError as error:
@@ -427,6 +431,17 @@ class Repository(LoadedModels):
             if path not in self._misplaced:
                 logger.warning("%r isn't served: %s", path, expected)
         self._misplaced = frozenset(misplaced)
+
+    def _report_refused(self, versions: Iterable[FoundVersion]) -> None:
+        """Logs what is wrong with versions in the folder, once as long as it stays so.
+
+        Files may still be copied into a new folder: what is wrong there counts if the next scan finds it again.
+        """
+        refused = frozenset((one.label, one.problem) for one in versions if one.problem)
+        lasting = refused & self._refused if self._scanned else refused
+        for label, problem in sorted(lasting - self._reported)[:MAX_REPORTED]:
+            logger.error("%s can't be loaded: %s", label, problem)
+        self._refused, self._reported = refused, lasting
 
     def _update(self, name: str, found: Mapping[int, FoundVersion]) -> None:
         """Records what is on disk of a model: its versions, settings, labels and what calls have set."""

@@ -24,7 +24,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import lease, model_spec, parse
 from layerserve_server.services.online_stream import OnlineStream
 from layerserve_server.services.run_changes import counted
-from layerserve_server.services.training import RunDefaults, common_fields, read_options
+from layerserve_server.services.run_requests import RunDefaults, common_fields, read_options
 from layerserve_server.training import events
 from layerserve_server.training.online.link import Link, LinkClosedError
 from layerserve_server.training.online.publications import IDLE

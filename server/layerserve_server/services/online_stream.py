@@ -24,7 +24,7 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.services.messages import LONG_BYTES, dtype_name, model_spec, parse
-from layerserve_server.services.training import log_values
+from layerserve_server.services.run_replies import log_values
 from layerserve_server.training.dry_run import REFUSALS
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.link import Link, LinkClosedError

@@ -16,7 +16,7 @@ from layerserve_server.errors import InvalidRequestError, ServerError
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.messages import lease, model_spec, parse, timestamp
-from layerserve_server.services.training import RunDefaults, parsed_json, training_request
+from layerserve_server.services.run_requests import RunDefaults, parsed_json, training_request
 from layerserve_server.training.sweeps.plan import Method
 from layerserve_server.training.sweeps.registry import Sweeps
 from layerserve_server.training.sweeps.space import MAX_DIMENSIONS, Dimension, shown_settings

@@ -71,7 +71,9 @@ def check_path(root: str, path: str) -> None:
     InvalidRequestError if the format isn't supported.
     """
     if not root:
-        raise NotTrainableError(f"data file '{path}': this server reads no data files; it has no data root")
+        raise NotTrainableError(
+            f"data file '{path}': this server reads no data files; it has no data root (--data-root)"
+        )
     if any(part in ("", ".", "..") for part in path.split("/")) or "\0" in path:
         raise ForbiddenPathError(f"data file '{path}': expected a path below the data root, without '..'")
     files.check_suffix(path)

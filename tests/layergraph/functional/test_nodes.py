@@ -87,8 +87,8 @@ def test_only_what_is_asked_for_is_computed(nested: Model) -> None:
     [
         ("nowhere", "unknown tensor 'nowhere'"),
         ("head:1", "has 2 nodes; expected one of \\['head:1:0', 'head:1:1'\\]"),
-        ("head:1:7", "has 2 nodes"),
-        ("head:1:0:3", "has 1 outputs"),
+        ("head:1:7", "layer 'head:1' has no node 7, expected a number below 2"),
+        ("head:1:0:3", "the node has no output 3, expected a number below 1"),
         ("a/b/first", "has 2 nodes"),
         ("a/b:0/", "unknown tensor"),
         ("", "unknown tensor"),

@@ -13,8 +13,8 @@ import torch
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.weight import Weight
+from layergraph.training.optimizers.base_optimizer import keras_form
 from layergraph.training.optimizers.legacy import LEGACY
-from layergraph.training.optimizers.optimizer import keras_form
 from layergraph.training.optimizers.table import optimizer
 from layergraph.training.workers import check_shareable
 

@@ -113,11 +113,12 @@ def write_damaged(path):
         (["two.npz", "a=a.npy"], "a: got several arrays with this name, expected one"),
         (["a.npy:a"], "a.npy:a: got .npy:a, expected .npy, .npz, .csv, .tsv, .parquet or .json"),
         (["a"], "a: got no suffix, expected .npy, .npz, .csv, .tsv, .parquet or .json"),
-        (["short.npy"], "short.npy: got"),
-        (["short.npz"], "short.npz: got"),
-        (["short.npz:a"], "short.npz: got"),
-        (["objects.npy"], "objects.npy: got"),
-        (["objects.npz"], "objects.npz: got"),
+        (["short.npy"], "short.npy: got a damaged file ("),
+        (["short.npz"], "short.npz: got a damaged file ("),
+        (["short.npz:a"], "short.npz: got a damaged file ("),
+        (["objects.npy"], "objects.npy: got Python objects, or another kind of file, expected an array in .npy format"),
+        (["objects.npz"], "objects.npz: got Python objects, or another kind of file, expected arrays in .npz format"),
+        (["text.npy"], "text.npy: got Python objects, or another kind of file, expected an array in .npy format"),
         (["bad.json"], "bad.json: got invalid JSON"),
         (["bad.parquet:a"], "bad.parquet: OSError: "),
         (["damaged.parquet:a"], "damaged.parquet: OSError: Corrupt snappy"),
@@ -127,6 +128,7 @@ def write_damaged(path):
 def test_what_is_no_array_is_told(tmp_path, arguments, text):
     (tmp_path / "short.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:40])
     (tmp_path / "short.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:-60])
+    (tmp_path / "text.npy").write_text("no array")
     (tmp_path / "bad.json").write_text("[1")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1" + bytes(20) + b"PAR1")
     write_damaged(tmp_path / "damaged.parquet")

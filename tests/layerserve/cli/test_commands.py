@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
 import sys
 from datetime import datetime
 from importlib.metadata import version
@@ -116,6 +117,13 @@ def test_the_version_is_shown_with_typer_and_without(cli, monkeypatch):
     assert "--version" in cli("--help")[1]
     monkeypatch.setitem(sys.modules, "typer", None)
     assert cli("--version")[0] == 0
+
+
+def test_the_package_is_a_command_where_its_script_is_not_on_the_path():
+    shown = subprocess.run(
+        [sys.executable, "-m", "layerserve", "--version"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == f"layerserve {version('layerserve')}\n"
 
 
 def test_download_makes_the_folder_that_it_is_told(cli, tmp_path):

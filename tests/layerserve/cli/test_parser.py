@@ -42,8 +42,22 @@ def test_an_error_is_told_as_typer_does(parser, capsys):
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
         "Usage: tool do [OPTIONS] FILE [NAME]...\nTry 'tool do --help' for help.\n\n"
-        "Error: unrecognized arguments: --sed\n"
+        "Error: unrecognized arguments: --sed; did you mean --seed?\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        (["f", "--sed=3", "--fore"], "--sed=3 --fore; did you mean --seed or --force?"),
+        (["f", "--a_flag_with_a_long_name"], "--a_flag_with_a_long_name; did you mean --a-flag-with-a-long-name"),
+        (["f", "--zzz"], "--zzz\n"),
+    ],
+)
+def test_near_options_are_named(parser, capsys, line, hint):
+    with pytest.raises(SystemExit):
+        parser.parse_args(line)
+    assert f"Error: unrecognized arguments: {hint}" in capsys.readouterr().err
 
 
 def test_commands_below_a_command_are_listed(capsys):

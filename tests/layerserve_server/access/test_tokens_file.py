@@ -113,3 +113,10 @@ def test_keys_in_a_file_are_found_beside_the_file(written, tmp_path):
     assert read_tokens(written(JWT)).jwt.keys == str(tmp_path / "keys.json")
     assert read_tokens(written(JWT.replace("keys.json", "https://h/k"))).jwt.keys == "https://h/k"
     assert read_tokens(written(JWT.replace("keys.json", "http://127.0.0.1:1/k"))).jwt.remote
+
+
+def test_a_missing_file_is_named_with_the_reason(tmp_path):
+    file = tmp_path / "tokens.toml"
+    with pytest.raises(TokensFileError) as caught:
+        read_text(file)
+    assert str(caught.value) == f"tokens file {file}: No such file or directory"

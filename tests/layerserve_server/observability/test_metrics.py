@@ -13,8 +13,9 @@ from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.observability import metrics as metrics_module
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
+from layerserve_server.observability.families import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS
 from layerserve_server.observability.histograms import Histogram
-from layerserve_server.observability.metrics import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS, Metrics
+from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.repository.version import GRAPH_BYTES
 from layerserve_server.transport.call import Ended
@@ -428,7 +429,7 @@ def test_a_value_at_a_bound_belongs_below_it():
 def test_a_name_is_taken_once():
     metrics = Metrics()
     with pytest.raises(ValueError, match="Duplicated timeseries"):
-        metrics.registry.register(metrics._request_seconds)
+        metrics.registry.register(metrics._calls.request_seconds)
 
 
 def test_buffered_calls_are_reported_before_metrics_are_collected():

@@ -113,7 +113,9 @@ def counted(url):
 
 def children(process):
     """The processes that serve; the one that reads model files is none of them."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+    )
     return [int(line.split()[0]) for line in listed.stdout.splitlines() if program.__name__ in line]
 
 

@@ -145,7 +145,7 @@ def test_several_or_no_model_files_are_told(tmp_path):
     (tmp_path / "a" / "2").mkdir()
     versions = found(tmp_path)
     assert "2 model files, expected one or a model.keras: x.h5, y.keras" in versions["a", 1].problem
-    assert "no model file" in versions["a", 2].problem
+    assert "folder is empty, expected a model file" in versions["a", 2].problem
 
 
 def test_another_content_has_another_fingerprint_even_with_the_same_size_and_mtime(tmp_path):

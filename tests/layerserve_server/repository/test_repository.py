@@ -350,6 +350,38 @@ def test_a_misplaced_model_is_reported_once_while_it_is_there(make, put, tmp_pat
     assert caplog.messages == [expected] * 2
 
 
+def test_a_version_that_is_not_one_model_file_is_reported_once_while_it_stays_so(make, put, tmp_path, caplog):
+    put()
+    two, empty = (tmp_path / "models" / "double" / version for version in ("2", "3"))
+    two.mkdir()
+    (two / "a.keras").write_text("model")
+    (two / "b.keras").write_text("model")
+    repository = make()
+    reasons = ["version 2 can't be loaded: the version's folder has 2 model files"]
+    for _ in range(2):
+        assert [message.partition(", expected")[0] for message in caplog.messages] == [
+            f"model 'double' {reason}" for reason in reasons
+        ]
+        empty.mkdir()
+        for _ in range(3):
+            repository.scan()
+        empty.rmdir()
+        repository.scan()
+        reasons.append("version 3 can't be loaded: the version's folder is empty")
+
+
+def test_a_folder_that_is_being_filled_is_not_reported(make, put, tmp_path, caplog):
+    put()
+    repository = make()
+    (tmp_path / "models" / "double" / "2").mkdir()
+    repository.scan()
+    put(version=2)
+    repository.scan()
+    repository.scan()
+    assert caplog.messages == []
+    assert answering(repository, "double")[0] == 2
+
+
 def test_a_disk_that_does_not_answer_takes_nothing_away(make, put, tmp_path, caplog):
     put(offset=1)
     repository = make()

@@ -13,9 +13,9 @@ from layerserve.v1 import graph_pb2, models_pb2, sweeps_pb2, tensor_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import InvalidRequestError, UnknownLayerError
 from layerserve_server.repository.entry import Description, State
-from layerserve_server.services import graph, model_version, training
+from layerserve_server.services import graph, messages, model_version, run_replies, run_requests
+from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.sweeps import SweepService
-from layerserve_server.services.training import RunDefaults
 from layerserve_server.training import events
 from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import EventLog, EventWriter
@@ -94,7 +94,7 @@ def test_every_setting_of_a_run_arrives():
             precision=pb.PRECISION_MIXED_BFLOAT16,
         )
     )
-    assert training.training_request(spec, "m", 4, DEFAULTS) == RunRequest(
+    assert run_requests.training_request(spec, "m", 4, DEFAULTS) == RunRequest(
         model="m",
         version=4,
         data=ARRAYS,
@@ -146,7 +146,7 @@ def test_every_setting_of_a_run_arrives():
 
 #: A run whose every option differs from the default.
 PARENT = replace(
-    training.training_request(
+    run_requests.training_request(
         pb.TrainSpec(
             compile=pb.CompileSettings(optimizer='"sgd"', loss='"mse"', metrics='["mae"]'),
             **{"batch_size": 3, "shuffle": False, "seed": 7, "class_weight": '{"0": 2}', "freeze": ["a*"]},
@@ -166,7 +166,7 @@ def start(folder, request=PARENT):
 
 def test_a_run_that_goes_on_has_of_its_parent_how_to_train_unless_it_says_otherwise(tmp_path):
     given = pb.TrainSpec(data=DATA, epochs=2, batch_size=4, compile=pb.CompileSettings(optimizer='"adam"'))
-    found = training.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
+    found = run_requests.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
     assert (found.version, found.from_checkpoint, found.epochs, found.batch_size) == (2, "r0/e2", 2, 4)
     assert (found.shuffle, found.seed, found.class_weight, found.steps_per_epoch) == (False, 7, {0: 2.0}, 5)
     assert (found.freeze, found.validation_split) == (("a*",), 0.25)
@@ -177,7 +177,7 @@ def test_a_run_that_goes_on_has_of_its_parent_how_to_train_unless_it_says_otherw
 
 def test_a_new_loss_begins_without_the_metrics_of_the_parents(tmp_path):
     given = pb.TrainSpec(compile=pb.CompileSettings(loss='"mae"'))
-    found = training.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
+    found = run_requests.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
     assert found.compile == {"optimizer": "sgd", "loss": "mae"}
 
 
@@ -187,19 +187,19 @@ def test_a_new_loss_begins_without_the_metrics_of_the_parents(tmp_path):
 )
 def test_data_that_excludes_an_option_of_the_parent_leaves_it_out(tmp_path, role, name):
     given = pb.TrainSpec(data=[pb.DataArray(role=role, path="x.npy")])
-    found = training.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
+    found = run_requests.training_request(given, "m", 4, DEFAULTS, start(tmp_path))
     assert not getattr(found, name)
 
 
 def test_an_evaluation_of_a_checkpoint_measures_as_its_run_does(tmp_path):
-    found = training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS, start(tmp_path))
+    found = run_requests.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS, start(tmp_path))
     assert (found.version, found.from_checkpoint, found.batch_size) == (2, "r0/e2", 32)
     assert (found.compile, found.freeze) == (PARENT.compile, ("a*",))
     assert (found.validation_split, found.steps_per_epoch, found.class_weight) == (0.0, None, None)
 
 
 def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
-    request = training.training_request(pb.TrainSpec(), "m", 4, DEFAULTS)
+    request = run_requests.training_request(pb.TrainSpec(), "m", 4, DEFAULTS)
     assert 0 <= request.seed < 2**31
     assert request == RunRequest(
         "m",
@@ -218,7 +218,7 @@ def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
         on_nan="stop",
         data_root="/data",
     )
-    seeds = {training.training_request(pb.TrainSpec(), "m", 4, DEFAULTS).seed for _ in range(4)}
+    seeds = {run_requests.training_request(pb.TrainSpec(), "m", 4, DEFAULTS).seed for _ in range(4)}
     assert len(seeds) > 1
 
 
@@ -234,7 +234,7 @@ def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
     ],
 )
 def test_what_is_published_is_said_by_two_fields(fields, publish):
-    assert training.training_request(pb.TrainSpec(**fields), "m", 4, DEFAULTS).publish == publish
+    assert run_requests.training_request(pb.TrainSpec(**fields), "m", 4, DEFAULTS).publish == publish
 
 
 def test_every_setting_of_an_evaluation_arrives():
@@ -252,7 +252,7 @@ def test_every_setting_of_an_evaluation_arrives():
             metadata={"team": "search"},
         )
     )
-    assert training.evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
+    assert run_requests.evaluation_request(spec, "m", 4, DEFAULTS) == RunRequest(
         "m",
         4,
         ARRAYS,
@@ -271,13 +271,13 @@ def test_every_setting_of_an_evaluation_arrives():
         idempotency_key="once",
         metadata={"team": "search"},
     )
-    assert training.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
+    assert run_requests.evaluation_request(pb.EvaluateSpec(), "m", 4, DEFAULTS).batch_size == 32
 
 
 @pytest.mark.parametrize("role", [role for role in pb.DataRole.values() if role])
 def test_every_role_of_an_array_is_known_by_its_name(role):
     name = pb.DataRole.Name(role).removeprefix("DATA_ROLE_").lower()
-    assert training._array(pb.DataArray(role=role, path="x.npy")).role.value == name
+    assert run_requests._array(pb.DataArray(role=role, path="x.npy")).role.value == name
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_every_role_of_an_array_is_known_by_its_name(role):
 )
 def test_settings_that_are_none_are_told(fields, text):
     with pytest.raises(InvalidRequestError) as caught:
-        training.training_request(pb.TrainSpec(**fields), "m", 1, DEFAULTS)
+        run_requests.training_request(pb.TrainSpec(**fields), "m", 1, DEFAULTS)
     assert str(caught.value).startswith(text)
     assert len(str(caught.value)) < 250
 
@@ -363,13 +363,13 @@ LOG_VALUES = [pb.LogValue(name="loss", value=0.5), pb.LogValue(name="mae", value
 def test_every_event_arrives_whole(tmp_path, what, message):
     run = one_run(tmp_path, what)
     (event,) = run.log.events
-    expected = pb.TrainEvent(run_id="r1", sequence=0, time=training.timestamp(event.time), **message)
-    assert training._event(run, event) == expected
+    expected = pb.TrainEvent(run_id="r1", sequence=0, time=messages.timestamp(event.time), **message)
+    assert run_replies.event_message(run, event) == expected
     assert abs(expected.time.ToNanoseconds() / 1e9 - time.time()) < 60
 
 
 def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "remaining_seconds", lambda run: 7.5)
+    monkeypatch.setattr(run_replies, "remaining_seconds", lambda run: 7.5)
     run = one_run(
         tmp_path,
         events.Accepted("m", 4, 10),
@@ -386,7 +386,7 @@ def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
         trial=2,
     )
     accepted, _, started = (event.time for event in run.log.events[:3])
-    described = training._run(run, owner="host a, process 1")
+    described = run_replies.run_message(run, owner="host a, process 1")
     assert described == whole(
         pb.Run(
             id="r1",
@@ -397,8 +397,8 @@ def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
             steps_done=1,
             steps_per_epoch=5,
             logs=LOG_VALUES,
-            created_time=training.timestamp(accepted),
-            started_time=training.timestamp(started),
+            created_time=messages.timestamp(accepted),
+            started_time=messages.timestamp(started),
             seed=5,
             description="why",
             kind=pb.RUN_KIND_TRAINING,
@@ -450,7 +450,7 @@ def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
 def test_a_run_is_described_when_it_has_ended(tmp_path, what, fields):
     (tmp_path / "base").mkdir()
     before = (events.Started(2, 5, 30), events.Epoch(1, 2, {"loss": 0.5}, 0.1))
-    message = training._run(one_run(tmp_path, *before, what, kind=Kind.EVALUATION))
+    message = run_replies.run_message(one_run(tmp_path, *before, what, kind=Kind.EVALUATION))
     for name, value in {"kind": pb.RUN_KIND_EVALUATION, "steps_done": 0, **fields}.items():
         got = getattr(message, name)
         assert (list(got) if isinstance(value, list) else got) == value, name
@@ -461,8 +461,8 @@ def test_a_run_is_described_when_it_has_ended(tmp_path, what, fields):
 @pytest.mark.parametrize(
     ("own", "theirs", "prefix"),
     [
-        (training.STATES, RunState, "RUN_STATE_"),
-        (training.KINDS, Kind, "RUN_KIND_"),
+        (run_replies.STATES, RunState, "RUN_STATE_"),
+        (run_replies.KINDS, Kind, "RUN_KIND_"),
         (model_version.STATES, State, "VERSION_STATE_"),
     ],
 )
@@ -526,8 +526,8 @@ def test_a_sweep_is_described_whole(tmp_path):
                     )
                 ),
             ],
-            created_time=training.timestamp(1.5),
-            ended_time=training.timestamp(3.5),
+            created_time=messages.timestamp(1.5),
+            ended_time=messages.timestamp(3.5),
             seed=5,
             description="why",
             owner="here",
@@ -574,14 +574,14 @@ def test_a_version_is_described_whole():
             file_size_bytes=17,
             keras_version="2.15.0",
             parameter_count=18,
-            ready_time=training.timestamp(1.5),
+            ready_time=messages.timestamp(1.5),
             training_run="r1",
             compiled=True,
             served_by_default=True,
             choosing_engine=True,
             pinned=True,
             memory_bytes=19,
-            last_used=training.timestamp(2.5),
+            last_used=messages.timestamp(2.5),
             engines=[
                 models_pb2.EngineChoice(
                     rows=8, engine="onnx", milliseconds={"eager": 2.0, "onnx": 1.0}, difference=0.25

@@ -282,7 +282,7 @@ def test_a_file_that_changes_between_request_and_training_is_told(root, tmp_path
 
 
 def test_a_server_without_a_root_reads_nothing():
-    with pytest.raises(NotTrainableError, match="it has no data root"):
+    with pytest.raises(NotTrainableError, match=r"it has no data root \(--data-root\)$"):
         data_root.check_path("", "x.npy")
 
 

@@ -41,10 +41,12 @@ from layergraph.training.compile import ByShapes, Compiled, is_single
 from layergraph.training.losses import Loss
 from layergraph.training.metrics import table as metrics
 from layergraph.training.metrics.metric import Metric
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.legacy import NOT_LEGACY
 from layergraph.training.optimizers.loss_scale import LossScaleOptimizer
-from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Variable
+from layergraph.training.optimizers.optimizer import Optimizer
 from layergraph.training.optimizers.schedules import Decayed, InverseTimeDecay, Schedule
+from layergraph.training.optimizers.state import Variable
 from layergraph.training.trainer import Trainer
 
 #: A minor version after all releases, for names that none has.

@@ -13,7 +13,7 @@ from layergraph.config.options import Configurable, Expected, boolean, nonnegati
 from layergraph.errors import ConfigError, NonFiniteLossError, unknown_name
 from layergraph.training.callbacks.callback import Callback, Logs
 from layergraph.training.optimizers import schedules
-from layergraph.training.optimizers.optimizer import BaseOptimizer
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.schedules import Schedule
 from layergraph.training.options import nonnegative, number, text
 

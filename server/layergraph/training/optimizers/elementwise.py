@@ -12,17 +12,9 @@ import torch
 from layergraph.config.options import boolean, fraction, nonnegative_int, option
 from layergraph.errors import ConfigError
 from layergraph.training.optimizers import schedules
-from layergraph.training.optimizers.optimizer import (
-    Optimizer,
-    Slots,
-    Tensor,
-    Tensors,
-    Trainable,
-    Variable,
-    power,
-    quotient,
-)
+from layergraph.training.optimizers.optimizer import Optimizer, power, quotient
 from layergraph.training.optimizers.schedules import Schedule
+from layergraph.training.optimizers.state import Slots, Tensor, Tensors, Trainable, Variable
 from layergraph.training.options import nonnegative, number
 
 

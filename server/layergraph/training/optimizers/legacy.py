@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from typing_extensions import Self
 
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.elementwise import SGD, Adadelta, Adagrad, Adam, Adamax, Ftrl, Nadam, RMSprop
-from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Slots, Tensor, Tensors, Variable
+from layergraph.training.optimizers.optimizer import Optimizer
+from layergraph.training.optimizers.state import Slots, Tensor, Tensors, Variable
 
 #: Options that the legacy optimizers lack.
 NOT_LEGACY = (

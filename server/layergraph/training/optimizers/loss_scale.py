@@ -12,8 +12,10 @@ from typing_extensions import Self
 from layergraph.config.options import Expected, option, positive_int, serialized
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError
-from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
+from layergraph.training.optimizers.optimizer import Optimizer
 from layergraph.training.optimizers.schedules import Schedule
+from layergraph.training.optimizers.state import Tensor, Trainable, Variable
 from layergraph.training.options import number
 
 #: Options of other optimizers that Keras also writes here, with their defaults.

@@ -14,7 +14,9 @@ from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, Expected, option, optional, serialized
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError, DataError
-from layergraph.training.optimizers.optimizer import BaseOptimizer, Optimizer, Tensor, Trainable, Variable, keras_form
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer, keras_form
+from layergraph.training.optimizers.optimizer import Optimizer
+from layergraph.training.optimizers.state import Tensor, Trainable, Variable
 from layergraph.training.options import MOST_PATTERNS, number, text
 
 #: Number of own variables: the iteration, and an unused learning rate.

@@ -9,18 +9,9 @@ import torch
 
 from layergraph.config.options import Expected, boolean, fraction, option, optional
 from layergraph.training.optimizers import schedules
-from layergraph.training.optimizers.optimizer import (
-    ABSENT,
-    Optimizer,
-    Slots,
-    Tensor,
-    Tensors,
-    Trainable,
-    Variable,
-    power,
-    quotient,
-)
+from layergraph.training.optimizers.optimizer import Optimizer, power, quotient
 from layergraph.training.optimizers.schedules import Schedule
+from layergraph.training.optimizers.state import ABSENT, Slots, Tensor, Tensors, Trainable, Variable
 from layergraph.training.options import MOST_PATTERNS, count, list_of, nonnegative, number, text
 
 

@@ -1,4 +1,4 @@
-"""Base classes of optimizers: clipping, weight decay, averages, gradient accumulation, constraints and state.
+"""Base class of the optimizers with a formula: clipping, weight decay, averages, accumulation, constraints and state.
 
 The order of a step is Keras 3's: average accumulated gradients, clip, decay weights, apply the optimizer's formula,
 update the averages, apply constraints, increment the iterations.
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from typing_extensions import Self
 
-from layergraph.config.names import snake_case
 from layergraph.config.options import (
-    Configurable,
     Expected,
     boolean,
     brief,
@@ -25,151 +22,14 @@ from layergraph.config.options import (
     option,
     optional,
     positive_int,
-    serialized,
 )
 from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError
 from layergraph.training.optimizers import schedules
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.schedules import Decayed, InverseTimeDecay, Schedule
-from layergraph.training.options import nonnegative, number, text
-
-Tensor = torch.Tensor
-Tensors = list[Tensor]
-
-
-class Trainable(Protocol):
-    """The interface of a weight for optimizers: `value` is always the same tensor, updated in place."""
-
-    @property
-    def value(self) -> Tensor: ...
-
-    @property
-    def path(self) -> str: ...
-
-    @property
-    def constraint(self) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One array of an optimizer's state, with Keras's name (`iteration`, `dense_kernel_momentum`)."""
-
-    name: str
-    value: np.ndarray[Any, Any] | Tensor
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """Returns a copy in the dtype that Keras saves."""
-        value = self.value.detach().cpu() if isinstance(self.value, Tensor) else self.value
-        return np.array(value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value)
-
-
-#: Placeholder in a list of slots for a weight without that slot.
-ABSENT = torch.empty(0)
-
-
-@dataclass(slots=True)
-class Slots:
-    """The state of a list of weights: their tensors and, by slot name, one tensor per weight, or ABSENT."""
-
-    weights: Tensors
-    by_name: dict[str, Tensors]
-
-    def chosen(self, indices: Sequence[int]) -> Slots:
-        """The slots of some of the weights."""
-        return Slots(
-            [self.weights[i] for i in indices],
-            {name: [tensors[i] for i in indices] for name, tensors in self.by_name.items()},
-        )
-
-
-class BaseOptimizer(Configurable):
-    """The interface of optimizers for training: state for a list of weights, and a step with their gradients."""
-
-    name: str | None = option(optional(text), default=None, kw_only=True)
-
-    #: Number of steps, including those that only accumulated gradients.
-    iterations: int
-    #: None if weights have different ones.
-    learning_rate: float | Schedule | None
-
-    def setup(self) -> None:
-        if self.name is None:
-            self.name = snake_case(type(self).__name__)
-
-    def follow(self, rules: TrainingRules) -> None:
-        """Computes as a release of Keras does. Called before `build`."""
-        raise NotImplementedError
-
-    @property
-    def takes_rows(self) -> bool:
-        """Whether gradients may be sparse, i.e. whether a zero gradient leaves a row of a weight unchanged."""
-        return False
-
-    @property
-    def reads_lookups(self) -> bool:
-        """Whether steps depend on the lookups that an embedding's gradient consists of, and not only on their sum."""
-        return self.leaves_others
-
-    @property
-    def leaves_others(self) -> bool:
-        """Whether rows without a gradient are left unchanged although the formula would change them."""
-        return False
-
-    @property
-    def variables(self) -> list[Variable]:
-        """The state in Keras 3's order."""
-        raise NotImplementedError
-
-    def build(self, weights: Iterable[Trainable]) -> None:
-        """Creates the state for a model's trainable weights; existing state of these weights is kept."""
-        raise NotImplementedError
-
-    def load(self, arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        """Loads the state from a Keras file. Raises DataError if it doesn't fit; the state is unchanged then."""
-        raise NotImplementedError
-
-    def state(self) -> dict[str, Any]:
-        """The exact state, for `restore`; `variables` rounds numbers to Keras's dtypes."""
-        raise NotImplementedError
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Restores a `state` of the same weights."""
-        raise NotImplementedError
-
-    @property
-    def rated(self) -> list[tuple[str, BaseOptimizer]]:
-        """The optimizers with a learning rate, each with the name of its log."""
-        return [("learning_rate", self)]
-
-    def rate(self) -> float:
-        """The learning rate of the next step. Schedules count all steps, including accumulating ones."""
-        raise NotImplementedError
-
-    def scaled(self, loss: Tensor) -> Tensor:
-        """Scales the loss; `apply` expects the gradients of the scaled loss."""
-        raise NotImplementedError
-
-    def apply(self, gradients: Sequence[Tensor | None]) -> None:
-        """Applies one step. `gradients` are in the order of `build`; None leaves a weight unchanged."""
-        raise NotImplementedError
-
-    def finalize(self) -> None:
-        """Ends training: replaces averaged weights by their averages."""
-        raise NotImplementedError
-
-    def accumulate(self, steps: int) -> None:
-        """Updates weights in every n-th step only, with the mean of n gradients; 1 for every step."""
-        raise NotImplementedError
-
-    @property
-    def averaging(self) -> list[Optimizer]:
-        """The optimizers, among this one and its inner ones, that average weights."""
-        raise NotImplementedError
-
-    @property
-    def inner_states(self) -> dict[str, list[Variable]]:
-        """States of the inner optimizers, by their paths in Keras files."""
-        return {}
+from layergraph.training.optimizers.state import ABSENT, Slots, Tensor, Tensors, Trainable, Variable, misfit
+from layergraph.training.options import nonnegative, number
 
 
 class Optimizer(BaseOptimizer):
@@ -340,7 +200,7 @@ class Optimizer(BaseOptimizer):
                 self.complete_scalars([variable.name for variable in others])
                 return
         alternating = self._alternating_variables()
-        self._take(state if _misfit(state, arrays) is None or _misfit(alternating, arrays) else alternating, arrays)
+        self._take(state if misfit(state, arrays) is None or misfit(alternating, arrays) else alternating, arrays)
 
     def state(self) -> dict[str, Any]:
         scheduled = isinstance(self.learning_rate, Schedule)
@@ -354,7 +214,7 @@ class Optimizer(BaseOptimizer):
             setattr(self, name, value)
 
     def _take(self, state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> None:
-        if wrong := _misfit(state, arrays):
+        if wrong := misfit(state, arrays):
             raise DataError(f"optimizer '{self.name}': {wrong}")
         for variable, array in zip(state, arrays, strict=True):
             if isinstance(variable.value, Tensor):
@@ -609,16 +469,6 @@ def _summed(gradient: Tensor | None) -> Tensor | None:
     return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
 
 
-def _misfit(state: Sequence[Variable], arrays: Sequence[np.ndarray[Any, Any] | Tensor]) -> str | None:
-    """The reason why arrays don't fit a state; None if they do."""
-    if len(arrays) != len(state):
-        return f"got {len(arrays)} arrays of state, expected {len(state)}"
-    for variable, array in zip(state, arrays, strict=True):
-        if tuple(array.shape) != tuple(variable.value.shape):
-            return f"{variable.name} has shape {tuple(array.shape)}, expected {tuple(variable.value.shape)}"
-    return None
-
-
 def is_legacy(config: Mapping[str, Any]) -> bool:
     """Whether a config is of Keras 2's legacy optimizers, the only ones with `decay` (and formerly `lr`).
 
@@ -637,8 +487,3 @@ def quotient(part: float, whole: float) -> float:
     """part / whole; infinite or NaN if `whole` is 0, as in Keras's tensors, where Python raises an error."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.float64(part) / np.float64(whole))
-
-
-def keras_form(value: BaseOptimizer) -> dict[str, Any]:
-    """Keras 3's serialised form of an optimizer."""
-    return {"module": "keras.optimizers", **serialized(value), "registered_name": None}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from layergraph.config.options import resolve
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.elementwise import (
     SGD,
     Adadelta,
@@ -23,7 +24,7 @@ from layergraph.training.optimizers.legacy import LEGACY, NOT_LEGACY
 from layergraph.training.optimizers.loss_scale import LossScaleOptimizer, fixed_scale
 from layergraph.training.optimizers.multi_optimizer import MultiOptimizer
 from layergraph.training.optimizers.normed import Adafactor, Lamb, Muon
-from layergraph.training.optimizers.optimizer import BaseOptimizer, is_legacy
+from layergraph.training.optimizers.optimizer import is_legacy
 
 OPTIMIZERS: Mapping[str, type[BaseOptimizer]] = {
     known.__name__: known
