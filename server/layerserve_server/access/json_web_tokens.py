@@ -124,14 +124,15 @@ class Verifier:
                 leeway=settings.leeway_seconds,
                 options={"require": ["exp", "iss", "aud"]},
             )
+            expires = float(claims["exp"]) + settings.leeway_seconds
         except jwt.ExpiredSignatureError as error:
             raise TokenExpiredError("authorization: the token has expired") from error
         except jwt.ImmatureSignatureError as error:
             raise RefusedForNowError("authorization: the token isn't valid yet") from error
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             # Its text would help to guess.
             raise UnauthenticatedError("authorization: the token isn't valid on this server") from error
-        return self._caller(claims, id)
+        return self._caller(claims, expires, id)
 
     def _key(self, token: str) -> tuple[str, Any]:
         """Returns the key that a token names, with its id."""
@@ -151,7 +152,7 @@ class Verifier:
             raise UnauthenticatedError("authorization: the token isn't valid on this server")
         return id, key
 
-    def _caller(self, claims: Mapping[str, Any], key: str) -> Caller:
+    def _caller(self, claims: Mapping[str, Any], expires: float, key: str) -> Caller:
         settings = self.settings
         name = claims.get(settings.name_claim)
         if not isinstance(name, str) or not name or len(name) > MAX_NAME:
@@ -173,7 +174,6 @@ class Verifier:
             space=settings.issuer,
             max_dataset_bytes=settings.max_dataset_bytes,
         )
-        expires = float(claims["exp"]) + settings.leeway_seconds
         caller = Caller(name, granted, models, quota=quota, expires=expires, source=key, reserved=self._reserved)
         with self._lock:
             self._callers.add(caller)

@@ -115,9 +115,10 @@ class HttpApp:
             await self._wrong_verb(scope, send, verbs)
             return
         connection: HttpConnection = scope[KEY]
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        headers = dict(pairs)
         loop, now = connection.loop, time.monotonic()
-        call = HttpCall(self._batches, route.method, headers, connection, loop, now)
+        call = HttpCall(self._batches, route.method, pairs, connection, loop, now)
         exchange = _Exchange(self, route, scope, headers, call)
         connection.call = call
         self._batches.begin(call)
