@@ -124,9 +124,9 @@ class Settings(BaseSettings):
     ui_hosts: str = Field(
         default="",
         description=(
-            "Comma-separated list of names under which browsers reach the page, such as 'models.example.com'. "
-            "Addresses and 'localhost' are always accepted, and from a caller with a token any name: one that isn't in "
-            "the list may be another site's."
+            "Comma-separated list of names under which browsers reach the page and pages of yours that send requests, "
+            "such as 'models.example.com'. Addresses and 'localhost' are always accepted, and from a caller with a "
+            "token any name: one that isn't in the list may be another site's."
         ),
         json_schema_extra={"unset": "none"},
     )
@@ -614,8 +614,8 @@ class Settings(BaseSettings):
     def _page_has_a_port(self) -> Settings:
         if self.ui and self.http_port < 0:
             raise ValueError("ui: got no port for HTTP, expected http_port with it")
-        if self.ui_hosts and not self.ui:
-            raise ValueError("ui_hosts: got names without the page, expected ui with them")
+        if self.ui_hosts and self.http_port < 0:
+            raise ValueError("ui_hosts: got names without a port for HTTP, expected http_port with them")
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,7 @@ from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches,
 from layerserve_server.transport.http.call import HttpCall, timeout_of
 from layerserve_server.transport.http.connection import KEY, HttpConnection
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, WouldBlockError
+from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.http.statuses import error_reply, failure_reply
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.request_ids import echo
@@ -62,12 +63,17 @@ class HttpApp:
         batches: EventBatches,
         limits: Limits,
         admit: Admit,
+        hosts: Hosts,
     ) -> None:
-        """`plain` are the replies of paths that every caller may read, and `handlers` those of the routes' methods."""
+        """`plain` are the replies of paths that every caller may read, and `handlers` those of the routes' methods.
+
+        `hosts` has the names under which browsers reach the server.
+        """
         self._handlers = handlers
         self._batches = batches
         self._limits = limits
         self._admit = admit
+        self._hosts = hosts
         self._receiving: set[HttpCall] = set()
         batches.receiving = self._receiving
         self._translating = ThreadPoolExecutor(TRANSLATING_THREADS, "translate")
@@ -154,7 +160,7 @@ class HttpApp:
             call.deadline = deadline_in(timeout_of(headers), call.arrived)
             # Before anything of the body is looked at.
             call.caller = self._admit(call)
-            _refuse_other_origins(headers)
+            _refuse_other_origins(headers, self._hosts, call.caller)
             coding = headers.get("content-encoding", "").lower()
             if coding not in CODINGS:
                 raise InvalidRequestError(f"content-encoding: got '{safe_text(coding, 80)}', expected gzip or deflate")
@@ -285,14 +291,17 @@ class _Endpoint:
         await self._answer(scope, receive, send)
 
 
-def _refuse_other_origins(headers: Mapping[str, str]) -> None:
+def _refuse_other_origins(headers: Mapping[str, str], hosts: Hosts, caller: Caller) -> None:
     """Raises ForbiddenError for a request that a browser sends for a page of another site.
 
     Such a page may send, though not read: without this, any page could unload the models of a server on the loopback.
     """
     origin = headers.get("origin")
+    if origin is None:
+        return
+    hosts.check(headers, caller)
     host = headers.get("host", "")
-    if origin is not None and origin.partition("://")[2] != host:
+    if origin.partition("://")[2] != host:
         raise ForbiddenError(
             f"header 'origin': got '{safe_text(origin, 80)}', expected the host '{safe_text(host, 80)}' as its address"
         )

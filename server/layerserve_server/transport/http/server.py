@@ -24,6 +24,7 @@ from layerserve_server.transport.http.app import HttpApp
 from layerserve_server.transport.http.call import HttpCall, HttpObserver
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
 
@@ -60,10 +61,12 @@ class HttpServer:
         port: int,
         certificates: Certificates | None = None,
         telemetry: Telemetry | None = None,
+        hosts: Hosts | None = None,
         stopped: Callable[[], None] = lambda: None,
     ) -> None:
         """`plain` are the replies of paths without rights; `handlers` has the methods of the routes.
 
+        `hosts` has the names under which browsers reach the server, by default none but addresses and "localhost".
         `stopped` is called when the server has stopped.
 
         Raises OSError if the port is taken.
@@ -79,7 +82,7 @@ class HttpServer:
         def admit(call: HttpCall) -> Any:
             return gate.trusted or gate.admit(call)
 
-        self._app = HttpApp(routes, plain, handlers, self._batches, limits, admit)
+        self._app = HttpApp(routes, plain, handlers, self._batches, limits, admit, hosts or Hosts())
         self._connections = HttpConnections(limits)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)

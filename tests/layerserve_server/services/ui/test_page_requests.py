@@ -214,8 +214,8 @@ def test_forms_are_short(serve):
 def test_the_page_needs_a_port_and_its_packages(put, make_server, monkeypatch, tmp_path):
     with pytest.raises(SettingsError, match="ui: got no port for HTTP, expected http_port with it"):
         read_settings([str(tmp_path), "--ui"])
-    with pytest.raises(SettingsError, match="ui_hosts: got names without the page, expected ui with them"):
-        read_settings([str(tmp_path), "--http-port", "0", "--ui-hosts", "a"])
+    with pytest.raises(SettingsError, match="ui_hosts: got names without a port for HTTP, expected http_port"):
+        read_settings([str(tmp_path), "--ui-hosts", "a"])
     put("double")
     monkeypatch.setitem(sys.modules, "layerserve_server.services.ui.serving", None)
     with pytest.raises(ValueError, match=r"ui: requires the package .*: pip install 'layerserve\[ui\]'"):

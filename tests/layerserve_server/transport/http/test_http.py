@@ -365,6 +365,23 @@ def test_web_pages_of_other_sites_are_refused(serve):
     assert call("POST", INFER, BODY, Origin=f"https://127.0.0.1:{app.http_port}").status == 200
 
 
+def test_a_site_that_has_the_servers_address_changes_nothing(serve, tmp_path):
+    """DNS rebinding: for the browser it is the site of the server."""
+    app, call = serve(ui_hosts="models.example.com")
+    unload, names = "/v2/repository/models/double/unload", {"Host": "evil.example", "Origin": "http://evil.example"}
+    for path, body in ((unload, b"{}"), (INFER, BODY)):
+        reply = call("POST", path, body, **names)
+        assert (reply.status, "header 'host': got 'evil.example'" in reply.json["error"]) == (403, True)
+    assert app.repository.describe_one("double").answers
+    # Whoever isn't a browser, or comes by a name of the server.
+    assert call("POST", INFER, BODY, Host="evil.example").status == 200
+    for host in ("models.example.com:80", "localhost:8501", "[::1]:8501"):
+        assert call("POST", INFER, BODY, Host=host, Origin=f"http://{host}").status == 200
+    # A browser keeps tokens from other sites.
+    _, call = serve(tokens=write_tokens(tmp_path / "tokens.toml"))
+    assert call("POST", INFER, BODY, Authorization="Bearer predict", **names).status == 200
+
+
 def test_every_route_has_a_method_with_a_right():
     routes = http_routes(None, None)
     assert len(routes) > 20
