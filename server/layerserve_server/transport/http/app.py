@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +16,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from layerserve_server.access.caller import Caller
+from layerserve_server.access.gate import Pairs
 from layerserve_server.errors import (
     CallCancelledError,
     ForbiddenError,
@@ -25,7 +27,7 @@ from layerserve_server.errors import (
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.compression import is_compressed
 from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches, deadline_in
-from layerserve_server.transport.http.call import HttpCall, timeout_of
+from layerserve_server.transport.http.call import TIMEOUT, HttpCall, timeout_of
 from layerserve_server.transport.http.connection import KEY, HttpConnection
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, WouldBlockError
 from layerserve_server.transport.http.hosts import Hosts
@@ -44,6 +46,8 @@ REPLYING_THREADS = 2
 #: Codings of bodies that are decompressed, and all that aren't refused.
 COMPRESSING = ("gzip", "x-gzip", "deflate")
 CODINGS = ("", "identity", *COMPRESSING)
+#: Headers of which a request may have one. Of several, another server on the way might take another one.
+SINGLE = ("host", "origin", "transfer-encoding", "content-encoding", TIMEOUT, "inference-header-content-length")
 
 
 class Admit(Protocol):
@@ -157,6 +161,7 @@ class HttpApp:
         self._receiving.add(call)
         timer = connection.loop.call_later(self._limits.stream_idle_seconds, connection.late_body)
         try:
+            _refuse_several(call.metadata)
             call.deadline = deadline_in(timeout_of(headers), call.arrived)
             # Before anything of the body is looked at.
             call.caller = self._admit(call)
@@ -289,6 +294,14 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._answer(scope, receive, send)
+
+
+def _refuse_several(pairs: Pairs) -> None:
+    """Raises InvalidRequestError if a header of which a request may have one is given several times."""
+    counts = Counter(name for name, _ in pairs if name in SINGLE)
+    for name, count in counts.items():
+        if count > 1:
+            raise InvalidRequestError(f"header '{name}': got {count} headers, expected one")
 
 
 def _refuse_other_origins(headers: Mapping[str, str], hosts: Hosts, caller: Caller) -> None:

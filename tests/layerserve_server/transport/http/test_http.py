@@ -127,6 +127,20 @@ def test_what_is_no_request_ends_its_connection(serve, sent, answer, wait_until)
     wait_until(lambda: app._transport.memory.held == 0)
 
 
+@pytest.mark.parametrize("name", ["host", "transfer-encoding", "grpc-timeout"])
+def test_a_header_that_decides_is_given_once(serve, name):
+    """Another server on the way might take another one."""
+    app, _ = serve()
+    values = {"host": ("b", "c"), "transfer-encoding": ("identity", "chunked"), "grpc-timeout": ("1S", "2S")}[name]
+    chunked = name == "transfer-encoding"
+    lines = [f"{name}: {value}".encode() for value in values] + [b"host: a"] * (name != "host")
+    lines += [] if chunked else [b"content-length: %d" % len(BODY)]
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY) if chunked else BODY
+    reply = exchange(app.http_port, b"\r\n".join([b"POST " + INFER.encode() + b" HTTP/1.1", *lines, b"", body]))
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert f"header '{name}': got 2 headers, expected one".encode() in reply
+
+
 def test_a_length_may_have_any_number_of_zeros_before_it(serve):
     app, _ = serve()
     sent = post(b"connection: close").replace(b"content-length: ", b"content-length: " + b"0" * 5000)
