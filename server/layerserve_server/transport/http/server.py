@@ -24,6 +24,7 @@ from layerserve_server.transport.http.app import HttpApp
 from layerserve_server.transport.http.call import HttpCall, HttpObserver
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.http.handshake import Handshake
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
@@ -150,14 +151,16 @@ class HttpServer:
             self._loop.call_later(1.0, date)
 
         date()
-        handshake = None if self._tls is None else self._limits.handshake_seconds
-        self._server = await self._loop.create_server(
-            lambda: kind(config, state, {}, self._loop),
-            sock=self._socket,
-            backlog=BACKLOG,
-            ssl=self._tls,
-            ssl_handshake_timeout=handshake,
-        )
+
+        def connection() -> HttpConnection:
+            return kind(config, state, {}, self._loop)
+
+        def arriving() -> asyncio.Protocol:
+            if self._tls is None:
+                return connection()
+            return Handshake(connection, self._connections, self._tls, self._loop)
+
+        self._server = await self._loop.create_server(arriving, sock=self._socket, backlog=BACKLOG)
 
     async def _leave(self) -> None:
         if self._server is not None:
