@@ -153,7 +153,8 @@ class HttpServer:
         date()
 
         def connection() -> HttpConnection:
-            return kind(config, state, {}, self._loop)
+            made: HttpConnection = kind(config, state, {}, self._loop)
+            return made
 
         def arriving() -> asyncio.Protocol:
             if self._tls is None:
