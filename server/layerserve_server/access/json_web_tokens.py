@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 import urllib.request
@@ -28,6 +29,7 @@ MAX_KEYS_BYTES = 1 << 20
 MIN_FETCH_SECONDS = 10.0
 #: Maximum length of a caller's name from a claim, in characters.
 MAX_NAME = 200
+SURROGATE = re.compile("[\ud800-\udfff]")
 #: Beginnings of the algorithms by type of public key; "oct" would be a shared secret. A curve has one algorithm.
 PUBLIC = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",)}
 CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
@@ -155,7 +157,8 @@ class Verifier:
     def _caller(self, claims: Mapping[str, Any], expires: float, key: str) -> Caller:
         settings = self.settings
         name = claims.get(settings.name_claim)
-        if not isinstance(name, str) or not name or len(name) > MAX_NAME:
+        # JSON can have half of a surrogate pair, which no message can.
+        if not isinstance(name, str) or not name or len(name) > MAX_NAME or SURROGATE.search(name):
             raise UnauthenticatedError(f"authorization: the token has no claim '{settings.name_claim}' with a name")
         granted: set[Right] = set()
         for value in _texts(_claim(claims, settings.rights_claim)):

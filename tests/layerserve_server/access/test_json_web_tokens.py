@@ -156,6 +156,7 @@ def confused():
         signed(sub=None),
         signed(sub=7),
         signed(sub="x" * 201),
+        signed(sub="ann\ud800"),
         signed(key=RSA, algorithm="RS512"),
         signed(key=EC, algorithm="ES256", kid="one"),
         signed(key=RSA, algorithm="RS256", kid="two"),
