@@ -29,6 +29,7 @@ MAX_KEYS_BYTES = 1 << 20
 MIN_FETCH_SECONDS = 10.0
 #: Maximum length of a caller's name from a claim, in characters.
 MAX_NAME = 200
+#: Half of a surrogate pair, which JSON can have in a text, and no message can.
 SURROGATE = re.compile("[\ud800-\udfff]")
 #: Beginnings of the algorithms by type of public key; "oct" would be a shared secret. A curve has one algorithm.
 PUBLIC = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",)}
@@ -157,7 +158,6 @@ class Verifier:
     def _caller(self, claims: Mapping[str, Any], expires: float, key: str) -> Caller:
         settings = self.settings
         name = claims.get(settings.name_claim)
-        # JSON can have half of a surrogate pair, which no message can.
         if not isinstance(name, str) or not name or len(name) > MAX_NAME or SURROGATE.search(name):
             raise UnauthenticatedError(f"authorization: the token has no claim '{settings.name_claim}' with a name")
         granted: set[Right] = set()

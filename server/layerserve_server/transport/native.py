@@ -46,7 +46,7 @@ FRONT_THREAD = "grpc-native-io"
 QUIET_SECONDS = 0.1
 PASS_ON_SECONDS = 2.0
 #: Time after the grace period for the port's owner to end the calls that this process has forwarded, in seconds.
-OWNER_SECONDS = 5.0
+OWNER_SECONDS = 10.0
 
 
 class NativeUnavailableError(ValueError):
