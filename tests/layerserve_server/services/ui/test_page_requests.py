@@ -12,9 +12,10 @@ from layerserve_server.access.rights import right_of
 from layerserve_server.services.ui.part import PARTS
 from layerserve_server.services.ui.serving import FILES, Page
 from layerserve_server.settings_reader import SettingsError, read_settings
+from layerserve_server.transport.http.hosts import Hosts
 from tokens import ENTRIES, write_tokens
 
-ROUTES = Page((), "0", None).routes()
+ROUTES = Page("0", Hosts(), None).routes()
 FIELDS = {"name": "double", "version": 1, "label": "stable", "id": "0123456789ab", "checkpoint": "last"}
 BODY = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}'
 
@@ -75,9 +76,8 @@ def test_the_frame_runs_and_shows_only_what_the_server_sends(serve):
     part = call("GET", PARTS + "models")
     assert part.headers["content-security-policy"] == frame.headers["content-security-policy"]
     # Two servers have two secrets.
-    assert (
-        secret(call) != re.search(r'content="([^"]+)">\n<title', Page((), "0", None).plain()["/ui"]().body.decode())[1]
-    )
+    other = Page("0", Hosts(), None).plain()["/ui"]().body.decode()
+    assert secret(call) != re.search(r'content="([^"]+)">\n<title', other)[1]
 
 
 def test_parts_are_html_and_errors_are_text(serve):
