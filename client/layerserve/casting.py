@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from layerserve.errors import InvalidArgument, InvalidTensor
-from layerserve.tensors import NUMPY_DTYPES, Array, array_dtype
+from layerserve.tensors import NUMPY_DTYPES, Array, array_dtype, overflows_bfloat16
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 COMPLEX = frozenset({"complex64", "complex128"})
@@ -112,9 +112,12 @@ def default_cast(array: Array, name: str) -> Array:
 def _to_float(array: Array, dtype: str, name: str) -> Array:
     with np.errstate(over="raise"):
         try:
-            return array.astype(NUMPY_DTYPES[dtype])
+            converted = array.astype(NUMPY_DTYPES[dtype])
         except FloatingPointError:
             raise InvalidTensor(name=name, got="a finite number that is too large", expected=dtype) from None
+    if dtype == "bfloat16" and overflows_bfloat16(converted):
+        raise InvalidTensor(name=name, got="a finite number that is too large", expected=dtype)
+    return converted
 
 
 def _to_exact(array: Array, held: str, dtype: str, name: str) -> Array:

@@ -51,6 +51,8 @@ MAX_SIZE = 2**63 - 1
 #: Length of a string, before its bytes.
 LENGTH = struct.Struct("<I")
 _WIRE_BFLOAT16 = np.dtype("<u2")
+#: Bits of the smallest float32 that is rounded to an infinite bfloat16, and of infinity.
+_FIRST_TOO_LARGE, _INFINITY = np.uint32(0x7F7F8000), np.uint32(0x7F800000)
 
 
 def dtype_name(dtype: int, name: str = "") -> str:
@@ -175,6 +177,12 @@ def element_count(shape: Sequence[int], dtype: str, name: str = "") -> int:
     if math.prod(axis for axis in shape if axis) * 16 > MAX_SIZE:
         raise InvalidTensor(name=name, got=f"shape {list(shape)} of {dtype}", expected="a size below 2**63 bytes")
     return math.prod(shape)
+
+
+def overflows_bfloat16(array: Array) -> bool:
+    """Whether a finite float32 of an array becomes infinite when it is rounded to bfloat16."""
+    magnitudes = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32) & np.uint32(0x7FFFFFFF)
+    return bool(((magnitudes >= _FIRST_TOO_LARGE) & (magnitudes < _INFINITY)).any())
 
 
 def _round_to_bfloat16(array: Array) -> npt.NDArray[np.uint16]:

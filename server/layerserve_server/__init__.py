@@ -8,3 +8,7 @@ import os
 # which modules of this package do.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+# grpcio's core would write a line for each handshake that fails, whatever the log's level and format are, and clients
+# may begin any number. The variable is read when grpcio is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -258,13 +258,18 @@ class App:
         self._inference.gate.stop()
         if self._inference.tuner:
             self._inference.tuner.close()
-        others = [other.stop for other in (self._workers, self._http) if other is not None]
-        stopping = [threading.Thread(target=stop, args=(grace,)) for stop in others]
-        for thread in stopping:
-            thread.start()
+        if self._workers is not None:
+            self._workers.refuse(grace)
+        stopping = None
+        if self._http is not None:
+            stopping = threading.Thread(target=self._http.stop, args=(grace,))
+            stopping.start()
         self._transport.stop(grace)
-        for thread in stopping:
-            thread.join()
+        if self._workers is not None:
+            # Not before, since they pass on the last replies of this process.
+            self._workers.stop(grace)
+        if stopping is not None:
+            stopping.join()
         self.sweeps.stop()
         self.runs.stop()
         self._sinks.stop()

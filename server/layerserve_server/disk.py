@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -50,6 +51,14 @@ def replace_file(path: Path, content: str | bytes, *, flushed: bool = False) -> 
         raise
     if flushed:
         sync(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder, as far as it can be. In place of what a link leads to, it removes the link."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:

@@ -111,9 +111,9 @@ class SettingFields(BaseSettings):
     ui_hosts: str = Field(
         default="",
         description=(
-            "Comma-separated list of names under which browsers reach the page, such as 'models.example.com'. "
-            "Addresses and 'localhost' are always accepted, and from a caller with a token any name: one that isn't in "
-            "the list may be another site's."
+            "Comma-separated list of names under which browsers reach the page and pages of yours that send requests, "
+            "such as 'models.example.com'. Addresses and 'localhost' are always accepted, and from a caller with a "
+            "token any name: one that isn't in the list may be another site's."
         ),
         json_schema_extra={"unset": "none"},
     )

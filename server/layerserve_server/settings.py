@@ -43,8 +43,8 @@ class Settings(SettingFields):
     def _page_has_a_port(self) -> Settings:
         if self.ui and self.http_port < 0:
             raise ValueError(f"{spellings('ui')}: got no port for HTTP, expected --http-port with it")
-        if self.ui_hosts and not self.ui:
-            raise ValueError(f"{spellings('ui_hosts')}: got names without the page, expected --ui with them")
+        if self.ui_hosts and self.http_port < 0:
+            raise ValueError(f"{spellings('ui_hosts')}: got names without a port for HTTP, expected --http-port with them")
         return self
 
     @model_validator(mode="after")

@@ -252,7 +252,7 @@ class Inference:
                 from layerserve_server.services.ui.serving import Page
             except ImportError as error:
                 raise ValueError(f"ui: requires the package {error.name}: pip install 'layerserve[ui]'") from error
-            page = partial(Page, settings.page_hosts, package_version("layerserve"))
+            page = partial(Page, package_version("layerserve"))
         try:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:
@@ -270,6 +270,7 @@ class Inference:
             certificates=self.certificates,
             telemetry=self.telemetry,
             page=page,
+            hosts=settings.page_hosts,
         )
 
     def serving(self, model: str) -> bool | None:

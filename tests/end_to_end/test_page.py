@@ -20,6 +20,8 @@ from PIL import Image
 PROGRAM = chromium()
 #: A layer's name that would run a script if the page didn't escape it.
 HOSTILE = "<img src=x onerror=hacked=1>\"'&{{7*7}}"
+#: One that would be a form of the page, where a reply isn't HTML but is taken for it.
+FORM = '<form data-post="DeleteVersion"><button>Search'
 SECONDS = 20_000  # milliseconds, as Playwright counts
 
 
@@ -49,6 +51,9 @@ def _app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     pair = Input(batch_shape=(2, 3), name="pair")
     (folder / "pairs" / "1").mkdir(parents=True)
     Model(pair, layers.Dense(1, name="scores")(pair)).save(folder / "pairs" / "1" / "model.keras")
+    row = Input((3,), name="row")
+    (folder / "forms" / "1").mkdir(parents=True)
+    Model(row, layers.Dense(1, name=FORM)(row)).save(folder / "forms" / "1" / "model.keras")
     (folder / "broken" / "1").mkdir(parents=True)
     (folder / "broken" / "1" / "model.keras").write_bytes(b"<script>hacked=1</script>")
     settings = Settings(
@@ -98,7 +103,7 @@ def show(page: Any, part: str) -> None:
 
 def test_models_are_listed_and_a_failed_one_has_its_reason(page: Any) -> None:
     show(page, "models")
-    assert page.locator("tbody tr").count() == 4
+    assert page.locator("tbody tr").count() == 5
     assert "neither a Keras zip nor HDF5" in page.locator("tr:has-text('broken') .reason").inner_text()
     page.get_by_label("Name contains").fill("pict")
     page.keyboard.press("Enter")
@@ -246,6 +251,17 @@ def test_a_site_that_has_the_servers_address_reads_and_changes_nothing(page: Any
     # The same request of the page itself is answered.
     show(page, "models")
     assert [page.evaluate(ask.replace("RollBack", method)) for method in ("RollBack", "UnpinVersion")] == [200, 200]
+
+
+@pytest.mark.parametrize("path", ["../../v2/models/forms", "/v2/models/forms", "..\\..\\v2/models/forms", ".."])
+def test_an_address_leads_to_parts_of_the_page_only(page: Any, path: str) -> None:
+    """A link of another site may have any address."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.removeprefix(page.base)))
+    page.goto(f"{page.base}#{path}")
+    page.wait_for_selector("main :is(h1, .error)")
+    assert page.locator("form[data-post=DeleteVersion]").count() == 0
+    assert [one for one in asked if "parts" in one] == ["/parts/models"]
 
 
 def test_keys_reach_everything(page: Any) -> None:

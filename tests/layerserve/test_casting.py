@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layerserve import InvalidTensor
+from layerserve import InvalidTensor, tensors
 from layerserve.casting import as_array, cast, default_cast
 
 
@@ -103,6 +103,12 @@ def test_what_would_lose_a_value_is_refused_with_the_value(value, dtype, lost):
 def test_a_finite_number_does_not_become_infinite():
     with pytest.raises(InvalidTensor, match="too large"):
         cast(np.array([1e300]), "float32", "x")
+    for large in (np.float32(3.4e38), np.float64(-3.4e38), np.array([[1, np.nan, 3.3961776e38]], np.float32)):
+        with pytest.raises(InvalidTensor, match=r"too large.*bfloat16"):
+            cast(np.asarray(large), "bfloat16", "x")
+    kept = np.array([3.3961774e38, -np.inf, np.nan, 0], np.float32)
+    np.testing.assert_array_equal(cast(kept, "bfloat16", "x"), kept)
+    assert np.isfinite(tensors.decode(tensors.encode(kept[:1], dtype="bfloat16"))).all()
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(["a"], "float32"), ([1], "string")])

@@ -63,7 +63,19 @@ class Echo:
         self.waiting = []
 
     def routes(self):
-        names = ("echo", "later", "invalid", "busy", "defect", "hang", "together", "slow", "slow_defect", "block")
+        names = (
+            "echo",
+            "later",
+            "invalid",
+            "busy",
+            "defect",
+            "hang",
+            "together",
+            "slow",
+            "slow_defect",
+            "block",
+            "wait",
+        )
         return Routes(
             unary={ECHO + name: getattr(self, name) for name in names},
             prompt={ECHO + name for name in names},
@@ -113,6 +125,16 @@ class Echo:
         self.called.set()
         self.release.wait(30)
         call.reply(lambda: call.request)
+
+    def wait(self, call):
+        """Answers when it is released."""
+
+        def answer():
+            self.called.set()
+            self.release.wait(30)
+            call.reply(lambda: call.request)
+
+        call.may_block(answer)
 
     async def count(self, stream):
         for number in range(int(await stream.first())):

@@ -118,23 +118,27 @@ class Gate:
 
     def admit(self, arrival: Arrival) -> Caller:
         """Returns the caller of a call. Raises UnauthenticatedError or ForbiddenError if it may not call the method."""
-        method = arrival.method
+        method, header = arrival.method, None
         for key, value in arrival.metadata:
             if key == "authorization":
-                known = self._admitted.get((method, value))
-                if known is not None and known.ended is None:
-                    if known.expires is not None:
-                        known.check_current()
-                    return known
-                # The one from before the caller is looked up: what comes of an older file isn't kept for the new one.
-                admitted = self._admitted
-                caller = self._admit(arrival)
-                if caller.named:
-                    if len(admitted) >= MAX_KEPT:
-                        admitted.clear()
-                    admitted[method, value] = caller
-                return caller
-        return self._admit(arrival)
+                if header is not None:
+                    return self._admit(arrival)
+                header = value
+        if header is None:
+            return self._admit(arrival)
+        known = self._admitted.get((method, header))
+        if known is not None and known.ended is None:
+            if known.expires is not None:
+                known.check_current()
+            return known
+        # The one from before the caller is looked up: what comes of an older file isn't kept for the new one.
+        admitted = self._admitted
+        caller = self._admit(arrival)
+        if caller.named:
+            if len(admitted) >= MAX_KEPT:
+                admitted.clear()
+            admitted[method, header] = caller
+        return caller
 
     def _admit(self, arrival: Arrival) -> Caller:
         # A method without a right is one that the server doesn't have: it ends with UNIMPLEMENTED.
@@ -233,17 +237,19 @@ class Gate:
             self.start()
 
     def _caller(self, right: Right, arrival: Arrival) -> Caller:
-        header = None
+        headers = []
         forwarded = None
         for key, value in arrival.metadata:
             if key == "authorization":
-                # The first, as `admit` reads it.
-                header = value if header is None else header
+                headers.append(value)
             elif key == CERTIFICATE_KEY:
                 forwarded = value
-        if self._credentials is not None and isinstance(header, str):
+        if self._credentials is not None and headers:
             try:
-                return self._credentials.caller(header)
+                if len(headers) > 1:
+                    # Which one counts would differ between this server and a proxy that checks tokens, too.
+                    raise UnauthenticatedError(f"authorization: got {len(headers)} headers, expected one")
+                return self._credentials.caller(str(headers[0]))
             except UnauthenticatedError:
                 if right != "open":
                     raise

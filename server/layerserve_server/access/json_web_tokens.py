@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 import urllib.request
@@ -28,6 +29,8 @@ MAX_KEYS_BYTES = 1 << 20
 MIN_FETCH_SECONDS = 10.0
 #: Maximum length of a caller's name from a claim, in characters.
 MAX_NAME = 200
+#: Half of a surrogate pair, which JSON can have in a text, and no message can.
+SURROGATE = re.compile("[\ud800-\udfff]")
 #: Beginnings of the algorithms by type of public key; "oct" would be a shared secret. A curve has one algorithm.
 PUBLIC = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",)}
 CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
@@ -124,14 +127,15 @@ class Verifier:
                 leeway=settings.leeway_seconds,
                 options={"require": ["exp", "iss", "aud"]},
             )
+            expires = float(claims["exp"]) + settings.leeway_seconds
         except jwt.ExpiredSignatureError as error:
             raise TokenExpiredError("authorization: the token has expired") from error
         except jwt.ImmatureSignatureError as error:
             raise RefusedForNowError("authorization: the token isn't valid yet") from error
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             # Its text would help to guess.
             raise UnauthenticatedError("authorization: the token isn't valid on this server") from error
-        return self._caller(claims, id)
+        return self._caller(claims, expires, id)
 
     def _key(self, token: str) -> tuple[str, Any]:
         """Returns the key that a token names, with its id."""
@@ -151,10 +155,10 @@ class Verifier:
             raise UnauthenticatedError("authorization: the token isn't valid on this server")
         return id, key
 
-    def _caller(self, claims: Mapping[str, Any], key: str) -> Caller:
+    def _caller(self, claims: Mapping[str, Any], expires: float, key: str) -> Caller:
         settings = self.settings
         name = claims.get(settings.name_claim)
-        if not isinstance(name, str) or not name or len(name) > MAX_NAME:
+        if not isinstance(name, str) or not name or len(name) > MAX_NAME or SURROGATE.search(name):
             raise UnauthenticatedError(f"authorization: the token has no claim '{settings.name_claim}' with a name")
         granted: set[Right] = set()
         for value in _texts(_claim(claims, settings.rights_claim)):
@@ -173,7 +177,6 @@ class Verifier:
             space=settings.issuer,
             max_dataset_bytes=settings.max_dataset_bytes,
         )
-        expires = float(claims["exp"]) + settings.leeway_seconds
         caller = Caller(name, granted, models, quota=quota, expires=expires, source=key, reserved=self._reserved)
         with self._lock:
             self._callers.add(caller)

@@ -36,7 +36,7 @@ from layerserve_server.datasets.part import (
     part_name,
     unwritable,
 )
-from layerserve_server.disk import sync
+from layerserve_server.disk import remove_folder, sync
 from layerserve_server.errors import (
     InvalidRequestError,
     RefusedChangeError,
@@ -350,7 +350,7 @@ class DatasetStore:
             if used_by(id):
                 path.rename(self.folder / id)
                 return
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
 
     def _remove(self, id: str, used_by: UsedBy) -> str:
         """Removes a dataset, unless a run uses it, which is then returned in words.
@@ -367,7 +367,7 @@ class DatasetStore:
             with contextlib.suppress(OSError):
                 moved.rename(self.folder / id)
             return run
-        shutil.rmtree(moved, ignore_errors=True)
+        remove_folder(moved)
         return ""
 
     @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from layergraph.errors import unknown_name
+from layerserve.tensors import overflows_bfloat16
 
 from layerserve_server.errors import InvalidTensorError, MissingInputError, UnknownInputError
 from layerserve_server.inference.runner import Array, Plan, TensorSpec
@@ -145,6 +146,8 @@ def fit_dtype(label: str, array: Array, dtype: str) -> Array:
         return array
     target = numpy_dtype(dtype)
     if array.dtype == target:
+        if dtype == "bfloat16" and overflows_bfloat16(array):
+            raise _too_large(label, array, dtype)
         return array
     target_kind = kind_of(target)
     if kind == "bool" and target_kind != "bool":
@@ -152,11 +155,12 @@ def fit_dtype(label: str, array: Array, dtype: str) -> Array:
     if kind == "float" and target_kind == "float":
         with np.errstate(over="raise"):
             try:
-                return array.astype(target)
+                converted = array.astype(target)
             except FloatingPointError:
-                raise InvalidTensorError(
-                    f"{label}: got a finite {dtype_name(array)} that is too large for {dtype}"
-                ) from None
+                raise _too_large(label, array, dtype) from None
+        if dtype == "bfloat16" and overflows_bfloat16(converted):
+            raise _too_large(label, array, dtype)
+        return converted
     if kind == "int" and target_kind == "int":
         bounds = np.iinfo(target.name)
         check_range(label, array, int(bounds.min), int(bounds.max), dtype)
@@ -169,6 +173,10 @@ def fit_dtype(label: str, array: Array, dtype: str) -> Array:
     raise InvalidTensorError(
         f"{label}: got dtype {dtype_name(array)}, expected {dtype}; convert the array before sending it"
     )
+
+
+def _too_large(label: str, array: Array, dtype: str) -> InvalidTensorError:
+    return InvalidTensorError(f"{label}: got a finite {dtype_name(array)} that is too large for {dtype}")
 
 
 #: Stored bits of the significand, by dtype.

@@ -76,13 +76,20 @@ class Supervisor:
         for event in ready:
             event.wait()
 
-    def stop(self, grace: float) -> None:
-        """Stops the workers: they refuse further calls, and open calls have `grace` seconds to finish."""
+    def refuse(self, grace: float) -> None:
+        """Has the workers refuse further calls; open calls have `grace` seconds to finish, and may get less later."""
         with self._lock:
             self._stopping.set()
             processes = list(self._processes.values())
         for process in processes:
-            _send(process, f"{grace}\n")
+            _send(process, f"{grace}\n", close=False)
+
+    def stop(self, grace: float) -> None:
+        """Ends the workers: no call that they have forwarded is open, and their own calls have `grace` seconds left."""
+        self.refuse(grace)
+        processes = list(self._processes.values())
+        for process in processes:
+            _send(process, "")
         for process in processes:
             try:
                 process.wait(grace + END_SECONDS)

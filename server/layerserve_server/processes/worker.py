@@ -1,9 +1,9 @@
 """Program of a worker process, which serves Predict on the server's port.
 
 The supervisor starts it by `python -m layerserve_server.processes.worker`. It reads its configuration as JSON from
-standard input, writes a line when it is serving, carries out orders (see `following`), and exits at the end of its
-input, so that it never outlives the main process. It loads its own models, with weights in shared memory, and forwards
-all calls but Predict to the port's owner.
+standard input, writes a line when it is serving, carries out orders (see `following`), and ends with its input, so that
+it never outlives the main process: after the order to end, the input ends when the main process has ended its calls. It
+loads its own models, with weights in shared memory, and forwards all calls but Predict to the port's owner.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,8 @@ def main() -> None:
     access_watcher.start()
     inference.gate.start()
     predict = inference.routes()
-    transport = inference.listen(
-        Routes(unary=predict.unary, prompt=predict.prompt), SharedPort(Path(configuration["socket"]), owner=False)
-    )
+    shared = SharedPort(Path(configuration["socket"]), owner=False)
+    transport = inference.listen(Routes(unary=predict.unary, prompt=predict.prompt), shared)
     transport.start()
     if tuner is not None:
         tuner.start()
@@ -73,6 +74,7 @@ def main() -> None:
     watcher.stop()
     access_watcher.stop()
     inference.gate.stop()
+    threading.Thread(target=_hasten, args=(sys.stdin, transport.stop, shared.ended), daemon=True).start()
     transport.stop(grace)
     if tuner is not None:
         tuner.close()
@@ -82,6 +84,13 @@ def main() -> None:
     probes.close()
     if inference.telemetry is not None:
         inference.telemetry.close()
+
+
+def _hasten(lines: Iterable[str], stop: Callable[[float], None], owner_ended: threading.Event) -> None:
+    """Ends earlier with each further line, a shorter grace period. Sets the event when there are no more."""
+    for line in lines:
+        threading.Thread(target=stop, args=(float(line),), daemon=True).start()
+    owner_ended.set()
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:

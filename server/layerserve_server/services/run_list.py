@@ -11,7 +11,6 @@ from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.services.messages import nanoseconds
-from layerserve_server.training.request import Kind
 from layerserve_server.training.runs.run import RUN_ID, Run
 
 #: Time of creation in nanoseconds and id: runs are sorted by it, whatever runs are begun or removed meanwhile.
@@ -26,6 +25,8 @@ def selected(request: pb.ListRunsRequest, runs: Iterable[Run]) -> list[Run]:
     for number in request.states:
         if number not in names or not number:
             raise InvalidRequestError(f"states: got {number}, expected states of a run")
+    if request.kind not in pb.RunKind.values():
+        raise InvalidRequestError(f"kind: got {request.kind}, expected a kind of runs")
     states = {names[number].name.removeprefix("RUN_STATE_").lower() for number in request.states}
     earliest = nanoseconds(request.created_after, "created_after")
     latest = nanoseconds(request.created_before, "created_before") if request.HasField("created_before") else math.inf
@@ -66,7 +67,7 @@ def _place(token: str) -> Place:
 def _fits(request: pb.ListRunsRequest, run: Run) -> bool:
     if request.model_name and run.request.model != request.model_name:
         return False
-    if request.kind and (request.kind == pb.RUN_KIND_EVALUATION) != (run.request.kind is Kind.EVALUATION):
+    if request.kind and pb.RunKind.Name(request.kind) != f"RUN_KIND_{run.request.kind.name}":
         return False
     if request.caller and run.request.caller != request.caller:
         return False

@@ -51,6 +51,8 @@ def training_request(
     spec: pb.TrainSpec, model: str, version: int, defaults: RunDefaults, start: Start | None = None
 ) -> RunRequest:
     """Converts the spec of a training run. Raises InvalidRequestError or InvalidTensorError if it is invalid."""
+    if spec.publish_choice not in pb.PublishChoice.values():
+        raise InvalidRequestError(f"publish_choice: got {spec.publish_choice}, expected one of PublishChoice")
     if spec.publish_choice == pb.PUBLISH_CHOICE_BEST and spec.HasField("publish") and not spec.publish:
         raise InvalidRequestError("publish_choice: given for a run that doesn't publish its result")
     filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": defaults.checkpoint_seconds}

@@ -26,9 +26,9 @@ class Ending:
                 self._done = True
                 steps()
 
-    def wait(self, condition: Callable[[], bool]) -> bool:
-        """Waits until a condition holds or the grace period is over. Returns whether it holds."""
-        while not (holds := condition()) and time.monotonic() < self._over:
+    def wait(self, condition: Callable[[], bool], longer: float = 0.0) -> bool:
+        """Waits until a condition holds or the grace period is over by `longer` seconds. Returns whether it holds."""
+        while not (holds := condition()) and time.monotonic() < self._over + longer:
             time.sleep(CHECK_SECONDS)
         return holds
 

@@ -59,7 +59,9 @@ class Forwarder:
         )
 
         def cancel() -> None:
-            call.cancel()
+            # Where this server stops, the other one ends the call, in its time.
+            if not stream.listens():
+                call.cancel()
 
         stream.on_closed(cancel)
         #: Errors of the client's messages.

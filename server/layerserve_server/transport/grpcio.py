@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -50,6 +51,8 @@ class SharedPort:
     socket: Path
     #: Whether this process is the owner.
     owner: bool
+    #: Set in the other processes when the owner has ended all calls.
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 class Front(NamedTuple):

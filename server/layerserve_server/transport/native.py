@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,14 @@ logger = logging.getLogger(__name__)
 BUSY_SECONDS = 150e-6
 #: Maximum size of a call's metadata, grpcio's limit.
 MAX_METADATA_BYTES = 16 * 1024
-#: Time for the front to forward the last replies of the server behind it, in seconds.
-PASS_ON_SECONDS = 0.1
+#: Name of the front's threads, as Linux has it.
+FRONT_THREAD = "grpc-native-io"
+#: The front has passed on all replies when its threads have slept for this time, in seconds; and the maximum time to
+#: wait for that, as clients may go on calling.
+QUIET_SECONDS = 0.1
+PASS_ON_SECONDS = 2.0
+#: Time after the grace period for the port's owner to end the calls that this process has forwarded, in seconds.
+OWNER_SECONDS = 10.0
 
 
 class NativeUnavailableError(ValueError):
@@ -126,6 +133,7 @@ class NativeServer:
         #: Full names of all methods of this process, sorted.
         self.methods = sorted(routes.unary if self._behind is None else self._behind.methods)
         self._front.set_fallback(str(socket))
+        self._owner_ended = shared.ended if shared is not None and not shared.owner else None
         self._has_cores = (os.cpu_count() or 1) > 1
         self._thread = threading.Thread(target=self._serve, name="native", daemon=True)
 
@@ -159,8 +167,10 @@ class NativeServer:
         self._batches.close()
         if self._behind is not None:
             self._behind.stop(0)
-        # The front may still have to forward the last replies, and doesn't report when it has.
-        time.sleep(PASS_ON_SECONDS)
+        if self._owner_ended is not None:
+            # Forwarded calls are known to the owner only.
+            self._ending.wait(self._owner_ended.is_set, OWNER_SECONDS)
+        _wait_until_quiet()
         self._connections.stop()
         self._front.close()
         if self._thread.is_alive():
@@ -250,6 +260,28 @@ class NativeCall(BatchedCall):
         metadata = [(OWN_PUSHBACK_KEY if key == PUSHBACK_KEY else key, value) for key, value in wire.metadata]
         self._server._front.fail(self._number, wire.code.value[0], wire.text, trailing_metadata=metadata)
         self.drop()
+
+
+def _wait_until_quiet() -> None:
+    """Waits until the front has passed on the last replies, which it doesn't report."""
+    last: list[str] | None = None
+    end = time.monotonic() + PASS_ON_SECONDS
+    while ((now := _switches()) is None or now != last) and time.monotonic() < end:
+        last = now
+        time.sleep(QUIET_SECONDS)
+
+
+def _switches() -> list[str] | None:
+    """Returns how often each thread of the front has gone to sleep so far; None while one of them runs, or could."""
+    found = []
+    for file in sorted(Path("/proc/self/task").glob("*/status")):
+        with suppress(OSError):  # the thread has ended
+            status = dict(line.split(":\t", 1) for line in file.read_text().splitlines() if ":\t" in line)
+            if status["Name"] == FRONT_THREAD:
+                if not status["State"].startswith("S"):
+                    return None
+                found.append(status["voluntary_ctxt_switches"])
+    return found
 
 
 def _load_extension() -> Any:

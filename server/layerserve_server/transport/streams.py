@@ -120,9 +120,9 @@ class Streams:
         """Refuses further streams and notifies the open ones that the server is stopping."""
         self.post(self._end)
 
-    def close(self, then: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Ends all streams, then awaits `then` in the loop."""
-        asyncio.run_coroutine_threadsafe(self._close(then), self.loop).result()
+    def close(self, end_forwarded: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Ends all streams; those that another server answers with `end_forwarded`, which is awaited in the loop."""
+        asyncio.run_coroutine_threadsafe(self._close(end_forwarded), self.loop).result()
 
     def stop(self) -> None:
         """Stops the event loop and its thread."""
@@ -246,17 +246,17 @@ class Streams:
         for stream in tuple(self._open):
             stream.closed()
 
-    async def _close(self, then: Callable[[], Awaitable[None]] | None) -> None:
+    async def _close(self, end_forwarded: Callable[[], Awaitable[None]] | None) -> None:
         self._end()
         for stream in tuple(self._open):
             stream.interrupt(UnavailableError(STOPPING))
+        if end_forwarded is not None:
+            await end_forwarded()
         await self._handlers_end()
         # The remaining handlers wait for something other than their clients.
         for task in tuple(self._tasks):
             task.cancel()
         await self._handlers_end()
-        if then is not None:
-            await then()
 
     async def _handlers_end(self) -> None:
         if self._tasks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from http_calls import Http
+from http_calls import Http, exchange
 from layerserve_server.access.rights import right_of
 from layerserve_server.services.rest.serving import http_routes
 from tokens import ENTRIES, RIGHTS, write_tokens
@@ -59,3 +59,13 @@ def test_every_route_with_every_kind_of_token(call):
     # Each right opens something to the token that has it, and is refused to another.
     for right in ("predict", "read", "manage"):
         assert {(right, right, False), (right, next(other for other in RIGHTS if other != right), True)} <= seen
+
+
+def test_several_tokens_are_refused_as_over_grpc(put, start, tmp_path):
+    put("double")
+    app = start(http_port=0, tokens=write_tokens(tmp_path / "tokens.toml"))
+    for first, second in (("all", "wrong"), ("wrong", "all"), ("all", "all")):
+        tokens = f"Authorization: Bearer {first}\r\nAuthorization: Bearer {second}\r\n"
+        reply = exchange(app.http_port, f"GET /v1/models HTTP/1.1\r\nHost: x\r\n{tokens}\r\n".encode())
+        assert reply.startswith(b"HTTP/1.1 401 "), reply
+        assert b"got 2 headers, expected one" in reply

@@ -481,6 +481,16 @@ def test_a_deleted_dataset_is_gone(make_store, tmp_path):
         store.use(DIGEST)
 
 
+def test_of_a_dataset_whose_folder_is_a_link_the_link_is_removed(make_store, tmp_path):
+    store, elsewhere = make_store(), tmp_path / "elsewhere"
+    dataset = upload(store)
+    (tmp_path / "datasets" / DIGEST).rename(elsewhere)
+    (tmp_path / "datasets" / DIGEST).symlink_to(elsewhere)
+    store.delete(dataset, "ann", unused)
+    assert os.listdir(tmp_path / "datasets") == [".lock"]
+    assert os.listdir(elsewhere)
+
+
 def test_a_dataset_of_several_callers_stays_for_the_others(make_store):
     store = make_store()
     upload(store)

@@ -49,6 +49,8 @@ def test_types_are_converted_where_nothing_is_lost(dtype, array, expected):
         ("uint8", np.array([-1, 5]), "got -1 as int64, which uint8 can't represent"),
         ("float32", np.array([2**24 + 1]), "got 16777217 as int64, which float32 can't represent"),
         ("float32", np.array([1e300]), "too large for float32"),
+        ("bfloat16", np.array([1, -3.4e38], np.float32), "got a finite float32 that is too large for bfloat16"),
+        ("bfloat16", np.array([np.inf, 3.4e38]), "got a finite float64 that is too large for bfloat16"),
         ("float32", np.array([b"a"], object), "got dtype string, expected float32"),
         ("string", np.array([1.0]), "got dtype float64, expected string"),
     ],

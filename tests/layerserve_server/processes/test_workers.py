@@ -1,6 +1,7 @@
 """Several processes on one port: all answer Predict, one answers the rest; weights are shared, counts added up."""
 
 import os
+import queue
 import re
 import signal
 import socket
@@ -355,6 +356,25 @@ def test_workers_get_their_orders_and_those_that_end_are_replaced(processes, wai
     both.stop(5.0)
     assert [process.returncode for process in ended] == [0, 0]
     assert not both.socket.parent.exists()
+
+
+def test_workers_that_refuse_calls_pass_on_replies_until_the_first_process_has_ended(processes):
+    both = processes(OBEDIENT + "raise SystemExit(len(sys.stdin.readlines()))")
+    both.start(1)
+    (process,) = both._processes.values()
+    both.refuse(5.0)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    both.refuse(1.0)
+    both.stop(1.0)
+    assert process.returncode == 2, "one line for each further grace period"
+
+
+def test_a_worker_ends_earlier_with_a_shorter_grace_period():
+    stops, ended = queue.Queue(), threading.Event()
+    program._hasten(["2.5\n", "0\n"], stops.put, ended)
+    assert sorted(stops.get(timeout=10) for _ in range(2)) == [0, 2.5]
+    assert ended.is_set()
 
 
 def test_a_worker_that_does_not_end_is_killed(processes, monkeypatch):

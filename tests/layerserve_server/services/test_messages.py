@@ -294,6 +294,7 @@ def test_every_role_of_an_array_is_known_by_its_name(role):
             {"publish": False, "publish_choice": pb.PUBLISH_CHOICE_BEST},
             "publish_choice: given for a run that doesn't publish its result",
         ),
+        ({"publish_choice": 7}, "publish_choice: got 7, expected one of PublishChoice"),
     ],
 )
 def test_settings_that_are_none_are_told(fields, text):

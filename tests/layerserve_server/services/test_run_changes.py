@@ -288,7 +288,8 @@ def test_lists_are_filtered_and_come_in_pages_that_new_runs_do_not_move(put, sta
     asked = [pb.RUN_STATE_CANCELLED, pb.RUN_STATE_RUNNING]
     assert [run.id for run in trainer.listed(states=asked).runs] == [ids[5], blocking]
     assert len(trainer.listed(kind=pb.RUN_KIND_TRAINING, model_name="double").runs) == 6
-    assert not trainer.listed(kind=pb.RUN_KIND_EVALUATION).runs
+    for kind in (pb.RUN_KIND_EVALUATION, pb.RUN_KIND_ONLINE):
+        assert not trainer.listed(kind=kind).runs
     middle = trainer.run(ids[2]).created_time
     assert [run.id for run in trainer.listed(created_after=middle).runs] == ids[:1:-1]
     assert [run.id for run in trainer.listed(created_before=middle).runs] == ids[1::-1]
@@ -296,6 +297,7 @@ def test_lists_are_filtered_and_come_in_pages_that_new_runs_do_not_move(put, sta
         ({"page_size": -1}, "page_size: got -1, expected 0 or more"),
         ({"page_token": "x" * 200}, "page_token: got 'xxx"),
         ({"states": [77]}, "states: got 77"),
+        ({"kind": 77}, "kind: got 77, expected a kind of runs"),
         ({"created_after": Timestamp(nanos=-1)}, "created_after: got 0 seconds and -1 nanoseconds, expected a time"),
         ({"created_before": Timestamp(seconds=2**62)}, f"created_before: got {2**62} seconds"),
     ):

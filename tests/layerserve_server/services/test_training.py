@@ -778,6 +778,17 @@ def test_a_run_that_is_being_deleted_is_unknown(trainer, monkeypatch):
     assert refused == [(grpc.StatusCode.NOT_FOUND, "run_not_found", f"training run '{run_id}' was removed")]
 
 
+def test_a_deleted_run_whose_folder_is_a_link_stays_deleted(trainer, tmp_path):
+    run_id = trainer.train(spec())[0].run_id
+    folder, elsewhere = trainer.app.runs.get(run_id).folder, tmp_path / "elsewhere"
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    trainer.delete(run_id)
+    trainer.app.runs.scan()
+    assert refusal(trainer.run, run_id)[1] == "run_not_found"
+    assert any(elsewhere.iterdir()), "what a link leads to isn't the server's"
+
+
 def test_a_run_that_is_being_made_is_not_taken_for_that_of_another_server(trainer, monkeypatch):
     write = RunRequest.write
 

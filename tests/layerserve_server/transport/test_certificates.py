@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -238,6 +239,32 @@ def test_a_key_with_a_password_is_refused_without_asking_for_it(authority):
     assert refused.returncode == 1
     assert f"CertificateError: certificate {authority.chain} and key {authority.key}: " in refused.stderr
     assert "PEM pass phrase" not in refused.stderr
+
+
+def test_handshakes_that_fail_write_no_line(authority):
+    """Clients may begin any number, and grpcio's lines don't have the log's level and format."""
+    program = """
+import socket, sys
+from pathlib import Path
+from layerserve_server.transport.certificates import Certificates
+from layerserve_server.transport.call import Routes
+from layerserve_server.transport.grpcio import GrpcioServer
+from layerserve_server.transport.limits import Limits
+from echo_servers import Observer
+files = Certificates(*map(Path, sys.argv[1:]))
+server = GrpcioServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificates=files)
+server.start()
+with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+    client.sendall(bytes(100))
+    while client.recv(100):
+        pass
+server.stop(0)
+"""
+    command = [sys.executable, "-c", program, authority.chain, authority.key]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("GRPC_VERBOSITY", None)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_files_that_change_while_they_are_read_are_read_again(authority, monkeypatch):

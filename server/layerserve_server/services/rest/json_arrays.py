@@ -153,7 +153,10 @@ def _fitting(array: Array, dtype: str, place: Place) -> Array:
                 )
     try:
         with np.errstate(over="raise"):
-            return array.astype(target)
+            converted = array.astype(target)
+        if dtype == "bfloat16" and tensors.overflows_bfloat16(converted):
+            raise OverflowError
+        return converted
     except (FloatingPointError, OverflowError):
         numbers = array.ravel().tolist()
         at = max(range(len(numbers)), key=lambda index: abs(numbers[index]) if abs(numbers[index]) < math.inf else 0)

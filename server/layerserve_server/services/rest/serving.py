@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from layerserve_server.access.gate import Gate
@@ -12,6 +12,7 @@ from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.http.server import HttpServer
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
@@ -49,9 +50,12 @@ def make_server(
     port: int,
     certificates: Certificates | None = None,
     telemetry: Telemetry | None = None,
-    page: Callable[[BodyReader], Page] | None = None,
+    page: Callable[[Hosts, BodyReader], Page] | None = None,
+    hosts: Iterable[str] = (),
 ) -> HttpServer:
     """Makes the server. `handlers` are those of gRPC, `ready` returns the readiness, `page` makes the page.
+
+    `hosts` are names under which browsers reach the server.
 
     Raises OSError.
     """
@@ -65,10 +69,10 @@ def make_server(
         # What clients of KServe's first protocol ask.
         "/": lambda: HttpReply(b'{"status":"alive"}'),
     }
-    reader = BodyReader(limits, memory)
+    reader, names = BodyReader(limits, memory), Hosts(hosts)
     routes = http_routes(repository, reader)
     if page is not None:
-        made = page(reader)
+        made = page(names, reader)
         routes += made.routes()
         plain |= made.plain()
     address: dict[str, Any] = {
@@ -76,6 +80,7 @@ def make_server(
         "port": port,
         "certificates": certificates,
         "telemetry": telemetry,
+        "hosts": names,
         "stopped": reader.close,
     }
     return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from layerserve_server.services.rest.body_reader import BodyReader
@@ -13,6 +13,7 @@ from layerserve_server.services.ui.pages import FOLDER, SECURITY, Pages
 from layerserve_server.services.ui.run_parts import RunParts
 from layerserve_server.services.ui.try_parts import TryParts
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.http.hosts import Hosts
 
 #: Files of the frame with their types.
 FILES = {
@@ -27,8 +28,8 @@ FILES = {
 class Page:
     """The page of a server."""
 
-    def __init__(self, hosts: Iterable[str], release: str, reader: BodyReader) -> None:
-        """`hosts` are names under which browsers reach the server; `reader` reads long bodies."""
+    def __init__(self, release: str, hosts: Hosts, reader: BodyReader) -> None:
+        """`hosts` has the names under which browsers reach the server; `reader` reads long bodies."""
         self._pages = Pages()
         self._guard = Guard(hosts)
         self._reader = reader

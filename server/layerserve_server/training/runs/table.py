@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from layerserve_server.disk import remove_folder
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
@@ -207,7 +208,7 @@ class RunTable:
         """Removes a run, whose lock is held, and its folder."""
         with self.changed:
             self._runs.pop(run.id, None)
-        shutil.rmtree(run.folder, ignore_errors=True)
+        remove_folder(run.folder)
         run.disown()
 
     def prune(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from layerserve_server.disk import remove_folder
 from layerserve_server.errors import (
     STOPPING,
     BusyError,
@@ -278,7 +279,7 @@ class Sweeps:
     def _remove(self, sweep: Sweep) -> None:
         with self._lock:
             self._sweeps.pop(sweep.id, None)
-        shutil.rmtree(sweep.folder, ignore_errors=True)
+        remove_folder(sweep.folder)
 
     def get(self, sweep_id: str, visible: Callable[[str], bool] = lambda model: True) -> Sweep:
         """Returns the sweep with this id. Sweeps of models that aren't `visible` don't exist.

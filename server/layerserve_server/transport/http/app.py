@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +16,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from layerserve_server.access.caller import Caller
+from layerserve_server.access.gate import Pairs
 from layerserve_server.errors import (
     CallCancelledError,
     ForbiddenError,
@@ -25,9 +27,10 @@ from layerserve_server.errors import (
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.compression import is_compressed
 from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches, deadline_in
-from layerserve_server.transport.http.call import HttpCall, timeout_of
+from layerserve_server.transport.http.call import TIMEOUT, HttpCall, timeout_of
 from layerserve_server.transport.http.connection import KEY, HttpConnection
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, WouldBlockError
+from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.http.statuses import error_reply, failure_reply
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.request_ids import echo
@@ -43,6 +46,8 @@ REPLYING_THREADS = 2
 #: Codings of bodies that are decompressed, and all that aren't refused.
 COMPRESSING = ("gzip", "x-gzip", "deflate")
 CODINGS = ("", "identity", *COMPRESSING)
+#: Headers of which a request may have one. Of several, another server on the way might take another one.
+SINGLE = ("host", "origin", "transfer-encoding", "content-encoding", TIMEOUT, "inference-header-content-length")
 
 
 class Admit(Protocol):
@@ -62,12 +67,17 @@ class HttpApp:
         batches: EventBatches,
         limits: Limits,
         admit: Admit,
+        hosts: Hosts,
     ) -> None:
-        """`plain` are the replies of paths that every caller may read, and `handlers` those of the routes' methods."""
+        """`plain` are the replies of paths that every caller may read, and `handlers` those of the routes' methods.
+
+        `hosts` has the names under which browsers reach the server.
+        """
         self._handlers = handlers
         self._batches = batches
         self._limits = limits
         self._admit = admit
+        self._hosts = hosts
         self._receiving: set[HttpCall] = set()
         batches.receiving = self._receiving
         self._translating = ThreadPoolExecutor(TRANSLATING_THREADS, "translate")
@@ -115,9 +125,10 @@ class HttpApp:
             await self._wrong_verb(scope, send, verbs)
             return
         connection: HttpConnection = scope[KEY]
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
+        headers = dict(pairs)
         loop, now = connection.loop, time.monotonic()
-        call = HttpCall(self._batches, route.method, headers, connection, loop, now)
+        call = HttpCall(self._batches, route.method, pairs, connection, loop, now)
         exchange = _Exchange(self, route, scope, headers, call)
         connection.call = call
         self._batches.begin(call)
@@ -150,10 +161,11 @@ class HttpApp:
         self._receiving.add(call)
         timer = connection.loop.call_later(self._limits.stream_idle_seconds, connection.late_body)
         try:
+            _refuse_several(call.metadata)
             call.deadline = deadline_in(timeout_of(headers), call.arrived)
             # Before anything of the body is looked at.
             call.caller = self._admit(call)
-            _refuse_other_origins(headers)
+            _refuse_other_origins(headers, self._hosts, call.caller)
             coding = headers.get("content-encoding", "").lower()
             if coding not in CODINGS:
                 raise InvalidRequestError(f"content-encoding: got '{safe_text(coding, 80)}', expected gzip or deflate")
@@ -284,14 +296,25 @@ class _Endpoint:
         await self._answer(scope, receive, send)
 
 
-def _refuse_other_origins(headers: Mapping[str, str]) -> None:
+def _refuse_several(pairs: Pairs) -> None:
+    """Raises InvalidRequestError if a header of which a request may have one is given several times."""
+    counts = Counter(name for name, _ in pairs if name in SINGLE)
+    for name, count in counts.items():
+        if count > 1:
+            raise InvalidRequestError(f"header '{name}': got {count} headers, expected one")
+
+
+def _refuse_other_origins(headers: Mapping[str, str], hosts: Hosts, caller: Caller) -> None:
     """Raises ForbiddenError for a request that a browser sends for a page of another site.
 
     Such a page may send, though not read: without this, any page could unload the models of a server on the loopback.
     """
     origin = headers.get("origin")
+    if origin is None:
+        return
+    hosts.check(headers, caller)
     host = headers.get("host", "")
-    if origin is not None and origin.partition("://")[2] != host:
+    if origin.partition("://")[2] != host:
         raise ForbiddenError(
             f"header 'origin': got '{safe_text(origin, 80)}', expected the host '{safe_text(host, 80)}' as its address"
         )

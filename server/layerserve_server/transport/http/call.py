@@ -38,7 +38,7 @@ class HttpCall(BatchedCall):
         self,
         batches: EventBatches,
         method: str,
-        headers: Mapping[str, str],
+        headers: Pairs,
         connection: Connection,
         loop: asyncio.AbstractEventLoop,
         arrived: float,
@@ -55,7 +55,7 @@ class HttpCall(BatchedCall):
 
     @property
     def metadata(self) -> Pairs:
-        return tuple(self._headers.items())
+        return self._headers
 
     def certificate_names(self) -> Sequence[str]:
         return self._connection.certificate_names

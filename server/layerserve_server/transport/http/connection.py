@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -31,13 +31,25 @@ KEY = "layerserve.connection"
 PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
+class Counted(Protocol):
+    """A connection that counts towards the limits."""
+
+    transport: Any
+    #: What the client's connections are counted by.
+    peer: str
+
+    @property
+    def idle(self) -> bool:
+        """Whether it may be closed for another one."""
+
+
 class HttpConnections:
     """The open connections of a server. Used in the event loop only."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         #: Oldest use first.
-        self._open: dict[HttpConnection, None] = {}
+        self._open: dict[Counted, None] = {}
         self._peers: Counter[str] = Counter()
         #: Whether connections close after their next reply.
         self.closing = False
@@ -47,7 +59,7 @@ class HttpConnections:
         open_now = list(self._open)
         return all(one.idle and not one.transport.get_write_buffer_size() for one in open_now)
 
-    def opened(self, connection: HttpConnection) -> bool:
+    def opened(self, connection: Counted) -> bool:
         """Registers a connection. Over a limit, an idle one is closed for it; returns False if there is none."""
         limits, peer = self.limits, connection.peer
         if self._peers[peer] >= limits.max_peer_connections and not self._close_idle(peer):
@@ -58,13 +70,13 @@ class HttpConnections:
         self._peers[peer] += 1
         return True
 
-    def used(self, connection: HttpConnection) -> None:
+    def used(self, connection: Counted) -> None:
         """Makes a connection the last that is closed for others."""
         if connection in self._open:
             del self._open[connection]
             self._open[connection] = None
 
-    def closed(self, connection: HttpConnection) -> None:
+    def closed(self, connection: Counted) -> None:
         """Forgets a connection."""
         if connection in self._open:
             del self._open[connection]

@@ -24,6 +24,8 @@ from layerserve_server.transport.http.app import HttpApp
 from layerserve_server.transport.http.call import HttpCall, HttpObserver
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.http.handshake import Handshake
+from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
 
@@ -60,10 +62,12 @@ class HttpServer:
         port: int,
         certificates: Certificates | None = None,
         telemetry: Telemetry | None = None,
+        hosts: Hosts | None = None,
         stopped: Callable[[], None] = lambda: None,
     ) -> None:
         """`plain` are the replies of paths without rights; `handlers` has the methods of the routes.
 
+        `hosts` has the names under which browsers reach the server, by default none but addresses and "localhost".
         `stopped` is called when the server has stopped.
 
         Raises OSError if the port is taken.
@@ -79,7 +83,7 @@ class HttpServer:
         def admit(call: HttpCall) -> Any:
             return gate.trusted or gate.admit(call)
 
-        self._app = HttpApp(routes, plain, handlers, self._batches, limits, admit)
+        self._app = HttpApp(routes, plain, handlers, self._batches, limits, admit, hosts or Hosts())
         self._connections = HttpConnections(limits)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -147,14 +151,17 @@ class HttpServer:
             self._loop.call_later(1.0, date)
 
         date()
-        handshake = None if self._tls is None else self._limits.handshake_seconds
-        self._server = await self._loop.create_server(
-            lambda: kind(config, state, {}, self._loop),
-            sock=self._socket,
-            backlog=BACKLOG,
-            ssl=self._tls,
-            ssl_handshake_timeout=handshake,
-        )
+
+        def connection() -> HttpConnection:
+            made: HttpConnection = kind(config, state, {}, self._loop)
+            return made
+
+        def arriving() -> asyncio.Protocol:
+            if self._tls is None:
+                return connection()
+            return Handshake(connection, self._connections, self._tls, self._loop)
+
+        self._server = await self._loop.create_server(arriving, sock=self._socket, backlog=BACKLOG)
 
     async def _leave(self) -> None:
         if self._server is not None:

@@ -53,6 +53,11 @@ REFUSED = {
         r"x\[1\]: got the number 70000\.0, which is too la",
     ),
     "large without lists": (1e39, "bfloat16", "^x: got the number 1e\\+39, which is too large for bfloat16"),
+    "large for bfloat16 only": (
+        [3.39e38, -3.4e38],
+        "bfloat16",
+        r"^x\[1\]: got the number -3\.4e\+38, which is too large",
+    ),
     "no list": (300, "uint8", "^x: got the number 300"),
     "number for text": (["a", 1], "string", r"x\[1\]: got the number 1, expected a string"),
     "not base64": ([{"b64": "?"}], "string", r"x\[0\]\.b64"),

@@ -20,6 +20,7 @@ from layerserve_server.services.ui.part import PARTS
 from layerserve_server.services.ui.serving import Page
 from layerserve_server.services.ui.try_parts import input_field
 from layerserve_server.transport.http.exchange import HttpRequest, HttpRoute
+from layerserve_server.transport.http.hosts import Hosts
 
 HOSTILE = "<script>x</script>\"'><img src=x onerror=x>{{7919*7927}}{% raw %}\u202e\x00javascript:x&amp;#"
 TAGS = frozenset(
@@ -85,7 +86,7 @@ def filled(kind: type[Message], depth: int = 0) -> Message:
     return message
 
 
-PAGE = Page((), "0", SimpleNamespace(is_long=lambda size: False))
+PAGE = Page("0", Hosts(), SimpleNamespace(is_long=lambda size: False))
 ROUTES = {route.path.removeprefix(PARTS): route for route in PAGE.routes()}
 FIELDS = {"name": HOSTILE, "id": HOSTILE, "label": HOSTILE, "checkpoint": HOSTILE, "output": HOSTILE, "version": 1}
 

@@ -14,8 +14,9 @@ from layerserve_server.services.ui import graph, layout
 from layerserve_server.services.ui.part import PARTS
 from layerserve_server.services.ui.serving import Page
 from layerserve_server.transport.http.exchange import HttpRequest
+from layerserve_server.transport.http.hosts import Hosts
 
-PAGE = Page((), "0", SimpleNamespace())
+PAGE = Page("0", Hosts(), SimpleNamespace())
 ROUTES = {route.path.removeprefix(PARTS): route for route in PAGE.routes()}
 
 

@@ -12,9 +12,10 @@ from layerserve_server.access.rights import right_of
 from layerserve_server.services.ui.part import PARTS
 from layerserve_server.services.ui.serving import FILES, Page
 from layerserve_server.settings_reader import SettingsError, read_settings
+from layerserve_server.transport.http.hosts import Hosts
 from tokens import ENTRIES, write_tokens
 
-ROUTES = Page((), "0", None).routes()
+ROUTES = Page("0", Hosts(), None).routes()
 FIELDS = {"name": "double", "version": 1, "label": "stable", "id": "0123456789ab", "checkpoint": "last"}
 BODY = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}'
 
@@ -75,9 +76,8 @@ def test_the_frame_runs_and_shows_only_what_the_server_sends(serve):
     part = call("GET", PARTS + "models")
     assert part.headers["content-security-policy"] == frame.headers["content-security-policy"]
     # Two servers have two secrets.
-    assert (
-        secret(call) != re.search(r'content="([^"]+)">\n<title', Page((), "0", None).plain()["/ui"]().body.decode())[1]
-    )
+    other = Page("0", Hosts(), None).plain()["/ui"]().body.decode()
+    assert secret(call) != re.search(r'content="([^"]+)">\n<title', other)[1]
 
 
 def test_parts_are_html_and_errors_are_text(serve):
@@ -214,8 +214,8 @@ def test_forms_are_short(serve):
 def test_the_page_needs_a_port_and_its_packages(put, make_server, monkeypatch, tmp_path):
     with pytest.raises(SettingsError, match=r"^--ui \(.*\): got no port for HTTP, expected --http-port with it"):
         read_settings([str(tmp_path), "--ui"])
-    with pytest.raises(SettingsError, match=r"^--ui-hosts \(.*\): got names without the page, expected --ui with them"):
-        read_settings([str(tmp_path), "--http-port", "0", "--ui-hosts", "a"])
+    with pytest.raises(SettingsError, match=r"^--ui-hosts \(.*\): got names without a port for HTTP, expected --http-"):
+        read_settings([str(tmp_path), "--ui-hosts", "a"])
     put("double")
     monkeypatch.setitem(sys.modules, "layerserve_server.services.ui.serving", None)
     with pytest.raises(ValueError, match=r"ui: requires the package .*: pip install 'layerserve\[ui\]'"):

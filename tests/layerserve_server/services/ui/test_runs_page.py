@@ -25,8 +25,9 @@ from layerserve_server.services.ui.rates import History
 from layerserve_server.services.ui.run_parts import MAX_CHARTS, MAX_SHOWN, curves
 from layerserve_server.services.ui.serving import Page
 from layerserve_server.transport.http.exchange import HttpRequest, HttpRoute
+from layerserve_server.transport.http.hosts import Hosts
 
-PAGE = Page((), "0", SimpleNamespace())
+PAGE = Page("0", Hosts(), SimpleNamespace())
 
 
 ROUTES = {route.path: route for route in PAGE.routes()}
@@ -118,7 +119,7 @@ def versions(text: str) -> list[str]:
 def test_the_versions_that_get_most_requests_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(model_parts, "History", lambda: History(lambda: now[0]))
-    routes = {route.path: route for route in Page((), "0", SimpleNamespace()).routes()}
+    routes = {route.path: route for route in Page("0", Hosts(), SimpleNamespace()).routes()}
     _, text = call("rates", counted(10, 0, 50, 20), routes, name="m")
     assert versions(text) == ["2", "3", "0", "1"]
     assert "<h3>" not in text, "there are no rates yet"

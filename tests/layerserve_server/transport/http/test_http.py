@@ -127,6 +127,20 @@ def test_what_is_no_request_ends_its_connection(serve, sent, answer, wait_until)
     wait_until(lambda: app._transport.memory.held == 0)
 
 
+@pytest.mark.parametrize("name", ["host", "transfer-encoding", "grpc-timeout"])
+def test_a_header_that_decides_is_given_once(serve, name):
+    """Another server on the way might take another one."""
+    app, _ = serve()
+    values = {"host": ("b", "c"), "transfer-encoding": ("identity", "chunked"), "grpc-timeout": ("1S", "2S")}[name]
+    chunked = name == "transfer-encoding"
+    lines = [f"{name}: {value}".encode() for value in values] + [b"host: a"] * (name != "host")
+    lines += [] if chunked else [b"content-length: %d" % len(BODY)]
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY) if chunked else BODY
+    reply = exchange(app.http_port, b"\r\n".join([b"POST " + INFER.encode() + b" HTTP/1.1", *lines, b"", body]))
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert f"header '{name}': got 2 headers, expected one".encode() in reply
+
+
 def test_a_length_may_have_any_number_of_zeros_before_it(serve):
     app, _ = serve()
     sent = post(b"connection: close").replace(b"content-length: ", b"content-length: " + b"0" * 5000)
@@ -363,6 +377,23 @@ def test_web_pages_of_other_sites_are_refused(serve):
         reply = call("POST", INFER, BODY, Origin=origin)
         assert (reply.status, reply.headers["layerserve-reason"]) == (403, "forbidden")
     assert call("POST", INFER, BODY, Origin=f"https://127.0.0.1:{app.http_port}").status == 200
+
+
+def test_a_site_that_has_the_servers_address_changes_nothing(serve, tmp_path):
+    """DNS rebinding: for the browser it is the site of the server."""
+    app, call = serve(ui_hosts="models.example.com")
+    unload, names = "/v2/repository/models/double/unload", {"Host": "evil.example", "Origin": "http://evil.example"}
+    for path, body in ((unload, b"{}"), (INFER, BODY)):
+        reply = call("POST", path, body, **names)
+        assert (reply.status, "header 'host': got 'evil.example'" in reply.json["error"]) == (403, True)
+    assert app.repository.describe_one("double").answers
+    # Whoever isn't a browser, or comes by a name of the server.
+    assert call("POST", INFER, BODY, Host="evil.example").status == 200
+    for host in ("models.example.com:80", "localhost:8501", "[::1]:8501"):
+        assert call("POST", INFER, BODY, Host=host, Origin=f"http://{host}").status == 200
+    # A browser keeps tokens from other sites.
+    _, call = serve(tokens=write_tokens(tmp_path / "tokens.toml"))
+    assert call("POST", INFER, BODY, Authorization="Bearer predict", **names).status == 200
 
 
 def test_every_route_has_a_method_with_a_right():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -66,6 +67,57 @@ def test_connections_use_the_newest_certificate(start, put, authority):
         client.sendall(b"GET /v2 HTTP/1.1\r\nhost: a\r\n\r\n")
         assert b"200" not in client.recv(100)
     assert status(app, context_of(authority)) == 200
+
+
+def test_connections_count_before_their_handshake_is_complete(start, put, authority, wait_until):
+    put("double")
+    files = {"tls_certificate": authority.chain, "tls_key": authority.key}
+    app = start(http_port=0, max_peer_connections=4, handshake_seconds=1, **files)
+
+    def is_open(connection):
+        try:
+            return connection.recv(1) != b""
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            return False
+
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(("localhost", app.http_port), timeout=30)) for _ in range(12)
+        ]
+        for connection in silent:
+            connection.setblocking(False)
+        wait_until(lambda: sum(map(is_open, silent)) == 4)
+        # The oldest one makes room.
+        assert status(app, context_of(authority)) == 200
+        assert sum(map(is_open, silent)) == 3
+        wait_until(lambda: not any(map(is_open, silent)))
+    assert status(app, context_of(authority)) == 200
+
+
+def test_a_request_may_come_together_with_the_end_of_the_handshake(start, put, authority):
+    put("double")
+    app = start(http_port=0, tls_certificate=authority.chain, tls_key=authority.key)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context_of(authority).wrap_bio(incoming, outgoing, server_hostname="localhost")
+    request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
+    with socket.create_connection(("localhost", app.http_port), timeout=30) as connection:
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(65536))
+        client.write(request)
+        connection.sendall(outgoing.read())
+        answer = b""
+        while not answer:
+            incoming.write(connection.recv(65536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer = client.read(100)
+        assert answer.startswith(b"HTTP/1.1 200")
 
 
 def test_a_client_certificate_has_the_rights_of_its_name(start, put, authority, tmp_path):

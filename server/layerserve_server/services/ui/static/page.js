@@ -3,6 +3,8 @@ import { bodyOf, dropImage, previewImage } from "/ui/predict.js";
 import { moveByKey, panBy, zoomBy } from "/ui/graph.js";
 
 const PARTS = "/ui/parts/";
+// A part that is shown, with its parameters.
+const PART = /^[a-z]+(\?|$)/;
 const SECRET = "x-layerserve-page";
 const TOKEN = "layerserve-token";
 // Statuses after which a part is asked for again: no answer, too many requests, a server that starts or stops.
@@ -102,9 +104,11 @@ async function load(element, force = false) {
   }
 }
 
-// The address after "#" is the part that the page shows.
+// The address after "#" is the part that the page shows. A link of another site may have a path there that leads out of
+// the parts, to replies whose text would be taken for HTML.
 async function show() {
-  const part = location.hash.slice(1) || "models";
+  const wanted = location.hash.slice(1);
+  const part = PART.test(wanted) ? wanted : "models";
   status.replaceChildren();
   main.replaceChildren();
   main.dataset.part = part;
