@@ -44,7 +44,9 @@ class Settings(SettingFields):
         if self.ui and self.http_port < 0:
             raise ValueError(f"{spellings('ui')}: got no port for HTTP, expected --http-port with it")
         if self.ui_hosts and self.http_port < 0:
-            raise ValueError(f"{spellings('ui_hosts')}: got names without a port for HTTP, expected --http-port with them")
+            raise ValueError(
+                f"{spellings('ui_hosts')}: got names without a port for HTTP, expected --http-port with them"
+            )
         return self
 
     @model_validator(mode="after")
