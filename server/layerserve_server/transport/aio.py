@@ -15,7 +15,7 @@ from layerserve_server.errors import UnknownMethodError
 from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler
 from layerserve_server.transport.certificates import names_in
 from layerserve_server.transport.event_batch import BatchedCall, EventBatches, deadline_in
-from layerserve_server.transport.peers import host_of
+from layerserve_server.transport.peers import all_of, host_of
 from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams
@@ -25,13 +25,22 @@ class AioHandlers(grpc.GenericRpcHandler):
     """Generic handler for all methods, for a grpc.aio server in the event loop of the streams."""
 
     def __init__(
-        self, routes: Routes, batches: EventBatches, streams: Streams, fallback: StreamHandler | None = None
+        self,
+        routes: Routes,
+        batches: EventBatches,
+        streams: Streams,
+        fallback: StreamHandler | None = None,
+        read_metadata: Callable[[Any], Pairs] = all_of,
     ) -> None:
-        """`fallback` handles methods that aren't in `routes`; without it they end with UNIMPLEMENTED."""
+        """`fallback` handles methods that aren't in `routes`; without it they end with UNIMPLEMENTED.
+
+        `read_metadata` returns what counts of a call's metadata.
+        """
         self._routes = routes
         self._batches = batches
         self._streams = streams
         self._fallback = fallback
+        self._read_metadata = read_metadata
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         """Returns the handler of a method."""
@@ -47,7 +56,8 @@ class AioHandlers(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(answer)
 
     async def _answer_unary(self, method: str, handler: Handler, request: bytes, context: Any) -> bytes:
-        call = AioCall(self._batches, method, request, context, self._streams)
+        metadata = self._read_metadata(context.invocation_metadata())
+        call = AioCall(self._batches, method, request, context, metadata, self._streams)
         self._batches.begin(call)
         self._batches.take(call, lambda _: self._batches.work(call, handler, lists=method in self._routes.lists))
         self._batches.finish()
@@ -65,7 +75,7 @@ class AioHandlers(grpc.GenericRpcHandler):
         return reply
 
     async def _answer_stream(self, method: str, handler: StreamHandler, counted: bool, _: Any, context: Any) -> None:
-        stream = AioStream(self._streams, method, context)
+        stream = AioStream(self._streams, method, context, self._read_metadata(context.invocation_metadata()))
         stream.counted = counted
         task = self._streams.begin(stream, handler)
         try:
@@ -95,11 +105,13 @@ class AioCall(BatchedCall):
 
     __slots__ = ("_context", "_streams", "metadata", "reply_or_failure")
 
-    def __init__(self, batches: EventBatches, method: str, request: bytes, context: Any, streams: Streams) -> None:
+    def __init__(
+        self, batches: EventBatches, method: str, request: bytes, context: Any, metadata: Pairs, streams: Streams
+    ) -> None:
         super().__init__(batches, method, request, time.monotonic(), _deadline(context))
         self._context = context
         self._streams = streams
-        self.metadata: Pairs = tuple(context.invocation_metadata() or ())
+        self.metadata: Pairs = metadata
         self.reply_or_failure: asyncio.Future[bytes | Failure] = streams.loop.create_future()
 
     def client(self) -> object:
@@ -125,8 +137,7 @@ class AioCall(BatchedCall):
 class AioStream(ServerStream):
     """A streaming call of a grpc.aio server."""
 
-    def __init__(self, streams: Streams, method: str, context: Any) -> None:
-        metadata = tuple(context.invocation_metadata() or ())
+    def __init__(self, streams: Streams, method: str, context: Any, metadata: Pairs) -> None:
         super().__init__(streams, method, host_of(context.peer(), metadata), _deadline(context), metadata)
         self._context = context
         #: The error that ended the stream; None if it ended with OK.

@@ -27,7 +27,7 @@ from layerserve_server.transport.connections import Connections, Traffic
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import RETRY_SECONDS
-from layerserve_server.transport.peers import endpoint, host_of
+from layerserve_server.transport.peers import all_of, endpoint, host_of
 from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams
@@ -65,8 +65,11 @@ class Poller:
         connections: Connections,
         limits: Limits,
         fallback: StreamHandler | None = None,
+        read_metadata: Callable[[Any], Pairs] = all_of,
     ) -> None:
         """`fallback` handles methods that aren't in `routes`; without it they end with UNIMPLEMENTED.
+
+        `read_metadata` returns what counts of a call's metadata.
 
         Raises OtherInternalsError if grpcio lacks one of the private names.
         """
@@ -86,6 +89,7 @@ class Poller:
         self.connections = connections
         self.lock = state.lock
         self._fallback = fallback
+        self.read_metadata = read_metadata
         self._limits = limits
         #: Number of requests for calls that the core has, whose events have the tag `_REQUEST_CALL_TAG`.
         self._requested = REQUESTED_CALLS
@@ -302,7 +306,7 @@ class PolledCall(BatchedCall, Operations):
         self._started = self._finished = 0
         self._cancelled = False
         self.peer = peer
-        self.metadata: Pairs = event.invocation_metadata
+        self.metadata: Pairs = poller.read_metadata(event.invocation_metadata)
 
     def start(self) -> None:
         """Starts to receive the request, and the event of the call's end."""
@@ -375,7 +379,7 @@ class PolledStream(Operations, ServerStream):
     """A stream in grpcio's core. The poller passes its events on to the event loop."""
 
     def __init__(self, poller: Poller, event: Any, peer: str, method: str, handler: StreamHandler) -> None:
-        metadata: Pairs = event.invocation_metadata
+        metadata = poller.read_metadata(event.invocation_metadata)
         self._client = peer
         super().__init__(
             poller.streams,

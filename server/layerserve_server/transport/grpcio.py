@@ -28,6 +28,7 @@ from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import HeapTrimmer, MemoryBudget
+from layerserve_server.transport.peers import all_of, without_address
 from layerserve_server.transport.reflection import Reflection
 from layerserve_server.transport.streams import Streams
 
@@ -180,9 +181,10 @@ class GrpcioServer:
         # grpcio requires a pool; nothing runs in it.
         self._server: Any = grpc.server(ThreadPoolExecutor(1), options=options)
         self._poller: Poller | None = None
+        read = all_of if self._at_the_front else without_address
         try:
             self._poller = Poller(
-                self._server, routes, self._batches, self._streams, self._connections, limits, fallback
+                self._server, routes, self._batches, self._streams, self._connections, limits, fallback, read
             )
             if self._at_the_front:
                 self._connections.relieve = self._poller.relieve
@@ -191,7 +193,7 @@ class GrpcioServer:
 
             async def make() -> Any:
                 return grpc.aio.server(
-                    handlers=[AioHandlers(routes, self._batches, self._streams, fallback)], options=options
+                    handlers=[AioHandlers(routes, self._batches, self._streams, fallback, read)], options=options
                 )
 
             self._server = self._in_loop(make())

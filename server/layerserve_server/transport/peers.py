@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import unquote
 
+from layerserve_server.access.gate import Pairs
+
 #: Metadata key for the client's address in a forwarded call. Trusted only on a Unix socket.
 PEER_KEY = "layerserve-peer"
+
+
+def all_of(metadata: Pairs | None) -> Pairs:
+    """Returns the metadata of a call."""
+    return tuple(metadata or ())
+
+
+def without_address(metadata: Pairs | None) -> Pairs:
+    """Returns the metadata of a call that came through a front, which passes on what its clients send.
+
+    An address in it is the client's claim.
+    """
+    return tuple(pair for pair in metadata or () if pair[0] != PEER_KEY)
 
 
 @lru_cache(4096)
@@ -22,7 +36,7 @@ def endpoint(peer: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
-def host_of(peer: str, metadata: Sequence[tuple[str, str | bytes]] = ()) -> str:
+def host_of(peer: str, metadata: Pairs = ()) -> str:
     """Returns what the client's streams and connections are counted by, see `counted_by`; empty if unknown."""
     found = endpoint(peer)
     if found is not None:
@@ -47,7 +61,7 @@ def counted_by(host: str) -> str:
     return f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
-def connection_of(peer: str, metadata: Sequence[tuple[str, str | bytes]]) -> str:
+def connection_of(peer: str, metadata: Pairs) -> str:
     """Returns what identifies the client's connection: its peer, or its address if the call was forwarded."""
     return peer if endpoint(peer) is not None else host_of(peer, metadata)
 

@@ -285,6 +285,16 @@ def test_work_for_afterwards_and_work_that_may_take_long_get_done(serve_echo):
     assert call(channel, "slow") != b"native"
 
 
+def test_a_client_gives_itself_no_other_address(serve_echo):
+    """Not through a front either, which passes on all that its clients send."""
+    _, _, server, channel = serve_echo()
+    stream = channel.unary_stream(ECHO + "endless")(b"", timeout=30, metadata=[("layerserve-peer", "10.9.9.9")])
+    assert next(stream) == b"open"
+    (held,) = getattr(server, "_behind", server)._streams._open
+    assert held.peer in ("127.0.0.1", "")
+    stream.cancel()
+
+
 @needs_native
 def test_the_native_transport_refuses_tls():
     with pytest.raises(NativeUnavailableError, match="doesn't support TLS"):
