@@ -42,9 +42,9 @@ class Settings(SettingFields):
     @model_validator(mode="after")
     def _page_has_a_port(self) -> Settings:
         if self.ui and self.http_port < 0:
-            raise ValueError(f"{spellings('ui')}: got no port for HTTP, expected --http-port with it")
+            raise ValueError("ui: got no port for HTTP, expected http_port with it")
         if self.ui_hosts and not self.ui:
-            raise ValueError(f"{spellings('ui_hosts')}: got names without the page, expected --ui with them")
+            raise ValueError("ui_hosts: got names without the page, expected ui with them")
         return self
 
     @model_validator(mode="after")

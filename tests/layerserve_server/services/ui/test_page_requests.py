@@ -212,9 +212,9 @@ def test_forms_are_short(serve):
 
 
 def test_the_page_needs_a_port_and_its_packages(put, make_server, monkeypatch, tmp_path):
-    with pytest.raises(SettingsError, match=r"^--ui \(.*\): got no port for HTTP, expected --http-port with it"):
+    with pytest.raises(SettingsError, match="ui: got no port for HTTP, expected http_port with it"):
         read_settings([str(tmp_path), "--ui"])
-    with pytest.raises(SettingsError, match=r"^--ui-hosts \(.*\): got names without the page, expected --ui with them"):
+    with pytest.raises(SettingsError, match="ui_hosts: got names without the page, expected ui with them"):
         read_settings([str(tmp_path), "--http-port", "0", "--ui-hosts", "a"])
     put("double")
     monkeypatch.setitem(sys.modules, "layerserve_server.services.ui.serving", None)
