@@ -378,24 +378,29 @@ class _Call:
             )
             self.set_masks(flatten(outputs), flatten(mask))
             return layer.output_structure(flatten(outputs))
-        values: list[Any] = []
+        given: dict[int, torch.Tensor] = {}
 
         def symbolic(leaf: Any) -> Any:
             if not isinstance(leaf, torch.Tensor):
                 return leaf
-            values.append(leaf)
-            return Tensor(self._shape(leaf), dtype_name(leaf.dtype), History(layer, -1, 0))
+            tensor = Tensor(self._shape(leaf), dtype_name(leaf.dtype), History(layer, -1, 0))
+            given[id(tensor)] = leaf
+            return tensor
 
         args = tuple(map_structure(symbolic, arg) for arg in args)
-        kwargs = {name: map_structure(symbolic, kwargs[name]) for name in sorted(kwargs)}
+        kwargs = {name: map_structure(symbolic, value) for name, value in kwargs.items()}
         # May build a Sequential, so it comes before its weights are bound.
         args, kwargs = layer._positional(args, kwargs)
         if not layer.built or context.symbolic_dims is not None:
             layer.build_for(args)
-        masks = [self._masks[id(value)][1] if id(value) in self._masks else None for value in values]
         invocation = Invocation(layer, args, kwargs)
+        # The call may have another order of its arguments.
+        values = [given[id(tensor)] for tensor in invocation.tensors]
+        masks = [self._masks[id(value)][1] if id(value) in self._masks else None for value in values]
         outputs, output_masks = invocation(context, self.bound(layer), values, masks, want_masks=layer.supports_masking)
-        for index in invocation.removed:
+        model = layer.inner_model
+        removed = invocation.removed if model is None else model.removed_masks(invocation, training=context.training)
+        for index in removed:
             self._masks.pop(id(values[index]), None)
         self.set_masks(outputs, output_masks)
         return layer.output_structure(outputs)

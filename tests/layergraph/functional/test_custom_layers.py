@@ -301,6 +301,35 @@ class AttendingTwice(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("guide")
+class Decoding(keras.layers.Layer):
+    """Names the arguments of its attention and the inputs of its model, in another order than theirs."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(2, 3)
+        late, early = keras.Input((6, 4), name="late"), keras.Input((6, 4), name="early")
+        between = keras.layers.Subtract()([late, keras.layers.Dense(4)(early)])
+        self.between = keras.Model({"late": late, "early": early}, between)
+
+    def call(self, x, context):
+        return self.attention(query=x, key=context, value=2 * context) + self.between({"late": x, "early": context})
+
+
+@keras.saving.register_keras_serializable("guide")
+class Modelled(keras.layers.Layer):
+    """The attention of its model removes the mask of its input: the second finds none."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        inputs = keras.Input((6, 4))
+        self.model = keras.Model(inputs, keras.layers.MultiHeadAttention(2, 3)(inputs, inputs))
+        self.attention = keras.layers.MultiHeadAttention(2, 3)
+
+    def call(self, x):
+        return self.model(x) - 2 * self.attention(x, x)
+
+
+@keras.saving.register_keras_serializable("guide")
 class Sequence(keras.layers.Layer):
     """Doesn't support masking, but a layer within it gives its output a mask."""
 
@@ -371,6 +400,9 @@ def model(names: dict[str, Any], what: str) -> Any:
     if what == "Guided":
         q, v = k.Input((4,), name="q"), k.Input((5,), name="v")
         return k.Model([q, v], names["Guided"](name="guided")(q, v, factor=2.0))
+    if what == "Decoding":
+        a, b = k.Input((6, 4), name="a"), k.Input((6, 4), name="b")
+        return k.Model([a, b], names["Decoding"](name="one")(a, b))
     if what == "Masked":
         x = k.Input((None, 2), name="x")
         return k.Model(x, k.layers.GlobalAveragePooling1D()(names["Masked"](name="m")(k.layers.Masking()(x))))
@@ -402,7 +434,7 @@ def model(names: dict[str, Any], what: str) -> Any:
 
 WHAT = (
     *("Linear", "EarlyWeights", "Block", "Guided", "Masked", "Embedded", "Counted", "Wrapped", "Shared", "Half"),
-    *("Derived", "Causal", "Steps", "Mixed", "Bare"),
+    *("Derived", "Causal", "Steps", "Mixed", "Bare", "Decoding"),
 )
 
 
@@ -416,6 +448,7 @@ def data(what: str) -> Any:
         return x
     shapes = {
         "Guided": [(3, 4), (3, 5)],
+        "Decoding": [(3, 6, 4), (3, 6, 4)],
         "Wrapped": [(3, 3, 5)],
         "Shared": [(3, 5), (3, 5)],
         "Causal": [(3, 6, 4)],
@@ -531,6 +564,49 @@ def test_attention_within_a_layer_removes_masks(
     for one in (ours, layergraph.load_model(tmp_path / "stock.keras")):
         for got, wanted in zip(outputs(one.predict_on_batch(x)), expected, strict=True):
             assert_close(got, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.parametrize("within", ["Attending", "AttendingTwice", "Modelled"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_attention_within_a_nested_layer_removes_masks(classes: Any, within: str, nested: bool) -> None:
+    """Its model has no masks when it is built."""
+
+    def build(names: dict[str, Any]) -> Any:
+        k = names["keras"]
+        ids, inner = k.Input((6,), dtype="int32"), k.Input((6, 4))
+        x = k.layers.Embedding(7, 4, mask_zero=True)(ids)
+        layer = names[within]()
+        y = k.Model(inner, layer(inner))(x) if nested else layer(x)
+        # Keras makes the calls that are further from the outputs first.
+        return k.Model(ids, [k.layers.Dense(2)(y), k.layers.MultiHeadAttention(2, 3)(x, x)])
+
+    compare(*map(build, classes))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.parametrize("reader", ["before", "after"])
+def test_a_returned_input_shares_its_mask(classes: Any, reader: str) -> None:
+    """An attention that removes the mask of one removes that of the other."""
+
+    def build(names: dict[str, Any]) -> Any:
+        k = names["keras"]
+        ids = k.Input((6,), dtype="int32")
+        x = k.layers.Embedding(7, 4, mask_zero=True)(ids)
+        y = names["Same"]()(x)
+        first, second = (x, y) if reader == "before" else (y, x)
+        return k.Model(ids, [k.layers.MultiHeadAttention(2, 3)(one, one) for one in (first, second)])
+
+    compare(*map(build, classes))
+
+
+def compare(stock: Any, ours: Any) -> None:
+    """Raises AssertionError if the outputs for padded tokens differ."""
+    stock.set_weights(moved(stock.get_weights()))
+    ours.set_weights(stock.get_weights())
+    x = np.array([[3, 1, 4, 1, 0, 0], [5, 2, 6, 0, 0, 0]], "int32")
+    for got, wanted in zip(outputs(ours.predict_on_batch(x)), outputs(stock.predict_on_batch(x)), strict=True):
+        assert_close(got, wanted)
 
 
 def test_it_is_called_on_arrays(classes: Any) -> None:
