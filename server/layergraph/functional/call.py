@@ -23,8 +23,8 @@ from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
-from layergraph.functional.nest import Structure, flatten, map_structure, pack
-from layergraph.functional.shape_inference import infer_anew
+from layergraph.functional.nest import Structure, flatten, map_structure, pack, single_or_list
+from layergraph.functional.shape_inference import Inferred, infer, infer_anew
 from layergraph.functional.sublayers import OWN_ATTRIBUTES, find_sublayers, holds_layers, is_layer
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weight import Weight
@@ -40,6 +40,8 @@ _OPTIONAL_WEIGHTS = {"bias": "use_bias", "beta": "center", "gamma": "scale"}
 _MASK_PARAMETERS = 4
 #: The attribute of a proxy that holds its call.
 _CALL = "_call_in_progress"
+#: The attribute of a layer that holds the structure of its outputs; None for a single tensor.
+_RETURNED = "returned"
 
 
 def adopt_call(cls: type[Layer]) -> None:
@@ -59,6 +61,8 @@ def adopt_call(cls: type[Layer]) -> None:
         "execute": _execute,
         "bind": _bind,
         "build_for": _build_for,
+        "infer": _infer,
+        "output_structure": _output_structure,
         "__setattr__": _set_attribute,
     }
     for name, method in methods.items():
@@ -66,12 +70,10 @@ def adopt_call(cls: type[Layer]) -> None:
 
 
 def adopt_methods(cls: type[Layer]) -> None:
-    """Adapts the other methods of such a class: Keras's `compute_mask` takes no context, and has masks passed on."""
+    """Adapts the other methods of such a class: `compute_mask` has masks passed on."""
     own: Any = vars(cls)
     if "compute_mask" in own and "supports_masking" not in own:
         cls.supports_masking = True
-    if "compute_mask" in own and len(inspect.signature(own["compute_mask"]).parameters) < _MASK_PARAMETERS:
-        cls.compute_mask = _without_context(own["compute_mask"])  # type: ignore[method-assign]
 
 
 def marking_built(build: Callable[..., None]) -> Callable[..., None]:
@@ -87,10 +89,18 @@ def marking_built(build: Callable[..., None]) -> Callable[..., None]:
     return built
 
 
-def _without_context(compute_mask: Callable[..., Any]) -> Callable[..., Any]:
+def with_context(compute_mask: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a class's `compute_mask` callable as ours, with a context, and as Keras's: (inputs, mask=None)."""
+    takes_context = len(inspect.signature(compute_mask).parameters) >= _MASK_PARAMETERS
+
     @functools.wraps(compute_mask)
     def computed(self: Layer, *args: Any, **kwargs: Any) -> Any:
-        return compute_mask(self, *(args[1:] if args and isinstance(args[0], CallContext) else args), **kwargs)
+        of_keras = not (args and isinstance(args[0], CallContext))
+        if of_keras and takes_context:
+            args, kwargs = (CallContext(), *args), {"mask": None, **kwargs} if len(args) == 1 else kwargs
+        elif not of_keras and not takes_context:
+            args = args[1:]
+        return compute_mask(self, *args, **kwargs)
 
     return computed
 
@@ -267,7 +277,19 @@ def _forward(
     outputs = call.proxy.call(**given)
     if outputs is None:
         raise GraphError(f"layer '{self.name}' ({type(self).__name__}): call returned None, expected tensors")
+    vars(self)[_RETURNED] = None if isinstance(outputs, torch.Tensor) else map_structure(lambda _: None, outputs)
     return outputs
+
+
+def _infer(self: Layer, invocation: Invocation) -> list[Inferred]:
+    """Like `Layer.infer`. Each layer is run once, so that the structure of its outputs is known."""
+    return infer(invocation) if _RETURNED in vars(self) else infer_anew(invocation)
+
+
+def _output_structure(self: Layer, outputs: list[Any]) -> Structure:
+    """Returns flat outputs in the structure in which `call` has returned them."""
+    returned = vars(self).get(_RETURNED)
+    return single_or_list(outputs) if returned is None else pack(returned, outputs)
 
 
 def _execute(

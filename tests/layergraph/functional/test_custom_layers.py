@@ -28,6 +28,8 @@ from oracles import assert_close
 SOURCE = '''
 import inspect
 
+import numpy as np
+
 ops = keras.ops
 
 
@@ -316,6 +318,66 @@ class Decoding(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("guide")
+class Positions(keras.layers.Layer):
+    """Tokens and positions of sequences of any length, up to that of its tables, with the mask of the tokens."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.tokens = keras.layers.Embedding(7, 4, mask_zero=True)
+        self.positions = keras.layers.Embedding(100, 4)
+        self.table = ops.convert_to_tensor(np.linspace(0, 1, 400, dtype="float32").reshape(1, 100, 4))
+
+    def compute_mask(self, *args, **kwargs):
+        return self.tokens.compute_mask(*args, **kwargs)
+
+    def call(self, x):
+        length = ops.shape(x)[-1]
+        return self.tokens(x) + self.positions(ops.arange(0, length, 1)) + self.table[:, :length, :]
+
+
+@keras.saving.register_keras_serializable("guide")
+class Answers(keras.layers.Layer):
+    """Takes and returns dicts."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(5)
+
+    def call(self, inputs):
+        return {"sum": inputs["y"] + self.dense(inputs["x"]), "difference": inputs["y"] - self.dense(inputs["x"])}
+
+    def compute_output_shape(self, shapes):
+        return {"sum": shapes["y"], "difference": shapes["y"]}
+
+
+@keras.saving.register_keras_serializable("guide")
+class Asking(keras.layers.Layer):
+    """Finds what a layer within it returns by its name."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.answers = Answers()
+
+    def call(self, x):
+        first = self.answers({"x": x, "y": 2 * x})["difference"]
+        return first * self.answers({"x": first, "y": x})["sum"]
+
+
+@keras.saving.register_keras_serializable("guide")
+class Pruned(keras.layers.Dense):
+    """Makes a constant of its kernel's shape."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        kept = np.ones(tuple(self.kernel.shape), "float32")
+        kept[0] = 0
+        self.kept = ops.convert_to_tensor(kept)
+
+    def call(self, inputs):
+        return inputs @ (self.kernel * self.kept) + self.bias
+
+
+@keras.saving.register_keras_serializable("guide")
 class Modelled(keras.layers.Layer):
     """The attention of its model removes the mask of its input: the second finds none."""
 
@@ -403,6 +465,16 @@ def model(names: dict[str, Any], what: str) -> Any:
     if what == "Decoding":
         a, b = k.Input((6, 4), name="a"), k.Input((6, 4), name="b")
         return k.Model([a, b], names["Decoding"](name="one")(a, b))
+    if what == "Answers":
+        x = k.Input((5,), name="x")
+        answers = names["Answers"](name="one")({"x": x, "y": k.layers.Dense(5)(x)})
+        return k.Model(x, [answers["sum"], answers["difference"]])
+    if what == "Positions":
+        x = k.Input((None,), dtype="int32", name="x")
+        return k.Model(x, k.layers.GlobalAveragePooling1D()(names["Positions"](name="one")(x)))
+    if what == "Pruned":
+        x = k.Input((5,), name="x")
+        return k.Model(x, names["Pruned"](3, name="one")(x))
     if what == "Masked":
         x = k.Input((None, 2), name="x")
         return k.Model(x, k.layers.GlobalAveragePooling1D()(names["Masked"](name="m")(k.layers.Masking()(x))))
@@ -435,12 +507,13 @@ def model(names: dict[str, Any], what: str) -> Any:
 WHAT = (
     *("Linear", "EarlyWeights", "Block", "Guided", "Masked", "Embedded", "Counted", "Wrapped", "Shared", "Half"),
     *("Derived", "Causal", "Steps", "Mixed", "Bare", "Decoding"),
+    *("Answers", "Asking", "Positions", "Pruned"),
 )
 
 
 def data(what: str) -> Any:
     random = np.random.default_rng(0)
-    if what == "Embedded":
+    if what in ("Embedded", "Positions"):
         return np.array([[3, 1, 0, 0], [2, 5, 6, 1], [4, 0, 0, 0]], "int32")
     if what == "Masked":
         x = random.standard_normal((3, 6, 2)).astype("f4")
@@ -882,6 +955,27 @@ def test_other_mistakes_are_named() -> None:
 
     with pytest.raises(GraphError, match=r"layer 'odd' \(Odd\): build has the parameters"):
         Odd(name="odd")(layergraph.Input((2,)))
+
+    class Unwrapping(layergraph.layers.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.gain = self.add_weight(shape=(), initializer="ones")
+
+        def call(self, x: Any) -> Any:
+            return x * self.gain.value
+
+    with pytest.raises(GraphError, match=r"no attribute 'value'; in call the attribute of a weight is its tensor"):
+        Unwrapping()(layergraph.Input((2,)))
+
+    class Listing(layergraph.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = layergraph.layers.Dense(2)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x) @ self.dense.weights[0]
+
+    with pytest.raises(GraphError, match=r"Weight.*; in call .* is its tensor, as in self.w or self.dense.kernel"):
+        Listing()(layergraph.Input((2,)))
 
     class Silent(layergraph.layers.Layer):
         def call(self, x: Any) -> Any:
