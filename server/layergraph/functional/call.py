@@ -20,7 +20,7 @@ import torch
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder
-from layergraph.functional.call_context import CallContext
+from layergraph.functional.call_context import CallContext, current_context
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.nest import Structure, flatten, map_structure, pack, single_or_list
@@ -274,7 +274,11 @@ def _forward(
         call.set_masks(flatten(given[name]), flatten(masks))
     if type(self).passes_training:
         given["training"] = context.training
-    outputs = call.proxy.call(**given)
+    outer = current_context.set(call.context)
+    try:
+        outputs = call.proxy.call(**given)
+    finally:
+        current_context.reset(outer)
     if outputs is None:
         raise GraphError(f"layer '{self.name}' ({type(self).__name__}): call returned None, expected tensors")
     vars(self)[_RETURNED] = None if isinstance(outputs, torch.Tensor) else map_structure(lambda _: None, outputs)

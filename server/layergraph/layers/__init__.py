@@ -1,5 +1,7 @@
 """Layers, by Keras's names; one module per family."""
 
+from typing import TYPE_CHECKING, Any
+
 from layergraph.functional.input import (
     Input,
     InputLayer,
@@ -161,6 +163,13 @@ from layergraph.layers.wrappers import (
     Bidirectional,
     TimeDistributed,
 )
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        instead = "; expected nothing, as shapes are checked where they are computed" if name == "InputSpec" else ""
+        raise AttributeError(f"module 'layergraph.layers' has no attribute '{name}'{instead}")
+
 
 # Keras's aliases.
 AvgPool1D = AveragePooling1D
