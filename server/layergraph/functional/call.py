@@ -391,7 +391,7 @@ class _Call:
         given = {**dict(zip(cls.call_argument_names, args, strict=False)), **kwargs}
         # `forward` may have another name for the first argument.
         first = [given.pop(name) for name in cls.call_argument_names[:1] if name in given]
-        return cls.forward(layer, context, w.base, *first, **given)
+        return cls.output_structure(layer, flatten(cls.forward(layer, context, w.base, *first, **given)))
 
     def call_inner(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a sublayer with the tensors of this call."""

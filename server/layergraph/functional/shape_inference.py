@@ -136,7 +136,8 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims,
     ]
     masks = [None if mask is None else empty(mask, "bool") for _, mask in given]
     try:
-        with torch.no_grad(), _ConstantsOnMeta() if layer.computes_by_call else contextlib.nullcontext():
+        custom = any(inner.computes_by_call for inner in layer.walk_layers())
+        with torch.no_grad(), _ConstantsOnMeta() if custom else contextlib.nullcontext():
             context = CallContext(losses=None, symbolic_dims=symbolic_dims)
             return invocation(context, bind_meta(layer), values, masks, want_masks=True)
     except LayerGraphError as wrong:
