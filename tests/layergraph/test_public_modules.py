@@ -88,7 +88,7 @@ PUBLIC: dict[str, str] = {
         L1 L1L2 L2 OrthogonalRegularizer Regularizer get l1 l1_l2 l2 orthogonal_regularizer
     """,
     "saving": """
-        custom_object_scope register_keras_serializable
+        custom_object_scope deserialize_keras_object register_keras_serializable serialize_keras_object
     """,
     "utils": """
         clear_session custom_object_scope model_to_dot normalize plot_model register_keras_serializable

@@ -165,9 +165,16 @@ from layergraph.layers.wrappers import (
 )
 
 if not TYPE_CHECKING:
+    #: Names of Keras that custom layers use, and what they use here.
+    _INSTEAD = {
+        "InputSpec": "nothing, as shapes are checked where they are computed",
+        "Wrapper": "a Layer that has the layer as an attribute",
+        "deserialize": "layergraph.saving.deserialize_keras_object",
+        "serialize": "layergraph.saving.serialize_keras_object",
+    }
 
     def __getattr__(name: str) -> Any:
-        instead = "; expected nothing, as shapes are checked where they are computed" if name == "InputSpec" else ""
+        instead = f"; expected {_INSTEAD[name]}" if name in _INSTEAD else ""
         raise AttributeError(f"module 'layergraph.layers' has no attribute '{name}'{instead}")
 
 

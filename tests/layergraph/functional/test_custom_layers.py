@@ -364,6 +364,34 @@ class Asking(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("guide")
+class Around(keras.layers.Layer):
+    """Holds layers that it is made with: under a key of Keras's, and under one of its own."""
+
+    def __init__(self, layer, others=(), **kwargs):
+        super().__init__(**kwargs)
+        self.layer, self.others = layer, list(others)
+
+    def build(self, input_shape):
+        for layer in (self.layer, *self.others):
+            layer.build(input_shape)
+
+    def call(self, x):
+        for layer in self.others:
+            x = x + layer(x)
+        return x * self.layer(x)
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {**super().get_config(), "layer": serialize(self.layer), "others": [serialize(o) for o in self.others]}
+
+    @classmethod
+    def from_config(cls, config):
+        deserialize = keras.saving.deserialize_keras_object
+        layer, others = deserialize(config.pop("layer")), [deserialize(o) for o in config.pop("others")]
+        return cls(layer, others, **config)
+
+
+@keras.saving.register_keras_serializable("guide")
 class Pruned(keras.layers.Dense):
     """Makes a constant of its kernel's shape."""
 
@@ -469,6 +497,10 @@ def model(names: dict[str, Any], what: str) -> Any:
         x = k.Input((5,), name="x")
         answers = names["Answers"](name="one")({"x": x, "y": k.layers.Dense(5)(x)})
         return k.Model(x, [answers["sum"], answers["difference"]])
+    if what == "Around":
+        x = k.Input((5,), name="x")
+        others = [k.layers.Dense(5, activation="tanh", kernel_regularizer="l2"), names["Linear"](5)]
+        return k.Model(x, names["Around"](k.layers.Dense(5, dtype="float32"), others, name="one")(x))
     if what == "Positions":
         x = k.Input((None,), dtype="int32", name="x")
         return k.Model(x, k.layers.GlobalAveragePooling1D()(names["Positions"](name="one")(x)))
@@ -507,7 +539,7 @@ def model(names: dict[str, Any], what: str) -> Any:
 WHAT = (
     *("Linear", "EarlyWeights", "Block", "Guided", "Masked", "Embedded", "Counted", "Wrapped", "Shared", "Half"),
     *("Derived", "Causal", "Steps", "Mixed", "Bare", "Decoding"),
-    *("Answers", "Asking", "Positions", "Pruned"),
+    *("Answers", "Around", "Asking", "Positions", "Pruned"),
 )
 
 
@@ -991,6 +1023,21 @@ def test_other_mistakes_are_named() -> None:
         layergraph.layers.Layer().add_weight(shape=(2,), initializer="no_such")
     with pytest.raises(ConfigError, match="expected a layer class or an activation function"):
         layergraph.utils.register_keras_serializable()(int)
+
+
+def test_what_deserialize_refuses(classes: Any) -> None:
+    """Only classes of layers that are known are found."""
+    deserialize = layergraph.saving.deserialize_keras_object
+    for named in ({"class_name": "eval", "module": "builtins", "config": {}}, {"class_name": "Dense", "config": 3}):
+        with pytest.raises(ConfigError, match="to deserialize, expected the config of a layer"):
+            deserialize({"x": [named]})
+    mine = type("Mine", (layergraph.layers.Dense,), {})
+    made = deserialize({"class_name": "Mine", "config": {"units": 3}}, custom_objects={"Mine": mine})
+    assert type(made) is mine
+    ours = classes[1]["Around"](layergraph.layers.Dense(5), [classes[1]["Linear"](5)])
+    again = type(ours).from_config(ours.get_config())
+    assert type(again.others[0]) is classes[1]["Linear"]
+    assert layergraph.saving.serialize_keras_object({"units": (3, 4)}) == {"units": [3, 4]}
 
 
 def test_a_lambda_is_of_code_alone(tmp_path: Path) -> None:
