@@ -16,6 +16,7 @@ from layergraph import layers
 from layergraph.functional import operators
 from layergraph.functional.input import Input
 from layergraph.functional.naming import clear_session
+from layergraph.layers import Layer
 from layergraph.models.loading import load_model
 from layergraph.models.model import Model
 from layergraph.models.sequential import Sequential
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         models,
         ops,
         optimizers,
+        random,
         regularizers,
         saving,
         utils,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Input",
+    "Layer",
     "Model",
     "Sequential",
     "activations",
@@ -53,6 +56,7 @@ __all__ = [
     "models",
     "ops",
     "optimizers",
+    "random",
     "regularizers",
     "saving",
     "utils",
@@ -60,9 +64,17 @@ __all__ = [
 
 operators.install(operations)
 
+#: Names of Keras that custom layers use, and what they use here.
+_INSTEAD = {
+    "InputSpec": "nothing, as shapes are checked where they are computed",
+    "Variable": "self.add_weight(...) in a layer",
+    "backend": "layergraph.ops",
+}
+
 
 def __getattr__(name: str) -> Any:
     # Imported on first use, which keeps `import layergraph` fast.
     if name in __all__:
         return importlib.import_module(f"layergraph.{name}")
-    raise AttributeError(f"module 'layergraph' has no attribute '{name}'")
+    instead = f"; expected {_INSTEAD[name]}" if name in _INSTEAD else ""
+    raise AttributeError(f"module 'layergraph' has no attribute '{name}'{instead}")

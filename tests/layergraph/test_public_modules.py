@@ -24,8 +24,8 @@ from oracles import assert_close
 #: Module -> its public names.
 PUBLIC: dict[str, str] = {
     "": """
-        Input Model Sequential activations callbacks clear_session constraints initializers layers load_model losses
-        metrics models ops optimizers regularizers saving utils
+        Input Layer Model Sequential activations callbacks clear_session constraints initializers layers load_model
+        losses metrics models ops optimizers random regularizers saving utils
     """,
     "activations": """
         celu elu exponential gelu get glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear
@@ -81,11 +81,14 @@ PUBLIC: dict[str, str] = {
         CosineDecay CosineDecayRestarts ExponentialDecay InverseTimeDecay LearningRateSchedule
         PiecewiseConstantDecay PolynomialDecay
     """,
+    "random": """
+        SeedGenerator categorical dropout normal randint shuffle truncated_normal uniform
+    """,
     "regularizers": """
         L1 L1L2 L2 OrthogonalRegularizer Regularizer get l1 l1_l2 l2 orthogonal_regularizer
     """,
     "saving": """
-        custom_object_scope register_keras_serializable
+        custom_object_scope deserialize_keras_object register_keras_serializable serialize_keras_object
     """,
     "utils": """
         clear_session custom_object_scope model_to_dot normalize plot_model register_keras_serializable
@@ -105,6 +108,24 @@ def test_a_module_holds_its_public_names(module: str) -> None:
     assert sorted(ours.__all__) == names
     assert all(hasattr(ours, name) for name in names)
     assert {name for name in names if not hasattr(theirs, name)} == OURS.get(module, set())
+
+
+def test_operations_have_keras_s_modules() -> None:
+    x = torch.rand(1, 4, 4, 3)
+    for module, name in {"image": "rgb_to_grayscale", "nn": "softmax", "numpy": "mean", "linalg": "norm"}.items():
+        got, wanted = (getattr(getattr(package.ops, module), name)(x) for package in (layergraph, keras))
+        assert_close(got.numpy(), wanted.numpy())
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"), [("Variable", "self.add_weight"), ("backend", "layergraph.ops"), ("InputSpec", "nothing")]
+)
+def test_what_to_use_in_place_of_a_name_of_keras(name: str, instead: str) -> None:
+    for module in (layergraph, layergraph.layers) if name == "InputSpec" else (layergraph,):
+        with pytest.raises(AttributeError, match=rf"has no attribute '{name}'; expected {instead}"):
+            getattr(module, name)
+    with pytest.raises(AttributeError, match=r"has no attribute 'no_such'$"):
+        layergraph.no_such  # noqa: B018
 
 
 def test_layers_have_keras_s_other_names() -> None:

@@ -5,17 +5,20 @@ built, which can't be lost, and passes it on. Looked up when the model runs are 
 (attention), those that an input of a nested model comes with, and those of outputs, for the loss. Another call whose
 tensor has lost its mask returns tensors that have lost theirs; a Concatenate only if none of its masks is left. A
 nested model called on one that had a mask when the model was built sets it again. An attention within the `call` of a
-class removes masks, too, and layers there look up all masks when the model runs.
+class removes masks, too, and layers there look up all masks when the model runs. Such a class may also return the very
+tensor that it was given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from layergraph.errors import GraphError
 from layergraph.execution.named_masks import NamedMask
 from layergraph.execution.step import Step
 from layergraph.functional.call_context import CallContext
@@ -40,6 +43,8 @@ from layergraph.layers.regularization import (
 )
 
 _DROPPING = (Dropout, AlphaDropout, GaussianDropout, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D)
+#: Tensors with more axes than (rows, features) are sequences: (rows, timesteps, ...).
+_MATRIX_AXES = 2
 
 
 def removes_masks(layer: Layer) -> bool:
@@ -85,46 +90,63 @@ def without_lost_masks(
             found.append(replace(step, call=step.call.without_passing_on(gone)))
             continue
         found.append(step)
-        if _returns_inputs(call, training=training):
-            first.update(zip(step.targets, at_sources, strict=False))
-            if isinstance(call.layer, NamedMask):
-                lost.discard(at_sources[0])
+        removed, same = _effects(call, training=training)
+        first.update({step.targets[made]: at_sources[given] for made, given in same.items()})
+        if isinstance(call.layer, NamedMask):
+            lost.discard(at_sources[0])
         elif (several or untaken) and not _passed_on(call).isdisjoint(gone) and not isinstance(call.layer, Masking):
-            lost.update(step.targets)
-        if removes_masks(call.layer):
-            lost.update(at_sources[index] for index in _removed(call, training=training))
+            lost.update(slot for made, slot in enumerate(step.targets) if made not in same)
+        lost.update(at_sources[index] for index in removed)
     return found, lost | {slot for slot, same in first.items() if same in lost}
 
 
-def _removed(call: Invocation, *, training: bool) -> frozenset[int]:
-    """Indices of the tensors whose masks a call removes, or the layers within its `call`."""
-    if not call.layer.finds_masks or call.removed:
-        return call.removed
-    watched = _Watched(call, training=training)
-    infer_anew(watched)
-    return frozenset(watched.found)
+def _effects(call: Invocation, *, training: bool) -> tuple[Collection[int], Mapping[int, int]]:
+    """The indices of the tensors whose masks a call removes; index of an output -> index of the tensor that it is."""
+    if not call.layer.finds_masks:
+        return call.removed, {0: 0} if _returns_inputs(call, training=training) else {}
+    # Calls of a nested model give it masks that its tensors don't have when it is built. Not all layers accept one.
+    for masked in (True, False):
+        watched = _Watched(call, training=training, masked=masked)
+        with suppress(GraphError):
+            infer_anew(watched)
+            return watched.without_masks_after, watched.same
+    return call.removed, {}
 
 
 class _Watched(Invocation):
-    """A call that notes whose masks it has removed."""
+    """A call of a class with `call` that notes what it does with its tensors. If `masked`, all sequences have masks."""
 
-    __slots__ = ("found",)
+    __slots__ = ("masked", "same", "without_masks_after")
 
-    def __init__(self, call: Invocation, *, training: bool) -> None:
+    def __init__(self, call: Invocation, *, training: bool, masked: bool) -> None:
         for name in Invocation.__slots__:
             setattr(self, name, getattr(call, name))
         self.training = training if call.training is None else call.training
-        self.found: set[int] = set()
+        self.masked = masked
+        self.without_masks_after: set[int] = set()
+        self.same: dict[int, int] = {}
 
     def __call__(
         self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
     ) -> tuple[list[torch.Tensor], list[Mask]]:
-        context = replace(context, masks={})
-        made = super().__call__(context, w, values, masks, want_masks=want_masks)
-        left = context.masks or {}
-        self.found.update(i for i, mask in enumerate(masks) if mask is not None and id(values[i]) not in left)
-        self.found -= self.cast
-        return made
+        if self.masked:
+            masks = [_some_mask(value) if mask is None else mask for value, mask in zip(values, masks, strict=True)]
+        left = {id(value): (value, mask) for value, mask in zip(values, masks, strict=True) if mask is not None}
+        before = set(left)
+        made, made_masks = super().__call__(replace(context, masks=left), w, values, masks, want_masks=want_masks)
+        # A layer that supports masking sets the mask of what it returns.
+        set_again = {id(value) for value, mask in zip(made, made_masks, strict=True) if mask is not None}
+        removed = before - left.keys() - set_again
+        self.without_masks_after = {index for index, value in enumerate(values) if id(value) in removed}
+        places = {id(value): index for index, value in enumerate(values)}
+        self.same = {index: places[id(value)] for index, value in enumerate(made) if id(value) in places}
+        return made, made_masks
+
+
+def _some_mask(value: Any) -> Mask:
+    """A mask of a sequence; None for other tensors."""
+    is_sequence = isinstance(value, torch.Tensor) and value.ndim > _MATRIX_AXES
+    return value.new_ones(value.shape[:2], dtype=torch.bool) if is_sequence else None
 
 
 def _passed_on(call: Invocation) -> frozenset[int]:
@@ -143,6 +165,8 @@ def _keeps_others(call: Invocation, gone: Collection[int]) -> bool:
 def _returns_inputs(call: Invocation, *, training: bool) -> bool:
     """Whether a call returns the tensor that it was given, not another one with the same values."""
     layer: Layer = call.layer
+    if 0 in call.cast:
+        return False
     training = training if call.training is None else call.training
     if isinstance(layer, _DROPPING):
         return not (training and layer.rate)

@@ -305,6 +305,10 @@ class Plan:
             slots[slot] = value
         return self._execute(context, self._weights(), slots, [None] * self._slot_count, output_masks=True)
 
+    def removed_masks(self, *, training: bool) -> Collection[int]:
+        """Positions of the model's inputs that have no masks after a call."""
+        return [index for index, slot in enumerate(self._all_inputs) if slot in self._lost[training]]
+
     def forward_nested(
         self,
         context: CallContext,

@@ -20,11 +20,11 @@ import torch
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder
-from layergraph.functional.call_context import CallContext
+from layergraph.functional.call_context import CallContext, current_context
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
-from layergraph.functional.nest import Structure, flatten, map_structure, pack
-from layergraph.functional.shape_inference import infer_anew
+from layergraph.functional.nest import Structure, flatten, map_structure, pack, single_or_list
+from layergraph.functional.shape_inference import Inferred, infer, infer_anew
 from layergraph.functional.sublayers import OWN_ATTRIBUTES, find_sublayers, holds_layers, is_layer
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weight import Weight
@@ -40,6 +40,8 @@ _OPTIONAL_WEIGHTS = {"bias": "use_bias", "beta": "center", "gamma": "scale"}
 _MASK_PARAMETERS = 4
 #: The attribute of a proxy that holds its call.
 _CALL = "_call_in_progress"
+#: The attribute of a layer that holds the structure of its outputs; None for a single tensor.
+_RETURNED = "returned"
 
 
 def adopt_call(cls: type[Layer]) -> None:
@@ -59,6 +61,8 @@ def adopt_call(cls: type[Layer]) -> None:
         "execute": _execute,
         "bind": _bind,
         "build_for": _build_for,
+        "infer": _infer,
+        "output_structure": _output_structure,
         "__setattr__": _set_attribute,
     }
     for name, method in methods.items():
@@ -66,12 +70,10 @@ def adopt_call(cls: type[Layer]) -> None:
 
 
 def adopt_methods(cls: type[Layer]) -> None:
-    """Adapts the other methods of such a class: Keras's `compute_mask` takes no context, and has masks passed on."""
+    """Adapts the other methods of such a class: `compute_mask` has masks passed on."""
     own: Any = vars(cls)
     if "compute_mask" in own and "supports_masking" not in own:
         cls.supports_masking = True
-    if "compute_mask" in own and len(inspect.signature(own["compute_mask"]).parameters) < _MASK_PARAMETERS:
-        cls.compute_mask = _without_context(own["compute_mask"])  # type: ignore[method-assign]
 
 
 def marking_built(build: Callable[..., None]) -> Callable[..., None]:
@@ -87,10 +89,18 @@ def marking_built(build: Callable[..., None]) -> Callable[..., None]:
     return built
 
 
-def _without_context(compute_mask: Callable[..., Any]) -> Callable[..., Any]:
+def with_context(compute_mask: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a class's `compute_mask` callable as ours, with a context, and as Keras's: (inputs, mask=None)."""
+    takes_context = len(inspect.signature(compute_mask).parameters) >= _MASK_PARAMETERS
+
     @functools.wraps(compute_mask)
     def computed(self: Layer, *args: Any, **kwargs: Any) -> Any:
-        return compute_mask(self, *(args[1:] if args and isinstance(args[0], CallContext) else args), **kwargs)
+        of_keras = not (args and isinstance(args[0], CallContext))
+        if of_keras and takes_context:
+            args, kwargs = (CallContext(), *args), {"mask": None, **kwargs} if len(args) == 1 else kwargs
+        elif not of_keras and not takes_context:
+            args = args[1:]
+        return compute_mask(self, *args, **kwargs)
 
     return computed
 
@@ -264,10 +274,26 @@ def _forward(
         call.set_masks(flatten(given[name]), flatten(masks))
     if type(self).passes_training:
         given["training"] = context.training
-    outputs = call.proxy.call(**given)
+    outer = current_context.set(call.context)
+    try:
+        outputs = call.proxy.call(**given)
+    finally:
+        current_context.reset(outer)
     if outputs is None:
         raise GraphError(f"layer '{self.name}' ({type(self).__name__}): call returned None, expected tensors")
+    vars(self)[_RETURNED] = None if isinstance(outputs, torch.Tensor) else map_structure(lambda _: None, outputs)
     return outputs
+
+
+def _infer(self: Layer, invocation: Invocation) -> list[Inferred]:
+    """Like `Layer.infer`. Each layer is run once, so that the structure of its outputs is known."""
+    return infer(invocation) if _RETURNED in vars(self) else infer_anew(invocation)
+
+
+def _output_structure(self: Layer, outputs: list[Any]) -> Structure:
+    """Returns flat outputs in the structure in which `call` has returned them."""
+    returned = vars(self).get(_RETURNED)
+    return single_or_list(outputs) if returned is None else pack(returned, outputs)
 
 
 def _execute(
@@ -365,7 +391,7 @@ class _Call:
         given = {**dict(zip(cls.call_argument_names, args, strict=False)), **kwargs}
         # `forward` may have another name for the first argument.
         first = [given.pop(name) for name in cls.call_argument_names[:1] if name in given]
-        return cls.forward(layer, context, w.base, *first, **given)
+        return cls.output_structure(layer, flatten(cls.forward(layer, context, w.base, *first, **given)))
 
     def call_inner(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a sublayer with the tensors of this call."""
@@ -378,24 +404,29 @@ class _Call:
             )
             self.set_masks(flatten(outputs), flatten(mask))
             return layer.output_structure(flatten(outputs))
-        values: list[Any] = []
+        given: dict[int, torch.Tensor] = {}
 
         def symbolic(leaf: Any) -> Any:
             if not isinstance(leaf, torch.Tensor):
                 return leaf
-            values.append(leaf)
-            return Tensor(self._shape(leaf), dtype_name(leaf.dtype), History(layer, -1, 0))
+            tensor = Tensor(self._shape(leaf), dtype_name(leaf.dtype), History(layer, -1, 0))
+            given[id(tensor)] = leaf
+            return tensor
 
         args = tuple(map_structure(symbolic, arg) for arg in args)
-        kwargs = {name: map_structure(symbolic, kwargs[name]) for name in sorted(kwargs)}
+        kwargs = {name: map_structure(symbolic, value) for name, value in kwargs.items()}
         # May build a Sequential, so it comes before its weights are bound.
         args, kwargs = layer._positional(args, kwargs)
         if not layer.built or context.symbolic_dims is not None:
             layer.build_for(args)
-        masks = [self._masks[id(value)][1] if id(value) in self._masks else None for value in values]
         invocation = Invocation(layer, args, kwargs)
+        # The call may have another order of its arguments.
+        values = [given[id(tensor)] for tensor in invocation.tensors]
+        masks = [self._masks[id(value)][1] if id(value) in self._masks else None for value in values]
         outputs, output_masks = invocation(context, self.bound(layer), values, masks, want_masks=layer.supports_masking)
-        for index in invocation.removed:
+        model = layer.inner_model
+        removed = invocation.removed if model is None else model.removed_masks(invocation, training=context.training)
+        for index in removed:
             self._masks.pop(id(values[index]), None)
         self.set_masks(outputs, output_masks)
         return layer.output_structure(outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -60,3 +61,7 @@ class CallContext:
         each = shard.per_row(shape[0])
         whole = draw(torch.empty((shard.total * each, *shape[1:]), dtype=like.dtype, device=like.device))
         return whole[shard.rows.start * each : shard.rows.stop * each]
+
+
+#: The context of the custom layer that is being called, for functions that take none.
+current_context: ContextVar[CallContext | None] = ContextVar("current_context", default=None)

@@ -65,6 +65,9 @@ class ExecutionPlan(Protocol):
     ) -> FrozenSplit:
         """Splits the plan, if only the weights in `trained` change; a few rows of each input are tried."""
 
+    def removed_masks(self, *, training: bool) -> Collection[int]:
+        """Positions of the model's inputs that have no masks after a call."""
+
     def forward_nested(
         self,
         context: CallContext,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 from layergraph.errors import GraphError
@@ -236,6 +236,11 @@ class Functional(Layer):
             given.dtype == own.dtype and len(given.shape) == len(own.shape)
             for given, own in zip(tensors, self.inputs, strict=True)
         )
+
+    def removed_masks(self, call: Invocation, *, training: bool) -> Collection[int]:
+        """Indices of the inputs whose masks a call of the model removes. A cast tensor is another one."""
+        as_they_are = self.takes_as_they_are(call.tensors[: len(self.inputs)]) and not call.cast
+        return self.plan().removed_masks(training=training) if as_they_are else ()
 
     def forward(self, context: CallContext, w: Any, inputs: Any, mask: Any = None) -> Any:
         """Computes the outputs; `w` holds the weights of the plan's steps."""

@@ -17,7 +17,7 @@ from layergraph.constraints import constraint as constraint_of
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder, bind_values
-from layergraph.functional.call import add_loss, adopt_call, adopt_methods, call_above, marking_built
+from layergraph.functional.call import add_loss, adopt_call, adopt_methods, call_above, marking_built, with_context
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
 from layergraph.functional.invocation import Invocation
@@ -133,6 +133,8 @@ class Layer(_LayerOptions):
             cls.mask_argument_names = frozenset(n for n in names if n == "mask" or n.endswith("_mask"))
         elif "call" in vars(cls):
             adopt_call(cls)
+        if "compute_mask" in vars(cls):
+            cls.compute_mask = with_context(vars(cls)["compute_mask"])  # type: ignore[method-assign]
         if "build" in vars(cls):
             cls.build = marking_built(vars(cls)["build"])  # type: ignore[method-assign]
         if cls.computes_by_call:
@@ -170,6 +172,16 @@ class Layer(_LayerOptions):
         if name == "activity_regularizer" and value is not None and not cls.regularizes_activity:
             raise ConfigError(f"{cls.__name__}: option '{name}' is {brief(value)}, expected None, as in Keras")
         return super().validated(name, value)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # As in Keras, a weight is an attribute, such as `layer.kernel`, whether or not the class has set one.
+            for weight in vars(self).get("own_weights", ()):
+                if weight.name == name:
+                    return weight
+            # Raises the error of the first look-up, which may be a property's.
+            return object.__getattribute__(self, name)
 
     @property
     def inner_model(self) -> Functional | None:
@@ -223,6 +235,7 @@ class Layer(_LayerOptions):
         """
         return call_above(self, args, kwargs)
 
+    @with_context
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """Computes the outputs' masks from the first argument and its masks. By default masks pass through."""
         return mask

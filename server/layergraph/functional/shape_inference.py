@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from layergraph.errors import DataError, GraphError, LayerGraphError
 from layergraph.functional.axes import check_axes
@@ -135,7 +136,8 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims,
     ]
     masks = [None if mask is None else empty(mask, "bool") for _, mask in given]
     try:
-        with torch.no_grad():
+        custom = any(inner.computes_by_call for inner in layer.walk_layers())
+        with torch.no_grad(), _ConstantsOnMeta() if custom else contextlib.nullcontext():
             context = CallContext(losses=None, symbolic_dims=symbolic_dims)
             return invocation(context, bind_meta(layer), values, masks, want_masks=True)
     except LayerGraphError as wrong:
@@ -150,9 +152,22 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims,
         ) from wrong
 
 
+class _ConstantsOnMeta(TorchFunctionMode):
+    """Operations take tensors with values beside those on `meta`, such as constants that a custom layer has made."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = args, kwargs or {}
+        on_meta = {leaf.is_meta for leaf in flatten(given) if isinstance(leaf, torch.Tensor)}
+        if len(on_meta) > 1:
+            given = map_structure(lambda leaf: leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf, given)
+        return func(*given[0], **given[1])
+
+
 def _own_words(wrong: Exception) -> str:
     """Returns the text of an error from the `call` of a class that isn't layergraph's."""
     reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
+    if "Weight" in reason or reason.endswith("'Tensor' object has no attribute 'value'"):
+        return f"{reason}; in call the attribute of a weight is its tensor, as in self.w or self.dense.kernel"
     if "meta" not in reason:
         return reason
     return (

@@ -16,8 +16,14 @@ Given: TypeAlias = "list[tuple[Shape, Shape | None]]"
 
 #: Pairs of numbers for the batch size and for all other unknown axes, tried in order; `meta` tensors take no memory.
 #: The first lengths are odd and survive a stack of strides and windows; the second allow for models that crop ten
-#: thousand timesteps, the third for models that divide a length, or the batch, into parts.
-_CANDIDATES = (((2, 3), (1031, 2063)), ((2, 3), (1_000_003, 2_000_003)), ((240, 720), (720_720, 1_441_440)))
+#: thousand timesteps, the third for models that divide a length, or the batch, into parts. The last are Keras's, for
+#: custom layers that have a table of positions.
+_CANDIDATES = (
+    ((2, 3), (1031, 2063)),
+    ((2, 3), (1_000_003, 2_000_003)),
+    ((240, 720), (720_720, 1_441_440)),
+    ((2, 3), (83, 89)),
+)
 
 
 class SymbolicDims(NamedTuple):

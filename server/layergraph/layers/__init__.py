@@ -1,5 +1,7 @@
 """Layers, by Keras's names; one module per family."""
 
+from typing import TYPE_CHECKING, Any
+
 from layergraph.functional.input import (
     Input,
     InputLayer,
@@ -161,6 +163,20 @@ from layergraph.layers.wrappers import (
     Bidirectional,
     TimeDistributed,
 )
+
+if not TYPE_CHECKING:
+    #: Names of Keras that custom layers use, and what they use here.
+    _INSTEAD = {
+        "InputSpec": "nothing, as shapes are checked where they are computed",
+        "Wrapper": "a Layer that has the layer as an attribute",
+        "deserialize": "layergraph.saving.deserialize_keras_object",
+        "serialize": "layergraph.saving.serialize_keras_object",
+    }
+
+    def __getattr__(name: str) -> Any:
+        instead = f"; expected {_INSTEAD[name]}" if name in _INSTEAD else ""
+        raise AttributeError(f"module 'layergraph.layers' has no attribute '{name}'{instead}")
+
 
 # Keras's aliases.
 AvgPool1D = AveragePooling1D

@@ -21,6 +21,7 @@ from layergraph.functional.row_independence import may_mix_rows, rows_are_indepe
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.layers.quantized.kernels import QuantizedLayer
+from layergraph.plugins import custom_object_scope
 
 
 def _layer(value: Any) -> Layer:
@@ -296,7 +297,10 @@ class Bidirectional(_Wrapper):
 
 def _copy(layer: Layer, **changes: Any) -> Layer:
     """Returns a new layer with the same options, except for `changes`."""
-    made = type(layer).from_config({**layer.get_config(), **changes})
+    # Classes of cells that aren't registered are taken from the layer itself.
+    classes = {type(inner).__name__: type(inner) for inner in layer.walk_layers() if inner.computes_by_call}
+    with custom_object_scope(classes):
+        made = type(layer).from_config({**layer.get_config(), **changes})
     if hasattr(layer, "mask_rule"):
         # Not in the config, as it is set from the file's version.
         made.mask_rule = layer.mask_rule  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ def operations() -> Mapping[str, type[Layer]]:
     return OPERATIONS
 
 
+#: Keras's modules of operations, all of which are here.
+_MODULES = ("image", "linalg", "nn", "numpy")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return sys.modules[__name__]
     # The table of functions imports this folder's modules, whose names are looked up here before they exist.
     if not name.startswith("_") and not Path(__file__).with_name(f"{name}.py").exists():
         from layergraph.ops.functions import FUNCTIONS

@@ -127,7 +127,7 @@ def _with_module(key: str, value: Any) -> Any:
     if not isinstance(value, Mapping) or "class_name" not in value:
         return value
     module = next((module for end, module in _MODULES.items() if key.endswith(end)), "keras")
-    return {"module": module, **value, "registered_name": None}
+    return {"module": module, "registered_name": None, **value}
 
 
 def _policy(value: str | Mapping[str, Any]) -> Any:

@@ -28,6 +28,8 @@ from oracles import assert_close
 SOURCE = '''
 import inspect
 
+import numpy as np
+
 ops = keras.ops
 
 
@@ -301,6 +303,123 @@ class AttendingTwice(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("guide")
+class Decoding(keras.layers.Layer):
+    """Names the arguments of its attention and the inputs of its model, in another order than theirs."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(2, 3)
+        late, early = keras.Input((6, 4), name="late"), keras.Input((6, 4), name="early")
+        between = keras.layers.Subtract()([late, keras.layers.Dense(4)(early)])
+        self.between = keras.Model({"late": late, "early": early}, between)
+
+    def call(self, x, context):
+        return self.attention(query=x, key=context, value=2 * context) + self.between({"late": x, "early": context})
+
+
+@keras.saving.register_keras_serializable("guide")
+class Positions(keras.layers.Layer):
+    """Tokens and positions of sequences of any length, up to that of its tables, with the mask of the tokens."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.tokens = keras.layers.Embedding(7, 4, mask_zero=True)
+        self.positions = keras.layers.Embedding(100, 4)
+        self.table = ops.convert_to_tensor(np.linspace(0, 1, 400, dtype="float32").reshape(1, 100, 4))
+
+    def compute_mask(self, *args, **kwargs):
+        return self.tokens.compute_mask(*args, **kwargs)
+
+    def call(self, x):
+        length = ops.shape(x)[-1]
+        return self.tokens(x) + self.positions(ops.arange(0, length, 1)) + self.table[:, :length, :]
+
+
+@keras.saving.register_keras_serializable("guide")
+class Answers(keras.layers.Layer):
+    """Takes and returns dicts."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(5)
+
+    def call(self, inputs):
+        return {"sum": inputs["y"] + self.dense(inputs["x"]), "difference": inputs["y"] - self.dense(inputs["x"])}
+
+    def compute_output_shape(self, shapes):
+        return {"sum": shapes["y"], "difference": shapes["y"]}
+
+
+@keras.saving.register_keras_serializable("guide")
+class Asking(keras.layers.Layer):
+    """Finds what a layer within it returns by its name."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.answers = Answers()
+
+    def call(self, x):
+        first = self.answers({"x": x, "y": 2 * x})["difference"]
+        return first * self.answers({"x": first, "y": x})["sum"]
+
+
+@keras.saving.register_keras_serializable("guide")
+class Around(keras.layers.Layer):
+    """Holds layers that it is made with: under a key of Keras's, and under one of its own."""
+
+    def __init__(self, layer, others=(), **kwargs):
+        super().__init__(**kwargs)
+        self.layer, self.others = layer, list(others)
+
+    def build(self, input_shape):
+        for layer in (self.layer, *self.others):
+            layer.build(input_shape)
+
+    def call(self, x):
+        for layer in self.others:
+            x = x + layer(x)
+        return x * self.layer(x)
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {**super().get_config(), "layer": serialize(self.layer), "others": [serialize(o) for o in self.others]}
+
+    @classmethod
+    def from_config(cls, config):
+        deserialize = keras.saving.deserialize_keras_object
+        layer, others = deserialize(config.pop("layer")), [deserialize(o) for o in config.pop("others")]
+        return cls(layer, others, **config)
+
+
+@keras.saving.register_keras_serializable("guide")
+class Pruned(keras.layers.Dense):
+    """Makes a constant of its kernel's shape."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        kept = np.ones(tuple(self.kernel.shape), "float32")
+        kept[0] = 0
+        self.kept = ops.convert_to_tensor(kept)
+
+    def call(self, inputs):
+        return inputs @ (self.kernel * self.kept) + self.bias
+
+
+@keras.saving.register_keras_serializable("guide")
+class Modelled(keras.layers.Layer):
+    """The attention of its model removes the mask of its input: the second finds none."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        inputs = keras.Input((6, 4))
+        self.model = keras.Model(inputs, keras.layers.MultiHeadAttention(2, 3)(inputs, inputs))
+        self.attention = keras.layers.MultiHeadAttention(2, 3)
+
+    def call(self, x):
+        return self.model(x) - 2 * self.attention(x, x)
+
+
+@keras.saving.register_keras_serializable("guide")
 class Sequence(keras.layers.Layer):
     """Doesn't support masking, but a layer within it gives its output a mask."""
 
@@ -371,6 +490,23 @@ def model(names: dict[str, Any], what: str) -> Any:
     if what == "Guided":
         q, v = k.Input((4,), name="q"), k.Input((5,), name="v")
         return k.Model([q, v], names["Guided"](name="guided")(q, v, factor=2.0))
+    if what == "Decoding":
+        a, b = k.Input((6, 4), name="a"), k.Input((6, 4), name="b")
+        return k.Model([a, b], names["Decoding"](name="one")(a, b))
+    if what == "Answers":
+        x = k.Input((5,), name="x")
+        answers = names["Answers"](name="one")({"x": x, "y": k.layers.Dense(5)(x)})
+        return k.Model(x, [answers["sum"], answers["difference"]])
+    if what == "Around":
+        x = k.Input((5,), name="x")
+        others = [k.layers.Dense(5, activation="tanh", kernel_regularizer="l2"), names["Linear"](5)]
+        return k.Model(x, names["Around"](k.layers.Dense(5, dtype="float32"), others, name="one")(x))
+    if what == "Positions":
+        x = k.Input((None,), dtype="int32", name="x")
+        return k.Model(x, k.layers.GlobalAveragePooling1D()(names["Positions"](name="one")(x)))
+    if what == "Pruned":
+        x = k.Input((5,), name="x")
+        return k.Model(x, names["Pruned"](3, name="one")(x))
     if what == "Masked":
         x = k.Input((None, 2), name="x")
         return k.Model(x, k.layers.GlobalAveragePooling1D()(names["Masked"](name="m")(k.layers.Masking()(x))))
@@ -402,13 +538,14 @@ def model(names: dict[str, Any], what: str) -> Any:
 
 WHAT = (
     *("Linear", "EarlyWeights", "Block", "Guided", "Masked", "Embedded", "Counted", "Wrapped", "Shared", "Half"),
-    *("Derived", "Causal", "Steps", "Mixed", "Bare"),
+    *("Derived", "Causal", "Steps", "Mixed", "Bare", "Decoding"),
+    *("Answers", "Around", "Asking", "Positions", "Pruned"),
 )
 
 
 def data(what: str) -> Any:
     random = np.random.default_rng(0)
-    if what == "Embedded":
+    if what in ("Embedded", "Positions"):
         return np.array([[3, 1, 0, 0], [2, 5, 6, 1], [4, 0, 0, 0]], "int32")
     if what == "Masked":
         x = random.standard_normal((3, 6, 2)).astype("f4")
@@ -416,6 +553,7 @@ def data(what: str) -> Any:
         return x
     shapes = {
         "Guided": [(3, 4), (3, 5)],
+        "Decoding": [(3, 6, 4), (3, 6, 4)],
         "Wrapped": [(3, 3, 5)],
         "Shared": [(3, 5), (3, 5)],
         "Causal": [(3, 6, 4)],
@@ -531,6 +669,49 @@ def test_attention_within_a_layer_removes_masks(
     for one in (ours, layergraph.load_model(tmp_path / "stock.keras")):
         for got, wanted in zip(outputs(one.predict_on_batch(x)), expected, strict=True):
             assert_close(got, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.parametrize("within", ["Attending", "AttendingTwice", "Modelled"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_attention_within_a_nested_layer_removes_masks(classes: Any, within: str, nested: bool) -> None:
+    """Its model has no masks when it is built."""
+
+    def build(names: dict[str, Any]) -> Any:
+        k = names["keras"]
+        ids, inner = k.Input((6,), dtype="int32"), k.Input((6, 4))
+        x = k.layers.Embedding(7, 4, mask_zero=True)(ids)
+        layer = names[within]()
+        y = k.Model(inner, layer(inner))(x) if nested else layer(x)
+        # Keras makes the calls that are further from the outputs first.
+        return k.Model(ids, [k.layers.Dense(2)(y), k.layers.MultiHeadAttention(2, 3)(x, x)])
+
+    compare(*map(build, classes))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+@pytest.mark.parametrize("reader", ["before", "after"])
+def test_a_returned_input_shares_its_mask(classes: Any, reader: str) -> None:
+    """An attention that removes the mask of one removes that of the other."""
+
+    def build(names: dict[str, Any]) -> Any:
+        k = names["keras"]
+        ids = k.Input((6,), dtype="int32")
+        x = k.layers.Embedding(7, 4, mask_zero=True)(ids)
+        y = names["Same"]()(x)
+        first, second = (x, y) if reader == "before" else (y, x)
+        return k.Model(ids, [k.layers.MultiHeadAttention(2, 3)(one, one) for one in (first, second)])
+
+    compare(*map(build, classes))
+
+
+def compare(stock: Any, ours: Any) -> None:
+    """Raises AssertionError if the outputs for padded tokens differ."""
+    stock.set_weights(moved(stock.get_weights()))
+    ours.set_weights(stock.get_weights())
+    x = np.array([[3, 1, 4, 1, 0, 0], [5, 2, 6, 0, 0, 0]], "int32")
+    for got, wanted in zip(outputs(ours.predict_on_batch(x)), outputs(stock.predict_on_batch(x)), strict=True):
+        assert_close(got, wanted)
 
 
 def test_it_is_called_on_arrays(classes: Any) -> None:
@@ -807,6 +988,27 @@ def test_other_mistakes_are_named() -> None:
     with pytest.raises(GraphError, match=r"layer 'odd' \(Odd\): build has the parameters"):
         Odd(name="odd")(layergraph.Input((2,)))
 
+    class Unwrapping(layergraph.layers.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.gain = self.add_weight(shape=(), initializer="ones")
+
+        def call(self, x: Any) -> Any:
+            return x * self.gain.value
+
+    with pytest.raises(GraphError, match=r"no attribute 'value'; in call the attribute of a weight is its tensor"):
+        Unwrapping()(layergraph.Input((2,)))
+
+    class Listing(layergraph.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = layergraph.layers.Dense(2)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x) @ self.dense.weights[0]
+
+    with pytest.raises(GraphError, match=r"Weight.*; in call .* is its tensor, as in self.w or self.dense.kernel"):
+        Listing()(layergraph.Input((2,)))
+
     class Silent(layergraph.layers.Layer):
         def call(self, x: Any) -> Any:
             pass
@@ -821,6 +1023,21 @@ def test_other_mistakes_are_named() -> None:
         layergraph.layers.Layer().add_weight(shape=(2,), initializer="no_such")
     with pytest.raises(ConfigError, match="expected a layer class or an activation function"):
         layergraph.utils.register_keras_serializable()(int)
+
+
+def test_what_deserialize_refuses(classes: Any) -> None:
+    """Only classes of layers that are known are found."""
+    deserialize = layergraph.saving.deserialize_keras_object
+    for named in ({"class_name": "eval", "module": "builtins", "config": {}}, {"class_name": "Dense", "config": 3}):
+        with pytest.raises(ConfigError, match="to deserialize, expected the config of a layer"):
+            deserialize({"x": [named]})
+    mine = type("Mine", (layergraph.layers.Dense,), {})
+    made = deserialize({"class_name": "Mine", "config": {"units": 3}}, custom_objects={"Mine": mine})
+    assert type(made) is mine
+    ours = classes[1]["Around"](layergraph.layers.Dense(5), [classes[1]["Linear"](5)])
+    again = type(ours).from_config(ours.get_config())
+    assert type(again.others[0]) is classes[1]["Linear"]
+    assert layergraph.saving.serialize_keras_object({"units": (3, 4)}) == {"units": [3, 4]}
 
 
 def test_a_lambda_is_of_code_alone(tmp_path: Path) -> None:

@@ -44,6 +44,13 @@ def same_tensor(k: Any, x: Any) -> Any:
     return k.layers.Add()([first, k.layers.MultiHeadAttention(2, 3)(first, x)])
 
 
+def cast_tensor(k: Any, x: Any) -> Any:
+    """A Dropout that casts its input returns another tensor."""
+    y = k.layers.Dropout(0.3, dtype="float64")(x)
+    first = k.layers.LayerNormalization()(k.layers.MultiHeadAttention(2, 3)(x, x))
+    return k.layers.Add()([first, k.layers.MultiHeadAttention(2, 3)(y, y)])
+
+
 def attended(k: Any, x: Any) -> Any:
     """The masks of a list are looked up when the model runs, the mask of one tensor isn't."""
     y = k.layers.Attention()([k.layers.MultiHeadAttention(2, 3)(x, x), x])
@@ -97,6 +104,7 @@ CASES = [
     pooled,
     two_readers,
     same_tensor,
+    cast_tensor,
     attended,
     nested,
     nested_and_read,

@@ -132,7 +132,7 @@ class Embedding(LoraLayer):
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Looks up the vectors of the ids. Raises ElementError for an id outside of the table."""
-        ids = self.known_ids(inputs)
+        ids = self.known_ids(context, inputs)
         if isinstance(w, LoraWeights):
             chosen, factors = (torch.nn.functional.embedding(ids, table) for table in (w.base, w.a))
             vectors = chosen + (w.scale * (factors @ w.b)).to(chosen.dtype)
@@ -142,10 +142,13 @@ class Embedding(LoraLayer):
             vectors = torch.nn.functional.embedding(ids, w.embeddings, sparse=context.row_gradients)
         return vectors.to(torch_dtype(self.compute_dtype))
 
-    def known_ids(self, inputs: torch.Tensor) -> torch.Tensor:
+    def known_ids(self, context: CallContext, inputs: torch.Tensor) -> torch.Tensor:
         """Converts the inputs to ids. Raises ElementError for an id outside of the table."""
         ids = inputs if inputs.dtype in (torch.int32, torch.int64) else inputs.to(torch.int32)
-        return ids if ids.is_meta or not ids.numel() else self._in_range(ids)
+        # Within a symbolic call, positions may be counted up to a made-up length.
+        if context.symbolic_dims is not None:
+            return ids.to("meta")
+        return ids if not ids.numel() else self._in_range(ids)
 
     def _in_range(self, ids: torch.Tensor) -> torch.Tensor:
         """Returns the ids. Raises ElementError for an id outside of the table."""

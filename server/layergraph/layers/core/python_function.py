@@ -40,7 +40,7 @@ class Lambda(Layer):
         given = {"mask": mask, "training": training}
         return self.function(inputs, **{**self.arguments, **{name: given[name] for name in self._passed}})
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:  # type: ignore[override]
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """The mask of the output, by the option `mask`."""
         return self.mask(inputs, mask) if callable(self.mask) else self.mask
 

@@ -56,7 +56,7 @@ class QuantizedEmbedding(QuantizedLayer, Embedding):
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Looks up the vectors of the ids. Raises DataError for an id outside of the table."""
-        ids = self.known_ids(inputs)
+        ids = self.known_ids(context, inputs)
         vectors: torch.Tensor = torch.nn.functional.embedding(ids, w.embeddings).to(torch_dtype(self.compute_dtype))
         if w.unscaled:
             return vectors

@@ -11,6 +11,7 @@ from layergraph.config.options import anything, boolean, fraction, option, posit
 from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.exporting import is_recorded_for_file
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
@@ -31,8 +32,8 @@ States: TypeAlias = Sequence[torch.Tensor]
 #: One timestep: (its index, states before) -> states after, the first of which is the output.
 Step: TypeAlias = Callable[[int, States], list[torch.Tensor]]
 
-#: Called with the states after each timestep.
-Watch: TypeAlias = Callable[[States], None]
+#: Called with the output and the states after each timestep.
+Watch: TypeAlias = Callable[[torch.Tensor, States], None]
 
 
 class Cell(Layer):
@@ -64,6 +65,22 @@ class Cell(Layer):
     def state_sizes(self) -> tuple[int, ...]:
         """Number of features of each state. The first is the output's."""
         return (self.units,)
+
+    @property
+    def state_size(self) -> int | list[int]:
+        """Number of features of each state, as Keras's cells have it."""
+        sizes = list(self.state_sizes)
+        return sizes if len(sizes) > 1 else sizes[0]
+
+    @property
+    def output_size(self) -> int:
+        """Number of features of the output."""
+        return self.state_sizes[0]
+
+    def initial_states(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The states before the first of the timesteps x: zeros."""
+        dtype = torch_dtype(self.compute_dtype)
+        return [x.new_zeros((x.shape[0], size), dtype=dtype) for size in self.state_sizes]
 
     def build(self, input_shape: Any, *others: Any) -> None:
         """Creates kernels and bias."""
@@ -126,7 +143,7 @@ class Cell(Layer):
 
         mask          (rows, timesteps), False at timesteps to skip: states stay, and the last output is repeated
         need_states   whether the caller uses the states
-        watch         called with the states after each timestep, before masking; the first one is the output
+        watch         called with the output and the states after each timestep, before masking
         """
         x = x.to(w.kernel.dtype)
         if context.training and self.dropout and not self.recurrent_dropout:
@@ -143,7 +160,7 @@ class Cell(Layer):
             if done is not None:
                 return done
         step = self.step(context, w, x)
-        return _loop(step if watch is None else _watched(step, watch), x, states, mask)
+        return loop(step if watch is None else _watched(step, watch), x, states, mask)
 
     def _recorded(
         self,
@@ -210,13 +227,13 @@ class Cell(Layer):
 def _watched(step: Step, watch: Watch) -> Step:
     def take(t: int, states: States) -> list[torch.Tensor]:
         after = step(t, states)
-        watch(after)
+        watch(after[0], after)
         return after
 
     return take
 
 
-def _loop(step: Step, x: torch.Tensor, states: States, mask: torch.Tensor | None) -> Scanned:
+def loop(step: Step, x: torch.Tensor, states: States, mask: torch.Tensor | None) -> Scanned:
     """Runs the timesteps one by one. `x` provides the number of rows and timesteps, and the dtype."""
     steps = x.shape[1]
     states = list(states)

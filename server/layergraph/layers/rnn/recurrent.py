@@ -9,18 +9,21 @@ from typing import Any, TypeAlias
 
 import torch
 
-from layergraph.config.names import snake_case
 from layergraph.config.options import Expected, anything, boolean, one_of, option
 from layergraph.errors import GraphError
-from layergraph.functional import scopes
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import Structure, flatten
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.weights import Weights
+from layergraph.layers.rnn.called import CalledCell, build_cell, is_custom_cell
 from layergraph.layers.rnn.cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch
 from layergraph.layers.rnn.kernels import Scanned
+from layergraph.plugins import custom_layers
+
+#: A cell of Keras's, or a custom one.
+AnyCell: TypeAlias = Cell | CalledCell
 
 #: The watch of each cell, or None.
 Watches: TypeAlias = Sequence[Watch | None]
@@ -59,7 +62,7 @@ class Recurrent(Layer):
     supports_masking = True
     storage = StorageLayout(null_regularizer=True)
 
-    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
+    def cells(self, w: Weights) -> list[tuple[AnyCell, Any]]:
         """Returns the stacked cells, each with its bound weights."""
         raise NotImplementedError
 
@@ -107,7 +110,7 @@ class Recurrent(Layer):
     def _run_cells(
         self,
         context: CallContext,
-        cells: list[tuple[Cell, Any]],
+        cells: list[tuple[AnyCell, Any]],
         watches: Watches | None,
         x: torch.Tensor,
         starts: list[torch.Tensor],
@@ -143,13 +146,13 @@ class Recurrent(Layer):
         if self.stateful and context.states is not None:
             context.states[self] = [state.detach() for state in states]
 
-    def _starts(self, cells: list[tuple[Cell, Any]], x: torch.Tensor, initial_state: Any) -> list[torch.Tensor]:
+    def _starts(self, cells: list[tuple[AnyCell, Any]], x: torch.Tensor, initial_state: Any) -> list[torch.Tensor]:
         """Returns the initial states, given or zeros, in the cells' compute dtypes."""
         sizes = [size for cell, _ in cells for size in cell.state_sizes]
         dtypes = [torch_dtype(cell.compute_dtype) for cell, _ in cells for _ in cell.state_sizes]
         given = [state for state in flatten(initial_state) if state is not None]
         if not given:
-            return [x.new_zeros((x.shape[0], n), dtype=dtype) for n, dtype in zip(sizes, dtypes, strict=True)]
+            return [state for cell, _ in cells for state in cell.initial_states(x)]
         if len(sizes) == 1:
             # Cells of one state take the first of those given, such as an LSTM's.
             given = given[:1]
@@ -191,7 +194,7 @@ class _OwnCell(Recurrent):
 
     storage = replace(Recurrent.storage, path=("cell",))
 
-    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
+    def cells(self, w: Weights) -> list[tuple[AnyCell, Any]]:
         """Returns the layer itself."""
         assert isinstance(self, Cell)
         return [(self, w)]
@@ -226,6 +229,10 @@ class _OneStep(Layer):
         outputs, ends = self.scan(context, w, inputs[:, None], flatten(states), None, need_states=True)
         return [outputs[:, 0], *ends]
 
+    def output_structure(self, outputs: list[Any]) -> Structure:
+        """Returns the output, and a list of the next states."""
+        return outputs[0], outputs[1:]
+
 
 class SimpleRNNCell(SimpleCell, _OneStep):
     """One timestep of a SimpleRNN (keras.layers.SimpleRNNCell)."""
@@ -247,19 +254,21 @@ def _cell(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and value:
         return StackedRNNCells(_cells(value))
     if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
-        classes: dict[str, type[Layer]] = {**_CELLS, "StackedRNNCells": StackedRNNCells}
+        classes: dict[str, type[Layer]] = {**custom_layers(), **_CELLS, "StackedRNNCells": StackedRNNCells}
         known = classes.get(value.get("class_name", ""))
         value = value if known is None else known.from_config(value["config"])
-    if isinstance(value, (Cell, StackedRNNCells)):
+    if isinstance(value, (Cell, StackedRNNCells)) or is_custom_cell(value):
         return value
-    raise Expected(f"a cell or a list of cells: {', '.join(_CELLS)}")
+    raise Expected(
+        f"a cell or a list of cells: {', '.join(_CELLS)}, or a layer that has state_size and call(inputs, states)"
+    )
 
 
-def _cells(value: Any) -> list[Cell]:
+def _cells(value: Any) -> list[Layer]:
     if not isinstance(value, (list, tuple)) or not value:
         raise Expected("a list of cells")
     cells = [_cell(item) for item in value]
-    if not all(isinstance(cell, Cell) for cell in cells):
+    if any(isinstance(cell, StackedRNNCells) for cell in cells):
         raise Expected("a list of cells without stacks")
     return cells
 
@@ -267,32 +276,41 @@ def _cells(value: Any) -> list[Cell]:
 class StackedRNNCells(Layer):
     """Stacked cells, each applied to the output of the one before (keras.layers.StackedRNNCells)."""
 
-    cells: list[Cell] = option(_cells)
+    cells: list[Layer] = option(_cells)
 
     def setup(self) -> None:
         """Registers the cells as sublayers, by their names in files."""
         counts: Counter[str] = Counter()
         for cell in self.cells:
-            name = snake_case(type(cell).__name__)
+            name = cell.group_name
             self.sublayers[f"cells/{name}" + (f"_{counts[name]}" if counts[name] else "")] = cell
             counts[name] += 1
+        #: Number of features of each cell's output.
+        self.widths: list[int] = []
 
     def build(self, input_shape: Any, *others: Any) -> None:
         """Builds each cell for the output of the one before."""
+        self.widths.clear()
         for cell in self.cells:
-            if not cell.built:
-                cell.build(input_shape)
-                cell.built = True
-            input_shape = (input_shape[0], cell.state_sizes[0])
+            self.widths.append(build_cell(cell, input_shape))
+            input_shape = (input_shape[0], self.widths[-1])
 
 
-def _penalty(context: CallContext, cell: Cell, stack: StackedRNNCells | None = None) -> Watch:
+def _run(cell: Layer, width: int) -> AnyCell:
+    """The cell as something that computes timesteps."""
+    if is_custom_cell(cell):
+        return CalledCell(cell, width)
+    assert isinstance(cell, Cell)
+    return cell
+
+
+def _penalty(context: CallContext, cell: Layer, stack: StackedRNNCells | None = None) -> Watch:
     """Returns a watch that adds activity regularisation of a cell's timestep, and of its part in the stack's."""
 
-    def add(states: States) -> None:
-        cell.penalize(context, [states[0], *states])
+    def add(output: torch.Tensor, states: States) -> None:
+        cell.penalize(context, [output, *states])
         if stack is not None:
-            stack.penalize(context, [states[0], *states] if cell is stack.cells[-1] else [*states])
+            stack.penalize(context, [output, *states] if cell is stack.cells[-1] else [*states])
 
     return add
 
@@ -310,25 +328,29 @@ class RNN(Recurrent):
     def setup(self) -> None:
         """Registers the cell as a sublayer."""
         self.sublayers["cell"] = self.cell
+        self._width = 0
 
     def build(self, input_shape: Any, *others: Any) -> None:
         """Builds the cell."""
-        if not self.cell.built:
-            with scopes.building(self.cell):
-                self.cell.build((input_shape[0], *input_shape[2:]))
+        step_shape = (input_shape[0], *input_shape[2:])
+        if not isinstance(self.cell, StackedRNNCells):
+            self._width = build_cell(self.cell, step_shape)
+        elif not self.cell.built:
+            self.cell.build(step_shape)
             self.cell.built = True
 
-    def cells(self, w: Weights) -> list[tuple[Cell, Any]]:
+    def cells(self, w: Weights) -> list[tuple[AnyCell, Any]]:
         """Returns the cell, or those of the stack."""
-        if isinstance(self.cell, Cell):
-            return [(self.cell, w["cell"])]
-        return [(cell, w["cell"][name]) for name, cell in self.cell.sublayers.items()]
+        if not isinstance(self.cell, StackedRNNCells):
+            return [(_run(self.cell, self._width), w["cell"])]
+        named = zip(self.cell.sublayers.items(), self.cell.widths, strict=True)
+        return [(_run(cell, width), w["cell"][name]) for (name, cell), width in named]
 
     def watches(self, context: CallContext) -> Watches | None:
         """Watches that add activity regularisation of the cells: of the output and each state, at each timestep."""
         if context.losses is None or all(layer.activity_regularizer is None for layer in self.cell.walk_layers()):
             return None
-        if isinstance(self.cell, Cell):
+        if not isinstance(self.cell, StackedRNNCells):
             return [_penalty(context, self.cell)]
         return [_penalty(context, cell, self.cell) for cell in self.cell.cells]
 
@@ -344,11 +366,11 @@ class RNN(Recurrent):
 
     def output_structure(self, outputs: list[Any]) -> Structure:
         """Nests the states of a stack as Keras does."""
-        if isinstance(self.cell, Cell) or not self.return_state:
+        if not isinstance(self.cell, StackedRNNCells) or not self.return_state:
             return super().output_structure(outputs)
         nested, rest = [outputs[0]], outputs[1:]
         for cell in self.cell.cells:
-            count = len(cell.state_sizes)
+            count = len(_run(cell, 0).state_sizes)
             nested.append(rest[:count] if count > 1 else rest[0])
             rest = rest[count:]
         return nested
