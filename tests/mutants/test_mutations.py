@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import coverage
 import measuring
@@ -12,8 +13,9 @@ import pytest
 import reach
 from mutations import compiles, mutations
 from reach import said, scopes, used_at
-from report import Equivalents
+from report import Equivalents, Result, Results
 from sampling import SOURCES, room_of, sample, sources
+from trial import Trial
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -126,6 +128,30 @@ def test_of_many_cases_of_one_test_two_come_before_other_tests() -> None:
     tiers = [0, 0, 0, 0, 1]
     tests = [reach.Test(name, 1.0, 1.0, (tier,)) for name, tier in zip(names, tiers, strict=True)]
     assert [test.name for test in reach._cases_apart(tests)] == ["a::f[1]", "a::f[2]", "a::g", "a::f[3]", "b::h"]
+
+
+def test_a_survivor_is_tried_again_with_the_tests_that_no_time_was_left_for(tmp_path: Path) -> None:
+    source = b"def f():\n    g()\n"
+    (tmp_path / "a.py").write_bytes(source)
+    (drop,) = mutations("a.py", source)
+    tests = [reach.Test(name, 1.0, 4.0, (0,)) for name in "abcde"]
+    placed, ran = [], []
+
+    def run(part):
+        names = [test.name for test in part]
+        ran.extend(names * len(placed))
+        return {"reply": {"failed": "d" * len(placed and {"d"} & {*names})}, **ended}
+
+    ended = {"timeout": False, "last": "", "output": "", "took": 1.0}
+    warm = SimpleNamespace(run=run, mirror=SimpleNamespace(put=placed.append, restore=placed.remove))
+    reached, killers = SimpleNamespace(tests=lambda mutation: list(tests)), reach.Killers(tmp_path / "killers.json")
+    results, result = Results(tmp_path / "results.json", tmp_path), Result(drop)
+    Trial(warm, reached, killers, 8.0).run(result)
+    results.add(result)
+    assert (ran, results.survivors()) == (["a", "b"], [result])
+    Trial(warm, reached, killers, 8.0).run(result)
+    assert (ran, result.killed_by, result.tests_run) == (["a", "b", "c", "d"], "d", {*"abcd"})
+    assert results.survivors() == []
 
 
 @pytest.mark.parametrize(
