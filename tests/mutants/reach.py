@@ -216,20 +216,40 @@ def _cases_apart(tests: list[Test]) -> list[Test]:
 
 
 def used_at(mutation: Mutation, source: bytes) -> set[int]:
-    """The lines that use what a mutation defines, where it is run by an import: a constant, an option of a class."""
+    """The lines that use what a mutation defines, where it is run by an import.
+
+    It is a constant, an option of a class, or a default of a function.
+    """
     if not mutation.imported:
         return set()
     tree = ast.parse(source)
-    names = set()
+    names, lines = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.lineno <= mutation.line <= (node.end_lineno or 0):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return {
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            here = {name for name, default in _defaults(node.args) if _within(mutation, default)}
+            lines |= {each.lineno for each in ast.walk(node) if isinstance(each, ast.Name) and each.id in here}
+    return lines | {
         node.lineno
         for node in ast.walk(tree)
         if (isinstance(node, ast.Name) and node.id in names) or (isinstance(node, ast.Attribute) and node.attr in names)
     }
+
+
+def _defaults(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr]]:
+    places = [*arguments.posonlyargs, *arguments.args]
+    for argument, default in zip(reversed(places), reversed(arguments.defaults), strict=False):
+        yield argument.arg, default
+    for argument, named in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if named is not None:
+            yield argument.arg, named
+
+
+def _within(mutation: Mutation, node: ast.expr) -> bool:
+    end = node.end_lineno or 0, node.end_col_offset or 0
+    return (node.lineno, node.col_offset) <= (mutation.line, mutation.column) < end
 
 
 def said(mutation: Mutation, source: bytes) -> set[str]:

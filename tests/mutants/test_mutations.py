@@ -96,6 +96,12 @@ def test_a_constant_and_an_option_are_used_where_they_are_named() -> None:
     assert 9 not in lines[3]
 
 
+def test_a_default_is_used_where_its_argument_is_named() -> None:
+    source = b"def f(a=1, *, b=2):\n    y = 3\n    return (\n        a +\n        b\n    )\n"
+    lines = {each.text: used_at(each, source) for each in mutations("a.py", source) if each.line == 1}
+    assert lines == {"2": {4}, "0": {4}, "3": {5}, "1": {5}}
+
+
 def test_the_words_of_a_line_are_those_of_names_without_endings() -> None:
     source = b"class Loop:\n    def reset(self):\n        self.statefulLayers = f(a, b)\n"
     (swap,) = [each for each in mutations("training/loop.py", source) if each.operator == "swap-arguments"]
