@@ -9,7 +9,7 @@ import json
 import math
 import re
 from bisect import bisect
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -190,8 +190,9 @@ class _File:
 
 
 _TIERS = ("line", "function", "class", "file")
-#: Cases of one test that are tried before the others' further ones.
+#: Cases of one test that are tried before the others' further ones: so many, or what is done in so many seconds.
 _CASES = (2, 10)
+_CASES_SECONDS = 0.25
 
 
 #: What a word counts that the file of tests shares with the mutation's file.
@@ -207,10 +208,13 @@ def _ranked(test: Test, similarity: float) -> Test:
 def _cases_apart(tests: list[Test]) -> list[Test]:
     """The tests, within a tier first some cases of each: hundreds of one are mostly killed by the first, or by none."""
     seen: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     keys = {}
     for test in tests:
         name = test.name.partition("[")[0]
-        keys[test.name] = (test.tier, bisect(_CASES, seen[name]))
+        seconds[name] += test.work
+        few = seconds[name] <= _CASES_SECONDS
+        keys[test.name] = (test.tier, 0 if few else bisect(_CASES, seen[name]))
         seen[name] += 1
     return sorted(tests, key=lambda test: keys[test.name])
 

@@ -129,11 +129,12 @@ def test_what_no_test_is_known_to_run_is_tried_with_tests_of_its_name(file: str,
     assert [test.name for test in found] == ["f"] * tried
 
 
-def test_of_many_cases_of_one_test_two_come_before_other_tests() -> None:
+def test_of_many_cases_of_one_test_two_or_the_quick_ones_come_before_other_tests() -> None:
     names = ["a::f[1]", "a::f[2]", "a::f[3]", "a::g", "b::h"]
     tiers = [0, 0, 0, 0, 1]
-    tests = [reach.Test(name, 1.0, 1.0, (tier,)) for name, tier in zip(names, tiers, strict=True)]
-    assert [test.name for test in reach._cases_apart(tests)] == ["a::f[1]", "a::f[2]", "a::g", "a::f[3]", "b::h"]
+    for work, found in ((1.0, ["a::f[1]", "a::f[2]", "a::g", "a::f[3]", "b::h"]), (0.05, names)):
+        tests = [reach.Test(name, 1.0, work, (tier,)) for name, tier in zip(names, tiers, strict=True)]
+        assert [test.name for test in reach._cases_apart(tests)] == found
 
 
 def test_a_survivor_is_tried_again_with_the_tests_that_no_time_was_left_for(tmp_path: Path) -> None:
