@@ -127,7 +127,8 @@ class _File:
     """What one file of tests reaches."""
 
     def __init__(self, name: str, measured: dict[str, Any]) -> None:
-        self._declarations = name in _DECLARATIONS
+        #: The package whose declarations it reads, if it does.
+        self._declarations = Path(name).parts[1] if name in _DECLARATIONS else ""
         self._words = set(Path(name).stem.removeprefix("test_").split("_")) | set(Path(name).parent.name.split("_"))
         self._tests = measured["tests"]
         self._reached = measured["reached"]
@@ -165,8 +166,10 @@ class _File:
                 tiers[test] = min(tiers[test], tier)
                 here[test] += len(lines)
         similarity = self._similarity(mutation)
+        # What an import makes, tests may read without running a line.
+        reads = mutation.imported and (self._declarations in Path(mutation.path).parts or self._bears_name(mutation))
         for number, test in enumerate(self._tests):
-            if self._declarations and mutation.imported:
+            if reads:
                 tiers[number] = 0
             elif not here[number]:
                 continue
@@ -182,6 +185,10 @@ class _File:
                 if test["passed"]:
                     order = (len(_TIERS), -similarity, bisect(_QUICK, test["work"]), 0.0, test["work"])
                     yield Test(test["name"], test["clock"], test["work"], order)
+
+    def _bears_name(self, mutation: Mutation) -> bool:
+        """Whether all words of a mutation's module are in the names of this file and its folder."""
+        return {*Path(mutation.path).stem.split("_")} <= self._words
 
     def _similarity(self, mutation: Mutation) -> int:
         """The number of words that the names of this file and its folder share with those of a mutation's."""

@@ -129,6 +129,23 @@ def test_what_no_test_is_known_to_run_is_tried_with_tests_of_its_name(file: str,
     assert [test.name for test in found] == ["f"] * tried
 
 
+@pytest.mark.parametrize(
+    ("file", "path", "tried"),
+    [
+        ("tests/layerserve_server/test_settings.py", "server/layerserve_server/access/quota.py", True),
+        ("tests/layerserve_server/test_settings.py", "server/layergraph/golden.py", False),
+        ("tests/a/test_run_list.py", "client/layerserve/run_list.py", True),
+        ("tests/a/test_run.py", "client/layerserve/run_list.py", False),
+    ],
+)
+def test_what_an_import_makes_is_read_by_tests_that_run_no_line(file: str, path: str, tried: bool) -> None:
+    test = {"name": "f", "clock": 1.0, "work": 1.0, "passed": True}
+    reached = {path: {"imported": [1], "lines": [], "scopes": {}}}
+    more = mutations(path, b"MOST = 3\n")[0]
+    found = [each.tier for each in reach._File(file, {"tests": [test], "reached": reached}).tests(more, {1}, set())]
+    assert found == [0] * tried
+
+
 def test_of_many_cases_of_one_test_two_or_the_quick_ones_come_before_other_tests() -> None:
     names = ["a::f[1]", "a::f[2]", "a::f[3]", "a::g", "b::h"]
     tiers = [0, 0, 0, 0, 1]
