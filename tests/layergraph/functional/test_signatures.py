@@ -120,6 +120,17 @@ def test_arguments_come_in_keras_order(kind: str) -> None:
     assert wrong.keys() == {name for name in ELSEWHERE if name in TABLES[kind][0]}, wrong
 
 
+def test_the_first_argument_is_no_name_or_dtype() -> None:
+    """Also of classes that Keras doesn't have, such as KerasHub's."""
+    waiting, found = [Configurable], []
+    while waiting:
+        found.append(one := waiting.pop())
+        waiting += one.__subclasses__()
+    first = {one: next((name for name, option in one._options.items() if not option.kw_only), "") for one in found}
+    assert len(first) > 600
+    assert [one for one, name in first.items() if name in ("name", "trainable", "dtype")] == []
+
+
 #: Classes with positional arguments here that are keyword-only in Keras.
 BEHIND_A_NAME = {
     "layers": {"InputLayer"},
