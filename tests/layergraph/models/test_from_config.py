@@ -10,7 +10,7 @@ import torch
 from layergraph import Input, Model, layers
 from layergraph.config.keras_versions import KERAS3
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, TensorRef
-from layergraph.errors import ConfigError, DataError, GraphError
+from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphError, UnsupportedModelError
 from layergraph.functional.call_key import CallCache
 from layergraph.functional.shard import Shard
 from layergraph.functional.stored_form import _same
@@ -48,6 +48,26 @@ def test_a_spec_becomes_its_model() -> None:
 def test_what_is_not_known_is_refused(spec: GraphSpec, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         rebuild(spec, KERAS3.ignores)
+
+
+@pytest.mark.parametrize(
+    ("layer", "changed", "error", "text"),
+    [
+        (1, {"class_name": "Frobnicate"}, UnsupportedModelError, "class 'Frobnicate' is not supported"),
+        (1, {"config": {"name": "a", "units": -2}}, UnsupportedModelError, "option 'units' is -2"),
+        (1, {"class_name": "CategoryEncoding", "config": {"name": "a"}}, UnsupportedModelError, "num_tokens"),
+        (0, {"config": {"name": "x", "batch_shape": [None]}}, CorruptFileError, "layer 'a' "),
+        (1, {"inbound_nodes": []}, CorruptFileError, "there is no output 0 of call 0"),
+    ],
+)
+def test_a_config_that_makes_no_model_is_refused(
+    layer: int, changed: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    x = Input((3,), name="x")
+    config = Model(x, layers.Dense(2, name="a")(x)).get_config()
+    config["layers"][layer].update(changed)
+    with pytest.raises(error, match=text):
+        Model.from_config(config)
 
 
 def test_the_latest_results_are_kept() -> None:
