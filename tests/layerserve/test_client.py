@@ -25,7 +25,6 @@ from layerserve import (
     VersionNotFound,
 )
 
-
 #: Values of the further arguments that methods need.
 ARGUMENTS = {
     **{"version": 1, "path": "m.keras", "label": "a", "share": 0.5, "inputs": [[1.0]], "x": [[1.0]], "y": [[1.0]]},
@@ -43,10 +42,10 @@ OF_MODELS = [
 def test_a_model_without_a_name_is_refused_before_anything_is_sent(client, server, name):
     given = list(inspect.signature(getattr(Client, name)).parameters.values())[2:]
     needed = [one.name for one in given if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
+    arguments = [ARGUMENTS[argument] for argument in needed]
     for wrong in ("", None, 3):
         with pytest.raises(InvalidArgument, match=f"model: got {wrong!r}, expected the name of a model"):
-            found = getattr(client, name)(wrong, *(ARGUMENTS[argument] for argument in needed))
-            list(found)  # a generator asks when it is read
+            list(getattr(client, name)(wrong, *arguments))  # a generator asks when it is read
     assert server.calls == []
 
 
