@@ -70,7 +70,8 @@ class Reach:
         near, words = used_at(mutation, source), said(mutation, source)
         found = [test for file in self._files for test in file.tests(mutation, ignored, near)]
         # A child process that is killed, or forked from one, doesn't report what it ran.
-        found = found or [test for file in self._files for test in file.namesakes(mutation)]
+        reached = {test.name for test in found}
+        found += [test for file in self._files for test in file.namesakes(mutation) if test.name not in reached]
         known = Counter(word for test in found for word in _words(test.name))
         # A word of many tests tells little.
         weights = {word: math.log(len(found) / known[word]) for word in words & known.keys()}
