@@ -103,6 +103,8 @@ def test_rows_of_a_worker_go_so_often_into_an_axis() -> None:
         ([1, 2], [1, 2, 3], False),
         (1, 1.0, True),
         ("a", "b", False),
+        ({"a": 1}, [1], False),
+        ([1], 1, False),
     ],
 )
 def test_forms_of_a_file_are_compared_by_what_they_say(one: Any, other: Any, same: bool) -> None:
