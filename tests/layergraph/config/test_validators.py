@@ -24,6 +24,7 @@ X = Input((3,))
 MODEL = Model(X, Dense(2)(X))
 LOOKUP = ReversibleEmbedding(3, 2)
 SGD = OPTIMIZERS["SGD"]()
+SCALED = OPTIMIZERS["LossScaleOptimizer"](SGD)
 
 TAKEN = [
     (architecture.layer_count, 0, 0),
@@ -60,7 +61,7 @@ REFUSED = [
     *((positive_number, value, "a number above 0") for value in (0, -0.5)),
     (_embedding, Dense(2), "a ReversibleEmbedding"),
     *((_axes, value, "an integer, a list of integers, or None") for value in ("a", 1.5, [1, "a"])),
-    *((multi_optimizer._inner, value, "an optimizer other than LossScale") for value in (3, "LossScaleOptimizer")),
+    *((multi_optimizer._inner, value, "an optimizer other than LossScale") for value in (3, SCALED)),
     (multi_optimizer._by_pattern, [SGD], "optimizers by regular expression"),
     (multi_optimizer._by_pattern, {"(": SGD}, "regular expression"),
     (multi_optimizer._by_pattern, {str(n): SGD for n in range(5000)}, "regular expressions"),
