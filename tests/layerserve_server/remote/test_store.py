@@ -383,7 +383,7 @@ def test_an_empty_store_is_there_if_its_bucket_or_repository_is(tmp_path, scheme
     assert paths == [asked]
 
 
-class FileExpired(Exception):  # noqa: N818
+class FileExpired(Exception):
     """As fsspec names it."""
 
 
