@@ -180,12 +180,17 @@ class _File:
                 yield Test(test["name"], test["clock"], work, order)
 
     def namesakes(self, mutation: Mutation) -> Iterator[Test]:
-        """The tests of this file if it bears the name of a mutation's module or folder, the quick ones first."""
-        if similarity := self._similarity(mutation):
-            for test in self._tests:
-                if test["passed"]:
-                    order = (len(_TIERS), -similarity, bisect(_QUICK, test["work"]), 0.0, test["work"])
-                    yield Test(test["name"], test["clock"], test["work"], order)
+        """The tests of this file if it bears the name of a mutation's module or folder, the quick ones first.
+
+        And before all others those whose case is the module: they read its source.
+        """
+        similarity, stem = self._similarity(mutation), Path(mutation.path).stem
+        for test in self._tests:
+            of_module = test["name"].endswith((f"[{stem}]", f"[async_{stem}]"))
+            if test["passed"] and (similarity or of_module):
+                tier = 0 if of_module else len(_TIERS)
+                order = (tier, -similarity, bisect(_QUICK, test["work"]), 0.0, test["work"])
+                yield Test(test["name"], test["clock"], test["work"], order)
 
     def _bears_name(self, mutation: Mutation) -> bool:
         """Whether all words of a mutation's module are in the names of this file and its folder."""

@@ -146,6 +146,13 @@ def test_what_an_import_makes_is_read_by_tests_that_run_no_line(file: str, path:
     assert found == [0] * tried
 
 
+def test_a_case_of_a_module_is_tried_first() -> None:
+    tests = [{"name": f"f[{case}]", "clock": 1.0, "work": 1.0, "passed": True} for case in ("async_flow", "b")]
+    (drop,) = mutations("client/layerserve/flow.py", b"def f():\n    g()\n")
+    found = reach._File("tests/layerserve/test_public_api.py", {"tests": tests, "reached": {}}).namesakes(drop)
+    assert {test.name: test.tier for test in found} == {"f[async_flow]": 0, "f[b]": 4}
+
+
 def test_of_many_cases_of_one_test_two_or_the_quick_ones_come_before_other_tests() -> None:
     names = ["a::f[1]", "a::f[2]", "a::f[3]", "a::g", "b::h"]
     tiers = [0, 0, 0, 0, 1]
