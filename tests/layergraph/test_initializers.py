@@ -137,3 +137,10 @@ def test_seeds_of_files_are_numbers_or_their_generators():
 def test_constants_are_numbers(value):
     with pytest.raises(ConfigError, match="expected a number or an array of numbers"):
         INITIALIZERS["Constant"](value=value)
+
+
+def test_axes_are_written_if_they_are_set() -> None:
+    """Older releases of Keras 3 refuse a file that has them."""
+    for axes in ({}, {"input_axes": [0], "output_axes": [1]}):
+        config = INITIALIZERS["HeNormal"](**axes).get_config()
+        assert {name: config[name] for name in ("input_axes", "output_axes") if name in config} == axes

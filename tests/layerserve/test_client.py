@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import threading
@@ -23,6 +24,29 @@ from layerserve import (
     UnknownOutput,
     VersionNotFound,
 )
+
+#: Values of the further arguments that methods need.
+ARGUMENTS = {
+    **{"version": 1, "path": "m.keras", "label": "a", "share": 0.5, "inputs": [[1.0]], "x": [[1.0]], "y": [[1.0]]},
+    **{"space": {"seed": [1, 2]}, "corrections": {}},
+}
+OF_MODELS = [
+    name
+    for name, method in inspect.getmembers(Client, inspect.isfunction)
+    if list(inspect.signature(method).parameters)[1:2] == ["model"]
+    and inspect.signature(method).parameters["model"].default is inspect.Parameter.empty
+]
+
+
+@pytest.mark.parametrize("name", OF_MODELS)
+def test_a_model_without_a_name_is_refused_before_anything_is_sent(client, server, name):
+    given = list(inspect.signature(getattr(Client, name)).parameters.values())[2:]
+    needed = [one.name for one in given if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
+    arguments = [ARGUMENTS[argument] for argument in needed]
+    for wrong in ("", None, 3):
+        with pytest.raises(InvalidArgument, match=f"model: got {wrong!r}, expected the name of a model"):
+            list(getattr(client, name)(wrong, *arguments))  # a generator asks when it is read
+    assert server.calls == []
 
 
 def test_one_output_gives_an_array(client):

@@ -206,6 +206,10 @@ def test_arrays_of_datasets_and_arrays_may_be_mixed(client, server):
         ({"x": X, "y": X, "splits": {"a": 2}}, "splits: got 2 for 'a'"),
         ({"x": X, "y": X, "splits": {"a": 0.6, "b": 0.6}}, "splits: got shares of 1.2 together"),
         ({"x": X, "y": X, "splits": {}}, "splits: got 0 splits"),
+        ({"x": X, "y": X, "splits": dict.fromkeys(map(str, range(101)), 0.001)}, "splits: got 101 splits"),
+        ({"x": X, "y": X, "splits": {"a" * 101: 0.5}}, "splits: got the name 'aaa"),
+        ({"x": X, "y": X, "splits": {"": 0.5}}, "splits: got the name ''"),
+        ({"x": X, "y": X, "splits": {"a": True}}, "splits: got True for 'a'"),
         ({"x": X, "y": X, "splits": 0.8}, "splits: got 0.8"),
     ],
 )

@@ -10,7 +10,18 @@ from layerserve import AsyncClient, Client, methods
 from layerserve.cli import main
 from layerserve.cli.flags import flag_name
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
-from layerserve.options.kinds import Flag, Json, Metadata, Number, Patterns, Publication, Text, Whole, Words
+from layerserve.options.kinds import (
+    Flag,
+    Json,
+    Metadata,
+    Number,
+    Patterns,
+    Publication,
+    Text,
+    Whole,
+    Words,
+    splits_problem,
+)
 from layerserve.options.online import ONLINE
 from layerserve.options.option import fill
 from layerserve.options.training import EVALUATE, TRAIN
@@ -180,3 +191,8 @@ def test_a_name_that_is_no_option_is_refused_as_python_does(client, server, meth
     with pytest.raises(TypeError, match=text):
         getattr(client, method)("double", [[1.0, 2.0, 3.0]], [1], **{name: 1})
     assert server.calls == []
+
+
+@pytest.mark.parametrize("splits", [{str(n): 0.01 for n in range(100)}, {"a" * 100: 1}, {"a": 0.7, "b": 0.2, "c": 0.1}])
+def test_splits_at_their_limits_are_taken(splits):
+    assert splits_problem(splits) == ""

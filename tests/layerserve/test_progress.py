@@ -4,7 +4,7 @@ import io
 from datetime import datetime, timezone
 
 import pytest
-from layerserve import EpochEnd, RunCancelled, RunFailed, RunFinished, StepProgress
+from layerserve import EpochEnd, RunCancelled, RunFailed, RunFinished, RunPaused, RunResumed, StepProgress
 from layerserve.progress import PlainProgress, format_logs, format_seconds
 
 AT = ("r", 0, datetime(2020, 1, 1, tzinfo=timezone.utc))
@@ -61,10 +61,24 @@ def test_each_line_can_be_seen_at_once():
 def test_endings_are_said():
     stream = io.StringIO()
     progress = PlainProgress(stream)
-    for event in (RunFailed(*AT, "loss is NaN", 1, 2), RunCancelled(*AT, 1), RunFinished(*AT, 7, 1.0, {})):
+    for event in (
+        RunFailed(*AT, "loss is NaN", 1, 2),
+        RunCancelled(*AT, 1),
+        RunFinished(*AT, 7, 1.0, {}),
+        RunFinished(*AT, None, 1.0, {}, "no improvement"),
+        RunPaused(*AT, 2, 3),
+        RunPaused(*AT, 0, 0, "the disk is full"),
+        RunResumed(*AT, 2, 3),
+        RunResumed(*AT, 0, 0),
+    ):
         progress.show(event)
     assert stream.getvalue().splitlines() == [
         "failed: loss is NaN",
         "cancelled",
         "finished in 1.0 s, published version 7",
+        "finished in 1.0 s, nothing published: no improvement",
+        "paused in epoch 2, after step 3",
+        "paused: the disk is full",
+        "resumed in epoch 2, after step 3",
+        "restarted from the beginning",
     ]

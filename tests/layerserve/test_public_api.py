@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import layerserve
 import pytest
@@ -16,6 +18,8 @@ from layerserve.datasets import Datasets
 from layerserve.management import Management
 from layerserve.run_reports import RunReports
 from layerserve.sweeping import Sweep, Sweeping
+
+FOLDER = Path(layerserve.__file__).parent
 
 PUBLIC = [
     "TLS",
@@ -180,6 +184,30 @@ def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, async
             assert ours.__doc__, name
             assert inspect.iscoroutinefunction(theirs) or inspect.isasyncgenfunction(theirs), name
     assert hasattr(blocking, "__iter__") == hasattr(asynchronous, "__aiter__") == (blocking is TrainingRun)
+
+
+#: Modules of the asynchronous client, but for its channel.
+TWINS = sorted(path.stem for path in FOLDER.glob("async_*.py") if path.stem != "async_channel")
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_both_clients_do_the_same(name):
+    """Their methods have the same statements, so that what one of them is tested for holds for the other."""
+    found, blocking = (methods_of((FOLDER / f"{one}.py").read_text()) for one in (name, name.removeprefix("async_")))
+    assert found == blocking
+    assert found
+
+
+def methods_of(source: str) -> dict[str, str]:
+    """The statements of each method, as the blocking client has them."""
+    plain = re.sub(r"\b(await|async) |Async", "", re.sub(r"__a(enter|exit|iter|next)__", r"__\1__", source))
+    return {
+        f"{kind.name}.{method.name}": "\n".join(map(ast.unparse, method.body[ast.get_docstring(method) is not None :]))
+        for kind in ast.parse(plain).body
+        if isinstance(kind, ast.ClassDef)
+        for method in kind.body
+        if isinstance(method, ast.FunctionDef)
+    }
 
 
 def test_runs_of_both_clients_say_the_same_of_their_events():

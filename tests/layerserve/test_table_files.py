@@ -195,6 +195,7 @@ def test_dates_decimals_and_lists_of_parquet(table):
         utc=utc,
         clock=[datetime.time(6, 43)],
         money=[Decimal("1.50")],
+        flag=[True],
         vector=[[1.0, 2.0]],
         fixed=pyarrow.array([[1, 2]], pyarrow.list_(pyarrow.int32(), 2)),
         words=[["a", "b"]],
@@ -208,9 +209,9 @@ def test_dates_decimals_and_lists_of_parquet(table):
     ):
         _, (numbers, texts) = read(path, Selection((name,), text=False), Selection((name,), text=True))
         assert (numbers.tolist(), texts.tolist()) == ([number], [text])
-    names = ("money", "vector", "fixed", "words", "nested")
+    names = ("money", "flag", "vector", "fixed", "words", "nested")
     _, found = read(path, *[Selection((name,)) for name in names])
-    assert [values.tolist() for values in found] == [[1.5], [[1, 2]], [[1, 2]], [[b"a", b"b"]], [[[1], [2]]]]
+    assert [values.tolist() for values in found] == [[1.5], [True], [[1, 2]], [[1, 2]], [[b"a", b"b"]], [[[1], [2]]]]
 
 
 def test_a_large_parquet_file_is_read_in_pieces(table):

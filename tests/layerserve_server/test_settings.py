@@ -161,6 +161,8 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         (["--sample-models", "m=2"], "expected MODEL=SHARE with a share from 0 to 1 in 'm=2'"),
         (["--sample-models", "a=0.1, m"], "expected MODEL=SHARE with a share from 0 to 1 in 'm'"),
         (["--metric-aliases", "triton,prometheus"], "got 'triton,prometheus', expected a list of triton and tfserving"),
+        (["--run-sinks", "wandb:p,neptune:p"], "got 'neptune:p', expected mlflow:URI or wandb:PROJECT"),
+        (["--run-sinks", "mlflow:"], "got 'mlflow:', expected mlflow:URI or wandb:PROJECT"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
         (["--training-device", "tpu"], "--training-device"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,23 @@ def test_the_model_in_time_distributed_shares_its_weights_after_loading(tmp_path
     assert_close(alone, in_sequence[:, 0])
 
 
-def test_every_tower_of_the_inception_module_is_rectified():
-    convolutions = [
-        layer for layer in ZOO["inception"].make(small=True, seed=0).layers if "Conv2D" in type(layer).__name__
-    ]
-    assert [layer.get_config()["activation"] for layer in convolutions] == ["relu"] * 5
+#: Activations in the guide's code, tanh of LSTMs included, and paddings: how often each.
+OPTIONS = {
+    "dense": {"relu": 2, "softmax": 1},
+    "model_as_layer": {"relu": 2, "softmax": 1},
+    "headline": {"tanh": 1, "relu": 3, "sigmoid": 2},
+    "tweets": {"tanh": 1, "sigmoid": 1},
+    "layer_node": {"tanh": 1, "same": 1},
+    "inception": {"relu": 5, "same": 6},
+    "residual": {"same": 1},
+    "shared_vision": {"sigmoid": 1, "valid": 3},
+    "visual_qa": {"tanh": 1, "relu": 7, "softmax": 1, "same": 3, "valid": 7},
+    "video_qa": {"tanh": 2, "relu": 7, "softmax": 1, "same": 3, "valid": 7},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_have_the_activations_and_paddings_of_the_guide(name: str) -> None:
+    configs = [layer.get_config() for layer in ZOO[name].outline(small=True).walk_layers()]
+    found = Counter(config.get(option) for config in configs for option in ("activation", "padding"))
+    assert {option: count for option, count in found.items() if option not in (None, "linear")} == OPTIONS[name]

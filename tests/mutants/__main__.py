@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--mutant", help="only these, as survivors are named")
     parser.add_argument("--jobs", type=int, default=2, help="mutants tried at once")
     parser.add_argument("--budget", type=float, default=24.0, help="seconds of the processor's time per mutant")
+    parser.add_argument("--more", type=float, default=60.0, help="seconds more for each survivor, after all others")
     parser.add_argument("--no-measure", action="store_true", help="don't measure files of tests that changed")
     parser.add_argument("--measure", metavar="TESTS", help="only measure which lines tests run, whose path begins so")
     parser.add_argument("--resume", action="store_true", help="try only what no earlier run killed")
@@ -50,14 +51,17 @@ def main() -> None:
         chosen = results.take_killed(chosen)
 
     def attempt(worker: Warm, mutation: Mutation) -> None:
-        reason = equivalents.reason(mutation)
-        if arguments.resume and reason:
-            result = Result(mutation)
-        else:
-            result = Trial(worker, reach, killers, arguments.budget).run(mutation)
+        result, reason = Result(mutation), equivalents.reason(mutation)
+        if not (arguments.resume and reason):
+            Trial(worker, reach, killers, arguments.budget).run(result)
         result.reason = reason if result.survived else ""
         results.add(result)
         print(f"[{results.added}/{len(chosen)}] {result.line()}", flush=True)
+
+    def go_on(worker: Warm, result: Result) -> None:
+        Trial(worker, reach, killers, arguments.more).run(result)
+        results.store(result)
+        print(f"[again] {result.line()}", flush=True)
 
     try:
         if not arguments.no_measure:
@@ -67,6 +71,8 @@ def main() -> None:
             return
         killers = Killers(BUILD / "killers.json")
         _in_parallel(warm, chosen, attempt)
+        # The question is what tests notice, not how soon: many survivors are in the reach of hundreds of tests.
+        _in_parallel(warm, results.survivors() if arguments.more else [], go_on)
     finally:
         for worker in warm:
             worker.close()

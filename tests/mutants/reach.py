@@ -9,7 +9,7 @@ import json
 import math
 import re
 from bisect import bisect
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,7 +70,8 @@ class Reach:
         near, words = used_at(mutation, source), said(mutation, source)
         found = [test for file in self._files for test in file.tests(mutation, ignored, near)]
         # A child process that is killed, or forked from one, doesn't report what it ran.
-        found = found or [test for file in self._files for test in file.namesakes(mutation)]
+        reached = {test.name for test in found}
+        found += [test for file in self._files for test in file.namesakes(mutation) if test.name not in reached]
         known = Counter(word for test in found for word in _words(test.name))
         # A word of many tests tells little.
         weights = {word: math.log(len(found) / known[word]) for word in words & known.keys()}
@@ -127,7 +128,8 @@ class _File:
     """What one file of tests reaches."""
 
     def __init__(self, name: str, measured: dict[str, Any]) -> None:
-        self._declarations = name in _DECLARATIONS
+        #: The package whose declarations it reads, if it does.
+        self._declarations = Path(name).parts[1] if name in _DECLARATIONS else ""
         self._words = set(Path(name).stem.removeprefix("test_").split("_")) | set(Path(name).parent.name.split("_"))
         self._tests = measured["tests"]
         self._reached = measured["reached"]
@@ -165,8 +167,10 @@ class _File:
                 tiers[test] = min(tiers[test], tier)
                 here[test] += len(lines)
         similarity = self._similarity(mutation)
+        # What an import makes, tests may read without running a line.
+        reads = mutation.imported and (self._declarations in Path(mutation.path).parts or self._bears_name(mutation))
         for number, test in enumerate(self._tests):
-            if self._declarations and mutation.imported:
+            if reads:
                 tiers[number] = 0
             elif not here[number]:
                 continue
@@ -176,12 +180,21 @@ class _File:
                 yield Test(test["name"], test["clock"], work, order)
 
     def namesakes(self, mutation: Mutation) -> Iterator[Test]:
-        """The tests of this file if it bears the name of a mutation's module or folder, the quick ones first."""
-        if similarity := self._similarity(mutation):
-            for test in self._tests:
-                if test["passed"]:
-                    order = (len(_TIERS), -similarity, bisect(_QUICK, test["work"]), 0.0, test["work"])
-                    yield Test(test["name"], test["clock"], test["work"], order)
+        """The tests of this file if it bears the name of a mutation's module or folder, the quick ones first.
+
+        And before all others those whose case is the module: they read its source.
+        """
+        similarity, stem = self._similarity(mutation), Path(mutation.path).stem
+        for test in self._tests:
+            of_module = test["name"].endswith((f"[{stem}]", f"[async_{stem}]"))
+            if test["passed"] and (similarity or of_module):
+                tier = 0 if of_module else len(_TIERS)
+                order = (tier, -similarity, bisect(_QUICK, test["work"]), 0.0, test["work"])
+                yield Test(test["name"], test["clock"], test["work"], order)
+
+    def _bears_name(self, mutation: Mutation) -> bool:
+        """Whether all words of a mutation's module are in the names of this file and its folder."""
+        return {*Path(mutation.path).stem.split("_")} <= self._words
 
     def _similarity(self, mutation: Mutation) -> int:
         """The number of words that the names of this file and its folder share with those of a mutation's."""
@@ -190,8 +203,9 @@ class _File:
 
 
 _TIERS = ("line", "function", "class", "file")
-#: Cases of one test that are tried before the others' further ones.
+#: Cases of one test that are tried before the others' further ones: so many, or what is done in so many seconds.
 _CASES = (2, 10)
+_CASES_SECONDS = 0.25
 
 
 #: What a word counts that the file of tests shares with the mutation's file.
@@ -207,29 +221,52 @@ def _ranked(test: Test, similarity: float) -> Test:
 def _cases_apart(tests: list[Test]) -> list[Test]:
     """The tests, within a tier first some cases of each: hundreds of one are mostly killed by the first, or by none."""
     seen: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     keys = {}
     for test in tests:
         name = test.name.partition("[")[0]
-        keys[test.name] = (test.tier, bisect(_CASES, seen[name]))
+        seconds[name] += test.work
+        few = seconds[name] <= _CASES_SECONDS
+        keys[test.name] = (test.tier, 0 if few else bisect(_CASES, seen[name]))
         seen[name] += 1
     return sorted(tests, key=lambda test: keys[test.name])
 
 
 def used_at(mutation: Mutation, source: bytes) -> set[int]:
-    """The lines that use what a mutation defines, where it is run by an import: a constant, an option of a class."""
+    """The lines that use what a mutation defines, where it is run by an import.
+
+    It is a constant, an option of a class, or a default of a function.
+    """
     if not mutation.imported:
         return set()
     tree = ast.parse(source)
-    names = set()
+    names, lines = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.lineno <= mutation.line <= (node.end_lineno or 0):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return {
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            here = {name for name, default in _defaults(node.args) if _within(mutation, default)}
+            lines |= {each.lineno for each in ast.walk(node) if isinstance(each, ast.Name) and each.id in here}
+    return lines | {
         node.lineno
         for node in ast.walk(tree)
         if (isinstance(node, ast.Name) and node.id in names) or (isinstance(node, ast.Attribute) and node.attr in names)
     }
+
+
+def _defaults(arguments: ast.arguments) -> Iterator[tuple[str, ast.expr]]:
+    places = [*arguments.posonlyargs, *arguments.args]
+    for argument, default in zip(reversed(places), reversed(arguments.defaults), strict=False):
+        yield argument.arg, default
+    for argument, named in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if named is not None:
+            yield argument.arg, named
+
+
+def _within(mutation: Mutation, node: ast.expr) -> bool:
+    end = node.end_lineno or 0, node.end_col_offset or 0
+    return (node.lineno, node.col_offset) <= (mutation.line, mutation.column) < end
 
 
 def said(mutation: Mutation, source: bytes) -> set[str]:

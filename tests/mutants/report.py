@@ -29,7 +29,7 @@ class Result:
 
     mutation: Mutation
     tests_known: int = 0
-    tests_run: int = 0
+    tests_run: set[str] = field(default_factory=set)
     seconds: float = 0.0
     #: The test, or `timeout of` the test.
     killed_by: str = ""
@@ -56,7 +56,8 @@ class Result:
         if self.killed:
             ending = f"killed by {self.killed_by}"
         else:
-            ending = f"SURVIVED {self.tests_run} of {self.tests_known} tests" + (" (equivalent)" if self.reason else "")
+            tried = f"{len(self.tests_run)} of {self.tests_known} tests"
+            ending = f"SURVIVED {tried}" + (" (equivalent)" if self.reason else "")
         flaky = "".join(f"; fails without it too: {name}" for name in self.flaky)
         return f"{self.mutation.name} {ending}, {self.seconds:.0f} s{flaky}"
 
@@ -91,10 +92,18 @@ class Results:
         taken = {result.mutation for result in self._results}
         return [mutation for mutation in mutations if mutation not in taken]
 
+    def survivors(self) -> list[Result]:
+        """The results of mutants that are not killed so far, and that something should notice."""
+        return [result for result in self._results if result.survived and not result.reason]
+
     def add(self, result: Result) -> None:
         """Adds the result of a mutant, and stores it."""
         self.added += 1
         self._results.append(result)
+        self.store(result)
+
+    def store(self, result: Result) -> None:
+        """Stores that a mutant was killed, for runs with `--resume`."""
         if result.killed:
             self._killed[self._code(result.mutation)] = result.killed_by
             self._file.write_text(json.dumps(dict(self._killed)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import coverage
 import measuring
@@ -12,8 +13,9 @@ import pytest
 import reach
 from mutations import compiles, mutations
 from reach import said, scopes, used_at
-from report import Equivalents
+from report import Equivalents, Result, Results
 from sampling import SOURCES, room_of, sample, sources
+from trial import Trial
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,6 +96,12 @@ def test_a_constant_and_an_option_are_used_where_they_are_named() -> None:
     assert 9 not in lines[3]
 
 
+def test_a_default_is_used_where_its_argument_is_named() -> None:
+    source = b"def f(a=1, *, b=2):\n    y = 3\n    return (\n        a +\n        b\n    )\n"
+    lines = {each.text: used_at(each, source) for each in mutations("a.py", source) if each.line == 1}
+    assert lines == {"2": {4}, "0": {4}, "3": {5}, "1": {5}}
+
+
 def test_the_words_of_a_line_are_those_of_names_without_endings() -> None:
     source = b"class Loop:\n    def reset(self):\n        self.statefulLayers = f(a, b)\n"
     (swap,) = [each for each in mutations("training/loop.py", source) if each.operator == "swap-arguments"]
@@ -121,11 +129,60 @@ def test_what_no_test_is_known_to_run_is_tried_with_tests_of_its_name(file: str,
     assert [test.name for test in found] == ["f"] * tried
 
 
-def test_of_many_cases_of_one_test_two_come_before_other_tests() -> None:
+@pytest.mark.parametrize(
+    ("file", "path", "tried"),
+    [
+        ("tests/layerserve_server/test_settings.py", "server/layerserve_server/access/quota.py", True),
+        ("tests/layerserve_server/test_settings.py", "server/layergraph/golden.py", False),
+        ("tests/a/test_run_list.py", "client/layerserve/run_list.py", True),
+        ("tests/a/test_run.py", "client/layerserve/run_list.py", False),
+    ],
+)
+def test_what_an_import_makes_is_read_by_tests_that_run_no_line(file: str, path: str, tried: bool) -> None:
+    test = {"name": "f", "clock": 1.0, "work": 1.0, "passed": True}
+    reached = {path: {"imported": [1], "lines": [], "scopes": {}}}
+    more = mutations(path, b"MOST = 3\n")[0]
+    found = [each.tier for each in reach._File(file, {"tests": [test], "reached": reached}).tests(more, {1}, set())]
+    assert found == [0] * tried
+
+
+def test_a_case_of_a_module_is_tried_first() -> None:
+    tests = [{"name": f"f[{case}]", "clock": 1.0, "work": 1.0, "passed": True} for case in ("async_flow", "b")]
+    (drop,) = mutations("client/layerserve/flow.py", b"def f():\n    g()\n")
+    found = reach._File("tests/layerserve/test_public_api.py", {"tests": tests, "reached": {}}).namesakes(drop)
+    assert {test.name: test.tier for test in found} == {"f[async_flow]": 0, "f[b]": 4}
+
+
+def test_of_many_cases_of_one_test_two_or_the_quick_ones_come_before_other_tests() -> None:
     names = ["a::f[1]", "a::f[2]", "a::f[3]", "a::g", "b::h"]
     tiers = [0, 0, 0, 0, 1]
-    tests = [reach.Test(name, 1.0, 1.0, (tier,)) for name, tier in zip(names, tiers, strict=True)]
-    assert [test.name for test in reach._cases_apart(tests)] == ["a::f[1]", "a::f[2]", "a::g", "a::f[3]", "b::h"]
+    for work, found in ((1.0, ["a::f[1]", "a::f[2]", "a::g", "a::f[3]", "b::h"]), (0.05, names)):
+        tests = [reach.Test(name, 1.0, work, (tier,)) for name, tier in zip(names, tiers, strict=True)]
+        assert [test.name for test in reach._cases_apart(tests)] == found
+
+
+def test_a_survivor_is_tried_again_with_the_tests_that_no_time_was_left_for(tmp_path: Path) -> None:
+    source = b"def f():\n    g()\n"
+    (tmp_path / "a.py").write_bytes(source)
+    (drop,) = mutations("a.py", source)
+    tests = [reach.Test(name, 1.0, 4.0, (0,)) for name in "abcde"]
+    placed, ran = [], []
+
+    def run(part):
+        names = [test.name for test in part]
+        ran.extend(names * len(placed))
+        return {"reply": {"failed": "d" * len(placed and {"d"} & {*names})}, **ended}
+
+    ended = {"timeout": False, "last": "", "output": "", "took": 1.0}
+    warm = SimpleNamespace(run=run, mirror=SimpleNamespace(put=placed.append, restore=placed.remove))
+    reached, killers = SimpleNamespace(tests=lambda mutation: list(tests)), reach.Killers(tmp_path / "killers.json")
+    results, result = Results(tmp_path / "results.json", tmp_path), Result(drop)
+    Trial(warm, reached, killers, 8.0).run(result)
+    results.add(result)
+    assert (ran, results.survivors()) == (["a", "b"], [result])
+    Trial(warm, reached, killers, 8.0).run(result)
+    assert (ran, result.killed_by, result.tests_run) == (["a", "b", "c", "d"], "d", {*"abcd"})
+    assert results.survivors() == []
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,15 @@ class Trial:
         self._killers = killers
         self._budget = budget
 
-    def run(self, mutation: Mutation) -> Result:
-        """Runs the tests that reach a mutation until one fails, as far as the budget goes."""
+    def run(self, result: Result) -> None:
+        """Runs the tests that reach a mutation, but not again those it has survived, as far as the budget goes.
+
+        Ends with the first that fails.
+        """
+        mutation = result.mutation
         tests = self._killers.first(mutation, self._reach.tests(mutation))
-        result = Result(mutation, tests_known=len(tests))
+        result.tests_known = len(tests)
+        tests = [test for test in tests if test.name not in result.tests_run]
         self._warm.mirror.put(mutation)
         try:
             for part in _parts(tests, self._budget):
@@ -79,7 +84,6 @@ class Trial:
         finally:
             self._warm.mirror.restore(mutation)
         self._killers.keep(mutation, result.killed_by.removeprefix(TIMEOUT))
-        return result
 
     def _judge(self, result: Result, mutation: Mutation, part: list[Test], reply: dict[str, Any]) -> list[Test]:
         """Notes in the result how tests ended, and gives those that are still to be run."""
@@ -93,7 +97,7 @@ class Trial:
             return [] if failed == "import" else [test for test in part if test.name != failed]
         else:
             result.killed_by = failed
-        result.tests_run += len(part)
+        result.tests_run |= {test.name for test in part}
         result.output = reply["output"] if result.killed else ""
         return []
 

@@ -231,8 +231,8 @@ class Functional(Layer):
         return flat
 
     def takes_as_they_are(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether tensors can be passed in without a cast or a change of rank."""
-        return all(
+        """Whether tensors can be passed in without a cast or a change of rank. Other inputs are constants, if any."""
+        return len(tensors) == len(self.inputs) and all(
             given.dtype == own.dtype and len(given.shape) == len(own.shape)
             for given, own in zip(tensors, self.inputs, strict=True)
         )

@@ -250,16 +250,12 @@ class Mirror:
             if key in self._listing.versions:
                 versions[key] = self._listing.versions[key]
         gone = self._listing.versions.keys() - found.versions.keys()
-        for key in gone:
-            # A listing may be incomplete; two in a row are believed.
-            if key in self._missed:
-                self._forget(key)
-            else:
-                versions[key] = self._listing.versions[key]
+        # A listing may be incomplete; two in a row are believed.
+        versions |= {key: self._listing.versions[key] for key in gone - self._missed}
         self._missed = set(gone)
         self._unsettled = self._unsettled or any(key in versions for key in gone)
-        for key in self._copies.identities.keys() - versions.keys():
-            # Of an earlier server, whose listing is lost.
+        # There may be copies of an earlier server, whose listing is lost.
+        for key in (gone | self._copies.identities.keys()) - versions.keys():
             self._forget(key)
         self._listing = Listing(versions, found.of_models)
         self._note_change()

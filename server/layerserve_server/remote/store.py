@@ -286,7 +286,7 @@ def _as_store_errors(where: str) -> Iterator[None]:
     except FileNotFoundError:
         raise StoreError("missing", f"{where}: no such object") from None
     except NotImplementedError as error:
-        raise StoreError("unsupported", f"{where}: {error or 'the store does not support this'}") from error
+        raise StoreError("unsupported", f"{where}: {str(error) or 'the store does not support this'}") from error
     except MemoryError:
         raise StoreError("refused", f"{where}: takes too much memory") from None
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,28 @@ def test_a_file_may_need_just_what_is_allowed(path: Path, name: str) -> None:
     if needed:
         with pytest.raises(CorruptFileError, match=SAID[name].format(less=needed - 1)):
             load_model(path, limits=LoadLimits(**{name: needed - 1}))
+
+
+def test_the_defaults() -> None:
+    """A change is one for the changelog: files that were read may be refused."""
+    mib, gib = 1 << 20, 1 << 30
+    assert asdict(LoadLimits()) == {
+        "config_bytes": 256 * mib,
+        "config_values": 16_000_000,
+        "config_depth": 320,
+        "nesting": 64,
+        "layers": 320_000,
+        "nodes": 1_000_000,
+        "calls": 30_000,
+        "name_length": 4096,
+        "asset_bytes": 128 * mib,
+        "directory_bytes": mib,
+        "weight_bytes": 256 * gib,
+        "activation_bytes": 8 * gib,
+        "inflation": 64,
+        "inflation_floor": 64 * mib,
+        "names": 640_000,
+    }
 
 
 def test_what_a_file_may_become_grows_with_it() -> None:

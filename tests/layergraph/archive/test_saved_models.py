@@ -11,8 +11,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from bundle_files import entry, field, graph, node, write_bundle
-from layergraph.archive import open_archive
+from bundle_files import entry, field, graph, node, varint, write_bundle
+from layergraph.archive import LoadLimits, open_archive
+from layergraph.archive.files import FileWindow
+from layergraph.archive.saved_model.constants import Constants
 from layergraph.archive.saved_model.weights import TrackedWeights
 from layergraph.errors import ConfigError, CorruptFileError, ModelFileError, UnsupportedModelError
 from layergraph.models.loading import load_model
@@ -166,6 +168,36 @@ def test_vocabularies(release: str) -> None:
     results = model.plan().run(dict(zip(model.input_names, inputs, strict=True)))
     for result, expected in zip(results.values(), numbered(arrays, "text_output"), strict=True):
         np.testing.assert_array_equal(result, expected)
+
+
+def table_of(path: Path, initialize: int) -> Any:
+    """The constants of a table, object 0 of a `saved_model.pb`, that object `initialize` makes."""
+    numbers = field(1, 9) + field(2, field(2, field(1, 3))) + field(10, varint(2**64 - 1)) + field(10, 7)
+    texts = field(1, 7) + field(2, field(2, field(1, 3))) + field(8, "a") + field(8, "b")
+    tensors = {"keys": numbers, "values": texts}
+    values = [
+        field(1, field(1, name) + field(5, field(1, "value") + field(2, field(8, tensor))))
+        for name, tensor in tensors.items()
+    ]
+    objects = [
+        node({"_initialize": initialize}),
+        field(6, field(1, "f")),
+        *(field(9, field(1, name)) for name in tensors),
+    ]
+    bound = field(2, field(1, "f") + field(2, b"".join(field(2, place) for place in (0, 2, 3))))
+    whole = field(2, b"".join(values)) + field(7, b"".join(field(1, one) for one in objects) + bound)
+    path.write_bytes(field(2, whole))
+    with path.open("rb") as file:
+        return Constants(FileWindow(file.fileno(), 0, path.stat().st_size), path, LoadLimits()).table(0)
+
+
+def test_terms_of_constants_may_be_below_zero_and_the_last_stands_for_those_that_follow(tmp_path: Path) -> None:
+    assert table_of(tmp_path / "a.pb", 1) == ([-1, 7, 7], [b"a", b"b", b"b"])
+
+
+@pytest.mark.parametrize("initialize", [4, 5, 2**40])
+def test_a_table_that_is_made_by_no_object_has_no_constants(tmp_path: Path, initialize: int) -> None:
+    assert table_of(tmp_path / "a.pb", initialize) is None
 
 
 @pytest.mark.parametrize("release", ["tf26", "tf215"])

@@ -454,3 +454,14 @@ def test_the_format_is_independent_of_the_suffix(tmp_path: Path, capsys: pytest.
     assert model.export(tmp_path / "model", "keras").format == "keras"
     with pytest.raises(FileExistsError):
         model.export(tmp_path / "model", "onnx", overwrite=False)
+
+
+def test_an_error_of_torch_is_the_reason_that_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    x = Input((4,), name="x")
+    with pytest.raises(ExportError, match="no such kernel"):
+        Model(x, layers.Dense(2)(x)).export(tmp_path / "m.pt2")
+    assert list(tmp_path.iterdir()) == []

@@ -211,6 +211,14 @@ def test_what_is_no_element_type_has_none(value: Any) -> None:
         dtypes.dtype(value)
 
 
+@pytest.mark.parametrize(("dtype", "found"), [("float64", "float64"), ("float16", "float16"), ("bfloat16", "float32")])
+def test_weights_are_arrays_of_their_type_but_for_the_one_that_numpy_lacks(dtype: str, found: str) -> None:
+    layer = LAYERS["Dense"](2, dtype=dtype, kernel_initializer="ones")
+    layer(layergraph.Input((3,)))
+    assert layer.weights[0].numpy().dtype == found
+    assert layer.weights[0].numpy().tolist() == [[1, 1]] * 3
+
+
 def test_names_of_arrays_and_tensors() -> None:
     assert dtypes.dtype_name(np.dtype("float16")) == "float16"
     assert [dtypes.dtype_name(np.dtype(kind)) for kind in ("O", "S3", "U3", "T")] == ["string"] * 4

@@ -120,6 +120,33 @@ def test_arguments_come_in_keras_order(kind: str) -> None:
     assert wrong.keys() == {name for name in ELSEWHERE if name in TABLES[kind][0]}, wrong
 
 
+def all_classes() -> list[type[Configurable]]:
+    """Also those that Keras doesn't have, such as KerasHub's."""
+    waiting, found = [Configurable], []
+    while waiting:
+        found.append(one := waiting.pop())
+        waiting += one.__subclasses__()
+    return found
+
+
+def test_defaults_are_valid() -> None:
+    wrong = {
+        f"{one.__name__}.{name}": str(wrong)
+        for one in all_classes()
+        for name, option in one._options.items()
+        if option.default is not _REQUIRED and (wrong := normal(one, name, option.default)) is not None
+        if isinstance(wrong, str) and wrong.startswith("refused")
+    }
+    assert wrong == {}
+
+
+def test_the_first_argument_is_no_name_or_dtype() -> None:
+    found = all_classes()
+    first = {one: next((name for name, option in one._options.items() if not option.kw_only), "") for one in found}
+    assert len(first) > 600
+    assert [one for one, name in first.items() if name in ("name", "trainable", "dtype")] == []
+
+
 #: Classes with positional arguments here that are keyword-only in Keras.
 BEHIND_A_NAME = {
     "layers": {"InputLayer"},

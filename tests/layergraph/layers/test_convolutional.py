@@ -153,6 +153,7 @@ def test_wrong_option_is_named(class_name: str, options: dict[str, object], said
         ("Conv2D", {"filters": 2, "kernel_size": 6}, (7, 5, 3), "axis 2 of the input is 5 long, expected at least 6"),
         ("SeparableConv1D", {"filters": 2, "kernel_size": 6}, (5, 3), "axis 1 of the input is 5 long"),
         ("Conv1DTranspose", {"filters": 2, "kernel_size": 6}, (5, 3, 2), "rank 4, expected 3"),
+        ("Conv1DTranspose", {"filters": 2, "kernel_size": 6}, (0, 3), "axis 1 of the input is 0 long, expected"),
     ],
 )
 def test_input_that_does_not_fit_is_refused(

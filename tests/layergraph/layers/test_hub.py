@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from layergraph.errors import ConfigError, DataError, GraphError
+from layergraph.functional import runtime_assertions
 from layergraph.layers.hub import (
     AlibiBias,
     CachedMultiHeadAttention,
@@ -20,6 +21,7 @@ from layergraph.layers.hub import (
     TransformerDecoder,
     TransformerEncoder,
 )
+from layergraph.layers.hub.ranges import in_range
 from layergraph.layers.hub.table import LAYERS
 from oracles import assert_close
 
@@ -140,3 +142,14 @@ def test_dropout_applies_in_training_alone() -> None:
     x = numbers(2, 3, 4)
     assert_close(layer(x).detach().numpy(), layer(x).detach(), 0)
     assert not np.allclose(layer(x, training=True).detach(), layer(x, training=True).detach())
+
+
+def test_there_may_be_as_many_heads_as_features() -> None:
+    assert TransformerEncoder(8, 4)(numbers(2, 3, 4)).shape == (2, 3, 4)
+
+
+def test_an_engine_reads_no_position_beyond_the_table() -> None:
+    with runtime_assertions.recording() as holds:
+        assert in_range(torch.tensor([-1, 0, 4, 5]), 5, "got").tolist() == [0, 0, 4, 4]
+        assert in_range(torch.tensor([0, 4]), 5, "got").tolist() == [0, 4]
+    assert [bool(one) for one in holds] == [False, True]

@@ -10,7 +10,7 @@ import torch
 from layergraph import Input, Model, layers
 from layergraph.config.keras_versions import KERAS3
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, TensorRef
-from layergraph.errors import ConfigError, DataError, GraphError
+from layergraph.errors import ConfigError, CorruptFileError, DataError, GraphError, UnsupportedModelError
 from layergraph.functional.call_key import CallCache
 from layergraph.functional.shard import Shard
 from layergraph.functional.stored_form import _same
@@ -50,6 +50,26 @@ def test_what_is_not_known_is_refused(spec: GraphSpec, error: type[Exception], t
         rebuild(spec, KERAS3.ignores)
 
 
+@pytest.mark.parametrize(
+    ("layer", "changed", "error", "text"),
+    [
+        (1, {"class_name": "Frobnicate"}, UnsupportedModelError, "class 'Frobnicate' is not supported"),
+        (1, {"config": {"name": "a", "units": -2}}, UnsupportedModelError, "option 'units' is -2"),
+        (1, {"class_name": "CategoryEncoding", "config": {"name": "a"}}, UnsupportedModelError, "num_tokens"),
+        (0, {"config": {"name": "x", "batch_shape": [None]}}, CorruptFileError, "layer 'a' "),
+        (1, {"inbound_nodes": []}, CorruptFileError, "there is no output 0 of call 0"),
+    ],
+)
+def test_a_config_that_makes_no_model_is_refused(
+    layer: int, changed: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    x = Input((3,), name="x")
+    config = Model(x, layers.Dense(2, name="a")(x)).get_config()
+    config["layers"][layer].update(changed)
+    with pytest.raises(error, match=text):
+        Model.from_config(config)
+
+
 def test_the_latest_results_are_kept() -> None:
     memory: CallCache[int] = CallCache(2)
     for number, key in enumerate("abc"):
@@ -83,6 +103,8 @@ def test_rows_of_a_worker_go_so_often_into_an_axis() -> None:
         ([1, 2], [1, 2, 3], False),
         (1, 1.0, True),
         ("a", "b", False),
+        ({"a": 1}, [1], False),
+        ([1], 1, False),
     ],
 )
 def test_forms_of_a_file_are_compared_by_what_they_say(one: Any, other: Any, same: bool) -> None:

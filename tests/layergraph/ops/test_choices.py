@@ -61,6 +61,10 @@ AS_NUMPY: dict[str, Made] = {
     "saturated to truth": lambda: (made("SaturateCast", WIDE, dtype="bool"), np.clip(WIDE, 0, 1).astype(bool)),
     "saturated to bytes": lambda: (made("SaturateCast", WIDE, dtype="uint8"), [0, 0, 0, 1, 255]),
     "saturated to signed bytes": lambda: (made("SaturateCast", WIDE, dtype="int8"), [-128, -1, 0, 1, 127]),
+    "transformed along other axes": lambda: (
+        made("FFT2", [torch.tensor(X), torch.tensor(X)], axes=[0, 1])[:1],
+        np.fft.fft2(X + 1j * X, axes=(0, 1)).real,
+    ),
     "saturated pixels": lambda: (made("tf>AdjustBrightness", BYTES, call={"delta": 0.5}), [127, 227, 255]),
     "saturated black": lambda: (made("tf>AdjustBrightness", BYTES, call={"delta": -0.5}), [0, 0, 127]),
     "clipped by arrays": lambda: (
@@ -144,6 +148,12 @@ AS_NUMPY: dict[str, Made] = {
 def test_numbers_are_those_of_numpy(name: str) -> None:
     found, expected = AS_NUMPY[name]()
     check(found, expected, tolerance=1e-5)
+
+
+@pytest.mark.parametrize(("given", "dtype"), [({}, torch.int32), ({"out_type": "int64"}, torch.int64)])
+def test_a_shape_has_the_type_of_tensorflow(given: dict[str, str], dtype: torch.dtype) -> None:
+    found = OPERATIONS["tf>Shape"]()(X, **given)
+    assert (found.tolist(), found.dtype) == ([2, 3, 4], dtype)
 
 
 def test_normalized_by_the_norm_of_all() -> None:

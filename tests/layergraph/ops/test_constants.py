@@ -42,6 +42,17 @@ def test_constants_are_tensors(case: str, tmp_path: Path) -> None:
     check_model(build, arrays, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_an_input_of_a_model_may_be_a_constant(tmp_path: Path) -> None:
+    def build(k: Any) -> tuple[list[Any], list[Any]]:
+        a, b, x = (k.Input((4, 4), name=name) for name in "abx")
+        inner = k.Model([a, b], k.layers.Add()([k.layers.Dense(4)(a), b]))
+        table = TABLE[None] if k is layergraph else k.ops.convert_to_tensor(TABLE[None])
+        return [x], [inner([x, table]), inner([table, x])]
+
+    check_model(build, [np.random.default_rng(1).standard_normal((3, 4, 4)).astype("float32")], tmp_path)
+
+
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_infinities_are_written_again(suffix: str, tmp_path: Path) -> None:
     x = layergraph.Input((4,), name="x")

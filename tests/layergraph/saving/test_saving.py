@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -50,6 +51,19 @@ def test_a_loaded_model_is_saved_as_it_was(build: Any, tmp_path: Path) -> None:
     model.save(tmp_path / "stock.keras")
     expected = predict(model, arrays)
     check_saved(layergraph.load_model(tmp_path / "stock.keras"), arrays, expected, tmp_path / "ours.keras")
+    ours, theirs = (attributes(tmp_path / f"{name}.keras") for name in ("ours", "stock"))
+    # The cell of a recurrent layer is no layer here, and has its name.
+    both = {path for path in ours.keys() & theirs.keys() if "cell" not in path}
+    assert {path: ours[path] for path in both} == {path: theirs[path] for path in both}
+    assert any(path.startswith("layers/") for path in both)
+
+
+def attributes(path: Path) -> dict[str, dict[str, Any]]:
+    """Attributes of the groups and datasets of a file's weights that have some."""
+    found: dict[str, dict[str, Any]] = {}
+    with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+        file.visititems(lambda name, one: found.update({name: dict(one.attrs)} if one.attrs else {}))
+    return found
 
 
 def test_an_operation_without_a_type_is_saved(tmp_path: Path) -> None:

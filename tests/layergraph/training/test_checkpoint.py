@@ -1,5 +1,6 @@
 """Checkpoints: a run that was interrupted anywhere ends with the weights of an uninterrupted one."""
 
+import errno
 import json
 import os
 import random
@@ -374,7 +375,15 @@ def test_damaged_checkpoints_are_refused(tmp_path):
     assert checkpoints.read() is None
 
 
-def test_unfinished_files_are_cleared_away(tmp_path):
+def test_unfinished_files_are_cleared_away(tmp_path, monkeypatch):
     (tmp_path / ".training.ckpt.0123.tmp").write_bytes(b"torn")
     assert Checkpoints(tmp_path).read() is None
+    assert not list(tmp_path.iterdir())
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        Checkpoints(tmp_path).write({"value": np.arange(1000)})
     assert not list(tmp_path.iterdir())

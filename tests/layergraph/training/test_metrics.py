@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from keras.src.backend.common.masking import set_keras_mask
+from layergraph.config.training_rules import EARLY_RULES, KERAS3_RULES
 from layergraph.errors import ConfigError
+from layergraph.training.metrics.metric import FunctionMean
 from layergraph.training.metrics.table import METRICS, by_shapes, metric, metric_for_shapes
 
 RNG = np.random.default_rng(4)
@@ -318,3 +320,15 @@ def test_a_label_that_is_no_class_is_never_among_the_best() -> None:
     predictions, labels = torch.tensor([[0.3], [0.4], [0.2]]), torch.tensor([[0.0], [1.0], [-1.0]])
     found = METRICS["SparseTopKCategoricalAccuracy"]().values(labels, predictions)
     assert found.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("name", [name for name, kind in METRICS.items() if issubclass(kind, FunctionMean)])
+def test_every_mean_of_a_function_follows_the_release(name):
+    """Up to Keras 2.2, metrics are means over batches."""
+    made = METRICS[name]()
+    for rules in (EARLY_RULES, KERAS3_RULES):
+        made.follow(rules)
+        made.reset()
+        made.accumulate(torch.ones(4), torch.tensor([0.0, 0.0, 0.0, 1.0]))
+        made.accumulate(torch.zeros(4), torch.ones(4))
+        assert made.result() == pytest.approx(0.5 if rules is EARLY_RULES else 0.2)

@@ -88,6 +88,12 @@ def test_written_out_again_they_are_keras_3s(name: str) -> None:
     assert type(optimizer(keras_form(ours))).__name__ == name
 
 
+@pytest.mark.parametrize("value", [{"class_name": "SGD", "config": 3}, {"class_name": 3, "config": {}}, {"config": {}}])
+def test_what_is_no_optimizer_is_refused_also_where_legacy_ones_are_meant(value: Any) -> None:
+    with pytest.raises(ConfigError, match="optimizer"):
+        optimizer(value, legacy=True)
+
+
 def test_momenta_that_sgd_does_not_use() -> None:
     """Keras 2.15 saves them without momentum, too."""
     ours = optimizer({"class_name": "Custom>SGD", "config": {"learning_rate": 0.5, "is_legacy_optimizer": False}})

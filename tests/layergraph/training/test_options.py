@@ -108,6 +108,12 @@ def test_json_has_limits_of_its_own(text, said):
     assert said in str(caught.value)
 
 
+def test_an_integer_has_at_most_forty_digits():
+    assert json_value("9" * 40, most=50, values=1, depth=1) == 10**40 - 1
+    with pytest.raises(JsonError, match="has an integer of 41 digits, expected at most 40"):
+        json_value("9" * 41, most=50, values=1, depth=1)
+
+
 @pytest.mark.parametrize(("text", "value"), [("[[1]]", [[1]]), ("0.5", 0.5), ('{"a":null}', {"a": None})])
 def test_json_within_its_limits_is_read(text, value):
     assert json_value(text, most=12, values=3, depth=2) == value

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from layerserve import Client
 from layerserve.testing import FakeServer
 from layerserve.v1 import management_pb2
 
@@ -90,6 +91,8 @@ def test_what_is_not_in_effect_everywhere_is_a_failure(cli, server, monkeypatch)
     status, out, error = cli("load double")
     assert (status, out) == (1, "double: loaded; the default is version 1\n")
     assert error == "layerserve: not in effect yet in worker process 1: default is 1, expected 2\n"
+    monkeypatch.setattr(Client, "delete_model", lambda self, name, *, force: tuple(lagging))
+    assert cli("remove double --all --force") == (1, "double is deleted\n", error)
 
 
 def test_a_file_that_is_not_there_is_told(cli, server, tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from layerserve.cli import extensions, main, variables
+from layerserve.cli.options import ConnectionOptions
 from layerserve_server.settings import Settings
 from layerserve_server.settings import variables as settings_variables
 
@@ -24,6 +25,10 @@ def cli(server, capsys, monkeypatch, tmp_path):
         return status, shown.out, shown.err
 
     return run
+
+
+def test_no_text_about_the_options_shows_the_token():
+    assert "secret" not in repr(ConnectionOptions(token="secret", tls=None, timeout=1.0))
 
 
 def token_of(server):

@@ -53,7 +53,9 @@ JWT = '[jwt]\nkeys = "keys.json"\nissuer = "i"\naudience = "a"\n'
         (token(expires="2027-01-01T00:00:00"), "tokens[0].expires: expected a time with its zone"),
         (token(expires='"soon"'), "tokens[0].expires: got 'soon', expected"),
         (token(rows_per_second="0"), "tokens[0].rows_per_second: got 0, expected greater than 0"),
+        (token(rows_per_minute="0"), "tokens[0].rows_per_minute: got 0, expected greater than 0"),
         (token(rows_per_second="1.0", rows_per_minute="1.0"), "expected one of rows_per_second and rows_per_minute"),
+        (token(max_dataset_bytes="-1"), "tokens[0].max_dataset_bytes: got -1, expected greater than or equal to 0"),
         (token(max_runs="-1"), "tokens[0].max_runs: got -1, expected greater than or equal to 0"),
         (token() + token(name='"b"'), f"expected tokens with different sha256, got '{DIGEST}' twice"),
         (
@@ -79,6 +81,14 @@ def test_what_is_wrong_is_named_with_its_key(written, text, line):
         read_tokens(path)
     assert line.format(path=path) in str(caught.value)
     assert str(caught.value).startswith(f"tokens file {path}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("rows_per_second", 0.5), ("rows_per_minute", 0.5), ("max_runs", 0), ("max_dataset_bytes", 0)]
+)
+def test_limits_may_be_small(written, name, least):
+    (found,) = read_tokens(written(token(**{name: str(least)}))).tokens
+    assert getattr(found, name) == least
 
 
 def test_no_digest_gets_into_a_log(written):

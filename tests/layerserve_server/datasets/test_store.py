@@ -15,7 +15,7 @@ from layerserve_server.datasets import part as parts
 from layerserve_server.datasets import room
 from layerserve_server.datasets import store as stores
 from layerserve_server.datasets.dataset import ArrayInfo, Dataset, Declaration, Description, read_samples
-from layerserve_server.datasets.store import DELETED, DatasetLimits, DatasetStore
+from layerserve_server.datasets.store import DELETED, MADE, DatasetLimits, DatasetStore
 from layerserve_server.errors import (
     CallCancelledError,
     IncompleteDataError,
@@ -588,6 +588,15 @@ def test_a_cut_upload_is_kept_for_its_time(make_store):
     age(part.folder, 200)
     make_store().sweep(unused)
     assert not part.folder.exists()
+
+
+def test_what_a_killed_server_was_making_is_removed_after_a_day(make_store):
+    store = make_store()
+    for name, seconds in (("new", 3600), ("old", 25 * 3600)):
+        (store.folder / f"{MADE}{name}").mkdir(parents=True)
+        age(store.folder / f"{MADE}{name}", seconds)
+    store.sweep(unused)
+    assert [path.name for path in store.folder.glob(f"{MADE}*")] == [f"{MADE}new"]
 
 
 def test_folders_of_others_are_never_removed(make_store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import time
@@ -90,6 +91,40 @@ def test_a_job_may_take_as_much_memory_as_it_is_given(server: ForkServer, limit:
     with server.connection(30.0) as channel:
         channel.sendall(f"[{limit}, {1 << 26}]".encode())
         assert channel.makefile().read() == reply
+
+
+#: A program whose children tell their limits.
+LIMITS = """
+import json
+import os
+import resource
+from pathlib import Path
+from layerserve_server.forking import forked
+
+def handle(channel):
+    channel.recv(1)
+
+    def work():
+        for stream in (1, 2):
+            os.write(stream, b"noise")
+        found = [resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIMIT_CPU)]
+        found.append(int(Path("/proc/self/oom_score_adj").read_text()))
+        channel.sendall(json.dumps(found).encode())
+
+    forked.supervise(channel, work, seconds=10.4, memory_bytes=None, wall_seconds=30.0)
+
+forked.serve(handle)
+"""
+
+
+def test_a_job_is_silent_leaves_no_memory_on_disk_ends_in_time_and_dies_first(
+    server: ForkServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server._command = [sys.executable, "-c", LIMITS, "0.2"]
+    with server.connection(30.0) as channel:
+        channel.sendall(b"1")
+        assert json.loads(channel.makefile().read()) == [[0, 0], [10, 11], 1000]
+    assert capfd.readouterr() == ("", "")
 
 
 #: A program whose children get a BrokenPipeError, as they do if the caller has gone.

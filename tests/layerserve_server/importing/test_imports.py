@@ -100,6 +100,7 @@ def test_a_folder_is_read_once_until_anything_in_it_changes(tmp_path: Path, stat
     expected = layergraph.load_model(tmp_path / "model")
     for _ in range(2):
         model = Imports(state, importer).load(tmp_path / "model")
+        assert model.compiled
         for got, want in zip(model.weights, expected.weights, strict=True):
             np.testing.assert_array_equal(got.numpy(), want.numpy())
     assert importer.read == ["saved_model.pb"]

@@ -168,6 +168,31 @@ def test_deleted_versions_disappear_after_two_listings(store, make_mirror):
         mirror.fetch("m", 2)
 
 
+def test_a_copy_that_neither_the_store_nor_a_listing_knows_is_removed(store, make_mirror, tmp_path):
+    store.put("m/1/model.keras", "one")
+    folder = fetched(make_mirror(), "m", 1)
+    (tmp_path / "cache" / "listing.jsonl").unlink()
+    store.content.clear()
+    make_mirror().refresh()
+    assert not folder.exists()
+
+
+def test_a_version_that_comes_back_is_fetched_at_once_even_if_it_had_failed(store, make_mirror, seen):
+    store.put("m/1/model.keras", "one")
+    store.fetch_error = StoreError("damaged", "m/1/model.keras: got 2 bytes, expected 3")
+    mirror = make_mirror()
+    mirror.want("m", 1)
+    wait_for(lambda: seen.failed == ["m"])
+    content, store.fetch_error = dict(store.content), None
+    store.content.clear()
+    for _ in range(2):
+        mirror.refresh()
+    store.content.update(content)
+    for _ in range(2):
+        mirror.refresh()
+    assert fetched(mirror, "m", 1).exists()
+
+
 def test_labels_are_copied_and_removed(store, make_mirror, tmp_path):
     store.put("m/labels.json", '{"stable": 1}')
     store.put("m/1/model.keras", "one")

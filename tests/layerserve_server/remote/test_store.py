@@ -381,3 +381,29 @@ def test_an_empty_store_is_there_if_its_bucket_or_repository_is(tmp_path, scheme
     finally:
         del store._files.exists
     assert paths == [asked]
+
+
+class FileExpired(Exception):
+    """As fsspec names it."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "text"),
+    [
+        (FileExistsError("a"), "exists", "a/b: exists"),
+        (FileNotFoundError("a"), "missing", "a/b: no such object"),
+        (NotImplementedError(), "unsupported", "a/b: the store does not support this"),
+        (NotImplementedError("no versions"), "unsupported", "a/b: no versions"),
+        (MemoryError(), "refused", "a/b: takes too much memory"),
+        (FileExpired("new etag"), "changed", "a/b: new etag"),
+        (OSError("An error occurred (PreconditionFailed)"), "changed", "a/b: An error occurred (PreconditionFailed)"),
+        (OSError("connection refused"), "away", "a/b: connection refused"),
+        (ValueError(), "away", "a/b: ValueError"),
+        (StoreError("damaged", "as it is"), "damaged", "as it is"),
+    ],
+    ids=repr,
+)
+def test_whatever_a_library_raises_has_a_kind(raised, kind, text):
+    with pytest.raises(StoreError) as caught, module._as_store_errors("a/b"):
+        raise raised
+    assert (caught.value.kind, str(caught.value)) == (kind, text)

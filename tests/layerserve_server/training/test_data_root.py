@@ -88,6 +88,8 @@ def test_a_compressed_array_is_unpacked_once(root, tmp_path):
     found, values = read(root, tmp_path, "packed.npz")
     assert not found.mapped
     np.testing.assert_array_equal(values, X)
+    with pytest.raises(InvalidRequestError, match="a compressed array can't be mapped"):
+        data_root.mapped(root, "packed.npz", Selection("x"), found.stamp)
     held = data_file(tmp_path / "run", 0)
     before = held.stat().st_mtime_ns
     read(root, tmp_path, "packed.npz")

@@ -148,6 +148,10 @@ WRONG = {
     "huge shape": (asked(tensor={"shape": [2**62, 2**62]}), "inputs[0]"),
     "datatype": (asked(tensor={"datatype": "FP8"}), "got datatype 'FP8'"),
     "half": (asked(tensor={"datatype": "FP16"}), "expected it in binary"),
+    "no data": (
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": [3, 2]}]},
+        "inputs[0].data: got none, expected the elements, or parameters.binary_data_size",
+    ),
     "ragged": (asked([[1, 2], [3], [4, 5]]), "inputs[0].data[1]: got a list of 1, expected a list of 2"),
     "deeper": (asked([[1, 2], [3, [4]], [4, 5]]), "inputs[0].data[1][1]: got a list of 1"),
     "text in numbers": (asked([1, 2, "3", 4, 5, 6]), "inputs[0].data[2]: got the string '3', expected a number"),

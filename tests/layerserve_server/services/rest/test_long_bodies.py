@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from layerserve_server.errors import TooLargeError
 from layerserve_server.services.rest import body_reader
 from layerserve_server.services.rest.json_text import PIECE, dumps_array, loads
+from layerserve_server.settings import Settings
+from layerserve_server.wiring import limits
 
 PREDICT, INFER = "/v1/models/double:predict", "/v2/models/double/infer"
 ROWS = 40_000
@@ -22,6 +27,39 @@ def long(serve):
     app, call = serve(max_batch_rows=ROWS)
     assert len(json.dumps(X.tolist())) > body_reader.LONG_BYTES
     return app, call
+
+
+def reading(channel):
+    return body_reader._Reading(channel, replace(limits(Settings()), max_message_bytes=10))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b'{"message": 10}\n0123456789',),
+        (b'{"message": 10}\n0123', b"456789"),
+        (b'{"mess', b'age": 10}\n', b"0123456789"),
+    ],
+)
+def test_a_message_may_come_with_its_line_or_after_it(parts):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for part in parts:
+            theirs.send(part)
+        assert reading(ours).message() == b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [(b'{"message": 10}\n012345678', ConnectionError), (b'{"message": 11}\n', TooLargeError), (b"{", ConnectionError)],
+)
+def test_a_message_that_is_cut_or_too_large_is_an_error(sent, error):
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.send(sent)
+        theirs.close()
+        with pytest.raises(error):
+            reading(ours).message()
 
 
 def tensor(**fields):

@@ -6,6 +6,7 @@ import jsonschema
 import pytest
 from http_calls import Http
 from layerserve_server.app import App
+from layerserve_server.services.rest.openapi import ERRORS
 from layerserve_server.settings import Settings
 from layerserve_zoo import headline
 from openapi_spec_validator import validate
@@ -52,6 +53,8 @@ def fits(document, name, value):
 def test_requests_of_a_model_fit_its_schema_and_others_do_not(zoo_document):
     document, row, reply = zoo_document
     assert fits(document, "headline.PredictReply", reply)
+    for path in ("/v1/models/headline:predict", "/v2/models/headline/infer"):
+        assert document["paths"][path]["post"]["responses"].keys() == {"200", *ERRORS}
     (outputs,) = reply["predictions"]
     assert len(outputs) == 2
     assert not fits(document, "headline.PredictReply", {"predictions": [dict(list(outputs.items())[:1])]})

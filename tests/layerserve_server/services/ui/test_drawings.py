@@ -29,6 +29,12 @@ def test_a_line_goes_through_its_values():
     assert [tick.text for tick in drawn.across] == ["1", "1.5", "2", "2.5", "3"]
 
 
+def test_rates_are_drawn_from_zero():
+    drawn = chart("rate", "time", [Series("a", [1, 2], [8.0, 10.0])], from_zero=True)
+    assert [tick.text for tick in drawn.up] == ["0", "2", "4", "6", "8", "10"]
+    assert points(drawn.lines[0])[1] == (WIDTH - RIGHT, TOP)
+
+
 ODD_VALUES = {
     "nothing": [],
     "one": [1.0],

@@ -111,6 +111,25 @@ def test_memory_has_a_margin_and_counts_rows_and_workers():
     assert two - one == costs.MEMORY_BYTES + 100 * 24
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, 0),
+        ({"checkpoint_every_steps": 30}, 3),
+        ({"checkpoint_every_epochs": 4}, 2),
+        ({"checkpoint_every_steps": 30, "checkpoint_every_epochs": 4}, 5),
+        ({"checkpoint_every_epochs": 1, "keep_checkpoints": 3}, 4),
+        ({"checkpoint_every_epochs": 4, "keep_checkpoints": 3}, 2),
+        ({"keep_best_checkpoints": 2}, 3),
+        ({"checkpoint_every_epochs": 4, "keep_best_checkpoints": 1}, 4),
+    ],
+    ids=str,
+)
+def test_checkpoints_that_are_kept_take_space_with_one_that_is_about_to_go(options, kept):
+    more, less = (costs.disk(request, STEPS, TRIAL, 500, 10.0) for request in (replace(REQUEST, **options), REQUEST))
+    assert more - less == pytest.approx(costs.DISK_FACTOR * kept * TRIAL.checkpoint, abs=1)
+
+
 def test_an_evaluation_writes_no_checkpoints():
     evaluation = replace(REQUEST, kind=Kind.EVALUATION, checkpoint_seconds=0.0)
     laps = [Lap("step", 1.0), Lap("step", 0.1), Lap("around tests", 0.0)]

@@ -83,10 +83,16 @@ def test_of_equal_epochs_the_earliest_is_best_and_no_number_is_none(tmp_path: Pa
 
 
 def test_a_note_says_what_was_measured_where(tmp_path: Path) -> None:
-    Training(tmp_path, checkpoint_every_epochs=1, checkpoint_every_steps=2).train(4.0)
+    Training(tmp_path, checkpoint_every_epochs=1, checkpoint_every_steps=2).train(4.0, 3.0)
     found = KeptCheckpoints(tmp_path / KEPT).list()
     told = [(one.id, one.epoch, one.step, one.logs, one.score) for one in found]
-    assert told == [("e1s2", 1, 2, {"loss": 5.0}, None), ("e1", 1, 0, {"loss": 4.0}, -4.0)]
+    assert told == [
+        ("e1s2", 1, 2, {"loss": 5.0}, None),
+        ("e1", 1, 0, {"loss": 4.0}, -4.0),
+        ("e2s1", 2, 1, {"loss": 4.0}, None),
+        ("e2s3", 2, 3, {"loss": 4.0}, None),
+        ("e2", 2, 0, {"loss": 3.0}, -3.0),
+    ]
     assert all(one.bytes == KeptCheckpoints(tmp_path / KEPT).path(one.id).stat().st_size for one in found)
 
 

@@ -34,7 +34,10 @@ def test_runs_of_a_folder_that_can_not_be_read_are_not_denied(tmp_path, caplog):
         get(table)
 
 
-def test_a_folder_that_is_not_there_has_no_runs(tmp_path):
-    table = RunTable(tmp_path / "runs", 10, OBSERVER)
+def test_a_folder_that_is_not_there_has_no_runs_which_metrics_say(tmp_path):
+    seen = []
+    observer = SimpleNamespace(runs_changed=lambda queued, running, paused: seen.append((queued, running, paused)))
+    table = RunTable(tmp_path / "runs", 10, observer)
     table.scan_first(None)
     assert table.list() == []
+    assert seen == [(0, 0, 0)]
