@@ -150,7 +150,7 @@ _RULES = {
     "MultiHeadAttention": {"mask_rule": "keras2", "input_rule": "keras2"},
     **{name: {"image_rule": "keras2"} for name in ("RandomCrop", "Resizing")},
 }
-#: Up to 3.7, MultiHeadAttention leaves its inputs their masks.
+#: Up to 3.7, MultiHeadAttention leaves its inputs their masks, and uses the argument `query_mask`.
 _KEPT: Final = {"MultiHeadAttention": {"input_rule": "keras2"}}
 
 
@@ -165,10 +165,12 @@ def _joined(*parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, A
 _NO_KEYS: Final = {name: {"mask_rule": "keras2"} for name in _ATTENTION}
 #: From 3.5 to 3.13, layers lose the masks of tensors that they cast.
 KERAS3_UP_TO_13 = replace(KERAS3, rules={"*": {"mask_use": "uncast"}})
+#: Up to 3.10, layers pass on their input's own mask, not one that is given as argument.
+KERAS3_UP_TO_10 = replace(KERAS3, rules={"*": {"mask_use": "own_uncast"}})
 #: Up to 3.9, a query with no key to attend to attends to all, as in Keras 2.
-KERAS3_UP_TO_9 = replace(KERAS3_UP_TO_13, rules={**KERAS3_UP_TO_13.rules, **_NO_KEYS})
+KERAS3_UP_TO_9 = replace(KERAS3_UP_TO_10, rules={**KERAS3_UP_TO_10.rules, **_NO_KEYS})
 KERAS3_UP_TO_7 = replace(KERAS3_UP_TO_9, rules=_joined(KERAS3_UP_TO_9.rules, _KEPT))
-KERAS3_UP_TO_4 = replace(KERAS3, rules=_joined(_NO_KEYS, _KEPT))
+KERAS3_UP_TO_4 = replace(KERAS3, rules={"*": {"mask_use": "own"}, **_joined(_NO_KEYS, _KEPT)})
 #: Up to 3.3, masks of tensors in a list are dropped.
 KERAS3_UP_TO_3 = replace(
     KERAS3_UP_TO_4, rules={**KERAS3_UP_TO_4.rules, **{name: {"mask_rule": "none"} for name in _MERGING}}
@@ -327,6 +329,7 @@ _EARLY_KERAS3 = (
     (4, KERAS3_UP_TO_4),
     (7, KERAS3_UP_TO_7),
     (9, KERAS3_UP_TO_9),
+    (10, KERAS3_UP_TO_10),
     (13, KERAS3_UP_TO_13),
 )
 

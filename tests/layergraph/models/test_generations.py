@@ -34,7 +34,7 @@ ONLY_EARLIER = (
         "maxout",
         "highway",
         "words",
-        *("discretization_counts", "from_a_state"),
+        *("discretization_counts", "from_a_state", "query_mask"),
     ),
 )
 
@@ -76,7 +76,8 @@ def test_keras_3_opens_what_is_saved_of_them(path: Path, tmp_path: Path) -> None
         ("Softmax", {"2.2.4-tf": "passed", "2.3.0-tf": "passed", "2.5.0": None, "2.3.1": "passed"}),
         ("MultiHeadAttention", {"2.4.0": "none", "2.9.0": "none", "2.10.0": None}),
         ("Identity", {"2.15.0": "none", "3.0.0": None}),
-        ("*", {"2.15.0": None, "3.4.1": None, "3.5.0": "uncast", "3.13.2": "uncast", "3.14.0": None}),
+        ("*", {"2.15.0": None, "3.4.1": "own", "3.5.0": "own_uncast", "3.10.0": "own_uncast"}),
+        ("*", {"3.11.0": "uncast", "3.13.2": "uncast", "3.14.0": None}),
     ],
 )
 def test_the_release_decides_what_layers_do_with_masks(name: str, uses: dict[str, str | None]) -> None:
