@@ -18,7 +18,7 @@ from keras.quantizers import (
     Int8QuantizationConfig,
 )
 from keras.src.layers.core.einsum_dense import _analyze_quantization_info
-from layergraph.errors import ConfigError, GraphError, UnsupportedModelError
+from layergraph.errors import ConfigError, CorruptFileError, GraphError, UnsupportedModelError
 from layergraph.layers.core.einsum import parse
 from layergraph.layers.quantized.equations import quantized_axes
 from oracles import assert_close, keras, perturb
@@ -220,7 +220,9 @@ def test_calibrated_kernels(config_class: Any, bits: int, group: int, tmp_path: 
         if getattr(layer, "quantization_config", None) is not None:
             layer.quantization_config.quantization_layer_structure = None
     expected = expected_of(model, arrays)
-    # Keras omits the zero points in a `.keras`.
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(CorruptFileError, match="write no zero points of GPTQ and AWQ"):
+        layergraph.load_model(tmp_path / "model.keras")
     model.save(tmp_path / "model.h5")
     ours = layergraph.load_model(tmp_path / "model.h5")
     ours.save(tmp_path / "ours.keras")
