@@ -173,6 +173,18 @@ def test_quantised_model_of_other_types(mode: str, policy: str, tmp_path: Path) 
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
+def test_zeros_in_half_precision_stay_zeros(tmp_path: Path) -> None:
+    entry = keras.Input((6,))
+    model = keras.Model(entry, layers.Dense(3, dtype="mixed_float16")(entry))
+    model.quantize("int4", config=Int4QuantizationConfig(block_size=None, activation_quantizer=AbsMaxQuantizer()))
+    model.save(tmp_path / "model.keras")
+    arrays = [np.array([[0.0] * 6, [1.0] * 6], "float32")]
+    expected = np.asarray(model(arrays[0]).detach())
+    assert not expected[0].any()
+    found = predictions(layergraph.load_model(tmp_path / "model.keras"), arrays)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-2)
+
+
 def calibrated(config_class: Any, bits: int, group: int) -> tuple[Any, list[np.ndarray]]:
     """A model whose blocks were calibrated with data."""
     entry = keras.Input((5,), dtype="int32")
