@@ -359,11 +359,25 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any], backend:
     items = _layers_of(config)
     if any(keras1.OPTIONS & layer["config"].keys() for layer in items if isinstance(layer.get("config"), Mapping)):
         return KERAS1
-    for layer in items:
-        nodes = layer.get("inbound_nodes")
-        if isinstance(nodes, list) and nodes:
-            return _release_of(items) if isinstance(nodes[0], Mapping) and "args" in nodes[0] else KERAS2
-    return _release_of(items) if any("module" in layer for layer in items) else KERAS2
+    calls = _calls_of_keras3(items)
+    return _release_of(items) if calls or (calls is None and any("module" in layer for layer in items)) else KERAS2
+
+
+def version_of_config(keras_version: str | None, config: Mapping[str, Any]) -> str | None:
+    """Returns the version of the Keras that wrote a config; None if unknown.
+
+    `keras_version` is the file's: that of the weights for a `model.json` of Keras 3, which has none, beside weights of
+    an earlier Keras.
+    """
+    earlier = keras_version is not None and keras_version.startswith(("0.", "1.", "2."))
+    return None if earlier and _calls_of_keras3(_layers_of(config)) else keras_version
+
+
+def _calls_of_keras3(items: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether layers' calls have Keras 3's form; None if there are none."""
+    nodes = (layer.get("inbound_nodes") for layer in items)
+    first = next((found[0] for found in nodes if isinstance(found, list) and found), None)
+    return None if first is None else isinstance(first, Mapping) and "args" in first
 
 
 def _layers_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

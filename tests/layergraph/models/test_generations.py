@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import layergraph
 import numpy as np
@@ -52,6 +53,19 @@ def test_files_give_the_numbers_of_their_release(path: Path, tmp_path: Path) -> 
         model.save(again)
         shutil.copy(path.with_suffix(".npz"), again.with_suffix(".npz"))
         check_fixture(again)
+
+
+def test_a_config_of_keras_3_beside_weights_of_keras_2(tmp_path: Path) -> None:
+    """Its text has no version, and the weights that of their Keras."""
+    whole = FILES[0].parents[1] / "keras2" / "layer_node.h5"
+    (tmp_path / "model.json").write_text(layergraph.load_model(whole).to_json())
+    shutil.copy(whole.with_suffix(".npz"), tmp_path / "model.npz")
+    with h5py.File(whole) as file, h5py.File(tmp_path / "model.h5", "w") as weights:
+        stored = file["model_weights"]
+        for name in stored:
+            stored.copy(name, weights)
+        weights.attrs.update({**stored.attrs, "keras_version": "2.15.0", "backend": "tensorflow"})
+    assert check_fixture(tmp_path / "model.json").keras_version is None
 
 
 @pytest.mark.filterwarnings("ignore:.*does not support masking.*:UserWarning")
