@@ -142,7 +142,10 @@ class WideMaker:
                 lambda: make.Activation(self.activation() or "tanh", **options),
                 lambda: make.BatchNormalization(scale=self.flag(), center=self.flag(), momentum=0.9, **options),
                 lambda: make.LayerNormalization(axis=self.pick((-1, [-1])), scale=self.flag(), **options),
-                lambda: make.LayerNormalization(rms_scaling=True, **options),
+                # Configs of Keras up to 3.3 lack the option.
+                lambda: make.LayerNormalization(
+                    rms_scaling="rms_scaling" in make.LayerNormalization().get_config(), **options
+                ),
                 lambda: make.RMSNormalization(**options),
                 lambda: make.UnitNormalization(**options),
                 lambda: make.GroupNormalization(groups=self.pick((1, -1)), **options),

@@ -45,6 +45,14 @@ _WRAPPED = (
     ("Embedding", {"input_dim": 9, "output_dim": 3, "mask_zero": True}),
 )
 
+#: Their calls have an argument `mask`.
+_TAKE_MASKS = (
+    ("LSTM", {"units": 3, "return_sequences": True}),
+    ("Softmax", {}),
+    ("BatchNormalization", {}),
+    ("GlobalAveragePooling1D", {}),
+)
+
 
 def mask_models(keras):
     """Pairs of a label, and a function that makes the model or raises what this Keras raises."""
@@ -81,6 +89,9 @@ def mask_models(keras):
         for unroll in (False, True):
             label = f"masked {name} from a state" + (", unrolled" if unroll else "")
             yield label, lambda name=name, unroll=unroll: _from_state(keras, name, unroll)
+    for name, options in _TAKE_MASKS:
+        yield f"given a mask {name}", lambda args=(name, options): _given(keras, *args)
+    yield "given a query mask", lambda: _given_query_mask(keras)
     if hasattr(make, "SpectralNormalization"):
         yield "masked SpectralNormalization", lambda: _spectral(keras)
         yield "masked SpectralNormalization of an Embedding", lambda: _spectral_embedding(keras)
@@ -185,6 +196,21 @@ def _from_state(keras, name, unroll):
     layer = getattr(make, name)(3, return_sequences=True, unroll=unroll)
     y = layer(y, initial_state=[state, state] if name == "LSTM" else [state])
     return keras.models.Model([x, state], _after(keras, y))
+
+
+def _given(keras, name, options):
+    """A mask that is an input: for a sequence without one, and for one that has another."""
+    make, (x, y), (entry, bare) = keras.layers, _source(keras, "Embedding"), _source(keras, "sequence", masked=False)
+    mask = make.Input(shape=(6,), dtype="bool")
+    given = make.Reshape((6, 1))(mask) if name == "Softmax" else mask
+    outputs = [build_layer(keras, name, options)(sequence, mask=given) for sequence in (bare, y)]
+    return keras.models.Model([x, entry, mask], [part for output in outputs for part in _after(keras, output)])
+
+
+def _given_query_mask(keras):
+    x, y = _source(keras, "sequence", masked=False)
+    mask = keras.layers.Input(shape=(6,), dtype="bool")
+    return keras.models.Model([x, mask], _after(keras, keras.layers.MultiHeadAttention(2, 2)(y, y, query_mask=mask)))
 
 
 def _spectral(keras):

@@ -33,6 +33,8 @@ _MEMBERS: Sequence[tuple[bytes, str]] = (
     (b"/constants.pkl", "a TorchScript model of PyTorch"),
     (b"data.pkl", "weights of PyTorch (torch.save)"),
     (b".npy", "NumPy arrays (.npz)"),
+    (b"saved_model.pb", "a zip of a SavedModel folder (unpack it)"),
+    (b"keras_model.h5", "a zip of Teachable Machine (unpack its keras_model.h5)"),
 )
 #: Entries of a folder -> what it is.
 _ENTRIES: Sequence[tuple[str, str]] = (

@@ -50,6 +50,8 @@ def compile_config(
         given["optimizer"] = given.pop("optimizer_config")
     if "optimizer" not in given and not given.keys() >= _OF_KERAS:
         return None
+    if generation.major != 3:
+        given["optimizer"] = _with_scale(given.get("optimizer"))
     values = ValueReader(generation, problems, functions, lambda value, owner: None)
     for key in ("metrics", "weighted_metrics"):
         given[key] = _functions_wrapped(given.get(key))
@@ -70,6 +72,24 @@ def compile_config(
 def names_optimizer(raw: Mapping[str, Any]) -> bool:
     """Whether arguments of `compile` in a file have an optimizer, whose state the file may hold."""
     return "optimizer" in raw or "optimizer_config" in raw
+
+
+def _with_scale(optimizer: Any) -> Any:
+    """Returns the LossScaleOptimizer of TensorFlow 2.1 to 2.3 in the form of later releases; others unchanged."""
+    config = optimizer.get("config") if isinstance(optimizer, dict) else None
+    scale = config.get("loss_scale") if isinstance(config, dict) else None
+    details = scale.get("config") if isinstance(scale, dict) else None
+    if not isinstance(config, dict) or not isinstance(scale, dict) or not isinstance(details, dict):
+        return optimizer
+    if scale.get("class_name") == "FixedLossScale":
+        later = {"dynamic": False, "initial_scale": details.get("loss_scale_value")}
+    elif scale.get("class_name") == "DynamicLossScale" and details.get("multiplier", 2.0) == 2.0:
+        growth, initial = details.get("increment_period"), details.get("initial_loss_scale")
+        later = {"dynamic": True, "initial_scale": initial, "dynamic_growth_steps": growth}
+    else:
+        return optimizer
+    kept = {key: value for key, value in config.items() if key not in ("optimizer", "loss_scale")}
+    return {**optimizer, "config": {**kept, "inner_optimizer": config.get("optimizer"), **later}}
 
 
 def _functions_wrapped(metrics: Any) -> Any:

@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-#: Values of a layer's option `mask_use`: as in Keras 3; the same, without the masks of tensors that the layer casts
-#: (Keras 3.5 to 3.13); neither used nor passed on; passed on, but not used; used, but not passed on.
-MASK_USES: Final = ("keras3", "uncast", "none", "passed", "used")
+#: Values of a layer's option `mask_use` in Keras 3: as in the latest release; without the masks of tensors that the
+#: layer casts (3.5 to 3.13); the input's own mask is passed on, also where another is given as argument (up to 3.10).
+UNCAST: Final = frozenset({"uncast", "own_uncast"})
+PASSES_OWN: Final = frozenset({"own", "own_uncast"})
+KERAS3_USES: Final = UNCAST | PASSES_OWN | {"keras3"}
+#: All values: in Keras 2, neither used nor passed on; passed on, but not used; used, but not passed on.
+MASK_USES: Final = KERAS3_USES | {"none", "passed", "used"}
 
 _LAST: Final = 99
 _RANDOM: Final = tuple(

@@ -150,7 +150,7 @@ _RULES = {
     "MultiHeadAttention": {"mask_rule": "keras2", "input_rule": "keras2"},
     **{name: {"image_rule": "keras2"} for name in ("RandomCrop", "Resizing")},
 }
-#: Up to 3.7, MultiHeadAttention leaves its inputs their masks.
+#: Up to 3.7, MultiHeadAttention leaves its inputs their masks, and uses the argument `query_mask`.
 _KEPT: Final = {"MultiHeadAttention": {"input_rule": "keras2"}}
 
 
@@ -165,10 +165,12 @@ def _joined(*parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, A
 _NO_KEYS: Final = {name: {"mask_rule": "keras2"} for name in _ATTENTION}
 #: From 3.5 to 3.13, layers lose the masks of tensors that they cast.
 KERAS3_UP_TO_13 = replace(KERAS3, rules={"*": {"mask_use": "uncast"}})
+#: Up to 3.10, layers pass on their input's own mask, not one that is given as argument.
+KERAS3_UP_TO_10 = replace(KERAS3, rules={"*": {"mask_use": "own_uncast"}})
 #: Up to 3.9, a query with no key to attend to attends to all, as in Keras 2.
-KERAS3_UP_TO_9 = replace(KERAS3_UP_TO_13, rules={**KERAS3_UP_TO_13.rules, **_NO_KEYS})
+KERAS3_UP_TO_9 = replace(KERAS3_UP_TO_10, rules={**KERAS3_UP_TO_10.rules, **_NO_KEYS})
 KERAS3_UP_TO_7 = replace(KERAS3_UP_TO_9, rules=_joined(KERAS3_UP_TO_9.rules, _KEPT))
-KERAS3_UP_TO_4 = replace(KERAS3, rules=_joined(_NO_KEYS, _KEPT))
+KERAS3_UP_TO_4 = replace(KERAS3, rules={"*": {"mask_use": "own"}, **_joined(_NO_KEYS, _KEPT)})
 #: Up to 3.3, masks of tensors in a list are dropped.
 KERAS3_UP_TO_3 = replace(
     KERAS3_UP_TO_4, rules={**KERAS3_UP_TO_4.rules, **{name: {"mask_rule": "none"} for name in _MERGING}}
@@ -327,6 +329,7 @@ _EARLY_KERAS3 = (
     (4, KERAS3_UP_TO_4),
     (7, KERAS3_UP_TO_7),
     (9, KERAS3_UP_TO_9),
+    (10, KERAS3_UP_TO_10),
     (13, KERAS3_UP_TO_13),
 )
 
@@ -356,11 +359,25 @@ def generation_of(keras_version: str | None, config: Mapping[str, Any], backend:
     items = _layers_of(config)
     if any(keras1.OPTIONS & layer["config"].keys() for layer in items if isinstance(layer.get("config"), Mapping)):
         return KERAS1
-    for layer in items:
-        nodes = layer.get("inbound_nodes")
-        if isinstance(nodes, list) and nodes:
-            return _release_of(items) if isinstance(nodes[0], Mapping) and "args" in nodes[0] else KERAS2
-    return _release_of(items) if any("module" in layer for layer in items) else KERAS2
+    calls = _calls_of_keras3(items)
+    return _release_of(items) if calls or (calls is None and any("module" in layer for layer in items)) else KERAS2
+
+
+def version_of_config(keras_version: str | None, config: Mapping[str, Any]) -> str | None:
+    """Returns the version of the Keras that wrote a config; None if unknown.
+
+    `keras_version` is the file's: that of the weights for a `model.json` of Keras 3, which has none, beside weights of
+    an earlier Keras.
+    """
+    earlier = keras_version is not None and keras_version.startswith(("0.", "1.", "2."))
+    return None if earlier and _calls_of_keras3(_layers_of(config)) else keras_version
+
+
+def _calls_of_keras3(items: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether layers' calls have Keras 3's form; None if there are none."""
+    nodes = (layer.get("inbound_nodes") for layer in items)
+    first = next((found[0] for found in nodes if isinstance(found, list) and found), None)
+    return None if first is None else isinstance(first, Mapping) and "args" in first
 
 
 def _layers_of(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

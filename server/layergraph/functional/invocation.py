@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
+from layergraph.config.keras2_releases import PASSES_OWN, UNCAST
 from layergraph.config.spec import NO_MASK
 from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
@@ -86,7 +87,7 @@ class Invocation:
         self._arrays = not layer.is_operation and any(isinstance(leaf, np.ndarray) for leaf in flatten([args, named]))
         self._casts = self._find_casts()
         #: The tensors whose masks are lost, since they are cast.
-        self._bare = frozenset(index for index, _ in self._casts) if layer.mask_use == "uncast" else frozenset()
+        self._bare = frozenset(index for index, _ in self._casts) if layer.mask_use in UNCAST else frozenset()
         holders = {} if self.unmasked or not layer.uses_masks else self._find_holders()
         self._masks = self._find_masks(holders)
         #: The arguments whose tensors' masks the layer finds by itself.
@@ -148,13 +149,15 @@ class Invocation:
         }
 
     def _find_previous(self) -> Structure:
-        """Finds the masks given as arguments, or those of the first argument."""
+        """Finds the masks that are passed on: those given as arguments, or those of the first argument."""
         first = self._args[0] if self._args else next(iter(self._kwargs.values()), None)
         given = self._kwargs.get("mask")
         if self.layer.inner_model is None:
             if self.unmasked:
                 return None
-            return _without(first, self._bare) if given is None else map_structure(_as_given, given)
+            if given is None or self.layer.mask_use in PASSES_OWN:
+                return _without(first, self._bare)
+            return map_structure(_as_given, given)
         parts = flatten(first)
         if self.unmasked or given is None:
             return [None if self.unmasked else part for part in parts]

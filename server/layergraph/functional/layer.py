@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from layergraph.config.keras2_releases import MASK_USES
+from layergraph.config.keras2_releases import KERAS3_USES, MASK_USES
 from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, boolean, brief, option, optional, unicode_text
 from layergraph.constraints import constraint as constraint_of
@@ -201,7 +201,7 @@ class Layer(_LayerOptions):
     @property
     def uses_masks(self) -> bool:
         """Whether `forward` takes the masks that accompany its inputs."""
-        return self.mask_use in ("keras3", "uncast", "used")
+        return self.mask_use in KERAS3_USES or self.mask_use == "used"
 
     def treat_masks(self, use: str) -> None:
         """Sets what the layer does with masks, one of `config.keras2_releases.MASK_USES`: from the version of its file.
@@ -209,9 +209,9 @@ class Layer(_LayerOptions):
         Raises ConfigError for any other value.
         """
         if use not in MASK_USES:
-            raise ConfigError(f"{type(self).__name__}: mask_use is {brief(use)}, expected one of {list(MASK_USES)}")
+            raise ConfigError(f"{type(self).__name__}: mask_use is {brief(use)}, expected one of {sorted(MASK_USES)}")
         self.mask_use = use
-        if use not in ("keras3", "uncast"):
+        if use not in KERAS3_USES:
             vars(self)["supports_masking"] = use == "passed"
 
     @property

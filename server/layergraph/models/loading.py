@@ -10,7 +10,7 @@ from typing import Any
 from layergraph.archive import DEFAULT_LIMITS, LoadLimits, ModelArchive, open_archive
 from layergraph.config.compiled import compile_config, names_optimizer
 from layergraph.config.diagnostics import Diagnostics
-from layergraph.config.keras_versions import Generation, generation_of
+from layergraph.config.keras_versions import Generation, generation_of, version_of_config
 from layergraph.config.reader import read_graph
 from layergraph.config.vocabulary import Vocabulary
 from layergraph.errors import (
@@ -71,7 +71,8 @@ def load_archive(archive: ModelArchive, compile: bool = True, *, keep_lora: bool
 
 
 def _model(archive: ModelArchive, is_compiled: bool, keep_lora: bool) -> Model:
-    generation = generation_of(archive.keras_version, archive.config, archive.backend)
+    version = version_of_config(archive.keras_version, archive.config)
+    generation = generation_of(version, archive.config, archive.backend)
     rebuilt = _rebuilt(archive.config, generation, archive.path, archive.limits)
     model = rebuilt.model
     if generation.major != 3:
@@ -83,7 +84,7 @@ def _model(archive: ModelArchive, is_compiled: bool, keep_lora: bool) -> Model:
     except CorruptFileError as wrong:
         # What else would be found only when training starts is reported together with the weights.
         raise CorruptFileError(archive.path, [*wrong.problems, *_state_problems(model, archive, generation)]) from wrong
-    model.keras_version, model.file_suffix = archive.keras_version, archive.suffix
+    model.keras_version, model.file_suffix = version, archive.suffix
     model.training_rules = generation.training
     if model.class_form is not None:
         # KerasHub opens no `.h5` of such a model.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from layergraph.config.keras2_releases import KERAS3_USES
 from layergraph.config.keras_versions import FIRST_CALL, KERAS3_RULE, OWN_KEY, OWN_OPTIONS
 from layergraph.config.options import serialized
 from layergraph.config.values import LAYER_KEYS
@@ -19,7 +20,7 @@ from layergraph.functional.tensor import Tensor
 from layergraph.saving.keras2.activations import IN_KERAS3
 from layergraph.saving.later_options import without_later_defaults
 from layergraph.saving.layouts import registered_name
-from layergraph.saving.mask_nodes import without_masks
+from layergraph.saving.mask_nodes import keeps_mask_back, without_masks
 from layergraph.saving.sharing import WrittenModel
 
 #: The Keras version that saved files claim.
@@ -86,7 +87,9 @@ def _plain_object(layer: Layer, written: WrittenModel) -> dict[str, Any]:
     if layer.computes_by_call:
         config = {key: serialized(value) for key, value in config.items()}
     own = {key: getattr(layer, key) for key in OWN_OPTIONS if getattr(layer, key, KERAS3_RULE) != KERAS3_RULE}
-    if own.get("mask_use") == "uncast" and not any(without_masks(node) for node in layer.inbound_nodes):
+    if own.get("mask_use") in KERAS3_USES and not any(
+        without_masks(node) or keeps_mask_back(node) for node in layer.inbound_nodes
+    ):
         del own["mask_use"]
     for key in config:
         inner = getattr(layer, key, None) if key in LAYER_KEYS or key.endswith("activation") else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from layergraph.config.keras2_releases import KERAS3_USES
 from layergraph.constraints import RadialConstraint
 from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
@@ -84,8 +85,7 @@ def _drops_mask(node: Node) -> bool:
     if getattr(node.layer, "mask_rule", "") == "fitting":
         pairs = [(tensor.mask_shape, tensor.shape) for tensor in node.input_tensors]
         return any(mask is None or not broadcasts(mask, shape) for mask, shape in pairs)
-    # "uncast" is what releases of Keras 3 do.
-    return node.layer.mask_use not in ("keras3", "uncast")
+    return node.layer.mask_use not in KERAS3_USES
 
 
 def _has_mask(node: Node) -> bool:

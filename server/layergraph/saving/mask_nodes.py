@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from layergraph.config.keras2_releases import KERAS3_USES, PASSES_OWN, UNCAST
 from layergraph.config.spec import NO_MASK
 from layergraph.functional.functional import Functional
 from layergraph.functional.graph import Graph, map_graph
@@ -41,6 +42,8 @@ class WrittenGraph:
     def __init__(self, model: Functional) -> None:
         self._names = {layer.name for layer in model.graph.layers}
         self._masks: dict[int, Mask] = {}
+        #: Tensors without a mask to which Keras attaches one.
+        self._masked: set[int] = set()
         self._args: dict[Node, tuple[Structure, ...]] = {}
         self._kwargs: dict[Node, Mapping[str, Structure]] = {}
         for node in model.graph.nodes:
@@ -75,8 +78,9 @@ class WrittenGraph:
         if written:
             self._kwargs[node] = {**node.kwargs, **written}
         # In Keras 3 masks accompany tensors, too: without one, a layer neither uses it nor passes it on.
-        loses_all = skips_masks(layer) or unfit or layer.mask_use not in ("keras3", "uncast")
+        loses_all = skips_masks(layer) or unfit or layer.mask_use not in KERAS3_USES
         lost = {id(tensor) for tensor in without_masks(node) if self._mask_of(tensor) is not None}
+        lost |= set() if layer.is_operation else self._masked.intersection(map(id, node.input_tensors))
         if loses_all or lost:
             self._args[node] = tuple(
                 map_structure(
@@ -87,6 +91,8 @@ class WrittenGraph:
         for tensor, mask in zip(node.output_tensors, self._output_masks(node), strict=True):
             # Shape inference has determined whether there is a mask.
             self._masks[id(tensor)] = None if tensor.mask_shape is None else mask
+            if tensor.mask_shape is None and keeps_mask_back(node):
+                self._masked.add(id(tensor))
 
     def _drop_masks(self, node: Node) -> None:
         """Handles a call with a mask of None: in Keras 3 its tensors must have no mask."""
@@ -109,7 +115,8 @@ class WrittenGraph:
 
     def _without_mask(self, layer: Layer, leaf: Any) -> Any:
         """The tensor; if it has a mask, the tensor plus 0, since results of operations have no mask."""
-        return leaf if self._mask_of(leaf) is None else self._operate(layer, "Add", leaf, 0)
+        masked = self._mask_of(leaf) is not None or id(leaf) in self._masked
+        return self._operate(layer, "Add", leaf, 0) if masked else leaf
 
     def _output_masks(self, node: Node) -> Sequence[Mask]:
         tensors = node.output_tensors
@@ -119,7 +126,7 @@ class WrittenGraph:
         if isinstance(node.layer, Functional) or not _passes_on(node.layer):
             return [_UNKNOWN] * len(tensors)
         first = node.args[0]
-        explicit = node.kwargs.get("mask")
+        explicit = None if node.layer.mask_use in PASSES_OWN else node.kwargs.get("mask")
         named = flatten(map_structure(self._mask_of, first)) if explicit is None else flatten(explicit)
         given: list[Mask] = [None if mask is NO_MASK else mask for mask in named]
         if any(mask is _UNKNOWN for mask in given):
@@ -154,9 +161,14 @@ def skips_masks(layer: Layer) -> bool:
 
 def without_masks(node: Node) -> list[Tensor]:
     """Tensors whose masks a call loses, by the rule of the release that its file is of."""
-    if node.layer.mask_use != "uncast":
+    if node.layer.mask_use not in UNCAST:
         return []
     return Invocation(node.layer, node.args, node.kwargs, node.training).without_masks
+
+
+def keeps_mask_back(node: Node) -> bool:
+    """Whether a call doesn't pass on a mask that it is given, by the rule of the release that its file is of."""
+    return node.layer.mask_use in PASSES_OWN and _passes_on(node.layer) and node.kwargs.get("mask") is not None
 
 
 def _mask_sources(node: Node) -> dict[str, Structure]:

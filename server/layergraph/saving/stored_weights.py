@@ -296,13 +296,23 @@ def _by_path(
         if arrays is None:
             problems.add(f"{_label(layer)}: has no weights in the file (looked in '{paths[0]}')")
         elif len(arrays) != len(weights):
-            problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}")
+            cause = _ZERO_POINTS if _lacks_zero_points(layer, len(weights) - len(arrays)) else ""
+            problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}{cause}")
         else:
             layer.fit_stored_shapes([array.shape for array in arrays])
             if (lora := layer.lora) is not None and (added := _named_lora(tree, groups[layer], layer)) is not None:
                 arrays = [unmerged(layer, w, array, *added) for w, array in zip(weights, arrays, strict=True)]
                 weights, arrays = [*weights, lora.a, lora.b], [*arrays, *added]
             yield from (_Match(layer, weight, array) for weight, array in zip(weights, arrays, strict=True))
+
+
+#: Keras can't load such files itself.
+_ZERO_POINTS = "; Keras 3.14 and 3.15 write no zero points of GPTQ and AWQ into a .keras, expected an .h5"
+
+
+def _lacks_zero_points(layer: Layer, missing: int) -> bool:
+    quantization = layer.dtype_policy.quantization
+    return missing == 1 and quantization is not None and quantization.mode in ("gptq", "awq")
 
 
 def _of_preset(

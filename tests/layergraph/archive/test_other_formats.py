@@ -34,6 +34,8 @@ FILES = {
     "model.gguf": (b"GGUF" + bytes(40), "a GGUF model"),
     "model.npy": (saved_array(), "a NumPy array"),
     "model.npz": (zipped("a.npy", "b.npy"), "NumPy arrays (.npz)"),
+    "saved.zip": (zipped("saved/saved_model.pb", "saved/variables/variables.index"), "a zip of a SavedModel folder"),
+    "converted_keras.zip": (zipped("keras_model.h5", "labels.txt"), "a zip of Teachable Machine (unpack its keras_"),
     "model.pt": (zipped("model/data.pkl", "model/data/0"), "weights of PyTorch (torch.save)"),
     "traced.pt": (zipped("m/data.pkl", "m/constants.pkl"), "a TorchScript model of PyTorch"),
     "model.pkl": (pickle.dumps([1]), "a Python pickle"),

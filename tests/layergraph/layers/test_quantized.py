@@ -18,7 +18,7 @@ from keras.quantizers import (
     Int8QuantizationConfig,
 )
 from keras.src.layers.core.einsum_dense import _analyze_quantization_info
-from layergraph.errors import ConfigError, GraphError, UnsupportedModelError
+from layergraph.errors import ConfigError, CorruptFileError, GraphError, UnsupportedModelError
 from layergraph.layers.core.einsum import parse
 from layergraph.layers.quantized.equations import quantized_axes
 from oracles import assert_close, keras, perturb
@@ -173,6 +173,18 @@ def test_quantised_model_of_other_types(mode: str, policy: str, tmp_path: Path) 
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
+def test_zeros_in_half_precision_stay_zeros(tmp_path: Path) -> None:
+    entry = keras.Input((6,))
+    model = keras.Model(entry, layers.Dense(3, dtype="mixed_float16")(entry))
+    model.quantize("int4", config=Int4QuantizationConfig(block_size=None, activation_quantizer=AbsMaxQuantizer()))
+    model.save(tmp_path / "model.keras")
+    arrays = [np.array([[0.0] * 6, [1.0] * 6], "float32")]
+    expected = np.asarray(model(arrays[0]).detach())
+    assert not expected[0].any()
+    found = predictions(layergraph.load_model(tmp_path / "model.keras"), arrays)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-2)
+
+
 def calibrated(config_class: Any, bits: int, group: int) -> tuple[Any, list[np.ndarray]]:
     """A model whose blocks were calibrated with data."""
     entry = keras.Input((5,), dtype="int32")
@@ -220,7 +232,9 @@ def test_calibrated_kernels(config_class: Any, bits: int, group: int, tmp_path: 
         if getattr(layer, "quantization_config", None) is not None:
             layer.quantization_config.quantization_layer_structure = None
     expected = expected_of(model, arrays)
-    # Keras omits the zero points in a `.keras`.
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(CorruptFileError, match="write no zero points of GPTQ and AWQ"):
+        layergraph.load_model(tmp_path / "model.keras")
     model.save(tmp_path / "model.h5")
     ours = layergraph.load_model(tmp_path / "model.h5")
     ours.save(tmp_path / "ours.keras")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import layergraph
 import numpy as np
@@ -34,7 +35,7 @@ ONLY_EARLIER = (
         "maxout",
         "highway",
         "words",
-        *("discretization_counts", "from_a_state"),
+        *("discretization_counts", "from_a_state", "query_mask"),
     ),
 )
 
@@ -52,6 +53,19 @@ def test_files_give_the_numbers_of_their_release(path: Path, tmp_path: Path) -> 
         model.save(again)
         shutil.copy(path.with_suffix(".npz"), again.with_suffix(".npz"))
         check_fixture(again)
+
+
+def test_a_config_of_keras_3_beside_weights_of_keras_2(tmp_path: Path) -> None:
+    """Its text has no version, and the weights that of their Keras."""
+    whole = FILES[0].parents[1] / "keras2" / "layer_node.h5"
+    (tmp_path / "model.json").write_text(layergraph.load_model(whole).to_json())
+    shutil.copy(whole.with_suffix(".npz"), tmp_path / "model.npz")
+    with h5py.File(whole) as file, h5py.File(tmp_path / "model.h5", "w") as weights:
+        stored = file["model_weights"]
+        for name in stored:
+            stored.copy(name, weights)
+        weights.attrs.update({**stored.attrs, "keras_version": "2.15.0", "backend": "tensorflow"})
+    assert check_fixture(tmp_path / "model.json").keras_version is None
 
 
 @pytest.mark.filterwarnings("ignore:.*does not support masking.*:UserWarning")
@@ -76,7 +90,8 @@ def test_keras_3_opens_what_is_saved_of_them(path: Path, tmp_path: Path) -> None
         ("Softmax", {"2.2.4-tf": "passed", "2.3.0-tf": "passed", "2.5.0": None, "2.3.1": "passed"}),
         ("MultiHeadAttention", {"2.4.0": "none", "2.9.0": "none", "2.10.0": None}),
         ("Identity", {"2.15.0": "none", "3.0.0": None}),
-        ("*", {"2.15.0": None, "3.4.1": None, "3.5.0": "uncast", "3.13.2": "uncast", "3.14.0": None}),
+        ("*", {"2.15.0": None, "3.4.1": "own", "3.5.0": "own_uncast", "3.10.0": "own_uncast"}),
+        ("*", {"3.11.0": "uncast", "3.13.2": "uncast", "3.14.0": None}),
     ],
 )
 def test_the_release_decides_what_layers_do_with_masks(name: str, uses: dict[str, str | None]) -> None:

@@ -12,6 +12,7 @@ from layergraph.config.keras_versions import generation_of
 from layergraph.errors import ConfigError, DataError, NonFiniteLossError, NotCompiledError
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.compile import compile_arguments
+from layergraph.training.optimizers.table import optimizer
 from oracles import case_id
 
 RNG = np.random.default_rng(2)
@@ -407,6 +408,30 @@ def test_training_config_of_keras_2():
     assert model.optimizer.rate() == 0.5
     history = model.fit(*DATA, verbose=0)
     assert list(history.history) == ["aux_loss", "loss", "main_acc", "main_loss"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "found"),
+    [
+        (
+            {
+                "class_name": "DynamicLossScale",
+                "config": {"initial_loss_scale": 32768.0, "increment_period": 500, "multiplier": 2.0},
+            },
+            {"initial_scale": 32768.0, "dynamic_growth_steps": 500},
+        ),
+        ({"class_name": "FixedLossScale", "config": {"loss_scale_value": 128.0}}, {"loss_scale_factor": 128.0}),
+    ],
+    ids=["dynamic", "fixed"],
+)
+def test_loss_scales_of_tensorflow_2_1_to_2_3(scale, found):
+    """As `training_config` of TensorFlow 2.3.4 has them; later releases load them in this way."""
+    inner = {"class_name": "SGD", "config": {"name": "SGD", "learning_rate": 0.25, "decay": 0.0, "momentum": 0.0}}
+    config = {"class_name": "LossScaleOptimizer", "config": {"optimizer": inner, "loss_scale": scale}}
+    read = compile_config({"loss": "mse", "optimizer_config": config}, generation_of("2.4.0", {}), ["x"], Diagnostics())
+    made = optimizer(read["optimizer"])
+    assert {name: getattr(made, name) for name in found} == found
+    assert made.rate() == 0.25
 
 
 def test_a_changed_rate_is_what_a_file_gets():

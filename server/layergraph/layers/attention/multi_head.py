@@ -267,7 +267,8 @@ class MultiHeadAttention(ProjectedAttention):
     attention_axes   axes of the query that attention is applied over, by default all but batch and features
     use_gate         multiplies the attended values by sigmoid(projection of the query)
     sliding_window   a query attends only to keys fewer timesteps away than this
-    input_rule       whether later calls find the inputs' masks: not in `keras3`, but in `keras2`
+    input_rule       whether later calls find the inputs' masks, and whether a given `query_mask` is used: not in
+                     `keras3`, but in `keras2`
     """
 
     # Options of the base class that are positional here, after these; type checkers don't see the order.
@@ -295,8 +296,9 @@ class MultiHeadAttention(ProjectedAttention):
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args, kwargs = super()._positional(args, kwargs)
-        # Keras uses the query's own mask and ignores the argument.
-        kwargs.pop("query_mask", None)
+        if self.removes_masks:
+            # Since 3.8, Keras uses the query's own mask and ignores the argument.
+            kwargs.pop("query_mask", None)
         return args, kwargs
 
     def build(self, query_shape: Any, value_shape: Any = None, key_shape: Any = None, *rest: Any) -> None:

@@ -40,7 +40,9 @@ class AbsMaxQuantizer(Configurable):
         largest = x.abs().amax(axes, keepdim=True) + self.epsilon
         # A Python number divided by a tensor is computed as a product with the reciprocal, which rounds differently.
         scale = torch.full_like(largest, high) / largest
-        return torch.round(x * scale).clamp(low, high).float(), scale
+        values = torch.round(x * scale).clamp(low, high).float()
+        # In float16 the scale of zeros is infinite; Keras's conversion to integers makes 0 of the products' NaN.
+        return values.nan_to_num(0.0) if x.dtype == torch.float16 else values, scale
 
     def get_config(self) -> dict[str, Any]:
         """Keras's config, without `axis` if it is None."""
