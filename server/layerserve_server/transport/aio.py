@@ -15,7 +15,7 @@ from layerserve_server.errors import UnknownMethodError
 from layerserve_server.transport.call import UNKNOWN_METHOD, Handler, Routes, StreamHandler
 from layerserve_server.transport.certificates import names_in
 from layerserve_server.transport.event_batch import BatchedCall, EventBatches, deadline_in
-from layerserve_server.transport.peers import all_of, host_of
+from layerserve_server.transport.peers import host_of
 from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams
@@ -30,7 +30,7 @@ class AioHandlers(grpc.GenericRpcHandler):
         batches: EventBatches,
         streams: Streams,
         fallback: StreamHandler | None = None,
-        read_metadata: Callable[[Any], Pairs] = all_of,
+        read_metadata: Callable[[Any], Pairs] = tuple,
     ) -> None:
         """`fallback` handles methods that aren't in `routes`; without it they end with UNIMPLEMENTED.
 
@@ -56,7 +56,7 @@ class AioHandlers(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(answer)
 
     async def _answer_unary(self, method: str, handler: Handler, request: bytes, context: Any) -> bytes:
-        metadata = self._read_metadata(context.invocation_metadata())
+        metadata = self._read_metadata(context.invocation_metadata() or ())
         call = AioCall(self._batches, method, request, context, metadata, self._streams)
         self._batches.begin(call)
         self._batches.take(call, lambda _: self._batches.work(call, handler, lists=method in self._routes.lists))
@@ -75,7 +75,7 @@ class AioHandlers(grpc.GenericRpcHandler):
         return reply
 
     async def _answer_stream(self, method: str, handler: StreamHandler, counted: bool, _: Any, context: Any) -> None:
-        stream = AioStream(self._streams, method, context, self._read_metadata(context.invocation_metadata()))
+        stream = AioStream(self._streams, method, context, self._read_metadata(context.invocation_metadata() or ()))
         stream.counted = counted
         task = self._streams.begin(stream, handler)
         try:

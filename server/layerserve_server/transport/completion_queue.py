@@ -27,7 +27,7 @@ from layerserve_server.transport.connections import Connections, Traffic
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import RETRY_SECONDS
-from layerserve_server.transport.peers import all_of, endpoint, host_of
+from layerserve_server.transport.peers import endpoint, host_of
 from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams
@@ -65,7 +65,7 @@ class Poller:
         connections: Connections,
         limits: Limits,
         fallback: StreamHandler | None = None,
-        read_metadata: Callable[[Any], Pairs] = all_of,
+        read_metadata: Callable[[Any], Pairs] = tuple,
     ) -> None:
         """`fallback` handles methods that aren't in `routes`; without it they end with UNIMPLEMENTED.
 

@@ -28,7 +28,7 @@ from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import HeapTrimmer, MemoryBudget
-from layerserve_server.transport.peers import all_of, without_address
+from layerserve_server.transport.peers import without_address
 from layerserve_server.transport.reflection import Reflection
 from layerserve_server.transport.streams import Streams
 
@@ -181,7 +181,7 @@ class GrpcioServer:
         # grpcio requires a pool; nothing runs in it.
         self._server: Any = grpc.server(ThreadPoolExecutor(1), options=options)
         self._poller: Poller | None = None
-        read = all_of if self._at_the_front else without_address
+        read = tuple if self._at_the_front else without_address
         try:
             self._poller = Poller(
                 self._server, routes, self._batches, self._streams, self._connections, limits, fallback, read

@@ -13,17 +13,12 @@ from layerserve_server.access.gate import Pairs
 PEER_KEY = "layerserve-peer"
 
 
-def all_of(metadata: Pairs | None) -> Pairs:
-    """Returns the metadata of a call."""
-    return tuple(metadata or ())
-
-
-def without_address(metadata: Pairs | None) -> Pairs:
+def without_address(metadata: Pairs) -> Pairs:
     """Returns the metadata of a call that came through a front, which passes on what its clients send.
 
     An address in it is the client's claim.
     """
-    return tuple(pair for pair in metadata or () if pair[0] != PEER_KEY)
+    return tuple(pair for pair in metadata if pair[0] != PEER_KEY)
 
 
 @lru_cache(4096)

@@ -11,7 +11,7 @@ from layerserve import tensors
 from layerserve.v1 import datasets_pb2, tensor_pb2, training_pb2
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, MissingInputError
 from layerserve_server.protocols.inference.inference_pb2 import InferParameter, ModelRepositoryParameter
-from layerserve_server.services import datasets, messages, training
+from layerserve_server.services import datasets, messages, run_requests
 from layerserve_server.services.datasets import MAX_BYTES, MAX_ID, MAX_TITLE
 from layerserve_server.services.rest import infer_body, json_text, open_inference
 
@@ -38,7 +38,7 @@ def target(name="y", value=1.0):
 
 def array(**fields):
     role = {"role": training_pb2.DATA_ROLE_X, "dtype": tensor_pb2.DATA_TYPE_FLOAT32}
-    return training._array(training_pb2.DataArray(**{**role, "name": "x", **fields}))
+    return run_requests._array(training_pb2.DataArray(**{**role, "name": "x", **fields}))
 
 
 REFUSED = {
