@@ -28,14 +28,32 @@ _KEY = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[ -~]*")
 
 
+class _Channel:
+    """A channel to the other server, with the number of its open calls."""
+
+    def __init__(self, target: str) -> None:
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            # Otherwise all channels to one address share a connection.
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        self.grpc = grpc.aio.insecure_channel(target, options=options)
+        self.calls = 0
+
+
 class Forwarder:
     """Forwards calls to another server. On the wire a unary call is a stream of one message: all are streams here."""
 
-    def __init__(self, socket: Path, gate: Gate) -> None:
-        """`socket` is the Unix socket on which the other server listens, `gate` one with the secret of both."""
+    def __init__(self, socket: Path, gate: Gate, max_connection_calls: int) -> None:
+        """`socket` is the Unix socket on which the other server listens, `gate` one with the secret of both.
+
+        `max_connection_calls` is the maximum number of open calls per connection there: further ones have another one.
+        """
         self._gate = gate
         self._target = f"unix:{socket}"
-        self._channel: grpc.aio.Channel | None = None
+        self._max_calls = max_connection_calls
+        self._channels: list[_Channel] = []
 
     async def forward(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Yields the other server's replies to a stream (a transport.call.StreamHandler).
@@ -43,13 +61,9 @@ class Forwarder:
         Raises StatusError with the other server's error, UnavailableError if this server stops, and the errors of
         `stream.requests`.
         """
-        if self._channel is None:  # made here, since a channel belongs to the event loop in which it is made
-            self._channel = grpc.aio.insecure_channel(
-                self._target,
-                options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
-            )
+        channel = self._free_channel()
         pairs = [pair for pair in stream.metadata if pair[0] not in OWN_KEYS and _may_be_sent(*pair)]
-        call: _Call = self._channel.stream_stream(stream.method)(
+        call: _Call = channel.grpc.stream_stream(stream.method)(
             timeout=None if stream.deadline is None else max(0.0, stream.deadline - time.monotonic()),
             metadata=(
                 *pairs,
@@ -63,6 +77,7 @@ class Forwarder:
             if not stream.listens():
                 call.cancel()
 
+        channel.calls += 1
         stream.on_closed(cancel)
         #: Errors of the client's messages.
         failures: list[Exception] = []
@@ -78,6 +93,7 @@ class Forwarder:
                 raise UnavailableError(STOPPING) from None
             code = grpc.StatusCode.CANCELLED
         finally:
+            channel.calls -= 1
             sending.cancel()
             call.cancel()
         if failures:
@@ -87,9 +103,18 @@ class Forwarder:
             raise StatusError(Failure(code, await call.details() or "", metadata))
 
     async def close(self) -> None:
-        """Closes the channel, and with it all calls in progress."""
-        if self._channel is not None:
-            await self._channel.close()
+        """Closes the channels, and with them all calls in progress."""
+        for channel in self._channels:
+            await channel.grpc.close()
+
+    def _free_channel(self) -> _Channel:
+        """Returns the first channel on which a further call needn't wait for others; a new one if there is none."""
+        for channel in self._channels:
+            if channel.calls < self._max_calls:
+                return channel
+        # Made here, since a channel belongs to the event loop in which it is made.
+        self._channels.append(_Channel(self._target))
+        return self._channels[-1]
 
 
 def _may_be_sent(key: str, value: str | bytes) -> bool:

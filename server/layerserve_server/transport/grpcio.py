@@ -108,7 +108,7 @@ class GrpcioServer:
         everything.add(routes)
         self._forwarder: Forwarder | None = None
         if shared is not None and not shared.owner:
-            self._forwarder = Forwarder(shared.socket, gate)
+            self._forwarder = Forwarder(shared.socket, gate, limits.max_connection_calls)
         else:
             everything.add(self._health.routes())
             if reflect:
@@ -212,8 +212,8 @@ class GrpcioServer:
 
 def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any]]:
     """Returns the options of grpcio's server (https://grpc.github.io/grpc/core/group__grpc__arg__keys.html)."""
-    # A connection from another process or a front carries the calls of many clients.
-    calls = limits.max_calls + limits.max_streams if shared or front else limits.max_connection_calls
+    # The connection of a front carries the calls of many clients.
+    calls = limits.max_calls + limits.max_streams if front else limits.max_connection_calls
     return [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         compression.OPTION,

@@ -4,7 +4,7 @@ import ctypes
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import grpc
@@ -401,6 +401,38 @@ def test_refusals_of_another_server_keep_their_status(tmp_path):
             assert {code for code, _ in ends} <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}, ends
     other.stop(0)
     owner.stop(0)
+
+
+def test_a_shared_port_limits_the_calls_of_a_connection_and_forwards_those_of_several(tmp_path):
+    limits, servers = Limits(10_000, 8, 8, 100, max_connection_calls=2), []
+    for owner, routes in ((True, Echo().routes()), (False, Routes())):
+        shared = SharedPort(tmp_path / "owner.sock", owner)
+        servers.append(GrpcioServer(routes, Observer(), limits, host="127.0.0.1", port=0, shared=shared))
+        servers[-1].start()
+    with ExitStack() as stack:
+
+        def connection(server):
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            return stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options))
+
+        def opened(channel):
+            stream = channel.unary_stream(ECHO + "endless")(b"", timeout=60)
+            assert next(stream) == b"open"
+            return stream
+
+        channels = [connection(server) for server in (*servers, servers[1])]
+        streams = [[opened(channel) for _ in range(2)] for channel in channels]
+        for channel, own in zip(channels, streams, strict=True):
+            waiting = channel.unary_unary(ECHO + "echo").future(b"x", timeout=60)
+            with pytest.raises(grpc.FutureTimeoutError):
+                waiting.result(0.2)
+            own.pop().cancel()
+            assert waiting.result(30) == b"x"
+            own.append(opened(channel))
+        # Connections to the other server are used again.
+        assert len(servers[1]._forwarder._channels) <= 3
+    for server in reversed(servers):
+        server.stop(0)
 
 
 def test_what_is_wrong_with_a_message_is_said_by_whoever_hands_it_on(tmp_path):
