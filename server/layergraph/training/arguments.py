@@ -21,7 +21,7 @@ from layergraph.training.streams import Source, Stream, source
 BATCH_SIZE = 32
 
 
-def made(callbacks: Any) -> list[Callback]:
+def created_callbacks(callbacks: Any) -> list[Callback]:
     """The callbacks, of which names and serialised ones are created. Raises ConfigError."""
     if callbacks is None:
         return []
@@ -31,7 +31,7 @@ def made(callbacks: Any) -> list[Callback]:
     return [callback(one) if isinstance(one, (str, Mapping)) else one for one in several]
 
 
-def chosen(what: str, held: Data | Stream, rows: Any) -> Data | Stream:
+def chosen_rows(what: str, held: Data | Stream, rows: Any) -> Data | Stream:
     """The rows with these indices; all if they are None. Raises ConfigError for batches, which have no indices."""
     if rows is None:
         return held
@@ -52,7 +52,7 @@ def count_batches(rows: Data | Stream, size: int) -> int | None:
     return rows.source.count if isinstance(rows, Stream) else data.steps_of(rows.rows, size)
 
 
-def unpacked(validation: Any) -> tuple[Any, Any, Any]:
+def unpacked_validation(validation: Any) -> tuple[Any, Any, Any]:
     """x, y and sample_weight of `validation_data`. Raises DataError."""
     if source(validation) is not None:
         return validation, None, None
@@ -80,7 +80,7 @@ def checked_steps(given: int | None) -> int | None:
     return None if given is None else int(given)
 
 
-def backup(callbacks: Iterable[Callback]) -> Checkpoints | None:
+def backup_checkpoints(callbacks: Iterable[Callback]) -> Checkpoints | None:
     """The checkpoints of the first BackupAndRestore among the callbacks."""
     for one in callbacks:
         if isinstance(one, BackupAndRestore):

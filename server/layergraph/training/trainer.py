@@ -22,14 +22,14 @@ from layergraph.functional.nest import Structure
 from layergraph.functional.strings import Strings
 from layergraph.training import data
 from layergraph.training.arguments import (
-    backup,
+    backup_checkpoints,
     check_alone,
     checked_batch_size,
     checked_steps,
-    chosen,
+    chosen_rows,
     count_batches,
-    made,
-    unpacked,
+    created_callbacks,
+    unpacked_validation,
 )
 from layergraph.training.callbacks.callback import Callback, Callbacks, History
 from layergraph.training.checkpoint import Checkpoints
@@ -334,17 +334,17 @@ class Trainer(Functional):
         on_nan = "stop" if stop_on_nan else on_nan
         if on_nan not in ("stop", "continue"):
             raise ConfigError(f"on_nan: got {on_nan!r}, expected 'stop' or 'continue'")
-        callbacks = made(callbacks)
+        callbacks = created_callbacks(callbacks)
         given = source(x)
         if given is not None:
             check_alone(given, y=y, sample_weight=sample_weight, validation_split=validation_split or None)
         elif validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = split_rows(self, x, y, sample_weight, validation_split)
-        training = chosen("rows", self._data(compiled, x, y, sample_weight, class_weight, given), rows)
+        training = chosen_rows("rows", self._data(compiled, x, y, sample_weight, class_weight, given), rows)
         validation = self._validation(compiled, (x, y, sample_weight), validation_data, validation_rows)
         size = checked_batch_size(batch_size)
         steps_per_epoch = checked_steps(steps_per_epoch)
-        checkpoints = checkpoints or backup(callbacks)
+        checkpoints = checkpoints or backup_checkpoints(callbacks)
         resumed = None if checkpoints is None else checkpoints.read()
         if seed is None:
             seed = random.randrange(2**31) if resumed is None else int(resumed["run"]["seed"])
@@ -396,10 +396,10 @@ class Trainer(Functional):
     ) -> Data | Stream | None:
         """The data of `validation_data`, or these rows of the training data; None if there are neither."""
         if rows is None:
-            return None if given is None else self._data(compiled, *unpacked(given))
+            return None if given is None else self._data(compiled, *unpacked_validation(given))
         if given is not None:
             raise ConfigError("validation_rows: got it with other validation data, expected one of the two")
-        return chosen("validation_rows", self._data(compiled, *training), rows)
+        return chosen_rows("validation_rows", self._data(compiled, *training), rows)
 
     def _join(self, workers: Workers, seed: int, training: Data | Stream, validation: Data | Stream | None) -> int:
         """Makes this process one of the workers, with the weights and the seed of the first. Returns the seed."""
@@ -469,7 +469,7 @@ class Trainer(Functional):
         Takes the data, the `rows`, and raises the errors, of `fit`; ConfigError if a loss has no losses by row.
         """
         compiled = self._ready()
-        held = chosen("rows", self._data(compiled, x, y, sample_weight), rows)
+        held = chosen_rows("rows", self._data(compiled, x, y, sample_weight), rows)
         size = checked_batch_size(batch_size)
         count = count_batches(held, size) if steps is None else steps
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=count, rows=held.rows)
@@ -550,7 +550,7 @@ class Trainer(Functional):
         rows: int,
         more: Sequence[Callback] = (),
     ) -> Callbacks:
-        own = made(callbacks)
+        own = created_callbacks(callbacks)
         verbose = 1 if verbose == "auto" else int(verbose)
         shown = [Progress(verbose)] if verbose else []
         params = {"epochs": epochs, "steps": steps, "rows": rows, "verbose": verbose}

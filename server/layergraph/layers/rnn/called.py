@@ -16,7 +16,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten
 from layergraph.functional.shape_inference import infer_anew
 from layergraph.functional.tensor import History, Tensor
-from layergraph.layers.rnn.cells import Cell, States, Watch, loop
+from layergraph.layers.rnn.cells import Cell, States, Watch, loop, zero_states
 from layergraph.layers.rnn.kernels import Scanned
 from layergraph.layers.rnn.recorded_loop import recorded_loop
 
@@ -81,9 +81,9 @@ class CalledCell:
 
     def initial_states(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The states before the first of the timesteps x: those of `get_initial_state`, or zeros."""
-        dtype = torch_dtype(self.compute_dtype)
         if not hasattr(self._layer, "get_initial_state"):
-            return [x.new_zeros((x.shape[0], size), dtype=dtype) for size in self.state_sizes]
+            return zero_states(x, self.state_sizes, self.compute_dtype)
+        dtype = torch_dtype(self.compute_dtype)
         return [state.to(x.device, dtype) for state in flatten(self._layer.get_initial_state(batch_size=x.shape[0]))]
 
     def scan(

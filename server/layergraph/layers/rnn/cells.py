@@ -79,8 +79,7 @@ class Cell(Layer):
 
     def initial_states(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The states before the first of the timesteps x: zeros."""
-        dtype = torch_dtype(self.compute_dtype)
-        return [x.new_zeros((x.shape[0], size), dtype=dtype) for size in self.state_sizes]
+        return zero_states(x, self.state_sizes, self.compute_dtype)
 
     def build(self, input_shape: Any, *others: Any) -> None:
         """Creates kernels and bias."""
@@ -231,6 +230,11 @@ def _watched(step: Step, watch: Watch) -> Step:
         return after
 
     return take
+
+
+def zero_states(x: torch.Tensor, sizes: Sequence[int], dtype: str) -> list[torch.Tensor]:
+    """States of zeros, of these numbers of features, for the rows of x."""
+    return [x.new_zeros((x.shape[0], size), dtype=torch_dtype(dtype)) for size in sizes]
 
 
 def loop(step: Step, x: torch.Tensor, states: States, mask: torch.Tensor | None) -> Scanned:

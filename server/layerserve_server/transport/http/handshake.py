@@ -15,6 +15,13 @@ from layerserve_server.transport.peers import counted_by
 BUFFER_BYTES = 32 * 1024
 
 
+def limit_buffers() -> None:
+    """Makes asyncio's buffers for TLS smaller, in the whole process."""
+    # Python 3.10 has no such buffer.
+    if hasattr(sslproto.SSLProtocol, "max_size"):
+        sslproto.SSLProtocol.max_size = BUFFER_BYTES
+
+
 class Handshake(asyncio.Protocol):
     """A new connection, until its handshake is complete. asyncio's servers report a connection only then."""
 
@@ -39,9 +46,6 @@ class Handshake(asyncio.Protocol):
         self._lost = False
         self.transport: Any = None
         self.peer = ""
-        # Python 3.10 has no such buffer.
-        if hasattr(sslproto.SSLProtocol, "max_size"):
-            sslproto.SSLProtocol.max_size = BUFFER_BYTES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called when the client has connected."""

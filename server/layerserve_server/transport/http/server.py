@@ -24,7 +24,7 @@ from layerserve_server.transport.http.app import HttpApp
 from layerserve_server.transport.http.call import HttpCall, HttpObserver
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
-from layerserve_server.transport.http.handshake import Handshake
+from layerserve_server.transport.http.handshake import Handshake, limit_buffers
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
@@ -161,6 +161,8 @@ class HttpServer:
                 return connection()
             return Handshake(connection, self._connections, self._tls, self._loop)
 
+        if self._tls is not None:
+            limit_buffers()
         self._server = await self._loop.create_server(arriving, sock=self._socket, backlog=BACKLOG)
 
     async def _leave(self) -> None:

@@ -387,7 +387,7 @@ def test_a_site_that_has_the_servers_address_changes_nothing(serve, tmp_path):
         reply = call("POST", path, body, **names)
         assert (reply.status, "header 'host': got 'evil.example'" in reply.json["error"]) == (403, True)
     assert app.repository.describe_one("double").answers
-    # Whoever isn't a browser, or comes by a name of the server.
+    # A program, or a browser that uses a name of the server.
     assert call("POST", INFER, BODY, Host="evil.example").status == 200
     for host in ("models.example.com:80", "localhost:8501", "[::1]:8501"):
         assert call("POST", INFER, BODY, Host=host, Origin=f"http://{host}").status == 200
