@@ -155,12 +155,12 @@ def rights() -> str:
         needed[service, "manage"] = [
             method.name for method in management_pb2.DESCRIPTOR.pool.FindServiceByName(service).methods
         ]
-    order = ("open", *RIGHTS)
+    order = ("open", "any", *RIGHTS)
     rows = [
-        (service, right if right in RIGHTS else "(open)", ", ".join(sorted(methods)))
+        (service, right if right in RIGHTS else f"({right})", ", ".join(sorted(methods)))
         for (service, right), methods in sorted(needed.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
     ]
-    paths = [(f"`{path}`", right if right in RIGHTS else "(open)") for path, right in HTTP.items()]
+    paths = [(f"`{path}`", right if right in RIGHTS else f"({right})") for path, right in HTTP.items()]
     methods = table(("service", "right", "methods"), [(f"`{service}`", *rest) for service, *rest in rows])
     return page("Rights", about, f"{methods}\n## Metrics port\n\n{table(('path', 'right'), paths)}")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from layerserve.errors import Forbidden, InvalidArgument, ModelNotReady
+from layerserve.errors import InvalidArgument, ModelNotReady
 from layerserve.flow import Flow, call
 from layerserve.inputs import encode_inputs
 from layerserve.methods import GET_MODEL, GET_NODE_SHAPES, PREDICT
@@ -164,12 +164,7 @@ def get_model(spec: ModelSpec) -> Flow[ModelInfo]:
 
 def fetch_signature(signatures: Signatures, spec: ModelSpec) -> Flow[Signature]:
     """Flow that fetches a model's inputs and outputs. Raises ModelNotReady with the reason if it failed to load."""
-    try:
-        info = yield from get_model(spec)
-    except Forbidden as error:
-        # A token may have the right of the call that was made, but not the one of this call before it.
-        error.details += "; the client asks for the inputs of a model before it sends data"
-        raise
+    info = yield from get_model(spec)
     if info.state == "failed":
         raise ModelNotReady(f"model {info.name!r} version {info.version} failed to load: {info.reason}")
     signature = Signature(info.version, info.inputs, info.outputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layerserve import Forbidden, InvalidArgument, InvalidTensor, ModelNotReady, prediction
+from layerserve import InvalidArgument, InvalidTensor, ModelNotReady, prediction
 from layerserve.flow import Call
 from layerserve.methods import GET_MODEL, GET_NODE_SHAPES, PREDICT
 from layerserve.tensors import dtype_enum, encode
@@ -77,15 +77,6 @@ def test_an_error_that_is_the_callers_own_is_raised():
     converse(predict(signatures), (GET_MODEL, describe()), (PREDICT, answer()))
     with pytest.raises(InvalidArgument, match="rows"):
         converse(predict(signatures), (PREDICT, InvalidArgument("rows")), (GET_MODEL, describe()))
-
-
-def test_a_caller_that_may_predict_but_not_read_learns_why_it_has_to():
-    refusal = Forbidden("GetModel: caller 'shop' has no right 'read'")
-    with pytest.raises(Forbidden) as caught:
-        converse(predict(prediction.Signatures()), (GET_MODEL, refusal))
-    assert str(caught.value) == (
-        "GetModel: caller 'shop' has no right 'read'; the client asks for the inputs of a model before it sends data"
-    )
 
 
 def test_a_version_that_rests_on_disk_tells_its_inputs_through_its_graph():

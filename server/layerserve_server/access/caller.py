@@ -41,8 +41,8 @@ class Caller:
         token, or the id of its token's key. `reserved` are models that only some callers may use.
         """
         self.name = name
-        #: Includes "open", which all have.
-        self.rights: frozenset[Right] = frozenset((*rights, "open"))
+        #: With "open", and "any" if it has another one.
+        self.rights: frozenset[Right] = frozenset((*rights, "open", *(("any",) if rights else ())))
         self.models = tuple(models)
         #: None means no limits.
         self.quota = quota
@@ -94,8 +94,8 @@ class Caller:
         """Raises UnauthenticatedError or ForbiddenError if the caller may not call a method that needs this right."""
         if right not in self.rights:
             if not self._named:
-                raise UnauthenticatedError(f"{method}: callers without a token have no right '{right}' on this server")
-            raise ForbiddenError(f"{method}: caller '{safe_text(self.name, 80)}' has no right '{right}'")
+                raise UnauthenticatedError(f"{method}: callers without a token have no {_phrase(right)} on this server")
+            raise ForbiddenError(f"{method}: caller '{safe_text(self.name, 80)}' has no {_phrase(right)}")
 
     def check_model(self, right: Right, model: str) -> None:
         """Raises ForbiddenError if the caller may not do this with a model, whether it exists or not."""
@@ -108,10 +108,10 @@ class Caller:
         if not self.may(right, model):
             if not self._named:
                 raise UnauthenticatedError(
-                    f"model '{safe_text(model, 80)}': callers without a token have no right '{right}' on it"
+                    f"model '{safe_text(model, 80)}': callers without a token have no {_phrase(right)} on it"
                 )
             raise ForbiddenError(
-                f"model '{safe_text(model, 80)}': caller '{safe_text(self.name, 80)}' has no right '{right}' on it"
+                f"model '{safe_text(model, 80)}': caller '{safe_text(self.name, 80)}' has no {_phrase(right)} on it"
             )
         if len(self._allowed) >= MAX_KEPT:
             self._allowed.clear()
@@ -125,6 +125,10 @@ class Caller:
     def expired_text(self) -> str:
         """Returns the error text for the caller's expired token."""
         return f"authorization: the token of '{safe_text(self.name, 80)}' has expired"
+
+
+def _phrase(right: Right) -> str:
+    return "right" if right == "any" else f"right '{right}'"
 
 
 #: The caller of all calls of a server that asks for no token.

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias, get_args
 
-#: Strings, since the hash of an Enum's member is computed in Python, and each call looks one up. "open" isn't given to
-#: callers: all have it.
-Right: TypeAlias = Literal["open", "predict", "read", "train", "manage"]
+#: Strings, since the hash of an Enum's member is computed in Python, and each call looks one up. Two aren't given to
+#: callers: "open" is had by all, "any" by those with at least one other right.
+Right: TypeAlias = Literal["open", "any", "predict", "read", "train", "manage"]
 
 #: The rights that a caller may be given.
-RIGHTS: tuple[Right, ...] = get_args(Right)[1:]
+RIGHTS: tuple[Right, ...] = get_args(Right)[2:]
 
 _SERVICES: dict[str, dict[Right, str]] = {
     "layerserve.v1.PredictionService": {"predict": "Predict PredictStream"},
     "layerserve.v1.GraphService": {"read": "GetNodeShapes"},
-    "layerserve.v1.ModelService": {"read": "ListModels GetModel GetModelStatistics DownloadModel"},
+    "layerserve.v1.ModelService": {
+        # Clients ask for the inputs of a model before they predict or train.
+        "any": "GetModel",
+        "read": "ListModels GetModelStatistics DownloadModel",
+    },
     "layerserve.v1.TrainingService": {
         "train": "Train Evaluate EstimateRun PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
         "read": "WatchRun GetRun GetRunSeries ListRuns ListRunFiles DownloadRunFile",
@@ -36,8 +40,9 @@ _SERVICES: dict[str, dict[Right, str]] = {
     "inference.GRPCInferenceService": {
         # As Triton's health: without a model. That a model is ready would also reveal that it exists.
         "open": "ServerLive ServerReady",
+        "any": "ModelReady ServerMetadata ModelMetadata ModelConfig",
         "predict": "ModelInfer ModelStreamInfer",
-        "read": "ModelReady ServerMetadata ModelMetadata ModelConfig ModelStatistics RepositoryIndex",
+        "read": "ModelStatistics RepositoryIndex",
         "manage": (
             "RepositoryModelLoad RepositoryModelUnload TraceSetting LogSettings "
             "SystemSharedMemoryStatus SystemSharedMemoryRegister SystemSharedMemoryUnregister "
@@ -45,10 +50,10 @@ _SERVICES: dict[str, dict[Right, str]] = {
         ),
     },
     "tensorflow.serving.PredictionService": {
+        "any": "GetModelMetadata",
         "predict": "Predict Classify Regress MultiInference",
-        "read": "GetModelMetadata",
     },
-    "tensorflow.serving.ModelService": {"read": "GetModelStatus", "manage": "HandleReloadConfigRequest"},
+    "tensorflow.serving.ModelService": {"any": "GetModelStatus", "manage": "HandleReloadConfigRequest"},
 }
 
 #: The right of each method, by full name.

@@ -13,7 +13,6 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.rights import RIGHTS
 from layerserve_server.errors import STOPPING, InvalidRequestError, NotFoundError, UnavailableError, safe_text
 from layerserve_server.transport.call import Call, Routes, Stream
 
@@ -96,7 +95,7 @@ class Health:
 
     def _model_status(self, model: str, caller: Caller) -> health_pb2.HealthCheckResponse.ServingStatus:
         # A caller without any right on the model must not be able to find out whether it exists.
-        if not any(caller.may(right, model) for right in RIGHTS):
+        if not caller.may("any", model):
             return _Status.SERVICE_UNKNOWN
         serving = self._models(model)
         if serving is None:

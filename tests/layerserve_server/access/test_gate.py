@@ -57,6 +57,17 @@ def test_callers_without_a_token_may_do_what_is_allowed():
         gate.admit_http("/metrics", None)
 
 
+def test_what_clients_ask_before_a_call_needs_any_right():
+    method = "/layerserve.v1.ModelService/GetModel"
+    caller = Gate(anonymous=["train"]).admit(arrival(method))
+    caller.check_model("any", "m")
+    reader = Caller("shop", ["read"], ["shop-*"])
+    with pytest.raises(ForbiddenError, match=r"^model 'm': caller 'shop' has no right on it$"):
+        reader.check_model("any", "m")
+    with pytest.raises(UnauthenticatedError, match=r"^GetModel: callers without a token have no right on this server$"):
+        Gate(anonymous=[]).admit(arrival(method))
+
+
 def test_a_wrong_token_is_refused_where_none_is_needed(file):
     gate = Gate(file, anonymous=["predict"])
     assert gate.admit(arrival()).name == "anonymous"

@@ -71,11 +71,11 @@ def caller(gate, token):
 def test_a_token_gives_the_rights_of_its_claims(make_gate):
     gate = make_gate()
     found = caller(gate, signed())
-    assert (found.name, found.rights, found.models) == ("ann", {"open", "predict", "read"}, ("*",))
+    assert (found.name, found.rights, found.models) == ("ann", {"open", "any", "predict", "read"}, ("*",))
     assert found.expires == pytest.approx(time.time() + 630, abs=5)
     assert caller(gate, signed(key=EC, algorithm="ES256", kid="two")).name == "ann"
     # One text, as in `scope`.
-    assert caller(gate, signed(rights="train manage")).rights == {"open", "train", "manage"}
+    assert caller(gate, signed(rights="train manage")).rights == {"open", "any", "train", "manage"}
     for none in (None, 7, {"predict": True}, [["predict"]], ""):
         assert caller(gate, signed(rights=none)).rights == {"open"}
 
@@ -103,7 +103,7 @@ def test_roles_and_models_may_be_claims(make_gate):
         '[jwt.roles]\nteam = ["train", "read"]\n'
     )
     found = caller(gate, signed({"realm": {"roles": ["team", "predict"]}, "https://x/models": ["a-*"], "email": "a@b"}))
-    assert (found.name, found.rights, found.models) == ("a@b", {"open", "read", "train"}, ("a-*",))
+    assert (found.name, found.rights, found.models) == ("a@b", {"open", "any", "read", "train"}, ("a-*",))
     assert found.quota.max_runs == 1
     assert caller(gate, signed({"realm": "team", "email": "a@b"})).models == ()
     with pytest.raises(UnauthenticatedError, match="no claim 'email' with a name"):

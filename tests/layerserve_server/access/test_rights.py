@@ -20,7 +20,7 @@ from layerserve_server.transport.limits import Limits
 OWN = {
     "PredictionService": {"Predict": "predict", "PredictStream": "predict"},
     "GraphService": {"GetNodeShapes": "read"},
-    "ModelService": {"ListModels": "read", "GetModel": "read", "GetModelStatistics": "read", "DownloadModel": "read"},
+    "ModelService": {"ListModels": "read", "GetModel": "any", "GetModelStatistics": "read", "DownloadModel": "read"},
     "OnlineTrainingService": {"TrainOnline": "train"},
     "SweepService": {
         "CreateSweep": "train",

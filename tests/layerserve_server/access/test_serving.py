@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from echo_servers import needs_native
-from layerserve import tensors
+from layerserve import Client, tensors
 from layerserve.errors import REASON_KEY, Forbidden, QuotaExceeded, TokenExpired, Unauthenticated, from_status
 from layerserve.v1 import (
     management_pb2,
@@ -129,6 +129,13 @@ def test_lists_leave_out_what_the_caller_may_not_read(guarded):
     assert listed("other-models") == ["other-1"]
     # The same for one that isn't there.
     assert listed("other-models", "double") == listed("other-models", "absent") == []
+
+
+def test_the_python_client_predicts_with_the_right_to_predict(guarded):
+    with Client(f"localhost:{guarded().app.grpc_port}", token="predict") as client:
+        assert client.predict("double", [[1.0, 2.0]]).tolist() == [[2.0, 4.0]]
+        with pytest.raises(Forbidden, match="caller 'predict' has no right 'read'"):
+            client.models()
 
 
 def test_statistics_leave_out_what_the_caller_may_not_read(guarded):

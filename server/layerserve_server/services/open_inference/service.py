@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from prometheus_client import CollectorRegistry
 
 from layerserve_server.access.caller import Caller
+from layerserve_server.access.rights import Right
 from layerserve_server.errors import InvalidRequestError, ServerError, UnknownMethodError, safe_text
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.protocols.inference import inference_pb2 as pb
@@ -135,7 +136,7 @@ class OpenInferenceService:
     def model_statistics(self, request: pb.ModelStatisticsRequest, caller: Caller) -> pb.ModelStatisticsResponse:
         """Handles ModelStatistics. Raises as `Repository.describe_one` does if the request names a model."""
         if request.name:
-            found = [self._repository.describe_one(*_chosen_by(caller, request))]
+            found = [self._repository.describe_one(*_chosen_by(caller, request, "read"))]
             if not request.version:
                 found = self._repository.describe(request.name)
         else:
@@ -233,10 +234,10 @@ def _handler(kind: Any, answer: Callable[[Any, Caller], Message]) -> Handler:
     return handle
 
 
-def _chosen_by(caller: Caller, request: Any) -> Choice:
+def _chosen_by(caller: Caller, request: Any, right: Right = "any") -> Choice:
     """Returns the version that a request names. Raises ForbiddenError before the model is looked up."""
     choice = model_choice(request.name, request.version)
-    caller.check_model("read", choice[0])
+    caller.check_model(right, choice[0])
     return choice
 
 

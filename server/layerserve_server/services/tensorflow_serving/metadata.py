@@ -48,7 +48,7 @@ class MetadataService:
         Loads the version if it isn't; raises as `chosen_by` and `with_version` do.
         """
         request = parse(GetModelMetadataRequest, call.request)
-        choice = chosen_by(call.caller, "read", request.model_spec)
+        choice = chosen_by(call.caller, "any", request.model_spec)
         if not request.metadata_field:
             raise InvalidRequestError("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:

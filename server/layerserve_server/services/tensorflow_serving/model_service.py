@@ -53,7 +53,7 @@ class TensorFlowModelService:
         Raises UnknownModelError, UnknownVersionError, and as `chosen_by` and `Repository.describe` do.
         """
         request = parse(GetModelStatusRequest, call.request)
-        name, version, label = chosen_by(call.caller, "read", request.model_spec)
+        name, version, label = chosen_by(call.caller, "any", request.model_spec)
         if label is not None:
             found = [self._repository.describe_one(name, None, label)]
         else:
