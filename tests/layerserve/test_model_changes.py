@@ -163,6 +163,9 @@ def test_the_share_of_a_canary_is_set(client, server, file):
     client.upload("double", file)
     with pytest.raises(FailedPrecondition, match="no label 'canary'"):
         client.set_canary("double", 0.05)
+    client.set_label("double", "canary", 2)
+    with pytest.raises(FailedPrecondition, match="version 2: it is the default"):
+        client.set_canary("double", 0.05)
     client.set_label("double", "canary", 1)
     assert client.set_canary("double", 0.05).default.version == 2
     assert server.canaries == {"double": 0.05}

@@ -125,8 +125,11 @@ class FakeManagement(management_pb2_grpc.ManagementServiceServicer):
 
     def SetCanary(self, request: pb.SetCanaryRequest, context: Any) -> pb.SetCanaryResponse:  # noqa: N802
         with self._answering("SetCanary", request, context):
-            if request.share and not any("canary" in model.labels for model in self._versions(request.name)):
+            canary = [model for model in self._versions(request.name) if "canary" in model.labels]
+            if request.share and not canary:
                 raise FailedPrecondition(f"model {request.name!r} has no label 'canary'")
+            if request.share and self._describe(canary[0]).served_by_default:
+                raise FailedPrecondition(f"model {request.name!r} version {canary[0].version}: it is the default")
             self.canaries[request.name] = request.share
             return pb.SetCanaryResponse(change=self._change(request.name), share=request.share)
         raise AssertionError("an abort raises")

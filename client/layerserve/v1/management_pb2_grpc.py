@@ -172,7 +172,7 @@ class ManagementServiceServicer(object):
     def SetCanary(self, request, context):
         """Sets the share of callers whose requests that name no version get the version of the canary's label, in place of the
         share in the model's settings. Errors: INVALID_ARGUMENT (no share), FAILED_PRECONDITION (the label doesn't exist, or
-        its version can't be loaded).
+        its version can't be loaded or is the default).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -71,7 +71,7 @@ class ManagementServiceStub:
     SetCanary: _grpc.UnaryUnaryMultiCallable[_management_pb2.SetCanaryRequest, _management_pb2.SetCanaryResponse]
     """Sets the share of callers whose requests that name no version get the version of the canary's label, in place of the
     share in the model's settings. Errors: INVALID_ARGUMENT (no share), FAILED_PRECONDITION (the label doesn't exist, or
-    its version can't be loaded).
+    its version can't be loaded or is the default).
     """
     DeleteVersion: _grpc.UnaryUnaryMultiCallable[_management_pb2.DeleteVersionRequest, _management_pb2.DeleteVersionResponse]
     """Deletes a version from the disk. Requests that have begun finish, and its number isn't given to another version.
@@ -125,7 +125,7 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     SetCanary: _aio.UnaryUnaryMultiCallable[_management_pb2.SetCanaryRequest, _management_pb2.SetCanaryResponse]  # type: ignore[assignment]
     """Sets the share of callers whose requests that name no version get the version of the canary's label, in place of the
     share in the model's settings. Errors: INVALID_ARGUMENT (no share), FAILED_PRECONDITION (the label doesn't exist, or
-    its version can't be loaded).
+    its version can't be loaded or is the default).
     """
     DeleteVersion: _aio.UnaryUnaryMultiCallable[_management_pb2.DeleteVersionRequest, _management_pb2.DeleteVersionResponse]  # type: ignore[assignment]
     """Deletes a version from the disk. Requests that have begun finish, and its number isn't given to another version.
@@ -230,7 +230,7 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_management_pb2.SetCanaryResponse, _abc.Awaitable[_management_pb2.SetCanaryResponse]]:
         """Sets the share of callers whose requests that name no version get the version of the canary's label, in place of the
         share in the model's settings. Errors: INVALID_ARGUMENT (no share), FAILED_PRECONDITION (the label doesn't exist, or
-        its version can't be loaded).
+        its version can't be loaded or is the default).
         """
 
     @_abc_1.abstractmethod

@@ -229,8 +229,8 @@ class Manager:
     def set_canary(self, name: str, share: float | None, who: str) -> tuple[float, Change]:
         """Sets the share of callers that get the canary; None for that of the settings. Returns the share in force.
 
-        Raises InvalidRequestError if it isn't from 0 to 1, RefusedChangeError if there is no version for the canary,
-        VersionFailedError if that can't be loaded.
+        Raises InvalidRequestError if it isn't from 0 to 1, RefusedChangeError if there is no version for the canary or
+        it is the default, VersionFailedError if it can't be loaded.
         """
         with self._change(who, "set canary", name, to=share) as record:
             record["from"] = self._repository.serving(name)["canary"]
@@ -243,6 +243,11 @@ class Manager:
                 raise RefusedChangeError(f"model '{name}' has no label '{label}', at whose version the share would go")
             if share and version is not None:
                 self._repository.ensure_loaded(name, version)
+                if self._repository.serving(name)["default"] == version:
+                    raise RefusedChangeError(
+                        f"model '{name}' version {version}, which has the label '{label}', is the default, so that all "
+                        "callers get it: pin another version first"
+                    )
             self._write(name, canary=share)
             self._repository.refresh(name)
             return self._repository.serving(name)["canary"], self._finish(name)

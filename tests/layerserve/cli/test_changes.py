@@ -27,7 +27,7 @@ def test_a_model_goes_through_its_life(cli, file, server):
         *(0, "double: label stable points at version 2; the default is version 2\n", ""),
     )
     assert cli("label double stable --remove")[1] == "double: label stable is removed; the default is version 2\n"
-    cli("label double canary 2")
+    cli("label double canary 1")
     assert cli("canary double 5%") == (0, "double: 5 % of callers have the canary; the default is version 2\n", "")
     assert server.canaries == {"double": 0.05}
     settings = "double: the settings' share of callers has the canary; the default is version 2\n"

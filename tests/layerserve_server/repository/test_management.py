@@ -460,6 +460,25 @@ def test_versions_that_are_not_there_are_told(manage, put):
         manager.set_label("double", "a", 9, ME)
 
 
+# The canary.
+
+
+def test_the_default_is_not_its_own_canary(manage, put):
+    for version in (1, 2):
+        put(version=version)
+    repository, manager = manage()
+    manager.set_label("double", "canary", 2, ME)
+    text = (
+        "version 2, which has the label 'canary', is the default, so that all callers get it: pin another version first"
+    )
+    with pytest.raises(RefusedChangeError, match=text):
+        manager.set_canary("double", 0.05, ME)
+    assert repository.serving("double")["canary"] == 0
+    assert manager.set_canary("double", 0.0, ME)[0] == 0
+    manager.pin("double", 1, ME)
+    assert manager.set_canary("double", 0.05, ME)[0] == 0.05
+
+
 # The default.
 
 

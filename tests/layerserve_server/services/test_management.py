@@ -149,7 +149,7 @@ def test_every_change_has_its_reply(served, tmp_path):
     assert stub.PinVersion(pb.PinVersionRequest(name="double", version=1)).change.versions[1].pinned
     labelled = stub.SetLabel(pb.SetLabelRequest(name="double", label="stable", version=2)).change
     assert labelled.versions[0].labels == ["stable"]
-    stub.SetLabel(pb.SetLabelRequest(name="double", label="canary", version=1))
+    stub.SetLabel(pb.SetLabelRequest(name="double", label="canary", version=2))
     assert stub.SetCanary(pb.SetCanaryRequest(name="double", share=0.5)).share == 0.5
     assert stub.SetCanary(pb.SetCanaryRequest(name="double")).share == 0
     stub.RemoveLabel(pb.RemoveLabelRequest(name="double", label="canary"))
