@@ -105,7 +105,7 @@ def _modern(layer: Layer, weights: Sequence[Weight], arrays: list[StoredArray], 
     if kind in _GATES and len(arrays) == 3 * _GATES[kind] and origin.keras1:
         arrays = _joined(arrays, _GATES[kind], outputs_first=_channels_first(layer))
     if kind in ("LSTM", "GRU"):
-        return _from_cudnn(arrays, weights, _GATES[kind])
+        return from_cudnn(layer, weights, arrays)
     change = _KERNELS.get(kind)
     if change is None:
         return arrays
@@ -140,11 +140,12 @@ def _joined(arrays: Sequence[StoredArray], gates: int, *, outputs_first: bool) -
     return result
 
 
-def _from_cudnn(arrays: list[StoredArray], weights: Sequence[Weight], gates: int) -> list[StoredArray]:
-    """Converts cuDNN's layout, which is recognised by its two biases per gate, to that of the ordinary layers.
+def from_cudnn(layer: Layer, weights: Sequence[Weight], arrays: list[StoredArray]) -> list[StoredArray]:
+    """Converts cuDNN's layout of an LSTM or GRU, which is recognised by its two biases per gate, to the ordinary one.
 
     Each gate's input kernel is stored in C order but read in Fortran order; its recurrent kernel is transposed.
     """
+    gates = _GATES[type(layer).__name__]
     if len(arrays) != 3 or len(arrays[1].shape) != 2 or arrays[2].shape != (2 * gates * arrays[1].shape[0],):
         return arrays
     kernel, recurrent, bias = arrays

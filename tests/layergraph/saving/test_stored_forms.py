@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from compiled_models import recommender, rows
 from layergraph.errors import ConfigError, DataError
-from model_files import FIXTURES
+from model_files import FIXTURES, check_fixture
 
 FUNCTIONS = FIXTURES.parent / "tensorflow_functions"
 NODES = FIXTURES.parent / "tensorflow_nodes"
@@ -83,6 +83,23 @@ def test_a_keras_file_of_keras_2_stays_as_it_is(path: Path, tmp_path: Path) -> N
     assert arrays.keys() >= expected.keys() if twice else arrays.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(arrays[name], array)
+
+
+@pytest.mark.parametrize("generation", [2, 3])
+def test_early_classes_become_options_of_others_in_a_keras_file(generation: int, tmp_path: Path) -> None:
+    path = FIXTURES.parent / "early_classes.keras"
+    layergraph.load_model(path).save(tmp_path / "m.keras", generation=generation)
+    written = (tmp_path / "m.keras").rename(tmp_path / path.name)
+    shutil.copy(path.with_suffix(".npz"), tmp_path)
+    check_fixture(written)
+    _, config, arrays = zipped(written)
+    kinds = [layer["class_name"] for layer in config["config"]["layers"]]
+    assert kinds == ["InputLayer", "LSTM", "LSTM", "GRU", "Bidirectional", "BatchNormalization", "BatchNormalization"]
+    pair = next(layer for layer in config["config"]["layers"] if layer["class_name"] == "Bidirectional")
+    assert pair["config"]["layer"]["class_name"] == "GRU"
+    assert arrays["layers/lstm_1/cell/vars/2"].shape == (8,)
+    assert arrays["layers/bidirectional/backward_layer/cell/vars/2"].shape == (2, 6)
+    assert "layers/batch_normalization_1/vars/3" in arrays
 
 
 def test_an_h5_of_keras_2_becomes_a_keras_file(tmp_path: Path) -> None:
