@@ -24,8 +24,8 @@ from oracles import assert_close
 #: Module -> its public names.
 PUBLIC: dict[str, str] = {
     "": """
-        Input Layer Model Sequential activations callbacks clear_session constraints initializers layers load_model
-        losses metrics models ops optimizers random regularizers saving utils
+        Input InputSpec Layer Model Sequential activations callbacks clear_session constraints initializers layers
+        load_model losses metrics models ops optimizers random regularizers saving utils
     """,
     "activations": """
         celu elu exponential gelu get glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear
@@ -118,12 +118,16 @@ def test_operations_have_keras_s_modules() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "instead"), [("Variable", "self.add_weight"), ("backend", "layergraph.ops"), ("InputSpec", "nothing")]
+    ("module", "name", "instead"),
+    [
+        (layergraph, "Variable", "self.add_weight"),
+        (layergraph, "backend", "layergraph.ops"),
+        (layergraph.layers, "serialize", "layergraph.saving.serialize_keras_object"),
+    ],
 )
-def test_what_to_use_in_place_of_a_name_of_keras(name: str, instead: str) -> None:
-    for module in (layergraph, layergraph.layers) if name == "InputSpec" else (layergraph,):
-        with pytest.raises(AttributeError, match=rf"has no attribute '{name}'; expected {instead}"):
-            getattr(module, name)
+def test_what_to_use_in_place_of_a_name_of_keras(module: Any, name: str, instead: str) -> None:
+    with pytest.raises(AttributeError, match=rf"has no attribute '{name}'; expected {instead}"):
+        getattr(module, name)
     with pytest.raises(AttributeError, match=r"has no attribute 'no_such'$"):
         layergraph.no_such  # noqa: B018
 
