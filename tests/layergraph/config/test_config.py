@@ -541,7 +541,7 @@ SAID = {
     "a class of os": "layer 'a': config isn't an object",
     "a custom class": "class 'builtins>Dense' of module 'keras.layers' is not supported, but a plugin can supply it",
     "the model itself": "the model is of class 'system', expected a Functional or Sequential model",
-    "a subclassed model": "the model is of class 'MyModel', expected a Functional or Sequential model",
+    "a subclassed model": "expected a Functional or Sequential model; a model of another class that has",
     "Lambda": "layer 'a': Lambda holds Python code, which is never run",
     "Lambda inside": "Lambda holds Python code, which is never run",
     "TorchModuleWrapper": "TorchModuleWrapper holds Python code, which is never run",
