@@ -28,22 +28,23 @@ PUBLIC: dict[str, str] = {
         load_model losses metrics models ops optimizers random regularizers saving utils
     """,
     "activations": """
-        celu elu exponential gelu get glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear
-        log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus softsign sparse_plus
-        sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink
+        celu deserialize elu exponential gelu get glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh
+        leaky_relu linear log_sigmoid log_softmax mish relu relu6 selu serialize sigmoid silu soft_shrink
+        softmax softplus softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink
     """,
     "callbacks": """
         BackupAndRestore CSVLogger Callback EarlyStopping History JSONLogger LambdaCallback LearningRateScheduler
         ModelCheckpoint ReduceLROnPlateau SwapEMAWeights TensorBoard TerminateOnNaN
     """,
     "constraints": """
-        Constraint MaxNorm MinMaxNorm NonNeg UnitNorm get max_norm min_max_norm non_neg unit_norm
+        Constraint MaxNorm MinMaxNorm NonNeg UnitNorm deserialize get max_norm min_max_norm non_neg serialize
+        unit_norm
     """,
     "initializers": """
-        Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity Initializer LecunNormal LecunUniform Ones
-        Orthogonal RandomNormal RandomUniform STFT TruncatedNormal VarianceScaling Zeros constant get glorot_normal
-        glorot_uniform he_normal he_uniform identity lecun_normal lecun_uniform ones orthogonal random_normal
-        random_uniform stft truncated_normal variance_scaling zeros
+        Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity Initializer LecunNormal LecunUniform
+        Ones Orthogonal RandomNormal RandomUniform STFT TruncatedNormal VarianceScaling Zeros constant
+        deserialize get glorot_normal glorot_uniform he_normal he_uniform identity lecun_normal lecun_uniform
+        ones orthogonal random_normal random_uniform serialize stft truncated_normal variance_scaling zeros
     """,
     "losses": """
         BinaryCrossentropy BinaryFocalCrossentropy CTC CategoricalCrossentropy CategoricalFocalCrossentropy
@@ -85,7 +86,7 @@ PUBLIC: dict[str, str] = {
         SeedGenerator categorical dropout normal randint shuffle truncated_normal uniform
     """,
     "regularizers": """
-        L1 L1L2 L2 OrthogonalRegularizer Regularizer get l1 l1_l2 l2 orthogonal_regularizer
+        L1 L1L2 L2 OrthogonalRegularizer Regularizer deserialize get l1 l1_l2 l2 orthogonal_regularizer serialize
     """,
     "saving": """
         custom_object_scope deserialize_keras_object register_keras_serializable serialize_keras_object
