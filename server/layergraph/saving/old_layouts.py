@@ -22,11 +22,15 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """An array that is computed from stored ones when it is read."""
+    """An array that is computed from stored ones when it is read.
+
+    slot   computes an optimizer's slot of this weight from those of the parts; None if `compute` does
+    """
 
     parts: tuple[StoredArray, ...]
     shape: tuple[int, ...]
     compute: Callable[..., Array]
+    slot: Callable[..., Array] | None = None
 
     @property
     def name(self) -> str:
@@ -159,7 +163,13 @@ def from_cudnn(layer: Layer, weights: Sequence[Weight], arrays: list[StoredArray
     units = recurrent.shape[0]
     if kernel.shape != weights[0].shape or recurrent.shape != weights[1].shape:
         return arrays
-    summed = Derived((bias,), (gates * units,), lambda values: values.reshape(2, -1).sum(0))
+    # Both summands have the gradient of the sum, so each has its slots.
+    summed = Derived(
+        (bias,),
+        (gates * units,),
+        lambda values: values.reshape(2, -1).sum(0),
+        lambda values: values.reshape(2, -1).mean(0),
+    )
     rows = Derived((bias,), (2, gates * units), lambda values: values.reshape(2, -1))
     return [
         Derived((kernel,), kernel.shape, input_kernel),
