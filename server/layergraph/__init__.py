@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from layergraph import layers
 from layergraph.functional import operators
 from layergraph.functional.input import Input
+from layergraph.functional.input_spec import InputSpec
 from layergraph.functional.naming import clear_session
 from layergraph.layers import Layer
 from layergraph.models.loading import load_model
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Input",
+    "InputSpec",
     "Layer",
     "Model",
     "Sequential",
@@ -66,7 +68,6 @@ operators.install(operations)
 
 #: Names of Keras that custom layers use, and what they use here.
 _INSTEAD = {
-    "InputSpec": "nothing, as shapes are checked where they are computed",
     "Variable": "self.add_weight(...) in a layer",
     "backend": "layergraph.ops",
 }

@@ -1,5 +1,6 @@
 """Activation functions by Keras's names (keras.activations), of torch tensors."""
 
+from layergraph.config.options import serialized as serialize
 from layergraph.layers.activation_functions import activation as get
 from layergraph.layers.activation_functions import (
     celu,
@@ -33,11 +34,13 @@ from layergraph.layers.activation_functions import (
     tanh_shrink,
 )
 
+deserialize = get
 hard_swish = hard_silu
 swish = silu
 
 __all__ = [
     "celu",
+    "deserialize",
     "elu",
     "exponential",
     "gelu",
@@ -56,6 +59,7 @@ __all__ = [
     "relu",
     "relu6",
     "selu",
+    "serialize",
     "sigmoid",
     "silu",
     "soft_shrink",

@@ -17,6 +17,7 @@ from layergraph.config.options import (
     one_or_list_of,
     option,
     resolve,
+    serialized,
 )
 from layergraph.errors import ConfigError
 
@@ -127,12 +128,13 @@ def constraint(value: Any) -> Constraint | None:
     return resolve("constraint", value, CONSTRAINTS, ALIASES)
 
 
-# Keras's aliases: function names of the classes, and `get`.
+# Keras's aliases: function names of the classes, and `get`, `deserialize`, `serialize`.
 max_norm = MaxNorm
 min_max_norm = MinMaxNorm
 non_neg = NonNeg
 unit_norm = UnitNorm
-get = constraint
+get = deserialize = constraint
+serialize = serialized
 
 __all__ = [
     "Constraint",
@@ -140,9 +142,11 @@ __all__ = [
     "MinMaxNorm",
     "NonNeg",
     "UnitNorm",
+    "deserialize",
     "get",
     "max_norm",
     "min_max_norm",
     "non_neg",
+    "serialize",
     "unit_norm",
 ]

@@ -21,6 +21,7 @@ from layergraph.config.options import (
     option,
     optional,
     resolve,
+    serialized,
     text,
 )
 from layergraph.errors import ConfigError
@@ -395,7 +396,7 @@ def initializer(value: Any) -> Initializer:
     return resolve("initializer", value, INITIALIZERS, ALIASES)
 
 
-# Keras's aliases: function names of the classes, and `get`.
+# Keras's aliases: function names of the classes, and `get`, `deserialize`, `serialize`.
 constant = Constant
 glorot_normal = GlorotNormal
 glorot_uniform = GlorotUniform
@@ -412,7 +413,8 @@ stft = STFT
 truncated_normal = TruncatedNormal
 variance_scaling = VarianceScaling
 zeros = Zeros
-get = initializer
+get = deserialize = initializer
+serialize = serialized
 
 __all__ = [
     "STFT",
@@ -433,6 +435,7 @@ __all__ = [
     "VarianceScaling",
     "Zeros",
     "constant",
+    "deserialize",
     "get",
     "glorot_normal",
     "glorot_uniform",
@@ -445,6 +448,7 @@ __all__ = [
     "orthogonal",
     "random_normal",
     "random_uniform",
+    "serialize",
     "stft",
     "truncated_normal",
     "variance_scaling",

@@ -8,7 +8,16 @@ from typing import Any
 import torch
 
 from layergraph.config.names import snake_case
-from layergraph.config.options import Configurable, UnknownObject, Validator, nonnegative, one_of, option, resolve
+from layergraph.config.options import (
+    Configurable,
+    UnknownObject,
+    Validator,
+    nonnegative,
+    one_of,
+    option,
+    resolve,
+    serialized,
+)
 from layergraph.errors import ConfigError
 
 
@@ -105,12 +114,13 @@ def regularizer(value: Any) -> Regularizer | None:
     return resolve("regularizer", value, REGULARIZERS, ALIASES)
 
 
-# Keras's aliases: function names of the classes, and `get`.
+# Keras's aliases: function names of the classes, and `get`, `deserialize`, `serialize`.
 l1 = L1
 l2 = L2
 l1_l2 = L1L2
 orthogonal_regularizer = OrthogonalRegularizer
-get = regularizer
+get = deserialize = regularizer
+serialize = serialized
 
 __all__ = [
     "L1",
@@ -118,9 +128,11 @@ __all__ = [
     "L2",
     "OrthogonalRegularizer",
     "Regularizer",
+    "deserialize",
     "get",
     "l1",
     "l1_l2",
     "l2",
     "orthogonal_regularizer",
+    "serialize",
 ]

@@ -24,26 +24,27 @@ from oracles import assert_close
 #: Module -> its public names.
 PUBLIC: dict[str, str] = {
     "": """
-        Input Layer Model Sequential activations callbacks clear_session constraints initializers layers load_model
-        losses metrics models ops optimizers random regularizers saving utils
+        Input InputSpec Layer Model Sequential activations callbacks clear_session constraints initializers layers
+        load_model losses metrics models ops optimizers random regularizers saving utils
     """,
     "activations": """
-        celu elu exponential gelu get glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu linear
-        log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus softsign sparse_plus
-        sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink
+        celu deserialize elu exponential gelu get glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh
+        leaky_relu linear log_sigmoid log_softmax mish relu relu6 selu serialize sigmoid silu soft_shrink
+        softmax softplus softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink
     """,
     "callbacks": """
         BackupAndRestore CSVLogger Callback EarlyStopping History JSONLogger LambdaCallback LearningRateScheduler
         ModelCheckpoint ReduceLROnPlateau SwapEMAWeights TensorBoard TerminateOnNaN
     """,
     "constraints": """
-        Constraint MaxNorm MinMaxNorm NonNeg UnitNorm get max_norm min_max_norm non_neg unit_norm
+        Constraint MaxNorm MinMaxNorm NonNeg UnitNorm deserialize get max_norm min_max_norm non_neg serialize
+        unit_norm
     """,
     "initializers": """
-        Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity Initializer LecunNormal LecunUniform Ones
-        Orthogonal RandomNormal RandomUniform STFT TruncatedNormal VarianceScaling Zeros constant get glorot_normal
-        glorot_uniform he_normal he_uniform identity lecun_normal lecun_uniform ones orthogonal random_normal
-        random_uniform stft truncated_normal variance_scaling zeros
+        Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity Initializer LecunNormal LecunUniform
+        Ones Orthogonal RandomNormal RandomUniform STFT TruncatedNormal VarianceScaling Zeros constant
+        deserialize get glorot_normal glorot_uniform he_normal he_uniform identity lecun_normal lecun_uniform
+        ones orthogonal random_normal random_uniform serialize stft truncated_normal variance_scaling zeros
     """,
     "losses": """
         BinaryCrossentropy BinaryFocalCrossentropy CTC CategoricalCrossentropy CategoricalFocalCrossentropy
@@ -85,7 +86,7 @@ PUBLIC: dict[str, str] = {
         SeedGenerator categorical dropout normal randint shuffle truncated_normal uniform
     """,
     "regularizers": """
-        L1 L1L2 L2 OrthogonalRegularizer Regularizer get l1 l1_l2 l2 orthogonal_regularizer
+        L1 L1L2 L2 OrthogonalRegularizer Regularizer deserialize get l1 l1_l2 l2 orthogonal_regularizer serialize
     """,
     "saving": """
         custom_object_scope deserialize_keras_object register_keras_serializable serialize_keras_object
@@ -118,12 +119,16 @@ def test_operations_have_keras_s_modules() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "instead"), [("Variable", "self.add_weight"), ("backend", "layergraph.ops"), ("InputSpec", "nothing")]
+    ("module", "name", "instead"),
+    [
+        (layergraph, "Variable", "self.add_weight"),
+        (layergraph, "backend", "layergraph.ops"),
+        (layergraph.layers, "serialize", "layergraph.saving.serialize_keras_object"),
+    ],
 )
-def test_what_to_use_in_place_of_a_name_of_keras(name: str, instead: str) -> None:
-    for module in (layergraph, layergraph.layers) if name == "InputSpec" else (layergraph,):
-        with pytest.raises(AttributeError, match=rf"has no attribute '{name}'; expected {instead}"):
-            getattr(module, name)
+def test_what_to_use_in_place_of_a_name_of_keras(module: Any, name: str, instead: str) -> None:
+    with pytest.raises(AttributeError, match=rf"has no attribute '{name}'; expected {instead}"):
+        getattr(module, name)
     with pytest.raises(AttributeError, match=r"has no attribute 'no_such'$"):
         layergraph.no_such  # noqa: B018
 

@@ -96,7 +96,11 @@ class _Reader:
             if name.startswith((_HUB, _FORMER_HUB)):
                 known = sorted(model.removeprefix(_HUB) for model in self.vocabulary.models)
                 expected += f", or one of KerasHub's classes {', '.join(known)}"
-            raise UnsupportedModelError(self.path, f"{what}, expected {expected}")
+            raise UnsupportedModelError(
+                self.path,
+                f"{what}, expected {expected}; a model of another class that has symbolic inputs and outputs can be "
+                "saved as keras.Model(model.inputs, model.outputs)",
+            )
         return self._graph(config, name)
 
     def _as_graph(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -131,7 +135,10 @@ class _Reader:
             inner = {"layers": inner}
         if not isinstance(inner, dict) or not isinstance(inner.get("layers"), list):
             if name == "Functional":
-                raise UnsupportedModelError(self.path, "a model is subclassed; files don't contain its graph")
+                raise UnsupportedModelError(
+                    self.path,
+                    "a model is subclassed; files don't contain its graph, expected one built with the functional API",
+                )
             raise CorruptFileError(self.path, f"a {name} model has no list of layers")
         title = inner.get("name", config.get("name"))
         title = self._name(title) if title is not None else ""

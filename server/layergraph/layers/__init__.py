@@ -6,6 +6,7 @@ from layergraph.functional.input import (
     Input,
     InputLayer,
 )
+from layergraph.functional.input_spec import InputSpec
 from layergraph.functional.layer import (
     Layer,
 )
@@ -162,13 +163,12 @@ from layergraph.layers.up_sampling import (
 from layergraph.layers.wrappers import (
     Bidirectional,
     TimeDistributed,
+    Wrapper,
 )
 
 if not TYPE_CHECKING:
     #: Names of Keras that custom layers use, and what they use here.
     _INSTEAD = {
-        "InputSpec": "nothing, as shapes are checked where they are computed",
-        "Wrapper": "a Layer that has the layer as an attribute",
         "deserialize": "layergraph.saving.deserialize_keras_object",
         "serialize": "layergraph.saving.serialize_keras_object",
     }
@@ -288,6 +288,7 @@ __all__ = [
     "Identity",
     "Input",
     "InputLayer",
+    "InputSpec",
     "IntegerLookup",
     "LSTMCell",
     "Lambda",
@@ -372,6 +373,7 @@ __all__ = [
     "UpSampling1D",
     "UpSampling2D",
     "UpSampling3D",
+    "Wrapper",
     "ZeroPadding1D",
     "ZeroPadding2D",
     "ZeroPadding3D",

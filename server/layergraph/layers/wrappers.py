@@ -1,4 +1,4 @@
-"""Wrapper layers (keras.layers.TimeDistributed, Bidirectional)."""
+"""Wrapper layers (keras.layers.TimeDistributed, Bidirectional), and the base class of custom ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from layergraph.config.options import Expected, one_of, option, optional
+from layergraph.config.options import Expected, one_of, option, optional, serialized
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder
@@ -21,7 +21,7 @@ from layergraph.functional.row_independence import may_mix_rows, rows_are_indepe
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.layers.quantized.kernels import QuantizedLayer
-from layergraph.plugins import custom_object_scope
+from layergraph.plugins import custom_layers, custom_object_scope, registered_name
 
 
 def _layer(value: Any) -> Layer:
@@ -32,10 +32,27 @@ def _layer(value: Any) -> Layer:
         # Imported here, as the table contains the wrappers, too.
         from layergraph.layers.table import LAYERS
 
-        known = LAYERS.get(value.get("class_name", ""))
+        custom, name = custom_layers(), value.get("class_name", "")
+        known = custom.get(value.get("registered_name", "")) or LAYERS.get(name) or custom.get(name)
         if known is not None:
             return known.from_config(value["config"])
     raise Expected("a layer")
+
+
+class Wrapper(Layer):
+    """A layer around another, with which the `call` of a subclass computes as `self.layer` (keras.layers.Wrapper)."""
+
+    layer: Layer = option(_layer)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds the wrapped layer."""
+        if not self.layer.built:
+            self.layer.build(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's config, in which the layer has the name of its class among registered ones."""
+        described = {**serialized(self.layer), "registered_name": registered_name(type(self.layer))}
+        return {**super().get_config(), "layer": described}
 
 
 class _Wrapper(Layer):

@@ -13,6 +13,7 @@ from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
 from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.config.options import brief
 from layergraph.config.quantization import quantization
+from layergraph.config.refused import OUTSIDE
 from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
 from layergraph.config.values import CUSTOM
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
@@ -96,7 +97,7 @@ def _unsupported(spec: LayerSpec, label: str, ignores: Ignores, has_weights: boo
     """Yields problems, each with what has it."""
     known = _class_of(spec)
     if known is None:
-        yield f"{_class_label(spec)} is not supported{_remedy(spec)}", label
+        yield f"{_class_label(spec)} {_remedy(spec)}", label
         return
     for key in unknown_options(spec, known, ignores):
         value = brief(spec.config[key])
@@ -124,7 +125,11 @@ def _class_label(spec: LayerSpec) -> str:
 
 
 def _remedy(spec: LayerSpec) -> str:
-    return "" if spec.operation else ", but a plugin can supply it (layergraph.plugins.register_layer)"
+    if spec.operation:
+        return "is not supported"
+    known = OUTSIDE.get(spec.class_name.removeprefix(CUSTOM))
+    plugin = "a plugin can supply it (layergraph.plugins.register_layer)"
+    return f"is not supported, but {plugin}" if known is None else f"{known}; or {plugin}"
 
 
 def rebuild(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from layergraph import plugins
+from layergraph.config.names import snake_case
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.sublayers import last_paths
@@ -38,15 +39,32 @@ def layers_of(model: Functional, order: FileOrder) -> Sequence[Layer]:
     return model.layers if known is None else known
 
 
+def group_name(layer: Layer) -> str:
+    """Base name, without a number, of a layer's group."""
+    return layer.group_name
+
+
+def keras2_group_name(layer: Layer) -> str:
+    """The same in the file of Keras 2 that the layer came from, by its class there, such as SyncBatchNormalization."""
+    form = None if isinstance(layer, Functional) or layer.own_class_name else layer.stored_form
+    return layer.group_name if form is None else snake_case(form.content["class_name"])
+
+
 def state_groups(
-    root: Layer, order: FileOrder, times: Callable[[Layer], int] = lambda layer: 1, *, last: bool = False
+    root: Layer,
+    order: FileOrder,
+    times: Callable[[Layer], int] = lambda layer: 1,
+    *,
+    last: bool = False,
+    naming: Callable[[Layer], str] = group_name,
 ) -> Iterator[tuple[str, Layer]]:
     """Yields each layer with its group in a `.weights.h5`, e.g. ("layers/conv2d_1", layer), depth-first as Keras does.
 
     A custom layer may hold a layer by several attributes: its group is named by the `last` one or else the first.
 
     A layer that several models share is yielded with each of its groups, but layers inside of it only once, as Keras
-    saves them in the first group. `times` is how often a layer counts in the numbering of its class.
+    saves them in the first group. `times` is how often a layer counts in the numbering of its class, and `naming` gives
+    the names of groups.
     """
     waiting: list[tuple[str, Layer]] = [("", root)]
     seen: set[Layer] = set()
@@ -56,11 +74,16 @@ def state_groups(
         if layer in seen:
             continue
         seen.add(layer)
-        waiting.extend(reversed(list(_under(path, _members(layer, order, times, last)))))
+        waiting.extend(reversed(list(_under(path, _members(layer, order, times, naming, last=last)))))
 
 
 def state_groups_once(
-    root: Layer, order: FileOrder, identity: Callable[[Layer], Hashable], *, last: bool = False
+    root: Layer,
+    order: FileOrder,
+    identity: Callable[[Layer], Hashable],
+    *,
+    last: bool = False,
+    naming: Callable[[Layer], str] = group_name,
 ) -> Iterator[tuple[str, Layer]]:
     """Like `state_groups`, but layers of a model with the `identity` of an earlier one aren't counted again.
 
@@ -81,7 +104,8 @@ def state_groups_once(
         visited.add(layer)
         seen.add(identity(layer))
         yield path, layer
-        walks.append(_under(path, _members(layer, order, lambda inner: int(identity(inner) not in seen), last)))
+        members = _members(layer, order, lambda inner: int(identity(inner) not in seen), naming, last=last)
+        walks.append(_under(path, members))
 
 
 def _under(path: str, members: Iterator[tuple[str, Layer]]) -> Iterator[tuple[str, Layer]]:
@@ -89,13 +113,15 @@ def _under(path: str, members: Iterator[tuple[str, Layer]]) -> Iterator[tuple[st
         yield f"{path}/{name}" if path else name, inner
 
 
-def _members(layer: Layer, order: FileOrder, times: Callable[[Layer], int], last: bool) -> Iterator[tuple[str, Layer]]:
+def _members(
+    layer: Layer, order: FileOrder, times: Callable[[Layer], int], naming: Callable[[Layer], str], *, last: bool
+) -> Iterator[tuple[str, Layer]]:
     if not isinstance(layer, Functional):
         yield from (last_paths(layer) if last else layer.sublayers).items()
         return
     used: Counter[str] = Counter()
     for inner in layers_of(layer, order):
-        name, counted = inner.group_name, times(inner)
+        name, counted = naming(inner), times(inner)
         if counted:
             yield f"layers/{name}" + (f"_{used[name]}" if used[name] else ""), inner
             used[name] += counted

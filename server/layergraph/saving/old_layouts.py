@@ -22,11 +22,15 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """An array that is computed from stored ones when it is read."""
+    """An array that is computed from stored ones when it is read.
+
+    slot   computes an optimizer's slot of this weight from those of the parts; None if `compute` does
+    """
 
     parts: tuple[StoredArray, ...]
     shape: tuple[int, ...]
     compute: Callable[..., Array]
+    slot: Callable[..., Array] | None = None
 
     @property
     def name(self) -> str:
@@ -105,7 +109,7 @@ def _modern(layer: Layer, weights: Sequence[Weight], arrays: list[StoredArray], 
     if kind in _GATES and len(arrays) == 3 * _GATES[kind] and origin.keras1:
         arrays = _joined(arrays, _GATES[kind], outputs_first=_channels_first(layer))
     if kind in ("LSTM", "GRU"):
-        return _from_cudnn(arrays, weights, _GATES[kind])
+        return from_cudnn(layer, weights, arrays)
     change = _KERNELS.get(kind)
     if change is None:
         return arrays
@@ -140,11 +144,12 @@ def _joined(arrays: Sequence[StoredArray], gates: int, *, outputs_first: bool) -
     return result
 
 
-def _from_cudnn(arrays: list[StoredArray], weights: Sequence[Weight], gates: int) -> list[StoredArray]:
-    """Converts cuDNN's layout, which is recognised by its two biases per gate, to that of the ordinary layers.
+def from_cudnn(layer: Layer, weights: Sequence[Weight], arrays: list[StoredArray]) -> list[StoredArray]:
+    """Converts cuDNN's layout of an LSTM or GRU, which is recognised by its two biases per gate, to the ordinary one.
 
     Each gate's input kernel is stored in C order but read in Fortran order; its recurrent kernel is transposed.
     """
+    gates = _GATES[type(layer).__name__]
     if len(arrays) != 3 or len(arrays[1].shape) != 2 or arrays[2].shape != (2 * gates * arrays[1].shape[0],):
         return arrays
     kernel, recurrent, bias = arrays
@@ -158,7 +163,13 @@ def _from_cudnn(arrays: list[StoredArray], weights: Sequence[Weight], gates: int
     units = recurrent.shape[0]
     if kernel.shape != weights[0].shape or recurrent.shape != weights[1].shape:
         return arrays
-    summed = Derived((bias,), (gates * units,), lambda values: values.reshape(2, -1).sum(0))
+    # Both summands have the gradient of the sum, so each has its slots.
+    summed = Derived(
+        (bias,),
+        (gates * units,),
+        lambda values: values.reshape(2, -1).sum(0),
+        lambda values: values.reshape(2, -1).mean(0),
+    )
     rows = Derived((bias,), (2, gates * units), lambda values: values.reshape(2, -1))
     return [
         Derived((kernel,), kernel.shape, input_kernel),

@@ -15,6 +15,9 @@ from layergraph.archive import StoredArray
 from layergraph.functional.weight import Weight
 from layergraph.saving.old_layouts import Derived, Origin
 
+#: Numbers of slots that alternate by weight: Keras 2.11 and later create Adam's two of each weight together.
+_TOGETHER = (1, 2)
+
 #: Makes the slot of one of the model's weights from a slot's arrays in the file.
 _Maker: TypeAlias = Callable[[Sequence[StoredArray]], StoredArray]
 
@@ -29,12 +32,25 @@ class StateLayout:
     def converted(self, state: Sequence[StoredArray]) -> list[StoredArray]:
         """The state in the model's layout; slots of other shapes are unchanged."""
         numbers = list(itertools.takewhile(lambda array: not array.shape, state))
-        found, count = list(numbers), len(self.shapes)
-        for start in range(len(numbers), len(state), count):
-            slot = state[start : start + count]
-            fits = tuple(array.shape for array in slot) == self.shapes
-            found += [make(slot) for make in self.makers] if fits else slot
+        found, start = list(numbers), len(numbers)
+        while start < len(state):
+            slots = self._slots_at(state, start)
+            end = start + max(1, len(slots)) * len(self.shapes)
+            converted = [[make(slot) for make in self.makers] for slot in slots]
+            found += itertools.chain(*zip(*converted, strict=True)) if slots else state[start:end]
+            start = end
         return found
+
+    def _slots_at(self, state: Sequence[StoredArray], start: int) -> list[Sequence[StoredArray]]:
+        """The slots that begin at `start`: one of all weights, or several that alternate by weight; none if their
+        shapes don't fit.
+        """
+        for together in _TOGETHER:
+            run = state[start : start + together * len(self.shapes)]
+            slots = [run[first::together] for first in range(together)]
+            if all(tuple(array.shape for array in slot) == self.shapes for slot in slots):
+                return slots
+        return []
 
 
 def state_layout(
@@ -64,7 +80,9 @@ def _leaves(array: StoredArray) -> Iterator[StoredArray]:
 
 
 def _loses_values(array: StoredArray) -> bool:
-    """Whether a weight is a sum of stored ones, as cuDNN's biases: its slots don't follow from theirs."""
+    """Whether a weight is made of others such that its slots don't follow from theirs."""
+    if isinstance(array, Derived) and array.slot is not None:
+        return False
     return math.prod(array.shape) != sum(math.prod(leaf.shape) for leaf in _leaves(array))
 
 
@@ -72,5 +90,6 @@ def _maker(array: StoredArray, places: Mapping[str, int]) -> _Maker:
     if not isinstance(array, Derived):
         place = places[array.name]
         return lambda slot: slot[place]
-    makers, shape, compute = [_maker(part, places) for part in array.parts], array.shape, array.compute
+    makers, shape = [_maker(part, places) for part in array.parts], array.shape
+    compute = array.slot or array.compute
     return lambda slot: Derived(tuple(make(slot) for make in makers), shape, compute)

@@ -28,6 +28,7 @@ from layergraph.layers.wrappers import Bidirectional
 from layergraph.saving.layouts import (
     FileOrder,
     depth_first,
+    keras2_group_name,
     layers_of,
     left_out_of_keras3_h5,
     legacy_orders,
@@ -38,7 +39,7 @@ from layergraph.saving.layouts import (
     variables_path,
 )
 from layergraph.saving.lora import adapts_integers, merged_lora, unmerged
-from layergraph.saving.old_layouts import Derived, Origin, modern, origin_of
+from layergraph.saving.old_layouts import Derived, Origin, from_cudnn, modern, origin_of
 from layergraph.saving.old_states import StateLayout, state_layout
 from layergraph.saving.shard_owners import arrays_by_layer
 
@@ -236,10 +237,14 @@ def _groups(model: Functional, order: FileOrder, version: str) -> Iterator[tuple
     if not version.startswith("2."):
         return state_groups(model, order)
 
+    def counted_twice(layer: Layer) -> int:
+        return 2 if depth_first(layer, order) else 1
+
     def groups_in(root: Functional) -> list[tuple[str, Layer]]:
         if version.startswith("2.13."):
-            return list(state_groups(root, order, lambda layer: 2 if depth_first(layer, order) else 1))
-        return list(dict.fromkeys([*state_groups(root, order), *state_groups(root, order, last=True)]))
+            return list(state_groups(root, order, counted_twice, naming=keras2_group_name))
+        both = (state_groups(root, order, last=last, naming=keras2_group_name) for last in (False, True))
+        return list(dict.fromkeys(itertools.chain(*both)))
 
     groups = groups_in(model)
     return iter([*groups, *_named_by_attributes(groups, groups_in)])
@@ -299,6 +304,8 @@ def _by_path(
             cause = _ZERO_POINTS if _lacks_zero_points(layer, len(weights) - len(arrays)) else ""
             problems.add(f"{_label(layer)}: has {len(arrays)} weights in the file, expected {len(weights)}{cause}")
         else:
+            if isinstance(layer, (LSTM, GRU)):
+                arrays = from_cudnn(layer, weights, arrays)
             layer.fit_stored_shapes([array.shape for array in arrays])
             if (lora := layer.lora) is not None and (added := _named_lora(tree, groups[layer], layer)) is not None:
                 arrays = [unmerged(layer, w, array, *added) for w, array in zip(weights, arrays, strict=True)]
@@ -343,7 +350,7 @@ def _counted_once(model: Functional, order: FileOrder, tree: StateTree) -> dict[
     identity = functools.cache(_identity)
     found = {
         layer: _variables(tree, variables_path(path, layer), placed_variables(layer))
-        for path, layer in state_groups_once(model, order, identity)
+        for path, layer in state_groups_once(model, order, identity, naming=keras2_group_name)
         if layer.own_weights
     }
     return found if all(found.values()) else None
@@ -376,8 +383,8 @@ def _places(placed: Sequence[tuple[str, Layer]]) -> dict[Layer, Hashable]:
 
 def _spellings(path: str) -> Iterator[str]:
     """The path of a group in all releases that have this layout."""
-    # Keras 2.15 has a leading underscore in names of attention projections.
-    for spelt in (path, re.sub(r"/(\w+_dense/vars)$", r"/_\1", path)):
+    # Keras 2.15 has a leading underscore in names of attention projections; its cuDNN layers have no cell.
+    for spelt in (path, re.sub(r"/(\w+_dense/vars)$", r"/_\1", path), path.replace("/cell/vars", "/vars")):
         for form in (spelt, spelt.replace("layers/", _LAYERS_OF_2_13)):
             yield form
             # Keras 2.13 to 2.15 on Windows: one group, whose name has backslashes, and in it `vars`.

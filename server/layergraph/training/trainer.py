@@ -263,7 +263,10 @@ class Trainer(Functional):
             try:
                 optimizer.load(state)
             except DataError:
-                raise misfit from None
+                raise DataError(
+                    f"model '{self.name}' can't be trained with the optimizer state of its file, call "
+                    f"compile(optimizer=..., loss=...) to train with a new one: {misfit}"
+                ) from None
             finally:
                 optimizer.build(weights)
 

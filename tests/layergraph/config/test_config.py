@@ -455,6 +455,16 @@ def with_code() -> dict[str, Any]:
         ),
         "TorchModuleWrapper": functional(X, layer("TorchModuleWrapper", "a", [tensor("x")], module="gASVAAAA")),
         "TFSMLayer": functional(X, layer("TFSMLayer", "a", [tensor("x")], filepath="/etc")),
+        "KerasLayer": functional(X, layer("KerasLayer", "a", [tensor("x")], handle="/etc")),
+        "KerasLayer of a module": functional(
+            X,
+            {
+                **layer("KerasLayer", "a", [tensor("x")], handle="/etc"),
+                "module": "tensorflow_hub.keras_layer",
+                "registered_name": "KerasLayer",
+            },
+        ),
+        "DenseFeatures": functional(X, layer("DenseFeatures", "a", [tensor("x")], feature_columns=[])),
         "vocabulary from a file": functional(X, layer("StringLookup", "a", [tensor("x")], vocabulary="/etc/passwd")),
     }
     for key in ("activation", "kernel_initializer", "bias_regularizer", "kernel_constraint", "dtype", "name", "units"):
@@ -531,11 +541,14 @@ SAID = {
     "a class of os": "layer 'a': config isn't an object",
     "a custom class": "class 'builtins>Dense' of module 'keras.layers' is not supported, but a plugin can supply it",
     "the model itself": "the model is of class 'system', expected a Functional or Sequential model",
-    "a subclassed model": "the model is of class 'MyModel', expected a Functional or Sequential model",
+    "a subclassed model": "expected a Functional or Sequential model; a model of another class that has",
     "Lambda": "layer 'a': Lambda holds Python code, which is never run",
     "Lambda inside": "Lambda holds Python code, which is never run",
     "TorchModuleWrapper": "TorchModuleWrapper holds Python code, which is never run",
-    "TFSMLayer": "TFSMLayer runs a model of another framework from a path in the config, which is never opened",
+    "TFSMLayer": "TFSMLayer runs a SavedModel of TensorFlow from a path in the config, which is never opened; replace",
+    "KerasLayer": "class 'KerasLayer' runs a model of TensorFlow Hub from a path or URL in the config, which is never",
+    "KerasLayer of a module": "class 'KerasLayer' of module 'tensorflow_hub.keras_layer' runs a model of",
+    "DenseFeatures": "replace it by preprocessing layers and save the model again; or a plugin can supply it",
     "vocabulary from a file": "expected a list of terms: files are never opened",
     "os.system": "custom function 'system' of module 'os'",
     "keras.utils.get_file": "unknown activation 'get_file'",

@@ -392,6 +392,64 @@ class Around(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("guide")
+class Configured(keras.layers.Layer):
+    """Serialises what it is made with, as Keras's own layers do."""
+
+    def __init__(self, units, activation=None, initializer="zeros", regularizer=None, constraint=None, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.activation = units, keras.activations.get(activation)
+        self.initializer = keras.initializers.get(initializer)
+        self.regularizer = keras.regularizers.get(regularizer)
+        self.constraint = keras.constraints.get(constraint)
+
+    def build(self, input_shape, **kwargs):
+        self.w = self.add_weight(
+            shape=(input_shape[-1], self.units), initializer=self.initializer, regularizer=self.regularizer,
+            constraint=self.constraint, name="w",
+        )
+
+    def call(self, inputs, **kwargs):
+        return self.activation(inputs @ self.w)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "initializer": keras.initializers.serialize(self.initializer),
+            "regularizer": keras.regularizers.serialize(self.regularizer),
+            "constraint": keras.constraints.serialize(self.constraint),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        made = {"initializer": keras.initializers, "constraint": keras.constraints, "activation": keras.activations}
+        return cls(**{key: made[key].deserialize(value) if key in made else value for key, value in config.items()})
+
+
+@keras.saving.register_keras_serializable("guide")
+class Scaled(keras.layers.Wrapper):
+    """Scales the outputs of the layer that it wraps."""
+
+    def __init__(self, layer, factor=2.0, **kwargs):
+        super().__init__(layer, **kwargs)
+        self.factor = factor
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.input_spec = keras.InputSpec(shape=input_shape, axes={-1: input_shape[-1]})
+        shape = (self.layer.compute_output_shape(input_shape)[-1],)
+        self.gain = self.add_weight(shape=shape, initializer="ones", name="gain")
+
+    def call(self, inputs):
+        return self.layer(inputs) * self.gain * (self.factor + self.input_spec.ndim) + ops.sum(self.layer.kernel)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable("guide")
 class Pruned(keras.layers.Dense):
     """Makes a constant of its kernel's shape."""
 
@@ -501,6 +559,18 @@ def model(names: dict[str, Any], what: str) -> Any:
         x = k.Input((5,), name="x")
         others = [k.layers.Dense(5, activation="tanh", kernel_regularizer="l2"), names["Linear"](5)]
         return k.Model(x, names["Around"](k.layers.Dense(5, dtype="float32"), others, name="one")(x))
+    if what == "Configured":
+        x = k.Input((5,), name="x")
+        orthogonal = k.initializers.Orthogonal(2.0, seed=1)
+        y = names["Configured"](4, "relu", orthogonal, "l2", k.constraints.MaxNorm(3), name="one")(x)
+        return k.Model(x, [y, names["Configured"](2, name="two")(y)])
+    if what == "Scaled":
+        x = k.Input((5,), name="x")
+        inner = names["Scaled"](names["Derived"](5), name="inner")
+        return k.Model(
+            x,
+            [names["Scaled"](k.layers.Dense(4), 3.0)(inner(x)), names["Scaled"](k.layers.Dense(2, use_bias=False))(x)],
+        )
     if what == "Positions":
         x = k.Input((None,), dtype="int32", name="x")
         return k.Model(x, k.layers.GlobalAveragePooling1D()(names["Positions"](name="one")(x)))
@@ -539,7 +609,7 @@ def model(names: dict[str, Any], what: str) -> Any:
 WHAT = (
     *("Linear", "EarlyWeights", "Block", "Guided", "Masked", "Embedded", "Counted", "Wrapped", "Shared", "Half"),
     *("Derived", "Causal", "Steps", "Mixed", "Bare", "Decoding"),
-    *("Answers", "Around", "Asking", "Positions", "Pruned"),
+    *("Answers", "Around", "Asking", "Positions", "Pruned", "Scaled", "Configured"),
 )
 
 

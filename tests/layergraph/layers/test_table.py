@@ -12,7 +12,7 @@ FUNCTIONS = {"add", "average", "concatenate", "dot", "maximum", "minimum", "mult
 def test_every_layer_is_named_by_the_package() -> None:
     named = {name: getattr(layergraph.layers, name) for name in layergraph.layers.__all__}
     aliases = {name for name, cls in named.items() if isinstance(cls, type) and cls.__name__ != name}
-    assert named.keys() - aliases == {*LAYERS, *FUNCTIONS, "Input", "Layer", "Lambda"}
+    assert named.keys() - aliases == {*LAYERS, *FUNCTIONS, "Input", "InputSpec", "Layer", "Lambda", "Wrapper"}
     assert all(getattr(layergraph.layers, name) is cls for name, cls in LAYERS.items())
 
 

@@ -33,6 +33,11 @@ def test_a_file_of_keras_213_counts_layers_with_weights_twice(name: str) -> None
         assert_close(next(iter(result.values())), arrays["b"])
 
 
+def test_groups_of_arrays_have_the_names_of_early_classes() -> None:
+    """cuDNN's layers and SyncBatchNormalization in a `.keras`, each beside the layer that it is now an option of."""
+    check_fixture(FIXTURES.parent / "early_classes.keras")
+
+
 @pytest.mark.parametrize("name", ["dense.h5", "dense.keras", "headline.h5", "headline.keras"])
 def test_compile_arguments_of_keras_2_are_kept(name: str) -> None:
     config: Any = layergraph.load_model(FIXTURES / name).compile_config

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from compiled_models import recommender, rows
 from layergraph.errors import ConfigError, DataError
-from model_files import FIXTURES
+from model_files import FIXTURES, check_fixture
+from oracles import assert_close
 
 FUNCTIONS = FIXTURES.parent / "tensorflow_functions"
 NODES = FIXTURES.parent / "tensorflow_nodes"
@@ -83,6 +84,23 @@ def test_a_keras_file_of_keras_2_stays_as_it_is(path: Path, tmp_path: Path) -> N
     assert arrays.keys() >= expected.keys() if twice else arrays.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(arrays[name], array)
+
+
+@pytest.mark.parametrize("generation", [2, 3])
+def test_early_classes_become_options_of_others_in_a_keras_file(generation: int, tmp_path: Path) -> None:
+    path = FIXTURES.parent / "early_classes.keras"
+    layergraph.load_model(path).save(tmp_path / "m.keras", generation=generation)
+    written = (tmp_path / "m.keras").rename(tmp_path / path.name)
+    shutil.copy(path.with_suffix(".npz"), tmp_path)
+    check_fixture(written)
+    _, config, arrays = zipped(written)
+    kinds = [layer["class_name"] for layer in config["config"]["layers"]]
+    assert kinds == ["InputLayer", "LSTM", "LSTM", "GRU", "Bidirectional", "BatchNormalization", "BatchNormalization"]
+    pair = next(layer for layer in config["config"]["layers"] if layer["class_name"] == "Bidirectional")
+    assert pair["config"]["layer"]["class_name"] == "GRU"
+    assert arrays["layers/lstm_1/cell/vars/2"].shape == (8,)
+    assert arrays["layers/bidirectional/backward_layer/cell/vars/2"].shape == (2, 6)
+    assert "layers/batch_normalization_1/vars/3" in arrays
 
 
 def test_an_h5_of_keras_2_becomes_a_keras_file(tmp_path: Path) -> None:
@@ -226,8 +244,19 @@ def test_a_legacy_state_without_weights_that_no_gradient_reached_is_taken(tmp_pa
         np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-5, atol=1e-7)
     with h5py.File(tmp_path / "m.h5", "r+") as file:
         file["optimizer_weights"].attrs["weight_names"] = names[:-3]
-    with pytest.raises(DataError, match=r"optimizer 'legacy_adam'"):
+    with pytest.raises(DataError, match=r"call compile\(optimizer=.*: optimizer 'legacy_adam'"):
         layergraph.load_model(tmp_path / "m.h5").fit(*rows(model), epochs=1, verbose=0)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_states_of_cudnn_layers_are_those_of_the_ordinary_ones(suffix: str, tmp_path: Path) -> None:
+    """In files of tf.keras 2.15, which have Adam's two slots of each weight together."""
+    path = FIXTURES.parent / f"early_states{suffix}"
+    layergraph.load_model(path).save(tmp_path / "m.keras")
+    with np.load(path.with_suffix(".npz")) as arrays:
+        for model in (layergraph.load_model(path), layergraph.load_model(tmp_path / "m.keras")):
+            logs = model.fit(arrays["x"], arrays["y"], batch_size=4, epochs=3, shuffle=False, verbose=0).history
+            assert_close(np.array(logs["loss"]), arrays["losses"])
 
 
 #: A Hashing without a key, as TensorFlow 2.4 writes it, and as 2.15 writes one with that key; what each computes.

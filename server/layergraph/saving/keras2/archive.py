@@ -6,7 +6,7 @@ The zip file is as in Keras 3, configs and calls are as in an `.h5` of Keras 2.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from layergraph.functional.layer import Layer
@@ -20,6 +20,12 @@ from layergraph.training.trainer import Trainer
 #: Minor version of the first release whose `.keras` files contain models.
 _FIRST_MINOR = 12
 _FUNCTIONAL = {"module": "keras.src.engine.functional", "registered_name": "Functional"}
+#: Classes of early files with today's classes and options: in these files groups of arrays have the classes' names.
+_CURRENT: dict[str, tuple[str, dict[str, Any]]] = {
+    "CuDNNLSTM": ("LSTM", {}),
+    "CuDNNGRU": ("GRU", {"reset_after": True}),
+    "SyncBatchNormalization": ("BatchNormalization", {"synchronized": True}),
+}
 _SEQUENTIAL = {"module": "keras", "registered_name": None}
 
 
@@ -36,11 +42,25 @@ def archive_config(model: Trainer) -> dict[str, Any]:
         writer = Keras2Compile(model, Release.of(archive_version(model)))
         compile_config = writer.compile_config()
         problems = writer.unsupported
-    config = checked_config(model, ".keras", problems)
+    config = _in_current_classes(checked_config(model, ".keras", problems))
     if "module" not in config:
         sequential = model.keras_class_name == "Sequential"
         config = {**config, "class_name": model.keras_class_name, **(_SEQUENTIAL if sequential else _FUNCTIONAL)}
     return config if compile_config is None else {**config, "compile_config": compile_config}
+
+
+def _in_current_classes(content: Any) -> Any:
+    """The form of a model or layer, and all forms in it, in classes whose arrays are as layers have them here."""
+    if isinstance(content, (list, tuple)):
+        return [_in_current_classes(item) for item in content]
+    if not isinstance(content, Mapping):
+        return content
+    result = {key: _in_current_classes(value) for key, value in content.items()}
+    kind = content.get("class_name")
+    if isinstance(kind, str) and kind in _CURRENT:
+        name, options = _CURRENT[kind]
+        result |= {"class_name": name, "config": {**result["config"], **options}}
+    return result
 
 
 def archive_groups(model: Trainer) -> Iterator[tuple[str, Layer]]:
