@@ -21,6 +21,7 @@ from layergraph import plugins
 from layergraph.errors import ConfigError, CorruptFileError, GraphError, UnsupportedModelError
 from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.nest import map_structure
 from listed_blocks import block_of
 from oracles import assert_close
 
@@ -761,6 +762,51 @@ def test_calls_at_once_keep_their_own_weights(classes: Any) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+class Either(layergraph.layers.Layer):
+    """Returns outputs in another structure if `both`."""
+
+    def call(self, inputs: Any, both: bool = False) -> Any:
+        return {"twice": 2 * inputs, "others": (inputs + 1, [inputs])} if both else inputs
+
+
+class AroundEither(layergraph.layers.Layer):
+    """Calls one layer for both structures, by turns. The first parameter of `call` has another name than `self`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.either = Either()
+
+    def call(this, inputs: Any) -> Any:  # noqa: N805
+        once, several, again = (this.either(inputs, both=both) for both in (False, True, False))
+        return once + several["twice"] + several["others"][0] + several["others"][1][0] + again
+
+
+def structure_of(outputs: Any) -> Any:
+    return map_structure(lambda _: None, outputs)
+
+
+EITHER = {False: None, True: {"twice": None, "others": (None, [None])}}
+
+
+def test_each_call_of_a_layer_has_the_structure_that_it_returns() -> None:
+    """Symbolic calls, whose shapes may be known from earlier ones, calls on arrays, and calls within a layer."""
+    layer, x = Either(), layergraph.Input((2,))
+    for both in (False, True, False, True):
+        assert structure_of(layer(x, both=both)) == EITHER[both]
+        assert structure_of(layer(np.ones((3, 2), "f4"), both=both)) == EITHER[both]
+    assert layer.compute_output_shape((None, 2)) == (None, 2)
+    model = layergraph.Model(x, AroundEither()(x))
+    np.testing.assert_array_equal(model.predict(np.ones((1, 2), "f4"), verbose=0), [[7, 7]])
+
+
+def test_a_call_leaves_nothing_on_the_layer_that_another_at_once_could_mix_up() -> None:
+    layer, x = Either(), np.ones((1, 2), "f4")
+    layer(x)
+    before = dict(vars(layer))
+    layer(x, both=True)
+    assert vars(layer) == before
 
 
 def test_what_call_sets_is_seen_afterwards(classes: Any) -> None:
