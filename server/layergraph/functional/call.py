@@ -487,9 +487,20 @@ def call_above(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 def add_loss(layer: Layer, loss: Any) -> None:
-    """Adds a scalar to the losses of the current call's context. Raises GraphError outside of a call."""
+    """Adds a loss, or several, to those of the current call's context. Raises GraphError outside of a call."""
     call = vars(layer).get(_CALL)
     if call is None:
         raise GraphError(f"layer '{layer.name}' ({type(layer).__name__}): add_loss is called outside of call")
     if call.context.losses is not None:
-        call.context.losses += [part if part.ndim == 0 else part.mean() for part in map(torch.as_tensor, flatten(loss))]
+        call.context.losses += [_added(call.context, torch.as_tensor(part)) for part in flatten(loss)]
+
+
+def _added(context: CallContext, values: torch.Tensor) -> torch.Tensor:
+    """What a loss adds: the sum of its values. Keras 2 shows their mean, but follows the sum."""
+    if values.ndim == 0:
+        return values
+    total = values.sum()
+    if context.shard is not None:
+        # Of a worker's losses a weighted mean is taken, as scalars are means over its rows.
+        total = total * (context.shard.total / context.shard.count)
+    return total - (total - values.mean()).detach() if context.rules.logs_means else total

@@ -301,8 +301,9 @@ class Layer(_LayerOptions):
         return next(name for n in itertools.count() if (name := f"variable_{n}" if n else "variable") not in taken)
 
     def add_loss(self, loss: Any) -> None:
-        """Adds a scalar to the training loss, within `call` (keras.layers.Layer.add_loss). Raises GraphError outside of
-        a call.
+        """Adds to the training loss, within `call`: a scalar, or the sum of a tensor (keras.layers.Layer.add_loss).
+
+        Raises GraphError outside of a call.
         """
         add_loss(self, loss)
 
