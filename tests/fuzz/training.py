@@ -39,7 +39,12 @@ Numbers = dict[str, Any]
 
 @dataclass(slots=True)
 class Case:
-    """A model, what to compile it with, and arguments of `fit` for either side; callbacks as names with options."""
+    """A model, what to compile it with, and arguments of `fit` for either side; callbacks as names with options.
+
+    batches   how rows come to `fit`: as "arrays", a "PyDataset" or a "generator"
+    before    how often `train_on_batch` and `test_on_batch` are called by turns before `fit`
+    rated     whether the learning rate is set between those calls
+    """
 
     made: Made
     settings: Settings
@@ -49,6 +54,54 @@ class Case:
     compile_here: bool
     ending: str
     tolerance: float
+    batches: str = "arrays"
+    before: int = 0
+    rated: bool = False
+
+
+class Rows(keras.utils.PyDataset):
+    """Batches of rows: x, y and, if there are any, weights."""
+
+    def __init__(self, parts: tuple[Any, ...], count: int, size: int) -> None:
+        super().__init__()
+        self.parts, self.count, self.size = parts, count, size
+
+    def __len__(self) -> int:
+        return -(-self.count // self.size)
+
+    def __getitem__(self, number: int) -> Any:
+        rows = slice(number * self.size, (number + 1) * self.size)
+        return keras.tree.map_structure(lambda a: a[rows], self.parts)
+
+
+def batched(case: Case) -> Rows:
+    """The rows of `fit` in its batches."""
+    fit = case.fit
+    parts = tuple(fit[name] for name in ("x", "y", "sample_weight") if name in fit)
+    return Rows(parts, len(case.made.inputs[0]), fit["batch_size"])
+
+
+def as_given(case: Case) -> dict[str, Any]:
+    """The arguments of `fit`, with its rows in the form that the case has."""
+    if case.batches == "arrays":
+        return case.fit
+    dataset = batched(case)
+    x = dataset if case.batches == "PyDataset" else (dataset[at % len(dataset)] for at in range(10_000))
+    return {**{k: v for k, v in case.fit.items() if k not in ("y", "sample_weight", "batch_size")}, "x": x}
+
+
+def stepped(model: Any, case: Case) -> Numbers:
+    """Calls `train_on_batch` and `test_on_batch` by turns, and returns the logs."""
+    found: Numbers = {}
+    dataset = batched(case)
+    for at in range(case.before):
+        batch = dataset[at % len(dataset)]
+        own = {"class_weight": case.fit["class_weight"]} if "class_weight" in case.fit and at % 2 == 0 else {}
+        logs = (model.test_on_batch if at % 2 else model.train_on_batch)(*batch, return_dict=True, **own)
+        found.update({f"before {at} {name}": np.asarray(value, "float64") for name, value in logs.items()})
+        if case.rated:
+            model.optimizer.learning_rate = 0.01 / (1 + at)
+    return found
 
 
 def random_case(seed: int) -> Case:
@@ -76,7 +129,20 @@ def random_case(seed: int) -> Case:
     several = isinstance(optimizer, (keras.optimizers.LossScaleOptimizer, keras.optimizers.MultiOptimizer))
     excluded = ["bias"] if draw.chance(0.1) and not several and not policy else []
     here, ending = draw.chance(0.4) or bool(excluded), draw.pick((".keras", ".h5"))
-    return Case(made, settings, fit, callbacks, excluded, here, ending, HALF_TOLERANCE if policy in HALF else TOLERANCE)
+    case = Case(made, settings, fit, callbacks, excluded, here, ending, HALF_TOLERANCE if policy in HALF else TOLERANCE)
+    if draw.chance(0.15) and "validation_split" not in fit:
+        case.batches = "PyDataset"
+        if fit.get("steps_per_epoch") and "class_weight" not in fit and draw.chance(0.5):
+            case.batches = "generator"
+    if draw.chance(0.15):
+        case.before, case.rated = draw.pick((1, 2, 5)), not several and not scheduled(optimizer)
+    return case
+
+
+def scheduled(optimizer: Any) -> bool:
+    """Whether the optimizer's rate is a schedule, which no number may replace."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    return isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
 
 
 # Arguments of fit.
@@ -253,16 +319,18 @@ def numbers_of(model: Any, history: Any, case: Case) -> Numbers:
 def trained_by_keras(case: Case, folder: Path) -> Numbers:
     model = case.made.model
     callbacks = [getattr(keras.callbacks, kind)(**in_folder(options, folder)) for kind, options in case.callbacks]
-    history = model.fit(**case.fit, callbacks=callbacks)
-    return {**numbers_of(model, history, case), **written(folder)}
+    before = stepped(model, case)
+    history = model.fit(**as_given(case), callbacks=callbacks)
+    return {**before, **numbers_of(model, history, case), **written(folder)}
 
 
 def trained_here(model: Any, case: Case, folder: Path) -> Numbers:
     callbacks = [
         callback({"class_name": kind, "config": in_folder(options, folder)}) for kind, options in case.callbacks
     ]
-    history = model.fit(**case.fit, callbacks=callbacks)
-    return {**numbers_of(model, history, case), **written(folder)}
+    before = stepped(model, case)
+    history = model.fit(**as_given(case), callbacks=callbacks)
+    return {**before, **numbers_of(model, history, case), **written(folder)}
 
 
 def saved_by_keras(model: Any, path: Path) -> None:
@@ -357,7 +425,8 @@ def describe(case: Case) -> str:
     return (
         f"  heads {[(h.name, h.kind, h.shape, h.masked) for h in case.made.heads]} {case.made.structure}\n"
         f"  {type(optimizer).__name__} {config}\n  {serialised(arguments)}\n"
-        f"  labels {labels} fit {options}\n  {case.callbacks} here={case.compile_here} {case.ending} {case.excluded}"
+        f"  labels {labels} fit {options}\n  {case.batches} before={case.before} {case.callbacks}"
+        f" here={case.compile_here} {case.ending} {case.excluded}"
     )
 
 

@@ -173,10 +173,10 @@ def random_labels(draw: Draw, head: Head, sparse: bool, rows: int) -> Array:
     """Labels for an output."""
     rng, shape = draw.rng, (rows, *head.shape)
     if sparse:
-        labels = rng.integers(0, head.shape[-1], shape[:-1]).astype(draw.pick(("int32", "int64", "float32")))
+        labels = rng.integers(0, head.shape[-1], shape[:-1]).astype(draw.pick(("int32", "int64", "float32", "uint8")))
         return labels[..., None] if draw.chance(0.3) else labels
     if head.kind in ("binary", "multilabel"):
-        labels = rng.integers(0, 2, shape).astype(draw.pick(("float32", "int32")))
+        labels = rng.integers(0, 2, shape).astype(draw.pick(("float32", "int32", "bool", "uint8", "float64")))
     elif head.kind in ("classes", "logits"):
         labels = np.eye(shape[-1], dtype="float32")[rng.integers(0, shape[-1], shape[:-1])]
     else:

@@ -229,6 +229,19 @@ class ModelMaker:
             model.trainable = False
         return model
 
+    def twins(self) -> Any:
+        """What one model makes of two inputs, as one tensor, or how far apart they are."""
+        layers, draw = keras.layers, self.draw
+        width = draw.pick((3, 5))
+        inner = self.submodel(width)
+        one, other = inner(self.entry((width,))), inner(self.entry((width,)))
+        kind = draw.pick(("Subtract", "Concatenate", "Dot", "distance"))
+        if kind == "distance":
+            apart = keras.ops.sum(keras.ops.square(one - other), axis=1, keepdims=True)
+            return keras.ops.sqrt(keras.ops.maximum(apart, 1e-3))
+        options = {"axes": 1, "normalize": draw.chance(0.5)} if kind == "Dot" else {}
+        return getattr(layers, kind)(**self.plain("twins", **options))([one, other])
+
     def recurrent(self, sequences: bool) -> Any:
         draw = self.draw
         kind = draw.pick(("LSTM", "GRU", "SimpleRNN"))
@@ -254,6 +267,9 @@ class ModelMaker:
             data = np.where(np.arange(shape[0]) < ends, words, 0).astype("int32")
         else:
             data = self.draw.rng.standard_normal(full).astype("float32")
+            # Both sides cast rows to the input's type.
+            data = (4 * data).astype(self.draw.pick(("int64", "int8"))) if self.draw.chance(0.05) else data
+            data = data.astype(self.draw.pick(("float64", "float16"))) if self.draw.chance(0.05) else data
         self.inputs.append((tensor, data))
         return tensor
 
@@ -266,6 +282,8 @@ class ModelMaker:
         for _ in range(int(draw.rng.integers(1, 3))):
             kind = draw.pick(("Conv2D", "Conv2D", "SeparableConv2D", "DepthwiseConv2D", "Conv2DTranspose"))
             given = {"padding": "same", "strides": draw.pick((1, 1, 2)), "activation": draw.pick(("tanh", "softplus"))}
+            if kind == "Conv2D" and given["strides"] == 1 and draw.chance(0.2):
+                given["dilation_rate"] = draw.pick((2, (1, 2)))
             if kind == "DepthwiseConv2D":
                 x = keras.layers.DepthwiseConv2D(3, **self.plain("depthwise", **given))(x)
             elif kind == "SeparableConv2D":
@@ -285,6 +303,18 @@ class ModelMaker:
                 2, padding="same", **self.plain("pool")
             )(x)
         return keras.layers.Flatten(**self.plain("flat"))(x) if draw.chance(0.5) else self.pooled(x, 2)
+
+    def volume(self) -> Any:
+        """Channels may come first."""
+        draw = self.draw
+        first = draw.chance(0.5)
+        given = {"data_format": "channels_first" if first else "channels_last", "padding": draw.pick(("same", "valid"))}
+        x = self.entry((2, 4, 5, 4) if first else (4, 5, 4, 2))
+        x = keras.layers.Conv3D(4, 2, **self.options("volume", groups=draw.pick((1, 2)), **given))(x)
+        if draw.chance(0.4):
+            x = keras.layers.BatchNormalization(axis=1 if first else -1, momentum=0.8, **self.plain("batch_norm"))(x)
+        pool = draw.pick((keras.layers.MaxPooling3D, keras.layers.AveragePooling3D))
+        return keras.layers.Flatten(**self.plain("flat"))(pool(2, **self.plain("pool", **given))(x))
 
     def pooled(self, x: Any, rank: int) -> Any:
         kind = self.draw.pick(("GlobalAveragePooling", "GlobalMaxPooling"))
@@ -327,6 +357,8 @@ class ModelMaker:
 
     def branch(self) -> Any:
         kind = self.draw.pick(("vector", "vector", "image", "sequence", "sequence"))
+        if self.draw.chance(0.15):
+            kind = self.draw.pick(("twins", "volume"))
         if kind != "sequence":
             return getattr(self, kind)()
         x = self.sequence()

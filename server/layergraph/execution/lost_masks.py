@@ -24,6 +24,7 @@ from layergraph.execution.step import Step
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Invocation, Mask
 from layergraph.functional.layer import Layer
+from layergraph.functional.nest import Structure, flatten
 from layergraph.functional.shape_inference import infer_anew
 from layergraph.functional.tensor import Tensor
 from layergraph.layers.activation_functions import linear
@@ -126,21 +127,22 @@ class _Watched(Invocation):
         self.without_masks_after: set[int] = set()
         self.same: dict[int, int] = {}
 
-    def __call__(
+    def structured(
         self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
-    ) -> tuple[list[torch.Tensor], list[Mask]]:
+    ) -> tuple[Structure, list[Mask]]:
         if self.masked:
             masks = [_some_mask(value) if mask is None else mask for value, mask in zip(values, masks, strict=True)]
         left = {id(value): (value, mask) for value, mask in zip(values, masks, strict=True) if mask is not None}
         before = set(left)
-        made, made_masks = super().__call__(replace(context, masks=left), w, values, masks, want_masks=want_masks)
+        outputs, made_masks = super().structured(replace(context, masks=left), w, values, masks, want_masks=want_masks)
+        made = flatten(outputs)
         # A layer that supports masking sets the mask of what it returns.
         set_again = {id(value) for value, mask in zip(made, made_masks, strict=True) if mask is not None}
         removed = before - left.keys() - set_again
         self.without_masks_after = {index for index, value in enumerate(values) if id(value) in removed}
         places = {id(value): index for index, value in enumerate(values)}
         self.same = {index: places[id(value)] for index, value in enumerate(made) if id(value) in places}
-        return made, made_masks
+        return outputs, made_masks
 
 
 def _some_mask(value: Any) -> Mask:

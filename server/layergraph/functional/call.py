@@ -23,8 +23,8 @@ from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext, current_context
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
-from layergraph.functional.nest import Structure, flatten, map_structure, pack, single_or_list
-from layergraph.functional.shape_inference import Inferred, infer, infer_anew
+from layergraph.functional.nest import Structure, flatten, map_structure, pack
+from layergraph.functional.shape_inference import infer_anew
 from layergraph.functional.sublayers import OWN_ATTRIBUTES, find_sublayers, holds_layers, is_layer
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weight import Weight
@@ -32,24 +32,21 @@ from layergraph.functional.weight import Weight
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
 
-#: Parameters of `call` that aren't arguments of the layer's call.
-_CONTEXT = ("self", "training")
 #: Weights that Keras's layers have as None if an option is False.
 _OPTIONAL_WEIGHTS = {"bias": "use_bias", "beta": "center", "gamma": "scale"}
 #: Number of parameters of our `compute_mask`: layer, context, inputs, mask. Keras's has no context.
 _MASK_PARAMETERS = 4
 #: The attribute of a proxy that holds its call.
 _CALL = "_call_in_progress"
-#: The attribute of a layer that holds the structure of its outputs; None for a single tensor.
-_RETURNED = "returned"
 
 
 def adopt_call(cls: type[Layer]) -> None:
     """Makes a class that defines Keras's `call` compute by it."""
     own: Any = vars(cls)
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    names = [n for n, parameter in inspect.signature(own["call"]).parameters.items() if parameter.kind in kinds]
-    taken = [name for name in names if name not in _CONTEXT]
+    parameters = list(inspect.signature(own["call"]).parameters.values())[1:]
+    names = [parameter.name for parameter in parameters if parameter.kind in kinds]
+    taken = [name for name in names if name != "training"]
     methods: dict[str, Any] = {
         "computes_by_call": True,
         # Masks of the inputs reach the sublayers even if `call` doesn't take them.
@@ -61,7 +58,6 @@ def adopt_call(cls: type[Layer]) -> None:
         "execute": _execute,
         "bind": _bind,
         "build_for": _build_for,
-        "infer": _infer,
         "output_structure": _output_structure,
         "__setattr__": _set_attribute,
     }
@@ -283,19 +279,12 @@ def _forward(
         current_context.reset(outer)
     if outputs is None:
         raise GraphError(f"layer '{self.name}' ({type(self).__name__}): call returned None, expected tensors")
-    vars(self)[_RETURNED] = None if isinstance(outputs, torch.Tensor) else map_structure(lambda _: None, outputs)
     return outputs
 
 
-def _infer(self: Layer, invocation: Invocation) -> list[Inferred]:
-    """Like `Layer.infer`. Each layer is run once, so that the structure of its outputs is known."""
-    return infer(invocation) if _RETURNED in vars(self) else infer_anew(invocation)
-
-
-def _output_structure(self: Layer, outputs: list[Any]) -> Structure:
-    """Returns flat outputs in the structure in which `call` has returned them."""
-    returned = vars(self).get(_RETURNED)
-    return single_or_list(outputs) if returned is None else pack(returned, outputs)
+def _output_structure(self: Layer, outputs: Structure) -> Structure:
+    """Returns the outputs as `call` has returned them."""
+    return outputs
 
 
 def _execute(
@@ -393,7 +382,7 @@ class _Call:
         given = {**dict(zip(cls.call_argument_names, args, strict=False)), **kwargs}
         # `forward` may have another name for the first argument.
         first = [given.pop(name) for name in cls.call_argument_names[:1] if name in given]
-        return cls.output_structure(layer, flatten(cls.forward(layer, context, w.base, *first, **given)))
+        return cls.output_structure(layer, cls.forward(layer, context, w.base, *first, **given))
 
     def call_inner(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a sublayer with the tensors of this call."""
@@ -405,7 +394,7 @@ class _Call:
                 context, self.bound(layer), (_as_computed(layer, args[0]),), {}, None, want_masks=layer.supports_masking
             )
             self.set_masks(flatten(outputs), flatten(mask))
-            return layer.output_structure(flatten(outputs))
+            return layer.output_structure(outputs)
         given: dict[int, torch.Tensor] = {}
 
         def symbolic(leaf: Any) -> Any:
@@ -425,12 +414,14 @@ class _Call:
         # The call may have another order of its arguments.
         values = [given[id(tensor)] for tensor in invocation.tensors]
         masks = [self._masks[id(value)][1] if id(value) in self._masks else None for value in values]
-        outputs, output_masks = invocation(context, self.bound(layer), values, masks, want_masks=layer.supports_masking)
+        outputs, output_masks = invocation.structured(
+            context, self.bound(layer), values, masks, want_masks=layer.supports_masking
+        )
         model = layer.inner_model
         removed = invocation.removed if model is None else model.removed_masks(invocation, training=context.training)
         for index in removed:
             self._masks.pop(id(values[index]), None)
-        self.set_masks(outputs, output_masks)
+        self.set_masks(flatten(outputs), output_masks)
         return layer.output_structure(outputs)
 
     def _is_plain(self, layer: Layer) -> bool:
@@ -498,9 +489,20 @@ def call_above(layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 def add_loss(layer: Layer, loss: Any) -> None:
-    """Adds a scalar to the losses of the current call's context. Raises GraphError outside of a call."""
+    """Adds a loss, or several, to those of the current call's context. Raises GraphError outside of a call."""
     call = vars(layer).get(_CALL)
     if call is None:
         raise GraphError(f"layer '{layer.name}' ({type(layer).__name__}): add_loss is called outside of call")
     if call.context.losses is not None:
-        call.context.losses += [part if part.ndim == 0 else part.mean() for part in map(torch.as_tensor, flatten(loss))]
+        call.context.losses += [_added(call.context, torch.as_tensor(part)) for part in flatten(loss)]
+
+
+def _added(context: CallContext, values: torch.Tensor) -> torch.Tensor:
+    """What a loss adds: the sum of its values. Keras 2 shows their mean, but follows the sum."""
+    if values.ndim == 0:
+        return values
+    total = values.sum()
+    if context.shard is not None:
+        # Of a worker's losses a weighted mean is taken, as scalars are means over its rows.
+        total = total * (context.shard.total / context.shard.count)
+    return total - (total - values.mean()).detach() if context.rules.logs_means else total

@@ -38,7 +38,6 @@ _IGNORED = frozenset(
         "asked_rank",
         "lora",
         "lora_alpha",
-        "returned",
     }
 )
 _IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")

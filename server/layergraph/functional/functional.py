@@ -262,7 +262,7 @@ class Functional(Layer):
         masks = flatten(previous_mask) if previous_mask is not None else [None] * len(flat)
         return self.plan().forward_nested(context, w, flat, masks, want_masks=want_masks)
 
-    def infer(self, invocation: Invocation) -> list[Inferred]:
+    def infer(self, invocation: Invocation) -> Structure:
         """Infers the outputs of a call, once per combination of input shapes and node by node: running the model's plan
         would double the work, and the plan, at each level of nested models that call the next one twice.
         """
@@ -293,13 +293,13 @@ class Functional(Layer):
             args = tuple(map_structure(swapped, arg) for arg in node.args)
             kwargs = {name: map_structure(swapped, value) for name, value in node.kwargs.items()}
             inferred = node.layer.infer(Invocation(node.layer, args, kwargs, node.training))
-            for own, output in zip(node.output_tensors, inferred, strict=True):
+            for own, output in zip(node.output_tensors, flatten(inferred), strict=True):
                 made[id(own)] = output.tensor(own.history, own.name)
         return [Inferred(t.shape, t.dtype, t.mask_shape, t.values) for t in (made[id(own)] for own in self.outputs)]
 
-    def output_structure(self, outputs: list[Any]) -> Structure:
-        """Returns the flat outputs in the structure of the model's outputs."""
-        return _unpacked(pack(self.graph.outputs, outputs))
+    def output_structure(self, outputs: Structure) -> Structure:
+        """Returns the outputs in the structure of the model's outputs."""
+        return _unpacked(pack(self.graph.outputs, flatten(outputs)))
 
     def bind(self, binder: Binder) -> Any:
         """Returns the bound weights of each step of the plan."""

@@ -257,6 +257,13 @@ class Invocation:
         `w` holds the layer's bound weights. `masks` may be all None if neither the layer nor `want_masks` needs them.
         Without `want_masks` the returned masks are None.
         """
+        outputs, output_masks = self.structured(context, w, values, masks, want_masks=want_masks)
+        return [outputs] if isinstance(outputs, torch.Tensor) else flatten(outputs), output_masks
+
+    def structured(
+        self, context: CallContext, w: Any, values: list[torch.Tensor], masks: list[Mask], *, want_masks: bool
+    ) -> tuple[Structure, list[Mask]]:
+        """Like calling it, with the outputs in the structure that `forward` has returned."""
         if self.training is not None:
             context = context.as_training(self.training)
         if self._casts:
@@ -282,12 +289,12 @@ class Invocation:
             previous = _fill(self._previous, masks, values)
             outputs, output_masks = self.layer.execute(context, w, args, kwargs, previous, want_masks=want_masks)
         if isinstance(outputs, torch.Tensor):
-            return [outputs], [output_masks if want_masks else None]
-        flat = flatten(outputs)
+            return outputs, [output_masks if want_masks else None]
+        count = len(flatten(outputs))
         if not want_masks or output_masks is None:
-            return flat, [None] * len(flat)
+            return outputs, [None] * count
         flat_masks = flatten(output_masks)
-        return flat, [*flat_masks, *[None] * (len(flat) - len(flat_masks))][: len(flat)]
+        return outputs, [*flat_masks, *[None] * (count - len(flat_masks))][:count]
 
 
 def constant(value: Any, device: torch.device) -> torch.Tensor:

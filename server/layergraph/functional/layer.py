@@ -23,9 +23,9 @@ from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.lora import Lora
 from layergraph.functional.naming import default_name
-from layergraph.functional.nest import Structure, flatten, map_structure, single_or_list
+from layergraph.functional.nest import Structure, flatten, map_structure, pack, single_or_list
 from layergraph.functional.node import Node
-from layergraph.functional.shape_inference import Inferred, infer
+from layergraph.functional.shape_inference import infer
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import History, Shape, Tensor
@@ -301,8 +301,9 @@ class Layer(_LayerOptions):
         return next(name for n in itertools.count() if (name := f"variable_{n}" if n else "variable") not in taken)
 
     def add_loss(self, loss: Any) -> None:
-        """Adds a scalar to the training loss, within `call` (keras.layers.Layer.add_loss). Raises GraphError outside of
-        a call.
+        """Adds to the training loss, within `call`: a scalar, or the sum of a tensor (keras.layers.Layer.add_loss).
+
+        Raises GraphError outside of a call.
         """
         add_loss(self, loss)
 
@@ -321,8 +322,8 @@ class Layer(_LayerOptions):
         """
         args = tuple(self._of_shape(shape) for shape in input_shapes)
         self.build_for(args)
-        shapes: Any = self.output_structure([output.shape for output in self.infer(Invocation(self, args, {}))])
-        return shapes
+        outputs = self.output_structure(self.infer(Invocation(self, args, {})))
+        return map_structure(lambda output: output.shape, outputs)
 
     def _of_shape(self, shape: Any) -> Structure:
         if isinstance(shape, Mapping):
@@ -380,23 +381,26 @@ class Layer(_LayerOptions):
         self.build_for(args)
         invocation = Invocation(self, args, kwargs, training)
         inferred = self.infer(invocation)
+        flat = flatten(inferred)
         index = len(self.inbound_nodes)
         name = self.name + (f"_{index}" if index else "")
         outputs = [
-            output.tensor(History(self, index, i), f"{name}_{i}" if len(inferred) > 1 else name)
-            for i, output in enumerate(inferred)
+            output.tensor(History(self, index, i), f"{name}_{i}" if len(flat) > 1 else name)
+            for i, output in enumerate(flat)
         ]
-        structure = self.output_structure(outputs)
+        structure = self.output_structure(pack(inferred, outputs))
         Node(self, args, kwargs, structure, training)
         return structure
 
-    def infer(self, invocation: Invocation) -> list[Inferred]:
-        """Infers shapes, dtypes and masks of a call's outputs, in flat order. Raises GraphError if the call fails."""
+    def infer(self, invocation: Invocation) -> Structure:
+        """Infers a call's outputs, each as Inferred, in the structure that `forward` returns. Raises GraphError if the
+        call fails.
+        """
         return infer(invocation)
 
-    def output_structure(self, outputs: list[Any]) -> Structure:
-        """Structure of flat outputs as returned: a single output itself, several as a list."""
-        return single_or_list(outputs)
+    def output_structure(self, outputs: Structure) -> Structure:
+        """What a call returns of what `forward` has returned: a single output itself, several as a list."""
+        return single_or_list(flatten(outputs))
 
     def _compute(self, args: tuple[Structure, ...], kwargs: dict[str, Structure], training: bool | None) -> Any:
         values: list[Any] = []
@@ -412,7 +416,7 @@ class Layer(_LayerOptions):
         kwargs = {name: map_structure(symbolic, kwargs[name]) for name in sorted(kwargs)}
         self.build_for(args)
         invocation = Invocation(self, args, kwargs, training)
-        outputs, _ = invocation(
+        outputs, _ = invocation.structured(
             CallContext(losses=None), bind_values(self), values, [None] * len(values), want_masks=False
         )
         return self.output_structure(outputs)

@@ -23,7 +23,7 @@ from layergraph.functional.call_key import CallCache, call_key
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.meta_kernels import leave_compiler_out
-from layergraph.functional.nest import flatten, map_structure
+from layergraph.functional.nest import Structure, flatten, map_structure, pack
 from layergraph.functional.strings import Strings
 from layergraph.functional.symbolic_dims import Given, KnownValues, SymbolicDims, pairs, unified
 from layergraph.functional.tensor import History, Shape, Tensor
@@ -60,23 +60,26 @@ class Inferred:
         return Tensor(self.shape, self.dtype, history, name=name, mask_shape=self.mask_shape, values=self.values)
 
 
-_Results = tuple[list[torch.Tensor], list[Any]]
+#: The outputs, in the structure that `forward` has returned, and their masks.
+_Results = tuple[Structure, list[Any]]
 
-_remembered: CallCache[list[Inferred]] = CallCache(4096)
+_remembered: CallCache[Structure] = CallCache(4096)
 
 
-def infer(invocation: Invocation) -> list[Inferred]:
-    """Returns each output's inferred shape, dtype and mask, in flat order. Raises GraphError if the call fails."""
+def infer(invocation: Invocation) -> Structure:
+    """Returns each output's inferred shape, dtype and mask, in the structure that `forward` returns. Raises GraphError
+    if the call fails.
+    """
     key = call_key(invocation)
     inferred = _remembered.get(key)
     if inferred is None:
         inferred = infer_anew(invocation)
-        if all(output.values is None for output in inferred):
+        if all(output.values is None for output in flatten(inferred)):
             _remembered.keep(key, inferred)
     return inferred
 
 
-def infer_anew(invocation: Invocation) -> list[Inferred]:
+def infer_anew(invocation: Invocation) -> Structure:
     """Like `infer`, but always runs the layer: nothing is taken from the cache."""
     check_axes(invocation.layer, [tensor.shape for tensor in invocation.tensors])
     given = [(tensor.shape, tensor.mask_shape) for tensor in invocation.tensors]
@@ -96,19 +99,23 @@ def infer_anew(invocation: Invocation) -> list[Inferred]:
         raise
 
 
-def _run_twice(invocation: Invocation, given: Given) -> list[Inferred]:
+def _run_twice(invocation: Invocation, given: Given) -> Structure:
     shapes = [shape for pair in given for shape in pair if shape is not None]
     failure: GraphError | None = None
     # Values computed from shapes are valid only for the symbolic dimensions that they were computed with.
     known = [tensor.values.symbolic_dims for tensor in invocation.tensors if tensor.values is not None]
     for symbolic_dims in (*known[:1], *pairs(shapes)):
         try:
-            first = _run_on_meta(invocation, given, symbolic_dims, 0)
-            if _one_run_suffices(invocation, shapes, first, symbolic_dims[0]):
+            outputs, masks = _run_on_meta(invocation, given, symbolic_dims, 0)
+            first = flatten(outputs)
+            if _one_run_suffices(invocation, shapes, (first, masks), symbolic_dims[0]):
                 rows = symbolic_dims[0].rows if any(shape[:1] == (None,) for shape in shapes) else -1
-                return [_of_one_run(value, mask, rows) for value, mask in zip(*first, strict=True)]
-            second = _run_on_meta(invocation, given, symbolic_dims, 1)
-            return [_of_two_runs(*outputs, symbolic_dims) for outputs in zip(*first, *second, strict=True)]
+                inferred = [_of_one_run(value, mask, rows) for value, mask in zip(first, masks, strict=True)]
+            else:
+                again, masks_again = _run_on_meta(invocation, given, symbolic_dims, 1)
+                both = zip(first, masks, flatten(again), masks_again, strict=True)
+                inferred = [_of_two_runs(*of_both, symbolic_dims) for of_both in both]
+            return pack(outputs, inferred)
         except GraphError as wrong:
             failure = failure or wrong
             # Other lengths may work, if there are unknown ones. A layer never depends on the batch size.
@@ -139,7 +146,7 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims,
         custom = any(inner.computes_by_call for inner in layer.walk_layers())
         with torch.no_grad(), _ConstantsOnMeta() if custom else contextlib.nullcontext():
             context = CallContext(losses=None, symbolic_dims=symbolic_dims)
-            return invocation(context, bind_meta(layer), values, masks, want_masks=True)
+            return invocation.structured(context, bind_meta(layer), values, masks, want_masks=True)
     except LayerGraphError as wrong:
         kind = GraphError if isinstance(wrong, DataError) else type(wrong)
         name = f"layer '{layer.name}' ({type(layer).__name__}): "

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
 
 #: Attributes of every layer that hold layers or weights, but aren't set by a subclass.
-OWN_ATTRIBUTES = frozenset(
-    {"own_weights", "sublayers", "inbound_nodes", "stored_form", "call_argument_names", "returned"}
-)
+OWN_ATTRIBUTES = frozenset({"own_weights", "sublayers", "inbound_nodes", "stored_form", "call_argument_names"})
 
 
 def holds_layers(name: str, value: Any) -> bool:

@@ -73,10 +73,10 @@ def checked_batch_size(given: int | None) -> int:
     return int(given)
 
 
-def checked_steps(given: int | None) -> int | None:
-    """`steps_per_epoch`. Raises ConfigError."""
+def checked_steps(name: str, given: int | None) -> int | None:
+    """The argument of that name, a number of batches. Raises ConfigError."""
     if given is not None and (isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1):
-        raise ConfigError(f"steps_per_epoch is {brief(given)}, expected a positive integer")
+        raise ConfigError(f"{name} is {brief(given)}, expected a positive integer")
     return None if given is None else int(given)
 
 

@@ -9,6 +9,7 @@ from layergraph.functional.dtypes import DTypePolicy, dtype_policy
 from layergraph.functional.functional import Functional
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
+from layergraph.functional.nest import flatten
 
 #: Policies that are replaced; others were set for a reason, such as quantized kernels.
 _REPLACED = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -46,7 +47,7 @@ def _infer_dtypes(model: Functional) -> None:
         for node in one.graph.nodes:
             if not node.is_input:
                 inferred = node.layer.infer(Invocation(node.layer, node.args, node.kwargs, node.training))
-                for tensor, found in zip(node.output_tensors, inferred, strict=True):
+                for tensor, found in zip(node.output_tensors, flatten(inferred), strict=True):
                     tensor.dtype = found.dtype
 
 

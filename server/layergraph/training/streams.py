@@ -7,7 +7,7 @@ be installed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, count
+from itertools import chain, count, islice
 from typing import Any
 
 import torch
@@ -146,6 +146,32 @@ def _nothing() -> None:
     pass
 
 
+def _parts(given: Source, raw: Any) -> tuple[Any, Any, Any]:
+    """x, y and sample_weight of a batch. Raises DataError if it is none."""
+    if isinstance(raw, (Mapping, torch.Tensor)) or hasattr(raw, "__array__"):
+        raw = (raw,)
+    if not isinstance(raw, (tuple, list)) or not 1 <= len(raw) <= 3:
+        raise DataError(
+            f"{given.kind} gave {type(raw).__name__} of {len(raw) if hasattr(raw, '__len__') else 'no'} "
+            "items, expected batches (x,), (x, y) or (x, y, sample_weight)"
+        )
+    x, y, weight = (*raw, None, None)[:3]
+    return x, y, weight
+
+
+def batch_inputs(given: Source, steps: int | None) -> Iterator[Any]:
+    """The inputs of an epoch's batches in order, at most `steps`. Raises DataError if there is no batch."""
+    found = False
+    given.epoch_begins()
+    numbers = None if not given.indexed else count() if given.count is None else range(given.count)
+    for raw in islice(given.epoch_batches(numbers), steps):
+        found = True
+        yield _parts(given, raw)[0]
+    given.epoch_ends()
+    if not found:
+        raise DataError(f"{given.kind} gives no batch")
+
+
 class Stream:
     """Batches of a source, matched to a model and checked one by one."""
 
@@ -169,20 +195,9 @@ class Stream:
 
     def matched(self, raw: Any) -> Batch:
         """Converts a batch to tensors. Raises DataError if it doesn't fit the model."""
-        x, y, weight = self._parts(raw)
+        x, y, weight = _parts(self.source, raw)
         found: Data = adapt_data(self._model, self._compiled, x, y, weight, self._class_weight)
         return found.batch(slice(0, found.rows), found.rows)
-
-    def _parts(self, raw: Any) -> tuple[Any, Any, Any]:
-        if isinstance(raw, (Mapping, torch.Tensor)) or hasattr(raw, "__array__"):
-            raw = (raw,)
-        if not isinstance(raw, (tuple, list)) or not 1 <= len(raw) <= 3:
-            raise DataError(
-                f"{self.source.kind} gave {type(raw).__name__} of {len(raw) if hasattr(raw, '__len__') else 'no'} "
-                "items, expected batches (x,), (x, y) or (x, y, sample_weight)"
-            )
-        x, y, weight = (*raw, None, None)[:3]
-        return x, y, weight
 
     def batches(self, size: int, workers: Workers | None = None) -> Iterator[Batch]:
         """Batches of one epoch, in order and of their own size. Raises DataError if none is left."""

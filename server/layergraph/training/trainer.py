@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from layergraph.training.arguments import (
 from layergraph.training.callbacks.callback import Callback, Callbacks, History
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled, compile_arguments, output_paths
-from layergraph.training.data import Array, Data
+from layergraph.training.data import Array, Batch, Data
 from layergraph.training.data_adapter import adapt_data, model_device, split_rows
 from layergraph.training.denormals import flushed_denormals
 from layergraph.training.epochs import Epochs
@@ -48,7 +49,7 @@ from layergraph.training.optimizers.loss_scale import is_scaled_state, with_scal
 from layergraph.training.precision import compute_in, own_policies
 from layergraph.training.progress import Progress
 from layergraph.training.reached import reached_weights
-from layergraph.training.streams import Source, Stream, StreamEpochs, source
+from layergraph.training.streams import Source, Stream, StreamEpochs, batch_inputs, source
 from layergraph.training.workers import Workers, check_shareable
 
 
@@ -346,7 +347,8 @@ class Trainer(Functional):
         training = chosen_rows("rows", self._data(compiled, x, y, sample_weight, class_weight, given), rows)
         validation = self._validation(compiled, (x, y, sample_weight), validation_data, validation_rows)
         size = checked_batch_size(batch_size)
-        steps_per_epoch = checked_steps(steps_per_epoch)
+        steps_per_epoch = checked_steps("steps_per_epoch", steps_per_epoch)
+        validation_steps = checked_steps("validation_steps", validation_steps)
         checkpoints = checkpoints or backup_checkpoints(callbacks)
         resumed = None if checkpoints is None else checkpoints.read()
         if seed is None:
@@ -472,6 +474,7 @@ class Trainer(Functional):
         Takes the data, the `rows`, and raises the errors, of `fit`; ConfigError if a loss has no losses by row.
         """
         compiled = self._ready()
+        steps = checked_steps("steps", steps)
         held = chosen_rows("rows", self._data(compiled, x, y, sample_weight), rows)
         size = checked_batch_size(batch_size)
         count = count_batches(held, size) if steps is None else steps
@@ -502,19 +505,30 @@ class Trainer(Functional):
         x: Any,
         batch_size: int | None = None,
         verbose: int | str = 0,
+        steps: int | None = None,
         callbacks: Callback | Iterable[Callback] | None = None,
     ) -> Any:
-        """Returns outputs as NumPy arrays nested as the model's outputs; no rows give outputs without rows."""
-        arrays = data.input_arrays(x, self.input_specs)
-        count = data.same_rows({f"input '{s.name}'": a for s, a in zip(self.input_specs, arrays, strict=True)})
-        columns = data.input_columns(arrays, self.input_specs, model_device(self))
-        rows = Data(count, columns, [], [])
+        """Returns outputs as NumPy arrays nested as the model's outputs; no rows give outputs without rows.
+
+        x may also be an iterable of batches, as in `fit`, whose labels and weights are left out. `steps` limits the
+        batches.
+        """
+        steps = checked_steps("steps", steps)
         size = checked_batch_size(batch_size)
-        hooks = self._hooks(callbacks, verbose, epochs=1, steps=data.steps_of(count, size), rows=count)
+        batches: Iterable[Batch]
+        given = source(x)
+        if given is None:
+            rows = self._inputs(x)
+            count, number = rows.rows, steps or data.steps_of(rows.rows, size)
+            batches = islice(rows.batches(size), steps) if count else [rows.batch(slice(0, 0), 0)]
+        else:
+            count, number = 0, steps or given.count
+            held = map(self._inputs, batch_inputs(given, steps))
+            batches = (rows.batch(slice(0, rows.rows), rows.rows) for rows in held)
+        hooks = self._hooks(callbacks, verbose, epochs=1, steps=number, rows=count)
         begin, end = hooks.defining("on_predict_batch_begin"), hooks.defining("on_predict_batch_end")
         hooks.call("on_predict_begin", {})
         parts: list[list[Array]] = [[] for _ in self.outputs]
-        batches = rows.batches(size) if count else [rows.batch(slice(0, 0), 0)]
         plan = self.plan()
         with torch.no_grad():
             for step, batch in enumerate(batches):
@@ -527,6 +541,12 @@ class Trainer(Functional):
                     one.on_predict_batch_end(step, {"outputs": [part[-1] for part in parts]})
         hooks.call("on_predict_end", {})
         return self.output_structure([part[0] if len(part) == 1 else np.concatenate(part) for part in parts])
+
+    def _inputs(self, x: Any) -> Data:
+        """Rows of inputs, without labels. Raises DataError if they don't fit the model."""
+        arrays = data.input_arrays(x, self.input_specs)
+        count = data.same_rows({f"input '{s.name}'": a for s, a in zip(self.input_specs, arrays, strict=True)})
+        return Data(count, data.input_columns(arrays, self.input_specs, model_device(self)), [], [])
 
     def predict_on_batch(self, x: Any) -> Any:
         """Returns the outputs for one batch."""

@@ -18,9 +18,12 @@ import numpy as np
 import pytest
 import torch
 from layergraph import plugins
+from layergraph.config.training_rules import KERAS2_RULES
 from layergraph.errors import ConfigError, CorruptFileError, GraphError, UnsupportedModelError
-from layergraph.functional.binding import Binder
+from layergraph.functional.binding import Binder, bind_values
 from layergraph.functional.call_context import CallContext
+from layergraph.functional.nest import map_structure
+from layergraph.functional.shard import Shard
 from listed_blocks import block_of
 from oracles import assert_close
 
@@ -833,6 +836,51 @@ def test_calls_at_once_keep_their_own_weights(classes: Any) -> None:
     assert wrong == []
 
 
+class Either(layergraph.layers.Layer):
+    """Returns outputs in another structure if `both`."""
+
+    def call(self, inputs: Any, both: bool = False) -> Any:
+        return {"twice": 2 * inputs, "others": (inputs + 1, [inputs])} if both else inputs
+
+
+class AroundEither(layergraph.layers.Layer):
+    """Calls one layer for both structures, by turns. The first parameter of `call` has another name than `self`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.either = Either()
+
+    def call(this, inputs: Any) -> Any:  # noqa: N805
+        once, several, again = (this.either(inputs, both=both) for both in (False, True, False))
+        return once + several["twice"] + several["others"][0] + several["others"][1][0] + again
+
+
+def structure_of(outputs: Any) -> Any:
+    return map_structure(lambda _: None, outputs)
+
+
+EITHER = {False: None, True: {"twice": None, "others": (None, [None])}}
+
+
+def test_each_call_of_a_layer_has_the_structure_that_it_returns() -> None:
+    """Symbolic calls, whose shapes may be known from earlier ones, calls on arrays, and calls within a layer."""
+    layer, x = Either(), layergraph.Input((2,))
+    for both in (False, True, False, True):
+        assert structure_of(layer(x, both=both)) == EITHER[both]
+        assert structure_of(layer(np.ones((3, 2), "f4"), both=both)) == EITHER[both]
+    assert layer.compute_output_shape((None, 2)) == (None, 2)
+    model = layergraph.Model(x, AroundEither()(x))
+    np.testing.assert_array_equal(model.predict(np.ones((1, 2), "f4"), verbose=0), [[7, 7]])
+
+
+def test_a_call_leaves_nothing_on_the_layer_that_another_at_once_could_mix_up() -> None:
+    layer, x = Either(), np.ones((1, 2), "f4")
+    layer(x)
+    before = dict(vars(layer))
+    layer(x, both=True)
+    assert vars(layer) == before
+
+
 def test_what_call_sets_is_seen_afterwards(classes: Any) -> None:
     class Remembering(layergraph.layers.Layer):
         def call(self, inputs: Any) -> Any:
@@ -978,6 +1026,54 @@ def test_what_a_frozen_layer_does_to_layers_that_it_makes_later(frozen: str) -> 
     assert [len(layer.trainable_weights) for layer in (ours, theirs)] == [0, 0]
     for one, other in zip(own, expected, strict=True):
         assert_close(one, other)
+
+
+def divergence(k: Any, generation: int = 3) -> Any:
+    """A trained model of a layer that adds the losses of its rows, with the losses of the epochs."""
+
+    class Divergence(k.layers.Layer):  # type: ignore[misc,name-defined]
+        def call(self, x: Any) -> Any:
+            ops = k.ops
+            self.add_loss([0.1 * ops.sum(ops.square(x), axis=-1), ops.mean(x)])
+            return x
+
+    x = k.Input((3,))
+    model = k.Model(x, Divergence()(k.layers.Dense(2, kernel_initializer="ones")(x)))
+    if generation == 2:
+        model.training_rules = KERAS2_RULES
+    model.compile("sgd", "mse")
+    rows = np.random.default_rng(0).normal(size=(10, 3)).astype("f4")
+    history = model.fit(rows, np.zeros((10, 2)), batch_size=4, epochs=3, verbose=0, shuffle=False).history
+    return model, history["loss"]
+
+
+def test_losses_of_rows_are_summed() -> None:
+    (ours, own), (theirs, expected) = divergence(layergraph), divergence(keras)
+    assert own == pytest.approx(expected, rel=1e-5)
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        assert_close(one, other)
+
+
+def test_keras2_shows_their_mean_and_trains_on_their_sum() -> None:
+    (ours, own), (theirs, expected) = divergence(layergraph, 2), divergence(keras)
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        assert_close(one, other)
+    assert all(value < other for value, other in zip(own, expected, strict=True))
+
+
+def test_workers_add_the_losses_of_their_rows() -> None:
+    """The loop takes the mean of the workers' losses, weighted by their rows."""
+    layer = divergence(layergraph)[0].layers[-1]
+    x = torch.randn(6, 2)
+
+    def losses(rows: torch.Tensor, shard: Shard | None) -> torch.Tensor:
+        context = CallContext(shard=shard)
+        layer.forward(context, bind_values(layer), rows)
+        assert context.losses is not None
+        return torch.stack(context.losses)
+
+    parts = [losses(x[:2], Shard(0, (0, 2, 6))) * 2 / 6, losses(x[2:], Shard(1, (0, 2, 6))) * 4 / 6]
+    torch.testing.assert_close(sum(parts), losses(x, None))
 
 
 def test_layers_are_found_among_other_values_of_a_list() -> None:

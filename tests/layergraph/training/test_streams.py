@@ -131,6 +131,56 @@ def test_evaluation(data, steps):
     assert own == pytest.approx(their, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("data", "steps"),
+    [(Dataset, None), (Dataset, 2), (lambda: Dataset(weights=True), None), (loader, None), (loader, 2), (for_ever, 5)],
+)
+def test_prediction(data, steps):
+    """Of inputs alone: labels and weights are left out."""
+    ours, theirs = models()
+    np.testing.assert_allclose(
+        ours.predict(data(), steps=steps), theirs.predict(data(), steps=steps, verbose=0), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_prediction_of_inputs_alone_and_of_the_first_batches():
+    ours, theirs = models()
+    alone = ours.predict(X[part] for part in PARTS)
+    np.testing.assert_allclose(alone, ours.predict(X), rtol=1e-5, atol=1e-6)
+    first = [model.predict(X, 4, 0, 2) for model in (ours, theirs)]
+    np.testing.assert_allclose(*first, rtol=1e-5, atol=1e-6)
+    assert len(first[0]) == 8
+    taken = []
+    ours.predict((taken.append(number) or batch for number, batch in enumerate(for_ever())), steps=2)
+    assert taken == [0, 1]
+    data = Dataset()
+    ours.predict(data)
+    assert data.asked == ["begin", 0, 1, 2, 3, "end"]
+
+
+def test_what_prediction_refuses():
+    ours, _ = models()
+    with pytest.raises(DataError, match="a generator gives no batch"):
+        ours.predict(iter(()))
+    with pytest.raises(DataError, match="a generator gave tuple of 4 items, expected batches"):
+        ours.predict(iter([(1, 2, 3, 4)]))
+    with pytest.raises(DataError, match=r"got shape \(10, 2\), expected \(None, 3\)"):
+        ours.predict(iter([X[:, :2]]))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, True])
+def test_numbers_of_batches_are_checked(steps):
+    ours, _ = models()
+    for asked, name in (
+        (lambda: ours.predict(X, steps=steps), "steps"),
+        (lambda: ours.evaluate(X, Y, steps=steps), "steps"),
+        (lambda: ours.fit(X, Y, steps_per_epoch=steps), "steps_per_epoch"),
+        (lambda: ours.fit(X, Y, validation_split=0.5, validation_steps=steps), "validation_steps"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{name} is {steps}, expected a positive integer"):
+            asked()
+
+
 def test_hooks_and_batches_come_in_keras_order():
     asked = []
     for model in models():

@@ -42,7 +42,7 @@ def build_cell(cell: Layer, input_shape: Any) -> int:
         Tensor((input_shape[0], n), cell.compute_dtype, History(cell, -1, 0)) for n in (input_shape[-1], *sizes)
     )
     cell.build_for((args[0], list(args[1:])))
-    outputs = infer_anew(Invocation(cell, (args[0], list(args[1:])), {}))
+    outputs = flatten(infer_anew(Invocation(cell, (args[0], list(args[1:])), {})))
     if len(outputs) != 1 + len(sizes):
         raise GraphError(
             f"layer '{cell.name}' ({type(cell).__name__}): call returns {len(outputs)} tensors, expected the output "

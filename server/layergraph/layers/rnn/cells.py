@@ -15,6 +15,7 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.exporting import is_recorded_for_file
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
+from layergraph.functional.nest import flatten
 from layergraph.functional.shape_inference import infer
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
@@ -112,7 +113,7 @@ class Cell(Layer):
         """Raises GraphError if an activation layer changes the shape: shape inference doesn't run the timesteps."""
         gate = Tensor((None, self.units), self.compute_dtype, History(self, 0, 0))
         layer.build_for((gate,))
-        shapes = [output.shape for output in infer(Invocation(layer, (gate,), {}, None))]
+        shapes = [output.shape for output in flatten(infer(Invocation(layer, (gate,), {}, None)))]
         if shapes != [gate.shape]:
             raise GraphError(
                 f"layer '{self.name}' ({type(self).__name__}): activation layer '{layer.name}' "
