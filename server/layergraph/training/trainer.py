@@ -516,6 +516,7 @@ class Trainer(Functional):
         steps = checked_steps("steps", steps)
         size = checked_batch_size(batch_size)
         batches: Iterable[Batch]
+        number: int | None
         given = source(x)
         if given is None:
             rows = self._inputs(x)
