@@ -14,7 +14,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import choice, decode, parse
 from layerserve_server.services.prediction.contract import Contract, PredictionRequest, Selection, Span
 from layerserve_server.services.prediction.encoder import Encoder
-from layerserve_server.services.prediction.wire_format import GROUP, fields
+from layerserve_server.services.prediction.wire_format import UNREAD, fields
 from layerserve_server.transport.status import Failure
 
 _Request = prediction_pb2.PredictRequest
@@ -46,14 +46,14 @@ class OwnContract(Contract):
         ids: list[Span] = []
         data: list[Span] = []
         for number, span in fields(message, Span(0, len(message))):
-            if number == GROUP:
+            if number == UNREAD:
                 return None
             if number == _Request.ID_FIELD_NUMBER:
                 ids.append(span)
             elif number == _Request.INPUTS_FIELD_NUMBER:
                 inner = list(fields(message, span))
                 found = [found_span for which, found_span in inner if which == _Tensor.DATA_FIELD_NUMBER]
-                if len(found) != 1 or any(which == GROUP for which, _ in inner):
+                if len(found) != 1 or any(which == UNREAD for which, _ in inner):
                     return None
                 data += found
         if len(ids) > 1 or len(data) != len(request.tensors):
