@@ -55,6 +55,8 @@ CONTENTS = {
 class InferContract(Contract):
     """Conversions of ModelInfer's messages (see `prediction.contract.Contract`)."""
 
+    descriptor = ModelInferRequest.DESCRIPTOR
+
     def read(self, message: bytes) -> ModelInferRequest:
         """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message."""
         return parse(ModelInferRequest, message)
@@ -117,6 +119,10 @@ class InferContract(Contract):
 
     #: Clients of Triton take the replies of a stream in the order of its requests.
     ordered = True
+
+    def is_long_streamed(self, message: bytes) -> bool:
+        """Whether reading a message of ModelStreamInfer may delay others."""
+        return self.is_long(message)
 
     def read_streamed(self, message: bytes) -> ModelInferRequest:
         """Parses a message of ModelStreamInfer. Raises as `read` does."""

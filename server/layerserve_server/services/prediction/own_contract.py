@@ -11,6 +11,7 @@ from layerserve.wire import tag, varint
 
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.services.message_size import is_long
 from layerserve_server.services.messages import choice, decode, parse
 from layerserve_server.services.prediction.contract import Contract, PredictionRequest, Selection, Span
 from layerserve_server.services.prediction.encoder import Encoder
@@ -25,6 +26,8 @@ RESPONSE_TAG = tag(prediction_pb2.PredictStreamResponse.RESPONSE_FIELD_NUMBER)
 
 class OwnContract(Contract):
     """Conversions of the messages of layerserve.v1.PredictionService (see `contract.Contract`)."""
+
+    descriptor = _Request.DESCRIPTOR
 
     def read(self, message: bytes) -> prediction_pb2.PredictRequest:
         """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message."""
@@ -67,6 +70,10 @@ class OwnContract(Contract):
     # Of streams.
 
     ordered = False
+
+    def is_long_streamed(self, message: bytes) -> bool:
+        """Whether reading a message of PredictStream may delay others."""
+        return is_long(message, prediction_pb2.PredictStreamRequest.DESCRIPTOR)
 
     def read_streamed(self, message: bytes) -> prediction_pb2.PredictRequest:
         """Parses a message of PredictStream. Raises as `read` does."""

@@ -32,6 +32,8 @@ _ELEMENTS = frozenset(field.number for field in TensorProto.DESCRIPTOR.fields if
 class PredictContract(Contract):
     """Conversions of the messages of TensorFlow Serving's Predict (see `prediction.contract.Contract`)."""
 
+    descriptor = PredictRequest.DESCRIPTOR
+
     def read(self, message: bytes) -> PredictRequest:
         """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message."""
         return parse(PredictRequest, message)
