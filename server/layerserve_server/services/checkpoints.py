@@ -18,7 +18,7 @@ from layerserve_server.repository.layout import LABEL
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services import starts
 from layerserve_server.services.downloads import downloaded
-from layerserve_server.services.messages import dtype_name, format_name, model_spec, parse, timestamp
+from layerserve_server.services.messages import dtype_name, format_name, model_spec, parse, parsed, timestamp
 from layerserve_server.training.checkpoint_models import CheckpointModels, Tensor
 from layerserve_server.training.continuation import Start
 from layerserve_server.training.model import monitored
@@ -90,7 +90,7 @@ class CheckpointService:
 
         Raises as `starts.find` and `CheckpointModels.built` do.
         """
-        request = parse(pb.DownloadCheckpointRequest, await stream.first())
+        request = await parsed(stream, pb.DownloadCheckpointRequest, await stream.first())
         run, start = await stream.blocking(
             lambda: starts.find(self._runs, stream.caller, "read", request.run_id, request.checkpoint_id)
         )

@@ -32,7 +32,7 @@ from layerserve_server.inference.admission import names
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import owner_name, seen_by
-from layerserve_server.services.messages import choice, decode, lease, parse, timestamp
+from layerserve_server.services.messages import choice, decode, lease, parse, parsed, timestamp
 from layerserve_server.training import sampled_requests
 from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.sampled_requests import Correction
@@ -102,7 +102,7 @@ class DatasetService:
 
         Raises as `DatasetStore.open`, `Part.add` and `DatasetStore.finish` do, and BusyError.
         """
-        message = parse(pb.UploadDatasetRequest, await stream.first())
+        message = await parsed(stream, pb.UploadDatasetRequest, await stream.first())
         if message.WhichOneof("part") != "declaration":
             raise InvalidRequestError("the first message of the stream must be the declaration")
         self._check_training()
@@ -215,7 +215,7 @@ class DatasetService:
 
 async def _receive(stream: Stream, part: Part) -> None:
     async for data in stream.requests():
-        message = parse(pb.UploadDatasetRequest, data)
+        message = await parsed(stream, pb.UploadDatasetRequest, data)
         if message.WhichOneof("part") != "chunk":
             raise InvalidRequestError("every message after the first must be a chunk")
         await stream.blocking(partial(part.add, message.chunk.offset, message.chunk.data))

@@ -11,7 +11,7 @@ from layerserve.v1 import management_pb2 as pb
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.repository.management import Change, Manager
 from layerserve_server.repository.staging import DeclaredFile, Staging
-from layerserve_server.services.messages import Message, parse
+from layerserve_server.services.messages import Message, parse, parsed
 from layerserve_server.services.model_version import model_version
 from layerserve_server.training.upload_slots import UploadSlots
 from layerserve_server.transport.call import Call, Handler, Routes, Stream
@@ -93,14 +93,18 @@ class ManagementService:
 
         Raises as `Manager.stage`, `Staging` and `Manager.publish` do, and BusyError.
         """
-        message = parse(pb.UploadModelRequest, await stream.first())
+        message = await parsed(stream, pb.UploadModelRequest, await stream.first())
         if message.WhichOneof("part") != "spec":
             raise InvalidRequestError("the first message of the stream must be the spec")
         spec, who = message.spec, stream.caller.name
         stream.caller.check_model("manage", spec.name)
-        files = [DeclaredFile(file.path, file.bytes, file.sha256) for file in spec.files]
+
+        def stage() -> Staging:
+            files = [DeclaredFile(file.path, file.bytes, file.sha256) for file in spec.files]
+            return self._manager.stage(spec.name, files, spec.label, who)
+
         with self._uploads.occupy(stream.peer):
-            staging = await stream.blocking(lambda: self._manager.stage(spec.name, files, spec.label, who))
+            staging = await stream.blocking(stage)
             try:
                 yield pb.UploadModelResponse(accepted=pb.UploadAccepted()).SerializeToString()
                 await _receive(stream, staging)
@@ -117,7 +121,7 @@ class ManagementService:
 
 async def _receive(stream: Stream, staging: Staging) -> None:
     async for received in stream.requests():
-        message = parse(pb.UploadModelRequest, received)
+        message = await parsed(stream, pb.UploadModelRequest, received)
         if message.WhichOneof("part") != "chunk":
             raise InvalidRequestError("every message after the first must be a chunk")
         await stream.blocking(partial(staging.add, message.chunk.file, message.chunk.data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -17,13 +18,14 @@ from layerserve_server.errors import InvalidRequestError, InvalidTensorError
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
-
-#: Size in bytes above which messages are parsed in a pool thread, to not delay other calls.
-LONG_BYTES = 1 << 20
+from layerserve_server.services.message_size import check_elements, is_long
+from layerserve_server.transport.call import Stream
 
 
 class Message(Protocol):
     """Interface of a message class."""
+
+    DESCRIPTOR: Any
 
     @staticmethod
     def FromString(s: bytes, /) -> Any: ...  # noqa: N802
@@ -33,12 +35,20 @@ M = TypeVar("M", bound=Message)
 
 
 def parse(kind: type[M], data: bytes) -> M:
-    """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message."""
+    """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message, or one of too many elements."""
+    check_elements(data, kind.DESCRIPTOR)
     try:
         message: M = kind.FromString(data)
     except DecodeError as error:
         raise InvalidRequestError(f"the message isn't a valid {kind.__name__}") from error
     return message
+
+
+async def parsed(stream: Stream, kind: type[M], data: bytes) -> M:
+    """Parses a message of a stream: a long one in a pool thread, to not delay other streams. Raises as `parse` does."""
+    if is_long(data, kind.DESCRIPTOR):
+        return await stream.blocking(partial(parse, kind, data))
+    return parse(kind, data)
 
 
 def choice(spec: tensor_pb2.ModelSpec) -> tuple[str, int | None, str | None]:

@@ -16,7 +16,7 @@ from layerserve_server.errors import BusyError, UnknownVersionError, VersionFail
 from layerserve_server.repository.entry import Description
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.downloads import downloaded
-from layerserve_server.services.messages import chosen_by, format_name, parse
+from layerserve_server.services.messages import chosen_by, format_name, parse, parsed
 from layerserve_server.services.model_statistics import model_statistics
 from layerserve_server.services.model_version import model_version
 from layerserve_server.training.conversion import Converter
@@ -102,7 +102,7 @@ class ModelService:
 
         Raises as `chosen_by`, `Repository.make_present` and `Converter.converted` do.
         """
-        request = parse(models_pb2.DownloadModelRequest, await stream.first())
+        request = await parsed(stream, models_pb2.DownloadModelRequest, await stream.first())
         chosen = chosen_by(stream.caller, "read", request.model)
         description = await stream.blocking(lambda: self._repository.make_present(*chosen))
         stream.about(description.name, description.version)

@@ -21,7 +21,7 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.messages import lease, model_spec, parse
+from layerserve_server.services.messages import lease, model_spec, parsed
 from layerserve_server.services.online_stream import OnlineStream
 from layerserve_server.services.run_changes import counted
 from layerserve_server.services.run_requests import RunDefaults, common_fields, read_options
@@ -60,7 +60,7 @@ class OnlineTrainingService:
 
         Raises as `messages.lease`, `Quota.run`, `Runs.begin`, `Runs.resume` and `OnlineStream.messages` do.
         """
-        first = parse(pb.TrainOnlineRequest, await stream.first())
+        first = await parsed(stream, pb.TrainOnlineRequest, await stream.first())
         part = first.WhichOneof("part")
         if part == "spec":
             run = await stream.blocking(partial(counted, stream.caller, lambda: self._begin(stream, first.spec)))

@@ -23,7 +23,8 @@ from layerserve_server.errors import (
     TakenOverError,
     UnavailableError,
 )
-from layerserve_server.services.messages import LONG_BYTES, dtype_name, model_spec, parse
+from layerserve_server.services.message_size import is_long
+from layerserve_server.services.messages import dtype_name, model_spec, parsed
 from layerserve_server.services.run_replies import log_values
 from layerserve_server.training.dry_run import REFUSALS
 from layerserve_server.training.online.frames import Frame, FrameArray
@@ -149,14 +150,13 @@ class OnlineStream:
                 self._stream.memory.give(len(data))
 
     async def _ask(self, data: bytes) -> None:
-        read = partial(parse, pb.TrainOnlineRequest, data)
-        long = len(data) > LONG_BYTES
-        message = await self._stream.blocking(read) if long else read()
+        message = await parsed(self._stream, pb.TrainOnlineRequest, data)
         kind = message.WhichOneof("part") or ""
         asked = _Asked(message.id, kind, time.monotonic())
         self._asked.append(asked)
         try:
             make = partial(self._frame, message, kind)
+            long = is_long(data, pb.TrainOnlineRequest.DESCRIPTOR)
             frame = await self._stream.blocking(make) if long else make()
         except ServerError as error:
             asked.error = error

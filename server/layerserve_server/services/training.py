@@ -18,7 +18,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.idempotency import IdempotencyKeys
-from layerserve_server.services.messages import parse
+from layerserve_server.services.messages import parse, parsed
 from layerserve_server.services.run_changes import RunChanges, counted
 from layerserve_server.services.run_list import page, selected
 from layerserve_server.services.run_replies import event_message, file_message, run_message
@@ -94,7 +94,7 @@ class TrainingService:
         reply: type[pb.TrainResponse] | type[pb.EvaluateResponse],
         read: Callable[[Any, str, int, RunDefaults, Start | None], RunRequest],
     ) -> AsyncGenerator[bytes, None]:
-        message = parse(kind, await stream.first())
+        message = await parsed(stream, kind, await stream.first())
         if message.WhichOneof("part") != "spec":
             raise InvalidRequestError("the first message of the stream must be the spec")
 
@@ -144,7 +144,7 @@ class TrainingService:
 
     async def watch_run(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles WatchRun: yields a run's events from a sequence number on, to its end. Raises as `Runs.get` does."""
-        request = parse(pb.WatchRunRequest, await stream.first())
+        request = await parsed(stream, pb.WatchRunRequest, await stream.first())
         # Blocking, since an unknown id is looked up on disk.
         run = await stream.blocking(lambda: self._get(stream.caller, "read", request.run_id))
         stream.about(run.request.model, run.request.version)
@@ -179,7 +179,7 @@ class TrainingService:
 
     async def download_run_file(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles DownloadRunFile: yields one of these files. Raises NotFoundError if there is no such file."""
-        request = parse(pb.DownloadRunFileRequest, await stream.first())
+        request = await parsed(stream, pb.DownloadRunFileRequest, await stream.first())
         run = await stream.blocking(lambda: self._get(stream.caller, "read", request.run_id))
         stream.about(run.request.model, run.request.version)
         described, file = opened(run.folder / FILES, request.name)
@@ -207,7 +207,7 @@ class TrainingService:
             async for data in stream.requests():
                 if run.log.ended:  # cancelled during the upload
                     return
-                message = parse(kind, data)
+                message = await parsed(stream, kind, data)
                 part = message.WhichOneof("part")
                 if part == "chunk":
                     await stream.blocking(partial(upload.add, message.chunk.array, message.chunk.data))

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from layerserve import errors as codec_errors
 from layerserve import tensors
+from layerserve.wire import tag, varint
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
 from layerserve_server.inference.runner import Array
+from layerserve_server.pieces import as_array
 from layerserve_server.protocols.inference.inference_pb2 import (
     InferParameter,
     ModelInferRequest,
@@ -24,7 +25,7 @@ from layerserve_server.services.messages import parse
 from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
 from layerserve_server.services.open_inference.encoder import InferEncoder
 from layerserve_server.services.prediction.contract import Choice, Contract, Encoder, PredictionRequest, Selection, Span
-from layerserve_server.services.prediction.wire_format import GROUP, fields
+from layerserve_server.services.prediction.wire_format import UNREAD, fields
 from layerserve_server.transport.status import Failure
 
 #: Priority here of Triton's priority 1, its highest: it counts upwards, and 0 is the default.
@@ -33,6 +34,7 @@ HIGHEST_PRIORITY = 2**31 - 1
 FINAL_RESPONSE = ModelInferResponse(
     parameters={"triton_final_response": InferParameter(bool_param=True)}
 ).SerializeToString()
+RESPONSE_TAG = tag(ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER)
 #: Field of InferTensorContents by dtype.
 CONTENTS = {
     "bool": "bool_contents",
@@ -52,6 +54,8 @@ CONTENTS = {
 
 class InferContract(Contract):
     """Conversions of ModelInfer's messages (see `prediction.contract.Contract`)."""
+
+    descriptor = ModelInferRequest.DESCRIPTOR
 
     def read(self, message: bytes) -> ModelInferRequest:
         """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message."""
@@ -94,7 +98,7 @@ class InferContract(Contract):
         ids: list[Span] = []
         data: list[Span] = []
         for number, span in fields(message, Span(0, len(message))):
-            if number == GROUP:
+            if number == UNREAD:
                 return None
             if number == ModelInferRequest.ID_FIELD_NUMBER:
                 ids.append(span)
@@ -116,15 +120,18 @@ class InferContract(Contract):
     #: Clients of Triton take the replies of a stream in the order of its requests.
     ordered = True
 
+    def is_long_streamed(self, message: bytes) -> bool:
+        """Whether reading a message of ModelStreamInfer may delay others."""
+        return self.is_long(message)
+
     def read_streamed(self, message: bytes) -> ModelInferRequest:
         """Parses a message of ModelStreamInfer. Raises as `read` does."""
         return self.read(message)
 
     def wrap(self, reply: bytes) -> bytes:
         """Returns the message of ModelStreamInfer that has a serialized ModelInferResponse."""
-        return ModelStreamInferResponse(
-            infer_response=ModelInferResponse.FromString(reply + FINAL_RESPONSE)
-        ).SerializeToString()
+        # Messages that are joined are one message with the fields of both.
+        return b"".join((RESPONSE_TAG, varint(len(reply) + len(FINAL_RESPONSE)), reply, FINAL_RESPONSE))
 
     def refusal(self, id: str, wire: Failure) -> bytes:
         """Returns the message of ModelStreamInfer that has an error."""
@@ -179,15 +186,10 @@ class InferTensor:
             raise InvalidTensorError(
                 f"{label}: got {len(elements)} elements, expected {count} for shape {list(self.shape)}"
             )
-        if kind == "string":
-            texts = np.empty(count, dtype=object)
-            texts[:] = list(elements)
-            return texts.reshape(self.shape)
         try:
-            array: Array = np.array(elements, dtype=tensors.NUMPY_DTYPES[kind]).reshape(self.shape)
+            return as_array(elements, tensors.NUMPY_DTYPES[kind]).reshape(self.shape)
         except OverflowError:
             raise InvalidTensorError(f"{label}: got an element that {self._message.datatype} can't represent") from None
-        return array
 
 
 def model_choice(name: str, version: str) -> Choice:

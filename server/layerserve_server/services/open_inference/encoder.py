@@ -15,7 +15,7 @@ from layerserve_server.inference.runner import Array
 from layerserve_server.protocols.inference.inference_pb2 import ModelInferResponse
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.datatypes import datatype
-from layerserve_server.services.prediction.encoder import cut, fill_each
+from layerserve_server.services.prediction.encoder import cut, fill_each, joined
 
 RAW_TAG = tag(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)
 #: Dtypes whose elements are sent in another form than arrays have them.
@@ -66,7 +66,7 @@ class InferEncoder:
                 parts += (RAW_TAG, varint(array.nbytes), np.ascontiguousarray(array))
         if id:
             parts.append(ModelInferResponse(id=id).SerializeToString())
-        return b"".join(parts)
+        return joined(parts)
 
     def split(self, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
         """Returns a serialized reply for each id, with the next `rows` rows of the results each."""

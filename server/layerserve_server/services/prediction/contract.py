@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from google.protobuf.descriptor import Descriptor
+
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.services.message_size import is_long
 
 #: Name of a model, and the version number or the label that the request names, if any.
 Choice: TypeAlias = tuple[str, int | None, str | None]
@@ -80,6 +83,13 @@ class Encoder(Protocol):
 
 class Contract(Protocol):
     """Conversions between a contract's messages and what is common to all contracts."""
+
+    #: The type of requests.
+    descriptor: Descriptor
+
+    def is_long(self, message: bytes) -> bool:
+        """Whether reading a message may delay other calls."""
+        return is_long(message, self.descriptor)
 
     def read(self, message: bytes) -> Any:
         """Parses a message. Raises InvalidRequestError if it isn't valid."""

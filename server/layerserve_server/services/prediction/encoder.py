@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve.wire import WIRE_TYPES, TensorWriter
 
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
+from layerserve_server.pieces import PIECE_BYTES
 from layerserve_server.services.prediction import contract
 
 
@@ -29,7 +32,7 @@ class Encoder:
             self._tensors.write(parts, name, results[name])
         if id:
             parts.append(prediction_pb2.PredictResponse(id=id).SerializeToString())
-        return b"".join(parts)
+        return joined(parts)
 
     def split(self, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
         """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
@@ -43,6 +46,18 @@ class Encoder:
             message + prediction_pb2.PredictResponse(id=id).SerializeToString() if id else message
             for message, id in zip(messages, ids, strict=True)
         ]
+
+
+def joined(parts: Sequence[Any]) -> bytes:
+    """Returns parts as `b"".join` does: bytes, views of bytes, and contiguous arrays."""
+    if sum(part.nbytes if isinstance(part, (np.ndarray, memoryview)) else len(part) for part in parts) <= PIECE_BYTES:
+        return b"".join(parts)
+    stream = io.BytesIO()
+    for part in parts:
+        view = memoryview(part.reshape(-1).view(np.uint8) if isinstance(part, np.ndarray) else part)
+        for start in range(0, len(view), PIECE_BYTES):
+            stream.write(view[start : start + PIECE_BYTES])
+    return stream.getvalue()
 
 
 def fill_each(encoder: contract.Encoder, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:

@@ -11,10 +11,11 @@ from layerserve.wire import tag, varint
 
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.services.message_size import is_long
 from layerserve_server.services.messages import choice, decode, parse
 from layerserve_server.services.prediction.contract import Contract, PredictionRequest, Selection, Span
 from layerserve_server.services.prediction.encoder import Encoder
-from layerserve_server.services.prediction.wire_format import GROUP, fields
+from layerserve_server.services.prediction.wire_format import UNREAD, fields
 from layerserve_server.transport.status import Failure
 
 _Request = prediction_pb2.PredictRequest
@@ -25,6 +26,8 @@ RESPONSE_TAG = tag(prediction_pb2.PredictStreamResponse.RESPONSE_FIELD_NUMBER)
 
 class OwnContract(Contract):
     """Conversions of the messages of layerserve.v1.PredictionService (see `contract.Contract`)."""
+
+    descriptor = _Request.DESCRIPTOR
 
     def read(self, message: bytes) -> prediction_pb2.PredictRequest:
         """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message."""
@@ -46,14 +49,14 @@ class OwnContract(Contract):
         ids: list[Span] = []
         data: list[Span] = []
         for number, span in fields(message, Span(0, len(message))):
-            if number == GROUP:
+            if number == UNREAD:
                 return None
             if number == _Request.ID_FIELD_NUMBER:
                 ids.append(span)
             elif number == _Request.INPUTS_FIELD_NUMBER:
                 inner = list(fields(message, span))
                 found = [found_span for which, found_span in inner if which == _Tensor.DATA_FIELD_NUMBER]
-                if len(found) != 1 or any(which == GROUP for which, _ in inner):
+                if len(found) != 1 or any(which == UNREAD for which, _ in inner):
                     return None
                 data += found
         if len(ids) > 1 or len(data) != len(request.tensors):
@@ -67,6 +70,10 @@ class OwnContract(Contract):
     # Of streams.
 
     ordered = False
+
+    def is_long_streamed(self, message: bytes) -> bool:
+        """Whether reading a message of PredictStream may delay others."""
+        return is_long(message, prediction_pb2.PredictStreamRequest.DESCRIPTOR)
 
     def read_streamed(self, message: bytes) -> prediction_pb2.PredictRequest:
         """Parses a message of PredictStream. Raises as `read` does."""

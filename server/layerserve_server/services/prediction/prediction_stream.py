@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Protocol
 
 from layerserve_server.errors import STOPPING, BusyError, UnavailableError
-from layerserve_server.services.messages import LONG_BYTES
 from layerserve_server.services.prediction.contract import Contract
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.transport.call import Stream
@@ -31,6 +30,9 @@ class StreamContract(Contract, Protocol):
     @property
     def ordered(self) -> bool:
         """Whether replies come in the order of the requests; otherwise as they are ready."""
+
+    def is_long_streamed(self, message: bytes) -> bool:
+        """Whether reading a message of a stream may delay others."""
 
     def read_streamed(self, message: bytes) -> Any:
         """Parses a message of a stream. Raises InvalidRequestError if it isn't valid."""
@@ -127,7 +129,7 @@ class PredictionStream:
                 self._in_progress.add(call)
                 if self._order is not None:
                     self._order.append(call)
-            if len(message) > LONG_BYTES:
+            if self.contract.is_long_streamed(message):
                 await self._stream.blocking(partial(self._begin, call, message))
             else:
                 self._begin(call, message)

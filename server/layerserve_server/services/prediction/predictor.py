@@ -20,7 +20,6 @@ from layerserve_server.repository.canary import Shadow
 from layerserve_server.repository.loaded_models import LOAD_TRIES
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
-from layerserve_server.services.messages import LONG_BYTES
 from layerserve_server.services.prediction.caller_key import caller_key
 from layerserve_server.services.prediction.coalesced import CoalescedCalls
 from layerserve_server.services.prediction.contract import Choice, Contract, PredictionRequest, Selection
@@ -228,7 +227,7 @@ class Predictor:
             if templates is not None:
                 templates.learn(call.request, request)
 
-        if len(call.request) > LONG_BYTES:
+        if contract.is_long(call.request):
             call.may_block(read)
         else:
             read()

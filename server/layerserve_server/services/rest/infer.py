@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,12 +10,15 @@ import numpy as np
 from layerserve import tensors
 
 from layerserve_server.errors import InvalidRequestError
+from layerserve_server.inference.runner import Array
 from layerserve_server.protocols.inference.inference_pb2 import ModelInferRequest, ModelInferResponse
 from layerserve_server.services.open_inference.datatypes import DTYPES
+from layerserve_server.services.prediction.encoder import joined
+from layerserve_server.services.prediction.wire_format import without
 from layerserve_server.services.rest import infer_body
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.infer_body import BINARY_ONLY, JSON_LENGTH, Wanted, json_size
-from layerserve_server.services.rest.json_text import dumps, dumps_array
+from layerserve_server.services.rest.json_text import array_pieces, dumps, written
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, Translated
 
 
@@ -41,29 +45,44 @@ class Infer:
 
 def _reply(wanted: Wanted, message: bytes) -> HttpReply:
     """Returns the reply for a ModelInferResponse."""
-    response = ModelInferResponse.FromString(message)
-    head: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
-    if response.id:
-        head["id"] = response.id
-    outputs: list[bytes] = []
-    blobs: list[bytes] = []
-    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
-        if wanted.binary.get(tensor.name, wanted.default):
-            described["parameters"] = {"binary_data_size": len(raw)}
-            outputs.append(dumps(described))
-            blobs.append(raw)
-        else:
-            outputs.append(dumps(described)[:-1] + b',"data":' + _json(tensor, raw) + b"}")
-    text = dumps(head)[:-1] + b',"outputs":[' + b",".join(outputs) + b"]}"
+    # Elements are read where they are: protobuf would copy them, with Python's lock held.
+    rest, spans = without(message, {ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER})
+    response = ModelInferResponse.FromString(rest)
+    contents = [memoryview(message)[span.start : span.stop] for span in spans]
+    text = written(_pieces(wanted, response, contents))
+    blobs = [raw for tensor, raw in zip(response.outputs, contents, strict=True) if _is_binary(wanted, tensor)]
     if not blobs:
         return HttpReply(text)
     headers = (("content-type", "application/octet-stream"), (JSON_LENGTH, str(len(text))))
-    return HttpReply(b"".join((text, *blobs)), headers)
+    return HttpReply(joined((text, *blobs)), headers)
 
 
-def _json(tensor: ModelInferResponse.InferOutputTensor, raw: bytes) -> bytes:
-    """Returns the elements of an output as a flat list."""
+def _is_binary(wanted: Wanted, tensor: ModelInferResponse.InferOutputTensor) -> bool:
+    return wanted.binary.get(tensor.name, wanted.default)
+
+
+def _pieces(wanted: Wanted, response: ModelInferResponse, contents: Sequence[memoryview]) -> Iterator[bytes]:
+    """Yields the JSON of a reply. `contents` are the elements of its outputs."""
+    head: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
+    if response.id:
+        head["id"] = response.id
+    yield dumps(head)[:-1] + b',"outputs":['
+    for index, (tensor, raw) in enumerate(zip(response.outputs, contents, strict=True)):
+        if index:
+            yield b","
+        described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        if _is_binary(wanted, tensor):
+            described["parameters"] = {"binary_data_size": len(raw)}
+            yield dumps(described)
+        else:
+            yield dumps(described)[:-1] + b',"data":'
+            yield from array_pieces(_elements(tensor, raw))
+            yield b"}"
+    yield b"]}"
+
+
+def _elements(tensor: ModelInferResponse.InferOutputTensor, raw: memoryview) -> Array:
+    """Returns the elements of an output, as JSON has them."""
     if tensor.datatype in BINARY_ONLY:
         raise InvalidRequestError(
             f"output '{tensor.name}': has datatype {tensor.datatype}, which JSON has no numbers for; set its parameter "
@@ -71,10 +90,12 @@ def _json(tensor: ModelInferResponse.InferOutputTensor, raw: bytes) -> bytes:
         )
     kind = DTYPES[tensor.datatype]
     if kind != "string":
-        return dumps_array(np.frombuffer(raw, tensors.NUMPY_DTYPES[kind]))
-    array = tensors.decode_data(raw, kind, tuple(tensor.shape), tensor.name)
+        return np.frombuffer(raw, tensors.NUMPY_DTYPES[kind])
+    texts = tensors.decode_data(bytes(raw), kind, tuple(tensor.shape), tensor.name).ravel()
     try:
-        return dumps([element.decode() for element in array.ravel().tolist()])
+        for index, element in enumerate(texts):
+            texts[index] = element.decode()
+        return texts
     except UnicodeDecodeError:
         raise InvalidRequestError(
             f"output '{tensor.name}': has bytes that aren't Unicode; set its parameter 'binary_data' to true"

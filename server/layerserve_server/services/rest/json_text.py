@@ -5,11 +5,11 @@ Imports no torch.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import orjson
 
 from layerserve_server.errors import InvalidRequestError, safe_text
+from layerserve_server.pieces import PIECE_ELEMENTS
 
 #: Words that JSON doesn't have, but Python's and TensorFlow Serving's parsers do.
 WORDS = (b"NaN", b"Infinity")
@@ -24,9 +25,6 @@ WORDS = (b"NaN", b"Infinity")
 LARGE = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{200}")
 #: In the text of each release of orjson for too little memory.
 NO_MEMORY = "memory"
-#: Number of elements that are written at once, which takes a few milliseconds, and the pause for other threads after.
-PIECE = 1 << 16
-PAUSE_SECONDS = 0.0002
 
 
 def loads(body: bytes, what: str = "the body") -> Any:
@@ -119,27 +117,41 @@ def dumps(value: object) -> bytes:
 
 
 def dumps_array(array: npt.NDArray[Any]) -> bytes:
-    """Returns numbers as nested lists. Those that aren't finite are NaN, Infinity and -Infinity."""
-    if array.size > PIECE:
-        return b"[" + b",".join(_pieces(array)) + b"]"
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    """Returns numbers or strings as nested lists. Numbers that aren't finite are NaN, Infinity and -Infinity."""
+    return written(array_pieces(array))
+
+
+def written(pieces: Iterable[bytes]) -> bytes:
+    """Returns pieces as one text."""
+    stream = io.BytesIO()
+    for piece in pieces:
+        stream.write(piece)
+    return stream.getvalue()
+
+
+def array_pieces(array: npt.NDArray[Any]) -> Iterator[bytes]:
+    """Yields the text of `dumps_array` in pieces."""
+    if array.size <= PIECE_ELEMENTS or not array.ndim:
+        yield _dumps_piece(array)
+        return
+    step = max(1, PIECE_ELEMENTS * len(array) // array.size)
+    yield b"["
+    for start in range(0, len(array), step):
+        if start:
+            yield b","
+        if step == 1:
+            yield from array_pieces(array[start, ...])
+        else:
+            yield _dumps_piece(array[start : start + step])[1:-1]
+    yield b"]"
+
+
+def _dumps_piece(array: npt.NDArray[Any]) -> bytes:
+    if array.dtype.kind == "O" or (array.dtype.kind == "f" and not np.isfinite(array).all()):
         return json.dumps(array.tolist()).encode()
     if array.dtype == np.float16 or not array.ndim:
         return orjson.dumps(array.tolist())
     return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _pieces(array: npt.NDArray[Any]) -> Iterator[bytes]:
-    """Yields the rows of an array, several at once."""
-    if len(array) == 1:
-        yield dumps_array(array[0])
-        return
-    step = max(1, PIECE * len(array) // array.size)
-    for start in range(0, len(array), step):
-        piece = dumps_array(array[start : start + step])
-        yield piece[1:-1]
-        # Writing holds Python's lock.
-        time.sleep(PAUSE_SECONDS)
 
 
 def _long(value: float) -> bool:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import orjson
+from layerserve import tensors
 
 from layerserve_server.errors import InvalidRequestError, UnknownInputError, safe_text
 from layerserve_server.inference.runner import Array
+from layerserve_server.pieces import PIECE_ELEMENTS
+from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
 from layerserve_server.protocols.tensorflow_serving.model_pb2 import ModelSpec
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
-from layerserve_server.services.prediction.contract import Choice
+from layerserve_server.services.prediction.contract import Choice, Span
+from layerserve_server.services.prediction.wire_format import without
 from layerserve_server.services.rest.body_reader import BodyReader
-from layerserve_server.services.rest.json_text import dumps_array
+from layerserve_server.services.rest.json_text import array_pieces, written
 from layerserve_server.services.rest.predict_body import InputSpec, Outline, PredictBody
+from layerserve_server.services.tensorflow_serving.contract import VALUE
 from layerserve_server.services.tensorflow_serving.model_spec import chosen_by
 from layerserve_server.services.tensorflow_serving.signatures import DEFAULT_KEY, Names, own_inputs, signature
-from layerserve_server.services.tensorflow_serving.tensors import TensorFlowTensor
+from layerserve_server.services.tensorflow_serving.tensors import RAW_FIELDS, TensorFlowTensor
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, Translated, WouldBlockError
 
 #: Ending of the names of outputs whose strings are always base64, as in TensorFlow Serving.
@@ -97,45 +102,81 @@ def input_specs(version: LoadedVersion, key: str, outline: Outline) -> dict[str,
     return {name: InputSpec(by_name[own[name]].dtype, by_name[own[name]].shape) for name in names}
 
 
-def _reply(write: Callable[[dict[str, Array]], bytes], order: Sequence[str], message: bytes) -> HttpReply:
+def _reply(write: Callable[[dict[str, Array]], Iterator[bytes]], order: Sequence[str], message: bytes) -> HttpReply:
     """Returns the reply for a PredictResponse, with the outputs in the signature's order."""
-    outputs = PredictResponse.FromString(message).outputs
-    arrays = {name: TensorFlowTensor(name, outputs[name]).array() for name in order if name in outputs}
+    outputs = dict(map(partial(_output, message), without(message, {PredictResponse.OUTPUTS_FIELD_NUMBER})[1]))
+    arrays = {name: outputs[name] for name in order if name in outputs}
     for name, array in arrays.items():
         if array.dtype.kind == "c":
             raise InvalidRequestError(f"output '{name}': has dtype {array.dtype}, which JSON has no numbers for")
         if array.dtype.kind == "O":
             arrays[name] = _texts(array, name)
-    return HttpReply(write(arrays))
+    return HttpReply(written(write(arrays)))
 
 
-def _in_columns(arrays: dict[str, Array]) -> bytes:
-    values = {name: _json(array) for name, array in arrays.items()}
-    if len(values) == 1:
-        return b'{"outputs":' + next(iter(values.values())) + b"}"
-    return b'{"outputs":{' + b",".join(orjson.dumps(name) + b":" + text for name, text in values.items()) + b"}}"
+def _output(message: bytes, entry: Span) -> tuple[str, Array]:
+    """Returns name and array of an output of a PredictResponse. An array's bytes are read where they are."""
+    rest, (value,) = without(message, {VALUE}, entry)
+    name = PredictResponse.OutputsEntry.FromString(rest).key
+    rest, elements = without(message, RAW_FIELDS, value)
+    if len(elements) != 1:
+        return name, TensorFlowTensor(name, TensorProto.FromString(message[value.start : value.stop])).array()
+    tensor = TensorFlowTensor(name, TensorProto.FromString(rest))
+    dtype, (start, stop) = tensors.NUMPY_DTYPES[tensor.dtype], elements[0]
+    return name, np.frombuffer(message, dtype, (stop - start) // dtype.itemsize, start).reshape(tensor.shape)
 
 
-def _in_rows(count: int, arrays: dict[str, Array]) -> bytes:
+def _in_columns(arrays: dict[str, Array]) -> Iterator[bytes]:
+    yield b'{"outputs":'
+    if len(arrays) == 1:
+        yield from array_pieces(next(iter(arrays.values())))
+    else:
+        yield from _object(arrays)
+    yield b"}"
+
+
+def _object(arrays: dict[str, Array]) -> Iterator[bytes]:
+    yield b"{"
+    for index, (name, array) in enumerate(arrays.items()):
+        yield b"," * (index > 0) + orjson.dumps(name) + b":"
+        yield from array_pieces(array)
+    yield b"}"
+
+
+def _in_rows(count: int, arrays: dict[str, Array]) -> Iterator[bytes]:
     for name, array in arrays.items():
         if array.shape[:1] != (count,):
             raise InvalidRequestError(
                 f"output '{name}': has shape {list(array.shape)}, not a row for each of the {count} instances; "
                 "send columns ('inputs') instead"
             )
+    yield b'{"predictions":'
     if len(arrays) == 1:
-        return b'{"predictions":' + _json(next(iter(arrays.values()))) + b"}"
-    rows = [{name: array[index] for name, array in arrays.items()} for index in range(count)]
-    if all(_plain(array) for array in arrays.values()):
-        text = orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
+        yield from array_pieces(next(iter(arrays.values())))
     else:
-        lists = [{name: row.tolist() if hasattr(row, "tolist") else row for name, row in one.items()} for one in rows]
-        text = json.dumps(lists).encode()
-    return b'{"predictions":' + text + b"}"
+        yield from _objects(count, arrays)
+    yield b"}"
 
 
-def _json(array: Array) -> bytes:
-    return json.dumps(array.tolist()).encode() if array.dtype.kind == "O" else dumps_array(array)
+def _objects(count: int, arrays: dict[str, Array]) -> Iterator[bytes]:
+    step = PIECE_ELEMENTS * count // max(1, sum(array.size for array in arrays.values()))
+    yield b"["
+    for start in range(0, count, max(1, step)):
+        if start:
+            yield b","
+        if step:
+            yield _rows({name: array[start : start + step] for name, array in arrays.items()})[1:-1]
+        else:
+            yield from _object({name: array[start, ...] for name, array in arrays.items()})
+    yield b"]"
+
+
+def _rows(arrays: dict[str, Array]) -> bytes:
+    rows = [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
+    if all(_plain(array) for array in arrays.values()):
+        return orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
+    lists = [{name: row.tolist() if hasattr(row, "tolist") else row for name, row in one.items()} for one in rows]
+    return json.dumps(lists).encode()
 
 
 def _plain(array: Array) -> bool:

@@ -9,7 +9,7 @@ from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 impor
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
 from layerserve_server.services.prediction.contract import Contract, PredictionRequest, Selection, Span
-from layerserve_server.services.prediction.wire_format import GROUP, fields
+from layerserve_server.services.prediction.wire_format import UNREAD, fields
 from layerserve_server.services.tensorflow_serving.encoder import PredictResponseEncoder
 from layerserve_server.services.tensorflow_serving.model_spec import model_choice
 from layerserve_server.services.tensorflow_serving.signatures import (
@@ -32,6 +32,8 @@ _ELEMENTS = frozenset(field.number for field in TensorProto.DESCRIPTOR.fields if
 class PredictContract(Contract):
     """Conversions of the messages of TensorFlow Serving's Predict (see `prediction.contract.Contract`)."""
 
+    descriptor = PredictRequest.DESCRIPTOR
+
     def read(self, message: bytes) -> PredictRequest:
         """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message."""
         return parse(PredictRequest, message)
@@ -50,7 +52,7 @@ class PredictContract(Contract):
         found: dict[str, Span] = {}
         given = {tensor.name: tensor for tensor in request.tensors}
         for number, span in fields(message, Span(0, len(message))):
-            if number == GROUP:
+            if number == UNREAD:
                 return None
             if number != PredictRequest.INPUTS_FIELD_NUMBER:
                 continue
@@ -96,7 +98,7 @@ def _elements(message: bytes, tensor: Span) -> tuple[int, Span] | None:
     """Returns field and span of a tensor's elements; None if they are in several places, or not as an array's bytes."""
     found: list[tuple[int, Span]] = []
     for number, span in fields(message, tensor):
-        if number == GROUP:
+        if number == UNREAD:
             return None
         if number in _ELEMENTS:
             found.append((number, span))

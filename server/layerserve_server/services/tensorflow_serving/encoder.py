@@ -12,9 +12,9 @@ from layerserve.wire import MAX_HEADS, tag, varint
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictResponse
-from layerserve_server.services.prediction.encoder import cut, fill_each
+from layerserve_server.services.prediction.encoder import cut, fill_each, joined
 from layerserve_server.services.tensorflow_serving.model_spec import model_spec
-from layerserve_server.services.tensorflow_serving.tensors import WIRE_TYPES, encode, field_number, wire_shape
+from layerserve_server.services.tensorflow_serving.tensors import WIRE_TYPES, field_number, parts_of, wire_shape
 
 #: Dtypes whose field has the bytes of an array, with their names.
 RAW = {tensors.NUMPY_DTYPES[name]: name for name, wire in WIRE_TYPES.items() if wire.raw}
@@ -41,9 +41,10 @@ class PredictResponseEncoder:
             if array.dtype in RAW:
                 parts += (self._head(name, array.dtype, array.shape), np.ascontiguousarray(array))
             else:
-                parts.append(PredictResponse(outputs={name: encode(array)}).SerializeToString())
+                content = list(parts_of(array))
+                parts += (_entry_head(name, sum(map(len, content))), *content)
         parts.append(self._tail)
-        return b"".join(parts)
+        return joined(parts)
 
     def split(self, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
         """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
@@ -72,6 +73,11 @@ def _write_head(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> byte
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if size:
         tensor = b"".join((tensor, tag(field_number(kind)), varint(size)))
+    return _entry_head(name, len(tensor) + size) + tensor
+
+
+def _entry_head(name: str, size: int) -> bytes:
+    """Returns the bytes of an output before its tensor, which has `size` bytes."""
     key = name.encode()
-    entry = b"".join((_KEY_TAG, varint(len(key)), key, _VALUE_TAG, varint(len(tensor) + size), tensor))
+    entry = b"".join((_KEY_TAG, varint(len(key)), key, _VALUE_TAG, varint(size)))
     return b"".join((_OUTPUTS_TAG, varint(len(entry) + size), entry))

@@ -7,7 +7,7 @@ instead of calling `make_ndarray`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from layerserve import tensors
 
 from layerserve_server.errors import InvalidTensorError, safe_text
 from layerserve_server.inference.runner import Array
+from layerserve_server.pieces import PIECE_ELEMENTS, as_array
 from layerserve_server.protocols.tensorflow.tensor_pb2 import DataType, TensorProto, TensorShapeProto
 
 #: Maximum size of an array whose message has fewer elements than the array, in bytes: its sender pays for few.
@@ -136,19 +137,15 @@ class TensorFlowTensor:
 
     def _converted(self, kind: str, values: Sequence[Any]) -> Array:
         """Returns the elements in a field as an array with one axis."""
-        if kind == "string":
-            texts: Array = np.empty(len(values), dtype=object)
-            texts[:] = list(values)
-            return texts
         if kind.startswith("complex"):
-            parts: Array = np.array(values, "<f4" if kind == "complex64" else "<f8")
+            parts: Array = as_array(values, "<f4" if kind == "complex64" else "<f8")
             return parts.view(tensors.NUMPY_DTYPES[kind])
         if kind in ("float16", "bfloat16"):
-            bits = self._in_range(np.array(values, np.int32), "uint16")
+            bits = self._in_range(as_array(values, np.int32), "uint16")
             return tensors.decode_data(bits.tobytes(), kind, (len(values),), self.name)
         if WIRE_TYPES[kind].field == "int_val":
-            return self._in_range(np.array(values, np.int32), kind)
-        return np.array(values, tensors.NUMPY_DTYPES[kind])
+            return self._in_range(as_array(values, np.int32), kind)
+        return as_array(values, tensors.NUMPY_DTYPES[kind])
 
     def _in_range(self, array: Array, kind: str) -> Array:
         bounds = np.iinfo(kind)
@@ -193,9 +190,17 @@ def wire_shape(shape: Sequence[int | None]) -> TensorShapeProto:
 
 def encode(array: Array) -> TensorProto:
     """Returns the message with an array's elements in the field of its dtype. Raises codec_errors.InvalidTensor."""
+    message = TensorProto()
+    for part in parts_of(array):
+        message.MergeFromString(part)
+    return message
+
+
+def parts_of(array: Array) -> Iterator[bytes]:
+    """Yields the parts of the serialized message with an array's elements, as `encode`."""
     kind = tensors.array_dtype(array)
     wire = WIRE_TYPES[kind]
-    message = TensorProto(dtype=wire.number, tensor_shape=wire_shape(array.shape))
+    yield TensorProto(dtype=wire.number, tensor_shape=wire_shape(array.shape)).SerializeToString()
     values: Any = array.ravel()
     if kind in ("float16", "bfloat16"):
         values = values.view(np.uint16)
@@ -203,8 +208,11 @@ def encode(array: Array) -> TensorProto:
         values = values.view(np.float32)
     elif kind == "complex128":
         values = values.view(np.float64)
-    elements = values.tolist()
-    if kind == "string":
-        elements = [text.encode() if isinstance(text, str) else text for text in elements]
-    getattr(message, wire.field).extend(elements)
-    return message
+    for start in range(0, len(values), PIECE_ELEMENTS):
+        elements = values[start : start + PIECE_ELEMENTS].tolist()
+        if kind == "string":
+            elements = [text.encode() if isinstance(text, str) else text for text in elements]
+        # Repeated fields may be written in several parts.
+        piece = TensorProto()
+        getattr(piece, wire.field).extend(elements)
+        yield piece.SerializeToString()

@@ -24,11 +24,12 @@ from layerserve_server.errors import (
     UnknownMethodError,
     safe_text,
 )
+from layerserve_server.pieces import PIECE_BYTES
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.compression import is_compressed
 from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches, deadline_in
 from layerserve_server.transport.http.call import TIMEOUT, HttpCall, timeout_of
-from layerserve_server.transport.http.connection import KEY, HttpConnection
+from layerserve_server.transport.http.connection import JOINED_BYTES, KEY, HttpConnection
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, WouldBlockError
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.http.statuses import error_reply, failure_reply
@@ -324,12 +325,26 @@ async def _send(scope: MutableMapping[str, Any], send: Send, reply: HttpReply, *
     """Sends a reply. After a request of which a part is `unread` the connection is closed."""
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
     headers.append((b"content-length", b"%d" % len(reply.body)))
-    if unread or scope[KEY].last:
+    connection: HttpConnection = scope[KEY]
+    if unread or connection.last:
         headers.append((b"connection", b"close"))
-    writes = scope[KEY].writes
+    start = {"type": "http.response.start", "status": reply.status, "headers": headers}
+    if len(reply.body) > JOINED_BYTES:
+        await send(start)
+        await _send_pieces(connection, send, memoryview(reply.body))
+        return
+    writes = connection.writes
     writes.join()
     try:
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send(start)
         await send({"type": "http.response.body", "body": reply.body})
     finally:
         writes.flush()
+
+
+async def _send_pieces(connection: HttpConnection, send: Send, body: memoryview) -> None:
+    """Sends a long body in pieces, each when the client has read most of those before: asyncio copies what waits."""
+    with connection.patience(len(body)):
+        for at in range(0, len(body), PIECE_BYTES):
+            more = at + PIECE_BYTES < len(body)
+            await send({"type": "http.response.body", "body": body[at : at + PIECE_BYTES], "more_body": more})

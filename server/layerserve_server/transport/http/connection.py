@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import httptools
@@ -24,7 +25,7 @@ MAX_HEADER_BYTES = 16 * 1024
 #: to earlier ones.
 MAX_REQUESTS = 100_000
 MAX_PIPELINED = 16
-#: Maximum size of a reply whose head and body are written at once, in bytes.
+#: Maximum size of a body that is written at once with its head, in bytes.
 JOINED_BYTES = 64 * 1024
 #: Key of a connection in the scope of its requests.
 KEY = "layerserve.connection"
@@ -117,10 +118,7 @@ class JoinedWrites:
         """Writes what was kept."""
         parts, self._parts = self._parts, None
         if parts:
-            # A long body isn't copied for that.
-            joined = sum(map(len, parts)) <= JOINED_BYTES
-            for part in [b"".join(parts)] if joined else parts:
-                self._transport.write(part)
+            self._transport.write(b"".join(parts))
 
     def write(self, data: bytes) -> None:
         """Writes, or keeps for `flush`."""
@@ -303,11 +301,17 @@ class HttpConnection(HttpToolsProtocol):
         `size` is the number of those bytes.
         """
         if self.flow.write_paused:
-            timer = self.loop.call_later(self.pool.limits.patience(size), self.transport.abort)
-            try:
+            with self.patience(size):
                 await self.flow.drain()
-            finally:
-                timer.cancel()
+
+    @contextlib.contextmanager
+    def patience(self, size: int) -> Iterator[None]:
+        """Ends the connection if the block takes longer than a client has to read `size` bytes."""
+        timer = self.loop.call_later(self.pool.limits.patience(size), self.transport.abort)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def late_body(self) -> None:
         """Called when the body hasn't come in time."""

@@ -1,5 +1,9 @@
 """Replies written by hand are those that protobuf writes."""
 
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +12,8 @@ from hypothesis.extra import numpy as arrays
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve.wire import varint
-from layerserve_server.services.prediction.encoder import Encoder
+from layerserve_server.services.prediction import encoder
+from layerserve_server.services.prediction.encoder import Encoder, joined
 
 
 def by_protobuf(names, results, id):
@@ -30,6 +35,42 @@ def test_any_arrays(values, id):
     results = {f"output {place}": value for place, value in enumerate(values)}
     form = Encoder("m", 300, list(results))
     assert form.fill(results, id) == by_protobuf(list(results), results, id)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.binary(max_size=20) | arrays.arrays(DTYPES, arrays.array_shapes(min_dims=0, min_side=0, max_side=9)))
+)
+def test_parts_joined_in_pieces(parts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "PIECE_BYTES", 5)
+        assert joined(parts) == b"".join(parts)
+        assert joined([memoryview(part) for part in parts if isinstance(part, bytes)]) == b"".join(
+            part for part in parts if isinstance(part, bytes)
+        )
+
+
+def test_a_long_reply_leaves_time_to_other_threads():
+    # Without pieces Python's lock is held to the end: 0 or 1 steps of another thread.
+    array, steps, over = np.ones(100_000_000, np.float32), [], threading.Event()
+
+    def step():
+        while not over.wait(0.001):
+            steps.append(time.monotonic())
+
+    other = threading.Thread(target=step)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0002)
+    other.start()
+    try:
+        began = time.monotonic()
+        Encoder("m", 1, ["y"]).fill({"y": array}, "")
+        ended = time.monotonic()
+    finally:
+        over.set()
+        other.join()
+        sys.setswitchinterval(interval)
+    assert len([one for one in steps if began < one < ended]) > 5
 
 
 @pytest.mark.parametrize(

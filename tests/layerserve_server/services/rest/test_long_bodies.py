@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from layerserve_server.errors import TooLargeError
+from layerserve_server.pieces import PIECE_ELEMENTS
 from layerserve_server.services.rest import body_reader
-from layerserve_server.services.rest.json_text import PIECE, dumps_array, loads
+from layerserve_server.services.rest.json_text import array_pieces, dumps_array, loads
 from layerserve_server.settings import Settings
 from layerserve_server.wiring import limits
 
@@ -142,8 +143,21 @@ def test_a_process_that_was_killed_is_started_again(long):
         assert "libtorch" not in maps.read()
 
 
-@pytest.mark.parametrize("shape", [(3 * PIECE,), (1, 1, 2 * PIECE + 5), (PIECE, 3), (3, PIECE, 2)])
+@pytest.mark.parametrize(
+    "shape", [(3 * PIECE_ELEMENTS,), (1, 1, 2 * PIECE_ELEMENTS + 5), (PIECE_ELEMENTS, 3), (3, PIECE_ELEMENTS, 2)]
+)
 def test_large_arrays_are_written_in_pieces(shape):
     array = np.random.default_rng(0).random(shape, np.float32)
     array.flat[7] = np.nan
     np.testing.assert_array_equal(np.array(loads(dumps_array(array)), np.float32), array)
+
+
+def test_no_piece_is_long():
+    for shape in ((1, 1, 10 * PIECE_ELEMENTS), (3, PIECE_ELEMENTS, 2), (20 * PIECE_ELEMENTS,)):
+        assert max(map(len, array_pieces(np.ones(shape, np.float32)))) < 5 * PIECE_ELEMENTS
+
+
+def test_texts_are_written_in_pieces_too():
+    texts = np.array(["a", "\u00e4"] * PIECE_ELEMENTS, dtype=object).reshape(2, -1)
+    assert loads(dumps_array(texts)) == texts.tolist()
+    assert len(list(array_pieces(texts))) > 2

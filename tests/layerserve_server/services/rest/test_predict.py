@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
+from layerserve_server.services.rest import json_text, predict
 from layerserve_server.services.rest.predict import _in_columns, _in_rows, _reply
 from layerserve_server.services.rest.predict_body import InputSpec, PredictBody
 from layerserve_server.services.tensorflow_serving.tensors import TensorFlowTensor, encode
@@ -161,3 +163,23 @@ def test_strings_are_text_or_base64():
     assert (one, two, three) == ("a", "é", {"b64": base64.b64encode(b"\xff").decode()})
     both = json.loads(_reply(_in_columns, ("t_bytes",), response(t_bytes=texts[:1])).body)["outputs"]
     assert both == [{"b64": "YQ=="}]
+
+
+@pytest.mark.parametrize("count", [4, 11])
+def test_objects_in_several_pieces_are_the_same(monkeypatch, count):
+    message = response(
+        wide=np.arange(count * 6, dtype=np.float32).reshape(count, 2, 3),
+        one=np.arange(count),
+        word=np.array([b"a"] * count, dtype=object),
+        half=np.full((count, 2), np.nan, np.float16),
+    )
+    whole = _reply(partial(_in_rows, count), ["wide", "one", "word", "half"], message).body
+    columns = _reply(_in_columns, ["wide", "one", "word", "half"], message).body
+    for piece in (1, 5, 20):
+        monkeypatch.setattr(predict, "PIECE_ELEMENTS", piece)
+        monkeypatch.setattr(json_text, "PIECE_ELEMENTS", piece)
+        for written, body in (
+            (_reply(partial(_in_rows, count), ["wide", "one", "word", "half"], message), whole),
+            (_reply(_in_columns, ["wide", "one", "word", "half"], message), columns),
+        ):
+            assert str(json.loads(written.body)) == str(json.loads(body))

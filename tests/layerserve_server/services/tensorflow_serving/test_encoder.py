@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictResponse
-from layerserve_server.services.tensorflow_serving import encoder
+from layerserve_server.services.tensorflow_serving import encoder, tensors
 from layerserve_server.services.tensorflow_serving.encoder import PredictResponseEncoder
-from layerserve_server.services.tensorflow_serving.tensors import encode
+from layerserve_server.services.tensorflow_serving.tensors import TensorFlowTensor, encode
 
 KINDS = {
     "raw": {"first": np.arange(12, dtype=np.float32).reshape(6, 2), "second": np.arange(6.0)},
@@ -56,3 +56,20 @@ def test_heads_are_limited(monkeypatch):
         results = {"first": np.ones((rows, 2), np.float32)}
         assert PredictResponse.FromString(reply.fill(results, "")) == expected(results)
         assert len(reply._heads) <= 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_elements_in_several_pieces_are_one_tensor(monkeypatch, kind):
+    results = KINDS[kind]
+    whole = expected(results)
+    monkeypatch.setattr(tensors, "PIECE_ELEMENTS", 5)
+    reply = PredictResponse.FromString(made(results).fill(results, ""))
+    assert reply == whole
+    for name, array in results.items():
+        read = TensorFlowTensor("first", reply.outputs[f"{name}!"]).array()
+        assert read.tolist() == [one.encode() if isinstance(one, str) else one for one in array.tolist()]
+
+
+def test_no_more_elements_are_written_at_once_than_a_piece():
+    longest = max(map(len, tensors.parts_of(np.ones(10 * tensors.PIECE_ELEMENTS, np.int32))))
+    assert longest < 2 * tensors.PIECE_ELEMENTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 import threading
@@ -13,10 +14,11 @@ import grpc
 import pytest
 from http_calls import Http, exchange
 from layerserve_server.access.rights import HTTP, right_of
+from layerserve_server.pieces import PIECE_BYTES
 from layerserve_server.services.rest.serving import http_routes
 from layerserve_server.transport import limits
 from layerserve_server.transport.http import connection as http_connection
-from layerserve_server.transport.http.connection import JOINED_BYTES, JoinedWrites
+from layerserve_server.transport.http.connection import JoinedWrites
 from layerserve_server.transport.http.server import listening
 from tokens import write_tokens
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -226,6 +228,30 @@ def test_a_client_that_reads_nothing_is_cut_off(serve, wait_until, monkeypatch):
     assert call("GET", "/v2").status == 200
 
 
+def test_a_long_reply_is_passed_on_as_it_is_read(serve, wait_until):
+    app, call = serve(max_batch_rows=2_000_000)
+    rows = 2_000_000
+    head = {"name": "x", "shape": [rows, 2], "datatype": "FP32", "parameters": {"binary_data_size": rows * 8}}
+    text = json.dumps({"inputs": [head], "parameters": {"binary_data_output": True}}).encode()
+    length = b"inference-header-content-length: %d" % len(text)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", app.http_port))
+        client.sendall(post(length, body=text + bytes(rows * 8)))
+        wait_until(lambda: app._transport.memory.held >= 2 * rows * 8)
+        received = bytearray(client.recv(400))
+        (one,) = [one for one in app._http._connections._open if not one.idle]
+        # Of asyncio, which copies what waits.
+        assert one.transport.get_write_buffer_size() <= 2 * PIECE_BYTES
+        client.settimeout(10)
+        size = int(re.search(rb"\ncontent-length: (\d+)", received)[1])
+        head_size = received.index(b"\r\n\r\n") + 4
+        while len(received) < head_size + size:
+            received += client.recv(1 << 20)
+    assert len(received) == head_size + size
+    assert call("GET", "/v2").status == 200
+
+
 def test_a_client_that_leaves_cancels_its_request(model, wait_until):
     app, call, version = model()
     with socket.create_connection(("127.0.0.1", app.http_port)) as first:
@@ -325,7 +351,7 @@ def test_an_internal_error_has_an_id_and_no_details(serve, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("layerserve_server.services.rest.infer.dumps_array", fail)
+    monkeypatch.setattr("layerserve_server.services.rest.infer.array_pieces", fail)
     reply = call("POST", INFER, BODY)
     assert reply.status == 500
     assert "secret" not in reply.json["error"]
@@ -450,7 +476,7 @@ def test_replies_are_sent_at_once(serve):
     assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_writes_are_joined_unless_they_are_long():
+def test_writes_are_joined():
     written = []
 
     class Transport:
@@ -469,7 +495,7 @@ def test_writes_are_joined_unless_they_are_long():
     writes.flush()
     writes.join()
     writes.write(b"d")
-    writes.write(b"e" * JOINED_BYTES)
+    writes.write(b"e")
     writes.close()
     writes.flush()
-    assert written == [b"a", b"bc", b"d", b"e" * JOINED_BYTES, b"closed"]
+    assert written == [b"a", b"bc", b"de", b"closed"]

@@ -1,0 +1,95 @@
+"""How much memory a message will take, before it is parsed: protobuf makes 128 bytes of a nested message of two."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from layerserve_server.errors import InvalidRequestError
+
+#: Maximum number of elements of a message: fields, of which nested messages count twice, and packed integers, of which
+#: eight count as one. They take up to 64 MiB.
+MAX_ELEMENTS = 1 << 20
+#: Maximum size of messages that aren't checked, in bytes.
+UNCHECKED_BYTES = 1 << 16
+#: Messages above this size, or with more elements, are parsed in a pool thread, to not delay other calls.
+LONG_BYTES = 1 << 20
+LONG_ELEMENTS = 1 << 12
+#: Types whose numbers take more memory than in the message.
+_VARINTS = frozenset(
+    {
+        FieldDescriptor.TYPE_INT32,
+        FieldDescriptor.TYPE_INT64,
+        FieldDescriptor.TYPE_UINT32,
+        FieldDescriptor.TYPE_UINT64,
+        FieldDescriptor.TYPE_SINT32,
+        FieldDescriptor.TYPE_SINT64,
+        FieldDescriptor.TYPE_ENUM,
+    }
+)
+#: Maximum number of bytes of an integer.
+VARINT_BYTES = 10
+
+
+def check_elements(message: bytes, descriptor: Descriptor) -> None:
+    """Raises InvalidRequestError if a message has more than `MAX_ELEMENTS`."""
+    if _has_more(message, descriptor, MAX_ELEMENTS):
+        raise InvalidRequestError(
+            f"the message has more than {MAX_ELEMENTS} elements; expected arrays as bytes, or several messages"
+        )
+
+
+def is_long(message: bytes, descriptor: Descriptor) -> bool:
+    """Whether parsing a message may delay other calls."""
+    return len(message) > LONG_BYTES or _has_more(message, descriptor, LONG_ELEMENTS)
+
+
+def _has_more(message: bytes, descriptor: Descriptor, left: int) -> bool:
+    """Whether a message has more than `left` elements. Of what isn't valid, any number is counted."""
+    if len(message) <= UNCHECKED_BYTES:
+        return False
+    spans = [(descriptor, 0, len(message))]
+    while spans:
+        kind, at, stop = spans.pop()
+        nested, packed = _fields(kind)
+        while at < stop:
+            key, at = _varint(message, at)
+            form, number = key & 7, key >> 3
+            left -= 1
+            if form == 0:
+                _, at = _varint(message, at)
+            elif form == 1:
+                at += 8
+            elif form == 2:
+                size, at = _varint(message, at)
+                if number in nested:
+                    left -= 1
+                    spans.append((nested[number], at, min(at + size, stop)))
+                elif number in packed:
+                    left -= size // 8
+                at += size
+            elif form == 5:
+                at += 4
+            if left < 0:
+                return True
+    return False
+
+
+@cache
+def _fields(kind: Descriptor) -> tuple[dict[int, Descriptor], frozenset[int]]:
+    """Returns the types of a message's fields that are messages, and the numbers of those with packed integers."""
+    nested = {field.number: field.message_type for field in kind.fields if field.message_type is not None}
+    return nested, frozenset(field.number for field in kind.fields if field.type in _VARINTS)
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Returns the number at a position, and its end; 0 and the message's end if it ends early or is too long."""
+    if at < len(message) and message[at] < 128:
+        return message[at], at + 1
+    value = 0
+    for place, byte in enumerate(message[at : at + VARINT_BYTES]):
+        value |= (byte & 127) << (7 * place)
+        if byte < 128:
+            return value, at + place + 1
+    return 0, len(message)

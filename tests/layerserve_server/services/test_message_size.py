@@ -1,0 +1,82 @@
+"""Messages that become much larger when they are parsed are refused before."""
+
+import numpy as np
+import pytest
+from layerserve.tensors import encode
+from layerserve.v1 import graph_pb2, prediction_pb2, tensor_pb2, training_pb2
+from layerserve_server.errors import InvalidRequestError
+from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
+from layerserve_server.services import message_size
+from layerserve_server.services.message_size import MAX_ELEMENTS, UNCHECKED_BYTES, check_elements, is_long
+from layerserve_server.services.messages import parse
+
+#: A field of two bytes in messages that have another one for it, by what it becomes.
+DENSE = {
+    "nested messages": (b"\x12\x00", prediction_pb2.PredictRequest, MAX_ELEMENTS // 2),
+    "texts": (b"\x12\x00", graph_pb2.GetNodeShapesRequest, MAX_ELEMENTS),
+    "numbers": (b"\x18\x01", tensor_pb2.Tensor, MAX_ELEMENTS),
+    "unknown fields": (b"\x78\x01", tensor_pb2.Tensor, MAX_ELEMENTS),
+}
+
+
+@pytest.mark.parametrize("what", DENSE)
+def test_the_largest_number_of_elements_is_parsed_and_one_more_is_not(what):
+    field, kind, most = DENSE[what]
+    parse(kind, field * most)
+    with pytest.raises(InvalidRequestError, match=f"more than {MAX_ELEMENTS} elements"):
+        parse(kind, field * (most + 1))
+
+
+def inside(number, content):
+    """A field of bytes or of a nested message."""
+    size = len(content)
+    return (
+        bytes([number << 3 | 2, size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21]) + content
+    )
+
+
+def test_elements_within_nested_messages_count():
+    many = b"\x22\x00" * MAX_ELEMENTS
+    training_pb2.TrainRequest.FromString(inside(1, many[:100]))
+    with pytest.raises(InvalidRequestError):
+        parse(training_pb2.TrainRequest, inside(1, many))
+
+
+def test_eight_packed_integers_count_as_one_element():
+    shape = tensor_pb2.Tensor.SHAPE_FIELD_NUMBER
+    parse(tensor_pb2.Tensor, inside(shape, b"\x01" * (8 * MAX_ELEMENTS - 16)))
+    with pytest.raises(InvalidRequestError):
+        parse(tensor_pb2.Tensor, inside(shape, b"\x01" * (8 * MAX_ELEMENTS + 8)))
+
+
+def test_elements_after_an_unknown_group_count():
+    with pytest.raises(InvalidRequestError):
+        parse(tensor_pb2.Tensor, b"\x7b\x1a\x05\x80\x80\x80\x80\x80\x7c" + b"\x18\x01" * (MAX_ELEMENTS + 1))
+
+
+def test_arrays_as_bytes_have_any_size():
+    array = encode(np.zeros(10_000_000, np.float32))
+    message = prediction_pb2.PredictRequest(inputs=[array]).SerializeToString()
+    assert parse(prediction_pb2.PredictRequest, message).inputs[0].shape == [10_000_000]
+    packed = PredictRequest()
+    packed.inputs["x"].float_val.extend(np.zeros(2 * MAX_ELEMENTS, np.float32))
+    parse(PredictRequest, packed.SerializeToString())
+
+
+@pytest.mark.parametrize("end", [b"\x12", b"\x12\xff", b"\x12\xff\xff\xff\xff\x0f", b"\xff" * 20, b"\x0d\x01", b"\x0f"])
+def test_what_is_no_message_is_left_to_protobuf(end):
+    with pytest.raises(InvalidRequestError, match="isn't a valid PredictRequest"):
+        parse(prediction_pb2.PredictRequest, b"\x08\x01" * UNCHECKED_BYTES + end)
+
+
+def test_a_number_without_end_takes_no_time():
+    check_elements(b"\xff" * 30_000_000, prediction_pb2.PredictRequest.DESCRIPTOR)
+
+
+def test_messages_of_many_elements_or_bytes_are_long(monkeypatch):
+    monkeypatch.setattr(message_size, "UNCHECKED_BYTES", 0)
+    monkeypatch.setattr(message_size, "LONG_ELEMENTS", 10)
+    monkeypatch.setattr(message_size, "LONG_BYTES", 100)
+    kind = graph_pb2.GetNodeShapesRequest.DESCRIPTOR
+    assert [is_long(message, kind) for message in (b"\x12\x00" * 10, b"\x12\x00" * 11)] == [False, True]
+    assert [is_long(inside(2, b"x" * size), kind) for size in (50, 100)] == [False, True]
