@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from email.utils import parsedate_to_datetime
 
 import grpc
 import pytest
@@ -473,3 +474,14 @@ def test_writes_are_joined_unless_they_are_long():
     writes.close()
     writes.flush()
     assert written == [b"a", b"bc", b"d", b"e" * JOINED_BYTES, b"closed"]
+
+
+def test_replies_have_the_date_of_now(serve, wait_until):
+    _, call = serve()
+
+    def date():
+        return parsedate_to_datetime(call("GET", "/v2").headers["date"]).timestamp()
+
+    first = date()
+    assert time.time() - first < 3
+    wait_until(lambda: date() > first)
