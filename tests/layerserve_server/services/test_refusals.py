@@ -25,7 +25,7 @@ from layerserve_server.protocols.inference.inference_pb2 import (
     ModelInferResponse,
     ModelRepositoryParameter,
 )
-from layerserve_server.services import datasets, messages, run_estimates, run_requests
+from layerserve_server.services import datasets, messages, run_estimates, run_requests, run_series
 from layerserve_server.services.datasets import MAX_BYTES, MAX_ID, MAX_TITLE, DatasetService
 from layerserve_server.services.online_stream import OnlineStream
 from layerserve_server.services.rest import infer, infer_body, json_text, open_inference, predict
@@ -80,7 +80,9 @@ def changed(method, request):
 
 
 def call(request):
-    return SimpleNamespace(request=request.SerializeToString(), caller=ANYONE, about=lambda *_: None)
+    return SimpleNamespace(
+        request=request.SerializeToString(), caller=ANYONE, about=lambda *_: None, reply=lambda _: None
+    )
 
 
 def logging(body):
@@ -259,6 +261,16 @@ def test_what_takes_memory_is_done_for_a_few_callers_at_once(monkeypatch):
     with pytest.raises(BusyError, match="other runs are being estimated") as caught:
         estimates.estimate_run(call(training_pb2.EstimateRunRequest(train={})))
     assert caught.value.retry_after == run_estimates.RETRY_SECONDS
+
+
+def test_a_series_has_1000_points_unless_fewer_or_more_are_asked_for(monkeypatch):
+    points = []
+    reader = SimpleNamespace(read=lambda log: {})
+    monkeypatch.setattr(run_series, "SeriesReader", lambda names, count, **_: points.append(count) or reader)
+    for most in (0, 2, 10_000):
+        made = call(training_pb2.GetRunSeriesRequest(run_ids=["r"], max_points=most))
+        RunSeries(SimpleNamespace(get=lambda *_: SimpleNamespace(log=None))).get_run_series(made)
+    assert points == [1000, 2, 10_000]
 
 
 def test_without_training_there_are_no_datasets(tmp_path, monkeypatch):
