@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
+from layerserve_server.errors import UnknownDatasetError
+from layerserve_server.services import sweeps, training
 
 FILES = [
     training_pb2.DataArray(role=training_pb2.DATA_ROLE_X, path="x.npy"),
@@ -222,3 +224,21 @@ def test_data_has_to_be_on_the_server(sweeper):
     ]
     with pytest.raises(grpc.RpcError, match="got an array to send, expected one on the server"):
         sweeper.create(spec([1], data=sent))
+
+
+def test_what_begins_as_its_dataset_is_deleted_ends(sweeper, monkeypatch, wait_until):
+    def deleted(*_):
+        raise UnknownDatasetError("dataset '0' has been deleted")
+
+    for module in (sweeps, training):
+        monkeypatch.setattr(module, "use_datasets", deleted)
+    sweeper.hold()
+    with pytest.raises(grpc.RpcError, match="dataset '0' has been deleted"):
+        sweeper.create(spec([5]))
+    (left,) = sweeper.stub.ListSweeps(pb.ListSweepsRequest(), timeout=30).sweeps
+    with pytest.raises(grpc.RpcError, match="dataset '0' has been deleted"):
+        list(sweeper.runs.Train(iter([training_pb2.TrainRequest(spec=spec([5]).train)]), timeout=30))
+    sweeper.release()
+    assert sweeper.ended(left.id).state == pb.SWEEP_STATE_CANCELLED
+    (run,) = [run for run in sweeper.app.runs.list() if not run.request.sweep]
+    assert run.log.last.reason == "dataset '0' has been deleted"
