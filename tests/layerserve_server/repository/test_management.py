@@ -839,3 +839,40 @@ def test_processes_that_lag_behind_are_in_the_change(manage, put):
 def test_a_control_file_that_is_wrong_sets_nothing(tmp_path, text):
     (tmp_path / "serving.json").write_text(text)
     assert read_control(tmp_path) == Control()
+
+
+def test_a_version_that_goes_as_it_is_chosen_is_not_chosen(manage, put, root, monkeypatch):
+    """Its file is removed after it was loaded, before the pin or the label is read."""
+    for version in (1, 2):
+        put(version=version, offset=version)
+    repository, manager = manage()
+    manager.set_label("double", "stable", 2, ME)
+    monkeypatch.setattr(manager, "_default", lambda name: 2)
+    with pytest.raises(VersionFailedError, match="model 'double' version 1 can't be made the default"):
+        manager.pin("double", 1, ME)
+    assert read_control(root / "double") == Control()
+    serving = {"default": 2, "labels": {"stable": 2}}
+    monkeypatch.setattr(repository, "serving", lambda name: serving)
+    with pytest.raises(VersionFailedError, match="model 'double' version 1 can't be loaded, so the label stays"):
+        manager.set_label("double", "stable", 1, ME)
+    assert publishing.read_labels(root / "double") == {"stable": 2}
+    with pytest.raises(VersionFailedError, match="so the label stays"):
+        manager.set_label("double", "new", 1, ME)
+    assert publishing.read_labels(root / "double") == {"stable": 2}
+
+
+def test_a_change_that_the_audit_log_misses_is_in_the_log(manage, put, monkeypatch, caplog):
+    put()
+    _, manager = manage()
+    writes = []
+
+    def write(**record):
+        writes.append(record)
+        if record["outcome"] == "done":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manager._audit, "write", write)
+    manager.set_label("double", "stable", 1, ME)
+    (line,) = caplog.records
+    assert line.getMessage() == "can't write the audit log: No space left on device"
+    assert (line.who, line.action, line.label, line.outcome) == (ME, "set label", "stable", "done")

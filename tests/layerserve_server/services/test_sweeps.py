@@ -16,6 +16,8 @@ from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
 from layerserve_server.errors import UnknownDatasetError
 from layerserve_server.services import sweeps, training
+from layerserve_server.training.sweeps import study_process
+from layerserve_server.training.sweeps.registry import MAX_CREATING
 
 FILES = [
     training_pb2.DataArray(role=training_pb2.DATA_ROLE_X, path="x.npy"),
@@ -199,6 +201,9 @@ def test_a_sweep_whose_trials_all_fail_has_failed(sweeper, tmp_path):
         ({"trials": -1}, "trials: got -1"),
         ({"trials": 20_000}, "trials: got 20000, expected at most 10000"),
         ({"reduction_factor": 1}, "reduction_factor: got 1"),
+        ({"train": {"idempotency_key": "k"}}, "idempotency_key: got one for a sweep, expected none"),
+        ({"train": {"on_conflict": 2}}, "on_conflict: got 'rebase' for a sweep, expected 'refuse'"),
+        ({"train": {"from_checkpoint": "run/last"}}, "from_checkpoint: only Train and Evaluate can go on from a"),
         ({"dimensions": [pb.Dimension(name="seed")]}, "expected exactly one of values and a range"),
         ({"dimensions": [pb.Dimension(name="seed", values="{}")]}, "expected a list of values"),
         ({"dimensions": [pb.Dimension(name="seed", values="[")]}, "dimension 'seed'"),
@@ -209,7 +214,7 @@ def test_a_sweep_whose_trials_all_fail_has_failed(sweeper, tmp_path):
 )
 def test_requests_that_are_refused(sweeper, changes, text):
     whole = spec([1, 2])
-    for name in changes:
+    for name in changes.keys() - {"train"}:
         whole.ClearField(name)
     whole.MergeFrom(pb.SweepSpec(**changes))
     with pytest.raises(grpc.RpcError) as refused:
@@ -242,3 +247,20 @@ def test_what_begins_as_its_dataset_is_deleted_ends(sweeper, monkeypatch, wait_u
     assert sweeper.ended(left.id).state == pb.SWEEP_STATE_CANCELLED
     (run,) = [run for run in sweeper.app.runs.list() if not run.request.sweep]
     assert run.log.last.reason == "dataset '0' has been deleted"
+
+
+def test_sweeps_are_refused_while_others_are_tried_without_optuna_and_at_the_end(sweeper, monkeypatch):
+    def refused():
+        with pytest.raises(grpc.RpcError) as caught:
+            sweeper.create(spec([1]))
+        return caught.value.code(), caught.value.details()
+
+    registry, status = sweeper.app.sweeps, grpc.StatusCode
+    registry._creating = MAX_CREATING
+    assert refused() == (status.RESOURCE_EXHAUSTED, "other sweeps are being tried")
+    registry._creating, registry._stopping = 0, True
+    assert refused()[0] is status.UNAVAILABLE
+    registry._stopping = False
+    monkeypatch.setattr(study_process, "find_spec", lambda name: None)
+    text = "sweeps require Optuna on the server: pip install 'layerserve[sweeps]'"
+    assert refused() == (status.FAILED_PRECONDITION, text)
