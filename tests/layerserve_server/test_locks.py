@@ -35,10 +35,8 @@ class Method(ast.NodeVisitor):
             self.visit(statement)
 
     def visit_With(self, node: ast.With) -> None:
-        before, self._held = (
-            self._held,
-            self._held or any(_own(item.context_expr) in self._locks for item in node.items),
-        )
+        before = self._held
+        self._held = before or any(_own(item.context_expr) in self._locks for item in node.items)
         self.generic_visit(node)
         self._held = before
 
