@@ -26,7 +26,7 @@ from layerserve_server.repository.audit import FILE, AuditLog
 from layerserve_server.repository.control import Control, read_control
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.management import Manager
-from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.repository.model_settings import MAX_BYTES, ModelSettings
 from layerserve_server.repository.staging import DeclaredFile
 
 ME = "ann"
@@ -244,6 +244,7 @@ GOOD = "0" * 64
         ("m", [DeclaredFile("a", 1, GOOD), DeclaredFile("a", 1, GOOD)], "path 'a': given more than once"),
         ("m", [DeclaredFile("a/b", 1, GOOD), DeclaredFile("a", 1, GOOD)], "path 'a': given more than once"),
         ("m", [DeclaredFile("a", -1, GOOD)], "file 'a': got -1 bytes"),
+        ("m", [DeclaredFile("layerserve.toml", MAX_BYTES + 1, GOOD)], f"got {MAX_BYTES + 1} bytes, expected up to"),
         ("m", [DeclaredFile("a", 1, "")], "expected 64 hexadecimal digits"),
         ("m", [DeclaredFile("a", 1, "G" * 64)], "expected 64 hexadecimal digits"),
     ],
@@ -251,7 +252,7 @@ GOOD = "0" * 64
 def test_a_spec_that_is_wrong_is_refused_before_anything_is_written(manage, root, name, files, error):
     root.mkdir()
     _, manager = manage()
-    with pytest.raises(InvalidRequestError) as raised:
+    with pytest.raises((InvalidRequestError, TooLargeError)) as raised:
         manager.stage(name, files, "", ME)
     assert error in str(raised.value)
     assert tree(root) == set()

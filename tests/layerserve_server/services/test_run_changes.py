@@ -537,7 +537,7 @@ def test_an_event_that_is_written_in_part_is_an_error(tmp_path, monkeypatch):
     assert [event.what.text for event in events.EventLog.read(tmp_path).events] == ["one", "three"]
 
 
-def test_a_checkpoint_that_can_not_be_removed_is_refused_with_the_reason(put, start, connect, tmp_path, monkeypatch):
+def test_a_checkpoint_that_can_not_be_removed_or_downloaded_is_refused(put, start, connect, tmp_path, monkeypatch):
     def remove(self, id):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -553,3 +553,12 @@ def test_a_checkpoint_that_can_not_be_removed_is_refused_with_the_reason(put, st
     request = checkpoints_pb2.DeleteCheckpointRequest(run_id=run_id, checkpoint_id="e1")
     code, text = refused(stub.DeleteCheckpoint, request, timeout=30)
     assert (code, text) == (PRECONDITION, "the checkpoint can't be removed: Read-only file system")
+
+    def download(**fields):
+        request = checkpoints_pb2.DownloadCheckpointRequest(run_id=run_id, checkpoint_id="e1", **fields)
+        return refused(lambda *asked, **options: list(stub.DownloadCheckpoint(*asked, **options)), request, timeout=30)
+
+    wrong = grpc.StatusCode.INVALID_ARGUMENT
+    assert download(content=9) == (wrong, "content: got 9, expected one of CheckpointContent")
+    state = {"content": checkpoints_pb2.CHECKPOINT_CONTENT_STATE, "format": 1}
+    assert download(**state) == (wrong, "format: got one for the state, expected none")
