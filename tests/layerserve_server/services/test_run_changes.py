@@ -16,7 +16,7 @@ from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import VersionConflictError
 from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs import control
+from layerserve_server.training.runs import control, ending
 from layerserve_server.training.runs.checkpoints import Checkpoint, KeptCheckpoints
 from layerserve_server.training.runs.folder import KEPT
 from tokens import bearer, write_tokens
@@ -459,6 +459,26 @@ def test_a_result_is_compared_with_the_version_that_was_published_meanwhile(trai
     left = {path.name for path in (trainer.runs_folder / run_id).iterdir()}
     assert "rival" not in left
     assert ("result" in left) == bool(withheld)
+
+
+def test_a_result_that_can_not_be_compared_is_withheld_with_the_reason(trainer, put, monkeypatch):
+    def withheld(most=ending.MAX_COMPARISONS):
+        monkeypatch.setattr(ending, "MAX_COMPARISONS", most)
+        newest = trainer.app.repository.newest("double")
+        rebased = {"expected_base_version": newest, "on_conflict": pb.CONFLICT_POLICY_REBASE, "validation_split": 0.5}
+        _, run_id = trainer.begin(spec("wait", **rebased))
+        put("double", version=newest + 1)
+        trainer.app.repository.scan()
+        trainer.go(run_id)
+        return trainer.watch(run_id)[-1].finished.withheld
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert withheld(most=0).endswith("; the result was compared with 0 newer versions one after another")
+    monkeypatch.setattr(ending, "copy_version", full)
+    text = "version 3 was published meanwhile, and can't be compared with the result: No space left on device"
+    assert withheld() == text
 
 
 def test_a_rebase_needs_something_to_compare_by(trainer):
