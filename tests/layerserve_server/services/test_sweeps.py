@@ -5,7 +5,9 @@ The seed of a trial decides how good it is.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import time
 
@@ -16,8 +18,10 @@ from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
 from layerserve_server.errors import UnknownDatasetError
 from layerserve_server.services import sweeps, training
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.sweeps import study_process
 from layerserve_server.training.sweeps.registry import MAX_CREATING
+from layerserve_server.training.sweeps.sweep import Sweep
 
 FILES = [
     training_pb2.DataArray(role=training_pb2.DATA_ROLE_X, path="x.npy"),
@@ -264,3 +268,30 @@ def test_sweeps_are_refused_while_others_are_tried_without_optuna_and_at_the_end
     monkeypatch.setattr(study_process, "find_spec", lambda name: None)
     text = "sweeps require Optuna on the server: pip install 'layerserve[sweeps]'"
     assert refused() == (status.FAILED_PRECONDITION, text)
+
+
+def test_a_state_folder_that_can_not_be_written_is_left_as_it_was(sweeper, monkeypatch, wait_until):
+    def fails(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    sweeper.hold()
+    sweep_id = sweeper.create(spec([5]))
+    wait_until(lambda: any(trial.history for trial in sweeper.get(sweep_id).trials))
+    before = {name: sorted((sweeper.state / name).iterdir()) for name in ("sweeps", "runs")}
+    monkeypatch.setattr(Sweep, "save", fails)
+    monkeypatch.setattr(RunRequest, "write", fails)
+    train = training_pb2.TrainRequest(spec=spec([5]).train)
+    for text, call in (
+        ("the sweep's folder", lambda: sweeper.stub.CancelSweep(pb.CancelSweepRequest(sweep_id=sweep_id), timeout=30)),
+        ("the folder of sweeps", lambda: sweeper.create(spec([5]))),
+        ("the folder of runs", lambda: list(sweeper.runs.Train(iter([train]), timeout=30))),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            call()
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert refused.value.details() == f"{text} can't be written: Read-only file system"
+    monkeypatch.undo()
+    assert {name: sorted((sweeper.state / name).iterdir()) for name in ("sweeps", "runs")} == before
+    assert sweeper.app.sweeps._creating == 0
+    assert sweeper.app.runs._table._creating == set()
+    sweeper.release()
