@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from layerserve import InvalidArgument
-from layerserve.compile_settings import class_weight_json
+from layerserve.compile_settings import callbacks_json, class_weight_json, lora_json
 from layerserve.options.option import fill
 from layerserve.options.training import COMPILE
 from layerserve.v1.training_pb2 import TrainSpec
@@ -108,3 +108,8 @@ def test_class_weights_travel_by_index():
 def test_class_weights_that_are_none_are_refused(value):
     with pytest.raises(InvalidArgument, match="class_weight"):
         class_weight_json(value)
+
+
+def test_what_is_not_given_is_not_sent():
+    assert lora_json(None) == callbacks_json(None) == ""
+    assert json.loads(lora_json({"rank": np.int64(4), "alpha": np.float32(0.5)})) == {"rank": 4, "alpha": 0.5}

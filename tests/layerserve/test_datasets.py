@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from layerserve import (
     InvalidArgument,
     Overloaded,
     QuotaExceeded,
+    ServerFile,
     Unavailable,
     dataset_upload,
 )
@@ -132,6 +134,7 @@ def test_an_error_while_reading_is_the_callers(client, server, tmp_path):
     ("given", "text"),
     [
         ({}, "got no data, expected a file or arrays"),
+        ({"path": "empty.csv"}, "got an empty file, expected data"),
         ({"path": "a.txt"}, "got .txt, expected .npz, .parquet, .csv, .tsv, or arrays"),
         ({"path": "a.csv", "x": X}, "got a path and arrays"),
         ({"x": 3}, "x: got a scalar"),
@@ -140,7 +143,9 @@ def test_an_error_while_reading_is_the_callers(client, server, tmp_path):
         ({"x": X, "validation_data": X}, "validation_data: got ndarray, expected (x, y)"),
     ],
 )
-def test_what_is_no_dataset_is_refused_before_anything_is_sent(client, server, given, text):
+def test_what_is_no_dataset_is_refused_before_anything_is_sent(client, server, tmp_path, monkeypatch, given, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.csv").touch()
     with pytest.raises(InvalidArgument) as caught:
         client.upload_dataset(**given)
     assert text in str(caught.value)
@@ -296,6 +301,10 @@ def test_lists_dicts_and_frames_are_named():
     given = role_arrays([X, X], {"a": X}, None, (X, {"b": X}))
     assert list(given) == ["x/0", "x/1", "y/a", "validation_x", "validation_y/b"]
     assert list(role_arrays([[1, 2], [3, 4]], X, X, None)) == ["x", "y", "sample_weight"]
+    columns = {"a": [1, 2], 3: [3, 4]}
+    frame = SimpleNamespace(columns=list(columns), items=columns.items)  # as of pandas
+    found = role_arrays(frame, X, None, None)
+    assert [(name, type(one)) for name, one in found.items()][:2] == [("x/a", np.ndarray), ("x/3", np.ndarray)]
 
 
 def test_tables_show_datasets():
@@ -304,3 +313,25 @@ def test_tables_show_datasets():
     assert cells[0] == "0" * 12
     assert "me (shared)" in cells
     assert info.table().rows[0][1] == "no numbers"
+
+
+@pytest.mark.parametrize(
+    ("sample", "shown"),
+    [
+        (None, ""),
+        (np.array([[1, 2], [3, 4]]), "[1, 2] [3, 4]"),
+        (np.array([b"a\xff", b"b"], object), "a\ufffd b"),
+        (np.arange(23), " ".join(map(str, range(23)))),  # 60 characters
+        (np.arange(123, 200), "123 124 125 126 127 128 129 130 131 132 133 134 135 136 1..."),
+    ],
+)
+def test_first_rows_are_shown_in_60_characters(sample, shown):
+    info = DatasetInfo("0", "", "npz", 9, 0, (DatasetColumn("a", "int64", (), "", sample),), "me", True, *[None] * 3)
+    assert info.table().rows[0][3] == shown
+
+
+@pytest.mark.parametrize("kind", [DatasetArray, ServerFile])
+def test_data_of_the_server_has_a_key_or_columns(kind):
+    assert [str(kind("a.npz")), str(kind("a.npz", "x"))] == ["a.npz", "a.npz:x"]
+    with pytest.raises(InvalidArgument, match=r"a.npz: got key and columns, expected one of the two"):
+        kind("a.npz", "x", ("y",))

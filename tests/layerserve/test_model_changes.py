@@ -12,6 +12,7 @@ from layerserve import (
     LabelNotFound,
     ModelNotFound,
     ModelNotReady,
+    Unavailable,
     VersionNotFound,
     model_changes,
 )
@@ -225,3 +226,10 @@ def test_an_upload_that_is_interrupted_here_ends_there(server, file, monkeypatch
         with pytest.raises(Interrupted):
             client.upload("double", file)
     assert len(server.models) == 4
+
+
+def test_a_stream_that_ends_before_the_version_is_published_is_an_error(file, monkeypatch):
+    monkeypatch.setattr(FakeServer, "UploadModel", lambda *_: iter(()))
+    error = pytest.raises(Unavailable, match="the server closed the stream before it published the version")
+    with FakeServer() as server, Client(server.address) as client, error:
+        client.upload("double", file)

@@ -158,6 +158,16 @@ def test_a_reply_about_something_else_is_lost_data():
             flow.send(reply)
 
 
+def test_a_number_of_a_request_has_at_most_19_digits():
+    feed = PredictionFeed(Signatures(), "m", [], None, None, None)
+    feed._stream = Stream(None)
+    flow = feed.next()
+    next(flow)
+    flow.send(prediction_pb2.PredictStreamResponse(response={"id": "9" * 19}))
+    with pytest.raises(DataLoss, match=r"got id '9{20}', expected the number of a request"):
+        flow.send(prediction_pb2.PredictStreamResponse(response={"id": "9" * 20}))
+
+
 @pytest.mark.parametrize("number", [0, 99])
 def test_states_of_a_later_server_are_unknown(number):
     assert read_model_info(models_pb2.ModelVersion(state=number)).state == "unknown"

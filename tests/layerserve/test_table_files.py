@@ -132,6 +132,7 @@ def test_the_kind_of_a_column_is_that_of_all_its_fields(csv, monkeypatch):
         ("a;b\n1;2\n", Selection(("a",)), "unknown column 'a'; the file has 'a;b'; fields are separated by commas"),
         ("5.1,3.5\n1,2\n", Selection(), "the first line has numbers only (5.1, 3.5, ...), expected the names"),
         ("5.1,3.5\n1,2\n", Selection(("x",)), "the first line must name the columns"),
+        (",".join(f"c{n}" for n in range(21)), Selection(("d",)), "t.csv: unknown column 'd'"),
         ("ages\n1\n", Selection(("age",)), "unknown column 'age'; did you mean 'ages'?"),
         ("", Selection(), "the file is empty"),
         ("a,\xfc\n1,2\n".encode("latin1"), Selection(), "first line: got bytes that are no UTF-8"),

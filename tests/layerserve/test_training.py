@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pytest
 from layerserve import (
+    Client,
     DataLoss,
     EpochEnd,
     FailedPrecondition,
@@ -631,3 +632,11 @@ def test_a_key_finds_the_run_of_an_earlier_call(client, server):
     assert client.train("double", X, Y).id != first.id
     with pytest.raises(InvalidArgument, match="idempotency_key: got 'a b', expected 1 to 128 letters"):
         client.train("double", X, Y, idempotency_key="a b")
+
+
+def test_a_stream_that_ends_before_the_data_are_received_is_an_error(monkeypatch):
+    monkeypatch.setattr(FakeServer, "Train", lambda *_: iter(()))
+    with FakeServer() as server, Client(server.address) as client:
+        server.add_model("double", dict, [TensorSpec("x", (None, 3), "float32")], [TensorSpec("y", (None,), "float32")])
+        with pytest.raises(Unavailable, match="the server closed the stream before it received the training data"):
+            client.train("double", X, Y)

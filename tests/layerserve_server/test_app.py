@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.request
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -17,9 +18,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.app import App
-from layerserve_server.commands import serve, started
+from layerserve_server.commands import serve, started, welcome
+from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.inference import runner
-from layerserve_server.repository import layout
+from layerserve_server.repository import layout, publishing
 from layerserve_server.settings import Settings
 from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import Inference
@@ -395,3 +397,49 @@ def test_wrong_settings_end_with_status_2(tmp_path, capsys, monkeypatch):
     assert "--grpc-port" in capsys.readouterr().err
     assert serve([str(tmp_path / "nowhere")]) == 2
     assert "no such folder or model file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ui", "tls", "ports"),
+    [
+        (False, None, "HTTP on http://127.0.0.1:81, metrics on http://127.0.0.1:82/metrics; Ctrl-C stops"),
+        (True, "c.pem", "HTTP on https://127.0.0.1:81 (a page for browsers at /ui), metrics on"),
+    ],
+)
+def test_the_first_lines_name_the_models_and_the_ports(put, make_server, ui, tls, ports):
+    put()
+    server = make_server()
+    settings = server.settings.model_copy(update={"ui": ui, "tls_certificate": tls})
+    app = SimpleNamespace(settings=settings, repository=server.repository, grpc_port=80, http_port=81, metrics_port=82)
+    server.repository.open()
+    first, model, last = welcome(app).splitlines()
+    assert first == f"layerserve {version('layerserve')}: 1 model in {settings.path}"
+    assert model.split() == ["double", "version", "1", "ready"]
+    assert last.startswith(f"gRPC on 127.0.0.1:80, {ports}")
+    app.repository = SimpleNamespace(describe=lambda: [])
+    app.http_port = app.metrics_port = -1
+    first, none, last = welcome(app).splitlines()
+    assert first == f"layerserve {version('layerserve')}: 0 models in {settings.path}"
+    assert none == "  no models yet; a NAME/1/model.keras or NAME.keras that is added is served automatically"
+    assert last == "gRPC on 127.0.0.1:80; Ctrl-C stops"
+
+
+def test_before_it_serves_a_server_sets_its_threads_and_removes_what_others_left(put, start, tmp_path, monkeypatch):
+    put()
+    left = tmp_path / "models" / "double" / f".publish-{publishing.host_name()}-{os.getpid()}-abc"
+    left.mkdir()
+    threads, swept = [], []
+    monkeypatch.setattr(runner, "set_threads", threads.append)
+    monkeypatch.setattr(DatasetStore, "sweep", lambda store, used_by: swept.append(used_by("0")))
+    start(compute_threads=3)
+    assert threads == [3]
+    assert not left.exists()
+    assert swept == [""]
+
+
+def test_the_uses_of_models_are_written_at_the_end(put, start, connect, tmp_path):
+    put()
+    app = start(max_model_bytes=10**12, state=tmp_path / "state")
+    predict(connect(app))
+    app.stop()
+    assert json.loads((tmp_path / "state" / "usage.json").read_text()).keys() == {"double"}

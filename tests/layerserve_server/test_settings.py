@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from layerserve_server.flags import unset
 from layerserve_server.settings import Settings, missing_paths
 from layerserve_server.settings_reader import SettingsError, in_force, read_settings
 
@@ -278,6 +279,20 @@ def test_settings_do_not_change():
 
 def test_every_setting_is_described():
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_help_says_what_holds_without_a_setting():
+    said = {name: unset(field) for name, field in Settings.model_fields.items() if field.default in (None, "")}
+    assert {name: text for name, text in said.items() if text != "none"} == {
+        "state": "'.layerserve' in the repository or next to the model file; for an address a folder in "
+        "~/.local/state/layerserve",
+        "tls_certificate": "no TLS",
+        "tls_key": "no TLS",
+        "tls_client_ca": "clients need no certificate",
+        "tokens": "no tokens",
+        "allow_anonymous": "none; all on the loopback without tokens and client certificates",
+        "data_root": "reading files is disabled",
+    }
 
 
 def test_state_lies_in_the_repository_or_beside_the_file(tmp_path):

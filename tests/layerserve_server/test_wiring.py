@@ -7,17 +7,28 @@ import json
 import os
 import signal
 import sys
+import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
+from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
 
+import grpc
+import numpy as np
 import pytest
+from layerserve import tensors
+from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server import wiring
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.app import dataset_limits, run_defaults, run_limits
+from layerserve_server.importing.importer import Importer
+from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
@@ -25,6 +36,7 @@ from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.settings import Settings
 from layerserve_server.tuning import loaders
+from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import (
     Inference,
     ModelLoader,
@@ -278,6 +290,84 @@ def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
     assert not server._watcher._thread.is_alive()
     sample = server.metrics.registry.get_sample_value
     assert sample("layerserve_model_loaded", {"model": "double", "version": "1"}) is None
+
+
+def handles_of_this_process():
+    """The descriptors, by what they are of: sockets, files and pipes."""
+    found = []
+    for handle in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the listing
+            found.append(os.readlink(f"/proc/self/fd/{handle}").partition(":[")[0])
+    return Counter(found)
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "native"])
+def test_a_server_that_has_stopped_leaves_nothing_behind(
+    make_server, put, tmp_path, monkeypatch, wait_until, transport
+):
+    if transport == "native":
+        pytest.importorskip("pygrpc_native")
+    put()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(Tuner, "_tune", lambda tuner, loaded, seconds: None)
+    options = {"http_port": 0, "metrics_port": 0, "ui": True, "access_log": 1.0, "sample_models": "*=1"}
+
+    def lifetime():
+        server = make_server(transport=transport, tuning_seconds=1.0, state=tmp_path / "state", **options)
+        server.start()
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2", timeout=30) as reply:
+            assert reply.status == 200
+        request = prediction_pb2.PredictRequest(model=tensor_pb2.ModelSpec(name="double"))
+        request.inputs.append(tensors.encode(np.ones((1, 2), np.float32), "x"))
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            prediction_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=30)
+        server.stop()
+
+    lifetime()  # what libraries make once for the process
+    handles, before = handles_of_this_process(), set(threading.enumerate())
+    lifetime()
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    wait_until(lambda: not handles_of_this_process() - handles)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+#: Methods of parts that neither start nor end the part.
+OF_REQUESTS = {("predictor", "start"), ("datasets", "close")}
+
+
+def test_every_part_is_started_and_ended_in_order(make_server, put, tmp_path, monkeypatch):
+    """The parts are found among the server's attributes: one that is added has to be ended, too."""
+    put()
+    options = {"http_port": 0, "metrics_port": 0, "workers": 2, "warm_training": True, "access_log": 1.0}
+    server = make_server(**options, tuning_seconds=1.0, max_model_bytes=10**12)
+    server._imports = Imports(tmp_path / "imports", Importer())  # which fake models don't need
+    parts, calls = {}, []
+
+    def watch(owner):
+        for name, part in vars(owner).items():
+            for method in {"start", "refuse", "stop", "close"} & set(dir(part)):
+                call = (name, method)
+                if call not in parts and call not in OF_REQUESTS:
+                    parts[call] = getattr(part, method)
+                    monkeypatch.setattr(part, method, partial(noted, call))
+
+    def noted(call, *arguments):
+        if call == ("_http", "stop"):
+            time.sleep(0.1)  # beside the other transport, and waited for
+        if call[0] not in ("_workers", "_parent"):  # those are processes
+            parts[call](*arguments)
+        calls.append(call)
+
+    watch(server)
+    watch(server._inference)
+    server.start()
+    watch(server)  # the port of the metrics
+    server.stop()
+    assert {*calls} == {*parts}
+    in_order = [("_workers", "refuse"), ("_transport", "stop"), ("_workers", "stop"), ("_http", "stop")]
+    assert [call for call in calls if call in in_order] == in_order
+    assert calls.index(("_http", "stop")) < calls.index(("sweeps", "stop")) < calls.index(("runs", "stop"))
 
 
 def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):

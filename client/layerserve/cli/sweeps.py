@@ -148,10 +148,7 @@ def _number(text: str) -> float:
 
 def _values(text: str) -> list[Any]:
     if text.startswith("["):
-        values = json.loads(text)
-        if not isinstance(values, list):
-            raise ValueError("expected a list")
-        return values
+        return list(json.loads(text))
     return [_value(one) for one in text.split(",")]
 
 

@@ -132,7 +132,10 @@ class Loop:
             return
         total = self._scaled(batch, context)
         if self._leaves:
-            gradients: Sequence[Tensor | None] = torch.autograd.grad(total, self._leaves, allow_unused=True)
+            gradients: Sequence[Tensor | None] = [None] * len(self._leaves)
+            # Otherwise the loss depends on none of the leaves, which the optimizer refuses.
+            if total.requires_grad:
+                gradients = torch.autograd.grad(total, self._leaves, allow_unused=True)
             if context.lookups is not None:
                 pairs = zip(self._leaves, gradients, strict=True)
                 gradients = [context.lookups.gradient(leaf, gradient) for leaf, gradient in pairs]

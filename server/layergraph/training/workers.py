@@ -75,7 +75,9 @@ class Replica:
 
     def gradients(self, *arguments: Any) -> list[Tensor | None]:
         """Gradients of the loss by the leaves; None for a leaf that the loss doesn't depend on."""
-        self._module(*arguments).backward()
+        total = self._module(*arguments)
+        if total.requires_grad:
+            total.backward()
         found = [leaf.grad for leaf in self._leaves]
         for leaf in self._leaves:
             leaf.grad = None

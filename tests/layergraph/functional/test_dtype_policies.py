@@ -11,7 +11,7 @@ import torch
 from layergraph.config.options import Expected
 from layergraph.errors import DataError
 from layergraph.functional import dtypes
-from layergraph.functional.dtypes import any_dtype_policy
+from layergraph.functional.dtypes import any_dtype_policy, dtype_policy
 from layergraph.layers.table import LAYERS
 from oracles import flat, keras, perturb, random_arrays, with_meaning
 
@@ -227,3 +227,10 @@ def test_names_of_arrays_and_tensors() -> None:
     assert dtypes.torch_dtype("complex128") is torch.complex128
     with pytest.raises(DataError, match="dtype 'string' is not supported in computation, expected one of"):
         dtypes.torch_dtype("string")
+
+
+@pytest.mark.parametrize("written", [map_of({"a": "float32"}), "int8_from_float32"])
+def test_a_policy_of_one_type_is_neither_a_map_nor_quantised(written: Any) -> None:
+    any_dtype_policy(written)
+    with pytest.raises(Expected, match="a dtype policy without quantization such as 'float32' or 'mixed_bfloat16'"):
+        dtype_policy(written)

@@ -10,7 +10,7 @@ import pytest
 from layergraph import layers
 from layergraph.ops.table import OPERATIONS
 from model_oracles import check_model, compare
-from oracles import keras
+from oracles import assert_close, keras
 
 # Keras warns of layers that drop masks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not support masking.*:UserWarning")
@@ -256,3 +256,15 @@ def test_keras3_is_handed_tensors_without_masks(tmp_path: Path) -> None:
         # Keras 3 combines masks differently in the model of two inputs.
         if index != 12:
             np.testing.assert_allclose(ours, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_mask_that_a_layer_is_given_goes_before_the_one_that_comes_along() -> None:
+    given = np.array([[True] * 5, [True, True, False, False, False], [False, True, True, True, True]])
+
+    def build(k: Any) -> Any:
+        sources = Sources(k)
+        return k.Model(sources.inputs[0], k.layers.LSTM(3)(sources.a, mask=given))
+
+    theirs, ours = build(keras), build(layergraph)
+    ours.set_weights(theirs.get_weights())
+    assert_close(ours.predict(IDS), theirs.predict_on_batch(IDS))

@@ -15,9 +15,10 @@ def two_calls() -> tuple[Dense, object, object]:
 
 
 def test_a_layer_called_once_has_an_output() -> None:
-    layer = Dense(2)
-    made = layer(Input((4,)))
-    assert layer.output is made
+    layer, given = Dense(2), Input((4,))
+    made = layer(given)
+    assert (layer.input, layer.output) == (given, made)
+    assert made.ndim == 2
     assert (layer.input_shape, layer.output_shape) == ((None, 4), (None, 2))
 
 

@@ -514,3 +514,9 @@ def test_what_has_no_meaning_or_no_bounds_is_refused(name: str) -> None:
     make, kind, text = REFUSED[name]
     with pytest.raises(kind, match=text):
         make()
+
+
+@pytest.mark.parametrize("axes", [(3,), (1, 3), (3, 1, 1)])
+def test_indices_of_a_scatter_may_have_any_axes(axes: tuple[int, ...]) -> None:
+    indices, values = np.array([[0, 1], [1, 2], [0, 1]]).reshape(*axes, 2), np.arange(1, 4.0).reshape(axes)
+    check(made("Scatter", indices, values, (2, 3)), keras.ops.scatter(indices, values, (2, 3)))

@@ -107,3 +107,13 @@ def test_the_optimizer_keeps_the_state_of_what_is_still_trained(tmp_path):
     unfreeze(again, ["*"])
     again.fit(X, Y, **FIT)
     assert len(again.optimizer.variables) == len(before)
+
+
+def test_a_loss_of_frozen_weights_alone_is_refused():
+    x = layergraph.Input((5,))
+    model = layergraph.Model(x, [own_layers.Dense(2, trainable=False)(x), own_layers.Dense(2)(x)])
+    model.compile("sgd", ["mse", None])
+    with pytest.raises(ConfigError, match="the loss depends on no trainable weight"):
+        model.fit(X, [Y, Y], verbose=0)
+    model.compile("sgd", ["mse", "mse"])
+    model.fit(X, [Y, Y], verbose=0)

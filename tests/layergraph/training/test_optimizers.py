@@ -541,3 +541,21 @@ def test_accumulation_is_switched_on_and_off(name, steps):
     assert abs(ours[0].numpy() - before).max() > 1e-4
     switched.accumulate(steps)
     assert sum("accumulator" in variable.name for variable in switched.variables) == 2
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - {"LossScaleOptimizer", "MultiOptimizer"}))
+def test_what_wraps_optimizers_is_as_they_are(name):
+    """For the loop, which rows of embeddings it takes, and for callbacks, which set rates and average weights."""
+    inner = OPTIMIZERS[name].from_config({"use_ema": True})
+    scaled = OPTIMIZERS["LossScaleOptimizer"].from_config({"inner_optimizer": inner})
+    given = {"class_name": "OptimizerMap", "config": {"default_optimizer": inner}}
+    several = optimizer({"class_name": "MultiOptimizer", "config": {"optimizer_map": given}})
+    for wrapper in (scaled, several):
+        (held,) = wrapper.averaging
+        wrapper.accumulate(4)
+        assert held.gradient_accumulation_steps == 4
+        assert wrapper.takes_rows == held.takes_rows
+        assert wrapper.rate() == pytest.approx(held.rate())
+    assert (scaled.leaves_others, scaled.reads_lookups) == (inner.leaves_others, inner.reads_lookups)
+    scaled.learning_rate = 0.25
+    assert inner.learning_rate == scaled.learning_rate == 0.25

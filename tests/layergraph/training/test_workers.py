@@ -42,7 +42,8 @@ def test_workers_give_the_numbers_of_one_process() -> None:
 
 STOPS = """
 import numpy as np
-from layergraph import Input, Sequential, layers
+from layergraph import Input, Model, Sequential, layers
+from layergraph.errors import ConfigError
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.workers import Workers
 from torch import distributed
@@ -61,13 +62,22 @@ model = Sequential([Input((2,)), layers.Dense(1)])
 model.compile("sgd", "mse")
 model.fit(np.ones((12, 2)), np.zeros((12, 1)), batch_size=2, verbose=0, callbacks=[Decides()], workers=workers)
 print(f"steps {model.optimizer.iterations}, rate {float(model.optimizer.learning_rate)}")
+x = Input((2,))
+model = Model(x, [layers.Dense(1, trainable=False)(x), layers.Dense(1)(x)])
+model.compile("sgd", ["mse", None])
+try:
+    model.fit(np.ones((12, 2)), [np.zeros((12, 1))] * 2, verbose=0, workers=workers)
+except ConfigError as error:
+    print(error)
 distributed.destroy_process_group()
 """
 
 
-def test_what_a_callback_of_the_first_worker_decides_holds_for_all(tmp_path: Path) -> None:
+def test_what_a_callback_of_the_first_worker_decides_and_what_is_refused_holds_for_all(tmp_path: Path) -> None:
     (tmp_path / "stops.py").write_text(STOPS)
-    assert torchrun(tmp_path / "stops.py").count("steps 2, rate 0.25") == 2
+    printed = torchrun(tmp_path / "stops.py")
+    assert printed.count("steps 2, rate 0.25") == 2
+    assert printed.count("the loss depends on no trainable weight") == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])

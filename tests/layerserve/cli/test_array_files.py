@@ -182,3 +182,9 @@ def test_what_can_not_be_written_is_told(tmp_path, name, arrays, text):
         write_arrays(tmp_path / name, arrays, {})
     assert text in str(caught.value)
     assert not (tmp_path / name).exists()
+
+
+def test_an_archive_may_have_arrays_that_are_larger_than_zip_32_can_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
+    write_arrays(tmp_path / "a.npz", {"x": np.arange(1000)}, None)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["x"], np.arange(1000))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import typer
 from layerserve import methods
-from layerserve.cli import extensions
+from layerserve.cli import extensions, main
 from layerserve.cli.app import application
 from layerserve.tensors import encode
 from layerserve.testing.fake_run import FakeRun
@@ -396,6 +396,7 @@ def test_what_commands_did_is_json_for_programs(cli, data, tmp_path, server):
     assert json.loads(cli("download double --json")[1]) == {"path": "double-1.keras"}
     server.hold_training()
     assert json.loads(cli(f"train double {data} --detach --json")[1]) == {"run": "run-1"}
+    assert json.loads(cli("pause run-1 --json")[1])["id"] == "run-1"
     assert json.loads(cli("cancel run-1 --json")[1])["id"] == "run-1"
     server.release_training()
     cli("watch run-1")
@@ -404,6 +405,8 @@ def test_what_commands_did_is_json_for_programs(cli, data, tmp_path, server):
     assert saved == {"files": [{"name": "log.txt", "path": str(tmp_path / "saved" / "log.txt")}]}
     assert json.loads(cli("delete run-1 --json")[1]) == {"deleted": "run-1"}
     assert json.loads(cli("runs --json")[1]) == {"runs": []}
+    cli(f"train double {data} --no-publish")
+    assert json.loads(cli("publish run-2 --json")[1])["version"] == 2
 
 
 def test_a_version_that_was_withheld_is_told_of(cli, data, monkeypatch):
@@ -573,3 +576,23 @@ def test_brackets_in_names_are_no_markup(cli, server):
     out = cli("models")[1]
     assert "m[red]" in out
     assert "layer [bold] is unsupported" in out
+
+
+def test_a_reader_that_leaves_is_no_error(monkeypatch, tmp_path):
+    """As `head` does. typer sees to it for the client's commands."""
+
+    def left(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(extensions, "run", left)
+    with (tmp_path / "out").open("w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert main(["serve"]) == 0
+        output.write("flushed at the exit")
+    assert (tmp_path / "out").read_text() == ""
+
+
+def test_a_module_of_ours_that_is_missing_is_no_missing_package(cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "layerserve.cli.app", None)
+    with pytest.raises(ModuleNotFoundError):
+        cli("models")

@@ -125,3 +125,9 @@ def test_the_log_of_all_trials_is_plotted(cli, sweep, tmp_path):
     status, _, error = cli("sweep plot s-1 a.txt")
     assert status == 1
     assert ".png" in error
+
+
+def test_a_sweep_that_ends_later_is_being_cancelled(cli, sweep):
+    assert cli("sweep cancel s-1")[1] == "sweep s-1 of double is finished\n"
+    sweep.state = pb.SWEEP_STATE_RUNNING
+    assert cli("sweep cancel s-1")[1] == "sweep s-1 of double is being cancelled\n"

@@ -185,3 +185,24 @@ def test_without_a_terminal_or_textual_it_is_refused(cli, monkeypatch):
     status, _, err = cli("top")
     assert status == 1
     assert "layerserve[top]" in err
+
+
+def test_a_slow_reading_is_not_joined_by_another(server):
+    async def steps(app, pilot, until):
+        reading, may_end, read = threading.Event(), threading.Event(), app._reader.read
+        begun = []
+
+        def slowly():
+            begun.append(None)
+            reading.set()
+            assert may_end.wait(30)
+            return read()
+
+        app._reader.read = slowly
+        await until(reading.is_set)
+        await pilot.pause(0.15)  # several intervals
+        assert len(begun) == 1
+        may_end.set()
+        await until(lambda: len(begun) > 1)
+
+    drive(server, steps, interval=0.02)

@@ -165,3 +165,13 @@ def test_a_size_that_no_file_can_have_refuses_its_version_alone(path, size):
     found = {one.name: one.problem for one in arrange(objects, "models").versions.values()}
     assert "got size" in found["m"]
     assert found["other"] == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "../m"}, {"version": -1}, {"files": {"../model.keras": {"path": "a", "size": 1, "identity": "a"}}}],
+)
+def test_a_kept_listing_that_was_changed_is_refused(change):
+    (one,) = listed("m/1/model.keras").versions.values()
+    with pytest.raises(ValueError, match=r"got version -?1 of '.*m', expected one that a store can have"):
+        RemoteVersion.from_json({**one.as_json(), **change})

@@ -522,3 +522,20 @@ def test_what_was_complete_before_a_restart_is_complete(store, make_mirror):
     store.put("m/1/model.keras", "ONE")
     mirror.refresh()
     assert mirror._unsettled
+
+
+def test_whatever_fails_while_a_store_is_watched_it_is_listed_again(store, make_mirror, monkeypatch, caplog):
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.001)
+    mirror = make_mirror()
+    listed = []
+
+    def refresh():
+        listed.append(None)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(mirror, "refresh", refresh)
+    monkeypatch.setattr(mirror, "_pause", lambda: 0.001)
+    mirror.start()
+    wait_for(lambda: len(listed) > 2)
+    mirror.stop()
+    assert caplog.messages.count(f"listing {mirror._address} failed; trying again") >= 2

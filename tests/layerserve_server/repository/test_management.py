@@ -26,7 +26,7 @@ from layerserve_server.repository.audit import FILE, AuditLog
 from layerserve_server.repository.control import Control, read_control
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.management import Manager
-from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.repository.model_settings import MAX_BYTES, ModelSettings
 from layerserve_server.repository.staging import DeclaredFile
 
 ME = "ann"
@@ -244,6 +244,7 @@ GOOD = "0" * 64
         ("m", [DeclaredFile("a", 1, GOOD), DeclaredFile("a", 1, GOOD)], "path 'a': given more than once"),
         ("m", [DeclaredFile("a/b", 1, GOOD), DeclaredFile("a", 1, GOOD)], "path 'a': given more than once"),
         ("m", [DeclaredFile("a", -1, GOOD)], "file 'a': got -1 bytes"),
+        ("m", [DeclaredFile("layerserve.toml", MAX_BYTES + 1, GOOD)], f"got {MAX_BYTES + 1} bytes, expected up to"),
         ("m", [DeclaredFile("a", 1, "")], "expected 64 hexadecimal digits"),
         ("m", [DeclaredFile("a", 1, "G" * 64)], "expected 64 hexadecimal digits"),
     ],
@@ -251,7 +252,7 @@ GOOD = "0" * 64
 def test_a_spec_that_is_wrong_is_refused_before_anything_is_written(manage, root, name, files, error):
     root.mkdir()
     _, manager = manage()
-    with pytest.raises(InvalidRequestError) as raised:
+    with pytest.raises((InvalidRequestError, TooLargeError)) as raised:
         manager.stage(name, files, "", ME)
     assert error in str(raised.value)
     assert tree(root) == set()
@@ -858,3 +859,40 @@ def test_processes_that_lag_behind_are_in_the_change(manage, put):
 def test_a_control_file_that_is_wrong_sets_nothing(tmp_path, text):
     (tmp_path / "serving.json").write_text(text)
     assert read_control(tmp_path) == Control()
+
+
+def test_a_version_that_goes_as_it_is_chosen_is_not_chosen(manage, put, root, monkeypatch):
+    """Its file is removed after it was loaded, before the pin or the label is read."""
+    for version in (1, 2):
+        put(version=version, offset=version)
+    repository, manager = manage()
+    manager.set_label("double", "stable", 2, ME)
+    monkeypatch.setattr(manager, "_default", lambda name: 2)
+    with pytest.raises(VersionFailedError, match="model 'double' version 1 can't be made the default"):
+        manager.pin("double", 1, ME)
+    assert read_control(root / "double") == Control()
+    serving = {"default": 2, "labels": {"stable": 2}}
+    monkeypatch.setattr(repository, "serving", lambda name: serving)
+    with pytest.raises(VersionFailedError, match="model 'double' version 1 can't be loaded, so the label stays"):
+        manager.set_label("double", "stable", 1, ME)
+    assert publishing.read_labels(root / "double") == {"stable": 2}
+    with pytest.raises(VersionFailedError, match="so the label stays"):
+        manager.set_label("double", "new", 1, ME)
+    assert publishing.read_labels(root / "double") == {"stable": 2}
+
+
+def test_a_change_that_the_audit_log_misses_is_in_the_log(manage, put, monkeypatch, caplog):
+    put()
+    _, manager = manage()
+    writes = []
+
+    def write(**record):
+        writes.append(record)
+        if record["outcome"] == "done":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manager._audit, "write", write)
+    manager.set_label("double", "stable", 1, ME)
+    (line,) = caplog.records
+    assert line.getMessage() == "can't write the audit log: No space left on device"
+    assert (line.who, line.action, line.label, line.outcome) == (ME, "set label", "stable", "done")

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from layerserve_server.errors import NotLoadedError, UnknownVersionError, VersionFailedError
+from layerserve_server.inference.runner import ModelRunner
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.model_settings import (
     MAX_BYTES,
@@ -451,3 +452,12 @@ def test_a_version_that_fails_at_its_warm_up_does_not_serve(make, put, tell, loa
     assert answering(repository, "double") == (1, 1)
     assert states(repository)[2] is State.FAILED
     assert repository.describe()[0].reason == "warm_up_rows: computing 5 rows failed: no memory for 5 rows"
+
+
+def test_a_version_without_rows_to_warm_up_with_serves_all_the_same(make, put, tell, caplog, monkeypatch):
+    put(version=1, offset=1)
+    tell("warm_up_rows = 5")
+    monkeypatch.setattr(ModelRunner, "warm_up", lambda *_: False)
+    assert answering(make(), "double") == (1, 1)
+    text = "model 'double' version 1 isn't warmed up: no random inputs were found that it accepts"
+    assert text in caplog.messages

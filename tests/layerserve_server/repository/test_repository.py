@@ -835,3 +835,11 @@ def test_a_model_whose_newest_version_is_broken_is_being_loaded_until_the_one_be
     repository.open()
     assert asked
     assert answering(repository, "double") == (1, 1)
+
+
+def test_a_version_that_is_unloaded_again_and_again_is_unavailable(make, put, monkeypatch):
+    put()
+    repository = make()
+    monkeypatch.setattr(LoadedVersion, "lease", lambda version: None)
+    with pytest.raises(UnavailableError, match="model 'double' version 1 is being unloaded"):
+        repository.lease("double")

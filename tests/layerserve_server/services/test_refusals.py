@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from layergraph.functional.tensor import TensorSpec
 from layerserve import tensors
-from layerserve.v1 import datasets_pb2, tensor_pb2, training_pb2
-from layerserve_server.errors import InvalidRequestError, InvalidTensorError, MissingInputError
-from layerserve_server.protocols.inference.inference_pb2 import InferParameter, ModelRepositoryParameter
-from layerserve_server.services import datasets, messages, run_requests
-from layerserve_server.services.datasets import MAX_BYTES, MAX_ID, MAX_TITLE
-from layerserve_server.services.rest import infer_body, json_text, open_inference
+from layerserve.v1 import datasets_pb2, online_pb2, tensor_pb2, training_pb2
+from layerserve_server.access.caller import ANYONE
+from layerserve_server.errors import (
+    BusyError,
+    InvalidRequestError,
+    InvalidTensorError,
+    MissingInputError,
+    NotTrainableError,
+)
+from layerserve_server.protocols.inference.inference_pb2 import (
+    InferParameter,
+    ModelInferResponse,
+    ModelRepositoryParameter,
+)
+from layerserve_server.services import datasets, messages, run_estimates, run_requests, run_series
+from layerserve_server.services.datasets import MAX_BYTES, MAX_ID, MAX_TITLE, DatasetService
+from layerserve_server.services.online_stream import OnlineStream
+from layerserve_server.services.rest import infer, infer_body, json_text, open_inference, predict
+from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
+from layerserve_server.services.run_estimates import RunEstimates
+from layerserve_server.services.run_series import RunSeries
+from layerserve_server.training.validation import MAX_ARRAYS
 
 
 def declared(**fields):
@@ -39,6 +58,40 @@ def target(name="y", value=1.0):
 def array(**fields):
     role = {"role": training_pb2.DATA_ROLE_X, "dtype": tensor_pb2.DATA_TYPE_FLOAT32}
     return run_requests._array(training_pb2.DataArray(**{**role, "name": "x", **fields}))
+
+
+def step(**fields):
+    """Has a session read a step."""
+    run = SimpleNamespace(publications=SimpleNamespace(count=0))
+    spec = TensorSpec("x", (None, 2), "float32")
+    stream = OnlineStream(SimpleNamespace(), run, SimpleNamespace(inputs=[spec], outputs=[]))
+    return stream._frame(online_pb2.TrainOnlineRequest(step={"number": 1, **fields}), "step")
+
+
+def x_of(shape=(1, 2), size=8):
+    return tensor_pb2.Tensor(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=shape, data=b"0" * size)
+
+
+def changed(method, request):
+    """Has a run be changed by a caller who may do all."""
+    service = RunChanges(SimpleNamespace(), SimpleNamespace())
+    service._check = lambda *_: None
+    return service.handlers()[method](call(request))
+
+
+def call(request):
+    return SimpleNamespace(
+        request=request.SerializeToString(), caller=ANYONE, about=lambda *_: None, reply=lambda _: None
+    )
+
+
+def logging(body):
+    made = open_inference._logging(SimpleNamespace(body=body)).message
+    return open_inference.pb.LogSettingsRequest.FromString(made).settings
+
+
+def output(datatype, raw):
+    return infer._json(ModelInferResponse.InferOutputTensor(name="y", datatype=datatype, shape=[1]), raw)
 
 
 REFUSED = {
@@ -88,6 +141,49 @@ REFUSED = {
     "parameter of a repository": (
         lambda: open_inference._repository_parameter("p", 1.5),
         "parameters.p: got .*, expected a string, an integer, true or false",
+    ),
+    "setting of the log": (
+        lambda: logging(b'{"log_info": [1]}'),
+        "log_info: got a list of 1, expected a string, number or bool",
+    ),
+    "large setting of the log": (lambda: logging(b'{"a": 4294967296}'), "a: got the number 4294967296, expected a"),
+    "bfloat16 in JSON": (
+        lambda: output("BF16", b"00"),
+        "output 'y': has datatype BF16, which JSON has no numbers for; set its parameter 'binary_data' to true",
+    ),
+    "bytes in JSON": (lambda: output("BYTES", b"\1\0\0\0\xff"), "output 'y': has bytes that aren't Unicode; set its"),
+    "other rows": (
+        lambda: predict._in_rows(2, {"y": np.zeros((3, 1))}),
+        r"output 'y': has shape \[3, 1\], not a row for each of the 2 instances; send columns",
+    ),
+    "splits": (lambda: run_requests._splits([0.5]), "view: got no object, expected shares by name, together at most 1"),
+    "shares": (lambda: run_requests._splits({"a": 0.6, "b": 0.5}), "view: got shares of 1.1 together, expected shares"),
+    "rate of a step": (lambda: step(learning_rate=-0.5), "learning_rate: got -0.5, expected a number from 0"),
+    "endless rate": (lambda: step(learning_rate=math.inf), "learning_rate: got inf, expected a number from 0"),
+    "number of a step": (lambda: step(number=0), "number: got 0, expected the number of the step, from 1"),
+    "arrays of a step": (
+        lambda: step(x=[x_of()] * (MAX_ARRAYS + 1)),
+        f"batch: got {MAX_ARRAYS + 1} arrays, expected at most {MAX_ARRAYS}",
+    ),
+    "axes of a step": (
+        lambda: step(x=[x_of([1] * (tensors.MAX_RANK + 1))]),
+        f"'x': got {tensors.MAX_RANK + 1} axes, expected at most {tensors.MAX_RANK}",
+    ),
+    "removed metadata": (
+        lambda: changed("UpdateRun", training_pb2.UpdateRunRequest(remove_metadata=["a"] * (MAX_REMOVED + 1))),
+        f"remove_metadata: got {MAX_REMOVED + 1} keys, expected at most {MAX_REMOVED}",
+    ),
+    "label of a run": (
+        lambda: changed("PublishRun", training_pb2.PublishRunRequest(label="a b")),
+        "label: got 'a b', expected letters, digits",
+    ),
+    "base of a run": (
+        lambda: changed("PublishRun", training_pb2.PublishRunRequest(expected_base_version=-1)),
+        "expected_base_version: got -1, expected 0 or more",
+    ),
+    "nothing to estimate": (
+        lambda: RunEstimates(*[None] * 4).estimate_run(call(training_pb2.EstimateRunRequest())),
+        "run: got neither train nor evaluate, expected one of the two",
     ),
     "no base64": (
         lambda: open_inference._repository_parameter("file:1/model.keras", "?"),
@@ -147,3 +243,49 @@ def test_a_parameter_has_the_type_of_its_value(value, field):
 )
 def test_a_parameter_of_a_repository_has_the_type_of_its_value(key, value, field, held):
     assert open_inference._repository_parameter(key, value) == ModelRepositoryParameter(**{field: held})
+
+
+def test_what_takes_memory_is_done_for_a_few_callers_at_once(monkeypatch):
+    series = RunSeries(SimpleNamespace(get=lambda *_: None))
+    for _ in range(2):
+        series._readers.acquire()
+    with pytest.raises(BusyError, match="other series are being read") as caught:
+        series.get_run_series(call(training_pb2.GetRunSeriesRequest(run_ids=["r"])))
+    assert caught.value.retry_after == 1.0
+    base = SimpleNamespace(name="m", version=1, model=SimpleNamespace(input_specs=[], output_specs=[]))
+    for module in (run_estimates, datasets):
+        monkeypatch.setattr(module, "lease", lambda *_: nullcontext(base))
+    estimates = RunEstimates(*[None] * 4)
+    while estimates._slots.acquire(blocking=False):
+        pass
+    with pytest.raises(BusyError, match="other runs are being estimated") as caught:
+        estimates.estimate_run(call(training_pb2.EstimateRunRequest(train={})))
+    assert caught.value.retry_after == run_estimates.RETRY_SECONDS
+
+
+def test_a_series_has_1000_points_unless_fewer_or_more_are_asked_for(monkeypatch):
+    points = []
+    reader = SimpleNamespace(read=lambda log: {})
+    monkeypatch.setattr(run_series, "SeriesReader", lambda names, count, **_: points.append(count) or reader)
+    for most in (0, 2, 10_000):
+        made = call(training_pb2.GetRunSeriesRequest(run_ids=["r"], max_points=most))
+        RunSeries(SimpleNamespace(get=lambda *_: SimpleNamespace(log=None))).get_run_series(made)
+    assert points == [1000, 2, 10_000]
+
+
+def test_without_training_there_are_no_datasets(tmp_path, monkeypatch):
+    service = DatasetService(None, None, None, None, tmp_path, training=False)
+    with pytest.raises(NotTrainableError, match="training is off on this server: it has no training slots"):
+        service._check_training()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert declared().format == "npz"
+    with pytest.raises(NotTrainableError, match=r"format csv: requires pyarrow on the server: pip install 'layerserve"):
+        declared(format=datasets_pb2.DATASET_FORMAT_CSV)
+
+
+def test_a_setting_of_the_log_has_the_type_of_its_value():
+    found = logging(b'{"a": true, "b": 4294967295, "c": 0, "d": "text"}')
+    assert [found[key].WhichOneof("parameter_choice") for key in "abcd"] == [
+        *("bool_param", "uint32_param", "uint32_param", "string_param")
+    ]
+    assert (found["b"].uint32_param, found["d"].string_param) == (2**32 - 1, "text")

@@ -16,7 +16,7 @@ from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import VersionConflictError
 from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs import control
+from layerserve_server.training.runs import control, ending
 from layerserve_server.training.runs.checkpoints import Checkpoint, KeptCheckpoints
 from layerserve_server.training.runs.folder import KEPT
 from tokens import bearer, write_tokens
@@ -461,6 +461,26 @@ def test_a_result_is_compared_with_the_version_that_was_published_meanwhile(trai
     assert ("result" in left) == bool(withheld)
 
 
+def test_a_result_that_can_not_be_compared_is_withheld_with_the_reason(trainer, put, monkeypatch):
+    def withheld(most=ending.MAX_COMPARISONS):
+        monkeypatch.setattr(ending, "MAX_COMPARISONS", most)
+        newest = trainer.app.repository.newest("double")
+        rebased = {"expected_base_version": newest, "on_conflict": pb.CONFLICT_POLICY_REBASE, "validation_split": 0.5}
+        _, run_id = trainer.begin(spec("wait", **rebased))
+        put("double", version=newest + 1)
+        trainer.app.repository.scan()
+        trainer.go(run_id)
+        return trainer.watch(run_id)[-1].finished.withheld
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert withheld(most=0).endswith("; the result was compared with 0 newer versions one after another")
+    monkeypatch.setattr(ending, "copy_version", full)
+    text = "version 3 was published meanwhile, and can't be compared with the result: No space left on device"
+    assert withheld() == text
+
+
 def test_a_rebase_needs_something_to_compare_by(trainer):
     for fields, text in (
         ({"on_conflict": pb.CONFLICT_POLICY_REBASE, "validation_split": 0.5}, "given without expected_base_version"),
@@ -537,7 +557,7 @@ def test_an_event_that_is_written_in_part_is_an_error(tmp_path, monkeypatch):
     assert [event.what.text for event in events.EventLog.read(tmp_path).events] == ["one", "three"]
 
 
-def test_a_checkpoint_that_can_not_be_removed_is_refused_with_the_reason(put, start, connect, tmp_path, monkeypatch):
+def test_a_checkpoint_that_can_not_be_removed_or_downloaded_is_refused(put, start, connect, tmp_path, monkeypatch):
     def remove(self, id):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -553,3 +573,12 @@ def test_a_checkpoint_that_can_not_be_removed_is_refused_with_the_reason(put, st
     request = checkpoints_pb2.DeleteCheckpointRequest(run_id=run_id, checkpoint_id="e1")
     code, text = refused(stub.DeleteCheckpoint, request, timeout=30)
     assert (code, text) == (PRECONDITION, "the checkpoint can't be removed: Read-only file system")
+
+    def download(**fields):
+        request = checkpoints_pb2.DownloadCheckpointRequest(run_id=run_id, checkpoint_id="e1", **fields)
+        return refused(lambda *asked, **options: list(stub.DownloadCheckpoint(*asked, **options)), request, timeout=30)
+
+    wrong = grpc.StatusCode.INVALID_ARGUMENT
+    assert download(content=9) == (wrong, "content: got 9, expected one of CheckpointContent")
+    state = {"content": checkpoints_pb2.CHECKPOINT_CONTENT_STATE, "format": 1}
+    assert download(**state) == (wrong, "format: got one for the state, expected none")

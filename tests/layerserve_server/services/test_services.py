@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
+from layerserve import Client, tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 
 
@@ -414,3 +414,42 @@ def test_statistics_count_what_waits_in_the_queue(serve, connect, wait_until):
     for one in calls:
         one.result()
     wait_until(lambda: not waiting())
+
+
+def test_calls_are_counted_under_the_model_and_version_that_they_are_about(put, start, tmp_path, wait_until):
+    put()
+    app = start()
+    with Client(f"127.0.0.1:{app.grpc_port}") as client:
+        client.model("double")
+        client.node_shapes("double")
+        client.predict("double", X)
+        client.download("double", tmp_path)
+        run = client.train("double", X, X, optimizer="adam", loss="mse", publish=False)
+        run.wait()
+        client.run(run.id).wait()
+        (app.runs.get(run.id).folder / "files").mkdir(exist_ok=True)
+        (app.runs.get(run.id).folder / "files" / "log.txt").touch()
+        run.download("log.txt", tmp_path)
+        client.evaluate("double", X, X, loss="mse")
+        (tmp_path / "new.keras").write_text("{}")
+        client.upload("new", tmp_path / "new.keras")
+
+    def counted():
+        families = app.metrics.registry.collect()
+        samples = [
+            sample for family in families for sample in family.samples if sample.name == "layerserve_requests_total"
+        ]
+        return {(labels["method"], labels["model"], labels["version"]) for _, labels, *_ in samples if labels["model"]}
+
+    methods = (
+        "GetModel",
+        "GetNodeShapes",
+        "Predict",
+        "DownloadModel",
+        "Train",
+        "WatchRun",
+        "DownloadRunFile",
+        "Evaluate",
+    )
+    expected = {("UploadModel", "new", "1"), *((method, "double", "1") for method in methods)}
+    wait_until(lambda: counted() == expected)

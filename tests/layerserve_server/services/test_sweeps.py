@@ -5,7 +5,9 @@ The seed of a trial decides how good it is.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import time
 
@@ -14,6 +16,12 @@ import numpy as np
 import pytest
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
+from layerserve_server.errors import UnknownDatasetError
+from layerserve_server.services import sweeps, training
+from layerserve_server.training.request import RunRequest
+from layerserve_server.training.sweeps import study_process
+from layerserve_server.training.sweeps.registry import MAX_CREATING
+from layerserve_server.training.sweeps.sweep import Sweep
 
 FILES = [
     training_pb2.DataArray(role=training_pb2.DATA_ROLE_X, path="x.npy"),
@@ -197,6 +205,9 @@ def test_a_sweep_whose_trials_all_fail_has_failed(sweeper, tmp_path):
         ({"trials": -1}, "trials: got -1"),
         ({"trials": 20_000}, "trials: got 20000, expected at most 10000"),
         ({"reduction_factor": 1}, "reduction_factor: got 1"),
+        ({"train": {"idempotency_key": "k"}}, "idempotency_key: got one for a sweep, expected none"),
+        ({"train": {"on_conflict": 2}}, "on_conflict: got 'rebase' for a sweep, expected 'refuse'"),
+        ({"train": {"from_checkpoint": "run/last"}}, "from_checkpoint: only Train and Evaluate can go on from a"),
         ({"dimensions": [pb.Dimension(name="seed")]}, "expected exactly one of values and a range"),
         ({"dimensions": [pb.Dimension(name="seed", values="{}")]}, "expected a list of values"),
         ({"dimensions": [pb.Dimension(name="seed", values="[")]}, "dimension 'seed'"),
@@ -207,7 +218,7 @@ def test_a_sweep_whose_trials_all_fail_has_failed(sweeper, tmp_path):
 )
 def test_requests_that_are_refused(sweeper, changes, text):
     whole = spec([1, 2])
-    for name in changes:
+    for name in changes.keys() - {"train"}:
         whole.ClearField(name)
     whole.MergeFrom(pb.SweepSpec(**changes))
     with pytest.raises(grpc.RpcError) as refused:
@@ -222,3 +233,65 @@ def test_data_has_to_be_on_the_server(sweeper):
     ]
     with pytest.raises(grpc.RpcError, match="got an array to send, expected one on the server"):
         sweeper.create(spec([1], data=sent))
+
+
+def test_what_begins_as_its_dataset_is_deleted_ends(sweeper, monkeypatch, wait_until):
+    def deleted(*_):
+        raise UnknownDatasetError("dataset '0' has been deleted")
+
+    for module in (sweeps, training):
+        monkeypatch.setattr(module, "use_datasets", deleted)
+    sweeper.hold()
+    with pytest.raises(grpc.RpcError, match="dataset '0' has been deleted"):
+        sweeper.create(spec([5]))
+    (left,) = sweeper.stub.ListSweeps(pb.ListSweepsRequest(), timeout=30).sweeps
+    with pytest.raises(grpc.RpcError, match="dataset '0' has been deleted"):
+        list(sweeper.runs.Train(iter([training_pb2.TrainRequest(spec=spec([5]).train)]), timeout=30))
+    sweeper.release()
+    assert sweeper.ended(left.id).state == pb.SWEEP_STATE_CANCELLED
+    (run,) = [run for run in sweeper.app.runs.list() if not run.request.sweep]
+    assert run.log.last.reason == "dataset '0' has been deleted"
+
+
+def test_sweeps_are_refused_while_others_are_tried_without_optuna_and_at_the_end(sweeper, monkeypatch):
+    def refused():
+        with pytest.raises(grpc.RpcError) as caught:
+            sweeper.create(spec([1]))
+        return caught.value.code(), caught.value.details()
+
+    registry, status = sweeper.app.sweeps, grpc.StatusCode
+    registry._creating = MAX_CREATING
+    assert refused() == (status.RESOURCE_EXHAUSTED, "other sweeps are being tried")
+    registry._creating, registry._stopping = 0, True
+    assert refused()[0] is status.UNAVAILABLE
+    registry._stopping = False
+    monkeypatch.setattr(study_process, "find_spec", lambda name: None)
+    text = "sweeps require Optuna on the server: pip install 'layerserve[sweeps]'"
+    assert refused() == (status.FAILED_PRECONDITION, text)
+
+
+def test_a_state_folder_that_can_not_be_written_is_left_as_it_was(sweeper, monkeypatch, wait_until):
+    def fails(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    sweeper.hold()
+    sweep_id = sweeper.create(spec([5]))
+    wait_until(lambda: any(trial.history for trial in sweeper.get(sweep_id).trials))
+    before = {name: sorted((sweeper.state / name).iterdir()) for name in ("sweeps", "runs")}
+    monkeypatch.setattr(Sweep, "save", fails)
+    monkeypatch.setattr(RunRequest, "write", fails)
+    train = training_pb2.TrainRequest(spec=spec([5]).train)
+    for text, call in (
+        ("the sweep's folder", lambda: sweeper.stub.CancelSweep(pb.CancelSweepRequest(sweep_id=sweep_id), timeout=30)),
+        ("the folder of sweeps", lambda: sweeper.create(spec([5]))),
+        ("the folder of runs", lambda: list(sweeper.runs.Train(iter([train]), timeout=30))),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            call()
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert refused.value.details() == f"{text} can't be written: Read-only file system"
+    monkeypatch.undo()
+    assert {name: sorted((sweeper.state / name).iterdir()) for name in ("sweeps", "runs")} == before
+    assert sweeper.app.sweeps._creating == 0
+    assert sweeper.app.runs._table._creating == set()
+    sweeper.release()

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from layerserve.table_files.csv_table import CsvTable
 from layerserve.table_files.table import Selection
 from layerserve_server.errors import (
     ForbiddenPathError,
@@ -377,3 +378,9 @@ def test_a_parquet_file_of_few_bytes_and_many_rows_is_read_a_piece_at_a_time(roo
         found, values = read(root, tmp_path, "t.parquet")
     assert memory.growth < 24_000_000, "the whole array takes 32 MB"
     assert (found.shape, values.shape) == ((4_000_000,), (4_000_000,))
+
+
+def test_a_csv_file_is_read_once_to_be_described(root, monkeypatch):
+    (root / "a.csv").write_text("a,b\n1,2\n")
+    monkeypatch.setattr(CsvTable, "pieces", None)
+    assert describe(root, "a.csv", "b").shape == (1,)

@@ -527,3 +527,17 @@ def test_freed_memory_goes_back_to_the_system():
     if freed < 50 << 20:
         pytest.skip("this allocator returns it by itself")
     assert returned < freed / 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has them")
+def test_without_cookies_of_sockets_connections_are_not_monitored(monkeypatch, caplog):
+    def unknown(descriptor):
+        raise OSError(92, "Protocol not available")
+
+    monkeypatch.setattr(connections, "cookie_of", unknown)
+    monitor = Connections(LIMITS)
+    monitor.start(80)
+    monitor.stop()
+    assert caplog.messages == [
+        "connections are not monitored: SO_COOKIE requires Linux 4.12 or newer ([Errno 92] Protocol not available)"
+    ]

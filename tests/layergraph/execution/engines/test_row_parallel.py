@@ -116,3 +116,16 @@ def test_an_error_of_any_part_is_raised_once_no_part_runs(wrong: int) -> None:
     with pytest.raises(FloatingPointError, match="row"):
         row_parallel(engine, 2, 1, single_rows=True)([ROWS[:4]])
     assert not running
+
+
+def test_an_error_of_another_thread_is_raised() -> None:
+    here, together = threading.current_thread(), threading.Barrier(2, timeout=10)
+
+    def engine(arrays: Sequence[Any]) -> list[Any]:
+        together.wait()
+        if threading.current_thread() is not here:
+            raise FloatingPointError("row")
+        return doubled(arrays)
+
+    with pytest.raises(FloatingPointError, match="row"):
+        row_parallel(engine, 2, 1, single_rows=True)([ROWS[:2]])

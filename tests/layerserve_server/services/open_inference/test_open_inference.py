@@ -204,6 +204,7 @@ def test_models_and_the_server_are_described(serve, put):
     assert config.max_batch_size == app.settings.max_batch_rows
     assert list(config.input) == [pb.ModelInput(name="x", data_type=pb.TYPE_FP32, dims=[2])]
     assert config.HasField("dynamic_batching")
+    assert config.version_policy.latest.num_versions == 1
     put("broken", text="no model")
     for _ in range(2):  # it has to be unchanged in between
         app.repository.scan()

@@ -152,6 +152,10 @@ WRONG = {
         {"inputs": [{"name": "x", "datatype": "FP32", "shape": [3, 2]}]},
         "inputs[0].data: got none, expected the elements, or parameters.binary_data_size",
     ),
+    "data twice": (
+        asked([1] * 6, tensor={"parameters": {"binary_data_size": 24}}),
+        "inputs[0]: got data beside binary_data_size, expected one of them",
+    ),
     "ragged": (asked([[1, 2], [3], [4, 5]]), "inputs[0].data[1]: got a list of 1, expected a list of 2"),
     "deeper": (asked([[1, 2], [3, [4]], [4, 5]]), "inputs[0].data[1][1]: got a list of 1"),
     "text in numbers": (asked([1, 2, "3", 4, 5, 6]), "inputs[0].data[2]: got the string '3', expected a number"),

@@ -217,3 +217,19 @@ def test_too_many_are_refused(options: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidRequestError, match=text):
         check_policy(request(**options))
     check_policy(request(**{**options, "epochs": 10}))
+
+
+def test_the_best_epoch_is_kept_for_publication_without_another_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = KeptCheckpoints.put
+
+    def full(kept: KeptCheckpoints, *arguments: Any) -> None:
+        if kept.folder == tmp_path / KEPT:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(kept, *arguments)
+
+    training = Training(tmp_path, publish="best", checkpoint_every_epochs=1)
+    monkeypatch.setattr(KeptCheckpoints, "put", full)
+    assert training.train(4.0, 3.0) == []
+    assert training.kept(BEST) == ["e2"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server.errors import UnavailableError, UnknownRunError
+from layerserve_server.errors import BusyError, UnavailableError, UnknownRunError
 from layerserve_server.training.runs.table import RunTable
 
 OBSERVER = SimpleNamespace(runs_changed=lambda queued, running, paused: None)
@@ -41,3 +41,13 @@ def test_a_folder_that_is_not_there_has_no_runs_which_metrics_say(tmp_path):
     table.scan_first(None)
     assert table.list() == []
     assert seen == [(0, 0, 0)]
+
+
+@pytest.mark.parametrize(("known", "error"), [(True, BusyError), (False, UnknownRunError)])
+def test_a_run_that_another_call_changes_or_has_removed(tmp_path, known, error):
+    table = RunTable(tmp_path / "runs", 10, OBSERVER)
+    run = SimpleNamespace(id=ID, owned=True)
+    table._runs = {ID: run} if known else {}
+    with pytest.raises(error, match=f"run '{ID}' (is being changed by another call|was removed)") as caught:
+        table.own(run)
+    assert getattr(caught.value, "retry_after", None) == (1.0 if known else None)

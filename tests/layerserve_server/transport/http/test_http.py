@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from email.utils import parsedate_to_datetime
 
 import grpc
 import pytest
@@ -499,3 +500,14 @@ def test_writes_are_joined():
     writes.close()
     writes.flush()
     assert written == [b"a", b"bc", b"de", b"closed"]
+
+
+def test_replies_have_the_date_of_now(serve, wait_until):
+    _, call = serve()
+
+    def date():
+        return parsedate_to_datetime(call("GET", "/v2").headers["date"]).timestamp()
+
+    first = date()
+    assert time.time() - first < 3
+    wait_until(lambda: date() > first)
