@@ -379,7 +379,8 @@ def test_each_path_needs_the_right_of_its_method(serve, tmp_path):
         ("GET", "/healthz"): "open",
         ("GET", "/v2/health/live"): "open",
         ("POST", INFER): "predict",
-        ("GET", "/v2/models/double"): "read",
+        ("GET", "/v2/models/double"): "any",
+        ("GET", "/v2/models/double/stats"): "read",
         ("GET", "/v2/logging"): "manage",
     }
     for (verb, path), right in expected.items():
@@ -389,9 +390,9 @@ def test_each_path_needs_the_right_of_its_method(serve, tmp_path):
             if token in (None, "wrong", "expired"):
                 wanted = 200 if right == "open" else 401
             elif token == "other-models":
-                wanted = 403 if right in ("predict", "read") else 200
+                wanted = 403 if right in ("any", "predict", "read") else 200
             else:
-                wanted = 200 if right in ("open", token) else 403
+                wanted = 200 if right in ("open", "any", token) else 403
             assert reply.status == wanted, (path, token, reply.body)
             assert (reply.headers.get("www-authenticate") == "Bearer") is (wanted == 401)
     # Nothing of a body is taken without a right.
