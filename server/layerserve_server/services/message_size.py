@@ -9,25 +9,23 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from layerserve_server.errors import InvalidRequestError
 
 #: Maximum number of elements of a message: fields, of which nested messages count twice, and packed integers, of which
-#: eight count as one. They take up to 64 MiB.
+#: as many count as one as take 64 bytes. They take up to 64 MiB.
 MAX_ELEMENTS = 1 << 20
 #: Maximum size of messages that aren't checked, in bytes.
 UNCHECKED_BYTES = 1 << 16
 #: Messages above this size, or with more elements, are parsed in a pool thread, to not delay other calls.
 LONG_BYTES = 1 << 20
 LONG_ELEMENTS = 1 << 12
-#: Types whose numbers take more memory than in the message.
-_VARINTS = frozenset(
-    {
-        FieldDescriptor.TYPE_INT32,
-        FieldDescriptor.TYPE_INT64,
-        FieldDescriptor.TYPE_UINT32,
-        FieldDescriptor.TYPE_UINT64,
-        FieldDescriptor.TYPE_SINT32,
-        FieldDescriptor.TYPE_SINT64,
-        FieldDescriptor.TYPE_ENUM,
-    }
-)
+#: How many packed integers count as one, by the types whose numbers take more memory than in the message.
+_PACKED = {
+    FieldDescriptor.TYPE_INT32: 16,
+    FieldDescriptor.TYPE_UINT32: 16,
+    FieldDescriptor.TYPE_SINT32: 16,
+    FieldDescriptor.TYPE_ENUM: 16,
+    FieldDescriptor.TYPE_INT64: 8,
+    FieldDescriptor.TYPE_UINT64: 8,
+    FieldDescriptor.TYPE_SINT64: 8,
+}
 #: Maximum number of bytes of an integer.
 VARINT_BYTES = 10
 
@@ -67,7 +65,7 @@ def _has_more(message: bytes, descriptor: Descriptor, left: int) -> bool:
                     left -= 1
                     spans.append((nested[number], at, min(at + size, stop)))
                 elif number in packed:
-                    left -= size // 8
+                    left -= size // packed[number]
                 at += size
             elif form == 5:
                 at += 4
@@ -77,10 +75,10 @@ def _has_more(message: bytes, descriptor: Descriptor, left: int) -> bool:
 
 
 @cache
-def _fields(kind: Descriptor) -> tuple[dict[int, Descriptor], frozenset[int]]:
-    """Returns the types of a message's fields that are messages, and the numbers of those with packed integers."""
+def _fields(kind: Descriptor) -> tuple[dict[int, Descriptor], dict[int, int]]:
+    """Returns the types of a message's fields that are messages, and how many integers of other fields count as one."""
     nested = {field.number: field.message_type for field in kind.fields if field.message_type is not None}
-    return nested, frozenset(field.number for field in kind.fields if field.type in _VARINTS)
+    return nested, {field.number: _PACKED[field.type] for field in kind.fields if field.type in _PACKED}
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import pytest
 from layerserve.tensors import encode
 from layerserve.v1 import graph_pb2, prediction_pb2, tensor_pb2, training_pb2
 from layerserve_server.errors import InvalidRequestError
+from layerserve_server.protocols.inference.inference_pb2 import InferTensorContents
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
 from layerserve_server.services import message_size
 from layerserve_server.services.message_size import MAX_ELEMENTS, UNCHECKED_BYTES, check_elements, is_long
@@ -42,11 +43,17 @@ def test_elements_within_nested_messages_count():
         parse(training_pb2.TrainRequest, inside(1, many))
 
 
-def test_eight_packed_integers_count_as_one_element():
-    shape = tensor_pb2.Tensor.SHAPE_FIELD_NUMBER
-    parse(tensor_pb2.Tensor, inside(shape, b"\x01" * (8 * MAX_ELEMENTS - 16)))
+@pytest.mark.parametrize(
+    ("kind", "number", "count"),
+    [
+        (tensor_pb2.Tensor, tensor_pb2.Tensor.SHAPE_FIELD_NUMBER, 8),
+        (InferTensorContents, InferTensorContents.UINT_CONTENTS_FIELD_NUMBER, 16),
+    ],
+)
+def test_packed_integers_count_as_one_element_for_each_64_bytes(kind, number, count):
+    parse(kind, inside(number, b"\x01" * (count * (MAX_ELEMENTS - 2))))
     with pytest.raises(InvalidRequestError):
-        parse(tensor_pb2.Tensor, inside(shape, b"\x01" * (8 * MAX_ELEMENTS + 8)))
+        parse(kind, inside(number, b"\x01" * (count * (MAX_ELEMENTS + 1))))
 
 
 def test_elements_after_an_unknown_group_count():
