@@ -94,7 +94,9 @@ class TopView(App[None]):
     def on_top_view_read(self, event: Read) -> None:
         """Shows a reading."""
         self._reading = event.reading
-        self._show()
+        # One may be complete when the app ends and its widgets are gone.
+        if self.query("#head"):
+            self._show()
 
     def action_sort(self, step: int) -> None:
         """Sorts the models by another column."""

@@ -206,3 +206,14 @@ def test_a_slow_reading_is_not_joined_by_another(server):
         await until(lambda: len(begun) > 1)
 
     drive(server, steps, interval=0.02)
+
+
+def test_a_reading_that_is_complete_when_the_app_has_ended_is_dropped(server):
+    async def steps(app, pilot, until):
+        reading = app._reading
+        await app.screen.remove_children()
+        app.post_message(app.Read(reading))
+        await pilot.pause()
+        assert app.return_code is None
+
+    drive(server, steps, interval=60)
