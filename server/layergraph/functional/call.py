@@ -144,9 +144,9 @@ def _build_for(self: Layer, args: tuple[Structure, ...]) -> None:
 def _shapes_for(layer: Layer, args: tuple[Structure, ...]) -> Iterable[Any]:
     """Arguments of Keras's `build`: the first argument's shape or, for several parameters, the shapes by name."""
     shapes = [map_structure(lambda leaf: getattr(leaf, "shape", None), arg) for arg in args]
-    parameters = dict(inspect.signature(layer.build).parameters)
-    # As in Keras, `**kwargs` get no shapes.
-    parameters = {n: p for n, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
+    declared = inspect.signature(layer.build).parameters.items()
+    # As in Keras, `**kwargs` gets no shapes.
+    parameters = {name: one for name, one in declared if one.kind is not inspect.Parameter.VAR_KEYWORD}
     if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters.values()):
         return shapes
     if len(parameters) == 1:
