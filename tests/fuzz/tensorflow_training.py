@@ -92,6 +92,17 @@ class Maker:
             x = inner(x)
         return x
 
+    def twins(self) -> Any:
+        """What one model makes of two inputs, side by side or as the difference."""
+        layers = self.keras.layers
+        entry = self.keras.Input((4,))
+        made = self.dense(3)(entry)
+        if self.chance(0.5):
+            made = layers.BatchNormalization(momentum=0.8, name=self.name("norm"))(made)
+        inner = self.keras.Model(entry, made, name=self.name("m"))
+        both = [inner(self.entry((4,))), inner(self.entry((4,)))]
+        return layers.Subtract()(both) if self.chance(0.5) else layers.Concatenate()(both)
+
     def of_steps(self, width: int) -> Any:
         """A layer or model for each step. With a batch size that is known tf.keras goes step by step, losing losses."""
         layers = self.keras.layers
@@ -197,7 +208,7 @@ class Maker:
         if steps:
             x = self.sequence(True)
         else:
-            makers = (self.vector, self.image, lambda: self.sequence(False))
+            makers = (self.vector, self.image, lambda: self.sequence(False), self.twins)
             x = self.random.choice(makers)()
             if self.chance(0.4):
                 x = layers.Concatenate()([x, self.random.choice(makers)()])
@@ -304,7 +315,8 @@ def make(seed: int, folder: Path) -> str:
         loss=losses if len(losses) > 1 else losses[0],
         loss_weights=[1.5, 0.5] if len(losses) > 1 and maker.chance(0.5) else None,
         metrics=maker.listed(metrics),
-        weighted_metrics=[[m] for m in metrics] if len(metrics) > 1 and maker.chance(0.3) else None,
+        # 2.15 numbers metrics that are classes, such as AUC.
+        weighted_metrics=[[m] * m.islower() for m in metrics] if len(metrics) > 1 and maker.chance(0.3) else None,
         # Tracing takes longer than all the steps, and in graphs Nadam counts wrongly.
         run_eagerly=True,
     )
@@ -313,7 +325,8 @@ def make(seed: int, folder: Path) -> str:
     fit: dict[str, Any] = {"batch_size": maker.batch or maker.random.choice((4, 5, ROWS)), "shuffle": False}
     weights = None
     if maker.chance(0.25) and maker.batch is None:
-        weights = maker.numbers.uniform(0.2, 2.0, ROWS).astype("float32")
+        stepwise = all(array.ndim > 2 for array in labels) and maker.chance(0.5)
+        weights = maker.numbers.uniform(0.2, 2.0, (ROWS, STEPS) if stepwise else ROWS).astype("float32")
     if maker.chance(0.3) and maker.batch is None:
         fit["validation_split"] = 0.25
     classes = len(losses) == 1 and labels[0].ndim == 2 and labels[0].min() >= 0

@@ -58,6 +58,10 @@ class Binder:
             setattr(space, name, self(sublayer))
         return space
 
+    def stored(self, weight: Weight) -> torch.Tensor:
+        """Returns the tensor of a weight, never cast: layers may assign to it."""
+        return self._tensor_of(weight)
+
     def tensor(self, layer: Layer, weight: Weight) -> torch.Tensor:
         """Returns the tensor of a layer's weight, cast to the layer's compute dtype if it autocasts."""
         tensor = self._tensor_of(weight)

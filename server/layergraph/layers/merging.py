@@ -300,8 +300,8 @@ def _reduced(
 
 
 def _unit_length(x: torch.Tensor, axis: int) -> torch.Tensor:
-    # Keras's normalize bounds the inverse length by 1 / epsilon = 1e7.
-    return x * torch.rsqrt(x.square().sum(axis, keepdim=True)).clamp_max(1e7)
+    # Keras's normalize bounds the inverse length by 1 / epsilon = 1e7, which float16 doesn't have.
+    return x * torch.rsqrt(x.square().sum(axis, keepdim=True)).clamp_max(min(1e7, torch.finfo(x.dtype).max))
 
 
 def _with_unknown(tensors: list[torch.Tensor], axis: int, unknown: int) -> list[torch.Tensor]:

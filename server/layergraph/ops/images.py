@@ -69,10 +69,12 @@ class RGBToGrayscale(_ImageOperation):
 def rgb_to_hsv(images: torch.Tensor, axis: int) -> torch.Tensor:
     """Converts red, green and blue along `axis` to hue, saturation and value."""
     r, g, b = images.unbind(axis)
-    value, lowest = images.amax(axis), images.amin(axis)
+    # As in Keras, which decides how equal channels share a gradient.
+    value, lowest = (of(of(r, g), b) for of in (torch.maximum, torch.minimum))
     spread = value - lowest
-    saturation = torch.where(value > 0, spread / value, 0)
-    norm = torch.where(spread > 0, 1 / (6 * spread), torch.full_like(spread, 1e9))
+    # Divisors are never 0, which would leave no gradient.
+    saturation = torch.where(value > 0, spread / torch.where(value > 0, value, 1), 0)
+    norm = 1 / (6 * torch.where(spread > 0, spread, 1))
     hue = torch.where(
         (r == value), norm * (g - b), torch.where(g == value, norm * (b - r) + 2 / 6, norm * (r - g) + 4 / 6)
     )
@@ -92,7 +94,8 @@ class RGBToHSV(_ImageOperation):
     """keras.ops.image.rgb_to_hsv."""
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
-        """Hue, saturation and value of each pixel."""
+        """Hue, saturation and value of each pixel; what is smaller than epsilon counts as 0."""
+        images = torch.where(images.abs() < torch.finfo(images.dtype).eps, 0, images)
         return rgb_to_hsv(images, -1 if self.last else -3)
 
 

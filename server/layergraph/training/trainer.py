@@ -516,14 +516,14 @@ class Trainer(Functional):
         steps = checked_steps("steps", steps)
         size = checked_batch_size(batch_size)
         batches: Iterable[Batch]
-        number: int | None
+        count, number = 0, steps
         given = source(x)
         if given is None:
             rows = self._inputs(x)
             count, number = rows.rows, steps or data.steps_of(rows.rows, size)
             batches = islice(rows.batches(size), steps) if count else [rows.batch(slice(0, 0), 0)]
         else:
-            count, number = 0, steps or given.count
+            number = steps or given.count
             held = map(self._inputs, batch_inputs(given, steps))
             batches = (rows.batch(slice(0, rows.rows), rows.rows) for rows in held)
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=number, rows=count)

@@ -98,6 +98,15 @@ def test_dot_and_concatenate_functions_take_axes() -> None:
     assert layers.concatenate([a, b], axis=1).shape == (None, 8, 4)
 
 
+@pytest.mark.parametrize("policy", ["float16", "mixed_float16", "mixed_bfloat16"])
+def test_dot_of_unit_lengths_in_half_precision(policy: str) -> None:
+    """1e7, the largest inverse length, is no number of float16."""
+    arrays = random_arrays([(2, 3), (2, 3)])
+    want, got = (dot(axes=1, normalize=True, dtype=policy)(arrays) for dot in (keras.layers.Dot, layers.Dot))
+    assert got.dtype == want.dtype
+    assert_close(got.float().numpy(), want.float(), 1e-2)
+
+
 def test_an_unknown_length_fits_a_known_one() -> None:
     x, y = layergraph.Input((None, 4)), layergraph.Input((5, 4))
     theirs = keras.Input((None, 4)), keras.Input((5, 4))

@@ -264,6 +264,39 @@ def test_spectral_normalization_keeps_the_norm_in_training(
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("policy", "theirs_in", "tolerance"),
+    [
+        ("float64", "float64", 1e-6),
+        ("float16", "float16", 5e-3),
+        # Keras on torch loses what is assigned to a weight while it is cast: compared with its numbers in float32.
+        ("mixed_float16", "float32", 5e-3),
+        ("mixed_bfloat16", "float32", 3e-2),
+    ],
+)
+def test_spectral_normalization_trains_in_other_precisions(policy: str, theirs_in: str, tolerance: float) -> None:
+    """The stored kernel is divided, not only what it is cast to."""
+    x = np.random.default_rng(0).standard_normal((4, 5)).astype("float32")
+    theirs = keras.layers.SpectralNormalization(
+        keras.layers.Dense(3, dtype=theirs_in, use_bias=False), power_iterations=5, dtype=theirs_in
+    )
+    theirs.build(x.shape)
+    perturb(theirs)
+    ours = LAYERS["SpectralNormalization"](
+        LAYERS["Dense"](3, dtype=policy, use_bias=False), power_iterations=5, dtype=policy
+    )
+    ours.build_for((x,))
+    ours.set_weights(theirs.get_weights())
+    before = ours.get_weights()
+    for training in (True, True, False):
+        expected = theirs(x, training=training).detach().float().numpy()
+        got = ours(x, training=training).float().numpy()
+        np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max())
+    for own, want, old in zip(ours.get_weights(), theirs.get_weights(), before, strict=True):
+        np.testing.assert_allclose(own, want, atol=tolerance)
+        assert not np.allclose(own, old, atol=tolerance)
+
+
 def test_spectral_normalization_of_zeros_leaves_them() -> None:
     ours = LAYERS["SpectralNormalization"](LAYERS["Dense"](3, kernel_initializer="zeros"))
     assert not ours(np.ones((2, 4), "float32"), training=True).any()

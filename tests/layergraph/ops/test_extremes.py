@@ -8,6 +8,7 @@ from typing import Any
 import layergraph
 import numpy as np
 import pytest
+import torch
 from oracles import flat, keras
 
 ops = keras.ops
@@ -110,3 +111,19 @@ def test_unsigned_integers_wrap_around_as_in_numpy(name: str, dtype: str) -> Non
     expected = getattr(np, {"bitwise_invert": "invert"}.get(name, name))(*given)
     assert got.dtype == dtype
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_hues_of_grey_and_black_pixels_and_their_gradients(dtype: str) -> None:
+    pixels = torch.tensor([[[[0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [0.2, 0.9, 0.4], [1.0, 1.0, 1.0]]]])
+    x = layergraph.Input((1, 4, 3), dtype=dtype)
+    model = layergraph.Model(x, layergraph.ops.image.rgb_to_hsv(x))
+    found = []
+    for convert in (lambda images: model(images), ops.image.rgb_to_hsv):
+        images = pixels.to(getattr(torch, dtype)).requires_grad_()
+        made = convert(images)
+        (gradient,) = torch.autograd.grad(made.sum(), images)
+        found.append((made.detach(), gradient))
+    for own, want in zip(*found, strict=True):
+        assert want.isfinite().all()
+        torch.testing.assert_close(own, want)

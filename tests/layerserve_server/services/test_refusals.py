@@ -91,7 +91,9 @@ def logging(body):
 
 
 def output(datatype, raw):
-    return infer._json(ModelInferResponse.InferOutputTensor(name="y", datatype=datatype, shape=[1]), raw)
+    return infer._elements(
+        ModelInferResponse.InferOutputTensor(name="y", datatype=datatype, shape=[1]), memoryview(raw)
+    )
 
 
 REFUSED = {
@@ -153,7 +155,7 @@ REFUSED = {
     ),
     "bytes in JSON": (lambda: output("BYTES", b"\1\0\0\0\xff"), "output 'y': has bytes that aren't Unicode; set its"),
     "other rows": (
-        lambda: predict._in_rows(2, {"y": np.zeros((3, 1))}),
+        lambda: list(predict._in_rows(2, {"y": np.zeros((3, 1))})),
         r"output 'y': has shape \[3, 1\], not a row for each of the 2 instances; send columns",
     ),
     "splits": (lambda: run_requests._splits([0.5]), "view: got no object, expected shares by name, together at most 1"),

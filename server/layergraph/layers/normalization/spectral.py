@@ -9,6 +9,7 @@ import torch
 from layergraph.config.options import one_of, option, positive_int
 from layergraph.errors import GraphError
 from layergraph.functional import scopes
+from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
@@ -62,11 +63,17 @@ class SpectralNormalization(_Wrapper):
             f"({type(self.layer).__name__}), expected one with a kernel or embeddings"
         )
 
+    def bind(self, binder: Binder) -> Any:
+        """Returns the weights, and the stored tensors that training assigns to: the others may be casts of them."""
+        w = super().bind(binder)
+        w.stored_kernel, w.stored_u = map(binder.stored, self.own_weights)
+        return w
+
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
         # Serving runs in inference mode and must not change the model's weights.
         if context.training and not torch.is_inference_mode_enabled():
-            self._normalize(getattr(w["layer"], self._kernel().name), w.vector_u)
+            self._normalize(w)
         y, _ = self.layer.execute(context, w["layer"], (x,), {}, None, want_masks=False)
         result: torch.Tensor = y.to(x.dtype) if self.cast_rule == "keras3" else y
         return result
@@ -82,8 +89,13 @@ class SpectralNormalization(_Wrapper):
         return self.layer.compute_mask(context, inputs, mask) if self.layer.supports_masking else None
 
     @torch.no_grad()
-    def _normalize(self, kernel: torch.Tensor, vector_u: torch.Tensor) -> None:
-        """Divides the kernel by its largest singular value and updates `vector_u`, both in place."""
+    def _normalize(self, w: Weights) -> None:
+        """Divides the kernel by its largest singular value and updates `vector_u`, both in place.
+
+        As in Keras, the numbers are computed, and so rounded, in the compute dtype.
+        """
+        name = self._kernel().name
+        kernel, vector_u = getattr(w, name), w.vector_u
         matrix = kernel.reshape(-1, kernel.shape[-1])
         u = vector_u
         for _ in range(self.power_iterations):
@@ -92,12 +104,14 @@ class SpectralNormalization(_Wrapper):
         sigma = v @ matrix @ u.t()
         # A zero kernel has no singular vectors. The check stays on the device, to avoid a synchronisation.
         empty = (kernel == 0).all()
-        vector_u.copy_(torch.where(empty, vector_u, u))
-        kernel.copy_(torch.where(empty, kernel, kernel / sigma))
+        w.stored_u.copy_(torch.where(empty, vector_u, u))
+        normalized = torch.where(empty, kernel, kernel / sigma)
+        for held in (w.stored_kernel, getattr(w["layer"], name)):
+            held.copy_(normalized)
 
 
 def _unit(vector: torch.Tensor) -> torch.Tensor:
-    return vector * vector.square().sum().rsqrt().clamp(max=MAX_FACTOR)
+    return vector * vector.square().sum().rsqrt().clamp(max=min(MAX_FACTOR, torch.finfo(vector.dtype).max))
 
 
 LAYERS: dict[str, type[Layer]] = {"SpectralNormalization": SpectralNormalization}
