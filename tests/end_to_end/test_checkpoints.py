@@ -140,6 +140,16 @@ def test_what_goes_on_with_the_same_data_and_settings_is_the_run_that_trained_th
         )
 
 
+def test_how_a_step_is_computed_is_taken_over(client: Client, repository: Path) -> None:
+    options: dict[str, Any] = {**SETTINGS, "gradient_accumulation_steps": 3, "precision": "mixed_bfloat16"}
+    whole = client.train("dense", X, Y, epochs=2, **options).wait()
+    parent = client.train("dense", X, Y, epochs=1, keep_checkpoints=1, publish=False, **options).wait()
+    longer = client.train("dense", X, Y, epochs=1, from_checkpoint=parent.id).wait()
+    assert_bit_for_bit(state(repository, longer.version), state(repository, whole.version))
+    other = client.train("dense", X, Y, epochs=1, from_checkpoint=parent.id, precision="float32").wait()
+    assert logged(client, other)[-1].endswith("the order of rows starts anew, as these differ: precision")
+
+
 def test_more_epochs_than_the_parent_had_are_those_that_it_would_have_had(
     client: Client, repository: Path, run: Any
 ) -> None:

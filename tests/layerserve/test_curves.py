@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from layerserve import InvalidArgument
-from layerserve.curves import Curves, Line
+from layerserve.curves import Curves, Line, _draw
 from layerserve.run_series import Best, RunSeries, SeriesByRun
 from layerserve.sweeps import SweepInfo, Trial
 
@@ -94,3 +94,12 @@ def test_the_best_trial_of_a_sweep_stands_out():
         ("", False, True),
     ]
     assert "<svg" in info._repr_html_()
+
+
+def test_the_best_trial_stands_out_and_the_others_are_faint():
+    panel = pytest.importorskip("matplotlib.figure").Figure().subplots()
+    kinds = {"best": {"strong": True}, "other": {"faint": True}, "run": {}}
+    _draw(panel, "loss", [Line(label, [1, 2], [1.0, 0.5], **kind) for label, kind in kinds.items()])
+    best, other, run = panel.get_lines()
+    assert best.get_linewidth() > run.get_linewidth() > other.get_linewidth()
+    assert len({line.get_color() for line in (best, other, run)}) == 3

@@ -109,7 +109,11 @@ class RunOptions:
         continues=True,
     )
     gradient_accumulation_steps: int | None = option(
-        None, whole(1), "Steps whose gradients are averaged for one update.", otherwise="the optimizer's"
+        None,
+        whole(1),
+        "Steps whose gradients are averaged for one update.",
+        otherwise="the optimizer's",
+        continues=True,
     )
     precision: str | None = option(
         None,
@@ -122,6 +126,7 @@ class RunOptions:
         ),
         "Precision of the computation; with 'auto' bfloat16, if the processor has units for it.",
         otherwise="the model's",
+        continues=True,
     )
     cache_frozen: str = option(
         "auto",

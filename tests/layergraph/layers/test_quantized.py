@@ -307,3 +307,17 @@ def laid_out_by_keras(scale: Any, order: list[int], expanded: list[int], squeeze
     if expanded:
         scale = ops.expand_dims(scale, axis=expanded)
     return ops.squeeze(scale, axis=squeezed) if squeezed else scale
+
+
+def test_kernels_that_later_releases_read_otherwise_are_not_saved(tmp_path: Path) -> None:
+    """As Keras 3.11 to 3.13 packed them, two rows in a byte."""
+    entry = keras.Input((6,))
+    model = keras.Model(entry, layers.Dense(3, name="d")(entry))
+    model.quantize("int4", config=Int4QuantizationConfig(block_size=None))
+    model.save(tmp_path / "model.keras")
+    ours = layergraph.load_model(tmp_path / "model.keras")
+    ours.save(tmp_path / "again.keras")
+    ours.get_layer("d").packed_by_rows = True
+    with pytest.raises(ConfigError, match=r"save: layer 'd' \(Dense\) is packed as by Keras 3.11 to 3.13, which later"):
+        ours.save(tmp_path / "never.keras")
+    assert not (tmp_path / "never.keras").exists()

@@ -539,3 +539,12 @@ def test_whatever_fails_while_a_store_is_watched_it_is_listed_again(store, make_
     wait_for(lambda: len(listed) > 2)
     mirror.stop()
     assert caplog.messages.count(f"listing {mirror._address} failed; trying again") >= 2
+
+
+def test_a_version_that_may_be_incomplete_is_looked_at_again_soon(store, make_mirror):
+    mirror = make_mirror(poll_seconds=30, settle_seconds=2)
+    mirror.refresh()
+    assert mirror._pause() == 30
+    store.put("m/1/model.keras", "one")
+    mirror.refresh()
+    assert mirror._pause() == 2

@@ -45,3 +45,20 @@ def test_a_file_is_read_as_it_was_when_it_was_opened(folder, monkeypatch):
         more.flush()
         assert list(chunks(file, described.bytes)) == [b"12", b"34", b"5"]
     assert list(chunks(io.BytesIO(b"12"), 5)) == [b"12"]
+
+
+def test_a_file_that_goes_as_it_is_opened_is_named(folder, monkeypatch):
+    found = listed(folder)
+    monkeypatch.setattr(run_files, "listed", lambda _: found)
+    (folder / "log.csv").unlink()
+    with pytest.raises(NotFoundError, match=r"file 'log.csv' can't be read: No such file or directory"):
+        opened(folder, "log.csv")
+
+
+def test_only_so_many_files_are_listed(folder, monkeypatch):
+    monkeypatch.setattr(run_files, "MAX_FILES", 3)
+    for number in range(9):
+        (folder / f"{number}.txt").touch()
+    names = [file.name for file in listed(folder)]
+    assert len(names) == 3
+    assert names == sorted(names)
