@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 from layerserve.tensors import encode
-from layerserve.v1 import graph_pb2, prediction_pb2, tensor_pb2, training_pb2
+from layerserve.v1 import datasets_pb2, graph_pb2, prediction_pb2, tensor_pb2, training_pb2
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
 from layerserve_server.services import message_size
+from layerserve_server.services.datasets import CORRECTION_ELEMENTS, MAX_CORRECTIONS
 from layerserve_server.services.message_size import MAX_ELEMENTS, UNCHECKED_BYTES, check_elements, is_long
 from layerserve_server.services.messages import parse
 
 #: A field of two bytes in messages that have another one for it, by what it becomes.
 DENSE = {
-    "nested messages": (b"\x12\x00", prediction_pb2.PredictRequest, MAX_ELEMENTS // 2),
+    "nested messages": (b"\x12\x00", prediction_pb2.PredictRequest, MAX_ELEMENTS // 4),
     "texts": (b"\x12\x00", graph_pb2.GetNodeShapesRequest, MAX_ELEMENTS),
     "numbers": (b"\x18\x01", tensor_pb2.Tensor, MAX_ELEMENTS),
     "unknown fields": (b"\x78\x01", tensor_pb2.Tensor, MAX_ELEMENTS),
@@ -33,6 +34,13 @@ def inside(number, content):
     return (
         bytes([number << 3 | 2, size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21]) + content
     )
+
+
+def test_all_corrections_of_a_call_fit():
+    targets = [encode(np.zeros((1, 10), np.float32), name) for name in ("first output", "second output")]
+    correction = datasets_pb2.Correction(request_id="x" * 36, targets=targets)
+    message = datasets_pb2.MakeDatasetRequest(corrections=[correction] * MAX_CORRECTIONS).SerializeToString()
+    check_elements(message, datasets_pb2.MakeDatasetRequest.DESCRIPTOR, MAX_CORRECTIONS * CORRECTION_ELEMENTS)
 
 
 def test_elements_within_nested_messages_count():

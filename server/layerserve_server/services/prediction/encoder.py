@@ -54,7 +54,7 @@ def joined(parts: Sequence[Any]) -> bytes:
         return b"".join(parts)
     stream = io.BytesIO()
     for part in parts:
-        view = memoryview(part.reshape(-1).view(np.uint8) if isinstance(part, np.ndarray) else part)
+        view = part.reshape(-1).view(np.uint8).data if isinstance(part, np.ndarray) else memoryview(part)
         for start in range(0, len(view), PIECE_BYTES):
             stream.write(view[start : start + PIECE_BYTES])
     return stream.getvalue()
