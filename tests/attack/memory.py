@@ -11,6 +11,7 @@ from functools import lru_cache
 from layerserve.tensors import encode
 from layerserve.v1.prediction_pb2 import PredictRequest
 from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, ModelSpec, Tensor
+from layerserve.wire import tag, varint
 
 from attack.check import Check, Scene
 from attack.frames import INITIAL_WINDOW_SIZE, Ended, Wire, message
@@ -41,6 +42,15 @@ SETTINGS = {
 #: Growth that is allowed with these: the budget, what comes between two looks at the connections, and what Python and
 #: the libraries need beside it. Without limits each of these attacks takes more than a gigabyte.
 GROWTH = 450.0
+#: Calls of a connection at once, and the number of empty tensors that a request may have.
+AT_ONCE = 4
+MAX_TENSORS = 65_000
+#: A spec of a run with half a million empty arrays.
+ARRAYS = b"\x0a\x80\x80\x40" + b"\x12\x00" * (MIB // 2)
+#: A tensor whose shape has almost as many integers as a request may have: they take 64 MiB.
+_ONES = b"\x01" * (8 * MIB - 4096)
+_SHAPE = tag(Tensor.SHAPE_FIELD_NUMBER) + varint(len(_ONES)) + _ONES
+INTEGERS = tag(PredictRequest.INPUTS_FIELD_NUMBER) + varint(len(_SHAPE)) + _SHAPE
 #: Rows of `wide` whose answer takes 4 MiB.
 ROWS = 16
 
@@ -178,6 +188,25 @@ def costly(address: tuple[str, int], rounds: int) -> Counter[str]:
     return seen
 
 
+def elements(address: tuple[str, int], path: str, field: bytes, count: int, rounds: int) -> Counter[str]:
+    """Requests of a field that is empty, `count` times, several at once; each must be refused as wrong."""
+    seen: Counter[str] = Counter()
+    data = message(field * count)
+    for _ in range(rounds):
+        try:
+            with Wire(address) as wire:
+                numbers = []
+                for _ in range(AT_ONCE):
+                    numbers.append(wire.open(path))
+                    wire.give(numbers[-1], data)
+                for number in numbers:
+                    answer = wire.wait(number, 30)
+                    seen[f"status {answer.status} {answer.headers.get('layerserve-reason', '')}"] += 1
+        except Ended:
+            seen["ended"] += 1
+    return seen
+
+
 def _request(*tensors: Tensor, outputs: tuple[str, ...] = ()) -> PredictRequest:
     return PredictRequest(model=ModelSpec(name=MODEL), inputs=tensors, outputs=outputs)
 
@@ -239,6 +268,15 @@ def _unread(path: str, request: bytes, connections: int, calls: int, window: int
     return run
 
 
+def _elements(path: str, field: bytes, count: int) -> Callable[[Scene], Counter[str]]:
+    def run(scene: Scene) -> Counter[str]:
+        seen = scene.attack(elements, path, field, count, 2, times=4)
+        scene.only(seen, "status 3 ", "status 8 ", "ended")
+        return seen
+
+    return run
+
+
 def _costly(scene: Scene) -> Counter[str]:
     seen = scene.attack(costly, 3)
     scene.only(seen, "status 3 ")
@@ -282,5 +320,9 @@ CHECKS = [
     _check("300 downloads, never read", _unread(DOWNLOAD, download(), 15, 10, -1)),
     _check("300 downloads without a window", _unread(DOWNLOAD, download(), 15, 10, 0)),
     _check("small requests that ask for much", _costly),
+    _check("millions of empty tensors", _elements(PREDICT, b"\x12\x00", 13 * MIB)),
+    _check("the most empty tensors", _elements(PREDICT, b"\x12\x00", MAX_TENSORS)),
+    _check("half a million empty arrays of a run", _elements(TRAIN, ARRAYS, 1)),
+    _check("8 million integers as fields", _elements(PREDICT, INTEGERS, 1)),
     _check("large requests that are right", _unread(PREDICT, padded(MIB), 15, 20, 65_535)),
 ]

@@ -49,6 +49,8 @@ MAX_TITLE = 200
 MAX_BYTES = 1 << 50
 #: Maximum number of corrections in a call, and maximum length of the id of a request, in characters.
 MAX_CORRECTIONS = 100_000
+#: Number of elements (see `message_size`) of a correction with two targets.
+CORRECTION_ELEMENTS = 24
 MAX_ID = 1000
 #: Time after which a refused caller may try again, in seconds.
 RETRY_SECONDS = 5.0
@@ -125,7 +127,7 @@ class DatasetService:
 
     def make_dataset(self, call: Call) -> None:
         """Handles MakeDataset. Raises as `messages.lease`, `DatasetStore.make` and `DryRun.make_dataset` do."""
-        request = parse(pb.MakeDatasetRequest, call.request)
+        request = parse(pb.MakeDatasetRequest, call.request, MAX_CORRECTIONS * CORRECTION_ELEMENTS)
         name, version, label = choice(request.model)
         with lease(self._repository, call.caller, "train", request.model) as leased:
             inputs, outputs = leased.model.input_specs, leased.model.output_specs

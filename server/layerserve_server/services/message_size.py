@@ -8,9 +8,11 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from layerserve_server.errors import InvalidRequestError
 
-#: Maximum number of elements of a message: fields, of which nested messages count twice, and packed integers, of which
-#: as many count as one as take 64 bytes. They take up to 64 MiB.
-MAX_ELEMENTS = 1 << 20
+#: Maximum number of elements of a message, unless its method allows more: fields, of which nested messages count four
+#: times, and packed integers, of which as many count as one as take 256 bytes. Fields take up to 8 MiB, and as much again
+#: as objects here; integers take up to 64 MiB.
+MAX_ELEMENTS = 1 << 18
+NESTED_ELEMENTS = 4
 #: Maximum size of messages that aren't checked, in bytes.
 UNCHECKED_BYTES = 1 << 16
 #: Messages above this size, or with more elements, are parsed in a pool thread, to not delay other calls.
@@ -18,23 +20,23 @@ LONG_BYTES = 1 << 20
 LONG_ELEMENTS = 1 << 12
 #: How many packed integers count as one, by the types whose numbers take more memory than in the message.
 _PACKED = {
-    FieldDescriptor.TYPE_INT32: 16,
-    FieldDescriptor.TYPE_UINT32: 16,
-    FieldDescriptor.TYPE_SINT32: 16,
-    FieldDescriptor.TYPE_ENUM: 16,
-    FieldDescriptor.TYPE_INT64: 8,
-    FieldDescriptor.TYPE_UINT64: 8,
-    FieldDescriptor.TYPE_SINT64: 8,
+    FieldDescriptor.TYPE_INT32: 64,
+    FieldDescriptor.TYPE_UINT32: 64,
+    FieldDescriptor.TYPE_SINT32: 64,
+    FieldDescriptor.TYPE_ENUM: 64,
+    FieldDescriptor.TYPE_INT64: 32,
+    FieldDescriptor.TYPE_UINT64: 32,
+    FieldDescriptor.TYPE_SINT64: 32,
 }
 #: Maximum number of bytes of an integer.
 VARINT_BYTES = 10
 
 
-def check_elements(message: bytes, descriptor: Descriptor) -> None:
-    """Raises InvalidRequestError if a message has more than `MAX_ELEMENTS`."""
-    if _has_more(message, descriptor, MAX_ELEMENTS):
+def check_elements(message: bytes, descriptor: Descriptor, most: int = MAX_ELEMENTS) -> None:
+    """Raises InvalidRequestError if a message has more than `most` elements."""
+    if _has_more(message, descriptor, most):
         raise InvalidRequestError(
-            f"the message has more than {MAX_ELEMENTS} elements; expected arrays as bytes, or several messages"
+            f"the message has more than {most} elements; expected arrays as bytes, or several messages"
         )
 
 
@@ -62,7 +64,7 @@ def _has_more(message: bytes, descriptor: Descriptor, left: int) -> bool:
             elif form == 2:
                 size, at = _varint(message, at)
                 if number in nested:
-                    left -= 1
+                    left -= NESTED_ELEMENTS - 1
                     spans.append((nested[number], at, min(at + size, stop)))
                 elif number in packed:
                     left -= size // packed[number]

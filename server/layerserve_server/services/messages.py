@@ -18,7 +18,7 @@ from layerserve_server.errors import InvalidRequestError, InvalidTensorError
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
-from layerserve_server.services.message_size import check_elements, is_long
+from layerserve_server.services.message_size import MAX_ELEMENTS, check_elements, is_long
 from layerserve_server.transport.call import Stream
 
 
@@ -34,9 +34,9 @@ class Message(Protocol):
 M = TypeVar("M", bound=Message)
 
 
-def parse(kind: type[M], data: bytes) -> M:
-    """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message, or one of too many elements."""
-    check_elements(data, kind.DESCRIPTOR)
+def parse(kind: type[M], data: bytes, most: int = MAX_ELEMENTS) -> M:
+    """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message of at most `most` elements."""
+    check_elements(data, kind.DESCRIPTOR, most)
     try:
         message: M = kind.FromString(data)
     except DecodeError as error:

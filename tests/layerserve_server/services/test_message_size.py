@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 from layerserve.tensors import encode
-from layerserve.v1 import graph_pb2, prediction_pb2, tensor_pb2, training_pb2
+from layerserve.v1 import datasets_pb2, graph_pb2, prediction_pb2, tensor_pb2, training_pb2
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.protocols.inference.inference_pb2 import InferTensorContents
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
 from layerserve_server.services import message_size
+from layerserve_server.services.datasets import CORRECTION_ELEMENTS, MAX_CORRECTIONS
 from layerserve_server.services.message_size import MAX_ELEMENTS, UNCHECKED_BYTES, check_elements, is_long
 from layerserve_server.services.messages import parse
 
 #: A field of two bytes in messages that have another one for it, by what it becomes.
 DENSE = {
-    "nested messages": (b"\x12\x00", prediction_pb2.PredictRequest, MAX_ELEMENTS // 2),
+    "nested messages": (b"\x12\x00", prediction_pb2.PredictRequest, MAX_ELEMENTS // 4),
     "texts": (b"\x12\x00", graph_pb2.GetNodeShapesRequest, MAX_ELEMENTS),
     "numbers": (b"\x18\x01", tensor_pb2.Tensor, MAX_ELEMENTS),
     "unknown fields": (b"\x78\x01", tensor_pb2.Tensor, MAX_ELEMENTS),
@@ -36,6 +37,13 @@ def inside(number, content):
     )
 
 
+def test_all_corrections_of_a_call_fit():
+    targets = [encode(np.zeros((1, 10), np.float32), name) for name in ("first output", "second output")]
+    correction = datasets_pb2.Correction(request_id="x" * 36, targets=targets)
+    message = datasets_pb2.MakeDatasetRequest(corrections=[correction] * MAX_CORRECTIONS).SerializeToString()
+    check_elements(message, datasets_pb2.MakeDatasetRequest.DESCRIPTOR, MAX_CORRECTIONS * CORRECTION_ELEMENTS)
+
+
 def test_elements_within_nested_messages_count():
     many = b"\x22\x00" * MAX_ELEMENTS
     training_pb2.TrainRequest.FromString(inside(1, many[:100]))
@@ -46,11 +54,11 @@ def test_elements_within_nested_messages_count():
 @pytest.mark.parametrize(
     ("kind", "number", "count"),
     [
-        (tensor_pb2.Tensor, tensor_pb2.Tensor.SHAPE_FIELD_NUMBER, 8),
-        (InferTensorContents, InferTensorContents.UINT_CONTENTS_FIELD_NUMBER, 16),
+        (tensor_pb2.Tensor, tensor_pb2.Tensor.SHAPE_FIELD_NUMBER, 32),
+        (InferTensorContents, InferTensorContents.UINT_CONTENTS_FIELD_NUMBER, 64),
     ],
 )
-def test_packed_integers_count_as_one_element_for_each_64_bytes(kind, number, count):
+def test_packed_integers_count_as_one_element_for_each_256_bytes(kind, number, count):
     parse(kind, inside(number, b"\x01" * (count * (MAX_ELEMENTS - 2))))
     with pytest.raises(InvalidRequestError):
         parse(kind, inside(number, b"\x01" * (count * (MAX_ELEMENTS + 1))))
