@@ -47,8 +47,8 @@ AT_ONCE = 4
 MAX_TENSORS = 65_000
 #: A spec of a run with half a million empty arrays.
 ARRAYS = b"\x0a\x80\x80\x40" + b"\x12\x00" * (MIB // 2)
-#: A tensor whose shape has almost as many integers as a request may have: they take 32 MiB.
-_ONES = b"\x01" * (4 * MIB - 4096)
+#: A tensor whose shape has almost as many integers as a request may have: they take 16 MiB.
+_ONES = b"\x01" * (2 * MIB - 4096)
 _SHAPE = tag(Tensor.SHAPE_FIELD_NUMBER) + varint(len(_ONES)) + _ONES
 INTEGERS = tag(PredictRequest.INPUTS_FIELD_NUMBER) + varint(len(_SHAPE)) + _SHAPE
 #: Rows of `wide` whose answer takes 4 MiB.
@@ -323,6 +323,6 @@ CHECKS = [
     _check("millions of empty tensors", _elements(PREDICT, b"\x12\x00", 13 * MIB)),
     _check("the most empty tensors", _elements(PREDICT, b"\x12\x00", MAX_TENSORS)),
     _check("half a million empty arrays of a run", _elements(TRAIN, ARRAYS, 1)),
-    _check("4 million integers as fields", _elements(PREDICT, INTEGERS, 1)),
+    _check("2 million integers as fields", _elements(PREDICT, INTEGERS, 1)),
     _check("large requests that are right", _unread(PREDICT, padded(MIB), 15, 20, 65_535)),
 ]

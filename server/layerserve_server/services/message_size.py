@@ -9,8 +9,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from layerserve_server.errors import InvalidRequestError
 
 #: Maximum number of elements of a message, unless its method allows more: fields, of which nested messages count four
-#: times, and packed integers, of which as many count as one as take 128 bytes. Fields take up to 8 MiB, and as much again
-#: as objects here; integers take up to 32 MiB.
+#: times, and packed integers, of which as many count as one as take 64 bytes. Fields take up to 8 MiB, and as much again
+#: as objects here; integers take up to 16 MiB.
 MAX_ELEMENTS = 1 << 18
 NESTED_ELEMENTS = 4
 #: Maximum size of messages that aren't checked, in bytes.
@@ -20,13 +20,13 @@ LONG_BYTES = 1 << 20
 LONG_ELEMENTS = 1 << 12
 #: How many packed integers count as one, by the types whose numbers take more memory than in the message.
 _PACKED = {
-    FieldDescriptor.TYPE_INT32: 32,
-    FieldDescriptor.TYPE_UINT32: 32,
-    FieldDescriptor.TYPE_SINT32: 32,
-    FieldDescriptor.TYPE_ENUM: 32,
-    FieldDescriptor.TYPE_INT64: 16,
-    FieldDescriptor.TYPE_UINT64: 16,
-    FieldDescriptor.TYPE_SINT64: 16,
+    FieldDescriptor.TYPE_INT32: 16,
+    FieldDescriptor.TYPE_UINT32: 16,
+    FieldDescriptor.TYPE_SINT32: 16,
+    FieldDescriptor.TYPE_ENUM: 16,
+    FieldDescriptor.TYPE_INT64: 8,
+    FieldDescriptor.TYPE_UINT64: 8,
+    FieldDescriptor.TYPE_SINT64: 8,
 }
 #: Maximum number of bytes of an integer.
 VARINT_BYTES = 10

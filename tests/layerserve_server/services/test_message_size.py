@@ -54,11 +54,11 @@ def test_elements_within_nested_messages_count():
 @pytest.mark.parametrize(
     ("kind", "number", "count"),
     [
-        (tensor_pb2.Tensor, tensor_pb2.Tensor.SHAPE_FIELD_NUMBER, 16),
-        (InferTensorContents, InferTensorContents.UINT_CONTENTS_FIELD_NUMBER, 32),
+        (tensor_pb2.Tensor, tensor_pb2.Tensor.SHAPE_FIELD_NUMBER, 8),
+        (InferTensorContents, InferTensorContents.UINT_CONTENTS_FIELD_NUMBER, 16),
     ],
 )
-def test_packed_integers_count_as_one_element_for_each_128_bytes(kind, number, count):
+def test_packed_integers_count_as_one_element_for_each_64_bytes(kind, number, count):
     parse(kind, inside(number, b"\x01" * (count * (MAX_ELEMENTS - 2))))
     with pytest.raises(InvalidRequestError):
         parse(kind, inside(number, b"\x01" * (count * (MAX_ELEMENTS + 1))))
