@@ -9,8 +9,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from layerserve_server.errors import InvalidRequestError
 
 #: Maximum number of elements of a message, unless its method allows more: fields, of which nested messages count four
-#: times, and packed integers, of which as many count as one as take 64 bytes. Fields take up to 8 MiB, and as much again
-#: as objects here; integers take up to 16 MiB.
+#: times, and packed integers, of which as many count as one as take 64 bytes. Fields take up to 8 MiB, and as much
+#: again as objects here; integers take up to 16 MiB.
 MAX_ELEMENTS = 1 << 18
 NESTED_ELEMENTS = 4
 #: Maximum size of messages that aren't checked, in bytes.
