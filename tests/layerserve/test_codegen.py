@@ -176,6 +176,7 @@ def test_checkers_find_no_fault(tmp_path):
 
 def test_a_class_predicts(server):
     module = loaded(module_source("double", [X], [Y]))
+    assert module.Double.__doc__.startswith("The model 'double', ")
     with module.Double(server.address) as model:
         outputs = model.predict([[1, 2, 3]])
         assert outputs.y.tolist() == model.predict(x=[[1, 2, 3]], timeout=20).y.tolist() == [[2, 4, 6]]

@@ -77,6 +77,10 @@ def test_runs_are_over_one_another_with_their_best_epochs():
     assert "a" in texts(curves.svg())
 
 
+def test_a_run_without_logs_is_an_empty_image(tmp_path):
+    assert Curves("m", "epoch", {}).save(tmp_path / "m.svg").read_text().count("<svg") == 1
+
+
 def test_many_logs_are_bounded(monkeypatch):
     monkeypatch.setattr("layerserve.curves.MAX_PANELS", 2)
     curves = Curves("m", "epoch", {f"log{i}": [Line("run", [1], [1.0])] for i in range(300)})

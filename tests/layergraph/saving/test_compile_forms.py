@@ -21,7 +21,7 @@ from layergraph.errors import ConfigError
 from layergraph.saving.compile_object import compile_object
 from layergraph.saving.keras2.compile import Keras2Compile
 from layergraph.saving.keras2.releases import Release
-from layergraph.training import losses
+from layergraph.training import losses, optimizers
 from layergraph.training.metrics import table as metrics
 
 #: Case -> its model, and what 2.15 wrote into an `.h5` and a `.keras`; by `make_compiled_settings.py`.
@@ -403,3 +403,10 @@ def test_settings_that_cannot_be_used_are_left_out(unknown: str, ending: str, ge
     model.compile("sgd", "mse")
     model.save(tmp_path / f"again{ending}", generation=generation)
     assert layergraph.load_model(tmp_path / f"again{ending}").compiled
+
+
+def test_an_optimizer_keeps_its_name_and_has_that_of_its_class_else() -> None:
+    model = BUILDERS[SETTINGS["tabular-names"]["model"]](layergraph)
+    for options, expected in (({"name": "mine"}, "mine"), ({}, "SGD")):
+        model.compile(optimizer=optimizers.SGD(0.1, **options), loss="mse")
+        assert writer(model).training_config()["optimizer_config"]["config"]["name"] == expected

@@ -276,6 +276,15 @@ def test_two_callers_at_once_have_one_dataset(make_store):
     assert not bob.folder.exists()
 
 
+def test_a_folder_of_its_name_that_is_no_dataset_is_a_typed_error(make_store):
+    store = make_store()
+    part = begin(store)
+    part.add(0, CONTENT)
+    (store.folder / DIGEST / "other").mkdir(parents=True)
+    with pytest.raises(RefusedChangeError, match="can't be written"):
+        store.finish(part)
+
+
 def test_another_server_that_receives_it_refuses_for_now(make_store):
     part = begin(make_store())
     other = make_store()

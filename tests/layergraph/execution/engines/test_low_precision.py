@@ -209,6 +209,27 @@ def test_a_note_that_is_damaged_says_nothing(tmp_path: Path, text: str) -> None:
     assert tuning._recall(tmp_path / "engines.json") == []
 
 
+def test_products_have_kernels_of_8_bits(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    made, kept = model(), Folder(tmp_path / "graphs")
+    reduce_precision(made, golden(made, tmp_path / "golden.npz", 1.0), "int8", threads=1, workshop=kept)
+    graph = onnx.load(tmp_path / "graphs" / quantization.DYNAMIC).graph
+    products = [node.op_type for node in graph.node if "MatMul" in node.op_type or node.op_type == "Gemm"]
+    assert len(products) == 3
+    assert set(products) == {"MatMulInteger"}
+
+
+def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(folder: Path) -> None:
+        raise ImportError("no onnxruntime")
+
+    monkeypatch.setattr(quantization, "quantize", missing)
+    made = model()
+    with pytest.raises(UnfitError, match="the packages 'onnxruntime' and 'onnx' aren't installed"):
+        reduce_precision(made, golden(made, tmp_path / "golden.npz", 1.0), "int8")
+
+
 def test_a_model_without_products_has_nothing_to_quantize(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     x = layergraph.Input((6,), name="x")
