@@ -309,6 +309,16 @@ def laid_out_by_keras(scale: Any, order: list[int], expanded: list[int], squeeze
     return ops.squeeze(scale, axis=squeezed) if squeezed else scale
 
 
+def test_kernels_of_two_rows_in_a_byte_give_the_numbers_of_their_release() -> None:
+    fixtures = Path(__file__).parents[2] / "fixtures"
+    model = layergraph.load_model(fixtures / "keras3_int4.keras")
+    assert [model.get_layer(name).packed_by_rows for name in ("odd", "even", "joined")] == [True] * 3
+    with np.load(fixtures / "keras3_int4.npz") as arrays:
+        np.testing.assert_allclose(
+            model.plan().run({"x": arrays["x"]})["joined"], arrays["output"], rtol=1e-5, atol=1e-6
+        )
+
+
 def test_kernels_that_later_releases_read_otherwise_are_not_saved(tmp_path: Path) -> None:
     """As Keras 3.11 to 3.13 packed them, two rows in a byte."""
     entry = keras.Input((6,))

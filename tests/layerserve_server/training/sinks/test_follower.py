@@ -128,8 +128,9 @@ def test_a_resumed_run_is_the_same_copy(sink, follow, write):
     one = follow()
     one.turn()
     assert sink.ended == [(COPY, RunState.FAILED, {"layerserve.reason": "killed"})]
-    write(events.Queued(0), events.Resumed(1, 2), EPOCH, events.Cancelled(2))
-    one.turn()
+    for further in ((events.Queued(0), events.Resumed(1, 2)), (EPOCH,), (events.Cancelled(2),)):
+        write(*further)
+        one.turn()
     assert sink.begun[1:] == [(RUN, "m", COPY)]
     assert sink.ended[1:] == [(COPY, RunState.CANCELLED, {})]
 
