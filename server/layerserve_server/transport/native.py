@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 BUSY_SECONDS = 150e-6
 #: Maximum size of a call's metadata, grpcio's limit.
 MAX_METADATA_BYTES = 16 * 1024
+#: Maximum length of the path of the folder for temporary files, in bytes: that of a socket in it has at most 107.
+MAX_FOLDER_BYTES = 74
 #: Name of the front's threads, as Linux has it.
 FRONT_THREAD = "grpc-native-io"
 #: The front has passed on all replies when its threads have slept for this time, in seconds; and the maximum time to
@@ -83,6 +85,12 @@ class NativeServer:
         if limits.max_connection_age_seconds:
             raise NativeUnavailableError(
                 "transport 'native' doesn't support max_connection_age_seconds: use 'grpcio', or set it in a proxy"
+            )
+        temporary = tempfile.gettempdir()
+        if shared is None and len(os.fsencode(temporary)) > MAX_FOLDER_BYTES:
+            raise NativeUnavailableError(
+                f"transport 'native': can't make a socket in {temporary}, whose path is too long: expected at most "
+                f"{MAX_FOLDER_BYTES} bytes; set TMPDIR to another folder"
             )
         self._event_call: int = native.EVENT_CALL
         self._ending = Ending()

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+import tempfile
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -19,7 +20,7 @@ from layerserve_server.transport import native
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.native import NativeServer, NativeUnavailableError
+from layerserve_server.transport.native import MAX_FOLDER_BYTES, NativeServer, NativeUnavailableError
 
 
 def call(channel, method, data=b"x", **options):
@@ -299,6 +300,19 @@ def test_a_client_gives_itself_no_other_address(serve_echo):
 def test_the_native_transport_refuses_tls():
     with pytest.raises(NativeUnavailableError, match="doesn't support TLS"):
         NativeServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificates=object())
+
+
+@needs_native
+def test_a_folder_for_temporary_files_with_a_long_path_is_refused(monkeypatch, tmp_path):
+    folder = tmp_path / ("x" * (MAX_FOLDER_BYTES + 1))
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(
+        NativeUnavailableError, match="x, whose path is too long: expected at most 74 bytes; set TMPDIR"
+    ):
+        NativeServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
+    # A folder of the maximum length holds the socket's path.
+    assert MAX_FOLDER_BYTES + len("/layerserve-xxxxxxxx/grpcio.sock") < 108
 
 
 def test_a_missing_extension_is_told(monkeypatch):
