@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from clocks import replace_time
@@ -149,6 +150,13 @@ def test_only_an_interrupted_run_with_its_means_is_resumable(tmp_path):
     events.append(tmp_path, events.Failed("loss is nan", 1, 1))
     run.log.refresh()
     assert not run.resumable
+
+
+@pytest.mark.parametrize(("kind", "published"), [(Kind.ONLINE, 4), (Kind.TRAINING, 0)])
+def test_a_session_has_published_what_its_note_says(tmp_path, kind, published):
+    (tmp_path / "published.json").write_text('{"step": 7, "version": 4}')
+    run = Run("r", tmp_path, replace(REQUEST, kind=kind), EventLog(tmp_path))
+    assert run.published_version == published
 
 
 def test_a_run_has_one_owner(tmp_path):
