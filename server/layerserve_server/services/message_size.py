@@ -54,15 +54,15 @@ def _has_more(message: bytes, descriptor: Descriptor, left: int) -> bool:
         kind, at, stop = spans.pop()
         nested, packed = _fields(kind)
         while at < stop:
-            key, at = _varint(message, at)
+            key, at = read_varint(message, at)
             form, number = key & 7, key >> 3
             left -= 1
             if form == 0:
-                _, at = _varint(message, at)
+                _, at = read_varint(message, at)
             elif form == 1:
                 at += 8
             elif form == 2:
-                size, at = _varint(message, at)
+                size, at = read_varint(message, at)
                 if number in nested:
                     left -= NESTED_ELEMENTS - 1
                     spans.append((nested[number], at, min(at + size, stop)))
@@ -83,7 +83,7 @@ def _fields(kind: Descriptor) -> tuple[dict[int, Descriptor], dict[int, int]]:
     return nested, {field.number: _PACKED[field.type] for field in kind.fields if field.type in _PACKED}
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
+def read_varint(message: bytes, at: int) -> tuple[int, int]:
     """Returns the number at a position, and its end; 0 and the message's end if it ends early or is too long."""
     if at < len(message) and message[at] < 128:
         return message[at], at + 1

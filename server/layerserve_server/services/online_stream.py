@@ -24,7 +24,7 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.services.message_size import is_long
-from layerserve_server.services.messages import dtype_name, model_spec, parsed
+from layerserve_server.services.messages import dtype_name, model_spec, parse
 from layerserve_server.services.run_replies import log_values
 from layerserve_server.training.dry_run import REFUSALS
 from layerserve_server.training.online.frames import Frame, FrameArray
@@ -150,13 +150,14 @@ class OnlineStream:
                 self._stream.memory.give(len(data))
 
     async def _ask(self, data: bytes) -> None:
-        message = await parsed(self._stream, pb.TrainOnlineRequest, data)
+        read = partial(parse, pb.TrainOnlineRequest, data)
+        long = is_long(data, pb.TrainOnlineRequest.DESCRIPTOR)
+        message = await self._stream.blocking(read) if long else read()
         kind = message.WhichOneof("part") or ""
         asked = _Asked(message.id, kind, time.monotonic())
         self._asked.append(asked)
         try:
             make = partial(self._frame, message, kind)
-            long = is_long(data, pb.TrainOnlineRequest.DESCRIPTOR)
             frame = await self._stream.blocking(make) if long else make()
         except ServerError as error:
             asked.error = error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from layerserve_server.services.message_size import read_varint
 from layerserve_server.services.prediction.contract import Span
 
 #: Returned in place of the field number for the rest of a message that isn't read; field numbers start at 1.
@@ -47,13 +48,13 @@ def _walk(message: bytes, within: Span) -> Iterator[tuple[int, int, Span]]:
     at = within.start
     while at < within.stop:
         start = at
-        key, at = _varint(message, at)
+        key, at = read_varint(message, at)
         kind = key & 7
         if kind == 0:
-            _, at = _varint(message, at)
+            _, at = read_varint(message, at)
             yield PLAIN, start, Span(start, at)
         elif kind == 2:
-            length, at = _varint(message, at)
+            length, at = read_varint(message, at)
             yield key >> 3, start, Span(at, at + length)
             at += length
         elif kind in (1, 5):
@@ -63,14 +64,3 @@ def _walk(message: bytes, within: Span) -> Iterator[tuple[int, int, Span]]:
             # A group, whose end is found only by parsing it. These messages never had any.
             yield UNREAD, start, Span(at, within.stop)
             return
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
