@@ -145,10 +145,10 @@ class AsyncManagement:
     async def delete_model(self, model: str, *, force: bool = False, timeout: float | None = None) -> tuple[str, ...]:
         """Delete a model with all versions, labels and settings from the server's disk.
 
-        With `force`, also a loaded one. Returns a text for each process of the server that still serves it. `timeout`
-        is in seconds; default: the client's.
+        With `force`, also a loaded one, and one with runs or sweeps that haven't ended: these publish nothing. Returns
+        a text for each process of the server that still serves it. `timeout` is in seconds; default: the client's.
 
-        Raises ModelNotFound, FailedPrecondition (it is loaded and `force` isn't set).
+        Raises ModelNotFound, FailedPrecondition (it is loaded, or runs or sweeps haven't ended, and `force` isn't set).
         """
         request = DeleteModelRequest(name=checked_name(model), force=force)
         return tuple((await self._run(call(methods.DELETE_MODEL, request), timeout)).lagging)

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version as package_version
 from types import TracebackType
 
@@ -32,6 +33,7 @@ from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.online import OnlineTrainingService
 from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.run_access import open_work
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.run_series import RunSeries
@@ -173,7 +175,7 @@ class App:
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers
         if workers is not None:
-            workers.model_settings = self.repository.settings_without_file
+            workers.in_force = self.repository.in_force_without_files
         if workers is not None and settings.model_control != "poll":
             # Otherwise a worker that is started again would have what has changed since on disk.
             workers.catalogue = self.repository.catalogue
@@ -182,7 +184,13 @@ class App:
             return workers.follow(model, self.repository.serving) if workers else ()
 
         audit = AuditLog(settings.state_folder)
-        manager = Manager(self.repository, audit, follow, max_upload_bytes=settings.max_upload_bytes)
+        manager = Manager(
+            self.repository,
+            audit,
+            follow,
+            max_upload_bytes=settings.max_upload_bytes,
+            open_work=partial(open_work, self.runs, self.sweeps),
+        )
         self.repository.run_published = manager.note_run
         return manager
 

@@ -185,6 +185,10 @@ class RunElsewhereError(NotTrainableError):
     reason = "run_elsewhere"
 
 
+class ModelGoneError(NotTrainableError):
+    """The model that a run began with was deleted, so that its result isn't published."""
+
+
 class VersionConflictError(NotTrainableError):
     """Another version than the request expects is the newest of the model. `newest` is that version."""
 

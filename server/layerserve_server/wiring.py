@@ -36,6 +36,7 @@ from layerserve_server.remote.store import FsspecStore
 from layerserve_server.remote.store_writer import StoreWriter
 from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
+from layerserve_server.repository.remembered_callers import RememberedCallers
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import LoadedVersion
@@ -121,6 +122,7 @@ class Inference:
             loads=settings.loads,
             polls=settings.model_control == "poll",
             sample_share=partial(sample_share, settings),
+            remembered=RememberedCallers(settings.state_folder / "callers", writes=not worker),
         )
         self.metrics.watch_loaded(self.repository.loaded_bytes)
         self._shadows = Shadows(self.repository, self.metrics)
@@ -231,7 +233,7 @@ class Inference:
         self.metrics.watch_memory(lambda: transport.memory.used, transport.memory.limit)
 
         def changed() -> None:
-            self.gate.reserved.set(self.repository.callers)
+            self.gate.reserved.set(self.repository.restrictions)
             transport.models_changed()
 
         self.repository.changed = changed

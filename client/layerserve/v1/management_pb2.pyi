@@ -741,7 +741,7 @@ class DeleteModelRequest(_message.Message):
     name: _builtins.str
     """Name of the model."""
     force: _builtins.bool
-    """Whether to delete it even if it is loaded. Default: false."""
+    """Whether to delete it even if it is loaded, or runs or sweeps of it haven't ended. Default: false."""
     def __init__(
         self,
         *,

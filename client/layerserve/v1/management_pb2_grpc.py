@@ -187,8 +187,8 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteModel(self, request, context):
-        """Deletes a model with all versions, labels and settings. Errors: FAILED_PRECONDITION (it is loaded, and `force` isn't
-        set).
+        """Deletes a model with all versions, labels and settings. Runs that began with it publish nothing any more. Errors:
+        FAILED_PRECONDITION (it is loaded, or runs or sweeps of it haven't ended, and `force` isn't set).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -78,8 +78,8 @@ class ManagementServiceStub:
     Errors: FAILED_PRECONDITION (a label points at it; or it is the default or pinned, and `force` isn't set).
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_management_pb2.DeleteModelRequest, _management_pb2.DeleteModelResponse]
-    """Deletes a model with all versions, labels and settings. Errors: FAILED_PRECONDITION (it is loaded, and `force` isn't
-    set).
+    """Deletes a model with all versions, labels and settings. Runs that began with it publish nothing any more. Errors:
+    FAILED_PRECONDITION (it is loaded, or runs or sweeps of it haven't ended, and `force` isn't set).
     """
 
 @_typing.type_check_only
@@ -132,8 +132,8 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     Errors: FAILED_PRECONDITION (a label points at it; or it is the default or pinned, and `force` isn't set).
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_management_pb2.DeleteModelRequest, _management_pb2.DeleteModelResponse]  # type: ignore[assignment]
-    """Deletes a model with all versions, labels and settings. Errors: FAILED_PRECONDITION (it is loaded, and `force` isn't
-    set).
+    """Deletes a model with all versions, labels and settings. Runs that began with it publish nothing any more. Errors:
+    FAILED_PRECONDITION (it is loaded, or runs or sweeps of it haven't ended, and `force` isn't set).
     """
 
 class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -249,8 +249,8 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.DeleteModelResponse, _abc.Awaitable[_management_pb2.DeleteModelResponse]]:
-        """Deletes a model with all versions, labels and settings. Errors: FAILED_PRECONDITION (it is loaded, and `force` isn't
-        set).
+        """Deletes a model with all versions, labels and settings. Runs that began with it publish nothing any more. Errors:
+        FAILED_PRECONDITION (it is loaded, or runs or sweeps of it haven't ended, and `force` isn't set).
         """
 
 def add_ManagementServiceServicer_to_server(servicer: ManagementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from layerserve_server.access.quota import Quota
 from layerserve_server.access.reserved import NONE, Reserved
-from layerserve_server.access.rights import RIGHTS, Right
+from layerserve_server.access.rights import RIGHTS, Right, with_alternatives
 from layerserve_server.errors import ForbiddenError, ServerError, TokenExpiredError, UnauthenticatedError, safe_text
 
 #: Maximum number of model names that a caller's checks are kept for. Callers choose the names, so there is a limit.
@@ -41,8 +41,8 @@ class Caller:
         token, or the id of its token's key. `reserved` are models that only some callers may use.
         """
         self.name = name
-        #: With "open", and "any" if it has another one.
-        self.rights: frozenset[Right] = frozenset((*rights, "open", *(("any",) if rights else ())))
+        #: With those of which a method needs any (see `rights`).
+        self.rights: frozenset[Right] = with_alternatives(rights)
         self.models = tuple(models)
         #: None means no limits.
         self.quota = quota
@@ -67,6 +67,16 @@ class Caller:
         return self._named
 
     @property
+    def owner(self) -> str:
+        """Its name as an owner: empty for callers without a token or certificate, whatever tokens are named."""
+        return self.name if self._named else ""
+
+    @property
+    def manages_all(self) -> bool:
+        """Whether it has the right "manage" on all models."""
+        return "manage" in self.rights and "*" in self.models
+
+    @property
     def key(self) -> tuple[object, ...]:
         """Equal for callers that may do the same with the same token or certificate."""
         return self.source, self.name, self.rights, self.models, self.expires, self.quota
@@ -79,7 +89,7 @@ class Caller:
         """Returns the error for an open stream of a model, or of none: the caller or the model may have changed."""
         if self.ended is not None:
             return type(self.ended)(str(self.ended))
-        if model and not self.reserved.admits(self.name, model):
+        if model and not self._admitted(model):
             return ForbiddenError(
                 f"model '{safe_text(model, 80)}': isn't open to caller '{safe_text(self.name, 80)}' any more"
             )
@@ -88,7 +98,10 @@ class Caller:
     def may(self, right: Right, model: str) -> bool:
         """Whether the caller has a right on a model. The model need not exist."""
         allowed = right in self.rights and any(fnmatchcase(model, pattern) for pattern in self.models)
-        return allowed and self.reserved.admits(self.name, model)
+        return allowed and self._admitted(model)
+
+    def _admitted(self, model: str) -> bool:
+        return self.reserved.admits(self.name, model, manages="manage" in self.rights)
 
     def check(self, right: Right, method: str) -> None:
         """Raises UnauthenticatedError or ForbiddenError if the caller may not call a method that needs this right."""

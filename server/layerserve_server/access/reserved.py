@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 
+@dataclass(frozen=True, slots=True)
+class Restriction:
+    """The callers that may use something. `callers` are names or patterns; None if they can't be read."""
+
+    callers: tuple[str, ...] | None
+
+    def admits(self, caller: str, *, manages: bool) -> bool:
+        """Whether it is open to the caller of this name. What can't be read is open to callers that `manage` only."""
+        return manages if self.callers is None else names(self.callers, caller)
+
+
+#: The restriction of a model whose callers can't be read.
+UNREADABLE = Restriction(None)
+
+
 class Reserved:
-    """Names or patterns of callers by model. Other models are open to all who have the right. Thread-safe."""
+    """Restrictions by model. Other models are open to all who have the right. Thread-safe."""
 
     def __init__(self) -> None:
         #: By model. Replaced, never changed.
-        self.callers: Mapping[str, tuple[str, ...]] = {}
-        #: Changes with each change of the callers, so that earlier checks no longer count.
+        self.restrictions: Mapping[str, Restriction] = {}
+        #: Changes with each change of the restrictions, so that earlier checks no longer count.
         self.version = 0
 
-    def set(self, callers: Mapping[str, tuple[str, ...]]) -> None:
-        """Replaces the callers of all models."""
-        if callers != self.callers:
-            self.callers = callers
+    def set(self, restrictions: Mapping[str, Restriction]) -> None:
+        """Replaces the restrictions of all models."""
+        if restrictions != self.restrictions:
+            self.restrictions = restrictions
             self.version += 1
 
-    def admits(self, caller: str, model: str) -> bool:
+    def admits(self, caller: str, model: str, *, manages: bool) -> bool:
         """Whether a model is open to the caller of this name."""
-        patterns = self.callers.get(model)
-        return patterns is None or any(fnmatchcase(caller, pattern) for pattern in patterns)
+        restriction = self.restrictions.get(model)
+        return restriction is None or restriction.admits(caller, manages=manages)
+
+
+def names(patterns: Iterable[str], caller: str) -> bool:
+    """Whether names or patterns of callers include the caller of this name."""
+    return any(fnmatchcase(caller, pattern) for pattern in patterns)
 
 
 #: No model is reserved.

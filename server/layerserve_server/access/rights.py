@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias, get_args
 
-#: Strings, since the hash of an Enum's member is computed in Python, and each call looks one up. Two aren't given to
-#: callers: "open" is had by all, "any" by those with at least one other right.
-Right: TypeAlias = Literal["open", "any", "predict", "read", "train", "manage"]
+#: Strings, since the hash of an Enum's member is computed in Python, and each call looks one up.
+Right: TypeAlias = Literal[
+    "predict", "read", "train", "manage", "open", "any", "read, train or manage", "train or manage"
+]
 
 #: The rights that a caller may be given.
-RIGHTS: tuple[Right, ...] = get_args(Right)[2:]
+RIGHTS: tuple[Right, ...] = get_args(Right)[:4]
+#: What callers have who were given one of these rights. With the last two, what the caller may do depends on the owner
+#: of the run, sweep or dataset (see `ownership`).
+ALTERNATIVES: Mapping[Right, tuple[Right, ...]] = {
+    "any": RIGHTS,
+    "read, train or manage": ("read", "train", "manage"),
+    "train or manage": ("train", "manage"),
+}
 
 _SERVICES: dict[str, dict[Right, str]] = {
     "layerserve.v1.PredictionService": {"predict": "Predict PredictStream"},
@@ -21,19 +29,25 @@ _SERVICES: dict[str, dict[Right, str]] = {
         "read": "ListModels GetModelStatistics DownloadModel",
     },
     "layerserve.v1.TrainingService": {
-        "train": "Train Evaluate EstimateRun PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
-        "read": "WatchRun GetRun GetRunSeries ListRuns ListRunFiles DownloadRunFile",
+        "train": "Train Evaluate EstimateRun",
+        "train or manage": "PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
+        "read, train or manage": "WatchRun GetRun GetRunSeries ListRuns ListRunFiles DownloadRunFile",
     },
     "layerserve.v1.DatasetService": {
-        "train": "UploadDataset MakeDataset DeleteDataset",
-        "read": "ListDatasets GetDataset",
+        "train": "UploadDataset MakeDataset",
+        "train or manage": "DeleteDataset",
+        "read, train or manage": "ListDatasets GetDataset",
     },
     "layerserve.v1.CheckpointService": {
-        "train": "PublishCheckpoint PredictCheckpoint DeleteCheckpoint",
-        "read": "ListCheckpoints DownloadCheckpoint",
+        "train or manage": "PublishCheckpoint PredictCheckpoint DeleteCheckpoint",
+        "read, train or manage": "ListCheckpoints DownloadCheckpoint",
     },
     "layerserve.v1.OnlineTrainingService": {"train": "TrainOnline"},
-    "layerserve.v1.SweepService": {"train": "CreateSweep CancelSweep DeleteSweep", "read": "GetSweep ListSweeps"},
+    "layerserve.v1.SweepService": {
+        "train": "CreateSweep",
+        "train or manage": "CancelSweep DeleteSweep",
+        "read, train or manage": "GetSweep ListSweeps",
+    },
     "grpc.health.v1.Health": {"open": "Check List Watch"},
     "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},
     "grpc.reflection.v1alpha.ServerReflection": {"read": "ServerReflectionInfo"},
@@ -73,6 +87,12 @@ HTTP: Mapping[str, Right] = {
     "/metrics": "read",
     "/monitoring/prometheus/metrics": "read",
 }
+
+
+def with_alternatives(given: Iterable[Right]) -> frozenset[Right]:
+    """Returns the rights that a caller was given, with "open" and those that any of several rights include."""
+    rights = frozenset((*given, "open"))
+    return rights.union(right for right, alternatives in ALTERNATIVES.items() if not rights.isdisjoint(alternatives))
 
 
 class MissingRightError(ValueError):

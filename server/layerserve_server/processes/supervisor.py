@@ -59,8 +59,8 @@ class Supervisor:
         self._following = Following()
         #: Returns the versions of each model that a worker may load when it starts; None for all on disk.
         self.catalogue: Callable[[], Mapping[str, Sequence[int]] | None] = lambda: None
-        #: Returns the settings of models that aren't those in their files.
-        self.model_settings: Callable[[], Mapping[str, Any]] = dict
+        #: Returns what is in force of models whose files are wrong.
+        self.in_force: Callable[[], Mapping[str, Any]] = dict
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -173,7 +173,7 @@ class Supervisor:
             "spare_imports": str(self.spare_imports),
             "secret": self.group.secret.hex(),
             "catalogue": self.catalogue(),
-            "model_settings": self.model_settings(),
+            "in_force": self.in_force(),
         }
 
 

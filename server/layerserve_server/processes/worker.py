@@ -24,7 +24,6 @@ from layerserve_server.inference import runner
 from layerserve_server.observability import logs
 from layerserve_server.probes import Probes
 from layerserve_server.processes.following import Orders
-from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
@@ -51,8 +50,7 @@ def main() -> None:
     inference = Inference(settings, ModelLoader(settings, imports=imports), imports, group, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
-    in_force = {name: ModelSettings.model_validate(one) for name, one in configuration["model_settings"].items()}
-    repository.open(configuration["catalogue"], in_force)
+    repository.open(configuration["catalogue"], configuration["in_force"])
     watcher = Watcher(settings.poll_seconds, inference.watch)
     watcher.start()
     access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)

@@ -41,6 +41,9 @@ SETTLE_SECONDS = 2.0
 WAIT_SECONDS = 60.0
 #: Time between two looks for versions that other processes wait for, in seconds.
 TICK_SECONDS = 0.2
+#: In place of the text of a small object that can't be read. It is neither TOML nor JSON, so that it restricts a model
+#: as an invalid file does.
+UNREADABLE = "this object couldn't be read from the store\n"
 #: Time that a start waits for the store, if there are copies, in seconds.
 START_SECONDS = 10.0
 
@@ -106,6 +109,8 @@ class Mirror:
         #: The small objects of models: identities of those in the folder, by path, those that are being read, with
         #: their identities, and why others couldn't be.
         self._of_models: dict[str, str] = {}
+        #: Those whose text in the folder comes from this process.
+        self._own_texts: set[str] = set()
         self._reading: dict[str, tuple[str, Future[str]]] = {}
         self._unread: dict[str, str] = {}
         self._fetching: dict[Key, Future[None]] = {}
@@ -268,7 +273,9 @@ class Mirror:
     def _read_of_models(self, found: Listing) -> dict[str, str]:
         """Reads the small objects of models that have changed.
 
-        Those that can't be read stay as they are in the folder, and are read again with the next listing.
+        Those that can't be read are read again with the next listing. Meanwhile what this process has read of them
+        stays; of those that it has never read, the text is one that is valid in none of them. An older server's copy
+        isn't trusted then: the object may have been changed to admit fewer callers.
         """
         left = set()
         for path, one in found.of_models.items():
@@ -291,21 +298,30 @@ class Mirror:
                         texts[path] = task.result()
                 except StoreError as error:
                     self._unread[path] = str(error)
-            if (reason := self._unread.get(path)) and reason != before.get(path):
+            if not (reason := self._unread.get(path)):
+                continue
+            if reason != before.get(path):
                 logger.error("can't read an object of a model; it is tried again: %s", reason)
+            if path not in self._own_texts and now is not None:
+                texts[path] = UNREADABLE
         return texts
 
     def _copy_of_models(self, found: Listing, texts: Mapping[str, str]) -> None:
         for path, text in texts.items():
             try:
                 self._cache.write_of_model(path, text)
-                self._of_models[path] = found.of_models[path].identity
+                if text is UNREADABLE:
+                    self._of_models[path] = ""
+                else:
+                    self._of_models[path] = found.of_models[path].identity
+                    self._own_texts.add(path)
             except OSError as error:
                 logger.error("can't write the copy of %s, which is tried again: %s", path, error)
         for path in self._of_models.keys() - found.of_models.keys():
             with suppress(OSError):
                 self._cache.remove_of_model(path)
                 del self._of_models[path]
+                self._own_texts.discard(path)
 
     def _write_down(self) -> None:
         """Writes the listing for other processes and the next start. Without it this process goes on."""
@@ -458,6 +474,7 @@ class Mirror:
                 self._cache.write_of_model(path, text)
             # Its identity isn't known: the next listing has it read again.
             self._of_models[path] = ""
+            self._own_texts.add(path)
 
 
 def _kind(error: Exception) -> Kind:

@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from layerserve_server.disk import sha256
+from layerserve_server.disk import json_object, sha256
+from layerserve_server.errors import ModelGoneError
 from layerserve_server.remote import publishing
 from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.listing import CLAIM, OF_MODELS, RemoteVersion, names
+from layerserve_server.remote.listing import CLAIM, RemoteVersion, arrange, names
 from layerserve_server.remote.mirror import Mirror
 from layerserve_server.remote.objects import Store, StoreError
-from layerserve_server.repository.control import CONTROL
+from layerserve_server.repository.control import CONTROL, Control, check_not_deleted
 from layerserve_server.repository.layout import CLASS_LABELS, FIRST_CHOICES, LABELS, MANIFEST
 from layerserve_server.repository.model_settings import SETTINGS_FILE
-from layerserve_server.repository.publishing import MAX_LABELS_BYTES, link_file
+from layerserve_server.repository.publishing import MAX_LABELS_BYTES, UnreadableFileError, link_file
 
 
 class StoreWriter:
@@ -28,6 +29,10 @@ class StoreWriter:
         self._store = store
         self._cache = cache
         self._mirror = mirror
+
+    def check_there(self, name: str, base: int) -> None:
+        """See Writer."""
+        check_not_deleted(name, base, self._control(name) if self._mirror.versions_of(name) else None)
 
     def check_writable(self, name: str) -> None:
         """Raises OSError if nothing can be published. Doesn't ask the store."""
@@ -42,6 +47,7 @@ class StoreWriter:
         above: int,
         expected: int = 0,
         beside: Mapping[str, Path] = {},
+        base: int = 0,
     ) -> int:
         """See Writer."""
         folder = self._cache.unfinished()
@@ -52,7 +58,7 @@ class StoreWriter:
                 shutil.copyfile(path, folder / copied)
             manifest = {**facts, "file": target.name, "bytes": target.stat().st_size, "sha256": sha256(target)}
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-            version = self._publish(name, folder, above, expected, None)
+            version = self._publish(name, folder, above, expected, None, base)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         file.unlink()
@@ -62,18 +68,26 @@ class StoreWriter:
         """See Writer."""
         return self._publish(name, folder, above, 0, settings)
 
-    def _publish(self, name: str, folder: Path, above: int, expected: int, settings: bytes | None) -> int:
+    def _publish(
+        self, name: str, folder: Path, above: int, expected: int, settings: bytes | None, base: int = 0
+    ) -> int:
         publishing.check(self._address)
+        if base:
+            self.check_there(name, base)
         one = publishing.upload(self._store, name, folder, max([above, *self._mirror.versions_of(name)]), expected)
         try:
+            if base:
+                # A server that deletes the model writes that first: one of the two sees what the other has done.
+                check_not_deleted(name, base, self._control(name))
             if settings is not None:
-                self._write(f"{name}/{SETTINGS_FILE}", settings.decode("utf-8"))
+                with self._mirror.exchange:
+                    self._write(f"{name}/{SETTINGS_FILE}", settings.decode("utf-8"))
             # Files of the model's folder that come with each version.
             missing = [file for file in names(one.files) if not (folder / file).exists()]
             if missing:
                 self._store.fetch([one.files[file] for file in missing], missing, folder)
             self._mirror.adopt(one, folder)
-        except OSError:
+        except (OSError, ModelGoneError):
             publishing.delete(self._store, f"{name}/{one.version}", own_paths(one))
             raise
         return one.version
@@ -98,27 +112,28 @@ class StoreWriter:
         """See Writer."""
         publishing.check(self._address)
         with self._mirror.exchange:
-            self._withdraw(name, version)
+            one = self._mirror.versions_of(name).get(version)
+            if one is not None:
+                self._withdraw(one)
 
     def withdraw_model(self, name: str, highest: int) -> None:
         """See Writer."""
         publishing.check(self._address)
         with self._mirror.exchange:
-            labels = [one.path for one in self._store.objects(name) if one.path.endswith(CLASS_LABELS)]
-            for version in self._mirror.versions_of(name):
-                self._withdraw(name, version)
-            for path in labels:
+            # First: what another server publishes after this is withheld, and what it has published before is listed.
+            self._replace(f"{name}/{CONTROL}", {"highest": highest, "deleted": highest})
+            objects = self._store.objects(name)
+            known = {one.key: one for one in self._mirror.versions_of(name).values()}
+            for one in {**known, **arrange(objects, "").versions}.values():
+                self._withdraw(one)
+            for path in [one.path for one in objects if one.path.endswith(CLASS_LABELS)]:
                 self._store.delete(path)
-            for file in OF_MODELS:
+            for file in (LABELS, SETTINGS_FILE):
                 self._store.delete(f"{name}/{file}")
                 self._mirror.copy_text(f"{name}/{file}", None)
-        self.write_control(name, highest=highest)
 
-    def _withdraw(self, name: str, version: int) -> None:
-        one = self._mirror.versions_of(name).get(version)
-        if one is None:
-            return
-        place = f"{name}/{version}"
+    def _withdraw(self, one: RemoteVersion) -> None:
+        place = f"{one.name}/{one.version}"
         # With a claim and without a manifest it is no version for any server, however far this gets.
         self._store.write(f"{place}/{CLAIM}", "withdrawn")
         for path in sorted(own_paths(one), key=lambda path: not path.endswith(MANIFEST)):
@@ -126,26 +141,37 @@ class StoreWriter:
         self._store.delete(f"{place}/{CLAIM}")
         self._mirror.drop(one.key)
 
+    def _control(self, name: str) -> Control:
+        """Returns what calls have set for a model. Raises OSError if that can't be read."""
+        values = self._read(f"{name}/{CONTROL}")
+        try:
+            return Control.of(values)
+        except ValueError as error:
+            raise UnreadableFileError(f"{CONTROL}: {error}") from error
+
     def _change(self, path: str, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-        """Replaces a JSON object. One that can't be read counts as empty."""
+        """Replaces a JSON object. Raises OSError if the former one can't be read: its values would be lost."""
         publishing.check(self._address)
         with self._mirror.exchange:
-            try:
-                before = json.loads(self._store.read(path, MAX_LABELS_BYTES))
-            except StoreError as error:
-                if error.kind not in ("missing", "damaged", "refused"):
-                    raise
-                before = {}
-            except (ValueError, RecursionError):
-                before = {}
-            text = json.dumps(change(before if isinstance(before, dict) else {}), indent=1)
-            self._store.write(path, text)
-            self._mirror.copy_text(path, text)
+            self._replace(path, change(self._read(path)))
+
+    def _read(self, path: str) -> dict[str, Any]:
+        """Returns a JSON object; empty if there is none. Raises OSError if it can't be read."""
+        try:
+            return json_object(self._store.read(path, MAX_LABELS_BYTES))
+        except StoreError as error:
+            if error.kind == "missing":
+                return {}
+            raise
+        except ValueError as error:
+            raise UnreadableFileError(f"{path}: {error}") from error
+
+    def _replace(self, path: str, values: Mapping[str, Any]) -> None:
+        self._write(path, json.dumps(values, indent=1))
 
     def _write(self, path: str, text: str) -> None:
-        with self._mirror.exchange:
-            self._store.write(path, text)
-            self._mirror.copy_text(path, text)
+        self._store.write(path, text)
+        self._mirror.copy_text(path, text)
 
 
 def own_paths(one: RemoteVersion) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from layergraph.errors import unknown_name
 
+from layerserve_server.access.reserved import Restriction
 from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.repository.canary import Canary, Shadow
 from layerserve_server.repository.control import Control
@@ -32,8 +33,8 @@ class Catalogue:
         self.shadows: Mapping[str, Shadow] = {}
         #: Share of requests that are kept, by model. Replaced, never changed.
         self.sampled: Mapping[str, float] = {}
-        #: Callers of the models that only some may use, by model. Replaced, never changed.
-        self.callers: Mapping[str, tuple[str, ...]] = {}
+        #: Models that only some callers may use; also models that are gone. Replaced, never changed.
+        self.restrictions: Mapping[str, Restriction] = {}
         self._scanned = False
         #: Called after each change of the versions, their states or labels. Must not block.
         self.changed: Callable[[], None] = lambda: None
@@ -63,11 +64,11 @@ class Catalogue:
         with self._lock:
             return {name: sorted(record.versions) for name, record in self._models.items()}
 
-    def settings_without_file(self) -> dict[str, dict[str, Any]]:
-        """Returns the settings in force of models whose files are wrong, as JSON values."""
+    def in_force_without_files(self) -> dict[str, dict[str, Any]]:
+        """Returns what is in force of models whose files are wrong (see `ModelRecord.in_force_as_json`)."""
         with self._lock:
-            wrong = [record for record in self._models.values() if record.settings_problem]
-            return {one.name: one.settings.model_dump(mode="json", exclude_unset=True) for one in wrong if one.settings}
+            wrong = [record for record in self._models.values() if record.problem and not record.unknown]
+            return {record.name: record.in_force_as_json() for record in wrong}
 
     def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
@@ -127,7 +128,7 @@ class Catalogue:
             numbers = [record.target] if record.target else [number for number in record.versions if number >= least]
             found = {number: record.versions[number] for number in numbers if number in record.versions}
             reasons = {
-                number: "; ".join(filter(None, (entry.reason, record.settings_problem)))
+                number: "; ".join(filter(None, (entry.reason, record.problem)))
                 for number, entry in found.items()
                 if entry.state in (State.FAILED, State.READY)
             }

@@ -158,7 +158,7 @@ class LoadedModels(Residents):
             with self._lock:
                 record = self._known(name)
                 entry = record.entry(version, None, any_state=True)
-                if entry.state is State.FAILED and not entry.found.problem:
+                if entry.state is State.FAILED and not (entry.found.problem or record.unknown):
                     entry.state = State.AVAILABLE
                 entry.check_usable()
             if entry.loaded is None:

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 MAX_WAITING: Final = 8
 #: Time after which a refused caller may retry, in seconds.
 RETRY_SECONDS: Final = 2.0
+#: Maximum number of runs that an error lists.
+MAX_LISTED: Final = 5
 
 #: Has the other processes scan a model, and returns those in which it isn't as it is here, each with the reason.
 Follow = Callable[[str], Sequence[str]]
@@ -61,11 +63,14 @@ class Manager:
         follow: Follow = lambda name: (),
         *,
         max_upload_bytes: int,
+        open_work: Callable[[str], Sequence[str]] = lambda name: (),
     ) -> None:
+        """`open_work` returns the runs and sweeps of a model that haven't ended, in words."""
         self._repository = repository
         self._audit = audit
         self._follow = follow
         self._max_upload_bytes = max_upload_bytes
+        self._open_work = open_work
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._lock = threading.Lock()
         self._testing = threading.Lock()
@@ -310,15 +315,22 @@ class Manager:
             return self._finish(name)
 
     def delete_model(self, name: str, who: str, *, force: bool = False) -> Sequence[str]:
-        """Deletes a model. Returns the processes that lag behind. Raises RefusedChangeError if it is loaded.
+        """Deletes a model. Returns the processes that lag behind.
 
-        With `force`, that is no reason.
+        Raises RefusedChangeError if it is loaded, or runs or sweeps of it haven't ended. With `force`, neither is a
+        reason; then the results of those runs are withheld.
         """
         with self._change(who, "delete model", name, force=force) as record:
             versions = self._known(name)
             record["from"] = [one.version for one in versions]
             if not force and any(one.answers or one.state is State.LOADING for one in versions):
                 raise RefusedChangeError(f"model '{name}': it is loaded; unload it first, or use force")
+            if not force and (work := self._open_work(name)):
+                listed = ", ".join(work[:MAX_LISTED]) + f" and {len(work) - MAX_LISTED} more" * (len(work) > MAX_LISTED)
+                raise RefusedChangeError(
+                    f"model '{name}': {listed} not ended; cancel what isn't needed, or use force, after which the "
+                    "results aren't published"
+                )
             self._repository.check_deletable(name)
             highest = self._repository.highest(name)
             self._on_disk(lambda: self._repository.writer.withdraw_model(name, highest))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.disk import replace_file, sha256, sync
+from layerserve_server.disk import json_object, replace_file, sha256, sync
 from layerserve_server.errors import VersionConflictError
 from layerserve_server.repository.layout import FIRST_CHOICES, LABEL, LABELS, MANIFEST, MODEL_NAME, VERSION_FOLDER
 
@@ -41,8 +41,11 @@ def publish(
     above: int = 0,
     expected: int = 0,
     beside: Mapping[str, Path] = {},
+    check: Callable[[], None] = lambda: None,
 ) -> int:
     """Moves a model file into `root` as the next version of the model. Returns the version number.
+
+    `check` raises an error if nothing is to be published any more; no model is deleted between it and the publication.
 
     The number is one higher than the highest on disk and than `above`. The version's folder is created by a rename,
     with a manifest (`facts`, and the file's sha256 and size) and copies of the files `beside`, by name. The file is
@@ -50,6 +53,8 @@ def publish(
     VersionConflictError if the model has a version above `expected` (0: any), or never had that one; then leaves the
     repository unchanged.
     """
+    # Also before the folder of a model is made that is gone.
+    check()
     folder = model_folder(root, name)
     temporary = temporary_folder(folder)
     try:
@@ -60,7 +65,11 @@ def publish(
         copies = [shutil.copyfile(path, temporary / copied) for copied, path in beside.items()]
         for path in (target, temporary / MANIFEST, *copies, temporary):
             sync(path)
-        version = claim_next(name, temporary, folder, above, expected) if expected else claim(temporary, folder, above)
+        with locked_folder(folder):
+            check()
+            version = (
+                claim_next(name, temporary, folder, above, expected) if expected else claim(temporary, folder, above)
+            )
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -105,20 +114,19 @@ def claim_next(name: str, temporary: Path, folder: Path, above: int, expected: i
     Publishers choose the same next number, and renaming onto a folder fails: so a version that is published between the
     check and the renaming is noticed, too, whichever process or server publishes it.
     """
-    with _locked(folder):
-        newest = max(version_numbers(folder), default=0)
-        highest = max(above, newest)
-        check_expected(name, expected, newest, highest)
-        version = highest + 1
-        target = folder / str(version)
-        try:
-            if os.path.lexists(target):
-                raise VersionConflictError(name, expected, version)
-            os.rename(temporary, target)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise VersionConflictError(name, expected, version) from error
-            raise
+    newest = max(version_numbers(folder), default=0)
+    highest = max(above, newest)
+    check_expected(name, expected, newest, highest)
+    version = highest + 1
+    target = folder / str(version)
+    try:
+        if os.path.lexists(target):
+            raise VersionConflictError(name, expected, version)
+        os.rename(temporary, target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise VersionConflictError(name, expected, version) from error
+        raise
     return version
 
 
@@ -217,12 +225,13 @@ def process_lives(pid: int) -> bool:
 
 
 def read_labels(folder: Path) -> dict[str, int]:
-    """Returns the version numbers of a model's labels. Leaves out invalid ones; empty if there is no file."""
-    return {
-        label: version
-        for label, version in read_json(folder, LABELS).items()
-        if LABEL.fullmatch(label) and type(version) is int and version > 0
-    }
+    """Returns the version numbers of a model's labels; empty if there is no file. Raises UnreadableFileError."""
+    labels = read_json(folder, LABELS)
+    for label, version in labels.items():
+        if not (LABEL.fullmatch(label) and type(version) is int and version > 0):
+            got = f"{label[:80]!r}: {version!r:.80}"
+            raise UnreadableFileError(f"{LABELS}: got {got}, expected labels with version numbers")
+    return labels
 
 
 def write_label(folder: Path, label: str, version: int) -> None:
@@ -239,23 +248,33 @@ def remove_label(folder: Path, label: str) -> None:
     change_json(folder, LABELS, others)
 
 
+class UnreadableFileError(OSError):
+    """A file is there but can't be read, or isn't valid. Its values aren't known, which isn't the same as not set."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.EIO, text)
+
+
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Returns the object in a small JSON file; empty if there is none or it can't be read."""
+    """Returns the object in a small JSON file; empty if there is no file. Raises UnreadableFileError."""
     try:
         handle = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle, "rb") as file:
-            content = json.loads(file.read(MAX_LABELS_BYTES))
-    except (OSError, ValueError, RecursionError):
+            return json_object(file.read(MAX_LABELS_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
-    return content if isinstance(content, dict) else {}
+    except OSError as error:
+        raise UnreadableFileError(f"{name}: {error.strerror}") from error
+    except ValueError as error:
+        raise UnreadableFileError(f"{name}: {error}") from error
 
 
 def change_json(folder: Path, name: str, content: Callable[[], Mapping[str, Any]]) -> None:
     """Replaces a small JSON file, atomically. `content` is called while no other process changes it.
 
-    Raises OSError on failure, and then leaves the file unchanged.
+    Raises OSError on failure, also if `content` can't read the file, and then leaves the file unchanged.
     """
-    with _changing, _locked(folder):
+    with _changing, locked_folder(folder):
         replace_file(folder / name, json_bytes(content()), flushed=True)
 
 
@@ -265,19 +284,26 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Excludes other processes from writing labels within the block, if the filesystem supports locks on folders."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Excludes other processes from publishing to a model, deleting it and changing its labels within the block.
+
+    Only if the filesystem supports locks on folders. Raises OSError if there is no such folder.
+    """
+    while True:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # It may have been deleted, and made anew, while this process waited.
+            if os.path.samestat(os.fstat(handle), os.stat(folder)):
+                yield
+                return
+        finally:
+            os.close(handle)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the manifest in a version's folder; empty if there is none or it can't be read."""
+    """Returns the manifest in a version's folder; empty if there is none. Raises UnreadableFileError."""
     return read_json(folder, MANIFEST)
 
 

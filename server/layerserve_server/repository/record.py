@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from layergraph.errors import unknown_name
 
 from layerserve_server.errors import UnknownLabelError, UnknownVersionError
 from layerserve_server.repository.canary import Canary, Shadow, read_share
-from layerserve_server.repository.control import Control
+from layerserve_server.repository.control import CONTROL, Control, read_control
 from layerserve_server.repository.entry import Description, Entry, State
+from layerserve_server.repository.layout import LABELS
 from layerserve_server.repository.model_settings import (
     DEFAULTS,
     SETTINGS_FILE,
@@ -20,6 +22,7 @@ from layerserve_server.repository.model_settings import (
     parse_settings,
     read_content,
 )
+from layerserve_server.repository.publishing import UnreadableFileError, read_labels
 
 #: Reason why the versions of an unloaded model aren't served.
 UNLOADED = "the model isn't loaded; LoadModel loads it"
@@ -39,8 +42,12 @@ class ModelRecord:
     loaded: bool = True
     #: None if its file has never been valid.
     settings: ModelSettings | None = None
-    #: Why the settings file isn't in force; empty if it is.
-    settings_problem: str = ""
+    #: Whether the settings come from a file; otherwise there is none.
+    has_settings_file: bool = False
+    #: Files of the model that have never been valid: what is wanted of it isn't known.
+    unknown: frozenset[str] = frozenset((SETTINGS_FILE, CONTROL, LABELS))
+    #: Why files of the model aren't in force; empty if all are.
+    problem: str = ""
     #: Versions that the policy keeps loaded.
     kept: frozenset[int] = frozenset()
     #: Versions that are to be loaded, and are being fetched.
@@ -158,7 +165,7 @@ class ModelRecord:
             default=version == self.default(),
             pinned=version == self.control.pinned,
             listed=version in self.kept or version in self.routed() or bool(pointing) or version == self.default(),
-            problem=self.settings_problem,
+            problem=self.problem,
         )
 
     def choice(self) -> tuple[object, ...]:
@@ -182,24 +189,51 @@ class ModelRecord:
                 source = "the model's settings serve" if self.control.policy is None else "the policy of a call serves"
                 entry.barred = f"{source} version {listed} only"
 
-    def read_settings(self, folder: Path, file: Path | None) -> bool:
-        """Reads the settings from the model's folder, or beside its `file`. Returns whether something is newly wrong.
+    def read(self, folder: Path, file: Path | None) -> bool:
+        """Reads settings, labels and what calls have set from the model's folder, settings also beside its `file`.
 
-        Settings that are invalid leave the earlier ones in force.
+        What is invalid leaves what was in force before. Returns whether something is newly wrong.
         """
-        try:
-            content = read_content(folder / SETTINGS_FILE)
-            name, beside = SETTINGS_FILE, None if file is None else file.with_suffix(".toml")
-            if beside is not None and (other := read_content(beside)) is not None:
-                if content is not None:
-                    raise ModelSettingsError(f"got both {SETTINGS_FILE} and {beside.name}, expected one of the two")
-                content, name = other, beside.name
-            if content != self._content or self.settings is None or self.settings_problem:
-                settings = DEFAULTS if content is None else parse_settings(content, name)
-                self.settings, self.settings_problem = settings, ""
-        except ModelSettingsError as error:
-            new = self.settings_problem != str(error)
-            self.settings_problem = str(error)
-            return new
-        self._content = content
-        return False
+        readers: dict[str, Callable[[], None]] = {
+            SETTINGS_FILE: lambda: self._read_settings(folder, file),
+            CONTROL: lambda: self._read_control(folder),
+            LABELS: lambda: self._read_labels(folder),
+        }
+        problems = []
+        for name, read in readers.items():
+            try:
+                read()
+            except (ModelSettingsError, UnreadableFileError) as error:
+                problems.append(getattr(error, "strerror", None) or str(error))
+            else:
+                self.unknown -= {name}
+        before, self.problem = self.problem, "; ".join(problems)
+        return bool(problems) and self.problem != before
+
+    def _read_settings(self, folder: Path, file: Path | None) -> None:
+        content = read_content(folder / SETTINGS_FILE)
+        name, beside = SETTINGS_FILE, None if file is None else file.with_suffix(".toml")
+        if beside is not None and (other := read_content(beside)) is not None:
+            if content is not None:
+                raise ModelSettingsError(f"got both {SETTINGS_FILE} and {beside.name}, expected one of the two")
+            content, name = other, beside.name
+        if content != self._content or self.settings is None or self.problem:
+            self.settings = DEFAULTS if content is None else parse_settings(content, name)
+        self._content, self.has_settings_file = content, content is not None
+
+    def _read_control(self, folder: Path) -> None:
+        self.control = read_control(folder)
+
+    def _read_labels(self, folder: Path) -> None:
+        self.file_labels = read_labels(folder)
+
+    def in_force_as_json(self) -> dict[str, Any]:
+        """Returns the settings, the labels and what calls have set, as JSON values."""
+        settings = (self.settings or DEFAULTS).model_dump(mode="json", exclude_unset=True)
+        return {"settings": settings, "control": self.control.as_json(), "labels": dict(self.file_labels)}
+
+    def set_in_force(self, values: Mapping[str, Any]) -> None:
+        """Sets the values of `in_force_as_json`, until the files are valid. Raises ValueError."""
+        self.settings = ModelSettings.model_validate(values["settings"])
+        self.control, self.file_labels = Control.of(values["control"]), dict(values["labels"])
+        self.unknown = frozenset()

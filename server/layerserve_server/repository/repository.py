@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.access.reserved import UNREADABLE, Restriction
 from layerserve_server.disk import sha256
 from layerserve_server.errors import (
     NotTrainableError,
@@ -28,6 +29,7 @@ from layerserve_server.repository.loading import Load, Loader, MakeQueue
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.origin import Origin
 from layerserve_server.repository.record import ModelRecord
+from layerserve_server.repository.remembered_callers import RememberedCallers
 from layerserve_server.repository.residents import NoRoomError, RepositoryObserver
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.writer import FolderWriter, Writer
@@ -68,6 +70,7 @@ class Repository(LoadedModels):
         origin: Origin | None = None,
         writer: Writer | None = None,
         used: Mapping[str, float] = {},
+        remembered: RememberedCallers | None = None,
     ) -> None:
         """`published` is the folder for new versions of a single model file; those of a folder go to the folder itself.
 
@@ -76,8 +79,8 @@ class Repository(LoadedModels):
         whether a model is loaded that no call has loaded or unloaded. `polls` is whether the files are followed.
         `max_bytes` is the limit of the memory of loaded versions; 0 keeps all loaded. `used` are the Unix times at
         which models were last used, in seconds. `origin` is where the folder's versions come from if they are copies,
-        and `writer` writes there; by default it writes to the folder. Raises ValueError if `path` is a file whose name
-        isn't that of a model.
+        and `writer` writes there; by default it writes to the folder. `remembered` are the callers of models that may
+        be gone. Raises ValueError if `path` is a file whose name isn't that of a model.
         """
         super().__init__(
             Loader(load, make_queue, digest),
@@ -97,8 +100,9 @@ class Repository(LoadedModels):
         #: Writes to the repository. What it writes takes effect with the next scan.
         self.writer = writer or FolderWriter(self._root)
         self._settle_seconds = settle_seconds
-        #: Settings of models at the first scan, until their files are right.
-        self._settings: dict[str, ModelSettings] = {}
+        #: What is in force of models at the first scan, until their files are right.
+        self._in_force: Mapping[str, Mapping[str, Any]] = {}
+        self._remembered = remembered or RememberedCallers(published.with_name("callers"), writes=True)
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._disk_problem = ""
         #: Paths in the folder that were reported as misplaced.
@@ -125,14 +129,16 @@ class Repository(LoadedModels):
     # Disk.
 
     def open(
-        self, catalogue: Mapping[str, Collection[int]] | None = None, settings: Mapping[str, ModelSettings] = {}
+        self,
+        catalogue: Mapping[str, Collection[int]] | None = None,
+        in_force: Mapping[str, Mapping[str, Any]] = {},
     ) -> None:
         """Scans the disk for the first time. Before, requests for unknown models fail with UnavailableError.
 
-        `catalogue` has the versions of each model that may be found, by default all, and `settings` those that are in
-        force of models whose files are wrong now. Raises OSError if the repository can't be read.
+        `catalogue` has the versions of each model that may be found, by default all, and `in_force` what is in force of
+        models whose files are wrong now, in another process. Raises OSError if the repository can't be read.
         """
-        self._settings = dict(settings)
+        self._in_force = in_force
         self.scan("", catalogue)
         if not self._scanned:
             raise OSError(f"can't read the repository: {self._disk_problem}")
@@ -152,9 +158,11 @@ class Repository(LoadedModels):
             found_models: dict[str, dict[int, FoundVersion]] = {}
             for one in found.values():
                 found_models.setdefault(one.name, {})[one.version] = one
+            self._remembered.refresh()
             names = [only] if only else sorted({*found_models, *self._models})
             for name in names:
                 self._update(name, found_models.get(name, {}))
+            self._restrict_gone({*self._remembered.models(), *self.restrictions} - self._models.keys())
             with self._lock:
                 self._sighted |= {key: one.fingerprint for key, one in found.items()}
                 if not only:
@@ -229,8 +237,9 @@ class Repository(LoadedModels):
 
         `checkpoint` is the id of the run's checkpoint from which the file was made; empty for the run's result.
 
-        Raises VersionConflictError if the model has a version above `expected` (0: it may), NotTrainableError if the
-        repository can't be written, VersionFailedError if the new version can't be loaded.
+        Raises VersionConflictError if the model has a version above `expected` (0: it may), ModelGoneError if it was
+        deleted since it had the base version, NotTrainableError if the repository can't be written, and
+        VersionFailedError if the new version can't be loaded.
         """
         above = self.highest(name)
         if expected:
@@ -240,7 +249,13 @@ class Repository(LoadedModels):
             facts["checkpoint"] = checkpoint
         try:
             version = self.writer.publish(
-                name, file, facts, above=above, expected=expected, beside=self._class_labels(name, base_version)
+                name,
+                file,
+                facts,
+                above=above,
+                expected=expected,
+                beside=self._class_labels(name, base_version),
+                base=0 if name == self._file_name else base_version,
             )
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
@@ -319,17 +334,24 @@ class Repository(LoadedModels):
             record = self._models.get(name)
             found = [entry.found for entry in record.versions.values() if entry.found.published] if record else []
         for one in found:
-            manifest = publishing.read_manifest(one.path.parent)
+            try:
+                manifest = publishing.read_manifest(one.path.parent)
+            except publishing.UnreadableFileError:
+                continue
             if (manifest.get("run"), manifest.get("checkpoint", "")) == (run, checkpoint):
                 return one.version
         return 0
 
     def highest(self, name: str) -> int:
-        """Returns the highest version number that a model has or had; 0 for none."""
+        """Returns the highest version number that a model has or had; 0 for none. Raises RefusedChangeError."""
         with self._lock:
             record = self._models.get(name)
             versions = tuple(record.versions) if record else ()
-        return max((*versions, read_control(self._root / name).highest))
+        try:
+            return max((*versions, read_control(self._root / name).highest))
+        except OSError as error:
+            # A number that was given before could be given again.
+            raise RefusedChangeError(f"model '{name}': {error.strerror}") from error
 
     def newest(self, name: str) -> int:
         """Returns the highest number of the versions that a model has; 0 for none."""
@@ -345,9 +367,11 @@ class Repository(LoadedModels):
             self.scan(name)
         publishing.check_expected(name, expected, self.newest(name), self.highest(name))
 
-    def check_writable(self, name: str) -> None:
-        """Raises NotTrainableError if no version of the model can be published."""
+    def check_publishable(self, name: str, base_version: int) -> None:
+        """Raises NotTrainableError if nothing can be published that was trained from a version of the model."""
         try:
+            if name != self._file_name:
+                self.writer.check_there(name, base_version)
             self.writer.check_writable(name)
         except OSError as error:
             raise NotTrainableError(f"the repository can't be written: {error.strerror}") from error
@@ -446,14 +470,13 @@ class Repository(LoadedModels):
     def _update(self, name: str, found: Mapping[int, FoundVersion]) -> None:
         """Records what is on disk of a model: its versions, settings, labels and what calls have set."""
         folder = self._root / name
-        labels, control = publishing.read_labels(folder), read_control(folder)
         with self._lock:
-            record = self._models.get(name) or ModelRecord(name, settings=self._settings.get(name))
             known = name in self._models
-            # Before the settings are read, on which the choice depends.
-            before = record.choice() if known else None
+            record = self._models.get(name) or self._new_record(name)
+            # Before the files are read, on which both depend.
+            before, restrictions = record.choice(), self.restrictions
         file = next((one.path for one in found.values() if one.path.parent.parent != folder), None)
-        invalid = record.read_settings(folder, file)
+        invalid = record.read(folder, file)
         with self._lock:
             self._models[name] = record
             for one in found.values():
@@ -463,28 +486,53 @@ class Repository(LoadedModels):
                     del record.versions[version]
                 else:
                     record.versions[version].leaving = True
-            record.control, record.file_labels = control, labels
-            record.loaded = self._loads(name) if control.loaded is None else control.loaded
+            record.loaded = self._loads(name) if record.control.loaded is None else record.control.loaded
             record.bar(keep_loaded=True)
             for entry in record.versions.values():
                 if entry.barred:
                     self._unload(entry)
-                elif record.settings is None and entry.loaded is None:
-                    entry.state, entry.reason, entry.tried = State.FAILED, record.settings_problem, layout.NOTHING
+                elif record.unknown and entry.loaded is None:
+                    entry.state, entry.reason, entry.tried = State.FAILED, record.problem, layout.NOTHING
                 elif entry.loaded is not None and self._queue_limits is not None:
                     entry.loaded.queue.set_limits(*self._queue_limits(record.in_force))
             self.sampled = replaced(self.sampled, name, self._sample_share(name, record.in_force) or None)
             self._move_labels(record, only_ready=self._scanned)
-            self.callers = replaced(self.callers, name, record.in_force.callers if record.versions else None)
+            self.restrictions = replaced(self.restrictions, name, self._restriction(record))
             if not record.versions:
                 del self._models[name]
-            if record.choice() != before:
+            if record.choice() != before or self.restrictions is not restrictions:
                 self._choose_anew()
         if invalid:
-            logger.error("settings of model '%s' are invalid: %s", name, record.settings_problem)
+            logger.error("files of model '%s' are invalid, what was in force stays: %s", name, record.problem)
             self._observer.settings_invalid(name)
         if known and not record.versions:
             self._observer.model_gone(name)
+
+    def _new_record(self, name: str) -> ModelRecord:
+        record = ModelRecord(name)
+        if name in self._in_force:
+            record.set_in_force(self._in_force[name])
+        return record
+
+    def _restrict_gone(self, names: Iterable[str]) -> None:
+        """Restricts what is left of models that are gone to the callers that they had."""
+        with self._lock:
+            before = self.restrictions
+            for name in names:
+                self.restrictions = replaced(self.restrictions, name, self._remembered.of(name))
+            if self.restrictions is not before:
+                self._choose_anew()
+
+    def _restriction(self, record: ModelRecord) -> Restriction | None:
+        """Returns the restriction of a model; None if it is open to all. Remembers what its settings file says."""
+        if record.versions and record.unknown:
+            return UNREADABLE
+        if record.versions and record.has_settings_file:
+            callers = record.in_force.callers
+            restriction = None if callers is None else Restriction(callers)
+            self._remembered.remember(record.name, restriction)
+            return restriction
+        return self._remembered.of(record.name)
 
     def _update_version(self, record: ModelRecord, one: FoundVersion) -> None:
         entry = record.versions.get(one.version)

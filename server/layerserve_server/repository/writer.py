@@ -9,12 +9,15 @@ from typing import Any, Protocol
 
 from layerserve_server.disk import replace_file, sync
 from layerserve_server.repository import layout, publishing
-from layerserve_server.repository.control import write_control
+from layerserve_server.repository.control import check_there, write_control
 from layerserve_server.repository.model_settings import SETTINGS_FILE
 
 
 class Writer(Protocol):
     """Writes versions, labels and what calls set. All methods raise OSError if they fail."""
+
+    def check_there(self, name: str, base: int) -> None:
+        """Raises ModelGoneError if a model was deleted since it had this version."""
 
     def check_writable(self, name: str) -> None:
         """Raises OSError if no version of a model can be published."""
@@ -28,11 +31,13 @@ class Writer(Protocol):
         above: int,
         expected: int = 0,
         beside: Mapping[str, Path] = {},
+        base: int = 0,
     ) -> int:
         """Moves a model file into the repository as the next version of a model, with a manifest of these facts.
 
         `beside` are files that are copied into its folder, by name. Returns the version, which is above `above`. Raises
         VersionConflictError if the model has a version above `expected`, or gets one meanwhile; 0 means that it may.
+        Raises ModelGoneError if the model was deleted since it had the version `base`; 0 means that it may.
         """
 
     def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
@@ -54,7 +59,9 @@ class Writer(Protocol):
         """Removes a version. `path` is its model file."""
 
     def withdraw_model(self, name: str, highest: int) -> None:
-        """Removes a model. `highest` is kept as its highest version number."""
+        """Removes a model. `highest`, its highest version number, is kept: it isn't given again, and runs that began
+        with the model publish nothing.
+        """
 
 
 class FolderWriter:
@@ -62,6 +69,10 @@ class FolderWriter:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def check_there(self, name: str, base: int) -> None:
+        """See Writer."""
+        check_there(self._root, name, base)
 
     def check_writable(self, name: str) -> None:
         """See Writer."""
@@ -77,9 +88,17 @@ class FolderWriter:
         above: int,
         expected: int = 0,
         beside: Mapping[str, Path] = {},
+        base: int = 0,
     ) -> int:
         """See Writer."""
-        return publishing.publish(self._root, name, file, facts, above=above, expected=expected, beside=beside)
+
+        def check() -> None:
+            if base:
+                check_there(self._root, name, base)
+
+        return publishing.publish(
+            self._root, name, file, facts, above=above, expected=expected, beside=beside, check=check
+        )
 
     def publish_folder(self, name: str, folder: Path, *, above: int, settings: bytes | None) -> int:
         """See Writer."""
@@ -123,5 +142,8 @@ class FolderWriter:
         """See Writer."""
         ends = (*layout.SUFFIXES, ".toml", *(f".{beside}" for beside in layout.BESIDE))
         flat = [self._root / f"{name}{end}" for end in ends]
-        publishing.withdraw(self._root, [self._root / name, *flat])
-        write_control(publishing.model_folder(self._root, name), highest=highest)
+        folder = publishing.model_folder(self._root, name)
+        # Who waits to publish finds what is written here.
+        with publishing.locked_folder(folder):
+            publishing.withdraw(self._root, [folder, *flat])
+            write_control(publishing.model_folder(self._root, name), highest=highest or None, deleted=highest or None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 from collections.abc import AsyncGenerator, Iterator
-from functools import partial
 from pathlib import Path
 
 from layerserve import tensors
@@ -13,12 +12,14 @@ from layerserve.v1 import checkpoints_pb2 as pb
 from layerserve.v1 import tensor_pb2
 from layerserve.v1.training_pb2 import LogValue
 
+from layerserve_server.access.ownership import Access
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, UnknownCheckpointError
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services import starts
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.messages import dtype_name, format_name, model_spec, parse, parsed, timestamp
+from layerserve_server.services.run_access import find_run
 from layerserve_server.training.checkpoint_models import CheckpointModels, Tensor
 from layerserve_server.training.continuation import Start
 from layerserve_server.training.model import monitored
@@ -58,9 +59,9 @@ class CheckpointService:
         )
 
     def list_checkpoints(self, call: Call) -> None:
-        """Handles ListCheckpoints: replies with the checkpoints of a run. Raises as `Runs.get` does."""
+        """Handles ListCheckpoints: replies with the checkpoints of a run. Raises as `find_run` does."""
         request = parse(pb.ListCheckpointsRequest, call.request)
-        run = self._runs.get(request.run_id, partial(call.caller.may, "read"))
+        run = find_run(self._runs, call.caller, Access.READ, request.run_id)
 
         def work() -> None:
             found = KeptCheckpoints(run.folder / KEPT).list()
@@ -92,7 +93,7 @@ class CheckpointService:
         """
         request = await parsed(stream, pb.DownloadCheckpointRequest, await stream.first())
         run, start = await stream.blocking(
-            lambda: starts.find(self._runs, stream.caller, "read", request.run_id, request.checkpoint_id)
+            lambda: starts.find(self._runs, stream.caller, request.run_id, request.checkpoint_id)
         )
         stream.about(run.request.model, run.request.version)
         format = format_name(request.format)
@@ -125,7 +126,7 @@ class CheckpointService:
             raise InvalidRequestError(f"label: got '{request.label[:80]}', expected {LABEL.pattern}")
 
         def work() -> None:
-            run, start = starts.find(self._runs, call.caller, "train", request.run_id, request.checkpoint_id)
+            run, start = starts.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
             version = self._publish(run, start, format, request.label, call)
             published = model_spec(run.request.model, version)
             call.reply(pb.PublishCheckpointResponse(published=published).SerializeToString)
@@ -135,7 +136,7 @@ class CheckpointService:
     def _publish(self, run: Run, start: Start, format: str, label: str, call: Call) -> int:
         """Publishes a checkpoint, unless it is published, and sets the label. Returns the version."""
         model, id = run.request.model, start.checkpoint.id
-        self._repository.check_writable(model)
+        self._repository.check_publishable(model, run.request.version)
         with _only_publisher(run), contextlib.ExitStack() as resources:
             # Another server on the repository may have published it.
             self._repository.refresh(model)
@@ -155,7 +156,7 @@ class CheckpointService:
         ]
 
         def work() -> None:
-            run, start = starts.find(self._runs, call.caller, "train", request.run_id, request.checkpoint_id)
+            run, start = starts.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
             call.about(run.request.model, run.request.version)
             found = self._models.predict(start, inputs, tuple(request.outputs), lambda: call.answered)
             outputs = [_tensor(one) for one in found]
@@ -169,7 +170,7 @@ class CheckpointService:
         request = parse(pb.DeleteCheckpointRequest, call.request)
 
         def work() -> None:
-            run, start = starts.find(self._runs, call.caller, "train", request.run_id, request.checkpoint_id)
+            run, start = starts.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
             try:
                 KeptCheckpoints(run.folder / KEPT).remove(start.checkpoint.id)
             except OSError as error:

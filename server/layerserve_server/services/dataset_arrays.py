@@ -13,19 +13,9 @@ from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.sweeps.registry import Sweeps
 
 
-def owner_name(caller: Caller) -> str:
-    """Returns the name of a caller as an owner: empty without a token or certificate, whatever tokens are named."""
-    return caller.name if caller.named else ""
-
-
 def seen_by(caller: Caller) -> Sees:
-    """Returns whether a caller may see a dataset: its own, shared ones, and with the right "manage" all."""
-    name = owner_name(caller)
-
-    def sees(dataset: Dataset) -> bool:
-        return dataset.shared or name in dataset.owners or "manage" in caller.rights
-
-    return sees
+    """Returns whether a caller may see a dataset: its own, shared ones, and if it manages all models, all."""
+    return lambda dataset: dataset.shared or caller.owner in dataset.owners or caller.manages_all
 
 
 def with_datasets(request: RunRequest, store: DatasetStore | None, caller: Caller) -> RunRequest:

@@ -31,7 +31,7 @@ from layerserve_server.errors import (
 from layerserve_server.inference.admission import names
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.dataset_arrays import owner_name, seen_by
+from layerserve_server.services.dataset_arrays import seen_by
 from layerserve_server.services.messages import choice, decode, lease, parse, parsed, timestamp
 from layerserve_server.training import sampled_requests
 from layerserve_server.training.dry_run import DryRun
@@ -111,7 +111,7 @@ class DatasetService:
         declared, caller, store = _declaration(message.declaration), stream.caller, self._store
         with self._uploads.occupy(stream.peer):
             opened = await stream.blocking(
-                lambda: store.open(declared, owner_name(caller), _most_bytes(caller), lambda: not stream.listens())
+                lambda: store.open(declared, caller.owner, _most_bytes(caller), lambda: not stream.listens())
             )
             if isinstance(opened, Dataset):
                 yield self._uploaded(opened, caller)
@@ -155,7 +155,7 @@ class DatasetService:
         if not self._making.acquire(blocking=False):
             raise BusyError("another dataset is being made; try again in a moment", retry_after=RETRY_SECONDS)
         try:
-            dataset = self._store.make(declared, owner_name(call.caller), _most_bytes(call.caller), write)
+            dataset = self._store.make(declared, call.caller.owner, _most_bytes(call.caller), write)
         finally:
             self._making.release()
         message = self._message(dataset, call.caller, samples=True)
@@ -180,8 +180,8 @@ class DatasetService:
         request = parse(pb.DeleteDatasetRequest, call.request)
         caller = call.caller
         dataset = self._store.get(request.dataset_id, seen_by(caller))
-        owner = owner_name(caller) if owner_name(caller) in dataset.owners else None
-        if owner is None and "manage" not in caller.rights:
+        owner = caller.owner if caller.owner in dataset.owners else None
+        if owner is None and not caller.manages_all:
             raise ForbiddenError(f"dataset '{dataset.id}': it belongs to another caller")
         self._store.delete(dataset, owner, self._used_by)
         call.reply(pb.DeleteDatasetResponse().SerializeToString)
@@ -197,7 +197,7 @@ class DatasetService:
 
     def _message(self, dataset: Dataset, caller: Caller, *, samples: bool = False) -> pb.Dataset:
         held = read_samples(self._store.folder / dataset.id) if samples else {}
-        name = owner_name(caller)
+        name = caller.owner
         message = pb.Dataset(
             id=dataset.id,
             title=dataset.title,

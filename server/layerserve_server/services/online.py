@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from functools import partial
 
 from layerserve.options.online import RUN_OPTIONS, SESSION, OnlineOptions
 from layerserve.options.training import BUDGET, Budget
 from layerserve.v1 import online_pb2 as pb
 
+from layerserve_server.access.ownership import Access
 from layerserve_server.errors import (
     STOPPING,
     CallCancelledError,
@@ -23,6 +23,7 @@ from layerserve_server.errors import (
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import lease, model_spec, parsed
 from layerserve_server.services.online_stream import OnlineStream
+from layerserve_server.services.run_access import find_run, owned
 from layerserve_server.services.run_changes import counted
 from layerserve_server.services.run_requests import RunDefaults, common_fields, read_options
 from layerserve_server.training import events
@@ -99,8 +100,7 @@ class OnlineTrainingService:
     def _begin(self, stream: Stream, spec: pb.OnlineSpec) -> Run:
         with lease(self._repository, stream.caller, "train", spec.model) as base:
             stream.about(base.name, base.version)
-            caller = stream.caller.name if stream.caller.named else ""
-            request = replace(self._request(spec, base.name, base.version), caller=caller)
+            request = owned(self._request(spec, base.name, base.version), stream.caller, self._repository)
             run = self._runs.begin(request, base, lambda: not stream.listens())
         if stream.trace is not None:
             trace.write(run.folder, stream.trace.headers(stream.metadata))
@@ -108,7 +108,7 @@ class OnlineTrainingService:
         return run
 
     def _resume(self, stream: Stream, run_id: str) -> Run:
-        run = self._runs.get(run_id, partial(stream.caller.may, "train"))
+        run = find_run(self._runs, stream.caller, Access.FULL, run_id)
         if run.request.kind is not Kind.ONLINE:
             raise InvalidRequestError(f"run '{run.id}': is no session of online training")
         if not run.resumable and run.state is not RunState.PAUSED:

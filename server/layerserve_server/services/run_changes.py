@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.access.caller import Caller
+from layerserve_server.access.ownership import Access
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.services.messages import parse
+from layerserve_server.services.run_access import find_run
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
 from layerserve_server.transport.call import Call, Handler
@@ -20,7 +21,7 @@ MAX_REMOVED = 1000
 
 
 class RunChanges:
-    """These handlers. All raise as `Runs.get` does."""
+    """These handlers. All raise as `find_run` does."""
 
     def __init__(self, runs: Runs, describe: Callable[[Run], pb.Run]) -> None:
         """`describe` makes the message about a run."""
@@ -103,8 +104,8 @@ class RunChanges:
         call.reply(pb.DeleteRunResponse().SerializeToString)
 
     def _check(self, caller: Caller, run_id: str) -> Run:
-        """Returns a run that the caller may change. One of a model that it may not train doesn't exist for it."""
-        return self._runs.get(run_id, partial(caller.may, "train"))
+        """Returns a run that the caller may change. Raises as `find_run` does."""
+        return find_run(self._runs, caller, Access.FULL, run_id)
 
 
 def counted(caller: Caller, begin: Callable[[], Run], again: Run | None = None) -> Run:

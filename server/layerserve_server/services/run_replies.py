@@ -96,6 +96,20 @@ def log_values(logs: Logs) -> list[pb.LogValue]:
     return [pb.LogValue(name=name, value=value) for name, value in logs.items()]
 
 
+def existence_message(run: Run) -> pb.Run:
+    """Returns what those see of a run who may train its model but not read it: that it is there, and its state."""
+    request = run.request
+    message = pb.Run(
+        id=run.id,
+        state=STATES[run.state],
+        base=model_spec(request.model, request.version),
+        kind=KINDS[request.kind],
+        caller=request.caller,
+    )
+    message.created_time.CopyFrom(timestamp(run.created_time))
+    return message
+
+
 def run_message(run: Run, owner: str = "") -> pb.Run:
     request, log = run.request, run.log
     started = log.newest(events.Started)

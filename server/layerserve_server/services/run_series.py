@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 
 from layerserve.v1 import training_pb2 as pb
 
+from layerserve_server.access.ownership import Access
 from layerserve_server.errors import BusyError, InvalidRequestError
 from layerserve_server.services.messages import parse
+from layerserve_server.services.run_access import find_run
 from layerserve_server.services.training import SERVICE
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.series import SeriesReader
@@ -36,14 +37,14 @@ class RunSeries:
         return Routes(unary={SERVICE + "GetRunSeries": self.get_run_series})
 
     def get_run_series(self, call: Call) -> None:
-        """Handles GetRunSeries. Raises as `Runs.get` and `SeriesReader.read` do, and BusyError if others are read."""
+        """Handles GetRunSeries. Raises as `find_run` and `SeriesReader.read` do, and BusyError if others are read."""
         request = parse(pb.GetRunSeriesRequest, call.request)
         _check("run_ids", len(request.run_ids), 1, MAX_RUNS)
         _check("names", len(request.names), 0, MAX_NAMES)
         count = request.max_points or POINTS
         _check("max_points", count, MIN_POINTS, MAX_POINTS)
         # All of them first: a run that doesn't exist is no reason to read others.
-        runs = [self._runs.get(run_id, partial(call.caller.may, "read")) for run_id in dict.fromkeys(request.run_ids)]
+        runs = [find_run(self._runs, call.caller, Access.READ, run_id) for run_id in dict.fromkeys(request.run_ids)]
         if not self._readers.acquire(blocking=False):
             raise BusyError("other series are being read", retry_after=RETRY_SECONDS)
         try:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from layerserve.v1 import tensor_pb2
 from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.rights import Right
+from layerserve_server.access.ownership import Access
 from layerserve_server.errors import InvalidRequestError, UnknownVersionError
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 from layerserve_server.services.messages import chosen_by, lease
+from layerserve_server.services.run_access import find_run
 from layerserve_server.training.continuation import Start, parsed
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
 
 
-def find(runs: Runs, caller: Caller, right: Right, run_id: str, name: str) -> tuple[Run, Start]:
+def find(runs: Runs, caller: Caller, run_id: str, name: str) -> tuple[Run, Start]:
     """Returns a run and its checkpoint with an id, or the name "best" or "last".
 
-    Raises as `Runs.get` does, and UnknownCheckpointError. A run of a model on which the caller doesn't have the right
-    isn't found.
+    Raises as `find_run` does, and UnknownCheckpointError. Checkpoints have weights, so the run must be the caller's, or
+    the caller must manage its model.
     """
-    run = runs.get(run_id, partial(caller.may, right))
+    run = find_run(runs, caller, Access.FULL, run_id)
     return run, Start.find(run.folder, run.request, name)
 
 
@@ -36,7 +35,7 @@ def start_of(runs: Runs, caller: Caller, spec: pb.TrainSpec | pb.EvaluateSpec) -
     if not spec.from_checkpoint:
         return None
     name, version, label = chosen_by(caller, "train", spec.model)
-    _, start = find(runs, caller, "train", *parsed(spec.from_checkpoint))
+    _, start = find(runs, caller, *parsed(spec.from_checkpoint))
     if name != start.request.model:
         raise InvalidRequestError(
             f"from_checkpoint: run {start.run} trained '{start.request.model}', got model '{name}'"

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from layerserve.v1 import sweeps_pb2 as pb
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.rights import Right
+from layerserve_server.access.ownership import Access, access_to, check_access
 from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.errors import InvalidRequestError, ServerError
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.messages import lease, model_spec, parse, timestamp
+from layerserve_server.services.run_access import owned, seen_by
 from layerserve_server.services.run_requests import RunDefaults, parsed_json, training_request
 from layerserve_server.training.sweeps.plan import Method
 from layerserve_server.training.sweeps.registry import Sweeps
@@ -74,8 +73,7 @@ class SweepService:
         def begin() -> Sweep:
             with lease(self._repository, call.caller, "train", spec.train.model) as base:
                 request = training_request(spec.train, base.name, base.version, self._defaults)
-                request = replace(request, caller=call.caller.name if call.caller.named else "")
-                request = with_datasets(request, self._datasets, call.caller)
+                request = with_datasets(owned(request, call.caller, self._repository), self._datasets, call.caller)
                 sweep = self._sweeps.create(
                     request,
                     base,
@@ -102,35 +100,42 @@ class SweepService:
     def get_sweep(self, call: Call) -> None:
         """Handles GetSweep: replies with a sweep and its trials. Raises as `Sweeps.get` does."""
         request = parse(pb.GetSweepRequest, call.request)
-        sweep = self._get(call.caller, "read", request.sweep_id)
+        sweep = self._get(call.caller, Access.READ, request.sweep_id)
         message = self._sweep(sweep)
         message.trials.extend(map(_trial, sorted(sweep.trials, key=lambda trial: trial.number)))
         call.reply(pb.GetSweepResponse(sweep=message).SerializeToString)
 
     def list_sweeps(self, call: Call) -> None:
-        """Handles ListSweeps: replies with all sweeps, or those of one model, that the caller may read."""
+        """Handles ListSweeps: replies with all sweeps, or those of one model, that exist for the caller."""
         request = parse(pb.ListSweepsRequest, call.request)
         found = self._sweeps.list(request.model_name)
-        readable = [self._sweep(sweep) for sweep in found if call.caller.may("read", sweep.request.model)]
-        call.reply(pb.ListSweepsResponse(sweeps=readable).SerializeToString)
+        seen = {sweep: access_to(call.caller, sweep.request) for sweep in found}
+        shown = [
+            self._sweep(sweep) if access >= Access.READ else _existence(sweep)
+            for sweep, access in seen.items()
+            if access > Access.NONE
+        ]
+        call.reply(pb.ListSweepsResponse(sweeps=shown).SerializeToString)
 
     def cancel_sweep(self, call: Call) -> None:
         """Handles CancelSweep. Raises as `Sweeps.cancel` does."""
         request = parse(pb.CancelSweepRequest, call.request)
-        self._get(call.caller, "train", request.sweep_id)
+        self._get(call.caller, Access.FULL, request.sweep_id)
         sweep = self._sweeps.cancel(request.sweep_id)
         call.reply(pb.CancelSweepResponse(sweep=self._sweep(sweep)).SerializeToString)
 
     def delete_sweep(self, call: Call) -> None:
         """Handles DeleteSweep. Raises as `Sweeps.delete` does."""
         request = parse(pb.DeleteSweepRequest, call.request)
-        self._get(call.caller, "train", request.sweep_id)
+        self._get(call.caller, Access.FULL, request.sweep_id)
         self._sweeps.delete(request.sweep_id)
         call.reply(pb.DeleteSweepResponse().SerializeToString)
 
-    def _get(self, caller: Caller, right: Right, sweep_id: str) -> Sweep:
-        """Returns a sweep. One of a model that the caller has no right on doesn't exist for it."""
-        return self._sweeps.get(sweep_id, partial(caller.may, right))
+    def _get(self, caller: Caller, needed: Access, sweep_id: str) -> Sweep:
+        """Returns a sweep. Raises as `Sweeps.get` and `check_access` do."""
+        sweep = self._sweeps.get(sweep_id, seen_by(caller))
+        check_access(caller, sweep.request, needed, f"sweep '{sweep.id}'")
+        return sweep
 
     def _sweep(self, sweep: Sweep) -> pb.Sweep:
         plan, request = sweep.plan, sweep.request
@@ -156,6 +161,16 @@ class SweepService:
         if sweep.ended_time:
             message.ended_time.CopyFrom(timestamp(sweep.ended_time))
         return message
+
+
+def _existence(sweep: Sweep) -> pb.Sweep:
+    """Returns what those see of a sweep who may train its model but not read it."""
+    return pb.Sweep(
+        id=sweep.id,
+        state=STATES[sweep.state],
+        base=model_spec(sweep.request.model, sweep.request.version),
+        created_time=timestamp(sweep.created_time),
+    )
 
 
 def _dimension(message: pb.Dimension) -> Dimension:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.rights import Right
+from layerserve_server.access.ownership import Access, access_to
 from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
@@ -19,9 +18,10 @@ from layerserve_server.services.dataset_arrays import use_datasets, with_dataset
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.idempotency import IdempotencyKeys
 from layerserve_server.services.messages import parse, parsed
+from layerserve_server.services.run_access import find_run, owned
 from layerserve_server.services.run_changes import RunChanges, counted
 from layerserve_server.services.run_list import page, selected
-from layerserve_server.services.run_replies import event_message, file_message, run_message
+from layerserve_server.services.run_replies import event_message, existence_message, file_message, run_message
 from layerserve_server.services.run_requests import RunDefaults, evaluation_request, training_request
 from layerserve_server.services.starts import base_of, start_of
 from layerserve_server.training import events
@@ -98,14 +98,12 @@ class TrainingService:
         if message.WhichOneof("part") != "spec":
             raise InvalidRequestError("the first message of the stream must be the spec")
 
-        caller = stream.caller.name if stream.caller.named else ""
-
         def begin() -> Run:
             start = start_of(self._runs, stream.caller, message.spec)
             with base_of(self._repository, stream.caller, message.spec.model, start) as base:
                 stream.about(base.name, base.version)
                 request = read(message.spec, base.name, base.version, self._defaults, start)
-                request = with_datasets(replace(request, caller=caller), self._datasets, stream.caller)
+                request = with_datasets(owned(request, stream.caller, self._repository), self._datasets, stream.caller)
                 run = self._runs.begin(request, base, lambda: not stream.listens(), start)
             try:
                 use_datasets(request, self._datasets)
@@ -119,7 +117,7 @@ class TrainingService:
         def begin_once() -> tuple[Run, bool]:
             # The run may be of a model on which the caller has no right any more.
             stream.caller.check_model("train", message.spec.model.name)
-            return self._keys.begin(caller, message.spec, partial(counted, stream.caller, begin))
+            return self._keys.begin(stream.caller.owner, message.spec, partial(counted, stream.caller, begin))
 
         with self._uploads.occupy(stream.peer):
             run, found = await stream.blocking(begin_once)
@@ -143,44 +141,47 @@ class TrainingService:
             yield reply(event=event).SerializeToString()
 
     async def watch_run(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """Handles WatchRun: yields a run's events from a sequence number on, to its end. Raises as `Runs.get` does."""
+        """Handles WatchRun: yields a run's events from a sequence number on, to its end. Raises as `find_run`."""
         request = await parsed(stream, pb.WatchRunRequest, await stream.first())
         # Blocking, since an unknown id is looked up on disk.
-        run = await stream.blocking(lambda: self._get(stream.caller, "read", request.run_id))
+        run = await stream.blocking(lambda: self._get(stream.caller, Access.READ, request.run_id))
         stream.about(run.request.model, run.request.version)
         async for event in _follow(run, request.from_sequence, stream):
             yield pb.WatchRunResponse(event=event).SerializeToString()
 
     def get_run(self, call: Call) -> None:
-        """Handles GetRun: replies with a run's state. Raises as `Runs.get` does."""
+        """Handles GetRun: replies with a run's state. Raises as `find_run` does."""
         request = parse(pb.GetRunRequest, call.request)
-        run = self._get(call.caller, "read", request.run_id)
-        call.reply(pb.GetRunResponse(run=run_message(run)).SerializeToString)
+        run = self._get(call.caller, Access.EXISTS, request.run_id)
+        call.reply(pb.GetRunResponse(run=self._described(call.caller, run)).SerializeToString)
 
     def list_runs(self, call: Call) -> None:
         """Handles ListRuns: replies with the runs asked for, including other servers'.
 
-        Runs of models that the caller may not read are left out. Raises InvalidRequestError, as `run_list` does.
+        Runs that don't exist for the caller are left out. Raises InvalidRequestError, as `run_list` does.
         """
         request = parse(pb.ListRunsRequest, call.request)
         # In this order: a run that is taken over in between is in both lists, rather than in neither.
         elsewhere = {run.id: run for run in self._runs.list_elsewhere(request.model_name)}
         here = {run.id: run for run in self._runs.list(request.model_name)}
-        readable = [run for run in (elsewhere | here).values() if call.caller.may("read", run.request.model)]
-        runs, token = page(request, selected(request, readable))
-        shown = [run_message(run, owner="" if run.id in here else run.owner) for run in runs]
+        seen = [run for run in (elsewhere | here).values() if access_to(call.caller, run.request) > Access.NONE]
+        # What only its owner reads of a run isn't found out by asking for it, either.
+        if request.metadata:
+            seen = [run for run in seen if access_to(call.caller, run.request) >= Access.READ]
+        runs, token = page(request, selected(request, seen))
+        shown = [self._described(call.caller, run, owner="" if run.id in here else run.owner) for run in runs]
         call.reply(pb.ListRunsResponse(runs=shown, next_page_token=token).SerializeToString)
 
     def list_run_files(self, call: Call) -> None:
         """Handles ListRunFiles: replies with the files that a run's callbacks have written."""
         request = parse(pb.ListRunFilesRequest, call.request)
-        found = listed(self._get(call.caller, "read", request.run_id).folder / FILES)
+        found = listed(self._get(call.caller, Access.READ, request.run_id).folder / FILES)
         call.reply(pb.ListRunFilesResponse(files=map(file_message, found)).SerializeToString)
 
     async def download_run_file(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles DownloadRunFile: yields one of these files. Raises NotFoundError if there is no such file."""
         request = await parsed(stream, pb.DownloadRunFileRequest, await stream.first())
-        run = await stream.blocking(lambda: self._get(stream.caller, "read", request.run_id))
+        run = await stream.blocking(lambda: self._get(stream.caller, Access.FULL, request.run_id))
         stream.about(run.request.model, run.request.version)
         described, file = opened(run.folder / FILES, request.name)
         with file:
@@ -189,9 +190,16 @@ class TrainingService:
             async for message in downloaded(stream, head, lambda: next(pieces, b"")):
                 yield message
 
-    def _get(self, caller: Caller, right: Right, run_id: str) -> Run:
-        """Returns a run. One of a model that the caller has no right on doesn't exist for it. Raises as `Runs.get`."""
-        return self._runs.get(run_id, partial(caller.may, right))
+    def _get(self, caller: Caller, needed: Access, run_id: str) -> Run:
+        """Returns a run. Raises as `find_run` does."""
+        return find_run(self._runs, caller, needed, run_id)
+
+    @staticmethod
+    def _described(caller: Caller, run: Run, owner: str = "") -> pb.Run:
+        """Returns the message about a run, with what the caller may read of it."""
+        if access_to(caller, run.request) < Access.READ:
+            return existence_message(run)
+        return run_message(run, owner)
 
     async def _receive(self, run: Run, stream: Stream, kind: type[pb.TrainRequest] | type[pb.EvaluateRequest]) -> None:
         """Receives a run's data and queues the run. Raises as `Upload` does if the data is invalid or incomplete."""

@@ -9,7 +9,7 @@ from echo_servers import needs_native
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.reserved import Reserved
+from layerserve_server.access.reserved import UNREADABLE, Reserved, Restriction
 from tokens import bearer, write_tokens
 
 X = np.ones((1, 2), np.float32)
@@ -56,7 +56,12 @@ def test_a_models_file_names_its_callers_while_the_server_runs(transport, put, s
     assert code_of(predict, "double", "predict") is grpc.StatusCode.PERMISSION_DENIED
     assert code_of(predict, "double", "all") is grpc.StatusCode.OK
     assert listed("all") == {"open", "double"}
+    # A lost file doesn't open the model; one without callers does.
     (tmp_path / "models" / "double" / "layerserve.toml").unlink()
+    server.repository.scan()
+    assert code_of(predict, "double", "predict") is grpc.StatusCode.PERMISSION_DENIED
+    assert listed("all") == {"open", "double"}
+    reserve(tmp_path / "models" / "double" / "1" / "model.keras", "")
     server.repository.scan()
     assert code_of(predict, "double", "predict") is grpc.StatusCode.OK
 
@@ -75,11 +80,22 @@ def test_a_caller_needs_the_right_and_to_be_among_them():
     caller = Caller("ci", ["predict"], ["m*"], reserved=reserved)
     everyone = Caller("anyone", named=False, reserved=reserved)
     assert everyone.may("predict", "m1")
-    reserved.set({"m1": ("c?",), "m2": ("other",), "x": ("ci",)})
+    reserved.set({name: Restriction(of) for name, of in {"m1": ("c?",), "m2": ("other",), "x": ("ci",)}.items()})
     assert not everyone.may("predict", "m1")
     assert [caller.may("predict", model) for model in ("m1", "m2", "m3", "x")] == [True, False, True, False]
     assert not caller.may("read", "m1")
     caller.check_model("predict", "m1")
-    reserved.set({"m1": ()})
+    reserved.set({"m1": Restriction(())})
     with pytest.raises(Exception, match="model 'm1': caller 'ci' has no right 'predict' on it"):
         caller.check_model("predict", "m1")
+
+
+def test_what_can_not_be_read_is_open_to_those_who_manage_it():
+    reserved = Reserved()
+    reserved.set({"m": UNREADABLE})
+    reader = Caller("ci", ["predict", "read", "train"], reserved=reserved)
+    manager = Caller("ops", ["predict", "manage"], ["m"], reserved=reserved)
+    assert [reader.may(right, "m") for right in ("predict", "read", "train")] == [False] * 3
+    assert manager.may("predict", "m")
+    assert (reader.lost("m") is None, manager.lost("m") is None) == (False, True)
+    assert not Caller("ops", ["predict", "manage"], ["n"], reserved=reserved).may("manage", "m")

@@ -21,6 +21,7 @@ from layerserve.v1 import (
     tensor_pb2,
 )
 from layerserve_server import wiring
+from layerserve_server.access.reserved import UNREADABLE
 from layerserve_server.errors import NotTrainableError
 from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.store import FsspecStore
@@ -164,7 +165,14 @@ def test_objects_that_the_store_refuses_concern_their_version_alone(s3, served, 
         return found
 
     wait_until(lambda: other().reason)
-    assert (other().state, other().reason) == (State.AVAILABLE, "s3://bucket/models/other/1/model.keras: Forbidden")
+    assert other().state is State.FAILED
+    assert other().reason.startswith("labels.json: ")
+    # Nor is it known who may use it.
+    assert app.repository.restrictions == {"other": UNREADABLE}
+    del s3.proxy.statuses["models/other/labels.json"]
+    forbidden = "s3://bucket/models/other/1/model.keras: Forbidden"
+    wait_until(lambda: (other().state, other().reason) == (State.AVAILABLE, forbidden))
+    assert app.repository.restrictions == {}
     s3.proxy.statuses.clear()
     wait_until(lambda: other().state is State.READY)
     assert other().reason == ""
@@ -188,7 +196,7 @@ def test_publishing_writes_the_manifest_last_and_another_server_serves_it(s3, se
     other = connect(served(state=tmp_path / "other"))
     file = tmp_path / "trained.keras"
     file.write_text(json.dumps({"offset": 20}))
-    app.repository.check_writable("double")
+    app.repository.check_publishable("double", 1)
     assert app.repository.publish("double", file, run="r1", base_version=1, label="stable") == 2
     assert not file.exists()
     assert predict(connect(app), label="stable") == (2, 20)

@@ -202,10 +202,11 @@ def test_what_others_have_written_stays(store, mirror, writer):
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "nul"])
-def test_a_wrong_object_is_replaced(store, mirror, writer, text):
+def test_a_wrong_object_is_not_replaced(store, mirror, writer, text):
     store.put("m/labels.json", text)
-    writer.write_label("m", "stable", 1)
-    assert json.loads(store.content["m/labels.json"]) == {"stable": 1}
+    with pytest.raises(OSError, match=r"m/labels\.json: "):
+        writer.write_label("m", "stable", 1)
+    assert store.content["m/labels.json"].decode() == text
 
 
 def test_a_store_that_is_away_changes_no_label(store, mirror, writer):
@@ -258,10 +259,10 @@ def test_a_model_is_withdrawn(store, mirror, writer):
     writer.write_label("m", "stable", 1)
     writer.withdraw_model("m", 5)
     assert set(store.content) == {"m/serving.json"}
-    assert read_control(mirror._cache.models / "m") == Control(None, None, 5)
+    assert read_control(mirror._cache.models / "m") == Control(highest=5, deleted=5)
     mirror.refresh()
     assert absent(mirror) == set()
-    assert read_control(mirror._cache.models / "m") == Control(None, None, 5)
+    assert read_control(mirror._cache.models / "m") == Control(highest=5, deleted=5)
 
 
 @pytest.mark.parametrize("address", ["hf://user/repository", "s3://bucket/m.keras"])

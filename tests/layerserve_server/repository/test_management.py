@@ -23,10 +23,11 @@ from layerserve_server.errors import (
 )
 from layerserve_server.repository import management, publishing, staging, writer
 from layerserve_server.repository.audit import FILE, AuditLog
-from layerserve_server.repository.control import Control, read_control
+from layerserve_server.repository.control import Control, read_control, write_control
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.model_settings import MAX_BYTES, ModelSettings
+from layerserve_server.repository.publishing import UnreadableFileError
 from layerserve_server.repository.staging import DeclaredFile
 
 ME = "ann"
@@ -856,9 +857,13 @@ def test_processes_that_lag_behind_are_in_the_change(manage, put):
 
 
 @pytest.mark.parametrize("text", ["", "[", "[1]", '{"pinned": "1", "loaded": 1, "highest": -3}', '{"pinned": true}'])
-def test_a_control_file_that_is_wrong_sets_nothing(tmp_path, text):
+def test_a_control_file_that_is_wrong_is_not_one_that_sets_nothing(tmp_path, text):
     (tmp_path / "serving.json").write_text(text)
-    assert read_control(tmp_path) == Control()
+    with pytest.raises(UnreadableFileError, match=r"^\[Errno 5\] serving\.json: "):
+        read_control(tmp_path)
+    with pytest.raises(UnreadableFileError):
+        write_control(tmp_path, loaded=False)  # what it had set would be lost
+    assert (tmp_path / "serving.json").read_text() == text
 
 
 def test_a_version_that_goes_as_it_is_chosen_is_not_chosen(manage, put, root, monkeypatch):

@@ -189,12 +189,12 @@ def test_a_worker_that_starts_while_the_file_is_wrong_has_the_settings_in_force(
         put(version=version, offset=version)
     tell("default_version = 1\ngolden_rtol = 0.5\nversion_policy = 'specific'\nspecific_versions = [1, 2]")
     main = make()
-    assert main.settings_without_file() == {}
+    assert main.in_force_without_files() == {}
     tell("default_version = 'x'")
     main.scan()
-    in_force = json.loads(json.dumps(main.settings_without_file()))
+    in_force = json.loads(json.dumps(main.in_force_without_files()))
     worker = make(scan=False)
-    worker.open(None, {name: ModelSettings.model_validate(one) for name, one in in_force.items()})
+    worker.open(None, in_force)
     assert worker.settings("double") == main.settings("double")
     assert worker.serving("double") == main.serving("double")
     assert answering(worker, "double") == (1, 1)

@@ -14,6 +14,7 @@ from layerserve_server import disk
 from layerserve_server.errors import VersionConflictError
 from layerserve_server.repository import publishing
 from layerserve_server.repository.publishing import (
+    UnreadableFileError,
     check_manifest,
     publish,
     read_labels,
@@ -218,22 +219,33 @@ def test_a_file_that_is_not_what_its_manifest_says_is_told(tmp_path, result):
     assert "expected 7 as in its manifest" in check_manifest(path, manifest)
 
 
-@pytest.mark.parametrize("text", [None, "", "[1]", "[" * 10**5, "\xff"])
-def test_a_manifest_that_is_none_says_nothing(tmp_path, text):
-    if text is not None:
-        (tmp_path / "manifest.json").write_text(text, "latin-1")
+def test_a_manifest_that_is_missing_says_nothing(tmp_path):
     assert read_manifest(tmp_path) == {}
     (tmp_path / "model.keras").write_text("any")
     assert check_manifest(tmp_path / "model.keras", {}) == ""
 
 
-def test_a_manifest_is_not_read_through_a_link_or_a_pipe(tmp_path):
-    (tmp_path / "real.json").write_text('{"run": "r1"}')
-    (tmp_path / "manifest.json").symlink_to(tmp_path / "real.json")
-    assert read_manifest(tmp_path) == {}
-    (tmp_path / "manifest.json").unlink()
-    os.mkfifo(tmp_path / "manifest.json")
-    assert read_manifest(tmp_path) == {}
+@pytest.mark.parametrize("read", [read_manifest, read_labels])
+@pytest.mark.parametrize("text", ["", "[", "[1]", "[" * 10**5, "\xff"])
+def test_a_file_that_is_no_json_object_is_not_one_without_values(tmp_path, text, read):
+    for name in ("manifest.json", "labels.json"):
+        (tmp_path / name).write_text(text, "latin-1")
+    with pytest.raises(UnreadableFileError, match=r"(manifest|labels)\.json: "):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("read", [read_manifest, read_labels])
+def test_a_file_is_not_read_through_a_link_or_a_pipe(tmp_path, read):
+    (tmp_path / "real.json").write_text('{"run": 1}')
+    for name in ("manifest.json", "labels.json"):
+        (tmp_path / name).symlink_to(tmp_path / "real.json")
+    with pytest.raises(UnreadableFileError, match="Too many levels of symbolic links"):
+        read(tmp_path)
+    for name in ("manifest.json", "labels.json"):
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(UnreadableFileError):
+        read(tmp_path)
 
 
 PUBLISH_SLOWLY = """
@@ -401,16 +413,12 @@ def test_another_process_does_not_write_labels_meanwhile(tmp_path):
     assert read_labels(tmp_path) == {"stable": 3}
 
 
-@pytest.mark.parametrize("text", ["", "[", "[1]", json.dumps({"a b": 1, "c": "1", "d": -1, "e": True, "f": 0})])
-def test_labels_that_are_wrong_are_left_out(tmp_path, text):
+@pytest.mark.parametrize("values", [{"a b": 1}, {"c": "1"}, {"d": -1}, {"e": True}, {"f": 0}])
+def test_a_wrong_label_is_an_error_and_is_not_replaced(tmp_path, values):
+    text = json.dumps({"stable": 3, **values})
     (tmp_path / "labels.json").write_text(text)
-    assert read_labels(tmp_path) == {}
-
-
-def test_labels_are_not_read_through_a_link_or_a_pipe(tmp_path):
-    (tmp_path / "real.json").write_text('{"stable": 3}')
-    (tmp_path / "labels.json").symlink_to(tmp_path / "real.json")
-    assert read_labels(tmp_path) == {}
-    (tmp_path / "labels.json").unlink()
-    os.mkfifo(tmp_path / "labels.json")
-    assert read_labels(tmp_path) == {}
+    with pytest.raises(UnreadableFileError, match=r"labels\.json: got '[a-f b]+': .*, expected labels with version"):
+        read_labels(tmp_path)
+    with pytest.raises(UnreadableFileError):
+        write_label(tmp_path, "new", 1)
+    assert (tmp_path / "labels.json").read_text() == text

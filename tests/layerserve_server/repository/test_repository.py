@@ -720,7 +720,7 @@ def test_a_single_file_is_version_1_and_training_publishes_beside_it(make, put, 
 def test_a_repository_that_can_be_written_is_left_as_it_was(make, put, tmp_path):
     path = put().rename(tmp_path / "digits.keras")
     for _ in range(2):
-        make(path).check_writable("digits")
+        make(path).check_publishable("digits", 1)
     assert os.listdir(tmp_path / "published" / "digits") == []
 
 
@@ -728,7 +728,7 @@ def test_a_repository_can_be_checked_by_several_at_once(make, put, tmp_path):
     put()
     repository = make()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(repository.check_writable, ["double"] * 400))
+        list(pool.map(repository.check_publishable, ["double"] * 400, [1] * 400))
 
 
 def test_what_a_publisher_left_is_swept(make, put, tmp_path):
@@ -767,7 +767,7 @@ def test_a_repository_that_can_not_be_written_is_told(make, put, tmp_path, monke
 
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     with pytest.raises(NotTrainableError, match="can't be written: Permission denied"):
-        repository.check_writable("double")
+        repository.check_publishable("double", 1)
 
 
 def test_many_swaps_under_load_lose_no_request(make, put):

@@ -236,7 +236,7 @@ class Predictor:
 def _admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
     """Raises ForbiddenError if the caller may not use the model, QuotaError if it has used up its rows."""
     caller = call.caller
-    if caller.unlimited and not caller.reserved.callers:
+    if caller.unlimited and not caller.reserved.restrictions:
         return
     caller.check_model("predict", request.choice[0])
     if caller.quota is not None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from layerserve.v1 import checkpoints_pb2, sweeps_pb2, training_pb2
 
+from layerserve_server.access.ownership import changes
 from layerserve_server.services.checkpoints import SERVICE as CHECKPOINTS
 from layerserve_server.services.sweeps import SERVICE as SWEEPS
 from layerserve_server.services.training import SERVICE as TRAINING
@@ -72,7 +73,7 @@ class RunParts:
         run = fields.required("id")
 
         def show(reply: training_pb2.GetRunResponse) -> HttpReply:
-            may = request.caller.may("train", reply.run.base.name)
+            may = changes(request.caller, reply.run.caller)
             return self._pages.html(
                 "progress.html", run=reply.run, state=run_state(reply.run), ended=reply.run.state in ENDED, trains=may
             )

@@ -122,7 +122,7 @@ class Estimator:
                 budget.check_room(filled, self._runs.folder, base.parameter_count, base.found.size)
         if request.publish:
             with notes:
-                self._repository.check_writable(request.model)
+                self._repository.check_publishable(request.model, request.version)
         if request.expected_base_version and request.on_conflict == "refuse":
             with notes:
                 self._repository.check_newest(request.model, request.expected_base_version)

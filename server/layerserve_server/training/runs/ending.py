@@ -8,7 +8,7 @@ import shutil
 import time
 from dataclasses import replace
 
-from layerserve_server.errors import NotTrainableError, ServerError, VersionConflictError, safe_text
+from layerserve_server.errors import ModelGoneError, NotTrainableError, ServerError, VersionConflictError, safe_text
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import events
 from layerserve_server.training.events import Cancelled, Failed, What
@@ -176,6 +176,8 @@ class RunEndings:
                 withheld = self._bring_rival(run, result, error) if request.on_conflict == "rebase" else str(error)
                 if not withheld:
                     return True
+            except ModelGoneError as error:
+                withheld = str(error)
             except ServerError as error:
                 self.end(run, Failed(str(error), result.epoch))
                 return False

@@ -185,7 +185,7 @@ class Runs:
         size = base.found.size if start is None else start.bytes
         budget.check_room(request, self._table.folder, base.parameter_count, size)
         if request.publish:
-            self._repository.check_writable(request.model)
+            self._repository.check_publishable(request.model, request.version)
         if request.expected_base_version and request.on_conflict == "refuse":
             self._repository.check_newest(request.model, request.expected_base_version)
         path = base.found.path if start is None else start.model
@@ -223,7 +223,7 @@ class Runs:
         self._endings.publish_kept(run, label, expected, who)
         return run
 
-    def get(self, run_id: str, visible: Callable[[str], bool] = lambda model: True) -> Run:
+    def get(self, run_id: str, visible: Callable[[RunRequest], bool] = lambda request: True) -> Run:
         """Returns the run with this id. Raises as `RunTable.get` does."""
         return self._table.get(run_id, visible, self.scan)
 

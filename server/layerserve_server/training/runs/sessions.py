@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from layerserve_server.errors import safe_text
+from layerserve_server.errors import ModelGoneError, safe_text
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training.events import Failed, Finished
 from layerserve_server.training.result import RunResult
@@ -32,8 +32,10 @@ def publish_versions(repository: Repository, run: Run) -> None:
 def last_event(run: Run, result: RunResult) -> Finished | Failed:
     """Returns the event that ends a session whose process has ended it with this result."""
     outcomes = run.publications.outcomes(0)
-    if outcomes and outcomes[-1].error is not None:
+    error = outcomes[-1].error if outcomes else None
+    if error is not None and not isinstance(error, ModelGoneError):
         # Nothing is lost: the session can be resumed, and ended again.
-        return Failed(safe_text(str(outcomes[-1].error)), result.epoch, result.step, resumable=True)
+        return Failed(safe_text(str(error)), result.epoch, result.step, resumable=True)
     last = run.publications.last
-    return Finished(last.version if last else 0, result.logs, run.seconds)
+    withheld = "" if error is None else safe_text(str(error))
+    return Finished(last.version if last else 0, result.logs, run.seconds, withheld)

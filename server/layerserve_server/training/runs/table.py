@@ -67,16 +67,16 @@ class RunTable:
 
     # Runs in memory.
 
-    def get(self, run_id: str, visible: Callable[[str], bool], scan: Callable[[], None]) -> Run:
+    def get(self, run_id: str, visible: Callable[[RunRequest], bool], scan: Callable[[], None]) -> Run:
         """Returns the run with this id, which is looked for by `scan` if it isn't known yet.
 
-        Runs of models that aren't `visible` don't exist. Raises UnknownRunError if there is none, RunElsewhereError if
+        Runs whose request isn't `visible` don't exist. Raises UnknownRunError if there is none, RunElsewhereError if
         another server owns it, and UnavailableError until the runs have been read at startup.
         """
         self.check_scanned()
         with self.changed:
             run = self._runs.get(run_id)
-        if run is not None and visible(run.request.model):
+        if run is not None and visible(run.request):
             return run
         # Another server may own it, or may have created it.
         if RUN_ID.fullmatch(run_id) and os.path.isdir(self.folder / run_id):
@@ -84,9 +84,9 @@ class RunTable:
         with self.changed:
             run = self._runs.get(run_id)
             elsewhere = self._elsewhere.get(run_id)
-        if run is not None and visible(run.request.model):
+        if run is not None and visible(run.request):
             return run
-        if elsewhere is not None and visible(elsewhere.request.model):
+        if elsewhere is not None and visible(elsewhere.request):
             raise _owned_elsewhere(elsewhere)
         raise UnknownRunError(f"no training run '{safe_text(run_id, 80)}'")
 

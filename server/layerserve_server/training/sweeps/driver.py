@@ -13,6 +13,7 @@ from pathlib import Path
 
 from layerserve_server.errors import (
     BusyError,
+    ModelGoneError,
     NotTrainableError,
     ServerError,
     UnavailableError,
@@ -194,7 +195,7 @@ class Driver:
         elif sweep.request.publish:
             try:
                 sweep.published = self._publish(sweep.best_file(sweep.best))
-            except VersionConflictError as error:
+            except (VersionConflictError, ModelGoneError) as error:
                 reason = str(error)
             except ServerError as error:
                 state, reason = SweepState.FAILED, str(error)

@@ -281,8 +281,8 @@ class Sweeps:
             self._sweeps.pop(sweep.id, None)
         remove_folder(sweep.folder)
 
-    def get(self, sweep_id: str, visible: Callable[[str], bool] = lambda model: True) -> Sweep:
-        """Returns the sweep with this id. Sweeps of models that aren't `visible` don't exist.
+    def get(self, sweep_id: str, visible: Callable[[RunRequest], bool] = lambda request: True) -> Sweep:
+        """Returns the sweep with this id. Sweeps whose request isn't `visible` don't exist.
 
         Raises UnknownRunError if there is none, and UnavailableError if the folder can't be read.
         """
@@ -291,7 +291,7 @@ class Sweeps:
         sweep = self._sweeps.get(sweep_id) or self._elsewhere.get(sweep_id)
         if sweep is None:
             self._check_listed()
-        if sweep is None or not visible(sweep.request.model):
+        if sweep is None or not visible(sweep.request):
             raise UnknownRunError(f"no sweep '{safe_text(sweep_id, 80)}'")
         if sweep.id in self._elsewhere:
             with contextlib.suppress(*DAMAGED):

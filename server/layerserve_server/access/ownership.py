@@ -1,0 +1,63 @@
+"""What callers may do with what one of them has begun on a model: runs with their checkpoints and files, and sweeps."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Protocol
+
+from layerserve_server.access.caller import Caller
+from layerserve_server.access.reserved import names
+from layerserve_server.errors import ForbiddenError
+
+
+class Access(IntEnum):
+    """What a caller may do. Each value includes those before it."""
+
+    #: It doesn't exist for the caller.
+    NONE = 0
+    #: The caller sees that it exists: its model and state.
+    EXISTS = 1
+    #: The caller reads its settings, logs and events.
+    READ = 2
+    #: The caller reads its weights and files, and changes it.
+    FULL = 3
+
+
+class Owned(Protocol):
+    """What belongs to a caller, as it was written down when it began."""
+
+    @property
+    def model(self) -> str:
+        """Name of its model, which may be gone."""
+
+    @property
+    def caller(self) -> str:
+        """Name of its owner; empty for callers without a token or certificate."""
+
+    @property
+    def callers(self) -> tuple[str, ...] | None:
+        """Names or patterns of the callers that the model was open to when it began; None for all."""
+
+
+def access_to(caller: Caller, owned: Owned) -> Access:
+    """Returns what a caller may do. Both the model's callers at the beginning and those of now must include it."""
+    if owned.callers is not None and not names(owned.callers, caller.name):
+        return Access.NONE
+    if not caller.may("any", owned.model):
+        return Access.NONE
+    if changes(caller, owned.caller) or (owned.caller == caller.owner and "read" in caller.rights):
+        return Access.FULL
+    if "read" in caller.rights:
+        return Access.READ
+    return Access.EXISTS if "train" in caller.rights else Access.NONE
+
+
+def changes(caller: Caller, owner: str) -> bool:
+    """Whether a caller changes what belongs to an owner, if it exists for the caller."""
+    return "manage" in caller.rights or ("train" in caller.rights and caller.owner == owner)
+
+
+def check_access(caller: Caller, owned: Owned, needed: Access, label: str) -> None:
+    """Raises ForbiddenError if the caller may do less than is needed. `label` is for the error: "training run 'X'"."""
+    if access_to(caller, owned) < needed:
+        raise ForbiddenError(f"{label}: it belongs to another caller")

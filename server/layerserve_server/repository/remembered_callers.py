@@ -1,0 +1,101 @@
+"""The callers of each restricted model, remembered in the state folder.
+
+A restriction ends when a settings file without `callers` is read. It doesn't end because a file or a model is gone: the
+runs of the model are still there, and a model of the same name may come back without its settings.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from layerserve_server.access.reserved import UNREADABLE, Restriction
+from layerserve_server.disk import json_object, replace_file, sync
+from layerserve_server.errors import safe_text
+from layerserve_server.repository.layout import MODEL_NAME
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".json"
+
+
+class RememberedCallers:
+    """A folder with a file NAME.json for each restricted model: {"callers": [...]}. Other servers may write it, too."""
+
+    def __init__(self, folder: Path, *, writes: bool) -> None:
+        """Only the process that `writes` changes the folder."""
+        self._folder = folder
+        self._writes = writes
+        #: What is known of models, also if it couldn't be written.
+        self._known: dict[str, Restriction] = {}
+        #: State of the folder when it was last read; None if it couldn't be.
+        self._stamp: int | None = 0
+        self._reported = ""
+
+    def models(self) -> Iterable[str]:
+        """Returns the names of the models that are restricted."""
+        return tuple(self._known)
+
+    def of(self, model: str) -> Restriction | None:
+        """Returns the restriction of a model; None if it has none."""
+        return UNREADABLE if self._stamp is None else self._known.get(model)
+
+    def refresh(self) -> None:
+        """Reads the folder if it has changed. A file that can't be read restricts its model to those who manage it."""
+        try:
+            stamp = self._folder.stat().st_mtime_ns
+            if stamp == self._stamp:
+                return
+            names = {path.name.removesuffix(SUFFIX) for path in self._folder.iterdir() if path.suffix == SUFFIX}
+        except FileNotFoundError:
+            self._stamp = 0
+            return
+        except OSError as error:
+            self._report(f"{self._folder}: {error.strerror}; only callers that manage a model may use it")
+            self._stamp = None
+            return
+        self._known |= {name: self._read(name) for name in names if MODEL_NAME.fullmatch(name)}
+        if not self._writes:
+            # This process has nothing that couldn't be written.
+            self._known = {name: one for name, one in self._known.items() if name in names}
+        self._stamp = stamp
+
+    def remember(self, model: str, restriction: Restriction | None) -> None:
+        """Notes what the settings of a model say; None for all callers."""
+        if self._stamp is not None and self._known.get(model) == restriction:
+            return
+        if restriction is None:
+            self._known.pop(model, None)
+        else:
+            self._known[model] = restriction
+        if not self._writes:
+            return
+        path = self._folder / f"{model}{SUFFIX}"
+        try:
+            if restriction is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                replace_file(path, json.dumps({"callers": restriction.callers}), flushed=True)
+            elif path.exists():
+                path.unlink()
+                sync(self._folder)
+        except OSError as error:
+            self._report(f"can't write the callers of model '{model}' to {path}: {error.strerror}")
+
+    def _read(self, model: str) -> Restriction:
+        path = self._folder / f"{model}{SUFFIX}"
+        try:
+            callers = json_object(path.read_bytes())["callers"]
+            if not isinstance(callers, list) or not all(isinstance(one, str) for one in callers):
+                raise ValueError(f"callers: got {str(callers)[:80]!r}, expected a list of names")
+            return Restriction(tuple(callers))
+        except (OSError, ValueError, KeyError) as error:
+            self._report(f"{path}: {safe_text(str(error), 200)}; only callers that manage the model may use it")
+            return UNREADABLE
+
+    def _report(self, text: str) -> None:
+        """Logs what is wrong, once while it lasts."""
+        if text != self._reported:
+            logger.error("%s", text)
+        self._reported = text

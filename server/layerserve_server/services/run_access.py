@@ -1,0 +1,43 @@
+"""Runs that requests name, as far as the caller may have to do with them (see `access.ownership`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from layerserve_server.access.caller import Caller
+from layerserve_server.access.ownership import Access, access_to, check_access
+from layerserve_server.repository.repository import Repository
+from layerserve_server.training.request import RunRequest
+from layerserve_server.training.runs.registry import Runs
+from layerserve_server.training.runs.run import Run
+from layerserve_server.training.sweeps.registry import Sweeps
+
+
+def find_run(runs: Runs, caller: Caller, needed: Access, run_id: str) -> Run:
+    """Returns a run. Raises as `Runs.get` does, and ForbiddenError if the caller may do less with it than is needed."""
+    run = runs.get(run_id, seen_by(caller))
+    check_access(caller, run.request, needed, f"training run '{run.id}'")
+    return run
+
+
+def seen_by(caller: Caller) -> Callable[[RunRequest], bool]:
+    """Returns whether a run or sweep of a request exists for a caller."""
+    return lambda request: access_to(caller, request) > Access.NONE
+
+
+def open_work(runs: Runs, sweeps: Sweeps, model: str) -> list[str]:
+    """Returns the sweeps and runs of a model that haven't ended, in words: "run 'X'". Raises UnavailableError."""
+    runs.scan()
+    found = [f"sweep '{sweep.id}'" for sweep in sweeps.list(model) if not sweep.ended]
+    # In this order: a run that is taken over in between is in both lists, rather than in neither.
+    open_runs = {run.id: run for run in (*runs.list_elsewhere(model), *runs.list(model)) if not run.log.ended}
+    return found + [f"run '{run.id}'" for run in open_runs.values() if not run.request.sweep]
+
+
+def owned(request: RunRequest, caller: Caller, repository: Repository) -> RunRequest:
+    """Returns a request with its owner, and with the callers that its model is open to now."""
+    restriction = repository.restrictions.get(request.model)
+    # Those of a model whose callers can't be read are none: only who manages it comes this far.
+    callers = None if restriction is None else restriction.callers or ()
+    return replace(request, caller=caller.owner, callers=callers)
