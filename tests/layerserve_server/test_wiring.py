@@ -496,7 +496,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
 
     socket = str(tmp_path / "socket")
     files = {"socket": socket, "spare_imports": str(tmp_path / "spare"), "secret": "ab" * 32}
-    files |= {"catalogue": None, "model_settings": {}}
+    files |= {"catalogue": None, "in_force": {}}
     Balances.create(tmp_path / "balances")
     configuration = json.dumps({"settings": settings.model_dump(mode="json"), **files})
     monkeypatch.setattr(sys, "stdin", Orders(f"{configuration}\n{line}"))

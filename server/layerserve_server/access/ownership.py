@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.reserved import names
+from layerserve_server.access.reserved import UNREADABLE, Restriction
 from layerserve_server.errors import ForbiddenError
 
 
@@ -36,13 +36,18 @@ class Owned(Protocol):
 
     @property
     def callers(self) -> tuple[str, ...] | None:
-        """Names or patterns of the callers that the model was open to when it began; None for all."""
+        """Names or patterns of the callers that the model was open to when it began.
+
+        None for all, empty if they aren't known.
+        """
 
 
 def access_to(caller: Caller, owned: Owned) -> Access:
     """Returns what a caller may do. Both the model's callers at the beginning and those of now must include it."""
-    if owned.callers is not None and not names(owned.callers, caller.name):
-        return Access.NONE
+    if owned.callers is not None:
+        restriction = Restriction(owned.callers) if owned.callers else UNREADABLE
+        if not restriction.admits(caller.name, manages="manage" in caller.rights):
+            return Access.NONE
     if not caller.may("any", owned.model):
         return Access.NONE
     if changes(caller, owned.caller) or (owned.caller == caller.owner and "read" in caller.rights):

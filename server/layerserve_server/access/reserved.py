@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -15,7 +15,9 @@ class Restriction:
 
     def admits(self, caller: str, *, manages: bool) -> bool:
         """Whether it is open to the caller of this name. What can't be read is open to callers that `manage` only."""
-        return manages if self.callers is None else names(self.callers, caller)
+        if self.callers is None:
+            return manages
+        return any(fnmatchcase(caller, pattern) for pattern in self.callers)
 
 
 #: The restriction of a model whose callers can't be read.
@@ -41,11 +43,6 @@ class Reserved:
         """Whether a model is open to the caller of this name."""
         restriction = self.restrictions.get(model)
         return restriction is None or restriction.admits(caller, manages=manages)
-
-
-def names(patterns: Iterable[str], caller: str) -> bool:
-    """Whether names or patterns of callers include the caller of this name."""
-    return any(fnmatchcase(caller, pattern) for pattern in patterns)
 
 
 #: No model is reserved.

@@ -38,6 +38,5 @@ def open_work(runs: Runs, sweeps: Sweeps, model: str) -> list[str]:
 def owned(request: RunRequest, caller: Caller, repository: Repository) -> RunRequest:
     """Returns a request with its owner, and with the callers that its model is open to now."""
     restriction = repository.restrictions.get(request.model)
-    # Those of a model whose callers can't be read are none: only who manages it comes this far.
     callers = None if restriction is None else restriction.callers or ()
     return replace(request, caller=caller.owner, callers=callers)

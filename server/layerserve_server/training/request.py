@@ -139,7 +139,8 @@ class RunRequest(RunOptions):
     trial_seconds: float = 0.0
     #: Name of the caller, by its token or certificate; empty for a caller without one.
     caller: str = ""
-    #: Names or patterns of the callers that the model was open to when the run began; None for all.
+    #: Names or patterns of the callers that the model was open to when the run began; None for all, empty if that isn't
+    #: known.
     callers: tuple[str, ...] | None = None
     #: Folder that contains the datasets.
     datasets: str = ""
@@ -198,10 +199,9 @@ class RunRequest(RunOptions):
         for name in ("freeze", "unfreeze", "callbacks"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
-        # Without defaults: a run that has lost its owner or restriction isn't open to others.
-        if missing := sorted({"caller", "callers"} - values.keys()):
-            raise ValueError(f"got no {' and no '.join(missing)}")
-        values["callers"] = None if values["callers"] is None else tuple(values["callers"])
+        # A run that has lost its owner or restriction isn't open to others.
+        callers = values.get("callers", ()) if "caller" in values else ()
+        values["callers"] = None if callers is None else tuple(callers)
         if values["class_weight"] is not None:
             values["class_weight"] = {int(key): weight for key, weight in values["class_weight"].items()}
         request = checked(cls(**values))

@@ -76,7 +76,7 @@ def test_a_token_gives_the_rights_of_its_claims(make_gate):
     assert found.expires == pytest.approx(time.time() + 630, abs=5)
     assert caller(gate, signed(key=EC, algorithm="ES256", kid="two")).name == "ann"
     # One text, as in `scope`.
-    assert caller(gate, signed(rights="train manage")).rights == {"open", "any", "train", "manage"}
+    assert caller(gate, signed(rights="train manage")).rights == with_alternatives(["train", "manage"])
     for none in (None, 7, {"predict": True}, [["predict"]], ""):
         assert caller(gate, signed(rights=none)).rights == {"open"}
 

@@ -326,7 +326,11 @@ def test_a_run_has_the_name_of_its_caller_and_counts_for_its_quota_while_it_is_p
     for caller, expected in (("one", run_id), ("two", other.run_id)):
         runs = stub.ListRuns(pb.ListRunsRequest(caller=caller), **two).runs
         assert [run.id for run in runs] == [expected]
-    stub.CancelRun(pb.CancelRunRequest(run_id=run_id), **two)
+    assert refused(lambda: stub.CancelRun(pb.CancelRunRequest(run_id=run_id), **two)) == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        f"training run '{run_id}': it belongs to another caller",
+    )
+    stub.CancelRun(pb.CancelRunRequest(run_id=run_id), **one)
 
 
 # Idempotency keys.

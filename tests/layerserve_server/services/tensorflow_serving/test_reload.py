@@ -8,8 +8,9 @@ from layerserve_server.errors import NotLoadedError
 from layerserve_server.protocols.tensorflow.error_codes_pb2 import OK
 from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import ReloadConfigRequest, ReloadConfigResponse
 from layerserve_server.repository.audit import FILE
-from layerserve_server.repository.control import Control, read_control
+from layerserve_server.repository.control import read_control
 from layerserve_server.repository.entry import State
+from layerserve_server.repository.publishing import UnreadableFileError
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from tokens import bearer, write_tokens
 
@@ -268,6 +269,7 @@ def test_models_that_a_caller_may_not_manage_stay(reload, put):
         {"nice": [3]},
     ],
 )
-def test_a_policy_on_disk_that_isnt_one_counts_as_none(tmp_path, written):
+def test_a_policy_on_disk_that_isnt_one_is_not_known(tmp_path, written):
     (tmp_path / "serving.json").write_text(json.dumps({"policy": written, "highest": 3}))
-    assert read_control(tmp_path) == Control(highest=3)
+    with pytest.raises(UnreadableFileError, match=r"serving\.json: policy: got .*, expected a version policy"):
+        read_control(tmp_path)

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 from http_calls import Http
-from layerserve_server.access.rights import right_of
+from layerserve_server.access.rights import ALTERNATIVES, RIGHTS, right_of, with_alternatives
 from layerserve_server.services.ui.part import PARTS
 from layerserve_server.services.ui.serving import FILES, Page
 from layerserve_server.settings_reader import SettingsError, read_settings
@@ -158,7 +158,7 @@ KINDS = [None, "wrong", *ENTRIES]
 
 def test_every_part_with_every_kind_of_token(serve, tmp_path):
     _, call = serve(tokens=write_tokens(tmp_path / "tokens.toml"))
-    assert {right_of(route.method) for route in ROUTES} == {"any", "read", "predict", "train", "manage"}
+    assert {right_of(route.method) for route in ROUTES} == {*RIGHTS, *ALTERNATIVES} - {"train"}
     for route in ROUTES:
         right = right_of(route.method)
         for token in KINDS:
@@ -169,7 +169,7 @@ def test_every_part_with_every_kind_of_token(serve, tmp_path):
             elif token == "other-models":
                 wanted = {0, 403}
             else:
-                wanted = {0} if right == "any" or token in ("all", right) else {403}
+                wanted = {0} if token == "all" or right in with_alternatives([token]) else {403}
             assert refused in wanted, (route.path, token, reply.body)
     # Lists have what the caller may see.
     assert b"double" in call("GET", PARTS + "models", authorization="Bearer all").body
