@@ -12,7 +12,7 @@ from layergraph.layers.table import LAYERS
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.ops.table import OPERATIONS
 from layerserve.v1 import management_pb2
-from layerserve_server.access.rights import HTTP, MANAGING, METHODS, RIGHTS
+from layerserve_server.access.rights import ALTERNATIVES, HTTP, MANAGING, METHODS, RIGHTS
 from layerserve_server.environment import PREFIX
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
@@ -155,7 +155,7 @@ def rights() -> str:
         needed[service, "manage"] = [
             method.name for method in management_pb2.DESCRIPTOR.pool.FindServiceByName(service).methods
         ]
-    order = ("open", "any", *RIGHTS)
+    order = ("open", *ALTERNATIVES, *RIGHTS)
     rows = [
         (service, right if right in RIGHTS else f"({right})", ", ".join(sorted(methods)))
         for (service, right), methods in sorted(needed.items(), key=lambda item: (item[0][0], order.index(item[0][1])))

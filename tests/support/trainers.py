@@ -45,7 +45,7 @@ class Trainer:
     """Calls of one server."""
 
     def __init__(self, app, channel, tmp_path):
-        self.app = app
+        self.app, self.channel = app, channel
         self.stub = training_pb2_grpc.TrainingServiceStub(channel)
         self.runs_folder = tmp_path / "models" / ".layerserve" / "runs"
         self.model_folder = tmp_path / "models" / "double"

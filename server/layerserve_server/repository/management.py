@@ -328,8 +328,8 @@ class Manager:
             if not force and (work := self._open_work(name)):
                 listed = ", ".join(work[:MAX_LISTED]) + f" and {len(work) - MAX_LISTED} more" * (len(work) > MAX_LISTED)
                 raise RefusedChangeError(
-                    f"model '{name}': {listed} not ended; cancel what isn't needed, or use force, after which the "
-                    "results aren't published"
+                    f"model '{name}' is being trained by {listed}: cancel them, or use force, after which they publish "
+                    "nothing"
                 )
             self._repository.check_deletable(name)
             highest = self._repository.highest(name)

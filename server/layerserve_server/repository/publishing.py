@@ -70,8 +70,11 @@ def publish(
             version = (
                 claim_next(name, temporary, folder, above, expected) if expected else claim(temporary, folder, above)
             )
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            # The folder may be gone with its model.
+            check()
         raise
     sync(folder)
     file.unlink()

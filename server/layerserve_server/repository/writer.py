@@ -145,5 +145,6 @@ class FolderWriter:
         folder = publishing.model_folder(self._root, name)
         # Who waits to publish finds what is written here.
         with publishing.locked_folder(folder):
+            highest = max([highest, *publishing.version_numbers(folder)])
             publishing.withdraw(self._root, [folder, *flat])
             write_control(publishing.model_folder(self._root, name), highest=highest or None, deleted=highest or None)

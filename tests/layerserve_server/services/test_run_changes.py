@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from layerserve.v1 import checkpoints_pb2, checkpoints_pb2_grpc
+from layerserve.v1 import checkpoints_pb2, checkpoints_pb2_grpc, management_pb2, management_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import VersionConflictError
 from layerserve_server.training import events
@@ -586,3 +586,33 @@ def test_a_checkpoint_that_can_not_be_removed_or_downloaded_is_refused(put, star
     assert download(content=9) == (wrong, "content: got 9, expected one of CheckpointContent")
     state = {"content": checkpoints_pb2.CHECKPOINT_CONTENT_STATE, "format": 1}
     assert download(**state) == (wrong, "format: got one for the state, expected none")
+
+
+# Models that are deleted meanwhile.
+
+
+def manage(trainer, method, **fields):
+    stub = management_pb2_grpc.ManagementServiceStub(trainer.channel)
+    return getattr(stub, method)(getattr(management_pb2, f"{method}Request")(name="double", **fields), timeout=30)
+
+
+def test_the_result_of_a_run_whose_model_is_deleted_is_withheld(trainer, put):
+    call, run_id = trainer.begin(spec("wait"))
+    manage(trainer, "UnloadModel")
+    code, text = refused(lambda: manage(trainer, "DeleteModel"))
+    assert (code, f"'double' is being trained by run '{run_id}': cancel them" in text) == (PRECONDITION, True)
+    manage(trainer, "DeleteModel", force=True)
+    trainer.go(run_id)
+    last = [response.event for response in call][-1]
+    withheld = "model 'double' was deleted since its version 1: nothing is published"
+    assert (last.WhichOneof("kind"), last.finished.withheld) == ("finished", withheld)
+    assert not last.finished.HasField("published")
+    assert sorted(os.listdir(trainer.model_folder)) == ["serving.json"]
+    # Nor by a call, neither before nor after there is another model of its name.
+    for again in ("", ", and another one has its name"):
+        code, text = refused(lambda: trainer.call("PublishRun", run_id))
+        assert (code, text) == (PRECONDITION, withheld.replace(": nothing", f"{again}: nothing"))
+        put("double", version=2)
+        trainer.app.repository.scan()
+    assert sorted(os.listdir(trainer.model_folder)) == ["2", "serving.json"]
+    assert trainer.run(run_id).publishable

@@ -1,0 +1,144 @@
+"""Nothing is published of what began with a model that was deleted: it would come back without its settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+
+import pytest
+from layerserve_server.errors import ModelGoneError, NotTrainableError, UnknownModelError
+from layerserve_server.repository import publishing
+from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.management import Manager
+
+ME = "ops"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def world(make, put, tmp_path):
+    """A repository with a model of two versions, and what manages it."""
+    for version in (1, 2):
+        put(version=version, offset=version)
+    repository = make()
+    return repository, Manager(repository, AuditLog(tmp_path / "state"), max_upload_bytes=1 << 20)
+
+
+@pytest.fixture
+def result(tmp_path):
+    path = tmp_path / "result.keras"
+    path.write_text('{"offset": 7}')
+    return path
+
+
+def publish(repository, result, base):
+    return repository.publish_once("double", result, run="r1", base_version=base)
+
+
+@pytest.mark.parametrize("base", [1, 2])
+def test_a_deleted_model_gets_no_version(world, result, root, base):
+    repository, manager = world
+    manager.delete_model("double", ME, force=True)
+    with pytest.raises(ModelGoneError, match=f"model 'double' was deleted since its version {base}: nothing is"):
+        publish(repository, result, base)
+    with pytest.raises(ModelGoneError):
+        repository.check_publishable("double", base)
+    assert result.exists(), "it is kept"
+    assert [path.name for path in (root / "double").iterdir()] == ["serving.json"]
+    repository.scan()
+    with pytest.raises(UnknownModelError):
+        repository.lease("double")
+
+
+def test_another_model_of_its_name_gets_versions_of_its_own_only(world, result, put, root):
+    repository, manager = world
+    manager.delete_model("double", ME, force=True)
+    put(version=3, offset=3)
+    repository.scan()
+    with pytest.raises(ModelGoneError, match="since its version 2, and another one has its name"):
+        publish(repository, result, 2)
+    assert publish(repository, result, 3) == 4
+    assert publishing.version_numbers(root / "double") in ([3, 4], [4, 3])
+
+
+def test_a_folder_that_was_moved_gets_nothing_until_it_is_back(world, result, root, tmp_path):
+    repository, _ = world
+    (root / "double").rename(tmp_path / "aside")
+    repository.scan()
+    with pytest.raises(ModelGoneError):
+        publish(repository, result, 1)
+    assert not (root / "double").exists(), "or it couldn't be moved back"
+    (tmp_path / "aside").rename(root / "double")
+    repository.scan()
+    assert publish(repository, result, 1) == 3
+
+
+def test_it_is_not_known_whether_a_model_was_deleted(world, result, root):
+    repository, _ = world
+    (root / "double" / "serving.json").write_text("{")
+    with pytest.raises(NotTrainableError, match=r"serving\.json"):
+        repository.check_publishable("double", 1)
+    shutil.rmtree(root / "double" / "1")
+    with pytest.raises(Exception, match=r"serving\.json"):
+        publish(repository, result, 2)
+    assert publishing.version_numbers(root / "double") == [2]
+
+
+@pytest.mark.parametrize("deleted_first", [True, False])
+def test_a_publication_and_a_deletion_exclude_each_other(world, result, root, monkeypatch, deleted_first):
+    """Whichever comes first, the model is gone afterwards."""
+    repository, manager = world
+    reached, go_on = threading.Event(), threading.Event()
+    name = "claim" if not deleted_first else "link_file"
+    before = getattr(publishing, name)
+
+    def held(*arguments):
+        reached.set()
+        assert go_on.wait(30)
+        return before(*arguments)
+
+    monkeypatch.setattr(publishing, name, held)
+    problems = []
+
+    def run():
+        try:
+            publish(repository, result, 2)
+        except ModelGoneError as error:
+            problems.append(error)
+
+    publisher = threading.Thread(target=run)
+    publisher.start()
+    assert reached.wait(30)
+    monkeypatch.setattr(publishing, name, before)
+    deleter = threading.Thread(target=lambda: manager.delete_model("double", ME, force=True))
+    deleter.start()
+    if deleted_first:
+        deleter.join()
+    go_on.set()
+    publisher.join()
+    deleter.join()
+    assert len(problems) == deleted_first
+    assert [path.name for path in (root / "double").iterdir()] == ["serving.json"]
+    assert json.loads((root / "double" / "serving.json").read_text())["deleted"] == (2 if deleted_first else 3)
+
+
+def test_a_model_that_is_being_trained_is_deleted_by_force_only(make, put, tmp_path):
+    put()
+    work = [f"run 'r{number}'" for number in range(7)]
+    repository = make()
+    manager = Manager(repository, AuditLog(tmp_path), max_upload_bytes=1, open_work=lambda name: work)
+    manager.unload("double", ME)
+    with pytest.raises(Exception, match=r"'double' is being trained by run 'r0', .*, run 'r4' and 2 more: cancel"):
+        manager.delete_model("double", ME)
+    assert os.listdir(tmp_path / "models" / "double" / "1") == ["model.keras"]
+    del work[1:]
+    with pytest.raises(Exception, match=r"is being trained by run 'r0': cancel them, or use force, after"):
+        manager.delete_model("double", ME)
+    manager.delete_model("double", ME, force=True)
+    assert repository.describe("double") == []
