@@ -171,7 +171,7 @@ def remove(
     everything: Annotated[bool, typer.Option("--all", help="Delete the model with all versions.")] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Delete it even if it is the default, pinned, or loaded, or is being trained."),
+        typer.Option("--force", help="Delete it even if it is the default, pinned, loaded, or being trained."),
     ] = False,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,

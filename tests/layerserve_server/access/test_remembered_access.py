@@ -73,10 +73,13 @@ class World:
             ),
             "allow_anonymous": "predict,read,train",
         }
-        self.named, self.unreadable = named, False
+        self.named, self.unreadable, self.forgotten = named, False, False
         put("double")
+        put("parked")
+        (self.models / "parked" / "serving.json").write_text('{"loaded": false}')
         if named:
-            (self.models / "double" / "layerserve.toml").write_text(NAMED)
+            for model in ("double", "parked"):
+                (self.models / model / "layerserve.toml").write_text(NAMED)
         self.servers = []
         self.open()
         self.run = self.trained("owner-who-reads")
@@ -200,11 +203,19 @@ class World:
         if (self.models / "double").is_dir():
             (self.models / "double" / "serving.json").write_text('{"loaded": 3}')
             self.unreadable = True
+        (self.models / "parked" / "serving.json").write_text("{")
 
     def event_remembered_callers_are_wrong(self):
         if (path := self.state / "callers" / "double.json").exists():
             path.write_text("{")
             self.unreadable = True
+
+    def event_remembered_callers_are_lost(self):
+        if not (self.models / "double" / "1").exists():
+            shutil.rmtree(self.state / "callers", ignore_errors=True)
+            # From now on nothing says whose a model is that comes without its settings. Its run still does.
+            self.forgotten = True
+            self.restart()
 
     def event_the_run_is_half_there(self):
         path = self.state / "runs" / self.run / "request.json"
@@ -226,16 +237,16 @@ class World:
             (self.models / "double").rename(self.aside)
 
     def event_the_folder_is_restored(self):
-        if self.aside.exists():
+        if self.aside.exists() and not self.forgotten:
             shutil.rmtree(self.models / "double", ignore_errors=True)
             self.aside.rename(self.models / "double")
 
     def event_the_model_is_renamed(self):
-        if (self.models / "double").is_dir() and not (self.models / "twice").exists():
+        if (self.models / "double" / "layerserve.toml").is_file() and not (self.models / "twice").exists():
             (self.models / "double").rename(self.models / "twice")
 
     def event_the_model_is_made_again(self):
-        if not (self.models / "double" / "1").exists():
+        if not (self.models / "double" / "1").exists() and not self.forgotten:
             self.put("double")
 
     def event_the_result_is_published(self):
@@ -253,10 +264,12 @@ class World:
     def tries(self):
         """Calls that change nothing, by a name that says what they are about."""
         run, sweep = {"run_id": self.run}, {"sweep_id": self.sweep}
+        parked = tensor_pb2.ModelSpec(name="parked")
+        inputs = [tensors.encode(np.ones((1, 2), np.float32), "x")]
+        yield "parked", "PredictionService/Predict", prediction_pb2.PredictRequest(model=parked, inputs=inputs)
         for name in ("double", "twice"):
             model = tensor_pb2.ModelSpec(name=name)
-            x = tensors.encode(np.ones((1, 2), np.float32), "x")
-            yield "model", "PredictionService/Predict", prediction_pb2.PredictRequest(model=model, inputs=[x])
+            yield "model", "PredictionService/Predict", prediction_pb2.PredictRequest(model=model, inputs=inputs)
             yield "model", "ModelService/DownloadModel", models_pb2.DownloadModelRequest(model=model)
             yield "model", "ModelService/GetModel", models_pb2.GetModelRequest(model=model)
             yield "model", "GraphService/GetNodeShapes", graph_pb2.GetNodeShapesRequest(model=model)
