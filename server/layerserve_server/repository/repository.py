@@ -503,7 +503,7 @@ class Repository(LoadedModels):
             if record.choice() != before or self.restrictions is not restrictions:
                 self._choose_anew()
         if invalid:
-            logger.error("files of model '%s' are invalid, what was in force stays: %s", name, record.problem)
+            logger.error("files of model '%s' are invalid: %s", name, record.problem)
             self._observer.settings_invalid(name)
         if known and not record.versions:
             self._observer.model_gone(name)

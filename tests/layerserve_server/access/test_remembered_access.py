@@ -180,18 +180,19 @@ class World:
         return name
 
     def event_settings_are_wrong(self):
-        if (self.models / "double").is_dir():
-            (self.models / "double" / "layerserve.toml").write_text("callers = [")
+        path = self.models / "double" / "layerserve.toml"
+        if path.parent.is_dir() and not path.is_dir():
+            path.write_text("callers = [")
             self.unreadable = True
 
     def event_settings_are_lost(self):
-        (self.models / "double" / "layerserve.toml").unlink(missing_ok=True)
+        path = self.models / "double" / "layerserve.toml"
+        path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
     def event_settings_are_a_folder(self):
-        path = self.models / "double" / "layerserve.toml"
-        if path.parent.is_dir() and not path.is_dir():
-            path.unlink(missing_ok=True)
-            path.mkdir()
+        self.event_settings_are_lost()
+        if (self.models / "double").is_dir():
+            (self.models / "double" / "layerserve.toml").mkdir()
             self.unreadable = True
 
     def event_labels_are_wrong(self):
