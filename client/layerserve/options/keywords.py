@@ -164,7 +164,7 @@ class OnlineKeywords(TypedDict, total=False):
     unfreeze: str | Sequence[str]
     """Layers to train although `freeze` names them."""
     on_nan: str
-    """What happens with a step whose loss is NaN or infinite: with 'stop' it is refused."""
+    """What happens with a step that makes loss or weights infinite or NaN: with 'stop' it is refused."""
     checkpoint_seconds: float | None
     """Seconds between two checkpoints, from which an interrupted run goes on."""
     description: str

@@ -157,7 +157,9 @@ class _NanPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NanPolicy.V
     """Training goes on, as in Keras."""
 
 class NanPolicy(_NanPolicy, metaclass=_NanPolicyEnumTypeWrapper):
-    """What happens when a loss is NaN or infinite."""
+    """What happens when a loss is NaN or infinite. Under both policies a run fails that ends with such weights, unless the version
+    that it started from has them: they are never published.
+    """
 
 NAN_POLICY_UNSPECIFIED: NanPolicy.ValueType  # 0
 """Not set: stop."""

@@ -226,7 +226,8 @@ class RunEndings:
         """
         with self._table.changed:
             if not run.publishable:
-                state = f"its state is {run.state.value}"
+                reason = f": {last.reason}" if isinstance(last := run.log.last, Failed) else ""
+                state = f"its state is {run.state.value}{reason}"
                 raise NotTrainableError(f"run '{run.id}' has no result that could be published: {state}")
             self._table.own(run)
         try:
