@@ -92,7 +92,7 @@ class TrainKeywords(TypedDict, total=False):
     weighted_metrics: Any
     """Metrics to which sample weights apply."""
     max_seconds: float | None
-    """Seconds that the run may train."""
+    """Seconds of training after which the run ends early, with its result so far."""
     max_memory_bytes: int | None
     """Memory that the run may use."""
     max_disk_bytes: int | None
@@ -180,7 +180,7 @@ class OnlineKeywords(TypedDict, total=False):
     weighted_metrics: Any
     """Metrics to which sample weights apply."""
     max_seconds: float | None
-    """Seconds that the run may train."""
+    """Seconds of training after which the run ends early, with its result so far."""
     max_memory_bytes: int | None
     """Memory that the run may use."""
     max_disk_bytes: int | None

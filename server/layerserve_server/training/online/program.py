@@ -133,6 +133,8 @@ class _Program:
             if control.pause:
                 raise Interruption
             if control.stop:
+                if control.why_stopped:
+                    self._writer.write(events.Log(f"stopped early, after step {session.step}: {control.why_stopped}"))
                 return self._end()
             if len(publications.pending(self._folder)) > MAX_PENDING:
                 door.pause(CHECK_SECONDS)

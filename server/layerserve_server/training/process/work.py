@@ -93,9 +93,11 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     lower_priority(request.nice)
     model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
     signal.signal(INTERRUPT, signal.SIG_IGN)
-    if ControlFile(folder).read().stop:
+    control = ControlFile(folder).read()
+    if control.stop:
         step = f"step {position.step} of epoch {position.epoch}" if position.step else f"epoch {position.epoch}"
-        writer.write(events.Log(f"stopped early, after {step}"))
+        why = f": {control.why_stopped}" if control.why_stopped else ""
+        writer.write(events.Log(f"stopped early, after {step}{why}"))
     result = _keep_result(folder, request, model, base, writer)
     withheld = why_withheld(load_model, base, result, request, arrays)
     writer.close()
