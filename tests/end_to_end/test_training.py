@@ -142,7 +142,7 @@ def test_kill_9_of_the_training_child_harms_neither_serving_nor_repository(
         assert any("resumed once" in event.text for event in client.run(run.id) if isinstance(event, LogLine))
         for pid in training_children():
             os.kill(pid, signal.SIGKILL)
-        with pytest.raises(errors.TrainingFailed, match="SIGKILL.*for the second time"):
+        with pytest.raises(errors.TrainingFailed, match=r"SIGKILL.*for the second time"):
             run.wait()
         assert contents(repository / name) == before
     else:
