@@ -534,6 +534,12 @@ def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_when_there_is(train
     assert kinds(trainer.watch(failed.run_id))[-1] == "finished"
 
 
+def test_an_evaluation_whose_process_is_killed_begins_again(trainer):
+    events = [response.event for response in trainer.stub.Evaluate(evaluation(behaviour="die-once"), timeout=60)]
+    assert kinds(events)[-1] == "finished"
+    assert [kind for kind in kinds(events) if kind in ("log", "queued")] == ["queued", "log", "queued"]
+
+
 def test_evaluations_wait_for_one_another(put, start, connect, tmp_path):
     """They have one slot, however many there are for training."""
     put("double")

@@ -231,7 +231,7 @@ def _refusal(error: Exception) -> ServerError:
     if isinstance(error, NonFiniteLossError):
         return InvalidRequestError(f"step {error.step}: the loss is {error.value}, so the step is refused")
     if isinstance(error, NonFiniteWeightError):
-        return InvalidRequestError(f"step {error.step}: it makes weight '{error.path}' infinite, so it is refused")
+        return InvalidRequestError(f"step {error.step}: weight '{error.path}' isn't finite after it, so it is refused")
     if isinstance(error, LayerGraphError):
         return InvalidTensorError(str(error))
     if isinstance(error, OSError):

@@ -255,10 +255,11 @@ def test_a_session_that_a_call_ends_is_published(process: Process, monkeypatch: 
 
     def talk(caller: Caller) -> None:
         caller.step(1)
-        ControlFile(process.folder).set(stop=True)
+        ControlFile(process.folder).set(stop=True, why_stopped="its budget is spent")
 
     assert process.serve(talk).kind == "trained"
     assert [step for step, _ in publications.pending(process.folder)] == [1]
+    assert process.happened()[-1] == events.Log("stopped early, after step 1: its budget is spent")
 
 
 def test_a_published_version_is_reported_once(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +347,7 @@ def test_a_session_waits_while_too_many_versions_are_to_be_published(
         (
             NonFiniteWeightError("y/kernel", 7),
             "InvalidRequestError",
-            "step 7: it makes weight 'y/kernel' infinite, so it is refused",
+            "step 7: weight 'y/kernel' isn't finite after it, so it is refused",
         ),
         (
             NonFiniteLossError(float("inf"), 1, 7),
