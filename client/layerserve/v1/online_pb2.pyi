@@ -166,7 +166,7 @@ class OnlineSpec(_message.Message):
 
     @_builtins.property
     def budget(self) -> _training_pb2.Budget:
-        """What the session may use. A session that uses more fails."""
+        """What the session may use. A session that uses more memory or disk fails, and one whose time is over ends."""
 
     def __init__(
         self,

@@ -606,7 +606,7 @@ class TrainSpec(_message.Message):
 
     @_builtins.property
     def budget(self) -> Global___Budget:
-        """What the run may use. A run that uses more fails."""
+        """What the run may use. A run that uses more memory or disk fails, and one whose time is over ends early."""
 
     @_builtins.property
     def checkpoints(self) -> Global___CheckpointPolicy:
