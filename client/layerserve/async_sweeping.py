@@ -50,7 +50,6 @@ class AsyncSweeping:
         trials: int | None = None,
         parallel: int | None = None,
         search_seed: int | None = None,
-        reduction_factor: int | None = None,
         sample_weight: Any = None,
         validation_data: Sequence[Any] | None = None,
         version: int | None = None,
@@ -64,10 +63,9 @@ class AsyncSweeping:
         setting that differs: options of `train` ("batch_size", "freeze", "seed", "epochs", "optimizer", "loss", ...) or
         parts of compile settings ("optimizer.learning_rate"). All other options are those of `train`.
 
-        With `method` "random" settings are drawn at random, "grid" tries all combinations, and "successive_halving"
-        draws at random and stops a trial early whose log isn't among the best 1 / `reduction_factor` (default 3) of the
-        trials so far. `trials` is their number (default: 20, or the whole grid), and `parallel` the maximum number at a
-        time (default: the server's training slots). `search_seed` makes the choice repeatable.
+        With `method` "random" settings are drawn at random, and "grid" tries all combinations. `trials` is their number
+        (default: 20, or the whole grid), and `parallel` the maximum number at a time (default: the server's training
+        slots). `search_seed` makes the choice repeatable.
 
         A trial's log `monitor` (default: val_loss with validation data, else loss) of its last epoch decides, or with
         publish="best" of its best epoch. Trials are runs: `runs()` lists them. The sweep continues if the client or the
@@ -96,7 +94,6 @@ class AsyncSweeping:
             trials,
             parallel,
             search_seed,
-            reduction_factor,
             options,
         )
         return AsyncSweep(self, (await self._run(flow, timeout)).id)

@@ -111,9 +111,9 @@ class OnlineSession(OnlineView):
         The arrays are those of `Client.train`, in one piece. `learning_rate` is set from this step on, unless the
         optimizer has a schedule.
 
-        Raises InvalidArgument if the batch doesn't fit the model, or its loss is NaN or infinite (unless `on_nan` is
-        "continue"): the model is then as before. Raises TakenOver if another client goes on with the session, and
-        Unavailable if the connection is lost for about a minute.
+        Raises InvalidArgument if the batch doesn't fit the model, or its loss or a weight after it is NaN or infinite
+        (unless `on_nan` is "continue"): the model is then as before. Raises TakenOver if another client goes on with
+        the session, and Unavailable if the connection is lost for about a minute.
         """
         return self._run(self._feed.train(x, y, sample_weight, learning_rate), timeout)
 

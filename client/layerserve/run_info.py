@@ -31,11 +31,11 @@ class RunInfo(Tabular):
     """Snapshot of a training run.
 
     It starts from `base_version` of `model`; `version` is the published version or None. `reason` is the error of a
-    failed run, and `logs` are its latest losses and metrics. A `resumable` run was interrupted and can be resumed;
-    `resumed` is how often it was. `workers` is the number of worker processes. `owner` is the server that owns the run,
-    if that isn't the one that replied, `caller` the name of the caller that began it. `withheld` is the reason why its
-    result isn't published although that was requested, and a `publishable` one is kept. A `stopped` run was stopped
-    early. A paused run has a `reason` if no call has paused it. A run that went on from a checkpoint has its id in
+    failed run, or why one was paused or stopped early that no call has, and `logs` are its latest losses and metrics. A
+    `resumable` run was interrupted and can be resumed; `resumed` is how often it was. `workers` is the number of worker
+    processes. `owner` is the server that owns the run, if that isn't the one that replied, `caller` the name of the
+    caller that began it. `withheld` is the reason why its result isn't published although that was requested, and a
+    `publishable` one is kept. A `stopped` run was stopped early. A run that went on from a checkpoint has its id in
     `from_checkpoint`, and the id of its run in `parent`. `sweep` is the id of the sweep of which the run is a trial, or
     empty. `remaining_seconds` is the time until the run ends, by what it has done so far, None if it isn't known.
     `best` is the best value of the log that matters, by name, and `best_epoch` its epoch; empty and None before the end

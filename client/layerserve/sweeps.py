@@ -22,9 +22,9 @@ from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1.training_pb2 import TrainSpec
 
 #: How the settings of trials are chosen.
-SweepMethod = Literal["random", "grid", "successive_halving"]
+SweepMethod = Literal["random", "grid"]
 SweepState = Literal["running", "finished", "failed", "cancelled", "unknown"]
-TrialState = Literal["running", "finished", "pruned", "failed", "cancelled", "unknown"]
+TrialState = Literal["running", "finished", "failed", "cancelled", "unknown"]
 
 #: Time between two looks at a sweep, in seconds: at first, and at most.
 LOOK_SECONDS, MAX_LOOK_SECONDS = 0.2, 5.0
@@ -190,7 +190,6 @@ def start_sweep(
     trials: int | None,
     parallel: int | None,
     search_seed: int | None,
-    reduction_factor: int | None,
     options: Mapping[str, object],
 ) -> Flow[SweepInfo]:
     """Flow that starts a sweep."""
@@ -212,7 +211,6 @@ def start_sweep(
         method=_method(method),
         trials=_whole("trials", trials),
         parallel=_whole("parallel", parallel),
-        reduction_factor=_whole("reduction_factor", reduction_factor),
         seed=search_seed,
     )
     reply = yield from call(methods.CREATE_SWEEP, pb.CreateSweepRequest(spec=spec))

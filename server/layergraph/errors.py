@@ -12,7 +12,8 @@ LayerGraphError
 │   └── UnknownTensorError      a name isn't a tensor of the model
 ├── ExportError                 a model can't be exported to a format
 ├── NotCompiledError            training was requested of a model without optimizer or loss
-└── NonFiniteLossError          the training loss is NaN or infinite
+├── NonFiniteLossError          the training loss is NaN or infinite
+└── NonFiniteWeightError        a step of training has made a weight NaN or infinite
 """
 
 from __future__ import annotations
@@ -100,6 +101,15 @@ class NonFiniteLossError(LayerGraphError, ArithmeticError):
         self.epoch = epoch
         self.step = step
         super().__init__(f"loss is {value} in step {step} of epoch {epoch}")
+
+
+class NonFiniteWeightError(LayerGraphError, ArithmeticError):
+    """A step of training has made a weight NaN or infinite. `path` names the weight; `step` counts from 1."""
+
+    def __init__(self, path: str, step: int) -> None:
+        self.path = path
+        self.step = step
+        super().__init__(f"weight '{path}' isn't finite after step {step}")
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:

@@ -468,8 +468,8 @@ class SettingFields(BaseSettings):
     training_resume: Literal["auto", "manual"] = Field(
         default="auto",
         description=(
-            "Handling of runs that were interrupted when the server stopped. 'auto' resumes them at the next "
-            "start, 'manual' waits for a ResumeRun call."
+            "Handling of runs that were interrupted: 'auto' resumes them at the next start of the server, or at once "
+            "if only their process was killed, 'manual' waits for a ResumeRun call."
         ),
     )
     checkpoint_seconds: float = Field(

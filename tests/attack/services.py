@@ -73,10 +73,6 @@ REQUESTS: dict[str, tuple[str, bytes]] = {
     "a range of NaN": (SWEEP, _range(float("nan"), float("inf"), float("nan"))),
     "a range of logarithms of 0": (SWEEP, _range(0.0, 1.0, log=True)),
     "a range that is reversed": (SWEEP, _range(1e308, -1e308, integer=True)),
-    "halving by 2**31 - 1": (
-        SWEEP,
-        _sweep((_RATES, "[0.1]"), method=sweeps_pb2.SWEEP_METHOD_SUCCESSIVE_HALVING, reduction_factor=2**31 - 1),
-    ),
     "a sweep by the number 99": (SWEEP, _sweep((_RATES, "[0.1]"), method=99)),
     "a sweep of nothing": (SWEEP, b""),
     "a replay of 2**31 - 1 steps": (ONLINE, _session(replay_steps=2**31 - 1, replay_share=1.0)),

@@ -232,6 +232,27 @@ def test_what_is_wrong_is_refused_by_name(client: Client, repository: Path, run:
         client.train("dense", X, Y, from_checkpoint="a/b/c")
 
 
+def test_weights_that_are_not_finite_are_never_published_and_named(client: Client, tmp_path: Path) -> None:
+    options = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 3e38}}, "loss": "mse", "batch_size": 128}
+    newest = client.model("dense").version
+    run = client.train("dense", X, 1e6 * Y, **options, checkpoint_every_epochs=1)
+    with pytest.raises(
+        TrainingFailed, match=r"weight '\w+/kernel' isn't finite: \d+ of \d+ values are NaN or infinite"
+    ):
+        run.wait()
+    info = client.run(run.id).info()
+    assert (info.state, info.publishable, info.resumable) == ("failed", False, False)
+    assert "isn't finite" in info.reason
+    with pytest.raises(FailedPrecondition, match=r"weight '\w+/kernel' isn't finite.*; so the model isn't published"):
+        client.publish_checkpoint(f"{run.id}/e1")
+    with pytest.raises(FailedPrecondition, match="no result that could be published: its state is failed: weight"):
+        run.publish()
+    assert client.model("dense").version == newest
+    # To look at, it is there.
+    path = client.download_checkpoint(f"{run.id}/e1", tmp_path)
+    assert not all(np.isfinite(array).all() for array in load_model(path).get_weights())
+
+
 def test_the_command_line_does_all_of_it(
     client: Client, run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import load_model
-from layerserve import Client, RunStarted, ServerFile, errors
+from layerserve import Client, LogLine, RunStarted, ServerFile, errors
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_zoo.zoo import ZOO
@@ -165,7 +165,6 @@ def test_files_that_will_not_do_are_refused_before_the_run(
 @pytest.mark.parametrize(
     ("limits", "text"),
     [
-        ({"max_seconds": 0.3, "epochs": 10**5}, "longer than its budget of 0.3 seconds"),
         ({"max_memory_bytes": 50 * 2**20}, "bytes of memory, more than its budget of 52428800"),
         ({"max_disk_bytes": 10**6, "x": np.repeat(X, 40, 0), "y": np.repeat(Y, 40, 0)}, "more than its budget of|disk"),
     ],
@@ -174,6 +173,16 @@ def test_a_run_that_uses_more_than_it_may_fails(client: Client, limits: dict[str
     with pytest.raises((errors.TrainingFailed, errors.Overloaded), match=text):
         train(client, **limits).wait()
     assert client.predict("dense", X[:1], version=1).shape == (1, 10)
+
+
+def test_a_run_whose_time_is_spent_publishes_the_best_epoch_so_far(client: Client) -> None:
+    run = train(client, max_seconds=0.3, epochs=10**5, publish="best", monitor="loss").wait()
+    info = run.info()
+    assert (info.state, info.stopped, info.reason) == ("finished", True, "its budget of 0.3 seconds is spent")
+    assert client.predict("dense", X[:1], version=info.version).shape == (1, 10)
+    said = [event.text for event in client.run(run.id) if isinstance(event, LogLine)]
+    assert any(text.endswith(": its budget of 0.3 seconds is spent") for text in said)
+    assert said[-1] == f"the best epoch is {info.best_epoch}"
 
 
 @pytest.mark.parametrize(

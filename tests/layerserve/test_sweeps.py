@@ -31,7 +31,7 @@ ENDED = pb.Sweep(
     description="why",
     trials=[
         trial(0, 0.5, epochs=[1, 2], history=[0.75, 0.5], seconds=2.5),
-        trial(1, 0.125, pb.TRIAL_STATE_PRUNED),
+        trial(1, 0.125, pb.TRIAL_STATE_CANCELLED),
         trial(2, 0.25, epochs=[1], history=[0.25]),
         trial(3, None, pb.TRIAL_STATE_FAILED, reason="no disk"),
     ],
@@ -62,7 +62,7 @@ def test_a_space_has_values_and_ranges(client, asked):
         "batch_size": Range(16, 64, 16),
         "epochs": Range(1, 3.0),
     }
-    sweep = client.sweep("double", X, Y, space, method="successive_halving", trials=7, parallel=2, reduction_factor=4)
+    sweep = client.sweep("double", X, Y, space, method="grid", trials=7, parallel=2)
     assert sweep.id == "s-1"
     spec = asked[-1].spec
     assert {one.name: one.values for one in spec.dimensions if one.values} == {
@@ -74,9 +74,7 @@ def test_a_space_has_values_and_ranges(client, asked):
         "batch_size": pb.Range(low=16, high=64, step=16, integer=True),
         "epochs": pb.Range(low=1, high=3),
     }
-    assert (spec.method, spec.trials, spec.parallel, spec.reduction_factor) == (
-        *(pb.SWEEP_METHOD_SUCCESSIVE_HALVING, 7, 2, 4),
-    )
+    assert (spec.method, spec.trials, spec.parallel) == (pb.SWEEP_METHOD_GRID, 7, 2)
     assert not spec.HasField("seed")
     assert [(one.path, one.dataset) for one in spec.train.data] == [("x.npy", ""), ("y.npy", "")]
 
@@ -84,9 +82,7 @@ def test_a_space_has_values_and_ranges(client, asked):
 def test_what_is_not_given_is_left_to_the_server(client, asked):
     client.sweep("double", X, Y, SEEDS, search_seed=0)
     spec = asked[-1].spec
-    assert (spec.method, spec.trials, spec.parallel, spec.reduction_factor, spec.seed) == (
-        *(pb.SWEEP_METHOD_RANDOM, 0, 0, 0, 0),
-    )
+    assert (spec.method, spec.trials, spec.parallel, spec.seed) == (pb.SWEEP_METHOD_RANDOM, 0, 0, 0)
     assert spec.HasField("seed")
 
 
@@ -99,11 +95,11 @@ def test_what_is_not_given_is_left_to_the_server(client, asked):
         ({"space": {"seed": [object()]}}, r"space\['seed'\]: Object of type object is not JSON"),
         ({"space": {"seed": Range("1", 2)}}, "range: got '1', expected a number"),
         ({"space": {"seed": Range(1, 2, True)}}, "range: got True, expected a number"),
-        ({"method": "bayes"}, "method: got 'bayes', expected one of 'random', 'grid', 'successive_halving'"),
+        ({"method": "bayes"}, "method: got 'bayes', expected one of 'random', 'grid'"),
         ({"trials": 0}, "trials: got 0, expected a whole number from 1"),
         ({"trials": 2**31}, "trials: got 2147483648, expected a whole number from 1"),
         ({"parallel": True}, "parallel: got True, expected a whole number from 1"),
-        ({"reduction_factor": 2.5}, "reduction_factor: got 2.5, expected a whole number from 1"),
+        ({"parallel": 2.5}, "parallel: got 2.5, expected a whole number from 1"),
         ({"y": np.ones((2, 3), "float32")}, "got an array, expected data on the server, as all trials read it"),
     ],
 )
@@ -137,7 +133,7 @@ def test_the_best_trials_come_first_in_a_table(client, asked):
     assert [row[:5] for row in table.rows] == [
         ("2", "finished (best)", "2", "0.25", "1"),
         ("0", "finished", "0", "0.5", "2"),
-        ("1", "pruned", "1", "0.125", "0"),
+        ("1", "cancelled", "1", "0.125", "0"),
         ("3", "failed: no disk", "3", "", "0"),
     ]
     (row,) = client.sweeps().table().rows

@@ -39,6 +39,7 @@ def train(folder: Path, request: RunRequest) -> RunResult:
     writer = events.EventWriter(folder)
     rows, control = request.data[0].rows, ControlFile(folder)
     behaviour = "wait" if behaviour == "die" and (folder / "go").exists() else behaviour
+    behaviour = behaviour.removesuffix("-once") if not (folder / "seen").exists() else behaviour
     # In a search the seed decides how good a trial is; one of 13 is killed in its first epoch.
     searches = behaviour == "search"
     if searches and request.seed == 13 and not (folder / "seen").exists():
@@ -62,9 +63,9 @@ def train(folder: Path, request: RunRequest) -> RunResult:
             if behaviour == "fuller" and not (folder / "go").exists():
                 os._exit(NO_SPACE)
             if behaviour == "lose" and not (folder / "go").exists():
-                while not control.read().pause:
+                while request.description == "lose" and not control.read().pause:
                     time.sleep(0.005)
-                return RunResult("failed", "a worker of the run was lost", epoch, step, resumable=True)
+                return RunResult("killed", "a worker of the run was lost", epoch, step)
             while behaviour in ("wait", "stubborn", "worse") and not (folder / "go").exists():
                 if control.read().pause:
                     (folder / "checkpoints").mkdir(exist_ok=True)

@@ -20,9 +20,8 @@ from layerserve_server.training.process.trial_times import TRIAL, TrialTimes
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.result import OUTCOME, RunResult
 from layerserve_server.training.runs import trace
-from layerserve_server.training.runs.folder import BEST, CHILD_LOCK, DIGESTS
+from layerserve_server.training.runs.folder import CHILD_LOCK, DIGESTS
 from layerserve_server.training.runs.owner import OWNER_LOCK, FolderOwner
-from layerserve_server.training.selection import read_best
 from layerserve_server.training.sinks.follower import Follower
 from layerserve_server.training.sweeps.base_copy import Base
 from layerserve_server.training.sweeps.plan import PLAN, Plan
@@ -125,14 +124,6 @@ def test_wrong_values_are_left_out(name, values, tmp_path):
     file, read = OPTIONAL[name]
     (tmp_path / file).write_text(json.dumps(values))
     assert not read(tmp_path)
-
-
-@pytest.mark.parametrize("values", [{}, {"epoch": 1, "value": "x", "file": "f"}, [1]])
-def test_a_damaged_note_of_the_best_epoch_is_named(values, tmp_path):
-    (tmp_path / BEST).mkdir()
-    (tmp_path / BEST / "best.json").write_text(json.dumps(values))
-    with pytest.raises(NotTrainableError, match=r"best/best.json, is damaged"):
-        read_best(tmp_path)
 
 
 @pytest.mark.parametrize("values", [{}, [], {"found": [], "inputs": [], "outputs": []}, {"inputs": [3]}])

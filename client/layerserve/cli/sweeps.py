@@ -50,9 +50,7 @@ def start(
     x: Annotated[list[str], typer.Option("--x", metavar=_ARRAYS, help="Input data, on the server.")],
     y: Annotated[list[str], typer.Option("--y", metavar=_ARRAYS, help="Targets, on the server.")],
     space: Space,
-    method: Annotated[
-        str, typer.Option(metavar="[random|grid|successive_halving]", help="How settings are chosen.")
-    ] = "random",
+    method: Annotated[str, typer.Option(metavar="[random|grid]", help="How settings are chosen.")] = "random",
     trials: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Number of trials.  [default: 20, or the grid]")
     ] = None,
@@ -60,9 +58,6 @@ def start(
         int | None, typer.Option(metavar="N", min=1, help="Trials at a time.  [default: the server's training slots]")
     ] = None,
     search_seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the choice of settings.")] = None,
-    reduction_factor: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="Factor of successive halving.  [default: 3]")
-    ] = None,
     sample_weight: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row.")] = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
@@ -91,7 +86,6 @@ def start(
             trials=trials,
             parallel=parallel,
             search_seed=search_seed,
-            reduction_factor=reduction_factor,
             sample_weight=read_arrays(sample_weight) if sample_weight else None,
             validation_data=(read_arrays(validation_x), read_arrays(validation_y or ())) if validation_x else None,
             version=version,

@@ -92,7 +92,7 @@ class TrainKeywords(TypedDict, total=False):
     weighted_metrics: Any
     """Metrics to which sample weights apply."""
     max_seconds: float | None
-    """Seconds that the run may train."""
+    """Seconds of training after which the run ends early, with its result so far."""
     max_memory_bytes: int | None
     """Memory that the run may use."""
     max_disk_bytes: int | None
@@ -164,7 +164,7 @@ class OnlineKeywords(TypedDict, total=False):
     unfreeze: str | Sequence[str]
     """Layers to train although `freeze` names them."""
     on_nan: str
-    """What happens with a step whose loss is NaN or infinite: with 'stop' it is refused."""
+    """What happens with a step that makes loss or weights infinite or NaN: with 'stop' it is refused."""
     checkpoint_seconds: float | None
     """Seconds between two checkpoints, from which an interrupted run goes on."""
     description: str
@@ -180,7 +180,7 @@ class OnlineKeywords(TypedDict, total=False):
     weighted_metrics: Any
     """Metrics to which sample weights apply."""
     max_seconds: float | None
-    """Seconds that the run may train."""
+    """Seconds of training after which the run ends early, with its result so far."""
     max_memory_bytes: int | None
     """Memory that the run may use."""
     max_disk_bytes: int | None

@@ -43,7 +43,7 @@ _SHARED = (
     *("publish_label", "format", "class_weight", "seed", "freeze", "unfreeze"),
     *("on_nan", "checkpoint_seconds", "description"),
 )
-_HELP = {"on_nan": "What happens with a step whose loss is NaN or infinite: with 'stop' it is refused."}
+_HELP = {"on_nan": "What happens with a step that makes loss or weights infinite or NaN: with 'stop' it is refused."}
 
 #: The options of a session that are also options of a run; and those that aren't.
 RUN_OPTIONS = tuple(

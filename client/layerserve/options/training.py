@@ -235,7 +235,12 @@ class Budget:
     """Limits on the resources of a run, in addition to the server's: fields of the Budget message."""
 
     max_seconds: float | None = option(
-        None, SECONDS, "Seconds that the run may train.", unit="seconds", otherwise="no limit", field="seconds"
+        None,
+        SECONDS,
+        "Seconds of training after which the run ends early, with its result so far.",
+        unit="seconds",
+        otherwise="no limit",
+        field="seconds",
     )
     max_memory_bytes: int | None = option(
         None,

@@ -86,7 +86,7 @@ class CheckpointServiceServicer(object):
     def PublishCheckpoint(self, request, context):
         """Publishes a checkpoint as the next version of the run's model: what a run that ends there publishes. A checkpoint that
         is published already isn't published again; the label is set in any case. Errors: as for DownloadCheckpoint, and
-        FAILED_PRECONDITION (the repository can't be written, or the version can't be loaded).
+        FAILED_PRECONDITION (a weight isn't finite, the repository can't be written, or the version can't be loaded).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

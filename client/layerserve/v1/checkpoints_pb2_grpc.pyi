@@ -44,7 +44,7 @@ class CheckpointServiceStub:
     PublishCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoints_pb2.PublishCheckpointRequest, _checkpoints_pb2.PublishCheckpointResponse]
     """Publishes a checkpoint as the next version of the run's model: what a run that ends there publishes. A checkpoint that
     is published already isn't published again; the label is set in any case. Errors: as for DownloadCheckpoint, and
-    FAILED_PRECONDITION (the repository can't be written, or the version can't be loaded).
+    FAILED_PRECONDITION (a weight isn't finite, the repository can't be written, or the version can't be loaded).
     """
     PredictCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoints_pb2.PredictCheckpointRequest, _checkpoints_pb2.PredictCheckpointResponse]
     """Computes outputs of a checkpoint's model for the rows of the request, in a process of its own. It takes the time to load
@@ -70,7 +70,7 @@ class CheckpointServiceAsyncStub(CheckpointServiceStub):
     PublishCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoints_pb2.PublishCheckpointRequest, _checkpoints_pb2.PublishCheckpointResponse]  # type: ignore[assignment]
     """Publishes a checkpoint as the next version of the run's model: what a run that ends there publishes. A checkpoint that
     is published already isn't published again; the label is set in any case. Errors: as for DownloadCheckpoint, and
-    FAILED_PRECONDITION (the repository can't be written, or the version can't be loaded).
+    FAILED_PRECONDITION (a weight isn't finite, the repository can't be written, or the version can't be loaded).
     """
     PredictCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoints_pb2.PredictCheckpointRequest, _checkpoints_pb2.PredictCheckpointResponse]  # type: ignore[assignment]
     """Computes outputs of a checkpoint's model for the rows of the request, in a process of its own. It takes the time to load
@@ -111,7 +111,7 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_checkpoints_pb2.PublishCheckpointResponse, _abc.Awaitable[_checkpoints_pb2.PublishCheckpointResponse]]:
         """Publishes a checkpoint as the next version of the run's model: what a run that ends there publishes. A checkpoint that
         is published already isn't published again; the label is set in any case. Errors: as for DownloadCheckpoint, and
-        FAILED_PRECONDITION (the repository can't be written, or the version can't be loaded).
+        FAILED_PRECONDITION (a weight isn't finite, the repository can't be written, or the version can't be loaded).
         """
 
     @_abc_1.abstractmethod

@@ -121,8 +121,8 @@ class OnlineSpec(_message.Message):
     class_weight: _builtins.str
     """Weight of each class in the loss, as JSON ({"0": 1.0, "1": 5.0}), for a model with one output. Default: 1 for each."""
     nan_policy: _training_pb2.NanPolicy.ValueType
-    """What happens with a step whose loss is NaN or infinite. Default (and NAN_POLICY_STOP): it is refused, and the model is
-    as before.
+    """What happens with a step whose loss, or a weight after it, is NaN or infinite. Default (and NAN_POLICY_STOP): it is
+    refused, and the model is as before.
     """
     checkpoint_seconds: _builtins.float
     """Time between two checkpoints, in seconds. Default: the server's setting."""
@@ -166,7 +166,7 @@ class OnlineSpec(_message.Message):
 
     @_builtins.property
     def budget(self) -> _training_pb2.Budget:
-        """What the session may use. A session that uses more fails."""
+        """What the session may use. A session that uses more memory or disk fails, and one whose time is over ends."""
 
     def __init__(
         self,

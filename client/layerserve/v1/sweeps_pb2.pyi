@@ -34,10 +34,6 @@ class _SweepMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SweepMeth
     """Each setting independently at random."""
     SWEEP_METHOD_GRID: _SweepMethod.ValueType  # 2
     """All combinations. Every dimension needs values, or a range with a step."""
-    SWEEP_METHOD_SUCCESSIVE_HALVING: _SweepMethod.ValueType  # 3
-    """At random; after 1, r, r * r, ... epochs (r: reduction_factor) a trial goes on only if its log is among the best 1 / r
-    of the trials that came so far (asynchronous successive halving).
-    """
 
 class SweepMethod(_SweepMethod, metaclass=_SweepMethodEnumTypeWrapper):
     """How the settings of a trial are chosen."""
@@ -48,10 +44,6 @@ SWEEP_METHOD_RANDOM: SweepMethod.ValueType  # 1
 """Each setting independently at random."""
 SWEEP_METHOD_GRID: SweepMethod.ValueType  # 2
 """All combinations. Every dimension needs values, or a range with a step."""
-SWEEP_METHOD_SUCCESSIVE_HALVING: SweepMethod.ValueType  # 3
-"""At random; after 1, r, r * r, ... epochs (r: reduction_factor) a trial goes on only if its log is among the best 1 / r
-of the trials that came so far (asynchronous successive halving).
-"""
 Global___SweepMethod: _TypeAlias = SweepMethod  # noqa: Y015
 
 class _SweepState:
@@ -98,8 +90,6 @@ class _TrialStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrialState
     """Its run is queued or running."""
     TRIAL_STATE_FINISHED: _TrialState.ValueType  # 2
     """Its run has finished."""
-    TRIAL_STATE_PRUNED: _TrialState.ValueType  # 3
-    """Stopped early, since others are better."""
     TRIAL_STATE_FAILED: _TrialState.ValueType  # 4
     """Its run has failed."""
     TRIAL_STATE_CANCELLED: _TrialState.ValueType  # 5
@@ -114,8 +104,6 @@ TRIAL_STATE_RUNNING: TrialState.ValueType  # 1
 """Its run is queued or running."""
 TRIAL_STATE_FINISHED: TrialState.ValueType  # 2
 """Its run has finished."""
-TRIAL_STATE_PRUNED: TrialState.ValueType  # 3
-"""Stopped early, since others are better."""
 TRIAL_STATE_FAILED: TrialState.ValueType  # 4
 """Its run has failed."""
 TRIAL_STATE_CANCELLED: TrialState.ValueType  # 5
@@ -208,7 +196,6 @@ class SweepSpec(_message.Message):
     TRIALS_FIELD_NUMBER: _builtins.int
     PARALLEL_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
-    REDUCTION_FACTOR_FIELD_NUMBER: _builtins.int
     method: Global___SweepMethod.ValueType
     """How settings are chosen. Default: at random."""
     trials: _builtins.int
@@ -217,8 +204,6 @@ class SweepSpec(_message.Message):
     """Maximum number of trials at a time. Default: the server's training slots."""
     seed: _builtins.int
     """Seed of the choice of settings. Default: drawn, and reported."""
-    reduction_factor: _builtins.int
-    """For successive halving: the factor between one decision's epochs and the next one's. Default 3."""
     @_builtins.property
     def train(self) -> _training_pb2.TrainSpec:
         """Settings of all trials: model, data, and those that no dimension has. `publish` and the fields about it say what becomes
@@ -239,11 +224,10 @@ class SweepSpec(_message.Message):
         trials: _builtins.int = ...,
         parallel: _builtins.int = ...,
         seed: _builtins.int | None = ...,
-        reduction_factor: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "seed", b"seed", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "dimensions", b"dimensions", "method", b"method", "parallel", b"parallel", "reduction_factor", b"reduction_factor", "seed", b"seed", "train", b"train", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "dimensions", b"dimensions", "method", b"method", "parallel", b"parallel", "seed", b"seed", "train", b"train", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015

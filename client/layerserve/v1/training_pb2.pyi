@@ -157,7 +157,9 @@ class _NanPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NanPolicy.V
     """Training goes on, as in Keras."""
 
 class NanPolicy(_NanPolicy, metaclass=_NanPolicyEnumTypeWrapper):
-    """What happens when a loss is NaN or infinite."""
+    """What happens when a loss is NaN or infinite. Under both policies a run fails that ends with such weights, unless the version
+    that it started from has them: they are never published.
+    """
 
 NAN_POLICY_UNSPECIFIED: NanPolicy.ValueType  # 0
 """Not set: stop."""
@@ -604,7 +606,7 @@ class TrainSpec(_message.Message):
 
     @_builtins.property
     def budget(self) -> Global___Budget:
-        """What the run may use. A run that uses more fails."""
+        """What the run may use. A run that uses more memory or disk fails, and one whose time is over ends early."""
 
     @_builtins.property
     def checkpoints(self) -> Global___CheckpointPolicy:
@@ -731,7 +733,7 @@ class Budget(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     seconds: _builtins.float
-    """Time of training, in seconds, not counting the time in the queue."""
+    """Time of training, in seconds, not counting the time in the queue. Then the run ends as by StopRun, with its result so far."""
     memory_bytes: _builtins.int
     """Memory of the training process, in bytes, not counting data that is mapped from files."""
     disk_bytes: _builtins.int
@@ -1809,7 +1811,9 @@ class Run(_message.Message):
     state: Global___RunState.ValueType
     """State of the run."""
     reason: _builtins.str
-    """Why it failed, or is paused although no call has paused it, for a person to read. Empty otherwise."""
+    """Why it failed, is paused although no call has paused it, or ended early although none has stopped it, for a person to
+    read. Empty otherwise.
+    """
     epochs_done: _builtins.int
     """Epochs done."""
     epochs: _builtins.int
@@ -1847,7 +1851,7 @@ class Run(_message.Message):
     publishable: _builtins.bool
     """Whether a result is kept that isn't published, so that PublishRun can do it."""
     stopped: _builtins.bool
-    """Whether StopRun has ended its training early, or is about to."""
+    """Whether StopRun, or its budget of seconds, has ended its training early, or is about to."""
     idempotency_key: _builtins.str
     """The request's idempotency key."""
     sweep_id: _builtins.str

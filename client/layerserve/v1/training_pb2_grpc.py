@@ -28,7 +28,8 @@ if _version_not_supported:
 class TrainingServiceStub(object):
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
-    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run. A run whose process
+    was killed is resumed once by itself.
     Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
     names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
     UNAVAILABLE until it knows its runs.
@@ -125,7 +126,8 @@ class TrainingServiceStub(object):
 class TrainingServiceServicer(object):
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
-    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run. A run whose process
+    was killed is resumed once by itself.
     Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
     names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
     UNAVAILABLE until it knows its runs.
@@ -365,7 +367,8 @@ def add_TrainingServiceServicer_to_server(servicer, server):
 class TrainingService(object):
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
-    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run. A run whose process
+    was killed is resumed once by itself.
     Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
     names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
     UNAVAILABLE until it knows its runs.

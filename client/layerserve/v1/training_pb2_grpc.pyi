@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class TrainingServiceStub:
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
-    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run. A run whose process
+    was killed is resumed once by itself.
     Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
     names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
     UNAVAILABLE until it knows its runs.
@@ -117,7 +118,8 @@ class TrainingServiceStub:
 class TrainingServiceAsyncStub(TrainingServiceStub):
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
-    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run. A run whose process
+    was killed is resumed once by itself.
     Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
     names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
     UNAVAILABLE until it knows its runs.
@@ -201,7 +203,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs training and evaluation in a process of their own; training publishes what it gives. A run lives on when its client
     goes away: WatchRun attaches again. It also lives on when its process or the server is killed: its folder keeps
-    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run.
+    checkpoints, and ResumeRun goes on from the newest one, to bit for bit the weights of the unbroken run. A run whose process
+    was killed is resumed once by itself.
     Several servers may share a repository. A run belongs to one of them; the others list it (Run.owner), and answer all that
     names it with FAILED_PRECONDITION. When its server is gone, another one takes it over. A server that has just started answers
     UNAVAILABLE until it knows its runs.

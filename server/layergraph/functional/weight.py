@@ -112,6 +112,13 @@ class Weight:
         with torch.no_grad():
             self.value.copy_(source)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        value = self.value.detach()
+        # A sum takes a fraction of the time, but may overflow.
+        return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+
     def numpy(self) -> np.ndarray[Any, Any]:
         """Returns a copy of the values; bfloat16 as float32."""
         value = self.value.detach().cpu()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layergraph.errors import ConfigError, DataError, NonFiniteLossError, NotCompiledError
+from layergraph.errors import ConfigError, DataError, NonFiniteLossError, NonFiniteWeightError, NotCompiledError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.strings import Strings
 from layergraph.training import data
@@ -35,7 +35,7 @@ class Stepwise:
     def __init__(
         self, model: Trainer, *, seed: int, class_weight: Mapping[int, float] | None = None, on_nan: str = "continue"
     ) -> None:
-        """`on_nan` is "stop", which has `train` raise NonFiniteLossError, or "continue".
+        """`on_nan` is "stop", which has `train` raise an error for a loss or a weight that isn't finite, or "continue".
 
         Raises NotCompiledError before `compile`.
         """
@@ -47,6 +47,8 @@ class Stepwise:
         self._compiled.optimizer.build(model.trainable_weights)
         self._class_weight = class_weight
         self._stops_on_nan = on_nan == "stop"
+        #: Weights that must stay finite: not those with a mask of -inf.
+        self._finite = [weight for weight in model.weights if weight.is_finite] if self._stops_on_nan else []
         self._generator = new_generator(seed, model_device(model))
         self._states: States = {}
         self._stateful = [layer for layer in model.walk_layers() if getattr(layer, "stateful", False)]
@@ -62,8 +64,8 @@ class Stepwise:
     def train(self, batch: Batch) -> dict[str, Result]:
         """Trains on a batch. Returns the losses and metrics of this batch alone, before the step.
 
-        After an error the state is undefined, until `restore`. Raises NonFiniteLossError if the loss isn't finite and
-        `on_nan` is "stop".
+        After an error the state is undefined, until `restore`. With `on_nan` "stop", raises NonFiniteLossError if the
+        loss isn't finite, and NonFiniteWeightError if a weight isn't after the step.
         """
         if self._label_shapes is None:
             self._label_shapes = [None if labels is None else tuple(labels.shape) for labels in batch.labels]
@@ -77,6 +79,9 @@ class Stepwise:
         loss = float(logs["loss"])
         if self._stops_on_nan and not math.isfinite(loss):
             raise NonFiniteLossError(loss, 1, self.step + 1)
+        for weight in self._finite:
+            if not weight.is_finite:
+                raise NonFiniteWeightError(weight.path, self.step + 1)
         self.step += 1
         return logs
 

@@ -142,7 +142,7 @@ class CheckpointService:
             self._repository.refresh(model)
             file = Path()
             if not self._repository.version_of_run(model, run.id, id):
-                file = resources.enter_context(self._models.built(start, format, lambda: call.answered))
+                file = resources.enter_context(self._models.built(start, format, lambda: call.answered, publishes=True))
             base, who = run.request.version, call.caller.name
             return self._repository.publish_once(
                 model, file, run=run.id, base_version=base, label=label, checkpoint=id, who=who

@@ -80,12 +80,12 @@ def event_message(run: Run, event: Event, *, found: bool = False) -> pb.TrainEve
 
 
 def _reason(run: Run) -> str:
-    """Returns why a run failed or is paused; empty if it did neither, or a call has paused it."""
+    """Returns why a run failed, is paused, or ends early; empty if it does none of these, or since a call asked."""
     if run.state is RunState.PAUSED:
         paused = run.log.newest(events.Paused)
         return paused.reason if paused else ""
     failed = run.log.newest(events.Failed)
-    return failed.reason if failed else ""
+    return failed.reason if failed else run.control.why_stopped
 
 
 def file_message(file: RunFile) -> pb.RunFile:

@@ -28,7 +28,6 @@ METHODS: dict[int, Method] = {
     pb.SWEEP_METHOD_UNSPECIFIED: Method.RANDOM,
     pb.SWEEP_METHOD_RANDOM: Method.RANDOM,
     pb.SWEEP_METHOD_GRID: Method.GRID,
-    pb.SWEEP_METHOD_SUCCESSIVE_HALVING: Method.SUCCESSIVE_HALVING,
 }
 METHOD_NUMBERS = {method: pb.SweepMethod.Value(f"SWEEP_METHOD_{method.name}") for method in Method}
 STATES = {state: pb.SweepState.Value(f"SWEEP_STATE_{state.name}") for state in SweepState}
@@ -82,7 +81,6 @@ class SweepService:
                     trials=spec.trials,
                     parallel=spec.parallel,
                     seed=spec.seed if spec.HasField("seed") else secrets.randbelow(2**31),
-                    reduction_factor=spec.reduction_factor,
                     gone=lambda: call.answered,
                 )
             try:

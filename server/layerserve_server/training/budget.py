@@ -97,13 +97,8 @@ class Watch:
     _memory_at: float = field(default=0.0)
     _disk_at: float = field(default=0.0)
 
-    def overspent(self, pid: int | None, seconds: float) -> str:
-        """Returns which limit the run exceeds, as a readable text; empty if none.
-
-        `pid` is the run's process, `seconds` its training time.
-        """
-        if self.budget.max_seconds and seconds > self.budget.max_seconds:
-            return f"it trained longer than its budget of {self.budget.max_seconds:g} seconds"
+    def overspent(self, pid: int | None) -> str:
+        """Returns which limit of memory or disk a run with this process exceeds, as a readable text; empty if none."""
         now = time.monotonic()
         if self.budget.max_memory_bytes and pid is not None and now >= self._memory_at:
             self._memory_at = now + MEMORY_SECONDS

@@ -20,6 +20,7 @@ from layerserve_server.inference.runner import Array, ModelRunner, load_plugins
 from layerserve_server.repository.publishing import link_file
 from layerserve_server.training.continuation import STATE, Start
 from layerserve_server.training.conversion import Converter, failed, saved
+from layerserve_server.training.finite import check_finite
 from layerserve_server.training.model import as_published, placeholders, prepare_model
 from layerserve_server.training.request import Role, RunRequest
 
@@ -50,14 +51,17 @@ class CheckpointModels:
         self._converter = converter
 
     @contextlib.contextmanager
-    def built(self, start: Start, format: str = "", gone: Callable[[], bool] = never) -> Iterator[Path]:
+    def built(
+        self, start: Start, format: str = "", gone: Callable[[], bool] = never, *, publishes: bool = False
+    ) -> Iterator[Path]:
         """Makes the file that a run which ends at a checkpoint publishes. It exists until the block ends.
 
-        `format` is empty for that of the run's result. Raises UnknownCheckpointError if the checkpoint is gone, and as
-        `Converter.converted` does.
+        `format` is empty for that of the run's result. Raises UnknownCheckpointError if the checkpoint is gone,
+        NotTrainableError if it `publishes` and a weight isn't finite, and as `Converter.converted` does.
         """
         with self._converter.working() as folder:
             arguments = {**_arguments(start, folder), "format": format or start.request.format or ""}
+            arguments["publishes"] = publishes
             reply = self._run(BUILD, start, arguments, gone)
             yield folder / str(reply["file"])
 
@@ -110,6 +114,8 @@ def build(arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
         request, model = _model(arguments)
         with as_published(model, request):
+            if arguments["publishes"]:
+                check_finite(model, Path(arguments["base"]))
             return {"file": saved(model, arguments)}
     except Exception as error:
         return failed(error)

@@ -18,6 +18,7 @@ from layerserve_server.errors import (
     InvalidRequestError,
     InvalidTensorError,
     MissingInputError,
+    NotTrainableError,
     ServerError,
     UnknownInputError,
     UnknownOutputError,
@@ -103,7 +104,10 @@ class Converter:
 #: Errors of a job that are its caller's, by name.
 REFUSED: Mapping[str, type[ServerError]] = {
     kind.__name__: kind
-    for kind in (InvalidTensorError, UnknownInputError, MissingInputError, UnknownOutputError, InvalidRequestError)
+    for kind in (
+        *(InvalidTensorError, UnknownInputError, MissingInputError, UnknownOutputError, InvalidRequestError),
+        NotTrainableError,
+    )
 }
 
 

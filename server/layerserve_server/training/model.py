@@ -23,6 +23,7 @@ from layerserve.options.training import View
 
 from layerserve_server import errors
 from layerserve_server.inference.runner import Array
+from layerserve_server.training.finite import check_finite
 from layerserve_server.training.precision import policy_of
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.views import rows_of
@@ -116,9 +117,13 @@ def result_format(model: TrainableModel, request: RunRequest) -> Format:
         return model.saved_format(request.format or "")
 
 
-def save_result(model: TrainableModel, path: Path, request: RunRequest, format: Format) -> None:
-    """Saves a model as the run publishes it: with merged kernels, unless LoRA weights are to be kept."""
+def save_result(model: TrainableModel, path: Path, request: RunRequest, format: Format, base: Path) -> None:
+    """Writes the file that a run publishes. `base` is that of the model before training, or its folder.
+
+    Raises NotTrainableError if a weight isn't finite, which it was there.
+    """
     with as_published(model, request):
+        check_finite(model, base)
         model.save(path, generation=format.generation)
 
 

@@ -23,10 +23,10 @@ INTERRUPT = signal.SIGUSR1
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """Result of a run's process. `kind` is "trained", "evaluated", "failed", "cancelled" or "interrupted".
+    """Result of a run's process. `kind` is "trained", "evaluated", "failed", "cancelled", "interrupted" or "killed".
 
     Epoch and step count from 1; 0 outside of one. `seconds` is the time it took. `reason` is the error of a failed run,
-    `withheld` the reason not to publish a trained model.
+    or what killed a worker of it, `withheld` the reason not to publish a trained model.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class RunResult:
     @property
     def stopped(self) -> bool:
         """Whether the run was stopped before it was complete."""
-        return self.kind in ("cancelled", "interrupted")
+        return self.kind in ("cancelled", "interrupted", "killed")
 
     def write(self, folder: Path) -> None:
         """Writes the result to the run's folder, atomically. Raises OSError."""

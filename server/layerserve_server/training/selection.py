@@ -1,17 +1,13 @@
-"""Options of publication: only weights that improve on the base version; and best epochs of earlier releases."""
+"""The option of publication that only weights which improve on the base version are published."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from layergraph.errors import ConfigError
 
-from layerserve_server.disk import json_object
-from layerserve_server.errors import NotTrainableError
-from layerserve_server.records import checked
 from layerserve_server.training.model import (
     TrainableModel,
     compile_model,
@@ -20,33 +16,6 @@ from layerserve_server.training.model import (
     monitored,
 )
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs.folder import BEST
-
-#: Name of a file in the folder of the best epoch's model, with the epoch, the log's value and the model file.
-NOTE = "best.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Best:
-    """A best epoch, counted from 1: the log's value there, and the name of its model file."""
-
-    epoch: int
-    value: float
-    file: str
-
-
-def read_best(folder: Path) -> Best | None:
-    """Returns the best epoch whose model an earlier release saved; None if there is none.
-
-    Now the checkpoint of the best epoch is kept instead (see `process.keeping`). Raises NotTrainableError if the note
-    is damaged, and OSError.
-    """
-    try:
-        return checked(Best(**json_object((folder / BEST / NOTE).read_bytes())))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise NotTrainableError(f"the note of the best epoch, {BEST}/{NOTE}, is damaged: {error}") from error
 
 
 def why_withheld(

@@ -10,7 +10,7 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph import layers
-from layergraph.errors import ConfigError, DataError, NonFiniteLossError, NotCompiledError
+from layergraph.errors import ConfigError, DataError, NonFiniteLossError, NonFiniteWeightError, NotCompiledError
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.stepwise import Stepwise
 
@@ -144,6 +144,17 @@ def test_the_learning_rate_is_set_unless_a_schedule_has_it() -> None:
     model.compile({"class_name": "SGD", "config": {"learning_rate": schedule}}, "mse")
     with pytest.raises(ConfigError, match="learning_rate: the optimizer has a schedule"):
         Stepwise(model, seed=0).set_learning_rate(0.1)
+
+
+def test_a_mask_in_the_weights_is_no_overflow() -> None:
+    model = layergraph.Sequential([layergraph.Input((4,)), layers.Dense(3, activation="softmax", name="y")])
+    model.compile({"class_name": "SGD", "config": {"learning_rate": 0.1}}, "mse")
+    model.get_layer("y").set_weights([np.ones((4, 3)), np.array([0.0, 1.0, -np.inf])])
+    steps = Stepwise(model, seed=0, on_nan="stop")
+    steps.train(steps.prepare(real(2, 4), real(2, 3)))
+    steps.set_learning_rate(3e38)
+    with pytest.raises(NonFiniteWeightError, match=r"weight '.*y/kernel' isn't finite after step 2"):
+        steps.train(steps.prepare(real(2, 4), 1e9 * real(2, 3)))
 
 
 def test_what_does_not_fit_is_refused() -> None:

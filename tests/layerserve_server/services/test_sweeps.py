@@ -129,19 +129,6 @@ def test_a_sweep_continues_after_a_restart_without_a_second_run_of_a_trial(sweep
     assert sweeper.offset() == (2, 3.0)
 
 
-def test_bad_trials_are_stopped_early_by_successive_halving(sweeper):
-    # One at a time, so that the first trials are there to be compared with.
-    method = pb.SWEEP_METHOD_SUCCESSIVE_HALVING
-    sweep = sweeper.ended(sweeper.create(spec([1, 50], method, trials=6, parallel=1, epochs=3)))
-    best = [trial for trial in sweep.trials if seeds_of(sweep)[trial.number] == 1]
-    bad = [trial for trial in sweep.trials if seeds_of(sweep)[trial.number] == 50 and trial.number > best[0].number]
-    assert best
-    assert bad
-    assert {trial.state for trial in bad} == {pb.TRIAL_STATE_PRUNED}
-    assert seeds_of(sweep)[sweep.best] == 1
-    assert sweeper.offset()[1] == 1.0
-
-
 def test_a_cancelled_sweep_publishes_nothing_and_can_be_deleted(sweeper, wait_until):
     sweeper.hold()
     sweep_id = sweeper.create(spec([5, 3, 9, 7], parallel=2))
@@ -204,7 +191,6 @@ def test_a_sweep_whose_trials_all_fail_has_failed(sweeper, tmp_path):
         ({"method": 9}, "method: got 9"),
         ({"trials": -1}, "trials: got -1"),
         ({"trials": 20_000}, "trials: got 20000, expected at most 10000"),
-        ({"reduction_factor": 1}, "reduction_factor: got 1"),
         ({"train": {"idempotency_key": "k"}}, "idempotency_key: got one for a sweep, expected none"),
         ({"train": {"on_conflict": 2}}, "on_conflict: got 'rebase' for a sweep, expected 'refuse'"),
         ({"train": {"from_checkpoint": "run/last"}}, "from_checkpoint: only Train and Evaluate can go on from a"),

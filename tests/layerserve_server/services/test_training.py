@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from layerserve_server.services.run_list import selected
 from layerserve_server.training import upload
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.request import RunRequest
+from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Run
 from trainers import Trainer, X, kinds, messages, spec, wait_for
 
@@ -198,7 +200,7 @@ def test_a_run_that_waits_can_be_cancelled(trainer):
     ("behaviour", "reason", "place"),
     [
         ("nan", "loss is nan in step 2 of epoch 1", (1, 2)),
-        ("die", "the training process was ended by signal SIGKILL; the system may have run out of memory", (1, 2)),
+        ("die", "ended by signal SIGKILL; the system may have run out of memory, for the second time", (1, 2)),
         ("exit", "the training process ended with status 3", (1, 0)),
         ("broken", "published as version 2, which can't be loaded", (0, 0)),
     ],
@@ -327,27 +329,71 @@ def test_a_run_that_is_not_there_is_not_found(trainer, method, run_id):
 
 @pytest.fixture
 def killed(trainer):
-    """A run whose process was killed in its second step."""
+    """A run whose process was killed in its second step, and again when it was resumed."""
     return trainer.train(spec("die"))[0].run_id
 
 
 def test_a_run_whose_process_was_killed_can_be_resumed(trainer, killed):
     run = trainer.run(killed)
-    assert (run.state, run.resumable, run.resumed) == (pb.RUN_STATE_FAILED, True, 0)
+    assert (run.state, run.resumable, run.resumed) == (pb.RUN_STATE_FAILED, True, 1)
     (trainer.runs_folder / killed / "go").touch()
     run = trainer.resume(killed)
     assert run.state in (pb.RUN_STATE_QUEUED, pb.RUN_STATE_RUNNING)
     events = trainer.watch(killed)
     assert [kind for kind in kinds(events) if kind != "step"] == [
-        *("accepted", "queued", "started", "log", "queued", "resumed", "started", "epoch", "finished"),
+        *("accepted", "queued", "started", "log", "queued", "resumed", "started", "log"),
+        *("queued", "resumed", "started", "epoch", "finished"),
     ]
-    assert "SIGKILL" in events[kinds(events).index("log")].log.text
+    said = [event.log.text for event in events if event.HasField("log")]
+    death = "interrupted: the training process was ended by signal SIGKILL; the system may have run out of memory"
+    assert said == [f"{death}; the run is resumed once", f"{death}, for the second time"]
     assert [event.sequence for event in events] == sorted({event.sequence for event in events})
     run = trainer.run(killed)
-    assert (run.state, run.resumable, run.resumed, run.published.version) == (pb.RUN_STATE_FINISHED, False, 1, 2)
-    # Of both parts, while the process knows only of its own, for which it said 0.1.
+    assert (run.state, run.resumable, run.resumed, run.published.version) == (pb.RUN_STATE_FINISHED, False, 2, 2)
+    # Of all parts, while the process knows only of its own, for which it said 0.1.
     assert trainer.run_here(killed).seconds <= events[-1].finished.seconds != 0.1
     assert trainer.offset() == (2, X.sum())
+
+
+@pytest.mark.parametrize("behaviour", ["die-once", "lose-once"])
+def test_a_run_whose_process_or_worker_is_killed_goes_on_by_itself(trainer, behaviour):
+    events = trainer.train(spec(behaviour))
+    assert [kind for kind in kinds(events) if kind != "step"] == [
+        *("accepted", "queued", "started", "log", "queued", "resumed", "started", "epoch", "finished"),
+    ]
+    run = trainer.run(events[0].run_id)
+    assert (run.state, run.resumed, run.published.version) == (pb.RUN_STATE_FINISHED, 1, 2)
+
+
+def test_where_the_policy_says_so_a_killed_run_waits_for_a_call(put, start, connect, tmp_path):
+    put("double")
+    app = start(training_resume="manual")
+    trainer = Trainer(app, connect(app), tmp_path)
+    run = trainer.run(trainer.train(spec("die-once"))[0].run_id)
+    assert (run.state, run.resumable, run.resumed) == (pb.RUN_STATE_FAILED, True, 0)
+    assert run.reason.endswith("SIGKILL; the system may have run out of memory")
+
+
+def test_a_killed_run_that_can_not_be_queued_again_can_be_resumed_later(trainer, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunQueue, "add_again", full)
+    run = trainer.run(trainer.train(spec("die-once"))[0].run_id)
+    assert (run.state, run.resumable) == (pb.RUN_STATE_FAILED, True)
+    assert run.reason.endswith("; the run can't be resumed: No space left on device")
+    monkeypatch.undo()
+    trainer.resume(run.id)
+    assert kinds(trainer.watch(run.id))[-1] == "finished"
+
+
+def test_a_run_whose_time_is_spent_ends_early_with_its_result(trainer):
+    """As after a call: `wait` goes on to the next epoch only once it is to stop."""
+    events = trainer.train(spec("wait", budget=pb.Budget(seconds=0.2)))
+    assert kinds(events)[-1] == "finished"
+    run = trainer.run(events[0].run_id)
+    assert (run.stopped, run.reason) == (True, "its budget of 0.2 seconds is spent")
+    assert (run.state, run.published.version) == (pb.RUN_STATE_FINISHED, 2)
 
 
 def test_a_resumed_run_ends_by_what_happens_to_it_then(trainer, wait_until):
@@ -358,8 +404,10 @@ def test_a_resumed_run_ends_by_what_happens_to_it_then(trainer, wait_until):
     assert "stopped by a signal that the server didn't send" in trainer.watch(run_id)[-1].failed.reason
     assert trainer.run(run_id).resumable
     trainer.resume(run_id)
-    assert wait_for(trainer.watching(run_id), "step", 2)
-    os.kill(run.process.pid, signal.SIGKILL)
+    for resumed in (1, 2):
+        assert wait_for(trainer.watching(run_id), "resumed", resumed)
+        assert wait_for(trainer.watching(run_id), "started", resumed + 1)
+        os.kill(run.process.pid, signal.SIGKILL)
     failed = trainer.watch(run_id)[-1].failed
     assert ("SIGKILL" in failed.reason, failed.resumable) == (True, True)
 
@@ -484,6 +532,12 @@ def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_when_there_is(train
     trainer.go(failed.run_id)
     trainer.stub.ResumeRun(pb.ResumeRunRequest(run_id=failed.run_id), timeout=60)
     assert kinds(trainer.watch(failed.run_id))[-1] == "finished"
+
+
+def test_an_evaluation_whose_process_is_killed_begins_again(trainer):
+    events = [response.event for response in trainer.stub.Evaluate(evaluation(behaviour="die-once"), timeout=60)]
+    assert kinds(events)[-1] == "finished"
+    assert [kind for kind in kinds(events) if kind in ("log", "queued")] == ["queued", "log", "queued"]
 
 
 def test_evaluations_wait_for_one_another(put, start, connect, tmp_path):
@@ -739,7 +793,7 @@ def test_servers_take_over_by_themselves(put, start, connect, tmp_path):
 def test_a_run_that_another_server_has_resumed_is_not_removed(two, wait_until):
     one, other = two
     _, run_id = one.begin(spec("wait"))
-    one.app.runs.get(run_id).process.signal(signal.SIGKILL)
+    one.app.runs.get(run_id).process.signal(signal.SIGTERM)
     assert kinds(one.watch(run_id))[-1] == "failed"
     assert other.run(run_id).resumable
     one.resume(run_id)
@@ -760,7 +814,7 @@ def test_a_run_can_be_resumed_and_deleted_as_soon_as_its_end_is_seen(trainer, mo
 
     monkeypatch.setattr(Run, "disown", late)
     _, run_id = trainer.begin(spec("wait"))
-    trainer.app.runs.get(run_id).process.signal(signal.SIGKILL)
+    trainer.app.runs.get(run_id).process.signal(signal.SIGTERM)
     assert kinds(trainer.watch(run_id))[-1] == "failed"
     trainer.resume(run_id)
     trainer.go(run_id)

@@ -101,13 +101,12 @@ def test_a_run_that_overspends_is_found_out(tmp_path):
     assert folder_bytes(tmp_path) == 2000
     assert memory_of(os.getpid()) > 10**6
     for limits, text in (
-        (Budget(max_seconds=3), "longer than its budget of 3 seconds"),
         (Budget(max_memory_bytes=10**6), "bytes of memory, more than its budget of 1000000"),
         (Budget(max_disk_bytes=1000), "its folder used 2000 bytes, more than its budget of 1000"),
     ):
-        assert text in Watch(limits, tmp_path, 10**6).overspent(os.getpid(), 3.5)
-    assert Watch(Budget(4, 2**40, 2**40), tmp_path, 10**6).overspent(os.getpid(), 3.5) == ""
-    assert Watch(Budget(), tmp_path, 10**6).overspent(None, 1e9) == ""
+        assert text in Watch(limits, tmp_path, 10**6).overspent(os.getpid())
+    assert Watch(Budget(4, 2**40, 2**40), tmp_path, 10**6).overspent(os.getpid()) == ""
+    assert Watch(Budget(), tmp_path, 10**6).overspent(None) == ""
 
 
 @pytest.mark.parametrize(
@@ -124,11 +123,11 @@ def test_it_looks_only_when_it_is_time_to(tmp_path, monkeypatch, look, limits, p
     replace_time(monkeypatch, budget, monotonic=lambda: clock[0])
     watch = Watch(limits, tmp_path, 10**6)
     for _ in range(10):
-        watch.overspent(7, 0.0)
+        watch.overspent(7)
     assert looks == [7 if look == "memory_of" else tmp_path]
     for after, count in ((pause * 0.9, 1), (pause, 2), (pause * 1.9, 2), (pause * 2, 3)):
         clock[0] = 1000.0 + after
-        watch.overspent(7, 0.0)
+        watch.overspent(7)
         assert len(looks) == count
 
 
@@ -136,11 +135,11 @@ def test_what_is_exactly_the_budget_is_within_it(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "folder_bytes", lambda folder: 10)
     monkeypatch.setattr(budget, "memory_of", lambda pid: 5)
     monkeypatch.setattr(budget, "children_of", lambda pid: [8])  # counts with its parent
-    assert Watch(Budget(3.0, 10, 10), tmp_path, 10**6).overspent(7, 3.0) == ""
-    assert "more than its budget of 9" in Watch(Budget(3.0, 9, 10), tmp_path, 10**6).overspent(7, 3.0)
-    assert "more than its budget of 9" in Watch(Budget(3.0, 10, 9), tmp_path, 10**6).overspent(7, 3.0)
+    assert Watch(Budget(3.0, 10, 10), tmp_path, 10**6).overspent(7) == ""
+    assert "more than its budget of 9" in Watch(Budget(3.0, 9, 10), tmp_path, 10**6).overspent(7)
+    assert "more than its budget of 9" in Watch(Budget(3.0, 10, 9), tmp_path, 10**6).overspent(7)
     # Without a process there is no memory to look at.
-    assert Watch(Budget(max_memory_bytes=1), tmp_path, 10**6).overspent(None, 3.0) == ""
+    assert Watch(Budget(max_memory_bytes=1), tmp_path, 10**6).overspent(None) == ""
 
 
 def test_several_workers_need_memory_each_and_the_disk_holds_the_data_and_four_files(tmp_path):
@@ -169,11 +168,11 @@ def test_what_a_run_writes_beside_its_models_has_a_limit(tmp_path, monkeypatch):
     (tmp_path / "files" / "logs" / "a").write_bytes(bytes(400))
     (tmp_path / "child.log").write_bytes(bytes(300))
     (tmp_path / "events.jsonl").write_bytes(bytes(300))
-    assert Watch(Budget(), tmp_path, 1000).overspent(None, 0.0) == ""
+    assert Watch(Budget(), tmp_path, 1000).overspent(None) == ""
     assert "wrote 1000 bytes of files, events and output, more than 999" in Watch(Budget(), tmp_path, 999).overspent(
-        None, 0
+        None
     )
     monkeypatch.setattr(budget, "MAX_FILES", 3)
     for name in "bcd":
         (tmp_path / "files" / name).touch()
-    assert Watch(Budget(), tmp_path, 1000).overspent(None, 0.0) == "its callbacks wrote 4 files, more than 3"
+    assert Watch(Budget(), tmp_path, 1000).overspent(None) == "its callbacks wrote 4 files, more than 3"

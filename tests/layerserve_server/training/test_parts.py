@@ -454,21 +454,21 @@ def test_fit_gets_dicts_by_name():
 
 
 @pytest.mark.parametrize(
-    ("codes", "text", "resumable"),
+    ("codes", "text", "kind"),
     [
-        ({1: -9, 0: workers.LOST_PEER}, "worker 1 of the run was ended by signal SIGKILL", True),
+        ({1: -9, 0: workers.LOST_PEER}, "worker 1 of the run was ended by signal SIGKILL", "killed"),
         # What couldn't be ended by SIGTERM in time is killed, too.
-        ({1: -9, 0: -9}, "worker 1 of the run was ended by signal SIGKILL", True),
-        ({0: -6, 1: -9}, "worker 1 of the run was ended by signal SIGKILL", True),
-        ({0: -6, 1: -15}, "worker 0 of the run was ended by signal SIGABRT", True),
-        ({0: workers.LOST_PEER, 1: -15}, "a worker of the run was lost", True),
-        ({1: 1, 0: -15}, "internal error in worker 1; see the run's log", False),
+        ({1: -9, 0: -9}, "worker 1 of the run was ended by signal SIGKILL", "killed"),
+        ({0: -6, 1: -9}, "worker 1 of the run was ended by signal SIGKILL", "killed"),
+        ({0: -6, 1: -15}, "worker 0 of the run was ended by signal SIGABRT", "killed"),
+        ({0: workers.LOST_PEER, 1: -15}, "a worker of the run was lost", "killed"),
+        ({1: 1, 0: -15}, "internal error in worker 1; see the run's log", "failed"),
     ],
 )
-def test_the_worker_that_ended_first_is_told(codes, text, resumable, tmp_path):
+def test_the_worker_that_ended_first_is_told(codes, text, kind, tmp_path):
     outcome = workers.lost(tmp_path, {rank: SimpleNamespace(exitcode=code) for rank, code in codes.items()})
     assert outcome.reason.startswith(text)
-    assert outcome.resumable is resumable
+    assert outcome.kind == kind
 
 
 # Events of long runs.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -29,7 +28,7 @@ from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.result import INTERRUPT, NO_SPACE, RunResult
 from layerserve_server.training.runs.checkpoints import KeptCheckpoints
 from layerserve_server.training.runs.control import ControlFile
-from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, CHILD_LOCK, RIVAL, result_file
+from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, CHILD_LOCK, KEPT, RIVAL, result_file
 from layerserve_server.training.upload import data_file
 from small_runs import assert_bit_for_bit
 
@@ -176,22 +175,36 @@ def test_the_best_epochs_model_is_the_result(carried_out: Any, tmp_path: Path) -
     assert_bit_for_bit(load_model(result_file(tmp_path)).get_weights(), best)
 
 
-def test_the_best_epoch_of_an_earlier_release_is_published_unless_a_later_one_is_better(
-    carried_out: Any, tmp_path: Path
+#: The losses are finite, and the last step overflows.
+LARGE = {Role.X: X, Role.Y: 1000 * Y}
+OVERFLOWS = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 3e38}}, "loss": "mse"}
+
+
+@pytest.mark.parametrize("settings", [{"on_nan": "stop"}, {"on_nan": "continue"}, {"publish": False}], ids=str)
+def test_weights_that_are_not_finite_are_no_result_under_any_policy(
+    carried_out: Any, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
-    options = {"publish": "best", "compile": wild, "on_nan": "continue"}
-    carried_out(VALIDATED, **options)
-    (kept,) = KeptCheckpoints(tmp_path / BEST).list()
-    for score, best in ((-kept.score / 2, ["7.keras", "best.json"]), (-kept.score * 2, ["7.keras", "best.json", "e1"])):
-        shutil.rmtree(tmp_path / BEST)
-        shutil.rmtree(tmp_path / CHECKPOINTS, ignore_errors=True)
-        (tmp_path / BEST).mkdir()
-        shutil.copy(tmp_path / BASE / "model.keras", tmp_path / BEST / "7.keras")
-        (tmp_path / BEST / "best.json").write_text(json.dumps({"epoch": 7, "value": score, "file": "7.keras"}))
-        _, log = carried_out(VALIDATED, **options)
-        assert of(log, events.Log)[-1].text == f"the best epoch is {7 if len(best) == 2 else 1}"
-        assert sorted({path.name.removesuffix(".ckpt") for path in (tmp_path / BEST).iterdir()} - {"e1.json"}) == best
+    outcome, log = carried_out(LARGE, compile=OVERFLOWS, epochs=1, batch_size=12, **settings)
+    assert np.isfinite(of(log, events.Epoch)[0].logs["loss"])
+    assert (outcome.kind, outcome.resumable) == ("failed", False)
+    assert outcome.reason == (
+        "weight 'y/kernel' isn't finite: 3 of 3 values are NaN or infinite; so the model isn't published"
+    )
+    assert not result_file(tmp_path).exists()
+
+
+def test_an_epoch_that_ends_with_an_overflow_is_not_the_best(carried_out: Any, tmp_path: Path) -> None:
+    """Its loss is the smallest, since it is that of the weights before its last step."""
+    schedule = {"class_name": "PiecewiseConstantDecay", "config": {"boundaries": [1], "values": [0.01, 3e38]}}
+    rising = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": schedule}}, "loss": "mse"}
+    options = {"compile": rising, "batch_size": 12, "publish": "best", "monitor": "loss", "keep_best_checkpoints": 2}
+    outcome, log = carried_out(LARGE, **options, on_nan="continue")
+    losses = [each.logs["loss"] for each in of(log, events.Epoch)]
+    assert losses[2] < losses[1] < losses[0]
+    assert outcome.kind == "trained"
+    assert of(log, events.Log)[-1].text == "the best epoch is 2"
+    assert [one.id for one in KeptCheckpoints(tmp_path / KEPT).list()] == ["e1", "e2"]
+    assert np.isfinite(loss(result_file(tmp_path)))
 
 
 def test_better_epochs_replace_those_before(carried_out: Any, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def sweep_state(sweep: sweeps_pb2.Sweep) -> str:
 
 
 def trial_state(trial: sweeps_pb2.Trial) -> str:
-    """Returns a trial's state: "pruned"."""
+    """Returns a trial's state: "finished"."""
     return sweeps_pb2.TrialState.Name(trial.state).removeprefix("TRIAL_STATE_").lower()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from layergraph.errors import LayerGraphError, NonFiniteLossError
+from layergraph.errors import LayerGraphError, NonFiniteLossError, NonFiniteWeightError
 from layergraph.training.malloc_tuning import keep_freed_memory
 
 from layerserve_server.errors import (
@@ -99,9 +100,11 @@ class _Program:
         self._position = position
         self._control = ControlFile(folder)
         self._yield = CpuYield() if request.nice else None
+        #: Why a version was left out, as the last event about that has it.
+        self._left_out = ""
         #: Step of the newest published version that there was an event about.
         self._announced = published.step if (published := publications.read_published(folder)) else 0
-        self._reported_at, self._reported = 0.0, session.step
+        self._reported_at, self._reported = -math.inf, session.step
         self._kinds: Mapping[str, Callable[[Frame], Frame]] = {
             "attach": self._attach,
             "step": self._step,
@@ -130,6 +133,8 @@ class _Program:
             if control.pause:
                 raise Interruption
             if control.stop:
+                if control.why_stopped:
+                    self._writer.write(events.Log(f"stopped early, after step {session.step}: {control.why_stopped}"))
                 return self._end()
             if len(publications.pending(self._folder)) > MAX_PENDING:
                 door.pause(CHECK_SECONDS)
@@ -204,7 +209,11 @@ class _Program:
             self._writer.write(events.Step(1, 1, step, 0, self._session.logs))
 
     def _announce(self) -> None:
-        """Writes an event about a version that was published since the last one."""
+        """Writes an event about a version that was published, or left out, since the last one."""
+        if self._session.left_out != self._left_out:
+            self._left_out = self._session.left_out
+            if self._left_out:
+                self._writer.write(events.Log(f"no version after step {self._session.step}: {self._left_out}"))
         # First: the server may publish the last one in between, and notes it before it is no longer pending.
         settled = not publications.pending(self._folder)
         published = publications.read_published(self._folder)
@@ -221,6 +230,8 @@ def _refusal(error: Exception) -> ServerError:
         return error
     if isinstance(error, NonFiniteLossError):
         return InvalidRequestError(f"step {error.step}: the loss is {error.value}, so the step is refused")
+    if isinstance(error, NonFiniteWeightError):
+        return InvalidRequestError(f"step {error.step}: weight '{error.path}' isn't finite after it, so it is refused")
     if isinstance(error, LayerGraphError):
         return InvalidTensorError(str(error))
     if isinstance(error, OSError):

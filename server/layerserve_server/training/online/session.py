@@ -19,14 +19,14 @@ from layerserve import tensors
 from layerserve.options.online import OnlineOptions
 
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
-from layerserve_server.training.model import result_format
+from layerserve_server.training.model import result_format, save_result
 from layerserve_server.training.online import publications
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.rehearsal import Arrays, Rehearsal
 from layerserve_server.training.online.step_log import StepLog
 from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import Role, RunRequest
-from layerserve_server.training.runs.folder import CHECKPOINTS, STEPS
+from layerserve_server.training.runs.folder import BASE, CHECKPOINTS, STEPS
 
 #: Number of the last steps whose replies are kept, for a client that was cut off before it got them.
 KEPT_REPLIES = 256
@@ -59,6 +59,8 @@ class Session:
         #: Number, digest and logs of the last steps.
         self._replies: deque[tuple[int, int, Mapping[str, float]]] = deque(maxlen=KEPT_REPLIES)
         self._saved_at = self._published_at = time.monotonic()
+        #: Why the last version that was due isn't published; empty if it is.
+        self.left_out = ""
 
     @property
     def step(self) -> int:
@@ -152,7 +154,10 @@ class Session:
         self._begin_log()
 
     def publish(self) -> None:
-        """Has the server publish the model, if it has steps that aren't published. Raises OSError."""
+        """Has the server publish the model, if it has steps that aren't published.
+
+        Raises OSError, and NotTrainableError if a weight isn't finite.
+        """
         self._published_at = time.monotonic()
         if self.step > publications.newest(self._folder):
             format = result_format(self._model, self._request)
@@ -160,17 +165,24 @@ class Session:
                 self._folder,
                 self.step,
                 format.suffix,
-                lambda path: self._model.save(path, generation=format.generation),
+                lambda path: save_result(self._model, path, self._request, format, self._folder / BASE),
             )
 
     def publish_if_due(self, *, stepped: bool) -> None:
-        """Publishes by the number of steps, if there was one just now, or by time. Raises OSError."""
+        """Publishes by the number of steps, if there was one just now, or by time. Raises OSError.
+
+        A version with a weight that isn't finite is left out, and `left_out` says why.
+        """
         every = self.options.publish_every_steps
         seconds = self.options.publish_every_seconds
         if (stepped and every and self.step % every == 0) or (
             seconds and time.monotonic() - self._published_at >= seconds
         ):
-            self.publish()
+            try:
+                self.publish()
+                self.left_out = ""
+            except NotTrainableError as error:
+                self.left_out = str(error)
 
     def close(self) -> None:
         """Closes the log."""

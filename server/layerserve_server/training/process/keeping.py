@@ -15,12 +15,12 @@ from layergraph.errors import ConfigError
 from layerserve_server.training import events
 from layerserve_server.training.budget import folder_bytes
 from layerserve_server.training.checkpoint_policy import Policy
+from layerserve_server.training.finite import not_finite
 from layerserve_server.training.model import TrainableModel, larger_is_better, monitored
 from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.checkpoints import Checkpoint, KeptCheckpoints, best_of, checkpoint_id
-from layerserve_server.training.runs.folder import BEST, KEPT
-from layerserve_server.training.selection import read_best
+from layerserve_server.training.runs.folder import BASE, BEST, KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,6 @@ class _Store:
     policy: Policy
     #: Whether the run fails if a checkpoint can't be kept; else it goes on.
     needed: bool = False
-    #: Value of the best epoch whose model an earlier release of the server saved; None if there is none.
-    saved_value: float | None = None
 
     def is_among_best(self, epoch: int, score: float | None) -> bool:
         """Whether an epoch is one of the best so far. Of equal ones the earliest count."""
@@ -65,12 +63,9 @@ class Keeping:
         self._log = monitored(request)
         self._stores = [_Store(KeptCheckpoints(folder / KEPT), Policy.of(request))]
         if request.publish == "best":
-            saved = read_best(folder)
-            value = None if saved is None else saved.value
-            self._stores.append(_Store(KeptCheckpoints(folder / BEST), Policy(keep_best=1), True, value))
+            self._stores.append(_Store(KeptCheckpoints(folder / BEST), Policy(keep_best=1), True))
         for store in self._stores:
-            if store.saved_value is None:
-                store.kept.sweep()
+            store.kept.sweep()
         #: The stores that keep the next checkpoint, each with whether it is due by epochs or steps, and its score.
         self._due: list[tuple[_Store, bool]] = []
         self._due_score: float | None = None
@@ -88,17 +83,15 @@ class Keeping:
 
         Raises ConfigError as `larger_is_better` does, if the policy needs it.
         """
-        score = self._due_score = self._score(logs)
+        score = self._due_score = self._score(logs) if self._is_finite() else None
         due = [(store, store.policy.follows_epoch(epoch)) for store in self._stores]
-        self._due = [(store, periodic) for store, periodic in due if periodic or self._is_best(store, epoch, score)]
+        self._due = [(store, periodic) for store, periodic in due if periodic or store.is_among_best(epoch, score)]
         return bool(self._due)
 
-    def _is_best(self, store: _Store, epoch: int, score: float | None) -> bool:
-        if store.saved_value is not None and score is not None:
-            saved = self._score({self._log: store.saved_value})
-            if saved is not None and score <= saved:
-                return False
-        return store.is_among_best(epoch, score)
+    def _is_finite(self) -> bool:
+        """Whether the present weights may be the best: the logs are of those before an epoch's last step."""
+        ranks = any(store.policy.keep_best for store in self._stores)
+        return not ranks or not not_finite(self._model, self._folder / BASE)
 
     @property
     def needed(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from dataclasses import replace
@@ -47,7 +46,7 @@ from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs.checkpoints import KeptCheckpoints, best_of
 from layerserve_server.training.runs.control import ControlFile
 from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, FILES, RIVAL, result_file
-from layerserve_server.training.selection import compared_log, no_improvement, read_best, why_withheld
+from layerserve_server.training.selection import compared_log, no_improvement, why_withheld
 from layerserve_server.training.upload import read_data
 
 if TYPE_CHECKING:
@@ -94,10 +93,12 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     lower_priority(request.nice)
     model.fit(**arguments, callbacks=callbacks, checkpoints=checkpoints, workers=workers)
     signal.signal(INTERRUPT, signal.SIG_IGN)
-    if ControlFile(folder).read().stop:
+    control = ControlFile(folder).read()
+    if control.stop:
         step = f"step {position.step} of epoch {position.epoch}" if position.step else f"epoch {position.epoch}"
-        writer.write(events.Log(f"stopped early, after {step}"))
-    result = _keep_result(folder, request, model, writer)
+        why = f": {control.why_stopped}" if control.why_stopped else ""
+        writer.write(events.Log(f"stopped early, after {step}{why}"))
+    result = _keep_result(folder, request, model, base, writer)
     withheld = why_withheld(load_model, base, result, request, arrays)
     writer.close()
     return RunResult(
@@ -197,24 +198,17 @@ def _set_up_torch(request: RunRequest) -> None:
     load_plugins()
 
 
-def _keep_result(folder: Path, request: RunRequest, model: Model, writer: EventWriter) -> Path:
-    """Writes the model to publish, of the last or the best epoch, to the result's folder. Returns its file."""
+def _keep_result(folder: Path, request: RunRequest, model: Model, base: Path, writer: EventWriter) -> Path:
+    """Writes the model to publish, of the last or the best epoch, to the result's folder. Returns its file.
+
+    Raises NotTrainableError if a weight isn't finite.
+    """
     format = result_format(model, request)
     result = result_file(folder, format.suffix)
     result.parent.mkdir(exist_ok=True)
     kept = KeptCheckpoints(folder / BEST)
-    best = best_of(kept.list())
-    saved = read_best(folder)
-    if best:
-        writer.write(events.Log(f"the best epoch is {best[0].epoch}"))
-        restore_model(model, read_whole(kept.path(best[0].id)))
-    if best or saved is None:
-        save_result(model, result, request, format)
-        return result
-    writer.write(events.Log(f"the best epoch is {saved.epoch}"))
-    # A hard link, not a move: a process that is killed now and resumed needs the file again.
-    part = result.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    os.link(folder / BEST / saved.file, part)
-    os.replace(part, result)
+    for best in best_of(kept.list())[:1]:
+        writer.write(events.Log(f"the best epoch is {best.epoch}"))
+        restore_model(model, read_whole(kept.path(best.id)))
+    save_result(model, result, request, format, base)
     return result

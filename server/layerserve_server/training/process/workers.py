@@ -114,11 +114,11 @@ def lost(folder: Path, failures: Mapping[int, Any]) -> RunResult:
     killed.sort(key=lambda rank: -codes[rank] == signal.SIGABRT)
     if killed:
         reason = f"worker {killed[0]} of the run {ended_by_signal(-codes[killed[0]])}"
-        return RunResult("failed", reason, *position, resumable=True)
+        return RunResult("killed", reason, *position)
     broken = [rank for rank, code in codes.items() if code not in (LOST_PEER, -signal.SIGTERM)]
     if broken:
         return RunResult("failed", f"internal error in worker {broken[0]}; see the run's log", *position)
-    return RunResult("failed", "a worker of the run was lost", *position, resumable=True)
+    return RunResult("killed", "a worker of the run was lost", *position)
 
 
 def _signal_workers(number: int) -> None:

@@ -1,4 +1,4 @@
-"""What calls have set for a run since its request: kept in a file of its folder, which the run's process reads, too."""
+"""What was set for a run since its request, by calls or the server: a file that the run's process reads, too."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ class RunControl:
 
     #: Whether the run is to pause after the current batch; its process writes a checkpoint and ends.
     pause: bool = False
-    #: Whether training is to end after the current batch, and the result to be published.
+    #: Whether training is to end after the current batch, and the result to be published; and why, if no call asked.
     stop: bool = False
+    why_stopped: str = ""
+    #: Whether the run goes on although its process was killed: another time it fails.
+    killed: bool = False
     priority: Int32 | None = None
     description: str | None = None
     metadata: Mapping[str, str] | None = None

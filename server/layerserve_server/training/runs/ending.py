@@ -92,9 +92,6 @@ class RunEndings:
             self._conclude_interrupted(run, result)
         elif result.kind == "failed" and result.out_of_space and trains:
             self.pause(run, FULL)
-        elif result.kind == "failed" and result.resumable and run.control.pause and trains:
-            # As a run of one process that was killed: here one of several workers was lost.
-            self.pause(run, result.reason, result)
         elif result.kind == "failed":
             self.end(run, Failed(safe_text(result.reason), result.epoch, result.step, result.resumable))
         else:
@@ -102,18 +99,44 @@ class RunEndings:
         return False
 
     def _conclude_interrupted(self, run: Run, result: RunResult | None) -> None:
-        interrupted = result is not None or not run.process.ended_by_itself
-        if run.control.pause and interrupted:
-            self.pause(run, "" if result is not None else run.process.death, result)
+        # A process without a result was killed, or has failed by itself; then it would fail again.
+        killed = not run.process.ended_by_itself if result is None else result.kind == "killed"
+        if result is None:
+            reason = run.process.death
+        else:
+            reason = result.reason or "the training process was stopped by a signal that the server didn't send"
+        if run.control.pause and (killed or result is not None):
+            self.pause(run, reason if killed else "", result)
         elif self._stops_soon():
             self.interrupt(run)
         elif run.goes_on and result is not None:
             with self._table.changed:
                 self._queue.add_again(run)
             self._table.report()
+        elif killed and self._auto_resume and run.request.kind is not Kind.ONLINE and not run.control.killed:
+            self._resume_once(run, reason)
         else:
-            signalled = "the training process was stopped by a signal that the server didn't send"
-            self.end(run, Failed(signalled if result else run.process.death, *run.position, resumable=interrupted))
+            again = ", for the second time" if killed and run.control.killed else ""
+            resumable = killed or result is not None
+            self.end(run, Failed(safe_text(reason + again), *run.position, resumable=resumable))
+
+    def _resume_once(self, run: Run, reason: str) -> None:
+        """Queues a run again whose process was killed. If that happens again, it may take too much memory, and fails.
+
+        A session is resumed by the next request of its client.
+        """
+        try:
+            # First, so that a run which has the server killed, too, isn't resumed for ever.
+            run.set(killed=True)
+            with self._table.changed:
+                self._write(run, events.Log(safe_text(f"interrupted: {reason}; the run is resumed once")))
+                self._queue.add_again(run)
+        except OSError as error:
+            text = f"{reason}; the run can't be resumed: {error.strerror}"
+            self.end(run, Failed(safe_text(text), *run.position, resumable=True))
+        else:
+            logger.warning("a run is resumed once, since it was interrupted", extra={"run": run.id, "reason": reason})
+            self._table.report()
 
     def pause(self, run: Run, reason: str = "", result: RunResult | None = None) -> None:
         """Pauses a run that has no process any more; `result` is the one with which its process ended.
@@ -228,7 +251,8 @@ class RunEndings:
         """
         with self._table.changed:
             if not run.publishable:
-                state = f"its state is {run.state.value}"
+                reason = f": {last.reason}" if isinstance(last := run.log.last, Failed) else ""
+                state = f"its state is {run.state.value}{reason}"
                 raise NotTrainableError(f"run '{run.id}' has no result that could be published: {state}")
             self._table.own(run)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -79,7 +80,7 @@ class RunExecution:
                 run.process.signal(INTERRUPT)
 
     def _watch(self, run: Run) -> bool:
-        """Follows a run's process until it ends. Kills it if it doesn't stop in time or exceeds its budget.
+        """Follows a run's process until it ends. Kills it if it doesn't stop in time, or takes too much memory or disk.
 
         Returns False if the process goes on although the server stops.
         """
@@ -100,11 +101,20 @@ class RunExecution:
             stops = [at for at in (run.cancelled_at, stopping_at) if at is not None]
             if stops and time.monotonic() - min(stops) > self._limits.cancel_grace_seconds:
                 run.process.signal(signal.SIGKILL)
+            seconds = run.request.budget.max_seconds
+            if seconds and trained.seconds > seconds:
+                self._stop(run, f"its budget of {seconds:g} seconds is spent")
             if not run.overspent:
-                seconds = trained.seconds if run.request.budget.max_seconds else 0.0
-                run.overspent = watch.overspent(run.process.pid, seconds)
+                run.overspent = watch.overspent(run.process.pid)
                 if run.overspent:
                     run.process.signal(signal.SIGKILL)
+
+    def _stop(self, run: Run, reason: str) -> None:
+        """Has a run end early with its result so far, as a call can."""
+        # If the folder can't be written, the next look tries again.
+        with self._table.changed, contextlib.suppress(OSError):
+            if not run.control.stop:
+                run.set(stop=True, why_stopped=reason)
 
     def _follow(self, run: Run) -> None:
         for event in run.log.refresh():

@@ -1,4 +1,4 @@
-"""Drives a sweep: starts its trials as runs, stops those that aren't worth going on, and publishes the best."""
+"""Drives a sweep: starts its trials as runs, and publishes the best."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from layerserve_server.training.runs.folder import RESULT, result_file
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.sweeps.base_copy import Base
-from layerserve_server.training.sweeps.plan import Method
 from layerserve_server.training.sweeps.space import with_settings
 from layerserve_server.training.sweeps.study_process import StudyProcess
 from layerserve_server.training.sweeps.sweep import Sweep, SweepState, Trial, TrialState
@@ -105,13 +104,10 @@ class Driver:
         except ServerError:
             return  # another server owns it, and ends it
         ended = run.log.ended  # before the events are read, since the last one may be added meanwhile
-        pruned = self._read_epochs(trial, run, study)
+        self._read_epochs(trial, run)
         if ended:
             self._end_trial(trial, run, study)
         elif sweep.cancelled:
-            self._runs.steering.cancel(run.id)
-        elif pruned:
-            trial.reason = "pruned"
             self._runs.steering.cancel(run.id)
 
     def _start(self, trial: Trial, study: StudyProcess, base: Base) -> None:
@@ -128,22 +124,23 @@ class Driver:
             trial.run_id = run.id
             sweep.save()
 
-    def _read_epochs(self, trial: Trial, run: Run, study: StudyProcess) -> bool:
-        """Notes the epochs that have ended since the last call. Returns whether the trial isn't worth going on."""
-        sweep, prune = self._sweep, False
+    def _read_epochs(self, trial: Trial, run: Run) -> None:
+        """Notes the epochs that have ended since the last call."""
+        sweep = self._sweep
+        best = sweep.request.publish == "best"
         while new := run.log.since(trial.next_event):
             for event in new:
                 trial.next_event = event.sequence + 1
-                value = event.what.logs.get(sweep.plan.monitor) if isinstance(event.what, events.Epoch) else None
-                if value is None or math.isnan(value):
+                if not isinstance(event.what, events.Epoch):
                     continue
-                assert isinstance(event.what, events.Epoch)
-                trial.add(event.what.epoch, value)
-                if sweep.request.publish != "best" or trial.value is None or sweep.plan.is_better(value, trial.value):
-                    trial.value = value
-                if sweep.plan.method is Method.SUCCESSIVE_HALVING and not prune:
-                    prune = study.report(trial.number, event.what.epoch, value)
-        return prune
+                value = event.what.logs.get(sweep.plan.monitor, math.nan)
+                if not math.isnan(value):
+                    trial.add(event.what.epoch, value)
+                    if not best or trial.value is None or sweep.plan.is_better(value, trial.value):
+                        trial.value = value
+                elif not best:
+                    # The weights of this epoch are those that would be published.
+                    trial.value = None
 
     def _end_trial(self, trial: Trial, run: Run, study: StudyProcess) -> None:
         last = run.log.last
@@ -151,14 +148,16 @@ class Driver:
         if isinstance(last, events.Finished):
             trial.withheld = last.withheld
             if trial.value is None:
-                self._conclude(trial, study, TrialState.FAILED, f"its run has no log '{self._sweep.plan.monitor}'")
+                reason = f"its run has no number for log '{self._sweep.plan.monitor}'"
+                self._conclude(trial, study, TrialState.FAILED, reason)
             else:
                 self._conclude(trial, study, TrialState.FINISHED, run=run)
         elif isinstance(last, events.Cancelled):
-            pruned = trial.reason == "pruned"
-            self._conclude(trial, study, TrialState.PRUNED if pruned else TrialState.CANCELLED)
+            self._conclude(trial, study, TrialState.CANCELLED)
         elif isinstance(last, events.Failed):
-            if last.resumable and not self._sweep.cancelled and trial.resumed < MAX_RESUMED:
+            # A run that was killed has resumed itself.
+            again = last.resumable and not run.control.killed and trial.resumed < MAX_RESUMED
+            if again and not self._sweep.cancelled:
                 with contextlib.suppress(BusyError, UnavailableError, NotTrainableError):
                     self._runs.steering.resume(run.id)
                     trial.resumed += 1

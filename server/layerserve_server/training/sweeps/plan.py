@@ -21,7 +21,6 @@ class Method(str, Enum):
 
     RANDOM = "random"
     GRID = "grid"
-    SUCCESSIVE_HALVING = "successive_halving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,6 @@ class Plan:
     trials: Int32
     parallel: Int32
     seed: int
-    reduction_factor: int
     #: Name of the log that decides, and its direction.
     monitor: str
     larger_is_better: bool

@@ -50,8 +50,6 @@ MAX_CREATING = 2
 TRIALS = 20
 #: Maximum number of requests that are tried before a sweep begins.
 MAX_TRIED = 16
-#: Maximum factor between the decisions of successive halving.
-MAX_FACTOR = 100
 SWEEP_ID = RUN_ID
 
 
@@ -144,10 +142,9 @@ class Sweeps:
         trials: int,
         parallel: int,
         seed: int,
-        reduction_factor: int,
         gone: Callable[[], bool] = never,
     ) -> Sweep:
-        """Checks a search and starts it. `trials`, `parallel` and `reduction_factor` of 0 mean the default.
+        """Checks a search and starts it. `trials` and `parallel` of 0 mean the default.
 
         Raises InvalidRequestError if the search space or the settings are invalid, NotTrainableError if Optuna isn't
         installed or files can't be written, BusyError if there are too many sweeps, and otherwise as `Runs.check` does.
@@ -163,13 +160,9 @@ class Sweeps:
             raise InvalidRequestError("on_conflict: got 'rebase' for a sweep, expected 'refuse'")
         check_space(dimensions, request, grid=grid)
         whole = combinations(dimensions) if grid else TRIALS
-        for name, value, limit in (
-            ("trials", trials, MAX_TRIALS),
-            ("parallel", parallel, MAX_TRIALS),
-            ("reduction_factor", reduction_factor, MAX_FACTOR),
-        ):
-            if not 0 <= value <= limit or (name == "reduction_factor" and value == 1):
-                raise InvalidRequestError(f"{name}: got {value}, expected at most {limit}, or 0 for the default")
+        for name, value in (("trials", trials), ("parallel", parallel)):
+            if not 0 <= value <= MAX_TRIALS:
+                raise InvalidRequestError(f"{name}: got {value}, expected at most {MAX_TRIALS}, or 0 for the default")
         with self._lock:
             active = self._creating + sum(not sweep.ended for sweep in self._sweeps.values())
             if self._stopping:
@@ -187,7 +180,6 @@ class Sweeps:
                 min(trials or whole, whole) if grid else trials or whole,
                 min(parallel or self._slots, self._slots),
                 seed,
-                reduction_factor or 3,
                 monitored(request),
                 larger,
             )

@@ -20,13 +20,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from layerserve_server.training.sweeps.plan import JOURNAL, Method, Plan
 from layerserve_server.training.sweeps.space import Dimension
 
 STUDY = "sweep"
-STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
 
 
 class Study:
@@ -38,7 +38,6 @@ class Study:
         self._distributions = {dimension.name: _distribution(dimension, plan) for dimension in plan.dimensions}
         self._study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-            pruner=self._pruner(),
             study_name=STUDY,
             direction="maximize" if plan.larger_is_better else "minimize",
             load_if_exists=True,
@@ -54,15 +53,6 @@ class Study:
         """Returns all trials that the journal has."""
         trials = self._study.get_trials(deepcopy=False)
         return {"trials": [{"trial": one.number, "settings": self._settings(one.params)} for one in trials]}
-
-    def report(self, trial: int, epoch: int, value: float) -> dict[str, Any]:
-        """Notes a trial's value after an epoch. Returns whether the trial is to be stopped."""
-        known = self._study.get_trials(deepcopy=False)[trial]
-        running = Trial(self._study, known._trial_id)
-        # A run that was interrupted repeats epochs.
-        if math.isfinite(value) and epoch not in known.intermediate_values:
-            running.report(value, epoch)
-        return {"prune": running.should_prune()}
 
     def end(self, trial: int, state: str, value: float | None) -> dict[str, Any]:
         """Ends a trial."""
@@ -86,11 +76,6 @@ class Study:
             grid = {one.name: list(range(one.grid_size)) for one in self._plan.dimensions}
             return GridSampler(grid, seed=self._plan.seed % 2**32)
         return RandomSampler(seed=int(np.random.SeedSequence([self._plan.seed, trial]).generate_state(1)[0]))
-
-    def _pruner(self) -> optuna.pruners.BasePruner:
-        if self._plan.method is Method.SUCCESSIVE_HALVING:
-            return optuna.pruners.SuccessiveHalvingPruner(1, self._plan.reduction_factor, 0)
-        return optuna.pruners.NopPruner()
 
 
 def _distribution(dimension: Dimension, plan: Plan) -> BaseDistribution:

@@ -44,12 +44,8 @@ class StudyProcess:
         """Returns the settings of all trials so far, by number. Raises OSError as `ask` does."""
         return {one["trial"]: one["settings"] for one in self._request("asked")["trials"]}
 
-    def report(self, trial: int, epoch: int, value: float) -> bool:
-        """Notes a trial's value after an epoch. Returns whether it is to be stopped. Raises OSError as `ask` does."""
-        return bool(self._request("report", trial=trial, epoch=epoch, value=value)["prune"])
-
     def end(self, trial: int, state: str, value: float | None) -> None:
-        """Ends a trial as "finished", "pruned" or "failed". Raises OSError as `ask` does."""
+        """Ends a trial as "finished" or "failed". Raises OSError as `ask` does."""
         self._request("end", trial=trial, state=state, value=value)
 
     def _request(self, do: str, **arguments: Any) -> dict[str, Any]:

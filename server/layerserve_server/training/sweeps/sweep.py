@@ -42,7 +42,6 @@ class TrialState(str, Enum):
 
     RUNNING = "running"
     FINISHED = "finished"
-    PRUNED = "pruned"
     FAILED = "failed"
     CANCELLED = "cancelled"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 import socket
 import threading
@@ -15,9 +16,9 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph import layers
-from layergraph.errors import DataError, NonFiniteLossError
+from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightError
 from layerserve.options.online import OnlineOptions
-from layerserve_server.errors import InvalidRequestError
+from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.online import program, publications
@@ -28,6 +29,7 @@ from layerserve_server.training.process.reporting import Position
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, Interruption, RunResult
 from layerserve_server.training.runs.control import ControlFile
+from layerserve_server.training.runs.folder import BASE
 
 X, Y = np.ones((2, 3), "float32"), np.zeros((2, 1), "float32")
 
@@ -71,8 +73,9 @@ class Process:
         monkeypatch.setattr(program, "lower_priority", self.niceness.append)
         monkeypatch.setattr(program, "prepared", lambda folder, request: (model, layergraph.load_model(model), []))
 
-    def serve(self, talk: Callable[[Caller], Any] | None = None, **options: Any) -> RunResult:
-        request = RunRequest("m", 4, (), kind=Kind.ONLINE, online=OnlineOptions(**{"idle_seconds": 30.0, **options}))
+    def serve(self, talk: Callable[[Caller], Any] | None = None, on_nan: str = "stop", **options: Any) -> RunResult:
+        session = OnlineOptions(**{"idle_seconds": 30.0, **options})
+        request = RunRequest("m", 4, (), kind=Kind.ONLINE, online=session, on_nan=on_nan)
         opened = threading.Event()
         door = program.Door.open
 
@@ -175,6 +178,29 @@ def test_steps_are_reported_now_and_then_and_the_last_one_at_the_end(
     assert [event.step for event in process.happened() if isinstance(event, events.Step)] == [1, 4]
 
 
+def test_a_version_that_is_not_finite_is_left_out_and_said_so_once(process: Process, model: Path) -> None:
+    """The session goes on; a call that asks for the version, and the end that publishes it, fail."""
+
+    def talk(caller: Caller) -> Any:
+        caller.step(1)
+        caller.step(2, np.full((2, 3), np.inf, "float32"))
+        return caller.step(3), caller.ask("publish"), caller.ask("attach", id=1)
+
+    shutil.copytree(model.parent, process.folder / BASE)
+    options = {"publish_every_steps": 1, "idle_seconds": 0.5}
+    assert process.serve(talk, on_nan="continue", **options).kind == "failed", "no request came"
+    stepped, published, attached = process.said
+    text = "weight 'y/kernel' isn't finite: 3 of 3 values are NaN or infinite; so the model isn't published"
+    assert (published.header["error"], published.header["text"]) == ("NotTrainableError", text)
+    assert (stepped.header["number"], attached.header["step"]) == (3, 3)
+    told = [event.text for event in process.happened() if isinstance(event, events.Log)]
+    assert [one for one in told if "finite" in one] == [f"no version after step 2: {text}"]
+    assert [step for step, _ in publications.pending(process.folder)] == [1]
+    ControlFile(process.folder).set(stop=True)
+    with pytest.raises(NotTrainableError, match="weight 'y/kernel' isn't finite"):
+        process.serve(on_nan="continue")
+
+
 def test_an_error_is_the_reply_of_its_request_and_ends_nothing(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,10 +255,11 @@ def test_a_session_that_a_call_ends_is_published(process: Process, monkeypatch: 
 
     def talk(caller: Caller) -> None:
         caller.step(1)
-        ControlFile(process.folder).set(stop=True)
+        ControlFile(process.folder).set(stop=True, why_stopped="its budget is spent")
 
     assert process.serve(talk).kind == "trained"
     assert [step for step, _ in publications.pending(process.folder)] == [1]
+    assert process.happened()[-1] == events.Log("stopped early, after step 1: its budget is spent")
 
 
 def test_a_published_version_is_reported_once(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +344,11 @@ def test_a_session_waits_while_too_many_versions_are_to_be_published(
     ("error", "kind", "text"),
     [
         (InvalidRequestError("no"), "InvalidRequestError", "no"),
+        (
+            NonFiniteWeightError("y/kernel", 7),
+            "InvalidRequestError",
+            "step 7: weight 'y/kernel' isn't finite after it, so it is refused",
+        ),
         (
             NonFiniteLossError(float("inf"), 1, 7),
             "InvalidRequestError",

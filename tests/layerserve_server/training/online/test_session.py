@@ -9,7 +9,7 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph import layers
-from layergraph.errors import DataError, NonFiniteLossError
+from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightError
 from layergraph.training.checkpoint import Checkpoints
 from layerserve.options.online import OnlineOptions
 from layerserve_server.errors import InvalidRequestError
@@ -174,6 +174,23 @@ def test_a_refused_step_leaves_no_trace(sessions: Sessions, unbroken: Any, saved
     again = sessions.start()
     logs += [again.train(step(number)) for number in range(9, 13)]
     assert (logs, sessions.weights()) == unbroken
+
+
+def test_a_step_whose_weights_overflow_is_refused_though_its_loss_is_finite(base: Path, tmp_path: Path) -> None:
+    """Else all later steps would be refused, as their loss is NaN."""
+    model = layergraph.load_model(base)
+    model.compile("sgd", "mse")
+    model.save(tmp_path / "sgd.keras")
+    sessions = Sessions(tmp_path / "sgd.keras", tmp_path)
+    one = sessions.start()
+    one.train(step(1))
+    before = sessions.weights()
+    x, y = BATCHES[1]
+    overflows = Frame({"kind": "step", "number": 2, "learning_rate": 3e38}, *arrays(x, 1000 * y))
+    with pytest.raises(NonFiniteWeightError, match=r"weight '.*' isn't finite after step 2"):
+        one.train(overflows)
+    assert sessions.weights() == before
+    assert np.isfinite(one.train(step(2, rate=0.01))["loss"])
 
 
 def test_steps_before_refused_ones_are_done_again_once(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.runs.checkpoints import KeptCheckpoints
 from layerserve_server.training.runs.folder import BEST, CHECKPOINTS, KEPT
 
-MODEL: Any = SimpleNamespace(log_direction={"loss": "down", "accuracy": "up"}.get)
+MODEL: Any = SimpleNamespace(log_direction={"loss": "down", "accuracy": "up"}.get, weights=())
 
 
 def request(**options: Any) -> RunRequest:
@@ -98,7 +98,7 @@ def test_a_note_says_what_was_measured_where(tmp_path: Path) -> None:
 
 def test_a_log_without_a_direction_is_no_score_unless_the_policy_needs_one(tmp_path: Path) -> None:
     assert Training(tmp_path, checkpoint_every_epochs=1, monitor="other").train(1.0) == ["e1"]
-    model: Any = SimpleNamespace(log_direction=lambda name: None)
+    model: Any = SimpleNamespace(log_direction=lambda name: None, weights=())
     keeping = Keeping(tmp_path / "b", request(keep_best_checkpoints=1), model, print)
     with pytest.raises(ConfigError, match="monitor_mode"):
         keeping.is_due_after_epoch(1, {"loss": 1.0})

@@ -17,6 +17,7 @@ from layerserve_server.errors import (
 )
 from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
+from layerserve_server.training.runs.control import RunControl
 from layerserve_server.training.sweeps import driver as drivers
 from layerserve_server.training.sweeps.driver import MAX_RESUMED, Driver
 from layerserve_server.training.sweeps.plan import Method, Plan
@@ -53,6 +54,8 @@ class Runs:
         self.asked: list[tuple[str, str]] = []
         self.begun: list[RunRequest] = []
         self.refusal: Exception | None = None
+        #: Whether their processes were killed.
+        self.killed = False
         self.steering = SimpleNamespace(
             cancel=lambda run: self.asked.append(("cancel", run)), resume=lambda run: self.asked.append(("resume", run))
         )
@@ -61,7 +64,8 @@ class Runs:
         folder = self.folder / id
         (folder / "result").mkdir(parents=True)
         (folder / "result" / "model.keras").write_text(id)
-        self.runs[id] = SimpleNamespace(id=id, log=Log(*happened), seconds=2.5, folder=folder)
+        control = RunControl(killed=self.killed)
+        self.runs[id] = SimpleNamespace(id=id, log=Log(*happened), seconds=2.5, folder=folder, control=control)
         return self.runs[id]
 
     def get(self, id: str) -> Any:
@@ -82,14 +86,8 @@ class Runs:
 class Study:
     """Notes what it is given."""
 
-    def __init__(self, *pruned: int) -> None:
-        self.pruned = pruned
-        self.reported: list[tuple[int, int, float]] = []
+    def __init__(self) -> None:
         self.ended: list[tuple[int, str, float | None]] = []
-
-    def report(self, trial: int, epoch: int, value: float) -> bool:
-        self.reported.append((trial, epoch, value))
-        return epoch in self.pruned
 
     def end(self, trial: int, state: str, value: float | None) -> None:
         self.ended.append((trial, state, value))
@@ -98,12 +96,12 @@ class Study:
 class Case:
     """A driver with a sweep of one trial, whose run is "run"."""
 
-    def __init__(self, folder: Path, *, publish: str = "last", method: Method = Method.RANDOM, **request: Any) -> None:
+    def __init__(self, folder: Path, *, publish: str = "last", **request: Any) -> None:
         (folder / "sweep").mkdir()
-        plan = Plan((Dimension("seed", (1, 2)),), method, 3, 1, 0, 3, "loss", False)
+        plan = Plan((Dimension("seed", (1, 2)),), Method.RANDOM, 3, 1, 0, "loss", False)
         asked = RunRequest("m", 4, (), publish=publish, **request)
         self.sweep = Sweep("sweep", folder / "sweep", plan, asked, 0.0)
-        self.runs, self.study, self.published = Runs(folder), Study(2, 3), []
+        self.runs, self.study, self.published = Runs(folder), Study(), []
         self.answer: int | Exception = 7
         self.driver = Driver(self.sweep, self.runs, SimpleNamespace(publish_once=self._publish), lambda: False)  # type: ignore[arg-type]
 
@@ -156,27 +154,22 @@ def test_the_value_is_that_of_the_epoch_that_is_published(folder: Path, publish:
     case.follow(trial)
     assert trial.history == {}
     assert trial.next_event == 4
-    assert case.study.reported == []
 
 
 def test_epochs_without_the_log_or_a_number_do_not_count(folder: Path) -> None:
-    case = Case(folder, method=Method.SUCCESSIVE_HALVING)
+    case = Case(folder)
     trial = case.trial(
         events.Epoch(1, 4, {"accuracy": 1.0}, 0.1), *epochs(math.nan)[:1], events.Step(1, 4, 1, 2, {"loss": 9.0})
     )
-    assert (trial.value, trial.history, case.study.reported) == (None, {}, [])
+    assert (trial.value, trial.history) == (None, {})
 
 
-def test_a_trial_that_is_not_worth_going_on_is_cancelled(folder: Path) -> None:
-    case = Case(folder, method=Method.SUCCESSIVE_HALVING)
-    trial = case.trial(*epochs(4.0, 5.0, 6.0, 7.0))
-    # After the epoch that decides it none is reported.
-    assert case.study.reported == [(0, 1, 4.0), (0, 2, 5.0)]
-    assert (trial.reason, case.runs.asked) == ("pruned", [("cancel", "run")])
-    case.runs.runs["run"].log = Log(*epochs(4.0, 5.0, 6.0, 7.0), events.Cancelled(4))
-    case.follow(trial)
-    assert (trial.state, trial.reason, trial.seconds) == (TrialState.PRUNED, "", 2.5)
-    assert case.study.ended == [(0, "pruned", 7.0)]
+@pytest.mark.parametrize(("publish", "state"), [("last", TrialState.FAILED), ("best", TrialState.FINISHED)])
+def test_a_trial_whose_last_epoch_has_no_number_is_good_for_its_best_epoch_only(
+    folder: Path, publish: str, state: TrialState
+) -> None:
+    trial = Case(folder, publish=publish).trial(*epochs(4.0, math.nan), FINISHED)
+    assert (trial.state, trial.history) == (state, {1: 4.0})
 
 
 def test_a_run_that_another_call_has_cancelled_is_a_cancelled_trial(folder: Path) -> None:
@@ -229,11 +222,11 @@ def test_a_withheld_result_is_not_published(folder: Path) -> None:
 def test_a_finished_run_without_the_log_has_failed(folder: Path) -> None:
     case = Case(folder)
     trial = case.trial(FINISHED)
-    assert (trial.state, trial.reason) == (TrialState.FAILED, "its run has no log 'loss'")
+    assert (trial.state, trial.reason) == (TrialState.FAILED, "its run has no number for log 'loss'")
     case.driver._end()
     assert (case.sweep.state, case.sweep.reason) == (
         SweepState.FAILED,
-        "no trial has given a result: its run has no log 'loss'",
+        "no trial has given a result: its run has no number for log 'loss'",
     )
 
 
@@ -245,6 +238,13 @@ def test_an_interrupted_run_is_resumed_a_few_times(folder: Path) -> None:
         case.follow(trial)
     assert (trial.state, trial.reason) == (TrialState.FAILED, "killed")
     assert case.runs.asked == [("resume", "run")] * MAX_RESUMED
+
+
+def test_a_run_that_was_killed_has_resumed_itself(folder: Path) -> None:
+    case = Case(folder)
+    case.runs.killed = True
+    trial = case.trial(events.Failed("killed, for the second time", resumable=True))
+    assert (trial.state, case.runs.asked) == (TrialState.FAILED, [])
 
 
 def test_an_error_is_not_tried_again(folder: Path) -> None:

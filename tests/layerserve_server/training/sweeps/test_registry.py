@@ -44,7 +44,6 @@ class Case:
             trials=0,
             parallel=0,
             seed=0,
-            reduction_factor=0,
         )
 
 

@@ -25,11 +25,9 @@ SPACE = (
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Study]:
-    def make_study(
-        method: Method = Method.RANDOM, space: Any = SPACE, folder: str = "a", larger: bool = False, seed: int = 3
-    ) -> Study:
+    def make_study(method: Method = Method.RANDOM, space: Any = SPACE, folder: str = "a", seed: int = 3) -> Study:
         (tmp_path / folder).mkdir(exist_ok=True)
-        return Study(tmp_path / folder, Plan(space, method, 10, 1, seed, 3, "loss", larger))
+        return Study(tmp_path / folder, Plan(space, method, 10, 1, seed, "loss", False))
 
     return make_study
 
@@ -62,33 +60,12 @@ def test_a_grid_has_each_combination_once(make: Any) -> None:
     assert found == {(shuffle, seed) for shuffle in (True, False) for seed in (1, 2, 3)}
 
 
-@pytest.mark.parametrize("larger", [False, True])
-def test_the_worse_trials_are_stopped_early(make: Any, larger: bool) -> None:
-    study = make(Method.SUCCESSIVE_HALVING, larger=larger)
-    for number, value in enumerate((1.0, 2.0, 3.0)):
-        assert study.ask()["trial"] == number
-        reply = study.report(number, 1, -value if larger else value)
-        # The first one is the best.
-        assert reply == {"prune": number > 0}
-    # An epoch that is repeated after an interruption, or has no number, changes nothing.
-    for value in (9.0, float("nan")):
-        assert study.report(0, 1, value) == {"prune": False}
-
-
-def test_nothing_is_stopped_early_by_other_methods(make: Any) -> None:
-    study = make()
-    for number in range(3):
-        study.ask()
-        assert study.report(number, 1, float(number)) == {"prune": False}
-
-
 @pytest.mark.parametrize(
     ("state", "value", "kept"),
     [
         ("finished", 1.5, ("COMPLETE", 1.5)),
         ("finished", None, ("FAIL", None)),
         ("finished", float("inf"), ("FAIL", None)),
-        ("pruned", 2.0, ("PRUNED", None)),
         ("failed", 2.0, ("FAIL", None)),
     ],
 )
