@@ -64,7 +64,8 @@ def publish(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync(folder)
+    for path in (folder, root):  # a new model's folder is a new name in `root`
+        sync(path)
     file.unlink()
     return version
 
