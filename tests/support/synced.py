@@ -43,8 +43,10 @@ class Disk:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        #: Size and time of change of files and folders when they were flushed last, by inode.
-        self._flushed: dict[int, tuple[int, int]] = {}
+        #: What took its name by a move, in order.
+        self.taken: list[Path] = []
+        #: Bytes of files, and names in folders, when they were flushed last, by inode.
+        self._flushed: dict[int, bytes | list[str]] = {}
         #: Names that came into folders that haven't been flushed since, with the inodes of the folders.
         self._names: dict[Path, int] = {}
         #: Names that left folders, in the same way.
@@ -65,7 +67,7 @@ class Disk:
 
     def flushed_bytes(self, path: Path) -> int:
         """Size of a file when it was flushed last."""
-        return self._flushed.get(path.stat().st_ino, (0, 0))[0]
+        return len(self._flushed.get(path.stat().st_ino, b""))
 
     def lost(self, *paths: Path) -> list[str]:
         """What of these files and folders a power failure would take now, or would have taken before."""
@@ -83,14 +85,13 @@ class Disk:
         return not any(path.exists() or path in self._left for path in paths)
 
     def _is_flushed(self, path: Path) -> bool:
-        status = path.lstat()
-        return self._flushed.get(status.st_ino) == (status.st_size, status.st_mtime_ns)
+        return self._flushed.get(path.stat().st_ino) == _content(path)
 
     def _fsync(self, descriptor: int) -> None:
-        status = os.fstat(descriptor)
-        self._flushed[status.st_ino] = (status.st_size, status.st_mtime_ns)
+        inode = os.fstat(descriptor).st_ino
+        self._flushed[inode] = _content(Path(f"/proc/self/fd/{descriptor}"))
         for names in (self._names, self._left):
-            for path in [path for path, folder in names.items() if folder == status.st_ino]:
+            for path in [path for path, folder in names.items() if folder == inode]:
                 del names[path]
         self._sync(descriptor)
 
@@ -105,8 +106,13 @@ class Disk:
             early = [f"{target.name}: {path} before it has that name" for path in inside]
             move(source, target)
             self._early[target] = early
+            self.taken.append(target)
             self._names.pop(source, None)
             self._left[source] = source.parent.stat().st_ino
             self._came(target)
 
         return moved
+
+
+def _content(path: Path) -> bytes | list[str]:
+    return sorted(os.listdir(path)) if path.is_dir() else path.read_bytes()
