@@ -86,6 +86,16 @@ def test_a_kept_checkpoint(disk, tmp_path):
     assert disk.taken == [state, note]
 
 
+def test_a_removed_checkpoint_is_not_listed_again(disk, tmp_path):
+    kept = KeptCheckpoints(tmp_path / "kept")
+    (tmp_path / "state").write_bytes(b"1234")
+    kept.put(Checkpoint("e2", 2, 0, 4, 12.5, {"loss": 0.5}, None, True), tmp_path / "state")
+    (note,) = (path for path in kept.folder.iterdir() if path != kept.path("e2"))
+    kept.remove("e2")
+    assert not kept.path("e2").exists()
+    assert disk.gone(note)
+
+
 def test_the_digests_of_data(disk, tmp_path):
     write_digests(tmp_path, {0: "a"})
     assert disk.lost(tmp_path / "digests.json") == []

@@ -64,6 +64,14 @@ class Disk:
             self._came(Path(path))
 
         monkeypatch.setattr(os, "mkdir", mkdir)
+        unlink = os.unlink
+
+        def unlinked(path: Any, **named: Any) -> None:
+            unlink(path, **named)
+            if "dir_fd" not in named:
+                self._gone(Path(path))
+
+        monkeypatch.setattr(os, "unlink", unlinked)
 
     def flushed_bytes(self, path: Path) -> int:
         """Size of a file when it was flushed last."""
@@ -98,6 +106,10 @@ class Disk:
     def _came(self, path: Path) -> None:
         self._names[path] = path.parent.stat().st_ino
 
+    def _gone(self, path: Path) -> None:
+        self._names.pop(path, None)
+        self._left[path] = path.parent.stat().st_ino
+
     def _moving(self, move: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
         def moved(source: Any, target: Any) -> None:
             source, target = Path(source), Path(target)
@@ -107,8 +119,7 @@ class Disk:
             move(source, target)
             self._early[target] = early
             self.taken.append(target)
-            self._names.pop(source, None)
-            self._left[source] = source.parent.stat().st_ino
+            self._gone(source)
             self._came(target)
 
         return moved
