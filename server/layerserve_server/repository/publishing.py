@@ -76,7 +76,8 @@ def publish(
             # The folder may be gone with its model.
             check()
         raise
-    sync(folder)
+    for path in (folder, root):  # a new model's folder is a new name in `root`
+        sync(path)
     file.unlink()
     return version
 

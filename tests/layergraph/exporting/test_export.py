@@ -20,6 +20,7 @@ from layergraph.errors import ConfigError, DataError, ExportError
 from layergraph.exporting import onnx_file
 from layergraph.exporting.cases import Case, differences, find_cases
 from layergraph.exporting.simpler import FOR_ONNX
+from synced import Disk
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -465,3 +466,12 @@ def test_an_error_of_torch_is_the_reason_that_is_given(tmp_path: Path, monkeypat
     with pytest.raises(ExportError, match="no such kernel"):
         Model(x, layers.Dense(2)(x)).export(tmp_path / "m.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.onnx"])
+def test_an_exported_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch, name):
+    disk = Disk(monkeypatch)
+    report = dense().export(tmp_path / name)
+    files = [Path(file) for file in report.files]
+    assert disk.lost(*files) == []
+    assert disk.taken[-1] == files[0]

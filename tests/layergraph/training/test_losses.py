@@ -111,6 +111,22 @@ def test_sequences_of_vectors(name, reduction):
     check(both(name, {"reduction": reduction}, y, STEPS))
 
 
+def two_classes(array):
+    """The same data with two classes: numbers below 2, or two on the last axis."""
+    array = np.array(array)
+    return array % 2 if array.dtype.kind == "i" else np.ascontiguousarray(array[..., :2])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "y", "p"),
+    [case for case in CASES if case[0] not in ("CTC", "Circle") and case[1].get("axis", -1) == -1],
+    ids=lambda v: v if isinstance(v, (str, dict)) else "",
+)
+def test_two_classes_are_as_good_as_more(name, options, y, p):
+    options = {**options, "alpha": options["alpha"][:2]} if "Focal" in name and "alpha" in options else options
+    check(both(name, options, two_classes(y), two_classes(p)))
+
+
 def test_every_loss_has_a_case():
     assert {name for name, *_ in CASES} == set(LOSSES)
     theirs = {n for n in dir(keras.losses) if isinstance(getattr(keras.losses, n), type)} - {"Loss"}
@@ -252,6 +268,9 @@ def test_functions_of_keras_by_name_and_of_python_by_value():
         ((None,), (None, 3), "SparseCategoricalCrossentropy"),
         ((None, 1), (None, 3), "SparseCategoricalCrossentropy"),
         ((None, 3), (None, 3), "CategoricalCrossentropy"),
+        ((None,), (None, 2), "SparseCategoricalCrossentropy"),
+        ((None, 1), (None, 2), "SparseCategoricalCrossentropy"),
+        ((None, 2), (None, 2), "CategoricalCrossentropy"),
     ],
 )
 def test_crossentropy_by_shapes(labels, predictions, name):

@@ -166,6 +166,39 @@ def weights_for(name, y, p):
 def test_values(name, options, data, weighted):
     if weighted and name in UNWEIGHTED:
         pytest.skip("predictions are the weights")
+    check(name, options, data, weighted)
+
+
+#: Metrics of classes, with labels of two.
+OF_CLASSES = [
+    *[(name, {}, one_hot(2)) for name in ("CategoricalAccuracy", "CategoricalCrossentropy", "CategoricalHinge")],
+    ("CategoricalCrossentropy", {"label_smoothing": 0.1}, one_hot(2)),
+    ("TopKCategoricalAccuracy", {"k": 1}, one_hot(2)),
+    ("SparseTopKCategoricalAccuracy", {"k": 1}, classes(2)),
+    *[
+        (name, {}, labels)
+        for name in ("SparseCategoricalAccuracy", "SparseCategoricalCrossentropy")
+        for labels in (classes(2), classes(2, 1))
+    ],
+    *[(name, {"class_id": number}, one_hot(2)) for name in ("Precision", "Recall") for number in (0, 1)],
+    *[(name, {"top_k": 1}, one_hot(2)) for name in ("Precision", "Recall")],
+    *[("F1Score", {"average": average}, one_hot(2)) for average in (None, "micro", "macro", "weighted")],
+    *[("AUC", {"multi_label": several}, one_hot(2)) for several in (False, True)],
+    *[("OneHotIoU", {"num_classes": 2, "target_class_ids": [number]}, one_hot(2)) for number in (0, 1)],
+    ("OneHotMeanIoU", {"num_classes": 2}, one_hot(2)),
+    ("MeanIoU", {"num_classes": 2, "sparse_y_pred": False}, classes(2)),
+    ("R2Score", {"class_aggregation": None}, one_hot(2)),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "labels"), OF_CLASSES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_two_classes_are_as_good_as_more(name, options, labels, weighted):
+    check(name, options, batches(labels, probability(2)), weighted)
+
+
+def check(name, options, data, weighted):
+    """Compares a metric with Keras's, batch by batch, twice, and restored from its state before each result."""
     ours, theirs = METRICS[name](**options), getattr(keras.metrics, name)(**options)
     # Keras numbers the metrics of a process.
     assert ours.name == re.sub(r"_\d+$", "", theirs.name)
@@ -283,6 +316,10 @@ def test_keras_2_wrappers_and_serialised_functions():
         ((8, 1), (8, 3), "SparseCategoricalAccuracy"),
         ((8, 3), (8, 3), "CategoricalAccuracy"),
         ((8, 5), (8, 5, 3), "SparseCategoricalAccuracy"),
+        ((8,), (8, 2), "SparseCategoricalAccuracy"),
+        ((8, 1), (8, 2), "SparseCategoricalAccuracy"),
+        ((8, 2), (8, 2), "CategoricalAccuracy"),
+        ((8, 5), (8, 5, 2), "SparseCategoricalAccuracy"),
     ],
 )
 def test_accuracy_by_shapes(labels, predictions, name):

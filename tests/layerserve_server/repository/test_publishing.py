@@ -177,6 +177,7 @@ def test_the_file_has_its_old_name_until_the_version_is_there_and_on_the_disk(tm
         ("synced", ".publish", True, []),
         ("renaming", ".publish", True, []),
         ("synced", "m", True, [1]),
+        ("synced", "models", True, [1]),
     ]
 
 

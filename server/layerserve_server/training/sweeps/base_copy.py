@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerserve_server.disk import json_object, replace_file
+from layerserve_server.disk import json_object, replace_file, sync
 from layerserve_server.errors import NotTrainableError
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.records import checked
@@ -69,6 +69,8 @@ def copy_base(base: BaseVersion, folder: Path) -> None:
     """Copies a version's files to a sweep's folder, with a description. Raises OSError."""
     found = base.found
     copy_version(found, folder / BASE)
+    for path in (*(folder / BASE).rglob("*"), folder / BASE):
+        sync(path)
     description = {
         "found": {
             "name": found.name,

@@ -1,0 +1,172 @@
+"""What the server keeps beside models survives a machine that loses power: bytes and names are on its disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from hashlib import sha256
+from types import SimpleNamespace
+
+import pytest
+from layerserve_server.datasets import part as parts
+from layerserve_server.datasets.dataset import ArrayInfo, Declaration
+from layerserve_server.datasets.store import DatasetLimits, DatasetStore, Description
+from layerserve_server.importing import imports
+from layerserve_server.remote.cache import Cache
+from layerserve_server.remote.store import FsspecStore
+from layerserve_server.training.digests import write_digests
+from layerserve_server.training.online.frames import Frame, FrameArray
+from layerserve_server.training.online.step_log import StepLog
+from layerserve_server.training.runs.checkpoints import Checkpoint, KeptCheckpoints
+from layerserve_server.training.sweeps.base_copy import BASE, DESCRIPTION, copy_base
+from layerserve_server.training.sweeps.plan import PLAN, Method, Plan
+from synced import Disk
+
+CONTENT = bytes(range(256)) * 40
+DECLARED = Declaration("npz", len(CONTENT), sha256(CONTENT).hexdigest(), "first")
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    for folder in ("datasets", "kept"):
+        (tmp_path / folder).mkdir()
+    return Disk(monkeypatch)
+
+
+@pytest.fixture
+def store(tmp_path):
+    found = Description([ArrayInfo("x", "float32", (5, 2))], {"x": {"rows": 1, "data": "AAAA"}})
+    limits = DatasetLimits(max_bytes=10**6, keep_seconds=1000.0, upload_seconds=100.0)
+    return DatasetStore(tmp_path / "datasets", limits, lambda folder, name: found)
+
+
+def uploading(store, owner="ann"):
+    return store.open(DECLARED, owner, None, lambda: False)
+
+
+def uploaded(store, owner="ann"):
+    part = uploading(store, owner)
+    part.add(0, CONTENT)
+    made = store.finish(part)
+    store.close(part)
+    return made
+
+
+def test_a_dataset(store, disk, tmp_path):
+    folder = tmp_path / "datasets" / uploaded(store).id
+    assert disk.lost(folder) == []
+
+
+def test_a_further_owner_of_a_dataset(store, disk, tmp_path):
+    folder = tmp_path / "datasets" / uploaded(store).id
+    assert uploaded(store, "bob").owners == ("ann", "bob")
+    assert disk.lost(folder / "dataset.json") == []
+
+
+def test_half_an_upload_as_far_as_its_note_says(store, disk, monkeypatch):
+    monkeypatch.setattr(parts, "SYNC_BYTES", 3000)
+    part = uploading(store)
+    for at in range(0, 8000, 1000):
+        part.add(at, CONTENT[at : at + 1000])
+        note = part.folder / parts.NOTE
+        said = json.loads(note.read_text())["synced"] if note.exists() else 0
+        assert said <= disk.flushed_bytes(part.content)
+        assert said > at - 3000
+    store.close(part)
+
+
+def test_a_kept_checkpoint(disk, tmp_path):
+    kept = KeptCheckpoints(tmp_path / "kept")
+    (tmp_path / "state").write_bytes(b"1234")
+    kept.put(Checkpoint("e2", 2, 0, 4, 12.5, {"loss": 0.5}, None, True), tmp_path / "state")
+    state = kept.path("e2")
+    (note,) = (path for path in kept.folder.iterdir() if path != state)
+    assert disk.lost(state, note) == []
+    # A checkpoint with a note is complete.
+    assert disk.taken == [state, note]
+
+
+def test_a_removed_checkpoint_is_not_listed_again(disk, tmp_path):
+    kept = KeptCheckpoints(tmp_path / "kept")
+    (tmp_path / "state").write_bytes(b"1234")
+    kept.put(Checkpoint("e2", 2, 0, 4, 12.5, {"loss": 0.5}, None, True), tmp_path / "state")
+    (note,) = (path for path in kept.folder.iterdir() if path != kept.path("e2"))
+    kept.remove("e2")
+    assert not kept.path("e2").exists()
+    assert disk.gone(note)
+
+
+def test_the_digests_of_data(disk, tmp_path):
+    write_digests(tmp_path, {0: "a"})
+    assert disk.lost(tmp_path / "digests.json") == []
+
+
+def test_the_plan_of_a_sweep(disk, tmp_path):
+    settings = {"trials": 1, "parallel": 1, "seed": 1, "reduction_factor": 3, "monitor": "loss"}
+    Plan(dimensions=(), method=Method.GRID, larger_is_better=False, **settings).write(tmp_path)
+    assert disk.lost(tmp_path / PLAN) == []
+
+
+def test_the_copy_of_the_version_that_a_sweep_begins_with(tmp_path, monkeypatch):
+    for folder in ("1", "sweep"):
+        (tmp_path / folder).mkdir()
+    for name in ("model.h5", "more"):
+        (tmp_path / "1" / name).write_text(name)
+    found = SimpleNamespace(name="m", version=1, path=tmp_path / "1" / "model.h5", fingerprint=(), parts=("more",))
+    specs = SimpleNamespace(input_specs=(), output_specs=())
+    disk = Disk(monkeypatch)
+    copy_base(SimpleNamespace(found=found, parameter_count=1, model=specs), tmp_path / "sweep")
+    assert disk.lost(tmp_path / "sweep" / DESCRIPTION, tmp_path / "sweep" / BASE) == []
+
+
+def test_steps_of_a_file_that_is_full(disk, tmp_path):
+    log = StepLog(tmp_path / "steps")
+    log.begin(1, 1)
+    log.append(Frame({}, [FrameArray("x", "a", "float32", (1,), 4)], bytes(4)))
+    (first,) = (tmp_path / "steps").iterdir()
+    log.begin(2, 1)
+    assert disk.flushed_bytes(first) == first.stat().st_size > 0
+
+
+def test_what_comes_from_a_store(disk, tmp_path):
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "m" / "1" / "model.keras").write_bytes(CONTENT)
+    store = FsspecStore(f"file://{tmp_path}/models")
+    store.fetch(list(store.objects("m/1")), ["model.keras"], tmp_path / "out")
+    store.close()
+    assert disk.flushed_bytes(tmp_path / "out" / "model.keras") == len(CONTENT)
+
+
+def test_a_copy_of_a_version_of_a_store(tmp_path, monkeypatch):
+    cache = Cache(tmp_path / "cache")
+    assert cache.lock()
+    unfinished = cache.unfinished()
+    (cache.models / "m").mkdir()
+    (unfinished / "more").mkdir()
+    for name in ("model.keras", "more/a"):
+        (unfinished / name).write_text(name)
+    disk = Disk(monkeypatch)
+    cache.put(("m", 1), unfinished, "identity")
+    assert disk.lost(cache.place(("m", 1))) == []
+    # A copy without a mark is fetched again, a mark is never that of another copy.
+    assert disk.taken[0] == cache.place(("m", 1))
+    cache.unlock()
+
+
+def test_an_import(tmp_path, monkeypatch):
+    (tmp_path / "imports").mkdir()
+    disk = Disk(monkeypatch)
+    folder = tmp_path / "imports" / "digest"
+    (folder / "inner").mkdir(parents=True)
+    for name in ("model.json", "inner/weights", imports.UNFLUSHED):
+        (folder / name).write_text("x")
+    unlink, lost = os.unlink, []
+
+    def unlinked(path, *options, **named):
+        lost.extend(disk.lost(folder))
+        unlink(path, *options, **named)
+
+    monkeypatch.setattr(os, "unlink", unlinked)
+    imports._flush(folder)
+    assert not (folder / imports.UNFLUSHED).exists()
+    assert lost == []
