@@ -31,7 +31,6 @@ def _repository(repository: Any) -> Counts:
         return {
             "versions that are replaced or unloaded, and not freed": len(living - in_use),
             "leases of versions": sum(one._users for one in living),
-            "calls that wait for a version, by version": sum(entry.waiting for entry in entries),
             "calls that wait for a version in threads": sum(repository._waiting_in_threads.values()),
             "bytes for versions that are being loaded": repository._reserved,
             "rows in queues": sum(queue.queued_rows for queue in queues),
@@ -58,6 +57,10 @@ def _peers_and_methods(streams: Any) -> Counts:
     }
 
 
+#: Versions that calls have waited for: a repository that was closed has none any more.
+WANTED: list[Any] = []
+
+
 def _beside(connections: Any) -> int:
     """Connections stay open after their requests."""
     return sum(connections._peers.values()) - len(connections._open)
@@ -69,18 +72,29 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "datasets.store": {"DatasetStore": lambda one: {"uploads of datasets": len(one._parts)}},
     "observability.metrics": {"Metrics": _in_flight},
     "repository.demand": {
-        "Demand": lambda one: {"calls that wait for loads": one._count, "loads that calls wait for": len(one._loads)}
+        "Demand": lambda one: {
+            "calls that wait for loads": one._count,
+            "loads that calls wait for": len(one._loads),
+            "calls that wait for a version": sum(entry.waiting for entry in WANTED),
+        }
     },
     "repository.management": {"Manager": lambda one: {}},
     "repository.repository": {"Repository": _repository},
     "services.datasets": {"DatasetService": lambda one: {}},
     "services.idempotency": {"IdempotencyKeys": lambda one: {"calls that begin a run by a key": len(one._held)}},
     "services.online": {"OnlineTrainingService": lambda one: {"streams of sessions": len(one._streams)}},
-    "services.prediction.shadow": {"Shadows": lambda one: {"bytes of requests for shadows": one._bytes}},
+    "services.prediction.shadow": {
+        "Shadows": lambda one: {"bytes of requests for shadows": 0 if one._closed else one._bytes}
+    },
     "training.conversion": {"Converter": lambda one: {}},
     "training.estimates.trials": {"Trials": lambda one: {}},
     "training.runs.queue": {"RunQueue": lambda one: {"runs that are being begun": sum(one._beginning.values())}},
-    "training.runs.table": {"RunTable": lambda one: {"runs that are being created": len(one._creating)}},
+    "training.runs.table": {
+        "RunTable": lambda one: {
+            "runs that are being created": len(one._creating),
+            "watchers of runs": sum(len(run.log._watchers) for run in one._runs.values()),
+        }
+    },
     "training.upload_slots": {"UploadSlots": lambda one: {"slots of uploads, by address": len(one._peers)}},
     "transport.completion_queue": {
         "Poller": lambda one: {
@@ -91,6 +105,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "transport.event_batch": {
         "EventBatches": lambda one: {"open calls": len(one.open), "calls that are being received": len(one.receiving)}
     },
+    "transport.health": {"Health": lambda one: {"watchers of health": len(one._watchers)}},
     "transport.http.connection": {
         "HttpConnections": lambda one: {"connections of HTTP by address, beside the open ones": _beside(one)}
     },
@@ -98,7 +113,12 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
         "Lists": lambda one: {"lists that calls wait for": len(one._calls), "turns of connections": len(one._turns)}
     },
     "transport.memory": {"MemoryBudget": lambda one: {"bytes of the memory budget": one.held}},
-    "transport.native": {"NativeServer": lambda one: {"calls of the front": len(one._calls)}},
+    "transport.native": {
+        "NativeServer": lambda one: {
+            "calls of the front": len(one._calls),
+            "folders of the front": one._batches.stopping and one._folder.exists(),
+        }
+    },
     "transport.streams": {"Streams": _peers_and_methods},
 }
 #: The classes that are whole servers.
@@ -108,6 +128,8 @@ SERVERS = {
     "transport.native": "NativeServer",
     "transport.http.server": "HttpServer",
 }
+#: Modules that leave out messages which are shorter than a constant: here all count, as those of tests are short.
+COUNTING = ("transport.event_batch", "transport.http.app")
 LOCKS = (type(threading.Lock()),)
 
 
@@ -129,11 +151,36 @@ class Ledger:
         self._making = 0
         self._servers: list[Any] = []
         self._parts: list[tuple[Any, Callable[[Any], Counts]]] = []
+        #: Rows that queues had counted, and not given back, when they were closed.
+        self._rows = 0
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
         """Notes what is made from now on: parts while there is a server."""
         for module, name in SERVERS.items():
             self._wrap(patch, module, name, self._server_made)
+        demand = sys.modules.get("layerserve_server.repository.demand")
+        if demand is not None:
+            want = demand.Demand.want
+
+            def note(one: Any, entry: Any, *arguments: Any) -> None:
+                WANTED.append(entry)
+                want(one, entry, *arguments)
+
+            patch.setattr(demand.Demand, "want", note)
+        batching = sys.modules.get("layerserve_server.inference.batching")
+        if batching is not None:
+            close = batching.BatchQueue.close
+
+            def note_rows(queue: Any) -> None:
+                # Closing sets the count to 0.
+                with queue._lock:
+                    self._rows += queue._queued_rows - sum(one.rows_left for one in queue._queue)
+                close(queue)
+
+            patch.setattr(batching.BatchQueue, "close", note_rows)
+        for module in COUNTING:
+            if (loaded := sys.modules.get(f"layerserve_server.{module}")) is not None:
+                patch.setattr(loaded, "COUNTED_BYTES", 1)
         for module, names in PARTS.items():
             for name, counts in names.items():
                 self._wrap(patch, module, name, functools.partial(self._part_made, counts))
@@ -152,9 +199,14 @@ class Ledger:
         patch.setattr(kind, "__init__", init)
 
     def _server_made(self, made: Any, make: Callable[[], None]) -> None:
+        before = len(self._servers)
         self._making += 1
         try:
             make()
+        except BaseException:
+            # Nothing stops its transport, if that was made.
+            del self._servers[before:]
+            raise
         finally:
             self._making -= 1
         self._servers.append(made)
@@ -166,7 +218,7 @@ class Ledger:
 
     def left(self) -> dict[str, int]:
         """Returns what isn't given back now, by what it is."""
-        found: dict[str, int] = {}
+        found = {"rows of closed queues": self._rows} if self._rows and self._parts else {}
         for part, counts in tuple(self._parts):
             for what, count in (*counts(part).items(), *_held(part).items()):
                 if count:
@@ -181,6 +233,8 @@ class Ledger:
         self._servers = [one for one in self._servers if not (left or _stopped(one))]
         if not self._servers:
             self._parts.clear()
+        WANTED.clear()
+        self._rows = 0
         return left
 
 

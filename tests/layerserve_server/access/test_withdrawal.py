@@ -1,0 +1,133 @@
+"""What a caller has lost, it has lost for its next call, whatever was kept of earlier ones."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from layerserve_server.access.gate import Gate
+from layerserve_server.errors import ForbiddenError, UnauthenticatedError
+from tokens import bearer, entry
+
+LIST = "/layerserve.v1.ModelService/ListModels"
+FIRST, SECOND = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+CLAIMS = {"iss": "https://login.example/", "aud": "layerserve", "sub": "ann", "rights": ["read"]}
+
+
+def signed(key=FIRST, **changes):
+    claims = {**CLAIMS, "exp": time.time() + 600, **changes}
+    return jwt.encode(claims, key, "ES256", headers={"kid": "one"})
+
+
+def jwk(key, kid="one"):
+    return f'{{"keys": [{jwt.algorithms.ECAlgorithm.to_jwk(key.public_key())[:-1]}, "kid": "{kid}"}}]}}'
+
+
+RULES = 'keys = "keys.json"\nissuer = "https://login.example/"\naudience = "layerserve"\n'
+TOKEN = entry("secret", 'rights = ["read"]', "bob")
+CERTIFICATE = '\n[[certificates]]\nname = "shop"\nrights = ["read"]\n'
+
+
+class Files:
+    """The files of a gate, written in one go: each change differs in size or is noticed by its time."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self.write()
+
+    def write(self, tokens=TOKEN, rules=RULES, keys=jwk(FIRST), certificates=CERTIFICATE):
+        (self._folder / "keys.json").write_text(keys)
+        (self._folder / "tokens.toml").write_text(f"{tokens}{certificates}" + (f"\n[jwt]\n{rules}" if rules else ""))
+
+    def gate(self):
+        return Gate(self._folder / "tokens.toml", certificates=True)
+
+
+#: What presents itself: the token of a file, one that is signed, or a certificate.
+PRESENTED = {
+    "token": lambda: bearer("secret"),
+    "signed": lambda: bearer(signed()),
+    "certificate": tuple,
+}
+#: By what is lost: who has lost it, and how the files are written then.
+LOST = {
+    "a token that was withdrawn": ("token", {"tokens": ""}),
+    "a token whose rights are others": ("token", {"tokens": TOKEN.replace("read", "train")}),
+    "a token that has another digest": ("token", {"tokens": entry("other", 'rights = ["read"]', "bob")}),
+    "a key that was withdrawn": ("signed", {"keys": jwk(SECOND, "two")}),
+    "a key that was replaced under its id": ("signed", {"keys": jwk(SECOND)}),
+    "another issuer": ("signed", {"rules": RULES.replace("login", "other")}),
+    "another audience": ("signed", {"rules": RULES.replace('"layerserve"', '"other"')}),
+    "roles that give other rights": ("signed", {"rules": RULES + '[jwt.roles]\nread = ["train"]\n'}),
+    "no signed tokens any more": ("signed", {"rules": ""}),
+    "a certificate that was withdrawn": ("certificate", {"certificates": ""}),
+    "a certificate whose rights are others": ("certificate", {"certificates": CERTIFICATE.replace("read", "train")}),
+}
+
+
+@pytest.mark.parametrize(("who", "files"), LOST.values(), ids=LOST)
+def test_what_was_admitted_is_refused_after_it_has_lost_its_right(tmp_path, who, files):
+    on_disk = Files(tmp_path)
+    gate = on_disk.gate()
+    arrivals = {
+        name: SimpleNamespace(
+            method=LIST,
+            metadata=list(present()),
+            certificate_names=lambda name=name: ["shop"] if name == "certificate" else [],
+        )
+        for name, present in PRESENTED.items()
+    }
+    # Twice, so that whatever is kept of a caller has been used.
+    callers = {name: [gate.admit(arrival) for _ in range(2)][1] for name, arrival in arrivals.items()}
+    assert {name: caller.name for name, caller in callers.items()} == {
+        "token": "bob",
+        "signed": "ann",
+        "certificate": "shop",
+    }
+    header = dict(arrivals[who].metadata).get("authorization")
+    if header is not None:
+        assert gate.admit_http("/metrics", header) is callers[who]
+    on_disk.write(**files)
+    gate.refresh()
+    for _ in range(2):
+        with pytest.raises((UnauthenticatedError, ForbiddenError)):
+            gate.admit(arrivals[who])
+        if header is not None:
+            with pytest.raises((UnauthenticatedError, ForbiddenError)):
+                gate.admit_http("/metrics", header)
+    # Its streams end, and nobody else loses anything.
+    assert callers[who].lost("") is not None
+    for name in PRESENTED.keys() - {who}:
+        assert gate.admit(arrivals[name]).key == callers[name].key, name
+        assert callers[name].lost("") is None, name
+
+
+@pytest.mark.parametrize("reserved", ["other", "b*"])
+def test_a_model_that_is_reserved_for_others_is_refused_to_who_used_it(tmp_path, reserved):
+    gate = Files(tmp_path).gate()
+    caller = gate.admit(SimpleNamespace(method=LIST, metadata=bearer("secret"), certificate_names=tuple))
+    caller.check_model("read", "m")
+    gate.reserved.set({"m": (reserved,)})
+    if reserved == "b*":
+        caller.check_model("read", "m")
+        assert caller.lost("m") is None
+    else:
+        with pytest.raises(ForbiddenError):
+            caller.check_model("read", "m")
+        assert caller.lost("m") is not None
+    caller.check_model("read", "n")
+
+
+def test_an_expired_token_is_refused_at_each_door_though_it_was_admitted(tmp_path, monkeypatch):
+    gate = Files(tmp_path).gate()
+    arrival = SimpleNamespace(method=LIST, metadata=bearer(signed()), certificate_names=tuple)
+    caller = [gate.admit(arrival) for _ in range(2)][1]
+    monkeypatch.setattr("layerserve_server.access.caller.time", SimpleNamespace(time=lambda: caller.expires + 1))
+    for _ in range(2):
+        with pytest.raises(UnauthenticatedError, match="has expired"):
+            gate.admit(arrival)
+        with pytest.raises(UnauthenticatedError, match="has expired"):
+            gate.admit_http("/metrics", arrival.metadata[0][1])
