@@ -31,16 +31,22 @@ TOKEN = entry("secret", 'rights = ["read"]', "bob")
 CERTIFICATE = '\n[[certificates]]\nname = "shop"\nrights = ["read"]\n'
 
 
+KEYS = jwk(FIRST)
+
+
 class Files:
-    """The files of a gate, written in one go: each change differs in size or is noticed by its time."""
+    """The files of a gate. One that stays as it is isn't written again: what was kept of it is in use."""
 
     def __init__(self, folder):
         self._folder = folder
         self.write()
 
-    def write(self, tokens=TOKEN, rules=RULES, keys=jwk(FIRST), certificates=CERTIFICATE):
-        (self._folder / "keys.json").write_text(keys)
-        (self._folder / "tokens.toml").write_text(f"{tokens}{certificates}" + (f"\n[jwt]\n{rules}" if rules else ""))
+    def write(self, tokens=TOKEN, rules=RULES, keys=KEYS, certificates=CERTIFICATE):
+        text = f"{tokens}{certificates}" + (f"\n[jwt]\n{rules}" if rules else "")
+        for name, content in (("keys.json", keys), ("tokens.toml", text)):
+            path = self._folder / name
+            if not path.exists() or path.read_text() != content:
+                path.write_text(content)
 
     def gate(self):
         return Gate(self._folder / "tokens.toml", certificates=True)
