@@ -8,9 +8,11 @@ servers that go on after it. They have to be 0 once nothing is under way.
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 #: Time for what was begun to end, in seconds: threads and event loops end after the calls that waited for them.
 SECONDS = 5.0
 
+PACKAGE = "layerserve_server"
 Counts = Mapping[str, int]
 
 
@@ -57,10 +60,6 @@ def _peers_and_methods(streams: Any) -> Counts:
     }
 
 
-#: Versions that calls have waited for: a repository that was closed has none any more.
-WANTED: list[Any] = []
-
-
 def _beside(connections: Any) -> int:
     """Connections stay open after their requests."""
     return sum(connections._peers.values()) - len(connections._open)
@@ -75,7 +74,6 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
         "Demand": lambda one: {
             "calls that wait for loads": one._count,
             "loads that calls wait for": len(one._loads),
-            "calls that wait for a version": sum(entry.waiting for entry in WANTED),
         }
     },
     "repository.management": {"Manager": lambda one: {}},
@@ -130,7 +128,7 @@ SERVERS = {
 }
 #: Modules that leave out messages which are shorter than a constant: here all count, as those of tests are short.
 COUNTING = ("transport.event_batch", "transport.http.app")
-LOCKS = (type(threading.Lock()),)
+LOCK = type(threading.Lock())
 
 
 def _held(part: Any) -> Counts:
@@ -139,7 +137,7 @@ def _held(part: Any) -> Counts:
     for name, value in getattr(part, "__dict__", {}).items():
         if isinstance(value, threading.BoundedSemaphore):
             found[f"places of {type(part).__name__}.{name}"] = value._initial_value - value._value
-        elif isinstance(value, LOCKS):
+        elif isinstance(value, LOCK):
             found[f"{type(part).__name__}.{name} held"] = int(value.locked())
     return found
 
@@ -151,52 +149,43 @@ class Ledger:
         self._making = 0
         self._servers: list[Any] = []
         self._parts: list[tuple[Any, Callable[[Any], Counts]]] = []
-        #: Rows that queues had counted, and not given back, when they were closed.
+        #: Versions that calls have waited for: a repository that was closed has none any more.
+        self._wanted: list[Any] = []
+        #: Rows that queues had counted, and not given back, before they were closed, which sets the count to 0.
         self._rows = 0
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
         """Notes what is made from now on: parts while there is a server."""
         for module, name in SERVERS.items():
-            self._wrap(patch, module, name, self._server_made)
-        demand = sys.modules.get("layerserve_server.repository.demand")
-        if demand is not None:
-            want = demand.Demand.want
-
-            def note(one: Any, entry: Any, *arguments: Any) -> None:
-                WANTED.append(entry)
-                want(one, entry, *arguments)
-
-            patch.setattr(demand.Demand, "want", note)
-        batching = sys.modules.get("layerserve_server.inference.batching")
-        if batching is not None:
-            close = batching.BatchQueue.close
-
-            def note_rows(queue: Any) -> None:
-                # Closing sets the count to 0.
-                with queue._lock:
-                    self._rows += queue._queued_rows - sum(one.rows_left for one in queue._queue)
-                close(queue)
-
-            patch.setattr(batching.BatchQueue, "close", note_rows)
-        for module in COUNTING:
-            if (loaded := sys.modules.get(f"layerserve_server.{module}")) is not None:
-                patch.setattr(loaded, "COUNTED_BYTES", 1)
+            patch.setattr(f"{PACKAGE}.{module}.{name}.__init__", self._around(module, name, self._server_made))
         for module, names in PARTS.items():
             for name, counts in names.items():
-                self._wrap(patch, module, name, functools.partial(self._part_made, counts))
+                made = functools.partial(self._part_made, counts)
+                patch.setattr(f"{PACKAGE}.{module}.{name}.__init__", self._around(module, name, made))
+        for module in COUNTING:
+            patch.setattr(f"{PACKAGE}.{module}.COUNTED_BYTES", 1)
+        want, close = _class("repository.demand", "Demand").want, _class("inference.batching", "BatchQueue").close
 
-    def _wrap(self, patch: pytest.MonkeyPatch, module: str, name: str, around: Callable[..., None]) -> None:
-        loaded = sys.modules.get(f"layerserve_server.{module}")
-        if loaded is None:
-            return
-        kind = getattr(loaded, name)
-        original = kind.__init__
+        def note_wanted(demand: Any, entry: Any, *arguments: Any) -> None:
+            self._wanted.append(entry)
+            want(demand, entry, *arguments)
+
+        def note_rows(queue: Any) -> None:
+            with queue._lock:
+                self._rows += queue._queued_rows - sum(one.rows_left for one in queue._queue)
+            close(queue)
+
+        patch.setattr(f"{PACKAGE}.repository.demand.Demand.want", note_wanted)
+        patch.setattr(f"{PACKAGE}.inference.batching.BatchQueue.close", note_rows)
+
+    def _around(self, module: str, name: str, note: Callable[[Any, Callable[[], None]], None]) -> Callable[..., None]:
+        original = _class(module, name).__init__
 
         @functools.wraps(original)
         def init(made: Any, *arguments: Any, **options: Any) -> None:
-            around(made, functools.partial(original, made, *arguments, **options))
+            note(made, functools.partial(original, made, *arguments, **options))
 
-        patch.setattr(kind, "__init__", init)
+        return init
 
     def _server_made(self, made: Any, make: Callable[[], None]) -> None:
         before = len(self._servers)
@@ -218,12 +207,14 @@ class Ledger:
 
     def left(self) -> dict[str, int]:
         """Returns what isn't given back now, by what it is."""
-        found = {"rows of closed queues": self._rows} if self._rows and self._parts else {}
+        if not self._parts:
+            return {}
+        waiting = sum(entry.waiting for entry in self._wanted)
+        found = Counter({"rows of closed queues": self._rows, "calls that wait for a version": waiting})
         for part, counts in tuple(self._parts):
-            for what, count in (*counts(part).items(), *_held(part).items()):
-                if count:
-                    found[what] = found.get(what, 0) + count
-        return found
+            found.update(counts(part))
+            found.update(_held(part))
+        return {what: count for what, count in found.items() if count}
 
     def settle(self) -> dict[str, int]:
         """Waits until everything is given back, and returns what isn't. Forgets then what has stopped."""
@@ -233,9 +224,13 @@ class Ledger:
         self._servers = [one for one in self._servers if not (left or _stopped(one))]
         if not self._servers:
             self._parts.clear()
-        WANTED.clear()
+        self._wanted.clear()
         self._rows = 0
         return left
+
+
+def _class(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)
 
 
 def _stopped(server: Any) -> bool:
@@ -247,7 +242,9 @@ def _stopped(server: Any) -> bool:
 def _ledger() -> Iterator[Ledger]:
     ledger = Ledger()
     with pytest.MonkeyPatch.context() as patch:
-        ledger.watch(patch)
+        # Else no test that was collected has a server.
+        if f"{PACKAGE}.app" in sys.modules:
+            ledger.watch(patch)
         yield ledger
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 from types import SimpleNamespace
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from layerserve_server.access.gate import Gate
+from layerserve_server.access.tokens_file import Certificate, Token
 from layerserve_server.errors import ForbiddenError, UnauthenticatedError
 from tokens import bearer, entry
 
@@ -137,3 +139,57 @@ def test_an_expired_token_is_refused_at_each_door_though_it_was_admitted(tmp_pat
             gate.admit(arrival)
         with pytest.raises(UnauthenticatedError, match="has expired"):
             gate.admit_http("/metrics", arrival.metadata[0][1])
+
+
+#: Another value of each field that an entry may have.
+OTHERS = {
+    "name": '"eve"',
+    "rights": '["read", "predict"]',
+    "models": '["m-*"]',
+    "rows_per_second": "5",
+    "rows_per_minute": "5",
+    "max_runs": "2",
+    "max_dataset_bytes": "100",
+    "expires": "2100-01-01T00:00:00Z",
+}
+
+
+def granted(caller):
+    quota = caller.quota
+    limits = quota and (quota.name, quota.rows, quota.seconds, quota.max_runs, quota.max_dataset_bytes)
+    return caller.name, caller.rights, caller.models, caller.expires, caller.unlimited, limits
+
+
+CHANGES = [("token", field) for field in OTHERS]
+# By its name a certificate is found, and it has no end of its own here.
+CHANGES += [("certificate", field) for field in OTHERS.keys() & Certificate.model_fields.keys() - {"name"}]
+
+
+@pytest.mark.parametrize(("kind", "changed"), sorted(CHANGES))
+def test_what_an_entry_grants_is_what_the_file_says_now(tmp_path, kind, changed):
+    """As a server grants it that reads the file for the first time: in both directions."""
+    assert OTHERS.keys() == Token.model_fields.keys() - {"sha256"}
+    lines = {"rights": '["read"]', **({"name": '"shop"'} if kind == "certificate" else {"name": '"bob"'})}
+    on_disk = Files(tmp_path)
+
+    def write(values):
+        text = "".join(f"{name} = {value}\n" for name, value in values.items())
+        if kind == "token":
+            on_disk.write(tokens=f'[[tokens]]\nsha256 = "{sha256(b"secret").hexdigest()}"\n{text}')
+        else:
+            on_disk.write(certificates=f"\n[[certificates]]\n{text}")
+
+    arrival = SimpleNamespace(
+        method=LIST, metadata=bearer("secret") if kind == "token" else [], certificate_names=lambda: ["shop"]
+    )
+    write(lines)
+    gate = on_disk.gate()
+    for values in ({**lines, changed: OTHERS[changed]}, lines):
+        before = gate.admit(arrival)
+        write(values)
+        gate.refresh()
+        now = gate.admit(arrival)
+        assert granted(now) == granted(on_disk.gate().admit(arrival)) != granted(before)
+        # Its streams end, as they have the earlier caller.
+        assert before.ended is not None
+        assert now.ended is None

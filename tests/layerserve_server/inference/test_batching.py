@@ -612,6 +612,17 @@ def test_what_a_client_had_is_forgotten_when_the_queue_was_empty(make, rounds):
     assert queue._turns.keys() <= {"much", "little"}
 
 
+def test_what_is_left_of_a_large_request_comes_after_all_that_wait(make):
+    doubler, queue, _, _ = held(make, max_batch_rows=2)
+    futures = [wait_here(queue, [10, 11, 12, 13, 14, 15], queue.run, client=lambda: "large")]
+    futures += [wait_here(queue, [value], queue.run, client=lambda: "small") for value in (20, 21, 22, 23)]
+    futures.append(wait_here(queue, [30], queue.run, client=lambda: "later", priority=-1))
+    doubler.gate.set()
+    for future in futures:
+        future.result(30)
+    assert doubler.seen[1:] == [[10, 11], [20, 21], [22, 23], [12, 13], [14, 15], [30]]
+
+
 def test_turns_are_kept_of_so_many_clients_that_sent_last(make, monkeypatch):
     """Each connection is a client: while a queue is never empty, there may be millions."""
     monkeypatch.setattr(batching, "MAX_CLIENTS", 8)
