@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["given_back"]
+
 # Servers of tests compute on torch, call by call, but for those that test tuning: timing engines takes seconds.
 os.environ.setdefault("LAYERSERVE_TUNING_SECONDS", "0")
 # Most servers of tests never train: what trains imports torch when it is first needed.

@@ -43,6 +43,10 @@ QUICK_SECONDS = 0.002
 #: and its minimum and maximum in seconds.
 GATHER_PART, MIN_GATHER_SECONDS, MAX_GATHER_SECONDS = 0.05, 0.0005, 0.01
 
+#: Maximum number of clients whose turns are kept, those that sent a request last. Each connection is one, and a queue
+#: that is overloaded for hours is never empty.
+MAX_CLIENTS = 4096
+
 #: Factor between the expected time until a reply and the time that a deadline must leave for it.
 HEADROOM = 1.25
 
@@ -144,7 +148,11 @@ class BatchQueue:
             index, ahead = self._position(request, client)
             self._check_deadline(request, ahead)
             if self._queue:
+                # The last one that was set is at the end.
+                self._turns.pop(client, None)
                 self._turns[client] = request.turn + request.rows
+                if len(self._turns) > MAX_CLIENTS:
+                    del self._turns[next(iter(self._turns))]
             self._queue.insert(index, request)
             self._queued_rows += request.rows
             if self._gathering:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from layerserve_server.errors import BusyError, ServerError
+from layerserve_server.errors import STOPPING, BusyError, ServerError, UnavailableError
 from layerserve_server.repository.entry import Entry
 
 logger = logging.getLogger(__name__)
@@ -48,14 +48,17 @@ class Demand:
         self._loads: dict[Entry, list[Waiting]] = {}
         self._count = 0
         self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = ThreadPoolExecutor(MAX_LOADS, "load")
+        self._closed = False
 
     def want(self, entry: Entry, proceed: Callable[[Exception | None], None], gone: Callable[[], bool]) -> None:
         """Calls `proceed` after the version was loaded, or has failed to. Doesn't block.
 
-        Raises BusyError if too many calls are waiting.
+        Raises BusyError if too many calls are waiting, and UnavailableError after `close`.
         """
         with self._lock:
+            if self._closed:
+                raise UnavailableError(STOPPING)
             waiting = self._loads.get(entry)
             if self._count >= MAX_WAITING or (waiting is not None and len(waiting) >= MAX_WAITING_FOR_ONE):
                 self._awaited("refused", 0.0)
@@ -69,22 +72,23 @@ class Demand:
                 waiting.append(Waiting(proceed, gone))
                 return
             self._loads[entry] = [Waiting(proceed, gone)]
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(MAX_LOADS, "load")
             self._pool.submit(self._run, entry)
 
     def close(self) -> None:
-        """Begins no further loads."""
+        """Begins no further loads. Calls that wait for one that wasn't begun get UnavailableError."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._closed = True
+        # What was submitted still runs: a call that waits in a thread would keep the process from ending.
+        self._pool.shutdown(wait=False)
 
     def _run(self, entry: Entry) -> None:
         with self._lock:
             wanted = any(not one.gone() for one in self._loads[entry])
+            closed = self._closed
         error: Exception | None = None
         try:
+            if closed:
+                raise UnavailableError(STOPPING)
             if wanted:
                 self._load(entry)
         except ServerError as expected:

@@ -133,8 +133,8 @@ class Entry:
 
     @property
     def answers(self) -> bool:
-        """Whether it is ready, or on standby and hasn't failed to load."""
-        return self.state is State.READY or (self.standby and self.state is not State.FAILED)
+        """Whether it is ready, or on standby and hasn't failed to load, and may be loaded."""
+        return not self.barred and (self.state is State.READY or (self.standby and self.state is not State.FAILED))
 
     @property
     def used_at(self) -> float:

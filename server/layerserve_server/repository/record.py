@@ -82,8 +82,7 @@ class ModelRecord:
         """
         target = self.target
         if target is None:
-            ready = (number for number, entry in self.versions.items() if entry.answers)
-            return max((number for number in ready if not self.versions[number].barred), default=None)
+            return max((number for number, entry in self.versions.items() if entry.answers), default=None)
         for number in (target, self.last_default):
             if number in self.versions and self.versions[number].answers:
                 return number

@@ -587,6 +587,59 @@ def test_clients_share_a_queue_by_rows(make):
         assert abs(2 * large - count) <= 4, order
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_what_a_client_had_is_forgotten_when_the_queue_was_empty(make, rounds):
+    """Else who has sent much in a year would wait behind all others for as long."""
+    doubler, queue, _, _ = held(make, max_batch_rows=1)
+
+    def ask_in_order(asked):
+        """Has these values and clients wait while a batch runs; gives the order in which they are computed."""
+        futures = [wait_here(queue, [value], queue.run, client=lambda who=who: who) for value, who in asked]
+        doubler.gate.set()
+        for future in futures:
+            future.result(30)
+        return [row for batch in doubler.seen[-len(asked) :] for row in batch]
+
+    for _ in range(rounds):
+        ask_in_order([(10, "much")] * 6)
+        while doubler.running.acquire(blocking=False):
+            pass
+        doubler.gate.clear()
+        ask(queue, [1])
+        assert doubler.running.acquire(timeout=30)
+    # The first of them comes when nothing waits, and so counts for no client.
+    assert ask_in_order([(20, "much"), (21, "much"), (30, "little"), (31, "little")]) == [20, 21, 30, 31]
+    assert queue._turns.keys() <= {"much", "little"}
+
+
+def test_what_is_left_of_a_large_request_comes_after_all_that_wait(make):
+    doubler, queue, _, _ = held(make, max_batch_rows=2)
+    futures = [wait_here(queue, [10, 11, 12, 13, 14, 15], queue.run, client=lambda: "large")]
+    futures += [wait_here(queue, [value], queue.run, client=lambda: "small") for value in (20, 21, 22, 23)]
+    futures.append(wait_here(queue, [30], queue.run, client=lambda: "later", priority=-1))
+    doubler.gate.set()
+    for future in futures:
+        future.result(30)
+    assert doubler.seen[1:] == [[10, 11], [20, 21], [22, 23], [12, 13], [14, 15], [30]]
+
+
+def test_turns_are_kept_of_so_many_clients_that_sent_last(make, monkeypatch):
+    """Each connection is a client: while a queue is never empty, there may be millions."""
+    monkeypatch.setattr(batching, "MAX_CLIENTS", 8)
+    doubler, queue, _, _ = held(make, max_batch_rows=1)
+    futures = [wait_here(queue, [0], queue.run)]
+    for number in range(1, 40):
+        futures.append(wait_here(queue, [number], queue.run, client=lambda number=number: number))
+        futures.append(wait_here(queue, [100 + number], queue.run, client=lambda: "much"))
+        assert len(queue._turns) <= 8
+    doubler.gate.set()
+    for future in futures:
+        future.result(30)
+    order = [row for batch in doubler.seen[2:] for row in batch]
+    # Others came between its requests, so that it was never one of those that were dropped.
+    assert order == [*range(1, 2), 101, *range(2, 40), *range(102, 140)]
+
+
 def test_who_waited_for_longer_than_it_wanted_is_refused(make):
     doubler, queue, _, _ = held(make)
     hasty = wait_here(queue, [1], queue.run, give_up=time.monotonic() - 1)

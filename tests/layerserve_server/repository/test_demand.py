@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from layerserve_server.errors import BusyError, VersionFailedError
+from layerserve_server.errors import BusyError, UnavailableError, VersionFailedError
 from layerserve_server.repository import layout
 from layerserve_server.repository.demand import Demand
 from layerserve_server.repository.entry import Entry, State
@@ -174,8 +174,12 @@ def test_after_the_end_no_load_begins(make: Any, calls: Calls, entry: Entry, mon
     waits(demand, entry, calls)
     assert begun.wait(30)
     waits(demand, entry_of("b"), calls)
-    pool = demand._pool
     demand.close()
     gate.set()
-    pool.shutdown(wait=True)
+    # Both are answered: a call that waits in a thread would keep the process from ending.
+    calls.wait(2)
     assert loaded == [entry]
+    assert [type(error) for error in calls.errors] == [type(None), UnavailableError]
+    with pytest.raises(UnavailableError, match="the server is stopping"):
+        waits(demand, entry, calls)
+    assert (demand._count, entry.waiting) == (0, 0)

@@ -1,6 +1,7 @@
 """Repository: which version answers, and that nothing on disk takes it away from its callers."""
 
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from layerserve_server.errors import (
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository import layout, publishing
+from layerserve_server.repository.control import Control
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.version import LoadedVersion
 
@@ -843,3 +845,55 @@ def test_a_version_that_is_unloaded_again_and_again_is_unavailable(make, put, mo
     monkeypatch.setattr(LoadedVersion, "lease", lambda version: None)
     with pytest.raises(UnavailableError, match="model 'double' version 1 is being unloaded"):
         repository.lease("double")
+
+
+@pytest.fixture
+def both_loaded(make, put, tmp_path):
+    """A repository of two versions that stay in memory, of which the newest is the default."""
+    put(version=1, offset=1)
+    put(version=2, offset=2)
+    (tmp_path / "models" / "double" / "labels.json").write_text('{"old": 1, "new": 2}')
+    repository = make()
+    assert answering(repository, "double") == (2, 2)
+    return repository
+
+
+def test_a_choice_that_was_made_before_a_change_is_not_kept_after_it(both_loaded, put, monkeypatch):
+    repository, entry = both_loaded, both_loaded._entry
+    put(version=3, offset=3)
+
+    def meanwhile(*choice):
+        found = entry(*choice)
+        monkeypatch.undo()
+        for _ in range(2):  # a file is complete if it stays as it is
+            repository.scan()
+        return found
+
+    monkeypatch.setattr(repository, "_entry", meanwhile)
+    for expected in (2, 3, 3):
+        with repository.lease_loaded("double") as version:
+            assert version.version == expected
+
+
+def test_nothing_is_kept_of_what_a_model_that_is_gone_had_chosen(both_loaded, tmp_path):
+    repository, folder = both_loaded, tmp_path / "models" / "double"
+    text = 'canary = "50 %"\ncanary_label = "old"\nshadow = "old"\nshadow_share = "50 %"\ncallers = ["a"]\n'
+    (folder / "layerserve.toml").write_text(text)
+    repository.scan()
+    kept = ("canaries", "shadows", "callers")
+    assert [list(getattr(repository, name)) for name in kept] == [["double"]] * 3
+    shutil.rmtree(folder)
+    repository.scan()
+    assert [list(getattr(repository, name)) for name in (*kept, "sampled", "_chosen")] == [[]] * 5
+
+
+def test_a_default_that_a_call_has_set_answers_at_once(both_loaded):
+    repository = both_loaded
+    for pinned, expected in ((1, 1), (2, 2), (None, 2), (1, 1)):
+        with repository.lease_loaded("double"):
+            pass  # so that the choice is kept
+        repository.set_control("double", Control(pinned=pinned))
+        with repository.lease_loaded("double") as version:
+            assert version.version == expected
+        assert answering(repository, "double")[0] == expected
+        assert repository.describe_one("double").version == expected

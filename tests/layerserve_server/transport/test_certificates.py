@@ -287,6 +287,28 @@ def test_files_that_change_while_they_are_read_are_read_again(authority, monkeyp
     assert told == [False, True]
 
 
+@pytest.mark.parametrize("which", ["chain", "key", "root"])
+def test_files_that_could_not_be_read_are_read_again_though_they_stay_as_they_are(authority, which):
+    """As on a disk in the network, or with rights that are given later."""
+    certificates = Certificates(authority.chain, authority.key, authority.root)
+    told = []
+    certificates._reread = told.append
+    read = type(authority.chain).read_bytes
+    authority.issue()
+
+    def failing(path):
+        if path == getattr(authority, which):
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    with mock.patch.object(type(authority.chain), "read_bytes", failing):
+        certificates.refresh()
+    assert told == [False]
+    certificates.refresh()
+    certificates.refresh()
+    assert told == [False, True]
+
+
 def test_names_of_a_certificate():
     context = {
         "x509_common_name": [b"shop"],

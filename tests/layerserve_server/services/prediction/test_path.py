@@ -68,8 +68,10 @@ class Trace:
 
 
 @pytest.fixture
-def trace():
+def trace(monkeypatch):
     """Sees what is called in all threads that start from now on."""
+    # `given_back` has short messages counted, too.
+    monkeypatch.setattr("layerserve_server.transport.event_batch.COUNTED_BYTES", 4096)
     traced, before = Trace(), threading.getprofile()
     threading.setprofile(traced)
     yield traced

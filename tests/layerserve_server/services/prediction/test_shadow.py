@@ -325,3 +325,29 @@ def test_an_error_of_the_comparison_reaches_nobody(shadows, monkeypatch, caplog)
     monkeypatch.setattr(shadows, "put", fails)
     shadows.sample(Shadow("m", 2, 1.0, 0, 0), None, {}).answered(version(), (), {})
     assert "can't be compared" in caplog.text
+
+
+@pytest.mark.parametrize("others", [1, 3])
+def test_all_outputs_are_compared_whichever_differs(shadows, others):
+    """One that is equal says nothing about those before and after it."""
+    same, different = ([1.0, 2.0], [1.0, 2.0]), ([1.0, 2.0], [1.5, 2.0])
+    text, other_text = ([b"a"], [b"a"]), ([b"a"], [b"b"])
+    equal = [same, text] * others
+    for wrong, differences in ((different, (0.5, 0.25)), (other_text, (0, 0))):
+        for at in range(len(equal) + 1):
+            pairs = [*equal[:at], wrong, *equal[at:]]
+            ours, theirs = (
+                [np.array(one, object if isinstance(one[0], bytes) else None) for one in side]
+                for side in zip(*pairs, strict=True)
+            )
+            names = [f"y{number}" for number in range(len(pairs))]
+            assert shadows._compared(answered(dict(zip(names, ours, strict=True))), theirs) == "different", at
+            # The largest of all outputs, not of the last one.
+            assert shadows._observer.differences[-1] == pytest.approx(differences)
+
+
+def test_an_output_of_another_shape_is_seen_wherever_it_is(shadows):
+    ours = {"a": np.ones(2), "b": np.ones(3)}
+    for theirs in ([np.ones(1), np.ones(3)], [np.ones(2), np.ones(4)], [np.ones(2)], [np.ones(3), np.ones(2)]):
+        assert shadows._compared(answered(ours), theirs) == "different"
+    assert shadows._compared(answered(ours), list(ours.values())) == "equal"

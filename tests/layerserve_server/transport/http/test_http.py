@@ -179,6 +179,41 @@ def test_small_chunks_cost_little_and_trailers_are_left_out(serve, monkeypatch):
     assert len(passed) < 1000
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize(
+    "trailer",
+    [
+        b"grpc-timeout: 0n",
+        b"grpc-timeout: soon",
+        b"authorization: Bearer wrong",
+        b"host: b",
+        b"origin: http://evil.example",
+        b"content-encoding: gzip",
+        b"inference-header-content-length: 1",
+        b"x-request-id: later",
+    ],
+)
+def test_what_follows_the_chunks_of_a_body_is_no_header(serve, tmp_path, trailer, pieces):
+    """A proxy has checked the headers, and passes trailers on as they are."""
+    app, _ = serve(tokens=write_tokens(tmp_path / "tokens.toml"))
+    token = b"authorization: Bearer all"
+    body = b"%x\r\n%s\r\n" % (len(BODY), BODY)
+    last = b"0\r\n%s\r\n\r\n" % trailer
+    sent = [CHUNKED.replace(b"host: a", b"host: a\r\n" + token) + body, last]
+    # With another request behind it, whose headers count.
+    sent[-1] += post(token, b"connection: close")
+    received = exchange(app.http_port, *(sent if pieces == 2 else [b"".join(sent)]))
+    assert received.count(b"HTTP/1.1 200 OK") == received.count(b'"data":[2.0,4.0]') == 2
+    assert b"later" not in received
+
+
+def test_a_token_after_the_body_opens_nothing(serve, tmp_path):
+    app, _ = serve(tokens=write_tokens(tmp_path / "tokens.toml"))
+    body = b"%x\r\n%s\r\n" % (len(BODY), BODY)
+    received = exchange(app.http_port, CHUNKED + body + b"0\r\nauthorization: Bearer all\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 401")
+
+
 UPGRADE = b"upgrade: h2c\r\nconnection: upgrade"
 
 
@@ -291,6 +326,22 @@ def test_a_full_server_says_when_to_try_again(model, wait_until):
     for one in sockets:
         assert one.recv(12) == b"HTTP/1.1 200"
         one.close()
+
+
+@pytest.mark.parametrize("sent", [post()[:-5], CHUNKED, CHUNKED + b"5\r\n12"], ids=["length", "no chunk", "chunk"])
+def test_requests_whose_bodies_come_slowly_take_no_place_of_others(serve, wait_until, sent):
+    """Anyone may begin any number of them, and they cost only their connections."""
+    app, call = serve(max_calls=8)
+    sockets = [socket.create_connection(("127.0.0.1", app.http_port)) for _ in range(10)]
+    for one in sockets:
+        one.sendall(sent)
+    wait_until(lambda: len(app._http._app._receiving) == 10)
+    for _ in range(2):
+        assert call("POST", INFER, BODY).status == 200
+    for one in sockets:
+        one.close()
+    wait_until(lambda: not app._http._batches.open)
+    assert call("POST", INFER, BODY).status == 200
 
 
 def test_requests_count_towards_the_memory_of_all_callers(serve, wait_until):
