@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 import traceback
@@ -101,7 +102,7 @@ class _Program:
         self._yield = CpuYield() if request.nice else None
         #: Step of the newest published version that there was an event about.
         self._announced = published.step if (published := publications.read_published(folder)) else 0
-        self._reported_at, self._reported = 0.0, session.step
+        self._reported_at, self._reported = -math.inf, session.step
         self._kinds: Mapping[str, Callable[[Frame], Frame]] = {
             "attach": self._attach,
             "step": self._step,
