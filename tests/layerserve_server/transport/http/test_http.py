@@ -101,7 +101,8 @@ def test_all_addresses_are_those_of_both_protocols():
     with listening("::", 0) as listener:
         port = listener.getsockname()[1]
         for host in ("127.0.0.1", "::1"):
-            socket.create_connection((host, port), timeout=5).close()
+            with socket.create_connection((host, port), timeout=5) as client:
+                assert client.getpeername()[:2] == (host, port)
 
 
 REFUSED = {
