@@ -25,6 +25,8 @@ PEER ?= $(error PEER is not set: the command of a Python with another Keras)
 KERAS ?= $(error KERAS is not set: a folder made by `pip install --no-deps --target FOLDER keras==3.8.0`)
 # A folder with a virtual environment, or a `pip install --no-deps --target` of a Keras 3, for each release to compare with.
 GENERATIONS ?= $(error GENERATIONS is not set: a folder with a virtual environment, or a Keras 3, for each release)
+# Tests start hundreds of processes, each of which would compile all modules anew.
+PYTEST = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 # Where the scripts of tests/ find one another.
 TESTS := PYTHONPATH=tests:tests/support:tests/generators:tests/proofs
 
@@ -53,8 +55,12 @@ serve: $(STAMP) ## Serve the models in ./models (built from the zoo if missing)
 
 .PHONY: test
 test: $(STAMP) ## Run the tests in JOBS=3 processes (under 10 minutes on 2 cores)
-	# They start hundreds of processes, each of which would compile all modules anew.
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+.PHONY: just-booted
+just-booted: $(STAMP) ## Run the tests with clocks as on a machine that has just booted; needs root (ARGS='tests/layerserve -x')
+	@test $$(id -u) = 0 || (echo 'only root may set the clocks of a time namespace: run `make just-booted` as root'; exit 1)
+	up=$$(cut -d. -f1 /proc/uptime); unshare --time --fork --kill-child --monotonic=-$$up --boottime=-$$up $(PYTEST) $(ARGS)
 
 .PHONY: check
 check: format-check types proto-lint proto-check client-check docs-check ## Run every quality gate but the tests

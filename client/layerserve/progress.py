@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import TextIO
@@ -41,7 +42,7 @@ class PlainProgress:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
-        self._drawn = 0.0
+        self._drawn = -math.inf
         self._width = 0
 
     def show(self, event: TrainingEvent) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,22 +46,13 @@ def _proxied(app: App, tmp_path: Path) -> Iterator[tuple[Authority, int, int]]:
     authority = Authority(tmp_path)
     for source, name in ((authority.chain, "tls.crt"), (authority.key, "tls.key"), (authority.root, "ca.crt")):
         shutil.copy(source, tmp_path / name)
-    ports = [free_port() for _ in range(2)]
     variables = {
-        "PROXY_GRPC": f"127.0.0.1:{ports[0]}",
-        "PROXY_PROBES": f"127.0.0.1:{ports[1]}",
         "PROXY_CERTIFICATES": str(tmp_path),
         "PROXY_SERVER_PORT": str(app.grpc_port),
         "PROXY_METRICS_PORT": str(app.metrics_port),
     }
-    process = subprocess.Popen(["haproxy", "-db", "-f", CONFIGURATION], env={**os.environ, **variables})
-    try:
-        for port in ports:
-            wait_for(port)
-        yield authority, ports[0], ports[1]
-    finally:
-        process.terminate()
-        process.wait()
+    with haproxy(CONFIGURATION, takes=("PROXY_GRPC", "PROXY_PROBES"), **variables) as (calls, probes):
+        yield authority, calls, probes
 
 
 def test_client_certificates_and_tokens_hold(proxied: tuple[Authority, int, int], tmp_path: Path) -> None:
@@ -84,15 +76,16 @@ def test_client_certificates_and_tokens_hold(proxied: tuple[Authority, int, int]
 
 def test_calls_of_one_connection_go_to_all_replicas_in_turns(app: App, tmp_path: Path) -> None:
     """The second replica refuses connections: no call may fail for that, nor when no replica is left."""
-    port = free_port()
-    lines = f"    server a 127.0.0.1:{app.grpc_port} port {app.metrics_port} check-proto h1\n"
-    lines += f"    server b 127.0.0.1:{free_port()} port {app.metrics_port} check-proto h1\n"
-    (tmp_path / "servers.cfg").write_text(f"backend replicas\n{lines}")
-    files = ["-f", str(REPLICAS), "-f", str(tmp_path / "servers.cfg")]
-    process = subprocess.Popen(["haproxy", "-db", *files], env={**os.environ, "PROXY_GRPC": f"127.0.0.1:{port}"})
-    try:
-        wait_for(port)
-        with Client(f"127.0.0.1:{port}", token="read", timeout=10, retries=0) as client:
+    with socket.socket() as refusing:
+        # Nothing listens on it; bound, it is no other process's.
+        refusing.bind(("127.0.0.1", 0))
+        lines = f"    server a 127.0.0.1:{app.grpc_port} port {app.metrics_port} check-proto h1\n"
+        lines += f"    server b 127.0.0.1:{refusing.getsockname()[1]} port {app.metrics_port} check-proto h1\n"
+        (tmp_path / "servers.cfg").write_text(f"backend replicas\n{lines}")
+        with (
+            haproxy(REPLICAS, tmp_path / "servers.cfg", takes=("PROXY_GRPC",)) as (port,),
+            Client(f"127.0.0.1:{port}", token="read", timeout=10, retries=0) as client,
+        ):
             client.wait_until_ready(30)
             for _ in range(6):
                 assert client.models() == ()
@@ -102,9 +95,6 @@ def test_calls_of_one_connection_go_to_all_replicas_in_turns(app: App, tmp_path:
                 call_until_refused(client)
             with pytest.raises(Unavailable, match="no replica is ready"):
                 client.models()
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def call_until_refused(client: Client) -> None:
@@ -114,18 +104,23 @@ def call_until_refused(client: Client) -> None:
         client.models()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def haproxy(*files: Path, takes: tuple[str, ...], **variables: str) -> Iterator[tuple[int, ...]]:
+    """HAProxy with these files. Yields the ports of the sockets that it gets for the variables in `takes`.
 
-
-def wait_for(port: int) -> None:
-    end = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+    They listen before it starts: a port that was only found to be free could be another process's by then.
+    """
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in takes]
+        ports = tuple(int(one.getsockname()[1]) for one in sockets)
+        variables |= {name: f"fd@{one.fileno()}" for name, one in zip(takes, sockets, strict=True)}
+        process = subprocess.Popen(
+            ["haproxy", "-db", *(word for file in files for word in ("-f", str(file)))],
+            env={**os.environ, **variables},
+            pass_fds=[one.fileno() for one in sockets],
+        )
+    try:
+        yield ports
+    finally:
+        process.terminate()
+        process.wait()

@@ -86,19 +86,18 @@ def test_the_number_is_the_callers(server, number, expected, error):
     assert attempts(server) == expected
 
 
-def test_no_call_waits_past_its_timeout(client, server):
+def test_no_call_waits_past_its_timeout(client, server, pauses):
     """The answer comes at once: waiting for longer than the timeout wouldn't give another."""
     server.fail_next(busy(30_000))
-    began = time.monotonic()
     with pytest.raises(Overloaded) as caught:
         client.predict("double", ROW, timeout=5)
     assert caught.value.retry_after == 30
-    assert time.monotonic() - began < 4
+    assert not pauses
     server.fail_next(Unavailable("draining", metadata={PUSHBACK_KEY: "60000"}))
     began = time.monotonic()
     with pytest.raises((Unavailable, DeadlineExceeded)):
         client.predict("double", ROW, timeout=0.3)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
 
 
 def test_without_a_timeout_a_pause_is_bounded_too(server, pauses):

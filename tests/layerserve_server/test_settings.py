@@ -251,9 +251,10 @@ def test_what_kubernetes_sets_for_services_stops_no_server(monkeypatch):
 
 
 def test_the_variables_of_the_command_line_are_known(monkeypatch):
+    without = read_settings([])
     for name in ("ADDRESS", "TOKEN", "TLS", "CA"):
         monkeypatch.setenv(f"LAYERSERVE_{name}", "x")
-    read_settings([])
+    assert read_settings([]) == without
 
 
 def test_paths_that_are_not_there_are_told(tmp_path):

@@ -95,6 +95,11 @@ class Loop:
         self._plan = plan
         self._test_plan = test_plan or self._test_plan
 
+    def close(self) -> None:
+        """Ends training."""
+        if self._replica is not None:
+            self._replica.close()
+
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Lets torch record gradients of the trainable weights, which don't require gradients outside of it."""

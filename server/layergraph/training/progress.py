@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ class Progress(Callback):
         self._verbose = verbose
         self._stream = stream
         self._training = False
-        self._start = self._drawn = 0.0
+        self._start = self._drawn = -math.inf
         self._width = 0
         #: Steps done in the epoch, for data whose number of steps isn't known.
         self._done = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -392,7 +392,7 @@ class Trainer(Functional):
             workers=workers,
             cache=FrozenCache(required=True) if cache_frozen is True else cache_frozen or None,
         )
-        with keep_freed_memory(), flushed_denormals():
+        with keep_freed_memory(), flushed_denormals(), closing(loop):
             fit.run(resumed)
         return history
 

@@ -10,6 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+
+# Its functions have the group of their import as a default. DistributedDataParallel imports it: while a group exists,
+# which would then live until the interpreter's end.
+import torch.distributed.nn.functional
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,6 +33,7 @@ ADDITIVE = (L1, L2, L1L2)
 class Workers:
     """This process's rank in the group of `torch.distributed.init_process_group`.
 
+    The process must end with `destroy_process_group`: a thread of a group that is there when Python ends may abort it.
     All workers make the same calls in the same order. What one worker alone decides, such as the callbacks of the first
     one, is broadcast by `agree`.
     """
@@ -82,6 +87,11 @@ class Replica:
         for leaf in self._leaves:
             leaf.grad = None
         return found
+
+    def close(self) -> None:
+        """Lets go of the process group."""
+        # torch's module refers to itself, so it would hold the group until a garbage collection.
+        vars(self._module).clear()
 
 
 class _Trained(torch.nn.Module):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -83,7 +84,7 @@ class Imports:
         self._warned = False
         #: Digests of files, by path.
         self._digests: dict[Path, tuple[FileFacts, str]] = {}
-        self._cleaned = -UNUSED_SECONDS
+        self._cleaned = -math.inf
         #: Imports to be flushed to disk.
         self._unflushed: SimpleQueue[Path] = SimpleQueue()
         self._flusher: threading.Thread | None = None

@@ -110,9 +110,9 @@ class BatchQueue:
         self._thread: threading.Thread | None = None
         self._times = BatchTimes()
         #: Expected end of the batch that is being computed.
-        self._busy_until = 0.0
+        self._busy_until = -math.inf
         #: Of the last batch: its end, the seconds that it took, and its number of requests plus those queued then.
-        self._last = (0.0, 0.0, 0)
+        self._last = (-math.inf, 0.0, 0)
         #: Whether the queue's own thread waits for requests of clients that have just received their replies.
         self._gathering = False
         #: To be reported to the observer: seconds that requests waited; rows, requests and seconds of batches.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -205,7 +206,7 @@ class Residents(Catalogue):
                 old += [e for number, e in record.versions.items() if e.loaded is not None and number not in stay]
             on_demand = [entry for entry in old if entry.on_demand]
             on_demand.sort(
-                key=lambda entry: (entry is keep, entry.loaded.last_used if entry.loaded else 0.0), reverse=True
+                key=lambda entry: (entry is keep, entry.loaded.last_used if entry.loaded else -math.inf), reverse=True
             )
             kept = on_demand[: self._max_old_versions] if keep is None else on_demand[: max(1, self._max_old_versions)]
             for entry in old:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -94,8 +95,8 @@ class Watch:
     folder: Path
     #: Maximum bytes that the run writes besides data and models: callbacks' files, events and its output.
     max_written: int
-    _memory_at: float = field(default=0.0)
-    _disk_at: float = field(default=0.0)
+    _memory_at: float = field(default=-math.inf)
+    _disk_at: float = field(default=-math.inf)
 
     def overspent(self, pid: int | None) -> str:
         """Returns which limit of memory or disk a run with this process exceeds, as a readable text; empty if none."""

@@ -93,8 +93,8 @@ def test_weights_are_mapped_in_their_memory_order(tmp_path: Path) -> None:
 
 
 def mapped_ranges(file: Path) -> list[tuple[int, int]]:
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
-    found = [line[0].split("-") for line in lines if line[-1] == str(file)]
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    found = [line.split()[0].split("-") for line in lines if line.endswith(f" {file}")]
     return [(int(start, 16), int(end, 16)) for start, end in found]
 
 

@@ -28,7 +28,7 @@ def threads() -> Iterator[int]:
 @pytest.mark.skipif(not MAPS.exists(), reason="loaded libraries are found in Linux's list of them")
 def test_a_new_thread_computes_with_the_number_of_threads_that_was_set(threads: int) -> None:
     """MKL's products have other last bits with another number, so numbers would depend on the thread."""
-    loaded = {line.split()[-1] for line in MAPS.read_text().splitlines() if "libgomp" in line}
+    loaded = {line.split(maxsplit=5)[-1] for line in MAPS.read_text().splitlines() if "libgomp" in line}
     # Other packages may have brought OpenMP, too: torch's is the one that has its number of threads.
     openmp = next(one for one in map(ctypes.CDLL, loaded) if one.omp_get_max_threads() == threads)
     x = layergraph.Input((4,), name="x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import layergraph
+import numpy as np
 import pytest
 from layergraph import layers
 from layergraph.archive import open_archive
@@ -135,4 +136,7 @@ def test_a_mask_that_is_lost_at_the_end_of_a_nested_model_is_refused_if_it_is_us
 def test_without_masks_a_sequential_of_such_layers_is_saved(tmp_path):
     made = layers.ReLU()
     made.treat_masks("none")
-    layergraph.Sequential([layergraph.Input((2,)), made]).save(tmp_path / "model.keras")
+    model = layergraph.Sequential([layergraph.Input((2,)), made])
+    model.save(tmp_path / "model.keras")
+    rows = np.array([[-1.0, 2.0]], np.float32)
+    np.testing.assert_array_equal(layergraph.load_model(tmp_path / "model.keras").predict(rows), [[0.0, 2.0]])

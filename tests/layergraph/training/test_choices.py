@@ -192,7 +192,12 @@ def test_what_has_no_meaning_is_refused(name: str) -> None:
     [((None, 2), (None, 2)), ((None,), (None, 1)), ((None, 1), (None,)), ((None, 2), (None, 2, 1))],
 )
 def test_shares_of_variance_take_shapes_with_an_axis_of_one(labels: Any, predictions: Any) -> None:
-    METRICS["R2Score"]().check_shapes(labels, predictions)
+    metric = METRICS["R2Score"]()
+    metric.check_shapes(labels, predictions)
+    numbers = torch.arange(6.0) if 2 in labels else torch.arange(3.0)
+    metric.reset()
+    metric.update(*(numbers.reshape(-1, *shape[1:]) for shape in (labels, predictions)))
+    assert float(metric.result()) == 1.0
 
 
 def error(made: Model, output: int, labels: np.ndarray) -> float:

@@ -51,7 +51,8 @@ def test_a_large_request_is_computed_and_paid_for_afterwards(clock):
 
 
 def test_without_a_limit_of_rows_any_number_is_taken(clock):
-    Quota("ci", None, max_runs=1).take_rows(10**9)
+    limit = Quota("ci", None, max_runs=1)
+    assert [limit.take_rows(10**9) for _ in range(2)] == [None, None]
 
 
 def test_runs_count_until_they_end():
@@ -87,6 +88,8 @@ def test_a_run_that_is_resumed_counts_once():
     for _ in range(2):
         limit.run(lambda: run, lambda one: False)
     limit.run(object, lambda one: False)
+    with pytest.raises(QuotaError):
+        limit.run(object, lambda one: False)
 
 
 def test_tokens_of_one_name_share_a_quota(monkeypatch):

@@ -653,7 +653,7 @@ def test_who_waited_for_longer_than_it_wanted_is_refused(make):
 @pytest.mark.parametrize(
     ("change", "batches", "error"),
     [
-        (lambda pending: setattr(pending, "deadline", 0.0), [4], DeadlinePassedError),
+        (lambda pending: setattr(pending, "deadline", -math.inf), [4], DeadlinePassedError),
         (lambda pending: pending.cancel(), [4], CallCancelledError),
         # It waits no more, so it goes on: what was computed isn't thrown away.
         (lambda pending: setattr(pending, "give_up", 0.0), [4, 4, 2], type(None)),

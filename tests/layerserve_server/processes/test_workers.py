@@ -314,11 +314,12 @@ def test_metrics_of_all_processes_are_one_text(processes):
         metrics.version_loaded("m", 1, seconds)
     other.version_failed("n", 1)
     probes = Probes("127.0.0.1", 0, {"/metrics": other.registry}, lambda: True, lambda *_: ANYONE)
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        closed = gone.getsockname()[1]
     both = processes("")
-    both._metrics_ports = {0: probes.port, 1: closed}
-    lines = generate_latest(AllMetrics(own.registry, both)).decode().splitlines()
+    # Bound, so that no other process gets the port, and refused, as nothing listens.
+    with socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))
+        both._metrics_ports = {0: probes.port, 1: gone.getsockname()[1]}
+        lines = generate_latest(AllMetrics(own.registry, both)).decode().splitlines()
     probes.close()
     series = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert len(series) == len([line for line in lines if not line.startswith("#")])

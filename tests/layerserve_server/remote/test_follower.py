@@ -68,7 +68,7 @@ def test_it_does_not_wait_for_ever(store, follow, monkeypatch):
     began = time.monotonic()
     with pytest.raises(UnavailableError, match="is being fetched"):
         follower.fetch("m", 1)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     store.gate.set()
     mirror.fetch("m", 1)
     follower.fetch("m", 1)

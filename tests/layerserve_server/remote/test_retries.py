@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from types import ModuleType
 
@@ -106,5 +107,8 @@ def test_azure_s_clients_are_made_without_retries(library):
     assert spec.AIOBlobServiceClient.__mro__[1] is Client
 
 
-def test_a_library_that_is_not_there_is_left_alone():
+def test_a_library_that_is_not_there_is_left_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "adlfs.spec", None)  # importing it fails
+    before = dict(os.environ)
     retries.prepare("az")
+    assert (dict(os.environ), sys.modules["adlfs.spec"]) == (before, None)

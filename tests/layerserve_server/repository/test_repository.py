@@ -730,7 +730,8 @@ def test_a_repository_can_be_checked_by_several_at_once(make, put, tmp_path):
     put()
     repository = make()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(repository.check_publishable, ["double"] * 400, [1] * 400))
+        assert list(pool.map(repository.check_publishable, ["double"] * 400, [1] * 400)) == [None] * 400
+    assert os.listdir(tmp_path / "models" / "double") == ["1"]
 
 
 def test_what_a_publisher_left_is_swept(make, put, tmp_path):

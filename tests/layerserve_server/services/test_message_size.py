@@ -1,5 +1,7 @@
 """Messages that become much larger when they are parsed are refused before."""
 
+import time
+
 import numpy as np
 import pytest
 from layerserve.tensors import encode
@@ -41,7 +43,10 @@ def test_all_corrections_of_a_call_fit():
     targets = [encode(np.zeros((1, 10), np.float32), name) for name in ("first output", "second output")]
     correction = datasets_pb2.Correction(request_id="x" * 36, targets=targets)
     message = datasets_pb2.MakeDatasetRequest(corrections=[correction] * MAX_CORRECTIONS).SerializeToString()
-    check_elements(message, datasets_pb2.MakeDatasetRequest.DESCRIPTOR, MAX_CORRECTIONS * CORRECTION_ELEMENTS)
+    kind, most = datasets_pb2.MakeDatasetRequest.DESCRIPTOR, MAX_CORRECTIONS * CORRECTION_ELEMENTS
+    check_elements(message, kind, most)
+    with pytest.raises(InvalidRequestError, match="elements"):
+        check_elements(message, kind, most // 4)
 
 
 def test_elements_within_nested_messages_count():
@@ -85,7 +90,9 @@ def test_what_is_no_message_is_left_to_protobuf(end):
 
 
 def test_a_number_without_end_takes_no_time():
+    began = time.process_time()
     check_elements(b"\xff" * 30_000_000, prediction_pb2.PredictRequest.DESCRIPTOR)
+    assert time.process_time() - began < 1
 
 
 def test_messages_of_many_elements_or_bytes_are_long(monkeypatch):

@@ -238,6 +238,7 @@ def test_a_tuner_that_was_never_started_can_be_closed(tmp_path: Path, file: Path
     tuner = tuner_of(tmp_path, Process())
     tuner.submit(version_of(file))
     tuner.close()
+    assert not tuner._thread.is_alive()
 
 
 def test_torch_decides_how_many_threads_there_are_by_default(tmp_path: Path, file: Path, monkeypatch: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -150,7 +151,7 @@ class ClusterProcess:
         self._folder = folder
         self._cluster = cluster
         self._living: bool | None = None
-        self._asked_at = 0.0
+        self._asked_at = -math.inf
         #: Reason and message of the condition with which the Job has failed.
         self._condition = ""
 
@@ -209,7 +210,7 @@ class ClusterProcess:
         """
         if number in (signal.SIGTERM, signal.SIGKILL):
             self._delete(grace=0 if number == signal.SIGKILL else None)
-            self._asked_at = 0.0
+            self._asked_at = -math.inf
 
     @property
     def death(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ class Course(Callback):
         super().__init__()
         self._file = ControlFile(folder)
         self._checkpoints = checkpoints
-        self._looked = 0.0
+        self._looked = -math.inf
 
     def state(self) -> dict[str, Any]:
         """Returns the state for a checkpoint: `restore` is only called if there is one."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import time
 from pathlib import Path
 
 _AUTOGROUP = Path("/proc/self/autogroup")
+#: Linux lets only one process of a user without rights set it every 0.1 seconds, on the whole machine.
+TRIES, PAUSE_SECONDS = 20, 0.05
 
 
 def lower_priority(nice: int) -> None:
@@ -16,6 +18,12 @@ def lower_priority(nice: int) -> None:
     own session, so the niceness of a process would matter only within the run.
     """
     niceness = os.nice(nice)
-    # Not all systems have this file.
-    with contextlib.suppress(OSError):
-        _AUTOGROUP.write_text(str(niceness))
+    for _ in range(TRIES):
+        try:
+            _AUTOGROUP.write_text(str(niceness))
+        except BlockingIOError:
+            time.sleep(PAUSE_SECONDS)
+        except OSError:
+            return  # not all systems have this file
+        else:
+            return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Reporter(Callback):
         self._writer = writer
         self._position = position
         self._began = self._epoch_began = time.monotonic()
-        self._reported = 0.0
+        self._reported = -math.inf
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         if not self.params["resumed"]:

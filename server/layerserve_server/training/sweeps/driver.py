@@ -51,7 +51,7 @@ class Driver:
         self._runs = runs
         self._repository = repository
         self._stopping = stopping
-        self._retry_at = 0.0
+        self._retry_at = -math.inf
 
     def run(self) -> None:
         """Drives the sweep to its end, or until the server stops. Raises OSError if its folder can't be written."""

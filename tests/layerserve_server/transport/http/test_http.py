@@ -101,7 +101,8 @@ def test_all_addresses_are_those_of_both_protocols():
     with listening("::", 0) as listener:
         port = listener.getsockname()[1]
         for host in ("127.0.0.1", "::1"):
-            socket.create_connection((host, port), timeout=5).close()
+            with socket.create_connection((host, port), timeout=5) as client:
+                assert client.getpeername()[:2] == (host, port)
 
 
 REFUSED = {
@@ -242,7 +243,8 @@ def test_a_client_that_sends_too_slowly_is_cut_off(serve, sent):
     app, call = serve(handshake_seconds=0.2, stream_idle_seconds=0.4)
     began = time.monotonic()
     received = exchange(app.http_port, sent)
-    assert time.monotonic() - began < 5
+    # By default it is after 20 seconds.
+    assert time.monotonic() - began < 15
     assert received.startswith(b"HTTP/1.1 408" if sent else b"")
     assert bool(received) is bool(sent)
     assert call("GET", "/v2").status == 200
@@ -561,5 +563,5 @@ def test_replies_have_the_date_of_now(serve, wait_until):
         return parsedate_to_datetime(call("GET", "/v2").headers["date"]).timestamp()
 
     first = date()
-    assert time.time() - first < 3
+    assert abs(time.time() - first) < 60
     wait_until(lambda: date() > first)
