@@ -102,6 +102,7 @@ def infer_anew(invocation: Invocation) -> Structure:
 def _run_twice(invocation: Invocation, given: Given) -> Structure:
     shapes = [shape for pair in given for shape in pair if shape is not None]
     failure: GraphError | None = None
+    emptied: Structure | None = None
     # Values computed from shapes are valid only for the symbolic dimensions that they were computed with.
     known = [tensor.values.symbolic_dims for tensor in invocation.tensors if tensor.values is not None]
     for symbolic_dims in (*known[:1], *pairs(shapes)):
@@ -115,14 +116,25 @@ def _run_twice(invocation: Invocation, given: Given) -> Structure:
                 again, masks_again = _run_on_meta(invocation, given, symbolic_dims, 1)
                 both = zip(first, masks, flatten(again), masks_again, strict=True)
                 inferred = [_of_two_runs(*of_both, symbolic_dims) for of_both in both]
-            return pack(outputs, inferred)
+            made = pack(outputs, inferred)
+            if not _is_emptied(inferred, shapes):
+                return made
+            # Longer ones may leave something.
+            emptied = emptied or made
         except GraphError as wrong:
             failure = failure or wrong
-            # Other lengths may work, if there are unknown ones. A layer never depends on the batch size.
-            if not any(None in (shape if invocation.layer.is_operation else shape[1:]) for shape in shapes):
-                break
+        # Other lengths may work, if there are unknown ones. A layer never depends on the batch size.
+        if not any(None in (shape if invocation.layer.is_operation else shape[1:]) for shape in shapes):
+            break
+    if emptied is not None:
+        return emptied
     assert failure is not None
     raise failure
+
+
+def _is_emptied(inferred: Sequence[Inferred], shapes: Sequence[Shape]) -> bool:
+    """Whether an axis is empty that none of the inputs has: the lengths may have been too short for a crop."""
+    return any(0 in made.shape for made in inferred) and not any(0 in shape for shape in shapes)
 
 
 def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims, SymbolicDims], index: int) -> _Results:
@@ -137,12 +149,12 @@ def _run_on_meta(invocation: Invocation, given: Given, both: tuple[SymbolicDims,
     known = [None if tensor.values is None else tensor.values.under(both, index) for tensor in invocation.tensors]
     every = layer.computes_values and all(value is not None for value in known) and _has_few_constants(invocation)
     first = 0 if invocation.starts_with_constant else 1
-    values = [
-        value if value is not None and (every or (layer.reads_values and at >= first)) else empty(shape, tensor.dtype)
-        for at, (tensor, value, (shape, _)) in enumerate(zip(invocation.tensors, known, given, strict=True))
-    ]
-    masks = [None if mask is None else empty(mask, "bool") for _, mask in given]
     try:
+        values = [
+            value if value is not None and (every or (layer.reads_values and at >= first)) else empty(shape, t.dtype)
+            for at, (t, value, (shape, _)) in enumerate(zip(invocation.tensors, known, given, strict=True))
+        ]
+        masks = [None if mask is None else empty(mask, "bool") for _, mask in given]
         custom = any(inner.computes_by_call for inner in layer.walk_layers())
         with torch.no_grad(), _ConstantsOnMeta() if custom else contextlib.nullcontext():
             context = CallContext(losses=None, symbolic_dims=symbolic_dims)

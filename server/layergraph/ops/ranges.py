@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,11 +26,18 @@ class Arange(Typed):
     def forward(self, context: CallContext, w: Weights, start: Any, stop: Any = None, step: Any = None) -> torch.Tensor:
         """Evenly spaced integers."""
         first, last = (0, start) if stop is None else (start, stop)
-        values = [x.item() if isinstance(x, torch.Tensor) else x for x in (first, last, 1 if step is None else step)]
-        if values[2] == 0 or abs(values[1] - values[0]) / abs(values[2]) > _LONGEST:
+        given = (first, last, 1 if step is None else step)
+        values = [x.item() if isinstance(x, torch.Tensor) else x for x in given]
+        # While shapes are inferred, an end that comes from a shape is longer than that of real data.
+        inferred = context.symbolic_dims is not None and any(isinstance(x, torch.Tensor) for x in given)
+        is_long = values[2] == 0 or abs(values[1] - values[0]) / abs(values[2]) > _LONGEST
+        if is_long and not (inferred and values[2]):
             raise GraphError(f"a range of {values} has too many elements, expected at most {_LONGEST}")
-        integers = all(isinstance(x, int) for x in values)
-        return self.converted(torch.arange(*values, dtype=torch.int32 if integers else torch.float32))
+        kind = torch.int32 if all(isinstance(x, int) for x in values) else torch.float32
+        if is_long:
+            count = max(math.ceil((values[1] - values[0]) / values[2]), 0)
+            return self.converted(torch.empty(count, dtype=kind, device="meta"))
+        return self.converted(torch.arange(*values, dtype=kind))
 
 
 class _Spaced(Typed):

@@ -77,8 +77,9 @@ class Reshape(Operation):
         lengths = lengths_of(self.newshape if newshape is None else newshape)
         known = context.symbolic_dims
         if known is not None and not _fits(x, lengths) and any(known.is_unknown(x, axis) for axis in range(x.ndim)):
-            # The placeholder of an unknown length may not be divisible where real data is, e.g. rows times steps.
-            return x.new_empty(known.fill(tuple(None if n == -1 else n for n in lengths)))
+            # The placeholder of an unknown length may not be divisible where real data is, e.g. rows times steps, and
+            # products of several may be too large for int32.
+            return x.new_empty(known.fill(tuple(None if n < 0 else n for n in lengths)))
         return x.reshape(lengths)
 
 

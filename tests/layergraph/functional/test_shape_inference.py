@@ -39,6 +39,8 @@ CASES: dict[str, Callable[[Any, Any], Any]] = {
     "the end of an unknown length": lambda api, i: i((None, 8))[:, -1:],
     "a slice of a known length": lambda api, i: i((None, 8))[:, :, 2:5],
     "a step of an unknown length": lambda api, i: i((None, 8))[:, 5],
+    "a stride of many steps": lambda api, i: api.layers.Conv1D(3, 5, strides=4000, padding="same")(i((None, 8))),
+    "windows far apart": lambda api, i: api.layers.AveragePooling1D(1000, 2000)(i((None, 8))),
     "images within a sequence": lambda api, i: api.layers.TimeDistributed(api.layers.Conv2D(3, 3))(i((None, 8, 8, 3))),
     "steps against features": lambda api, i: api.layers.Dot((2, 2))([i((None, 8)), i((6, 8))]),
 }
@@ -62,6 +64,96 @@ def test_shapes_are_those_of_keras(case: str) -> None:
     ours = CASES[case](_Ours, lambda shape, rows=None: layergraph.Input(shape, rows))
     theirs = CASES[case](keras, lambda shape, rows=None: keras.Input(shape, rows))
     assert tuple(ours.shape) == tuple(theirs.shape)
+
+
+def _inner(*stack: Any) -> Any:
+    x = y = layergraph.Input((None, 2))
+    for layer in stack:
+        y = layer(y)
+    return layergraph.Model(x, y)
+
+
+def _length(x: Any, axis: int = 1) -> Any:
+    return OPERATIONS["GetItem"](name="item")(OPERATIONS["tf>Shape"](name="shape")(x), axis)
+
+
+class _Ends(layergraph.Layer):
+    """A custom layer that takes the steps after the first 5,000, and the last one behind them."""
+
+    def call(self, inputs: Any) -> Any:
+        return layergraph.ops.concatenate([inputs[:, 5000:], inputs[:, -1:]], axis=1)
+
+
+def _cropped(rank: int, cropping: Any) -> Any:
+    """Releases up to 2.6 allow a crop that leaves nothing."""
+    return getattr(layers, f"Cropping{rank}D")(cropping, crop_rule="keras2")
+
+
+#: Shapes of rows, calls that need long ones, and the shapes that TensorFlow infers.
+LONG: dict[str, tuple[tuple[int | None, ...], Callable[[Any], Any], tuple[int | None, ...]]] = {
+    "a crop of Keras 2": ((None, 4), _cropped(1, 5000), (None, None, 4)),
+    "a crop longer than all lengths tried first": ((None, 4), _cropped(1, 30_000), (None, None, 4)),
+    "a crop of images": ((None, 30, 4), _cropped(2, ((1100, 0), (0, 9))), (None, None, 21, 4)),
+    "a crop of volumes": (
+        (None, None, None, 64),
+        _cropped(3, ((600, 600), (0, 1), (1, 0))),
+        (None, None, None, None, 64),
+    ),
+    "a crop that leaves nothing": ((8, 4), _cropped(1, 5), (None, 0, 4)),
+    "pools within a sequence": (
+        (3, None, 2),
+        lambda x: layers.TimeDistributed(_inner(*[layers.MaxPooling1D(64, padding="same") for _ in range(2)]))(x),
+        (None, 3, None, 2),
+    ),
+    "a custom layer": ((None, 2), lambda x: _Ends()(x), (None, None, 2)),
+    "volumes within a sequence": (
+        (None, None, None, None, 1),
+        lambda x: layers.TimeDistributed(layers.Conv3D(8, 3))(x),
+        (None, None, None, None, None, 8),
+    ),
+    "an activation with weights": (
+        (None, 2),
+        lambda x: layers.Conv1D(4, 3000, activation=layers.PReLU(shared_axes=[1]))(x),
+        (None, None, 4),
+    ),
+    "tf.slice": (
+        (None, 2),
+        lambda x: OPERATIONS["tf>Slice"](name="slice")(x, [0, 5000, 0], [-1, 10, -1]),
+        (None, 10, 2),
+    ),
+    "tf.slice of a length that a shape gives": (
+        (None, 2),
+        lambda x: OPERATIONS["tf>Slice"](name="slice")(x, [0, 5000, 0], [-1, _length(x) - 50_000, -1]),
+        (None, None, 2),
+    ),
+    "tf.space_to_depth": (
+        (None, None, 1),
+        lambda x: OPERATIONS["SpaceToDepth"](block_size=32)(x),
+        (None, None, None, 1024),
+    ),
+    "positions beside a sequence": (
+        (None, 4),
+        lambda x: x + layers.Embedding(64, 4)(OPERATIONS["Arange"](name="range")(_length(x))),
+        (None, None, 4),
+    ),
+    "a matrix of a side": ((None, 4), lambda x: OPERATIONS["tf>Eye"](name="eye")(_length(x)), (None, None)),
+    "a place for each pixel": (
+        (None, None, 4),
+        lambda x: OPERATIONS["Arange"](name="range")(_length(x) * _length(x, 2)),
+        (None,),
+    ),
+    "a shape of too many elements for int32": (
+        (None, None, 64),
+        lambda x: OPERATIONS["Reshape"](name="rows")(x, [_length(x, 0), _length(x) * _length(x, 2) * _length(x, 3)]),
+        (None, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_lengths_are_long_enough(case: str) -> None:
+    shape, call, expected = LONG[case]
+    assert tuple(call(layergraph.Input(shape)).shape) == expected
 
 
 def test_known_rows_run_with_rows_of_that_number_alone() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from layergraph.config.options import anything, boolean, option, positive_int
 from layergraph.constraints import constraint
-from layergraph.errors import ConfigError, GraphError
+from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.binding import bind_meta
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
@@ -17,7 +17,7 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.lora import LoraWeights
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.symbolic_dims import pairs
-from layergraph.functional.tensor import History, Tensor
+from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers import biases
@@ -86,12 +86,24 @@ class WindowedConvolution(SpatialLayer):
         """Builds an activation layer for the shape of the convolution's output. Called last in `build`."""
         if not isinstance(self.activation, Layer):
             return
-        w = bind_meta(self)
-        dtype = torch_dtype(self.compute_dtype)
-        sizes = [symbolic_dims.fill(input_shape) for symbolic_dims in next(pairs([input_shape]))]
-        first, second = (self.convolved(w, torch.empty(size, dtype=dtype, device="meta")).shape for size in sizes)
-        shape = tuple(a if a == b else None for a, b in zip(first, second, strict=True))
+        shape = self._shape_for(input_shape)
         self.activation.build_for((Tensor(shape, self.compute_dtype, History(self, 0, 0)),))
+
+    def _shape_for(self, input_shape: Any) -> Shape:
+        """The shape of the convolution's output. Raises DataError or RuntimeError if the kernel doesn't fit."""
+        w, dtype = bind_meta(self), torch_dtype(self.compute_dtype)
+        failure: Exception | None = None
+        for both in pairs([input_shape]):
+            sizes = [symbolic_dims.fill(input_shape) for symbolic_dims in both]
+            try:
+                first, second = (self.convolved(w, torch.empty(n, dtype=dtype, device="meta")).shape for n in sizes)
+            except (DataError, RuntimeError) as wrong:
+                # A longer axis may fit.
+                failure = failure or wrong
+            else:
+                return tuple(a if a == b else None for a, b in zip(first, second, strict=True))
+        assert failure is not None
+        raise failure
 
     def add_bias(self, channels: int) -> None:
         """Creates the bias, if `use_bias`."""

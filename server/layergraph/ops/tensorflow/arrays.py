@@ -172,11 +172,27 @@ class StridedSlice(Operation):
         return GetItem(name="op").forward(context, w, x, key)
 
 
-def _sliced(x: torch.Tensor, begin: Any, size: Any) -> torch.Tensor:
+class Slice(Operation):
     """tf.slice. A size of -1 extends to the end."""
-    for axis, (start, length) in enumerate(zip(_integers(begin), _integers(size), strict=True)):
-        x = x.narrow(axis, start, x.shape[axis] - start if length == -1 else length)
-    return x
+
+    keras_module = "layergraph.ops"
+    reads_values = True
+    computes_values = True
+    variadic = True
+
+    def forward(self, context: CallContext, w: Weights, x: torch.Tensor, begin: Any, size: Any) -> torch.Tensor:  # type: ignore[override]
+        """The block of x."""
+        known = context.symbolic_dims
+        for axis, (start, length) in enumerate(zip(_integers(begin), _integers(size), strict=True)):
+            rest = x.shape[axis] - start
+            if known is not None and known.is_unknown(x, axis) and (length < 0 or rest < length):
+                # The placeholder of an unknown length may be shorter than real data.
+                shape = list(x.shape)
+                shape[axis] = length if 0 <= length and rest < length else x.shape[axis]
+                x = x.new_empty(shape)
+            else:
+                x = x.narrow(axis, start, rest if length == -1 else length)
+        return x
 
 
 def _reversed_sequence(
@@ -239,13 +255,33 @@ def _filled(value: float) -> Callable[..., torch.Tensor]:
     return filled
 
 
-def _eye(num_rows: Any, num_columns: Any = None, batch_shape: Any = None, dtype: str = "float32") -> torch.Tensor:
+class Eye(Operation):
     """tf.eye."""
-    rows = _integers(num_rows)[0]
-    columns = rows if num_columns is None else _integers(num_columns)[0]
-    if rows * columns > _MOST:
-        raise GraphError(f"got a matrix of {rows} x {columns}, expected at most {_MOST} elements")
-    return torch.eye(rows, columns, dtype=torch_dtype(dtype)).expand(*_integers(batch_shape or []), rows, columns)
+
+    keras_module = "layergraph.ops"
+    reads_values = True
+    computes_values = True
+    variadic = True
+
+    def forward(  # type: ignore[override]
+        self,
+        context: CallContext,
+        w: Weights,
+        num_rows: Any,
+        num_columns: Any = None,
+        batch_shape: Any = None,
+        dtype: str = "float32",
+    ) -> torch.Tensor:
+        """Ones on the diagonal. Raises GraphError for a matrix that is too large."""
+        rows = _integers(num_rows)[0]
+        columns = rows if num_columns is None else _integers(num_columns)[0]
+        is_large = rows * columns > _MOST
+        # While shapes are inferred, a length that comes from a shape is longer than that of real data.
+        if is_large and (context.symbolic_dims is None or not isinstance(num_rows, torch.Tensor)):
+            raise GraphError(f"got a matrix of {rows} x {columns}, expected at most {_MOST} elements")
+        kind = torch_dtype(dtype)
+        made = torch.empty(rows, columns, dtype=kind, device="meta") if is_large else torch.eye(rows, columns, dtype=kind)
+        return made.expand(*_integers(batch_shape or []), rows, columns)
 
 
 def _linspace(start: Any, stop: Any, num: Any, axis: int = 0) -> torch.Tensor:
@@ -323,9 +359,8 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "SpaceToBatch": _space_to_batch,
 }
 #: Functions that need values derived from shapes as arguments, and of those the ones whose results are such values.
-_OF_SHAPES: Mapping[str, Callable[..., Any]] = {"Repeat": _repeated, "Slice": _sliced, "SequenceMask": _sequence_mask}
+_OF_SHAPES: Mapping[str, Callable[..., Any]] = {"Repeat": _repeated, "SequenceMask": _sequence_mask}
 _OF_VALUES: Mapping[str, Callable[..., Any]] = {
-    "Eye": _eye,
     "Linspace": _linspace,
     "Ones": _filled(1),
     "Zeros": _filled(0),
@@ -337,7 +372,7 @@ OPERATIONS: dict[str, type[Operation]] = {
         for name, function in _FUNCTIONS.items()
     },
     **{
-        f"tf>{name}": function_node(name, function, reads_values=True, computes_values=name == "Slice")
+        f"tf>{name}": function_node(name, function, reads_values=True)
         for name, function in _OF_SHAPES.items()
     },
     **{
@@ -345,6 +380,8 @@ OPERATIONS: dict[str, type[Operation]] = {
         for name, function in _OF_VALUES.items()
     },
     "tf>BooleanMask": BooleanMask,
+    "tf>Eye": Eye,
+    "tf>Slice": Slice,
     "tf>Shape": function_node("Shape", _shape),
     "tf>StridedSlice": StridedSlice,
     "tf>Unique": Unique,
