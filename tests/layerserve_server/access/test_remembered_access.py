@@ -139,7 +139,7 @@ class World:
         folder.mkdir(parents=True)
         callers = ("owner*", "friend*") if self.named else None
         request = RunRequest(model="double", version=1, data=(), caller=token, callers=callers)
-        plan = Plan((), Method.GRID, 1, 1, 1, 3, "loss", False)
+        plan = Plan((), Method.GRID, 1, 1, 1, "loss", False)
         sweep = Sweep(folder.name, folder, plan, request, time.time(), SweepState.FINISHED)
         request.write(folder)
         plan.write(folder)

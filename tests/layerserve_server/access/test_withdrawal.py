@@ -10,6 +10,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from layerserve_server.access.gate import Gate
+from layerserve_server.access.reserved import Restriction
 from layerserve_server.access.tokens_file import Certificate, Token
 from layerserve_server.errors import ForbiddenError, UnauthenticatedError
 from tokens import bearer, entry
@@ -118,7 +119,7 @@ def test_a_model_that_is_reserved_for_others_is_refused_to_who_used_it(tmp_path,
     gate = Files(tmp_path).gate()
     caller = gate.admit(SimpleNamespace(method=LIST, metadata=bearer("secret"), certificate_names=tuple))
     caller.check_model("read", "m")
-    gate.reserved.set({"m": (reserved,)})
+    gate.reserved.set({"m": Restriction((reserved,))})
     if reserved == "b*":
         caller.check_model("read", "m")
         assert caller.lost("m") is None

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from layerserve_server.access.reserved import Restriction
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
@@ -881,11 +882,13 @@ def test_nothing_is_kept_of_what_a_model_that_is_gone_had_chosen(both_loaded, tm
     text = 'canary = "50 %"\ncanary_label = "old"\nshadow = "old"\nshadow_share = "50 %"\ncallers = ["a"]\n'
     (folder / "layerserve.toml").write_text(text)
     repository.scan()
-    kept = ("canaries", "shadows", "callers")
-    assert [list(getattr(repository, name)) for name in kept] == [["double"]] * 3
+    kept = ("canaries", "shadows")
+    assert [list(getattr(repository, name)) for name in (*kept, "restrictions")] == [["double"]] * 3
     shutil.rmtree(folder)
     repository.scan()
-    assert [list(getattr(repository, name)) for name in (*kept, "sampled", "_chosen")] == [[]] * 5
+    assert [list(getattr(repository, name)) for name in (*kept, "sampled", "_chosen")] == [[]] * 4
+    # Its runs are still there, and a model of its name may come.
+    assert repository.restrictions == {"double": Restriction(("a",))}
 
 
 def test_a_default_that_a_call_has_set_answers_at_once(both_loaded):
