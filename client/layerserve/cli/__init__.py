@@ -16,7 +16,9 @@ USAGE = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line. Returns the exit status: 0 success, 1 error, 2 usage error, 130 interrupted."""
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # here, and not at exit, where Python would report a pipe that its reader has closed
+        return status
     except KeyboardInterrupt:  # also while modules are imported, which takes most of the time of a short command
         return 130
     except BrokenPipeError:

@@ -16,7 +16,7 @@ def file(tmp_path):
 
 
 def test_a_model_goes_through_its_life(cli, file, server):
-    assert cli(f"upload {file} double --label new") == (
+    assert cli(f"upload {file.name} double --label new") == (
         *(0, "double: version 2 is published; the default is version 2\n", ""),
     )
     assert server.uploaded == {"model.keras": b"x" * 1000}
@@ -43,7 +43,7 @@ def test_a_model_goes_through_its_life(cli, file, server):
 
 
 def test_what_was_done_is_json_for_programs(cli, file, server):
-    done = json.loads(cli(f"upload {file} double --json")[1])
+    done = json.loads(cli(f"upload {file.name} double --json")[1])
     assert (done["model"], done["version"], done["default"], done["lagging"]) == ("double", 2, 2, [])
     assert [one["version"] for one in done["versions"]] == [2, 1]
     for command in ("load double", "pin double 1", "unpin double", "rollback double 1", "label double a 1"):
@@ -95,7 +95,7 @@ def test_what_is_not_in_effect_everywhere_is_a_failure(cli, server, monkeypatch)
     assert cli("remove double --all --force") == (1, "double is deleted\n", error)
 
 
-def test_a_file_that_is_not_there_is_told(cli, server, tmp_path):
-    status, _, error = cli(f"upload {tmp_path}/absent.keras double")
+def test_a_file_that_is_not_there_is_told(cli, server):
+    status, _, error = cli("upload absent.keras double")
     assert status == 1
     assert "absent.keras: No such file or directory" in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ def test_checkpoints_are_listed(cli, kept):
     assert status == 0
     assert out.splitlines()[0].strip() == "Checkpoints of run run-1"
     row = out.splitlines()[-2].replace("│", " ").split()
-    assert (row[:6], row[-1]) == (["e2", "(best)", "2", "loss=0.25", "512", "1970-01-01"], "5")
+    day = time.strftime("%Y-%m-%d", time.localtime(0))
+    assert (row[:6], row[-1]) == (["e2", "(best)", "2", "loss=0.25", "512", day], "5")
     (one,) = json.loads(cli("checkpoint list run-1 --json")[1])["checkpoints"]
     assert (one["run_id"], one["id"], one["logs"], one["published"]) == ("run-1", "e2", {"loss": 0.25}, 5)
     kept[0].clear()

@@ -289,9 +289,9 @@ def test_files_of_runs_are_listed_and_saved(cli, server, data, tmp_path):
     server.runs["run-1"].files = {"log.csv": b"epoch", "logs/events.1": b"12"}
     assert "logs/events.1" in cli("files run-1")[1]
     assert [file["bytes"] for file in json.loads(cli("files run-1 --json")[1])["files"]] == [5, 2]
-    assert cli(f"files run-1 --to {tmp_path}/saved")[0] == 0
+    assert cli("files run-1 --to saved")[0] == 0
     assert (tmp_path / "saved" / "logs" / "events.1").read_bytes() == b"12"
-    assert cli(f"files run-1 log.txt --to {tmp_path}/saved")[0] == 1
+    assert cli("files run-1 log.txt --to saved")[0] == 1
 
 
 def test_evaluate_shows_the_numbers(cli, data):
@@ -392,7 +392,7 @@ def test_download_says_where_the_file_is(cli, tmp_path):
     assert cli("download double --format keras2_h5") == (0, "double-1.h5\n", "")
 
 
-def test_what_commands_did_is_json_for_programs(cli, data, tmp_path, server):
+def test_what_commands_did_is_json_for_programs(cli, data, server):
     assert json.loads(cli("download double --json")[1]) == {"path": "double-1.keras"}
     server.hold_training()
     assert json.loads(cli(f"train double {data} --detach --json")[1]) == {"run": "run-1"}
@@ -401,8 +401,8 @@ def test_what_commands_did_is_json_for_programs(cli, data, tmp_path, server):
     server.release_training()
     cli("watch run-1")
     server.runs["run-1"].files = {"log.txt": b"hello"}
-    saved = json.loads(cli(f"files run-1 --to {tmp_path}/saved --json")[1])
-    assert saved == {"files": [{"name": "log.txt", "path": str(tmp_path / "saved" / "log.txt")}]}
+    saved = json.loads(cli("files run-1 --to saved --json")[1])
+    assert saved == {"files": [{"name": "log.txt", "path": "saved/log.txt"}]}
     assert json.loads(cli("delete run-1 --json")[1]) == {"deleted": "run-1"}
     assert json.loads(cli("runs --json")[1]) == {"runs": []}
     cli(f"train double {data} --no-publish")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -88,9 +89,13 @@ def test_the_commands_of_the_other_packages_are_found():
     assert {"serve", "inspect", "convert", "token", "zoo"} <= set(extensions.names())
 
 
-def test_a_reader_that_has_had_enough_gets_no_traceback() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_had_enough_gets_no_traceback(unbuffered: str) -> None:
     code = "import sys; from layerserve.cli import main; sys.exit(main(['zoo', 'list']))"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
