@@ -12,6 +12,8 @@ from google.protobuf.json_format import MessageToDict
 from layerserve import Client, TrainingRun, async_channel, channel
 from layerserve import methods as m
 from layerserve.options.training import EVALUATE, TRAIN
+from layerserve.run_selection import list_runs
+from layerserve.v1.training_pb2 import ListRunsResponse, Run
 
 X = np.ones((4, 3), np.float32)
 ROWS = [[1.0, 2.0, 3.0]]
@@ -184,6 +186,20 @@ def test_an_option_reaches_the_request_alone_and_with_all_others(request_of, of_
     assert {path: one for path, one in together.items() if not isinstance(one, list)} == {
         path: one for path, one in expected.items() if not isinstance(one, list)
     }
+
+
+def test_each_page_of_runs_is_asked_for_with_the_same_filters():
+    chosen = ("double", ("failed",), "training", {"a": "1"}, "ann", NOON, NOON, 600)
+    flow = list_runs(*chosen, oldest_first=True)
+    asked = [MessageToDict(next(flow).request)]
+    step = flow.send(ListRunsResponse(runs=[Run(id="r")] * 300, next_page_token="2"))
+    asked.append(MessageToDict(step.request))
+    with pytest.raises(StopIteration) as ended:
+        flow.send(ListRunsResponse(runs=[Run(id="r")] * 300, next_page_token="3"))
+    assert len(ended.value.value) == 600
+    assert [(one.pop("pageToken", ""), one.pop("pageSize")) for one in asked] == [("", 500), ("2", 300)]
+    assert asked[0] == asked[1]
+    assert len(asked[0]) == 8
 
 
 def _within(part: list[Any], whole: list[Any]) -> bool:
