@@ -12,6 +12,7 @@ from layerserve.flow import Close, Open, Pause, Receive, Stream
 from layerserve.model_info import TensorSpec
 from layerserve.online_feed import OnlineFeed
 from layerserve.online_session import OnlineView
+from layerserve.tensors import decode
 from layerserve.v1 import online_pb2 as pb
 
 DELAYS = (0.5, 2.0)
@@ -131,3 +132,18 @@ def test_steps_that_the_server_has_lost_are_an_error(feed):
     server.run(feed.train(np.ones(2), np.ones(2), None, None))
     with pytest.raises(DataLoss, match="session 'run-1': 1 steps were applied, but the server has only 0"):
         server.run(feed.save())
+
+
+@pytest.mark.parametrize("kind", ["train", "test"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_batch_has_all_its_arrays(feed, kind, weighted):
+    feed, answer = feed(), {"train": {"stepped": {"number": 1}}, "test": {"tested": {}}}[kind]
+    server = Server([ACCEPTED, ready(0), pb.TrainOnlineResponse(id=1, **answer)])
+    server.run(feed.start())
+    weight = np.array([0.5, 2.0]) if weighted else None
+    more = (None,) if kind == "train" else ()
+    server.run(getattr(feed, kind)(np.array([1.0, 2.0]), np.array([3.0, 4.0]), weight, *more))
+    _, sent = server.requests[0]._messages
+    batch = sent.step if kind == "train" else sent.test
+    found = {name: [decode(one).tolist() for one in getattr(batch, name)] for name in ("x", "y", "sample_weight")}
+    assert found == {"x": [[1.0, 2.0]], "y": [[3.0, 4.0]], "sample_weight": [[0.5, 2.0]] if weighted else []}

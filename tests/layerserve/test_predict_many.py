@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layerserve import Client, InvalidTensor, ModelNotFound, Overloaded, Unavailable, UnknownOutput
+from clocks import replace_time
+from layerserve import (
+    Client,
+    DeadlineExceeded,
+    InvalidTensor,
+    ModelNotFound,
+    Overloaded,
+    Unavailable,
+    UnknownOutput,
+    connection,
+)
 
 
 def test_answers_come_in_the_order_of_the_inputs(client):
@@ -61,3 +71,14 @@ def test_who_stops_early_closes_the_stream(client):
         assert result.tolist() == [[0, 0, 0]]
         break
     assert client.predict("double", [[1, 2, 3]]).shape == (1, 3)
+
+
+def test_a_timeout_is_that_of_all_predictions_together(client, monkeypatch):
+    now = [100.0]
+    replace_time(monkeypatch, connection, monotonic=lambda: now[0])
+    results = iter(client.predict_many("double", [[[1, 2, 3]]] * 9, timeout=5))
+    for _ in range(3):
+        next(results)
+        now[0] += 2
+    with pytest.raises(DeadlineExceeded, match="no reply within 5 s"):
+        next(results)

@@ -335,3 +335,13 @@ def test_words_may_be_in_capitals() -> None:
     assert torch.equal(made(image), layers.Resizing(3, 3)(image))
     with pytest.raises(ConfigError, match="option 'interpolation' is 3"):
         layers.Resizing(3, 3, interpolation=3)
+
+
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16", "float64"])
+def test_normalization_by_given_numbers_has_the_dtype_of_its_policy(dtype, invert):
+    x = np.array([[1.0, 2.0, 4.0]], "float32")
+    options = {"mean": [1.0, 2.0, 3.0], "variance": [4.0, 1.0, 2.0], "invert": invert, "dtype": dtype}
+    ours, theirs = layers.Normalization(**options)(x), keras.layers.Normalization(**options)(x)
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(ours.double().numpy(), theirs.double().numpy(), rtol=1e-2)

@@ -158,6 +158,47 @@ for delay in (0.1, 0.4, None):
 """
 
 
+class Logs(Callback):
+    """Keeps the logs of batches and epochs, by their number; those of a batch that is repeated, again."""
+
+    def on_train_begin(self, logs=None):
+        self.seen = getattr(self, "seen", {})
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen["batch", self.epoch, batch] = dict(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen["epoch", epoch] = dict(logs)
+
+
+def two_outputs():
+    x = Input((6,))
+    made = Model(x, [layers.Dense(3, activation="softmax", name="a")(x), layers.Dense(1, name="b")(x)])
+    rng = np.random.default_rng(0)
+    made.set_weights([rng.uniform(0.1, 1, w.shape).astype("float32") for w in made.weights])
+    losses = {"a": "sparse_categorical_crossentropy", "b": "mse"}
+    made.compile("adam", losses, loss_weights={"a": 1.0, "b": 0.3}, metrics={"a": ["accuracy"], "b": ["mae"]})
+    return made
+
+
+@pytest.mark.parametrize("after", [1, 3, 4, 7])
+def test_all_logs_of_a_run_that_was_broken_off_are_those_of_an_unbroken_one(tmp_path, after):
+    """Those of each output, too, within an epoch that was half done."""
+    labels, fit, unbroken = {"a": Y, "b": X[:, 0]}, {**FIT, "epochs": 2}, Logs()
+    two_outputs().fit(X, labels, callbacks=[unbroken], **fit)
+    checkpoints, logs = Checkpoints(tmp_path / "state", every_steps=1), Logs()
+    with pytest.raises(Killed):
+        two_outputs().fit(X, labels, callbacks=[logs, KillAfter(after)], checkpoints=checkpoints, **fit)
+    two_outputs().fit(X, labels, callbacks=[logs], checkpoints=checkpoints, **fit)
+    assert {"a_loss", "b_loss", "a_accuracy", "b_mae", "val_b_loss"} <= unbroken.seen["epoch", 1].keys()
+    assert logs.seen.keys() == unbroken.seen.keys()
+    for key, values in unbroken.seen.items():
+        assert logs.seen[key] == pytest.approx(values, rel=1e-6), key
+
+
 def test_a_killed_process_goes_on(tmp_path):
     """SIGKILL at any moment, including while a checkpoint is being written."""
     here = str(__file__).rsplit("/", 1)[0]

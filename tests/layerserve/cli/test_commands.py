@@ -18,7 +18,7 @@ from layerserve import methods
 from layerserve.cli import extensions, main
 from layerserve.cli.app import application
 from layerserve.tensors import encode
-from layerserve.testing.fake_run import FakeRun
+from layerserve.testing.fake_run import ROLES, FakeRun
 from layerserve.v1 import sweeps_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve.v1.checkpoints_pb2 import PredictCheckpointResponse
@@ -299,6 +299,26 @@ def test_evaluate_shows_the_numbers(cli, data):
     assert status == 0
     assert "loss" in out
     assert json.loads(cli(f"evaluate double {data} --json")[1]) == {"loss": 1.0}
+
+
+@pytest.mark.parametrize("fill", ["0", "nan", ""])
+@pytest.mark.parametrize(
+    ("command", "roles"),
+    [
+        (
+            "train --validation-x server:d.csv:a --validation-y server:d.csv:b",
+            ["x", "y", "sample_weight", "validation_x", "validation_y"],
+        ),
+        ("evaluate", ["x", "y", "sample_weight"]),
+    ],
+)
+def test_a_value_in_place_of_missing_ones_is_for_all_arrays(cli, server, command, roles, fill):
+    name, _, more = command.partition(" ")
+    arrays = "--x server:d.csv:a --y server:d.csv:b --sample-weight server:d.csv:w"
+    assert cli(f"{name} double {arrays} {more} {f'--fill {fill}' if fill else ''}")[0] == 0
+    spec = server.runs["run-1"].spec
+    found = {ROLES[array.role]: array.fill if array.HasField("fill") else "" for array in spec.data}
+    assert found == dict.fromkeys(roles, fill)
 
 
 def test_evaluate_settings_arrive(cli, server, data):
