@@ -10,6 +10,8 @@ from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.reserved import Reserved
+from layerserve_server.errors import ForbiddenError
+from layerserve_server.transport.streams import ServerStream
 from tokens import bearer, write_tokens
 
 X = np.ones((1, 2), np.float32)
@@ -83,3 +85,22 @@ def test_a_caller_needs_the_right_and_to_be_among_them():
     reserved.set({"m1": ()})
     with pytest.raises(Exception, match="model 'm1': caller 'ci' has no right 'predict' on it"):
         caller.check_model("predict", "m1")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_stream_of_several_models_outlives_the_right_on_one(whole):
+    """Its requests are checked one by one."""
+    reserved = Reserved()
+    stream = ServerStream(None, "/a/B", "")
+    stream.caller = Caller("shop", reserved=reserved)
+    stream.about("m", 1, whole=whole)
+    stream.check_stalled(0.0, 1.0, 1.0)
+    stream.check()
+    reserved.set({"other": ("a",), "m": ("a",)})
+    stream.check_stalled(0.0, 1.0, 1.0)
+    assert stream.listens() is not whole
+    if whole:
+        with pytest.raises(ForbiddenError):
+            stream.check()
+    else:
+        stream.check()
