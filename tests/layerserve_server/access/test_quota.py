@@ -173,3 +173,16 @@ def test_no_row_is_lost_between_processes(shared):
     _, balance, _ = found._find(b"x" * 16, 1e6, 0.0)
     # Some come back each second, far less than one in all.
     assert balance == pytest.approx(1e6 - 8000, abs=1)
+
+
+@pytest.mark.parametrize("same", [4, 8, 15])
+def test_quotas_whose_digests_begin_in_the_same_way_have_balances_of_their_own(tmp_path, same):
+    """They compete for the same slots, of which there are few."""
+    Balances.create(tmp_path / "balances")
+    shared = Balances(tmp_path / "balances")
+    beginning = digest_of("a")[:same]
+    digests = [beginning + bytes([number]) * (16 - same) for number in range(balances.PROBED)]
+    for digest in digests:
+        assert shared.take(digest, 100, 10, 0.001) == 0
+    for digest in digests:
+        assert shared.take(digest, 1, 10, 0.001) > 0

@@ -10,6 +10,8 @@ from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.reserved import UNREADABLE, Reserved, Restriction
+from layerserve_server.errors import ForbiddenError
+from layerserve_server.transport.streams import ServerStream
 from tokens import bearer, write_tokens
 
 X = np.ones((1, 2), np.float32)
@@ -99,3 +101,22 @@ def test_what_can_not_be_read_is_open_to_those_who_manage_it():
     assert manager.may("predict", "m")
     assert (reader.lost("m") is None, manager.lost("m") is None) == (False, True)
     assert not Caller("ops", ["predict", "manage"], ["n"], reserved=reserved).may("manage", "m")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_stream_of_several_models_outlives_the_right_on_one(whole):
+    """Its requests are checked one by one."""
+    reserved = Reserved()
+    stream = ServerStream(None, "/a/B", "")
+    stream.caller = Caller("shop", reserved=reserved)
+    stream.about("m", 1, whole=whole)
+    stream.check_stalled(0.0, 1.0, 1.0)
+    stream.check()
+    reserved.set({name: Restriction(("a",)) for name in ("other", "m")})
+    stream.check_stalled(0.0, 1.0, 1.0)
+    assert stream.listens() is not whole
+    if whole:
+        with pytest.raises(ForbiddenError):
+            stream.check()
+    else:
+        stream.check()

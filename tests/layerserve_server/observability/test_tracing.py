@@ -183,7 +183,8 @@ def test_errors_are_in_the_spans(serve, transport, caplog):
     # A wrong request is no fault of the server.
     assert (call.attributes["rpc.grpc.status_code"], call.status.status_code) == (5, StatusCode.UNSET)
 
-    app.repository.lease("double").version.model.batches = None
+    with app.repository.lease("double") as version:
+        version.model.batches = None
     with pytest.raises(grpc.RpcError) as caught:
         predict(request(), timeout=30, metadata=[SAMPLED, ("x-request-id", "mine")])
     assert caught.value.code() is grpc.StatusCode.INTERNAL

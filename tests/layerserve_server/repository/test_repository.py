@@ -877,8 +877,13 @@ def test_a_choice_that_was_made_before_a_change_is_not_kept_after_it(both_loaded
             assert version.version == expected
 
 
-def test_nothing_is_kept_of_what_a_model_that_is_gone_had_chosen(both_loaded, tmp_path):
-    repository, folder = both_loaded, tmp_path / "models" / "double"
+@pytest.mark.parametrize("limit", [0, 1 << 30], ids=["loaded", "on standby"])
+def test_nothing_is_kept_of_what_a_model_that_is_gone_had_chosen(make, put, tmp_path, limit):
+    for version in (1, 2):
+        put(version=version)
+    folder = tmp_path / "models" / "double"
+    (folder / "labels.json").write_text('{"old": 1}')
+    repository = make(max_bytes=limit)
     text = 'canary = "50 %"\ncanary_label = "old"\nshadow = "old"\nshadow_share = "50 %"\ncallers = ["a"]\n'
     (folder / "layerserve.toml").write_text(text)
     repository.scan()

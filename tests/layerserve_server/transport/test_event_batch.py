@@ -282,7 +282,9 @@ def test_closing_ends_what_is_open(make):
     assert not batches.open
 
 
-def test_large_messages_count_against_the_memory_of_all_until_they_are_answered(make):
+def test_large_messages_count_against_the_memory_of_all_until_they_are_answered(make, monkeypatch):
+    # `given_back` has short ones counted, too.
+    monkeypatch.setattr("layerserve_server.transport.event_batch.COUNTED_BYTES", 4096)
     batches, _ = make(memory=20_000, max_calls=9)
     small, first, second = [taken(batches, FakeCall(batches, bytes(size))) for size in (4095, 4096, 10_000)]
     assert batches.memory.held == 14_096
@@ -356,3 +358,18 @@ def test_the_native_front_hands_over_at_most_a_burst():
     assert {given[0] for given in asked} == {MAX_EVENTS}
     # Busily is without waiting, and only where there are cores to spare.
     assert asked == [(MAX_EVENTS, 0), *[(MAX_EVENTS,)] * 3]
+
+
+def test_what_ends_a_call_later_ends_no_equal_one(make):
+    """Both were given to a handler that waits for something, and each has a deadline of its own."""
+    batches, _ = make()
+    for end in (
+        lambda call: call.fail(BusyError("full", 1.0)),
+        lambda call: call.gone(),
+        lambda call: call.answer(b""),
+    ):
+        first, second = (FakeCall(batches) for _ in range(2))
+        first.answer_together(lambda call: None, [second])
+        end(first)
+        assert (first.outcome is None, second.outcome) == (False, None)
+        second.answer(b"")

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server.errors import (
+    BusyError,
+    NotLoadedError,
+    UnavailableError,
+    UnknownLabelError,
+    UnknownModelError,
+    UnknownVersionError,
+    VersionFailedError,
+)
 from layerserve_server.repository.canary import Canary
+from layerserve_server.services.prediction.predictor import Predictor
 
 X = np.ones((1, 2), np.float32)
 
@@ -125,3 +136,31 @@ def test_metrics_show_the_shares(settings, start, connect, wait_until):
         return app.metrics.registry.get_sample_value("layerserve_requests_total", labels) or 0
 
     wait_until(lambda: {version: count(version) for version in want} == want)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnknownVersionError,
+        UnknownModelError,
+        UnknownLabelError,
+        VersionFailedError,
+        NotLoadedError,
+        UnavailableError,
+        BusyError,
+    ],
+)
+def test_the_callers_of_a_canary_that_can_not_answer_get_the_default(error):
+    """It was chosen a moment ago: it may be unloaded since, have failed, or be excluded."""
+
+    def lease_loaded(name, version, label):
+        if version == 2:
+            raise error("no") if error is not BusyError else error("no", 1.0)
+        return f"lease of {name}"
+
+    predictor = Predictor(SimpleNamespace(lease_loaded=lease_loaded, limited=False), None, None)
+    assert predictor._lease_loaded(("m", 2, None), ("m", None, None)) == "lease of m"
+    # Of a version that the caller has named, it gets the error.
+    named = ("m", 2, None)
+    with pytest.raises(error):
+        predictor._lease_loaded(named, named)
