@@ -85,7 +85,9 @@ class Gate:
         self._verified: Caller | None = None
         if certificates and tokens is None:
             self._verified = Caller("a client with a certificate", reserved=self.reserved)
+        #: State of the file that was read last, and why that of now can't be read.
         self._stamp: tuple[int, int, int] | None = None
+        self._problem = ""
         self._verifier: Verifier | None = None
         self._credentials: Credentials | None = None
         #: Callers by method and authorization header, so that most calls cost one lookup.
@@ -180,21 +182,22 @@ class Gate:
             stamp = _stamp(self._path)
             if stamp == self._stamp:
                 return
-            # Before it is read, so that a file that stays invalid is reported once.
-            self._stamp = stamp
             self._take_text(read_text(self._path), self._path)
         except TokensFileError as error:
+            # It is read again at each look: a passing fault must not keep a withdrawn token.
             self._failed(error)
         else:
+            self._stamp, self._problem = stamp, ""
             logger.info("read the changed tokens file %s", self._path)
             self._reread("tokens", True)
 
     def _read(self, path: Path) -> None:
         """Reads the file for the first time; a process that starts later than others, what they have read."""
-        self._stamp = _stamp(path)
+        stamp = _stamp(path)
         last = self._group.last_tokens
         try:
             self._take_text(read_text(path), path)
+            self._stamp = stamp
         except TokensFileError as error:
             if last is None or not last.exists():
                 raise
@@ -209,6 +212,10 @@ class Gate:
             replace_file(last, text)
 
     def _failed(self, error: TokensFileError) -> None:
+        """Reports why the file can't be read, once while it lasts."""
+        if str(error) == self._problem:
+            return
+        self._problem = str(error)
         for line in str(error).splitlines():
             logger.error("%s; the tokens read before stay in use", line)
         self._reread("tokens", False)

@@ -69,7 +69,9 @@ class Verifier:
         self.keys_read: object = object()
         #: What the set had for each id.
         self._entries: dict[str, Mapping[str, Any]] = {}
+        #: State of the file of keys that was read last, and why that of now can't be read.
         self._stamp: tuple[int, int, int] | None = None
+        self._problem = ""
         #: The callers of tokens, as long as a stream or cache has them.
         self._callers: weakref.WeakSet[Caller] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -107,7 +109,10 @@ class Verifier:
         try:
             self._read_file()
         except (OSError, ValueError) as error:
-            self._failed(error)
+            # Once while it lasts.
+            if str(error) != self._problem:
+                self._problem = str(error)
+                self._failed(error)
 
     def caller(self, token: str) -> Caller:
         """Returns the caller of a token.
@@ -186,11 +191,10 @@ class Verifier:
         path = Path(self.settings.keys)
         found = path.stat()
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
-        if stamp == self._stamp:
-            return
-        # Before it is read, so that a file that stays invalid is reported once.
-        self._stamp = stamp
-        self._take(path.read_bytes())
+        if stamp != self._stamp:
+            self._take(path.read_bytes())
+            # After it was read: after a passing fault it is read again at the next look.
+            self._stamp, self._problem = stamp, ""
 
     def _take(self, data: bytes) -> None:
         """Takes a key set. Raises ValueError if it has no usable key."""

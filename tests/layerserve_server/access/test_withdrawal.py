@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 
 import jwt
@@ -194,3 +196,29 @@ def test_what_an_entry_grants_is_what_the_file_says_now(tmp_path, kind, changed)
         # Its streams end, as they have the earlier caller.
         assert before.ended is not None
         assert now.ended is None
+
+
+@pytest.mark.parametrize("who", ["a token that was withdrawn", "a key that was withdrawn"])
+def test_what_could_not_be_read_once_is_read_at_the_next_look(tmp_path, monkeypatch, who):
+    """A passing fault, such as a full table of open files, keeps no token or key that was withdrawn."""
+    told = []
+    on_disk = Files(tmp_path)
+    gate = Gate(tmp_path / "tokens.toml", reread=lambda what, ok: told.append(ok))
+    present, files = LOST[who]
+    call = SimpleNamespace(method=LIST, metadata=PRESENTED[present](), certificate_names=list)
+    gate.admit(call)
+    on_disk.write(**files)
+    with monkeypatch.context() as broken:
+        for name in ("read_text", "read_bytes"):
+            broken.setattr(Path, name, fail)
+        for _ in range(3):
+            gate.refresh()
+        gate.admit(call)
+    assert told == [False], "it is reported once"
+    gate.refresh()
+    with pytest.raises(UnauthenticatedError):
+        gate.admit(call)
+
+
+def fail(*_, **__):
+    raise OSError(errno.EMFILE, "Too many open files")
