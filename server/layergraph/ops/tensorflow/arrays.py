@@ -280,7 +280,9 @@ class Eye(Operation):
         if is_large and (context.symbolic_dims is None or not isinstance(num_rows, torch.Tensor)):
             raise GraphError(f"got a matrix of {rows} x {columns}, expected at most {_MOST} elements")
         kind = torch_dtype(dtype)
-        made = torch.empty(rows, columns, dtype=kind, device="meta") if is_large else torch.eye(rows, columns, dtype=kind)
+        made = (
+            torch.empty(rows, columns, dtype=kind, device="meta") if is_large else torch.eye(rows, columns, dtype=kind)
+        )
         return made.expand(*_integers(batch_shape or []), rows, columns)
 
 
@@ -371,10 +373,7 @@ OPERATIONS: dict[str, type[Operation]] = {
         f"tf>{name}": function_node(name, function, computes_values=name in ("Gather", "IdentityN"))
         for name, function in _FUNCTIONS.items()
     },
-    **{
-        f"tf>{name}": function_node(name, function, reads_values=True)
-        for name, function in _OF_SHAPES.items()
-    },
+    **{f"tf>{name}": function_node(name, function, reads_values=True) for name, function in _OF_SHAPES.items()},
     **{
         f"tf>{name}": function_node(name, function, reads_values=True, computes_values=True)
         for name, function in _OF_VALUES.items()
