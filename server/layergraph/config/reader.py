@@ -15,9 +15,9 @@ from layergraph.config import keras1
 from layergraph.config.call_numbers import counted_as_keras2, counted_as_keras3
 from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.config.graph_nodes import graph_node
+from layergraph.config.input_dtypes import looked_up, without_numpy
 from layergraph.config.keras2_releases import HIDE_MASK, TAKES_MASK
 from layergraph.config.keras_versions import KERAS1, KERAS3_UP_TO_3, OWN_KEY, OWN_OPTIONS, TENSORFLOW_JS, Generation
-from layergraph.config.input_dtypes import looked_up, without_numpy
 from layergraph.config.nodes import (
     MalformedNodeError,
     keras2_call,
@@ -184,6 +184,10 @@ class _Reader:
                     # Keras 1 takes the inner model's.
                     name = inner_input.name if self.generation is KERAS1 else f"{layer.name}_input"
                     yield replace(inner_input, name=name, config={**inner_input.config, "name": name}, stored=None)
+                elif (shape := inner.get("build_input_shape")) is not None and layer.graph.sequential:
+                    # The inner model has no shape either: both were built by data.
+                    name = self._first_input_name(item, layer, announced=False)
+                    yield LayerSpec(name, "InputLayer", {"name": name, "batch_shape": shape})
             elif index == 0 and layer.class_name != "InputLayer" and layer.graph is None:
                 raw = item.get("config") if isinstance(item, dict) else None
                 announced = self._announced_shape(raw)

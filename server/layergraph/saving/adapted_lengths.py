@@ -1,7 +1,7 @@
 """Lengths that a file leaves open although the statistics of a Normalization have them.
 
-Up to TensorFlow 2.15, a Normalization that is adapted before the model is built takes data of unknown lengths, and makes
-the model's input so. TensorFlow itself opens such a model as a SavedModel only.
+Up to TensorFlow 2.15, a Normalization that is adapted before the model is built takes data of unknown lengths, and
+makes the model's input so. TensorFlow itself opens such a model as a SavedModel only.
 """
 
 from __future__ import annotations

@@ -67,9 +67,13 @@ def test_inputs_of_keras_1(case: str, version: str) -> None:
 
 def test_an_input_of_the_first_data_is_numbered_up_to_tensorflow_2_1() -> None:
     """`input_1` in TensorFlow 2.0.4, whether the model was built by data or from its file."""
-    layers = [{"class_name": "Dense", "config": {"name": "dense", "units": 2}}]
-    late = {"name": "m", "layers": layers, "build_input_shape": [None, 4]}
+    layers: list[Config] = [{"class_name": "Dense", "config": {"name": "dense", "units": 2}}]
+    late: Config = {"name": "m", "layers": layers, "build_input_shape": [None, 4]}
     assert _model(late, "2.2.4-tf").input_names == ["input_1"]
+    inner = {"class_name": "Sequential", "config": {"name": "inner", "layers": layers}}
+    nested = _model({**late, "layers": [inner]}, "2.2.4-tf")
+    assert nested.input_names == ["input_1"]
+    assert nested.output_shape == (None, 2)
     layers[0]["config"]["batch_input_shape"] = [None, 4]
     assert _model(late, "2.2.4-tf").input_names == ["dense_input"]
 

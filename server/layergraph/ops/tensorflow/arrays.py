@@ -188,7 +188,7 @@ class Slice(Operation):
             if known is not None and known.is_unknown(x, axis) and (length < 0 or rest < length):
                 # The placeholder of an unknown length may be shorter than real data.
                 shape = list(x.shape)
-                shape[axis] = length if 0 <= length and rest < length else x.shape[axis]
+                shape[axis] = length if length >= 0 and rest < length else x.shape[axis]
                 x = x.new_empty(shape)
             else:
                 x = x.narrow(axis, start, rest if length == -1 else length)
