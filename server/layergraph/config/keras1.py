@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -303,12 +304,20 @@ def _is_branching(layers: list[Any]) -> bool:
     return layers[0].get("class_name") == "Merge" and isinstance(config, Mapping) and bool(config.get("layers"))
 
 
+def input_name(kind: Any, counts: Counter[str]) -> str:
+    """The name of the input that a first layer of class `kind` makes; `counts` are those of earlier ones by class."""
+    prefix = f"{str(kind)[:_LONGEST_CLASS].lower()}_input_"
+    counts[prefix] += 1
+    return f"{prefix}{counts[prefix]}"
+
+
 class _Unbranched:
     """The layers of all branches, in the order of Keras 1's weights."""
 
     def __init__(self) -> None:
         self.layers: list[dict[str, Any]] = []
         self.inputs: list[str] = []
+        self._counts: Counter[str] = Counter()
 
     def add_all(self, layers: list[Any], depth: int = 0) -> str | None:
         """Adds a branch and returns the name of its last layer; None if the branch has an unsupported form."""
@@ -323,22 +332,24 @@ class _Unbranched:
                 sources = [None if branch is None else self.add_all(branch, depth + 1) for branch in branches]
                 layer = {**layer, "config": {key: item for key, item in config.items() if key != "layers"}}
             elif index == 0:
-                sources = [self._input(config)]
+                sources = [self._input(layer.get("class_name"), config)]
             if not sources or any(source is None for source in sources):
                 return None
             last = str(config["name"])
             self.layers.append({**layer, "name": last, "inbound_nodes": [[[source, 0, 0] for source in sources]]})
         return last
 
-    def _input(self, config: Mapping[str, Any]) -> str | None:
+    def _input(self, kind: Any, config: Mapping[str, Any]) -> str | None:
         if config.get("batch_input_shape") is None:
             return None
-        name = f"{config['name']}_input"
+        name = input_name(kind, self._counts)
         options = {"batch_input_shape": config["batch_input_shape"], "input_dtype": config.get("input_dtype")}
         self.layers.append({"class_name": "InputLayer", "name": name, "config": {"name": name, **options}})
         self.inputs.append(name)
         return name
 
 
+#: Maximum number of characters of a class in the name of an input.
+_LONGEST_CLASS = 100
 #: Maximum nesting depth of branches.
 _MAX_BRANCHES = 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from layergraph.config import keras1
 from layergraph.config.call_numbers import counted_as_keras2, counted_as_keras3
 from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.config.graph_nodes import graph_node
+from layergraph.config.input_dtypes import looked_up, without_numpy
 from layergraph.config.keras2_releases import HIDE_MASK, TAKES_MASK
 from layergraph.config.keras_versions import KERAS1, KERAS3_UP_TO_3, OWN_KEY, OWN_OPTIONS, TENSORFLOW_JS, Generation
 from layergraph.config.nodes import (
@@ -44,6 +46,8 @@ _WITH_POLICIES = frozenset({"MultiHeadAttention", "GroupQueryAttention"})
 _HUB, _FORMER_HUB = "keras_hub>", "keras_nlp>"
 #: Keys of a model of KerasHub's that describe what happens to data before it.
 _BEFORE_MODEL = frozenset({"preprocessor"})
+#: The minor version of TensorFlow 1.13 to 2.1, which write "2.2.4-tf".
+_OF_2_2_4 = 2
 #: Operations of Keras 2.
 _KERAS2_OPERATIONS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
 
@@ -77,6 +81,8 @@ class _Reader:
         self.limits = limits
         self.values = ValueReader(generation, problems, vocabulary.activations, self._inner_layer)
         self.depth = 0
+        #: Numbers of inputs of Keras 1, by the class of the layer that makes them.
+        self.inputs: Counter[str] = Counter()
         self.layers = 0
         self.nodes = 0
 
@@ -175,8 +181,13 @@ class _Reader:
                 # Up to TensorFlow 2.1 a file has no InputLayer here: Keras makes one like that of the inner model.
                 inner_input = _only_input(layer.graph)
                 if inner_input is not None:
-                    name = f"{layer.name}_input"
+                    # Keras 1 takes the inner model's.
+                    name = inner_input.name if self.generation is KERAS1 else f"{layer.name}_input"
                     yield replace(inner_input, name=name, config={**inner_input.config, "name": name}, stored=None)
+                elif (shape := inner.get("build_input_shape")) is not None and layer.graph.sequential:
+                    # The inner model has no shape either: both were built by data.
+                    name = self._first_input_name(item, layer, announced=False)
+                    yield LayerSpec(name, "InputLayer", {"name": name, "batch_shape": shape})
             elif index == 0 and layer.class_name != "InputLayer" and layer.graph is None:
                 raw = item.get("config") if isinstance(item, dict) else None
                 announced = self._announced_shape(raw)
@@ -185,11 +196,24 @@ class _Reader:
                     dtype = raw.get("dtype") if isinstance(raw, dict) else None
                     named = isinstance(dtype, str) and not dtype.startswith("mixed_") and "_from_" not in dtype
                     dtype = dtype if named else "float32"
-                    name = f"{layer.name}_input"
+                elif self.depth == 1 and (taken := looked_up(layer)) is not None:
+                    # Such a model needs no weights, so it may be saved before it is called.
+                    shape, dtype = [None, 1], taken
+                if shape is not None:
+                    name = self._first_input_name(item, layer, announced=announced is not None)
                     yield LayerSpec(name, "InputLayer", {"name": name, "batch_shape": shape, "dtype": dtype})
                 if announced is None and self.generation.minor in HIDE_MASK and layer.class_name in TAKES_MASK:
                     layer = replace(layer, config={**layer.config, "mask_use": "passed"})
             yield layer
+
+    def _first_input_name(self, item: Any, layer: LayerSpec, *, announced: bool) -> str:
+        """The name of the input that the release makes for a first layer; `announced` means that it had a shape."""
+        if self.generation is KERAS1:
+            return keras1.input_name(item.get("class_name"), self.inputs)
+        if not announced and self.generation.minor == _OF_2_2_4:
+            # The model's shape came with its first data, which have numbers.
+            return "input_1"
+        return f"{layer.name}_input"
 
     @staticmethod
     def _announced_shape(config: Any) -> Any:
@@ -310,7 +334,9 @@ class _Reader:
         # The layer is called so, whatever the name by which the graph refers to it.
         if config.setdefault("name", name) is not None:
             self._name(config["name"])
-        if "dtype" in config and kind not in _WITH_POLICIES:
+        if kind == "InputLayer" and "dtype" in config:
+            config["dtype"] = without_numpy(config["dtype"])
+        elif "dtype" in config and kind not in _WITH_POLICIES:
             config["dtype"] = policy_of(config["dtype"], name)
         self.generation.adapt(kind, config)
         return config

@@ -12,6 +12,7 @@ from layergraph.config.compiled import compile_config, names_optimizer
 from layergraph.config.diagnostics import Diagnostics
 from layergraph.config.keras_versions import Generation, generation_of, version_of_config
 from layergraph.config.reader import read_graph
+from layergraph.config.spec import GraphSpec
 from layergraph.config.vocabulary import Vocabulary
 from layergraph.errors import (
     ConfigError,
@@ -25,11 +26,12 @@ from layergraph.functional.sublayers import list_as_in_keras2
 from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
 from layergraph.layers.lora import LoraLayer
 from layergraph.layers.table import LAYERS
-from layergraph.models.from_config import Rebuilt, find_unsupported, rebuild
+from layergraph.models.from_config import find_unsupported, rebuild
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.models.model import Model
 from layergraph.ops import operations
 from layergraph.plugins import custom_activations, custom_layers, custom_object_scope, replaced_lambdas
+from layergraph.saving.adapted_lengths import with_adapted_lengths
 from layergraph.saving.graph_config import KERAS_VERSION
 from layergraph.saving.optimizer_state import OptimizerState
 from layergraph.saving.stored_weights import load_weights
@@ -73,7 +75,8 @@ def load_archive(archive: ModelArchive, compile: bool = True, *, keep_lora: bool
 def _model(archive: ModelArchive, is_compiled: bool, keep_lora: bool) -> Model:
     version = version_of_config(archive.keras_version, archive.config)
     generation = generation_of(version, archive.config, archive.backend)
-    rebuilt = _rebuilt(archive.config, generation, archive.path, archive.limits)
+    spec = _spec(archive.config, generation, archive.path, archive.limits)
+    rebuilt = rebuild(with_adapted_lengths(spec, archive), generation.ignores, archive.limits)
     model = rebuilt.model
     if generation.major != 3:
         for layer in model.walk_layers():
@@ -129,7 +132,8 @@ def described_model(described: Any, limits: LoadLimits) -> Model:
     version = described.get("keras_version")
     try:
         generation = generation_of(version if isinstance(version, str) else KERAS_VERSION, described)
-        model = _rebuilt(described, generation, where, limits, has_weights=False).model
+        spec = _spec(described, generation, where, limits, has_weights=False)
+        model = rebuild(spec, generation.ignores, limits, has_weights=False).model
     except RecursionError:
         raise CorruptFileError(where, "is nested too deep") from None
     except ConfigError as wrong:
@@ -156,15 +160,15 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(layers, operations(), replaced_lambdas(), custom_activations(), HUB_MODELS)
 
 
-def _rebuilt(
+def _spec(
     config: Mapping[str, Any], generation: Generation, path: Path, limits: LoadLimits, *, has_weights: bool = True
-) -> Rebuilt:
+) -> GraphSpec:
     problems = Diagnostics()
     spec = read_graph(config, generation, path, problems, vocabulary(), limits)
     find_unsupported(spec, generation.ignores, problems, has_weights=has_weights)
     if problems:
         raise UnsupportedModelError(Path(path), problems.texts)
-    return rebuild(spec, generation.ignores, limits, has_weights=has_weights)
+    return spec
 
 
 def _remember_options(model: Model) -> None:
