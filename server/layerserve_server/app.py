@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version as package_version
 from types import TracebackType
 
@@ -26,14 +25,13 @@ from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.checkpoints import CheckpointService
-from layerserve_server.services.dataset_arrays import run_using
 from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.online import OnlineTrainingService
 from layerserve_server.services.open_inference.service import OpenInferenceService
-from layerserve_server.services.run_access import open_work
+from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.run_series import RunSeries
@@ -121,6 +119,7 @@ class App:
             slots=settings.training_slots,
             max_kept=settings.max_kept_runs,
         )
+        self._work = OpenWork(self.runs, self.sweeps)
         self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan, self.sweeps.scan)
         check_table([], PATHS)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
@@ -145,7 +144,7 @@ class App:
 
     def _make_services(self, dry_run: DryRun, release: str) -> Routes:
         """Makes the services of this process: those that every process has (see `wiring`), and all others."""
-        settings, repository, runs = self.settings, self.repository, self.runs
+        settings, repository, runs, work = self.settings, self.repository, self.runs, self._work
         manager = self._make_manager()
         converter = Converter(self._parent, settings.rehearsal_bytes)
         defaults = run_defaults(settings)
@@ -161,10 +160,10 @@ class App:
             ModelService(repository, converter, self._registry),
             ManagementService(manager),
             CheckpointService(repository, runs, CheckpointModels(converter)),
-            TrainingService(repository, runs, defaults, self.datasets),
-            OnlineTrainingService(repository, runs, defaults, settings.online_idle_seconds),
-            SweepService(repository, self.sweeps, defaults, self.datasets),
-            DatasetService(self.datasets, self._run_using, repository, dry_run, samples, training=trains),
+            TrainingService(repository, runs, work, defaults, self.datasets),
+            OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
+            SweepService(repository, self.sweeps, work, defaults, self.datasets),
+            DatasetService(self.datasets, work.using, repository, dry_run, samples, training=trains),
             RunSeries(runs),
             RunEstimates(repository, estimator, defaults, self.datasets),
             OpenInferenceService(repository, manager, self._registry, release, lambda: self.ready),
@@ -189,7 +188,7 @@ class App:
             audit,
             follow,
             max_upload_bytes=settings.max_upload_bytes,
-            open_work=partial(open_work, self.runs, self.sweeps),
+            open_work=self._work.of_model,
         )
         self.repository.run_published = manager.note_run
         return manager
@@ -291,12 +290,9 @@ class App:
             self._inference.telemetry.close()
         logger.info("stopped")
 
-    def _run_using(self, dataset: str) -> str:
-        return run_using(self.runs, self.sweeps, dataset)
-
     def _sweep_datasets(self) -> None:
         try:
-            self.datasets.sweep(self._run_using)
+            self.datasets.sweep(self._work.using)
         except UnavailableError as error:
             # A folder can't be read, which was logged: what uses a dataset isn't known.
             logger.debug("expired datasets aren't searched for: %s", error)

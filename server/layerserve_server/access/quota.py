@@ -24,7 +24,7 @@ class Quota:
     """Limits of one caller, and what it has used of them. Thread-safe."""
 
     __slots__ = (
-        *("_balance", "_balances", "_beginning", "_digest", "_lock", "_runs", "_since"),
+        *("_balance", "_balances", "_beginning", "_digest", "_lock", "_since"),
         *("max_dataset_bytes", "max_runs", "name", "rows", "seconds"),
     )
 
@@ -54,8 +54,7 @@ class Quota:
         self._since = time.monotonic()
         self._balances = balances
         self._digest = digest_of(space, name, rows, seconds)
-        #: The runs that count, and what returns whether one of them has ended.
-        self._runs: list[tuple[object, Callable[[], bool]]] = []
+        #: Number of runs that are being begun.
         self._beginning = 0
         self._lock = threading.Lock()
 
@@ -99,31 +98,23 @@ class Quota:
             self._balance -= rows
             return 0.0
 
-    def run(self, begin: Callable[[], T], ended: Callable[[T], bool], again: T | None = None) -> T:
-        """Begins a training run, which counts until it has `ended`. `again` is one that goes on: it counts once.
+    def run(self, begin: Callable[[], T], open_runs: Callable[[], int]) -> T:
+        """Begins a training run. `open_runs` returns how many of the caller's haven't ended.
 
         Raises QuotaError if the caller has as many queued and running runs as it may have.
         """
         with self._lock:
-            self._runs = [(run, over) for run, over in self._runs if not over()]
-            count = len(self._runs) + self._beginning
-            counts = again is not None and any(one is again for one, _ in self._runs)
-            if not counts and self.max_runs is not None and count >= self.max_runs:
+            if self.max_runs is not None and (count := open_runs() + self._beginning) >= self.max_runs:
                 raise QuotaError(
                     f"caller '{self.name}': got {count} queued and running runs, expected fewer than {self.max_runs}",
                     retry_after=RUNS_RETRY_SECONDS,
                 )
             self._beginning += 1
-        run: T | None = None
         try:
-            run = begin()
+            return begin()
         finally:
             with self._lock:
                 self._beginning -= 1
-                if run is not None and all(one is not run for one, _ in self._runs):
-                    made = run
-                    self._runs.append((made, lambda: ended(made)))
-        return run
 
     def _period(self) -> str:
         return {1.0: "second", 60.0: "minute"}.get(self.seconds, f"{self.seconds:g} seconds")

@@ -9,8 +9,6 @@ from layerserve_server.datasets.dataset import Dataset
 from layerserve_server.datasets.store import DatasetStore, Sees
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.training.request import DataArray, RunRequest
-from layerserve_server.training.runs.registry import Runs
-from layerserve_server.training.sweeps.registry import Sweeps
 
 
 def seen_by(caller: Caller) -> Sees:
@@ -53,20 +51,3 @@ def use_datasets(request: RunRequest, store: DatasetStore | None) -> None:
     if store is not None:
         for id in datasets_of(request):
             store.use(id)
-
-
-def run_using(runs: Runs, sweeps: Sweeps, id: str) -> str:
-    """Returns the run or sweep that needs a dataset, in words; "" if there is none.
-
-    A run needs it until it has ended, and afterwards as long as it can be resumed. Raises UnavailableError as
-    `Runs.list` does.
-    """
-    runs.scan()
-    for sweep in sweeps.list():
-        if id in datasets_of(sweep.request) and not sweep.ended:
-            return f"sweep '{sweep.id}'"
-    # In this order: a run that is taken over in between is in both lists, rather than in neither.
-    for run in (*runs.list_elsewhere(), *runs.list()):
-        if id in datasets_of(run.request) and (not run.log.ended or run.resumable):
-            return f"run '{run.id}'"
-    return ""

@@ -23,8 +23,8 @@ from layerserve_server.errors import (
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import lease, model_spec, parsed
 from layerserve_server.services.online_stream import OnlineStream
+from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import find_run, owned
-from layerserve_server.services.run_changes import counted
 from layerserve_server.services.run_requests import RunDefaults, common_fields, read_options
 from layerserve_server.training import events
 from layerserve_server.training.online.link import Link, LinkClosedError
@@ -43,10 +43,13 @@ END_SECONDS = 10.0
 class OnlineTrainingService:
     """Handlers of the service for training step by step."""
 
-    def __init__(self, repository: Repository, runs: Runs, defaults: RunDefaults, idle_seconds: float) -> None:
+    def __init__(
+        self, repository: Repository, runs: Runs, work: OpenWork, defaults: RunDefaults, idle_seconds: float
+    ) -> None:
         """`idle_seconds` is the time without a request after which a session ends; callers may set less."""
         self._repository = repository
         self._runs = runs
+        self._work = work
         self._defaults = defaults
         self._idle_seconds = idle_seconds
         #: The stream of each session that has one.
@@ -64,7 +67,9 @@ class OnlineTrainingService:
         first = await parsed(stream, pb.TrainOnlineRequest, await stream.first())
         part = first.WhichOneof("part")
         if part == "spec":
-            run = await stream.blocking(partial(counted, stream.caller, lambda: self._begin(stream, first.spec)))
+            run = await stream.blocking(
+                partial(self._work.begin, stream.caller, lambda: self._begin(stream, first.spec))
+            )
         elif part == "resume":
             run = await stream.blocking(lambda: self._resume(stream, first.resume.run_id))
         else:
@@ -113,7 +118,7 @@ class OnlineTrainingService:
             raise InvalidRequestError(f"run '{run.id}': is no session of online training")
         if not run.resumable and run.state is not RunState.PAUSED:
             return run
-        return counted(stream.caller, lambda: self._runs.steering.resume(run_id), run)
+        return self._work.begin(stream.caller, lambda: self._runs.steering.resume(run_id), run)
 
     def _request(self, spec: pb.OnlineSpec, model: str, version: int) -> RunRequest:
         filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": self._defaults.checkpoint_seconds}

@@ -11,7 +11,6 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
-from layerserve_server.training.sweeps.registry import Sweeps
 
 
 def find_run(runs: Runs, caller: Caller, needed: Access, run_id: str) -> Run:
@@ -24,15 +23,6 @@ def find_run(runs: Runs, caller: Caller, needed: Access, run_id: str) -> Run:
 def seen_by(caller: Caller) -> Callable[[RunRequest], bool]:
     """Returns whether a run or sweep of a request exists for a caller."""
     return lambda request: access_to(caller, request) > Access.NONE
-
-
-def open_work(runs: Runs, sweeps: Sweeps, model: str) -> list[str]:
-    """Returns the sweeps and runs of a model that haven't ended, in words: "run 'X'". Raises UnavailableError."""
-    runs.scan()
-    found = [f"sweep '{sweep.id}'" for sweep in sweeps.list(model) if not sweep.ended]
-    # In this order: a run that is taken over in between is in both lists, rather than in neither.
-    open_runs = {run.id: run for run in (*runs.list_elsewhere(model), *runs.list(model)) if not run.log.ended}
-    return found + [f"run '{run.id}'" for run in open_runs.values() if not run.request.sweep]
 
 
 def owned(request: RunRequest, caller: Caller, repository: Repository) -> RunRequest:

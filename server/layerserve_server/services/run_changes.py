@@ -11,6 +11,7 @@ from layerserve_server.access.ownership import Access
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.services.messages import parse
+from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import find_run
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
@@ -23,9 +24,10 @@ MAX_REMOVED = 1000
 class RunChanges:
     """These handlers. All raise as `find_run` does."""
 
-    def __init__(self, runs: Runs, describe: Callable[[Run], pb.Run]) -> None:
+    def __init__(self, runs: Runs, work: OpenWork, describe: Callable[[Run], pb.Run]) -> None:
         """`describe` makes the message about a run."""
         self._runs = runs
+        self._work = work
         self._describe = describe
 
     def handlers(self) -> dict[str, Handler]:
@@ -93,7 +95,7 @@ class RunChanges:
         """Handles ResumeRun. Raises as `RunSteering.resume` and `Quota.run` do."""
         request = parse(pb.ResumeRunRequest, call.request)
         held = self._check(call.caller, request.run_id)
-        run = counted(call.caller, lambda: self._runs.steering.resume(request.run_id), held)
+        run = self._work.begin(call.caller, lambda: self._runs.steering.resume(request.run_id), held)
         call.reply(pb.ResumeRunResponse(run=self._describe(run)).SerializeToString)
 
     def delete_run(self, call: Call) -> None:
@@ -106,13 +108,3 @@ class RunChanges:
     def _check(self, caller: Caller, run_id: str) -> Run:
         """Returns a run that the caller may change. Raises as `find_run` does."""
         return find_run(self._runs, caller, Access.FULL, run_id)
-
-
-def counted(caller: Caller, begin: Callable[[], Run], again: Run | None = None) -> Run:
-    """Begins or resumes a run that counts for the caller's quota until it ends, also while it is paused.
-
-    `again` is the run that is resumed, which may count already.
-    """
-    if caller.quota is None:
-        return begin()
-    return caller.quota.run(begin, lambda run: run.log.ended, again)

@@ -14,6 +14,7 @@ from layerserve_server.errors import InvalidRequestError, ServerError
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.messages import lease, model_spec, parse, timestamp
+from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import owned, seen_by
 from layerserve_server.services.run_requests import RunDefaults, parsed_json, training_request
 from layerserve_server.training.sweeps.plan import Method
@@ -38,12 +39,18 @@ class SweepService:
     """Handlers of the sweep service."""
 
     def __init__(
-        self, repository: Repository, sweeps: Sweeps, defaults: RunDefaults, datasets: DatasetStore | None = None
+        self,
+        repository: Repository,
+        sweeps: Sweeps,
+        work: OpenWork,
+        defaults: RunDefaults,
+        datasets: DatasetStore | None = None,
     ) -> None:
         """`datasets` is None if the server keeps none."""
         self._datasets = datasets
         self._repository = repository
         self._sweeps = sweeps
+        self._work = work
         self._defaults = defaults
 
     def routes(self) -> Routes:
@@ -90,9 +97,7 @@ class SweepService:
                 raise
             return sweep
 
-        quota = call.caller.quota
-        # For the quota of runs a sweep is one.
-        sweep = begin() if quota is None else quota.run(begin, lambda sweep: sweep.ended)
+        sweep = self._work.begin(call.caller, begin)
         call.reply(pb.CreateSweepResponse(sweep=self._sweep(sweep)).SerializeToString)
 
     def get_sweep(self, call: Call) -> None:

@@ -18,8 +18,9 @@ from layerserve_server.services.dataset_arrays import use_datasets, with_dataset
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.idempotency import IdempotencyKeys
 from layerserve_server.services.messages import parse, parsed
+from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import find_run, owned
-from layerserve_server.services.run_changes import RunChanges, counted
+from layerserve_server.services.run_changes import RunChanges
 from layerserve_server.services.run_list import page, selected
 from layerserve_server.services.run_replies import event_message, existence_message, file_message, run_message
 from layerserve_server.services.run_requests import RunDefaults, evaluation_request, training_request
@@ -48,14 +49,20 @@ class TrainingService:
     """Handlers of the training service."""
 
     def __init__(
-        self, repository: Repository, runs: Runs, defaults: RunDefaults, datasets: DatasetStore | None = None
+        self,
+        repository: Repository,
+        runs: Runs,
+        work: OpenWork,
+        defaults: RunDefaults,
+        datasets: DatasetStore | None = None,
     ) -> None:
         """`datasets` is None if the server keeps none."""
         self._repository = repository
         self._datasets = datasets
         self._runs = runs
         self._defaults = defaults
-        self._changes = RunChanges(runs, run_message)
+        self._work = work
+        self._changes = RunChanges(runs, work, run_message)
         self._keys = IdempotencyKeys(runs)
         self._uploads = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS)
 
@@ -117,7 +124,7 @@ class TrainingService:
         def begin_once() -> tuple[Run, bool]:
             # The run may be of a model on which the caller has no right any more.
             stream.caller.check_model("train", message.spec.model.name)
-            return self._keys.begin(stream.caller.owner, message.spec, partial(counted, stream.caller, begin))
+            return self._keys.begin(stream.caller.owner, message.spec, partial(self._work.begin, stream.caller, begin))
 
         with self._uploads.occupy(stream.peer):
             run, found = await stream.blocking(begin_once)

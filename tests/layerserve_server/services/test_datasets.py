@@ -15,7 +15,7 @@ from layerserve import tensors
 from layerserve.v1 import datasets_pb2 as pb
 from layerserve.v1 import datasets_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
 from layerserve_server.observability.sample_files import Sample, SampleFiles
-from layerserve_server.services.dataset_arrays import run_using
+from layerserve_server.services.open_work import OpenWork
 from tokens import bearer, entry
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -218,11 +218,13 @@ def test_a_run_reads_a_dataset_and_keeps_it(server, wait_until):
 def test_who_needs_a_dataset(sweep_ended, run_ended, resumable, used, elsewhere):
     request = SimpleNamespace(data=[SimpleNamespace(dataset=""), SimpleNamespace(dataset="d")])
     run = SimpleNamespace(id="r", request=request, log=SimpleNamespace(ended=run_ended), resumable=resumable)
-    sweeps = SimpleNamespace(list=lambda: [SimpleNamespace(id="s", request=request, ended=sweep_ended)])
+    sweeps = SimpleNamespace(list=lambda model="": [SimpleNamespace(id="s", request=request, ended=sweep_ended)])
     lists = {"list": [], "list_elsewhere": []} | {"list_elsewhere" if elsewhere else "list": [run]}
-    runs = SimpleNamespace(scan=lambda: None, **{name: lambda held=held: held for name, held in lists.items()})
-    assert run_using(runs, sweeps, "d") == used
-    assert run_using(runs, sweeps, "other") == ""
+    runs = SimpleNamespace(
+        scan=lambda: None, **{name: lambda model="", held=held: held for name, held in lists.items()}
+    )
+    assert OpenWork(runs, sweeps).using("d") == used
+    assert OpenWork(runs, sweeps).using("other") == ""
 
 
 def test_a_run_whose_dataset_is_deleted_while_it_begins_fails(server, monkeypatch):

@@ -479,7 +479,7 @@ def test_a_sweep_is_described_whole(tmp_path):
     sweep = Sweep(
         id="s1",
         folder=tmp_path,
-        plan=Plan((dimension,), Method.GRID, 9, 2, 5, 3, "val_loss", larger_is_better=True),
+        plan=Plan((dimension,), Method.GRID, 9, 2, 5, "val_loss", larger_is_better=True),
         request=RunRequest("m", 4, (), description="why"),
         created_time=1.5,
         state=SweepState.FINISHED,
@@ -492,7 +492,7 @@ def test_a_sweep_is_described_whole(tmp_path):
         reason="all trials were tried",
         ended_time=3.5,
     )
-    service = SweepService(None, SimpleNamespace(get=lambda *_: sweep, owner=lambda _: "here"), DEFAULTS)
+    service = SweepService(None, SimpleNamespace(get=lambda *_: sweep, owner=lambda _: "here"), None, DEFAULTS)
     call = FakeCall(event_batches_here(CallObserver()), sweeps_pb2.GetSweepRequest(sweep_id="s1").SerializeToString())
     service.get_sweep(call)
     (reply,) = call.sent

@@ -78,7 +78,7 @@ RUN = SimpleNamespace(id="r", log=None, request=SimpleNamespace(model="m", calle
 
 def changed(method, request):
     """Has a run be changed by a caller who may do all."""
-    service = RunChanges(SimpleNamespace(), SimpleNamespace())
+    service = RunChanges(SimpleNamespace(), SimpleNamespace(), SimpleNamespace())
     service._check = lambda *_: None
     return service.handlers()[method](call(request))
 

@@ -309,7 +309,8 @@ def test_a_run_has_the_name_of_its_caller_and_counts_for_its_quota_while_it_is_p
     put("double")
     tokens = {"one": "rights = ['train', 'read']\nmax_runs = 1", "two": "rights = ['train', 'read']"}
     app = start(tokens=write_tokens(tmp_path / "tokens.toml", tokens))
-    stub = Changer(app, connect(app), tmp_path).stub
+    trainer = Changer(app, connect(app), tmp_path)
+    stub = trainer.stub
     one, two = {"metadata": bearer("one"), "timeout": 60}, {"metadata": bearer("two"), "timeout": 60}
     call = stub.Train(messages(spec("wait", idempotency_key="k")), **one)
     run_id = next(response.event.run_id for response in call if response.event.HasField("step"))
@@ -320,6 +321,12 @@ def test_a_run_has_the_name_of_its_caller_and_counts_for_its_quota_while_it_is_p
     # The run itself isn't one too many, neither when it goes on nor for a call that finds it.
     assert next(stub.Train(messages(spec("wait", idempotency_key="k")), **one)).event.accepted.found
     assert stub.ResumeRun(pb.ResumeRunRequest(run_id=run_id), **one).run.caller == "one"
+    # Nor is it forgotten by the server.
+    trainer.app.stop()
+    app = start(tokens=tmp_path / "tokens.toml")
+    stub = Changer(app, connect(app), tmp_path).stub
+    code, text = refused(lambda: list(stub.Train(messages(spec()), **one)))
+    assert (code, "1 queued and running runs" in text) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
     # Keys are each caller's own.
     other = next(stub.Train(messages(spec("exit", idempotency_key="k")), **two)).event
     assert not other.accepted.found
