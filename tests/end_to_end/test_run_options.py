@@ -122,8 +122,16 @@ def test_a_loss_that_is_no_number_may_be_passed_over(client: Client) -> None:
     with pytest.raises(errors.TrainingFailed, match=r"step 4: .*nan") as failure:
         train(client, x, shuffle=False).wait()
     assert not failure.value.resumable
-    run = train(client, x, shuffle=False, on_nan="continue", publish=False).wait()
+    before = client.model("dense").version
+    run = train(client, x, shuffle=False, on_nan="continue").wait()
     assert np.isnan(run.history["loss"]).all()
+    # Later runs would start from it.
+    assert client.model("dense").version == before
+    assert "isn't finite" in run.info().withheld
+    with pytest.raises(
+        errors.FailedPrecondition, match="that could be published: its state is finished: weight"
+    ):
+        run.publish()
 
 
 # Data that the server reads.

@@ -102,7 +102,7 @@ def test_the_digests_of_data(disk, tmp_path):
 
 
 def test_the_plan_of_a_sweep(disk, tmp_path):
-    settings = {"trials": 1, "parallel": 1, "seed": 1, "reduction_factor": 3, "monitor": "loss"}
+    settings = {"trials": 1, "parallel": 1, "seed": 1, "monitor": "loss"}
     Plan(dimensions=(), method=Method.GRID, larger_is_better=False, **settings).write(tmp_path)
     assert disk.lost(tmp_path / PLAN) == []
 

@@ -18,7 +18,7 @@ from layerserve_server.training.sweeps.sweep import TRIALS, Sweep, Trial
 
 REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (8, 4)),), epochs=3, class_weight={0: 1.0, 1: 2})
 STEP = Event(3, 1e9, events.Step(1, 2, 3, 4, {"loss": math.nan, "accuracy": 1}))
-PLAN_OF = Plan((Dimension("seed", (1, 2)),), Method.GRID, 2, 1, 0, 3, "loss", larger_is_better=False)
+PLAN_OF = Plan((Dimension("seed", (1, 2)),), Method.GRID, 2, 1, 0, "loss", larger_is_better=False)
 
 
 @pytest.mark.parametrize(

@@ -202,8 +202,11 @@ class Ledger:
 
     def _part_made(self, counts: Callable[[Any], Counts], made: Any, make: Callable[[], None]) -> None:
         make()
-        if self._making or not all(map(_stopped, self._servers)):
+        if self._making:
             self._parts.append((made, counts))
+        elif not all(map(_stopped, self._servers)):
+            # A server's part, or one that a test has made beside it, of stand-ins.
+            self._parts.append((made, functools.partial(_of_any, counts)))
 
     def left(self) -> dict[str, int]:
         """Returns what isn't given back now, by what it is."""
@@ -219,14 +222,25 @@ class Ledger:
     def settle(self) -> dict[str, int]:
         """Waits until everything is given back, and returns what isn't. Forgets then what has stopped."""
         end = time.monotonic() + SECONDS
-        while (left := self.left()) and time.monotonic() < end:
-            time.sleep(0.002)
-        self._servers = [one for one in self._servers if not (left or _stopped(one))]
-        if not self._servers:
-            self._parts.clear()
-        self._wanted.clear()
-        self._rows = 0
-        return left
+        left: dict[str, int] | None = None
+        try:
+            while (left := self.left()) and time.monotonic() < end:
+                time.sleep(0.002)
+            return left
+        finally:
+            # One alarm for what isn't given back.
+            self._servers = [one for one in self._servers if left == {} and not _stopped(one)]
+            if not self._servers:
+                self._parts.clear()
+            self._wanted.clear()
+            self._rows = 0
+
+
+def _of_any(counts: Callable[[Any], Counts], part: Any) -> Counts:
+    try:
+        return counts(part)
+    except AttributeError:
+        return {}
 
 
 def _class(module: str, name: str) -> Any:

@@ -157,8 +157,8 @@ class _NanPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NanPolicy.V
     """Training goes on, as in Keras."""
 
 class NanPolicy(_NanPolicy, metaclass=_NanPolicyEnumTypeWrapper):
-    """What happens when a loss is NaN or infinite. Under both policies a run fails that ends with such weights, unless the version
-    that it started from has them: they are never published.
+    """What happens when a loss is NaN or infinite. Weights that are, and weren't in the version that the run started from, are
+    never published: a run that ends with them fails, or with CONTINUE finishes without a result (RunFinished.withheld).
     """
 
 NAN_POLICY_UNSPECIFIED: NanPolicy.ValueType  # 0

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from layerserve_server.training.model import TrainableModel
 
 
+class NotFiniteError(NotTrainableError):
+    """A model isn't published, since a weight isn't finite. The text names the weight."""
+
+
 def check_finite(model: TrainableModel, base: Path) -> None:
-    """Raises NotTrainableError, which names the weight, if `not_finite` finds one."""
+    """Raises NotFiniteError if `not_finite` finds a weight."""
     if found := not_finite(model, base):
-        raise NotTrainableError(f"{found}; so the model isn't published")
+        raise NotFiniteError(f"{found}; so the model isn't published")
 
 
 def not_finite(model: TrainableModel, base: Path) -> str:

@@ -22,6 +22,7 @@ from layerserve_server.inference.runner import load_plugins
 from layerserve_server.training import events
 from layerserve_server.training.budget import cache_room, text_room
 from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.finite import NotFiniteError
 from layerserve_server.training.model import (
     configured_callbacks,
     evaluate_arguments,
@@ -98,8 +99,14 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
         step = f"step {position.step} of epoch {position.epoch}" if position.step else f"epoch {position.epoch}"
         why = f": {control.why_stopped}" if control.why_stopped else ""
         writer.write(events.Log(f"stopped early, after {step}{why}"))
-    result = _keep_result(folder, request, model, base, writer)
-    withheld = why_withheld(load_model, base, result, request, arrays)
+    try:
+        result = _keep_result(folder, request, model, base, writer)
+        withheld = why_withheld(load_model, base, result, request, arrays)
+    except NotFiniteError as error:
+        if request.on_nan != "continue":
+            raise
+        # No file is kept, so no call can publish it.
+        withheld = str(error)
     writer.close()
     return RunResult(
         "trained", epoch=position.epoch, seconds=time.monotonic() - began, logs=reporter.logs, withheld=withheld
@@ -201,7 +208,7 @@ def _set_up_torch(request: RunRequest) -> None:
 def _keep_result(folder: Path, request: RunRequest, model: Model, base: Path, writer: EventWriter) -> Path:
     """Writes the model to publish, of the last or the best epoch, to the result's folder. Returns its file.
 
-    Raises NotTrainableError if a weight isn't finite.
+    Raises NotFiniteError if a weight isn't finite.
     """
     format = result_format(model, request)
     result = result_file(folder, format.suffix)

@@ -251,8 +251,9 @@ class RunEndings:
         """
         with self._table.changed:
             if not run.publishable:
-                reason = f": {last.reason}" if isinstance(last := run.log.last, Failed) else ""
-                state = f"its state is {run.state.value}{reason}"
+                last = run.log.last
+                reason = getattr(last, "reason", "") or getattr(last, "withheld", "")
+                state = f"its state is {run.state.value}" + f": {reason}" * bool(reason)
                 raise NotTrainableError(f"run '{run.id}' has no result that could be published: {state}")
             self._table.own(run)
         try:

@@ -150,6 +150,8 @@ class Driver:
             if trial.value is None:
                 reason = f"its run has no number for log '{self._sweep.plan.monitor}'"
                 self._conclude(trial, study, TrialState.FAILED, reason)
+            elif last.withheld and not result_file(run.folder).is_file():
+                self._conclude(trial, study, TrialState.FAILED, last.withheld)
             else:
                 self._conclude(trial, study, TrialState.FINISHED, run=run)
         elif isinstance(last, events.Cancelled):
