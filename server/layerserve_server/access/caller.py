@@ -19,7 +19,7 @@ class Caller:
     """An identity with its rights on models. Calls and streams carry it to the services."""
 
     __slots__ = (
-        *("__weakref__", "_allowed", "_checked_with", "_named"),
+        *("__weakref__", "_allowed", "_named"),
         *("ended", "expires", "models", "name", "quota", "reserved", "rights", "source", "unlimited"),
     )
 
@@ -54,9 +54,9 @@ class Caller:
         self.source = source
         #: The error with which the caller's streams end; None while it may go on.
         self.ended: UnauthenticatedError | None = None
-        # Checks that succeeded: for each request of a model, a set lookup replaces the comparison with patterns.
-        self._allowed: set[tuple[Right, str]] = set()
-        self._checked_with = reserved.version
+        # Checks that succeeded with the restrictions of a version: for each request of a model, a set lookup replaces
+        # the comparison with patterns. Replaced, never cleared: a check that began before a change may end after it.
+        self._allowed: tuple[int, set[tuple[Right, str]]] = (reserved.version, set())
 
     def __repr__(self) -> str:
         return f"Caller({self.name!r}, {sorted(self.rights)}, {self.models})"
@@ -112,11 +112,11 @@ class Caller:
 
     def check_model(self, right: Right, model: str) -> None:
         """Raises ForbiddenError if the caller may not do this with a model, whether it exists or not."""
-        if self._checked_with != self.reserved.version:
-            # First, so that a change in between isn't missed.
-            self._checked_with = self.reserved.version
-            self._allowed.clear()
-        if (right, model) in self._allowed:
+        version, allowed = self._allowed
+        if version != self.reserved.version or len(allowed) >= MAX_KEPT:
+            # The version first, so that a change in between isn't missed.
+            _, allowed = self._allowed = (self.reserved.version, set())
+        if (right, model) in allowed:
             return
         if not self.may(right, model):
             if not self._named:
@@ -126,9 +126,7 @@ class Caller:
             raise ForbiddenError(
                 f"model '{safe_text(model, 80)}': caller '{safe_text(self.name, 80)}' has no {_phrase(right)} on it"
             )
-        if len(self._allowed) >= MAX_KEPT:
-            self._allowed.clear()
-        self._allowed.add((right, model))
+        allowed.add((right, model))
 
     def check_current(self) -> None:
         """Raises TokenExpiredError if the caller's token has expired."""

@@ -50,7 +50,7 @@ def access_to(caller: Caller, owned: Owned) -> Access:
             return Access.NONE
     if not caller.may("any", owned.model):
         return Access.NONE
-    if changes(caller, owned.caller) or (owned.caller == caller.owner and "read" in caller.rights):
+    if changes(caller, owned.caller):
         return Access.FULL
     if "read" in caller.rights:
         return Access.READ

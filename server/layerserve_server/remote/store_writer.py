@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -74,23 +75,42 @@ class StoreWriter:
         publishing.check(self._address)
         if base:
             self.check_there(name, base)
-        one = publishing.upload(self._store, name, folder, max([above, *self._mirror.versions_of(name)]), expected)
-        try:
-            if base:
-                # A server that deletes the model writes that first: one of the two sees what the other has done.
-                check_not_deleted(name, base, self._control(name))
-            if settings is not None:
-                with self._mirror.exchange:
-                    self._write(f"{name}/{SETTINGS_FILE}", settings.decode("utf-8"))
-            # Files of the model's folder that come with each version.
-            missing = [file for file in names(one.files) if not (folder / file).exists()]
-            if missing:
-                self._store.fetch([one.files[file] for file in missing], missing, folder)
-            self._mirror.adopt(one, folder)
-        except (OSError, ModelGoneError):
-            publishing.delete(self._store, f"{name}/{one.version}", own_paths(one))
-            raise
+        # First: no version is there for a moment without settings, which may name its callers.
+        with self._replaced(f"{name}/{SETTINGS_FILE}", settings):
+            one = publishing.upload(self._store, name, folder, max([above, *self._mirror.versions_of(name)]), expected)
+            try:
+                if base:
+                    # A server that deletes the model writes that first: one of the two sees what the other has done.
+                    check_not_deleted(name, base, self._control(name))
+                # Files of the model's folder that come with each version.
+                missing = [file for file in names(one.files) if not (folder / file).exists()]
+                if missing:
+                    self._store.fetch([one.files[file] for file in missing], missing, folder)
+                self._mirror.adopt(one, folder)
+            except (OSError, ModelGoneError):
+                publishing.delete(self._store, f"{name}/{one.version}", own_paths(one))
+                raise
         return one.version
+
+    @contextmanager
+    def _replaced(self, path: str, content: bytes | None) -> Iterator[None]:
+        """Replaces an object, unless `content` is None, and executes the block. If that fails, it is as before."""
+        if content is None:
+            yield
+            return
+        with self._mirror.exchange:
+            before = self._text(path)
+            self._write(path, content.decode("utf-8"))
+        try:
+            yield
+        except OSError:
+            with self._mirror.exchange:
+                if before is None:
+                    self._store.delete(path)
+                    self._mirror.copy_text(path, None)
+                else:
+                    self._write(path, before)
+            raise
 
     def write_label(self, name: str, label: str, version: int) -> None:
         """See Writer."""
@@ -158,13 +178,19 @@ class StoreWriter:
     def _read(self, path: str) -> dict[str, Any]:
         """Returns a JSON object; empty if there is none. Raises OSError if it can't be read."""
         try:
-            return json_object(self._store.read(path, MAX_LABELS_BYTES))
-        except StoreError as error:
-            if error.kind == "missing":
-                return {}
-            raise
+            text = self._text(path)
+            return {} if text is None else json_object(text)
         except ValueError as error:
             raise UnreadableFileError(f"{path}: {error}") from error
+
+    def _text(self, path: str) -> str | None:
+        """Returns a small object; None if there is none. Raises OSError if it can't be read."""
+        try:
+            return self._store.read(path, MAX_LABELS_BYTES)
+        except StoreError as error:
+            if error.kind == "missing":
+                return None
+            raise
 
     def _replace(self, path: str, values: Mapping[str, Any]) -> None:
         self._write(path, json.dumps(values, indent=1))

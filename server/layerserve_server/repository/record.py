@@ -188,13 +188,13 @@ class ModelRecord:
                 source = "the model's settings serve" if self.control.policy is None else "the policy of a call serves"
                 entry.barred = f"{source} version {listed} only"
 
-    def read(self, folder: Path, file: Path | None) -> bool:
-        """Reads settings, labels and what calls have set from the model's folder, settings also beside its `file`.
+    def read(self, folder: Path, beside: Path) -> bool:
+        """Reads settings, labels and what calls have set from the model's folder, settings also from a file `beside`.
 
         What is invalid leaves what was in force before. Returns whether something is newly wrong.
         """
         readers: dict[str, Callable[[], None]] = {
-            SETTINGS_FILE: lambda: self._read_settings(folder, file),
+            SETTINGS_FILE: lambda: self._read_settings(folder, beside),
             CONTROL: lambda: self._read_control(folder),
             LABELS: lambda: self._read_labels(folder),
         }
@@ -209,10 +209,9 @@ class ModelRecord:
         before, self.problem = self.problem, "; ".join(problems)
         return bool(problems) and self.problem != before
 
-    def _read_settings(self, folder: Path, file: Path | None) -> None:
-        content = read_content(folder / SETTINGS_FILE)
-        name, beside = SETTINGS_FILE, None if file is None else file.with_suffix(".toml")
-        if beside is not None and (other := read_content(beside)) is not None:
+    def _read_settings(self, folder: Path, beside: Path) -> None:
+        content, name = read_content(folder / SETTINGS_FILE), SETTINGS_FILE
+        if (other := read_content(beside)) is not None:
             if content is not None:
                 raise ModelSettingsError(f"got both {SETTINGS_FILE} and {beside.name}, expected one of the two")
             content, name = other, beside.name

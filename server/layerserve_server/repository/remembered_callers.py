@@ -30,9 +30,11 @@ class RememberedCallers:
         self._writes = writes
         #: What is known of models, also if it couldn't be written.
         self._known: dict[str, Restriction] = {}
+        #: Models with a file, also one that can't be read.
+        self._on_disk: set[str] = set()
         #: State of the folder when it was last read; None if it couldn't be.
         self._stamp: int | None = 0
-        self._reported = ""
+        self._reported: set[str] = set()
 
     def models(self) -> Iterable[str]:
         """Returns the names of the models that are restricted."""
@@ -50,7 +52,7 @@ class RememberedCallers:
                 return
             names = {path.name.removesuffix(SUFFIX) for path in self._folder.iterdir() if path.suffix == SUFFIX}
         except FileNotFoundError:
-            self._stamp = 0
+            self._stamp, self._on_disk = 0, set()
             return
         except OSError as error:
             self._report(f"{self._folder}: {error.strerror}; only callers that manage a model may use it")
@@ -60,11 +62,12 @@ class RememberedCallers:
         if not self._writes:
             # This process has nothing that couldn't be written.
             self._known = {name: one for name, one in self._known.items() if name in names}
-        self._stamp = stamp
+        self._stamp, self._on_disk = stamp, names
 
     def remember(self, model: str, restriction: Restriction | None) -> None:
-        """Notes what the settings of a model say; None for all callers."""
-        if self._stamp is not None and self._known.get(model) == restriction:
+        """Notes what the settings of a model say; None for all callers. What couldn't be written is written again."""
+        written = (model in self._on_disk) == (restriction is not None)
+        if self._stamp is not None and self._known.get(model) == restriction and written:
             return
         if restriction is None:
             self._known.pop(model, None)
@@ -77,9 +80,11 @@ class RememberedCallers:
             if restriction is not None:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 replace_file(path, json.dumps({"callers": restriction.callers}), flushed=True)
+                self._on_disk.add(model)
             elif path.exists():
                 path.unlink()
                 sync(self._folder)
+                self._on_disk.discard(model)
         except OSError as error:
             self._report(f"can't write the callers of model '{model}' to {path}: {error.strerror}")
 
@@ -95,7 +100,7 @@ class RememberedCallers:
             return UNREADABLE
 
     def _report(self, text: str) -> None:
-        """Logs what is wrong, once while it lasts."""
-        if text != self._reported:
+        """Logs what is wrong, once."""
+        if text not in self._reported:
             logger.error("%s", text)
-        self._reported = text
+        self._reported.add(text)

@@ -475,8 +475,9 @@ class Repository(LoadedModels):
             record = self._models.get(name) or self._new_record(name)
             # Before the files are read, on which both depend.
             before, restrictions = record.choice(), self.restrictions
-        file = next((one.path for one in found.values() if one.path.parent.parent != folder), None)
-        invalid = record.read(folder, file)
+        # The latter also of a model whose file in the root was deleted: its other versions are open to no more callers.
+        beside = (self._root if self._file_name is None else self._path.parent) / f"{name}.toml"
+        invalid = record.read(folder, beside)
         with self._lock:
             self._models[name] = record
             for one in found.values():

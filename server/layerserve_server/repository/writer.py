@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,15 +104,15 @@ class FolderWriter:
         """See Writer."""
         target = publishing.model_folder(self._root, name)
         try:
-            version = publishing.claim(folder, target, above)
-            try:
-                for path in (target, target.parent):
-                    sync(path)
-                if settings is not None:
-                    replace_file(target / SETTINGS_FILE, settings, flushed=True)
-            except OSError:
-                publishing.withdraw(self._root, [target / str(version)])
-                raise
+            # First: no version is there for a moment without settings, which may name its callers.
+            with _replaced(target / SETTINGS_FILE, settings):
+                version = publishing.claim(folder, target, above)
+                try:
+                    for path in (target, target.parent):
+                        sync(path)
+                except OSError:
+                    publishing.withdraw(self._root, [target / str(version)])
+                    raise
         except OSError:
             with suppress(OSError):
                 target.rmdir()  # unless there is something in it
@@ -140,11 +140,30 @@ class FolderWriter:
 
     def withdraw_model(self, name: str, highest: int) -> None:
         """See Writer."""
-        ends = (*layout.SUFFIXES, ".toml", *(f".{beside}" for beside in layout.BESIDE))
-        flat = [self._root / f"{name}{end}" for end in ends]
+        models = [self._root / f"{name}{suffix}" for suffix in layout.SUFFIXES]
+        others = [self._root / f"{name}.{beside}" for beside in ("toml", *layout.BESIDE)]
         folder = publishing.model_folder(self._root, name)
         # Who waits to publish finds what is written here.
         with publishing.locked_folder(folder):
             highest = max([highest, *publishing.version_numbers(folder)])
-            publishing.withdraw(self._root, [folder, *flat])
+            # Settings not before the versions, whose callers they may name.
+            publishing.withdraw(self._root, [*models, folder, *others])
             write_control(publishing.model_folder(self._root, name), highest=highest or None, deleted=highest or None)
+
+
+@contextmanager
+def _replaced(file: Path, content: bytes | None) -> Iterator[None]:
+    """Replaces a file, unless `content` is None, and then executes the block. If that fails, the file is as before."""
+    if content is None:
+        yield
+        return
+    before = file.read_bytes() if file.exists() else None
+    replace_file(file, content, flushed=True)
+    try:
+        yield
+    except OSError:
+        if before is None:
+            file.unlink()
+        else:
+            replace_file(file, before, flushed=True)
+        raise

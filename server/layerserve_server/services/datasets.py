@@ -141,7 +141,7 @@ class DatasetService:
         kept = (folder for folder in (self._samples / name).glob("*") if folder.name.isdigit())
         folders = sorted(folder for folder in kept if int(folder.name) > deleted)
         if version is not None or label is not None:
-            folders = [self._samples / name / str(number)]
+            folders = [folder for folder in folders if int(folder.name) == number]
 
         def write(path: Path, most: int) -> tuple[int, str]:
             sampled_requests.write_corrections(path.parent, corrections)

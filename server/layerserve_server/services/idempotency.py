@@ -11,8 +11,10 @@ from typing import TypeAlias
 from google.protobuf.message import DecodeError
 from layerserve.v1 import training_pb2 as pb
 
+from layerserve_server.access.caller import Caller
 from layerserve_server.disk import replace_file
 from layerserve_server.errors import NotTrainableError, UnavailableError
+from layerserve_server.services.run_access import seen_by
 from layerserve_server.training.request import Kind
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
@@ -34,18 +36,19 @@ class IdempotencyKeys:
         self._held: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
-    def begin(self, caller: str, spec: Spec, begin: Callable[[], Run]) -> tuple[Run, bool]:
+    def begin(self, caller: Caller, spec: Spec, begin: Callable[[], Run]) -> tuple[Run, bool]:
         """Returns the run of a spec's key, and whether an earlier call has begun it; otherwise begins one.
 
-        A run whose data hasn't come completely is given up: it is begun anew. Raises NotTrainableError if the earlier
+        A run that doesn't exist for the caller any more isn't found. One whose data hasn't come completely is given up:
+        it is begun anew. Raises NotTrainableError if the earlier
         call had another spec, UnavailableError while another call with the key begins a run, and as `Runs.find` and
         `begin` do.
         """
         key = spec.idempotency_key
         if not key:
             return begin(), False
-        with self._hold(caller, key):
-            found = self._runs.find(caller, key)
+        with self._hold(caller.owner, key):
+            found = self._runs.find(caller.owner, key, seen_by(caller))
             if found is not None:
                 _check_same(found, spec)
                 self._runs.abandon(found, "another call with its idempotency key has begun the run anew")

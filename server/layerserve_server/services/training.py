@@ -124,7 +124,7 @@ class TrainingService:
         def begin_once() -> tuple[Run, bool]:
             # The run may be of a model on which the caller has no right any more.
             stream.caller.check_model("train", message.spec.model.name)
-            return self._keys.begin(stream.caller.owner, message.spec, partial(self._work.begin, stream.caller, begin))
+            return self._keys.begin(stream.caller, message.spec, partial(self._work.begin, stream.caller, begin))
 
         with self._uploads.occupy(stream.peer):
             run, found = await stream.blocking(begin_once)

@@ -92,6 +92,25 @@ def test_a_caller_needs_the_right_and_to_be_among_them():
         caller.check_model("predict", "m1")
 
 
+def test_a_check_that_ends_after_a_change_is_not_kept():
+    """Two requests of a caller at once: one is being checked while the model's callers change, and another comes."""
+    reserved = Reserved()
+    caller = Caller("ci", reserved=reserved)
+    admits = reserved.admits
+
+    def change(*arguments, **options):
+        reserved.admits = admits
+        admitted = admits(*arguments, **options)
+        reserved.set({"m": Restriction(("other",))})
+        caller.check_model("predict", "n")
+        return admitted
+
+    reserved.admits = change
+    caller.check_model("predict", "m")
+    with pytest.raises(ForbiddenError):
+        caller.check_model("predict", "m")
+
+
 def test_what_can_not_be_read_is_open_to_those_who_manage_it():
     reserved = Reserved()
     reserved.set({"m": UNREADABLE})

@@ -80,11 +80,35 @@ def test_the_manifest_is_written_last_and_until_then_no_server_sees_a_version(st
     store.upload, store.write = noted(upload), noted(write)
     writer.publish_folder("n", saved_model(tmp_path), above=0, settings=b"nice = 3")
     paths = [paths for _, paths in written]
-    assert paths[-2] == ["n/1/.publishing", "n/1/saved_model.pb", "n/1/variables/variables.index"]
+    files = ["n/1/.publishing", "n/1/saved_model.pb", "n/1/variables/variables.index"]
+    assert paths[-1] == [*files, "n/layerserve.toml"]
     assert set(store.content) >= {"n/1/manifest.json", "n/1/variables/variables.index", "n/layerserve.toml"}
     assert "n/1/.publishing" not in store.content
     assert (mirror._cache.models / "n" / "layerserve.toml").read_text() == "nice = 3"
     assert (mirror._cache.place(("n", 1)) / "variables" / "variables.index").read_text() == "index"
+
+
+@pytest.mark.parametrize("before", [None, "nice = 1"])
+def test_a_version_is_never_there_without_the_settings_that_come_with_it(store, mirror, writer, tmp_path, before):
+    """They may name its callers, and another server may list at any time."""
+    if before is not None:
+        store.put("m/layerserve.toml", before)
+        mirror.refresh()
+    copy, seen = mirror._cache.models / "m" / "layerserve.toml", []
+
+    def away(path, text):
+        seen.append(store.content["m/layerserve.toml"])
+        raise AWAY
+
+    create, store.create = store.create, away
+    with pytest.raises(StoreError):
+        writer.publish_folder("m", saved_model(tmp_path), above=1, settings=b"nice = 2")
+    assert seen == [b"nice = 2"]
+    assert store.content.get("m/layerserve.toml") == (None if before is None else before.encode())
+    assert (copy.read_text() if copy.exists() else None) == before
+    store.create = create
+    assert writer.publish_folder("m", tmp_path / "received", above=1, settings=b"nice = 2") == 2
+    assert store.content["m/layerserve.toml"] == b"nice = 2"
 
 
 @pytest.mark.parametrize("taken", ["m/2/.publishing", "m/2/model.keras", "m/2/notes"])

@@ -12,6 +12,7 @@ from layerserve_server.errors import ModelGoneError, NotTrainableError, UnknownM
 from layerserve_server.repository import publishing
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
+from layerserve_server.repository.writer import FolderWriter
 
 ME = "ops"
 
@@ -142,3 +143,19 @@ def test_a_model_that_is_being_trained_is_deleted_by_force_only(make, put, tmp_p
         manager.delete_model("double", ME)
     manager.delete_model("double", ME, force=True)
     assert repository.describe("double") == []
+
+
+def test_a_deletion_that_is_cut_off_leaves_no_version_without_its_settings(root, monkeypatch):
+    """Also the versions of a model with a file in the root, whose settings are beside it or in its folder."""
+    (root / "m" / "2").mkdir(parents=True)
+    for file, text in {"m.keras": "{}", "m.toml": "", "m/2/model.keras": "{}", "m/layerserve.toml": ""}.items():
+        (root / file).write_text(text)
+    rename, left = os.rename, []
+
+    def noted(source, target):
+        rename(source, target)
+        left.append({path.name for path in root.iterdir()} & {"m", "m.keras", "m.toml"})
+
+    monkeypatch.setattr(os, "rename", noted)
+    FolderWriter(root).withdraw_model("m", 2)
+    assert left[:3] == [{"m", "m.toml"}, {"m.toml"}, set()]

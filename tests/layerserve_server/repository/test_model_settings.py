@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from layerserve_server.access.reserved import Restriction
 from layerserve_server.errors import NotLoadedError, UnknownVersionError, VersionFailedError
 from layerserve_server.inference.runner import ModelRunner
 from layerserve_server.repository.entry import State
@@ -230,6 +231,13 @@ def test_a_model_file_in_the_root_may_have_its_settings_beside_it_or_in_its_fold
     repository.scan()
     assert seen == [4, 5]
     assert repository.describe("flat")[0].reason == ""
+
+
+def test_settings_beside_a_deleted_file_in_the_root_hold_for_the_other_versions(make, put, tell, tmp_path):
+    """Also on a server that has never seen the file."""
+    put(version=2).parents[1].rename(tmp_path / "models" / "flat")
+    tell('callers = ["ann"]', "flat.toml")
+    assert make().restrictions == {"flat": Restriction(("ann",))}
 
 
 @pytest.mark.parametrize("text", ["engine = 'eager'", "compute_threads = 3", "golden_atol = 1.0", "nice = 2"])

@@ -330,6 +330,32 @@ def test_nothing_is_written_through_a_link_in_place_of_a_model(tmp_path, result)
     assert (tmp_path / "version").is_dir()
 
 
+@pytest.mark.parametrize("before", [None, b"nice = 1"])
+def test_a_version_is_never_there_without_the_settings_that_come_with_it(tmp_path, monkeypatch, before):
+    """They may name its callers, and another server may look at any time."""
+    folder, file = tmp_path / "version", tmp_path / "models" / "m" / "layerserve.toml"
+    folder.mkdir()
+    if before is not None:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(before)
+    claim, seen = publishing.claim, []
+    writer = FolderWriter(tmp_path / "models")
+
+    def full(*arguments):
+        seen.append(file.read_bytes())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(publishing, "claim", full)
+    with pytest.raises(OSError, match="No space left"):
+        writer.publish_folder("m", folder, above=0, settings=b"nice = 2")
+    assert seen == [b"nice = 2"]
+    assert (file.read_bytes() if file.exists() else None) == before
+    assert (tmp_path / "models" / "m").exists() == (before is not None)
+    monkeypatch.setattr(publishing, "claim", claim)
+    assert writer.publish_folder("m", folder, above=0, settings=b"nice = 2") == 1
+    assert file.read_bytes() == b"nice = 2"
+
+
 def test_nothing_is_swept_through_a_link(tmp_path):
     outside = tmp_path / "outside" / f".publish-{publishing.host_name()}-{os.getpid()}-abcdef"
     outside.mkdir(parents=True)

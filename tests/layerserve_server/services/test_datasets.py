@@ -389,6 +389,18 @@ def test_a_request_that_names_a_version_takes_its_samples_only(server):
     assert content(server, one) == {"x/x": [[1, 2]], "y/y": [[2, 4]]}
 
 
+def test_samples_of_a_deleted_model_are_not_those_of_another_with_its_name(server, put):
+    sampled(server, ("a", [[1, 2]]))
+    server.app.repository.writer.withdraw_model("double", 1)
+    put("double")
+    sampled(server, ("b", [[3, 4]]), version=2)
+    put("double", version=2)
+    server.app.repository.scan()
+    assert content(server, made(server, {}, uncorrected=True))["x/x"] == [[3, 4]]
+    request = pb.MakeDatasetRequest(model={"name": "double", "version": 1}, uncorrected=True)
+    assert "got none, expected at least one" in refused(lambda: server.stub.MakeDataset(request, timeout=30))[1]
+
+
 @pytest.mark.parametrize(
     ("corrections", "fields", "text"),
     [

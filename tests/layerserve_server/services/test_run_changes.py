@@ -365,6 +365,28 @@ def test_a_repeated_call_finds_its_run_also_after_a_restart(trainer, start, conn
     assert trainer.run(run_id).idempotency_key == "one"
 
 
+def test_a_key_does_not_lead_to_a_run_that_its_caller_may_not_see_any_more(put, start, connect, tmp_path):
+    """Not by way of another model either, if the spec of the first call is lost."""
+    for name in ("double", "other"):
+        put(name)
+    app = start(tokens=write_tokens(tmp_path / "tokens.toml", {"ann": 'rights = ["train"]'}))
+    stub = Changer(app, connect(app), tmp_path).stub
+
+    def train(model):
+        asked = spec(idempotency_key="k")
+        asked.model.name = model
+        accepted, *_ = stub.Train(messages(asked), metadata=bearer("ann"), timeout=60)
+        return accepted.event
+
+    first = train("double")
+    assert train("double").run_id == first.run_id
+    (tmp_path / "models" / "double" / "layerserve.toml").write_text('callers = ["bob"]')
+    app.repository.scan()
+    (app.runs.folder / first.run_id / "spec.pb").unlink()
+    again = train("other")
+    assert (again.run_id != first.run_id, again.accepted.found, again.accepted.base.name) == (True, False, "other")
+
+
 def test_a_spec_that_the_disk_has_no_room_for_is_not_kept_by_half(trainer, monkeypatch):
     write = Path.write_bytes
 

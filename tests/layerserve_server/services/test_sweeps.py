@@ -19,9 +19,12 @@ from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb
 from layerserve_server.errors import UnknownDatasetError
 from layerserve_server.services import sweeps, training
 from layerserve_server.training.request import RunRequest
+from layerserve_server.training.runs.run import new_id
 from layerserve_server.training.sweeps import study_process
+from layerserve_server.training.sweeps.plan import Method, Plan
 from layerserve_server.training.sweeps.registry import MAX_CREATING
-from layerserve_server.training.sweeps.sweep import Sweep
+from layerserve_server.training.sweeps.sweep import Sweep, SweepState
+from tokens import bearer, write_tokens
 
 FILES = [
     training_pb2.DataArray(role=training_pb2.DATA_ROLE_X, path="x.npy"),
@@ -281,3 +284,32 @@ def test_a_state_folder_that_can_not_be_written_is_left_as_it_was(sweeper, monke
     assert sweeper.app.sweeps._creating == 0
     assert sweeper.app.runs._table._creating == set()
     sweeper.release()
+
+
+def test_sweeps_are_not_listed_before_it_is_known_who_may_see_them(put, make_server, starting, hold, connect, tmp_path):
+    """Their model has named its callers since they began."""
+    (put("double").parents[1] / "layerserve.toml").write_text('callers = ["ann"]')
+    folder = tmp_path / "models" / ".layerserve" / "sweeps" / new_id()
+    folder.mkdir(parents=True)
+    plan = Plan((), Method.GRID, 1, 1, 1, "loss", larger_is_better=False)
+    sweep = Sweep(folder.name, folder, plan, RunRequest(model="double", version=1, data=()), time.time())
+    sweep.state = SweepState.FINISHED
+    for part in (sweep.request, plan):
+        part.write(folder)
+    sweep.save()
+    app = make_server(tokens=write_tokens(tmp_path / "tokens.toml"))
+    scan = hold(app.repository.scan)
+    app.repository.scan = scan
+    me = bearer("all")
+    with starting(app, scan) as finish:
+        stub = sweeps_pb2_grpc.SweepServiceStub(connect(app))
+        for call, request in (
+            (stub.ListSweeps, pb.ListSweepsRequest()),
+            (stub.GetSweep, pb.GetSweepRequest(sweep_id=sweep.id)),
+            (stub.CancelSweep, pb.CancelSweepRequest(sweep_id=sweep.id)),
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                call(request, metadata=me, timeout=30)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE, refused.value.details()
+        finish()
+        assert not stub.ListSweeps(pb.ListSweepsRequest(), metadata=me, timeout=30).sweeps

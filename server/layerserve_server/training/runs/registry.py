@@ -227,17 +227,17 @@ class Runs:
         """Returns the run with this id. Raises as `RunTable.get` does."""
         return self._table.get(run_id, visible, self.scan)
 
-    def find(self, caller: str, key: str) -> Run | None:
+    def find(self, caller: str, key: str, visible: Callable[[RunRequest], bool]) -> Run | None:
         """Returns the newest run with an idempotency key of a caller; None if there is none.
 
-        Runs that ended before their data had come don't count. Raises RunElsewhereError if another server owns it, and
-        UnavailableError until the runs have been read at startup.
+        Runs that ended before their data had come, and those whose request isn't `visible`, don't count. Raises
+        RunElsewhereError if another server owns it, and UnavailableError until the runs have been read at startup.
         """
-        found = self._table.find(caller, key)
+        found = self._table.find(caller, key, visible)
         if found is None:
             # Another server may have begun it, and ended.
             self.scan()
-            found = self._table.find(caller, key)
+            found = self._table.find(caller, key, visible)
         return found
 
     def list_elsewhere(self, model: str = "") -> list[Run]:

@@ -98,15 +98,17 @@ class RunTable:
                 run.log.refresh()
         return _newest_first(runs, model)
 
-    def find(self, caller: str, key: str) -> Run | None:
+    def find(self, caller: str, key: str, visible: Callable[[RunRequest], bool]) -> Run | None:
         """Returns the newest run with an idempotency key of a caller that has its data, or still may get it.
 
-        Raises RunElsewhereError if another server owns it, and UnavailableError until the runs have been read.
+        Runs whose request isn't `visible` don't exist. Raises RunElsewhereError if another server owns it, and
+        UnavailableError until the runs have been read.
         """
 
         def fits(run: Run) -> bool:
             request = run.request
-            return (request.idempotency_key, request.caller) == (key, caller) and (run.has_data or not run.log.ended)
+            named = (request.idempotency_key, request.caller) == (key, caller) and visible(request)
+            return named and (run.has_data or not run.log.ended)
 
         self.check_scanned()
         with self.changed:

@@ -276,8 +276,10 @@ class Sweeps:
     def get(self, sweep_id: str, visible: Callable[[RunRequest], bool] = lambda request: True) -> Sweep:
         """Returns the sweep with this id. Sweeps whose request isn't `visible` don't exist.
 
-        Raises UnknownRunError if there is none, and UnavailableError if the folder can't be read.
+        Raises UnknownRunError if there is none, and UnavailableError until `start` has ended, and if the folder can't
+        be read.
         """
+        self._check_started()
         if SWEEP_ID.fullmatch(sweep_id) and sweep_id not in self._sweeps:
             self.scan()
         sweep = self._sweeps.get(sweep_id) or self._elsewhere.get(sweep_id)
@@ -291,11 +293,17 @@ class Sweeps:
         return sweep
 
     def list(self, model: str = "") -> list[Sweep]:
-        """Returns the sweeps, or those of one model, newest first. Raises UnavailableError if they can't be read."""
+        """Returns the sweeps, or those of one model, newest first. Raises UnavailableError as `get` does."""
+        self._check_started()
         self.scan()
         self._check_listed()
         with self._lock:
             return _newest_first([*self._sweeps.values(), *self._elsewhere.values()], model)
+
+    def _check_started(self) -> None:
+        # Before, it isn't known which callers the models are open to, and runs can't be asked for.
+        if not self._started:
+            raise UnavailableError("the server is starting and hasn't read its sweeps yet; try again in a moment")
 
     def _check_listed(self) -> None:
         if not self._listed:

@@ -1,0 +1,62 @@
+"""The callers of restricted models in the state folder: they are there for the next server, whatever happened."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+
+import pytest
+from layerserve_server.access.reserved import Restriction
+from layerserve_server.repository import remembered_callers
+from layerserve_server.repository.remembered_callers import RememberedCallers
+
+ANN = Restriction(("ann",))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "callers"
+
+
+def look(kept, restriction=ANN):
+    """As a scan does."""
+    kept.refresh()
+    kept.remember("m", restriction)
+
+
+def next_server(folder):
+    kept = RememberedCallers(folder, writes=True)
+    kept.refresh()
+    return kept.of("m")
+
+
+def test_what_could_not_be_written_is_written_later(folder, monkeypatch, caplog):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept = RememberedCallers(folder, writes=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(remembered_callers, "replace_file", full)
+        look(kept)
+        look(kept)
+    assert (kept.of("m"), next_server(folder)) == (ANN, None)
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["No space left on device"]
+    look(kept)
+    assert next_server(folder) == ANN
+
+
+@pytest.mark.parametrize("lost", ["all", "one"])
+def test_what_was_lost_is_written_again(folder, lost):
+    kept = RememberedCallers(folder, writes=True)
+    look(kept)
+    shutil.rmtree(folder) if lost == "all" else (folder / "m.json").unlink()
+    look(kept)
+    assert next_server(folder) == ANN
+
+
+def test_a_restriction_that_has_ended_is_not_written_again(folder):
+    kept = RememberedCallers(folder, writes=True)
+    look(kept)
+    look(kept, None)
+    look(kept, None)
+    assert (kept.of("m"), next_server(folder), list(folder.iterdir())) == (None, None, [])
