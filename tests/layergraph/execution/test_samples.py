@@ -39,7 +39,7 @@ def test_a_model_that_crops_thousands_of_steps_gets_long_sequences() -> None:
 
 
 def test_padding_of_a_model_that_needs_long_sequences_is_refused_as_such() -> None:
-    with pytest.raises(UnpaddableError, match="timesteps are refused: .*expected at least 1"):
+    with pytest.raises(UnpaddableError, match=r"timesteps are refused: .*expected at least 1"):
         check_padding(_cropping().plan())
 
 
