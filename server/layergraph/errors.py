@@ -11,6 +11,7 @@ LayerGraphError
 │   ├── ElementError            an element is invalid for a layer, such as an id outside of a table
 │   └── UnknownTensorError      a name isn't a tensor of the model
 ├── ExportError                 a model can't be exported to a format
+├── OutOfMemoryError            a layer's output doesn't fit into the memory
 ├── NotCompiledError            training was requested of a model without optimizer or loss
 ├── NonFiniteLossError          the training loss is NaN or infinite
 └── NonFiniteWeightError        a step of training has made a weight NaN or infinite
@@ -87,6 +88,10 @@ class UnknownTensorError(DataError):
 
 class ExportError(LayerGraphError):
     """A model can't be exported: the format lacks an operation, or the file doesn't compute the model's outputs."""
+
+
+class OutOfMemoryError(LayerGraphError, MemoryError):
+    """A layer needs more memory than there is. Less data may fit."""
 
 
 class NotCompiledError(LayerGraphError, RuntimeError):

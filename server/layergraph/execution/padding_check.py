@@ -360,7 +360,10 @@ def _try_plan(plan: Plan, padding: SequencePadding) -> None:
         raise UnpaddableError(str(reason)) from None
     lengths = range(3, 8)
     parts = [_sample(plan, padding, sampler, number, length) for number, length in enumerate(lengths)]
-    results = plan.run(padding.join(parts))
+    try:
+        results = plan.run(padding.join(parts))
+    except LayerGraphError as wrong:
+        raise UnpaddableError(f"sequences of {lengths[0]} to {lengths[-1]} timesteps are refused: {wrong}") from wrong
     for row, part in enumerate(parts):
         own = padding.cut({name: result[row : row + 1] for name, result in results.items()}, part)
         for name, expected in plan.run(part).items():

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from layergraph.errors import LayerGraphError, OutOfMemoryError
 from layergraph.execution.liveness import masks_needed, with_frees
 from layergraph.execution.passes.fold_embedding import project_embeddings
 from layergraph.execution.passes.fusion import fuse
@@ -17,6 +18,7 @@ from layergraph.execution.step import Step
 from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
+from layergraph.functional.torch_errors import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,16 @@ class Program:
     slot_count: int
 
     def execute(self, context: CallContext, values: list[Any], masks: list[Mask]) -> None:
-        """Fills the slots of all outputs, and clears slots that no later step reads."""
+        """Fills the slots of all outputs, and clears slots that no later step reads. Raises OutOfMemoryError."""
         for step, want, w in zip(self.steps, self.needs_masks, self.weights, strict=True):
-            outputs, made = step.call(
-                context, w, [values[s] for s in step.sources], [masks[s] for s in step.sources], want_masks=want
-            )
+            try:
+                outputs, made = step.call(
+                    context, w, [values[s] for s in step.sources], [masks[s] for s in step.sources], want_masks=want
+                )
+            except (RuntimeError, MemoryError) as wrong:
+                if isinstance(wrong, LayerGraphError) or not is_out_of_memory(wrong):
+                    raise
+                raise _too_large(step, [values[s] for s in step.sources]) from wrong
             for slot, value, mask in zip(step.targets, outputs, made, strict=True):
                 values[slot] = value
                 masks[slot] = mask
@@ -58,6 +65,16 @@ class Program:
     def recording_empty(self, empty: list[str]) -> Program:
         """A copy of this program that appends the shapes of empty tensors among its steps' outputs to `empty`."""
         return replace(self, steps=[replace(s, call=partial(_record_empty, s.call, empty)) for s in self.steps])
+
+
+def _too_large(step: Step, given: Sequence[Any]) -> OutOfMemoryError:
+    """The error of a step that needs more memory than there is."""
+    # A recorded call is a function of the call.
+    call = step.call.args[0] if isinstance(step.call, partial) else step.call
+    layer, shapes = call.layer, [tuple(value.shape) for value in given]
+    return OutOfMemoryError(
+        f"layer '{layer.name}' ({type(layer).__name__}): needs more memory than there is for inputs of shapes {shapes}"
+    )
 
 
 def _record_empty(call: Any, empty: list[str], *arguments: Any, **options: Any) -> Any:

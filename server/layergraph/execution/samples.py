@@ -18,7 +18,8 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 
 #: Pairs of lengths for axes that a model leaves open; the first pair that the model accepts is used.
 _LENGTHS = ((64, 48), (256, 224), (16, 12), (1024, 900), (12_000, 11_000))
-#: Only waveforms are longer than this: attention to a sequence of 12,000 ids takes gigabytes.
+#: Only sequences of floats are longer than this: attention to a sequence of 12,000 ids takes gigabytes, and the layers
+#: that need more timesteps crop or convolve.
 _MOST_STEPS = 1024
 #: Exclusive upper bounds of random integers, and of floats that hold token ids; the largest that the model accepts is
 #: used.
@@ -60,7 +61,7 @@ class Sampler:
 
     def _small(self, lengths: tuple[int, int]) -> bool:
         """Whether inputs of such lengths take little memory, also between the layers."""
-        if lengths[0] > _MOST_STEPS and not all(_is_waveform(spec) for spec in self._specs if None in spec.shape[1:]):
+        if lengths[0] > _MOST_STEPS and not all(_is_signal(spec) for spec in self._specs if None in spec.shape[1:]):
             return False
         rows = (
             math.prod(lengths[0] if size is None else size for size in spec.shape[1:] if size != 0)
@@ -96,8 +97,9 @@ class Sampler:
         return arrays
 
 
-def _is_waveform(spec: TensorSpec) -> bool:
-    return spec.dtype.startswith("float") and len(spec.shape) <= 3 and spec.shape[2:] in ((), (1,), (2,))
+def _is_signal(spec: TensorSpec) -> bool:
+    """Whether an input is a sequence of numbers, such as a waveform, rather than of ids or images."""
+    return spec.dtype.startswith("float") and None not in spec.shape[2:]
 
 
 def _shape(spec: TensorSpec, rows: int, lengths: Sequence[int]) -> list[int]:

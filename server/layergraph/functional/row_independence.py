@@ -7,6 +7,7 @@ each row alone.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,8 +20,10 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.symbolic_dims import SymbolicDims
 
 _ROWS = 3
-#: Lengths tried for unknown axes; the first that the call accepts is used.
-_LENGTHS = (8, 64, 1031)
+#: Lengths tried for unknown axes; the first that the call accepts is used. The last is for long crops and windows.
+_LENGTHS = (8, 64, 1031, 12_000)
+#: Maximum number of elements of an input that is tried.
+_MOST_NUMBERS = 1 << 24
 #: Largest difference between a row computed alone and in a batch, to allow for other orders of summation.
 _TOLERANCE = 1e-3
 #: Names of options that may refer to the first axis.
@@ -57,6 +60,8 @@ def rows_are_independent(call: Invocation) -> bool:
 def _equals_single_rows(call: Invocation, length: int) -> bool:
     generator = torch.Generator().manual_seed(0)
     sizes = SymbolicDims(_ROWS, length)
+    if any(math.prod(sizes.fill(tensor.shape)) > _MOST_NUMBERS for tensor in call.tensors) and length != _LENGTHS[0]:
+        return False
     has_rows = [bool(tensor.shape) and tensor.shape[0] is None for tensor in call.tensors]
     values = [_random(sizes.fill(t.shape), t.dtype, generator) for t in call.tensors]
     masks = [

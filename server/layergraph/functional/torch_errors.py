@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+#: Parts of torch's texts about memory.
+_MEMORY = r"alloc|out of memory|overflow|Storage size"
+
 #: Patterns of torch's texts, and what they mean, in order.
 _MEANINGS = (
-    (r"alloc|out of memory|overflow|too large|Storage size", "a tensor would be too large for the memory"),
+    (rf"{_MEMORY}|too large", "a tensor would be too large for the memory"),
     (r"[Dd]imension out of range|tuple index out of range|dimension specified as", "an axis is out of range"),
     (r"broadcast|must match|expand|same size|mismatch", "lengths of axes differ"),
     (
@@ -25,3 +28,10 @@ def meaning(error: Exception) -> str:
     """Returns what an error that torch or Python raised for the arguments of a call means."""
     text = str(error)
     return next((words for pattern, words in _MEANINGS if re.search(pattern, text)), "its arguments don't fit")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a tensor was too large for the memory, or for any."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(_MEMORY, str(error)) is not None
+    )

@@ -26,6 +26,7 @@ from layerserve_server.errors import (
     CallCancelledError,
     DeadlinePassedError,
     InvalidRequestError,
+    TooLargeError,
     UnavailableError,
 )
 from layerserve_server.inference.batch_times import BatchTimes
@@ -54,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
-    """Runs a batch. Raises InvalidRequestError if the content of an input is invalid."""
+    """Runs a batch. Raises InvalidRequestError if the content of an input is invalid, TooLargeError for memory."""
 
     def __call__(self, outputs: tuple[str, ...], arrays: Arrays) -> Arrays:
         """Returns the arrays of `outputs`; for joinable requests, with as many rows as the inputs."""
@@ -443,9 +444,9 @@ class BatchQueue:
         """Runs a batch and answers its requests. With `report_first` the observer is called before the replies."""
         try:
             results = self._compute(group)
-        except InvalidRequestError as error:
+        except (InvalidRequestError, TooLargeError) as error:
             if group.size > 1:
-                # The content of one request is invalid; the others must not fail.
+                # The content of one request is invalid, or all together need too much memory; others must not fail.
                 for part in group.split():
                     self._run(part, report_first=report_first)
             else:

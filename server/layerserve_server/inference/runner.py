@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from layergraph.errors import DataError, UnknownTensorError
+from layergraph.errors import DataError, OutOfMemoryError, UnknownTensorError
 
-from layerserve_server.errors import InvalidTensorError, UnknownOutputError
+from layerserve_server.errors import InvalidTensorError, TooLargeError, UnknownOutputError
 
 if TYPE_CHECKING:
     from layergraph.execution.plan import Plan as GraphPlan
@@ -75,7 +75,7 @@ class Plan(Protocol):
         """Whether rows of several requests may be joined in a batch."""
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Computes the outputs. Raises DataError if the content of an input is invalid."""
+        """Computes the outputs. Raises DataError if the content of an input is invalid, and OutOfMemoryError."""
 
     def tune(self, **options: Any) -> Any:
         """Times the engines and selects the fastest (see layergraph.execution.tuning.tuner.tune)."""
@@ -180,6 +180,8 @@ class ModelRunner:
             return plan.run(arrays) if self._threads is None else _with_threads(self._threads, plan, arrays)
         except DataError as error:
             raise InvalidTensorError(str(error)) from error
+        except OutOfMemoryError as error:
+            raise TooLargeError(str(error)) from error
 
     def warm_up(self, rows: int, file: Path) -> bool:
         """Computes all outputs of one row, and of this number of rows. The results are dropped.

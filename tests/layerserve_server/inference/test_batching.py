@@ -22,6 +22,7 @@ from layerserve_server.errors import (
     CallCancelledError,
     DeadlinePassedError,
     InvalidRequestError,
+    TooLargeError,
     UnavailableError,
 )
 from layerserve_server.inference import batching
@@ -403,6 +404,28 @@ def test_only_the_caller_whose_content_is_wrong_fails(make):
     assert column(also_good) == [6]
     with pytest.raises(InvalidRequestError, match="got -7"):
         bad.result(30)
+
+
+def test_requests_that_together_need_too_much_memory_run_one_by_one(make):
+    doubler = Doubler()
+
+    def execute(outputs, arrays):
+        results = doubler(outputs, arrays)
+        if len(arrays["x"]) > 1:
+            raise TooLargeError("layer 'up': needs more memory than there is")
+        return results
+
+    queue, _ = make(execute)
+    ask(queue, [0])
+    assert doubler.running.acquire(timeout=30)
+    small = [ask(queue, [number])[1] for number in (1, 2, 3)]
+    _, large = ask(queue, [4, 5])
+    doubler.gate.set()
+    assert [column(result) for result in small] == [[2], [4], [6]]
+    with pytest.raises(TooLargeError, match="layer 'up'"):
+        large.result(30)
+    # Together, then each alone.
+    assert doubler.seen == [[0], [1, 2, 3, 4, 5], [1], [2], [3], [4, 5]]
 
 
 def test_a_defect_of_the_executor_fails_the_batch_and_not_the_queue(make):

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import layergraph
 import numpy as np
 import pytest
-from layergraph.errors import DataError, UnknownTensorError
-from layerserve_server.errors import InvalidTensorError, UnknownOutputError
+from layergraph.errors import DataError, OutOfMemoryError, UnknownTensorError
+from layerserve_server.errors import InvalidTensorError, TooLargeError, UnknownOutputError
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import ModelRunner
 
@@ -26,6 +26,8 @@ class Plan:
         self.ran.append({name: array.shape for name, array in inputs.items()})
         if any((array < 0).any() for array in inputs.values()):
             raise DataError("input 'x': got -1")
+        if any(np.isinf(array).any() for array in inputs.values()):
+            raise OutOfMemoryError("layer 'up' (UpSampling2D): needs more memory than there is")
         return {name: inputs["x"].sum(axis=-1, keepdims=True) for name in self.names}
 
 
@@ -158,6 +160,8 @@ def test_errors_of_the_model_are_those_of_the_request():
     run = ModelRunner(Model())
     with pytest.raises(InvalidTensorError, match="input 'x': got -1"):
         run(("y",), {"x": -X})
+    with pytest.raises(TooLargeError, match="layer 'up'"):
+        run(("y",), {"x": X * np.float32("inf")})
     with pytest.raises(UnknownOutputError, match="unknown tensor 'z'"):
         run.plan(["z"])
 

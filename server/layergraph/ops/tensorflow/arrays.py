@@ -263,7 +263,7 @@ class Eye(Operation):
     computes_values = True
     variadic = True
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         context: CallContext,
         w: Weights,

@@ -500,9 +500,14 @@ def test_random_inputs_never_take_a_servers_memory() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "longest"),
-    [((None, None), "float32", 12_000), ((None, None, 1), "float32", 12_000), ((None, None), "int32", 1024)],
+    [
+        ((None, None), "float32", 12_000),
+        ((None, None, 4), "float32", 12_000),
+        ((None, None), "int32", 1024),
+        ((None, None, None, 1), "float32", 1024),
+    ],
 )
-def test_only_waveforms_are_tried_with_thousands_of_steps(shape: Any, dtype: str, longest: int) -> None:
+def test_only_sequences_of_numbers_are_tried_with_thousands_of_steps(shape: Any, dtype: str, longest: int) -> None:
     """Attention to 12,000 ids would take gigabytes of a server's memory before it is refused."""
     tried: list[int] = []
 
