@@ -128,9 +128,7 @@ def test_a_loss_that_is_no_number_may_be_passed_over(client: Client) -> None:
     # Later runs would start from it.
     assert client.model("dense").version == before
     assert "isn't finite" in run.info().withheld
-    with pytest.raises(
-        errors.FailedPrecondition, match="that could be published: its state is finished: weight"
-    ):
+    with pytest.raises(errors.FailedPrecondition, match="that could be published: its state is finished: weight"):
         run.publish()
 
 
