@@ -17,11 +17,12 @@ Given: TypeAlias = "list[tuple[Shape, Shape | None]]"
 #: Pairs of numbers for the batch size and for all other unknown axes, tried in order; `meta` tensors take no memory.
 #: The first lengths are odd and survive a stack of strides and windows. They are far apart: of a crop or a stride of
 #: thousands both would leave as much of two shorter ones, and the length would pass for known. The second allow for
-#: longer crops, the third and fourth for models that divide a length, or the batch, into parts. The fifth are Keras's,
-#: for custom layers that have a table of positions. In the last, all axes are equal: a first axis that isn't the batch
-#: may have to fit another axis.
+#: longer crops, also of volumes, which are too large with the third; the fourth and fifth for models that divide a
+#: length, or the batch, into parts. The sixth are Keras's, for custom layers with a table of positions. In the last,
+#: all axes are equal: a first axis that isn't the batch may have to fit another axis.
 _CANDIDATES = (
     ((2, 3), (1031, 20_011)),
+    ((2, 3), (20_011, 40_009)),
     ((2, 3), (1_000_003, 2_000_003)),
     ((240, 720), (720_720, 1_441_440)),
     ((2, 3), (1_612_800, 3_225_600)),

@@ -34,6 +34,9 @@ CASES: dict[str, Callable[[Any, Any], Any]] = {
     "parts of an unknown length": lambda api, i: api.layers.Reshape((-1, 16))(i((None, 8))),
     "an operation on parts": lambda api, i: api.ops.reshape(i((8,)), (-1, 16)),
     "a crop of many steps": lambda api, i: api.layers.Cropping1D(4000)(i((None, 8))),
+    "a long crop of volumes": lambda api, i: api.layers.Cropping3D(((600, 600), (0, 1), (1, 0)))(
+        i((None, None, None, 8))
+    ),
     "a wide window": lambda api, i: api.layers.Conv1D(3, 2000, strides=3)(i((None, 8))),
     "a slice of an unknown length": lambda api, i: i((None, 8))[:, :10],
     "the end of an unknown length": lambda api, i: i((None, 8))[:, -1:],
