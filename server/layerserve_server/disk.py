@@ -14,6 +14,9 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+#: Name of the state folder, which is beside the models unless the settings name another one.
+STATE_FOLDER = ".layerserve"
+
 _CHUNK = 1 << 20
 
 

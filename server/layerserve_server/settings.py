@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.addresses import expected, folder_name, is_address, missing_package
+from layerserve_server.disk import STATE_FOLDER
 from layerserve_server.environment import PREFIX, names, of_kubernetes
 from layerserve_server.setting_fields import SettingFields
 
@@ -187,7 +188,7 @@ class Settings(SettingFields):
             home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
             return home / "layerserve" / folder_name(self.address)
         path = Path(self.path)
-        return (path.parent if path.is_file() else path) / ".layerserve"
+        return (path.parent if path.is_file() else path) / STATE_FOLDER
 
     @classmethod
     def settings_customise_sources(

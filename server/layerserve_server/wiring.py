@@ -124,6 +124,7 @@ class Inference:
             sample_share=partial(sample_share, settings),
             remembered=RememberedCallers(settings.state_folder / "callers", writes=not worker),
         )
+        self.repository.suggests = self.gate.trusted is not None
         self.metrics.watch_loaded(self.repository.loaded_bytes)
         self._shadows = Shadows(self.repository, self.metrics)
         self.samples = RequestSamples(self.repository, partial(make_sample_files, settings, self.metrics))

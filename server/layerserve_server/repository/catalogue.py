@@ -35,6 +35,8 @@ class Catalogue:
         self.sampled: Mapping[str, float] = {}
         #: Models that only some callers may use; also models that are gone. Replaced, never changed.
         self.restrictions: Mapping[str, Restriction] = {}
+        #: Whether an error about an unknown model names others: not where a caller may not know of all models.
+        self.suggests = True
         self._scanned = False
         #: Called after each change of the versions, their states or labels. Must not block.
         self.changed: Callable[[], None] = lambda: None
@@ -147,9 +149,10 @@ class Catalogue:
         record = self._models.get(name)
         if record is None:
             self._check_scanned()
-            raise UnknownModelError(
-                unknown_name("model", name, self._models) if self._models else "the server has no models"
-            )
+            if not self._models:
+                raise UnknownModelError("the server has no models")
+            known = self._models.keys() - self.restrictions.keys() if self.suggests else ()
+            raise UnknownModelError(unknown_name("model", name, known) if known else f"unknown model {name[:80]!r}")
         return record
 
     def _entry(self, name: str, version: int | None, label: str | None) -> Entry:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy.typing as npt
 from layerserve.table_files.table import Selection
 
+from layerserve_server.disk import STATE_FOLDER
 from layerserve_server.errors import ForbiddenPathError, InvalidRequestError, NotTrainableError
 from layerserve_server.training.data_files import files
 from layerserve_server.training.data_files.filed_array import FiledArray
@@ -74,7 +75,8 @@ def check_path(root: str, path: str) -> None:
         raise NotTrainableError(
             f"data file '{path}': this server reads no data files; it has no data root (--data-root)"
         )
-    if any(part in ("", ".", "..") for part in path.split("/")) or "\0" in path:
+    # The folder of models may be below the data root, and with it the state folder, which has other callers' data.
+    if any(part in ("", ".", "..", STATE_FOLDER) for part in path.split("/")) or "\0" in path:
         raise ForbiddenPathError(f"data file '{path}': expected a path below the data root, without '..'")
     files.check_suffix(path)
 

@@ -68,6 +68,23 @@ def test_a_models_file_names_its_callers_while_the_server_runs(transport, put, s
     assert code_of(predict, "double", "predict") is grpc.StatusCode.OK
 
 
+@pytest.mark.parametrize("guarded", [True, False])
+def test_an_unknown_model_is_no_way_to_learn_the_names_of_others(put, start, connect, tmp_path, guarded):
+    reserve(put("secret"), 'callers = ["ci"]')
+    put("open")
+    server = start(**({"tokens": write_tokens(tmp_path / "tokens.toml")} if guarded else {}))
+    predict = prediction_pb2_grpc.PredictionServiceStub(connect(server)).Predict
+    texts = []
+    for name in ("other-secret", "other-open", "other-"):
+        with pytest.raises(grpc.RpcError) as refused:
+            predict(request(name), metadata=bearer("other-models" if guarded else None), timeout=30)
+        assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        texts.append(refused.value.details())
+    assert not any("'secret'" in text or ": secret" in text or "open, secret" in text for text in texts), texts
+    if guarded:
+        assert texts == [f"unknown model '{name}'" for name in ("other-secret", "other-open", "other-")]
+
+
 def test_without_tokens_nobody_is_among_them(put, start, connect):
     reserve(put("double"), 'callers = ["ci"]')
     put("open")

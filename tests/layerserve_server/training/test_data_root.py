@@ -219,7 +219,12 @@ def test_nulls_are_no_numbers(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["../x.npy", "/etc/x.npy", "sub/../../x.npy", "sub//x.npy", "./sub/x.npy", "sub\0/x.npy"]
+    "path",
+    [
+        *("../x.npy", "/etc/x.npy", "sub/../../x.npy", "sub//x.npy", "./sub/x.npy", "sub\0/x.npy"),
+        # The state folder of models below the data root.
+        "models/.layerserve/datasets/1/content.npz",
+    ],
 )
 def test_a_path_that_leads_out_is_forbidden(root, path):
     np.save(root.parent / "x.npy", X)
