@@ -189,6 +189,10 @@ class ModelGoneError(NotTrainableError):
     """The model that a run began with was deleted, so that its result isn't published."""
 
 
+class NotFiniteError(NotTrainableError):
+    """A model isn't published, since a weight isn't finite. The text names the weight."""
+
+
 class VersionConflictError(NotTrainableError):
     """Another version than the request expects is the newest of the model. `newest` is that version."""
 

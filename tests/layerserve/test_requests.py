@@ -102,7 +102,7 @@ OTHERS = {
     },
     "sweep": {
         *("version", "label", "sample_weight", "validation_data", "method", "trials", "parallel"),
-        *("search_seed", "reduction_factor"),
+        "search_seed",
     },
 }
 TABLE = [

@@ -155,7 +155,7 @@ class Ledger:
         self._rows = 0
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
-        """Notes what is made from now on: parts while there is a server."""
+        """Notes servers that are made from now on, and the parts that are made with them."""
         for module, name in SERVERS.items():
             patch.setattr(f"{PACKAGE}.{module}.{name}.__init__", self._around(module, name, self._server_made))
         for module, names in PARTS.items():
@@ -204,9 +204,6 @@ class Ledger:
         make()
         if self._making:
             self._parts.append((made, counts))
-        elif not all(map(_stopped, self._servers)):
-            # A server's part, or one that a test has made beside it, of stand-ins.
-            self._parts.append((made, functools.partial(_of_any, counts)))
 
     def left(self) -> dict[str, int]:
         """Returns what isn't given back now, by what it is."""
@@ -234,13 +231,6 @@ class Ledger:
                 self._parts.clear()
             self._wanted.clear()
             self._rows = 0
-
-
-def _of_any(counts: Callable[[Any], Counts], part: Any) -> Counts:
-    try:
-        return counts(part)
-    except AttributeError:
-        return {}
 
 
 def _class(module: str, name: str) -> Any:

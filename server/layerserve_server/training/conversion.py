@@ -18,6 +18,7 @@ from layerserve_server.errors import (
     InvalidRequestError,
     InvalidTensorError,
     MissingInputError,
+    NotFiniteError,
     NotTrainableError,
     ServerError,
     UnknownInputError,
@@ -106,7 +107,7 @@ REFUSED: Mapping[str, type[ServerError]] = {
     kind.__name__: kind
     for kind in (
         *(InvalidTensorError, UnknownInputError, MissingInputError, UnknownOutputError, InvalidRequestError),
-        NotTrainableError,
+        *(NotTrainableError, NotFiniteError),
     )
 }
 

@@ -245,6 +245,7 @@ REFUSALS: Mapping[str, Callable[[str], ServerError]] = {
         errors.InvalidRequestError,
         errors.InvalidTensorError,
         errors.NotCompiledError,
+        errors.NotFiniteError,
         errors.NotTrainableError,
         errors.ForbiddenPathError,
         errors.TooLargeError,

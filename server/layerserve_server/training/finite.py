@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from layerserve_server.errors import NotTrainableError
+from layerserve_server.errors import NotFiniteError
 
 if TYPE_CHECKING:
     from layergraph.models.model import Model
 
     from layerserve_server.training.model import TrainableModel
-
-
-class NotFiniteError(NotTrainableError):
-    """A model isn't published, since a weight isn't finite. The text names the weight."""
 
 
 def check_finite(model: TrainableModel, base: Path) -> None:

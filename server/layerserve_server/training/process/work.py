@@ -17,12 +17,11 @@ from layergraph.training.checkpoint import read_whole
 from layergraph.training.continuing import restore_model
 from layergraph.training.frozen_cache import FrozenCache
 
-from layerserve_server.errors import NotTrainableError, ServerError
+from layerserve_server.errors import NotFiniteError, NotTrainableError, ServerError
 from layerserve_server.inference.runner import load_plugins
 from layerserve_server.training import events
 from layerserve_server.training.budget import cache_room, text_room
 from layerserve_server.training.events import EventLog, EventWriter
-from layerserve_server.training.finite import NotFiniteError
 from layerserve_server.training.model import (
     configured_callbacks,
     evaluate_arguments,

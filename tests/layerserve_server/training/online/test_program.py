@@ -191,7 +191,7 @@ def test_a_version_that_is_not_finite_is_left_out_and_said_so_once(process: Proc
     assert process.serve(talk, on_nan="continue", **options).kind == "failed", "no request came"
     stepped, published, attached = process.said
     text = "weight 'y/kernel' isn't finite: 3 of 3 values are NaN or infinite; so the model isn't published"
-    assert (published.header["error"], published.header["text"]) == ("NotTrainableError", text)
+    assert (published.header["error"], published.header["text"]) == ("NotFiniteError", text)
     assert (stepped.header["number"], attached.header["step"]) == (3, 3)
     told = [event.text for event in process.happened() if isinstance(event, events.Log)]
     assert [one for one in told if "finite" in one] == [f"no version after step 2: {text}"]
