@@ -30,6 +30,8 @@ class RememberedCallers:
         self._writes = writes
         #: What is known of models, also if it couldn't be written.
         self._known: dict[str, Restriction] = {}
+        #: Models whose settings this process has read.
+        self._of_settings: set[str] = set()
         #: Models with a file, also one that can't be read.
         self._on_disk: set[str] = set()
         #: State of the folder when it was last read; None if it couldn't be.
@@ -60,8 +62,8 @@ class RememberedCallers:
             return
         self._known |= {name: self._read(name) for name in names if MODEL_NAME.fullmatch(name)}
         if not self._writes:
-            # This process has nothing that couldn't be written.
-            self._known = {name: one for name, one in self._known.items() if name in names}
+            # What this process has read of settings stays: it may be that it couldn't be written.
+            self._known = {name: one for name, one in self._known.items() if name in names | self._of_settings}
         self._stamp, self._on_disk = stamp, names
 
     def remember(self, model: str, restriction: Restriction | None) -> None:
@@ -71,8 +73,10 @@ class RememberedCallers:
             return
         if restriction is None:
             self._known.pop(model, None)
+            self._of_settings.discard(model)
         else:
             self._known[model] = restriction
+            self._of_settings.add(model)
         if not self._writes:
             return
         path = self._folder / f"{model}{SUFFIX}"

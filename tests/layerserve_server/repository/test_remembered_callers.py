@@ -60,3 +60,17 @@ def test_a_restriction_that_has_ended_is_not_written_again(folder):
     look(kept, None)
     look(kept, None)
     assert (kept.of("m"), next_server(folder), list(folder.iterdir())) == (None, None, [])
+
+
+def test_a_worker_keeps_what_could_not_be_written(folder):
+    worker = RememberedCallers(folder, writes=False)
+    look(worker)
+    other = RememberedCallers(folder, writes=True)
+    other.remember("n", ANN)
+    worker.refresh()
+    assert (worker.of("m"), worker.of("n")) == (ANN, ANN)
+    other.remember("n", None)
+    worker.refresh()
+    assert (worker.of("m"), worker.of("n")) == (ANN, None)
+    look(worker, None)
+    assert worker.of("m") is None
