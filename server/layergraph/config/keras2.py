@@ -22,9 +22,9 @@ def adapt(kind: str, config: dict[str, Any]) -> None:
     if kind == "TextVectorization" and config.get("max_tokens") is None:
         # TensorFlow 2.3 pads to no number by default.
         config["pad_to_max_tokens"] = False
-    # Up to 2.8, hashes are integers whatever the layer's type.
-    is_float = isinstance(config.get("dtype"), str) and config["dtype"].startswith("float")
-    if kind == "Hashing" and is_float and config.get("output_mode", "int") == "int":
+    # Up to 2.8, hashes are integers whatever the layer's type, which in graphs of TensorFlow 1 is that of its input.
+    no_integer = isinstance(config.get("dtype"), str) and config["dtype"].startswith(("float", "string"))
+    if kind == "Hashing" and no_integer and config.get("output_mode", "int") == "int":
         config["dtype"] = "int64"
     # Keras itself takes it for a key when it opens the file, and hashes differently from the model that was trained and
     # from the graph that TensorFlow Serving runs. Since 2.8 there is `output_mode`.

@@ -127,3 +127,12 @@ def test_within_a_model_the_call_gives_a_lookup_its_shape() -> None:
         "output_layers": [["inner", 1, 0]],
     }
     assert _model(config, "2.15.0", "Functional").output_shape == (None,)
+
+
+@pytest.mark.parametrize("dtype", ["string", "float32", "int64"])
+def test_hashes_are_integers_whatever_type_the_layer_has(dtype: str) -> None:
+    """In graphs of TensorFlow 1, as of 2.7 with v2 behaviour disabled, it is that of the input."""
+    first = {"batch_input_shape": [None, 2], "dtype": "string"}
+    layers = [_first("InputLayer", **first), {"class_name": "Hashing", "config": {"num_bins": 5, "dtype": dtype}}]
+    (output,) = _model({"name": "m", "layers": layers}, "2.7.0").outputs
+    assert output.dtype == "int64"
