@@ -552,3 +552,12 @@ def test_a_version_that_may_be_incomplete_is_looked_at_again_soon(store, make_mi
     store.put("m/1/model.keras", "one")
     mirror.refresh()
     assert mirror._pause() == 2
+
+
+def test_what_can_not_be_fetched_for_good_is_an_error_of_the_version_each_time(store, make_mirror):
+    store.put("m/1/manifest.json", "{")
+    store.put("m/1/model.keras", "one")
+    mirror = make_mirror()
+    for _ in range(2):  # also before it is tried again
+        with pytest.raises(VersionFailedError, match="model 'm' version 1 can't be fetched: "):
+            mirror.fetch("m", 1)

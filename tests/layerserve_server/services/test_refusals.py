@@ -62,10 +62,14 @@ def array(**fields):
 
 def step(**fields):
     """Has a session read a step."""
+    return of_session("step", step={"number": 1, **fields})
+
+
+def of_session(kind, **request):
     run = SimpleNamespace(publications=SimpleNamespace(count=0))
     spec = TensorSpec("x", (None, 2), "float32")
     stream = OnlineStream(SimpleNamespace(), run, SimpleNamespace(inputs=[spec], outputs=[]))
-    return stream._frame(online_pb2.TrainOnlineRequest(step={"number": 1, **fields}), "step")
+    return stream._frame(online_pb2.TrainOnlineRequest(**request), kind)
 
 
 def x_of(shape=(1, 2), size=8):
@@ -101,6 +105,7 @@ def output(datatype, raw):
 
 
 REFUSED = {
+    "a message of a session without a request": (lambda: of_session(None), "got a message without a request, expected"),
     "no format": (lambda: declared(format=0), r"format: got 0, expected one of 1 \(npz\)"),
     "no bytes": (lambda: declared(bytes=0), f"bytes: got 0, expected 1 to {MAX_BYTES}"),
     "too many bytes": (lambda: declared(bytes=MAX_BYTES + 1), f"bytes: got {MAX_BYTES + 1}, expected 1 to"),
