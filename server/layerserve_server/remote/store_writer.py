@@ -16,7 +16,7 @@ from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.listing import CLAIM, RemoteVersion, arrange, names
 from layerserve_server.remote.mirror import Mirror
 from layerserve_server.remote.objects import Store, StoreError
-from layerserve_server.repository.control import CONTROL, Control, check_not_deleted
+from layerserve_server.repository.control import CONTROL, Control, check_not_deleted, control_in
 from layerserve_server.repository.layout import CLASS_LABELS, FIRST_CHOICES, LABELS, MANIFEST
 from layerserve_server.repository.model_settings import SETTINGS_FILE
 from layerserve_server.repository.publishing import MAX_LABELS_BYTES, UnreadableFileError, link_file
@@ -163,11 +163,7 @@ class StoreWriter:
 
     def _control(self, name: str) -> Control:
         """Returns what calls have set for a model. Raises OSError if that can't be read."""
-        values = self._read(f"{name}/{CONTROL}")
-        try:
-            return Control.of(values)
-        except ValueError as error:
-            raise UnreadableFileError(f"{CONTROL}: {error}") from error
+        return control_in(self._read(f"{name}/{CONTROL}"))
 
     def _change(self, path: str, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
         """Replaces a JSON object. Raises OSError if the former one can't be read: its values would be lost."""

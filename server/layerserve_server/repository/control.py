@@ -58,8 +58,13 @@ class Control:
 
 def read_control(folder: Path) -> Control:
     """Returns what is set for the model in a folder. Raises UnreadableFileError."""
+    return control_in(read_json(folder, CONTROL))
+
+
+def control_in(values: Mapping[str, Any]) -> Control:
+    """Returns what the values of a file set. Raises UnreadableFileError if one is invalid."""
     try:
-        return Control.of(read_json(folder, CONTROL))
+        return Control.of(values)
     except ValueError as error:
         raise UnreadableFileError(f"{CONTROL}: {error}") from error
 

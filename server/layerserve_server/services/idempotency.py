@@ -40,9 +40,8 @@ class IdempotencyKeys:
         """Returns the run of a spec's key, and whether an earlier call has begun it; otherwise begins one.
 
         A run that doesn't exist for the caller any more isn't found. One whose data hasn't come completely is given up:
-        it is begun anew. Raises NotTrainableError if the earlier
-        call had another spec, UnavailableError while another call with the key begins a run, and as `Runs.find` and
-        `begin` do.
+        it is begun anew. Raises NotTrainableError if the earlier call had another spec, UnavailableError while another
+        call with the key begins a run, and as `Runs.find` and `begin` do.
         """
         key = spec.idempotency_key
         if not key:

@@ -112,7 +112,7 @@ def test_a_publication_and_a_deletion_exclude_each_other(world, result, root, mo
             publish(repository, result, 2)
         except ModelGoneError as error:
             problems.append(error)
-        except VersionFailedError:
+        except (VersionFailedError, UnknownModelError):
             pass  # it was published, and deleted before it was loaded
 
     publisher = threading.Thread(target=run)
