@@ -26,17 +26,20 @@ def encoded(
     if mode == "one_hot":
         if indices.ndim > 1 and indices.shape[-1] == 1:
             indices = indices.squeeze(-1)
-        return _one_hot(indices, depth, dtype)
-    vectors = _one_hot(indices, depth, dtype if weights is None else weights.dtype)
-    if weights is not None:
-        vectors = vectors * weights.unsqueeze(-1)
+        return _counted(indices.unsqueeze(-1), torch.ones((), dtype=dtype, device=indices.device), depth)
+    if weights is None:
+        weights = torch.ones((), dtype=dtype, device=indices.device)
     axis = 1 if indices.ndim > 1 else 0
-    if mode == "count":
-        return vectors.sum(axis)
-    # amax over no elements raises an error; with an additional zero it gives zero.
-    zero = vectors.new_zeros(()).expand(*vectors.shape[:axis], 1, *vectors.shape[axis + 1 :])
-    return torch.cat([zero, vectors], axis).amax(axis)
+    indices, weights = (tensor.movedim(axis, -1) for tensor in torch.broadcast_tensors(indices, weights))
+    counts = _counted(indices, weights, depth)
+    return counts if mode == "count" else counts.clamp(max=1)
 
 
-def _one_hot(indices: torch.Tensor, depth: int, dtype: torch.dtype) -> torch.Tensor:
-    return (indices.unsqueeze(-1) == torch.arange(depth, device=indices.device)).to(dtype)
+def _counted(indices: torch.Tensor, weights: torch.Tensor, depth: int) -> torch.Tensor:
+    """Sum of the weights of each category along the last axis: (..., n) -> (..., depth).
+
+    Keras sums (..., n, depth) vectors, which don't fit into memory for long rows of many categories.
+    """
+    known = (indices >= 0) & (indices < depth)
+    sums = weights.new_zeros((*indices.shape[:-1], depth))
+    return sums.scatter_add_(-1, torch.where(known, indices, 0), torch.where(known, weights, 0))
