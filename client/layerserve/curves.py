@@ -37,7 +37,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Curves:
-    """Panels above one another, by the name of their vertical axis. Images require matplotlib (layerserve[plot])."""
+    """Panels above one another, by the name of their vertical axis. Images require matplotlib."""
 
     title: str
     x_label: str
@@ -85,7 +85,7 @@ class Plotted(Tabular):
         raise NotImplementedError
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the curves as .png, .svg or .pdf, by the suffix of `path`. Requires layerserve[plot].
+        """Writes the curves as .png, .svg or .pdf, by the suffix of `path`. Requires matplotlib.
 
         Returns the path. Raises InvalidArgument for another suffix, and if matplotlib is missing; OSError.
         """
@@ -113,7 +113,7 @@ def checked_format(path: Path, what: str) -> str:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise InvalidArgument(f"{what}: requires matplotlib; install it with: pip install 'layerserve[plot]'") from None
+        raise InvalidArgument(f"{what}: requires matplotlib: pip install matplotlib") from None
     return kind
 
 

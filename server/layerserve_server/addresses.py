@@ -54,8 +54,7 @@ def missing_package(address: str) -> str:
     missing = [name for name in ("fsspec", package) if name and find_spec(name) is None]
     if not missing:
         return ""
-    extra = " ".join(["'layerserve[remote]'", *(name for name in missing if name != "fsspec")])
-    return f"{address}: needs the package{'s' * (len(missing) > 1)} {' and '.join(missing)}: pip install {extra}"
+    return f"{address}: requires {' and '.join(missing)}: pip install {' '.join(missing)}"
 
 
 def folder_name(address: str) -> str:

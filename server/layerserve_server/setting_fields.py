@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from layerserve_server.access.rights import RIGHTS
@@ -19,6 +20,15 @@ Engine: TypeAlias = Literal["auto", "eager", "cuda", "onnxruntime", "torchscript
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "tf32"]
 
 
+_DEVICE = re.compile(r"^(cpu|cuda(:\d+)?)$")
+
+
+def _check_device(name: str) -> str:
+    if not _DEVICE.match(name):
+        raise ValueError("'cpu', 'cuda' or 'cuda:N', N the number of a GPU")
+    return name
+
+
 class SettingFields(BaseSettings):
     """All settings, each with what is documented of it."""
 
@@ -30,7 +40,7 @@ class SettingFields(BaseSettings):
         default=Path("models"),
         description=(
             "Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file, or the address of "
-            "either in a store: s3://, gs://, az://, abfs:// or hf:// (extra 'remote')."
+            "either in a store: s3://, gs://, az://, abfs:// or hf://."
         ),
     )
     config: Path | None = Field(
@@ -97,15 +107,15 @@ class SettingFields(BaseSettings):
         ge=-1,
         le=65535,
         description=(
-            "Port for predictions over HTTP: the REST forms of the Open Inference Protocol and of TensorFlow Serving "
-            "(extra 'http'). 0 picks a free port, -1 disables HTTP."
+            "Port for predictions over HTTP: the REST forms of the Open Inference Protocol and of TensorFlow Serving. "
+            "0 picks a free port, -1 disables HTTP."
         ),
     )
     ui: bool = Field(
         default=False,
         description=(
-            "Serve a page for browsers on the port for HTTP, at /ui (extra 'ui'). What it shows and changes needs the "
-            "same rights as over gRPC."
+            "Serve a page for browsers on the port for HTTP, at /ui. What it shows and changes needs the same rights "
+            "as over gRPC."
         ),
     )
     ui_hosts: str = Field(
@@ -128,8 +138,8 @@ class SettingFields(BaseSettings):
     transport: Literal["grpcio", "native"] = Field(
         default="grpcio",
         description=(
-            "gRPC implementation. 'native' (extra 'fast') serves 1.6 to 2.5 times as many requests per second "
-            "for small models, but doesn't support TLS."
+            "gRPC implementation. 'native' serves 1.6 to 2.5 times as many requests per second for small models, but "
+            "doesn't support TLS."
         ),
     )
     tls_certificate: Path | None = Field(
@@ -326,7 +336,7 @@ class SettingFields(BaseSettings):
         default="float32",
         description=(
             "Precision in which float32 models compute. It applies only to models with a golden.npz file, as "
-            "long as its tolerances are met. int8 requires the extra 'fast', tf32 a GPU, the others a GPU or "
+            "long as its tolerances are met. int8 requires onnx and onnxruntime, tf32 a GPU, the others a GPU or "
             "'openvino'."
         ),
     )
@@ -399,8 +409,8 @@ class SettingFields(BaseSettings):
         default="local",
         description=(
             "Where training runs are executed: 'local' in processes of this machine, or 'kubernetes' each as a Job of "
-            "the cluster, whose pods share the folder of runs and the data root under the same paths (requires "
-            "layerserve[kubernetes])."
+            "the cluster, whose pods share the folder of runs and the data root under the same paths (package "
+            "lightkube)."
         ),
     )
     training_job: Path | None = Field(
@@ -420,8 +430,9 @@ class SettingFields(BaseSettings):
     run_sinks: str = Field(
         default="",
         description=(
-            "Comma-separated trackers to which runs are copied: mlflow:URI (extra 'mlflow') and wandb:PROJECT (extra "
-            "'wandb'), each by a process of its own. A tracker that is slow or absent delays neither runs nor calls."
+            "Comma-separated trackers to which runs are copied: mlflow:URI (package mlflow-skinny) and wandb:PROJECT "
+            "(package wandb), each by a process of its own. A tracker that is slow or absent delays neither runs nor "
+            "calls."
         ),
         json_schema_extra={"unset": "none"},
     )
@@ -448,10 +459,10 @@ class SettingFields(BaseSettings):
         le=1024,
         description="Number of threads per training run, for all of its workers together. 0 uses half of the cores.",
     )
-    training_device: str = Field(
+    training_device: Annotated[str, AfterValidator(_check_device)] = Field(
         default="cpu",
-        pattern=r"^(cpu|cuda(:\d+)?)$",
         description="Device for training runs: 'cpu', 'cuda' or 'cuda:N'.",
+        json_schema_extra={"pattern": _DEVICE.pattern},
     )
     max_workers: int = Field(
         default=1, ge=1, le=1024, description="Maximum number of worker processes per training run."

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: What installs the packages of the port for HTTP.
+INSTALL = "pip install '.[server]' in the folder of the repository"
 #: Interval at which it is written down which models were used last, in seconds.
 USAGE_SECONDS = 10.0
 
@@ -254,12 +256,12 @@ class Inference:
             try:
                 from layerserve_server.services.ui.serving import Page
             except ImportError as error:
-                raise ValueError(f"ui: requires the package {error.name}: pip install 'layerserve[ui]'") from error
+                raise ValueError(f"ui: requires {error.name}: {INSTALL}") from error
             page = partial(Page, package_version("layerserve"))
         try:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:
-            raise ValueError(f"http_port: requires the package {error.name}: pip install 'layerserve[http]'") from error
+            raise ValueError(f"http_port: requires {error.name}: {INSTALL}") from error
         return make_server(
             routes,
             self.repository,

@@ -60,7 +60,7 @@ def test_the_build_copies_what_the_distribution_is_made_of(stages: list[Instruct
 def test_it_installs_extras_that_exist(stages: list[Instructions]) -> None:
     assert '.whl)[${EXTRAS}]"' in " ".join(of(stages[0], "RUN"))
     (extras,) = re.findall(r"^EXTRAS=([a-z,]+)$", "\n".join(of(stages[0], "ARG")), re.MULTILINE)
-    assert set(extras.split(",")) == {"server", "cli", "fast"} <= set(PROJECT["project"]["optional-dependencies"])
+    assert set(extras.split(",")) == {"server", "cli"} <= set(PROJECT["project"]["optional-dependencies"])
 
 
 def test_no_index_is_written_into_it() -> None:

@@ -28,7 +28,7 @@ REPLICAS = CONFIGURATION.with_name("replicas.cfg")
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy isn't installed"),
-    pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="needs extra 'fast'"),
+    pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="needs pygrpc-native"),
 ]
 
 

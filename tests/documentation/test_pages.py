@@ -294,6 +294,7 @@ def test_what_is_not_run_is_in_a_page() -> None:
         ("rm models", "neither run nor"),
         ("layerserve models > file", "isn't known"),
         ("pip install '.[sever]'", "sever"),
+        ("pip install 'layerserve[server]'", "the index"),
         ("make tests", "make tests"),
     ],
 )

@@ -19,7 +19,7 @@ from attack.runner import Place, attackers
 
 TRANSPORTS = [
     "grpcio",
-    pytest.param("native", marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="needs extra 'fast'")),
+    pytest.param("native", marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="needs pygrpc-native")),
 ]
 #: One server for all: limits so small that attacks pass them.
 SETTINGS = {

@@ -11,7 +11,7 @@ import pytest
 from layerserve import AsyncClient, Client
 from layerserve.tracing import trace_metadata
 
-pytest.importorskip("opentelemetry.sdk", reason="the extra 'otel' isn't installed")
+pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk isn't installed")
 from layerserve_server.transport.call import Call, Routes
 from layerserve_server.transport.grpcio import GrpcioServer
 from layerserve_server.transport.limits import Limits

@@ -67,12 +67,10 @@ def test_without_a_state_folder_each_address_has_its_own(monkeypatch):
 def test_the_packages_that_are_missing_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(addresses, "find_spec", lambda name: None)
     settings = Settings(path="s3://bucket/models", state=tmp_path)
-    line = "s3://bucket/models: needs the packages fsspec and s3fs: pip install 'layerserve[remote]' s3fs"
+    line = "s3://bucket/models: requires fsspec and s3fs: pip install fsspec s3fs"
     assert missing_paths(settings) == [line]
-    with pytest.raises(ValueError, match="needs the packages fsspec and s3fs"):
+    with pytest.raises(ValueError, match="requires fsspec and s3fs"):
         App(settings)
     monkeypatch.setattr(addresses, "find_spec", lambda name: name if name == "fsspec" else None)
-    assert addresses.missing_package("gs://b").endswith(
-        "needs the package gcsfs: pip install 'layerserve[remote]' gcsfs"
-    )
+    assert addresses.missing_package("gs://b") == "gs://b: requires gcsfs: pip install gcsfs"
     assert addresses.missing_package("memory://b") == ""

@@ -2,7 +2,7 @@
 
     python tests/proofs/telemetry.py [grpcio|native]
 
-Needs Prometheus (Debian: `apt-get install --no-install-recommends prometheus`) and the extras `server` and `otel`.
+Needs Prometheus (Debian: `apt-get install --no-install-recommends prometheus`) and the extra `dev`.
 Exits with 1 if something is missing or differs.
 """
 

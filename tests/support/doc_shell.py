@@ -122,7 +122,9 @@ def check_pip(arguments: Sequence[str], variables: Sequence[str]) -> None:
     assert arguments[0] == "install"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     for word in arguments[1:]:
-        if match := re.fullmatch(r"(?:\.|layerserve)(?:\[(.*)\])?", word):
+        # The name on the package index isn't this project's.
+        assert not word.startswith("layerserve"), f"{word}: got a name of the index, expected '.'"
+        if match := re.fullmatch(r"\.(?:\[(.*)\])?", word):
             assert set((match[1] or "server").split(",")) <= set(project["optional-dependencies"]), word
 
 

@@ -23,7 +23,7 @@ class AioServer(GrpcioServer):
             super().__init__(*arguments, **options)
 
 
-needs_native = pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="the extra 'fast' isn't installed")
+needs_native = pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="pygrpc-native isn't installed")
 SERVERS = [GrpcioServer, AioServer, pytest.param(NativeServer, marks=needs_native)]
 
 ECHO = "/test.v1.Echo/"

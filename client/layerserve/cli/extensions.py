@@ -60,4 +60,4 @@ def _what_is_missing(point: EntryPoint, error: ModuleNotFoundError) -> str:
     missing = (error.name or str(error)).partition(".")[0]
     if missing in OURS or not point.module.startswith(OURS):
         return f"its package can't be imported: {error}"
-    return f"requires {missing}; install it with: pip install 'layerserve[{EXTRA}]'"
+    return f"requires {missing}: pip install '.[{EXTRA}]' in the folder of the repository"

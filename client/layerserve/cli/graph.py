@@ -54,7 +54,7 @@ def graph(
     """Draw the nodes of a model with their shapes. Requires graphviz, but not for .dot.
 
     The nodes of a shared layer are coloured; a nested model is drawn once, in a frame. A file is read without a server,
-    which requires layerserve[server].
+    which requires the extra `server`.
     """
     if output is not None:
         checked_format(output)

@@ -26,7 +26,7 @@ def plot(
     points: Annotated[int, typer.Option(metavar="COUNT", help="Maximum number of points of a line.")] = 1000,
     to: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Plot to this file: .png, .svg or .pdf. Requires layerserve[plot]."),
+        typer.Option(metavar="FILE", help="Plot to this file: .png, .svg or .pdf. Requires matplotlib."),
     ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,

@@ -233,7 +233,7 @@ def plot(
     ],
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Plot the monitored log of all trials by epoch. Requires layerserve[plot]."""
+    """Plot the monitored log of all trials by epoch. Requires matplotlib."""
     check_plot(path)
     with connect(context, address) as client:
         info = client.get_sweep(sweep).info()

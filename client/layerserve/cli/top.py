@@ -30,7 +30,7 @@ def top(
     """Show the models with their rates, latencies, batches and queues, and the runs, while the server works.
 
     Keys: s and S sort by another column, r reverses, / filters by name, Escape clears the filter, p pauses, q quits.
-    Requires layerserve[top], but not with --once.
+    Requires textual, but not with --once.
 
     JSON, of one reading: {"models": [{column: text}], "runs": [{column: text}], "problems": {what: text}}.
     """
@@ -42,7 +42,7 @@ def top(
     try:
         from layerserve.cli.top_view import TopView
     except ModuleNotFoundError as error:
-        raise InvalidArgument(f"top: requires {error.name}; install it with: pip install 'layerserve[top]'") from None
+        raise InvalidArgument(f"top: requires {error.name}: pip install textual") from None
     with connect(context, address) as client:
         TopView(Reader(client), address, interval).run()
 

@@ -68,7 +68,7 @@ Losses = Annotated[
 Worst = Annotated[int, typer.Option(metavar="COUNT", min=0, help="Show so many rows with the highest losses.")]
 Plot = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Plot the history to this file: .png, .svg or .pdf. Requires layerserve[plot]."),
+    typer.Option(metavar="FILE", help="Plot the history to this file: .png, .svg or .pdf. Requires matplotlib."),
 ]
 
 

@@ -148,7 +148,7 @@ def pyarrow_module(name: str, label: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MissingPackageError(f"{label}: requires pyarrow: pip install 'layerserve[parquet]'") from None
+        raise MissingPackageError(f"{label}: requires pyarrow: pip install pyarrow") from None
 
 
 class MissingPackageError(InvalidArgument):

@@ -314,9 +314,7 @@ class TensorBoard(FileCallback):
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise ConfigError(
-                    "TensorBoard: the package tensorboard is missing; pip install 'layerserve[tensorboard]'"
-                ) from None
+                raise ConfigError("TensorBoard: requires tensorboard: pip install tensorboard") from None
             self._writers[kind] = SummaryWriter(str(Path(self.log_dir) / kind))
         return self._writers[kind]
 

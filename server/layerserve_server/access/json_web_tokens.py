@@ -57,7 +57,7 @@ class Verifier:
         try:
             import jwt
         except ImportError as error:
-            raise TokensFileError("jwt: requires the package PyJWT: pip install 'layerserve[oidc]'") from error
+            raise TokensFileError("jwt: requires PyJWT: pip install 'PyJWT[crypto]'") from error
         self._jwt = jwt
         self.settings = settings
         self._quotas = quotas

@@ -12,7 +12,7 @@ from layerserve_server.observability.access_log import AccessLog
 from layerserve_server.transport.call import Finished, Trace
 from layerserve_server.transport.peers import host_of
 
-if TYPE_CHECKING:  # the packages of the extra 'otel'
+if TYPE_CHECKING:  # packages that may be missing
     from layerserve_server.observability.tracing import Tracer
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,9 @@ def _tracer(environment: Mapping[str, str], dropped: Callable[[int], None]) -> T
     try:
         from layerserve_server.observability.tracing import Tracer, exporters
     except ImportError:
-        logger.error("OTEL_* variables turn on traces, which need the extra 'otel': pip install 'layerserve[otel]'")
+        logger.error(
+            "OTEL_* variables turn on traces, which require two packages: "
+            "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc"
+        )
         return None
     return Tracer(environment, exporters(environment), dropped)

@@ -237,7 +237,7 @@ def _declaration(message: pb.DatasetDeclaration) -> Declaration:
         known = ", ".join(f"{number} ({name})" for number, name in FORMATS.items())
         raise InvalidRequestError(f"format: got {message.format}, expected one of {known}")
     if format != "npz" and importlib.util.find_spec("pyarrow") is None:
-        raise NotTrainableError(f"format {format}: requires pyarrow on the server: pip install 'layerserve[parquet]'")
+        raise NotTrainableError(f"format {format}: requires pyarrow on the server: pip install pyarrow")
     if not 0 < message.bytes <= MAX_BYTES:
         raise InvalidRequestError(f"bytes: got {message.bytes}, expected 1 to {MAX_BYTES}")
     if len(message.sha256) != 32:

@@ -60,9 +60,9 @@ def packages(tmp_path, monkeypatch):
     [
         (
             "layerserve_server_lacking:serve",
-            "requires torch_that_is_not_there; install it with: pip install 'layerserve[server]'",
+            "requires torch_that_is_not_there: pip install '.[server]' in the folder of the repository",
         ),
-        ("layerserve_server_lazy:serve", "install it with: pip install 'layerserve[server]'"),
+        ("layerserve_server_lazy:serve", "pip install '.[server]'"),
         ("foreign_lacking:serve", "its package can't be imported: No module named 'torch_that_is_not_there'"),
         ("layerserve_server.no_such_module:serve", "its package can't be imported"),
     ],
@@ -80,9 +80,7 @@ def test_without_typer_the_command_line_says_what_to_install():
     program = "import sys; sys.modules['typer'] = None\nfrom layerserve.cli import main; sys.exit(main(['models']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr == "layerserve: the command line requires typer; install it with: pip install 'layerserve[cli]'\n"
-    )
+    assert done.stderr == "layerserve: the command line requires typer: pip install typer rich\n"
 
 
 def test_the_commands_of_the_other_packages_are_found():

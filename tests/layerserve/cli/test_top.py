@@ -184,7 +184,7 @@ def test_without_a_terminal_or_textual_it_is_refused(cli, monkeypatch):
     monkeypatch.setattr("layerserve.cli.top.sys.stdout.isatty", lambda: True, raising=False)
     status, _, err = cli("top")
     assert status == 1
-    assert "layerserve[top]" in err
+    assert "pip install textual" in err
 
 
 def test_a_slow_reading_is_not_joined_by_another(server):

@@ -434,5 +434,5 @@ def test_unknown_keys_do_not_cause_a_flood_of_fetches(make_gate, key_server, wai
 
 def test_without_the_package_the_extra_is_named(make_gate, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jwt", None)
-    with pytest.raises(TokensFileError, match=r"pip install 'layerserve\[oidc\]'"):
+    with pytest.raises(TokensFileError, match=r"pip install 'PyJWT\[crypto\]'"):
         make_gate()

@@ -52,7 +52,8 @@ def test_without_its_extra_a_server_says_what_traces_need(
     assert not caplog.messages
     assert telemetry_of(0.0, environment, lambda kind, count: None) is None
     assert caplog.messages == [
-        "OTEL_* variables turn on traces, which need the extra 'otel': pip install 'layerserve[otel]'"
+        "OTEL_* variables turn on traces, which require two packages: "
+        "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc"
     ]
     only_lines = telemetry_of(1.0, environment, lambda kind, count: None)
     assert only_lines is not None

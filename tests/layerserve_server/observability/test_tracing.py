@@ -21,7 +21,7 @@ from layerserve_server.transport.call import Ended
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 
-pytest.importorskip("opentelemetry.sdk", reason="the extra 'otel' isn't installed")
+pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk isn't installed")
 from layerserve_server.observability.telemetry import CallTelemetry
 from layerserve_server.observability.tracing import Tracer, UnknownExporterError, exporters
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -30,7 +30,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 TRANSPORTS = [
     "grpcio",
-    pytest.param("native", marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="no extra 'fast'")),
+    pytest.param("native", marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="no pygrpc-native")),
 ]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = ("traceparent", f"00-{TRACE}-{PARENT}-01")
@@ -242,7 +242,7 @@ def test_a_batch_that_failed_is_in_the_spans_of_all_of_its_requests(serve, quick
     assert not any("-7" in str(value) for span in found for value in span.attributes.values()), "no data of a request"
 
 
-@pytest.mark.skipif(find_spec("uvicorn") is None, reason="the extra 'http' isn't installed")
+@pytest.mark.skipif(find_spec("uvicorn") is None, reason="uvicorn isn't installed")
 def test_a_request_of_http_has_a_span_below_that_of_its_caller(serve):
     app, _, spans = serve(http_port=0)
 

@@ -197,7 +197,7 @@ def test_a_bucket_that_does_not_exist_is_not_empty(s3):
 
 def test_other_libraries_are_named(monkeypatch):
     monkeypatch.setattr("layerserve_server.addresses.find_spec", lambda name: None)
-    with pytest.raises(StoreError, match=r"the packages fsspec and gcsfs: pip install 'layerserve.remote.' gcsfs"):
+    with pytest.raises(StoreError, match=r"requires fsspec and gcsfs: pip install fsspec gcsfs"):
         FsspecStore("gs://bucket/models")
 
 

@@ -290,7 +290,7 @@ def test_without_training_there_are_no_datasets(tmp_path, monkeypatch):
         service._check_training()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert declared().format == "npz"
-    with pytest.raises(NotTrainableError, match=r"format csv: requires pyarrow on the server: pip install 'layerserve"):
+    with pytest.raises(NotTrainableError, match=r"format csv: requires pyarrow on the server: pip install pyarrow"):
         declared(format=datasets_pb2.DATASET_FORMAT_CSV)
 
 

@@ -37,7 +37,7 @@ TRANSPORTS = [
     "grpcio",
     pytest.param(
         "native",
-        marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="the extra 'fast' isn't installed"),
+        marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="pygrpc-native isn't installed"),
     ),
 ]
 X = np.arange(6, dtype=np.float32).reshape(3, 2)

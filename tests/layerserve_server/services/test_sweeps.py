@@ -255,7 +255,7 @@ def test_sweeps_are_refused_while_others_are_tried_without_optuna_and_at_the_end
     assert refused()[0] is status.UNAVAILABLE
     registry._stopping = False
     monkeypatch.setattr(study_process, "find_spec", lambda name: None)
-    text = "sweeps require Optuna on the server: pip install 'layerserve[sweeps]'"
+    text = "sweeps require Optuna on the server: pip install optuna"
     assert refused() == (status.FAILED_PRECONDITION, text)
 
 

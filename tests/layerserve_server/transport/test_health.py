@@ -15,7 +15,7 @@ from layerserve_server.transport.health import MAX_NAME, MODEL_PREFIX, Health
 
 TRANSPORTS = [
     "grpcio",
-    pytest.param("native", marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="no extra 'fast'")),
+    pytest.param("native", marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="no pygrpc-native")),
 ]
 SERVING, NOT_SERVING, UNKNOWN = "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"
 name_of = health_pb2.HealthCheckResponse.ServingStatus.Name

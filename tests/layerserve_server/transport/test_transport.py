@@ -317,7 +317,7 @@ def test_a_folder_for_temporary_files_with_a_long_path_is_refused(monkeypatch, t
 
 def test_a_missing_extension_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygrpc_native", None)
-    with pytest.raises(NativeUnavailableError, match=r"pip install 'layerserve\[fast\]'"):
+    with pytest.raises(NativeUnavailableError, match=r"pip install 'pygrpc-native"):
         NativeServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
 
 

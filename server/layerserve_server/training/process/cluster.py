@@ -58,9 +58,7 @@ class Cluster:
             import lightkube
             from lightkube.generic_resource import create_namespaced_resource
         except ImportError:
-            raise TemplateError(
-                "training_backend: 'kubernetes' requires lightkube: pip install 'layerserve[kubernetes]'"
-            ) from None
+            raise TemplateError("training_backend: 'kubernetes' requires lightkube: pip install lightkube") from None
         self._template = _read_template(template)
         kind = self._template["kind"]
         self.resource = create_namespaced_resource(KINDS[kind][0], KINDS[kind][1], kind, KINDS[kind][2])

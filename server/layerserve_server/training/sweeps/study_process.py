@@ -25,7 +25,7 @@ TRIES = 3
 def check_installed() -> None:
     """Raises NotTrainableError if Optuna isn't installed."""
     if find_spec("optuna") is None:
-        raise NotTrainableError("sweeps require Optuna on the server: pip install 'layerserve[sweeps]'")
+        raise NotTrainableError("sweeps require Optuna on the server: pip install optuna")
 
 
 class StudyProcess:

@@ -18,7 +18,7 @@ TRANSPORTS = [
     "grpcio",
     pytest.param(
         "native",
-        marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="the extra 'fast' isn't installed"),
+        marks=pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="pygrpc-native isn't installed"),
     ),
 ]
 

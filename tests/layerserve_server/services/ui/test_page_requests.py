@@ -218,5 +218,5 @@ def test_the_page_needs_a_port_and_its_packages(put, make_server, monkeypatch, t
         read_settings([str(tmp_path), "--ui-hosts", "a"])
     put("double")
     monkeypatch.setitem(sys.modules, "layerserve_server.services.ui.serving", None)
-    with pytest.raises(ValueError, match=r"ui: requires the package .*: pip install 'layerserve\[ui\]'"):
+    with pytest.raises(ValueError, match=r"ui: requires .*: pip install '\.\[server\]'"):
         make_server(http_port=0, ui=True)

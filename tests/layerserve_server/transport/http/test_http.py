@@ -87,7 +87,7 @@ def test_probes_and_keep_alive(serve):
 def test_without_the_extra_the_server_does_not_start(put, make_server, monkeypatch):
     put("double")
     monkeypatch.setitem(sys.modules, "layerserve_server.services.rest.serving", None)
-    with pytest.raises(ValueError, match=r"http_port: requires the package .*: pip install 'layerserve\[http\]'"):
+    with pytest.raises(ValueError, match=r"http_port: requires .*: pip install '\.\[server\]'"):
         make_server(http_port=0)
 
 
