@@ -10,9 +10,10 @@ import grpc.aio
 
 from layerserve.channel import multicallable
 from layerserve.connection import Connection, Deadline
-from layerserve.errors import Unavailable
+from layerserve.errors import LayerserveError, Unavailable
 from layerserve.methods import Message, Method
 from layerserve.retries import Retries
+from layerserve.rpc_errors import rpc_error
 from layerserve.tokens import Metadata, TokenFunction
 from layerserve.tracing import trace_metadata
 
@@ -66,6 +67,12 @@ class AsyncChannel:
             # grpc.aio's error if the call ended while a request was being written, in place of the server's status.
             raise Unavailable("the stream ended while data was being sent") from None
         return None if message is grpc.aio.EOF else message
+
+    async def translated(self, error: grpc.RpcError) -> LayerserveError:
+        """Returns the client's error for one of gRPC."""
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            return rpc_error(error, self._connection)
+        return await asyncio.to_thread(rpc_error, error, self._connection)
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

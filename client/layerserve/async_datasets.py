@@ -55,8 +55,8 @@ class AsyncDatasets:
             for rate in (0.1, 0.01):
                 await client.train("mnist", dataset=dataset.id, optimizer=sgd(rate))
 
-        Raises InvalidArgument (data or a file that the server can't read), Overloaded (quota, disk, or too many
-        uploads), DataLoss (the file has changed meanwhile), FailedPrecondition, Unavailable, OSError.
+        Raises InvalidArgument (data or a file that the server can't read), Overloaded (quota, or too many uploads),
+        DataLoss (the file has changed meanwhile), FailedPrecondition (TooLarge: no room), Unavailable, OSError.
         """
         content: Content
         if path is None:
@@ -89,7 +89,7 @@ class AsyncDatasets:
         Default: requests of all versions of the model. The other arguments are those of `upload_dataset`.
 
         Raises InvalidArgument (no such request was sampled, or targets that don't fit), ModelNotFound, VersionNotFound,
-        Overloaded.
+        Overloaded, FailedPrecondition (TooLarge: no room).
         """
         spec = model_spec(model, version, label)
         return await self._run(make(spec, corrections, uncorrected, title, keep_seconds, shared), timeout)

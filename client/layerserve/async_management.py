@@ -56,7 +56,7 @@ class AsyncManagement:
             print(change.version)
 
         Raises InvalidArgument (a name, file or settings), FailedPrecondition (ModelNotReady: the model can't be loaded;
-        or the repository can't be written), Overloaded (too large, or too many uploads), DataLoss, OSError.
+        TooLarge; or the repository can't be written), Overloaded (too many uploads), DataLoss, OSError.
         """
         return await self._run(upload(model, path, golden, settings, label, progress), timeout)
 

@@ -33,6 +33,9 @@ def as_array(value: Any, name: str) -> Array:
     InvalidTensor if there is no array, such as for lists whose rows differ in length, and for objects that are neither
     all numbers nor all str or bytes.
     """
+    if isinstance(value, TEXTS):
+        got = f"one {type(value).__name__}, {value[:40]!r}"
+        raise InvalidTensor(name=name, got=got, expected="a list or an array of rows; one row of text is a list of one")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # torch raises the last for a tensor with gradients

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 import grpc
 
 from layerserve.connection import Connection, Deadline
+from layerserve.errors import LayerserveError
 from layerserve.methods import Message, Method
 from layerserve.retries import Retries
+from layerserve.rpc_errors import rpc_error
 from layerserve.tracing import trace_metadata
 
 T = TypeVar("T")
@@ -21,6 +23,7 @@ class Channel:
     """A gRPC channel that threads may share."""
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._token = connection.token
         self._retries = Retries(connection.retries)
         options, tls = connection.channel_options, connection.tls
@@ -69,6 +72,10 @@ class Channel:
             raise
         finally:
             timer.cancel()
+
+    def translated(self, error: grpc.RpcError) -> LayerserveError:
+        """Returns the client's error for one of gRPC."""
+        return rpc_error(error, self._connection)
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -24,7 +24,6 @@ from layerserve.connection import (
     ChannelOptions,
     Deadline,
     connection,
-    rpc_error,
 )
 from layerserve.datasets import Datasets
 from layerserve.download import download
@@ -216,7 +215,7 @@ class Client(
             client.predict("mnist", images, outputs=["dense_1"])         -> {"dense_1": array (rows, 64)}
 
         Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
-        VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
+        VersionNotFound, LabelNotFound, ModelNotReady, TooLarge, Overloaded, DeadlineExceeded, Unavailable.
         """
         flow = prediction.predict(self._signatures, model, inputs, outputs, version, label)
         return prediction.as_asked(self._run(flow, timeout), outputs)
@@ -367,8 +366,9 @@ class Client(
             print(run.history["loss"], run.version)
 
         Raises InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, NotCompiled, FailedPrecondition (the
-        repository can't be written), DatasetNotFound, PermissionDenied (a ServerFile outside of the server's data
-        root), Overloaded (the queue of runs is full, or there isn't enough disk space or memory), DataLoss.
+        repository can't be written; TooLarge: there isn't enough disk space or memory), DatasetNotFound,
+        PermissionDenied (a ServerFile outside of the server's data root), Overloaded (the queue of runs is full),
+        DataLoss.
         """
         flow = train(self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options)
         return TrainingRun(self, self._run(flow, timeout, keeps_stream=True))
@@ -507,7 +507,7 @@ class Client(
                 return self._channel.receive(step.stream.handle, deadline)
             return step.stream.handle.cancel()
         except grpc.RpcError as error:
-            translated = rpc_error(error, self.address)
+            translated = self._channel.translated(error)
             _log.debug("%s: %s: %s", type(step).__name__, translated.status.name, translated)
             raise translated from None
 
@@ -520,7 +520,8 @@ class Client(
             reply: R = self._channel.call(method, request, deadline, raw=True)
             return reply
         except grpc.RpcError as error:
-            raise rpc_error(error, self.address) from None
+            translated = self._channel.translated(error)
+            raise translated from None
 
 
 class PreparedCall:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-import re
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 
 from layerserve.addresses import authority, may_be_several, target
-from layerserve.errors import DeadlineExceeded, InvalidArgument, LayerserveError, Unavailable, from_status
+from layerserve.certificate_files import load_authorities, load_pair
+from layerserve.errors import DeadlineExceeded, InvalidArgument
 from layerserve.service_config import MAX_RETRIES, LoadBalancing, service_config
 from layerserve.tokens import Token, TokenSource, token_source, warn_if_plaintext
 
@@ -27,23 +27,6 @@ DEFAULT_TIMEOUT = 60.0
 LONGEST_TIMEOUT = 1e9
 
 ChannelOptions = Sequence[tuple[str, Any]]
-
-#: gRPC's texts for a server that can't be connected to, with the last address that was tried, and the reason.
-_NO_CONNECTION = re.compile(
-    r"(?s).*; last error: [A-Z_]+: (?:ipv[46]:)?(\S+): "
-    r"(?:Failed to connect to remote host: |connect failed: addr: \S+ error: )?(.+)"
-)
-#: Reasons that only readers of gRPC's code understand: what they contain, and what they mean.
-_REASONS = {
-    "Failed parsing HTTP/2": "it isn't a port for gRPC, expected the one that the server names at its start",
-    "WRONG_VERSION_NUMBER": "the server has no TLS, expected tls=False, or no --tls",
-    "CERTIFICATE_VERIFY_FAILED": "the server's certificate isn't of a trusted authority, expected its PEM file as "
-    "TLS(ca=...), or --ca",
-    "Hostname Verification": "the server's certificate has another name than the address, expected its name as the "
-    "address, or TLS(server_name=...)",
-    "Socket closed": "the server closed the connection; if it has TLS, expected tls=True, or --tls, and the client "
-    "certificate that it may require",
-}
 
 
 @dataclass(frozen=True)
@@ -61,8 +44,18 @@ class TLS:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
+        """Returns gRPC's credentials. Raises InvalidArgument for files that can't be used, and OSError."""
         if (self.certificate is None) != (self.key is None):
             raise InvalidArgument("TLS: got one of certificate and key, expected both or none")
+        # gRPC says of such files only that its handshaker can't be made, and says it at the first call.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if self.ca is not None:
+                load_authorities(context, Path(self.ca))
+            if self.certificate is not None and self.key is not None:
+                load_pair(context, Path(self.certificate), Path(self.key))
+        except ValueError as error:
+            raise InvalidArgument(f"TLS: {error}") from None
         return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
 
 
@@ -169,23 +162,3 @@ class Deadline:
 
 #: No deadline.
 NEVER = Deadline(None)
-
-
-def rpc_error(error: grpc.RpcError, address: str) -> LayerserveError:
-    """Converts an error of gRPC, blocking or asyncio, to the client's."""
-    # All RpcErrors raised by calls are also a grpc.Call or an AioRpcError, which have these methods.
-    details = error.details()
-    metadata: Any = error.trailing_metadata()  # pairs in both, of different types
-    translated = from_status(error.code(), details, metadata)
-    if isinstance(translated, Unavailable) and not translated.code:
-        translated.details = f"server {address}: {_plain(details or '')}"
-    return translated
-
-
-def _plain(details: str) -> str:
-    """Returns gRPC's text for an error of a connection, without what only matters within gRPC."""
-    found = _NO_CONNECTION.fullmatch(details)
-    if not found:
-        return details
-    reason = next((meaning for sign, meaning in _REASONS.items() if sign in found[2]), found[2])
-    return f"can't connect to {unquote(found[1])}: {reason}"

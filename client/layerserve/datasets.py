@@ -56,8 +56,8 @@ class Datasets:
             for rate in (0.1, 0.01):
                 client.train("mnist", dataset=dataset.id, optimizer=sgd(rate))
 
-        Raises InvalidArgument (data or a file that the server can't read), Overloaded (quota, disk, or too many
-        uploads), DataLoss (the file has changed meanwhile), FailedPrecondition, Unavailable, OSError.
+        Raises InvalidArgument (data or a file that the server can't read), Overloaded (quota, or too many uploads),
+        DataLoss (the file has changed meanwhile), FailedPrecondition (TooLarge: no room), Unavailable, OSError.
         """
         content: Content
         if path is None:
@@ -90,7 +90,7 @@ class Datasets:
         Default: requests of all versions of the model. The other arguments are those of `upload_dataset`.
 
         Raises InvalidArgument (no such request was sampled, or targets that don't fit), ModelNotFound, VersionNotFound,
-        Overloaded.
+        Overloaded, FailedPrecondition (TooLarge: no room).
         """
         spec = model_spec(model, version, label)
         return self._run(make(spec, corrections, uncorrected, title, keep_seconds, shared), timeout)

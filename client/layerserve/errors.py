@@ -21,6 +21,7 @@
     │   ├── NotCompiled               neither the request nor the file has an optimizer and a loss
     │   ├── RunElsewhere              another server on the same repository owns the run
     │   ├── VersionConflict           another version than expected is the newest of the model
+    │   ├── TooLarge                  more than a budget, the disk or a limit of the server allows: don't retry
     │   ├── ModelMismatch              the served model isn't the one for which `layerserve codegen` wrote a class
     │   └── ClientClosed              the client was used after `close()`
     ├── Overloaded                    a limit of the server is reached: `retry_after` in seconds, if known
@@ -47,6 +48,7 @@ a known code the error has the class of its status.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -60,6 +62,10 @@ CORRELATION_KEY = "layerserve-correlation-id"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 #: The same key for transports that can't send gRPC's own.
 OWN_PUSHBACK_KEY = "layerserve-retry-pushback-ms"
+
+
+#: What gRPC itself says of a message that is larger than the server takes; it has no code.
+_LARGE = re.compile(r"(?<!CLIENT: )Received message larger than max \((\d+) vs\. (\d+)\)")
 
 
 class LayerserveError(Exception):
@@ -233,6 +239,15 @@ class VersionConflict(FailedPrecondition):
     code = "version_conflict"
 
 
+class TooLarge(FailedPrecondition):
+    """More than a budget, the server's disk or one of its limits allows, such as that of a message's size.
+
+    The text has the numbers. The same call fails again.
+    """
+
+    code = "too_large"
+
+
 class ModelMismatch(FailedPrecondition):
     """The served model has other inputs or outputs than the class that `layerserve codegen` wrote for it."""
 
@@ -246,7 +261,7 @@ class ClientClosed(FailedPrecondition):
 
 
 class Overloaded(LayerserveError):
-    """A queue of the server is full, or the request exceeds a limit.
+    """A queue of the server is full, or another limit on what it does at a time is reached: the call may succeed later.
 
     `retry_after` is the time after which to retry, in seconds; None if the server doesn't send one.
     """
@@ -423,6 +438,7 @@ CODES: dict[str, type[LayerserveError]] = {
         NotCompiled,
         RunElsewhere,
         VersionConflict,
+        TooLarge,
         QuotaExceeded,
         TakenOver,
         TokenExpired,
@@ -438,8 +454,15 @@ def from_status(
     pairs = {key: value for key, value in metadata or () if isinstance(value, str)}
     code = pairs.get(REASON_KEY, "")
     cls = STATUSES[status]
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and (large := _LARGE.search(details or "")):
+        code = TooLarge.code
+        details = (
+            f"the message has {large[1]} bytes, expected at most {large[2]} (setting 'max_message_bytes'); send fewer "
+            "rows at a time"
+        )
     specific = CODES.get(code)
-    if specific is not None and specific.status is status:
+    # The status for a message that is too large is gRPC's.
+    if specific is not None and (specific.status is status or specific is TooLarge):
         cls = specific
     return cls(details or "", code=code, metadata=pairs)
 

@@ -9,6 +9,7 @@ from typing import Any
 from layerserve.casting import as_array, cast, default_cast
 from layerserve.errors import InvalidArgument, MissingInput, UnknownInput, UnknownOutput
 from layerserve.model_info import TensorSpec
+from layerserve.tables import shape_text
 from layerserve.tensors import encode
 from layerserve.v1.tensor_pb2 import Tensor
 
@@ -66,9 +67,8 @@ def _is_data_frame(values: Any) -> bool:
 def _match_positions(values: Any, specs: Sequence[TensorSpec], kind: str) -> list[tuple[str, Any, TensorSpec | None]]:
     names = [spec.name for spec in specs]
     if not isinstance(values, (list, tuple)):
-        raise MissingInput(
-            f"{kind}s: got one {type(values).__name__}, expected a dict or a list of {len(specs)}: {', '.join(names)}"
-        )
+        kind_of = f"array of shape {shape_text(values.shape)}" if hasattr(values, "shape") else type(values).__name__
+        raise MissingInput(f"{kind}s: got one {kind_of}, expected a dict or a list of {len(specs)}: {', '.join(names)}")
     if len(values) != len(specs):
         error = MissingInput if len(values) < len(specs) else InvalidArgument
         raise error(f"{kind}s: got a list of {len(values)}, expected {len(specs)}: {', '.join(names)}")

@@ -57,7 +57,7 @@ class Management:
             print(change.version)
 
         Raises InvalidArgument (a name, file or settings), FailedPrecondition (ModelNotReady: the model can't be loaded;
-        or the repository can't be written), Overloaded (too large, or too many uploads), DataLoss, OSError.
+        TooLarge; or the repository can't be written), Overloaded (too many uploads), DataLoss, OSError.
         """
         return self._run(upload(model, path, golden, settings, label, progress), timeout)
 

@@ -183,7 +183,10 @@ def _files(path: Path) -> dict[str, Path]:
     """Returns the files of a version by their paths in its folder."""
     if not path.is_dir():
         if path.suffix not in _NAMES:
-            raise InvalidArgument(f"file {path}: expected {', '.join(_NAMES)}, or the folder of a version")
+            path.stat()  # raises for one that doesn't exist
+            raise InvalidArgument(
+                f"file {path}: got suffix '{path.suffix}', expected {', '.join(_NAMES)}, or the folder of a version"
+            )
         return {_NAMES[path.suffix]: path}
     found = {}
     for source in sorted(path.rglob("*")):

@@ -29,7 +29,8 @@ ServerError
 ├── ForbiddenError              the caller doesn't have the right that the call needs
 ├── BusyError                   a limit on concurrency is reached; the same request may succeed later
 │   └── QuotaError              a limit of this caller
-├── TooLargeError               the request exceeds a limit; retrying is of no use
+├── TooLargeError               more than a budget, the disk or a limit allows; retrying is of no use
+│   └── MessageTooLargeError    the message itself
 ├── DeadlinePassedError         the client's deadline passed before the reply was ready
 ├── CallCancelledError          the client cancelled the call
 ├── IdleStreamError             the client of a stream sent, or read, nothing for too long
@@ -238,9 +239,13 @@ class QuotaError(BusyError):
 
 
 class TooLargeError(ServerError):
-    """The request exceeds a limit of this server."""
+    """What is asked for exceeds a budget, the room on the disk or a limit of this server. The text has the numbers."""
 
     reason = "too_large"
+
+
+class MessageTooLargeError(TooLargeError):
+    """The message is larger than this server takes. Its status is the one that gRPC itself has for that."""
 
 
 class DeadlinePassedError(ServerError):

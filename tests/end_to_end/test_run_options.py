@@ -176,7 +176,7 @@ def test_files_that_will_not_do_are_refused_before_the_run(
     ],
 )
 def test_a_run_that_uses_more_than_it_may_fails(client: Client, limits: dict[str, Any], text: str) -> None:
-    with pytest.raises((errors.TrainingFailed, errors.Overloaded), match=text):
+    with pytest.raises((errors.TrainingFailed, errors.TooLarge), match=text):
         train(client, **limits).wait()
     assert client.predict("dense", X[:1], version=1).shape == (1, 10)
 
@@ -212,6 +212,6 @@ def test_options_that_make_no_sense_are_refused_before_the_run(
     client: Client, arguments: dict[str, Any], text: str
 ) -> None:
     runs = len(client.runs())
-    with pytest.raises((errors.InvalidArgument, errors.Overloaded), match=text):
+    with pytest.raises((errors.InvalidArgument, errors.TooLarge), match=text):
         train(client, **arguments)
     assert len(client.runs()) == runs

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from layerserve import InvalidTensor, tensors
@@ -33,6 +35,13 @@ def test_what_loses_nothing_is_converted(value, dtype, expected):
     array = cast(as_array(value, "x"), dtype, "x")
     assert (array.shape, array.dtype) == (expected.shape, expected.dtype)
     np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize(("value", "kind"), [("good film", "str"), (b"good film", "bytes")])
+def test_one_text_is_no_row(value, kind):
+    expected = f"tensor 'x': got one {kind}, {value!r}, expected a list or an array of rows; one row of text is a list"
+    with pytest.raises(InvalidTensor, match=re.escape(expected)):
+        as_array(value, "x")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "bytes"])

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import grpc
 import pytest
+import trustme
 from clocks import replace_time
 from layerserve import TLS, Client, DeadlineExceeded, InvalidArgument, Unavailable
 from layerserve import connection as connection_module
-from layerserve.connection import Deadline, connection, rpc_error
+from layerserve.connection import Deadline, connection
+from layerserve.rpc_errors import rpc_error
 from layerserve.testing import FakeServer
 
 
@@ -119,7 +123,7 @@ class Refused(grpc.RpcError):
     [((), "server h:1: connection refused"), ((("layerserve-reason", "unavailable"),), "connection refused")],
 )
 def test_only_where_no_server_of_ours_answered_its_address_is_named(metadata, text):
-    error = rpc_error(Refused(grpc.StatusCode.UNAVAILABLE, "connection refused", metadata), "h:1")
+    error = rpc_error(Refused(grpc.StatusCode.UNAVAILABLE, "connection refused", metadata), connection("h:1"))
     assert isinstance(error, Unavailable)
     assert str(error) == text
 
@@ -177,7 +181,7 @@ def test_tls_with_an_authority_of_ones_own_and_a_client_certificate(tmp_path):
         for mistaken, reason in (
             (True, r"certificate isn't of a trusted authority, expected its PEM file as TLS\(ca="),
             (dataclasses.replace(tls, server_name="other.example"), r"another name than the address.*server_name="),
-            (TLS(ca=certificate, server_name="models.example"), "expected .* client certificate that it may require"),
+            (TLS(ca=certificate, server_name="models.example"), "may require a client certificate of an authority"),
             (False, "if it has TLS, expected tls=True"),
         ):
             with Client(server.address, tls=mistaken) as client, pytest.raises(Unavailable, match=reason):
@@ -202,6 +206,59 @@ def test_a_server_of_another_kind_is_named_with_what_is_expected():
         client.models()
 
 
+def test_by_localhost_the_telling_one_of_its_two_addresses_is_named():
+    """gRPC gives the error of the address it tried last, which is often the one at which nothing listens."""
+
+    class Quiet(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    refused = "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:{}: Failed to connect to remote "
+    refused += "host: Connection refused"
+
+    def said(port, tls=False):
+        error = Refused(grpc.StatusCode.UNAVAILABLE, refused.format(port), ())
+        return str(rpc_error(error, connection(f"localhost:{port}", tls=tls)))
+
+    with HTTPServer(("127.0.0.1", 0), Quiet) as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        port = page.server_port
+        expected = "it isn't a port for gRPC, expected the one that the server names at its start"
+        assert said(port) == f"server localhost:{port}: can't connect to 127.0.0.1:{port}: {expected}"
+        page.shutdown()
+    assert said(port) == f"server localhost:{port}: can't connect to 127.0.0.1:{port}: Connection refused"
+    with FakeServer() as server:
+        port = server.address.rpartition(":")[2]
+        assert "the server has no TLS, expected tls=False, or no --tls" in said(port, tls=True)
+        # It has begun to answer.
+        assert said(port) == f"server localhost:{port}: can't connect to [::1]:{port}: Connection refused"
+
+
+def test_files_of_tls_that_can_not_be_used_are_named(tmp_path):
+    paths = {}
+    for name in ("a", "b"):
+        made = trustme.CA().issue_cert("localhost")
+        paths[name], paths[f"{name} key"] = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+        made.cert_chain_pems[0].write_to_path(paths[name])
+        made.private_key_pem.write_to_path(paths[f"{name} key"])
+    a, b = (SimpleNamespace(certificate=paths[name], key=paths[f"{name} key"]) for name in ("a", "b"))
+    note = tmp_path / "note.txt"
+    note.write_text("hello")
+    for tls, text in (
+        (
+            TLS(certificate=a.certificate, key=b.key),
+            f"{a.certificate} and key {b.key}: the key is of another certificate",
+        ),
+        (TLS(certificate=a.key, key=a.certificate), f"certificate {a.key}: got a private key, expected a certificate"),
+        (TLS(certificate=a.certificate, key=note), f"key {note}: got neither a certificate nor a key in PEM form"),
+        (TLS(ca=a.key), f"authority {a.key}: got a private key, expected certificates in PEM form"),
+    ):
+        with pytest.raises(InvalidArgument, match=re.escape(text)):
+            Client("localhost:1", tls=tls)
+    with pytest.raises(FileNotFoundError, match="absent"):
+        Client("localhost:1", tls=TLS(ca=tmp_path / "absent"))
+
+
 @pytest.mark.parametrize(
     ("details", "text"),
     [
@@ -215,10 +272,18 @@ def test_a_server_of_another_kind_is_named_with_what_is_expected():
             "addr: ipv4:10.0.0.1:1 error: Network is unreachable",
             "server h:1: can't connect to 10.0.0.1:1: Network is unreachable",
         ),
+        (
+            "errors resolving h:1: [field:hostname lookup error:address lookup failed for h:1: Domain name not found]",
+            "server h:1: the host's name has no address: Domain name not found",
+        ),
+        (
+            "DNS resolution failed for h:1: C-ares status is not ARES_SUCCESS: Could not contact servers",
+            "server h:1: the host's name has no address: Could not contact servers",
+        ),
         ("Socket closed", "server h:1: Socket closed"),
         ("", "server h:1: "),
     ],
 )
 def test_a_server_that_does_not_answer_is_named_with_the_reason(details, text):
     unavailable = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
-    assert str(rpc_error(unavailable, "h:1")) == text
+    assert str(rpc_error(unavailable, connection("h:1"))) == text

@@ -17,6 +17,7 @@ from layerserve import (
     Overloaded,
     QuotaExceeded,
     ServerFile,
+    TooLarge,
     Unavailable,
     dataset_upload,
 )
@@ -95,7 +96,7 @@ def test_an_overloaded_server_is_asked_again_only_if_it_names_a_time(client, ser
     server.fail_next(Overloaded("busy", metadata={"grpc-retry-pushback-ms": "1"}), "UploadDataset")
     assert client.upload_dataset(x=X).rows == 4
     pushed = {"grpc-retry-pushback-ms": "60000"}
-    for error in (Overloaded("the disk is full"), QuotaExceeded("its datasets have 9 bytes", metadata=pushed)):
+    for error in (TooLarge("the disk is full"), QuotaExceeded("its datasets have 9 bytes", metadata=pushed)):
         server.fail_next(error, "UploadDataset")
         with pytest.raises(type(error), match=str(error)):
             client.upload_dataset(x=2 * X)

@@ -56,6 +56,28 @@ def test_overload_says_when_to_try_again(sent, seconds):
     assert error.retry_after == seconds
 
 
+@pytest.mark.parametrize(
+    ("text", "metadata"),
+    [
+        ("SERVER: Received message larger than max (2880036 vs. 200000)", []),  # of gRPC's core
+        (
+            "the message has 2880036 bytes, expected at most 200000 (setting 'max_message_bytes'); send fewer rows",
+            [(errors.REASON_KEY, "too_large"), (errors.PUSHBACK_KEY, "-1")],
+        ),
+    ],
+)
+def test_a_message_that_is_too_large_is_no_overload(text, metadata):
+    error = errors.from_status(grpc.StatusCode.RESOURCE_EXHAUSTED, text, metadata)
+    assert (type(error), error.code) == (errors.TooLarge, "too_large")
+    assert str(error).startswith("the message has 2880036 bytes, expected at most 200000 (setting 'max_message_bytes')")
+
+
+def test_a_reply_above_a_limit_of_the_client_is_not_said_to_be_the_servers():
+    text = "CLIENT: Received message larger than max (9 vs. 8)"
+    error = errors.from_status(grpc.StatusCode.RESOURCE_EXHAUSTED, text, [])
+    assert (type(error), str(error)) == (errors.Overloaded, text)
+
+
 def test_internal_errors_carry_the_id_under_which_they_are_logged():
     error = errors.from_status(grpc.StatusCode.INTERNAL, "oops", [(errors.CORRELATION_KEY, "7f"), ("k-bin", b"\x01")])
     assert isinstance(error, errors.Internal)

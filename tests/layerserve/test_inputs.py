@@ -29,11 +29,11 @@ def test_the_only_input_may_come_in_any_form(inputs):
     assert sent(inputs, ONE) == {"x": [[1.0, 2.0, 3.0]]}
 
 
-@pytest.mark.parametrize("inputs", [[[[1, 2]], ["a"]], ([[1, 2]], "a"), {"right": ["a"], "left": [[1, 2]]}])
+@pytest.mark.parametrize("inputs", [[[[1, 2]], ["a"]], ([[1, 2]], ["a"]), {"right": ["a"], "left": [[1, 2]]}])
 def test_several_inputs_come_by_position_or_name(inputs):
     arrays = sent(inputs, TWO)
     assert arrays["left"] == [[1.0, 2.0]]
-    assert arrays["right"] in ([b"a"], b"a")
+    assert arrays["right"] == [b"a"]
 
 
 class Frame:
@@ -86,7 +86,12 @@ def test_an_input_may_be_left_out_as_the_outputs_may_not_need_it():
     [
         ({"lft": 1}, TWO, UnknownInput, "unknown input 'lft'; did you mean 'left'?"),
         ({"zzz": 1}, TWO, UnknownInput, "the model has 'left', 'right'"),
-        (np.zeros((2, 2)), TWO, MissingInput, "got one ndarray, expected a dict or a list of 2: left, right"),
+        (
+            np.zeros((2, 2)),
+            TWO,
+            MissingInput,
+            "got one array of shape (2, 2), expected a dict or a list of 2: left, right",
+        ),
         ([[[1, 2]]], TWO, MissingInput, "got a list of 1, expected 2"),
         ([1, 2, 3], TWO, InvalidArgument, "got a list of 3, expected 2"),
         ({"left": [["a", "b"]]}, TWO, InvalidTensor, "tensor 'left': got dtype string, expected float32"),

@@ -63,7 +63,10 @@ def test_a_folder_is_uploaded_with_what_belongs_to_a_version(client, server, tmp
 
 @pytest.mark.parametrize(
     ("name", "error"),
-    [("model.txt", r"expected \.keras, \.h5, \.hdf5, or the folder of a version"), ("empty", "it has no files")],
+    [
+        ("model.txt", r"got suffix '\.txt', expected \.keras, \.h5, \.hdf5, or the folder of a version"),
+        ("empty", "it has no files"),
+    ],
 )
 def test_what_is_no_version_is_refused_before_anything_is_sent(client, server, tmp_path, name, error):
     (tmp_path / "empty").mkdir()
@@ -72,8 +75,9 @@ def test_what_is_no_version_is_refused_before_anything_is_sent(client, server, t
         client.upload("double", tmp_path / name)
     with pytest.raises(InvalidArgument, match="got '', expected the name of a model"):
         client.upload("", tmp_path / name)
-    with pytest.raises(FileNotFoundError):
-        client.upload("double", tmp_path / "absent.keras")
+    for absent in ("absent.keras", "absent"):
+        with pytest.raises(FileNotFoundError, match=absent):
+            client.upload("double", tmp_path / absent)
     assert server.calls == []
 
 

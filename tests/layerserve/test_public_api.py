@@ -99,6 +99,7 @@ PUBLIC = [
     "TakenOver",
     "TensorSpec",
     "TokenExpired",
+    "TooLarge",
     "TrainingCancelled",
     "TrainingEvent",
     "TrainingFailed",

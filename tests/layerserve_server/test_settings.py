@@ -165,7 +165,7 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         (["--run-sinks", "wandb:p,neptune:p"], "got 'neptune:p', expected mlflow:URI or wandb:PROJECT"),
         (["--run-sinks", "mlflow:"], "got 'mlflow:', expected mlflow:URI or wandb:PROJECT"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
-        (["--training-device", "tpu"], "--training-device"),
+        (["--training-device", "gpu"], "got 'gpu', expected 'cpu', 'cuda' or 'cuda:N', N the number of a GPU\n"),
         (
             ["--training-device", "cuda", "--max-workers", "2"],
             "expected 'cpu': runs with several workers train on CPUs",

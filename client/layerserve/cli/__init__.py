@@ -39,13 +39,15 @@ def _run(arguments: list[str]) -> int:
         return 0
     if arguments and arguments[0] in extensions.names():
         return extensions.run(arguments[0], arguments[1:])
+    # gRPC's core would write lines of its own in front of the error. It reads the variable when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from layerserve.cli.app import run
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "layerserve":
             raise
         print(
-            f"layerserve: the command line requires {error.name}; install it with: pip install 'layerserve[cli]'",
+            f"layerserve: the command line requires {error.name}: pip install typer rich",
             file=sys.stderr,
         )
         return USAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,13 +40,30 @@ def _fail(text: str) -> int:
 
 
 class Commands(TyperGroup):
-    """The commands. An option of the connection after a command's name is refused with the place where it belongs."""
+    """The commands. Options before or after a command's name that belong to the other place are refused with theirs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if type(error).__name__ == "NoSuchOption":
+                name: str = vars(error)["option_name"]
+                if any(name in parameter.opts for command in self.commands.values() for parameter in command.params):
+                    vars(error).update(
+                        message=f"{name} follows the command's name: layerserve COMMAND {name} ...", possibilities=None
+                    )
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
             # By name, as releases of typer have classes of their own.
+            if type(error).__name__ == "BadParameter" and hasattr(error.__cause__, "errors"):
+                # Releases that check with pydantic leave out what was got.
+                found = error.__cause__.errors()[0]
+                expected = re.sub("^Input should be |, unable to parse.*", "", str(found["msg"]))
+                vars(error).update(message=f"got {found['input']!r}, expected {expected}")
             if type(error).__name__ == "NoSuchOption":
                 name: str = vars(error)["option_name"]
                 if any(name in parameter.opts for parameter in self.params):

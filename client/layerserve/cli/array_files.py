@@ -135,7 +135,7 @@ def _parse(text: str, source: str) -> Any:
         value = json.loads(text)
     except ValueError as error:
         raise InvalidArgument(
-            f"{source}: got invalid JSON ({error}), expected an array or an object of arrays"
+            f'{source}: got invalid JSON ({error}), expected an array or an object of arrays, with text in "quotes"'
         ) from None
     return {str(name): item for name, item in value.items()} if isinstance(value, dict) else value
 

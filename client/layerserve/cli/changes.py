@@ -42,6 +42,12 @@ def upload(
 
     JSON: {"model", "version", "default", "versions", "lagging"}, with versions as in `layerserve models`.
     """
+    if not path.exists() and Path(model).exists():
+        raise typer.BadParameter(
+            f"got '{path}', no such file; the file precedes the model: layerserve upload {model} {path}",
+            context,
+            param_hint="FILE",
+        )
     with connect(context, address) as client, UploadBar() as shown:
         change = client.upload(model, path, golden=golden, settings=settings, label=label, progress=shown)
     _report(model, f"version {change.version} is published", change, as_json)
@@ -115,7 +121,7 @@ def label(
     model: ModelName,
     label: _Label,
     version: Annotated[
-        int | None, typer.Argument(metavar="VERSION", min=1, help="Version to point the label at.", show_default=False)
+        str | None, typer.Argument(metavar="VERSION", help="Version to point the label at.", show_default=False)
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the label.")] = False,
     address: Address = DEFAULT_ADDRESS,
@@ -127,11 +133,14 @@ def label(
     """
     if remove == (version is not None):
         raise typer.BadParameter("expected a VERSION, or --remove", context, param_hint="VERSION")
+    if version is not None and not version.isdecimal():
+        swapped = f"; the label precedes it: layerserve label {model} {version} {label}" if label.isdecimal() else ""
+        raise typer.BadParameter(f"got '{version}', expected a number{swapped}", context, param_hint="VERSION")
     with connect(context, address) as client:
         if version is None:
             _report(model, f"label {label} is removed", client.remove_label(model, label), as_json)
         else:
-            change = client.set_label(model, label, version)
+            change = client.set_label(model, label, int(version))
             _report(model, f"label {label} points at version {version}", change, as_json)
 
 

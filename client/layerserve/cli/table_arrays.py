@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from layerserve.errors import InvalidArgument
 from layerserve.model_info import TensorSpec
 from layerserve.table_files.formats import open_table, reading
 from layerserve.table_files.table import Selection, Table, TableArray
@@ -29,9 +30,20 @@ def read_columns(path: str, key: str, name: str, specs: Sequence[TensorSpec], fi
         found = [] if key else [spec for spec in specs if spec.name in table.names]
         if key or name or not found:
             spec = of_name.get(name)
-            return _read(table, [Selection(key=key, name=name, text=_is_text(spec), fill=fill)], [spec])[0]
+            array = _read(table, [Selection(key=key, name=name, text=_is_text(spec), fill=fill)], [spec])[0]
+            _check_columns(path, array, spec)
+            return array
         selections = [Selection((spec.name,), text=_is_text(spec), fill=fill) for spec in found]
         return dict(zip((spec.name for spec in found), _read(table, selections, found), strict=True))
+
+
+def _check_columns(path: str, array: Array, spec: TensorSpec | None) -> None:
+    """Raises InvalidArgument for another number of columns than the model's input or output has on its last axis."""
+    if spec is not None and array.ndim == len(spec.shape) == 2 and spec.shape[1] not in (None, array.shape[1]):
+        raise InvalidArgument(
+            f"{path}: got {array.shape[1]} columns for {spec.name!r}, expected {spec.shape[1]}; name them: "
+            f"{path}:COLUMN,COLUMN"
+        )
 
 
 def _is_text(spec: TensorSpec | None) -> bool | None:

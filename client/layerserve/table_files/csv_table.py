@@ -24,6 +24,8 @@ MAX_ROW = 8 << 20
 #: Maximum size of the line that names the columns, in bytes, and number of columns.
 MAX_HEADER = 1 << 20
 MAX_COLUMNS = 1 << 16
+#: Marks that separate fields, in the order in which they are tried, and what they are called.
+DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
 #: Fields that mean a missing number, as R and pandas write them. NaN is a number.
 MISSING = ("", "NA", "N/A", "NULL", "null", "None")
 
@@ -60,9 +62,23 @@ class CsvTable(Table):
             ) from None
         if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):  # of "surrogateescape"
             raise InvalidArgument(f"{self.label}, first line: got bytes that are no UTF-8")
+        self._check_delimiter(names, text)
         if len(names) > MAX_COLUMNS:
             raise InvalidArgument(f"{self.label}: got {len(names)} columns, expected at most {MAX_COLUMNS}")
         return names
+
+    def _check_delimiter(self, names: Sequence[str], text: str) -> None:
+        """Raises InvalidArgument if another mark than the delimiter splits the first two lines into as many fields."""
+        if len(names) > 1:
+            return
+        lines = [line for line in text.splitlines() if line.strip()][:2]
+        for mark, called in DELIMITERS.items():
+            counts = {line.count(mark) for line in lines}
+            if mark != self._delimiter and len(counts) == 1 and counts != {0}:
+                raise InvalidArgument(
+                    f"{self.label}: got fields separated by {called}, expected {DELIMITERS[self._delimiter]}; write it "
+                    f"again, such as pandas.read_csv(PATH, sep={mark!r}).to_csv(PATH, index=False)"
+                )
 
     def chosen(self, selection: Selection) -> tuple[str, ...]:
         columns = super().chosen(selection)
@@ -75,8 +91,6 @@ class CsvTable(Table):
 
     def unknown(self, column: str) -> str:
         text = super().unknown(column)
-        if len(self.names) == 1 and any(mark in self.names[0] for mark in ";\t|"):
-            return text + f"; fields are separated by {'tabs' if self._delimiter == chr(9) else 'commas'}"
         return text + "; the first line must name the columns" if _are_data(self.names) else text
 
     def described(self, selections: Sequence[Selection]) -> list[TableArray]:

@@ -76,9 +76,9 @@ class DatasetServiceServicer(object):
         when it has checked the digest and has read the file. A dataset that the caller has uploaded before is answered at once,
         and no bytes are sent. What has come of an upload that ends early is kept for the server's setting
         dataset_upload_seconds. Errors: INVALID_ARGUMENT (declaration, or a file that can't be read), DATA_LOSS (the stream ended
-        early, whose bytes are kept, or the file doesn't have its digest, whose bytes are removed), RESOURCE_EXHAUSTED (quota,
-        disk, or too many uploads), FAILED_PRECONDITION (training is off, or the folder can't be written), UNAVAILABLE (another
-        server on the same state receives it).
+        early, whose bytes are kept, or the file doesn't have its digest, whose bytes are removed), RESOURCE_EXHAUSTED (the
+        caller's quota, or too many uploads), FAILED_PRECONDITION (training is off, the folder can't be written, or there is no
+        room on the disk or below max_dataset_bytes), UNAVAILABLE (another server on the same state receives it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ class DatasetServiceServicer(object):
     def MakeDataset(self, request, context):
         """Makes a dataset of requests that the server has sampled (setting sample_models), with answers that people have corrected.
         Errors: NOT_FOUND (model, version, or a request that wasn't sampled), INVALID_ARGUMENT (a correction that doesn't fit),
-        RESOURCE_EXHAUSTED (quota, disk, or too many calls).
+        RESOURCE_EXHAUSTED (quota, or too many calls), FAILED_PRECONDITION (no room).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,14 +42,14 @@ class DatasetServiceStub:
     when it has checked the digest and has read the file. A dataset that the caller has uploaded before is answered at once,
     and no bytes are sent. What has come of an upload that ends early is kept for the server's setting
     dataset_upload_seconds. Errors: INVALID_ARGUMENT (declaration, or a file that can't be read), DATA_LOSS (the stream ended
-    early, whose bytes are kept, or the file doesn't have its digest, whose bytes are removed), RESOURCE_EXHAUSTED (quota,
-    disk, or too many uploads), FAILED_PRECONDITION (training is off, or the folder can't be written), UNAVAILABLE (another
-    server on the same state receives it).
+    early, whose bytes are kept, or the file doesn't have its digest, whose bytes are removed), RESOURCE_EXHAUSTED (the
+    caller's quota, or too many uploads), FAILED_PRECONDITION (training is off, the folder can't be written, or there is no
+    room on the disk or below max_dataset_bytes), UNAVAILABLE (another server on the same state receives it).
     """
     MakeDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.MakeDatasetRequest, _datasets_pb2.MakeDatasetResponse]
     """Makes a dataset of requests that the server has sampled (setting sample_models), with answers that people have corrected.
     Errors: NOT_FOUND (model, version, or a request that wasn't sampled), INVALID_ARGUMENT (a correction that doesn't fit),
-    RESOURCE_EXHAUSTED (quota, disk, or too many calls).
+    RESOURCE_EXHAUSTED (quota, or too many calls), FAILED_PRECONDITION (no room).
     """
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetsRequest, _datasets_pb2.ListDatasetsResponse]
     """Lists the datasets that the caller may see, newest first, without samples of their rows."""
@@ -74,14 +74,14 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     when it has checked the digest and has read the file. A dataset that the caller has uploaded before is answered at once,
     and no bytes are sent. What has come of an upload that ends early is kept for the server's setting
     dataset_upload_seconds. Errors: INVALID_ARGUMENT (declaration, or a file that can't be read), DATA_LOSS (the stream ended
-    early, whose bytes are kept, or the file doesn't have its digest, whose bytes are removed), RESOURCE_EXHAUSTED (quota,
-    disk, or too many uploads), FAILED_PRECONDITION (training is off, or the folder can't be written), UNAVAILABLE (another
-    server on the same state receives it).
+    early, whose bytes are kept, or the file doesn't have its digest, whose bytes are removed), RESOURCE_EXHAUSTED (the
+    caller's quota, or too many uploads), FAILED_PRECONDITION (training is off, the folder can't be written, or there is no
+    room on the disk or below max_dataset_bytes), UNAVAILABLE (another server on the same state receives it).
     """
     MakeDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.MakeDatasetRequest, _datasets_pb2.MakeDatasetResponse]  # type: ignore[assignment]
     """Makes a dataset of requests that the server has sampled (setting sample_models), with answers that people have corrected.
     Errors: NOT_FOUND (model, version, or a request that wasn't sampled), INVALID_ARGUMENT (a correction that doesn't fit),
-    RESOURCE_EXHAUSTED (quota, disk, or too many calls).
+    RESOURCE_EXHAUSTED (quota, or too many calls), FAILED_PRECONDITION (no room).
     """
     ListDatasets: _aio.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetsRequest, _datasets_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """Lists the datasets that the caller may see, newest first, without samples of their rows."""
@@ -109,9 +109,9 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         when it has checked the digest and has read the file. A dataset that the caller has uploaded before is answered at once,
         and no bytes are sent. What has come of an upload that ends early is kept for the server's setting
         dataset_upload_seconds. Errors: INVALID_ARGUMENT (declaration, or a file that can't be read), DATA_LOSS (the stream ended
-        early, whose bytes are kept, or the file doesn't have its digest, whose bytes are removed), RESOURCE_EXHAUSTED (quota,
-        disk, or too many uploads), FAILED_PRECONDITION (training is off, or the folder can't be written), UNAVAILABLE (another
-        server on the same state receives it).
+        early, whose bytes are kept, or the file doesn't have its digest, whose bytes are removed), RESOURCE_EXHAUSTED (the
+        caller's quota, or too many uploads), FAILED_PRECONDITION (training is off, the folder can't be written, or there is no
+        room on the disk or below max_dataset_bytes), UNAVAILABLE (another server on the same state receives it).
         """
 
     @_abc_1.abstractmethod
@@ -122,7 +122,7 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_datasets_pb2.MakeDatasetResponse, _abc.Awaitable[_datasets_pb2.MakeDatasetResponse]]:
         """Makes a dataset of requests that the server has sampled (setting sample_models), with answers that people have corrected.
         Errors: NOT_FOUND (model, version, or a request that wasn't sampled), INVALID_ARGUMENT (a correction that doesn't fit),
-        RESOURCE_EXHAUSTED (quota, disk, or too many calls).
+        RESOURCE_EXHAUSTED (quota, or too many calls), FAILED_PRECONDITION (no room).
         """
 
     @_abc_1.abstractmethod

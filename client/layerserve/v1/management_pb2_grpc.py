@@ -108,9 +108,9 @@ class ManagementServiceServicer(object):
         """Adds a version to a model, or a model. The first message is a spec, the following ones are the content of the files
         that it declares, then the client half-closes; it sends nothing before `accepted` has come. The version is loaded and
         tested before it is published, and becomes visible whole; where anything fails, nothing of it stays. Errors:
-        INVALID_ARGUMENT (a name, path or size; files that are no version; settings), RESOURCE_EXHAUSTED (larger than the
-        server or its disk takes, or too many uploads), DATA_LOSS (the stream ended early, or content doesn't have its
-        digest), FAILED_PRECONDITION (the model can't be loaded, or doesn't compute its golden outputs; the text says why).
+        INVALID_ARGUMENT (a name, path or size; files that are no version; settings), RESOURCE_EXHAUSTED (too many uploads),
+        DATA_LOSS (the stream ended early, or content doesn't have its digest), FAILED_PRECONDITION (the model can't be loaded,
+        doesn't compute its golden outputs, or is larger than the server or its disk takes; the text says why).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,9 +42,9 @@ class ManagementServiceStub:
     """Adds a version to a model, or a model. The first message is a spec, the following ones are the content of the files
     that it declares, then the client half-closes; it sends nothing before `accepted` has come. The version is loaded and
     tested before it is published, and becomes visible whole; where anything fails, nothing of it stays. Errors:
-    INVALID_ARGUMENT (a name, path or size; files that are no version; settings), RESOURCE_EXHAUSTED (larger than the
-    server or its disk takes, or too many uploads), DATA_LOSS (the stream ended early, or content doesn't have its
-    digest), FAILED_PRECONDITION (the model can't be loaded, or doesn't compute its golden outputs; the text says why).
+    INVALID_ARGUMENT (a name, path or size; files that are no version; settings), RESOURCE_EXHAUSTED (too many uploads),
+    DATA_LOSS (the stream ended early, or content doesn't have its digest), FAILED_PRECONDITION (the model can't be loaded,
+    doesn't compute its golden outputs, or is larger than the server or its disk takes; the text says why).
     """
     LoadModel: _grpc.UnaryUnaryMultiCallable[_management_pb2.LoadModelRequest, _management_pb2.LoadModelResponse]
     """Loads a model that isn't loaded, and otherwise reads its files and settings again. A model that can't be loaded as its
@@ -96,9 +96,9 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     """Adds a version to a model, or a model. The first message is a spec, the following ones are the content of the files
     that it declares, then the client half-closes; it sends nothing before `accepted` has come. The version is loaded and
     tested before it is published, and becomes visible whole; where anything fails, nothing of it stays. Errors:
-    INVALID_ARGUMENT (a name, path or size; files that are no version; settings), RESOURCE_EXHAUSTED (larger than the
-    server or its disk takes, or too many uploads), DATA_LOSS (the stream ended early, or content doesn't have its
-    digest), FAILED_PRECONDITION (the model can't be loaded, or doesn't compute its golden outputs; the text says why).
+    INVALID_ARGUMENT (a name, path or size; files that are no version; settings), RESOURCE_EXHAUSTED (too many uploads),
+    DATA_LOSS (the stream ended early, or content doesn't have its digest), FAILED_PRECONDITION (the model can't be loaded,
+    doesn't compute its golden outputs, or is larger than the server or its disk takes; the text says why).
     """
     LoadModel: _aio.UnaryUnaryMultiCallable[_management_pb2.LoadModelRequest, _management_pb2.LoadModelResponse]  # type: ignore[assignment]
     """Loads a model that isn't loaded, and otherwise reads its files and settings again. A model that can't be loaded as its
@@ -153,9 +153,9 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds a version to a model, or a model. The first message is a spec, the following ones are the content of the files
         that it declares, then the client half-closes; it sends nothing before `accepted` has come. The version is loaded and
         tested before it is published, and becomes visible whole; where anything fails, nothing of it stays. Errors:
-        INVALID_ARGUMENT (a name, path or size; files that are no version; settings), RESOURCE_EXHAUSTED (larger than the
-        server or its disk takes, or too many uploads), DATA_LOSS (the stream ended early, or content doesn't have its
-        digest), FAILED_PRECONDITION (the model can't be loaded, or doesn't compute its golden outputs; the text says why).
+        INVALID_ARGUMENT (a name, path or size; files that are no version; settings), RESOURCE_EXHAUSTED (too many uploads),
+        DATA_LOSS (the stream ended early, or content doesn't have its digest), FAILED_PRECONDITION (the model can't be loaded,
+        doesn't compute its golden outputs, or is larger than the server or its disk takes; the text says why).
         """
 
     @_abc_1.abstractmethod

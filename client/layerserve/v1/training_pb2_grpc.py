@@ -137,10 +137,10 @@ class TrainingServiceServicer(object):
         """Starts a run. The first message is a spec, the following ones are the data it declares, then the client half-closes.
         The stream of events begins with `accepted` and ends with `finished`, `failed` or `cancelled`. Closing the stream does
         not stop the run. Errors before the run starts: NOT_FOUND (model, version, label), INVALID_ARGUMENT (data or settings
-        that don't fit the model; the text says which), FAILED_PRECONDITION (no compile settings in request or file, or a
-        repository that can't be written), PERMISSION_DENIED (a path outside of the server's data root), RESOURCE_EXHAUSTED (too
-        many runs wait, or disk or memory won't suffice, or the data is larger than allowed), DATA_LOSS (the stream ended before
-        all declared rows came, or what came isn't what the client's digest says).
+        that don't fit the model; the text says which), FAILED_PRECONDITION (no compile settings in request or file, a
+        repository that can't be written, disk or memory that won't suffice, or more data than allowed), PERMISSION_DENIED (a
+        path outside of the server's data root), RESOURCE_EXHAUSTED (too many runs wait), DATA_LOSS (the stream ended before all
+        declared rows came, or what came isn't what the client's digest says).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -177,7 +177,7 @@ def library() -> Any:
     try:
         import onnx
     except ImportError as missing:
-        raise ExportError("ONNX: requires onnx: pip install onnx") from missing
+        raise ExportError("requires onnx: pip install onnx") from missing
     return onnx
 
 
@@ -214,7 +214,7 @@ def _session(model: str | bytes) -> Any:
     try:
         import onnxruntime
     except ImportError as missing:
-        raise ExportError("ONNX: requires onnxruntime, which checks the file: pip install onnxruntime") from missing
+        raise ExportError("requires onnxruntime, which checks the file: pip install onnxruntime") from missing
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:

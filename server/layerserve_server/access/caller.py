@@ -11,6 +11,8 @@ from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.rights import RIGHTS, Right, with_alternatives
 from layerserve_server.errors import ForbiddenError, ServerError, TokenExpiredError, UnauthenticatedError, safe_text
 
+#: What callers without a token are told.
+SEND_ONE = "send one as 'authorization: Bearer TOKEN' (--token-file)"
 #: Maximum number of model names that a caller's checks are kept for. Callers choose the names, so there is a limit.
 MAX_KEPT = 4096
 
@@ -107,7 +109,9 @@ class Caller:
         """Raises UnauthenticatedError or ForbiddenError if the caller may not call a method that needs this right."""
         if right not in self.rights:
             if not self._named:
-                raise UnauthenticatedError(f"{method}: callers without a token have no {_phrase(right)} on this server")
+                raise UnauthenticatedError(
+                    f"{method}: callers without a token have no {_phrase(right)} on this server; {SEND_ONE}"
+                )
             raise ForbiddenError(f"{method}: caller '{safe_text(self.name, 80)}' has no {_phrase(right)}")
 
     def check_model(self, right: Right, model: str) -> None:
@@ -121,7 +125,8 @@ class Caller:
         if not self.may(right, model):
             if not self._named:
                 raise UnauthenticatedError(
-                    f"model '{safe_text(model, 80)}': callers without a token have no {_phrase(right)} on it"
+                    f"model '{safe_text(model, 80)}': callers without a token have no {_phrase(right)} on it; "
+                    f"{SEND_ONE}"
                 )
             raise ForbiddenError(
                 f"model '{safe_text(model, 80)}': caller '{safe_text(self.name, 80)}' has no {_phrase(right)} on it"

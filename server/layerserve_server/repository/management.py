@@ -420,6 +420,8 @@ def check_labels_served(name: str, labels: Mapping[str, int], policy: VersionPol
 
 def check_label(label: str) -> None:
     """Raises InvalidRequestError if a label can't have this name."""
+    if label.isdigit():  # paths of the Open Inference Protocol have the one or the other in the same place
+        raise InvalidRequestError(f"label: got '{label[:20]}', a version's number, expected a name such as 'stable'")
     if not LABEL.fullmatch(label):
         raise InvalidRequestError(
             f"label: got '{safe_text(label, 150)}', expected letters, digits, '.', '_' and '-', beginning with a "

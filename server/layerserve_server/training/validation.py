@@ -137,7 +137,9 @@ def _check_data(request: RunRequest, inputs: Sequence[TensorSpec], outputs: Sequ
 
 def _check_size(request: RunRequest, max_bytes: int) -> None:
     if request.kept_bytes > max_bytes:
-        raise TooLargeError(f"the data has {request.kept_bytes} bytes, expected at most {max_bytes}")
+        raise TooLargeError(
+            f"the data has {request.kept_bytes} bytes, expected at most {max_bytes} (setting 'max_run_bytes')"
+        )
 
 
 def checked_batch(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from layerserve.certificate_files import load_authorities, load_pair
 
 logger = logging.getLogger(__name__)
 
@@ -112,11 +113,11 @@ def names_in(context: Mapping[Any, Sequence[bytes]]) -> Sequence[str]:
 
 def _stamps(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
     stamps = []
-    for path in paths:
+    for path, what in zip(paths, ("certificate", "key", "authority"), strict=False):
         try:
             found = path.stat()
         except OSError as error:
-            raise CertificateError(f"certificate file {path}: {error.strerror}") from error
+            raise CertificateError(f"{what} {path}: {error.strerror}") from error
         stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
     return stamps
 
@@ -130,15 +131,15 @@ def _checked(paths: Sequence[Path]) -> tuple[list[bytes], ssl.SSLContext]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         contents = [path.read_bytes() for path in paths]
-        # An encrypted key would ask for its password on the terminal.
-        context.load_cert_chain(chain, key, password="")
+        load_pair(context, chain, key)
         for path in client_ca:
-            context.load_verify_locations(path)
+            load_authorities(context, path)
             context.verify_mode = ssl.CERT_REQUIRED
         again = [path.read_bytes() for path in paths]
-    except (OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
-        raise CertificateError(f"certificate {chain} and key {key}: {reason}") from error
+    except OSError as error:
+        raise CertificateError(f"{error.filename}: {error.strerror}") from error
+    except ValueError as error:
+        raise CertificateError(str(error)) from error
     if again != contents:
         raise CertificateError(f"certificate {chain} and key {key}: changed while they were read")
     return contents, context

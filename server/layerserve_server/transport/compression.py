@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 
-from layerserve_server.errors import InvalidRequestError, TooLargeError
+from layerserve_server.errors import InvalidRequestError, MessageTooLargeError
 from layerserve_server.transport.memory import MemoryBudget
 
 #: grpcio option that leaves messages compressed.
@@ -45,8 +45,8 @@ def decompressed_if_short(message: bytes) -> bytes | None:
 def decompressed(message: bytes, limit: int, memory: MemoryBudget) -> bytes:
     """Returns the decompressed message.
 
-    Raises TooLargeError if it has more than `limit` bytes, InvalidRequestError if it isn't valid gzip or zlib data,
-    and BusyError if `memory` has no room for it.
+    Raises MessageTooLargeError if it has more than `limit` bytes, InvalidRequestError if it isn't valid gzip or zlib
+    data, and BusyError if `memory` has no room for it.
     """
     inflation = zlib.decompressobj(_EITHER)
     pieces: list[bytes] = []
@@ -58,7 +58,10 @@ def decompressed(message: bytes, limit: int, memory: MemoryBudget) -> bytes:
             pieces.append(_inflate(inflation, inflation.unconsumed_tail if pieces else message, PIECE_BYTES))
             size += len(pieces[-1])
             if size > limit:
-                raise TooLargeError(f"got a message of more than {limit} bytes after decompression, the maximum")
+                raise MessageTooLargeError(
+                    f"the message has more than {limit} bytes after decompression, expected at most that "
+                    "(setting 'max_message_bytes'); send fewer rows at a time"
+                )
             if not pieces[-1] and not inflation.eof:
                 raise InvalidRequestError("the message can't be decompressed: it is truncated")
         return b"".join(pieces)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layerserve_server.errors import TooLargeError
+from layerserve_server.errors import MessageTooLargeError
 
 #: Minimum rate at which a client has to read a reply, in bytes per second. Progress within a reply can't be observed.
 SLOWEST_BYTES = 256 * 1024
@@ -47,13 +47,16 @@ class Limits:
     max_connection_calls: int = 1024
 
     def check_size(self, message: bytes) -> None:
-        """Raises TooLargeError if a message is larger than `max_message_bytes`."""
+        """Raises MessageTooLargeError if a message is larger than `max_message_bytes`."""
         if len(message) > self.max_message_bytes:
             raise self.too_large(len(message))
 
-    def too_large(self, size: int) -> TooLargeError:
+    def too_large(self, size: int) -> MessageTooLargeError:
         """Returns the error for a message of `size` bytes, larger than `max_message_bytes`."""
-        return TooLargeError(f"got {size} bytes, expected at most {self.max_message_bytes}")
+        return MessageTooLargeError(
+            f"the message has {size} bytes, expected at most {self.max_message_bytes} (setting 'max_message_bytes'); "
+            "send fewer rows at a time"
+        )
 
     def patience(self, size: int) -> float:
         """Returns the time that a client has to read a message of `size` bytes, in seconds."""

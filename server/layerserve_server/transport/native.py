@@ -22,7 +22,7 @@ from typing import Any
 from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
 from layerserve_server.access.gate import Gate, Pairs
-from layerserve_server.errors import TooLargeError
+from layerserve_server.errors import MessageTooLargeError
 from layerserve_server.transport.call import Handler, Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.connections import Traffic
@@ -221,7 +221,7 @@ class NativeServer:
         self._batches.begin(call)
         size = sum(map(len, chain.from_iterable(metadata)))
         if size > MAX_METADATA_BYTES:
-            call.fail(TooLargeError(f"got {size} bytes of metadata, expected at most {MAX_METADATA_BYTES}"))
+            call.fail(MessageTooLargeError(f"got {size} bytes of metadata, expected at most {MAX_METADATA_BYTES}"))
         else:
             self._batches.take(call, self._handlers[method])
 
@@ -297,6 +297,6 @@ def _load_extension() -> Any:
         import pygrpc_native
     except ImportError as error:
         raise NativeUnavailableError(
-            "transport 'native' requires the package pygrpc-native: pip install 'layerserve[fast]'"
+            "transport 'native' requires pygrpc-native: pip install 'pygrpc-native>=0.5,<0.6'"
         ) from error
     return pygrpc_native

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from layerserve import InvalidArgument, ServerFile
 from layerserve.cli.array_files import read_arrays, write_arrays
+from layerserve.model_info import TensorSpec
 
 A = np.arange(6, dtype=np.float32).reshape(2, 3)
 B = np.array([[7], [8]], np.int64)
@@ -188,3 +189,12 @@ def test_an_archive_may_have_arrays_that_are_larger_than_zip_32_can_say(tmp_path
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
     write_arrays(tmp_path / "a.npz", {"x": np.arange(1000)}, None)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["x"], np.arange(1000))
+
+
+def test_columns_beside_those_of_the_input_are_told(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,label\n1,2,0\n")
+    spec = TensorSpec("x", (None, 2), "float32")
+    text = r"t\.csv: got 3 columns for 'x', expected 2; name them: t\.csv:COLUMN,COLUMN"
+    with pytest.raises(InvalidArgument, match=text):
+        read_arrays(["t.csv"], lambda: [spec])
+    assert read_arrays(["t.csv:a,b"], lambda: [spec]).tolist() == [[1, 2]]

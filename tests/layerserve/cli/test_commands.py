@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -537,16 +538,57 @@ def test_a_wrong_command_line_is_status_2(cli, line):
         ("models --timeout 3", "--timeout precedes the command's name: layerserve --timeout ... models"),
         ("predict double --token secret", "--token precedes the command's name: layerserve --token ... predict"),
         ("dataset list --tls", "--tls precedes the command's name: layerserve --tls ... dataset"),
+        ("--address localhost:1 models", "--address follows the command's name: layerserve COMMAND --address ..."),
+        ("-a localhost:1 models", "-a follows the command's name: layerserve COMMAND -a ..."),
         ("models --nope", "--nope"),
+        ("--nope models", "--nope"),
         ("wait --timeout", "--timeout"),
     ],
 )
-def test_an_option_of_the_connection_after_the_command_is_refused_with_its_place(cli, line, shown):
+def test_an_option_on_the_wrong_side_of_the_command_is_refused_with_its_place(cli, line, shown):
     status, _, err = cli(line)
     assert status == 2
     assert shown in err
     assert ("precedes" in err) == ("precedes" in shown)
+    assert ("follows" in err) == ("follows" in shown)
     assert "secret" not in err
+
+
+def test_grpc_writes_no_lines_of_its_own_before_an_error(server):
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    done = subprocess.run(
+        [sys.executable, "-m", "layerserve", "--tls", "models", "--address", server.address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+    reason = "the server has no TLS, expected tls=False, or no --tls"
+    said = f"layerserve: server {server.address}: can't connect to {server.address}: {reason}\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("pin double v2", "'v2'"),
+        ("train double --x x.npy --y y.npy --epochs 0", "0"),
+        (
+            "label double 2 stable",
+            "got 'stable', expected a number; the label precedes it: layerserve label double stable 2",
+        ),
+        ("label double stable v2", "got 'v2', expected a number"),
+        (
+            "upload double model.keras",
+            "no such file; the file precedes the model: layerserve upload model.keras double",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_shown_with_what_is_expected(cli, server, tmp_path, line, shown):
+    (tmp_path / "model.keras").touch()
+    status, _, err = cli(line)
+    assert (status, server.calls) == (2, [])
+    assert shown in err
 
 
 def test_help_has_no_type_of_python(cli):

@@ -64,7 +64,9 @@ def test_what_clients_ask_before_a_call_needs_any_right():
     reader = Caller("shop", ["read"], ["shop-*"])
     with pytest.raises(ForbiddenError, match=r"^model 'm': caller 'shop' has no right on it$"):
         reader.check_model("any", "m")
-    with pytest.raises(UnauthenticatedError, match=r"^GetModel: callers without a token have no right on this server$"):
+    with pytest.raises(
+        UnauthenticatedError, match=r"^GetModel: callers without a token have no right on this server; send"
+    ):
         Gate(anonymous=[]).admit(arrival(method))
 
 

@@ -665,8 +665,9 @@ def test_a_label_does_not_move_to_a_version_that_can_not_be_loaded(manage, put, 
     manager.set_label("double", "stable", 1, ME)
     with pytest.raises(VersionFailedError):
         manager.set_label("double", "stable", 2, ME)
-    with pytest.raises(InvalidRequestError, match="label: got 'a b'"):
-        manager.set_label("double", "a b", 1, ME)
+    for label, text in (("a b", "label: got 'a b'"), ("2", "label: got '2', a version's number, expected a name")):
+        with pytest.raises(InvalidRequestError, match=text):
+            manager.set_label("double", label, 1, ME)
     assert publishing.read_labels(root / "double") == {"stable": 1}
 
 

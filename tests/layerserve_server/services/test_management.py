@@ -69,7 +69,7 @@ WRONG_UPLOADS = (
     ([spec(), chunk(CONTENT[:5])], "DATA_LOSS", "file 'model.keras': got 5 bytes, expected 13"),
     ([spec(), chunk(b"x" * len(CONTENT))], "DATA_LOSS", "got SHA-256"),
     ([spec(), chunk(CONTENT + b"x")], "INVALID_ARGUMENT", "got more than the 13 bytes"),
-    ([spec(b"x" * 1001)], "RESOURCE_EXHAUSTED", "the server takes up to 1000 (setting 'max_upload_bytes')"),
+    ([spec(b"x" * 1001)], "FAILED_PRECONDITION", "the server takes up to 1000 (setting 'max_upload_bytes')"),
     (
         [spec(b"{"), chunk(b"{")],
         "FAILED_PRECONDITION",

@@ -262,7 +262,7 @@ def test_data_that_is_too_large_is_refused(put, start, connect, tmp_path):
     app = start(max_run_bytes=50)
     with pytest.raises(grpc.RpcError) as caught:
         Trainer(app, connect(app), tmp_path).train(spec())
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "the data has 96 bytes, expected at most 50" in caught.value.details()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -123,7 +124,7 @@ def test_changed_certificates_are_used_and_half_changed_ones_are_not(start, put,
     refresh()
     assert serial(app, authority, "a") == first
     assert stale() == 1
-    assert "KEY_VALUES_MISMATCH; the certificate read before stays in use" in caplog.text
+    assert "the key is of another certificate; the certificate read before stays in use" in caplog.text
     authority.issue()
     refresh()
     second = serial(app, authority, "a")
@@ -205,7 +206,7 @@ def test_files_that_are_none_are_refused_at_the_start(authority, which, content)
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CertificateError, match=str(path if content is None else authority.chain)):
+    with pytest.raises(CertificateError, match=re.escape(str(path))):
         Certificates(authority.chain, authority.key, authority.root)
 
 
@@ -237,7 +238,10 @@ def test_a_key_with_a_password_is_refused_without_asking_for_it(authority):
         timeout=60,
     )
     assert refused.returncode == 1
-    assert f"CertificateError: certificate {authority.chain} and key {authority.key}: " in refused.stderr
+    assert (
+        f"CertificateError: certificate {authority.chain} and key {authority.key}: the key is encrypted"
+        in refused.stderr
+    )
     assert "PEM pass phrase" not in refused.stderr
 
 

@@ -47,7 +47,9 @@ def test_a_message_may_be_as_long_as_the_limit(make):
     large = taken(batches, FakeCall(batches, bytes(11)), seen.append)
     assert seen == [fits]
     assert codes(fits, large) == [None, "RESOURCE_EXHAUSTED"]
-    assert large.sent[0].text == "got 11 bytes, expected at most 10"
+    assert large.sent[0].text == (
+        "the message has 11 bytes, expected at most 10 (setting 'max_message_bytes'); send fewer rows at a time"
+    )
     # Another try is of no use.
     assert dict(large.sent[0].metadata)["grpc-retry-pushback-ms"] == "-1"
     assert batches.open == {fits}

@@ -18,6 +18,8 @@ from layerserve_server.services.rest.json_text import field, kind_of, loads, tex
 JSON_LENGTH = "inference-header-content-length"
 #: Maximum number of digits in it.
 MAX_DIGITS = 18
+#: A body, for errors.
+EXAMPLE = '{"inputs": [{"name": ..., "datatype": ..., "shape": [...], "data": [...]}]}'
 #: Datatypes that JSON has no elements for.
 BINARY_ONLY = ("FP16", "BF16")
 
@@ -68,7 +70,7 @@ def read(body: bytes, size: int) -> tuple[ModelInferRequest, Wanted]:
     binary = Binary(memoryview(body)[size:])
     value = loads(body[:size])
     if not isinstance(value, dict):
-        raise InvalidRequestError(f"the body: got {kind_of(value)}, expected an object")
+        raise InvalidRequestError(f"the body: got {kind_of(value)}, expected an object; send {EXAMPLE}")
     parameters = field(value, "parameters", dict, default={})
     default = field(parameters, "binary_data_output", bool, "parameters", default=False)
     message = ModelInferRequest(
@@ -76,7 +78,8 @@ def read(body: bytes, size: int) -> tuple[ModelInferRequest, Wanted]:
     )
     inputs = field(value, "inputs", list)
     if inputs is None:
-        raise InvalidRequestError("inputs: got none, expected a list of tensors")
+        hint = "; rows as 'instances' go to /v1/models/NAME:predict" if "instances" in value else ""
+        raise InvalidRequestError(f"inputs: got none, expected a list of tensors{hint}")
     for index, one in enumerate(inputs):
         label = f"inputs[{index}]"
         tensor, data = _input(_object(one, label), label, binary)

@@ -37,12 +37,17 @@ def loads(body: bytes, what: str = "the body") -> Any:
     except ValueError as error:
         # It reports too little memory for deep lists that end early, too: Python's parser tells the two apart.
         if NO_MEMORY not in str(error) and not any(word in body for word in WORDS):
-            raise InvalidRequestError(f"{what} isn't JSON: {safe_text(str(error), 200)}") from None
+            raise _no_json(what, body, error) from None
     try:
         # Python's parser makes infinity of a number that is too large, which orjson refuses.
         return json.loads(body, parse_float=_finite if LARGE.search(body) else None)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"{what} isn't JSON: {safe_text(str(error), 200)}") from None
+        raise _no_json(what, body, error) from None
+
+
+def _no_json(what: str, body: bytes, error: Exception) -> InvalidRequestError:
+    begins = safe_text(body[:20].decode("utf-8", "replace"), 80)
+    return InvalidRequestError(f"{what} isn't JSON: {safe_text(str(error), 200)}; it begins with '{begins}'")
 
 
 def _finite(text: str) -> float:
@@ -52,14 +57,15 @@ def _finite(text: str) -> float:
     return number
 
 
-def object_of(body: bytes, keys: Sequence[str] = ()) -> dict[str, Any]:
+def object_of(body: bytes, keys: Sequence[str] = (), example: str = "") -> dict[str, Any]:
     """Returns the JSON object of a body; an empty body is an empty object.
 
-    With `keys` it may have no others. Raises InvalidRequestError.
+    With `keys` it may have no others. `example` is a body, for the error. Raises InvalidRequestError.
     """
     value = loads(body) if body else {}
     if not isinstance(value, dict):
-        raise InvalidRequestError(f"the body: got {kind_of(value)}, expected an object")
+        hint = f"; send {example}" if example else ""
+        raise InvalidRequestError(f"the body: got {kind_of(value)}, expected an object{hint}")
     if keys:
         check_keys(value, keys, "")
     return value

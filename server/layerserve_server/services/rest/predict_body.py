@@ -14,6 +14,9 @@ from layerserve_server.services.rest.json_arrays import Array, Place, array_of
 from layerserve_server.services.rest.json_text import field, kind_of, object_of, text_bytes
 from layerserve_server.services.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
 
+#: A body, for errors.
+EXAMPLE = '{"instances": [...]}'
+
 
 class InputSpec(NamedTuple):
     """An input of the model: its dtype, and its shape with None for axes of any length."""
@@ -38,12 +41,18 @@ class PredictBody:
 
     def __init__(self, body: bytes) -> None:
         """Raises InvalidRequestError if the body isn't valid for any model."""
-        value = object_of(body)
+        value = object_of(body, example=EXAMPLE)
         signature_name = field(value, "signature_name", str, default="")
         text_bytes(signature_name, "signature_name")
         if ("instances" in value) == ("inputs" in value):
-            got = "both" if "inputs" in value else "neither"
-            raise InvalidRequestError(f"the body: got {got} of 'instances' (rows) and 'inputs' (columns), expected one")
+            if "inputs" in value:
+                raise InvalidRequestError(
+                    "the body: got both of 'instances' (rows) and 'inputs' (columns), expected one"
+                )
+            got = safe_text(", ".join(map(repr, list(value)[:5])), 80) or "nothing"
+            raise InvalidRequestError(
+                f"the body: got {got}, expected 'instances' (rows) or 'inputs' (columns); send {EXAMPLE}"
+            )
         #: By name of input, or "": the elements, the label of their place, and the key in each row.
         self._columns: Mapping[str, tuple[Any, str, str]]
         rows = -1

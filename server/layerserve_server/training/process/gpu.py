@@ -23,5 +23,7 @@ def check(name: str) -> None:
     """Raises ValueError if a CUDA device doesn't exist."""
     index = torch.device(name).index or 0
     count = torch.cuda.device_count()
+    if not count:
+        raise ValueError(f"training_device: got '{name}', expected 'cpu': torch finds no CUDA device")
     if index >= count:
         raise ValueError(f"training_device: got '{name}', expected one of the {count} CUDA devices, or 'cpu'")

@@ -106,7 +106,7 @@ class HttpApp:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
-        text = f"path '{safe_text(scope['path'], 200)}' doesn't exist on this server"
+        text = f"path '{safe_text(scope['path'], 200)}' doesn't exist on this server; /openapi.json lists those that do"
         await _send(scope, send, error_reply(text, 404, "unknown_path"), unread=True)
 
     async def _plain(self, make: Callable[[], HttpReply], scope: Scope, receive: Receive, send: Send) -> None:

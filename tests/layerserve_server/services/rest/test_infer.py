@@ -141,8 +141,9 @@ def test_a_body_that_does_not_have_its_coding_is_named(serve, coding):
 
 WRONG = {
     "text": (b"{", "the body isn't JSON"),
-    "list": ([], "the body: got a list of 0, expected an object"),
+    "list": ([], 'the body: got a list of 0, expected an object; send {"inputs": [{"name": ...,'),
     "nothing": ({}, "inputs: got none"),
+    "instances": ({"instances": [[1, 2]]}, "a list of tensors; rows as 'instances' go to /v1/models/NAME:predict"),
     "no name": (asked(tensor={"name": 3}), "inputs[0].name: got the number 3, expected a string"),
     "shape": (asked(tensor={"shape": [3, -2]}), "inputs[0].shape[1]: got the number -2"),
     "huge shape": (asked(tensor={"shape": [2**62, 2**62]}), "inputs[0]"),

@@ -46,7 +46,9 @@ def test_numbers_that_are_not_finite_go_both_ways(serve):
 
 
 WRONG = {
-    "neither": ({}, 400, "got neither of 'instances'"),
+    "neither": ({}, 400, "the body: got nothing, expected 'instances' (rows) or 'inputs' (columns)"),
+    "misspelled": ({"instance": [[1, 2]]}, 400, "the body: got 'instance', expected 'instances' (rows) or 'inputs'"),
+    "a list": ([[1, 2]], 400, 'the body: got a list of 1, expected an object; send {"instances": [...]}'),
     "both": ({"instances": [], "inputs": []}, 400, "got both of 'instances'"),
     "no rows": ({"instances": []}, 400, "instances: got a list of 0, expected at least one row"),
     "object": ({"instances": {"x": 1}}, 400, "instances: got an object, expected a list of rows"),
@@ -70,8 +72,8 @@ WRONG = {
     "shape": ({"inputs": [[1, 2, 3]]}, 400, "input 'x': got length 3 on axis 1"),
     "wrong number": ({"inputs": [[-1, 2]]}, 400, "input 'x': got id -1"),
     "surrogate": (b'{"inputs": {"\\ud800": [[NaN, 2]]}}', 400, "half of a surrogate pair"),
-    "not JSON": (b"instances", 400, "isn't JSON"),
-    "empty": (b"", 400, "got neither"),
+    "not JSON": (b"instances", 400, "it begins with 'instances'"),
+    "empty": (b"", 400, "got nothing"),
 }
 
 
