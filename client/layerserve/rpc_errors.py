@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -90,7 +91,8 @@ def _refusal(connection: Connection, target: str, host: str) -> str:
         return ""
     with channel:
         try:
-            channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=_PROBE_SECONDS)
+            ask: Callable[..., Any] = channel.unary_unary("/grpc.health.v1.Health/Check")
+            ask(b"", timeout=_PROBE_SECONDS)
         except grpc.RpcError as error:
             return error.details() or ""
     return ""

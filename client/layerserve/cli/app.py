@@ -58,10 +58,10 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            # By name, as releases of typer have classes of their own.
-            if type(error).__name__ == "BadParameter" and hasattr(error.__cause__, "errors"):
-                # Releases that check with pydantic leave out what was got.
-                found = error.__cause__.errors()[0]
+            # By name, as releases of typer have classes of their own. Those that check with pydantic leave out what was
+            # got.
+            if type(error).__name__ == "BadParameter" and (errors := getattr(error.__cause__, "errors", None)):
+                found = errors()[0]
                 expected = re.sub("^Input should be |, unable to parse.*", "", str(found["msg"]))
                 vars(error).update(message=f"got {found['input']!r}, expected {expected}")
             if type(error).__name__ == "NoSuchOption":
