@@ -187,7 +187,7 @@ class DatasetStore:
             if known is None:
                 try:
                     part.check()
-                    description = self._describe(part.folder, part.content.name)
+                    description = self._described(part.folder, part.content.name)
                 except (WrongDigestError, InvalidRequestError) as error:
                     self._discard(part, error)
                     raise
@@ -223,11 +223,18 @@ class DatasetStore:
                 return known
             with self._changing():
                 room.check(self, declared, owner, folder.name, most)
-            return self._publish(folder, declared, owner, self._describe(folder, content_name(declared.format)))
+            return self._publish(folder, declared, owner, self._described(folder, content_name(declared.format)))
         except OSError as error:
             raise unwritable(error) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _described(self, folder: Path, name: str) -> Description:
+        """Describes a file. Raises what the function that does so raises, about the dataset: callers gave no such name."""
+        try:
+            return self._describe(folder, name)
+        except InvalidRequestError as error:
+            raise type(error)(str(error).replace(f"data file '{name}'", "the dataset")) from error
 
     def _declared_again(self, declared: Declaration, owner: str, *, new: bool) -> Dataset | None:
         """Returns the dataset that a caller declares, with what it declares; None if there is none.

@@ -222,12 +222,13 @@ def test_an_incomplete_file_is_kept(make_store):
 
 def test_a_file_that_cannot_be_read_gives_no_dataset(make_store):
     def refuse(folder, name):
-        raise InvalidRequestError("no zip file")
+        raise InvalidRequestError(f"data file '{name}': no zip file")
 
     store = make_store(refuse)
     part = begin(store)
     part.add(0, CONTENT)
-    with pytest.raises(InvalidRequestError):
+    # The name of the file is the server's own.
+    with pytest.raises(InvalidRequestError, match=r"^the dataset: no zip file$"):
         store.finish(part)
     assert store.datasets() == []
     assert not part.folder.exists()

@@ -298,7 +298,7 @@ def test_parquet_says_what_to_install(root, monkeypatch):
     parquet(root / "t.parquet", a=[1.0])
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    with pytest.raises(NotTrainableError, match=r"layerserve\[parquet\]"):
+    with pytest.raises(NotTrainableError, match="requires pyarrow on the server: pip install pyarrow"):
         describe(root, "t.parquet", "a")
 
 
