@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import grpc
 
 from layerserve.connection import Connection
-from layerserve.errors import LayerserveError, Unavailable, from_status
+from layerserve.errors import DeadlineExceeded, LayerserveError, Unavailable, from_status
 
 #: gRPC's texts for a server that can't be connected to, with the last address that was tried, and the reason.
 _NO_CONNECTION = re.compile(
@@ -46,6 +46,8 @@ def rpc_error(error: grpc.RpcError, connection: Connection) -> LayerserveError:
     translated = from_status(error.code(), details, metadata)
     if isinstance(translated, Unavailable) and not translated.code:
         translated.details = f"server {connection.address}: {_described(connection, details or '')}"
+    elif isinstance(translated, DeadlineExceeded) and not translated.code:
+        translated.details = f"server {connection.address}: no reply before the end of the timeout"
     return translated
 
 

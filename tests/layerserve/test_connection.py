@@ -206,6 +206,16 @@ def test_a_server_of_another_kind_is_named_with_what_is_expected():
         client.models()
 
 
+def test_a_call_without_a_reply_names_the_server():
+    late = Refused(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ())
+    error = rpc_error(late, connection("h:1"))
+    assert (type(error), str(error)) == (DeadlineExceeded, "server h:1: no reply before the end of the timeout")
+    told = Refused(
+        grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed", (("layerserve-reason", "deadline_passed"),)
+    )
+    assert str(rpc_error(told, connection("h:1"))) == "the deadline passed"
+
+
 def test_by_localhost_the_telling_one_of_its_two_addresses_is_named():
     """gRPC gives the error of the address it tried last, which is often the one at which nothing listens."""
 

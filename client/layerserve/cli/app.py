@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from layerserve.cli.predict import predict
 from layerserve.cli.run_files import files
 from layerserve.cli.sweeps import sweep_app
 from layerserve.cli.top import top
+from layerserve.cli.wrong_lines import explain
 from layerserve.errors import LayerserveError
 
 
@@ -40,37 +40,20 @@ def _fail(text: str) -> int:
 
 
 class Commands(TyperGroup):
-    """The commands. Options before or after a command's name that belong to the other place are refused with theirs."""
+    """The commands. What is wrong in a command line is told with what is expected, and with the place of an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            if type(error).__name__ == "NoSuchOption":
-                name: str = vars(error)["option_name"]
-                if any(name in parameter.opts for command in self.commands.values() for parameter in command.params):
-                    vars(error).update(
-                        message=f"{name} follows the command's name: layerserve COMMAND {name} ...", possibilities=None
-                    )
+            explain(error, self)
             raise
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            # By name, as releases of typer have classes of their own. Those that check with pydantic leave out what was
-            # got.
-            if type(error).__name__ == "BadParameter" and (errors := getattr(error.__cause__, "errors", None)):
-                found = errors()[0]
-                expected = re.sub("^Input should be |, unable to parse.*", "", str(found["msg"]))
-                vars(error).update(message=f"got {found['input']!r}, expected {expected}")
-            if type(error).__name__ == "NoSuchOption":
-                name: str = vars(error)["option_name"]
-                if any(name in parameter.opts for parameter in self.params):
-                    vars(error).update(
-                        message=f"{name} precedes the command's name: layerserve {name} ... {ctx.invoked_subcommand}",
-                        possibilities=None,
-                    )
+            explain(error, self, ctx.invoked_subcommand)
             raise
 
 

@@ -161,6 +161,9 @@ def _line(entry: Mapping[str, Any]) -> str:
     key = _key(entry["loc"])
     if entry["type"] == "extra_forbidden":
         return f"unknown key '{key}'"
+    if key.endswith(".sha256") and entry["type"] in ("missing", "string_pattern_mismatch"):
+        got = "none" if entry["type"] == "missing" else repr(entry["input"])[:80]
+        return f"{key}: got {got}, expected 64 hexadecimal digits, as `layerserve token create` prints them"
     if entry["type"] == "missing":
         return f"{key}: got none, expected a value"
     expected = str(entry["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")

@@ -230,7 +230,7 @@ class DatasetStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _described(self, folder: Path, name: str) -> Description:
-        """Describes a file. Raises what the function that does so raises, about the dataset: callers gave no such name."""
+        """Describes a file. Errors are about the dataset, as callers don't know this name of its file."""
         try:
             return self._describe(folder, name)
         except InvalidRequestError as error:

@@ -572,6 +572,11 @@ def test_grpc_writes_no_lines_of_its_own_before_an_error(server):
     ("line", "shown"),
     [
         ("pin double v2", "'v2'"),
+        ("--timeout soon models", "'soon'"),
+        (
+            "train double --x x.npy --y y.npy --learning-rate 0.1",
+            "learning rate is part of the optimizer: --optim",
+        ),
         ("train double --x x.npy --y y.npy --epochs 0", "0"),
         (
             "label double 2 stable",
