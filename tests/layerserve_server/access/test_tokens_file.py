@@ -39,7 +39,8 @@ JWT = '[jwt]\nkeys = "keys.json"\nissuer = "i"\naudience = "a"\n'
         ("tokns = []", "unknown key 'tokns'"),
         (token(name=""), "tokens[0].name: got none, expected a value"),
         (token(name='""'), "tokens[0].name: got '', expected "),
-        (token(sha256='"abc"'), "tokens[0].sha256: got 'abc', expected "),
+        (token(sha256='"abc"'), "tokens[0].sha256: got 'abc', expected 64 hexadecimal digits, as `layerserve token"),
+        (token(sha256=""), "tokens[0].sha256: got none, expected 64 hexadecimal digits, as `layerserve token create`"),
         (token(sha256=f'"{DIGEST.upper()}"'), "tokens[0].sha256: got "),
         (token(rights='"read"'), "tokens[0].rights: got 'read', expected a list"),
         (
