@@ -64,7 +64,7 @@ def test_without_matplotlib_notebooks_show_the_table(monkeypatch):
     found = SeriesByRun({"a": {"loss": series(1.0)}}, "epoch")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert found._repr_html_() == found.table().html()
-    with pytest.raises(InvalidArgument, match=r"layerserve\[plot\]"):
+    with pytest.raises(InvalidArgument, match="requires matplotlib: pip install matplotlib"):
         found.plot("a.png")
 
 

@@ -45,5 +45,5 @@ def test_the_best_epoch_of_each_run_is_printed(capsys):
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(InvalidArgument, match=r"layerserve\[plot\]"):
+    with pytest.raises(InvalidArgument, match="requires matplotlib: pip install matplotlib"):
         check_plot(tmp_path / "history.png")
