@@ -19,7 +19,7 @@ from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
 from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.probes import PATHS, Probes
+from layerserve_server.probes import PATHS, TENSORFLOW_SERVING, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
@@ -129,7 +129,10 @@ class App:
         routes = self._make_services(dry_run, release)
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
-        self._http = inference.listen_http(routes, self._transport.memory, lambda: self.ready)
+        self._pages = metric_pages(settings, registry)
+        self._http = inference.listen_http(
+            routes, self._transport.memory, lambda: self.ready, self._pages.get(TENSORFLOW_SERVING)
+        )
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         self.metrics.watch_versions(self.repository.states)
@@ -200,7 +203,7 @@ class App:
         were opened later, clients would wait instead of using another server.
         """
         if self.settings.metrics_port >= 0:
-            admit, pages = self._inference.gate.admit_http, metric_pages(self.settings, self._registry)
+            admit, pages = self._inference.gate.admit_http, self._pages
             self._probes = Probes(self.settings.host, self.settings.metrics_port, pages, lambda: self.ready, admit)
             self.metrics_port = self._probes.port
         self._inference.gate.start()
@@ -318,7 +321,7 @@ def metric_pages(settings: Settings, registry: CollectorRegistry) -> dict[str, C
     names = settings.aliases
     pages = {"/metrics": Extended(registry, triton) if "triton" in names else registry}
     if "tfserving" in names:
-        pages["/monitoring/prometheus/metrics"] = Extended(registry, tensorflow_serving, alone=True)
+        pages[TENSORFLOW_SERVING] = Extended(registry, tensorflow_serving, alone=True)
     return pages
 
 

@@ -55,6 +55,8 @@ from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.native import NativeServer
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from layerserve_server.transport.http.server import HttpServer
     from layerserve_server.tuning.kept import KeptEngines
     from layerserve_server.tuning.tuner import Tuner
@@ -241,8 +243,16 @@ class Inference:
         changed()
         return transport
 
-    def listen_http(self, routes: Routes, memory: MemoryBudget, ready: Callable[[], bool]) -> HttpServer | None:
+    def listen_http(
+        self,
+        routes: Routes,
+        memory: MemoryBudget,
+        ready: Callable[[], bool],
+        tensorflow_metrics: CollectorRegistry | None = None,
+    ) -> HttpServer | None:
         """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
+
+        `tensorflow_metrics` are metrics by TensorFlow Serving's names, for a page at its path.
 
         Raises OSError if the port is taken, and ValueError if a package is missing.
         """
@@ -273,6 +283,7 @@ class Inference:
             certificates=self.certificates,
             telemetry=self.telemetry,
             page=page,
+            tensorflow_metrics=tensorflow_metrics,
             hosts=settings.page_hosts,
         )
 

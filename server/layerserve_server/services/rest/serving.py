@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from prometheus_client import CollectorRegistry
+
 from layerserve_server.access.gate import Gate
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.rest import open_inference, openapi, tensorflow_serving
+from layerserve_server.services.rest import metrics_page, open_inference, openapi, tensorflow_serving
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
@@ -52,6 +54,7 @@ def make_server(
     telemetry: Telemetry | None = None,
     page: Callable[[Hosts, BodyReader], Page] | None = None,
     hosts: Iterable[str] = (),
+    tensorflow_metrics: CollectorRegistry | None = None,
 ) -> HttpServer:
     """Makes the server. `handlers` are those of gRPC, `ready` returns the readiness, `page` makes the page.
 
@@ -71,6 +74,8 @@ def make_server(
     }
     reader, names = BodyReader(limits, memory), Hosts(hosts)
     routes = http_routes(repository, reader)
+    if tensorflow_metrics is not None:
+        routes += metrics_page.routes(tensorflow_metrics)
     if page is not None:
         made = page(names, reader)
         routes += made.routes()
