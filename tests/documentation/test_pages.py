@@ -87,7 +87,9 @@ class Place:
     def moved(self, text: str) -> str:
         """Text with the addresses of the server, and with paths of the test's folder."""
         app = self.app
-        ports = {8500: app.grpc_port, 8001: app.grpc_port, 8501: app.http_port, 8000: app.http_port, 8002: app.metrics_port}
+        # Triton's ports, too.
+        ports = {8500: app.grpc_port, 8501: app.http_port, 8002: app.metrics_port}
+        ports |= {8001: app.grpc_port, 8000: app.http_port}
         for before, port in ports.items():
             text = text.replace(f"localhost:{before}", f"127.0.0.1:{port}")
         return text.replace("/var/run/secrets/layerserve", str(self.folder / "secrets"))
