@@ -1,4 +1,4 @@
-"""Attacks a server, with an honest caller beside: `make attack`. See tests/README.md.
+"""Attacks a server, with an honest caller beside: `make -C lab attack`. See lab/README.md.
 
 Each check starts from a real server process, attacks it from other processes, and judges: errors and p99 of the honest
 caller, memory, threads and descriptors of the server, and whether SIGTERM still ends it.
@@ -11,9 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from attacks.runner import run
+
 from attack.checks import CHECKS
 from attack.report import line, table
-from attack.runner import run
 
 RESULTS = Path(__file__).parents[2] / "build" / "attack"
 

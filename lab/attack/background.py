@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from attack import memory, neighbours, streams, watches
-from attack.messages import DOWNLOAD, PREDICT, PREDICT_STREAM, REFLECTION, TRAIN, download, padded, predict_wide
+from attacks import memory, neighbours, streams, watches
+from attacks.messages import DOWNLOAD, PREDICT, PREDICT_STREAM, REFLECTION, TRAIN, download, padded, predict_wide
 
 MIB = 1 << 20
 #: How long each attack lasts, in seconds.

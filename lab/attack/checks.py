@@ -1,20 +1,8 @@
 """All checks, in the order of the promises."""
 
-from attack import (
-    draining,
-    http_requests,
-    lists,
-    memory,
-    model_files,
-    neighbours,
-    restart,
-    services,
-    statuses,
-    streams,
-    tokens,
-    trainings,
-    watches,
-)
+from attacks import memory, neighbours, statuses, streams, watches
+
+from attack import draining, http_requests, lists, model_files, restart, services, tokens, trainings
 
 CHECKS = [
     *watches.CHECKS,

@@ -9,14 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import grpc
-from grpc_health.v1 import health_pb2
-from layerserve import Client, LayerserveError
-from layerserve.errors import REASON_KEY
-
-from attack.check import Check, Scene
-from attack.frames import Ended, Wire, message
-from attack.honest import OWN
-from attack.messages import (
+from attacks.check import Check, Scene
+from attacks.frames import Ended, Wire, message
+from attacks.honest import OWN
+from attacks.messages import (
     CHECK,
     MODEL,
     PREDICT,
@@ -30,7 +26,10 @@ from attack.messages import (
     spec_message,
     training,
 )
-from attack.server import Server
+from attacks.server import Server
+from grpc_health.v1 import health_pb2
+from layerserve import Client, LayerserveError
+from layerserve.errors import REASON_KEY
 
 #: Callers of each kind.
 CALLERS = 4

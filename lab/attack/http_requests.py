@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from attack.check import Check, Scene
+from attacks.check import Check, Scene
 
 HEAD = b"POST /v1/models/dense:predict HTTP/1.1\r\nhost: a\r\n"
 #: Time between two bytes of a slow sender, in seconds.

@@ -8,14 +8,13 @@ from collections import Counter
 from pathlib import Path
 
 import grpc
+from attacks.check import Check, Scene
+from attacks.honest import OWN
+from attacks.messages import LIST_MODELS, MODEL
+from attacks.neighbours import ask_again, call_again
+from attacks.server import Server
 from layerserve import methods
 from layerserve.v1.models_pb2 import VERSION_STATE_READY, ListModelsResponse
-
-from attack.check import Check, Scene
-from attack.honest import OWN
-from attack.messages import LIST_MODELS, MODEL
-from attack.neighbours import ask_again, call_again
-from attack.server import Server
 
 #: Number of models that are added for the time of the check.
 MODELS = 300

@@ -8,12 +8,11 @@ from itertools import islice
 from pathlib import Path
 
 import grpc
+from attacks.check import Check, Scene
+from attacks.honest import LIST_MODELS
+from attacks.server import Server
 from damaged_files import damaged_files
 from layerserve.v1.models_pb2 import ListModelsRequest, ListModelsResponse, VersionState
-
-from attack.check import Check, Scene
-from attack.honest import LIST_MODELS
-from attack.server import Server
 
 #: Number of files, and of those that appear at once.
 COUNT, AT_ONCE = 1000, 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attack.check import Verdict
+from attacks.check import Verdict
 
 
 def line(verdict: Verdict) -> str:

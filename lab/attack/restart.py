@@ -6,14 +6,13 @@ import time
 from collections import Counter
 
 import grpc
+from attacks.check import Check, Scene
+from attacks.frames import Wire, message
+from attacks.honest import OWN
+from attacks.messages import LIST_MODELS, LIST_RUNS, TRAIN, spec_message, training
+from attacks.server import free_port, http_status
 from layerserve.v1.models_pb2 import ListModelsRequest, ListModelsResponse
 from layerserve.v1.training_pb2 import ListRunsRequest, ListRunsResponse
-
-from attack.check import Check, Scene
-from attack.frames import Wire, message
-from attack.honest import OWN
-from attack.messages import LIST_MODELS, LIST_RUNS, TRAIN, spec_message, training
-from attack.server import free_port, http_status
 
 #: Runs that are there before a restart.
 RUNS = 5

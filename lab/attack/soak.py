@@ -1,4 +1,6 @@
-"""Everything at once for a while: `make soak SECONDS=600`. Honest callers see nothing but answers; memory stays flat.
+"""Everything at once for a while: `make -C lab soak SECONDS=600`.
+
+Honest callers see nothing but answers; memory stays flat.
 
 Beside the honest caller there are one that trains, watches and cancels runs, one that drops new versions into the
 repository, and attackers of all kinds.
@@ -17,14 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from attacks.check import log_faults
+from attacks.honest import Figures, Honest
+from attacks.messages import MODEL, ROW, make_repository
+from attacks.runner import attackers
+from attacks.server import Server
 from layerserve import Client, LayerserveError, TrainingCancelled
 
 from attack.background import Attacks
-from attack.check import log_faults
-from attack.honest import Figures, Honest
-from attack.messages import MODEL, ROW, make_repository
-from attack.runner import attackers
-from attack.server import Server
 
 #: Time between two looks at the memory, and two lines about it, in seconds.
 SAMPLE_SECONDS = 1.0

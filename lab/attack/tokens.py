@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-
-from attack.check import Check, Scene
-from attack.honest import OWN
-from attack.messages import LIST_MODELS, PREDICT, PREDICT_STREAM, predict
+from attacks.check import Check, Scene
+from attacks.honest import OWN
+from attacks.messages import LIST_MODELS, PREDICT, PREDICT_STREAM, predict
 
 #: The honest caller's token, and the key with which JSON Web Tokens would have to be signed.
 FILE = Path(__file__).with_name("tokens.toml")

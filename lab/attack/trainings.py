@@ -12,11 +12,10 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
+from attacks.check import Check, Scene
+from attacks.frames import Ended, Wire, message
+from attacks.messages import TRAIN, spec_message, training
 from layerserve.v1 import training_pb2 as pb
-
-from attack.check import Check, Scene
-from attack.frames import Ended, Wire, message
-from attack.messages import TRAIN, spec_message, training
 
 #: Time in which a request must be refused on a busy machine, in seconds.
 REFUSE_SECONDS = 30.0

@@ -1,6 +1,6 @@
 """In-process inference beside Keras on torch, TensorFlow, ONNX Runtime and OpenVINO, on the same weights.
 
-    python benchmarks/bench_compute.py [--peers PYTHON] [--models A,B] [--rows 1,8,32] [--seconds 1] [--threads 2]
+    python lab/benchmarks/bench_compute.py [--peers PYTHON] [--models A,B] [--rows 1,8,32] [--seconds 1] [--threads 2]
 
 PYTHON is the interpreter of a venv with `tensorflow-cpu keras tf2onnx onnxruntime openvino`; without it only Keras on
 torch is measured. Prints a Markdown table of p50 in milliseconds, tuned ("by" the engine that was chosen) and on torch

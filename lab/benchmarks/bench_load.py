@@ -1,4 +1,6 @@
-"""Loading a model file here, in a server, and with stock Keras 3: `python benchmarks/bench_load.py [MEGABYTES ...]`.
+"""Loading a model file here, in a server, and with stock Keras 3.
+
+    python lab/benchmarks/bench_load.py [MEGABYTES ...]
 
 A server has the file read by another process at first, and later maps what that has read.
 

@@ -1,4 +1,4 @@
-"""What a server does under several times the load that it can bear: `make bench-overload`.
+"""What a server does under several times the load that it can bear: `make -C lab bench-overload`.
 
 A model that computes for tens of milliseconds a row is called at a fixed rate, whatever comes back: for a while at less
 than the most that the server can answer, then at FACTOR times that, then little again. Shown are: replies a second in

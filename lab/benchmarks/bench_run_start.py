@@ -1,4 +1,4 @@
-"""Seconds from Train's first message to a run's first step: `python benchmarks/bench_run_start.py [--rounds N]`.
+"""Seconds from Train's first message to a run's first step: `python lab/benchmarks/bench_run_start.py [--rounds N]`.
 
 A server with its settings as shipped, and runs of 64 rows, one after the other: with nothing beside them, while eight
 callers send Predict one after another, and while every core is busy with something else of full priority.

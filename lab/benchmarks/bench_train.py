@@ -3,9 +3,9 @@
 Each measurement is a process of its own; the columns take turns, round by round, and medians are shown with their ratio
 to layergraph. With `--clock cpu` the seconds are those of the processor, for machines that others use as well.
 
-    python benchmarks/bench_train.py                                # layergraph, plain torch, Keras on torch
-    python benchmarks/bench_train.py --tensorflow ~/tf/bin/python   # also Keras 3 on TensorFlow
-    python benchmarks/bench_train.py --tf-keras ~/tf215/bin/python  # also tf.keras 2.15
+    python lab/benchmarks/bench_train.py                                # layergraph, plain torch, Keras on torch
+    python lab/benchmarks/bench_train.py --tensorflow ~/tf/bin/python   # also Keras 3 on TensorFlow
+    python lab/benchmarks/bench_train.py --tf-keras ~/tf215/bin/python  # also tf.keras 2.15
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Predict's latency while a run trains beside it: `python benchmarks/bench_train_beside.py [--rounds N]`.
+"""Predict's latency while a run trains beside it: `python lab/benchmarks/bench_train_beside.py [--rounds N]`.
 
 A server with its settings as shipped answers a steady load (h2load, Debian: nghttp2-client) of the small model, while a
 run trains on the same machine. The training process is stopped (SIGSTOP) and let go on in turns, so that each pair of

@@ -1,4 +1,4 @@
-"""Where the time of one Predict goes, stage by stage, over either transport: `make profile`.
+"""Where the time of one Predict goes, stage by stage, over either transport: `make -C lab profile`.
 
 The server runs in this process with its stages wrapped in clocks, and answers one caller from another process, so that
 no stage waits for a neighbour. "transport" is what remains of the caller's time: gRPC on both sides, and the wire.

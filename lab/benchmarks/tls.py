@@ -2,7 +2,7 @@
 
 A lone caller, and 16 callers at once, in turns so that a busy machine is busy for all. HAProxy is Debian's package.
 
-    python benchmarks/tls.py --turns 3 --seconds 1
+    python lab/benchmarks/tls.py --turns 3 --seconds 1
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import grpc
 import trustme
 from loads import PREDICT, predict_load, write_models
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CALLERS = 16
 WELCOME = re.compile(r"gRPC on \S+?:(\d+)")
 

@@ -1,4 +1,4 @@
-"""Compares each engine with eager torch on random graphs: `make fuzz FUZZ=engines COUNT=100 SEED=0`.
+"""Compares each engine with eager torch on random graphs: `make -C lab fuzz FUZZ=engines COUNT=100 SEED=0`.
 
 An engine replaces torch if their outputs agree on the inputs of tuning. The fuzzer tries other numbers of rows, other
 lengths, other data, and inputs that are refused: outputs and error texts must still be torch's.

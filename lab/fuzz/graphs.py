@@ -1,4 +1,4 @@
-"""Compares random graphs with stock Keras: `make fuzz FUZZ=graphs COUNT=200 SEED=0`.
+"""Compares random graphs with stock Keras: `make -C lab fuzz FUZZ=graphs COUNT=200 SEED=0`.
 
 Each graph is built by stock Keras, saved as `.keras` and as `.h5`, loaded here, and must predict the same; it is also
 built here, saved, and opened by stock Keras.

@@ -1,4 +1,4 @@
-"""Compares random graphs of another release of Keras 3: `make fuzz FUZZ=keras3 KERAS=FOLDER COUNT=200 SEED=0`.
+"""Compares random graphs of another release of Keras 3: `make -C lab fuzz FUZZ=keras3 KERAS=FOLDER COUNT=200 SEED=0`.
 
 KERAS is a folder made by `pip install --no-deps --target FOLDER keras==3.8.0`, or the like. The step `make` has that
 Keras build, compute and save the graphs; `check` loads their files here, and compares.

@@ -1,4 +1,4 @@
-"""Compares random graphs of layers that pass on, read and remove masks with stock Keras: `make fuzz FUZZ=masks`.
+"""Compares random graphs of layers that pass on, read and remove masks with stock Keras: `make -C lab fuzz FUZZ=masks`.
 
 Each graph is built by stock Keras and here, and Keras's is saved and loaded: all must predict the same, and have the
 same loss.

@@ -1,4 +1,4 @@
-"""Compares random graphs of operations with stock Keras 3: `make fuzz FUZZ=operations COUNT=200 SEED=0`.
+"""Compares random graphs of operations with stock Keras 3: `make -C lab fuzz FUZZ=operations COUNT=200 SEED=0`.
 
 Every tensor of a graph is an output, so the first that differs is the operation at fault.
 """

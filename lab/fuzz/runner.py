@@ -1,7 +1,7 @@
 """Command line of every fuzzer: checks random cases by seed, and prints for each mismatch the command that replays it.
 
-    make fuzz FUZZ=graphs COUNT=200 SEED=0     # 200 seeds from 0 on
-    make fuzz FUZZ=graphs CASE=17              # one seed, with the whole traceback
+    make -C lab fuzz FUZZ=graphs COUNT=200 SEED=0     # 200 seeds from 0 on
+    make -C lab fuzz FUZZ=graphs CASE=17              # one seed, with the whole traceback
 
 A fuzzer is a file of this folder that calls `run` with its `Fuzzer`. Where another Python has to build the cases, the
 fuzzer has two steps: `make FOLDER` under that Python, then `check FOLDER` under this one.
@@ -60,7 +60,7 @@ class Fuzzer:
     def replay(self, seed: int) -> str:
         """The command that runs the case of a seed again."""
         peer = f" {self.peer}={shlex.quote(os.environ.get(self.peer, '...'))}" if self.peer else ""
-        return f"make fuzz FUZZ={self.name}{peer} CASE={seed}"
+        return f"make -C lab fuzz FUZZ={self.name}{peer} CASE={seed}"
 
 
 def run(fuzzer: Fuzzer, arguments: Sequence[str] | None = None) -> int:

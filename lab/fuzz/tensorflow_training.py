@@ -1,4 +1,6 @@
-"""Trains on random models that tf.keras 2.15 half-trained: `make fuzz FUZZ=tensorflow_training PEER=PYTHON COUNT=200`.
+"""Trains on random models that tf.keras 2.15 half-trained.
+
+    make -C lab fuzz FUZZ=tensorflow_training PEER=PYTHON COUNT=200
 
 PEER is a Python with TensorFlow 2.15. Under it, the step `make` trains each model for an epoch or so, saves it with its
 optimizer's state, and trains it on. The step `check` loads the file here and trains it on with the same rows: logs and

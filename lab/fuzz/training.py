@@ -1,4 +1,4 @@
-"""Compares random training runs with stock Keras: `make fuzz FUZZ=training COUNT=200 SEED=0`.
+"""Compares random training runs with stock Keras: `make -C lab fuzz FUZZ=training COUNT=200 SEED=0`.
 
 Each model is built, compiled and saved by stock Keras and loaded here. Both train on the same rows, and must give the
 same logs in the same order, weights, predictions, evaluation and optimizer state. Then the file that Keras saved is

@@ -1,4 +1,4 @@
-"""Compares training by two workers with training by one process: `make fuzz FUZZ=workers COUNT=200 SEED=0`.
+"""Compares training by two workers with training by one process: `make -C lab fuzz FUZZ=workers COUNT=200 SEED=0`.
 
 torchrun starts the script once per worker. Each seed is a random small model with data, compile settings and callbacks;
 the kinds of models take turns. Every process trains the model alone, then all train it together from the same weights:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hostile_files import CASES
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "tests" / "fixtures"
 #: Larger files are left out.
 _MAX_BYTES = 300_000
 

@@ -1,6 +1,6 @@
-"""Builds and saves random graphs with another Keras: `make structures PEER=PYTHON COUNT=100 SEED=0`.
+"""Builds and saves random graphs with another Keras: `make -C lab structures PEER=PYTHON COUNT=100 SEED=0`.
 
-    PYTHONPATH=tests/generators PYTHON tests/generators/make_structures.py FOLDER [COUNT [FIRST_SEED]]    # alone
+    PYTHONPATH=lab/generators PYTHON lab/generators/make_structures.py FOLDER [COUNT [FIRST_SEED]]    # alone
 
 PYTHON has TensorFlow 2 (and so tf.keras), or Keras 2.2 or 2.3 on TensorFlow 1. Each model is saved as `<seed>.h5`, from
 Keras 2.13 on also as `<seed>.keras`, by tf.keras also as the SavedModel folder `<seed>_saved`, and for two of three

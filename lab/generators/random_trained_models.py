@@ -1,4 +1,4 @@
-"""Random models to be trained, in stock Keras, with data for them: `tests/fuzz/training.py` trains them on both sides.
+"""Random models to be trained, in stock Keras, with data for them: `lab/fuzz/training.py` trains them on both sides.
 
 Models and data are small, so that thousands of runs take an hour. Training draws no random numbers.
 """

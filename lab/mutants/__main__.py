@@ -1,8 +1,8 @@
 """Puts plausible bugs into the code, one at a time, and counts which of them the tests notice.
 
-`make mutants` runs a sample over all rooms; ROOM=server/layergraph/archive only those of a room or file, MUTANT=NAME
-shows one and runs it again. A test that fails notices a mutant, and so does one that hangs. Survivors that nothing
-could notice are in `equivalent.toml` with the reason.
+`make -C lab mutants` runs a sample over all rooms; ROOM=server/layergraph/archive only those of a room or file,
+MUTANT=NAME shows one and runs it again. A test that fails notices a mutant, and so does one that hangs. Survivors that
+nothing could notice are in `equivalent.toml` with the reason.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Warm:
     def __init__(self, mirror: Mirror, root: Path) -> None:
         self.mirror = mirror
         self._process = subprocess.Popen(
-            [sys.executable, str(root / "tests" / "mutants" / "warm.py")],
+            [sys.executable, str(root / "lab" / "mutants" / "warm.py")],
             cwd=mirror.path, env=mirror.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The part of `compare_applications.py` that stock Keras runs, in a process of its own.
 
-    python tests/proofs/applications_oracle.py NAME FOLDER
+    python lab/proofs/applications_oracle.py NAME FOLDER
 
 Builds a model of keras.applications with random weights, saves it, and writes two images and the model's outputs for
 them, also in float64. Runs under any Keras 3; KERAS_BACKEND names its backend.

@@ -1,4 +1,6 @@
-"""Shifts the share of a canary while eight clients send requests: `make canary ARGS="--transport native --workers 2"`.
+"""Shifts the share of a canary while eight clients send requests.
+
+    make -C lab canary ARGS="--transport native --workers 2"
 
 A server process has three versions of a model, whose numbers show which one computed them, and one of them is its
 shadow, too. At each share all callers (keys) send a request. No request may fail, no reply may have the numbers of

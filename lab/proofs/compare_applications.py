@@ -1,4 +1,4 @@
-"""Compares every model of keras.applications with stock Keras: `make applications`, or ARGS='NAME ...' for some.
+"""Compares every model of keras.applications with stock Keras: `make -C lab applications`, or ARGS='NAME ...' for some.
 
 Random weights and small images. Stock Keras builds, saves and computes each model in a process of its own
 (`applications_oracle.py`); the file is loaded here. The outputs, before the softmax, must agree to 1e-4 of the largest

@@ -1,10 +1,10 @@
-"""Compares models of many releases of Keras with their own numbers: `make generations GENERATIONS=FOLDER`.
+"""Compares models of many releases of Keras with their own numbers: `make -C lab generations GENERATIONS=FOLDER`.
 
 FOLDER has a folder for each release: a virtual environment with TensorFlow (1.13 to 2.15, or a later one and tf_keras),
 or what `pip install --no-deps --target FOLDER/3.8.0 keras==3.8.0` makes. `make_generation.py` runs in each; its files
 are loaded here. For each release the counts of files, refused ones with their reasons, and mismatches are printed.
 
-PYTHONPATH=tests/support:tests/generators:tests/proofs python tests/proofs/compare_generations.py GENERATIONS OUT
+PYTHONPATH=tests/support:lab/generators:lab/proofs python lab/proofs/compare_generations.py GENERATIONS OUT
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Compares all layers, backbones and tasks with KerasHub: `make hub PEER=PYTHON`, a Python with keras-hub.
+"""Compares all layers, backbones and tasks with KerasHub: `make -C lab hub PEER=PYTHON`, a Python with keras-hub.
 
-    python tests/proofs/compare_hub.py FOLDER
+    python lab/proofs/compare_hub.py FOLDER
 
 FOLDER is what `hub_oracle.py make` wrote. Each `.keras`, `.h5` and preset folder is loaded here, compared to 1e-5 of
 the largest output (half precision: to a few of its steps), and saved again as `.keras` in FOLDER/again, which

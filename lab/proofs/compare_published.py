@@ -1,6 +1,6 @@
-"""Compares models that others publish in packages with the Kerases that can read them: `make published`.
+"""Compares models that others publish in packages with the Kerases that can read them: `make -C lab published`.
 
-    make published PEERS="--peer 'Keras 2.15=/opt/tf215/bin/python' --peer ..." ARGS='NAME_OF_PACKAGE ...'
+    make -C lab published PEERS="--peer 'Keras 2.15=/opt/tf215/bin/python' --peer ..." ARGS='NAME_OF_PACKAGE ...'
 
 Packages are downloaded to build/published and unpacked, never installed or imported (but pip runs the `setup.py` of
 those without a wheel). A peer is a command that starts an interpreter with some Keras; the Keras 3 of this environment

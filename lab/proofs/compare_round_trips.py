@@ -1,11 +1,11 @@
-"""Compares how compiled models train on after a round trip: `make compiled-round-trips PEER=PYTHON`.
+"""Compares how compiled models train on after a round trip: `make -C lab compiled-round-trips PEER=PYTHON`.
 
 PEER is a Python from 3.7 on, with tf.keras or Keras 3. The three steps, each also by itself with
-PYTHONPATH=tests:tests/support:tests/generators:tests/proofs before it:
+PYTHONPATH=lab:lab/generators:lab/proofs:tests:tests/support before it:
 
-    PYTHON tests/proofs/compare_round_trips.py make FOLDER [WORD]       # with PEER; WORD: only cases named so
-    python tests/proofs/compare_round_trips.py pass FOLDER [FORMAT]     # here
-    PYTHON tests/proofs/compare_round_trips.py check FOLDER [FORMAT]    # with PEER; .h5 or .keras: only these files
+    PYTHON lab/proofs/compare_round_trips.py make FOLDER [WORD]       # with PEER; WORD: only cases named so
+    python lab/proofs/compare_round_trips.py pass FOLDER [FORMAT]     # here
+    PYTHON lab/proofs/compare_round_trips.py check FOLDER [FORMAT]    # with PEER; .h5 or .keras: only these files
 
 `make` trains each model for an epoch, saves it in each of its formats, and trains it on. `pass` loads each file, saves
 it in the format that it came in, trains the model for an epoch, and saves it again. `check` opens both files and trains

@@ -1,6 +1,7 @@
-"""Compares the graphs that `make_structures.py` saved with Keras's outputs: `make structures PEER=PYTHON COUNT=100`.
+"""Compares the graphs that `make_structures.py` saved with Keras's outputs.
 
-PYTHONPATH=tests/support python tests/proofs/compare_structures.py FOLDER...    # alone
+make -C lab structures PEER=PYTHON COUNT=100
+PYTHONPATH=tests/support python lab/proofs/compare_structures.py FOLDER...    # alone
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exports models as ONNX and `.pt2`, and compares the files' numbers: `make converts COUNT=500 SEED=0`.
+"""Exports models as ONNX and `.pt2`, and compares the files' numbers: `make -C lab converts COUNT=500 SEED=0`.
 
 Three sets: the zoo; every model of keras.applications (built by stock Keras); COUNT random
 graphs of each generator (`random_graphs`, and of stock Keras `random_wide_graphs` and `random_operations`). Each file
@@ -6,7 +6,7 @@ is opened by a process that doesn't import layergraph (`converts_reader.py`), wi
 of open axes, other data than in the export itself. A file may differ by more than its tolerance only where rounding
 explains it, measured in float64 (`layergraph.exporting.rounding`). What an export refuses is counted by reason.
 
-    python tests/proofs/converts.py FOLDER [COUNT] [--seed FIRST] [--only SET ...] [--case SEED]
+    python lab/proofs/converts.py FOLDER [COUNT] [--seed FIRST] [--only SET ...] [--case SEED]
 """
 
 from __future__ import annotations

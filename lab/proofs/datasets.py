@@ -1,4 +1,4 @@
-"""Uploads a dataset once, through three cuts and two kills of the server, for ten runs: `make datasets ARGS=2`.
+"""Uploads a dataset once, through three cuts and two kills of the server, for ten runs: `make -C lab datasets ARGS=2`.
 
 A proxy between client and server counts the bytes that the client sends, and cuts the connection. One call of
 `upload_dataset` must end well, and may send no byte twice but those that were in flight at a cut or a kill. The ten

@@ -1,6 +1,6 @@
-"""The tools that `make manifests` doesn't run, over everything in deploy/. Says which aren't installed.
+"""The tools that `tests/deploy` doesn't run, over everything in deploy/. Says which aren't installed.
 
-    python tests/proofs/deploy_check.py [--kserve PYTHON] [--kubeflow PYTHON] [--checkov COMMAND] ...
+    python lab/proofs/deploy_check.py [--kserve PYTHON] [--kubeflow PYTHON] [--checkov COMMAND] ...
 
 Helm lints the chart with its values and examples. hadolint and checkov read the recipe of the image, checkov also what
 kustomize and Helm render, with the findings of deploy/checkov.yaml left out. KServe's and Kubeflow's own packages read
@@ -78,7 +78,7 @@ def main() -> int:
         tools.run("checkov", "all of it", "--directory", rendered, "--config-file", DEPLOY / "checkov.yaml")
     custom = json.dumps(custom_resources())
     for tool in ("kserve", "kubeflow"):
-        tools.run(tool, "its resources", Path(__file__).with_name("custom_resources.py"), text=custom)
+        tools.run(tool, "its resources", ROOT / "tests" / "support" / "custom_resources.py", text=custom)
     for tool in sorted(tools.missing):
         print(f"missing: {tool} ({TOOLS[tool]})")
     return bool(tools.failed)

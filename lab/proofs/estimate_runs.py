@@ -1,4 +1,4 @@
-"""Compares estimates of runs with the runs: `make estimates`, or ARGS='NAME ... --small --rounds 3'.
+"""Compares estimates of runs with the runs: `make -C lab estimates`, or ARGS='NAME ... --small --rounds 3'.
 
 The guide's ten models at its sizes, except for a video with small frames, with validation, a last partial batch and a
 best epoch to publish. The time must be within 30 % of the truth, memory and disk space never below it. Memory is that
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from guide_training import COMPILED, SIZES
+from guide_runs import COMPILED, SIZES
 from layerserve import Client, ModelInfo, RunEstimate, RunFinished, RunQueued
 from layerserve_server.system_memory import memory_of
 from layerserve_server.training.budget import folder_bytes

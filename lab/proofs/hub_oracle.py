@@ -1,7 +1,7 @@
-"""The part of `compare_hub.py` that KerasHub runs, on torch, in a Python of its own: `make hub PEER=PYTHON`.
+"""The part of `compare_hub.py` that KerasHub runs, on torch, in a Python of its own: `make -C lab hub PEER=PYTHON`.
 
-python tests/proofs/hub_oracle.py make FOLDER     save its models, and their outputs for some arrays
-python tests/proofs/hub_oracle.py check FOLDER    open those that were saved again here, and compare the outputs
+python lab/proofs/hub_oracle.py make FOLDER     save its models, and their outputs for some arrays
+python lab/proofs/hub_oracle.py check FOLDER    open those that were saved again here, and compare the outputs
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The built image as a user runs it: read-only, without rights, by Podman or Docker. Prints its size.
 
-    python tests/proofs/image.py [--container 'podman --storage-driver vfs'] [--image layerserve:latest]
+    python lab/proofs/image.py [--container 'podman --storage-driver vfs'] [--image layerserve:latest]
 
 Predicts with the SDK, compares with the engine in this process, runs the image's health check inside, looks at the user
 and the root, and stops the container, which must drain and end with status 0. Exits with 1 if something differs.

@@ -1,4 +1,4 @@
-"""Kills training runs and servers at random moments: `make kills KILLS=30 WORKERS=1 ARGS=--attacks`.
+"""Kills training runs and servers at random moments: `make -C lab kills KILLS=30 WORKERS=1 ARGS=--attacks`.
 
 A server in a process of its own trains a small model with WORKERS workers. A kill -9 hits the training process or one
 of its workers, the server, or both in turn, after a random time: while it starts, trains, writes a checkpoint (one
@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from attack.background import Attacks
-from attack.messages import make_repository
-from attack.runner import attackers
+from attacks.messages import make_repository
+from attacks.runner import attackers
 from layergraph import load_model
 from layerserve import Client, EpochEnd, LayerserveError, RunPaused, RunStarted, TrainingFailed
 from layerserve_server.repository.publishing import check_manifest, read_manifest, version_numbers

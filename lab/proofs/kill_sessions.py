@@ -1,4 +1,4 @@
-"""Kills sessions of online training and servers at random moments: `make online-kills KILLS=30 ARGS=--replay`.
+"""Kills sessions of online training and servers at random moments: `make -C lab online-kills KILLS=30 ARGS=--replay`.
 
 A server in a process of its own trains a small model (dropout, batch normalization, a state of the optimizer) in a
 session of STEPS steps, with versions that are published every 25 steps. At random moments a kill -9 hits the session's

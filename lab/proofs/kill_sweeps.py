@@ -1,4 +1,4 @@
-"""Kills trials and servers during sweeps: `make sweep-kills ARGS="--sweeps 3 --trials 20"`.
+"""Kills trials and servers during sweeps: `make -C lab sweep-kills ARGS="--sweeps 3 --trials 20"`.
 
 Each sweep of 20 trials runs in two slots. Meanwhile a kill -9 hits a trial's process, the server, or both in turn, at
 random times. At its end the table has each trial once, with the run of its own and the value that the unbroken sweep
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attack.messages import make_repository
+from attacks.messages import make_repository
 from kill_runs import MODEL, Server, check_repository
 from layerserve import LayerserveError, Range, ServerFile, SweepInfo
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, weights

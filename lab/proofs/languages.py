@@ -1,4 +1,4 @@
-"""Runs the programs of docs/start/languages.md against a server, by the page's own commands: `make languages`.
+"""Runs the programs of docs/start/languages.md against a server, by the page's own commands: `make -C lab languages`.
 
 A program is left out, with the reason, where its compiler or generator isn't installed.
 """

@@ -1,4 +1,4 @@
-"""Trains on much data with little memory: `make large-data GB=10`.
+"""Trains on much data with little memory: `make -C lab large-data GB=10`.
 
 The client makes the rows as it sends them. At no time may the server's process take more than SERVER_BYTES beyond what
 it took before, nor the training process more than its budget. Pages of mapped files don't count, since the system takes

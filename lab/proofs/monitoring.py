@@ -1,6 +1,6 @@
 """A real Prometheus asks a live server every query of the alerts, the dashboard and the autoscalers.
 
-    python tests/proofs/monitoring.py
+    python lab/proofs/monitoring.py
 
 The server, with a store of models, tokens, shadows and samples, meets everything that has a metric: calls that fail
 or are refused, a version that can't be loaded and one that can't be fetched, invalid settings, a run that fails,

@@ -1,6 +1,6 @@
 """The part of `compare_published.py` that stock Keras runs, under the interpreter of any Keras from 2.0 on.
 
-    PYTHON tests/proofs/published_oracle.py JOBS.json RESULTS
+    PYTHON lab/proofs/published_oracle.py JOBS.json RESULTS
 
 JOBS is a list of [model, inputs.npz]. For the i-th, RESULTS/i.npz gets the model's outputs and the output of each layer
 that is called once. A model that this Keras can't read has no file.

@@ -1,6 +1,6 @@
 """Replicas of a server on one repository, behind HAProxy and with the client's own balancing, while clients predict.
 
-    python tests/proofs/replicas.py --counts 2 8 --seconds 10
+    python lab/proofs/replicas.py --counts 2 8 --seconds 10
 
 For each number of replicas and each way of balancing: calls a second and how evenly the replicas answer them; a replica
 is killed with SIGKILL and started again; two are replaced one after the other, as a rolling update does. No call may

@@ -1,6 +1,6 @@
 """Every method with every kind of token on servers of two processes, over several connections to each.
 
-python tests/proofs/rights_of_workers.py
+python lab/proofs/rights_of_workers.py
 """
 
 from __future__ import annotations

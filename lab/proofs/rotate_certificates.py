@@ -1,6 +1,6 @@
 """Certificates of a real server are replaced while clients call it: none sees an error.
 
-    python tests/proofs/rotate_certificates.py --seconds 120 --workers 2
+    python lab/proofs/rotate_certificates.py --seconds 120 --workers 2
 
 Clients keep a connection, or make a new one for each call, all with client certificates. Meanwhile the server's
 certificate is replaced every `--every` seconds, at times the key a moment after the chain, as when files are copied.

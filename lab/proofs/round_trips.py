@@ -1,4 +1,4 @@
-"""Compares models of another Keras before and after a round trip: `make round-trips PEER=PYTHON COUNT=200`.
+"""Compares models of another Keras before and after a round trip: `make -C lab round-trips PEER=PYTHON COUNT=200`.
 
 PEER is a Python with that Keras. The step `make` has it save every layer and COUNT random graphs, `back` loads each
 file here and saves it for the Keras that it came from, and `check` has that Keras open what was saved: outputs must be

@@ -1,6 +1,6 @@
 """A real Prometheus and a receiver of OTLP beside a real server: metrics, aliases, exemplars, and stages of traces.
 
-    python tests/proofs/telemetry.py [grpcio|native]
+    python lab/proofs/telemetry.py [grpcio|native]
 
 Needs Prometheus (Debian: `apt-get install --no-install-recommends prometheus`) and the extras `server` and `otel`.
 Exits with 1 if something is missing or differs.

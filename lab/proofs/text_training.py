@@ -1,6 +1,6 @@
-"""Trains models of text and categories that stock Keras made through a server, text in: `make text-training`.
+"""Trains models of text and categories that stock Keras made through a server, text in: `make -C lab text-training`.
 
-    make text-training PEERS="--peer 'Keras 2.15=/opt/tf215/bin/python' --peer ..."
+    make -C lab text-training PEERS="--peer 'Keras 2.15=/opt/tf215/bin/python' --peer ..."
 
 Each peer, a command that starts an interpreter with TensorFlow, makes a text classifier and a tabular model
 (text_training_oracle.py), saves them in every form that it has, and trains them. The same files are trained by a server

@@ -1,7 +1,7 @@
 """The part of `text_training.py` that stock Keras runs, under the interpreter of any tf.keras from 2.3 on, or Keras 3.
 
-    PYTHON tests/proofs/text_training_oracle.py train DATA FOLDER
-    PYTHON tests/proofs/text_training_oracle.py open DATA FOLDER
+    PYTHON lab/proofs/text_training_oracle.py train DATA FOLDER
+    PYTHON lab/proofs/text_training_oracle.py open DATA FOLDER
 
 `train` makes a text classifier and a tabular model, saves them in every form of file that this Keras has, trains them
 on the texts of DATA/reviews.json and DATA/rides.json, and writes the losses to FOLDER. `open` opens the files

@@ -57,7 +57,7 @@ def test_a_mismatch_gives_status_1_and_the_command_that_replays_it(capsys: pytes
     printed = capsys.readouterr().out
     assert "seed 3: Traceback" in printed
     assert "AssertionError: case 3 differs" in printed
-    assert "\nreplay with: make fuzz FUZZ=graphs CASE=3\n" in printed
+    assert "\nreplay with: make -C lab fuzz FUZZ=graphs CASE=3\n" in printed
     assert "8 graphs, 1 mismatches: seeds [3]; 1 skipped" in printed
     assert len(printed) < 2 * runner.TEXT_LENGTH
     assert list(range(9)) == CHECKED, "the others run after a mismatch"
@@ -107,7 +107,7 @@ def test_two_steps_make_cases_in_a_folder_and_check_all_of_it(
     assert run(TWO_STEPS, ["check", str(tmp_path)]) == 1
     assert CHECKED == [2, 4, 5, 7, 8, 9, 10], "what was made, in the order of numbers"
     printed = capsys.readouterr().out
-    assert "replay with: make fuzz FUZZ=keras3 KERAS='/tmp/keras 3.8' CASE=4\n" in printed
+    assert "replay with: make -C lab fuzz FUZZ=keras3 KERAS='/tmp/keras 3.8' CASE=4\n" in printed
     assert "7 graphs, 1 mismatches: seeds [4]\n" in printed
     assert run(TWO_STEPS, ["check", str(tmp_path), "--case", "5"]) == 0
     assert run(TWO_STEPS, ["check", str(tmp_path), "--case", "3"]) == 0, "not made: no mismatch"
@@ -130,4 +130,4 @@ def test_an_error_ends_the_process_that_others_wait_for(
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(ValueError, match="no such loss"):
         run(Fuzzer("workers", "models", broken, end_on_error=True), ["4"])
-    assert "replay with: make fuzz FUZZ=workers CASE=0\n" in capsys.readouterr().out
+    assert "replay with: make -C lab fuzz FUZZ=workers CASE=0\n" in capsys.readouterr().out

@@ -10,8 +10,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from attack.honest import Figures, Honest
-from attack.server import PeakMemory, Server
+from attacks.honest import Figures, Honest
+from attacks.server import PeakMemory, Server
 
 #: Time in which the honest caller is measured before an attack, in seconds.
 BEFORE_SECONDS = 1.5
@@ -72,7 +72,7 @@ class Scene:
 class Check:
     """An attack and its limits.
 
-    item       of the list of promises in tests/README.md
+    item       of the list of promises in lab/README.md
     run        attacks, and counts what attackers saw
     settings   of the server
     memory     growth of the server's memory that is allowed at any time, in MiB

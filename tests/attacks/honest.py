@@ -20,7 +20,7 @@ from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve.v1.training_pb2 import ListRunsRequest
 
-from attack.server import http_status
+from attacks.server import http_status
 
 #: Time between two calls, in seconds.
 PREDICT_SECONDS = 0.02

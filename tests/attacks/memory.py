@@ -13,9 +13,9 @@ from layerserve.v1.prediction_pb2 import PredictRequest
 from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, ModelSpec, Tensor
 from layerserve.wire import tag, varint
 
-from attack.check import Check, Scene
-from attack.frames import INITIAL_WINDOW_SIZE, Ended, Wire, message
-from attack.messages import (
+from attacks.check import Check, Scene
+from attacks.frames import INITIAL_WINDOW_SIZE, Ended, Wire, message
+from attacks.messages import (
     DOWNLOAD,
     MODEL,
     PREDICT,

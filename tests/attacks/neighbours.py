@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import grpc
 
-from attack.check import Check, Scene
-from attack.frames import (
+from attacks.check import Check, Scene
+from attacks.frames import (
     CONTINUATION,
     DATA,
     HEADERS,
@@ -29,9 +29,9 @@ from attack.frames import (
     header_block,
     message,
 )
-from attack.honest import OWN
-from attack.memory import BUDGET, GROWTH
-from attack.messages import (
+from attacks.honest import OWN
+from attacks.memory import BUDGET, GROWTH
+from attacks.messages import (
     CHECK,
     LIST_MODELS,
     LIST_RUNS,

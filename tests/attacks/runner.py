@@ -9,10 +9,10 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from attack.check import Check, Verdict, carry_out, log_faults
-from attack.honest import Honest
-from attack.messages import MODEL, ROW, make_repository
-from attack.server import Server
+from attacks.check import Check, Verdict, carry_out, log_faults
+from attacks.honest import Honest
+from attacks.messages import MODEL, ROW, make_repository
+from attacks.server import Server
 
 #: Processes that attackers run in at once.
 ATTACKERS = 4

@@ -9,9 +9,9 @@ from itertools import cycle
 from layerserve import methods
 from layerserve.v1 import training_pb2 as pb
 
-from attack.check import Check, Scene
-from attack.frames import Ended, Wire, message
-from attack.messages import (
+from attacks.check import Check, Scene
+from attacks.frames import Ended, Wire, message
+from attacks.messages import (
     DOWNLOAD,
     EVALUATE,
     PREDICT,
@@ -29,8 +29,8 @@ from attack.messages import (
     spec_message,
     training,
 )
-from attack.server import HOST
-from attack.watches import NO_PEER
+from attacks.server import HOST
+from attacks.watches import NO_PEER
 
 #: Streams on one connection.
 STREAMS = 100

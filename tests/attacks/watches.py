@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from itertools import cycle
 
-from attack.check import Check, Scene
-from attack.frames import Answer, Ended, Wire, message
-from attack.messages import WATCH
+from attacks.check import Check, Scene
+from attacks.frames import Answer, Ended, Wire, message
+from attacks.messages import WATCH
 
 #: Streams on one connection.
 STREAMS = 100

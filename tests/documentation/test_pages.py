@@ -40,7 +40,7 @@ LISTINGS = {
     "my_classifier/1/config.json            the backbone: its class and hyperparameters",
     "FOLDER/NAME/VERSION/model.keras    a version; other layouts are listed in Serving (serving.md#the-repository)",
 }
-#: Language of a block -> the program in `examples` that it shows. `make languages` runs them.
+#: Language of a block -> the program in `examples` that it shows. `make -C lab languages` runs them.
 EXAMPLES = {"go": "go/main.go", "java": "java/Predict.java", "typescript": "typescript/predict.ts"}
 #: What stands for names in commands of the running text.
 PLACEHOLDERS = {
@@ -54,7 +54,7 @@ PLACEHOLDERS = {
     "PERCENT": "5%",
 }
 #: Commands of the running text that aren't run here: they take minutes, or run in tests/layergraph/test_golden.py.
-SLOW = {"python benchmarks/tls.py --turns 5", "python deploy/make_golden.py MODEL_FILE golden.npz"}
+SLOW = {"python lab/benchmarks/tls.py --turns 5", "python deploy/make_golden.py MODEL_FILE golden.npz"}
 #: What has to be done before commands of the running text.
 BEFORE = {
     "layerserve rollback MODEL [VERSION]": "layerserve load MODEL",

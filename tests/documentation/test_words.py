@@ -133,5 +133,5 @@ def test_figures_of_the_comparison_are_those_of_the_benchmarks() -> None:
     _, _, speed = (ROOT / "docs" / "comparison.md").read_text("utf-8").partition("## Speed")
     figures = re.findall(r"\b\d{1,3}(?:,\d{3})*\b", "".join(re.findall(r"^\|.*", speed, re.MULTILINE)[2:]))
     assert len(figures) >= 15
-    measured = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    measured = (ROOT / "lab" / "benchmarks" / "README.md").read_text("utf-8")
     assert [figure for figure in figures if f" {figure} (" not in measured] == []

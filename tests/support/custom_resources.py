@@ -1,6 +1,6 @@
 """Whether resources of Kubeflow Trainer and KServe have only fields that their own packages know.
 
-    PYTHON tests/proofs/custom_resources.py < resources.json
+    PYTHON tests/support/custom_resources.py < resources.json
 
 PYTHON has kubeflow-trainer-api or kserve: resources of the other are passed over. Prints a line for each resource, and
 exits with 1 if a field is unknown or has a value of the wrong type.
