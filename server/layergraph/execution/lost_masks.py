@@ -168,7 +168,7 @@ def _keeps_others(call: Invocation, gone: Collection[int]) -> bool:
 
 
 def _taken_when_built(steps: Sequence[Step], recorded: Collection[int]) -> set[int]:
-    """Slots whose masks of when the model was built are taken, or passed on, to layers that are called on one tensor."""
+    """Slots whose masks of when the model was built are taken, or passed on, to layers called on one tensor."""
     taken: set[int] = set()
     for step in reversed(steps):
         if isinstance(step.call.mask_sources.get("mask"), Tensor):
