@@ -13,9 +13,11 @@ import typer
 
 from layerserve.cli.array_files import read_arrays
 from layerserve.cli.flags import flags, read_flags
+from layerserve.cli.groups import new_group
 from layerserve.cli.history_plot import check_plot
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.run_ids import with_whole_ids
 from layerserve.client import Client
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
@@ -39,7 +41,7 @@ Space = Annotated[
     ),
 ]
 
-sweep_app = typer.Typer(no_args_is_help=True, help="Search over the settings of training.", rich_markup_mode=None)
+sweep_app = new_group("Search over the settings of training.")
 
 
 @sweep_app.command()
@@ -90,7 +92,7 @@ def start(
             validation_data=(read_arrays(validation_x), read_arrays(validation_y or ())) if validation_x else None,
             version=version,
             label=label,
-            **cast(TrainKeywords, read_flags(TRAIN, options)),
+            **cast(TrainKeywords, with_whole_ids(client, read_flags(TRAIN, options))),
         )
         if detach:
             print_json({"sweep": sweep.id}) if as_json else print_line(sweep.id)
