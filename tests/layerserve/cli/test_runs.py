@@ -44,7 +44,7 @@ def test_the_newest_twenty_runs_are_listed_and_how_to_see_more(cli, add):
 
 def test_json_says_whether_there_are_further_runs(cli, add):
     add(FIRST, SECOND)
-    status, out, err = cli("run list --json --limit 1")
+    _, out, err = cli("run list --json --limit 1")
     assert ([run["id"] for run in json.loads(out)["runs"]], json.loads(out)["more"], err) == ([SECOND], True, "")
     assert json.loads(cli("run list --json --limit 2")[1])["more"] is False
 
