@@ -131,7 +131,7 @@ def check_separate(entries: Path | None) -> None:
     if os.path.samestat(of_token, of_entry) and not sys.stderr.isatty():
         where = "standard output" if entries is None else str(entries)
         raise ValueError(
-            f"standard error: got {where}, to which the entry goes, expected another file, or the token would be in it; "
+            f"standard error: got {where}, where the entry goes, expected another file, or the token would be in it; "
             "pass --token-file FILE"
         )
 
