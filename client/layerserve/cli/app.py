@@ -13,6 +13,7 @@ from layerserve.cli.codegen import codegen
 from layerserve.cli.graph import graph
 from layerserve.cli.groups import HELP_OPTIONS, Group
 from layerserve.cli.predict import predict
+from layerserve.cli.status import status
 from layerserve.cli.sweeps import sweep_app
 from layerserve.cli.top import top
 from layerserve.errors import LayerserveError
@@ -73,6 +74,7 @@ PANELS: dict[str, Mapping[str, Callable[..., Any] | typer.Typer | None]] = {
         "sweep": sweep_app,
     },
     "Watch": {
+        "status": status,
         "wait": catalogue.wait,
         "top": top,
     },
