@@ -63,8 +63,8 @@ BEFORE = {
     "layerserve remove MODEL --all": "layerserve unload MODEL",
 }
 OURS = ("layerserve", "layergraph", "layerserve_server", "layerserve_zoo")
-#: A command with arguments in the running text. Without them it is the name of a command.
-COMMAND = re.compile(r"`((?:layerserve [a-z]+|python|curl) [^`\n]+)`")
+#: A command with arguments in the running text. Without them it is the name of a command, also of one of `run`.
+COMMAND = re.compile(r"`((?:layerserve (?!run [a-z]+`)[a-z]+|python|curl) [^`\n]+)`")
 NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e-?\d+)?")
 
 
