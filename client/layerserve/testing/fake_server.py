@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from layerserve.errors import (
     FailedPrecondition,
@@ -303,12 +304,12 @@ class FakeServer(
             return server_pb2.GetServerResponse(
                 version="0.0.0",
                 state=server_pb2.SERVER_STATE_SERVING if self.serving else server_pb2.SERVER_STATE_DRAINING,
-                start_time={"seconds": 1_700_000_000},
+                start_time=Timestamp(seconds=1_700_000_000),
                 host="fake",
                 process_id=1,
                 workers=1,
                 transport="grpcio",
-                misplaced=[{"path": path, "expected": expected} for path, expected in self.misplaced.items()],
+                misplaced=[server_pb2.MisplacedFile(path=path, expected=one) for path, one in self.misplaced.items()],
             )
         raise AssertionError("an abort raises")
 
