@@ -13,7 +13,7 @@ from layerserve.cli.array_files import read_arrays, write_arrays
 from layerserve.cli.groups import new_group
 from layerserve.cli.options import Address, Format, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line, print_table
-from layerserve.cli.run_ids import checkpoint_name, run_id
+from layerserve.cli.whole_ids import checkpoint_name, run_id
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.tables import shape_text
 

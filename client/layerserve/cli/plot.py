@@ -10,7 +10,7 @@ import typer
 from layerserve.cli.history_plot import check_plot, print_series
 from layerserve.cli.options import Address, Json, connect
 from layerserve.cli.output import print_json, print_line
-from layerserve.cli.run_ids import run_id
+from layerserve.cli.whole_ids import run_id
 from layerserve.client import Client
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument

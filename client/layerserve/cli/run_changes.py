@@ -9,7 +9,7 @@ import typer
 from layerserve.cli.flags import pairs
 from layerserve.cli.options import Address, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line
-from layerserve.cli.run_ids import find_run
+from layerserve.cli.whole_ids import find_run
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
 from layerserve.run_info import RunInfo

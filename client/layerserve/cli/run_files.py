@@ -9,7 +9,7 @@ import typer
 
 from layerserve.cli.options import Address, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line, print_table
-from layerserve.cli.run_ids import find_run
+from layerserve.cli.whole_ids import find_run
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.tables import Table
 

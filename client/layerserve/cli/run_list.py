@@ -11,7 +11,7 @@ import typer
 from layerserve.cli.flags import pairs
 from layerserve.cli.options import Address, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line, print_table
-from layerserve.cli.run_ids import find_run
+from layerserve.cli.whole_ids import find_run
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.run_info import RunInfo, Runs
 from layerserve.tables import Table

@@ -17,7 +17,7 @@ from layerserve.cli.groups import new_group
 from layerserve.cli.history_plot import check_plot
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table
-from layerserve.cli.run_ids import with_whole_ids
+from layerserve.cli.whole_ids import find_sweep, with_whole_ids
 from layerserve.client import Client
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
@@ -30,7 +30,9 @@ from layerserve.sweeps import Range, SweepInfo, SweepMethod
 LOOK_SECONDS = 1.0
 
 _ARRAYS = "[NAME=]server:PATH"
-SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="ID of the sweep.", show_default=False)]
+SweepId = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="ID of the sweep, or its first or random digits.", show_default=False)
+]
 Space = Annotated[
     list[str],
     typer.Option(
@@ -223,7 +225,7 @@ def show(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDR
     trials as {"number", "state", "settings", "run_id", "value", "history", "reason", "seconds"}.
     """
     with connect(context, address) as client:
-        _print(client.get_sweep(sweep).info(), as_json)
+        _print(find_sweep(client, sweep).info(), as_json)
 
 
 @sweep_app.command()
@@ -238,7 +240,7 @@ def plot(
     """Plot the monitored log of all trials by epoch. Requires layerserve[plot]."""
     check_plot(path)
     with connect(context, address) as client:
-        info = client.get_sweep(sweep).info()
+        info = find_sweep(client, sweep).info()
     info.plot(path)
 
 
@@ -246,7 +248,7 @@ def plot(
 def cancel(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """Cancel a sweep and its trials. Nothing is published. JSON: as for `layerserve sweep list`."""
     with connect(context, address) as client:
-        info = client.get_sweep(sweep).cancel()
+        info = find_sweep(client, sweep).cancel()
     if as_json:
         print_json(info)
     else:
@@ -257,8 +259,9 @@ def cancel(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_AD
 def delete(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """Delete a sweep that has ended. Its runs, and the version that it published, are kept. JSON: {"deleted"}."""
     with connect(context, address) as client:
-        client.get_sweep(sweep).delete()
+        found = find_sweep(client, sweep)
+        found.delete()
     if as_json:
-        print_json({"deleted": sweep})
+        print_json({"deleted": found.id})
     else:
-        print_line(f"sweep {sweep} is deleted")
+        print_line(f"sweep {found.id} is deleted")

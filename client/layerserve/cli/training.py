@@ -18,7 +18,7 @@ from layerserve.cli.live_progress import show_run
 from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
 from layerserve.cli.output import plain, print_json, print_line, print_table
-from layerserve.cli.run_ids import find_run, with_whole_ids
+from layerserve.cli.whole_ids import find_run, with_whole_ids
 from layerserve.client import TrainingRun
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
