@@ -139,7 +139,7 @@ def check_separate(entries: Path | None) -> None:
 def write_new(path: Path, made: str) -> None:
     """Writes a token to a new file that only its owner may read. Raises OSError, also if the file exists."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(f"{made}\n")
+        file.write(made)  # no line break, which would be part of a Secret that is made of the file
 
 
 def append(path: Path, lines: str) -> None:
