@@ -98,6 +98,17 @@ class Commands(Group):
                     )
             raise
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Returns a command. The error for an unknown one names the groups that have it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:
+            places = [name for name, one in self.commands.items() if args[0] in getattr(one, "commands", ())]
+            if places and "message" in vars(error):
+                meant = " or ".join(f"layerserve {name} {args[0]}" for name in places)
+                vars(error).update(message=f"No such command '{args[0]}'; did you mean {meant}?")
+            raise
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes the commands, and below them the options, which few callers need."""
         width = max(map(len, self.list_commands(ctx)))

@@ -577,6 +577,19 @@ def test_help_lists_every_command_once_in_the_panel_of_what_it_is_for(cli):
     assert sorted(names) == sorted(typer.main.get_command(application()).commands)
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("pause run-1", "No such command 'pause'; did you mean layerserve run pause?"),
+        ("publish run-1", "did you mean layerserve run publish or layerserve checkpoint publish?"),
+    ],
+)
+def test_a_command_without_its_group_is_refused_with_the_group(cli, line, hint):
+    status, out, err = cli(line)
+    assert (status, out) == (2, "")
+    assert hint in err
+
+
 def test_commands_of_other_packages_are_in_a_panel_of_their_own(cli, monkeypatch):
     names = extensions.names()
     monkeypatch.setattr(extensions, "names", lambda: (*names, "theirs"))
