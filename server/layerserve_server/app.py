@@ -35,6 +35,7 @@ from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.run_series import RunSeries
+from layerserve_server.services.server import ServerService, ServerState
 from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
@@ -144,6 +145,11 @@ class App:
         self._probes: Probes | None = None
         #: Whether clients should use this server.
         self.ready = False
+        self._draining = False
+
+    def _state(self) -> ServerState:
+        """What the server does now, as `GetServer` tells it."""
+        return "draining" if self._draining else "serving" if self.ready else "starting"
 
     def _make_services(self, dry_run: DryRun, release: str) -> Routes:
         """Makes the services of this process: those that every process has (see `wiring`), and all others."""
@@ -160,6 +166,7 @@ class App:
             MetadataService(repository),
             TensorFlowModelService(repository, configuration),
             GraphService(repository),
+            ServerService(settings, repository, release, self._state),
             ModelService(repository, converter, self._registry),
             ManagementService(manager),
             CheckpointService(repository, runs, CheckpointModels(converter)),
@@ -250,6 +257,7 @@ class App:
 
     def drain(self) -> None:
         """Sets health to NOT_SERVING, so that clients use another server. Calls are still answered."""
+        self._draining = True
         self._set_ready(False)
         if self._http is not None:
             self._http.drain()
