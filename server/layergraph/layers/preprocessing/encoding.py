@@ -30,9 +30,7 @@ def encoded(
     if weights is None:
         weights = torch.ones((), dtype=dtype, device=indices.device)
     axis = 1 if indices.ndim > 1 else 0
-    shape = torch.broadcast_shapes(indices.shape, weights.shape)
-    indices, weights = (tensor.expand(shape).movedim(axis, -1) for tensor in (indices, weights))
-    counts = _counted(indices, weights, depth)
+    counts = _counted(indices.movedim(axis, -1), weights.expand(indices.shape).movedim(axis, -1), depth)
     return counts if mode == "count" else counts.clamp(max=1)
 
 
