@@ -129,7 +129,9 @@ class App:
         routes = self._make_services(dry_run, release)
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
-        self._http = inference.listen_http(routes, self._transport.memory, lambda: self.ready)
+        self._http = inference.listen_http(
+            routes, self._transport.memory, lambda: self.ready, registry, self._transport.port
+        )
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         self.metrics.watch_versions(self.repository.states)

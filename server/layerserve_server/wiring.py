@@ -12,6 +12,8 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import CollectorRegistry
+
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.addresses import missing_package, scheme_of
@@ -241,8 +243,17 @@ class Inference:
         changed()
         return transport
 
-    def listen_http(self, routes: Routes, memory: MemoryBudget, ready: Callable[[], bool]) -> HttpServer | None:
+    def listen_http(
+        self,
+        routes: Routes,
+        memory: MemoryBudget,
+        ready: Callable[[], bool],
+        registry: CollectorRegistry,
+        grpc_port: int,
+    ) -> HttpServer | None:
         """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
+
+        `registry` has the metrics of all processes, and `grpc_port` is the actual one: the page shows them.
 
         Raises OSError if the port is taken, and ValueError if a package is missing.
         """
@@ -252,10 +263,11 @@ class Inference:
         page = None
         if settings.ui:
             try:
+                from layerserve_server.services.ui.served import Served
                 from layerserve_server.services.ui.serving import Page
             except ImportError as error:
                 raise ValueError(f"ui: requires the package {error.name}: pip install 'layerserve[ui]'") from error
-            page = partial(Page, package_version("layerserve"))
+            page = partial(Page, Served(self.repository, registry, package_version("layerserve"), grpc_port))
         try:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:
