@@ -130,7 +130,7 @@ class App:
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         self._http = inference.listen_http(
-            routes, self._transport.memory, lambda: self.ready, registry, self._transport.port
+            routes, self._transport.memory, lambda: self.ready, registry, self._transport.port, self._is_sweep
         )
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
@@ -172,6 +172,9 @@ class App:
         ):
             routes.add(service.routes())
         return routes
+
+    def _is_sweep(self, id: str) -> bool:
+        return any(sweep.id == id for sweep in self.sweeps.list())
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers

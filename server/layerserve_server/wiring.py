@@ -250,10 +250,12 @@ class Inference:
         ready: Callable[[], bool],
         registry: CollectorRegistry,
         grpc_port: int,
+        is_sweep: Callable[[str], bool],
     ) -> HttpServer | None:
         """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
 
-        `registry` has the metrics of all processes, and `grpc_port` is the actual one: the page shows them.
+        The rest is for the page: `registry` has the metrics of all processes, `grpc_port` is the actual one, and
+        `is_sweep` is whether a sweep has an id.
 
         Raises OSError if the port is taken, and ValueError if a package is missing.
         """
@@ -267,7 +269,8 @@ class Inference:
                 from layerserve_server.services.ui.serving import Page
             except ImportError as error:
                 raise ValueError(f"ui: requires the package {error.name}: pip install 'layerserve[ui]'") from error
-            page = partial(Page, Served(self.repository, registry, package_version("layerserve"), grpc_port))
+            release = package_version("layerserve")
+            page = partial(Page, Served(self.repository, registry, release, grpc_port, is_sweep))
         try:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:

@@ -32,7 +32,7 @@ FORM = '<form data-post="DeleteVersion"><button>Search'
 SECONDS = 20_000  # milliseconds, as Playwright counts
 
 
-CLASSES = ("cat", "dog", "a horse of a name that is too long for one line of a telephone")
+CLASSES = ("cat", "dog", "a horse of a name that is too long for one line of a phone")
 
 
 def photos() -> Model:

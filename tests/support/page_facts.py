@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from layerserve.v1.models_pb2 import ModelVersion
 from layerserve_server.protocols.inference.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
 from layerserve_server.repository.canary import Canary
 from layerserve_server.services.ui.image_ranges import Range
@@ -20,6 +21,9 @@ class Stub:
         self.names: Mapping[str, Sequence[bytes]] = {}
         #: Requests of each version since the server started.
         self.requests = 0
+
+    def origin(self, version: ModelVersion) -> str:
+        return "sweep" if version.training_run.startswith("sweep") else "run"
 
     def canary(self, model: str) -> Canary | None:
         return self.found

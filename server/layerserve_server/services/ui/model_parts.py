@@ -144,6 +144,7 @@ class ModelParts:
                 manages=request.caller.may("manage", name),
                 states=state,
                 engines=engines,
+                origin=self._served.origin,
                 pinned=any(one.pinned for one in versions),
             )
 
@@ -181,11 +182,12 @@ def state(version: models_pb2.ModelVersion) -> str:
 
 
 def engines(version: models_pb2.ModelVersion) -> str:
-    """Returns what computes a version: "onnxruntime", or "onnxruntime at 1 row, torch at 32 rows"."""
-    chosen = [("torch" if one.engine == "eager" else one.engine, one.rows) for one in version.engines]
-    names = {name for name, _ in chosen} or {"torch"}
-    found = [f"{name} at {rows} row{'s' * (rows != 1)}" for name, rows in chosen]
-    text = ", ".join(found if len(names) > 1 else names)
+    """Returns what computes a version: "onnxruntime", or "onnxruntime at 1, 8 rows; torch at 32 rows"."""
+    by_name: dict[str, list[str]] = {}
+    for one in version.engines:
+        by_name.setdefault("torch" if one.engine == "eager" else one.engine, []).append(str(one.rows))
+    found = [f"{name} at {', '.join(rows)} row{'s' * (rows != ['1'])}" for name, rows in by_name.items()]
+    text = "; ".join(found) if len(found) > 1 else next(iter(by_name), "torch")
     return text + (", still being timed" if version.choosing_engine else "")
 
 

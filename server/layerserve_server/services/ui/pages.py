@@ -57,6 +57,7 @@ class Pages:
             "when": when,
             "size": size,
             "number": number,
+            "setting": setting,
             "shape": shape,
             "dtype": tensors.known_dtype,
             "duration": duration,
@@ -100,6 +101,14 @@ def size(count: int) -> str:
 def number(value: float) -> str:
     """Returns a number with four digits."""
     return f"{value:.4g}"
+
+
+def setting(text: str) -> str:
+    """Returns a setting of a trial; one that is no whole number with six digits."""
+    try:
+        return text if text.lstrip("-").isdecimal() else f"{float(text):.6g}"
+    except ValueError:
+        return text
 
 
 def percent(share: float) -> str:

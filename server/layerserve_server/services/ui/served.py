@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from layerserve.v1 import models_pb2
 from prometheus_client import CollectorRegistry
 
 from layerserve_server.errors import ServerError
@@ -25,6 +26,15 @@ class Served:
     registry: CollectorRegistry
     release: str
     grpc_port: int
+    #: Whether a sweep has this id: versions that it has published name it as their run. Raises ServerError.
+    is_sweep: Callable[[str], bool]
+
+    def origin(self, version: models_pb2.ModelVersion) -> str:
+        """Returns the part of the page that has published a version: "run", or "sweep"."""
+        try:
+            return "sweep" if self.is_sweep(version.training_run) else "run"
+        except ServerError:
+            return "run"
 
     def canary(self, model: str) -> Canary | None:
         """Returns the canary of a model; None if there is none in force."""

@@ -114,6 +114,31 @@ def test_a_rollback_says_where_to_and_is_off_where_nothing_is_below(states, defa
         assert 'data-post="RollBack"' not in text
 
 
+def test_a_version_leads_to_the_run_or_the_sweep_that_published_it():
+    reply = versions_of(READY, READY, READY, default=3)
+    reply.versions[0].training_run, reply.versions[1].training_run = "a", "sweep-b"
+    text = show("versions", reply, name="m")
+    assert 'of run <a href="#run?id=a">a<' in text
+    assert 'of sweep <a href="#sweep?id=sweep-b">sweep-b<' in text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text"),
+    [
+        ([], "torch"),
+        ([("eager", 1), ("eager", 8)], "torch"),
+        ([("onnxruntime", 1), ("eager", 8)], "onnxruntime at 1 row; torch at 8 rows"),
+        ([("eager", 1), ("openvino", 2), ("openvino", 8), ("eager", 32)], "torch at 1, 32 rows; openvino at 2, 8 rows"),
+    ],
+)
+def test_what_computes_a_version_is_short(chosen, text):
+    engines = [models_pb2.EngineChoice(engine=engine, rows=rows) for engine, rows in chosen]
+    version = models_pb2.ModelVersion(engines=engines)
+    assert model_parts.engines(version) == text
+    version.choosing_engine = True
+    assert model_parts.engines(version) == f"{text}, still being timed"
+
+
 def test_the_version_that_answers_is_named_and_described():
     reply = versions_of(READY, READY, READY, default=2)
     for version in reply.versions:

@@ -93,6 +93,20 @@ def test_trials_are_shown_best_first(larger: bool, order: list[int]) -> None:
     assert "trial 4 3" not in text, "it has no history"
 
 
+def test_settings_of_trials_are_short_numbers_or_what_they_are() -> None:
+    given = {
+        "rate": "0.0006983924426537784",
+        "batch_size": "32",
+        "freeze": "['dense']",
+        "seed": "12345678901234",
+        "b": "-1e-07",
+    }
+    settings = [{"name": name, "value": value} for name, value in given.items()]
+    sweep = sweeps_pb2.Sweep(id="s", trials=[sweeps_pb2.Trial(settings=settings)])
+    _, text = call("sweep", sweeps_pb2.GetSweepResponse(sweep=sweep), id="s")
+    assert re.findall("<b>([^<]+)</b>", text) == ["0.000698392", "32", "[&#39;dense&#39;]", "12345678901234", "-1e-07"]
+
+
 def test_long_lists_are_cut() -> None:
     _, text = call("sweeps", sweeps_pb2.ListSweepsResponse(sweeps=[{"id": f"s{n}"} for n in range(MAX_SHOWN + 5)]))
     assert text.count('<th scope="row"') == MAX_SHOWN
