@@ -250,6 +250,17 @@ def test_a_request_is_copied_as_code_that_gives_the_same(
         assert f"{array[0]:.4g}"[:4] in printed or kind == "text"
 
 
+def test_a_token_is_never_copied(page: Any) -> None:
+    show(page, "try?name=words")
+    page.evaluate("sessionStorage.setItem('layerserve-token', 'secret')")
+    for way in ("Python", "curl", "grpcurl"):
+        page.get_by_role("button", name=way, exact=True).click()
+        page.wait_for_selector(f"#snippet:has-text('{'client.predict' if way == 'Python' else way + ' '}')")
+        text = page.locator("#snippet").inner_text()
+        assert "LAYERSERVE_TOKEN" in text
+        assert "secret" not in text
+
+
 @pytest.mark.parametrize("part", ["models", "model?name=photos", "runs", "run?id={run}", "try?name=photos", "sweeps"])
 def test_nothing_is_wider_than_a_phone(page: Any, app: App, part: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
