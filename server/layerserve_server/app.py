@@ -132,7 +132,13 @@ class App:
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         self._pages = metric_pages(settings, registry)
         self._http = inference.listen_http(
-            routes, self._transport.memory, lambda: self.ready, self._pages.get(TENSORFLOW_SERVING)
+            routes,
+            self._transport.memory,
+            lambda: self.ready,
+            registry,
+            self._transport.port,
+            self._is_sweep,
+            self._pages.get(TENSORFLOW_SERVING),
         )
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
@@ -180,6 +186,9 @@ class App:
         ):
             routes.add(service.routes())
         return routes
+
+    def _is_sweep(self, id: str) -> bool:
+        return any(sweep.id == id for sweep in self.sweeps.list())
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers
