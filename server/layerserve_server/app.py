@@ -35,6 +35,7 @@ from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.run_series import RunSeries
+from layerserve_server.services.server import ServerService, ServerState
 from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
@@ -131,7 +132,13 @@ class App:
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         self._pages = metric_pages(settings, registry)
         self._http = inference.listen_http(
-            routes, self._transport.memory, lambda: self.ready, self._pages.get(TENSORFLOW_SERVING)
+            routes,
+            self._transport.memory,
+            lambda: self.ready,
+            registry,
+            self._transport.port,
+            self._is_sweep,
+            self._pages.get(TENSORFLOW_SERVING),
         )
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
@@ -144,6 +151,11 @@ class App:
         self._probes: Probes | None = None
         #: Whether clients should use this server.
         self.ready = False
+        self._draining = False
+
+    def _state(self) -> ServerState:
+        """What the server does now, as `GetServer` tells it."""
+        return "draining" if self._draining else "serving" if self.ready else "starting"
 
     def _make_services(self, dry_run: DryRun, release: str) -> Routes:
         """Makes the services of this process: those that every process has (see `wiring`), and all others."""
@@ -160,6 +172,7 @@ class App:
             MetadataService(repository),
             TensorFlowModelService(repository, configuration),
             GraphService(repository),
+            ServerService(settings, repository, release, self._state),
             ModelService(repository, converter, self._registry),
             ManagementService(manager),
             CheckpointService(repository, runs, CheckpointModels(converter)),
@@ -173,6 +186,9 @@ class App:
         ):
             routes.add(service.routes())
         return routes
+
+    def _is_sweep(self, id: str) -> bool:
+        return any(sweep.id == id for sweep in self.sweeps.list())
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers
@@ -250,6 +266,7 @@ class App:
 
     def drain(self) -> None:
         """Sets health to NOT_SERVING, so that clients use another server. Calls are still answered."""
+        self._draining = True
         self._set_ready(False)
         if self._http is not None:
             self._http.drain()

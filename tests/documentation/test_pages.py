@@ -63,8 +63,8 @@ BEFORE = {
     "layerserve remove MODEL --all": "layerserve unload MODEL",
 }
 OURS = ("layerserve", "layergraph", "layerserve_server", "layerserve_zoo")
-#: A command with arguments in the running text. Without them it is the name of a command.
-COMMAND = re.compile(r"`((?:layerserve [a-z]+|python|curl) [^`\n]+)`")
+#: A command with arguments in the running text. Without them it is the name of a command, also of one of `run`.
+COMMAND = re.compile(r"`((?:layerserve (?!run [a-z]+`)[a-z]+|python|curl) [^`\n]+)`")
 NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e-?\d+)?")
 
 
@@ -245,8 +245,8 @@ def run_block(block: Block, names: dict[str, object], place: Place, shell: Shell
         ("yaml", "a: 1\n", "got language 'yaml'"),
         ("text", "layerserve models\n", "neither run nor"),
         ("sh", "layerserve models |\n", "syntax error"),
-        ("console", "$ layerserve runs --json\nnone\n", "docs/new.md:7"),
-        ("console", "layerserve runs\n", "docs/new.md:7"),
+        ("console", "$ layerserve run list --json\nnone\n", "docs/new.md:7"),
+        ("console", "layerserve run list\n", "docs/new.md:7"),
         ("toml", "latest_version = 2\n", "latest_version"),
         ("toml", '[[tokens]]\nname = "ci"\nsha = "0"\n', "sha"),
         ("go", "package main\n", "differs from"),

@@ -13,7 +13,7 @@ from layerserve_server.services.rest import metrics_page, open_inference, openap
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
-from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.http.exchange import HttpReply, HttpRoute, Plain
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.http.server import HttpServer
 from layerserve_server.transport.limits import Limits
@@ -26,11 +26,13 @@ class Page(Protocol):
     def routes(self) -> Sequence[HttpRoute]:
         """Returns its parts, with the rights of their methods."""
 
-    def plain(self) -> Mapping[str, Callable[[], HttpReply]]:
+    def plain(self) -> Mapping[str, Plain]:
         """Returns replies that every caller may read, by path."""
 
 
 TEXT = ("content-type", "text/plain; charset=utf-8")
+#: Leads a browser to the page.
+TO_PAGE = HttpReply(b"", (("location", "/ui"), ("cache-control", "no-store"), ("vary", "accept")), 302)
 
 
 def http_routes(repository: Repository, reader: BodyReader) -> list[HttpRoute]:
@@ -63,14 +65,14 @@ def make_server(
     Raises OSError.
     """
 
-    def readiness() -> HttpReply:
+    def readiness(_: str) -> HttpReply:
         return HttpReply(b"ready\n", (TEXT,)) if ready() else HttpReply(b"not ready\n", (TEXT,), 503)
 
-    plain: dict[str, Callable[[], HttpReply]] = {
-        "/healthz": lambda: HttpReply(b"ok\n", (TEXT,)),
+    plain: dict[str, Plain] = {
+        "/healthz": lambda _: HttpReply(b"ok\n", (TEXT,)),
         "/readyz": readiness,
         # What clients of KServe's first protocol ask.
-        "/": lambda: HttpReply(b'{"status":"alive"}'),
+        "/": lambda _: HttpReply(b'{"status":"alive"}'),
     }
     reader, names = BodyReader(limits, memory), Hosts(hosts)
     routes = http_routes(repository, reader)
@@ -79,7 +81,9 @@ def make_server(
     if page is not None:
         made = page(names, reader)
         routes += made.routes()
+        alive = plain["/"]
         plain |= made.plain()
+        plain["/"] = lambda accept: TO_PAGE if "text/html" in accept else alive(accept)
     address: dict[str, Any] = {
         "host": host,
         "port": port,
