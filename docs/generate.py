@@ -14,6 +14,7 @@ from layergraph.ops.table import OPERATIONS
 from layerserve.v1 import management_pb2
 from layerserve_server.access.rights import ALTERNATIVES, HTTP, MANAGING, METHODS, RIGHTS
 from layerserve_server.environment import PREFIX
+from layerserve_server.flags import is_basic, sections
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.observability.store_metrics import LABELS as STORE_LABELS
@@ -94,11 +95,20 @@ def settings() -> str:
         "environment and `some_setting` in the TOML file that `--config` names. A flag overrides the environment, and\n"
         "the environment the file."
     )
-    rows = [
-        (f"`{name}`", f"`{toml_value(field.default)}`" if field.default is not None else "", field.description or "")
-        for name, field in Settings.model_fields.items()
-    ]
-    return page("Settings", about, table(("setting", "default", "meaning"), rows))
+    about += "\n\n`layerserve serve --help` shows the settings in bold, `layerserve serve --help-all` all of them."
+    parts = []
+    for title, names in sections(Settings.model_fields):
+        fields = [(name, Settings.model_fields[name]) for name in names]
+        rows = [
+            (
+                f"**`{name}`**" if is_basic(field) else f"`{name}`",
+                f"`{toml_value(field.default)}`" if field.default is not None else "",
+                field.description or "",
+            )
+            for name, field in fields
+        ]
+        parts.append(f"## {title}\n\n{table(('setting', 'default', 'meaning'), rows)}")
+    return page("Settings", about, "\n".join(parts))
 
 
 def model_settings() -> str:

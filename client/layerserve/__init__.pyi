@@ -76,6 +76,7 @@ from .run_info import RunInfo
 from .run_series import RunSeries
 from .sample_losses import SampleLosses
 from .server_file import ServerFile
+from .server_info import ServerInfo
 from .sweeps import Range, SweepInfo, Trial
 from .tokens import PlaintextTokenWarning
 
@@ -151,6 +152,7 @@ __all__ = [
     "RunStarted",
     "SampleLosses",
     "ServerFile",
+    "ServerInfo",
     "Statistics",
     "StepProgress",
     "SweepInfo",

@@ -1,4 +1,4 @@
-"""The methods of the asyncio client about what models are and do."""
+"""The methods of the asyncio client about what models are and do, and about the server."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from layerserve.model_graph import ModelGraph, RankDir
 from layerserve.model_info import model_spec
 from layerserve.model_statistics import Statistics, model_statistics
 from layerserve.node_shapes import node_shapes
+from layerserve.server_info import ServerInfo, get_server
 
 T = TypeVar("T")
 
 
 class AsyncModelReports:
-    """The methods of `AsyncClient` about what models are and do."""
+    """The methods of `AsyncClient` about what models are and do, and about the server."""
 
     async def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
         raise NotImplementedError
@@ -55,3 +56,14 @@ class AsyncModelReports:
             rates["mnist"].answered_per_second, rates["mnist"].seconds_at(0.99)
         """
         return await self._run(model_statistics(model), timeout)
+
+    async def server(self, *, timeout: float | None = None) -> ServerInfo:
+        """Return what serves, since when, and which files in its folder it doesn't serve.
+
+        `timeout` is in seconds; default: the client's.
+
+        Example:
+            info = await client.server()
+            info.version, info.start_time, info.misplaced
+        """
+        return await self._run(get_server(), timeout)

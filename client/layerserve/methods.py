@@ -13,6 +13,7 @@ from layerserve.v1 import (
     models_pb2,
     online_pb2,
     prediction_pb2,
+    server_pb2,
     sweeps_pb2,
     training_pb2,
 )
@@ -51,6 +52,7 @@ class Method(Generic[Q, R]):
 _PREDICTION = "layerserve.v1.PredictionService"
 _MODELS = "layerserve.v1.ModelService"
 _GRAPH = "layerserve.v1.GraphService"
+_SERVER = "layerserve.v1.ServerService"
 _TRAINING = "layerserve.v1.TrainingService"
 _DATASETS = "layerserve.v1.DatasetService"
 _ONLINE = "layerserve.v1.OnlineTrainingService"
@@ -85,6 +87,7 @@ DOWNLOAD_MODEL = Method(
     models_pb2.DownloadModelResponse,
     streams_replies=True,
 )
+GET_SERVER = Method(_SERVER, "GetServer", server_pb2.GetServerRequest, server_pb2.GetServerResponse, repeatable=True)
 GET_NODE_SHAPES = Method(
     _GRAPH, "GetNodeShapes", graph_pb2.GetNodeShapesRequest, graph_pb2.GetNodeShapesResponse, repeatable=True
 )
@@ -236,6 +239,7 @@ METHODS: tuple[Method[Message, Message], ...] = (
     GET_MODEL,
     GET_MODEL_STATISTICS,
     DOWNLOAD_MODEL,
+    GET_SERVER,
     GET_NODE_SHAPES,
     TRAIN,
     EVALUATE,

@@ -1,5 +1,5 @@
 # Generated from async_model_reports.py by `make client`. Edit that file instead.
-"""The methods of the blocking client about what models are and do."""
+"""The methods of the blocking client about what models are and do, and about the server."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from layerserve.model_graph import ModelGraph, RankDir
 from layerserve.model_info import model_spec
 from layerserve.model_statistics import Statistics, model_statistics
 from layerserve.node_shapes import node_shapes
+from layerserve.server_info import ServerInfo, get_server
 
 T = TypeVar("T")
 
 
 class ModelReports:
-    """The methods of `Client` about what models are and do."""
+    """The methods of `Client` about what models are and do, and about the server."""
 
     def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
         raise NotImplementedError
@@ -56,3 +57,14 @@ class ModelReports:
             rates["mnist"].answered_per_second, rates["mnist"].seconds_at(0.99)
         """
         return self._run(model_statistics(model), timeout)
+
+    def server(self, *, timeout: float | None = None) -> ServerInfo:
+        """Return what serves, since when, and which files in its folder it doesn't serve.
+
+        `timeout` is in seconds; default: the client's.
+
+        Example:
+            info = client.server()
+            info.version, info.start_time, info.misplaced
+        """
+        return self._run(get_server(), timeout)

@@ -93,8 +93,7 @@ def _text(entry: dict[str, Any]) -> str:
 
 
 def _tensor_text(spec: dict[str, Any]) -> str:
-    lengths = ", ".join("?" if length is None else str(length) for length in spec["shape"])
-    return f"{spec['name']} ({lengths}) {spec['dtype']}"
+    return f"{spec['name']} {tuple(spec['shape'])} {spec['dtype']}"
 
 
 def _build(arguments: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
 from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.probes import PATHS, Probes
+from layerserve_server.probes import PATHS, TENSORFLOW_SERVING, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
@@ -35,6 +35,7 @@ from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.run_series import RunSeries
+from layerserve_server.services.server import ServerService, ServerState
 from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.tensorflow_serving.configuration import Configuration
 from layerserve_server.services.tensorflow_serving.metadata import MetadataService
@@ -129,7 +130,16 @@ class App:
         routes = self._make_services(dry_run, release)
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
-        self._http = inference.listen_http(routes, self._transport.memory, lambda: self.ready)
+        self._pages = metric_pages(settings, registry)
+        self._http = inference.listen_http(
+            routes,
+            self._transport.memory,
+            lambda: self.ready,
+            registry,
+            self._transport.port,
+            self._is_sweep,
+            self._pages.get(TENSORFLOW_SERVING),
+        )
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         self.metrics.watch_versions(self.repository.states)
@@ -141,6 +151,11 @@ class App:
         self._probes: Probes | None = None
         #: Whether clients should use this server.
         self.ready = False
+        self._draining = False
+
+    def _state(self) -> ServerState:
+        """What the server does now, as `GetServer` tells it."""
+        return "draining" if self._draining else "serving" if self.ready else "starting"
 
     def _make_services(self, dry_run: DryRun, release: str) -> Routes:
         """Makes the services of this process: those that every process has (see `wiring`), and all others."""
@@ -157,6 +172,7 @@ class App:
             MetadataService(repository),
             TensorFlowModelService(repository, configuration),
             GraphService(repository),
+            ServerService(settings, repository, release, self._state),
             ModelService(repository, converter, self._registry),
             ManagementService(manager),
             CheckpointService(repository, runs, CheckpointModels(converter)),
@@ -170,6 +186,9 @@ class App:
         ):
             routes.add(service.routes())
         return routes
+
+    def _is_sweep(self, id: str) -> bool:
+        return any(sweep.id == id for sweep in self.sweeps.list())
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers
@@ -200,7 +219,7 @@ class App:
         were opened later, clients would wait instead of using another server.
         """
         if self.settings.metrics_port >= 0:
-            admit, pages = self._inference.gate.admit_http, metric_pages(self.settings, self._registry)
+            admit, pages = self._inference.gate.admit_http, self._pages
             self._probes = Probes(self.settings.host, self.settings.metrics_port, pages, lambda: self.ready, admit)
             self.metrics_port = self._probes.port
         self._inference.gate.start()
@@ -247,6 +266,7 @@ class App:
 
     def drain(self) -> None:
         """Sets health to NOT_SERVING, so that clients use another server. Calls are still answered."""
+        self._draining = True
         self._set_ready(False)
         if self._http is not None:
             self._http.drain()
@@ -318,7 +338,7 @@ def metric_pages(settings: Settings, registry: CollectorRegistry) -> dict[str, C
     names = settings.aliases
     pages = {"/metrics": Extended(registry, triton) if "triton" in names else registry}
     if "tfserving" in names:
-        pages["/monitoring/prometheus/metrics"] = Extended(registry, tensorflow_serving, alone=True)
+        pages[TENSORFLOW_SERVING] = Extended(registry, tensorflow_serving, alone=True)
     return pages
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -30,19 +30,43 @@ def read_flags(argv: Sequence[str], fields: Mapping[str, FieldInfo]) -> dict[str
 
 def _parser(fields: Mapping[str, FieldInfo]) -> Parser:
     parser = Parser(prog="layerserve serve", description=_DESCRIPTION, argument_default=argparse.SUPPRESS)
-    for name, field in fields.items():
-        flag = "--" + name.replace("_", "-")
-        if name == "path":
-            action = parser.add_argument(name, metavar="PATH", nargs="?")
-        elif field.annotation is bool:
-            action = parser.add_argument(flag, action=argparse.BooleanOptionalAction)
-        elif _extra(field).get("repeated"):
-            action = parser.add_argument(flag, action="append", metavar=_metavar(name, field))
-        else:
-            action = parser.add_argument(flag, metavar=_metavar(name, field))
-        # Set afterwards, since some Python releases append their own default to a help passed to add_argument.
-        action.help = with_default(field.description or "", _default(name, field))
+    for title, names in sections(fields):
+        group = parser.add_argument_group(title)
+        for name in names:
+            field = fields[name]
+            flag = "--" + name.replace("_", "-")
+            if name == "path":
+                action = parser.add_argument(name, metavar="PATH", nargs="?")
+            elif field.annotation is bool:
+                action = group.add_argument(flag, action=argparse.BooleanOptionalAction)
+            elif _extra(field).get("repeated"):
+                action = group.add_argument(flag, action="append", metavar=_metavar(name, field))
+            else:
+                action = group.add_argument(flag, metavar=_metavar(name, field))
+            # Set afterwards, since some Python releases append their own default to a help passed to add_argument.
+            action.help = with_default(field.description or "", _default(name, field))
+            if not is_basic(field):
+                parser.advanced.append(action)
+    parser.add_help_all(f"Show all {len(fields)} settings and exit.")
     return parser
+
+
+def sections(fields: Mapping[str, FieldInfo]) -> Iterator[tuple[str, list[str]]]:
+    """Yields the titles of the sections of settings, with the names of their settings."""
+    title, names = "", list[str]()
+    for name, field in fields.items():
+        begun = str(_extra(field).get("section", ""))
+        if begun and names:
+            yield title, names
+            names = []
+        title = begun or title
+        names.append(name)
+    yield title, names
+
+
+def is_basic(field: FieldInfo) -> bool:
+    """Whether a setting is in `--help`; the others are in `--help-all` only."""
+    return bool(_extra(field).get("basic"))
 
 
 def _metavar(name: str, field: FieldInfo) -> str:

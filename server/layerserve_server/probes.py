@@ -21,8 +21,10 @@ from layerserve_server.errors import ForbiddenError, ServerError
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+#: TensorFlow Serving's path of metrics.
+TENSORFLOW_SERVING = "/monitoring/prometheus/metrics"
 #: The paths that are served. Each has a right in access/rights.py.
-PATHS = ("/metrics", "/monitoring/prometheus/metrics", "/healthz", "/readyz")
+PATHS = ("/metrics", TENSORFLOW_SERVING, "/healthz", "/readyz")
 #: Timeout for a client's request, and for an idle connection, in seconds.
 REQUEST_SECONDS = 10.0
 #: Maximum number of connections. Above it the oldest are closed: idle ones and slow senders.

@@ -30,7 +30,10 @@ def _check_device(name: str) -> str:
 
 
 class SettingFields(BaseSettings):
-    """All settings, each with what is documented of it."""
+    """All settings, each with what is documented of it.
+
+    A field with a `section` begins one. Those that are `basic` are in `serve --help`, the others in `--help-all`.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, validate_default=True
@@ -42,9 +45,7 @@ class SettingFields(BaseSettings):
             "Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file, or the address of "
             "either in a store: s3://, gs://, az://, abfs:// or hf://."
         ),
-    )
-    config: Path | None = Field(
-        default=None, description="TOML file with settings. Its keys are the names of the flags, with underscores."
+        json_schema_extra={"section": "Models", "basic": True},
     )
     state: Path | None = Field(
         default=None,
@@ -53,8 +54,9 @@ class SettingFields(BaseSettings):
             "versions that training publishes. If PATH is an address, the copies of its versions are in 'remote' there."
         ),
         json_schema_extra={
+            "basic": True,
             "unset": "'.layerserve' in the repository or next to the model file; for an address a folder in "
-            "~/.local/state/layerserve"
+            "~/.local/state/layerserve",
         },
     )
     remote_poll_seconds: float = Field(
@@ -85,7 +87,7 @@ class SettingFields(BaseSettings):
             "Comma-separated Python modules that define custom layers (see layergraph.plugins). Installed "
             "packages that declare such modules are found automatically."
         ),
-        json_schema_extra={"unset": "none"},
+        json_schema_extra={"basic": True, "unset": "none"},
     )
 
     host: str = Field(
@@ -94,13 +96,21 @@ class SettingFields(BaseSettings):
             "Address to listen on. '0.0.0.0' or '::' is all of the machine's addresses. Any other address than the "
             "loopback requires tokens, client certificates or allow_anonymous."
         ),
+        json_schema_extra={"section": "Network", "basic": True},
     )
-    grpc_port: int = Field(default=8500, ge=0, le=65535, description="Port for gRPC. 0 picks a free port.")
+    grpc_port: int = Field(
+        default=8500,
+        ge=0,
+        le=65535,
+        description="Port for gRPC. 0 picks a free port.",
+        json_schema_extra={"basic": True},
+    )
     metrics_port: int = Field(
         default=8002,
         ge=-1,
         le=65535,
         description="Port for Prometheus metrics over HTTP. 0 picks a free port, -1 disables metrics.",
+        json_schema_extra={"basic": True},
     )
     http_port: int = Field(
         default=-1,
@@ -110,6 +120,7 @@ class SettingFields(BaseSettings):
             "Port for predictions over HTTP: the REST forms of the Open Inference Protocol and of TensorFlow Serving. "
             "0 picks a free port, -1 disables HTTP."
         ),
+        json_schema_extra={"basic": True},
     )
     ui: bool = Field(
         default=False,
@@ -117,6 +128,7 @@ class SettingFields(BaseSettings):
             "Serve a page for browsers on the port for HTTP, at /ui. What it shows and changes needs the same rights "
             "as over gRPC."
         ),
+        json_schema_extra={"basic": True},
     )
     ui_hosts: str = Field(
         default="",
@@ -141,43 +153,7 @@ class SettingFields(BaseSettings):
             "gRPC implementation. 'native' serves 1.6 to 2.5 times as many requests per second for small models, but "
             "doesn't support TLS."
         ),
-    )
-    tls_certificate: Path | None = Field(
-        default=None, description="PEM file with the server's certificate chain.", json_schema_extra={"unset": "no TLS"}
-    )
-    tls_key: Path | None = Field(
-        default=None, description="PEM file with the certificate's private key.", json_schema_extra={"unset": "no TLS"}
-    )
-    tls_client_ca: Path | None = Field(
-        default=None,
-        description=(
-            "PEM file with the authorities of client certificates. Clients must present one (mutual TLS). It gives "
-            "all rights, unless a tokens file gives rights by its name."
-        ),
-        json_schema_extra={"unset": "clients need no certificate"},
-    )
-    tokens: Path | None = Field(
-        default=None,
-        description=(
-            "TOML file with the tokens of callers, their rights, models and quotas. It is read again when it changes. "
-            "See docs/access.md."
-        ),
-        json_schema_extra={"unset": "no tokens"},
-    )
-    allow_anonymous: str = Field(
-        default="",
-        description=(
-            f"Comma-separated rights of callers without token and certificate: {', '.join(RIGHTS)}, or 'none'. Health "
-            "is open to all."
-        ),
-        json_schema_extra={"unset": "none; all on the loopback without tokens and client certificates"},
-    )
-    reflection: bool = Field(default=True, description="Enable gRPC server reflection, which grpcurl uses.")
-    max_message_bytes: int = Field(
-        default=256 * MIB,
-        ge=1024,
-        le=2**31 - 1,
-        description="Maximum size of a request message after decompression, in bytes.",
+        json_schema_extra={"basic": True},
     )
     workers: int = Field(
         default=1,
@@ -188,7 +164,52 @@ class SettingFields(BaseSettings):
             "weights. A connection stays with the process that accepted it; streams, training and all other "
             "calls are handled by the first process."
         ),
+        json_schema_extra={"basic": True},
     )
+    max_message_bytes: int = Field(
+        default=256 * MIB,
+        ge=1024,
+        le=2**31 - 1,
+        description="Maximum size of a request message after decompression, in bytes.",
+        json_schema_extra={"basic": True},
+    )
+    reflection: bool = Field(default=True, description="Enable gRPC server reflection, which grpcurl uses.")
+
+    tls_certificate: Path | None = Field(
+        default=None,
+        description="PEM file with the server's certificate chain.",
+        json_schema_extra={"section": "Access", "basic": True, "unset": "no TLS"},
+    )
+    tls_key: Path | None = Field(
+        default=None,
+        description="PEM file with the certificate's private key.",
+        json_schema_extra={"basic": True, "unset": "no TLS"},
+    )
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description=(
+            "PEM file with the authorities of client certificates. Clients must present one (mutual TLS). It gives "
+            "all rights, unless a tokens file gives rights by its name."
+        ),
+        json_schema_extra={"basic": True, "unset": "clients need no certificate"},
+    )
+    tokens: Path | None = Field(
+        default=None,
+        description=(
+            "TOML file with the tokens of callers, their rights, models and quotas. It is read again when it changes. "
+            "See docs/access.md."
+        ),
+        json_schema_extra={"basic": True, "unset": "no tokens"},
+    )
+    allow_anonymous: str = Field(
+        default="",
+        description=(
+            f"Comma-separated rights of callers without token and certificate: {', '.join(RIGHTS)}, or 'none'. Health "
+            "is open to all."
+        ),
+        json_schema_extra={"basic": True, "unset": "none; all on the loopback without tokens and client certificates"},
+    )
+
     max_buffered_bytes: int = Field(
         default=0,
         ge=0,
@@ -197,6 +218,7 @@ class SettingFields(BaseSettings):
             "processes (workers) has an equal part. Further requests get RESOURCE_EXHAUSTED. 0 uses a quarter of the "
             "memory of the container or machine."
         ),
+        json_schema_extra={"section": "Connections"},
     )
     rpc_threads: int = Field(
         default=64,
@@ -304,7 +326,9 @@ class SettingFields(BaseSettings):
         ),
     )
 
-    max_batch_rows: int = Field(default=64, ge=1, description="Maximum number of rows per batch.")
+    max_batch_rows: int = Field(
+        default=64, ge=1, description="Maximum number of rows per batch.", json_schema_extra={"section": "Predictions"}
+    )
     max_queue_rows: int = Field(
         default=4096,
         ge=1,
@@ -323,7 +347,6 @@ class SettingFields(BaseSettings):
     compute_threads: int = Field(
         default=0, ge=0, le=1024, description="Number of threads per execution. 0 uses one thread per core."
     )
-
     engine: Engine = Field(
         default="auto",
         description=(
@@ -331,6 +354,7 @@ class SettingFields(BaseSettings):
             "their outputs and uses the fastest one for each batch size. Any other value selects that engine "
             "for all models; models that it can't run are rejected."
         ),
+        json_schema_extra={"basic": True},
     )
     precision: Precision = Field(
         default="float32",
@@ -339,6 +363,7 @@ class SettingFields(BaseSettings):
             "long as its tolerances are met. int8 requires onnx and onnxruntime, tf32 a GPU, the others a GPU or "
             "'openvino'."
         ),
+        json_schema_extra={"basic": True},
     )
     tuning_seconds: float = Field(
         default=10.0,
@@ -366,6 +391,7 @@ class SettingFields(BaseSettings):
             "start only; 'explicit' loads the models that LoadModel or --load names. Changes by calls of "
             "ManagementService take effect in each."
         ),
+        json_schema_extra={"section": "Versions", "basic": True},
     )
     load: str = Field(
         default="",
@@ -373,7 +399,7 @@ class SettingFields(BaseSettings):
             "Comma-separated names of models to load at the start if model_control is 'explicit'; '*' is all of them. "
             "The flag may be given several times. A model that UnloadModel has unloaded stays unloaded."
         ),
-        json_schema_extra={"unset": "none", "repeated": True},
+        json_schema_extra={"basic": True, "unset": "none", "repeated": True},
     )
     poll_seconds: float = Field(
         default=1.0, ge=0.05, le=3600, description="Interval between scans of the repository, in seconds."
@@ -383,7 +409,6 @@ class SettingFields(BaseSettings):
         ge=0,
         description="Maximum number of versions other than the newest that stay loaded after a request for them.",
     )
-
     max_model_bytes: int = Field(
         default=0,
         ge=0,
@@ -393,8 +418,8 @@ class SettingFields(BaseSettings):
             "those that were used least recently make room. It is divided among the processes (workers). 0 is no "
             "limit: all models are loaded and stay loaded."
         ),
+        json_schema_extra={"basic": True},
     )
-
     max_upload_bytes: int = Field(
         default=4 * GIB,
         ge=0,
@@ -402,7 +427,11 @@ class SettingFields(BaseSettings):
     )
 
     training_slots: int = Field(
-        default=1, ge=0, le=64, description="Maximum number of concurrent training runs. 0 disables training."
+        default=1,
+        ge=0,
+        le=64,
+        description="Maximum number of concurrent training runs. 0 disables training.",
+        json_schema_extra={"section": "Training", "basic": True},
     )
     max_queued_runs: int = Field(default=16, ge=0, description="Maximum number of training runs that wait for a slot.")
     training_backend: Literal["local", "kubernetes"] = Field(
@@ -462,7 +491,7 @@ class SettingFields(BaseSettings):
     training_device: Annotated[str, AfterValidator(_check_device)] = Field(
         default="cpu",
         description="Device for training runs: 'cpu', 'cuda' or 'cuda:N'.",
-        json_schema_extra={"pattern": _DEVICE.pattern},
+        json_schema_extra={"pattern": _DEVICE.pattern, "basic": True},
     )
     max_workers: int = Field(
         default=1, ge=1, le=1024, description="Maximum number of worker processes per training run."
@@ -492,7 +521,7 @@ class SettingFields(BaseSettings):
     data_root: Path | None = Field(
         default=None,
         description="Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv).",
-        json_schema_extra={"unset": "reading files is disabled"},
+        json_schema_extra={"basic": True, "unset": "reading files is disabled"},
     )
     max_dataset_bytes: int = Field(
         default=64 * GIB,
@@ -561,14 +590,19 @@ class SettingFields(BaseSettings):
         description=(
             "Time after SIGTERM during which calls are still accepted while health reports NOT_SERVING, in seconds."
         ),
+        json_schema_extra={"section": "Shutdown", "basic": True},
     )
     grace_seconds: float = Field(
         default=30.0, ge=0, le=86400, description="Time after that for open calls to finish, in seconds."
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum log level.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Minimum log level.", json_schema_extra={"section": "Logs", "basic": True}
+    )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="Format of log lines. With 'json', all other output is written as log lines too."
+        default="text",
+        description="Format of log lines. With 'json', all other output is written as log lines too.",
+        json_schema_extra={"basic": True},
     )
     sample_models: str = Field(
         default="",
@@ -592,4 +626,12 @@ class SettingFields(BaseSettings):
             "chosen at random, 0 none."
         ),
     )
-    check_config: bool = Field(default=False, description="Check the settings, print them and exit.")
+
+    config: Path | None = Field(
+        default=None,
+        description="TOML file with settings. Its keys are the names of the flags, with underscores.",
+        json_schema_extra={"section": "Settings", "basic": True},
+    )
+    check_config: bool = Field(
+        default=False, description="Check the settings, print them and exit.", json_schema_extra={"basic": True}
+    )

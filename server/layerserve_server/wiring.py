@@ -12,6 +12,8 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import CollectorRegistry
+
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.addresses import missing_package, scheme_of
@@ -55,6 +57,8 @@ from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.native import NativeServer
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from layerserve_server.transport.http.server import HttpServer
     from layerserve_server.tuning.kept import KeptEngines
     from layerserve_server.tuning.tuner import Tuner
@@ -243,8 +247,20 @@ class Inference:
         changed()
         return transport
 
-    def listen_http(self, routes: Routes, memory: MemoryBudget, ready: Callable[[], bool]) -> HttpServer | None:
+    def listen_http(
+        self,
+        routes: Routes,
+        memory: MemoryBudget,
+        ready: Callable[[], bool],
+        registry: CollectorRegistry,
+        grpc_port: int,
+        is_sweep: Callable[[str], bool],
+        tensorflow_metrics: CollectorRegistry | None = None,
+    ) -> HttpServer | None:
         """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
+
+        The rest is for pages: `registry` has the metrics of all processes, `grpc_port` is the actual one, `is_sweep` is
+        whether a sweep has an id, and `tensorflow_metrics` are metrics by TensorFlow Serving's names.
 
         Raises OSError if the port is taken, and ValueError if a package is missing.
         """
@@ -254,10 +270,12 @@ class Inference:
         page = None
         if settings.ui:
             try:
+                from layerserve_server.services.ui.served import Served
                 from layerserve_server.services.ui.serving import Page
             except ImportError as error:
                 raise ValueError(f"ui: requires {error.name}: {INSTALL}") from error
-            page = partial(Page, package_version("layerserve"))
+            release = package_version("layerserve")
+            page = partial(Page, Served(self.repository, registry, release, grpc_port, is_sweep))
         try:
             from layerserve_server.services.rest.serving import make_server
         except ImportError as error:
@@ -275,6 +293,7 @@ class Inference:
             certificates=self.certificates,
             telemetry=self.telemetry,
             page=page,
+            tensorflow_metrics=tensorflow_metrics,
             hosts=settings.page_hosts,
         )
 

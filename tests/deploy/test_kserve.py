@@ -65,7 +65,7 @@ def test_the_example_asks_for_what_the_runtime_has(runtime: Resource) -> None:
 
 
 def test_the_check_of_resources_sees_what_a_model_does_not_have() -> None:
-    """`make deploy-check` reads the resources with KServe's models; here models like them stand in."""
+    """`make -C lab deploy-check` reads the resources with KServe's models; here models like them stand in."""
 
     class V1Probe:
         attribute_map = {"period_seconds": "periodSeconds"}

@@ -40,7 +40,7 @@ LISTINGS = {
     "my_classifier/1/config.json            the backbone: its class and hyperparameters",
     "FOLDER/NAME/VERSION/model.keras    a version; other layouts are listed in Serving (serving.md#the-repository)",
 }
-#: Language of a block -> the program in `examples` that it shows. `make languages` runs them.
+#: Language of a block -> the program in `examples` that it shows. `make -C lab languages` runs them.
 EXAMPLES = {"go": "go/main.go", "java": "java/Predict.java", "typescript": "typescript/predict.ts"}
 #: What stands for names in commands of the running text.
 PLACEHOLDERS = {
@@ -54,7 +54,7 @@ PLACEHOLDERS = {
     "PERCENT": "5%",
 }
 #: Commands of the running text that aren't run here: they take minutes, or run in tests/layergraph/test_golden.py.
-SLOW = {"python benchmarks/tls.py --turns 5", "python deploy/make_golden.py MODEL_FILE golden.npz"}
+SLOW = {"python lab/benchmarks/tls.py --turns 5", "python deploy/make_golden.py MODEL_FILE golden.npz"}
 #: What has to be done before commands of the running text.
 BEFORE = {
     "layerserve rollback MODEL [VERSION]": "layerserve load MODEL",
@@ -63,8 +63,8 @@ BEFORE = {
     "layerserve remove MODEL --all": "layerserve unload MODEL",
 }
 OURS = ("layerserve", "layergraph", "layerserve_server", "layerserve_zoo")
-#: A command with arguments in the running text. Without them it is the name of a command.
-COMMAND = re.compile(r"`((?:layerserve [a-z]+|python|curl) [^`\n]+)`")
+#: A command with arguments in the running text. Without them it is the name of a command, also of one of `run`.
+COMMAND = re.compile(r"`((?:layerserve (?!run [a-z]+`)[a-z]+|python|curl) [^`\n]+)`")
 NUMBER = re.compile(r"\d+(,\d{3})*(\.\d+)?(e-?\d+)?")
 
 
@@ -87,7 +87,9 @@ class Place:
     def moved(self, text: str) -> str:
         """Text with the addresses of the server, and with paths of the test's folder."""
         app = self.app
-        ports = {8500: app.grpc_port, 8001: app.grpc_port, 8501: app.http_port, 8002: app.metrics_port}
+        # Triton's ports, too.
+        ports = {8500: app.grpc_port, 8501: app.http_port, 8002: app.metrics_port}
+        ports |= {8001: app.grpc_port, 8000: app.http_port}
         for before, port in ports.items():
             text = text.replace(f"localhost:{before}", f"127.0.0.1:{port}")
         return text.replace("/var/run/secrets/layerserve", str(self.folder / "secrets"))
@@ -243,8 +245,8 @@ def run_block(block: Block, names: dict[str, object], place: Place, shell: Shell
         ("yaml", "a: 1\n", "got language 'yaml'"),
         ("text", "layerserve models\n", "neither run nor"),
         ("sh", "layerserve models |\n", "syntax error"),
-        ("console", "$ layerserve runs --json\nnone\n", "docs/new.md:7"),
-        ("console", "layerserve runs\n", "docs/new.md:7"),
+        ("console", "$ layerserve run list --json\nnone\n", "docs/new.md:7"),
+        ("console", "layerserve run list\n", "docs/new.md:7"),
         ("toml", "latest_version = 2\n", "latest_version"),
         ("toml", '[[tokens]]\nname = "ci"\nsha = "0"\n', "sha"),
         ("go", "package main\n", "differs from"),

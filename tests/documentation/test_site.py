@@ -80,8 +80,8 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
 
 def test_the_files_that_pages_name_outside_of_docs_are_there(site: Path) -> None:
     comparison = (site / "comparison.html").read_text("utf-8")
-    assert 'href="repository/benchmarks/index.html#serving"' in comparison
-    assert (site / "repository/benchmarks/index.html").is_file()
+    assert 'href="repository/lab/benchmarks/index.html#serving"' in comparison
+    assert (site / "repository/lab/benchmarks/index.html").is_file()
     contract = ROOT / "proto/layerserve/v1/management.proto"
     assert (site / "repository/proto/layerserve/v1/management.proto.txt").read_bytes() == contract.read_bytes()
 

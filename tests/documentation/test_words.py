@@ -39,17 +39,18 @@ FOREIGN = {
     "--some-setting",
     "InferenceRESTClient",
 }
-#: Groups of commands of `layerserve`.
-GROUPS = {"zoo": ("list", "build"), "token": ("create",), "dataset": ("upload", "list", "show", "delete")}
+#: A row of the help that names a command.
+COMMAND = re.compile(r"^  ([a-z]+)  ", re.MULTILINE)
 
 
 @pytest.fixture(scope="module", name="flags")
 def _flags() -> dict[str, set[str]]:
-    """The flags of each command, and those before a command's name as those of ""."""
+    """The flags of each command, such as "run list"; those before a command's name as those of ""."""
     helps = {"": shown("--help")}
-    for command in re.findall(r"^  ([a-z]+)  ", helps[""].partition("Commands:")[2], re.MULTILINE):
-        lines = [[command], *([command, inner] for inner in GROUPS.get(command, ()))]
-        helps[command] = "".join(shown(*line, "--help") for line in lines)
+    for command in COMMAND.findall(helps[""].partition("Options:")[0]):
+        helps[command] = shown(command, "--help-all" if command == "serve" else "--help")
+        for inner in COMMAND.findall(helps[command].partition("Commands:")[2]):
+            helps[f"{command} {inner}"] = shown(command, inner, "--help")
     return {command: set(FLAG.findall(text)) for command, text in helps.items()}
 
 
@@ -72,9 +73,11 @@ def test_commands_and_flags_exist(page: Path, flags: dict[str, set[str]]) -> Non
     for text in words(page):
         program, *arguments = shlex.split(text) if text.startswith(("layerserve ", "make ")) else [""]
         if program == "layerserve":
-            named = next((word for word in arguments if not word.startswith("-")), "")
-            assert named in flags or not named.islower(), text
-            known_here = flags.get(named, set()) | flags[""]
+            named, inner = [*(word for word in arguments if word.isalpha() and word.islower()), "", ""][:2]
+            if any(one.startswith(f"{named} ") for one in flags):
+                named = f"{named} {inner}".rstrip()
+            assert named in flags, text
+            known_here = flags[named] | flags[""]
             assert set(FLAG.findall(text)) <= known_here, text
         elif program == "make":
             check_make(arguments, [])
@@ -117,7 +120,8 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 def test_every_command_is_in_a_page(flags: dict[str, set[str]]) -> None:
     texts = [page.read_text("utf-8") for page in PAGES]
-    missing = [name for name in flags if not any(f"layerserve {name}" in text or f"`{name}`" in text for text in texts)]
+    spellings = {name: (f"layerserve {name}", f"`{name.rpartition(' ')[2]}`") for name in flags}
+    missing = [name for name, ways in spellings.items() if not any(way in text for text in texts for way in ways)]
     assert not missing
 
 
@@ -133,5 +137,5 @@ def test_figures_of_the_comparison_are_those_of_the_benchmarks() -> None:
     _, _, speed = (ROOT / "docs" / "comparison.md").read_text("utf-8").partition("## Speed")
     figures = re.findall(r"\b\d{1,3}(?:,\d{3})*\b", "".join(re.findall(r"^\|.*", speed, re.MULTILINE)[2:]))
     assert len(figures) >= 15
-    measured = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
+    measured = (ROOT / "lab" / "benchmarks" / "README.md").read_text("utf-8")
     assert [figure for figure in figures if f" {figure} (" not in measured] == []

@@ -1,6 +1,6 @@
-"""The short form of `make attack`: honest callers see no error, memory and threads stay, SIGTERM ends the server.
+"""A few attacks: honest callers see no error, memory and threads stay, SIGTERM ends the server.
 
-How quick honest callers are answered is left to `make attack`, as it depends on who else uses the machine.
+How quick honest callers are answered is left to `make -C lab attack`, as it depends on who else uses the machine.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
-from attack.check import Check
-from attack.checks import CHECKS
-from attack.memory import GROWTH
-from attack.neighbours import IMPATIENT
-from attack.runner import Place, attackers
+from attacks import memory, neighbours, statuses, streams, watches
+from attacks.check import Check
+from attacks.memory import GROWTH
+from attacks.neighbours import IMPATIENT
+from attacks.runner import Place, attackers
 
 TRANSPORTS = [
     "grpcio",
@@ -39,6 +39,8 @@ NAMES = [
     "answers on PredictStreams, never read",
     "calls that are wrong in every way",
 ]
+#: All checks of `attacks`.
+CHECKS = [check for module in (watches, streams, memory, neighbours, statuses) for check in module.CHECKS]
 #: How long a flood lasts.
 SECONDS = 0.5
 

@@ -1,6 +1,6 @@
 """Text and tables through a real server: models of stock Keras are trained from columns of CSV and Parquet files.
 
-The models and their losses are of tf.keras 2.15 and Keras 3.15: `tests/proofs/text_training_oracle.py train`, with the
+The models and their losses are of tf.keras 2.15 and Keras 3.15: `lab/proofs/text_training_oracle.py train`, with the
 data of `tests/fixtures/text_training`.
 """
 

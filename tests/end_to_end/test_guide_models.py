@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import guide_training
+import guide_runs
 import keras
 import numpy as np
 import pytest
@@ -86,7 +86,7 @@ def test_a_downloaded_file_is_the_file(client: Client, repository: Path, tmp_pat
     assert saved.read_bytes() == (repository / "dense_here" / "1" / "model.keras").read_bytes()
 
 
-#: With several inputs, several outputs, and models as layers; `make guide-training` trains all ten.
+#: With several inputs, several outputs, and models as layers; `make -C lab guide-training` trains all ten.
 TRAINED = ("dense", "tweets", "headline", "model_as_layer", "layer_node", "visual_qa")
 
 
@@ -96,7 +96,7 @@ TRAINED = ("dense", "tweets", "headline", "model_as_layer", "layer_node", "visua
 def test_three_epochs_give_keras_logs(client: Client, repository: Path, name: str) -> None:
     """A last partial batch and validation: every log of every epoch."""
     path = repository / f"{name}_keras" / "1" / "model.keras"
-    logs = guide_training.logs(client, f"{name}_keras", path, name, rows=44, batch_size=16)
+    logs = guide_runs.logs(client, f"{name}_keras", path, name, rows=44, batch_size=16)
     assert {"loss", "val_loss"} <= set(logs)
     for log, (got, expected) in logs.items():
         assert len(got) == 3

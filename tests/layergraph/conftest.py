@@ -7,7 +7,7 @@ import pytest
 
 os.environ["KERAS_BACKEND"] = "torch"
 
-#: Set by `make engines`: the engine that computes plans in all tests, if it can.
+#: Set by `make -C lab engines`: the engine that computes plans in all tests, if it can.
 ENGINE = os.environ.get("LAYERGRAPH_TEST_ENGINE", "")
 
 

@@ -52,6 +52,18 @@ def test_a_model_that_misses_it_says_where_and_by_how_much(tmp_path: Path) -> No
         check_golden(made, tmp_path / "golden.npz")
 
 
+def test_the_difference_is_shown_where_only_one_side_is_nan(tmp_path: Path) -> None:
+    """Also if both are NaN elsewhere, as a model's own NaN is."""
+    made = model()
+    bias = made.get_layer("b").own_weights[1]
+    bias.assign(np.array([np.nan, 0.0], "f4"))
+    write_golden(make_golden(made), tmp_path / "golden.npz")
+    check_golden(made, tmp_path / "golden.npz")
+    bias.assign(np.array([np.nan, 0.5], "f4"))
+    with pytest.raises(GoldenMismatchError, match=r"output 'b' differs by 0\.5 at \(.*, 1\): .* \(2 of 4 values"):
+        check_golden(made, tmp_path / "golden.npz")
+
+
 def test_tolerances_may_be_others_than_the_files(tmp_path: Path) -> None:
     made = model()
     write_golden(make_golden(made), tmp_path / "golden.npz")

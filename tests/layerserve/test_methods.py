@@ -10,6 +10,7 @@ from layerserve.v1 import (
     models_pb2,
     online_pb2,
     prediction_pb2,
+    server_pb2,
     sweeps_pb2,
     training_pb2,
 )
@@ -18,7 +19,7 @@ SERVICES = [
     service
     for module in (
         *(prediction_pb2, models_pb2, graph_pb2, training_pb2, datasets_pb2, management_pb2),
-        *(checkpoints_pb2, online_pb2, sweeps_pb2),
+        *(checkpoints_pb2, online_pb2, server_pb2, sweeps_pb2),
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
@@ -46,6 +47,7 @@ def test_only_calls_that_change_nothing_are_repeated():
         "GetModel",
         "GetModelStatistics",
         "GetNodeShapes",
+        "GetServer",
         "EstimateRun",
         "GetRun",
         "ListRuns",

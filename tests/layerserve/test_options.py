@@ -9,6 +9,7 @@ import pytest
 from layerserve import AsyncClient, Client, methods
 from layerserve.cli import main
 from layerserve.cli.flags import flag_name
+from layerserve.errors import InvalidArgument
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.options.kinds import (
     Flag,
@@ -196,3 +197,10 @@ def test_a_name_that_is_no_option_is_refused_as_python_does(client, server, meth
 @pytest.mark.parametrize("splits", [{str(n): 0.01 for n in range(100)}, {"a" * 100: 1}, {"a": 0.7, "b": 0.2, "c": 0.1}])
 def test_splits_at_their_limits_are_taken(splits):
     assert splits_problem(splits) == ""
+
+
+@pytest.mark.parametrize(("name", "bits"), [("epochs", 32), ("seed", 64)])
+def test_a_number_that_its_field_cannot_hold_is_refused_by_name(client, server, name, bits):
+    with pytest.raises(InvalidArgument, match=f"{name}: got {2 ** (bits - 1)}, expected a whole number"):
+        client.train("double", [[1.0, 2.0, 3.0]], [1], **{name: 2 ** (bits - 1)})
+    assert server.calls == []

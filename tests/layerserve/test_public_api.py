@@ -93,6 +93,7 @@ PUBLIC = [
     "RunStarted",
     "SampleLosses",
     "ServerFile",
+    "ServerInfo",
     "Statistics",
     "StepProgress",
     "SweepInfo",

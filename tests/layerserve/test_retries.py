@@ -151,6 +151,7 @@ def test_what_changes_something_is_sent_once(client, server, method, call, error
         ("GetModel", lambda client, run: client.model("double")),
         ("GetModelStatistics", lambda client, run: client.statistics()),
         ("GetNodeShapes", lambda client, run: client.node_shapes("double")),
+        ("GetServer", lambda client, run: client.server()),
         ("GetRun", lambda client, run: run.info()),
         ("ListRuns", lambda client, run: client.runs()),
         ("ListRunFiles", lambda client, run: run.files()),

@@ -289,8 +289,8 @@ def test_a_cancelled_run_publishes_nothing(server):
 def test_inspect_shows_layers_nodes_and_parameters(server, capsys):
     assert inspect([str(server.root / "headline" / "1" / "model.keras")]) == 0
     shown = capsys.readouterr().out
-    assert "input words: (rows, any) int32" in shown
-    assert "(rows, any, 3)" in shown
+    assert "input words: (None, None) int32" in shown
+    assert "(None, None, 3)" in shown
     assert inspect([str(server.root / "headline" / "1"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["parameters"] == model_file(server, "headline").count_params()

@@ -50,14 +50,14 @@ def test_every_node_has_a_line_and_a_layers_words_stand_on_its_first(monkeypatch
     lines = text(REPORT).splitlines()
     assert lines[:3] == [
         "m.keras, written by Keras 3.15.0, compiled, 12,345 parameters",
-        "  input x: (rows, 2) float32",
-        "  output y: (rows, any, 3) int64",
+        "  input x: (None, 2) float32",
+        "  output y: (None, None, 3) int64",
     ]
     assert [line.split() for line in lines[3:]] == [
         ["Layer", "Class", "Node", "Output", "shape", "From", "Parameters"],
-        ["x", "InputLayer", "0", "(rows,", "2)", "0"],
-        ["shared", "Dense", "0", "(rows,", "3)", "x:0:0", "12,345"],
-        ["1", "(rows,", "3),", "(rows,)", "x:0:0,", "shared:0:0"],
+        ["x", "InputLayer", "0", "(None,", "2)", "0"],
+        ["shared", "Dense", "0", "(None,", "3)", "x:0:0", "12,345"],
+        ["1", "(None,", "3),", "(None,)", "x:0:0,", "shared:0:0"],
         ["unused", "Dense", "7"],
     ]
     assert len({line.index("Output") for line in lines if "Output" in line}) == 1

@@ -1,9 +1,10 @@
 """Settings: flags, environment and file are three spellings of one object."""
 
+import re
 from pathlib import Path
 
 import pytest
-from layerserve_server.flags import unset
+from layerserve_server.flags import is_basic, sections, unset
 from layerserve_server.settings import Settings, missing_paths
 from layerserve_server.settings_reader import SettingsError, in_force, read_settings
 
@@ -294,6 +295,33 @@ def test_the_help_says_what_holds_without_a_setting():
         "allow_anonymous": "none; all on the loopback without tokens and client certificates",
         "data_root": "reading files is disabled",
     }
+
+
+def test_help_has_the_basic_settings_by_section_and_help_all_every_one(capsys):
+    def shown(flag):
+        with pytest.raises(SystemExit) as ended:
+            read_settings([flag])
+        assert ended.value.code == 0
+        parts = re.split(r"^(\w+):\n", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+        return {
+            title: re.findall(r"^  --([\w-]+)", rows, re.MULTILINE)
+            for title, rows in zip(parts[::2], parts[1::2], strict=True)
+        }
+
+    fields = Settings.model_fields
+    assert {"path", "host", "grpc_port", "tokens", "data_root"} <= {name for name in fields if is_basic(fields[name])}
+    assert sum(map(is_basic, fields.values())) <= 30
+    everything = shown("--help-all")
+    for flag, basic in (("--help-all", everything), ("--help", shown("--help"))):
+        assert basic.pop("Options") == ["help-all"]
+        assert basic.pop("Arguments") == []
+        names = {title: [name for name in names if name != "path"] for title, names in sections(fields)}
+        if flag == "--help":
+            names = {title: [name for name in found if is_basic(fields[name])] for title, found in names.items()}
+        expected = {title: [name.replace("_", "-") for name in found] for title, found in names.items() if found}
+        assert basic == expected
+    assert "max-streams" in everything["Connections"]
+    assert read_settings(["--max-streams", "3"]).max_streams == 3
 
 
 def test_state_lies_in_the_repository_or_beside_the_file(tmp_path):

@@ -19,7 +19,7 @@ def test_list_shows_every_model_with_what_it_shows_and_its_tensors(capsys: Outpu
     text = capsys.readouterr().out
     for entry in ZOO.values():
         assert f"{entry.name}: {entry.description}" in text
-    assert "main_input (?, 100) int32" in text
+    assert "main_input (None, 100) int32" in text
 
 
 def test_list_gives_json(capsys: Output) -> None:

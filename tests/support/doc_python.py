@@ -10,7 +10,7 @@ from collections.abc import MutableMapping
 from contextlib import redirect_stdout
 from pathlib import Path
 
-#: Whether blocks that import Keras get it: `make tutorials`. Otherwise they get layergraph, which has the same names.
+#: Whether blocks that import Keras get it (`make -C lab tutorials`), else layergraph, which has the same names.
 STOCK_KERAS = os.environ.get("DOCS_KERAS") == "stock"
 
 

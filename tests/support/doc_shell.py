@@ -201,7 +201,7 @@ CHECKED: Mapping[str, Callable[[Sequence[str], Sequence[str]], None]] = {
     "helm": check_helm,  # needs a cluster, too
     "promtool": check_promtool,  # runs in tests/deploy/test_monitoring.py
     "haproxy": check_haproxy,  # runs in tests/deploy/test_proxy.py
-    # `make languages` runs these: compilers and packages of other languages
+    # `make -C lab languages` runs these: compilers and packages of other languages
     "cd": check_folder,
     **dict.fromkeys(("buf", "go", "javac", "java", "npm", "npx", "node"), check_language),
 }

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
-from layerserve.cli import catalogue, changes, checkpoints, datasets, extensions, options, run_changes, training
+from layerserve.cli import catalogue, changes, checkpoints, datasets, extensions, options, runs, training
 from layerserve.cli.codegen import codegen
 from layerserve.cli.graph import graph
-from layerserve.cli.plot import plot
+from layerserve.cli.groups import HELP_OPTIONS, Group
 from layerserve.cli.predict import predict
-from layerserve.cli.run_files import files
+from layerserve.cli.status import status
 from layerserve.cli.sweeps import sweep_app
 from layerserve.cli.top import top
 from layerserve.cli.wrong_lines import explain
@@ -39,7 +38,51 @@ def _fail(text: str) -> int:
     return 1
 
 
-class Commands(TyperGroup):
+#: The commands by what people want to do, in the order of the help. None: another of layerserve's packages has it.
+PANELS: dict[str, Mapping[str, Callable[..., Any] | typer.Typer | None]] = {
+    "Serve": {
+        "serve": None,
+        "inspect": None,
+        "convert": None,
+        "token": None,
+        "zoo": None,
+    },
+    "Predict": {
+        "predict": predict,
+        "shapes": catalogue.shapes,
+        "graph": graph,
+        "codegen": codegen,
+    },
+    "Versions": {
+        "models": catalogue.models,
+        "upload": changes.upload,
+        "download": catalogue.download,
+        "rollback": changes.rollback,
+        "pin": changes.pin,
+        "unpin": changes.unpin,
+        "canary": changes.canary,
+        "label": changes.label,
+        "load": changes.load,
+        "unload": changes.unload,
+        "remove": changes.remove,
+    },
+    "Train": {
+        "train": training.train,
+        "evaluate": training.evaluate,
+        "run": runs.commands(),
+        "checkpoint": checkpoints.app,
+        "dataset": datasets.commands(),
+        "sweep": sweep_app,
+    },
+    "Watch": {
+        "status": status,
+        "wait": catalogue.wait,
+        "top": top,
+    },
+}
+
+
+class Commands(Group):
     """The commands. What is wrong in a command line is told with what is expected, and with the place of an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -56,6 +99,30 @@ class Commands(TyperGroup):
             explain(error, self, ctx.invoked_subcommand)
             raise
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Returns a command. The error for an unknown one names the groups that have it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:
+            places = [name for name, one in self.commands.items() if args[0] in getattr(one, "commands", ())]
+            if places and "message" in vars(error):
+                meant = " or ".join(f"layerserve {name} {args[0]}" for name in places)
+                vars(error).update(message=f"No such command '{args[0]}'; did you mean {meant}?")
+            raise
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Writes the commands, and below them the options, which few callers need."""
+        width = max(map(len, self.list_commands(ctx)))
+        for title, panel in PANELS.items():
+            self.write_section(ctx, formatter, title, panel, width)
+        known = {name for panel in PANELS.values() for name in panel}
+        others = [name for name in self.list_commands(ctx) if name not in known]
+        self.write_section(ctx, formatter, "Of other packages", others, width)
+        super().format_options(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes nothing: the commands are above the options."""
+
 
 def application() -> typer.Typer:
     """Makes the application, with the client's commands and those of other packages."""
@@ -65,42 +132,15 @@ def application() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings=HELP_OPTIONS.copy(),
     )
     app.callback()(options.connection_options)
-    app.command("models")(catalogue.models)
-    app.command("wait")(catalogue.wait)
-    app.command("predict")(predict)
-    app.command("shapes")(catalogue.shapes)
-    app.command("graph")(graph)
-    app.command("download")(catalogue.download)
-    app.command("codegen")(codegen)
-    app.command("upload")(changes.upload)
-    app.command("load")(changes.load)
-    app.command("unload")(changes.unload)
-    app.command("rollback")(changes.rollback)
-    app.command("pin")(changes.pin)
-    app.command("unpin")(changes.unpin)
-    app.command("label")(changes.label)
-    app.command("canary")(changes.canary)
-    app.command("remove")(changes.remove)
-    app.command("train")(training.train)
-    app.command("runs")(training.runs)
-    app.command("plot")(plot)
-    app.command("top")(top)
-    app.command("watch")(training.watch)
-    app.command("cancel")(training.cancel)
-    app.command("resume")(training.resume)
-    app.command("pause")(run_changes.pause)
-    app.command("stop")(run_changes.stop)
-    app.command("update")(run_changes.update)
-    app.command("publish")(run_changes.publish)
-    app.command("delete")(training.delete)
-    app.command("files")(files)
-    app.command("evaluate")(training.evaluate)
-    app.add_typer(datasets.commands(), name="dataset")
-    app.add_typer(checkpoints.app, name="checkpoint")
-    app.add_typer(sweep_app, name="sweep")
+    for panel in PANELS.values():
+        for name, command in panel.items():
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=name)
+            elif command is not None:
+                app.command(name)(command)
     for name in extensions.names():
         app.command(
             name,

@@ -10,8 +10,10 @@ import typer
 
 from layerserve.checkpoints import Checkpoints
 from layerserve.cli.array_files import read_arrays, write_arrays
+from layerserve.cli.groups import new_group
 from layerserve.cli.options import Address, Format, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.whole_ids import checkpoint_name, run_id
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.tables import shape_text
 
@@ -22,12 +24,7 @@ Name = Annotated[
     ),
 ]
 
-app = typer.Typer(no_args_is_help=True)
-
-
-@app.callback()
-def checkpoint() -> None:
-    """List, download, publish, delete and predict with the checkpoints that training runs keep."""
+app = new_group("List, download, publish, delete and predict with the checkpoints that runs keep.")
 
 
 @app.command("list")
@@ -39,6 +36,7 @@ def list_checkpoints(
     JSON: {"checkpoints": [{"run_id", "id", "epoch", "step", "logs", "bytes", "time", "best", "published"}]}.
     """
     with connect(context, address) as client:
+        run = run_id(client, run)
         found = client.checkpoints(run)
     if as_json:
         print_json({"checkpoints": found})
@@ -64,6 +62,7 @@ def download(
 ) -> None:
     """Save a checkpoint as a model file: what a run that ends there publishes. JSON: {"path"}."""
     with connect(context, address) as client:
+        name = checkpoint_name(client, name)
         saved = client.download_checkpoint(name, path, state=state, format=format)
     print_json({"path": str(saved)}) if as_json else print_line(str(saved))
 
@@ -79,6 +78,7 @@ def publish(
 ) -> None:
     """Publish a checkpoint as the next version of its model, unless it is published. JSON: {"version"}."""
     with connect(context, address) as client:
+        name = checkpoint_name(client, name)
         version = client.publish_checkpoint(name, label=label, format=format)
     print_json({"version": version}) if as_json else print_line(f"checkpoint {name} is published as version {version}")
 
@@ -109,6 +109,7 @@ def predict(
     """
     names = [one.strip() for one in outputs.split(",")] if outputs else None
     with connect(context, address) as client:
+        name = checkpoint_name(client, name)
         found = client.predict_checkpoint_named(name, read_arrays(inputs), names)
     document = {"checkpoint": name, "outputs": found}
     if output is not None:
@@ -128,5 +129,6 @@ def predict(
 def delete(context: typer.Context, name: Name, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """Delete a checkpoint. A version that was published of it is kept. JSON: {"deleted"}."""
     with connect(context, address) as client:
+        name = checkpoint_name(client, name)
         client.delete_checkpoint(name)
     print_json({"deleted": name}) if as_json else print_line(f"checkpoint {name} is deleted")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from layerserve.cli.array_files import read_arrays
+from layerserve.cli.groups import new_group
 from layerserve.cli.options import Address, Json, connect
 from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.cli.upload_bar import UploadBar
@@ -103,12 +104,7 @@ def delete(
 
 def commands() -> typer.Typer:
     """Makes the group of these commands."""
-    group = typer.Typer(
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
-        help="Upload, list, show and delete datasets.",
-    )
+    group = new_group("Upload, list, show and delete datasets.")
     group.command("upload")(upload)
     group.command("list")(list_all)
     group.command("show")(show)

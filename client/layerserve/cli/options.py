@@ -37,7 +37,9 @@ Format = Annotated[
         metavar="[keras3|keras3_h5|keras2|keras2_h5]", help="File format.  [default: the format of the model's file]"
     ),
 ]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="ID of the run.", show_default=False)]
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="ID of the run, or its first or random digits.", show_default=False)
+]
 
 
 @dataclass(frozen=True)

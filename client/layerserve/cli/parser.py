@@ -13,35 +13,52 @@ from typing import Any, NoReturn
 _WIDTH, _FIRST, _SPACE = 80, 30, 2
 #: Beginning of argparse's error for arguments that it doesn't know.
 _UNKNOWN = "unrecognized arguments: "
+#: Number of groups that argparse makes itself, for arguments and options without a group.
+_OWN_GROUPS = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """Parses a command's arguments. `-h` and `--help` are included."""
+    """Parses a command's arguments. `-h` and `--help` are included.
+
+    Groups of arguments are sections of the help. `advanced` are the options that only `--help-all` shows.
+    """
 
     def __init__(self, *, prog: str, description: str, **options: Any) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False, add_help=False, **options)
+        self.advanced: list[argparse.Action] = []
         # Always shown last.
-        self._help = self.add_argument("-h", "--help", action="help", help="Show this message and exit.")
+        self._last = [self.add_argument("-h", "--help", action="help", help="Show this message and exit.")]
+
+    def add_help_all(self, text: str) -> None:
+        """Adds the flag `--help-all`, which shows the `advanced` options, too. `text` is its help."""
+        none = argparse.SUPPRESS
+        self._last.append(self.add_argument("--help-all", action=_HelpAll, nargs=0, dest=none, default=none, help=text))
 
     def format_usage(self) -> str:
         """Returns the first line of the help."""
         words = [_positional(action) for action in self._actions if not action.option_strings]
         return " ".join(["Usage:", self.prog, "[OPTIONS]", *words]) + "\n"
 
-    def format_help(self) -> str:
-        """Returns the help."""
+    def format_help(self, *, everything: bool = False) -> str:
+        """Returns the help, with `everything` that of the advanced options included."""
         width = max(40, min(shutil.get_terminal_size().columns, _WIDTH) - 2)
         parts = [self.format_usage()]
         for paragraph in (self.description or "").split("\n\n"):
             parts.append(textwrap.fill(paragraph, width, initial_indent="  ", subsequent_indent="  ") + "\n")
-        options = [action for action in self._actions if action.option_strings and action is not self._help]
+        hidden = [] if everything else self.advanced
+        shown = [one for one in self._actions if one.option_strings and one not in self._last and one not in hidden]
+        titles = {
+            id(one): str(group.title) for group in self._action_groups[_OWN_GROUPS:] for one in group._group_actions
+        }
         arguments = [action for action in self._actions if not action.option_strings]
         commands = [action for action in arguments if isinstance(action, argparse._SubParsersAction)]
-        sections = {
-            "Arguments": [(_positional(one), one.help) for one in arguments if one not in commands],
-            "Options": [(_flags(one), one.help) for one in [*options, self._help]],
-            "Commands": [(one.dest, one.help) for action in commands for one in action._choices_actions],
-        }
+        sections = {"Arguments": [(_positional(one), one.help) for one in arguments if one not in commands]}
+        for one in shown:
+            if id(one) in titles:
+                sections.setdefault(titles[id(one)], []).append((_flags(one), one.help))
+        others = [one for one in shown if id(one) not in titles]
+        sections["Options"] = [(_flags(one), one.help) for one in [*others, *self._last]]
+        sections["Commands"] = [(one.dest, one.help) for action in commands for one in action._choices_actions]
         for title, rows in sections.items():
             if rows:
                 parts.append(f"{title}:\n{_definitions(rows, width)}")
@@ -58,6 +75,15 @@ class Parser(argparse.ArgumentParser):
         given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
         found = dict.fromkeys(near for word in given for near in difflib.get_close_matches(word, known))
         return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+class _HelpAll(argparse.Action):
+    """Prints the help with the advanced options, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        assert isinstance(parser, Parser)
+        print(parser.format_help(everything=True), end="")
+        parser.exit()
 
 
 def with_default(text: str, default: object) -> str:

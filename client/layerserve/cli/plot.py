@@ -1,4 +1,4 @@
-"""The command `plot`, which shows the logs of several runs together."""
+"""The command `run plot`, which shows the logs of several runs together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from layerserve.cli.history_plot import check_plot, print_series
 from layerserve.cli.options import Address, Json, connect
 from layerserve.cli.output import print_json, print_line
+from layerserve.cli.whole_ids import run_id
 from layerserve.client import Client
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
@@ -20,7 +21,7 @@ By = Literal["epoch", "step"]
 
 def plot(
     context: typer.Context,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of runs.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="IDs of runs, or their first digits.")],
     log: Annotated[list[str] | None, typer.Option(metavar="LOG", help="Only these logs.  [default: all logs]")] = None,
     by: Annotated[str, typer.Option(metavar="epoch|step", help="What the points are.")] = "epoch",
     points: Annotated[int, typer.Option(metavar="COUNT", help="Maximum number of points of a line.")] = 1000,
@@ -39,6 +40,7 @@ def plot(
         raise InvalidArgument(f"--by: got {by}, expected epoch or step")
     check_plot(to, "--to")
     with connect(context, address) as client:
+        runs = [run_id(client, run) for run in runs]
         found = client.series(runs, log or (), max_points=points, by=cast(By, by))
         best = {} if as_json or by == "step" else {run: one for run in runs if (one := _best(client, run))}
     if as_json:

@@ -1,4 +1,4 @@
-"""The commands `pause`, `stop`, `update` and `publish` of training runs."""
+"""The commands `pause`, `stop`, `update` and `publish` of `run`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import typer
 from layerserve.cli.flags import pairs
 from layerserve.cli.options import Address, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line
+from layerserve.cli.whole_ids import find_run
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
 from layerserve.run_info import RunInfo
 
 
 def pause(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
-    """Pause a training run: it keeps a checkpoint and frees its slot, until `resume`. JSON: the run, as for `runs`."""
+    """Pause a run: it keeps a checkpoint and frees its slot, until `resume`. JSON: as for `layerserve run show`."""
     with connect(context, address) as client:
-        _print(client.run(run).pause(), "is being paused", as_json)
+        _print(find_run(client, run).pause(), "is being paused", as_json)
 
 
 def stop(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
-    """End the training of a run early and publish its result so far. JSON: the run, as for `runs`."""
+    """End the training of a run early and publish its result so far. JSON: as for `layerserve run show`."""
     with connect(context, address) as client:
-        _print(client.run(run).stop(), "is being stopped", as_json)
+        _print(find_run(client, run).stop(), "is being stopped", as_json)
 
 
 def update(
@@ -42,13 +43,13 @@ def update(
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Change the priority, description or metadata of a training run. JSON: the run, as for `runs`."""
+    """Change the priority, description or metadata of a training run. JSON: as for `layerserve run show`."""
     changes: dict[str, str | None] = dict.fromkeys(remove_metadata or ())
     changes |= pairs("--metadata", metadata or ())
     if priority is None and description is None and not changes:
         raise InvalidArgument("update: got no change, expected --priority, --description or metadata")
     with connect(context, address) as client:
-        info = client.run(run).update(priority=priority, description=description, metadata=changes)
+        info = find_run(client, run).update(priority=priority, description=description, metadata=changes)
     if as_json:
         print_json(info)
     else:
@@ -65,9 +66,9 @@ def publish(
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Publish the result of a training run that ended without publishing it. JSON: the run, as for `runs`."""
+    """Publish the result of a training run that ended without publishing it. JSON: as for `layerserve run show`."""
     with connect(context, address) as client:
-        info = client.run(run).publish(label=label, expected_base_version=expected_base_version)
+        info = find_run(client, run).publish(label=label, expected_base_version=expected_base_version)
     if as_json:
         print_json(info)
     else:

@@ -1,4 +1,4 @@
-"""The command `files`, which lists and downloads the files written by a run's callbacks."""
+"""The command `run files`, which lists and downloads the files written by a run's callbacks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from layerserve.cli.options import Address, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.whole_ids import find_run
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.tables import Table
 
@@ -31,7 +32,7 @@ def files(
     JSON: {"files": [{"name", "bytes", "modified_time"}]}; with --to: {"files": [{"name", "path"}]}.
     """
     with connect(context, address) as client:
-        found = client.run(run)
+        found = find_run(client, run)
         listed = [file for file in found.files() if not names or file.name in names]
         if to is None:
             if as_json:
@@ -40,7 +41,7 @@ def files(
                 print_line("no files")
             else:
                 rows = [(one.name, str(one.bytes), one.modified_time.isoformat(" ", "seconds")) for one in listed]
-                print_table(Table(f"Files of run {run}", ("Name", "#Bytes", "Written"), rows))
+                print_table(Table(f"Files of run {found.id}", ("Name", "#Bytes", "Written"), rows))
             return
         to.mkdir(parents=True, exist_ok=True)
         # Including names that aren't listed, for which the server raises NotFound.

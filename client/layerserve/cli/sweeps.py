@@ -13,9 +13,11 @@ import typer
 
 from layerserve.cli.array_files import read_arrays
 from layerserve.cli.flags import flags, read_flags
+from layerserve.cli.groups import new_group
 from layerserve.cli.history_plot import check_plot
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.whole_ids import find_sweep, with_whole_ids
 from layerserve.client import Client
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
@@ -28,7 +30,9 @@ from layerserve.sweeps import Range, SweepInfo, SweepMethod
 LOOK_SECONDS = 1.0
 
 _ARRAYS = "[NAME=]server:PATH"
-SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="ID of the sweep.", show_default=False)]
+SweepId = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="ID of the sweep, or its first or random digits.", show_default=False)
+]
 Space = Annotated[
     list[str],
     typer.Option(
@@ -39,7 +43,7 @@ Space = Annotated[
     ),
 ]
 
-sweep_app = typer.Typer(no_args_is_help=True, help="Search over the settings of training.", rich_markup_mode=None)
+sweep_app = new_group("Search over the settings of training.")
 
 
 @sweep_app.command()
@@ -90,7 +94,7 @@ def start(
             validation_data=(read_arrays(validation_x), read_arrays(validation_y or ())) if validation_x else None,
             version=version,
             label=label,
-            **cast(TrainKeywords, read_flags(TRAIN, options)),
+            **cast(TrainKeywords, with_whole_ids(client, read_flags(TRAIN, options))),
         )
         if detach:
             print_json({"sweep": sweep.id}) if as_json else print_line(sweep.id)
@@ -221,7 +225,7 @@ def show(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDR
     trials as {"number", "state", "settings", "run_id", "value", "history", "reason", "seconds"}.
     """
     with connect(context, address) as client:
-        _print(client.get_sweep(sweep).info(), as_json)
+        _print(find_sweep(client, sweep).info(), as_json)
 
 
 @sweep_app.command()
@@ -236,7 +240,7 @@ def plot(
     """Plot the monitored log of all trials by epoch. Requires matplotlib."""
     check_plot(path)
     with connect(context, address) as client:
-        info = client.get_sweep(sweep).info()
+        info = find_sweep(client, sweep).info()
     info.plot(path)
 
 
@@ -244,7 +248,7 @@ def plot(
 def cancel(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """Cancel a sweep and its trials. Nothing is published. JSON: as for `layerserve sweep list`."""
     with connect(context, address) as client:
-        info = client.get_sweep(sweep).cancel()
+        info = find_sweep(client, sweep).cancel()
     if as_json:
         print_json(info)
     else:
@@ -255,8 +259,9 @@ def cancel(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_AD
 def delete(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """Delete a sweep that has ended. Its runs, and the version that it published, are kept. JSON: {"deleted"}."""
     with connect(context, address) as client:
-        client.get_sweep(sweep).delete()
+        found = find_sweep(client, sweep)
+        found.delete()
     if as_json:
-        print_json({"deleted": sweep})
+        print_json({"deleted": found.id})
     else:
-        print_line(f"sweep {sweep} is deleted")
+        print_line(f"sweep {found.id} is deleted")

@@ -1,11 +1,10 @@
-"""The commands `train`, `evaluate`, `runs`, `watch`, `cancel`, `resume` and `delete`."""
+"""The commands `train` and `evaluate`, and `watch`, `cancel`, `resume` and `delete` of `run`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -13,12 +12,13 @@ import numpy as np
 import typer
 
 from layerserve.cli.array_files import read_arrays
-from layerserve.cli.flags import flags, given_flags, pairs
+from layerserve.cli.flags import flags, given_flags
 from layerserve.cli.history_plot import check_plot, print_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
 from layerserve.cli.output import plain, print_json, print_line, print_table
+from layerserve.cli.whole_ids import find_run, with_whole_ids
 from layerserve.client import TrainingRun
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
@@ -26,7 +26,6 @@ from layerserve.estimates import RunEstimate
 from layerserve.events import Logs, RunCancelled, TrainingEvent
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.options.training import EVALUATE, TRAIN
-from layerserve.run_info import Runs
 from layerserve.sample_losses import SampleLosses
 from layerserve.tables import Table, number_text
 
@@ -99,8 +98,8 @@ def train(
 ) -> None:
     """Train a model and publish the result.
 
-    Ctrl-C stops watching, not the run: `layerserve watch` watches it again, `layerserve cancel` stops it, `layerserve
-    pause` pauses it, `layerserve resume` resumes one that was paused or interrupted.
+    Ctrl-C stops watching, not the run: `layerserve run watch` watches it again, `layerserve run cancel` stops it,
+    `layerserve run pause` pauses it, `layerserve run resume` resumes one that was paused or interrupted.
 
     JSON: one object a line, {"event", "run_id", "sequence", "time", ...}, as they happen; "event" is accepted, queued,
     started, step, epoch, checkpoint, log, paused, resumed, finished, failed or cancelled. With --detach: {"run"}.
@@ -116,6 +115,7 @@ def train(
     if best and not options["publish"]:
         raise InvalidArgument("--best: got it with --no-publish, expected one of the two")
     check_plot(plot)
+    given = given_flags(context, TRAIN, options | ({"publish": "best"} if best else {}))
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
         start: Callable[..., TrainingRun | RunEstimate] = client.estimate if dry_run else client.train
@@ -132,7 +132,7 @@ def train(
             dataset=dataset,
             version=version,
             label=label,
-            **cast(TrainKeywords, given_flags(context, TRAIN, options | ({"publish": "best"} if best else {}))),
+            **cast(TrainKeywords, with_whole_ids(client, given)),
         )
         if isinstance(run, RunEstimate):
             _show_estimate(run, as_json)
@@ -184,7 +184,7 @@ def evaluate(
             dataset=dataset,
             version=version,
             label=label,
-            **cast(EvaluateKeywords, given_flags(context, EVALUATE, options)),
+            **cast(EvaluateKeywords, with_whole_ids(client, given_flags(context, EVALUATE, options))),
         )
     if isinstance(logs, SampleLosses):
         if losses is not None:
@@ -240,14 +240,14 @@ def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
     except KeyboardInterrupt:
         if not as_json:
             print(
-                f"the run continues; watch it with: layerserve watch {run.id}; "
-                f"cancel it with: layerserve cancel {run.id}",
+                f"the run continues; watch it with: layerserve run watch {run.id}; "
+                f"cancel it with: layerserve run cancel {run.id}",
                 file=sys.stderr,
             )
         raise
     except TrainingFailed as error:
         if error.resumable and not as_json:
-            print(f"the run was interrupted; resume it with: layerserve resume {run.id}", file=sys.stderr)
+            print(f"the run was interrupted; resume it with: layerserve run resume {run.id}", file=sys.stderr)
         raise
     if cancelled is not None:
         raise TrainingCancelled(run.id, cancelled.epoch)
@@ -280,65 +280,6 @@ def _print_history(run: TrainingRun) -> None:
         print_line(f"not published: {run.withheld}")
 
 
-def runs(
-    context: typer.Context,
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Only show runs of this model.  [default: all models]")
-    ] = None,
-    state: Annotated[
-        list[str] | None,
-        typer.Option(metavar="STATE", help="Only show runs in this state. May be given several times."),
-    ] = None,
-    kind: Annotated[str | None, typer.Option(metavar="[training|evaluation]", help="Only show runs of a kind.")] = None,
-    metadata: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Only show runs with this metadata. May be given several times."),
-    ] = None,
-    caller: Annotated[str | None, typer.Option(metavar="TEXT", help="Only show runs that this caller began.")] = None,
-    created_after: Annotated[
-        datetime | None,
-        typer.Option(
-            metavar="TIME", help="Only show runs created since then, such as 2026-11-29 or 2026-11-29T16:30:00."
-        ),
-    ] = None,
-    created_before: Annotated[
-        datetime | None, typer.Option(metavar="TIME", help="Only show runs created before then.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Maximum number of runs.  [default: all]")
-    ] = None,
-    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Show the oldest runs first.")] = False,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
-    """List training runs and evaluations, newest first.
-
-    JSON: {"runs": [{"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
-    "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
-    "resumable", "resumed", "priority", "workers", "owner", "parent", "from_checkpoint", "metadata", "caller",
-    "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial", "remaining_seconds", "best",
-    "best_epoch"}]}.
-    """
-    with connect(context, address) as client:
-        found = client.runs(
-            model,
-            state=state,
-            kind=kind,
-            metadata=pairs("--metadata", metadata or ()),
-            caller=caller,
-            created_after=created_after,
-            created_before=created_before,
-            limit=limit,
-            oldest_first=oldest_first,
-        )
-    if as_json:
-        print_json({"runs": found})
-    elif not found:
-        print_line("no runs")
-    else:
-        print_table(Runs(found).table(f"Training runs on {address}"))
-
-
 def watch(
     context: typer.Context,
     run: RunId,
@@ -346,10 +287,10 @@ def watch(
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Show the progress of a training run until it ends. JSON: as for `train`."""
+    """Show the progress of a training run until it ends. JSON: as for `layerserve train`."""
     check_plot(plot)
     with connect(context, address) as client:
-        _follow(client.run(run), as_json, plot)
+        _follow(find_run(client, run), as_json, plot)
 
 
 def resume(
@@ -360,12 +301,12 @@ def resume(
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Resume a paused or interrupted training run from its latest checkpoint. JSON: as for `train`."""
+    """Resume a paused or interrupted training run from its latest checkpoint. JSON: as for `layerserve train`."""
     check_plot(plot)
     with connect(context, address) as client:
-        resumed = client.run(run).resume()
+        resumed = find_run(client, run).resume()
         if detach:
-            print_json({"run": run}) if as_json else print_line(run)
+            print_json({"run": resumed.id}) if as_json else print_line(resumed.id)
         else:
             _follow(resumed, as_json, plot)
 
@@ -373,17 +314,18 @@ def resume(
 def delete(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """Delete an ended training run. The version that it published is kept. JSON: {"deleted"}."""
     with connect(context, address) as client:
-        client.run(run).delete()
+        found = find_run(client, run)
+        found.delete()
     if as_json:
-        print_json({"deleted": run})
+        print_json({"deleted": found.id})
     else:
-        print_line(f"run {run} is deleted")
+        print_line(f"run {found.id} is deleted")
 
 
 def cancel(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
-    """Cancel a training run. Nothing is published. JSON: the run, as for `runs`."""
+    """Cancel a training run. Nothing is published. JSON: as for `layerserve run show`."""
     with connect(context, address) as client:
-        info = client.run(run).cancel()
+        info = find_run(client, run).cancel()
     if as_json:
         print_json(info)
     elif info.state in ("queued", "running"):

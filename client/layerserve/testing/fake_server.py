@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from layerserve.errors import (
     FailedPrecondition,
@@ -45,6 +46,8 @@ from layerserve.v1 import (
     models_pb2_grpc,
     prediction_pb2,
     prediction_pb2_grpc,
+    server_pb2,
+    server_pb2_grpc,
     training_pb2,
     training_pb2_grpc,
 )
@@ -58,6 +61,7 @@ class FakeServer(
     prediction_pb2_grpc.PredictionServiceServicer,
     models_pb2_grpc.ModelServiceServicer,
     graph_pb2_grpc.GraphServiceServicer,
+    server_pb2_grpc.ServerServiceServicer,
     FakeRunReports,
     FakeDatasets,
     FakeManagement,
@@ -67,14 +71,15 @@ class FakeServer(
     `address` is its address, `serving` its health status, `calls` the (method, request) pairs received so far,
     `uploaded` the content of the files of the last upload by path, `datasets` the datasets by id and `upload_cuts` the
     numbers of bytes after which the next uploads of one are cut, `canaries` the shares of canaries by model, `runs` the
-    training runs by id, and `problems` those of estimates. `train_logs` is the function that returns the logs of an
-    epoch, counted from 1. `credentials` are for TLS. With a `token`, calls that don't send it fail with
-    Unauthenticated.
+    training runs by id, `problems` those of estimates, and `misplaced` what a client's `server` has as such.
+    `train_logs` is the function that returns the logs of an epoch, counted from 1. `credentials` are for TLS. With a
+    `token`, calls that don't send it fail with Unauthenticated.
     """
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.serving = True
         self.token: str | None = None
+        self.misplaced: dict[str, str] = {}
         self.models: list[FakeModel] = []
         self.uploaded: dict[str, bytes] = {}
         self.canaries: dict[str, float] = {}
@@ -98,6 +103,7 @@ class FakeServer(
         prediction_pb2_grpc.add_PredictionServiceServicer_to_server(self, self._server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
         graph_pb2_grpc.add_GraphServiceServicer_to_server(self, self._server)
+        server_pb2_grpc.add_ServerServiceServicer_to_server(self, self._server)
         training_pb2_grpc.add_TrainingServiceServicer_to_server(self, self._server)
         management_pb2_grpc.add_ManagementServiceServicer_to_server(self, self._server)
         datasets_pb2_grpc.add_DatasetServiceServicer_to_server(self, self._server)
@@ -291,6 +297,20 @@ class FakeServer(
     ) -> graph_pb2.GetNodeShapesResponse:
         with self._answering("GetNodeShapes", request, context):
             return self._find(request.model).node_shapes(request.layers)
+        raise AssertionError("an abort raises")
+
+    def GetServer(self, request: server_pb2.GetServerRequest, context: Any) -> server_pb2.GetServerResponse:  # noqa: N802
+        with self._answering("GetServer", request, context):
+            return server_pb2.GetServerResponse(
+                version="0.0.0",
+                state=server_pb2.SERVER_STATE_SERVING if self.serving else server_pb2.SERVER_STATE_DRAINING,
+                start_time=Timestamp(seconds=1_700_000_000),
+                host="fake",
+                process_id=1,
+                workers=1,
+                transport="grpcio",
+                misplaced=[server_pb2.MisplacedFile(path=path, expected=one) for path, one in self.misplaced.items()],
+            )
         raise AssertionError("an abort raises")
 
     def Train(  # noqa: N802

@@ -76,6 +76,7 @@ def without_lost_masks(
     In training, Dropout returns new tensors.
     """
     found: list[Step] = []
+    taken = _taken_when_built(steps, recorded)
     #: The slot with the same tensor that was filled first.
     first: dict[int, int] = {}
     lost: set[int] = set()
@@ -88,7 +89,9 @@ def without_lost_masks(
         if gone:
             step = replace(step, call=call.without_taking(untaken).without_finding(gone))
         if several and _keeps_others(call, gone):
-            found.append(replace(step, call=step.call.without_passing_on(gone)))
+            if taken.isdisjoint(step.targets):
+                step = replace(step, call=step.call.without_passing_on(gone))
+            found.append(step)
             continue
         found.append(step)
         removed, same = _effects(call, training=training)
@@ -162,6 +165,17 @@ def _keeps_others(call: Invocation, gone: Collection[int]) -> bool:
     if not gone or not isinstance(call.layer, Concatenate):
         return False
     return any(call.tensors[index].mask_shape is not None for index in call.passes_on.difference(gone))
+
+
+def _taken_when_built(steps: Sequence[Step], recorded: Collection[int]) -> set[int]:
+    """Slots whose masks of when the model was built are taken, or passed on, to layers called on one tensor."""
+    taken: set[int] = set()
+    for step in reversed(steps):
+        if isinstance(step.call.mask_sources.get("mask"), Tensor):
+            taken.update(step.sources)
+        elif not taken.isdisjoint(step.targets) and all(id(tensor) in recorded for tensor in step.made):
+            taken.update(step.sources[index] for index in _passed_on(step.call))
+    return taken
 
 
 def _returns_inputs(call: Invocation, *, training: bool) -> bool:

@@ -1,9 +1,13 @@
-"""The command `layerserve token`, which creates tokens."""
+"""The command `layerserve token`, which creates tokens.
+
+Standard output never has the token, so that `>> tokens.toml` adds an entry with its digest only.
+"""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import secrets
 import sys
 from collections.abc import Sequence
@@ -20,12 +24,12 @@ TOKEN_BYTES = 32
 
 
 def token(argv: Sequence[str]) -> int:
-    """Creates a token and prints it. Returns the exit status."""
+    """Creates a token, and prints it to standard error. Returns the exit status."""
     parser = Parser(prog="layerserve token", description="Create tokens for callers of a server.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     text = (
-        "Create a token. Prints it, once, and the lines for the file of `layerserve serve --tokens`, which hold only "
-        "its digest. Needs no server."
+        "Create a token. Standard output is its entry for the file of `layerserve serve --tokens`, which holds only "
+        "its digest. The token is printed to standard error, once. Needs no server."
     )
     create = commands.add_parser("create", help="Create a token.", prog="layerserve token create", description=text)
     create.add_argument("name", metavar="NAME", help="Name of the caller, as in errors and logs.")
@@ -58,19 +62,34 @@ def token(argv: Sequence[str]) -> int:
         "--append",
         type=Path,
         metavar="PATH",
-        help=with_default("File to which the lines are added, instead of printing them.", "none"),
+        help=with_default("File of tokens to which the entry is added, instead of printing it.", "none"),
+    )
+    create.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="PATH",
+        help=with_default(
+            "New file for the token, which only its owner may read, instead of printing it. Clients take it as "
+            "--token-file.",
+            "none",
+        ),
     )
     arguments = parser.parse_args(list(argv))
     try:
         made, lines = created(arguments)
+        if arguments.token_file is None:
+            check_separate(arguments.append)
+        else:
+            write_new(arguments.token_file, made)
         if arguments.append is not None:
-            append(arguments.append, lines)
+            _append_or_undo(arguments.append, lines, arguments.token_file)
     except (OSError, ValueError) as error:
         print(f"layerserve token: {error}", file=sys.stderr)
         return 2
-    print(made)
     if arguments.append is None:
-        print(f"\n{lines}", end="")
+        print(lines, end="", flush=True)
+    if arguments.token_file is None:
+        print(f"the token of {arguments.name!r}, which isn't shown again:\n{made}", file=sys.stderr)
     return 0
 
 
@@ -99,6 +118,30 @@ def created(arguments: argparse.Namespace) -> tuple[str, str]:
     return made, lines
 
 
+def check_separate(entries: Path | None) -> None:
+    """Raises ValueError if standard error ends where the entry goes: a file, or by default standard output.
+
+    A terminal shows both, and is no file.
+    """
+    try:
+        of_token = os.fstat(sys.stderr.fileno())
+        of_entry = os.fstat(sys.stdout.fileno()) if entries is None else entries.stat()
+    except (OSError, ValueError):  # a file that doesn't exist yet; a stream that is no file
+        return
+    if os.path.samestat(of_token, of_entry) and not sys.stderr.isatty():
+        where = "standard output" if entries is None else str(entries)
+        raise ValueError(
+            f"standard error: got {where}, where the entry goes, expected another file, or the token would be in it; "
+            "pass --token-file FILE"
+        )
+
+
+def write_new(path: Path, made: str) -> None:
+    """Writes a token to a new file that only its owner may read. Raises OSError, also if the file exists."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(made)  # no line break, which would be part of a Secret that is made of the file
+
+
 def append(path: Path, lines: str) -> None:
     """Adds an entry to a file at once, as a server that reads it requires. Raises OSError and TokensFileError."""
     before = path.read_text("utf-8") if path.exists() else ""
@@ -112,6 +155,16 @@ def append(path: Path, lines: str) -> None:
     if path.exists():
         written.chmod(path.stat().st_mode)
     written.replace(path)
+
+
+def _append_or_undo(path: Path, lines: str, token_file: Path | None) -> None:
+    """Adds an entry; where that fails, the new file with its token is removed."""
+    try:
+        append(path, lines)
+    except BaseException:
+        if token_file is not None:
+            token_file.unlink(missing_ok=True)
+        raise
 
 
 def _toml(value: object) -> str:

@@ -28,6 +28,7 @@ _SERVICES: dict[str, dict[Right, str]] = {
         "any": "GetModel",
         "read": "ListModels GetModelStatistics DownloadModel",
     },
+    "layerserve.v1.ServerService": {"read": "GetServer"},
     "layerserve.v1.TrainingService": {
         "train": "Train Evaluate EstimateRun",
         "train or manage": "PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",

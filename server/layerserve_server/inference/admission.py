@@ -228,9 +228,8 @@ def numpy_dtype(dtype: str) -> np.dtype[np.generic]:
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
-    """Returns a shape as a text, such as "(rows, 784)" or "(rows, any, 3)"."""
-    shown = [("rows" if axis == 0 else "any") if length is None else str(length) for axis, length in enumerate(shape)]
-    return f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
+    """Returns a shape as Keras's summary has it: "(None, 784)"."""
+    return str(tuple(shape))
 
 
 def names(specs: Sequence[TensorSpec]) -> str:

@@ -105,8 +105,8 @@ class Repository(LoadedModels):
         self._remembered = remembered or RememberedCallers(published.with_name("callers"), writes=True)
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         self._disk_problem = ""
-        #: Paths in the folder that were reported as misplaced.
-        self._misplaced: frozenset[str] = frozenset()
+        #: Paths in the folder that were reported as misplaced, with what was expected.
+        self._misplaced: Mapping[str, str] = {}
         #: Versions in the folder that can't be loaded as they are there, with the reason, and those that were reported.
         self._refused: frozenset[tuple[str, str]] = frozenset()
         self._reported: frozenset[tuple[str, str]] = frozenset()
@@ -454,7 +454,11 @@ class Repository(LoadedModels):
         for path, expected in islice(misplaced.items(), MAX_REPORTED):
             if path not in self._misplaced:
                 logger.warning("%r isn't served: %s", path, expected)
-        self._misplaced = frozenset(misplaced)
+        self._misplaced = dict(misplaced)
+
+    def misplaced(self) -> dict[str, str]:
+        """Returns what is in the wrong place in the folder, by path, with what was expected; at most MAX_REPORTED."""
+        return dict(islice(self._misplaced.items(), MAX_REPORTED))
 
     def _report_refused(self, versions: Iterable[FoundVersion]) -> None:
         """Logs what is wrong with versions in the folder, once as long as it stays so.

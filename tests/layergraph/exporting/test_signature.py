@@ -1,4 +1,4 @@
-"""Names of inputs and outputs in exports to TensorFlow; `make tensorflow-serving` compares them with real exports."""
+"""Names of inputs and outputs in exports to TensorFlow. The laboratory compares them with real exports."""
 
 import layergraph
 import pytest

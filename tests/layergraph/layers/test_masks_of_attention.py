@@ -57,6 +57,12 @@ def attended(k: Any, x: Any) -> Any:
     return k.layers.GlobalAveragePooling1D()(y)
 
 
+def joined(k: Any, x: Any) -> Any:
+    """An LSTM has the mask that joined tensors had when the model was built, also behind other layers."""
+    y = k.layers.Concatenate()([x, k.layers.MultiHeadAttention(2, 3)(x, x)])
+    return k.layers.Add()([k.layers.LSTM(3)(y), k.layers.LSTM(3)(k.layers.Dense(4)(y))])
+
+
 def inner(k: Any, attends: bool) -> Any:
     x = k.Input((6, 4))
     layer = k.layers.MultiHeadAttention(2, 3)
@@ -106,6 +112,7 @@ CASES = [
     same_tensor,
     cast_tensor,
     attended,
+    joined,
     nested,
     nested_and_read,
     set_again,

@@ -127,3 +127,12 @@ def test_hues_of_grey_and_black_pixels_and_their_gradients(dtype: str) -> None:
     for own, want in zip(*found, strict=True):
         assert want.isfinite().all()
         torch.testing.assert_close(own, want)
+
+
+@pytest.mark.parametrize("name", ["nancumsum", "nancumprod"])
+def test_cumulative_results_skip_nan_alone(name: str) -> None:
+    """As in NumPy and JAX; stock Keras on torch also makes infinities finite."""
+    values = np.array([[1.5, np.nan, 2.0, np.inf, 3.0]], "float32")
+    x = layergraph.Input((5,))
+    got = layergraph.Model(x, getattr(layergraph.ops, name)(x, axis=1)).predict(values)
+    np.testing.assert_array_equal(got, getattr(np, name)(values, axis=1))

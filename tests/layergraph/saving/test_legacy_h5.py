@@ -1,4 +1,4 @@
-"""Whole-model `.h5` files, loaded here and by stock Keras 3; compare_exports.py loads them with tf.keras 2.15."""
+"""Whole-model `.h5` files, loaded here and by stock Keras 3. The laboratory loads them with tf.keras 2.15."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import keras
 import layergraph
 import numpy as np
 import pytest
-from compare_exports import OPTIMIZERS, rows, trained
+from half_trained_models import OPTIMIZERS, rows, trained
 from layergraph.errors import ConfigError
 from model_files import ENDING_MASKS, FIXTURES, example, frozen, images, masked, numbered, predict
 from oracles import assert_close, perturb

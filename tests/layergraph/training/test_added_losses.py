@@ -1,6 +1,6 @@
 """Losses of tensors, which tf.keras stores as layers of the model (`Model.add_loss`), by tf.keras 2.15's numbers.
 
-The cases are written by tests/fixtures/make_keras2_added_losses.py.
+The cases are written by lab/fixtures/make_keras2_added_losses.py.
 """
 
 from __future__ import annotations

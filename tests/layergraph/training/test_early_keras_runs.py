@@ -1,6 +1,6 @@
 """Models of Keras 1.2 to 2.3, and of tf.keras up to 2.10, train on as they did there, with the optimizer's state.
 
-The cases are written by tests/fixtures/make_early_training.py.
+The cases are written by lab/fixtures/make_early_training.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models of tf.keras 2.15 train on as they did there, where Keras 3 computes otherwise.
 
-The cases, with what 2.15 made of them, are written by tests/fixtures/make_keras2_training.py.
+The cases, with what 2.15 made of them, are written by lab/fixtures/make_keras2_training.py.
 """
 
 import json

@@ -367,7 +367,7 @@ LEGACY_CASES = [
 
 @pytest.mark.parametrize(("name", "options"), LEGACY_CASES, ids=str)
 def test_legacy_optimizers_of_keras_2_go_on(name, options):
-    """Weights and state after 4 and after 7 steps of tf.keras 2.15: tests/fixtures/make_legacy_optimizers.py."""
+    """Weights and state after 4 and after 7 steps of tf.keras 2.15: lab/fixtures/make_legacy_optimizers.py."""
     index = LEGACY_CASES.index((name, options))
     stored = np.load(FIXTURES / "legacy_optimizers.npz")
     config = json.loads(str(stored[f"{index}/config"]))

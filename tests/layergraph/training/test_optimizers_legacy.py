@@ -45,7 +45,7 @@ def weights(*shapes: tuple[int, ...]) -> list[Weight]:
 @pytest.mark.parametrize("scaled", ["", "dynamic", "fixed"])
 @pytest.mark.parametrize(("name", "options"), LEGACY_ROWS, ids=str)
 def test_rows_of_an_embedding(name: str, options: dict[str, Any], scaled: str) -> None:
-    """Weights after each step of tf.keras 2.15: tests/fixtures/make_legacy_rows.py."""
+    """Weights after each step of tf.keras 2.15: lab/fixtures/make_legacy_rows.py."""
     index = LEGACY_ROWS.index((name, options))
     stored = np.load(FIXTURES / "legacy_rows.npz")
     config = json.loads(str(stored[f"{index}/config"]))

@@ -35,7 +35,7 @@ def torchrun(script: Path, *arguments: str) -> str:
 
 
 def test_workers_give_the_numbers_of_one_process() -> None:
-    """One model of each kind; tests/fuzz/workers.py generates any number."""
+    """One model of each kind; lab/fuzz/workers.py generates any number."""
     printed = torchrun(FUZZ, "8")
     assert "8 models, 0 mismatches" in printed, printed
 

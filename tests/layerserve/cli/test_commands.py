@@ -136,7 +136,7 @@ def test_download_makes_the_folder_that_it_is_told(cli, tmp_path):
 def test_runs_say_of_what_kind_they_are(cli, data):
     cli(f"train double {data} --epochs 2 --description learn")
     cli(f"evaluate double {data} --description measure")
-    rows = [line.split("│") for line in cli("runs")[1].splitlines() if "double" in line]
+    rows = [line.split("│") for line in cli("run list")[1].splitlines() if "double" in line]
     kinds = {row[-2].strip(): (row[2].strip(), row[6].strip()) for row in rows}
     assert kinds == {"learn": ("training", "2/2"), "measure": ("evaluation", "")}
 
@@ -191,10 +191,10 @@ def test_a_run_that_fails_or_is_cancelled_gives_status_1(cli, server, data):
     assert err.splitlines()[-1] == "layerserve: training run 'run-1' failed in epoch 1, step 2: loss is NaN"
     server.hold_training()
     run_id = cli(f"train double {data} --detach")[1].strip()
-    assert cli(f"cancel {run_id}")[:2] == (0, f"run {run_id} of double is being cancelled\n")
+    assert cli(f"run cancel {run_id}")[:2] == (0, f"run {run_id} of double is being cancelled\n")
     server.release_training()
-    assert cli(f"watch {run_id}")[0] == 1
-    assert cli(f"cancel {run_id}")[1] == f"run {run_id} of double is cancelled\n"
+    assert cli(f"run watch {run_id}")[0] == 1
+    assert cli(f"run cancel {run_id}")[1] == f"run {run_id} of double is cancelled\n"
 
 
 def test_a_run_is_paused_changed_stopped_and_published(cli, server, data):
@@ -203,36 +203,36 @@ def test_a_run_is_paused_changed_stopped_and_published(cli, server, data):
     run_id = cli(line)[1].strip()
     assert dict(server.runs[run_id].spec.metadata) == {"a": "1", "b": "x=y"}
     assert cli(line)[1].strip() == run_id
-    assert cli(f"pause {run_id}")[:2] == (0, f"run {run_id} of double is being paused\n")
-    out = cli(f"update {run_id} --priority 4 --metadata c=3 --remove-metadata a --description now --json")[1]
+    assert cli(f"run pause {run_id}")[:2] == (0, f"run {run_id} of double is being paused\n")
+    out = cli(f"run update {run_id} --priority 4 --metadata c=3 --remove-metadata a --description now --json")[1]
     info = json.loads(out)
     assert (info["priority"], info["metadata"], info["description"]) == (4, {"b": "x=y", "c": "3"}, "now")
-    assert cli(f"update {run_id} --metadata c=4")[1] == f"run {run_id} of double is updated\n"
-    assert cli(f"stop {run_id}")[1] == f"run {run_id} of double is being stopped\n"
-    status, out, err = cli(f"resume {run_id} --detach")
+    assert cli(f"run update {run_id} --metadata c=4")[1] == f"run {run_id} of double is updated\n"
+    assert cli(f"run stop {run_id}")[1] == f"run {run_id} of double is being stopped\n"
+    status, out, err = cli(f"run resume {run_id} --detach")
     assert status == 0
     server.release_training()
-    assert cli(f"watch {run_id}")[0] == 0
-    assert cli(f"publish {run_id} --label best --expected-base-version 1")[1] == "published double version 2\n"
-    assert cli(f"stop {run_id}")[1] == f"run {run_id} of double is finished\n"
+    assert cli(f"run watch {run_id}")[0] == 0
+    assert cli(f"run publish {run_id} --label best --expected-base-version 1")[1] == "published double version 2\n"
+    assert cli(f"run stop {run_id}")[1] == f"run {run_id} of double is finished\n"
     for arguments, text in (
         ("", "update: got no change"),
         ("--metadata a", "--metadata: got 'a' with no '='"),
         ("--metadata a=1 --metadata a=2", "--metadata: got 'a=2' with a key twice"),
     ):
-        status, _, err = cli(f"update {run_id} {arguments}")
+        status, _, err = cli(f"run update {run_id} {arguments}")
         assert (status, text in err) == (1, True)
 
 
 def test_runs_are_filtered(cli, server, data):
     for metadata in ("p=1", "p=2"):
         cli(f"train double {data} --metadata {metadata}")
-    line = "runs double --state finished --state failed --kind training --metadata p=1 --json"
+    line = "run list double --state finished --state failed --kind training --metadata p=1 --json"
     runs = json.loads(cli(f"{line} --created-after 2020-01-01 --created-before 2100-01-01T10:00:00")[1])["runs"]
     assert [run["metadata"] for run in runs] == [{"p": "1"}]
-    assert [run["id"] for run in json.loads(cli("runs --limit 1 --oldest-first --json")[1])["runs"]] == ["run-1"]
-    assert cli("runs --state paused")[1] == "no runs\n"
-    status, _, err = cli("runs --state over")
+    assert [run["id"] for run in json.loads(cli("run list --limit 1 --oldest-first --json")[1])["runs"]] == ["run-1"]
+    assert cli("run list --state paused")[1] == "no runs\n"
+    status, _, err = cli("run list --state over")
     assert (status, "state: got 'over', expected one of 'queued'" in err) == (1, True)
 
 
@@ -270,9 +270,9 @@ def test_a_run_that_was_interrupted_is_resumed(cli, server, data):
     server.fail_training("killed", 2, 1, resumable=True)
     status, _, err = cli(f"train double {data} --epochs 2")
     assert status == 1
-    assert "layerserve resume run-1" in err
-    assert "interrupted: killed" in cli("runs")[1]
-    status, out, err = cli("resume run-1")
+    assert "layerserve run resume run-1" in err
+    assert "interrupted: killed" in cli("run list")[1]
+    status, out, err = cli("run resume run-1")
     assert status == 0
     assert "resumed in epoch 2" in err
     assert "published double version 2" in out
@@ -280,19 +280,19 @@ def test_a_run_that_was_interrupted_is_resumed(cli, server, data):
 
 def test_runs_are_deleted(cli, data):
     cli(f"train double {data}")
-    assert cli("delete run-1")[:2] == (0, "run run-1 is deleted\n")
-    assert cli("runs")[1] == "no runs\n"
+    assert cli("run delete run-1")[:2] == (0, "run run-1 is deleted\n")
+    assert cli("run list")[1] == "no runs\n"
 
 
 def test_files_of_runs_are_listed_and_saved(cli, server, data, tmp_path):
     cli(f"train double {data}")
-    assert cli("files run-1")[1] == "no files\n"
+    assert cli("run files run-1")[1] == "no files\n"
     server.runs["run-1"].files = {"log.csv": b"epoch", "logs/events.1": b"12"}
-    assert "logs/events.1" in cli("files run-1")[1]
-    assert [file["bytes"] for file in json.loads(cli("files run-1 --json")[1])["files"]] == [5, 2]
-    assert cli("files run-1 --to saved")[0] == 0
+    assert "logs/events.1" in cli("run files run-1")[1]
+    assert [file["bytes"] for file in json.loads(cli("run files run-1 --json")[1])["files"]] == [5, 2]
+    assert cli("run files run-1 --to saved")[0] == 0
     assert (tmp_path / "saved" / "logs" / "events.1").read_bytes() == b"12"
-    assert cli("files run-1 log.txt --to saved")[0] == 1
+    assert cli("run files run-1 log.txt --to saved")[0] == 1
 
 
 def test_evaluate_shows_the_numbers(cli, data):
@@ -356,13 +356,13 @@ def test_the_history_is_plotted(cli, data, tmp_path):
 
 
 def test_runs_are_listed_and_watched(cli, data):
-    assert cli("runs")[1] == "no runs\n"
+    assert cli("run list")[1] == "no runs\n"
     cli(f"train double {data} --description try")
-    status, out, _ = cli("runs")
+    status, out, _ = cli("run list")
     assert status == 0
     assert "finished" in out
     assert "try" in out
-    run = json.loads(cli("runs double --json")[1])["runs"][0]
+    run = json.loads(cli("run list double --json")[1])["runs"][0]
     assert run["version"] == 2
     (row,) = [line for line in out.splitlines() if "run-1" in line]
     cells = [cell.strip() for cell in re.split(r"  +|│", row) if cell.strip()]
@@ -370,7 +370,7 @@ def test_runs_are_listed_and_watched(cli, data):
     assert cells[7] == "2"
     created = datetime.fromisoformat(run["created_time"]).astimezone()
     assert cells[8:] == [created.strftime("%Y-%m-%d %H:%M:%S"), "try"]
-    assert "published double version 2" in cli("watch run-1")[1]
+    assert "published double version 2" in cli("run watch run-1")[1]
 
 
 def test_interrupting_leaves_the_run_and_says_how_to_go_on(cli, data, monkeypatch):
@@ -380,7 +380,7 @@ def test_interrupting_leaves_the_run_and_says_how_to_go_on(cli, data, monkeypatc
     monkeypatch.setattr("layerserve.cli.training.show_run", interrupted)
     status, _, err = cli(f"train double {data}")
     assert status == 130
-    assert "layerserve watch run-1" in err
+    assert "layerserve run watch run-1" in err
 
 
 def test_interrupting_leaves_the_sweep_and_says_how_to_go_on(cli, answer, monkeypatch):
@@ -417,17 +417,17 @@ def test_what_commands_did_is_json_for_programs(cli, data, server):
     assert json.loads(cli("download double --json")[1]) == {"path": "double-1.keras"}
     server.hold_training()
     assert json.loads(cli(f"train double {data} --detach --json")[1]) == {"run": "run-1"}
-    assert json.loads(cli("pause run-1 --json")[1])["id"] == "run-1"
-    assert json.loads(cli("cancel run-1 --json")[1])["id"] == "run-1"
+    assert json.loads(cli("run pause run-1 --json")[1])["id"] == "run-1"
+    assert json.loads(cli("run cancel run-1 --json")[1])["id"] == "run-1"
     server.release_training()
-    cli("watch run-1")
+    cli("run watch run-1")
     server.runs["run-1"].files = {"log.txt": b"hello"}
-    saved = json.loads(cli("files run-1 --to saved --json")[1])
+    saved = json.loads(cli("run files run-1 --to saved --json")[1])
     assert saved == {"files": [{"name": "log.txt", "path": "saved/log.txt"}]}
-    assert json.loads(cli("delete run-1 --json")[1]) == {"deleted": "run-1"}
-    assert json.loads(cli("runs --json")[1]) == {"runs": []}
+    assert json.loads(cli("run delete run-1 --json")[1]) == {"deleted": "run-1"}
+    assert json.loads(cli("run list --json")[1]) == {"runs": [], "more": False}
     cli(f"train double {data} --no-publish")
-    assert json.loads(cli("publish run-2 --json")[1])["version"] == 2
+    assert json.loads(cli("run publish run-2 --json")[1])["version"] == 2
 
 
 def test_a_version_that_was_withheld_is_told_of(cli, data, monkeypatch):
@@ -508,9 +508,9 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
         ("train double --x d.npz:x --y d.npz:y --max-memory-bytes 3X", "--max-memory-bytes: got '3X'"),
         ("train double --x d.npz:x --y d.npz:y --best --no-publish", "--best: got it with --no-publish"),
         ("train double --x d.npz:x --y d.npz:y --plot history.jpg", "expected a name that ends in .png, .svg or .pdf"),
-        ("resume run-9", "unknown run 'run-9'"),
+        ("run resume run-9", "unknown run 'run-9'"),
         ("shapes shared nope", "unknown layer 'nope'"),
-        ("watch run-9", "unknown run 'run-9'"),
+        ("run watch run-9", "unknown run 'run-9'"),
         ("models --address http://x", "expected host:port"),
     ],
 )
@@ -611,31 +611,36 @@ def test_help_has_no_type_of_python(cli):
     assert {"train", "sweep start", "dataset upload"} <= {*shown}
 
 
-def test_help_names_every_command(cli):
+def test_help_lists_every_command_once_in_the_panel_of_what_it_is_for(cli):
     status, out, _ = cli("--help")
     assert status == 0
-    for name in (
-        "models",
-        "wait",
-        "predict",
-        "shapes",
-        "download",
-        "codegen",
-        "train",
-        "runs",
-        "watch",
-        "cancel",
-        "resume",
-        "delete",
-        "files",
-        "evaluate",
-        "serve",
-        "inspect",
-        "convert",
-        "token",
-        "zoo",
-    ):
-        assert f"\n  {name} " in out
+    panels = dict(re.findall(r"^(\w[\w ]*):\n((?:  .*\n)+)", out, re.MULTILINE))
+    assert list(panels) == ["Serve", "Predict", "Versions", "Train", "Watch", "Options"]
+    assert "..." not in out.partition("Options:")[0].partition("\n")[2]
+    shown = {title: re.findall(r"^  (\w+)", rows, re.MULTILINE) for title, rows in panels.items()}
+    assert {"serve", "inspect", "convert", "token", "zoo"} == {*shown["Serve"]}
+    assert {"train", "evaluate", "run", "checkpoint", "dataset", "sweep"} == {*shown["Train"]}
+    names = [name for title in panels for name in shown[title]]
+    assert sorted(names) == sorted(typer.main.get_command(application()).commands)
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("pause run-1", "No such command 'pause'; did you mean layerserve run pause?"),
+        ("publish run-1", "did you mean layerserve run publish or layerserve checkpoint publish?"),
+    ],
+)
+def test_a_command_without_its_group_is_refused_with_the_group(cli, line, hint):
+    status, out, err = cli(line)
+    assert (status, out) == (2, "")
+    assert hint in err
+
+
+def test_commands_of_other_packages_are_in_a_panel_of_their_own(cli, monkeypatch):
+    names = extensions.names()
+    monkeypatch.setattr(extensions, "names", lambda: (*names, "theirs"))
+    assert re.search(r"^Of other packages:\n  theirs", cli("--help")[1], re.MULTILINE)
 
 
 def test_brackets_in_names_are_no_markup(cli, server):

@@ -20,9 +20,9 @@ LINES = {
     "upload": "m.keras new",
     "remove": "double 1",
     **dict.fromkeys(("train", "evaluate"), "late --x d.npz --y y.npy"),
-    **dict.fromkeys(("plot", "publish"), "run-1"),
-    "runs": "",
-    "update": "run-1 --description why",
+    **dict.fromkeys(("run plot", "run publish"), "run-1"),
+    "run list": "",
+    "run update": "run-1 --description why",
     "dataset upload": "--x x.npy",
     **dict.fromkeys(("checkpoint download", "checkpoint publish"), "run-1/last"),
     "checkpoint predict": "run-1/last -i x.npy",
@@ -40,7 +40,7 @@ VALUES = {
 OTHERS = {
     *("help", "address", "as_json", "output", "detach", "plot", "to", "fill", "data", "dataset", "wait timeout"),
     *("graph rankdir", "graph limit", "graph plugins", "codegen class_name", "codegen check", "remove everything"),
-    *("label remove", "canary of_settings", "train validation_data", "plot by"),
+    *("label remove", "canary of_settings", "train validation_data", "run plot by"),
 }
 
 

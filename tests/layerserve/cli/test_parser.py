@@ -70,6 +70,26 @@ def test_commands_below_a_command_are_listed(capsys):
     assert capsys.readouterr().out.startswith("Usage: tool go [OPTIONS]\n\n  Go.\n")
 
 
+def test_groups_are_sections_and_advanced_options_are_shown_on_request(parser, capsys):
+    group = parser.add_argument_group("Speed")
+    group.add_argument("--fast", action="store_true", help="Be fast.")
+    parser.advanced.append(group.add_argument("--gears", metavar="N", help="Number of gears."))
+    parser.advanced.append(parser.add_argument_group("Noise").add_argument("--loud", metavar="X", help="Loudness."))
+    parser.add_help_all("Show more.")
+    text = parser.format_help()
+    assert "\n\nSpeed:\n  --fast  Be fast.\n\nOptions:\n  --seed N" in text
+    assert "gears" not in text
+    assert "Noise" not in text
+    assert text.endswith("Show more.\n")
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--help-all"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "\nSpeed:\n  --fast     Be fast.\n  --gears N  Number of gears.\n\nNoise:\n  --loud X  Loudness.\n" in out
+    assert parser.parse_args(["f", "--gears", "5"]).gears == "5"
+    assert "help_all" not in vars(parser.parse_args(["f"]))
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -78,9 +98,11 @@ def test_commands_below_a_command_are_listed(capsys):
         "wait",
         "predict",
         "train",
-        "runs",
-        "watch",
-        "files",
+        "run",
+        "run list",
+        "run show",
+        "run watch",
+        "run files",
         "serve",
         "inspect",
         "convert",

@@ -131,3 +131,16 @@ def test_a_sweep_that_ends_later_is_being_cancelled(cli, sweep):
     assert cli("sweep cancel s-1")[1] == "sweep s-1 of double is finished\n"
     sweep.state = pb.SWEEP_STATE_RUNNING
     assert cli("sweep cancel s-1")[1] == "sweep s-1 of double is being cancelled\n"
+
+
+def test_first_digits_of_the_id_of_a_sweep_are_enough(cli, answer):
+    ids = ["20261129-0915-aaaa0001", "20261129-0916-bbbb0002"]
+    answer(methods.LIST_SWEEPS, lambda *_: pb.ListSweepsResponse(sweeps=[pb.Sweep(id=id) for id in ids]))
+    asked = []
+    answer(methods.DELETE_SWEEP, lambda request, _: asked.append(request.sweep_id) or pb.DeleteSweepResponse())
+    answer(methods.GET_SWEEP, lambda request, _: pb.GetSweepResponse(sweep=pb.Sweep(id=request.sweep_id)))
+    assert cli("sweep delete bb") == (0, f"sweep {ids[1]} is deleted\n", "")
+    assert asked == [ids[1]]
+    status, _, err = cli("sweep delete 2026")
+    assert status == 1
+    assert err.endswith(f"sweep '2026': got the first digits of 2 sweeps, expected those of one: {', '.join(ids)}\n")

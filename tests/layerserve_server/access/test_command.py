@@ -1,7 +1,10 @@
-"""`layerserve token create`: the token is printed once, and the file gets its digest only."""
+"""`layerserve token create`: the token is shown once, and never where its entry goes, which has its digest only."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from hashlib import sha256
 
@@ -11,12 +14,13 @@ from layerserve_server.access.gate import Gate
 from layerserve_server.access.tokens_file import read_text, tokens_in
 
 
-def test_a_token_is_printed_with_the_lines_for_the_file(capsys, tmp_path):
+def test_the_entry_is_printed_and_the_token_to_standard_error(capsys, tmp_path):
     assert token(["create", 'a "b"\n', "--rights", "read,predict", "--models", "a-*, b", "--days", "2"]) == 0
-    made, empty, *lines = capsys.readouterr().out.splitlines()
-    assert (len(made), empty) == (43, "")
+    out, err = capsys.readouterr()
+    about, made = err.splitlines()
+    assert (len(made), about) == (43, """the token of 'a "b"\\n', which isn't shown again:""")
     file = tmp_path / "tokens.toml"
-    file.write_text("\n".join(lines))
+    file.write_text(out)
     (entry,) = tokens_in(read_text(file), file).tokens
     assert entry.sha256 == sha256(made.encode()).hexdigest()
     assert made not in file.read_text()
@@ -24,7 +28,7 @@ def test_a_token_is_printed_with_the_lines_for_the_file(capsys, tmp_path):
     assert entry.expires.timestamp() == pytest.approx(time.time() + 2 * 86400, abs=60)
     assert Gate(file).admit_http("/metrics", f"Bearer {made}").name == 'a "b"\n'
     assert token(["create", "a", "--rights", "read"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] != made
+    assert capsys.readouterr().err.splitlines()[1] != made
 
 
 def test_entries_are_added_to_a_file(capsys, tmp_path):
@@ -32,12 +36,66 @@ def test_entries_are_added_to_a_file(capsys, tmp_path):
     for name in ("a", "b"):
         options = ["--rows-per-minute", "5", "--max-runs", "1", "--append", str(file)]
         assert token(["create", name, "--rights", "train", *options]) == 0
-        assert len(capsys.readouterr().out.splitlines()) == 1
+        assert capsys.readouterr().out == ""
         file.chmod(0o640)
     found = tokens_in(read_text(file), file).tokens
     assert [(one.name, one.rows_per_minute, one.max_runs) for one in found] == [("a", 5.0, 1), ("b", 5.0, 1)]
     assert file.stat().st_mode & 0o777 == 0o640
     assert [path.name for path in tmp_path.iterdir()] == ["tokens.toml"]
+
+
+@pytest.mark.parametrize(
+    ("redirection", "refused"),
+    [
+        (">> tokens.toml", False),
+        (">> tokens.toml 2> log", False),
+        (">> tokens.toml 2>&1", True),
+        (">> tokens.toml 2>> tokens.toml", True),
+        ("--append tokens.toml 2>> tokens.toml", True),
+        ("--append tokens.toml > out 2>&1", False),
+        ("--token-file secret >> tokens.toml 2>&1", False),
+        ("2>&1 | cat >> tokens.toml", True),
+    ],
+)
+def test_no_redirection_puts_the_token_beside_its_entry(tmp_path, redirection, refused):
+    file = tmp_path / "tokens.toml"
+    file.write_text('[[tokens]]\nname = "b"\nsha256 = "' + "0" * 64 + '"\nrights = ["read"]\n')
+    script = "import sys; from layerserve_server.access.command import token; sys.exit(token(sys.argv[1:]))"
+    line = f"set -o pipefail; '{sys.executable}' -c '{script}' create a --rights read {redirection}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+    text = file.read_text()
+    if refused:
+        assert done.returncode == 2
+        assert 'name = "a"' not in text
+        assert "expected another file, or the token would be in it; pass --token-file FILE" in text + done.stderr
+        return
+    assert done.returncode == 0
+    assert [one.name for one in tokens_in(read_text(file), file).tokens] == ["b", "a"]
+    digest = tokens_in(text, file).tokens[1].sha256
+    words = [word for path in tmp_path.iterdir() for word in path.read_text().split()] + done.stderr.split()
+    (made,) = {word for word in words if sha256(word.encode()).hexdigest() == digest}
+    assert made not in text
+
+
+def test_a_token_goes_to_a_new_file_that_only_its_owner_reads(capsys, tmp_path):
+    kept, file = tmp_path / "ci.token", tmp_path / "tokens.toml"
+    line = ["create", "ci", "--rights", "read", "--token-file", str(kept), "--append", str(file)]
+    before = os.umask(0)
+    try:
+        assert token(line) == 0
+    finally:
+        os.umask(before)
+    assert capsys.readouterr() == ("", "")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    made = kept.read_text()
+    assert tokens_in(read_text(file), file).tokens[0].sha256 == sha256(made.strip().encode()).hexdigest()
+    assert token(line) == 2
+    assert "File exists" in capsys.readouterr().err
+    assert kept.read_text() == made
+    file.write_text("tokns = []\n")
+    kept.unlink()
+    assert token(line) == 2
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize(

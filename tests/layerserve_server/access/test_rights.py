@@ -21,6 +21,7 @@ OWN = {
     "PredictionService": {"Predict": "predict", "PredictStream": "predict"},
     "GraphService": {"GetNodeShapes": "read"},
     "ModelService": {"ListModels": "read", "GetModel": "any", "GetModelStatistics": "read", "DownloadModel": "read"},
+    "ServerService": {"GetServer": "read"},
     "OnlineTrainingService": {"TrainOnline": "train"},
     "SweepService": {
         "CreateSweep": "train",

@@ -78,18 +78,18 @@ def test_shapes_that_fit_or_miss_a_last_axis_of_one(wanted, came, becomes):
 @pytest.mark.parametrize(
     ("wanted", "came", "text"),
     [
-        ((None, 2), (5, 3), "got length 3 on axis 1, shape (5, 3), expected 2, shape (rows, 2)"),
-        ((None, 2), (2,), "got 1 axis, shape (2,), expected 2 axes, shape (rows, 2); add a first axis"),
+        ((None, 2), (5, 3), "got length 3 on axis 1, shape (5, 3), expected 2, shape (None, 2)"),
+        ((None, 2), (2,), "got 1 axis, shape (2,), expected 2 axes, shape (None, 2); add a first axis"),
         ((None, 2), (5, 2, 2), "got 3 axes"),
         # A single row, although its last axis of length 1 may look like a missing one.
         (
             (None, 5, 1),
             (5, 1),
-            "got length 1 on axis 1, shape (5, 1), expected 5, shape (rows, 5, 1); add a first axis",
+            "got length 1 on axis 1, shape (5, 1), expected 5, shape (None, 5, 1); add a first axis",
         ),
         ((None, 2), (), "got 0 axes"),
         ((None,), (), "got 0 axes"),
-        ((None, None, 3), (5, 4), "expected 3 axes, shape (rows, any, 3)"),
+        ((None, None, 3), (5, 4), "expected 3 axes, shape (None, None, 3)"),
         ((4, 2), (5, 2), "got length 5 on axis 0"),
     ],
 )

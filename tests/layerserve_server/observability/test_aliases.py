@@ -121,7 +121,7 @@ def test_both_text_formats_can_be_read(metrics):
 
 def test_a_server_has_the_pages_that_are_asked_for(put, start, connect, wait_until):
     put("double")
-    app = start(metrics_port=0, metric_aliases="triton, tfserving")
+    app = start(metrics_port=0, http_port=0, metric_aliases="triton, tfserving")
     message = prediction_pb2.PredictRequest(
         model=tensor_pb2.ModelSpec(name="double"), inputs=[tensors.encode(np.ones((3, 2), np.float32), "x")]
     )
@@ -129,8 +129,8 @@ def test_a_server_has_the_pages_that_are_asked_for(put, start, connect, wait_unt
     for _ in range(5):
         stub.Predict(message, timeout=30)
 
-    def page(path, accept="text/plain"):
-        request = urllib.request.Request(f"http://127.0.0.1:{app.metrics_port}{path}", headers={"Accept": accept})
+    def page(path, accept="text/plain", port=app.metrics_port):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept": accept})
         with urllib.request.urlopen(request, timeout=30) as reply:
             families = text_string_to_metric_families(reply.read().decode())
             samples = [sample for family in families for sample in family.samples]
@@ -146,6 +146,8 @@ def test_a_server_has_the_pages_that_are_asked_for(put, start, connect, wait_unt
     assert not any(name.startswith("layerserve_") for name, _ in theirs)
     # In that format, prometheus_client writes underscores for colons.
     assert page("/monitoring/prometheus/metrics", "application/openmetrics-text; version=1.0.0") == theirs
+    # TensorFlow Serving has the page on the port of its REST form.
+    assert page("/monitoring/prometheus/metrics", port=app.http_port) == theirs
 
 
 def test_requests_of_streams_are_counted_before_their_stream_ends(put, start, connect, wait_until):

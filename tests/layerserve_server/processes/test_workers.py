@@ -19,7 +19,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from attack.frames import Wire, message
+from attacks.frames import Wire, message
 from authorities import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layergraph import Input, Model, load_model

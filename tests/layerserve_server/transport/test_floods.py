@@ -3,7 +3,7 @@
 import threading
 
 import grpc
-from attack.frames import PING, WINDOW, WINDOW_UPDATE, Wire, frame, message
+from attacks.frames import PING, WINDOW, WINDOW_UPDATE, Wire, frame, message
 from echo_servers import ECHO, Echo, Observer
 from layerserve_server.transport.grpcio import GrpcioServer
 from layerserve_server.transport.limits import Limits

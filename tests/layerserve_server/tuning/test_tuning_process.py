@@ -147,7 +147,9 @@ def test_without_a_choice_the_reasons_are_given(
 def test_stopping_ends_the_child(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     class Plan:
         def tune(self, *, folder: Path, **_: Any) -> Any:
-            (folder / "pid").write_text(str(os.getpid()))
+            (folder / "written").write_text(str(os.getpid()))
+            # A file that exists may still be empty.
+            (folder / "written").rename(folder / "pid")
             time.sleep(60)
 
     plan_of(monkeypatch, Plan)

@@ -30,8 +30,7 @@ def encoded(
     if weights is None:
         weights = torch.ones((), dtype=dtype, device=indices.device)
     axis = 1 if indices.ndim > 1 else 0
-    indices, weights = (tensor.movedim(axis, -1) for tensor in torch.broadcast_tensors(indices, weights))
-    counts = _counted(indices, weights, depth)
+    counts = _counted(indices.movedim(axis, -1), weights.expand(indices.shape).movedim(axis, -1), depth)
     return counts if mode == "count" else counts.clamp(max=1)
 
 

@@ -37,7 +37,7 @@ class ChangeParts:
         """Returns the routes."""
         pb = management_pb2
         found = [
-            self._of_model("RollBack", lambda f: pb.RollBackRequest(name=f.required("name")), _rolled_back),
+            self._of_model("RollBack", lambda f: pb.RollBackRequest(**_version(f)), _rolled_back),
             self._of_model("PinVersion", lambda f: pb.PinVersionRequest(**_version(f)), _pinned),
             self._of_model("UnpinVersion", lambda f: pb.UnpinVersionRequest(name=f.required("name")), _unpinned),
             self._of_model(

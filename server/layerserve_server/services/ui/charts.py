@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-WIDTH, HEIGHT = 640, 240
+WIDTH, HEIGHT = 420, 190
 #: Space for the ticks' numbers and around the lines, in pixels.
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 28
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 10, 26
 #: Number of ticks to aim at.
 TICKS = 5
 #: Number of series in a chart; the style sheet has as many colours.
@@ -69,8 +69,8 @@ class Chart:
         return f"{self.title}: {', '.join(said) or 'no values yet'}"
 
 
-def chart(title: str, axis: str, series: Sequence[Series], *, from_zero: bool = False) -> Chart:
-    """Draws at most `MAX_SERIES` series; `axis` is what positions count."""
+def chart(title: str, axis: str, series: Sequence[Series], *, from_zero: bool = False, whole: bool = False) -> Chart:
+    """Draws at most `MAX_SERIES` series. `axis` is what positions count, and `whole` whether in whole numbers."""
     series = series[:MAX_SERIES]
     finite = [value for one in series for value in one.values if math.isfinite(value)]
     if from_zero:
@@ -89,15 +89,17 @@ def chart(title: str, axis: str, series: Sequence[Series], *, from_zero: bool = 
         title,
         axis,
         lines,
-        [Tick(x(value), f"{value:.6g}") for value in ticks(*across)],
+        [Tick(x(value), f"{value:,.0f}" if whole else f"{value:.6g}") for value in ticks(*across, whole=whole)],
         [Tick(y(value), f"{value:.4g}") for value in ticks(*up)],
     )
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """Returns round numbers from `low` to `high`."""
+def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Returns round numbers from `low` to `high`, and whole ones if `whole`."""
     step = 10 ** math.floor(math.log10((high - low) / TICKS))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= TICKS)
+    if whole:
+        step = max(1.0, step)
     first = math.ceil(low / step)
     return [count * step for count in range(first, math.floor(high / step) + 1)]
 

@@ -34,15 +34,28 @@ class Call:
         return len(self.layer.nodes) > 1
 
     @property
-    def lines(self) -> tuple[str, str, str]:
-        """The three lines of its box."""
+    def lines(self) -> Sequence[str]:
+        """The lines of its box; the last one only if it has parameters."""
         times = f" · call {self.node.index}" if self.shared else ""
         shapes = ", ".join(shape(one.shape) for one in self.node.outputs[:3])
-        return (
+        count = self.layer.parameter_count
+        lines = (
             short(self.layer.name, MAX_LETTERS),
             short(self.layer.class_name, MAX_LETTERS - len(times)) + times,
             short(shapes, MAX_LETTERS),
+            f"{count:,} parameter{'s' * (count != 1)}" if count else "",
         )
+        return [*filter(None, lines)]
+
+    @property
+    def kind(self) -> str:
+        """What sets its box apart: a model, an input, or nothing."""
+        return "nested" if self.nested else "" if self.node.inputs else "input"
+
+    @property
+    def path(self) -> str:
+        """Path of its layer, which the boxes of a shared layer have in common."""
+        return self.layer.path
 
     @property
     def address(self) -> str:
@@ -63,13 +76,42 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """An output of a model, below the call that computes it."""
+
+    name: str
+    tensor: pb.NodeTensor
+
+    shared = False
+    kind = "output"
+    path = ""
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """The lines of its box: the name, which may say already what it is, and the shape."""
+        what = [] if self.name.startswith("output") else ["output"]
+        return [short(self.name, MAX_LETTERS), *what, short(shape(self.tensor.shape), MAX_LETTERS)]
+
+    @property
+    def address(self) -> str:
+        """Its tensor's address; empty if that is too long for a link."""
+        address = f"{self.tensor.layer}:{self.tensor.node_index}:{self.tensor.tensor_index}"
+        return address if len(address) <= MAX_ADDRESS else ""
+
+    @property
+    def title(self) -> str:
+        """All about it in one line."""
+        return short(f"Output {self.name}: {shape(self.tensor.shape)}, of {self.address or 'a layer'}", 600)
+
+
+@dataclass(frozen=True, slots=True)
 class Drawing:
-    """The calls of one model."""
+    """The calls of one model, and its outputs after them."""
 
     #: Path of the nested model; empty for the whole.
     path: str
     class_name: str
-    calls: Sequence[Call]
+    calls: Sequence[Call | End]
     layout: Layout
     #: By position in `calls`: the colour of a layer that is called several times.
     colours: Sequence[int]
@@ -78,8 +120,8 @@ class Drawing:
     lines_left_out: int
 
     @property
-    def boxes(self) -> Iterable[tuple[Call, Box, int]]:
-        """The calls with their places and colours."""
+    def boxes(self) -> Iterable[tuple[Call | End, Box, int]]:
+        """The calls and outputs with their places and colours."""
         return zip(self.calls, self.layout.boxes, self.colours, strict=True)
 
 
@@ -89,6 +131,7 @@ class _Level:
 
     class_name: str = ""
     layers: list[pb.LayerNodes] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
 
 
 def level_of(layer: pb.LayerNodes) -> str:
@@ -104,6 +147,13 @@ def drawings(response: pb.GetNodeShapesResponse, level: str | None = None) -> tu
     for layer in response.layers:
         if layer.path in levels:
             levels[layer.path].class_name = layer.class_name
+            several = len(layer.nested_outputs) > 1
+            levels[layer.path].ends = [
+                End(f"output {at}" if several else "output", one) for at, one in enumerate(layer.nested_outputs)
+            ]
+    if "" in levels:
+        pairs = zip(response.outputs, response.output_tensors, strict=False)
+        levels[""].ends = [End(spec.name, one) for spec, one in pairs]
     found: list[Drawing] = []
     rest: list[str] = []
     boxes, lines = MAX_BOXES, MAX_LINES
@@ -129,10 +179,12 @@ def _drawing(path: str, level: _Level, nested: Iterable[str], boxes: int, lines:
         if len(calls) >= boxes:
             break
     places = {(call.layer.path, call.node.index): at for at, call in enumerate(calls)}
+    ends = level.ends[: boxes - len(calls)]
+    taken_by = [*(call.node.inputs for call in calls), *([end.tensor] for end in ends)]
     edges: dict[tuple[int, int], None] = {}
     left_out = 0
-    for at, call in enumerate(calls):
-        for taken in call.node.inputs:
+    for at, tensors in enumerate(taken_by):
+        for taken in tensors:
             source = places.get((taken.layer, taken.node_index))
             if source is None or source == at or (source, at) in edges:
                 continue
@@ -140,10 +192,11 @@ def _drawing(path: str, level: _Level, nested: Iterable[str], boxes: int, lines:
                 left_out += 1
                 continue
             edges[source, at] = None
-    widths = [text_width([len(line) for line in call.lines]) for call in calls]
+    drawn: list[Call | End] = [*calls, *ends]
+    widths = [text_width([len(line) for line in one.lines]) for one in drawn]
     shared: dict[str, int] = {}
     for call in calls:
         if call.shared:
             shared.setdefault(call.layer.path, len(shared) % SHARED_COLOURS)
-    colours = [shared.get(call.layer.path, -1) for call in calls]
-    return Drawing(path, level.class_name, calls, layout(widths, list(edges)), colours, total - len(calls), left_out)
+    colours = [shared.get(one.path, -1) if one.shared else -1 for one in drawn]
+    return Drawing(path, level.class_name, drawn, layout(widths, list(edges)), colours, total - len(calls), left_out)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: Sizes and distances, in pixels.
-BOX_HEIGHT, ROW_GAP, COLUMN_GAP, MARGIN = 64, 34, 26, 24
+BOX_HEIGHT, ROW_GAP, COLUMN_GAP, MARGIN = 80, 34, 26, 24
 #: Width of a character, and the range of a box's width.
-LETTER, MIN_WIDTH, MAX_WIDTH = 7.2, 96, 260
+LETTER, MIN_WIDTH, MAX_WIDTH = 7.8, 96, 280
 #: How far a line that passes boxes runs beside them, and how many such tracks there are.
 TRACK, TRACKS = 12, 8
 #: Number of times that each row is sorted by where its neighbours are.

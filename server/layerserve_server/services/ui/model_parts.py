@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from layerserve.v1 import graph_pb2, models_pb2, tensor_pb2
@@ -17,7 +17,8 @@ from layerserve_server.services.ui.graph import drawings
 from layerserve_server.services.ui.guard import Guard
 from layerserve_server.services.ui.pages import Pages
 from layerserve_server.services.ui.part import Show, shown
-from layerserve_server.services.ui.rates import History
+from layerserve_server.services.ui.rates import History, Rates
+from layerserve_server.services.ui.served import Served
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute
 
 #: Number of models on a page of the list, of versions of a model, and of inputs and outputs of a version.
@@ -25,21 +26,42 @@ PAGE, MAX_VERSIONS, MAX_TENSORS = 50, 200, 32
 READY = models_pb2.VERSION_STATE_READY
 
 
+#: States of versions that answer requests, at once or after they were loaded for one.
+ANSWERING = (READY, models_pb2.VERSION_STATE_AVAILABLE)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelLine:
     """A model in the list: the version that answers, or else its newest."""
 
     version: models_pb2.ModelVersion
-    versions: int
+    versions: Sequence[models_pb2.ModelVersion]
     labels: Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What all versions of a model did in the last seconds."""
+
+    requests: float  # per second
+    failed: float  # per second
+    latency: float  # mean, in seconds; 0 without requests
+
+    @classmethod
+    def of(cls, versions: Sequence[Rates]) -> Traffic:
+        """Adds versions up."""
+        requests = sum(one.requests for one in versions)
+        seconds = sum(one.requests * one.latency for one in versions)
+        return cls(requests, sum(one.failed for one in versions), seconds / requests if requests else 0.0)
 
 
 class ModelParts:
     """Parts of the page that describe models."""
 
-    def __init__(self, pages: Pages, guard: Guard) -> None:
+    def __init__(self, pages: Pages, guard: Guard, served: Served) -> None:
         self._pages = pages
         self._guard = guard
+        self._served = served
         self._history = History()
 
     def routes(self) -> list[HttpRoute]:
@@ -49,6 +71,7 @@ class ModelParts:
         return [
             shown(guard, "models", MODELS + "ListModels", of_models, self._models),
             shown(guard, "model", MODELS + "ListModels", of_models, self._model),
+            shown(guard, "tensors", MODELS + "ListModels", of_models, self._tensors),
             shown(guard, "versions", MODELS + "ListModels", of_models, self._versions),
             shown(guard, "rates", INFERENCE + "ModelStatistics", statistics, self._rates),
             shown(guard, "graph", GRAPH + "GetNodeShapes", graph_pb2.GetNodeShapesResponse, self._graph),
@@ -62,19 +85,45 @@ class ModelParts:
             last = max(0, -(-len(found) // PAGE) - 1)
             at = min(page, last)
             models = found[at * PAGE : (at + 1) * PAGE]
+            traffic = self._traffic(models)
             return self._pages.html(
-                "models.html", models=models, search=search, page=at, last=last, count=len(found), states=state
+                "models.html",
+                models=[(one, self._served.canary(one.version.name), traffic.get(one.version.name)) for one in models],
+                search=search,
+                page=at,
+                last=last,
+                count=len(found),
+                states=state,
             )
 
         return models_pb2.ListModelsRequest(), show
 
-    def _model(self, fields: Fields, request: HttpRequest) -> tuple[models_pb2.ListModelsRequest, Show]:
+    def _traffic(self, lines: Sequence[ModelLine]) -> Mapping[str, Traffic]:
+        """Returns what models do now, by name, without those that weren't measured twice yet."""
+        versions = [
+            (one.name, one.version) for line in lines for one in line.versions[:MAX_VERSIONS] if one.state in ANSWERING
+        ]
+        by_name: dict[str, list[Rates]] = {}
+        for counts in self._served.counts(versions):
+            if (rates := self._history.rates(counts)) is not None:
+                by_name.setdefault(counts.name, []).append(rates)
+        return {name: Traffic.of(rates) for name, rates in by_name.items()}
+
+    def _model(self, fields: Fields, _: HttpRequest) -> tuple[models_pb2.ListModelsRequest, Show]:
         name = fields.required("name")
 
         def show(reply: models_pb2.ListModelsResponse) -> HttpReply:
-            default = _lines(_known(reply, name))[0].version
-            trains = request.caller.may("train", name)
-            return self._pages.html("model.html", name=name, default=default, limit=MAX_TENSORS, trains=trains)
+            _known(reply, name)
+            return self._pages.html("model.html", name=name)
+
+        return models_pb2.ListModelsRequest(name=name), show
+
+    def _tensors(self, fields: Fields, _: HttpRequest) -> tuple[models_pb2.ListModelsRequest, Show]:
+        name = fields.required("name")
+
+        def show(reply: models_pb2.ListModelsResponse) -> HttpReply:
+            version = _lines(_known(reply, name))[0].version
+            return self._pages.html("tensors.html", version=version, limit=MAX_TENSORS)
 
         return models_pb2.ListModelsRequest(name=name), show
 
@@ -83,14 +132,19 @@ class ModelParts:
 
         def show(reply: models_pb2.ListModelsResponse) -> HttpReply:
             versions = _known(reply, name)
+            default = next((one for one in versions if one.served_by_default), None)
             return self._pages.html(
                 "versions.html",
                 name=name,
+                default=default,
+                canary=self._served.canary(name),
+                below=_below(versions, default),
                 versions=versions[:MAX_VERSIONS],
                 left_out=max(0, len(versions) - MAX_VERSIONS),
                 manages=request.caller.may("manage", name),
                 states=state,
                 engines=engines,
+                origin=self._served.origin,
                 pinned=any(one.pinned for one in versions),
             )
 
@@ -128,12 +182,19 @@ def state(version: models_pb2.ModelVersion) -> str:
 
 
 def engines(version: models_pb2.ModelVersion) -> str:
-    """Returns what computes a version: "onnxruntime", or "onnxruntime at 1 row, torch at 32 rows"."""
-    chosen = [("torch" if one.engine == "eager" else one.engine, one.rows) for one in version.engines]
-    names = {name for name, _ in chosen} or {"torch"}
-    found = [f"{name} at {rows} row{'s' * (rows != 1)}" for name, rows in chosen]
-    text = ", ".join(found if len(names) > 1 else names)
+    """Returns what computes a version: "onnxruntime", or "onnxruntime at 1, 8 rows; torch at 32 rows"."""
+    by_name: dict[str, list[str]] = {}
+    for one in version.engines:
+        by_name.setdefault("torch" if one.engine == "eager" else one.engine, []).append(str(one.rows))
+    found = [f"{name} at {', '.join(rows)} row{'s' * (rows != ['1'])}" for name, rows in by_name.items()]
+    text = "; ".join(found) if len(found) > 1 else next(iter(by_name), "torch")
     return text + (", still being timed" if version.choosing_engine else "")
+
+
+def _below(versions: Sequence[models_pb2.ModelVersion], default: models_pb2.ModelVersion | None) -> int:
+    """Returns the version that a rollback leads to: the highest below the default that may be loaded; 0 for none."""
+    answering = (one.version for one in versions if one.state in ANSWERING)
+    return max((number for number in answering if default is not None and number < default.version), default=0)
 
 
 def _known(reply: models_pb2.ListModelsResponse, name: str) -> Sequence[models_pb2.ModelVersion]:
@@ -151,5 +212,5 @@ def _lines(versions: Sequence[models_pb2.ModelVersion]) -> list[ModelLine]:
     for of_model in by_name.values():
         default = next((one for one in of_model if one.served_by_default), of_model[0])
         labels = [(label, one.version) for one in of_model for label in one.labels]
-        lines.append(ModelLine(default, len(of_model), labels))
+        lines.append(ModelLine(default, of_model, labels))
     return lines

@@ -57,9 +57,11 @@ class Pages:
             "when": when,
             "size": size,
             "number": number,
+            "setting": setting,
             "shape": shape,
             "dtype": tensors.known_dtype,
             "duration": duration,
+            "percent": percent,
         }
         self._environment.filters.update(filters)
         self._environment.globals["link"] = link
@@ -101,9 +103,22 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def setting(text: str) -> str:
+    """Returns a setting of a trial; one that is no whole number with six digits."""
+    try:
+        return text if text.lstrip("-").isdecimal() else f"{float(text):.6g}"
+    except ValueError:
+        return text
+
+
+def percent(share: float) -> str:
+    """Returns a share from 0 to 1 in percent: "5 %"."""
+    return f"{100 * share:.6g} %"
+
+
 def shape(lengths: Any) -> str:
-    """Returns a shape: "(?, 28, 28)"."""
-    return "(" + ", ".join("?" if length < 0 else str(length) for length in list(lengths)[: tensors.MAX_RANK]) + ")"
+    """Returns a shape as Keras's summary has it: "(None, 28, 28)"."""
+    return str(tuple(None if length < 0 else length for length in list(lengths)[: tensors.MAX_RANK]))
 
 
 def duration(seconds: float) -> str:

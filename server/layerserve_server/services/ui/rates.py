@@ -109,6 +109,15 @@ class History:
 
     def take(self, counts: ModelStatistics) -> Live:
         """Adds the counts of a version, and returns what they show."""
+        kept, rates, now = self._add(counts)
+        requests, failed = counts.inference_stats.success.count, counts.inference_stats.fail.count
+        return Live(counts.version, requests, failed, rates, _charts(kept, now))
+
+    def rates(self, counts: ModelStatistics) -> Rates | None:
+        """Adds the counts of a version, and returns its newest rates; None before there are two samples."""
+        return self._add(counts)[1]
+
+    def _add(self, counts: ModelStatistics) -> tuple[list[Sample], Rates | None, float]:
         now, key = self._clock(), (counts.name, counts.version)
         fresh = Sample.of(counts, now)
         with self._lock:
@@ -123,8 +132,7 @@ class History:
                 samples.append(fresh)
             kept = list(samples)
         recent = [one for one in kept if now - one.time <= RECENT_SECONDS] or kept[-1:]
-        rates = Rates.between(recent[0], kept[-1]) if kept[-1].time > recent[0].time else None
-        return Live(counts.version, int(fresh.requests), int(fresh.failed), rates, _charts(kept, now))
+        return kept, Rates.between(recent[0], kept[-1]) if kept[-1].time > recent[0].time else None, now
 
 
 def _charts(samples: Sequence[Sample], now: float) -> list[Chart]:

@@ -56,7 +56,13 @@ class RunParts:
 
         def show(reply: training_pb2.ListRunsResponse) -> HttpReply:
             return self._pages.html(
-                "runs.html", runs=reply.runs, name=name, page=token, following=reply.next_page_token, states=run_state
+                "runs.html",
+                runs=reply.runs,
+                name=name,
+                page=token,
+                following=reply.next_page_token,
+                states=run_state,
+                kinds=run_kind,
             )
 
         return training_pb2.ListRunsRequest(model_name=name, page_size=PAGE, page_token=token), show
@@ -65,7 +71,10 @@ class RunParts:
         run, by_step = fields.required("id"), fields.text("by") == "step"
 
         def show(reply: training_pb2.GetRunResponse) -> HttpReply:
-            return self._pages.html("run.html", run=reply.run, by_step=by_step, ended=reply.run.state in ENDED)
+            kind = run_kind(reply.run)
+            # Online training has no epochs.
+            steps, ended = by_step or kind == "online", reply.run.state in ENDED
+            return self._pages.html("run.html", run=reply.run, kind=kind, by_step=steps, ended=ended)
 
         return training_pb2.GetRunRequest(run_id=run), show
 
@@ -75,7 +84,12 @@ class RunParts:
         def show(reply: training_pb2.GetRunResponse) -> HttpReply:
             may = changes(request.caller, reply.run.caller)
             return self._pages.html(
-                "progress.html", run=reply.run, state=run_state(reply.run), ended=reply.run.state in ENDED, trains=may
+                "progress.html",
+                run=reply.run,
+                kind=run_kind(reply.run),
+                state=run_state(reply.run),
+                ended=reply.run.state in ENDED,
+                trains=may,
             )
 
         return training_pb2.GetRunRequest(run_id=run), show
@@ -125,6 +139,7 @@ class RunParts:
                     f"{sweep.monitor} of the best trials",
                     "epoch",
                     [Series(f"trial {one.number}", one.epochs, one.history) for one in best[:8] if one.history],
+                    whole=True,
                 ),
                 states=trial_state,
             )
@@ -135,6 +150,11 @@ class RunParts:
 def run_state(run: training_pb2.Run) -> str:
     """Returns a run's state: "running"."""
     return training_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()
+
+
+def run_kind(run: training_pb2.Run) -> str:
+    """Returns what a run does: "training", "evaluation" or "online"; empty for one of which the caller sees no more."""
+    return training_pb2.RunKind.Name(run.kind).removeprefix("RUN_KIND_").lower().replace("unspecified", "")
 
 
 def sweep_state(sweep: sweeps_pb2.Sweep) -> str:
@@ -154,7 +174,10 @@ def curves(series: Iterable[training_pb2.RunSeries], axis: str) -> Sequence[Char
         groups.setdefault(one.name.removeprefix(VALIDATION), []).append(Series(one.name, one.positions, one.values))
     # The losses first.
     names = sorted(groups, key=lambda name: (name != "loss", not name.endswith("loss")))
-    return [chart(name, axis, sorted(groups[name], key=lambda one: one.name != name)) for name in names[:MAX_CHARTS]]
+    return [
+        chart(name, axis, sorted(groups[name], key=lambda one: one.name != name), whole=True)
+        for name in names[:MAX_CHARTS]
+    ]
 
 
 def _rank(trial: sweeps_pb2.Trial, larger_is_better: bool) -> tuple[bool, float, int]:

@@ -22,16 +22,17 @@ from layerserve_server.services.rest.infer import Infer
 from layerserve_server.services.ui.fields import Fields
 from layerserve_server.services.ui.guard import Guard
 from layerserve_server.services.ui.heat_maps import HeatMap, heat_map
+from layerserve_server.services.ui.image_ranges import RANGES, Range
+from layerserve_server.services.ui.largest import Largest, largest
 from layerserve_server.services.ui.pages import Pages, short
 from layerserve_server.services.ui.part import PARTS, Show, shown
+from layerserve_server.services.ui.served import Served
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Translated
 
 Array = npt.NDArray[Any]
 
 #: Maximum numbers of inputs and outputs that are shown, and of rows and values of an output.
 MAX_INPUTS, MAX_OUTPUTS, MAX_ROWS, MAX_VALUES = 32, 32, 8, 12
-#: Maximum length of a row whose largest values are shown.
-MAX_SORTED = 100_000
 #: Number of elements of the example that a field begins with.
 MAX_EXAMPLE = 256
 #: Lengths of the last axis of images.
@@ -47,6 +48,9 @@ class InputField:
     dtype: str
     example: str
     image: bool
+    #: The range that pixels are scaled to, and whether the graph says so.
+    range: Range = (0.0, 1.0)
+    range_known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +63,21 @@ class Output:
     #: Values of the first rows, as text, each with how many values aren't shown.
     rows: Sequence[tuple[Sequence[str], int]]
     rows_left_out: int
-    #: The largest values of the first row with their indices, if it is a long list.
-    largest: Sequence[tuple[int, str]]
+    #: The largest values of a row, if it has probabilities, named classes, or many values.
+    largest: Sequence[Largest]
+    #: The row that these are of.
+    row: int
     heat_map: HeatMap | None
 
 
 class TryParts:
     """Parts of the page that predict."""
 
-    def __init__(self, pages: Pages, guard: Guard, reader: BodyReader) -> None:
+    def __init__(self, pages: Pages, guard: Guard, served: Served, reader: BodyReader) -> None:
         """`reader` reads long bodies."""
         self._pages = pages
         self._guard = guard
+        self._served = served
         self._infer = Infer(reader)
 
     def routes(self) -> list[HttpRoute]:
@@ -84,11 +91,15 @@ class TryParts:
         name, version, output = fields.required("name"), fields.number("version"), fields.text("output")
 
         def show(reply: ModelMetadataResponse) -> HttpReply:
+            ranges = self._served.image_ranges(reply.name, version or None)
             return self._pages.html(
                 "try.html",
                 name=reply.name,
                 version=version,
-                inputs=[input_field(one) for one in reply.inputs[:MAX_INPUTS]],
+                default=self._served.default(reply.name),
+                grpc_port=self._served.grpc_port,
+                inputs=[input_field(one, ranges.get(one.name)) for one in reply.inputs[:MAX_INPUTS]],
+                ranges=RANGES,
                 output=output,
                 floats=FLOATS,
                 left_out=max(0, len(reply.inputs) - MAX_INPUTS),
@@ -109,7 +120,9 @@ class TryParts:
         def show(answer: bytes) -> HttpReply:
             response = ModelInferResponse.FromString(answer)
             pairs = zip(response.outputs[:MAX_OUTPUTS], response.raw_output_contents, strict=False)
-            outputs = [_output(tensor, raw, row) for tensor, raw in pairs]
+            number = response.model_version
+            names = self._served.class_names(response.model_name, int(number) if number.isdecimal() else None)
+            outputs = [_output(tensor, raw, row, names.get(tensor.name, ())) for tensor, raw in pairs]
             return self._pages.html(
                 "outputs.html",
                 name=response.model_name,
@@ -121,8 +134,11 @@ class TryParts:
         return Translated(message, show)
 
 
-def input_field(spec: ModelMetadataResponse.TensorMetadata) -> InputField:
-    """Returns the field of an input, with an example of one row, or of as many as the model fixes, if that is short."""
+def input_field(spec: ModelMetadataResponse.TensorMetadata, pixels: Range | None = None) -> InputField:
+    """Returns the field of an input, with an example of one row, or of as many as the model fixes, if that is short.
+
+    `pixels` is the range that the graph expects; None if it doesn't say.
+    """
     dtype = DTYPES.get(spec.datatype, "")
     lengths = [length if length >= 0 else 4 if axis else 1 for axis, length in enumerate(spec.shape)]
     count = 1
@@ -133,7 +149,9 @@ def input_field(spec: ModelMetadataResponse.TensorMetadata) -> InputField:
         zero: Any = "" if dtype == "string" else False if dtype == "bool" else 0.0 if dtype in FLOATS else 0
         example = _json(np.full(lengths, zero, dtype=object).tolist())
     image = len(spec.shape) == 4 and spec.shape[3] in CHANNELS and dtype not in ("string", "bool")
-    return InputField(spec, dtype, example, image)
+    known = pixels is not None or dtype not in FLOATS
+    # Whole numbers have no fractions between 0 and 1.
+    return InputField(spec, dtype, example, image, pixels or RANGES[1 if dtype in FLOATS else 0], known)
 
 
 def _json(value: Any) -> str:
@@ -143,7 +161,7 @@ def _json(value: Any) -> str:
     return {"": '""', False: "false"}[value] if isinstance(value, (str, bool)) else str(value)
 
 
-def _output(tensor: ModelInferResponse.InferOutputTensor, raw: bytes, row: int) -> Output:
+def _output(tensor: ModelInferResponse.InferOutputTensor, raw: bytes, row: int, names: Sequence[bytes]) -> Output:
     dtype = DTYPES[tensor.datatype]
     array: Array = tensors.decode_data(raw, dtype, tuple(tensor.shape), tensor.name)
     rows = array.reshape(len(array), -1) if array.ndim and array.size else array.reshape(-1, 1)
@@ -155,19 +173,10 @@ def _output(tensor: ModelInferResponse.InferOutputTensor, raw: bytes, row: int) 
         tensor.shape,
         [(one, left_out) for one in texts],
         max(0, len(rows) - MAX_ROWS),
-        _largest(array, row),
+        largest(array, row, names),
+        min(row, max(0, len(rows) - 1)),
         heat_map(array, row) if array.size > 1 else None,
     )
-
-
-def _largest(array: Array, row: int) -> list[tuple[int, str]]:
-    """Returns the five largest values of a row, if the row is a list of more."""
-    if array.ndim != 2 or not 5 < array.shape[1] <= MAX_SORTED or array.dtype.kind not in "iuf" or not len(array):
-        return []
-    values = array[min(row, len(array) - 1)]
-    # NaN, which sorts as the largest, isn't one.
-    order = np.argsort(np.where(values == values, values, -np.inf))[::-1][:5]
-    return [(int(index), _text(values[index].item())) for index in order]
 
 
 def _text(value: object) -> str:

@@ -30,7 +30,7 @@ from layerserve_server.transport.compression import is_compressed
 from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches, deadline_in
 from layerserve_server.transport.http.call import TIMEOUT, HttpCall, timeout_of
 from layerserve_server.transport.http.connection import JOINED_BYTES, KEY, HttpConnection
-from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, WouldBlockError
+from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Plain, WouldBlockError
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.http.statuses import error_reply, failure_reply
 from layerserve_server.transport.limits import Limits
@@ -63,7 +63,7 @@ class HttpApp:
     def __init__(
         self,
         routes: Sequence[HttpRoute],
-        plain: Mapping[str, Callable[[], HttpReply]],
+        plain: Mapping[str, Plain],
         handlers: Routes,
         batches: EventBatches,
         limits: Limits,
@@ -109,11 +109,12 @@ class HttpApp:
         text = f"path '{safe_text(scope['path'], 200)}' doesn't exist on this server; /openapi.json lists those that do"
         await _send(scope, send, error_reply(text, 404, "unknown_path"), unread=True)
 
-    async def _plain(self, make: Callable[[], HttpReply], scope: Scope, receive: Receive, send: Send) -> None:
+    async def _plain(self, make: Plain, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
             await self._wrong_verb(scope, send, ("GET",))
         else:
-            await _send(scope, send, make())
+            accept = b", ".join(value for name, value in scope["headers"] if name == b"accept")
+            await _send(scope, send, make(accept.decode("latin-1")))
 
     async def _wrong_verb(self, scope: Scope, send: Send, verbs: Collection[str]) -> None:
         expected = ", ".join(sorted(verbs))

@@ -38,6 +38,10 @@ class HttpReply:
     status: int = 200
 
 
+#: Makes the reply of a path without rights, of the request's header `accept`: browsers ask for HTML.
+Plain: TypeAlias = Callable[[str], HttpReply]
+
+
 class Translated(NamedTuple):
     """The request message of a gRPC method, and what makes the HTTP reply of its reply message."""
 

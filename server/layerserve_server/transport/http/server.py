@@ -23,7 +23,7 @@ from layerserve_server.transport.grpcio import address
 from layerserve_server.transport.http.app import HttpApp
 from layerserve_server.transport.http.call import HttpCall, HttpObserver
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
-from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.http.exchange import HttpRoute, Plain
 from layerserve_server.transport.http.handshake import Handshake, limit_buffers
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.limits import Limits
@@ -51,7 +51,7 @@ class HttpServer:
     def __init__(
         self,
         routes: Sequence[HttpRoute],
-        plain: Mapping[str, Callable[[], HttpReply]],
+        plain: Mapping[str, Plain],
         handlers: Routes,
         observer: Observer,
         limits: Limits,

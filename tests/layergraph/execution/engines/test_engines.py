@@ -32,7 +32,7 @@ THERE = {
     "onnxruntime": importlib.util.find_spec("onnxruntime") is not None,
     "openvino": importlib.util.find_spec("openvino") is not None,
 }
-#: inductor compiles C++ for half a minute: `make engines` has it.
+#: inductor compiles C++ for half a minute: `make -C lab engines` has it.
 QUICK = [
     pytest.param(name, marks=pytest.mark.skipif(not THERE.get(name, True), reason="not there"))
     for name in ENGINES

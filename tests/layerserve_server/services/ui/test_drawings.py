@@ -29,6 +29,20 @@ def test_a_line_goes_through_its_values():
     assert [tick.text for tick in drawn.across] == ["1", "1.5", "2", "2.5", "3"]
 
 
+@pytest.mark.parametrize(
+    ("positions", "texts"),
+    [
+        ([1, 2, 3], ["1", "2", "3"]),
+        ([1], ["1"]),
+        ([1, 2], ["1", "2"]),
+        ([0, 20_000], [f"{n:,}" for n in range(0, 20_001, 5000)]),
+    ],
+)
+def test_epochs_are_whole_numbers(positions, texts):
+    drawn = chart("loss", "epoch", [Series("loss", positions, [1.0] * len(positions))], whole=True)
+    assert [tick.text for tick in drawn.across] == texts
+
+
 def test_rates_are_drawn_from_zero():
     drawn = chart("rate", "time", [Series("a", [1, 2], [8.0, 10.0])], from_zero=True)
     assert [tick.text for tick in drawn.up] == ["0", "2", "4", "6", "8", "10"]

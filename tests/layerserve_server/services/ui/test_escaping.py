@@ -21,11 +21,30 @@ from layerserve_server.services.ui.serving import Page
 from layerserve_server.services.ui.try_parts import input_field
 from layerserve_server.transport.http.exchange import HttpRequest, HttpRoute
 from layerserve_server.transport.http.hosts import Hosts
+from page_facts import Stub
 
 HOSTILE = "<script>x</script>\"'><img src=x onerror=x>{{7919*7927}}{% raw %}\u202e\x00javascript:x&amp;#"
 TAGS = frozenset(
     (
-        *("h1", "h2", "h3", "p", "a", "b", "form", "input", "button", "label", "div", "section", "nav", "ul", "li"),
+        *(
+            "h1",
+            "h2",
+            "h3",
+            "h4",
+            "p",
+            "a",
+            "b",
+            "form",
+            "input",
+            "button",
+            "label",
+            "div",
+            "section",
+            "nav",
+            "ul",
+            "li",
+        ),
+        "pre",
         *(
             "table",
             "caption",
@@ -86,7 +105,7 @@ def filled(kind: type[Message], depth: int = 0) -> Message:
     return message
 
 
-PAGE = Page("0", Hosts(), SimpleNamespace(is_long=lambda size: False))
+PAGE = Page(Stub(HOSTILE), Hosts(), SimpleNamespace(is_long=lambda size: False))
 ROUTES = {route.path.removeprefix(PARTS): route for route in PAGE.routes()}
 FIELDS = {"name": HOSTILE, "id": HOSTILE, "label": HOSTILE, "checkpoint": HOSTILE, "output": HOSTILE, "version": 1}
 

@@ -10,19 +10,23 @@ from urllib.parse import urlencode
 import pytest
 from layerserve.v1 import graph_pb2, models_pb2
 from layerserve_server.access.caller import ANYONE
-from layerserve_server.services.ui import graph, layout
+from layerserve_server.repository.canary import Canary
+from layerserve_server.services.ui import graph, layout, model_parts
 from layerserve_server.services.ui.part import PARTS
+from layerserve_server.services.ui.rates import History
 from layerserve_server.services.ui.serving import Page
 from layerserve_server.transport.http.exchange import HttpRequest
 from layerserve_server.transport.http.hosts import Hosts
+from page_facts import Stub
 
-PAGE = Page("0", Hosts(), SimpleNamespace())
+SERVED = Stub()
+PAGE = Page(SERVED, Hosts(), SimpleNamespace())
 ROUTES = {route.path.removeprefix(PARTS): route for route in PAGE.routes()}
 
 
-def show(part: str, reply, **fields) -> str:
+def show(part: str, reply, routes=None, **fields) -> str:
     request = HttpRequest({}, urlencode(fields), {"host": "localhost"}, b"", ANYONE, True)
-    return ROUTES[part].translate(request).reply(reply.SerializeToString()).body.decode()
+    return (routes or ROUTES)[part].translate(request).reply(reply.SerializeToString()).body.decode()
 
 
 def listed(count: int) -> models_pb2.ListModelsResponse:
@@ -49,8 +53,102 @@ def test_three_hundred_models_come_in_pages_and_are_searched():
     assert names(found) == [f"m29{digit}" for digit in range(10)]
     assert "Page" not in found
     # Of each model the version that answers.
-    assert "<td>2</td>" in first
+    assert "version 2<" in first
     assert "0 models" in show("models", models_pb2.ListModelsResponse())
+
+
+def test_the_list_has_the_canary_and_what_is_asked_now(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(model_parts, "History", lambda: History(lambda: now[0]))
+    served = Stub()
+    routes = {route.path.removeprefix(PARTS): route for route in Page(served, Hosts(), SimpleNamespace()).routes()}
+    versions = [models_pb2.ModelVersion(name="m", version=version, state=2) for version in (3, 2)]
+    versions[1].served_by_default = versions[1].pinned = True
+    versions.append(models_pb2.ModelVersion(name="m", version=1, state=models_pb2.VERSION_STATE_FAILED))
+    reply = models_pb2.ListModelsResponse(versions=versions)
+    first = show("models", reply, routes)
+    assert first.count('<td class="n">\N{EN DASH}</td>') == 2, "nothing is known of the time before"
+    served.requests, served.found = 30, Canary("m", 3, 0.125)
+    now[0] += 5
+    text = show("models", reply, routes)
+    assert "version 2, pinned<" in text
+    assert "canary: version 3, 12.5 %" in text
+    # Of the two versions that answer.
+    assert '<td class="n">12</td>' in text
+    assert '<td class="n">1 ms</td>' in text
+
+
+def versions_of(*states: int, default: int = 0) -> models_pb2.ListModelsResponse:
+    """Versions 1, 2, ... in these states, newest first."""
+    versions = [
+        models_pb2.ModelVersion(name="m", version=number, state=state, served_by_default=number == default)
+        for number, state in enumerate(states, 1)
+    ]
+    return models_pb2.ListModelsResponse(versions=versions[::-1])
+
+
+READY, FAILED, AVAILABLE = (
+    models_pb2.VERSION_STATE_READY, models_pb2.VERSION_STATE_FAILED, models_pb2.VERSION_STATE_AVAILABLE,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("states", "default", "target"),
+    [
+        ((AVAILABLE, AVAILABLE, READY), 3, 2),
+        ((AVAILABLE, FAILED, READY, READY), 3, 1),
+        ((READY,), 1, 0),
+        ((FAILED, READY), 2, 0),
+        ((READY, READY), 1, 0),
+        ((FAILED, FAILED), 0, 0),
+    ],
+)
+def test_a_rollback_says_where_to_and_is_off_where_nothing_is_below(states, default, target):
+    text = show("versions", versions_of(*states, default=default), name="m")
+    if target:
+        assert f"Roll back from version {default} to version {target}?" in text
+        assert f'<input type="hidden" name="version" value="{target}"><button>Roll back to version {target}<' in text
+        assert "disabled" not in text
+    else:
+        assert '<button type="button" disabled aria-describedby="no-rollback">Roll back<' in text
+        assert 'data-post="RollBack"' not in text
+
+
+def test_a_version_leads_to_the_run_or_the_sweep_that_published_it():
+    reply = versions_of(READY, READY, READY, default=3)
+    reply.versions[0].training_run, reply.versions[1].training_run = "a", "sweep-b"
+    text = show("versions", reply, name="m")
+    assert 'of run <a href="#run?id=a">a<' in text
+    assert 'of sweep <a href="#sweep?id=sweep-b">sweep-b<' in text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text"),
+    [
+        ([], "torch"),
+        ([("eager", 1), ("eager", 8)], "torch"),
+        ([("onnxruntime", 1), ("eager", 8)], "onnxruntime at 1 row; torch at 8 rows"),
+        ([("eager", 1), ("openvino", 2), ("openvino", 8), ("eager", 32)], "torch at 1, 32 rows; openvino at 2, 8 rows"),
+    ],
+)
+def test_what_computes_a_version_is_short(chosen, text):
+    engines = [models_pb2.EngineChoice(engine=engine, rows=rows) for engine, rows in chosen]
+    version = models_pb2.ModelVersion(engines=engines)
+    assert model_parts.engines(version) == text
+    version.choosing_engine = True
+    assert model_parts.engines(version) == f"{text}, still being timed"
+
+
+def test_the_version_that_answers_is_named_and_described():
+    reply = versions_of(READY, READY, READY, default=2)
+    for version in reply.versions:
+        version.inputs.add(name=f"input_of_{version.version}", dtype=11, shape=[-1, 4])
+    assert "<b>Version 2 answers</b>" in show("versions", reply, name="m")
+    tensors = show("tensors", reply, name="m")
+    assert "Of version 2, which answers requests that name none." in tensors
+    assert "input_of_2" in tensors
+    assert "(None, 4)" in tensors
+    assert "input_of_3" not in tensors
 
 
 def chain(count: int, *, fan: int = 1) -> graph_pb2.GetNodeShapesResponse:
@@ -113,6 +211,34 @@ def test_shared_layers_and_nested_models_are_drawn():
     )  # fmt: skip
     assert [drawing.path for drawing in graph.drawings(response, "sub/model")[0]] == ["sub/model"]
     assert "Dense · call 1" in show("graph", response, name="m")
+
+
+def test_outputs_have_boxes_with_their_names_and_layers_their_parameters():
+    response = chain(3)
+    response.layers[1].parameter_count, response.layers[2].parameter_count = 1, 12_345
+    response.outputs.add(name="score", dtype=11, shape=[-1, 4])
+    response.outputs.add(name="inner", dtype=11, shape=[-1, 4])
+    response.output_tensors.add(layer="layer_2", shape=[-1, 4], dtype=11)
+    response.output_tensors.add(layer="layer_1", shape=[-1, 4], dtype=11)
+    (drawing,), _ = graph.drawings(response)
+    assert [list(call.lines) for call in drawing.calls] == [
+        ["layer_0", "Dense", "(None, 4)"],
+        ["layer_1", "Dense", "(None, 4)", "1 parameter"],
+        ["layer_2", "Dense", "(None, 4)", "12,345 parameters"],
+        ["score", "output", "(None, 4)"],
+        ["inner", "output", "(None, 4)"],
+    ]
+    assert len(drawing.layout.paths) == 4
+    boxes = drawing.layout.boxes
+    assert boxes[3].y > boxes[2].y
+    assert boxes[4].y > boxes[1].y
+    text = show("graph", response, name="m")
+    assert text.count('class="call output"') == 2
+    assert "output=layer_1%3A0%3A0" in text
+    nested = response.layers.add(path="sub", name="sub", class_name="Functional")
+    nested.nested_outputs.add(layer="sub/a", shape=[-1, 2])
+    response.layers.add(path="sub/a", name="a", class_name="Dense").nodes.add()
+    assert [list(call.lines) for call in graph.drawings(response, "sub")[0][0].calls][-1] == ["output", "(None, 2)"]
 
 
 def test_a_large_graph_is_cut_and_stays_fast():

@@ -13,9 +13,10 @@ from layerserve_server.services.ui.part import PARTS
 from layerserve_server.services.ui.serving import FILES, Page
 from layerserve_server.settings_reader import SettingsError, read_settings
 from layerserve_server.transport.http.hosts import Hosts
+from page_facts import Stub
 from tokens import ENTRIES, write_tokens
 
-ROUTES = Page("0", Hosts(), None).routes()
+ROUTES = Page(Stub(), Hosts(), None).routes()
 FIELDS = {"name": "double", "version": 1, "label": "stable", "id": "0123456789ab", "checkpoint": "last"}
 BODY = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}'
 
@@ -76,8 +77,17 @@ def test_the_frame_runs_and_shows_only_what_the_server_sends(serve):
     part = call("GET", PARTS + "models")
     assert part.headers["content-security-policy"] == frame.headers["content-security-policy"]
     # Two servers have two secrets.
-    other = Page("0", Hosts(), None).plain()["/ui"]().body.decode()
+    other = Page(Stub(), Hosts(), None).plain()["/ui"]("").body.decode()
     assert secret(call) != re.search(r'content="([^"]+)">\n<title', other)[1]
+
+
+def test_browsers_get_from_the_root_to_the_page_and_clients_get_json(serve):
+    _, call = serve()
+    browser = call("GET", "/", accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    assert (browser.status, browser.headers["location"]) == (302, "/ui")
+    for headers in ({}, {"accept": "*/*"}, {"accept": "application/json"}):
+        assert call("GET", "/", **headers).json == {"status": "alive"}
+    assert call("GET", "/ui/").body == call("GET", "/ui").body
 
 
 def test_parts_are_html_and_errors_are_text(serve):
@@ -179,7 +189,7 @@ def test_every_part_with_every_kind_of_token(serve, tmp_path):
 
 def test_buttons_are_shown_with_the_right_only(serve, tmp_path):
     _, call = serve(tokens=write_tokens(tmp_path / "tokens.toml"))
-    assert b"RollBack" in call("GET", PARTS + "versions?name=double", authorization="Bearer all").body
+    assert b"LoadModel" in call("GET", PARTS + "versions?name=double", authorization="Bearer all").body
     assert b"data-post" not in call("GET", PARTS + "versions?name=double", authorization="Bearer read").body
     assert b"data-predict" in call("GET", PARTS + "try?name=double", authorization="Bearer all").body
     assert b"data-predict" not in call("GET", PARTS + "try?name=double", authorization="Bearer read").body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +27,9 @@ from layerserve_server.services.ui.run_parts import MAX_CHARTS, MAX_SHOWN, curve
 from layerserve_server.services.ui.serving import Page
 from layerserve_server.transport.http.exchange import HttpRequest, HttpRoute
 from layerserve_server.transport.http.hosts import Hosts
+from page_facts import Stub
 
-PAGE = Page("0", Hosts(), SimpleNamespace())
+PAGE = Page(Stub(), Hosts(), SimpleNamespace())
 
 
 ROUTES = {route.path: route for route in PAGE.routes()}
@@ -91,9 +93,23 @@ def test_trials_are_shown_best_first(larger: bool, order: list[int]) -> None:
     assert "trial 4 3" not in text, "it has no history"
 
 
+def test_settings_of_trials_are_short_numbers_or_what_they_are() -> None:
+    given = {
+        "rate": "0.0006983924426537784",
+        "batch_size": "32",
+        "freeze": "['dense']",
+        "seed": "12345678901234",
+        "b": "-1e-07",
+    }
+    settings = [{"name": name, "value": value} for name, value in given.items()]
+    sweep = sweeps_pb2.Sweep(id="s", trials=[sweeps_pb2.Trial(settings=settings)])
+    _, text = call("sweep", sweeps_pb2.GetSweepResponse(sweep=sweep), id="s")
+    assert re.findall("<b>([^<]+)</b>", text) == ["0.000698392", "32", "[&#39;dense&#39;]", "12345678901234", "-1e-07"]
+
+
 def test_long_lists_are_cut() -> None:
     _, text = call("sweeps", sweeps_pb2.ListSweepsResponse(sweeps=[{"id": f"s{n}"} for n in range(MAX_SHOWN + 5)]))
-    assert text.count('<th scope="row">') == MAX_SHOWN
+    assert text.count('<th scope="row"') == MAX_SHOWN
     checkpoints = [{"id": f"c{n}"} for n in range(MAX_SHOWN + 5)]
     _, text = call("checkpoints", checkpoints_pb2.ListCheckpointsResponse(checkpoints=checkpoints), id="r")
     # The newest ones.
@@ -119,7 +135,7 @@ def versions(text: str) -> list[str]:
 def test_the_versions_that_get_most_requests_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(model_parts, "History", lambda: History(lambda: now[0]))
-    routes = {route.path: route for route in Page("0", Hosts(), SimpleNamespace()).routes()}
+    routes = {route.path: route for route in Page(Stub(), Hosts(), SimpleNamespace()).routes()}
     _, text = call("rates", counted(10, 0, 50, 20), routes, name="m")
     assert versions(text) == ["2", "3", "0", "1"]
     assert "<h3>" not in text, "there are no rates yet"
@@ -146,6 +162,44 @@ def test_runs_come_in_pages_of_a_model_or_all() -> None:
     assert ("Runs of" in text, "Older" in text, ">Newest<" in text) == (False,) * 3
 
 
+def test_kinds_of_runs_and_what_they_published_are_listed() -> None:
+    base = {"name": "m", "version": 3}
+    logs = [{"name": "loss", "value": 0.12345}]
+    runs = [
+        training_pb2.Run(id="a", kind=1, base=base, epochs=3, published={"name": "m", "version": 7}),
+        training_pb2.Run(id="b", kind=2, base=base, logs=logs),
+        training_pb2.Run(id="c", kind=3, base=base, publishable=True),
+        training_pb2.Run(id="d", kind=1, base=base, withheld="no improvement"),
+    ]
+    _, text = call("runs", training_pb2.ListRunsResponse(runs=runs))
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in text.split("<tr>")[2:]]
+    assert [row[:2] for row in rows] == [["a", "training"], ["b", "evaluation"], ["c", "online"], ["d", "training"]]
+    assert " ".join(rows[0]).endswith("0 of 3 version 7")
+    assert " ".join(rows[1]).endswith("\N{EN DASH} loss 0.1235")
+    assert " ".join(rows[2]).endswith("\N{EN DASH} no, result kept")
+    assert " ".join(rows[3]).endswith("0 of 0 withheld")
+    assert '<a href="#model?name=m">version 7</a>' in text
+
+
+def test_an_evaluation_has_results_instead_of_epochs_curves_and_checkpoints() -> None:
+    logs = [{"name": "loss", "value": 0.5}, {"name": "accuracy", "value": 0.875}]
+    run = training_pb2.Run(id="e", kind=2, state=training_pb2.RUN_STATE_FINISHED, logs=logs)
+    _, page = call("run", training_pb2.GetRunResponse(run=run), id="e")
+    assert ("Evaluation e" in page, "Curves" in page, "Checkpoints" in page) == (True, False, False)
+    _, text = call("progress", training_pb2.GetRunResponse(run=run), id="e")
+    assert '<th scope="row">accuracy</th><td class="n">0.875</td>' in text
+    assert "Epochs" not in text
+    run.state = training_pb2.RUN_STATE_RUNNING
+    _, text = call("progress", training_pb2.GetRunResponse(run=run), id="e")
+    # An evaluation can't be paused or ended early.
+    assert re.findall('data-post="([A-Za-z]+)"', text) == ["CancelRun"]
+
+
+def test_curves_of_online_training_are_by_step() -> None:
+    _, text = call("run", training_pb2.GetRunResponse(run={"id": "o", "kind": 3}), id="o")
+    assert ("by=step" in text, "By epoch" in text) == (True, False)
+
+
 def test_a_long_name_is_cut() -> None:
     _, text = call("SetLabel", management_pb2.SetLabelResponse(), **{**FIELDS, "label": "b" * 200})
     assert "b" * 60 in text
@@ -161,7 +215,7 @@ PUBLISHED = {"name": "m", "version": 9}
     [
         (
             "RollBack",
-            management_pb2.RollBackRequest(name="m"),
+            management_pb2.RollBackRequest(name="m", version=7),
             management_pb2.RollBackResponse(version=6),
             "Rolled back: version 6 of 'm' is the default, and pinned",
         ),

@@ -1,5 +1,6 @@
 // The page's script: loads parts of the page, which the server makes, and sends forms. It makes no HTML of its own.
 import { bodyOf, dropImage, previewImage } from "/ui/predict.js";
+import { copyAs } from "/ui/copy.js";
 import { moveByKey, panBy, zoomBy } from "/ui/graph.js";
 
 const PARTS = "/ui/parts/";
@@ -75,10 +76,22 @@ function inUse(element) {
   );
 }
 
+// On narrow screens each cell has the head of its column before it.
+function labelCells(element) {
+  for (const table of element.querySelectorAll("table.cards")) {
+    const heads = [...table.querySelectorAll("thead th")].map((head) => head.textContent);
+    for (const cell of table.querySelectorAll("tbody :is(th, td)")) {
+      cell.dataset.label = heads[cell.cellIndex] ?? "";
+      cell.classList.toggle("blank", !cell.textContent.trim());
+    }
+  }
+}
+
 function replace(element, nodes) {
   const focusable = "a, button, summary, [tabindex]";
   const at = [...element.querySelectorAll(focusable)].indexOf(document.activeElement);
   element.replaceChildren(...nodes);
+  labelCells(element);
   if (at >= 0) element.querySelectorAll(focusable)[at]?.focus({ preventScroll: true });
   for (const part of element.querySelectorAll("[data-part]")) load(part);
 }
@@ -148,6 +161,27 @@ async function predict(form) {
   }
 }
 
+async function copy(button) {
+  const shown = document.getElementById("snippet");
+  const said = document.getElementById("copied");
+  try {
+    shown.textContent = await copyAs(button.dataset.copy, button.form, Boolean(sessionStorage.getItem(TOKEN)));
+    shown.hidden = false;
+  } catch (error) {
+    shown.hidden = true;
+    said.replaceChildren(complaint(error));
+    return;
+  }
+  try {
+    await navigator.clipboard.writeText(shown.textContent);
+    said.textContent = "Copied.";
+  } catch {
+    // Browsers let pages copy over HTTPS and on this machine only.
+    getSelection().selectAllChildren(shown);
+    said.textContent = "The browser doesn't let this page copy: the code below is selected.";
+  }
+}
+
 function useToken(text) {
   text ? sessionStorage.setItem(TOKEN, text) : sessionStorage.removeItem(TOKEN);
   document.getElementById("token-text").value = "";
@@ -171,6 +205,7 @@ addEventListener("click", (event) => {
     document.getElementById(skip.dataset.skip ?? "main").focus();
   }
   if (event.target.id === "forget") useToken("");
+  if (event.target.dataset?.copy) copy(event.target);
   if (event.target.dataset?.zoom) {
     zoomBy(event.target.closest("section").querySelector(".graph"), event.target.dataset.zoom);
   }

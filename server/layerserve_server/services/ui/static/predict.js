@@ -12,31 +12,42 @@ const MOST_PIXELS = 1024;
 const ANY_LENGTH = 4;
 const MOST_ELEMENTS = 1 << 24;
 
-export async function bodyOf(form) {
+// The inputs in the form, each with its name, type and shape, and either `value`, nested lists, or `data`, an array that was
+// filled in or drawn. Also says what it was drawn from: `file` and `range`.
+export async function inputsOf(form) {
   const inputs = [];
-  const blobs = [];
   for (const field of form.querySelectorAll("[data-input]")) {
-    const { input: name, datatype, shape } = field.dataset;
+    const { input: name, datatype, dtype, shape } = field.dataset;
     const lengths = shape.split(",").map(Number);
     const type = SENT_AS[datatype] ?? datatype;
     const file = field.querySelector("input[type=file]")?.files[0];
+    const text = field.querySelector("textarea").value;
     if (file) {
       const range = field.querySelector("select").value.split(",").map(Number);
-      const image = await pixelsOf(file, lengths, range, type);
-      inputs.push({ name, datatype: type, shape: image.shape, parameters: { binary_data_size: image.data.byteLength } });
-      blobs.push(image.data);
-    } else if (type !== "BYTES" && !field.querySelector("textarea").value.trim()) {
-      const row = anyRow(name, lengths, type);
-      inputs.push({ name, datatype: type, shape: row.shape, parameters: { binary_data_size: row.data.byteLength } });
-      blobs.push(row.data);
+      inputs.push({ name, type, dtype, file, range, lengths, ...(await pixelsOf(file, lengths, range, type)) });
+    } else if (type !== "BYTES" && !text.trim()) {
+      inputs.push({ name, type, dtype, ...anyRow(name, lengths, type) });
     } else {
-      const text = field.querySelector("textarea").value;
       const value = type === "BYTES" ? textOf(text, lengths.length) : numbersOf(text, name, lengths.length);
-      inputs.push({ name, datatype: type, shape: shapeOf(value), data: [value].flat(Infinity) });
+      inputs.push({ name, type, dtype, shape: shapeOf(value), value });
     }
   }
-  const named = form.querySelector("#outputs").value.split("\n").map((one) => one.trim()).filter(Boolean);
+  return inputs;
+}
+
+export function outputsOf(form) {
+  return form.querySelector("#outputs").value.split("\n").map((one) => one.trim()).filter(Boolean);
+}
+
+export async function bodyOf(form) {
+  const blobs = [];
+  const inputs = (await inputsOf(form)).map(({ name, type: datatype, shape, value, data }) => {
+    if (!data) return { name, datatype, shape, data: [value].flat(Infinity) };
+    blobs.push(data);
+    return { name, datatype, shape, parameters: { binary_data_size: data.byteLength } };
+  });
   const request = { inputs, parameters: { binary_data_output: true } };
+  const named = outputsOf(form);
   if (named.length) request.outputs = named.map((name) => ({ name }));
   const head = new TextEncoder().encode(JSON.stringify(request));
   return { body: new Blob([head, ...blobs]), headers: { [JSON_LENGTH]: String(head.length) } };

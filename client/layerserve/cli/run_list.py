@@ -1,0 +1,107 @@
+"""The commands `run list` and `run show`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from layerserve.cli.flags import pairs
+from layerserve.cli.options import Address, Json, RunId, connect
+from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.whole_ids import find_run
+from layerserve.connection import DEFAULT_ADDRESS
+from layerserve.run_info import RunInfo, Runs
+from layerserve.tables import Table
+
+
+def list_runs(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Only show runs of this model.  [default: all models]")
+    ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STATE", help="Only show runs in this state. May be given several times."),
+    ] = None,
+    kind: Annotated[str | None, typer.Option(metavar="[training|evaluation]", help="Only show runs of a kind.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only show runs with this metadata. May be given several times."),
+    ] = None,
+    caller: Annotated[str | None, typer.Option(metavar="TEXT", help="Only show runs that this caller began.")] = None,
+    created_after: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME", help="Only show runs created since then, such as 2026-11-29 or 2026-11-29T16:30:00."
+        ),
+    ] = None,
+    created_before: Annotated[
+        datetime | None, typer.Option(metavar="TIME", help="Only show runs created before then.")
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum number of runs. 0 shows all.")] = 20,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Show the oldest runs first.")] = False,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: Json = False,
+) -> None:
+    """List runs of training and evaluation, newest first.
+
+    JSON: {"runs", "more"}, with runs as for `layerserve run show`. "more" is whether there are further runs.
+    """
+    with connect(context, address) as client:
+        found = client.runs(
+            model,
+            state=state,
+            kind=kind,
+            metadata=pairs("--metadata", metadata or ()),
+            caller=caller,
+            created_after=created_after,
+            created_before=created_before,
+            limit=limit + 1 if limit else None,  # one more than is shown tells whether there are further ones
+            oldest_first=oldest_first,
+        )
+    shown = Runs(found[:limit] if limit else found)
+    more = len(shown) < len(found)
+    if as_json:
+        print_json({"runs": shown, "more": more})
+    elif not shown:
+        print_line("no runs")
+    else:
+        print_table(shown.table(f"Runs on {address}"))
+    if more and not as_json:
+        which = "oldest" if oldest_first else "newest"
+        print(f"these are the {which} {limit} runs; see all with --limit 0", file=sys.stderr)
+
+
+def show(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+    """Show the state, progress and results of a run.
+
+    JSON: {"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
+    "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
+    "resumable", "resumed", "priority", "workers", "owner", "parent", "from_checkpoint", "metadata", "caller",
+    "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial", "remaining_seconds", "best",
+    "best_epoch"}.
+    """
+    with connect(context, address) as client:
+        info = find_run(client, run).info()
+    if as_json:
+        print_json(info)
+    else:
+        print_table(_described(info))
+
+
+def _described(info: RunInfo) -> Table:
+    """Returns a table with a row for each column of the list that isn't empty, and for what only this command shows."""
+    listed = info.table()
+    rows = [(column.lstrip("#"), cell) for column, cell in zip(listed.columns, listed.rows[0], strict=True)]
+    times = (("Started", info.started_time), ("Ended", info.ended_time))
+    rows += [(name, time.astimezone().strftime("%Y-%m-%d %H:%M:%S")) for name, time in times if time is not None]
+    rows += [
+        ("Seed", str(info.seed)),
+        ("Caller", info.caller),
+        ("Metadata", " ".join(f"{key}={value}" for key, value in info.metadata.items())),
+        ("Not published", info.withheld),
+    ]
+    return Table(f"Run {info.id}", ("What", "Value"), [(name, cell) for name, cell in rows if cell])

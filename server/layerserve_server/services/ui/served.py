@@ -1,0 +1,75 @@
+"""What the page shows beside replies of methods: read from the repository, of models that the caller may read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from layerserve.v1 import models_pb2
+from prometheus_client import CollectorRegistry
+
+from layerserve_server.errors import ServerError
+from layerserve_server.protocols.inference import inference_pb2
+from layerserve_server.repository.canary import Canary
+from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version import Lease
+from layerserve_server.services.open_inference.statistics import statistics
+from layerserve_server.services.ui.image_ranges import Range, image_ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The models of the server. Nothing here loads a version."""
+
+    repository: Repository
+    #: The metrics of all processes.
+    registry: CollectorRegistry
+    release: str
+    grpc_port: int
+    #: Whether a sweep has this id: versions that it has published name it as their run. Raises ServerError.
+    is_sweep: Callable[[str], bool]
+
+    def origin(self, version: models_pb2.ModelVersion) -> str:
+        """Returns the part of the page that has published a version: "run", or "sweep"."""
+        try:
+            return "sweep" if self.is_sweep(version.training_run) else "run"
+        except ServerError:
+            return "run"
+
+    def canary(self, model: str) -> Canary | None:
+        """Returns the canary of a model; None if there is none in force."""
+        return self.repository.canaries.get(model)
+
+    def default(self, model: str) -> int | None:
+        """Returns the version that answers requests that name none; None if there is none."""
+        try:
+            found = self.repository.describe_one(model)
+        except ServerError:
+            return None
+        return found.version if found.default else None
+
+    def counts(self, versions: Sequence[tuple[str, int]]) -> list[inference_pb2.ModelStatistics]:
+        """Returns what versions have done since the server started."""
+        return statistics(self.registry, versions)
+
+    def image_ranges(self, model: str, version: int | None) -> Mapping[str, Range]:
+        """Returns the range of pixels that the graph of a version expects, by input; empty if the graph doesn't say."""
+        lease = self._lease(model, version)
+        if lease is None:
+            return {}
+        with lease as loaded:
+            return image_ranges(loaded.model)
+
+    def class_names(self, model: str, version: int | None) -> Mapping[str, Sequence[bytes]]:
+        """Returns the names of classes by output, from the model's settings."""
+        lease = self._lease(model, version)
+        if lease is None:
+            return {}
+        with lease as loaded:
+            return loaded.class_labels
+
+    def _lease(self, model: str, version: int | None) -> Lease | None:
+        try:
+            return self.repository.lease_loaded(model, version)
+        except ServerError:
+            return None

@@ -1,1 +1,0 @@
-"""Hostile callers against a real server, with an honest caller beside them: `make attack`."""

@@ -1,0 +1,1 @@
+"""Hostile callers against a real server, with an honest caller beside them: `make -C lab attack`."""

@@ -1,0 +1,44 @@
+"""What the page shows beside replies of methods, without a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from layerserve.v1.models_pb2 import ModelVersion
+from layerserve_server.protocols.inference.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
+from layerserve_server.repository.canary import Canary
+from layerserve_server.services.ui.image_ranges import Range
+
+
+class Stub:
+    """Stands for `services.ui.served.Served`: every model has the canary, requests and names that this is given."""
+
+    def __init__(self, release: str = "0") -> None:
+        self.release = release
+        self.grpc_port = 8500
+        self.found: Canary | None = Canary(release, 1, 0.05)
+        self.ranges: Mapping[str, Range] = {}
+        self.names: Mapping[str, Sequence[bytes]] = {}
+        #: Requests of each version since the server started.
+        self.requests = 0
+
+    def origin(self, version: ModelVersion) -> str:
+        return "sweep" if version.training_run.startswith("sweep") else "run"
+
+    def canary(self, model: str) -> Canary | None:
+        return self.found
+
+    def default(self, model: str) -> int | None:
+        return 1
+
+    def counts(self, versions: Sequence[tuple[str, int]]) -> list[ModelStatistics]:
+        answered = InferStatistics(success=StatisticDuration(count=self.requests, ns=self.requests * 1_000_000))
+        return [
+            ModelStatistics(name=name, version=str(version), inference_stats=answered) for name, version in versions
+        ]
+
+    def image_ranges(self, model: str, version: int | None) -> Mapping[str, Range]:
+        return self.ranges
+
+    def class_names(self, model: str, version: int | None) -> Mapping[str, Sequence[bytes]]:
+        return self.names
