@@ -52,7 +52,7 @@ from layerserve.run_info import RunInfo
 from layerserve.run_selection import list_runs
 from layerserve.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.tensors import Array
-from layerserve.tokens import Token
+from layerserve.tokens import Metadata, Token
 from layerserve.training import evaluate, train
 from layerserve.v1.models_pb2 import ListModelsRequest
 
@@ -189,6 +189,7 @@ class AsyncClient(
         *,
         version: int | None = None,
         label: str | None = None,
+        key: str | None = None,
         timeout: float | None = None,
     ) -> Array | dict[str, Array]:
         """Compute the outputs of a model for rows of data.
@@ -206,6 +207,9 @@ class AsyncClient(
         `predict_named` always returns a mapping, with the version that was used. Strings are returned as `bytes`,
         bfloat16 as float32.
 
+        `key` is who asks, such as the id of a user: if the model has a canary, equal keys get the same version.
+        Default: the client's token or certificate, else its address.
+
         `timeout` is in seconds; default: the client's.
 
         Example:
@@ -217,7 +221,7 @@ class AsyncClient(
         Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
         VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
         """
-        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label)
+        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label, key)
         return prediction.as_asked(await self._run(flow, timeout), outputs)
 
     async def predict_named(
@@ -228,10 +232,13 @@ class AsyncClient(
         *,
         version: int | None = None,
         label: str | None = None,
+        key: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Like `predict`, but always returns a mapping from names to arrays, with the `model` and `version` used."""
-        return await self._run(prediction.predict(self._signatures, model, inputs, outputs, version, label), timeout)
+        return await self._run(
+            prediction.predict(self._signatures, model, inputs, outputs, version, label, key), timeout
+        )
 
     async def prepare(
         self,
@@ -265,6 +272,7 @@ class AsyncClient(
         *,
         version: int | None = None,
         label: str | None = None,
+        key: str | None = None,
         timeout: float | None = None,
     ) -> AsyncIterator[Array | dict[str, Array]]:
         """Yield predictions for each of `inputs`, in their order, over one stream, with less overhead than calls.
@@ -279,7 +287,7 @@ class AsyncClient(
 
         Raises the errors of `predict`, and those of iterating over `inputs`.
         """
-        feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label)
+        feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label, key)
         deadline = Deadline(timeout)
         try:
             while (made := await self._run(feed.next(), deadline.remaining() or math.inf)) is not None:
@@ -499,9 +507,9 @@ class AsyncClient(
             raise ClientClosed(f"client of {self.address} is closed")
         try:
             if isinstance(step, Call):
-                return await self._channel.call(step.method, step.request, deadline)
+                return await self._channel.call(step.method, step.request, deadline, step.metadata)
             if isinstance(step, Open):
-                return Stream(await self._channel.open(step.method, step.requests, deadline))
+                return Stream(await self._channel.open(step.method, step.requests, deadline, step.metadata))
             if isinstance(step, Receive):
                 return await self._channel.receive(step.stream.handle, deadline)
             return step.stream.handle.cancel()
@@ -510,13 +518,15 @@ class AsyncClient(
             _log.debug("%s: %s: %s", type(step).__name__, translated.status.name, translated)
             raise translated from None
 
-    async def _call_raw(self, method: methods.Method[Any, R], request: bytes, timeout: float | None) -> R:
+    async def _call_raw(
+        self, method: methods.Method[Any, R], request: bytes, timeout: float | None, metadata: Metadata
+    ) -> R:
         """Call a unary RPC with a serialized request."""
         if self._closed:
             raise ClientClosed(f"client of {self.address} is closed")
         deadline = Deadline(self.timeout if timeout is None else timeout)
         try:
-            reply: R = await self._channel.call(method, request, deadline, raw=True)
+            reply: R = await self._channel.call(method, request, deadline, metadata, raw=True)
             return reply
         except grpc.RpcError as error:
             raise rpc_error(error, self.address) from None
@@ -529,10 +539,13 @@ class AsyncPreparedCall:
         self._client = client
         self._form = form
 
-    async def __call__(self, inputs: Any, *, timeout: float | None = None) -> Array | dict[str, Array]:
+    async def __call__(
+        self, inputs: Any, *, key: str | None = None, timeout: float | None = None
+    ) -> Array | dict[str, Array]:
         """Compute the outputs of the model for rows of data, as `AsyncClient.predict` does."""
         request = self._form.fill(inputs)
-        return self._form.read(await self._client._call_raw(methods.PREDICT, request, timeout))
+        metadata = prediction.key_metadata(key)
+        return self._form.read(await self._client._call_raw(methods.PREDICT, request, timeout, metadata))
 
 
 class AsyncTrainingRun(AsyncRunControl):

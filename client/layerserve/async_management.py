@@ -12,8 +12,8 @@ from layerserve.model_changes import (
     UploadProgress,
     change,
     checked_name,
-    checked_share,
     checked_version,
+    read_share,
     upload,
 )
 from layerserve.v1.management_pb2 import DeleteModelRequest
@@ -77,7 +77,7 @@ class AsyncManagement:
         return await self._run(change(methods.UNLOAD_MODEL, model), timeout)
 
     async def roll_back(self, model: str, *, version: int | None = None, timeout: float | None = None) -> ModelChange:
-        """Make an earlier version the default, until `unpin`.
+        """Make an earlier version the default, until `unpin`, and end the model's canary.
 
         Default: the highest version below the present default that can be loaded. `timeout` is in seconds; default: the
         client's.
@@ -117,16 +117,20 @@ class AsyncManagement:
         """
         return await self._run(change(methods.REMOVE_LABEL, model, label=label), timeout)
 
-    async def set_canary(self, model: str, share: float | None, *, timeout: float | None = None) -> ModelChange:
-        """Set the share of callers, from 0 to 1, that get the version of label "canary" if they name no version.
+    async def set_canary(self, model: str, share: str | None, *, timeout: float | None = None) -> ModelChange:
+        """Set the share of callers, such as "5%", that get the version of label "canary" if they name no version.
 
-        A caller keeps its version while the share grows. It is recognized by the metadata "layerserve-key" of its
-        calls, else by its token or certificate, else by its address. None sets the share of the model's settings
-        again. `timeout` is in seconds; default: the client's.
+        A caller keeps its version while the share grows. It is recognized by the `key` of `predict`, else by its token
+        or certificate, else by its address. The share ends with a rollback, and when the version becomes the default.
+        None sets the share of the model's settings again. `timeout` is in seconds; default: the client's.
+
+        Example:
+            change = await client.set_canary("mnist", "5%")
+            print(change.canary.version, change.canary.canary_share)             -> 4 0.05
 
         Raises ModelNotFound, ModelNotReady, FailedPrecondition (there is no such label), InvalidArgument (no share).
         """
-        fields = {} if share is None else {"share": checked_share(share)}
+        fields = {} if share is None else {"share": read_share(share)}
         return await self._run(change(methods.SET_CANARY, model, **fields), timeout)
 
     async def delete_version(

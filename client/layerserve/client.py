@@ -53,7 +53,7 @@ from layerserve.run_selection import list_runs
 from layerserve.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.sweeping import Sweeping
 from layerserve.tensors import Array
-from layerserve.tokens import Token
+from layerserve.tokens import Metadata, Token
 from layerserve.training import evaluate, train
 from layerserve.v1.models_pb2 import ListModelsRequest
 
@@ -190,6 +190,7 @@ class Client(
         *,
         version: int | None = None,
         label: str | None = None,
+        key: str | None = None,
         timeout: float | None = None,
     ) -> Array | dict[str, Array]:
         """Compute the outputs of a model for rows of data.
@@ -207,6 +208,9 @@ class Client(
         `predict_named` always returns a mapping, with the version that was used. Strings are returned as `bytes`,
         bfloat16 as float32.
 
+        `key` is who asks, such as the id of a user: if the model has a canary, equal keys get the same version.
+        Default: the client's token or certificate, else its address.
+
         `timeout` is in seconds; default: the client's.
 
         Example:
@@ -218,7 +222,7 @@ class Client(
         Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
         VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
         """
-        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label)
+        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label, key)
         return prediction.as_asked(self._run(flow, timeout), outputs)
 
     def predict_named(
@@ -229,10 +233,11 @@ class Client(
         *,
         version: int | None = None,
         label: str | None = None,
+        key: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Like `predict`, but always returns a mapping from names to arrays, with the `model` and `version` used."""
-        return self._run(prediction.predict(self._signatures, model, inputs, outputs, version, label), timeout)
+        return self._run(prediction.predict(self._signatures, model, inputs, outputs, version, label, key), timeout)
 
     def prepare(
         self,
@@ -266,6 +271,7 @@ class Client(
         *,
         version: int | None = None,
         label: str | None = None,
+        key: str | None = None,
         timeout: float | None = None,
     ) -> Iterator[Array | dict[str, Array]]:
         """Yield predictions for each of `inputs`, in their order, over one stream, with less overhead than calls.
@@ -280,7 +286,7 @@ class Client(
 
         Raises the errors of `predict`, and those of iterating over `inputs`.
         """
-        feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label)
+        feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label, key)
         deadline = Deadline(timeout)
         try:
             while (made := self._run(feed.next(), deadline.remaining() or math.inf)) is not None:
@@ -500,9 +506,9 @@ class Client(
             raise ClientClosed(f"client of {self.address} is closed")
         try:
             if isinstance(step, Call):
-                return self._channel.call(step.method, step.request, deadline)
+                return self._channel.call(step.method, step.request, deadline, step.metadata)
             if isinstance(step, Open):
-                return Stream(self._channel.open(step.method, step.requests, deadline))
+                return Stream(self._channel.open(step.method, step.requests, deadline, step.metadata))
             if isinstance(step, Receive):
                 return self._channel.receive(step.stream.handle, deadline)
             return step.stream.handle.cancel()
@@ -511,13 +517,13 @@ class Client(
             _log.debug("%s: %s: %s", type(step).__name__, translated.status.name, translated)
             raise translated from None
 
-    def _call_raw(self, method: methods.Method[Any, R], request: bytes, timeout: float | None) -> R:
+    def _call_raw(self, method: methods.Method[Any, R], request: bytes, timeout: float | None, metadata: Metadata) -> R:
         """Call a unary RPC with a serialized request."""
         if self._closed:
             raise ClientClosed(f"client of {self.address} is closed")
         deadline = Deadline(self.timeout if timeout is None else timeout)
         try:
-            reply: R = self._channel.call(method, request, deadline, raw=True)
+            reply: R = self._channel.call(method, request, deadline, metadata, raw=True)
             return reply
         except grpc.RpcError as error:
             raise rpc_error(error, self.address) from None
@@ -530,10 +536,13 @@ class PreparedCall:
         self._client = client
         self._form = form
 
-    def __call__(self, inputs: Any, *, timeout: float | None = None) -> Array | dict[str, Array]:
+    def __call__(
+        self, inputs: Any, *, key: str | None = None, timeout: float | None = None
+    ) -> Array | dict[str, Array]:
         """Compute the outputs of the model for rows of data, as `Client.predict` does."""
         request = self._form.fill(inputs)
-        return self._form.read(self._client._call_raw(methods.PREDICT, request, timeout))
+        metadata = prediction.key_metadata(key)
+        return self._form.read(self._client._call_raw(methods.PREDICT, request, timeout, metadata))
 
 
 class TrainingRun(RunControl):

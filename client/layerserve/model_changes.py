@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ CHUNK = 256 * 1024
 GOLDEN, SETTINGS = "golden.npz", "layerserve.toml"
 #: Files in a version's or model's folder that the server writes itself.
 _OF_SERVER = ("manifest.json", "labels.json", "serving.json")
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
 _NAMES = {".keras": "model.keras", ".h5": "model.h5", ".hdf5": "model.hdf5"}
 
 #: Called with "sending" or "testing", and the number of bytes sent and in total.
@@ -47,6 +49,11 @@ class ModelChange:
     def default(self) -> ModelInfo | None:
         """The version that answers requests that name none; None if there is none."""
         return next((info for info in self.versions if info.served_by_default), None)
+
+    @property
+    def canary(self) -> ModelInfo | None:
+        """The version that a share of callers gets in place of the default (`canary_share`); None if there is none."""
+        return next((info for info in self.versions if info.canary_share), None)
 
 
 def read_change(message: pb.ModelChange, version: int | None = None) -> ModelChange:
@@ -74,11 +81,15 @@ def checked_version(version: int) -> int:
     return version
 
 
-def checked_share(share: float) -> float:
-    """Returns a share. Raises InvalidArgument if it isn't a number from 0 to 1."""
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-        raise InvalidArgument(f"share: got {share!r}, expected a number from 0 to 1")
-    return share
+def read_share(share: str) -> float:
+    """Returns a percentage such as "5%" as a number from 0 to 1.
+
+    Raises InvalidArgument for anything else, also for numbers: 5 and 0.05 could each mean either.
+    """
+    found = _PERCENT.fullmatch(share) if isinstance(share, str) else None
+    if found is None or float(found[1]) > 100:
+        raise InvalidArgument(f"share: got {share!r}, expected a percentage from '0%' to '100%', such as '5%'")
+    return float(found[1]) / 100
 
 
 def upload(

@@ -51,14 +51,14 @@ PLACEHOLDERS = {
     "LABEL": "trial",
     "VERSION": "2",
     "[VERSION]": "2",
-    "PERCENT": "5%",
+    "[PERCENT]": "5%",
 }
 #: Commands of the running text that aren't run here: they take minutes, or run in tests/layergraph/test_golden.py.
 SLOW = {"python benchmarks/tls.py --turns 5", "python deploy/make_golden.py MODEL_FILE golden.npz"}
 #: What has to be done before commands of the running text.
 BEFORE = {
     "layerserve rollback MODEL [VERSION]": "layerserve load MODEL",
-    "layerserve canary MODEL PERCENT": "layerserve label MODEL canary 3",
+    "layerserve canary MODEL [PERCENT]": "layerserve label MODEL canary 3",
     "layerserve remove MODEL VERSION": "layerserve label MODEL LABEL --remove",
     "layerserve remove MODEL --all": "layerserve unload MODEL",
 }

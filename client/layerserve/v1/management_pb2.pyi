@@ -394,7 +394,7 @@ Global___RollBackRequest: _TypeAlias = RollBackRequest  # noqa: Y015
 
 @_typing.final
 class RollBackResponse(_message.Message):
-    """The version is the default."""
+    """The version is the default, and the model has no canary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
