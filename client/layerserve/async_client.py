@@ -158,8 +158,9 @@ class AsyncClient(
         With `model`, also wait until the server has this model (and version or label) and it is ready: a model that
         doesn't exist yet may still be uploaded. A version that is loaded on the first request counts as ready.
 
-        Raises Unavailable if the server isn't serving by then, DeadlineExceeded if it didn't answer, ModelNotFound,
-        VersionNotFound or LabelNotFound if the model is still missing, and ModelNotReady at once if it failed to load.
+        Raises Unavailable if the server isn't serving by then or has ended, DeadlineExceeded if it didn't answer,
+        ModelNotFound, VersionNotFound or LabelNotFound if the model is still missing, and ModelNotReady at once if it
+        failed to load.
         """
         spec = None if model is None else model_spec(model, version, label)
         await self._run(wait_until_ready(self.address, timeout, spec), timeout)

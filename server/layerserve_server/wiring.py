@@ -244,22 +244,19 @@ class Inference:
     def listen_http(self, routes: Routes, memory: MemoryBudget, ready: Callable[[], bool]) -> HttpServer | None:
         """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
 
-        Raises OSError if the port is taken, and ValueError if a package is missing.
+        Raises OSError if the port is taken.
         """
         settings = self._settings
         if settings.http_port < 0:
             return None
         page = None
         if settings.ui:
-            try:
-                from layerserve_server.services.ui.serving import Page
-            except ImportError as error:
-                raise ValueError(f"ui: requires the package {error.name}: pip install 'layerserve[ui]'") from error
+            from layerserve_server.services.ui.serving import Page
+
             page = partial(Page, package_version("layerserve"))
-        try:
-            from layerserve_server.services.rest.serving import make_server
-        except ImportError as error:
-            raise ValueError(f"http_port: requires the package {error.name}: pip install 'layerserve[http]'") from error
+        # Imported here, since these packages belong to extras (see `extras`).
+        from layerserve_server.services.rest.serving import make_server
+
         return make_server(
             routes,
             self.repository,

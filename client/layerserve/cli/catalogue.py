@@ -57,7 +57,8 @@ def wait(
 ) -> None:
     """Wait until the server is serving, and until it has a model that is ready.
 
-    A model that doesn't exist yet may still be uploaded; one that failed to load is an error at once.
+    A model that doesn't exist yet may still be uploaded; one that failed to load is an error at once, and so is the end
+    of a server that has answered.
 
     JSON: {"ready"}, the address, or the model.
     """
