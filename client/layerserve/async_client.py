@@ -596,15 +596,6 @@ class AsyncTrainingRun(AsyncRunControl):
         """
         return await self._client._run(self._feed.cancel(), timeout)
 
-    async def resume(self, *, timeout: float | None = None) -> AsyncTrainingRun:
-        """Resume a paused or interrupted run from its latest checkpoint, and return the run. Its events continue here.
-
-        The result has the same weights as without the interruption. Does nothing if the run is queued or running.
-        Raises FailedPrecondition if the run ended in another way.
-        """
-        await self._client._run(self._feed.resume(), timeout)
-        return self
-
     async def files(self, *, timeout: float | None = None) -> tuple[RunFile, ...]:
         """List the files that the run's callbacks have written so far, by name: logs, event files, saved models."""
         return await self._client._run(list_files(self.id), timeout)

@@ -593,15 +593,6 @@ class TrainingRun(RunControl):
         """
         return self._client._run(self._feed.cancel(), timeout)
 
-    def resume(self, *, timeout: float | None = None) -> TrainingRun:
-        """Resume a paused or interrupted run from its latest checkpoint, and return the run. Its events continue here.
-
-        The result has the same weights as without the interruption. Does nothing if the run is queued or running.
-        Raises FailedPrecondition if the run ended in another way.
-        """
-        self._client._run(self._feed.resume(), timeout)
-        return self
-
     def files(self, *, timeout: float | None = None) -> tuple[RunFile, ...]:
         """List the files that the run's callbacks have written so far, by name: logs, event files, saved models."""
         return self._client._run(list_files(self.id), timeout)

@@ -89,7 +89,7 @@ def application() -> typer.Typer:
     app.command("top")(top)
     app.command("watch")(training.watch)
     app.command("cancel")(training.cancel)
-    app.command("resume")(training.resume)
+    app.command("resume")(run_changes.resume)
     app.command("pause")(run_changes.pause)
     app.command("stop")(run_changes.stop)
     app.command("update")(run_changes.update)

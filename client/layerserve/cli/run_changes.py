@@ -1,4 +1,4 @@
-"""The commands `pause`, `stop`, `update` and `publish` of training runs."""
+"""The commands `pause`, `resume`, `stop`, `update` and `publish` of training runs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def pause(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS
     """Pause a training run: it keeps a checkpoint and frees its slot, until `resume`. JSON: the run, as for `runs`."""
     with connect(context, address) as client:
         _print(client.run(run).pause(), "is being paused", as_json)
+
+
+def resume(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+    """Resume a paused or interrupted training run from its latest checkpoint. JSON: the run, as for `runs`."""
+    with connect(context, address) as client:
+        _print(client.run(run).resume(), "is being resumed", as_json)
 
 
 def stop(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
