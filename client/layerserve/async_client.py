@@ -53,7 +53,7 @@ from layerserve.run_selection import list_runs
 from layerserve.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.tensors import Array
 from layerserve.tokens import Metadata, Token
-from layerserve.training import evaluate, train
+from layerserve.training import evaluate, train, warn_if_kept_back
 from layerserve.v1.models_pb2 import ListModelsRequest
 
 if TYPE_CHECKING:
@@ -348,6 +348,8 @@ class AsyncClient(
 
         `freeze` and `unfreeze` are patterns of layer paths ("block1_*"): layers to freeze, then layers to unfreeze.
 
+        Warns with `VersionWarning` if the new version won't be the default, as another one is pinned.
+
         Training starts from `version` or `label` (default: the newest version that is ready). Unless `publish` is
         False, the result becomes a new version of the model: the last weights, or with publish="best" those of the
         epoch with the best `monitor` (default: val_loss with validation data, else loss). With `publish_if_improved`
@@ -379,7 +381,9 @@ class AsyncClient(
         root), Overloaded (the queue of runs is full, or there isn't enough disk space or memory), DataLoss.
         """
         flow = train(self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options)
-        return AsyncTrainingRun(self, await self._run(flow, timeout, keeps_stream=True))
+        feed = await self._run(flow, timeout, keeps_stream=True)
+        warn_if_kept_back(feed, options.get("publish_label"), stacklevel=2)
+        return AsyncTrainingRun(self, feed)
 
     @takes(EVALUATE)
     async def evaluate(

@@ -7,8 +7,9 @@ import hashlib
 import os
 import re
 import threading
+import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial as bind
 from pathlib import Path
 from typing import Any, Literal
@@ -32,18 +33,24 @@ _NAMES = {".keras": "model.keras", ".h5": "model.h5", ".hdf5": "model.hdf5"}
 UploadProgress = Callable[[Literal["sending", "testing"], int, int], object]
 
 
+class VersionWarning(UserWarning):
+    """A new version may not serve as expected: another one stays the default, or its inputs or outputs are others."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelChange:
     """A model after a change.
 
     `version` is the version that was uploaded or rolled back to, otherwise None. `versions` are all versions, newest
     first. `lagging` has a text for each process of the server in which the change isn't in effect; it is empty if it is
-    in effect in all.
+    in effect in all. `differences` has a text for each input and output of an uploaded version that differs from those
+    of the version that was the default before.
     """
 
     version: int | None
     versions: Models
     lagging: tuple[str, ...]
+    differences: tuple[str, ...] = ()
 
     @property
     def default(self) -> ModelInfo | None:
@@ -65,6 +72,16 @@ def change(method: Method[Any, Any], name: str, **fields: Any) -> Flow[ModelChan
     reply = yield from call(method, method.request(name=checked_name(name), **fields))
     version = reply.version if method.reply is pb.RollBackResponse else None
     return read_change(reply.change, version)
+
+
+def warn_of_differences(change: ModelChange, stacklevel: int) -> ModelChange:
+    """Warns if an uploaded version has other inputs or outputs than the default had. Returns the change.
+
+    `stacklevel` is that of `warnings.warn`.
+    """
+    if change.differences:
+        warnings.warn("; ".join(change.differences), VersionWarning, stacklevel=stacklevel + 1)
+    return change
 
 
 def checked_name(name: str) -> str:
@@ -112,7 +129,8 @@ def upload(
             elif event == "received" and progress is not None:
                 progress("testing", sender.bytes, sender.bytes)
             elif event == "published":
-                return read_change(reply.published.change, reply.published.version)
+                change = read_change(reply.published.change, reply.published.version)
+                return replace(change, differences=tuple(reply.published.differences))
     except LayerserveError as error:
         raise (sender.error or error) from None
     finally:

@@ -10,6 +10,7 @@ from typing import TextIO
 from layerserve.events import (
     EpochEnd,
     Logs,
+    RunAccepted,
     RunCancelled,
     RunFailed,
     RunFinished,
@@ -57,9 +58,13 @@ class PlainProgress:
                 self._write(
                     f"epoch {event.epoch}/{event.epochs} - {format_seconds(event.seconds)} - {format_logs(event.logs)}"
                 )
+        elif isinstance(event, RunAccepted):
+            if event.kept_back:
+                self._write(f"the new version won't be the default: {event.kept_back}")
         elif isinstance(event, RunFinished):
             ending = f"published version {event.version}" if event.version is not None else "nothing published"
             ending += f": {event.withheld}" if event.withheld else ""
+            ending += f"; {event.kept_back}" if event.kept_back else ""
             self._write(f"finished in {format_seconds(event.seconds)}, {ending}")
         elif isinstance(event, RunResumed):
             self._write(

@@ -57,6 +57,14 @@ class RunView(Plotted):
         """
         return self._feed.withheld
 
+    @property
+    def kept_back(self) -> str:
+        """Reason why the version that the run publishes isn't, or won't be, the default: another one is pinned.
+
+        Empty otherwise.
+        """
+        return self._feed.kept_back
+
     def curves(self) -> Curves:
         """Returns the history as curves: a panel per log, with its validation log as a second line."""
         history = self._feed.history

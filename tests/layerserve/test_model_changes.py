@@ -1,7 +1,9 @@
 """Changes of models by both clients: what is sent, what comes back, and what a failed upload leaves."""
 
 import hashlib
+import re
 import threading
+from functools import partial
 
 import pytest
 from layerserve import (
@@ -14,6 +16,7 @@ from layerserve import (
     ModelNotReady,
     Unavailable,
     VersionNotFound,
+    VersionWarning,
     model_changes,
 )
 from layerserve.testing import FakeServer
@@ -39,6 +42,15 @@ def test_an_upload_is_a_new_version(client, server, file):
     assert [step[1] for step in seen[:-1]] == sorted(step[1] for step in seen[:-1])
     assert seen[-2] == ("sending", size, size)
     assert client.predict("double", [[1, 2, 3]], version=2).tolist() == [[2, 4, 6]]
+
+
+def test_a_version_with_other_inputs_is_warned_of(client, server, file, monkeypatch):
+    texts = ["input 'x': version 2 has (None, 4) float32, version 1 has (None, 3) float32", "output 'y': ..."]
+    published = partial(management_pb2.UploadPublished, differences=texts)
+    monkeypatch.setattr(management_pb2, "UploadPublished", published)
+    with pytest.warns(VersionWarning, match=re.escape("; ".join(texts))):
+        change = client.upload("double", file)
+    assert change.differences == tuple(texts)
 
 
 def test_a_folder_is_uploaded_with_what_belongs_to_a_version(client, server, tmp_path):

@@ -112,6 +112,7 @@ PUBLIC = [
     "UnknownOutput",
     "VersionConflict",
     "VersionNotFound",
+    "VersionWarning",
 ]
 
 HEAVY = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import datetime, timezone
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from layerserve import (
     TrainingCancelled,
     TrainingFailed,
     Unavailable,
+    VersionWarning,
     run_feed,
     run_selection,
 )
@@ -424,6 +426,31 @@ def test_data_that_is_damaged_on_the_way_is_found_out(client, server, monkeypatc
     monkeypatch.setattr(FakeRun, "receive", damaged)
     with pytest.raises((DataLoss, TrainingFailed), match="doesn't match its digest"):
         client.train("double", X, Y)
+
+
+KEPT_BACK = "version 1 is pinned, and stays the default until it is unpinned"
+
+
+@pytest.fixture
+def pinned(monkeypatch):
+    """A server whose model is pinned to version 1."""
+    accepted, finished = training_pb2.RunAccepted, training_pb2.RunFinished
+    for name, made in (("RunAccepted", accepted), ("RunFinished", finished)):
+        monkeypatch.setattr(training_pb2, name, partial(made, kept_back=KEPT_BACK))
+
+
+def test_a_version_that_a_pin_keeps_back_is_warned_of(client, server, pinned, capsys):
+    text = f"model 'double': the version that this run publishes won't be the default: {KEPT_BACK}"
+    with pytest.warns(VersionWarning, match=f"^{text}$"):
+        run = client.train("double", X, Y)
+    assert run.kept_back == KEPT_BACK
+    run.wait(progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"the new version won't be the default: {KEPT_BACK}"
+    assert lines[-1].endswith(f"published version 2; {KEPT_BACK}")
+    assert run.kept_back == KEPT_BACK
+    # Who gives it a label asks for it by the label.
+    client.train("double", X, Y, publish_label="canary").wait()
 
 
 # Going on, and going away.

@@ -40,9 +40,11 @@ def upload(
 ) -> None:
     """Upload the next version of a model.
 
-    The server loads and tests it before it is published.
+    The server loads and tests it before it is published. Inputs and outputs that differ from those of the version that
+    was the default before are told.
 
-    JSON: {"model", "version", "default", "versions", "lagging"}, with versions as in `layerserve models`.
+    JSON: {"model", "version", "default", "versions", "lagging", "differences"}, with versions as in `layerserve
+    models`.
     """
     with connect(context, address) as client, UploadBar() as shown:
         change = client.upload(model, path, golden=golden, settings=settings, label=label, progress=shown)
@@ -204,8 +206,8 @@ def remove(
 def _report(model: str, what: str, change: ModelChange, as_json: bool) -> None:
     if as_json:
         default = change.default.version if change.default else None
-        fields = {"version": change.version, "default": default, "versions": change.versions, "lagging": change.lagging}
-        print_json({"model": model, **fields})
+        fields = {"version": change.version, "default": default, "versions": change.versions}
+        print_json({"model": model, **fields, "lagging": change.lagging, "differences": change.differences})
     else:
         print_line(f"{model}: " + "; ".join(filter(None, (what, _answering(change)))))
     _warn(change.lagging)

@@ -77,7 +77,7 @@ def publish(
     if as_json:
         print_json(info)
     else:
-        print_line(f"published {info.model} version {info.version}")
+        print_line(f"published {info.model} version {info.version}" + (f"; {info.kept_back}" if info.kept_back else ""))
 
 
 def _print(info: RunInfo, under_way: str, as_json: bool) -> None:

@@ -278,7 +278,7 @@ def _print_history(run: TrainingRun) -> None:
     print_table(run.table())
     print_plot(run.history)
     if run.version is not None:
-        print_line(f"published {run.model} version {run.version}")
+        print_line(f"published {run.model} version {run.version}" + (f"; {run.kept_back}" if run.kept_back else ""))
     elif run.withheld:
         print_line(f"not published: {run.withheld}")
 
@@ -320,7 +320,7 @@ def runs(
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
     "resumable", "resumed", "priority", "workers", "owner", "parent", "from_checkpoint", "metadata", "caller",
     "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial", "remaining_seconds", "best",
-    "best_epoch"}]}.
+    "best_epoch", "kept_back"}]}.
     """
     with connect(context, address) as client:
         found = client.runs(

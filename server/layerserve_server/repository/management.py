@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from layerserve_server.errors import (
@@ -22,6 +22,7 @@ from layerserve_server.errors import (
 )
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.control import read_control
+from layerserve_server.repository.differences import differences
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.repository.repository import Repository
@@ -43,10 +44,14 @@ Follow = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A model after a change: its versions, newest first, and the processes that lag behind, with the reasons."""
+    """A model after a change: its versions, newest first, and the processes that lag behind, with the reasons.
+
+    `differences` are those of an uploaded version from the default before (see `differences`).
+    """
 
     versions: Sequence[Description]
     lagging: Sequence[str]
+    differences: Sequence[str] = ()
 
 
 class Manager:
@@ -107,13 +112,16 @@ class Manager:
         details: dict[str, Any] = {"bytes": staging.bytes, **({"label": label} if label else {})}
         with self._change(who, "upload", name, **details) as record:
             above, content = self._repository.highest(name), uploaded[1] if uploaded else None
+            before = next((one for one in self._repository.describe(name) if one.default), None)
             try:
                 version = self._repository.writer.publish_folder(name, staging.folder, above=above, settings=content)
             except OSError as error:
                 raise unwritable(error) from error
             record["version"] = version
             self._repository.take(name, version, label)
-            return version, self._finish(name)
+            change = self._finish(name)
+            after = next((one for one in change.versions if one.version == version), None)
+            return version, replace(change, differences=differences(before, after))
 
     # What is loaded.
 

@@ -1,6 +1,7 @@
 """The commands that change models: one line, JSON for programs, and a status that says whether all is in effect."""
 
 import json
+from functools import partial
 
 import pytest
 from layerserve import Client
@@ -56,6 +57,16 @@ def test_a_canary_that_can_not_answer_yet_is_shown_with_its_state(cli, file, ser
     server.models[0].state = "loading"
     text = "double: 5% of callers get version 1, once it is ready: it is loading; the default is version 2\n"
     assert cli("canary double")[1] == text
+
+
+def test_other_inputs_of_a_version_are_a_line(cli, file, monkeypatch):
+    texts = ["input 'x': version 2 has (None, 4) float32, version 1 has (None, 3) float32"]
+    published = partial(management_pb2.UploadPublished, differences=texts)
+    monkeypatch.setattr(management_pb2, "UploadPublished", published)
+    assert cli(f"upload {file.name} double") == (
+        *(0, "double: version 2 is published; the default is version 2\n", f"layerserve: warning: {texts[0]}\n"),
+    )
+    assert json.loads(cli(f"upload {file.name} double --json")[1])["differences"] == texts
 
 
 def test_what_was_done_is_json_for_programs(cli, file, server):

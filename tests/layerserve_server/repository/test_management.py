@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from failing_files import fail_writes
@@ -109,6 +110,22 @@ def test_an_upload_becomes_a_version_that_serves(manage, put, root, tmp_path):
         **{"who": ME, "action": "upload", "model": "double", "bytes": 14, "label": "new"},
         **{"version": 4, "outcome": "done"},
     }
+
+
+def test_an_upload_with_other_inputs_is_compared_with_the_default(manage, put, load_fake):
+    def load(path):
+        made = load_fake(path)
+        made.input_specs = (replace(made.input_specs[0], shape=(None, int(made.offset))),)
+        return made
+
+    put(version=1, offset=2)
+    _, manager = manage(load=load)
+    text = "input 'x': version {} has (None, {}) float32, version {} has (None, {}) float32"
+    assert upload(manager, model__keras='{"offset": 2}')[1].differences == []
+    assert upload(manager, model__keras='{"offset": 3}')[1].differences == [text.format(3, 3, 2, 2)]
+    manager.pin("double", 1, ME)
+    assert upload(manager, model__keras='{"offset": 4}')[1].differences == [text.format(4, 4, 1, 2)]
+    assert upload(manager, "new", model__keras='{"offset": 2}')[1].differences == []
 
 
 def test_an_upload_may_be_the_first_version_of_a_model_with_its_settings(manage, root):
