@@ -49,8 +49,8 @@ class AsyncManagement:
         settings of the model (layerserve.toml), which replaces the present one, and `label` is set to the version. The
         server loads and tests the version before it publishes it; if that fails, nothing of it stays.
 
-        Warns with `VersionWarning` if inputs or outputs differ from those of the version that was the default before;
-        `ModelChange.differences` lists them.
+        Warns with `VersionWarning` of each input and output that differs from that of the version that was the default
+        before. `ModelChange.differences` lists them.
 
         `progress` is called with "sending" or "testing", and the number of bytes sent and in total. `timeout` is in
         seconds; default: none.
@@ -63,7 +63,7 @@ class AsyncManagement:
         or the repository can't be written), Overloaded (too large, or too many uploads), DataLoss, OSError.
         """
         change = await self._run(upload(model, path, golden, settings, label, progress), timeout)
-        return warn_of_differences(change, stacklevel=2)
+        return warn_of_differences(model, change, stacklevel=2)
 
     async def load(self, model: str, *, timeout: float | None = None) -> ModelChange:
         """Load a model that isn't loaded, or read the files and settings of a loaded one again.

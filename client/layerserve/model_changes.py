@@ -74,13 +74,13 @@ def change(method: Method[Any, Any], name: str, **fields: Any) -> Flow[ModelChan
     return read_change(reply.change, version)
 
 
-def warn_of_differences(change: ModelChange, stacklevel: int) -> ModelChange:
-    """Warns if an uploaded version has other inputs or outputs than the default had. Returns the change.
+def warn_of_differences(model: str, change: ModelChange, stacklevel: int) -> ModelChange:
+    """Warns of each input and output of an uploaded version that differs from the default's before. Returns the change.
 
     `stacklevel` is that of `warnings.warn`.
     """
-    if change.differences:
-        warnings.warn("; ".join(change.differences), VersionWarning, stacklevel=stacklevel + 1)
+    for text in change.differences:
+        warnings.warn(f"model {model!r}: {text}", VersionWarning, stacklevel=stacklevel + 1)
     return change
 
 

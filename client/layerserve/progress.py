@@ -10,7 +10,6 @@ from typing import TextIO
 from layerserve.events import (
     EpochEnd,
     Logs,
-    RunAccepted,
     RunCancelled,
     RunFailed,
     RunFinished,
@@ -58,9 +57,6 @@ class PlainProgress:
                 self._write(
                     f"epoch {event.epoch}/{event.epochs} - {format_seconds(event.seconds)} - {format_logs(event.logs)}"
                 )
-        elif isinstance(event, RunAccepted):
-            if event.kept_back:
-                self._write(f"the new version won't be the default: {event.kept_back}")
         elif isinstance(event, RunFinished):
             ending = f"published version {event.version}" if event.version is not None else "nothing published"
             ending += f": {event.withheld}" if event.withheld else ""

@@ -1,7 +1,6 @@
 """Changes of models by both clients: what is sent, what comes back, and what a failed upload leaves."""
 
 import hashlib
-import re
 import threading
 from functools import partial
 
@@ -48,8 +47,9 @@ def test_a_version_with_other_inputs_is_warned_of(client, server, file, monkeypa
     texts = ["input 'x': version 2 has (None, 4) float32, version 1 has (None, 3) float32", "output 'y': ..."]
     published = partial(management_pb2.UploadPublished, differences=texts)
     monkeypatch.setattr(management_pb2, "UploadPublished", published)
-    with pytest.warns(VersionWarning, match=re.escape("; ".join(texts))):
+    with pytest.warns(VersionWarning) as caught:
         change = client.upload("double", file)
+    assert [str(one.message) for one in caught] == [f"model 'double': {text}" for text in texts]
     assert change.differences == tuple(texts)
 
 

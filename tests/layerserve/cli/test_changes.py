@@ -64,7 +64,11 @@ def test_other_inputs_of_a_version_are_a_line(cli, file, monkeypatch):
     published = partial(management_pb2.UploadPublished, differences=texts)
     monkeypatch.setattr(management_pb2, "UploadPublished", published)
     assert cli(f"upload {file.name} double") == (
-        *(0, "double: version 2 is published; the default is version 2\n", f"layerserve: warning: {texts[0]}\n"),
+        *(
+            0,
+            "double: version 2 is published; the default is version 2\n",
+            f"layerserve: warning: model 'double': {texts[0]}\n",
+        ),
     )
     assert json.loads(cli(f"upload {file.name} double --json")[1])["differences"] == texts
 
