@@ -206,6 +206,8 @@ def _shell(
             del sys.modules[name]
 
 
+# Pages pin models, which others train.
+@pytest.mark.filterwarnings("ignore::layerserve.VersionWarning")
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_blocks_of_a_page_run(page: Path, place: Place, shell: Shell, tmp_path: Path) -> None:
     names: dict[str, object] = {"__name__": "documentation"}
