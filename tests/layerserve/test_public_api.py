@@ -114,6 +114,7 @@ PUBLIC = [
     "UnknownOutput",
     "VersionConflict",
     "VersionNotFound",
+    "VersionWarning",
 ]
 
 HEAVY = [

@@ -26,7 +26,7 @@ def test_the_server_is_described(cli, server):
     ("fields", "note"),
     [
         ({"pinned": True}, "pinned: newer versions don't take over"),
-        ({"labels": ["canary"]}, "canary: a part of the callers gets it"),
+        ({"labels": ["canary"], "canary_share": 0.05}, "canary: 5% of callers get it"),
         ({"state": "loading"}, "loading"),
         ({"state": "failed", "reason": "no layer"}, "failed: no layer"),
         ({"state": "unloading"}, "draining: it finishes its requests"),
