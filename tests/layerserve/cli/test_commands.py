@@ -280,7 +280,7 @@ def test_a_run_that_was_interrupted_is_resumed(cli, server, data):
 def test_a_long_run_is_shown_with_some_of_its_epochs(cli, data):
     _, out, err = cli(f"train double {data} --epochs 60")
     assert err.count("epoch ") == 60
-    status, shown, err = cli("watch run-1")
+    status, shown, err = cli("run watch run-1")
     assert (status, shown) == (0, out)
     # The table has them: a line for each would take thousands for a long run.
     assert "epoch " not in err
