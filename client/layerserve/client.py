@@ -30,7 +30,7 @@ from layerserve.datasets import Datasets
 from layerserve.download import download
 from layerserve.errors import ClientClosed
 from layerserve.events import TrainingEvent
-from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work, call
+from layerserve.flow import Call, Flow, Open, Pause, Receive, Renew, Step, Stream, Work, call
 from layerserve.health import wait_until_ready
 from layerserve.management import Management
 from layerserve.model_info import ModelInfo, Models, model_spec, read_model_info
@@ -188,6 +188,7 @@ class Client(
         inputs: Any,
         outputs: str | Sequence[str] | None = None,
         *,
+        batch_size: int | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -207,10 +208,15 @@ class Client(
         `predict_named` always returns a mapping, with the version that was used. Strings are returned as `bytes`,
         bfloat16 as float32.
 
-        `timeout` is in seconds; default: the client's.
+        `batch_size` is the number of rows in a request: more rows are sent in several, all to one version, and what is
+        sliced later, such as an h5py dataset, is never read as a whole. By default there is one request, or several
+        where it would have more than 32 MiB. Rows that depend on one another aren't divided.
+
+        `timeout` is that of all requests, in seconds; default: the client's for each.
 
         Example:
             client.predict("mnist", images)                              -> array (rows, 10)
+            client.predict("mnist", million_images, batch_size=1024)     -> array (rows, 10)
             client.predict("tickets", {"title": titles, "body": bodies}) -> {"priority": ..., "department": ...}
             client.predict("mnist", images, outputs="dense_1")           -> array (rows, 64)
             client.predict("mnist", images, outputs=["dense_1"])         -> {"dense_1": array (rows, 64)}
@@ -218,7 +224,7 @@ class Client(
         Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
         VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
         """
-        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label)
+        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label, batch_size)
         return prediction.as_asked(self._run(flow, timeout), outputs)
 
     def predict_named(
@@ -227,12 +233,14 @@ class Client(
         inputs: Any,
         outputs: str | Sequence[str] | None = None,
         *,
+        batch_size: int | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Like `predict`, but always returns a mapping from names to arrays, with the `model` and `version` used."""
-        return self._run(prediction.predict(self._signatures, model, inputs, outputs, version, label), timeout)
+        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label, batch_size)
+        return self._run(flow, timeout)
 
     def prepare(
         self,
@@ -479,6 +487,9 @@ class Client(
                     result: T = stop.value
                     return result
                 answer = error = None
+                if isinstance(step, Renew):
+                    deadline = deadline if timeout is not None else Deadline(self.timeout)
+                    continue
                 try:
                     if isinstance(step, Call):
                         answer = self._perform(step, deadline)

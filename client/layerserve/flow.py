@@ -62,13 +62,18 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Renew:
+    """Step: give the next calls the client's timeout anew, unless the caller has set one for all. Its result is None."""
+
+
+@dataclass(frozen=True)
 class Work:
     """Step: run a function that may block on a disk. Its result is the function's."""
 
     function: Callable[[], Any]
 
 
-Step = Call | Open | Receive | Close | Pause | Work
+Step = Call | Open | Receive | Close | Pause | Renew | Work
 Flow = Generator[Step, Any, T]
 
 

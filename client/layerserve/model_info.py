@@ -53,7 +53,8 @@ class ModelInfo(Tabular):
     `compiled` is whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name
     no version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine`
     whether engines are still being timed. `memory_bytes` is the memory that it takes, in bytes (0 unless it is
-    loaded), and `last_used` when a request last used it.
+    loaded), and `last_used` when a request last used it. `independent_rows` is whether each row of the outputs depends
+    on its row of the inputs only; False until the version is loaded for the first time.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ModelInfo(Tabular):
     pinned: bool = False
     memory_bytes: int = 0
     last_used: datetime | None = None
+    independent_rows: bool = False
 
     def table(self) -> Table:
         """Returns the version as a table of one row."""
@@ -180,6 +182,7 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
         pinned=message.pinned,
         memory_bytes=message.memory_bytes,
         last_used=read_time(message.last_used) if message.HasField("last_used") else None,
+        independent_rows=message.independent_rows,
     )
 
 

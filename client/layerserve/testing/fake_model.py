@@ -33,6 +33,7 @@ class FakeModel:
     compiled: bool = True
     choosing_engine: bool = False
     pinned: bool = False
+    independent_rows: bool = True
     answered: int = 0
     failed: int = 0
 
@@ -97,6 +98,7 @@ class FakeModel:
             served_by_default=by_default,
             choosing_engine=self.choosing_engine,
             pinned=self.pinned,
+            independent_rows=self.independent_rows and self.state != "failed",
         )
 
     def node_shapes(self, paths: Sequence[str]) -> graph_pb2.GetNodeShapesResponse:

@@ -65,6 +65,8 @@ class Description:
     memory_bytes: int = 0
     #: Unix time of its last use, in seconds; None if it hasn't been used.
     used_time: float | None = None
+    #: Whether each row of its outputs depends on its row of the inputs only; False if it was never loaded.
+    independent_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Facts:
     training_run: str = ""
     compiled: bool = False
     memory_bytes: int = 0
+    independent_rows: bool = False
 
     @classmethod
     def of(cls, loaded: LoadedVersion) -> Facts:
@@ -93,6 +96,7 @@ class Facts:
             loaded.training_run,
             model.compiled,
             loaded.memory_bytes,
+            model.plan().batched,
         )
 
 
@@ -203,4 +207,5 @@ class Entry:
             answers=self.state is State.READY or (not out and listed and self.answers),
             memory_bytes=loaded.memory_bytes if loaded else 0,
             used_time=self.used_at or None,
+            independent_rows=facts.independent_rows,
         )
