@@ -69,6 +69,7 @@ from .model_info import EngineChoice, ModelInfo, TensorSpec
 from .model_statistics import ModelStatistics, Statistics
 from .node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from .online import OnlineSession
+from .options.arguments import Checkpoints, Publish, Resources, Split
 from .prediction import Prediction
 from .run_files import RunFile
 from .run_info import RunInfo
@@ -90,6 +91,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointKept",
     "CheckpointNotFound",
+    "Checkpoints",
     "Client",
     "ClientClosed",
     "DataLoss",
@@ -132,8 +134,10 @@ __all__ = [
     "PlaintextTokenWarning",
     "Prediction",
     "PreparedCall",
+    "Publish",
     "QuotaExceeded",
     "Range",
+    "Resources",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -150,6 +154,7 @@ __all__ = [
     "RunStarted",
     "SampleLosses",
     "ServerFile",
+    "Split",
     "Statistics",
     "StepProgress",
     "SweepInfo",

@@ -68,7 +68,10 @@ def sliced_later(value: Any) -> bool:
 def check_has_rows(value: Any, name: str) -> None:
     """Raises InvalidArgument for a path, and for what yields batches."""
     if isinstance(value, (*TEXTS, os.PathLike)):
-        raise InvalidArgument(f"{name}: got {value!r}, expected an array of rows; a file of the server is a ServerFile")
+        raise InvalidArgument(
+            f"{name}: got {value!r}, expected an array of rows; a file of the server is a ServerFile, a dataset "
+            "client.dataset(id)"
+        )
     if yields_batches(value):
         batches = "batches" if hasattr(value, "__iter__") else "(batches[i] for i in range(len(batches)))"
         raise InvalidArgument(

@@ -63,7 +63,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Renew:
-    """Step: give the next calls the client's timeout anew, unless the caller has set one for all. Its result is None."""
+    """Step: give the next calls the client's timeout anew, unless the caller has set one for all."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Work:
     function: Callable[[], Any]
 
 
-Step = Call | Open | Receive | Close | Pause | Renew | Work
-Flow = Generator[Step, Any, T]
+Step = Call | Open | Receive | Close | Pause | Work
+Flow = Generator[Step | Renew, Any, T]
 
 
 def call(method: Method[Q, R], request: Q) -> Flow[R]:

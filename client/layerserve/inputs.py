@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,11 @@ def encode_inputs(inputs: Any, specs: Sequence[TensorSpec]) -> list[Tensor]:
 
 def as_input(value: Any, name: str) -> Array:
     """Converts the value of an input to an array. Raises InvalidTensor, and InvalidArgument for what yields batches."""
+    if isinstance(value, os.PathLike):
+        raise InvalidArgument(
+            f"{name}: got {value!r}, expected an array of rows; read the file, such as [PIL.Image.open(path)] or "
+            "numpy.load(path)"
+        )
     if yields_batches(value):
         raise InvalidArgument(
             f"{name}: got {type(value).__name__}, which yields batches, expected an array of rows; client.predict_many "

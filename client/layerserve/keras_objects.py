@@ -1,7 +1,7 @@
 """Objects of Keras as settings of a run, without Keras: by the names of their classes and their attributes.
 
-What Keras serializes itself (`get_config()`) is `compile_settings`' matter. Its callbacks have no `get_config()`, and its
-losses and metrics are often given as functions.
+What Keras serializes itself (`get_config()`) is the matter of `compile_settings`. Its callbacks have no `get_config()`,
+and its losses and metrics are often given as functions.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ CALLBACKS: Mapping[str, tuple[str, ...]] = {
         *("monitor", "min_delta", "patience", "verbose", "mode", "baseline", "restore_best_weights"),
         "start_from_epoch",
     ),
-    "ReduceLROnPlateau": (
-        *("monitor", "factor", "patience", "verbose", "mode", "min_delta", "cooldown", "min_lr"),
-    ),
+    "ReduceLROnPlateau": (*("monitor", "factor", "patience", "verbose", "mode", "min_delta", "cooldown", "min_lr"),),
     "LearningRateScheduler": ("schedule", "verbose"),
     "TerminateOnNaN": ("raise_error",),
     "ModelCheckpoint": (
@@ -62,10 +60,13 @@ def keras_callback(callback: Any) -> dict[str, Any] | None:
         return None
     if not of_keras(callback) or name not in CALLBACKS:
         raise InvalidArgument(
-            f"callbacks: got {name}, whose code isn't sent to the server, expected one of Keras's {', '.join(CALLBACKS)}, "
-            "or {'class_name', 'config'}; to act after each epoch, iterate over the run: for event in client.train(...)"
+            f"callbacks: got {name}, whose code isn't sent to the server, expected one of Keras's "
+            f"{', '.join(CALLBACKS)}, or {{'class_name', 'config'}}; to act after each epoch, iterate over the run: "
+            "for event in client.train(...)"
         )
-    found = {option: getattr(callback, _ATTRIBUTES.get(option, option), None) for option in CALLBACKS[name]}
+    found: dict[str, Any] = {
+        option: getattr(callback, _ATTRIBUTES.get(option, option), None) for option in CALLBACKS[name]
+    }
     if "min_delta" in found:
         # Keras changes its sign for a log whose small values are better.
         found["min_delta"] = abs(found["min_delta"])
@@ -74,8 +75,8 @@ def keras_callback(callback: Any) -> dict[str, Any] | None:
     schedule = found.get("schedule")
     if schedule is not None and not callable(getattr(schedule, "get_config", None)):
         raise InvalidArgument(
-            "callbacks: got LearningRateScheduler with a function, whose code isn't sent to the server, expected a schedule "
-            "of keras.optimizers.schedules; it may also be the learning_rate of the optimizer"
+            "callbacks: got LearningRateScheduler with a function, whose code isn't sent to the server, expected a "
+            "schedule of keras.optimizers.schedules; it may also be the learning_rate of the optimizer"
         )
     return {"class_name": name, "config": {key: value for key, value in found.items() if value is not None}}
 

@@ -157,9 +157,7 @@ def _request(
     request = PredictRequest(model=spec, inputs=tensors, outputs=names)
     size = request.ByteSize()
     if size > MAX_MESSAGE_BYTES:
-        raise InvalidArgument(
-            f"request: got {size} bytes, expected at most {MAX_MESSAGE_BYTES}; pass a batch_size"
-        )
+        raise InvalidArgument(f"request: got {size} bytes, expected at most {MAX_MESSAGE_BYTES}; pass a batch_size")
     reply = yield from call(PREDICT, request)
     signatures.answered(spec, reply.model.version)
     return read_prediction(reply)

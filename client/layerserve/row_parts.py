@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ class Rows:
         """Returns the rows of what a caller gives. Raises as `match` and `as_input` do."""
         return cls(
             [
-                (name, value if sliced_later(value) else as_input(value, name), spec)
+                (name, value if _sliced_later(value, spec) else as_input(value, name), spec)
                 for name, value, spec in match(inputs, specs, "input")
             ]
         )
@@ -87,14 +88,18 @@ def check_part(outputs: Mapping[str, Array], count: int) -> None:
     for name, array in outputs.items():
         if array.shape[:1] != (count,):
             raise InvalidArgument(
-                f"output {name!r}: got shape {array.shape} for {count} rows, expected a row for each, to join the parts; "
+                f"output {name!r}: got shape {array.shape} for {count} rows, expected a row for each; "
                 "send all rows in one request, without batch_size"
             )
 
 
+def _sliced_later(value: Any, spec: TensorSpec | None) -> bool:
+    # The size of text is known from its elements only.
+    return sliced_later(value) and spec is not None and spec.dtype != "string"
+
+
 def _bytes(value: Any, spec: TensorSpec | None) -> int:
-    if value.dtype == object:
+    if isinstance(value, np.ndarray) and value.dtype == object:
         return sum(map(len, value.ravel().tolist())) + 4 * int(value.size)
-    count = int(np.prod(value.shape, dtype=np.int64))
     size = value.dtype.itemsize if spec is None or spec.dtype == "string" else itemsize(spec.dtype)
-    return count * size
+    return math.prod(map(int, value.shape)) * size

@@ -68,7 +68,9 @@ def test_a_schedule_is_sent_and_a_function_is_not(keras):
     schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.25)
     (sent,) = json.loads(callbacks_json(keras.callbacks.LearningRateScheduler(schedule)))
     assert sent["config"]["schedule"]["class_name"] == "ExponentialDecay"
-    with pytest.raises(InvalidArgument, match="LearningRateScheduler with a function, .* expected a schedule of keras"):
+    with pytest.raises(
+        InvalidArgument, match=r"LearningRateScheduler with a function, .* expected a schedule of keras"
+    ):
         callbacks_json(keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate))
 
 

@@ -56,8 +56,8 @@ def test_a_request_that_is_too_large_is_divided_by_itself(client, server, monkey
 def test_rows_that_depend_on_one_another_are_not_divided(client, server, monkeypatch):
     with pytest.raises(
         InvalidArgument,
-        match="model 'mean': its outputs aren't computed row by row: got a batch_size for 7 rows, expected none; without "
-        "it they are sent in one request",
+        match="model 'mean': its outputs aren't computed row by row: got a batch_size for 7 rows, expected none; "
+        "without it they are sent in one request",
     ):
         client.predict("mean", ROWS, batch_size=3)
     assert requests(server) == []
@@ -141,3 +141,29 @@ def test_both_clients_take_it():
     for kind in (Client, AsyncClient):
         for method in (kind.predict, kind.predict_named):
             assert "batch_size" in (method.__kwdefaults__ or {})
+
+
+class Tensor:
+    """A tensor as TensorFlow has it: its dtype is no NumPy's, and its shape no tuple."""
+
+    dtype = "a dtype of its own"
+
+    def __init__(self, values):
+        self._values = np.asarray(values)
+        self.shape = type("Shape", (list,), {})(self._values.shape)
+
+    def __len__(self):
+        return len(self._values)
+
+    def __getitem__(self, rows):
+        return Tensor(self._values[rows])
+
+    def __array__(self, dtype=None, copy=None):
+        return self._values
+
+
+def test_tensors_of_other_packages_are_divided(client):
+    assert client.predict("double", Tensor(ROWS), batch_size=3).tolist() == (2 * ROWS).tolist()
+    assert client.predict("double", {"x": Tensor(ROWS)}).tolist() == (2 * ROWS).tolist()
+    text = TensorSpec("t", (None,), "string")
+    assert Rows.of(Tensor(["ab", "c"]), [text]).bytes > 0
