@@ -70,6 +70,7 @@ from .model_info import EngineChoice, ModelInfo, TensorSpec
 from .model_statistics import ModelStatistics, Statistics
 from .node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from .online import OnlineSession
+from .options.arguments import Checkpoints, Publish, Resources, Split
 from .prediction import Prediction
 from .run_files import RunFile
 from .run_info import RunInfo
@@ -92,6 +93,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointKept",
     "CheckpointNotFound",
+    "Checkpoints",
     "Client",
     "ClientClosed",
     "DataLoss",
@@ -134,8 +136,10 @@ __all__ = [
     "PlaintextTokenWarning",
     "Prediction",
     "PreparedCall",
+    "Publish",
     "QuotaExceeded",
     "Range",
+    "Resources",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -153,6 +157,7 @@ __all__ = [
     "SampleLosses",
     "ServerFile",
     "ServerInfo",
+    "Split",
     "Statistics",
     "StepProgress",
     "SweepInfo",
