@@ -6,7 +6,7 @@ import errno
 import socket
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 #: Time for the process that has a port to say whether it serves, in seconds.
 ASK_SECONDS: Final = 1.0
@@ -47,8 +47,7 @@ def serving(host: str, port: int) -> bool | None:
     """Returns whether the gRPC server at a port serves, or else starts or stops; None if there is no gRPC server."""
     # Imported here, as a free port needs none of it.
     import grpc
-    from layerserve.connection import rpc_error
-    from layerserve.errors import Unavailable
+    from layerserve.errors import Unavailable, from_status
     from layerserve.health import CHECK, HealthCheckRequest, HealthCheckResponse
 
     where = address(_reachable(host), port)
@@ -59,7 +58,8 @@ def serving(host: str, port: int) -> bool | None:
             )
             reply: HealthCheckResponse = check(HealthCheckRequest(), timeout=ASK_SECONDS)
     except grpc.RpcError as error:
-        refused = rpc_error(error, where)
+        metadata: Any = error.trailing_metadata()
+        refused = from_status(error.code(), error.details(), metadata)
         # Only a server's own refusal has a code: it finishes its calls.
         return False if isinstance(refused, Unavailable) and refused.code else None
     return reply.serving
