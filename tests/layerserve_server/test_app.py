@@ -432,7 +432,7 @@ def test_a_missing_extra_is_told_at_once(tmp_path, capsys, not_started, monkeypa
     flags = [str(tmp_path), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1"]
     for more in ([], ["--check-config"]):
         assert serve([*flags, *more]) == 2
-        assert "--http-port (LAYERSERVE_HTTP_PORT, 'http_port' in the file): needs the package uvicorn" in (
+        assert "--http-port (LAYERSERVE_HTTP_PORT, 'http_port' in the file): requires uvicorn" in (
             capsys.readouterr().err
         )
 
