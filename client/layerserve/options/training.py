@@ -1,5 +1,9 @@
 """Tables of the options of `train`, in the order of its signature; some are also options of `evaluate`.
 
+Each option is described once. The tables give the signatures and docstrings of both clients, the flags of the command
+line, and the request that the client fills. In the server they give the reading of requests, the ranges
+and `RunRequest`.
+
 To add an option, declare it here and in `proto/`, and run `make client`, which writes it to `keywords.py`. The server's
 training implements it.
 """
