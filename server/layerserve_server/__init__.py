@@ -1,4 +1,8 @@
-"""The layerserve server."""
+"""The layerserve server: layergraph behind gRPC.
+
+Each stage has one representation of the data, converted at one border. Protobuf is only in `services` and in the shared
+tensor codec, NumPy in admission and batching, torch in the runner.
+"""
 
 import os
 
