@@ -63,7 +63,7 @@ from .events import (
     StepProgress,
     TrainingEvent,
 )
-from .model_changes import ModelChange
+from .model_changes import ModelChange, VersionWarning
 from .model_graph import ModelGraph
 from .model_info import EngineChoice, ModelInfo, TensorSpec
 from .model_statistics import ModelStatistics, Statistics
@@ -171,4 +171,5 @@ __all__ = [
     "UnknownOutput",
     "VersionConflict",
     "VersionNotFound",
+    "VersionWarning",
 ]

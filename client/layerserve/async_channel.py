@@ -29,14 +29,16 @@ class AsyncChannel:
         self._channel: grpc.aio.Channel | None = None
         self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
 
-    async def call(self, method: Method[Any, Any], request: Any, deadline: Deadline, *, raw: bool = False) -> Any:
+    async def call(
+        self, method: Method[Any, Any], request: Any, deadline: Deadline, metadata: Metadata = (), *, raw: bool = False
+    ) -> Any:
         """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes."""
         send = self._callable(method, raw)
         attempt = 1
         while True:
-            metadata = (*(await self._metadata()), *trace_metadata())
+            sent = (*(await self._metadata()), *trace_metadata(), *metadata)
             try:
-                reply = await send(request, timeout=deadline.remaining(), metadata=metadata)
+                reply = await send(request, timeout=deadline.remaining(), metadata=sent)
             except grpc.RpcError as error:
                 pause = self._retries.pause(error, method, attempt, deadline)
                 if pause is None:
@@ -47,10 +49,16 @@ class AsyncChannel:
             await self.pause(pause)
             attempt += 1
 
-    async def open(self, method: Method[Any, Any], requests: Message | Iterable[Message], deadline: Deadline) -> Any:
+    async def open(
+        self,
+        method: Method[Any, Any],
+        requests: Message | Iterable[Message],
+        deadline: Deadline,
+        metadata: Metadata = (),
+    ) -> Any:
         """Opens a stream, to be passed to `receive`."""
-        metadata = (*(await self._metadata()), *trace_metadata())
-        return self._callable(method, raw=False)(requests, timeout=deadline.remaining(), metadata=metadata)
+        sent = (*(await self._metadata()), *trace_metadata(), *metadata)
+        return self._callable(method, raw=False)(requests, timeout=deadline.remaining(), metadata=sent)
 
     async def receive(self, stream: Any, deadline: Deadline) -> Any:
         """Returns the next message of a stream; None at its end. Cancels the stream at the deadline."""

@@ -37,6 +37,19 @@ class AsyncRunControl(RunView):
         """
         return await self._runner._run(self._feed.pause(), timeout)
 
+    async def resume(self, *, timeout: float | None = None) -> RunInfo:
+        """Resume a paused or interrupted run from its latest checkpoint. Its events continue here.
+
+        The result has the same weights as without the interruption. Does nothing if the run is queued or running.
+
+        Example:
+            await run.resume()
+            await run.wait()
+
+        Raises FailedPrecondition if the run ended in another way.
+        """
+        return await self._runner._run(self._feed.resume(), timeout)
+
     async def stop(self, *, timeout: float | None = None) -> RunInfo:
         """End training early, after the current batch, and publish the best epoch so far or the last weights.
 

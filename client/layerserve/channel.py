@@ -12,6 +12,7 @@ import grpc
 from layerserve.connection import Connection, Deadline
 from layerserve.methods import Message, Method
 from layerserve.retries import Retries
+from layerserve.tokens import Metadata
 from layerserve.tracing import trace_metadata
 
 T = TypeVar("T")
@@ -30,14 +31,16 @@ class Channel:
             self._channel = grpc.secure_channel(connection.target, tls.credentials(), options)
         self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
 
-    def call(self, method: Method[Any, Any], request: Any, deadline: Deadline, *, raw: bool = False) -> Any:
+    def call(
+        self, method: Method[Any, Any], request: Any, deadline: Deadline, metadata: Metadata = (), *, raw: bool = False
+    ) -> Any:
         """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes."""
         send = self._callable(method, raw)
         attempt = 1
         while True:
-            metadata = (*self._token.metadata(), *trace_metadata())
+            sent = (*self._token.metadata(), *trace_metadata(), *metadata)
             try:
-                reply = send(request, timeout=deadline.remaining(), metadata=metadata)
+                reply = send(request, timeout=deadline.remaining(), metadata=sent)
             except grpc.RpcError as error:
                 pause = self._retries.pause(error, method, attempt, deadline)
                 if pause is None:
@@ -48,11 +51,17 @@ class Channel:
             self.pause(pause)
             attempt += 1
 
-    def open(self, method: Method[Any, Any], requests: Message | Iterable[Message], deadline: Deadline) -> Any:
+    def open(
+        self,
+        method: Method[Any, Any],
+        requests: Message | Iterable[Message],
+        deadline: Deadline,
+        metadata: Metadata = (),
+    ) -> Any:
         """Opens a stream, to be passed to `receive`."""
-        sent = iter(requests) if method.streams_requests else requests  # type: ignore[arg-type]
-        metadata = (*self._token.metadata(), *trace_metadata())
-        return self._callable(method, raw=False)(sent, timeout=deadline.remaining(), metadata=metadata)
+        messages = iter(requests) if method.streams_requests else requests  # type: ignore[arg-type]
+        sent = (*self._token.metadata(), *trace_metadata(), *metadata)
+        return self._callable(method, raw=False)(messages, timeout=deadline.remaining(), metadata=sent)
 
     def receive(self, stream: Any, deadline: Deadline) -> Any:
         """Returns the next message of a stream; None at its end. Cancels the stream at the deadline."""

@@ -53,8 +53,8 @@ from layerserve.run_selection import list_runs
 from layerserve.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.sweeping import Sweeping
 from layerserve.tensors import Array
-from layerserve.tokens import Token
-from layerserve.training import evaluate, train
+from layerserve.tokens import Metadata, Token
+from layerserve.training import evaluate, train, warn_if_kept_back
 from layerserve.v1.models_pb2 import ListModelsRequest
 
 if TYPE_CHECKING:
@@ -159,8 +159,9 @@ class Client(
         With `model`, also wait until the server has this model (and version or label) and it is ready: a model that
         doesn't exist yet may still be uploaded. A version that is loaded on the first request counts as ready.
 
-        Raises Unavailable if the server isn't serving by then, DeadlineExceeded if it didn't answer, ModelNotFound,
-        VersionNotFound or LabelNotFound if the model is still missing, and ModelNotReady at once if it failed to load.
+        Raises Unavailable if the server isn't serving by then or has ended, DeadlineExceeded if it didn't answer,
+        ModelNotFound, VersionNotFound or LabelNotFound if the model is still missing, and ModelNotReady at once if it
+        failed to load.
         """
         spec = None if model is None else model_spec(model, version, label)
         self._run(wait_until_ready(self.address, timeout, spec), timeout)
@@ -190,6 +191,7 @@ class Client(
         *,
         version: int | None = None,
         label: str | None = None,
+        key: str | None = None,
         timeout: float | None = None,
     ) -> Array | dict[str, Array]:
         """Compute the outputs of a model for rows of data.
@@ -207,6 +209,9 @@ class Client(
         `predict_named` always returns a mapping, with the version that was used. Strings are returned as `bytes`,
         bfloat16 as float32.
 
+        `key` is who asks, such as the id of a user: if the model has a canary, equal keys get the same version.
+        Default: the client's token or certificate, else its address.
+
         `timeout` is in seconds; default: the client's.
 
         Example:
@@ -218,7 +223,7 @@ class Client(
         Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
         VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
         """
-        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label)
+        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label, key)
         return prediction.as_asked(self._run(flow, timeout), outputs)
 
     def predict_named(
@@ -229,10 +234,11 @@ class Client(
         *,
         version: int | None = None,
         label: str | None = None,
+        key: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Like `predict`, but always returns a mapping from names to arrays, with the `model` and `version` used."""
-        return self._run(prediction.predict(self._signatures, model, inputs, outputs, version, label), timeout)
+        return self._run(prediction.predict(self._signatures, model, inputs, outputs, version, label, key), timeout)
 
     def prepare(
         self,
@@ -266,6 +272,7 @@ class Client(
         *,
         version: int | None = None,
         label: str | None = None,
+        key: str | None = None,
         timeout: float | None = None,
     ) -> Iterator[Array | dict[str, Array]]:
         """Yield predictions for each of `inputs`, in their order, over one stream, with less overhead than calls.
@@ -280,7 +287,7 @@ class Client(
 
         Raises the errors of `predict`, and those of iterating over `inputs`.
         """
-        feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label)
+        feed = PredictionFeed(self._signatures, model, inputs, outputs, version, label, key)
         deadline = Deadline(timeout)
         try:
             while (made := self._run(feed.next(), deadline.remaining() or math.inf)) is not None:
@@ -340,6 +347,8 @@ class Client(
 
         `freeze` and `unfreeze` are patterns of layer paths ("block1_*"): layers to freeze, then layers to unfreeze.
 
+        Warns with `VersionWarning` if the new version won't be the default, as another one is pinned.
+
         Training starts from `version` or `label` (default: the newest version that is ready). Unless `publish` is
         False, the result becomes a new version of the model: the last weights, or with publish="best" those of the
         epoch with the best `monitor` (default: val_loss with validation data, else loss). With `publish_if_improved`
@@ -371,7 +380,9 @@ class Client(
         root), Overloaded (the queue of runs is full, or there isn't enough disk space or memory), DataLoss.
         """
         flow = train(self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options)
-        return TrainingRun(self, self._run(flow, timeout, keeps_stream=True))
+        feed = self._run(flow, timeout, keeps_stream=True)
+        warn_if_kept_back(feed, options.get("publish_label"), stacklevel=2)
+        return TrainingRun(self, feed)
 
     @takes(EVALUATE)
     def evaluate(
@@ -500,9 +511,9 @@ class Client(
             raise ClientClosed(f"client of {self.address} is closed")
         try:
             if isinstance(step, Call):
-                return self._channel.call(step.method, step.request, deadline)
+                return self._channel.call(step.method, step.request, deadline, step.metadata)
             if isinstance(step, Open):
-                return Stream(self._channel.open(step.method, step.requests, deadline))
+                return Stream(self._channel.open(step.method, step.requests, deadline, step.metadata))
             if isinstance(step, Receive):
                 return self._channel.receive(step.stream.handle, deadline)
             return step.stream.handle.cancel()
@@ -511,13 +522,13 @@ class Client(
             _log.debug("%s: %s: %s", type(step).__name__, translated.status.name, translated)
             raise translated from None
 
-    def _call_raw(self, method: methods.Method[Any, R], request: bytes, timeout: float | None) -> R:
+    def _call_raw(self, method: methods.Method[Any, R], request: bytes, timeout: float | None, metadata: Metadata) -> R:
         """Call a unary RPC with a serialized request."""
         if self._closed:
             raise ClientClosed(f"client of {self.address} is closed")
         deadline = Deadline(self.timeout if timeout is None else timeout)
         try:
-            reply: R = self._channel.call(method, request, deadline, raw=True)
+            reply: R = self._channel.call(method, request, deadline, metadata, raw=True)
             return reply
         except grpc.RpcError as error:
             raise rpc_error(error, self.address) from None
@@ -530,10 +541,13 @@ class PreparedCall:
         self._client = client
         self._form = form
 
-    def __call__(self, inputs: Any, *, timeout: float | None = None) -> Array | dict[str, Array]:
+    def __call__(
+        self, inputs: Any, *, key: str | None = None, timeout: float | None = None
+    ) -> Array | dict[str, Array]:
         """Compute the outputs of the model for rows of data, as `Client.predict` does."""
         request = self._form.fill(inputs)
-        return self._form.read(self._client._call_raw(methods.PREDICT, request, timeout))
+        metadata = prediction.key_metadata(key)
+        return self._form.read(self._client._call_raw(methods.PREDICT, request, timeout, metadata))
 
 
 class TrainingRun(RunControl):
@@ -582,15 +596,6 @@ class TrainingRun(RunControl):
         The run may take a moment to stop: events continue until a RunCancelled.
         """
         return self._client._run(self._feed.cancel(), timeout)
-
-    def resume(self, *, timeout: float | None = None) -> TrainingRun:
-        """Resume a paused or interrupted run from its latest checkpoint, and return the run. Its events continue here.
-
-        The result has the same weights as without the interruption. Does nothing if the run is queued or running.
-        Raises FailedPrecondition if the run ended in another way.
-        """
-        self._client._run(self._feed.resume(), timeout)
-        return self
 
     def files(self, *, timeout: float | None = None) -> tuple[RunFile, ...]:
         """List the files that the run's callbacks have written so far, by name: logs, event files, saved models."""

@@ -27,7 +27,8 @@ class RunAccepted(TrainingEvent):
     """The request is valid. The run starts from `version` of `model`; `data_bytes` bytes of data are to be uploaded.
 
     A run that was `found` was begun by an earlier call with the same idempotency key; no data is uploaded. `repeatable`
-    is whether a call with the same key would find this run.
+    is whether a call with the same key would find this run. `kept_back` is the reason if the version that it publishes
+    won't be the default: another one is pinned, or the model's settings name it.
     """
 
     model: str
@@ -35,6 +36,7 @@ class RunAccepted(TrainingEvent):
     data_bytes: int
     found: bool = False
     repeatable: bool = False
+    kept_back: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,14 @@ class RunFinished(TrainingEvent):
     """The run completed and published `version`, None if it published nothing; training took `seconds`.
 
     `withheld` is the reason if publishing was requested and withheld: no improvement, or another version was published
-    meanwhile.
+    meanwhile. `kept_back` is the reason if the published version isn't the default.
     """
 
     version: int | None
     seconds: float
     logs: Logs
     withheld: str = ""
+    kept_back: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ def read_event(message: training_pb2.TrainEvent) -> TrainingEvent | None:
     if kind == "accepted":
         accepted = message.accepted
         base, found, repeatable = accepted.base, accepted.found, accepted.repeatable
-        return RunAccepted(*at, base.name, base.version, accepted.data_bytes, found, repeatable)
+        return RunAccepted(*at, base.name, base.version, accepted.data_bytes, found, repeatable, accepted.kept_back)
     if kind == "queued":
         return RunQueued(*at, message.queued.ahead)
     if kind == "started":
@@ -176,7 +179,8 @@ def read_event(message: training_pb2.TrainEvent) -> TrainingEvent | None:
     if kind == "finished":
         finished = message.finished
         version = finished.published.version if finished.HasField("published") else None
-        return RunFinished(*at, version, finished.seconds, read_logs(finished.logs), finished.withheld)
+        logs, reasons = read_logs(finished.logs), (finished.withheld, finished.kept_back)
+        return RunFinished(*at, version, finished.seconds, logs, *reasons)
     if kind == "failed":
         failed = message.failed
         return RunFailed(*at, failed.reason, failed.epoch, failed.step, failed.resumable)

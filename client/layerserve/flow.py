@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from layerserve.methods import Message, Method, Q, R
+from layerserve.tokens import Metadata
 
 T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Message, covariant=True)
@@ -19,10 +20,11 @@ Reply = TypeVar("Reply", bound=Message, covariant=True)
 
 @dataclass(frozen=True)
 class Call:
-    """Step: call a unary RPC. Its result is the reply."""
+    """Step: call a unary RPC, with metadata beside the client's own. Its result is the reply."""
 
     method: Method[Any, Any]
     request: Message
+    metadata: Metadata = ()
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Open:
 
     method: Method[Any, Any]
     requests: Message | Iterable[Message]
+    metadata: Metadata = ()
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,13 @@ Step = Call | Open | Receive | Close | Pause | Work
 Flow = Generator[Step, Any, T]
 
 
-def call(method: Method[Q, R], request: Q) -> Flow[R]:
-    reply: R = yield Call(method, request)
+def call(method: Method[Q, R], request: Q, metadata: Metadata = ()) -> Flow[R]:
+    reply: R = yield Call(method, request, metadata)
     return reply
 
 
-def open_stream(method: Method[Q, R], requests: Q | Iterable[Q]) -> Flow[Stream[R]]:
-    stream: Stream[R] = yield Open(method, requests)
+def open_stream(method: Method[Q, R], requests: Q | Iterable[Q], metadata: Metadata = ()) -> Flow[Stream[R]]:
+    stream: Stream[R] = yield Open(method, requests, metadata)
     return stream
 
 

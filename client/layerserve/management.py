@@ -13,9 +13,10 @@ from layerserve.model_changes import (
     UploadProgress,
     change,
     checked_name,
-    checked_share,
     checked_version,
+    read_share,
     upload,
+    warn_of_differences,
 )
 from layerserve.v1.management_pb2 import DeleteModelRequest
 
@@ -49,6 +50,9 @@ class Management:
         settings of the model (layerserve.toml), which replaces the present one, and `label` is set to the version. The
         server loads and tests the version before it publishes it; if that fails, nothing of it stays.
 
+        Warns with `VersionWarning` of each input and output that differs from that of the version that was the default
+        before. `ModelChange.differences` lists them.
+
         `progress` is called with "sending" or "testing", and the number of bytes sent and in total. `timeout` is in
         seconds; default: none.
 
@@ -59,7 +63,8 @@ class Management:
         Raises InvalidArgument (a name, file or settings), FailedPrecondition (ModelNotReady: the model can't be loaded;
         or the repository can't be written), Overloaded (too large, or too many uploads), DataLoss, OSError.
         """
-        return self._run(upload(model, path, golden, settings, label, progress), timeout)
+        change = self._run(upload(model, path, golden, settings, label, progress), timeout)
+        return warn_of_differences(model, change, stacklevel=2)
 
     def load(self, model: str, *, timeout: float | None = None) -> ModelChange:
         """Load a model that isn't loaded, or read the files and settings of a loaded one again.
@@ -78,7 +83,7 @@ class Management:
         return self._run(change(methods.UNLOAD_MODEL, model), timeout)
 
     def roll_back(self, model: str, *, version: int | None = None, timeout: float | None = None) -> ModelChange:
-        """Make an earlier version the default, until `unpin`.
+        """Make an earlier version the default, until `unpin`, and end the model's canary.
 
         Default: the highest version below the present default that can be loaded. `timeout` is in seconds; default: the
         client's.
@@ -118,16 +123,20 @@ class Management:
         """
         return self._run(change(methods.REMOVE_LABEL, model, label=label), timeout)
 
-    def set_canary(self, model: str, share: float | None, *, timeout: float | None = None) -> ModelChange:
-        """Set the share of callers, from 0 to 1, that get the version of label "canary" if they name no version.
+    def set_canary(self, model: str, share: str | None, *, timeout: float | None = None) -> ModelChange:
+        """Set the share of callers, such as "5%", that get the version of label "canary" if they name no version.
 
-        A caller keeps its version while the share grows. It is recognized by the metadata "layerserve-key" of its
-        calls, else by its token or certificate, else by its address. None sets the share of the model's settings
-        again. `timeout` is in seconds; default: the client's.
+        A caller keeps its version while the share grows. It is recognized by the `key` of `predict`, else by its token
+        or certificate, else by its address. The share ends with a rollback, and when the version becomes the default.
+        None sets the share of the model's settings again. `timeout` is in seconds; default: the client's.
+
+        Example:
+            change = client.set_canary("mnist", "5%")
+            print(change.canary.version, change.canary.canary_share)             -> 4 0.05
 
         Raises ModelNotFound, ModelNotReady, FailedPrecondition (there is no such label), InvalidArgument (no share).
         """
-        fields = {} if share is None else {"share": checked_share(share)}
+        fields = {} if share is None else {"share": read_share(share)}
         return self._run(change(methods.SET_CANARY, model, **fields), timeout)
 
     def delete_version(

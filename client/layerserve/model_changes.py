@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import threading
+import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial as bind
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +26,15 @@ CHUNK = 256 * 1024
 GOLDEN, SETTINGS = "golden.npz", "layerserve.toml"
 #: Files in a version's or model's folder that the server writes itself.
 _OF_SERVER = ("manifest.json", "labels.json", "serving.json")
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
 _NAMES = {".keras": "model.keras", ".h5": "model.h5", ".hdf5": "model.hdf5"}
 
 #: Called with "sending" or "testing", and the number of bytes sent and in total.
 UploadProgress = Callable[[Literal["sending", "testing"], int, int], object]
+
+
+class VersionWarning(UserWarning):
+    """A new version may not serve as expected: another one stays the default, or its inputs or outputs are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +43,24 @@ class ModelChange:
 
     `version` is the version that was uploaded or rolled back to, otherwise None. `versions` are all versions, newest
     first. `lagging` has a text for each process of the server in which the change isn't in effect; it is empty if it is
-    in effect in all.
+    in effect in all. `differences` has a text for each input and output of an uploaded version that differs from those
+    of the version that was the default before.
     """
 
     version: int | None
     versions: Models
     lagging: tuple[str, ...]
+    differences: tuple[str, ...] = ()
 
     @property
     def default(self) -> ModelInfo | None:
         """The version that answers requests that name none; None if there is none."""
         return next((info for info in self.versions if info.served_by_default), None)
+
+    @property
+    def canary(self) -> ModelInfo | None:
+        """The version that a share of callers gets in place of the default (`canary_share`); None if there is none."""
+        return next((info for info in self.versions if info.canary_share), None)
 
 
 def read_change(message: pb.ModelChange, version: int | None = None) -> ModelChange:
@@ -58,6 +72,16 @@ def change(method: Method[Any, Any], name: str, **fields: Any) -> Flow[ModelChan
     reply = yield from call(method, method.request(name=checked_name(name), **fields))
     version = reply.version if method.reply is pb.RollBackResponse else None
     return read_change(reply.change, version)
+
+
+def warn_of_differences(model: str, change: ModelChange, stacklevel: int) -> ModelChange:
+    """Warns of each input and output of an uploaded version that differs from the default's before. Returns the change.
+
+    `stacklevel` is that of `warnings.warn`.
+    """
+    for text in change.differences:
+        warnings.warn(f"model {model!r}: {text}", VersionWarning, stacklevel=stacklevel + 1)
+    return change
 
 
 def checked_name(name: str) -> str:
@@ -74,11 +98,15 @@ def checked_version(version: int) -> int:
     return version
 
 
-def checked_share(share: float) -> float:
-    """Returns a share. Raises InvalidArgument if it isn't a number from 0 to 1."""
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-        raise InvalidArgument(f"share: got {share!r}, expected a number from 0 to 1")
-    return share
+def read_share(share: str) -> float:
+    """Returns a percentage such as "5%" as a number from 0 to 1.
+
+    Raises InvalidArgument for anything else, also for numbers: 5 and 0.05 could each mean either.
+    """
+    found = _PERCENT.fullmatch(share) if isinstance(share, str) else None
+    if found is None or float(found[1]) > 100:
+        raise InvalidArgument(f"share: got {share!r}, expected a percentage from '0%' to '100%', such as '5%'")
+    return float(found[1]) / 100
 
 
 def upload(
@@ -101,7 +129,8 @@ def upload(
             elif event == "received" and progress is not None:
                 progress("testing", sender.bytes, sender.bytes)
             elif event == "published":
-                return read_change(reply.published.change, reply.published.version)
+                change = read_change(reply.published.change, reply.published.version)
+                return replace(change, differences=tuple(reply.published.differences))
     except LayerserveError as error:
         raise (sender.error or error) from None
     finally:

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, cast
 
 from layerserve.errors import DataLoss, InvalidArgument
-from layerserve.tables import Table, Tabular, count_text, shape_text
+from layerserve.tables import Table, Tabular, count_text, percent_text, shape_text
 from layerserve.tensors import dtype_name, read_shape
 from layerserve.v1 import models_pb2, tensor_pb2
 
@@ -53,7 +53,8 @@ class ModelInfo(Tabular):
     `compiled` is whether its file has an optimizer and a loss, `served_by_default` whether it serves requests that name
     no version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine`
     whether engines are still being timed. `memory_bytes` is the memory that it takes, in bytes (0 unless it is
-    loaded), and `last_used` when a request last used it.
+    loaded), and `last_used` when a request last used it. `canary_share` is the share of callers, from 0 to 1, that get
+    it as the canary; 0 for other versions.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ModelInfo(Tabular):
     pinned: bool = False
     memory_bytes: int = 0
     last_used: datetime | None = None
+    canary_share: float = 0.0
 
     def table(self) -> Table:
         """Returns the version as a table of one row."""
@@ -96,7 +98,7 @@ def _row(info: ModelInfo) -> tuple[str, ...]:
     state = f"{info.state}: {info.reason}" if info.reason else info.state
     return (
         info.name,
-        f"{info.version}{' *' * info.served_by_default}{' pinned' * info.pinned}",
+        f"{info.version}{' *' * info.served_by_default}{' pinned' * info.pinned}{_canary_text(info)}",
         state,
         ", ".join(info.labels),
         _specs_text(info.inputs),
@@ -105,6 +107,10 @@ def _row(info: ModelInfo) -> tuple[str, ...]:
         _memory_text(info),
         "still being chosen" if info.choosing_engine else _engines_text(info.engines),
     )
+
+
+def _canary_text(info: ModelInfo) -> str:
+    return f" canary {percent_text(info.canary_share)}" if info.canary_share else ""
 
 
 def _engines_text(engines: tuple[EngineChoice, ...]) -> str:
@@ -180,6 +186,7 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
         pinned=message.pinned,
         memory_bytes=message.memory_bytes,
         last_used=read_time(message.last_used) if message.HasField("last_used") else None,
+        canary_share=message.canary_share,
     )
 
 

@@ -15,6 +15,7 @@ from layerserve.methods import GET_MODEL, GET_NODE_SHAPES, PREDICT
 from layerserve.model_info import ModelInfo, TensorSpec, model_spec, read_model_info, read_tensor_spec
 from layerserve.tables import Table, Tabular, shape_text
 from layerserve.tensors import Array, decode
+from layerserve.tokens import Metadata
 from layerserve.v1.graph_pb2 import GetNodeShapesRequest
 from layerserve.v1.models_pb2 import GetModelRequest
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
@@ -98,25 +99,31 @@ def predict(
     outputs: str | Sequence[str] | None,
     version: int | None,
     label: str | None,
+    key: str | None = None,
 ) -> Flow[Prediction]:
     """Flow of a prediction. A cached signature may be stale, so it is fetched again if the prediction fails with it."""
     spec = model_spec(model, version, label)
-    names = output_names(outputs)
+    names, metadata = output_names(outputs), key_metadata(key)
     cached = signatures.get(spec)
     if cached is not None:
         try:
-            return (yield from _predict(signatures, spec, inputs, names, cached))
+            return (yield from _predict(signatures, spec, inputs, names, cached, metadata))
         except InvalidArgument:
             fresh = yield from fetch_signature(signatures, spec)
             if fresh.inputs == cached.inputs:
                 raise
     else:
         fresh = yield from fetch_signature(signatures, spec)
-    return (yield from _predict(signatures, spec, inputs, names, fresh))
+    return (yield from _predict(signatures, spec, inputs, names, fresh, metadata))
 
 
 def _predict(
-    signatures: Signatures, spec: ModelSpec, inputs: Any, names: Sequence[str], signature: Signature
+    signatures: Signatures,
+    spec: ModelSpec,
+    inputs: Any,
+    names: Sequence[str],
+    signature: Signature,
+    metadata: Metadata,
 ) -> Flow[Prediction]:
     request = PredictRequest(model=spec, inputs=encode_inputs(inputs, signature.inputs), outputs=names)
     size = request.ByteSize()
@@ -124,9 +131,21 @@ def _predict(
         raise InvalidArgument(
             f"request: got {size} bytes, expected at most {MAX_MESSAGE_BYTES}; send fewer rows at once"
         )
-    reply = yield from call(PREDICT, request)
+    reply = yield from call(PREDICT, request, metadata)
     signatures.answered(spec, reply.model.version)
     return read_prediction(reply)
+
+
+def key_metadata(key: str | None) -> Metadata:
+    """Returns the metadata with the key by which a canary recognizes a caller. Raises InvalidArgument."""
+    if key is None:
+        return ()
+    # What gRPC sends as metadata, which also loses blanks at the ends.
+    if not isinstance(key, str) or not key.isascii() or not key.isprintable() or key != key.strip() or not key:
+        raise InvalidArgument(
+            f"key: got {key!r:.80}, expected a text of printable ASCII characters, such as a user's id"
+        )
+    return (("layerserve-key", key),)
 
 
 def read_prediction(reply: PredictResponse, *, copy: bool = True) -> Prediction:

@@ -12,7 +12,15 @@ from layerserve.flow import Close, Flow, Stream, open_stream, receive
 from layerserve.inputs import encode_inputs
 from layerserve.methods import PREDICT_STREAM
 from layerserve.model_info import model_spec
-from layerserve.prediction import Prediction, Signature, Signatures, fetch_signature, output_names, read_prediction
+from layerserve.prediction import (
+    Prediction,
+    Signature,
+    Signatures,
+    fetch_signature,
+    key_metadata,
+    output_names,
+    read_prediction,
+)
 from layerserve.v1.prediction_pb2 import PredictError, PredictRequest, PredictStreamRequest, PredictStreamResponse
 
 _STATUSES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -29,11 +37,13 @@ class PredictionFeed:
         outputs: str | Sequence[str] | None,
         version: int | None,
         label: str | None,
+        key: str | None = None,
     ) -> None:
         self._signatures = signatures
         self._spec = model_spec(model, version, label)
         self._inputs = inputs
         self._outputs = output_names(outputs)
+        self._metadata = key_metadata(key)
         self._stream: Stream[PredictStreamResponse] | None = None
         self._received: dict[int, PredictStreamResponse] = {}
         self._next = 0
@@ -44,7 +54,7 @@ class PredictionFeed:
         if self._stream is None:
             known = self._signatures.get(self._spec)
             signature = known or (yield from fetch_signature(self._signatures, self._spec))
-            self._stream = yield from open_stream(PREDICT_STREAM, self._requests(signature))
+            self._stream = yield from open_stream(PREDICT_STREAM, self._requests(signature), self._metadata)
         while self._next not in self._received:
             reply = yield from receive(self._stream)
             if reply is None:

@@ -37,9 +37,10 @@ def format_seconds(seconds: float) -> str:
 
 
 class PlainProgress:
-    """Writes a line per epoch; on a terminal also a live line during the epoch."""
+    """Writes a line per epoch after the first `done` ones; on a terminal also a live line during the epoch."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, done: int = 0) -> None:
+        self._done = done
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._drawn = -math.inf
@@ -52,12 +53,14 @@ class PlainProgress:
                 position = f"epoch {event.epoch}/{event.epochs} - step {event.step}/{event.steps_per_epoch}"
                 self._write(f"{position} - {format_logs(event.logs)}", "")
         elif isinstance(event, EpochEnd):
-            self._write(
-                f"epoch {event.epoch}/{event.epochs} - {format_seconds(event.seconds)} - {format_logs(event.logs)}"
-            )
+            if event.epoch > self._done:
+                self._write(
+                    f"epoch {event.epoch}/{event.epochs} - {format_seconds(event.seconds)} - {format_logs(event.logs)}"
+                )
         elif isinstance(event, RunFinished):
             ending = f"published version {event.version}" if event.version is not None else "nothing published"
             ending += f": {event.withheld}" if event.withheld else ""
+            ending += f"; {event.kept_back}" if event.kept_back else ""
             self._write(f"finished in {format_seconds(event.seconds)}, {ending}")
         elif isinstance(event, RunResumed):
             self._write(

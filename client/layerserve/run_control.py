@@ -38,6 +38,19 @@ class RunControl(RunView):
         """
         return self._runner._run(self._feed.pause(), timeout)
 
+    def resume(self, *, timeout: float | None = None) -> RunInfo:
+        """Resume a paused or interrupted run from its latest checkpoint. Its events continue here.
+
+        The result has the same weights as without the interruption. Does nothing if the run is queued or running.
+
+        Example:
+            run.resume()
+            run.wait()
+
+        Raises FailedPrecondition if the run ended in another way.
+        """
+        return self._runner._run(self._feed.resume(), timeout)
+
     def stop(self, *, timeout: float | None = None) -> RunInfo:
         """End training early, after the current batch, and publish the best epoch so far or the last weights.
 

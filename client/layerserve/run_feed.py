@@ -73,6 +73,7 @@ class RunFeed:
         self.model = ""
         self.base_version: int | None = None
         self.version: int | None = None
+        self.kept_back = ""
         self.state: RunState = "queued"
         self._epochs: dict[int, Logs] = {}
         self.outcome: RunFinished | RunFailed | RunCancelled | None = None
@@ -208,6 +209,7 @@ class RunFeed:
         event = read_event(message)
         if isinstance(event, RunAccepted):
             self.run_id, self.model, self.base_version = event.run_id, event.model, event.version
+            self.kept_back = event.kept_back
         elif isinstance(event, RunQueued):
             self.state = "queued"
         elif isinstance(event, (RunStarted, StepProgress)):

@@ -38,6 +38,7 @@ class RunInfo(Tabular):
     `publishable` one is kept. A `stopped` run was stopped early. A run that went on from a checkpoint has its id in
     `from_checkpoint`, and the id of its run in `parent`. `sweep` is the id of the sweep of which the run is a trial, or
     empty. `remaining_seconds` is the time until the run ends, by what it has done so far, None if it isn't known.
+    `kept_back` is the reason if the version that it published didn't become the default.
     `best` is the best value of the log that matters, by name, and `best_epoch` its epoch; empty and None before the end
     of the first epoch.
     """
@@ -77,6 +78,7 @@ class RunInfo(Tabular):
     remaining_seconds: float | None = None
     best: Logs = field(default_factory=dict)
     best_epoch: int | None = None
+    kept_back: str = ""
 
     def table(self) -> Table:
         """Returns the run as a table of one row."""
@@ -158,6 +160,7 @@ def read_run_info(message: training_pb2.Run) -> RunInfo:
         remaining_seconds=message.remaining_seconds if message.HasField("remaining_seconds") else None,
         best={message.best.name: message.best.value} if message.HasField("best") else {},
         best_epoch=message.best_epoch or None,
+        kept_back=message.kept_back,
     )
 
 

@@ -96,6 +96,11 @@ def number_text(value: float) -> str:
     return f"{value:.4g}"
 
 
+def percent_text(share: float) -> str:
+    """Formats a share from 0 to 1: "5%"."""
+    return f"{100 * share:.6g}%"
+
+
 def count_text(count: int, noun: str) -> str:
     """Returns a number with its noun: "1 version", "2 versions"."""
     return f"{count} {noun}{'s' * (count != 1)}"

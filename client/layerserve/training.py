@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from layerserve.errors import InvalidArgument, TrainingCancelled
 from layerserve.events import Logs, RunFinished
 from layerserve.flow import Flow, call
 from layerserve.methods import GET_DATASET
+from layerserve.model_changes import VersionWarning
 from layerserve.model_info import model_spec
 from layerserve.options.option import Option, check_names, fill
 from layerserve.options.training import EVALUATE, TRAIN
@@ -40,6 +42,16 @@ def train(
     feed = RunFeed()
     yield from feed.start(Upload(spec, arrays))
     return feed
+
+
+def warn_if_kept_back(feed: RunFeed, label: object, stacklevel: int) -> None:
+    """Warns if a run publishes a version that won't be the default, and that gets no label by which to ask for it.
+
+    `stacklevel` is that of `warnings.warn`.
+    """
+    if feed.kept_back and not label:
+        text = f"model {feed.model!r}: the version that this run publishes won't be the default: {feed.kept_back}"
+        warnings.warn(text, VersionWarning, stacklevel=stacklevel + 1)
 
 
 def training_request(

@@ -9,6 +9,9 @@ from layerserve.run_feed import RunFeed
 from layerserve.run_info import RunState
 from layerserve.tables import Table, number_text
 
+#: Maximum number of rows of a run's table.
+MAX_ROWS = 25
+
 
 class RunView(Plotted):
     """The attributes of a run, according to the events read so far, without calls to the server."""
@@ -54,6 +57,14 @@ class RunView(Plotted):
         """
         return self._feed.withheld
 
+    @property
+    def kept_back(self) -> str:
+        """Reason why the version that the run publishes isn't, or won't be, the default: another one is pinned.
+
+        Empty otherwise.
+        """
+        return self._feed.kept_back
+
     def curves(self) -> Curves:
         """Returns the history as curves: a panel per log, with its validation log as a second line."""
         history = self._feed.history
@@ -66,12 +77,16 @@ class RunView(Plotted):
         return Curves(f"{self.model}, run {self.id}", "epoch", panels)
 
     def table(self) -> Table:
-        """Returns a table with a row per epoch."""
+        """Returns a table with a row per epoch; of many epochs some, evenly spread, with the first and the last."""
         history = self._feed.history
         columns = [[number_text(value) for value in values] for values in history.values()]
         lines = itertools.zip_longest(*columns, fillvalue="")
         rows = [(str(epoch), *cells) for epoch, cells in enumerate(lines, start=1)]
-        return Table(f"{self.model}, run {self.id}", ("#Epoch", *(f"#{name}" for name in history)), rows)
+        title = f"{self.model}, run {self.id}"
+        if (count := len(rows)) > MAX_ROWS:
+            rows = [rows[round(index * (count - 1) / (MAX_ROWS - 1))] for index in range(MAX_ROWS)]
+            title += f" ({MAX_ROWS} of {count} epochs)"
+        return Table(title, ("#Epoch", *(f"#{name}" for name in history)), rows)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r} of {self.model!r}: {self.state})"

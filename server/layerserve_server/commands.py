@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -21,9 +22,11 @@ from typing import TYPE_CHECKING
 
 from layerserve.cli.parser import Parser, with_default
 
+from layerserve_server import ports
+from layerserve_server.extras import missing_extras
 from layerserve_server.observability import logs
 from layerserve_server.observability.output import STDERR, STDOUT, Rewriter
-from layerserve_server.settings import Settings, missing_paths
+from layerserve_server.settings import Settings, is_loopback, missing_paths
 from layerserve_server.settings_reader import SettingsError, in_force, json_logs, read_settings
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ LAST_MOMENT_SECONDS = 1.0
 def serve(argv: Sequence[str]) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit status.
 
-    On SIGTERM the server drains: health is NOT_SERVING, and calls are still accepted for `drain_seconds`. Then, or
+    On SIGTERM the server drains: health is NOT_SERVING, and calls are still accepted (see `_drain`). Then, or
     immediately on SIGINT, open calls have `grace_seconds` to finish. A second signal ends them immediately. During
     startup the first signal ends the process.
     """
@@ -57,7 +60,8 @@ def serve(argv: Sequence[str]) -> int:
         rewriter.take(STDERR)
     try:
         settings = read_settings(argv)
-        if settings.check_config and (wrong := missing_paths(settings) or _invalid_files(settings)):
+        missing = missing_extras(settings)
+        if settings.check_config and (wrong := missing_paths(settings) + missing or _invalid_files(settings)):
             raise SettingsError("\n".join(wrong))
     except SettingsError as error:
         return _refuse(str(error), rewriter)
@@ -67,6 +71,8 @@ def serve(argv: Sequence[str]) -> int:
     logs.set_up(settings.log_level, settings.log_format, rewriter.stream if rewriter else None)
     if rewriter is not None:
         rewriter.take(STDOUT)
+    if wrong := missing or taken_ports(settings):
+        return _refuse("\n".join(f"layerserve serve: {line}" for line in wrong), rewriter)
     # On a cold machine, importing torch takes several seconds more.
     logger.info("starting with %s", settings.path)
     signals = Signals()
@@ -83,8 +89,7 @@ def serve(argv: Sequence[str]) -> int:
         print(welcome(app), file=sys.stderr, flush=True)
     again = None
     if (first or signals.wait()) == signal.SIGTERM:
-        app.drain()
-        again = signals.wait(settings.drain_seconds)
+        again = _drain(app, signals)
     ending = threading.Thread(target=app.stop, args=(settings.grace_seconds,), daemon=True)
     ending.start()
     while ending.is_alive() and not again:
@@ -92,6 +97,46 @@ def serve(argv: Sequence[str]) -> int:
     if again:
         app.stop(0.0)
     return 0
+
+
+def taken_ports(settings: Settings) -> list[str]:
+    """Returns an error line per port in the settings on which the server can't listen, before anything is loaded."""
+    lines = []
+    for name in ("grpc_port", "http_port", "metrics_port"):
+        if (port := getattr(settings, name)) <= 0:
+            continue
+        try:
+            ports.claim(settings.host, port)
+        except ports.TakenPortError as error:
+            serving = ports.serving(settings.host, port) if name == "grpc_port" else None
+            step = {
+                True: ", a server that serves; stop it first",
+                False: ", a server that starts or stops; try again when it has ended",
+                None: "; stop it first",
+            }[serving]
+            lines.append(f"{error}{step}, or set another --{name.replace('_', '-')}")
+        except OSError as error:
+            lines.append(str(error))
+    return lines
+
+
+def _drain(app: App, signals: Signals) -> signal.Signals | None:
+    """Drains until clients know that the server stops. Returns the signal that cut it short, if any.
+
+    Balancers and probes ask every few seconds, and until then send new clients, so that open connections say little.
+    Only this machine's processes reach the loopback: one that isn't connected needs no time to leave, and one that
+    comes later finds the port closed. A time in the settings is kept in any case: a proxy may be in front.
+    """
+    settings = app.settings
+    app.drain()
+    end = time.monotonic() + settings.longest_drain_seconds
+    follows = settings.drain_seconds is None and is_loopback(settings.host) and not settings.host.startswith("unix:")
+    while (left := end - time.monotonic()) > 0:
+        if follows and not ports.connected({app.grpc_port, app.http_port}):
+            break
+        if (again := signals.wait(min(left, CHECK_SECONDS) if follows else left)) is not None:
+            return again
+    return None
 
 
 def _invalid_files(settings: Settings) -> list[str]:

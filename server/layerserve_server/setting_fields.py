@@ -13,6 +13,8 @@ from layerserve_server.environment import PREFIX
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+#: Default of `drain_seconds`.
+DRAIN_SECONDS = 5.0
 
 #: Values of settings that models have, too (see repository.model_settings).
 Engine: TypeAlias = Literal["auto", "eager", "cuda", "onnxruntime", "torchscript", "openvino", "inductor"]
@@ -573,14 +575,15 @@ class SettingFields(BaseSettings):
         description="Time for a cancelled training run to stop before it is killed, in seconds.",
     )
 
-    drain_seconds: float = Field(
-        default=5.0,
+    drain_seconds: float | None = Field(
+        default=None,
         ge=0,
         le=86400,
         description=(
-            "Time after SIGTERM during which calls are still accepted while health reports NOT_SERVING, in seconds."
+            "Time after SIGTERM during which calls are still accepted while health reports NOT_SERVING, in seconds. "
+            "Unless it is set, it is 5, and ends earlier on the loopback when no client is connected."
         ),
-        json_schema_extra={"section": "Shutdown", "basic": True},
+        json_schema_extra={"section": "Shutdown", "basic": True, "unset": "5"},
     )
     grace_seconds: float = Field(
         default=30.0, ge=0, le=86400, description="Time after that for open calls to finish, in seconds."

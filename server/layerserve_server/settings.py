@@ -12,10 +12,10 @@ from pydantic import ValidatorFunctionWrapHandler, field_validator, model_valida
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
-from layerserve_server.addresses import expected, folder_name, is_address, missing_package
+from layerserve_server.addresses import expected, folder_name, is_address
 from layerserve_server.disk import STATE_FOLDER
 from layerserve_server.environment import PREFIX, names, of_kubernetes
-from layerserve_server.setting_fields import SettingFields
+from layerserve_server.setting_fields import DRAIN_SECONDS, SettingFields
 
 #: Value of `allow_anonymous` for no rights, where the default gives all.
 NONE = "none"
@@ -148,6 +148,11 @@ class Settings(SettingFields):
         """Names in `ui_hosts`."""
         return tuple(filter(None, map(str.strip, self.ui_hosts.split(","))))
 
+    @property
+    def longest_drain_seconds(self) -> float:
+        """Maximum time for which the server drains, in seconds."""
+        return DRAIN_SECONDS if self.drain_seconds is None else self.drain_seconds
+
     def loads(self, model: str) -> bool:
         """Whether a model is loaded at the start."""
         named = {name.strip() for name in self.load.split(",")}
@@ -258,11 +263,8 @@ def missing_paths(settings: Settings) -> list[str]:
         "tokens": ("a file", Path.is_file),
         "training_job": ("a file", Path.is_file),
     }
-    missing = [
+    return [
         f"{spellings(name)}: got '{path}', expected {what} that exists"
         for name, (what, there) in kinds.items()
         if (path := getattr(settings, name)) is not None and path != settings.address and not there(path)
     ]
-    if settings.address and (package := missing_package(settings.address)):
-        missing.append(package)
-    return missing

@@ -260,24 +260,21 @@ class Inference:
         The rest is for pages: `registry` has the metrics of all processes, `grpc_port` is the actual one, `is_sweep` is
         whether a sweep has an id, and `tensorflow_metrics` are metrics by TensorFlow Serving's names.
 
-        Raises OSError if the port is taken, and ValueError if a package is missing.
+        Raises OSError if the port is taken.
         """
         settings = self._settings
         if settings.http_port < 0:
             return None
         page = None
         if settings.ui:
-            try:
-                from layerserve_server.services.ui.served import Served
-                from layerserve_server.services.ui.serving import Page
-            except ImportError as error:
-                raise ValueError(f"ui: requires the package {error.name}: pip install 'layerserve[ui]'") from error
+            from layerserve_server.services.ui.served import Served
+            from layerserve_server.services.ui.serving import Page
+
             release = package_version("layerserve")
             page = partial(Page, Served(self.repository, registry, release, grpc_port, is_sweep))
-        try:
-            from layerserve_server.services.rest.serving import make_server
-        except ImportError as error:
-            raise ValueError(f"http_port: requires the package {error.name}: pip install 'layerserve[http]'") from error
+        # Imported here, since these packages belong to extras (see `extras`).
+        from layerserve_server.services.rest.serving import make_server
+
         return make_server(
             routes,
             self.repository,

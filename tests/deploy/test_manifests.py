@@ -110,7 +110,7 @@ def test_every_variable_is_a_setting_and_takes_effect(manifests: dict[str, Resou
 
 
 def test_the_pod_is_not_killed_while_it_drains(pod: Resource, settings: Settings) -> None:
-    assert settings.drain_seconds + settings.grace_seconds < pod["terminationGracePeriodSeconds"]
+    assert settings.longest_drain_seconds + settings.grace_seconds < pod["terminationGracePeriodSeconds"]
 
 
 def test_what_the_server_writes_to_is_mounted(container: Resource, settings: Settings) -> None:

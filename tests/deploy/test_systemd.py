@@ -33,7 +33,7 @@ def test_the_command_serves_the_folder_that_the_unit_makes(service: configparser
 
 def test_a_stop_has_the_time_to_drain(service: configparser.SectionProxy) -> None:
     settings = Settings()
-    assert int(service["TimeoutStopSec"]) >= settings.drain_seconds + settings.grace_seconds + 10
+    assert int(service["TimeoutStopSec"]) >= settings.longest_drain_seconds + settings.grace_seconds + 10
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd isn't installed")

@@ -162,7 +162,8 @@ def test_more_epochs_than_the_parent_had_are_those_that_it_would_have_had(
     try:
         longer.wait()
     except TrainingFailed:
-        longer.resume().wait()
+        longer.resume()
+        longer.wait()
         assert any(isinstance(event, RunResumed) for event in client.run(longer.id))
     assert_bit_for_bit(state(repository, longer.version), state(repository, whole.version))
 

@@ -77,7 +77,8 @@ def go_on(run: Any) -> Any:
     try:
         return run.wait()
     except TrainingFailed:
-        return run.resume().wait()
+        run.resume()
+        return run.wait()
 
 
 @pytest.mark.parametrize("moment", [1, 3])

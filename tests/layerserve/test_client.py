@@ -27,7 +27,7 @@ from layerserve import (
 
 #: Values of the further arguments that methods need.
 ARGUMENTS = {
-    **{"version": 1, "path": "m.keras", "label": "a", "share": 0.5, "inputs": [[1.0]], "x": [[1.0]], "y": [[1.0]]},
+    **{"version": 1, "path": "m.keras", "label": "a", "share": "5%", "inputs": [[1.0]], "x": [[1.0]], "y": [[1.0]]},
     **{"space": {"seed": [1, 2]}, "corrections": {}},
 }
 OF_MODELS = [
@@ -246,6 +246,23 @@ def test_a_token_is_sent_with_each_call(server):
         client.models()
     assert server.metadata[-1]["authorization"] == "Bearer secret"
     assert str(server.metadata[-1]["user-agent"]).startswith("layerserve-python")
+
+
+@pytest.mark.parametrize("way", ["predict", "predict_named", "predict_many", "prepare"])
+def test_the_key_of_a_caller_is_sent_with_its_predictions(client, server, way):
+    def send(key):
+        if way == "predict_many":
+            return list(client.predict_many("double", [[[1.0]]], key=key))
+        if way == "prepare":
+            return client.prepare("double")([[1.0]], key=key)
+        return getattr(client, way)("double", [[1.0]], key=key)
+
+    for key in ("user 7", None):
+        send(key)
+        assert server.metadata[-1].get("layerserve-key") == key
+    for wrong in ("", " 7", "ä", "a\nb", 7):
+        with pytest.raises(InvalidArgument, match=r"key: got .*, expected a text of printable ASCII characters"):
+            send(wrong)
 
 
 def test_threads_share_a_client(server):

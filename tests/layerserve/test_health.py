@@ -8,6 +8,7 @@ import time
 import pytest
 from clocks import replace_time
 from layerserve import (
+    Client,
     DeadlineExceeded,
     InvalidArgument,
     LabelNotFound,
@@ -91,6 +92,43 @@ def test_after_a_time_it_says_what_was_known_last(monkeypatch, answers, error, t
     with pytest.raises(error, match=text):
         clock.waits(wait_until_ready("h:1", 3.0), *answers)
     assert clock.now == pytest.approx(103.0, abs=health.POLL_SECONDS)
+
+
+REFUSED = Unavailable("server h:1: can't connect to h:1: Connection refused")
+
+
+def test_the_end_of_a_server_that_has_answered_ends_the_wait(monkeypatch):
+    clock = Clock(monkeypatch)
+    with pytest.raises(Unavailable, match=r"^the server at localhost:1 has ended before it was ready$"):
+        clock.waits(wait_until_ready("localhost:1", 60.0), REFUSED, NO, REFUSED)
+    assert clock.now == pytest.approx(100.0 + 2 * health.POLL_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("address", "answers"),
+    [
+        # It may be about to start.
+        ("localhost:1", [REFUSED, REFUSED, YES]),
+        # Others may be behind the name.
+        ("models:1", [NO, REFUSED, YES]),
+        # A connection that breaks is made again.
+        ("localhost:1", [NO, Unavailable("server localhost:1: Socket closed"), YES]),
+    ],
+)
+def test_a_server_that_may_come_is_waited_for(monkeypatch, address, answers):
+    assert Clock(monkeypatch).waits(wait_until_ready(address, 60.0), *answers) == 3
+
+
+def test_a_wait_for_a_model_ends_with_the_server(server):
+    server.add_model("slow", lambda a: {}, [], [], state="loading")
+    began = time.monotonic()
+    with Client(server.address) as client:
+        timer = threading.Timer(0.1, server.stop)
+        timer.start()
+        with pytest.raises(Unavailable, match="has ended before it was ready"):
+            client.wait_until_ready(60, model="slow")
+        timer.join()
+    assert time.monotonic() - began < 20
 
 
 def test_without_a_time_it_asks_once(monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from functools import partial
 
 import pytest
 from layerserve import (
@@ -14,6 +15,7 @@ from layerserve import (
     ModelNotReady,
     Unavailable,
     VersionNotFound,
+    VersionWarning,
     model_changes,
 )
 from layerserve.testing import FakeServer
@@ -39,6 +41,16 @@ def test_an_upload_is_a_new_version(client, server, file):
     assert [step[1] for step in seen[:-1]] == sorted(step[1] for step in seen[:-1])
     assert seen[-2] == ("sending", size, size)
     assert client.predict("double", [[1, 2, 3]], version=2).tolist() == [[2, 4, 6]]
+
+
+def test_a_version_with_other_inputs_is_warned_of(client, server, file, monkeypatch):
+    texts = ["input 'x': version 2 has (None, 4) float32, version 1 has (None, 3) float32", "output 'y': ..."]
+    published = partial(management_pb2.UploadPublished, differences=texts)
+    monkeypatch.setattr(management_pb2, "UploadPublished", published)
+    with pytest.warns(VersionWarning) as caught:
+        change = client.upload("double", file)
+    assert [str(one.message) for one in caught] == [f"model 'double': {text}" for text in texts]
+    assert change.differences == tuple(texts)
 
 
 def test_a_folder_is_uploaded_with_what_belongs_to_a_version(client, server, tmp_path):
@@ -163,17 +175,30 @@ def test_labels_move_and_go(client, server, file):
 def test_the_share_of_a_canary_is_set(client, server, file):
     client.upload("double", file)
     with pytest.raises(FailedPrecondition, match="no label 'canary'"):
-        client.set_canary("double", 0.05)
+        client.set_canary("double", "5%")
     client.set_label("double", "canary", 2)
     with pytest.raises(FailedPrecondition, match="version 2: it is the default"):
-        client.set_canary("double", 0.05)
+        client.set_canary("double", "5%")
     client.set_label("double", "canary", 1)
-    assert client.set_canary("double", 0.05).default.version == 2
+    change = client.set_canary("double", "5%")
+    assert (change.default.version, change.canary.version, change.canary.canary_share) == (2, 1, 0.05)
     assert server.canaries == {"double": 0.05}
-    client.set_canary("double", None)
-    for wrong in (-0.1, 1.1, True, "5 %", float("nan")):
-        with pytest.raises(InvalidArgument, match=r"share: got .*, expected a number from 0 to 1"):
-            client.set_canary("double", wrong)
+    assert [info.canary_share for info in client.models("double")] == [0, 0.05]
+    assert client.model("double", version=1).canary_share == 0.05
+    assert client.set_canary("double", None).canary is None
+    client.set_canary("double", "0.5 %")
+    assert server.canaries == {"double": 0.005}
+    assert client.roll_back("double").canary is None
+
+
+@pytest.mark.parametrize("wrong", [5, 0.05, 1, True, "5", "0.05", "-1%", "101%", "%", "5%%", "nan%", float("nan")])
+def test_a_share_without_a_sign_is_refused(client, server, wrong):
+    """5 and 0.05 could each mean either."""
+    with pytest.raises(
+        InvalidArgument, match=r"share: got .*, expected a percentage from '0%' to '100%', such as '5%'"
+    ):
+        client.set_canary("double", wrong)
+    assert not server.calls
 
 
 def test_versions_and_models_are_deleted(client, server, file):

@@ -113,6 +113,7 @@ PUBLIC = [
     "UnknownOutput",
     "VersionConflict",
     "VersionNotFound",
+    "VersionWarning",
 ]
 
 HEAVY = [

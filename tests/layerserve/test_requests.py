@@ -86,7 +86,7 @@ OF_RUNS: dict[str, tuple[m.Method[Any, Any], tuple[Any, ...], list[dict[str, Any
     "publish": (m.PUBLISH_RUN, (), [{"label": "best", "expected_base_version": 1}]),
 }
 #: Options that change no request.
-NEVER_SENT = {"timeout", "progress"}
+NEVER_SENT = {"timeout", "progress", "key"}
 #: Options of many methods, which are in one table: `test_options` compares it with the contract.
 IN_ONE_TABLE = {option.name for option in (*TRAIN, *EVALUATE)} - {"label"}
 #: Options that take the place of others, or that the request doesn't hold alone: tests of these methods have them.

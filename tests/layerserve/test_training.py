@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import datetime, timezone
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from layerserve import (
     TrainingCancelled,
     TrainingFailed,
     Unavailable,
+    VersionWarning,
     run_feed,
     run_selection,
 )
@@ -426,6 +428,30 @@ def test_data_that_is_damaged_on_the_way_is_found_out(client, server, monkeypatc
         client.train("double", X, Y)
 
 
+KEPT_BACK = "version 1 is pinned, and stays the default until it is unpinned"
+
+
+@pytest.fixture
+def pinned(monkeypatch):
+    """A server whose model is pinned to version 1."""
+    accepted, finished = training_pb2.RunAccepted, training_pb2.RunFinished
+    for name, made in (("RunAccepted", accepted), ("RunFinished", finished)):
+        monkeypatch.setattr(training_pb2, name, partial(made, kept_back=KEPT_BACK))
+
+
+def test_a_version_that_a_pin_keeps_back_is_warned_of(client, server, pinned, capsys):
+    text = f"model 'double': the version that this run publishes won't be the default: {KEPT_BACK}"
+    with pytest.warns(VersionWarning, match=f"^{text}$"):
+        run = client.train("double", X, Y)
+    assert run.kept_back == KEPT_BACK
+    run.wait(progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].endswith(f"published version 2; {KEPT_BACK}")
+    assert run.kept_back == KEPT_BACK
+    # Who gives it a label asks for it by the label.
+    client.train("double", X, Y, publish_label="canary").wait()
+
+
 # Going on, and going away.
 
 
@@ -436,7 +462,7 @@ def test_an_interrupted_run_is_resumed_and_its_epochs_count_once(client, server)
         run.wait()
     assert caught.value.resumable
     assert run.info().resumable
-    assert run.resume() is not None
+    assert run.resume().state in ("queued", "running", "finished")
     assert [type(event) for event in run][:3] == [RunQueued, RunResumed, RunStarted]
     assert (run.state, run.version, run.info().resumed) == ("finished", 2, 1)
     assert run.history == {"loss": [1.0, 0.5, 1 / 3]}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from layerserve_server import addresses
 from layerserve_server.app import App
+from layerserve_server.extras import missing_extras
 from layerserve_server.settings import Settings, missing_paths
 from layerserve_server.settings_reader import SettingsError, read_settings
 
@@ -68,7 +69,7 @@ def test_the_packages_that_are_missing_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(addresses, "find_spec", lambda name: None)
     settings = Settings(path="s3://bucket/models", state=tmp_path)
     line = "s3://bucket/models: needs the packages fsspec and s3fs: pip install 'layerserve[remote]' s3fs"
-    assert missing_paths(settings) == [line]
+    assert missing_extras(settings) == [line]
     with pytest.raises(ValueError, match="needs the packages fsspec and s3fs"):
         App(settings)
     monkeypatch.setattr(addresses, "find_spec", lambda name: name if name == "fsspec" else None)

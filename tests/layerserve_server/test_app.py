@@ -1,12 +1,14 @@
 """A whole server: ports, metrics, a version that takes over, TLS, draining."""
 
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -14,9 +16,11 @@ from types import SimpleNamespace
 import grpc
 import numpy as np
 import pytest
+from clocks import replace_time
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server import commands
 from layerserve_server.app import App
 from layerserve_server.commands import serve, started, welcome
 from layerserve_server.datasets.store import DatasetStore
@@ -397,6 +401,109 @@ def test_wrong_settings_end_with_status_2(tmp_path, capsys, monkeypatch):
     assert "--grpc-port" in capsys.readouterr().err
     assert serve([str(tmp_path / "nowhere")]) == 2
     assert "no such folder or model file" in capsys.readouterr().err
+
+
+@pytest.fixture
+def not_started(monkeypatch):
+    """A server that is to be refused before torch is imported."""
+    monkeypatch.setattr("layerserve_server.observability.logs.set_up", lambda level, kind, stream: None)
+    monkeypatch.setattr(commands, "started", lambda settings: pytest.fail("it was started"))
+
+
+def test_a_port_that_another_server_has_is_told_at_once(put, start, tmp_path, capsys, not_started):
+    put()
+    app = start(metrics_port=0)
+    flags = [str(tmp_path), "--grpc-port", str(app.grpc_port), "--metrics-port", str(app.metrics_port)]
+    assert serve(flags) == 2
+    taken = f"layerserve serve: can't listen on 127.0.0.1:{app.grpc_port}: another process has the port"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{taken}, a server that serves; stop it first, or set another --grpc-port",
+        f"layerserve serve: can't listen on 127.0.0.1:{app.metrics_port}: another process has the port; stop it "
+        "first, or set another --metrics-port",
+    ]
+    app.drain()
+    assert serve([*flags[:3], "--metrics-port", "-1"]) == 2
+    step = "a server that starts or stops; try again when it has ended, or set another --grpc-port"
+    assert capsys.readouterr().err == f"{taken}, {step}\n"
+
+
+def test_a_missing_extra_is_told_at_once(tmp_path, capsys, not_started, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    flags = [str(tmp_path), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1"]
+    for more in ([], ["--check-config"]):
+        assert serve([*flags, *more]) == 2
+        assert "--http-port (LAYERSERVE_HTTP_PORT, 'http_port' in the file): needs the package uvicorn" in (
+            capsys.readouterr().err
+        )
+
+
+class Draining:
+    """A server that drains on a clock: gives how long, in seconds, while a client is connected for some of them."""
+
+    def __init__(self, monkeypatch, **settings):
+        self.now = 100.0
+        self.settings = Settings(**settings)
+        self.grpc_port, self.http_port = 1, 2
+        self.connected_until = 100.0
+        self.signal_at = math.inf
+        replace_time(monkeypatch, commands, monotonic=lambda: self.now)
+        monkeypatch.setattr(commands.ports, "connected", self.connected)
+
+    def connected(self, numbers):
+        assert numbers == {1, 2}
+        return self.now < self.connected_until
+
+    def drain(self):
+        pass
+
+    def wait(self, seconds):
+        self.now += seconds
+        return signal.SIGTERM if self.now >= self.signal_at else None
+
+    def takes(self, connected=0.0):
+        self.connected_until = self.now + connected
+        began = self.now
+        self.ended_by = commands._drain(self, self)
+        return self.now - began
+
+
+@pytest.mark.parametrize(
+    ("settings", "connected", "seconds"),
+    [
+        # Only processes of this machine could come, and one that isn't connected needs no time to leave.
+        ({}, 0, 0),
+        ({"host": "::1"}, 0, 0),
+        ({}, 2, 2),
+        ({}, 60, 5),
+        # New clients come until balancers and probes have noticed: open connections say little.
+        ({"host": "0.0.0.0", "allow_anonymous": "read"}, 0, 5),
+        ({"host": "0.0.0.0", "allow_anonymous": "read", "drain_seconds": 10}, 0, 10),
+        # A proxy may be in front.
+        ({"drain_seconds": 3}, 0, 3),
+        ({"drain_seconds": 0}, 60, 0),
+        # Whether clients are connected isn't known.
+        ({"host": "unix:/run/s"}, 0, 5),
+    ],
+)
+def test_a_drain_takes_as_long_as_clients_need(monkeypatch, settings, connected, seconds):
+    assert Draining(monkeypatch, **settings).takes(connected) == pytest.approx(seconds, abs=commands.CHECK_SECONDS)
+
+
+@pytest.mark.parametrize("settings", [{}, {"drain_seconds": 9}])
+def test_a_signal_cuts_a_drain_short(monkeypatch, settings):
+    server = Draining(monkeypatch, **settings)
+    server.signal_at = 100.2
+    server.takes(60)
+    assert server.ended_by is signal.SIGTERM
+
+
+def test_a_server_without_clients_ends_at_once(process):
+    server = process("--grace-seconds", "60")
+    port_of(server)
+    server.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert server.wait(30) == 0
+    assert time.monotonic() - began < 4
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ NUMBERS = {
     "max_online_sessions": (2, 0, 256),
     "online_idle_seconds": (300.0, (0.0,), 86400),
     "cancel_grace_seconds": (10.0, 0, 86400),
-    "drain_seconds": (5.0, 0, 86400),
+    "drain_seconds": (None, 0, 86400),
     "grace_seconds": (30.0, 0, 86400),
 }
 OTHERS = {
@@ -294,6 +294,7 @@ def test_the_help_says_what_holds_without_a_setting():
         "tokens": "no tokens",
         "allow_anonymous": "none; all on the loopback without tokens and client certificates",
         "data_root": "reading files is disabled",
+        "drain_seconds": "5",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,12 +18,18 @@ from layerserve.cli.status import status
 from layerserve.cli.sweeps import sweep_app
 from layerserve.cli.top import top
 from layerserve.errors import LayerserveError
+from layerserve.model_changes import VersionWarning
+from layerserve.tokens import PlaintextTokenWarning
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs a command line. Returns the exit status. Errors are printed as one line to standard error."""
+    """Runs a command line. Returns the exit status. Errors and warnings are printed as a line to standard error."""
     try:
-        application()(args=list(argv), prog_name="layerserve")
+        with warnings.catch_warnings():
+            for kind in (PlaintextTokenWarning, VersionWarning):
+                warnings.simplefilter("always", kind)
+            warnings.showwarning = _warn
+            application()(args=list(argv), prog_name="layerserve")
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except LayerserveError as error:
@@ -30,6 +37,10 @@ def run(argv: Sequence[str]) -> int:
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return 0
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"layerserve: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(text: str) -> int:

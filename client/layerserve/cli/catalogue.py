@@ -24,13 +24,14 @@ def models(
 ) -> None:
     """List the models of the server, with all versions.
 
-    Versions that failed to load are listed with the reason. An asterisk marks the default version, and "pinned" one
-    that a command made the default.
+    Versions that failed to load are listed with the reason. An asterisk marks the default version, "pinned" one that a
+    command made the default, and "canary 5%" the one that so many callers get instead.
 
     JSON: {"models": [{"name", "version", "state", "reason", "labels", "inputs", "outputs", "file", "file_bytes",
     "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines",
-    "choosing_engine", "pinned", "memory_bytes", "last_used"}]}; an input or output is {"name", "shape", "dtype"} with
-    null for an axis of any length, one of the engines {"rows", "engine", "milliseconds", "difference"}.
+    "choosing_engine", "pinned", "memory_bytes", "last_used", "canary_share"}]}; an input or output is {"name",
+    "shape", "dtype"} with null for an axis of any length, one of the engines {"rows", "engine", "milliseconds",
+    "difference"}.
     """
     with connect(context, address) as client:
         found = client.models(name)
@@ -56,7 +57,8 @@ def wait(
 ) -> None:
     """Wait until the server is serving, and until it has a model that is ready.
 
-    A model that doesn't exist yet may still be uploaded; one that failed to load is an error at once.
+    A model that doesn't exist yet may still be uploaded; one that failed to load is an error at once, and so is the end
+    of a server that has answered.
 
     JSON: {"ready"}, the address, or the model.
     """

@@ -14,6 +14,8 @@ from layerserve.cli.output import print_json, print_line
 from layerserve.cli.upload_bar import UploadBar
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.model_changes import ModelChange
+from layerserve.model_info import Models
+from layerserve.tables import percent_text
 
 _Number = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.", show_default=False)]
 _Label = Annotated[str, typer.Argument(metavar="LABEL", help="The label.", show_default=False)]
@@ -38,9 +40,11 @@ def upload(
 ) -> None:
     """Upload the next version of a model.
 
-    The server loads and tests it before it is published.
+    The server loads and tests it before it is published. Inputs and outputs that differ from those of the version that
+    was the default before are told.
 
-    JSON: {"model", "version", "default", "versions", "lagging"}, with versions as in `layerserve models`.
+    JSON: {"model", "version", "default", "versions", "lagging", "differences"}, with versions as in `layerserve
+    models`.
     """
     with connect(context, address) as client, UploadBar() as shown:
         change = client.upload(model, path, golden=golden, settings=settings, label=label, progress=shown)
@@ -78,6 +82,8 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Make an earlier version the default, and pin it: newer ones don't take over until `layerserve unpin`.
+
+    It ends the model's canary: all callers get the version.
 
     JSON: as for `layerserve upload`.
     """
@@ -139,27 +145,29 @@ def canary(
     context: typer.Context,
     model: ModelName,
     share: Annotated[
-        str | None, typer.Argument(metavar="PERCENT", help="Share of callers, such as 5%.", show_default=False)
+        str | None,
+        typer.Argument(metavar="PERCENT", help="Share of callers, such as 5%; 0% ends it.", show_default=False),
     ] = None,
     of_settings: Annotated[bool, typer.Option("--settings", help="Use the share of the model's settings.")] = False,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
 ) -> None:
-    """Set the share of callers that get the version of label "canary".
+    """Show or set the share of callers that get the version of label "canary".
+
+    A rollback ends the canary, and so does making its version the default.
 
     JSON: as for `layerserve upload`.
     """
-    if of_settings == (share is not None):
+    if of_settings and share is not None:
         raise typer.BadParameter("expected a PERCENT, or --settings", context, param_hint="PERCENT")
-    number = None
-    if share is not None:
-        try:
-            number = float(share.removesuffix("%")) / 100
-        except ValueError:
-            raise typer.BadParameter(f"got '{share}', expected a number from 0% to 100%", context) from None
     with connect(context, address) as client:
-        what = "the settings' share of callers has" if number is None else f"{100 * number:g} % of callers have"
-        _report(model, f"{what} the canary", client.set_canary(model, number), as_json)
+        if of_settings or share is not None:
+            change = client.set_canary(model, share)
+        else:
+            # The second call has the error of a model that doesn't exist.
+            versions = client.models(model) or (client.model(model),)
+            change = ModelChange(None, Models(versions), ())
+    _report(model, "" if change.canary else "no canary", change, as_json)
 
 
 def remove(
@@ -196,13 +204,23 @@ def remove(
 
 
 def _report(model: str, what: str, change: ModelChange, as_json: bool) -> None:
-    default = change.default.version if change.default else None
     if as_json:
-        fields = {"version": change.version, "default": default, "versions": change.versions, "lagging": change.lagging}
-        print_json({"model": model, **fields})
+        default = change.default.version if change.default else None
+        fields = {"version": change.version, "default": default, "versions": change.versions}
+        print_json({"model": model, **fields, "lagging": change.lagging, "differences": change.differences})
     else:
-        print_line(f"{model}: {what}; " + (f"the default is version {default}" if default else "there is no default"))
+        print_line(f"{model}: " + "; ".join(filter(None, (what, _answering(change)))))
     _warn(change.lagging)
+
+
+def _answering(change: ModelChange) -> str:
+    """Returns which versions answer requests that name none."""
+    default, canary = change.default, change.canary
+    text = f"the default is version {default.version}" if default else "there is no default"
+    if canary is None:
+        return text
+    state = "" if canary.state in ("ready", "available") else f", once it is ready: it is {canary.state}"
+    return f"{percent_text(canary.canary_share)} of callers get version {canary.version}{state}; {text}"
 
 
 def _warn(lagging: Sequence[str]) -> None:

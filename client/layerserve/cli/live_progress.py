@@ -28,14 +28,16 @@ from layerserve.progress import PlainProgress, format_logs
 WIDE = 120
 
 
-def show_run(run: TrainingRun) -> RunCancelled | None:
+def show_run(run: TrainingRun, done: int = 0) -> RunCancelled | None:
     """Shows a run's progress to its end on standard error, as plain lines if that isn't a terminal.
+
+    The first `done` epochs get no lines.
 
     Returns the last event if the run was cancelled, else None. Raises TrainingFailed.
     """
     event: TrainingEvent | None = None
     if not sys.stderr.isatty():
-        plain = PlainProgress()
+        plain = PlainProgress(done=done)
         for event in run:
             plain.show(event)
     else:

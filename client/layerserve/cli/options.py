@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +14,6 @@ from layerserve.cli import extensions, variables, version_text
 from layerserve.client import Client
 from layerserve.connection import TLS
 from layerserve.errors import InvalidArgument
-from layerserve.tokens import PlaintextTokenWarning
 
 Address = Annotated[
     str,
@@ -122,9 +119,4 @@ def connect(context: typer.Context, address: str) -> Client:
     if variables.unknown(os.environ) and (wrong := variables.misspelled(os.environ, extensions.variables())):
         raise InvalidArgument("; ".join(wrong))
     options: ConnectionOptions = context.find_root().obj
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", PlaintextTokenWarning)
-        client = Client(address, timeout=options.timeout, tls=options.tls or False, token=options.token)
-    for warning in caught:
-        print(f"layerserve: warning: {warning.message}", file=sys.stderr)
-    return client
+    return Client(address, timeout=options.timeout, tls=options.tls or False, token=options.token)

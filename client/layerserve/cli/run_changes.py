@@ -1,4 +1,4 @@
-"""The commands `pause`, `stop`, `update` and `publish` of `run`."""
+"""The commands `pause`, `resume`, `stop`, `update` and `publish` of `run`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def pause(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS
     """Pause a run: it keeps a checkpoint and frees its slot, until `resume`. JSON: as for `layerserve run show`."""
     with connect(context, address) as client:
         _print(find_run(client, run).pause(), "is being paused", as_json)
+
+
+def resume(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+    """Resume a paused or interrupted training run from its latest checkpoint. JSON: as for
+    `layerserve run show`.
+    """
+    with connect(context, address) as client:
+        _print(find_run(client, run).resume(), "is being resumed", as_json)
 
 
 def stop(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
@@ -72,7 +80,7 @@ def publish(
     if as_json:
         print_json(info)
     else:
-        print_line(f"published {info.model} version {info.version}")
+        print_line(f"published {info.model} version {info.version}" + (f"; {info.kept_back}" if info.kept_back else ""))
 
 
 def _print(info: RunInfo, under_way: str, as_json: bool) -> None:

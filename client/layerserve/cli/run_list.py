@@ -82,7 +82,7 @@ def show(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS,
     "steps_per_epoch", "logs", "created_time", "started_time", "ended_time", "seed", "description", "kind",
     "resumable", "resumed", "priority", "workers", "owner", "parent", "from_checkpoint", "metadata", "caller",
     "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial", "remaining_seconds", "best",
-    "best_epoch"}.
+    "best_epoch", "kept_back"}.
     """
     with connect(context, address) as client:
         info = find_run(client, run).info()

@@ -20,7 +20,7 @@ def commands() -> typer.Typer:
     group.command("plot")(plot)
     group.command("files")(files)
     group.command("pause")(run_changes.pause)
-    group.command("resume")(training.resume)
+    group.command("resume")(run_changes.resume)
     group.command("stop")(run_changes.stop)
     group.command("cancel")(training.cancel)
     group.command("update")(run_changes.update)

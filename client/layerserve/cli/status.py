@@ -13,10 +13,8 @@ from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.model_info import ModelInfo
 from layerserve.server_info import ServerInfo
-from layerserve.tables import Table, count_text, time_text
+from layerserve.tables import Table, count_text, percent_text, time_text
 
-#: Label of the version that a part of the callers gets.
-CANARY = "canary"
 #: States in which a version needs no line.
 USUAL = ("ready", "available")
 #: What is said of the states of a server.
@@ -76,9 +74,8 @@ def _notes(info: ModelInfo) -> list[str]:
     notes = []
     if info.pinned:
         notes.append("pinned: newer versions don't take over")
-    if CANARY in info.labels:
-        # The one place for the share of callers that get it.
-        notes.append("canary: a part of the callers gets it")
+    if info.canary_share:
+        notes.append(f"canary: {percent_text(info.canary_share)} of callers get it")
     if info.state == "unloading":
         notes.append("draining: it finishes its requests")
     elif info.state not in USUAL:

@@ -1,4 +1,4 @@
-"""The commands `train` and `evaluate`, and `watch`, `cancel`, `resume` and `delete` of `run`."""
+"""The commands `train` and `evaluate`, and `watch`, `cancel` and `delete` of `run`."""
 
 from __future__ import annotations
 
@@ -233,10 +233,13 @@ def _of_one_file(
     return x or [], y or []
 
 
-def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None) -> None:
-    """Shows a run's progress to its end. Raises TrainingFailed and TrainingCancelled as `wait` does."""
+def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None, done: int = 0) -> None:
+    """Shows a run's progress to its end, without its first `done` epochs.
+
+    Raises TrainingFailed and TrainingCancelled as `wait` does.
+    """
     try:
-        cancelled = _print_events(run) if as_json else show_run(run)
+        cancelled = _print_events(run) if as_json else show_run(run, done)
     except KeyboardInterrupt:
         if not as_json:
             print(
@@ -275,7 +278,7 @@ def _print_history(run: TrainingRun) -> None:
     print_table(run.table())
     print_plot(run.history)
     if run.version is not None:
-        print_line(f"published {run.model} version {run.version}")
+        print_line(f"published {run.model} version {run.version}" + (f"; {run.kept_back}" if run.kept_back else ""))
     elif run.withheld:
         print_line(f"not published: {run.withheld}")
 
@@ -290,25 +293,9 @@ def watch(
     """Show the progress of a training run until it ends. JSON: as for `layerserve train`."""
     check_plot(plot)
     with connect(context, address) as client:
-        _follow(find_run(client, run), as_json, plot)
-
-
-def resume(
-    context: typer.Context,
-    run: RunId,
-    detach: Annotated[bool, typer.Option("--detach", help="Return without showing the progress.")] = False,
-    plot: Plot = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
-    """Resume a paused or interrupted training run from its latest checkpoint. JSON: as for `layerserve train`."""
-    check_plot(plot)
-    with connect(context, address) as client:
-        resumed = find_run(client, run).resume()
-        if detach:
-            print_json({"run": resumed.id}) if as_json else print_line(resumed.id)
-        else:
-            _follow(resumed, as_json, plot)
+        watched = find_run(client, run)
+        # The table at the end has the epochs before.
+        _follow(watched, as_json, plot, done=0 if as_json else watched.info().epochs_done)
 
 
 def delete(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:

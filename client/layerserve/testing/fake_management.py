@@ -93,6 +93,7 @@ class FakeManagement(management_pb2_grpc.ManagementServiceServicer):
                 raise ModelNotReady(f"model {request.name!r} has no version to roll back to")
             version = request.version or max(before)
             self._pin(request.name, version)
+            self.canaries.pop(request.name, None)
             return pb.RollBackResponse(version=version, change=self._change(request.name))
         raise AssertionError("an abort raises")
 

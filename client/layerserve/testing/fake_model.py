@@ -80,7 +80,7 @@ class FakeModel:
         dtype = next((spec.dtype for spec in self.outputs if spec.name == name), None)
         return encode(array, name, "bfloat16" if dtype == "bfloat16" else None)
 
-    def describe(self, by_default: bool) -> models_pb2.ModelVersion:
+    def describe(self, by_default: bool, canary_share: float = 0.0) -> models_pb2.ModelVersion:
         loaded = self.state in ("ready", "unloading")
         return models_pb2.ModelVersion(
             name=self.name,
@@ -97,6 +97,7 @@ class FakeModel:
             served_by_default=by_default,
             choosing_engine=self.choosing_engine,
             pinned=self.pinned,
+            canary_share=canary_share,
         )
 
     def node_shapes(self, paths: Sequence[str]) -> graph_pb2.GetNodeShapesResponse:

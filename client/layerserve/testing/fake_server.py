@@ -227,8 +227,9 @@ class FakeServer(
         return max(found, key=lambda model: model.version)
 
     def _describe(self, model: FakeModel) -> models_pb2.ModelVersion:
-        default = self._find(ModelSpec(name=model.name))
-        return model.describe(model is default and model.state != "unloaded")
+        default = model is self._find(ModelSpec(name=model.name))
+        canary = self.canaries.get(model.name, 0.0) if "canary" in model.labels and not default else 0.0
+        return model.describe(default and model.state != "unloaded", canary)
 
     def Predict(  # noqa: N802
         self, request: prediction_pb2.PredictRequest, context: Any

@@ -216,21 +216,29 @@ class UploadPublished(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Its number."""
     @_builtins.property
     def change(self) -> Global___ModelChange:
         """The model with it."""
 
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How its inputs and outputs differ from those of the version that was the default before, for a person to read: a text
+        for each. Empty if none does, or there was no default that has been loaded.
+        """
+
     def __init__(
         self,
         *,
         version: _builtins.int = ...,
         change: Global___ModelChange | None = ...,
+        differences: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "differences", b"differences", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -394,7 +402,7 @@ Global___RollBackRequest: _TypeAlias = RollBackRequest  # noqa: Y015
 
 @_typing.final
 class RollBackResponse(_message.Message):
-    """The version is the default."""
+    """The version is the default, and the model has no canary."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -133,8 +133,8 @@ class ManagementServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RollBack(self, request, context):
-        """Makes an earlier version the default, and pins it as PinVersion does, so that no newer one takes over. Errors:
-        FAILED_PRECONDITION (no earlier version can be loaded).
+        """Makes an earlier version the default, and pins it as PinVersion does, so that no newer one takes over. It ends the
+        model's canary: the share is 0 until SetCanary. Errors: FAILED_PRECONDITION (no earlier version can be loaded).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,14 +142,16 @@ class ManagementServiceServicer(object):
 
     def PinVersion(self, request, context):
         """Makes a version the default until UnpinVersion, however many newer ones come. It is loaded first: if it can't be,
-        FAILED_PRECONDITION, and the default stays what it is.
+        FAILED_PRECONDITION, and the default stays what it is. A share of SetCanary ends when the canary's version becomes the
+        default.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnpinVersion(self, request, context):
-        """Makes the version of the model's settings the default again, or the newest that is ready.
+        """Makes the version of the model's settings the default again, or the newest that is ready. A share of SetCanary ends
+        when the canary's version becomes the default.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

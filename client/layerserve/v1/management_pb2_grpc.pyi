@@ -55,15 +55,18 @@ class ManagementServiceStub:
     that have begun finish.
     """
     RollBack: _grpc.UnaryUnaryMultiCallable[_management_pb2.RollBackRequest, _management_pb2.RollBackResponse]
-    """Makes an earlier version the default, and pins it as PinVersion does, so that no newer one takes over. Errors:
-    FAILED_PRECONDITION (no earlier version can be loaded).
+    """Makes an earlier version the default, and pins it as PinVersion does, so that no newer one takes over. It ends the
+    model's canary: the share is 0 until SetCanary. Errors: FAILED_PRECONDITION (no earlier version can be loaded).
     """
     PinVersion: _grpc.UnaryUnaryMultiCallable[_management_pb2.PinVersionRequest, _management_pb2.PinVersionResponse]
     """Makes a version the default until UnpinVersion, however many newer ones come. It is loaded first: if it can't be,
-    FAILED_PRECONDITION, and the default stays what it is.
+    FAILED_PRECONDITION, and the default stays what it is. A share of SetCanary ends when the canary's version becomes the
+    default.
     """
     UnpinVersion: _grpc.UnaryUnaryMultiCallable[_management_pb2.UnpinVersionRequest, _management_pb2.UnpinVersionResponse]
-    """Makes the version of the model's settings the default again, or the newest that is ready."""
+    """Makes the version of the model's settings the default again, or the newest that is ready. A share of SetCanary ends
+    when the canary's version becomes the default.
+    """
     SetLabel: _grpc.UnaryUnaryMultiCallable[_management_pb2.SetLabelRequest, _management_pb2.SetLabelResponse]
     """Points a label at a version, which is loaded first: if it can't be, FAILED_PRECONDITION, and the label stays."""
     RemoveLabel: _grpc.UnaryUnaryMultiCallable[_management_pb2.RemoveLabelRequest, _management_pb2.RemoveLabelResponse]
@@ -109,15 +112,18 @@ class ManagementServiceAsyncStub(ManagementServiceStub):
     that have begun finish.
     """
     RollBack: _aio.UnaryUnaryMultiCallable[_management_pb2.RollBackRequest, _management_pb2.RollBackResponse]  # type: ignore[assignment]
-    """Makes an earlier version the default, and pins it as PinVersion does, so that no newer one takes over. Errors:
-    FAILED_PRECONDITION (no earlier version can be loaded).
+    """Makes an earlier version the default, and pins it as PinVersion does, so that no newer one takes over. It ends the
+    model's canary: the share is 0 until SetCanary. Errors: FAILED_PRECONDITION (no earlier version can be loaded).
     """
     PinVersion: _aio.UnaryUnaryMultiCallable[_management_pb2.PinVersionRequest, _management_pb2.PinVersionResponse]  # type: ignore[assignment]
     """Makes a version the default until UnpinVersion, however many newer ones come. It is loaded first: if it can't be,
-    FAILED_PRECONDITION, and the default stays what it is.
+    FAILED_PRECONDITION, and the default stays what it is. A share of SetCanary ends when the canary's version becomes the
+    default.
     """
     UnpinVersion: _aio.UnaryUnaryMultiCallable[_management_pb2.UnpinVersionRequest, _management_pb2.UnpinVersionResponse]  # type: ignore[assignment]
-    """Makes the version of the model's settings the default again, or the newest that is ready."""
+    """Makes the version of the model's settings the default again, or the newest that is ready. A share of SetCanary ends
+    when the canary's version becomes the default.
+    """
     SetLabel: _aio.UnaryUnaryMultiCallable[_management_pb2.SetLabelRequest, _management_pb2.SetLabelResponse]  # type: ignore[assignment]
     """Points a label at a version, which is loaded first: if it can't be, FAILED_PRECONDITION, and the label stays."""
     RemoveLabel: _aio.UnaryUnaryMultiCallable[_management_pb2.RemoveLabelRequest, _management_pb2.RemoveLabelResponse]  # type: ignore[assignment]
@@ -184,8 +190,8 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.RollBackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.RollBackResponse, _abc.Awaitable[_management_pb2.RollBackResponse]]:
-        """Makes an earlier version the default, and pins it as PinVersion does, so that no newer one takes over. Errors:
-        FAILED_PRECONDITION (no earlier version can be loaded).
+        """Makes an earlier version the default, and pins it as PinVersion does, so that no newer one takes over. It ends the
+        model's canary: the share is 0 until SetCanary. Errors: FAILED_PRECONDITION (no earlier version can be loaded).
         """
 
     @_abc_1.abstractmethod
@@ -195,7 +201,8 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.PinVersionResponse, _abc.Awaitable[_management_pb2.PinVersionResponse]]:
         """Makes a version the default until UnpinVersion, however many newer ones come. It is loaded first: if it can't be,
-        FAILED_PRECONDITION, and the default stays what it is.
+        FAILED_PRECONDITION, and the default stays what it is. A share of SetCanary ends when the canary's version becomes the
+        default.
         """
 
     @_abc_1.abstractmethod
@@ -204,7 +211,9 @@ class ManagementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _management_pb2.UnpinVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_management_pb2.UnpinVersionResponse, _abc.Awaitable[_management_pb2.UnpinVersionResponse]]:
-        """Makes the version of the model's settings the default again, or the newest that is ready."""
+        """Makes the version of the model's settings the default again, or the newest that is ready. A share of SetCanary ends
+        when the canary's version becomes the default.
+        """
 
     @_abc_1.abstractmethod
     def SetLabel(

@@ -91,6 +91,7 @@ class ModelVersion(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     LAST_USED_FIELD_NUMBER: _builtins.int
+    CANARY_SHARE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -122,6 +123,10 @@ class ModelVersion(_message.Message):
     memory_bytes: _builtins.int
     """Memory that the version takes, in bytes: its weights, the engines' copies of them, and its graph. 0 unless it is
     loaded.
+    """
+    canary_share: _builtins.float
+    """Share of callers, from 0 to 1, that get this version as the model's canary when they name none. Requests go to it
+    while it is ready. 0 for all other versions, and for the canary's own once it is the default.
     """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -170,10 +175,11 @@ class ModelVersion(_message.Message):
         pinned: _builtins.bool = ...,
         memory_bytes: _builtins.int = ...,
         last_used: _timestamp_pb2.Timestamp | None = ...,
+        canary_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_used", b"last_used", "ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_size_bytes", b"file_size_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "last_used", b"last_used", "memory_bytes", b"memory_bytes", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_share", b"canary_share", "choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_size_bytes", b"file_size_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "last_used", b"last_used", "memory_bytes", b"memory_bytes", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

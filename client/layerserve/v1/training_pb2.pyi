@@ -1382,12 +1382,17 @@ class RunAccepted(_message.Message):
     DATA_BYTES_FIELD_NUMBER: _builtins.int
     FOUND_FIELD_NUMBER: _builtins.int
     REPEATABLE_FIELD_NUMBER: _builtins.int
+    KEPT_BACK_FIELD_NUMBER: _builtins.int
     data_bytes: _builtins.int
     """Bytes of data still to come."""
     found: _builtins.bool
     """Whether an earlier call with the same idempotency key has begun the run. No data is expected then: the client half-closes."""
     repeatable: _builtins.bool
     """Whether a call with the same idempotency key would find the run, so that a call whose stream breaks can be repeated."""
+    kept_back: _builtins.str
+    """Why the version that the run publishes won't answer requests that name none, as things are: another one is pinned, or the
+    model's settings name it. Empty otherwise.
+    """
     @_builtins.property
     def base(self) -> _tensor_pb2.ModelSpec:
         """The model the run starts from, with its version number."""
@@ -1399,10 +1404,11 @@ class RunAccepted(_message.Message):
         data_bytes: _builtins.int = ...,
         found: _builtins.bool = ...,
         repeatable: _builtins.bool = ...,
+        kept_back: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "data_bytes", b"data_bytes", "found", b"found", "repeatable", b"repeatable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "data_bytes", b"data_bytes", "found", b"found", "kept_back", b"kept_back", "repeatable", b"repeatable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1568,11 +1574,16 @@ class RunFinished(_message.Message):
     LOGS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     WITHHELD_FIELD_NUMBER: _builtins.int
+    KEPT_BACK_FIELD_NUMBER: _builtins.int
     seconds: _builtins.float
     """How long training took, in seconds."""
     withheld: _builtins.str
     """Why nothing is published although it was asked for: no improvement, or another version was published meanwhile. Empty
     otherwise.
+    """
+    kept_back: _builtins.str
+    """Why the published version doesn't answer requests that name none: another one is pinned, or the model's settings name
+    it. Empty otherwise.
     """
     @_builtins.property
     def published(self) -> _tensor_pb2.ModelSpec:
@@ -1589,10 +1600,11 @@ class RunFinished(_message.Message):
         logs: _abc.Iterable[Global___LogValue] | None = ...,
         seconds: _builtins.float = ...,
         withheld: _builtins.str = ...,
+        kept_back: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["published", b"published"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs", "published", b"published", "seconds", b"seconds", "withheld", b"withheld"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_back", b"kept_back", "logs", b"logs", "published", b"published", "seconds", b"seconds", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1806,6 +1818,7 @@ class Run(_message.Message):
     REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
     BEST_FIELD_NUMBER: _builtins.int
     BEST_EPOCH_FIELD_NUMBER: _builtins.int
+    KEPT_BACK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the run."""
     state: Global___RunState.ValueType
@@ -1862,6 +1875,10 @@ class Run(_message.Message):
     """Time until the run ends, in seconds, by what it has done so far. Not set if that isn't known."""
     best_epoch: _builtins.int
     """Its epoch, from 1."""
+    kept_back: _builtins.str
+    """Why the version that it published didn't answer requests that name none, at that time: another one was pinned, or the
+    model's settings named it. Empty otherwise.
+    """
     @_builtins.property
     def base(self) -> _tensor_pb2.ModelSpec:
         """The model it started from, with its version number."""
@@ -1933,10 +1950,11 @@ class Run(_message.Message):
         remaining_seconds: _builtins.float | None = ...,
         best: Global___LogValue | None = ...,
         best_epoch: _builtins.int = ...,
+        kept_back: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "created_time", b"created_time", "ended_time", b"ended_time", "published", b"published", "remaining_seconds", b"remaining_seconds", "started_time", b"started_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "best_epoch", b"best_epoch", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "from_checkpoint", b"from_checkpoint", "id", b"id", "idempotency_key", b"idempotency_key", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "parent", b"parent", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "sweep_id", b"sweep_id", "trial", b"trial", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds", "base", b"base", "best", b"best", "best_epoch", b"best_epoch", "caller", b"caller", "created_time", b"created_time", "description", b"description", "ended_time", b"ended_time", "epochs", b"epochs", "epochs_done", b"epochs_done", "from_checkpoint", b"from_checkpoint", "id", b"id", "idempotency_key", b"idempotency_key", "kept_back", b"kept_back", "kind", b"kind", "logs", b"logs", "metadata", b"metadata", "owner", b"owner", "parent", b"parent", "priority", b"priority", "publishable", b"publishable", "published", b"published", "reason", b"reason", "remaining_seconds", b"remaining_seconds", "resumable", b"resumable", "resumed", b"resumed", "seed", b"seed", "started_time", b"started_time", "state", b"state", "steps_done", b"steps_done", "steps_per_epoch", b"steps_per_epoch", "stopped", b"stopped", "sweep_id", b"sweep_id", "trial", b"trial", "withheld", b"withheld", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__remaining_seconds: _TypeAlias = _typing.Literal["remaining_seconds"]  # noqa: Y015
     _WhichOneofArgType__remaining_seconds: _TypeAlias = _typing.Literal["_remaining_seconds", b"_remaining_seconds"]  # noqa: Y015

@@ -15,10 +15,10 @@ _HASHES = 1 << 64
 
 
 def read_share(text: str) -> float:
-    """Returns a share such as "5 %" as a number from 0 to 1. Raises ValueError if it isn't one."""
+    """Returns a share such as "5%" as a number from 0 to 1. Raises ValueError if it isn't one."""
     found = _PERCENT.fullmatch(text)
     if found is None or float(found[1]) > 100:
-        raise ValueError("a share from '0 %' to '100 %'")
+        raise ValueError("a share from '0%' to '100%'")
     return float(found[1]) / 100
 
 

@@ -122,6 +122,17 @@ class Catalogue:
                 "reasons": reasons,
             }
 
+    def kept_back(self, name: str, version: int = 0) -> str:
+        """Returns why a version (0: the next one) isn't the default of a model; empty if it is, or may be."""
+        with self._lock:
+            record = self._models.get(name)
+            target = None if record is None else record.target
+            if record is None or target is None or target == version:
+                return ""
+            if target == record.control.pinned:
+                return f"version {target} is pinned, and stays the default until it is unpinned"
+            return f"version {target} stays the default, as the model's settings name it"
+
     def problems(self, name: str) -> Mapping[int, str]:
         """Returns why versions that are to serve don't, or not with their files and settings on disk, by version."""
         with self._lock:

@@ -65,6 +65,8 @@ class Description:
     memory_bytes: int = 0
     #: Unix time of its last use, in seconds; None if it hasn't been used.
     used_time: float | None = None
+    #: Share of callers that get it as the model's canary when they name no version, from 0 to 1; 0 for other versions.
+    canary_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +171,19 @@ class Entry:
         return self.retry_at <= time.monotonic()
 
     def description(
-        self, labels: tuple[str, ...], *, default: bool, pinned: bool = False, listed: bool = False, problem: str = ""
+        self,
+        labels: tuple[str, ...],
+        *,
+        default: bool,
+        pinned: bool = False,
+        canary_share: float = 0.0,
+        listed: bool = False,
+        problem: str = "",
     ) -> Description:
         """Returns a snapshot with its labels, and whether it serves requests that name no version.
 
-        `listed` is whether it would stay loaded if there were no limit, and `problem` why the settings file isn't in
-        force; empty if it is.
+        `canary_share` is the share of callers to whom it answers as the canary, `listed` whether it would stay loaded
+        if there were no limit, and `problem` why the settings file isn't in force; empty if it is.
         """
         found, loaded, facts = self.found, self.loaded, self.facts
         if facts.fingerprint != found.fingerprint and loaded is None:
@@ -203,4 +212,5 @@ class Entry:
             answers=self.state is State.READY or (not out and listed and self.answers),
             memory_bytes=loaded.memory_bytes if loaded else 0,
             used_time=self.used_at or None,
+            canary_share=canary_share,
         )

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from layerserve_server.errors import (
@@ -22,6 +22,7 @@ from layerserve_server.errors import (
 )
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.control import read_control
+from layerserve_server.repository.differences import differences
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.repository.repository import Repository
@@ -43,10 +44,14 @@ Follow = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A model after a change: its versions, newest first, and the processes that lag behind, with the reasons."""
+    """A model after a change: its versions, newest first, and the processes that lag behind, with the reasons.
+
+    `differences` are those of an uploaded version from the default before (see `differences`).
+    """
 
     versions: Sequence[Description]
     lagging: Sequence[str]
+    differences: Sequence[str] = ()
 
 
 class Manager:
@@ -107,13 +112,16 @@ class Manager:
         details: dict[str, Any] = {"bytes": staging.bytes, **({"label": label} if label else {})}
         with self._change(who, "upload", name, **details) as record:
             above, content = self._repository.highest(name), uploaded[1] if uploaded else None
+            before = next((one for one in self._repository.describe(name) if one.default), None)
             try:
                 version = self._repository.writer.publish_folder(name, staging.folder, above=above, settings=content)
             except OSError as error:
                 raise unwritable(error) from error
             record["version"] = version
             self._repository.take(name, version, label)
-            return version, self._finish(name)
+            change = self._finish(name)
+            after = next((one for one in change.versions if one.version == version), None)
+            return version, replace(change, differences=differences(before, after))
 
     # What is loaded.
 
@@ -147,27 +155,37 @@ class Manager:
     # The default version.
 
     def pin(self, name: str, version: int, who: str) -> Change:
-        """Makes a version the default. Raises VersionFailedError if it can't be loaded."""
+        """Makes a version the default. Raises VersionFailedError if it can't be loaded.
+
+        A canary whose version it is ends.
+        """
         with self._change(who, "pin", name, to=version) as record:
             record["from"] = self._default(name)
-            return self._pin(name, version)
+            self._pin(name, version)
+            self._end_promoted_canary(name)
+            return self._finish(name)
 
     def unpin(self, name: str, who: str) -> Change:
-        """Makes the version of the settings, or the newest that is ready, the default again."""
+        """Makes the version of the settings, or the newest that is ready, the default again.
+
+        A canary whose version it is ends.
+        """
         with self._change(who, "unpin", name) as record:
             record["from"] = self._default(name)
             self._write(name, pinned=None)
             self._repository.refresh(name)
             record["to"] = self._default(name)
+            self._end_promoted_canary(name)
             return self._finish(name)
 
     def roll_back(self, name: str, version: int, who: str) -> tuple[int, Change]:
         """Pins a version; if 0, the highest below the default that can be loaded. Returns its number.
 
-        Raises VersionFailedError if none can be loaded.
+        Ends the canary, so that no caller stays on another version. Raises VersionFailedError if none can be loaded.
         """
         with self._change(who, "roll back", name) as record:
             default = record["from"] = self._default(name)
+            share = self._repository.serving(name)["canary"]
             if version:
                 candidates = [version]
             else:
@@ -181,21 +199,39 @@ class Manager:
                     reasons.append(str(error))
                     continue
                 record["to"] = candidate
-                return candidate, self._pin(name, candidate)
+                if share:
+                    record["ended_canary"] = share
+                self._pin(name, candidate, **({"canary": 0.0} if share else {}))
+                return candidate, self._finish(name)
+            ends = "; a canary ends when its share is set to 0%" if share else ""
             raise VersionFailedError(
-                "; ".join(reasons) or f"model '{name}' has no version below its default, {default}, to roll back to"
+                "; ".join(reasons)
+                or f"model '{name}' has no version below its default, {default}, to roll back to{ends}"
             )
 
-    def _pin(self, name: str, version: int) -> Change:
+    def _pin(self, name: str, version: int, **values: Any) -> None:
+        """Makes a version the default, and sets other values in the same write."""
         self._repository.ensure_loaded(name, version)
-        before = self._repository.control(name).pinned
-        self._write(name, pinned=version)
+        before = self._repository.control(name)
+        self._write(name, pinned=version, **values)
         self._repository.refresh(name)
         if self._default(name) != version:
-            self._write(name, pinned=before)
+            self._write(name, **{key: getattr(before, key) for key in ("pinned", *values)})
             self._repository.refresh(name)
             raise VersionFailedError(f"model '{name}' version {version} can't be made the default")
-        return self._finish(name)
+
+    def _end_promoted_canary(self, name: str) -> None:
+        """Ends a canary whose version has become the default.
+
+        Otherwise its share would return unasked, once another version is the default.
+        """
+        if self._repository.control(name).canary is None:
+            return
+        label = self._repository.settings(name).canary_label
+        default = self._default(name)
+        if default is not None and self._repository.labels(name).get(label) == default:
+            self._write(name, canary=None)
+            self._repository.refresh(name)
 
     # Labels.
 

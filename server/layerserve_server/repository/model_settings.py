@@ -87,7 +87,7 @@ class ModelSettings(BaseModel):
     canary: Share | None = Field(
         default=None,
         description=(
-            "Share of callers, such as '5 %', whose requests that name no version get the version of `canary_label`. "
+            "Share of callers, such as '5%', whose requests that name no version get the version of `canary_label`. "
             "A caller is recognized by the metadata layerserve-key, else by its name, else by its address."
         ),
     )
@@ -101,7 +101,7 @@ class ModelSettings(BaseModel):
             "Its results are compared and counted, never returned."
         ),
     )
-    shadow_share: Share = Field(default="10 %", description="Share of requests that the shadow version computes.")
+    shadow_share: Share = Field(default="10%", description="Share of requests that the shadow version computes.")
     shadow_rtol: float = Field(
         default=1e-3, ge=0, description="Relative tolerance for its results, as in numpy.allclose."
     )

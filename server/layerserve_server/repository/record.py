@@ -157,13 +157,15 @@ class ModelRecord:
 
     def description(self, entry: Entry) -> Description:
         """Returns a snapshot of a version."""
-        version = entry.found.version
+        version, default = entry.found.version, entry.found.version == self.default()
         pointing = tuple(sorted(label for label, number in self.labels.items() if number == version))
+        is_canary = not default and self.in_force.canary_label in pointing
         return entry.description(
             pointing,
-            default=version == self.default(),
+            default=default,
             pinned=version == self.control.pinned,
-            listed=version in self.kept or version in self.routed() or bool(pointing) or version == self.default(),
+            canary_share=self.canary_share if is_canary else 0.0,
+            listed=version in self.kept or version in self.routed() or bool(pointing) or default,
             problem=self.problem,
         )
 

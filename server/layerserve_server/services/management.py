@@ -115,7 +115,7 @@ class ManagementService:
             finally:
                 await stream.blocking(staging.discard)
         stream.about(spec.name, version)
-        published = pb.UploadPublished(version=version, change=_change(change))
+        published = pb.UploadPublished(version=version, change=_change(change), differences=change.differences)
         yield pb.UploadModelResponse(published=published).SerializeToString()
 
 

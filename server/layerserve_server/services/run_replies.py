@@ -35,6 +35,7 @@ def event_message(run: Run, event: Event, *, found: bool = False) -> pb.TrainEve
         message.accepted.data_bytes = what.data_bytes
         message.accepted.found = found
         message.accepted.repeatable = bool(run.request.idempotency_key)
+        message.accepted.kept_back = what.kept_back
     elif isinstance(what, events.Queued):
         message.queued.ahead = what.ahead
         message.queued.SetInParent()
@@ -60,7 +61,9 @@ def event_message(run: Run, event: Event, *, found: bool = False) -> pb.TrainEve
         message.log.text = what.text
         message.log.SetInParent()
     elif isinstance(what, events.Finished):
-        finished = pb.RunFinished(logs=log_values(what.logs), seconds=what.seconds, withheld=what.withheld)
+        finished = pb.RunFinished(
+            logs=log_values(what.logs), seconds=what.seconds, withheld=what.withheld, kept_back=what.kept_back
+        )
         message.finished.CopyFrom(finished)
         if what.version:
             message.finished.published.CopyFrom(model_spec(run.request.model, what.version))
@@ -140,6 +143,7 @@ def run_message(run: Run, owner: str = "") -> pb.Run:
         metadata=run.metadata,
         caller=request.caller,
         withheld=finished.withheld if finished else "",
+        kept_back=finished.kept_back if finished else "",
         publishable=run.publishable,
         stopped=run.control.stop,
         idempotency_key=request.idempotency_key or "",

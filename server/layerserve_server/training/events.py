@@ -36,11 +36,15 @@ Logs: TypeAlias = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The request is valid. `data_bytes` is the size of the data to upload."""
+    """The request is valid. `data_bytes` is the size of the data to upload.
+
+    `kept_back` is why the version that the run publishes won't be the default, as things are; else empty.
+    """
 
     model: str
     version: int
     data_bytes: int
+    kept_back: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,15 @@ class Log:
 class Finished:
     """The run completed.
 
-    `version` is the published version, 0 if none; `withheld` is the reason if publishing was requested and withheld.
+    `version` is the published version, 0 if none; `withheld` is the reason if publishing was requested and withheld,
+    and `kept_back` why the published version isn't the default.
     """
 
     version: int
     logs: Logs
     seconds: float
     withheld: str = ""
+    kept_back: str = ""
 
 
 @dataclass(frozen=True, slots=True)

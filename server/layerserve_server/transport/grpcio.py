@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import grpc
 
 from layerserve_server.access.gate import Gate
+from layerserve_server.ports import address, claim
 from layerserve_server.transport import compression
 from layerserve_server.transport.aio import AioHandlers
 from layerserve_server.transport.call import Observer, Routes, StreamHandler, Telemetry
@@ -255,22 +255,3 @@ def _age_options(limits: Limits, *, front: bool) -> list[tuple[str, Any]]:
 def milliseconds(seconds: float) -> int:
     """Returns a time in milliseconds, at least 1."""
     return max(1, round(seconds * 1000))
-
-
-def claim(host: str, port: int) -> None:
-    """Checks that no process listens on a port that is about to be shared. Raises OSError if one does."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise OSError(f"can't listen on {address(host, port)}: is the port taken?") from error
-
-
-def address(host: str, port: int) -> str:
-    """Returns the address to listen on, as gRPC writes it. A host "unix:PATH" is a socket in the file system."""
-    if host.startswith("unix:"):
-        return host
-    # An IPv6 address contains colons, so it is put in brackets.
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

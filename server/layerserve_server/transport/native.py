@@ -23,12 +23,13 @@ from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
 from layerserve_server.access.gate import Gate, Pairs
 from layerserve_server.errors import TooLargeError
+from layerserve_server.ports import address, claim
 from layerserve_server.transport.call import Handler, Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.connections import Traffic
 from layerserve_server.transport.ending import Ending
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
-from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, address, claim, milliseconds
+from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, milliseconds
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.status import Failure
 

@@ -1,6 +1,7 @@
 """The commands that change models: one line, JSON for programs, and a status that says whether all is in effect."""
 
 import json
+from functools import partial
 
 import pytest
 from layerserve import Client
@@ -28,10 +29,17 @@ def test_a_model_goes_through_its_life(cli, file, server):
     )
     assert cli("label double stable --remove")[1] == "double: label stable is removed; the default is version 2\n"
     cli("label double canary 1")
-    assert cli("canary double 5%") == (0, "double: 5 % of callers have the canary; the default is version 2\n", "")
+    assert cli("canary double") == (0, "double: no canary; the default is version 2\n", "")
+    set_ = "double: 5% of callers get version 1; the default is version 2\n"
+    assert cli("canary double 5%") == (0, set_, "")
     assert server.canaries == {"double": 0.05}
-    settings = "double: the settings' share of callers has the canary; the default is version 2\n"
-    assert cli("canary double --settings")[1] == settings
+    assert cli("canary double")[1] == set_
+    assert cli("pin double 2")[1] == set_.replace("double: ", "double: pinned to version 2; ")
+    assert "1 canary 5%" in cli("models")[1]
+    assert cli("canary double --settings")[1] == "double: no canary; the default is version 2\n"
+    cli("canary double 5%")
+    assert cli("rollback double 2")[1] == "double: rolled back to version 2; the default is version 2\n"
+    assert cli("canary double")[1] == "double: no canary; the default is version 2\n"
     cli("label double canary --remove")
     assert cli("remove double 1") == (0, "double: version 1 is deleted; the default is version 2\n", "")
     status, _, error = cli("remove double 2")
@@ -42,11 +50,41 @@ def test_a_model_goes_through_its_life(cli, file, server):
     assert cli("models double")[1] == "no model 'double'\n"
 
 
+def test_a_canary_that_can_not_answer_yet_is_shown_with_its_state(cli, file, server):
+    cli(f"upload {file.name} double")
+    cli("label double canary 1")
+    cli("canary double 5%")
+    server.models[0].state = "loading"
+    text = "double: 5% of callers get version 1, once it is ready: it is loading; the default is version 2\n"
+    assert cli("canary double")[1] == text
+
+
+def test_other_inputs_of_a_version_are_a_line(cli, file, monkeypatch):
+    texts = ["input 'x': version 2 has (None, 4) float32, version 1 has (None, 3) float32"]
+    published = partial(management_pb2.UploadPublished, differences=texts)
+    monkeypatch.setattr(management_pb2, "UploadPublished", published)
+    assert cli(f"upload {file.name} double") == (
+        *(
+            0,
+            "double: version 2 is published; the default is version 2\n",
+            f"layerserve: warning: model 'double': {texts[0]}\n",
+        ),
+    )
+    assert json.loads(cli(f"upload {file.name} double --json")[1])["differences"] == texts
+
+
 def test_what_was_done_is_json_for_programs(cli, file, server):
     done = json.loads(cli(f"upload {file.name} double --json")[1])
     assert (done["model"], done["version"], done["default"], done["lagging"]) == ("double", 2, 2, [])
     assert [one["version"] for one in done["versions"]] == [2, 1]
-    for command in ("load double", "pin double 1", "unpin double", "rollback double 1", "label double a 1"):
+    for command in (
+        "load double",
+        "pin double 1",
+        "unpin double",
+        "rollback double 1",
+        "label double a 1",
+        "canary double",
+    ):
         assert json.loads(cli(f"{command} --json")[1])["model"] == "double"
     assert json.loads(cli("remove double --all --force --json")[1]) == {"model": "double", "lagging": []}
 
@@ -61,10 +99,12 @@ def test_a_label_is_set_or_removed(cli, server, command):
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("canary double", "expected a PERCENT, or --settings"),
-        ("canary double 5 --settings", "expected a PERCENT, or --settings"),
-        ("canary double five", "got 'five', expected a number from 0% to 100%"),
-        ("canary double 500%", "share: got 5.0, expected a number from 0 to 1"),
+        ("canary double 5% --settings", "expected a PERCENT, or --settings"),
+        ("canary double 5", "share: got '5', expected a percentage from '0%' to '100%', such as '5%'"),
+        ("canary double 0.05", "share: got '0.05', expected a percentage"),
+        ("canary double five", "share: got 'five', expected a percentage"),
+        ("canary double 500%", "share: got '500%', expected a percentage"),
+        ("canary single", "unknown model 'single'"),
     ],
 )
 def test_a_share_is_a_percentage(cli, server, command, expected):

@@ -208,8 +208,7 @@ def test_a_run_is_paused_changed_stopped_and_published(cli, server, data):
     assert (info["priority"], info["metadata"], info["description"]) == (4, {"b": "x=y", "c": "3"}, "now")
     assert cli(f"run update {run_id} --metadata c=4")[1] == f"run {run_id} of double is updated\n"
     assert cli(f"run stop {run_id}")[1] == f"run {run_id} of double is being stopped\n"
-    status, out, err = cli(f"run resume {run_id} --detach")
-    assert status == 0
+    assert cli(f"run resume {run_id}")[:2] == (0, f"run {run_id} of double is being resumed\n")
     server.release_training()
     assert cli(f"run watch {run_id}")[0] == 0
     assert cli(f"run publish {run_id} --label best --expected-base-version 1")[1] == "published double version 2\n"
@@ -271,10 +270,25 @@ def test_a_run_that_was_interrupted_is_resumed(cli, server, data):
     assert status == 1
     assert "layerserve run resume run-1" in err
     assert "interrupted: killed" in cli("run list")[1]
-    status, out, err = cli("run resume run-1")
+    assert cli("run resume run-1")[::2] == (0, "")
+    status, out, err = cli("run watch run-1")
     assert status == 0
     assert "resumed in epoch 2" in err
     assert "published double version 2" in out
+
+
+def test_a_long_run_is_shown_with_some_of_its_epochs(cli, data):
+    _, out, err = cli(f"train double {data} --epochs 60")
+    assert err.count("epoch ") == 60
+    status, shown, err = cli("run watch run-1")
+    assert (status, shown) == (0, out)
+    # The table has them: a line for each would take thousands for a long run.
+    assert "epoch " not in err
+    assert "finished in" in err
+    assert "25 of 60 epochs" in shown
+    first = [cells[1].strip() for line in shown.splitlines() if len(cells := line.split("│")) > 2]
+    epochs = [int(text) for text in first if text.isdigit()]
+    assert (len(epochs), epochs[:3], epochs[-1]) == (25, [1, 3, 6], 60)
 
 
 def test_runs_are_deleted(cli, data):

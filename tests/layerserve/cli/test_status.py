@@ -26,7 +26,6 @@ def test_the_server_is_described(cli, server):
     ("fields", "note"),
     [
         ({"pinned": True}, "pinned: newer versions don't take over"),
-        ({"labels": ["canary"]}, "canary: a part of the callers gets it"),
         ({"state": "loading"}, "loading"),
         ({"state": "failed", "reason": "no layer"}, "failed: no layer"),
         ({"state": "unloading"}, "draining: it finishes its requests"),
@@ -44,6 +43,14 @@ def test_what_is_not_as_usual_with_a_version_is_said(cli, server, fields, note):
     assert found == ([{"model": "new", "version": 1, "state": model.state, "notes": [note]}] if note else [])
     rows = [line for line in cli("status")[1].splitlines() if re.search(r"│ new +│ +1 │", line)]
     assert [note in row for row in rows] == ([True] if note else [])
+
+
+def test_a_canary_is_shown_with_its_share(cli, server):
+    server.add_model("new", lambda a: {}, [], [], version=1, labels=["canary"])
+    server.add_model("new", lambda a: {}, [], [], version=2)
+    server.canaries["new"] = 0.05
+    (found,) = (one for one in json.loads(cli("status --json")[1])["notes"] if one["model"] == "new")
+    assert (found["version"], found["notes"]) == (1, ["canary: 5% of callers get it"])
 
 
 def test_misplaced_files_are_listed_with_what_was_expected(cli, server):

@@ -23,7 +23,7 @@ def test_shares_are_written_in_percent(text, share):
 
 @pytest.mark.parametrize("text", ["5", "0.05", "101 %", "-1 %", "5  %", "%", "five %", "1e1 %", "\u0665 %"])
 def test_other_texts_are_no_shares(text):
-    with pytest.raises(ModelSettingsError, match=r"canary: got .*, expected a share from '0 %' to '100 %'"):
+    with pytest.raises(ModelSettingsError, match=r"canary: got .*, expected a share from '0%' to '100%'"):
         parse_settings(f"canary = {json.dumps(text)}".encode(), "layerserve.toml")
 
 

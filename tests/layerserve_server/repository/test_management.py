@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from failing_files import fail_writes
@@ -109,6 +110,22 @@ def test_an_upload_becomes_a_version_that_serves(manage, put, root, tmp_path):
         **{"who": ME, "action": "upload", "model": "double", "bytes": 14, "label": "new"},
         **{"version": 4, "outcome": "done"},
     }
+
+
+def test_an_upload_with_other_inputs_is_compared_with_the_default(manage, put, load_fake):
+    def load(path):
+        made = load_fake(path)
+        made.input_specs = (replace(made.input_specs[0], shape=(None, int(made.offset))),)
+        return made
+
+    put(version=1, offset=2)
+    _, manager = manage(load=load)
+    text = "input 'x': version {} has (None, {}) float32, version {} has (None, {}) float32"
+    assert upload(manager, model__keras='{"offset": 2}')[1].differences == []
+    assert upload(manager, model__keras='{"offset": 3}')[1].differences == [text.format(3, 3, 2, 2)]
+    manager.pin("double", 1, ME)
+    assert upload(manager, model__keras='{"offset": 4}')[1].differences == [text.format(4, 4, 1, 2)]
+    assert upload(manager, "new", model__keras='{"offset": 2}')[1].differences == []
 
 
 def test_an_upload_may_be_the_first_version_of_a_model_with_its_settings(manage, root):
@@ -479,6 +496,78 @@ def test_the_default_is_not_its_own_canary(manage, put):
     assert manager.set_canary("double", 0.0, ME)[0] == 0
     manager.pin("double", 1, ME)
     assert manager.set_canary("double", 0.05, ME)[0] == 0.05
+
+
+def shares(change):
+    return {one.version: one.canary_share for one in change.versions}
+
+
+@pytest.fixture
+def canary(manage, put, root):
+    """Versions 1 to 3: 2 is the default, and 3 the canary of 5 % of the callers."""
+
+    def begin(settings=""):
+        for version in (1, 2, 3):
+            put(version=version, offset=version)
+        (root / "double" / "layerserve.toml").write_text(settings)
+        repository, manager = manage()
+        manager.pin("double", 2, ME)
+        manager.set_label("double", "canary", 3, ME)
+        assert shares(manager.set_canary("double", 0.05, ME)[1]) == {3: 0.05, 2: 0, 1: 0}
+        assert repository.canaries["double"].version == 3
+        return repository, manager
+
+    return begin
+
+
+@pytest.mark.parametrize("to", [0, 1, 2])
+@pytest.mark.parametrize("settings", ["", 'canary = "10 %"'])
+def test_a_rollback_ends_the_canary_whatever_version_it_names(canary, manage, tmp_path, to, settings):
+    repository, manager = canary(settings)
+    version, change = manager.roll_back("double", to, ME)
+    assert (version, shares(change)) == (to or 1, {3: 0, 2: 0, 1: 0})
+    for server in (repository, manage()[0]):
+        assert not server.canaries
+    assert audited(tmp_path)[-1]["ended_canary"] == 0.05
+    manager.set_label("double", "canary", 3, ME)
+    assert not repository.canaries
+
+
+@pytest.mark.parametrize("settings", ["", 'canary = "10 %"'])
+def test_the_canary_ends_with_a_rollback_after_it_was_promoted(canary, settings):
+    """The sequence of the first page: callers stayed on the version that was rolled back."""
+    repository, manager = canary(settings)
+    manager.unpin("double", ME)
+    assert manager.roll_back("double", 0, ME)[0] == 2
+    assert not repository.canaries
+
+
+@pytest.mark.parametrize(
+    "promote", [lambda manager: manager.unpin("double", ME), lambda manager: manager.pin("double", 3, ME)]
+)
+def test_a_canary_ends_when_its_version_is_the_default(canary, promote):
+    repository, manager = canary()
+    assert shares(promote(manager)) == {3: 0, 2: 0, 1: 0}
+    assert repository.control("double").canary is None
+    manager.pin("double", 2, ME)
+    assert not repository.canaries
+
+
+def test_the_share_in_the_settings_outlives_a_promotion(canary):
+    _, manager = canary('canary = "10 %"')
+    manager.unpin("double", ME)
+    assert shares(manager.pin("double", 2, ME)) == {3: 0.1, 2: 0, 1: 0}
+
+
+def test_a_rollback_that_fails_leaves_the_canary(canary):
+    repository, manager = canary()
+    manager.pin("double", 1, ME)
+    text = (
+        "model 'double' has no version below its default, 1, to roll back to; a canary ends when its share is set to 0%"
+    )
+    with pytest.raises(VersionFailedError, match=text):
+        manager.roll_back("double", 0, ME)
+    assert repository.canaries["double"].share == 0.05
 
 
 # The default.

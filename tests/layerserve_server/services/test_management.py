@@ -149,7 +149,8 @@ def test_every_change_has_its_reply(served, tmp_path):
     labelled = stub.SetLabel(pb.SetLabelRequest(name="double", label="stable", version=2)).change
     assert labelled.versions[0].labels == ["stable"]
     stub.SetLabel(pb.SetLabelRequest(name="double", label="canary", version=2))
-    assert stub.SetCanary(pb.SetCanaryRequest(name="double", share=0.5)).share == 0.5
+    set_ = stub.SetCanary(pb.SetCanaryRequest(name="double", share=0.5))
+    assert (set_.share, [one.canary_share for one in set_.change.versions]) == (0.5, [0.5, 0])
     assert stub.SetCanary(pb.SetCanaryRequest(name="double")).share == 0
     stub.RemoveLabel(pb.RemoveLabelRequest(name="double", label="canary"))
     assert stub.RemoveLabel(pb.RemoveLabelRequest(name="double", label="stable")).change.versions[0].labels == []

@@ -348,6 +348,7 @@ LOG_VALUES = [pb.LogValue(name="loss", value=0.5), pb.LogValue(name="mae", value
             },
         ),
         (events.Finished(0, {}, 1.5, "worse"), {"finished": pb.RunFinished(seconds=1.5, withheld="worse")}),
+        (events.Finished(0, {}, 1.5, "", "pinned"), {"finished": pb.RunFinished(seconds=1.5, kept_back="pinned")}),
         (
             events.Failed("why", 1, 2, resumable=True),
             {"failed": pb.RunFailed(reason="why", epoch=1, step=2, resumable=True)},
@@ -418,7 +419,7 @@ def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
             sweep_id="s1",
             trial=2,
         ),
-        *("published", "reason", "ended_time", "resumable", "withheld", "publishable", "stopped"),
+        *("published", "reason", "ended_time", "resumable", "withheld", "publishable", "stopped", "kept_back"),
     )
 
 
@@ -561,6 +562,7 @@ def test_a_version_is_described_whole():
         pinned=True,
         memory_bytes=19,
         used_time=2.5,
+        canary_share=0.05,
     )
     assert model_version.model_version(one) == whole(
         models_pb2.ModelVersion(
@@ -583,6 +585,7 @@ def test_a_version_is_described_whole():
             pinned=True,
             memory_bytes=19,
             last_used=messages.timestamp(2.5),
+            canary_share=0.05,
             engines=[
                 models_pb2.EngineChoice(
                     rows=8, engine="onnx", milliseconds={"eager": 2.0, "onnx": 1.0}, difference=0.25

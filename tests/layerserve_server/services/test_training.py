@@ -17,6 +17,7 @@ import grpc
 import pytest
 from layerserve import tensors
 from layerserve.v1 import training_pb2 as pb
+from layerserve_server.repository.control import write_control
 from layerserve_server.repository.publishing import version_numbers
 from layerserve_server.services import training
 from layerserve_server.services.run_list import selected
@@ -55,6 +56,30 @@ def test_a_run_is_described(trainer):
     assert (run.base.version, run.published.version) == (1, 2)
     assert run.created_time.ToSeconds() <= run.started_time.ToSeconds() <= run.ended_time.ToSeconds()
     assert run.seed >= 0
+
+
+@pytest.mark.parametrize(
+    ("pinned", "settings", "reason"),
+    [
+        (1, "", "version 1 is pinned, and stays the default until it is unpinned"),
+        (None, "default_version = 1", "version 1 stays the default, as the model's settings name it"),
+        (None, "", ""),
+    ],
+)
+def test_a_version_that_is_kept_back_is_told_before_and_after_training(trainer, pinned, settings, reason):
+    (trainer.model_folder / "layerserve.toml").write_text(settings)
+    write_control(trainer.model_folder, pinned=pinned)
+    trainer.app.repository.scan()
+    events = trainer.train(spec())
+    assert (events[0].accepted.kept_back, events[-1].finished.kept_back) == (reason, reason)
+    run = trainer.run(events[0].run_id)
+    assert (run.published.version, run.kept_back) == (2, reason)
+    assert trainer.app.repository.describe_one("double").version == (1 if reason else 2)
+    events = trainer.train(spec(publish=False))
+    assert (events[0].accepted.kept_back, events[-1].finished.kept_back) == ("", "")
+    stub = trainer.stub
+    run = stub.PublishRun(pb.PublishRunRequest(run_id=events[0].run_id), timeout=30).run
+    assert (run.published.version, run.kept_back) == (3, reason)
 
 
 def test_lists_of_runs_are_made_one_after_another(trainer, monkeypatch):

@@ -204,7 +204,8 @@ class RunEndings:
             except ServerError as error:
                 self.end(run, Failed(str(error), result.epoch))
                 return False
-        self.end(run, events.Finished(version, result.logs, _seconds(run, result), safe_text(withheld)))
+        kept_back = self._repository.kept_back(request.model, version) if version else ""
+        self.end(run, events.Finished(version, result.logs, _seconds(run, result), safe_text(withheld), kept_back))
         return False
 
     def _publish(self, run: Run, label: str, expected: int, who: str = "") -> int:
@@ -261,7 +262,8 @@ class RunEndings:
             version = self._publish(run, label, expected, who)
             shutil.rmtree(run.folder / RESULT, ignore_errors=True)
             with self._table.changed:
-                self._write(run, events.Finished(version, result.logs, _seconds(run, result)))
+                kept_back = self._repository.kept_back(run.request.model, version)
+                self._write(run, events.Finished(version, result.logs, _seconds(run, result), kept_back=kept_back))
         finally:
             run.disown()
 

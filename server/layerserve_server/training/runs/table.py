@@ -147,8 +147,10 @@ class RunTable:
 
     # Runs on disk.
 
-    def create(self, request: RunRequest, base: FoundVersion, start: Start | None = None) -> Run:
+    def create(self, request: RunRequest, base: FoundVersion, start: Start | None = None, kept_back: str = "") -> Run:
         """Creates a run that this server owns, with the files of its base version, or those of the run of `start`.
+
+        `kept_back` is why the version that it publishes won't be the default.
 
         Raises NotTrainableError if its files can't be written, UnknownCheckpointError if the checkpoint is gone.
         """
@@ -165,7 +167,7 @@ class RunTable:
             else:
                 start.copy(folder)
             request.write(folder)
-            events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes))
+            events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes, kept_back))
             run.log.refresh()
         except UnknownCheckpointError:
             self._discard(run)

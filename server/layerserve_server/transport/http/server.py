@@ -15,11 +15,11 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from layerserve_server.access.gate import Gate
+from layerserve_server.ports import address
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates, RenewedContext
 from layerserve_server.transport.ending import Ending, wait_for
 from layerserve_server.transport.event_batch import EventBatches
-from layerserve_server.transport.grpcio import address
 from layerserve_server.transport.http.app import HttpApp
 from layerserve_server.transport.http.call import HttpCall, HttpObserver
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from urllib.parse import urlencode
 
 import pytest
@@ -221,12 +220,8 @@ def test_forms_are_short(serve):
     assert "no version below its default" in call("POST", PARTS + "RollBack", b"name=double", **headers).json["error"]
 
 
-def test_the_page_needs_a_port_and_its_packages(put, make_server, monkeypatch, tmp_path):
+def test_the_page_needs_a_port(tmp_path):
     with pytest.raises(SettingsError, match=r"^--ui \(.*\): got no port for HTTP, expected --http-port with it"):
         read_settings([str(tmp_path), "--ui"])
     with pytest.raises(SettingsError, match=r"^--ui-hosts \(.*\): got names without a port for HTTP, expected --http-"):
         read_settings([str(tmp_path), "--ui-hosts", "a"])
-    put("double")
-    monkeypatch.setitem(sys.modules, "layerserve_server.services.ui.serving", None)
-    with pytest.raises(ValueError, match=r"ui: requires the package .*: pip install 'layerserve\[ui\]'"):
-        make_server(http_port=0, ui=True)

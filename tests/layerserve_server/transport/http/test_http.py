@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -82,13 +81,6 @@ def test_probes_and_keep_alive(serve):
     assert (ready.status, ready.headers["connection"]) == (503, "close")
     # Calls are still answered.
     assert call("POST", INFER, BODY).status == 200
-
-
-def test_without_the_extra_the_server_does_not_start(put, make_server, monkeypatch):
-    put("double")
-    monkeypatch.setitem(sys.modules, "layerserve_server.services.rest.serving", None)
-    with pytest.raises(ValueError, match=r"http_port: requires the package .*: pip install 'layerserve\[http\]'"):
-        make_server(http_port=0)
 
 
 def test_a_port_that_is_taken_is_named(serve, make_server):
