@@ -3,7 +3,7 @@
 `client.py`, the blocking client, is `async_client.py` without what only asyncio needs: `await` can be taken out by
 rule, but not put in. What the two do differently is in `channel.py` and `async_channel.py`, both written by hand.
 
-`options/keywords.py` is what type checkers and editors read: the options of `options/training.py` as keyword arguments.
+`options/keywords.py` is what type checkers and editors read: `options/arguments.py` as keyword arguments.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ def part(name: str) -> str:
 def keywords() -> str:
     """options/keywords.py."""
     # With client.py as it was written just before.
-    from layerserve.options.online import ONLINE
-    from layerserve.options.training import EVALUATE, TRAIN
+    from layerserve.options.arguments import EVALUATE, ONLINE, TRAIN
 
     lines = [
-        _header("training.py"),
+        _header("arguments.py"),
         '"""The options as keyword arguments: what `Unpack` takes."""',
         "from __future__ import annotations",
         "from collections.abc import Mapping, Sequence",
         "from typing import Any, TypedDict",
+        "from layerserve.options.arguments import Checkpoints, Publish, Resources, Split",
     ]
     for function, options in (("train", TRAIN), ("evaluate", EVALUATE), ("online", ONLINE)):
         lines.append(f"class {function.title()}Keywords(TypedDict, total=False):")

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from layerserve import Client
+from layerserve import Checkpoints, Client
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_zoo.zoo import ZOO
@@ -39,7 +39,7 @@ def take(page: Page, client: Client, base: str) -> None:
     labels = np.eye(10, dtype="float32")[np.random.default_rng(1).integers(10, size=512)]
     rows = np.random.default_rng(2).normal(size=(512, 64)).astype("float32") + labels.argmax(1)[:, None] / 4
     settings = {"optimizer": "adam", "loss": "categorical_crossentropy", "metrics": ["accuracy"], "epochs": 20}
-    kept = {"checkpoint_every_epochs": 5, "keep_checkpoints": 3, "publish": False}
+    kept = {"checkpoints": Checkpoints(every_epochs=5, keep=3), "publish": False}
     run = client.train(
         "dense", rows, labels, validation_split=0.2, description="Digits of November", **settings, **kept
     )

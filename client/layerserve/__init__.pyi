@@ -69,6 +69,7 @@ from .model_info import EngineChoice, ModelInfo, TensorSpec
 from .model_statistics import ModelStatistics, Statistics
 from .node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from .online import OnlineSession
+from .options.arguments import Checkpoints, Publish, Resources, Split
 from .prediction import Prediction
 from .run_files import RunFile
 from .run_info import RunInfo
@@ -91,6 +92,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointKept",
     "CheckpointNotFound",
+    "Checkpoints",
     "Client",
     "ClientClosed",
     "DataLoss",
@@ -133,8 +135,10 @@ __all__ = [
     "PlaintextTokenWarning",
     "Prediction",
     "PreparedCall",
+    "Publish",
     "QuotaExceeded",
     "Range",
+    "Resources",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
@@ -152,6 +156,7 @@ __all__ = [
     "SampleLosses",
     "ServerFile",
     "ServerInfo",
+    "Split",
     "Statistics",
     "StepProgress",
     "SweepInfo",

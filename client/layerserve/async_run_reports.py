@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from layerserve.estimates import RunEstimate, estimate_evaluation, estimate_training
 from layerserve.flow import Flow
+from layerserve.options.arguments import EVALUATE, TRAIN
 from layerserve.options.signature import takes
-from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Signatures
 from layerserve.run_series import SeriesByRun, run_series
 from layerserve.sample_losses import SampleLosses, sample_losses
@@ -38,8 +38,7 @@ class AsyncRunReports:
         y: Any = None,
         *,
         sample_weight: Any = None,
-        validation_data: Sequence[Any] | None = None,
-        dataset: str | None = None,
+        validation_data: Any = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -58,9 +57,7 @@ class AsyncRunReports:
         Raises ModelNotFound, VersionNotFound, LabelNotFound, FailedPrecondition (training is off), Overloaded (other
         runs are being estimated), and InvalidArgument for arguments with which nothing is sent.
         """
-        flow = estimate_training(
-            self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options
-        )
+        flow = estimate_training(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
         return await self._run(flow, math.inf if timeout is None else timeout)
 
     @takes(EVALUATE)
@@ -71,7 +68,6 @@ class AsyncRunReports:
         y: Any = None,
         *,
         sample_weight: Any = None,
-        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -89,7 +85,7 @@ class AsyncRunReports:
 
         Raises the errors of `evaluate`, and InvalidArgument for a loss whose values depend on several rows.
         """
-        flow = sample_losses(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
+        flow = sample_losses(self._signatures, model, x, y, sample_weight, version, label, options)
         return await self._run(flow, timeout)
 
     async def series(
@@ -123,7 +119,6 @@ class AsyncRunReports:
         y: Any = None,
         *,
         sample_weight: Any = None,
-        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -133,5 +128,5 @@ class AsyncRunReports:
 
         Otherwise like `estimate`.
         """
-        flow = estimate_evaluation(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
+        flow = estimate_evaluation(self._signatures, model, x, y, sample_weight, version, label, options)
         return await self._run(flow, math.inf if timeout is None else timeout)

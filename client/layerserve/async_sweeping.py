@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from layerserve.flow import Flow
+from layerserve.options.arguments import TRAIN
 from layerserve.options.keywords import TrainKeywords
 from layerserve.options.signature import takes
-from layerserve.options.training import TRAIN
 from layerserve.prediction import Signatures
 from layerserve.sweeps import (
     Range,
@@ -51,7 +51,7 @@ class AsyncSweeping:
         parallel: int | None = None,
         search_seed: int | None = None,
         sample_weight: Any = None,
-        validation_data: Sequence[Any] | None = None,
+        validation_data: Any = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,

@@ -22,6 +22,9 @@ COMPLEX = frozenset({"complex64", "complex128"})
 TEXTS = (str, bytes)
 NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 
+#: Attributes of what NumPy makes an array of; DataFrames have the last.
+ARRAY = ("__array__", "__array_interface__", "shape", "to_numpy")
+
 #: What is expected in place of rows of different lengths.
 RAGGED = "an array: rows of one length, padded with 0, or '' for text"
 
@@ -49,23 +52,39 @@ def as_rows(value: Any, name: str) -> Any:
     Raises InvalidArgument for what has no rows.
     """
     check_has_rows(value, name)
-    sliced = hasattr(value, "shape") and hasattr(value, "dtype") and not hasattr(value, "to_numpy")
-    rows = value if sliced and not isinstance(value, np.ndarray) else as_array(value, name)
+    rows = value if sliced_later(value) else as_array(value, name)
     if not rows.shape:
         raise InvalidArgument(f"{name}: got a scalar, expected an array of rows")
     return rows
 
 
+def sliced_later(value: Any) -> bool:
+    """Whether this isn't read as a whole but sliced, such as an h5py dataset."""
+    if isinstance(value, np.ndarray):
+        return False
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not hasattr(value, "to_numpy")
+
+
 def check_has_rows(value: Any, name: str) -> None:
-    """Raises InvalidArgument for a path, and for what yields batches: a generator, a PyDataset, a tf.data.Dataset."""
+    """Raises InvalidArgument for a path, and for what yields batches."""
     if isinstance(value, (*TEXTS, os.PathLike)):
-        raise InvalidArgument(f"{name}: got {value!r}, expected an array of rows; a file of the server is a ServerFile")
-    if isinstance(value, (Sequence, Mapping)) or any(hasattr(value, part) for part in ("__array__", "shape")):
-        return
-    if hasattr(value, "__iter__") or hasattr(value, "__getitem__"):
         raise InvalidArgument(
-            f"{name}: got {type(value).__name__}, which yields batches, expected an array with the rows of all batches"
+            f"{name}: got {value!r}, expected an array of rows; a file of the server is a ServerFile, a dataset "
+            "client.dataset(id)"
         )
+    if yields_batches(value):
+        batches = "batches" if hasattr(value, "__iter__") else "(batches[i] for i in range(len(batches)))"
+        raise InvalidArgument(
+            f"{name}: got {type(value).__name__}, which yields batches, expected arrays with the rows of all batches: "
+            f"x, y = map(numpy.concatenate, zip(*{batches}))"
+        )
+
+
+def yields_batches(value: Any) -> bool:
+    """Whether this is no array but iterates over batches: a generator, a PyDataset, a DataLoader, a tf.data.Dataset."""
+    if isinstance(value, (np.ndarray, Sequence, Mapping)) or any(hasattr(value, part) for part in ARRAY):
+        return False
+    return hasattr(value, "__iter__") or hasattr(value, "__getitem__")
 
 
 def _of_objects(array: Array, name: str) -> Array:

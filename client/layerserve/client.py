@@ -30,15 +30,15 @@ from layerserve.datasets import Datasets
 from layerserve.download import download
 from layerserve.errors import ClientClosed
 from layerserve.events import TrainingEvent
-from layerserve.flow import Call, Flow, Open, Pause, Receive, Step, Stream, Work, call
+from layerserve.flow import Call, Flow, Open, Pause, Receive, Renew, Step, Stream, Work, call
 from layerserve.health import wait_until_ready
 from layerserve.management import Management
 from layerserve.model_info import ModelInfo, Models, model_spec, read_model_info
 from layerserve.model_reports import ModelReports
 from layerserve.node_shapes import NodeShapes, node_shapes
 from layerserve.online import Online
+from layerserve.options.arguments import EVALUATE, TRAIN
 from layerserve.options.signature import takes
-from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Prediction, Signatures
 from layerserve.prediction_feed import PredictionFeed
 from layerserve.prepared import RequestForm, prepare
@@ -189,6 +189,7 @@ class Client(
         inputs: Any,
         outputs: str | Sequence[str] | None = None,
         *,
+        batch_size: int | None = None,
         version: int | None = None,
         label: str | None = None,
         key: str | None = None,
@@ -212,10 +213,15 @@ class Client(
         `key` is who asks, such as the id of a user: if the model has a canary, equal keys get the same version.
         Default: the client's token or certificate, else its address.
 
-        `timeout` is in seconds; default: the client's.
+        `batch_size` is the number of rows in a request: more rows are sent in several, all to one version, and what is
+        sliced later, such as an h5py dataset, is never read as a whole. By default there is one request, or several
+        where it would have more than 32 MiB. Rows that depend on one another aren't divided.
+
+        `timeout` is that of all requests, in seconds; default: the client's for each.
 
         Example:
             client.predict("mnist", images)                              -> array (rows, 10)
+            client.predict("mnist", million_images, batch_size=1024)     -> array (rows, 10)
             client.predict("tickets", {"title": titles, "body": bodies}) -> {"priority": ..., "department": ...}
             client.predict("mnist", images, outputs="dense_1")           -> array (rows, 64)
             client.predict("mnist", images, outputs=["dense_1"])         -> {"dense_1": array (rows, 64)}
@@ -223,7 +229,7 @@ class Client(
         Raises InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput, MissingInput), ModelNotFound,
         VersionNotFound, LabelNotFound, ModelNotReady, Overloaded, DeadlineExceeded, Unavailable.
         """
-        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label, key)
+        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label, key, batch_size)
         return prediction.as_asked(self._run(flow, timeout), outputs)
 
     def predict_named(
@@ -232,13 +238,15 @@ class Client(
         inputs: Any,
         outputs: str | Sequence[str] | None = None,
         *,
+        batch_size: int | None = None,
         version: int | None = None,
         label: str | None = None,
         key: str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Like `predict`, but always returns a mapping from names to arrays, with the `model` and `version` used."""
-        return self._run(prediction.predict(self._signatures, model, inputs, outputs, version, label, key), timeout)
+        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label, key, batch_size)
+        return self._run(flow, timeout)
 
     def prepare(
         self,
@@ -324,8 +332,7 @@ class Client(
         y: Any = None,
         *,
         sample_weight: Any = None,
-        validation_data: Sequence[Any] | None = None,
-        dataset: str | None = None,
+        validation_data: Any = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -335,37 +342,31 @@ class Client(
 
         `x`, `y`, `sample_weight` and `validation_data` ((x, y) or (x, y, sample_weight)) are arrays, lists in the
         model's order, dicts by name, or DataFrames, as for Keras's `fit`. They are sliced and sent in chunks of about
-        1 MiB: a `numpy.memmap` or an h5py dataset is never read as a whole. A `ServerFile` in place of an array isn't
-        sent; the server reads the file. `dataset` is the id of a dataset (see `upload_dataset`) that has all of them;
-        a `DatasetArray` is one of its arrays.
-
-        `splits`, `split` and `validate_on` select rows: no row is in two splits of the same shares and `split_seed`.
+        1 MiB: a `numpy.memmap` or an h5py dataset is never read as a whole. Data on the server isn't sent: a
+        `ServerFile` is an array, or several, of a file below its data root, and a `DatasetArray` one of a dataset. `x`
+        alone may have all data: a dataset (`client.dataset(id)`), or a `ServerFile` with a column for each input and
+        output.
 
         `optimizer`, `loss`, `loss_weights`, `metrics` and `weighted_metrics` are arguments of Keras's `compile`: names,
-        serialized objects, objects with `get_config()`, or lists or dicts of these. Default: those of the model file.
-        `callbacks` are names or {"class_name", "config"}, such as EarlyStopping.
+        serialized objects, objects with `get_config()`, functions of Keras, or lists or dicts of these. Default: those
+        of the model file. `callbacks` are Keras's, as objects, names or {"class_name", "config"}.
 
-        `freeze` and `unfreeze` are patterns of layer paths ("block1_*"): layers to freeze, then layers to unfreeze.
+        `freeze` are patterns of layer paths ("block1_*"): layers to freeze; "!block1_conv" trains a layer that the file
+        or another pattern freezes.
 
         Warns with `VersionWarning` if the new version won't be the default, as another one is pinned.
 
         Training starts from `version` or `label` (default: the newest version that is ready). Unless `publish` is
         False, the result becomes a new version of the model: the last weights, or with publish="best" those of the
-        epoch with the best `monitor` (default: val_loss with validation data, else loss). With `publish_if_improved`
-        ("loss", "accuracy", ...) it is published only if that log improves on the base version's, on the validation
-        data. `publish_label` is set to the new version. `monitor_mode` is "min" or "max", for metrics whose direction
-        is unknown. `format` is the file format of the new version: "keras3" and "keras3_h5" for Keras 3, "keras2" and
-        "keras2_h5" for tf.keras (default: the base version's).
-
-        With `expected_base_version` the result is published only if that is still the newest version. If another was
-        published meanwhile, `on_conflict` decides: "refuse" keeps the result for `publish` of the run, and "rebase"
-        publishes it if it is better than the newest version on the validation data.
+        epoch with the best `monitor` (default: val_loss with validation data, else loss). A `Publish` has a label, a
+        file format, and conditions. A `Checkpoints` says which checkpoints are kept, a `Resources` what the run may
+        use, and a `Split` which rows it uses.
 
         If the connection breaks during the upload, it is repeated; `idempotency_key` does the same for a call that is
         made again: it finds the run of the earlier call.
 
         `timeout` is the time until the server has received all data, in seconds; default: none. To limit the run, use
-        `max_seconds`. `options` are those of `TrainKeywords`; their defaults are listed below.
+        `resources`. `options` are those of `TrainKeywords`; their defaults are listed below.
 
         Example:
             run = client.train(
@@ -379,9 +380,9 @@ class Client(
         repository can't be written), DatasetNotFound, PermissionDenied (a ServerFile outside of the server's data
         root), Overloaded (the queue of runs is full, or there isn't enough disk space or memory), DataLoss.
         """
-        flow = train(self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options)
+        flow = train(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
         feed = self._run(flow, timeout, keeps_stream=True)
-        warn_if_kept_back(feed, options.get("publish_label"), stacklevel=2)
+        warn_if_kept_back(feed, getattr(options.get("publish"), "label", None), stacklevel=2)
         return TrainingRun(self, feed)
 
     @takes(EVALUATE)
@@ -392,7 +393,6 @@ class Client(
         y: Any = None,
         *,
         sample_weight: Any = None,
-        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -408,7 +408,7 @@ class Client(
 
         Raises the errors of `train`, TrainingFailed, and TrainingCancelled.
         """
-        flow = evaluate(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
+        flow = evaluate(self._signatures, model, x, y, sample_weight, version, label, options)
         return self._run(flow, timeout)
 
     def runs(
@@ -490,6 +490,9 @@ class Client(
                     result: T = stop.value
                     return result
                 answer = error = None
+                if isinstance(step, Renew):
+                    deadline = deadline if timeout is not None else Deadline(self.timeout)
+                    continue
                 try:
                     if isinstance(step, Call):
                         answer = self._perform(step, deadline)

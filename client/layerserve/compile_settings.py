@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from layerserve.errors import InvalidArgument
+from layerserve.keras_objects import keras_callback, keras_name
 
 
 def class_weight_json(class_weight: Mapping[int, float] | None) -> str:
@@ -45,23 +46,20 @@ def _number(value: Any) -> Any:
 
 
 def callbacks_json(callbacks: Any) -> str:
-    """Encodes a callback or a list of them: names, serialized objects, or objects with `get_config()`.
+    """Encodes a callback or a list of them: names, serialized objects, Keras's, or objects with `get_config()`.
 
     Raises InvalidArgument for other objects.
     """
     if callbacks is None:
         return ""
     several = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-    return json.dumps([_callback(callback) for callback in several])
+    encoded = map(_callback, several)
+    return json.dumps([callback for callback in encoded if callback is not None])
 
 
 def _callback(callback: Any) -> Any:
-    """Encodes a callback. Keras's have no `get_config`, and their attributes aren't their options: they are refused."""
     if not isinstance(callback, (str, Mapping)) and not callable(getattr(callback, "get_config", None)):
-        raise InvalidArgument(
-            f"callbacks: got {callback!r}, expected a name or {{'class_name', 'config'}}, such as "
-            "{'class_name': 'EarlyStopping', 'config': {'patience': 3}}"
-        )
+        callback = keras_callback(callback)
     return plain("callbacks", callback)
 
 
@@ -69,7 +67,7 @@ def plain(setting: str, value: Any) -> Any:
     """Converts a setting to JSON types: names, serialized objects, and lists and dicts of these.
 
     An object with `get_config()`, such as an optimizer, loss, metric or schedule of Keras or layergraph, becomes
-    {"class_name", "config"}. Raises InvalidArgument for other objects, such as functions.
+    {"class_name", "config"}, and a function or class of Keras its name. Raises InvalidArgument for other objects.
     """
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
@@ -82,7 +80,11 @@ def plain(setting: str, value: Any) -> Any:
         return value.tolist() if hasattr(value, "tolist") else np.asarray(value).tolist()
     if callable(getattr(value, "get_config", None)) and not isinstance(value, type):
         return {"class_name": type(value).__name__, "config": plain(setting, value.get_config())}
+    if (name := keras_name(value)) is not None:
+        return name
+    own = callable(value) and hasattr(value, "__name__")
+    got = f"{value.__name__}, whose code isn't sent to the server" if own else repr(value)
     raise InvalidArgument(
-        f"{setting}: got {value!r}, expected a name, a serialized object ({{'class_name', 'config'}}), an object with "
-        "get_config(), or a list or dict of these"
+        f"{setting}: got {got}, expected a name, a serialized object ({{'class_name', 'config'}}), an object with "
+        "get_config(), a function of Keras, or a list or dict of these"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,7 +57,7 @@ class RunEstimate(Tabular):
     `rows` and `steps_per_epoch` are those of an epoch, `steps` those of all epochs, `validation_steps` those of the
     validation after each epoch; `data_bytes` is what would be sent. `memory_bytes` is the maximum memory of the run's
     processes, without data that is mapped from files, and `disk_bytes` the maximum size of the run's folder, both as
-    `max_memory_bytes` and `max_disk_bytes` limit them. `seconds` are counted from the moment when the run leaves the
+    `Resources` limits them. `seconds` are counted from the moment when the run leaves the
     queue; `wait_seconds` is the time until then, None if it isn't known, and `ahead` the number of runs before it.
     """
 
@@ -130,8 +130,7 @@ def estimate_training(
     x: Any,
     y: Any,
     sample_weight: Any,
-    validation_data: Sequence[Any] | None,
-    dataset: str | None,
+    validation_data: Any,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
@@ -140,7 +139,7 @@ def estimate_training(
     if isinstance(validation_data, (tuple, list)):
         validation_data = tuple(map(_declared, validation_data))
     data = _declared(x), _declared(y), _declared(sample_weight), validation_data
-    spec, _ = yield from training_request(signatures, model, *data, dataset, version, label, options)
+    spec, _ = yield from training_request(signatures, model, *data, version, label, options)
     reply = yield from call(ESTIMATE_RUN, EstimateRunRequest(train=spec))
     return _read(reply)
 
@@ -151,14 +150,13 @@ def estimate_evaluation(
     x: Any,
     y: Any,
     sample_weight: Any,
-    dataset: str | None,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
 ) -> Flow[RunEstimate]:
     """Flow that estimates an evaluation."""
     data = _declared(x), _declared(y), _declared(sample_weight)
-    spec, _ = yield from evaluation_request(signatures, model, *data, dataset, version, label, options)
+    spec, _ = yield from evaluation_request(signatures, model, *data, version, label, options)
     reply = yield from call(ESTIMATE_RUN, EstimateRunRequest(evaluate=spec))
     return _read(reply)
 

@@ -65,6 +65,11 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Renew:
+    """Step: give the next calls the client's timeout anew, unless the caller has set one for all."""
+
+
+@dataclass(frozen=True)
 class Work:
     """Step: run a function that may block on a disk. Its result is the function's."""
 
@@ -72,7 +77,7 @@ class Work:
 
 
 Step = Call | Open | Receive | Close | Pause | Work
-Flow = Generator[Step, Any, T]
+Flow = Generator[Step | Renew, Any, T]
 
 
 def call(method: Method[Q, R], request: Q, metadata: Metadata = ()) -> Flow[R]:

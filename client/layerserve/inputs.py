@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from layerserve.casting import as_array, cast, default_cast
+from layerserve.casting import as_array, cast, default_cast, yields_batches
 from layerserve.errors import InvalidArgument, MissingInput, UnknownInput, UnknownOutput
 from layerserve.model_info import TensorSpec
-from layerserve.tensors import encode
+from layerserve.tensors import Array, encode
 from layerserve.v1.tensor_pb2 import Tensor
 
 
@@ -20,13 +21,30 @@ def encode_inputs(inputs: Any, specs: Sequence[TensorSpec]) -> list[Tensor]:
     converted to the inputs' dtypes (see `layerserve.casting`). A mapping may lack inputs: which ones are required
     depends on the requested outputs, and is checked by the server. Raises UnknownInput, MissingInput, InvalidTensor.
     """
-    tensors = []
-    for name, value, spec in match(inputs, specs, "input"):
-        array = as_array(value, name)
-        # Without a spec from the server, Keras's default dtype is the best guess.
-        array = cast(array, spec.dtype, name) if spec else default_cast(array, name)
-        tensors.append(encode(array, name, spec.dtype if spec else None))
-    return tensors
+    return [encode_input(as_input(value, name), name, spec) for name, value, spec in match(inputs, specs, "input")]
+
+
+def as_input(value: Any, name: str) -> Array:
+    """Converts the value of an input to an array. Raises InvalidTensor, and InvalidArgument for what yields batches."""
+    if isinstance(value, os.PathLike):
+        raise InvalidArgument(
+            f"{name}: got {value!r}, expected an array of rows; read the file, such as [PIL.Image.open(path)] or "
+            "numpy.load(path)"
+        )
+    if yields_batches(value):
+        raise InvalidArgument(
+            f"{name}: got {type(value).__name__}, which yields batches, expected an array of rows; client.predict_many "
+            "takes batches"
+        )
+    return as_array(value, name)
+
+
+def encode_input(value: Any, name: str, spec: TensorSpec | None) -> Tensor:
+    """Returns the tensor of an array, or of what converts to one. Raises InvalidTensor."""
+    array = as_array(value, name)
+    # Without a spec from the server, Keras's default dtype is the best guess.
+    array = cast(array, spec.dtype, name) if spec else default_cast(array, name)
+    return encode(array, name, spec.dtype if spec else None)
 
 
 def match(

@@ -54,7 +54,8 @@ class ModelInfo(Tabular):
     no version, `engines` the engines that compute it, by row count (empty for eager torch), and `choosing_engine`
     whether engines are still being timed. `memory_bytes` is the memory that it takes, in bytes (0 unless it is
     loaded), and `last_used` when a request last used it. `canary_share` is the share of callers, from 0 to 1, that get
-    it as the canary; 0 for other versions.
+    it as the canary; 0 for other versions. `independent_rows` is whether each row of the outputs depends on its row of
+    the inputs only; False until the version is loaded for the first time.
     """
 
     name: str
@@ -78,6 +79,7 @@ class ModelInfo(Tabular):
     memory_bytes: int = 0
     last_used: datetime | None = None
     canary_share: float = 0.0
+    independent_rows: bool = False
 
     def table(self) -> Table:
         """Returns the version as a table of one row."""
@@ -187,6 +189,7 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
         memory_bytes=message.memory_bytes,
         last_used=read_time(message.last_used) if message.HasField("last_used") else None,
         canary_share=message.canary_share,
+        independent_rows=message.independent_rows,
     )
 
 

@@ -10,7 +10,7 @@ from layerserve.events import Logs
 from layerserve.flow import Flow
 from layerserve.online_feed import OnlineFeed
 from layerserve.online_session import OnlineView
-from layerserve.options.online import ONLINE
+from layerserve.options.arguments import ONLINE
 from layerserve.options.signature import takes
 from layerserve.prediction import Signatures
 from layerserve.tensors import Array

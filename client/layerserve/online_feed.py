@@ -24,7 +24,7 @@ from layerserve.flow import Close, Flow, Pause, Stream, open_stream, receive
 from layerserve.inputs import encode_inputs
 from layerserve.methods import TRAIN_ONLINE
 from layerserve.model_info import TensorSpec, model_spec
-from layerserve.options.online import ONLINE
+from layerserve.options.arguments import ONLINE
 from layerserve.options.option import check_names, fill
 from layerserve.prediction import Signatures, fetch_signature
 from layerserve.run_feed import RECONNECT_DELAYS

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from layerserve.errors import InvalidArgument, ModelNotReady
-from layerserve.flow import Flow, call
-from layerserve.inputs import encode_inputs
+from layerserve.flow import Flow, Renew, call
 from layerserve.methods import GET_MODEL, GET_NODE_SHAPES, PREDICT
 from layerserve.model_info import ModelInfo, TensorSpec, model_spec, read_model_info, read_tensor_spec
+from layerserve.row_parts import Rows, check_part, dependent_rows, part_size
 from layerserve.tables import Table, Tabular, shape_text
 from layerserve.tensors import Array, decode
 from layerserve.tokens import Metadata
 from layerserve.v1.graph_pb2 import GetNodeShapesRequest
 from layerserve.v1.models_pb2 import GetModelRequest
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
-from layerserve.v1.tensor_pb2 import ModelSpec
+from layerserve.v1.tensor_pb2 import ModelSpec, Tensor
 
 #: Maximum size of a message in bytes, protobuf's own limit.
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -66,6 +66,8 @@ class Signature:
     version: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    #: Whether each row of the outputs depends on its row of the inputs only; None if that isn't known.
+    independent: bool | None = None
 
 
 @dataclass
@@ -100,6 +102,7 @@ def predict(
     version: int | None,
     label: str | None,
     key: str | None = None,
+    batch_size: int | None = None,
 ) -> Flow[Prediction]:
     """Flow of a prediction. A cached signature may be stale, so it is fetched again if the prediction fails with it."""
     spec = model_spec(model, version, label)
@@ -107,14 +110,14 @@ def predict(
     cached = signatures.get(spec)
     if cached is not None:
         try:
-            return (yield from _predict(signatures, spec, inputs, names, cached, metadata))
+            return (yield from _predict(signatures, spec, inputs, names, cached, metadata, batch_size))
         except InvalidArgument:
             fresh = yield from fetch_signature(signatures, spec)
             if fresh.inputs == cached.inputs:
                 raise
     else:
         fresh = yield from fetch_signature(signatures, spec)
-    return (yield from _predict(signatures, spec, inputs, names, fresh, metadata))
+    return (yield from _predict(signatures, spec, inputs, names, fresh, metadata, batch_size))
 
 
 def _predict(
@@ -124,13 +127,40 @@ def _predict(
     names: Sequence[str],
     signature: Signature,
     metadata: Metadata,
+    batch_size: int | None,
 ) -> Flow[Prediction]:
-    request = PredictRequest(model=spec, inputs=encode_inputs(inputs, signature.inputs), outputs=names)
+    rows = Rows.of(inputs, signature.inputs)
+    size = part_size(rows, batch_size)
+    if not size or (batch_size is None and not {one.name for one in signature.outputs}.issuperset(names)):
+        return (yield from _request(signatures, spec, rows.whole(), names, metadata))
+    independent, version = signature.independent, signature.version
+    parts: list[Prediction] = []
+    for count, tensors in rows.parts(size):
+        if independent is None:
+            independent = (yield from get_model(model_spec(spec.name, version))).independent_rows
+        if not independent:
+            if batch_size is None and not parts:
+                return (yield from _request(signatures, spec, rows.whole(), names, metadata))
+            raise dependent_rows(spec.name, rows.count)
+        yield Renew()
+        part = yield from _request(signatures, spec, tensors, names, metadata)
+        check_part(part, count)
+        parts.append(part)
+        # All parts are of one version, also if another is published meanwhile.
+        spec = model_spec(part.model, part.version)
+        if part.version != version:
+            independent, version = None, part.version
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Prediction(parts[0].model, parts[0].version, joined)
+
+
+def _request(
+    signatures: Signatures, spec: ModelSpec, tensors: Sequence[Tensor], names: Sequence[str], metadata: Metadata
+) -> Flow[Prediction]:
+    request = PredictRequest(model=spec, inputs=tensors, outputs=names)
     size = request.ByteSize()
     if size > MAX_MESSAGE_BYTES:
-        raise InvalidArgument(
-            f"request: got {size} bytes, expected at most {MAX_MESSAGE_BYTES}; send fewer rows at once"
-        )
+        raise InvalidArgument(f"request: got {size} bytes, expected at most {MAX_MESSAGE_BYTES}; pass a batch_size")
     reply = yield from call(PREDICT, request, metadata)
     signatures.answered(spec, reply.model.version)
     return read_prediction(reply)
@@ -186,7 +216,7 @@ def fetch_signature(signatures: Signatures, spec: ModelSpec) -> Flow[Signature]:
     info = yield from get_model(spec)
     if info.state == "failed":
         raise ModelNotReady(f"model {info.name!r} version {info.version} failed to load: {info.reason}")
-    signature = Signature(info.version, info.inputs, info.outputs)
+    signature = Signature(info.version, info.inputs, info.outputs, info.independent_rows)
     if not info.inputs:
         # The inputs of a version that isn't loaded are known only after a request that loads it.
         reply = yield from call(GET_NODE_SHAPES, GetNodeShapesRequest(model=spec))

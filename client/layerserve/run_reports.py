@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from layerserve.estimates import RunEstimate, estimate_evaluation, estimate_training
 from layerserve.flow import Flow
+from layerserve.options.arguments import EVALUATE, TRAIN
 from layerserve.options.signature import takes
-from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Signatures
 from layerserve.run_series import SeriesByRun, run_series
 from layerserve.sample_losses import SampleLosses, sample_losses
@@ -39,8 +39,7 @@ class RunReports:
         y: Any = None,
         *,
         sample_weight: Any = None,
-        validation_data: Sequence[Any] | None = None,
-        dataset: str | None = None,
+        validation_data: Any = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -59,9 +58,7 @@ class RunReports:
         Raises ModelNotFound, VersionNotFound, LabelNotFound, FailedPrecondition (training is off), Overloaded (other
         runs are being estimated), and InvalidArgument for arguments with which nothing is sent.
         """
-        flow = estimate_training(
-            self._signatures, model, x, y, sample_weight, validation_data, dataset, version, label, options
-        )
+        flow = estimate_training(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
         return self._run(flow, math.inf if timeout is None else timeout)
 
     @takes(EVALUATE)
@@ -72,7 +69,6 @@ class RunReports:
         y: Any = None,
         *,
         sample_weight: Any = None,
-        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -90,7 +86,7 @@ class RunReports:
 
         Raises the errors of `evaluate`, and InvalidArgument for a loss whose values depend on several rows.
         """
-        flow = sample_losses(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
+        flow = sample_losses(self._signatures, model, x, y, sample_weight, version, label, options)
         return self._run(flow, timeout)
 
     def series(
@@ -124,7 +120,6 @@ class RunReports:
         y: Any = None,
         *,
         sample_weight: Any = None,
-        dataset: str | None = None,
         version: int | None = None,
         label: str | None = None,
         timeout: float | None = None,
@@ -134,5 +129,5 @@ class RunReports:
 
         Otherwise like `estimate`.
         """
-        flow = estimate_evaluation(self._signatures, model, x, y, sample_weight, dataset, version, label, options)
+        flow = estimate_evaluation(self._signatures, model, x, y, sample_weight, version, label, options)
         return self._run(flow, math.inf if timeout is None else timeout)

@@ -47,15 +47,12 @@ def sample_losses(
     x: Any,
     y: Any,
     sample_weight: Any,
-    dataset: str | None,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
 ) -> Flow[SampleLosses]:
     """Flow that evaluates a model and returns the losses of the rows."""
-    spec, arrays = yield from evaluation_request(
-        signatures, model, x, y, sample_weight, dataset, version, label, options
-    )
+    spec, arrays = yield from evaluation_request(signatures, model, x, y, sample_weight, version, label, options)
     spec.sample_losses = True
     finished = yield from evaluated(spec, arrays)
     with tempfile.TemporaryDirectory(prefix="layerserve-losses-") as folder:

@@ -13,11 +13,11 @@ from layerserve.curves import Curves, Line, Plotted
 from layerserve.errors import DataLoss, InvalidArgument, TrainingCancelled, TrainingFailed
 from layerserve.flow import Flow, Pause, call
 from layerserve.model_info import model_spec, read_time
+from layerserve.options.arguments import TRAIN
 from layerserve.options.option import check_names, fill
-from layerserve.options.training import TRAIN
 from layerserve.prediction import Signatures, fetch_signature
 from layerserve.tables import Table, Tabular, count_text, number_text
-from layerserve.training_data import training_arrays
+from layerserve.training import data_arrays
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1.training_pb2 import TrainSpec
 
@@ -183,7 +183,7 @@ def start_sweep(
     y: Any,
     space: Mapping[str, Sequence[Any] | Range],
     sample_weight: Any,
-    validation_data: Sequence[Any] | None,
+    validation_data: Any,
     version: int | None,
     label: str | None,
     method: str,
@@ -197,7 +197,7 @@ def start_sweep(
     train = TrainSpec(model=model_spec(model, version, label))
     fill(train, TRAIN, options)
     signature = yield from fetch_signature(signatures, train.model)
-    arrays = training_arrays(x, y, sample_weight, validation_data, signature.inputs, signature.outputs)
+    arrays = data_arrays(signature, x, y, sample_weight, validation_data, validates=True)
     for array in arrays:
         if not array.filed:
             raise InvalidArgument(

@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerserve.casting import check_has_rows
-from layerserve.dataset_info import read_dataset
+from layerserve.dataset_info import DatasetInfo
 from layerserve.dataset_roles import dataset_arrays
 from layerserve.errors import InvalidArgument, TrainingCancelled
 from layerserve.events import Logs, RunFinished
-from layerserve.flow import Flow, call
-from layerserve.methods import GET_DATASET
+from layerserve.flow import Flow
 from layerserve.model_changes import VersionWarning
 from layerserve.model_info import model_spec
+from layerserve.options.arguments import EVALUATE, TRAIN
 from layerserve.options.option import Option, check_names, fill
-from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.prediction import Signature, Signatures, fetch_signature
 from layerserve.run_feed import RunFeed
+from layerserve.server_file import ServerFile
 from layerserve.training_data import TrainingArray, Upload, training_arrays
-from layerserve.v1.datasets_pb2 import GetDatasetRequest
 from layerserve.v1.training_pb2 import EvaluateSpec, TrainSpec
 
 
@@ -30,15 +29,14 @@ def train(
     x: Any,
     y: Any,
     sample_weight: Any,
-    validation_data: Sequence[Any] | None,
-    dataset: str | None,
+    validation_data: Any,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
 ) -> Flow[RunFeed]:
     """Flow that starts a run. Arguments are checked before anything is sent."""
     data = x, y, sample_weight, validation_data
-    spec, arrays = yield from training_request(signatures, model, *data, dataset, version, label, options)
+    spec, arrays = yield from training_request(signatures, model, *data, version, label, options)
     feed = RunFeed()
     yield from feed.start(Upload(spec, arrays))
     return feed
@@ -60,8 +58,7 @@ def training_request(
     x: Any,
     y: Any,
     sample_weight: Any,
-    validation_data: Sequence[Any] | None,
-    dataset: str | None,
+    validation_data: Any,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
@@ -70,15 +67,21 @@ def training_request(
     check_names("train", TRAIN, options)
     spec = TrainSpec(model=model_spec(model, version, label))
     fill(spec, _written(TRAIN, options), options)
-    if spec.validation_split and validation_data is not None:
-        raise InvalidArgument("validation_split and validation_data: got both, expected one of the two")
-    for name, value in (("publish_label", spec.publish_label), ("publish_if_improved", spec.publish_if_improved)):
-        if value and not spec.publish:
-            raise InvalidArgument(f"{name}: got {value!r} with publish=False, expected none")
+    _check_validation(spec, options.get("validation_split"), validation_data)
     signature = yield from fetch_signature(signatures, spec.model)
-    arrays = yield from _arrays(signature, dataset, x, y, sample_weight, validation_data, validates=True)
+    arrays = data_arrays(signature, x, y, sample_weight, validation_data, validates=True)
     spec.data.extend(array.announcement() for array in arrays)
     return spec, arrays
+
+
+def _check_validation(spec: TrainSpec, split: object, validation_data: Any) -> None:
+    """Raises InvalidArgument for validation data in two ways, or a `validation_split` that doesn't go with `split`."""
+    if split and validation_data is not None:
+        raise InvalidArgument("validation_split and validation_data: got both, expected one of the two")
+    if isinstance(split, str) != bool(spec.view.split) and split:
+        expected = "the name of one of its shares" if spec.view.split else "a share, or split=Split(...), too"
+        given = " with a split" if spec.view.split else ""
+        raise InvalidArgument(f"validation_split: got {split!r}{given}, expected {expected}")
 
 
 def evaluate(
@@ -87,15 +90,12 @@ def evaluate(
     x: Any,
     y: Any,
     sample_weight: Any,
-    dataset: str | None,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
 ) -> Flow[Logs]:
     """Flow that evaluates a model and returns the logs."""
-    spec, arrays = yield from evaluation_request(
-        signatures, model, x, y, sample_weight, dataset, version, label, options
-    )
+    spec, arrays = yield from evaluation_request(signatures, model, x, y, sample_weight, version, label, options)
     return (yield from evaluated(spec, arrays)).logs
 
 
@@ -116,7 +116,6 @@ def evaluation_request(
     x: Any,
     y: Any,
     sample_weight: Any,
-    dataset: str | None,
     version: int | None,
     label: str | None,
     options: Mapping[str, object],
@@ -126,34 +125,44 @@ def evaluation_request(
     spec = EvaluateSpec(model=model_spec(model, version, label))
     fill(spec, _written(EVALUATE, options), options)
     signature = yield from fetch_signature(signatures, spec.model)
-    arrays = yield from _arrays(signature, dataset, x, y, sample_weight, None, validates=False)
+    arrays = data_arrays(signature, x, y, sample_weight, None, validates=False)
     spec.data.extend(array.announcement() for array in arrays)
     return spec, arrays
 
 
-def _arrays(
+def data_arrays(
     signature: Signature,
-    dataset: str | None,
     x: Any,
     y: Any,
     sample_weight: Any,
-    validation_data: Sequence[Any] | None,
+    validation_data: Any,
     *,
     validates: bool,
-) -> Flow[list[TrainingArray]]:
-    """Flow of the arrays of a request: those that are given, or those of a dataset. Raises InvalidArgument."""
-    if dataset is None:
-        if x is None or y is None:
-            if x is not None:  # Keras's `fit` takes batches of both without `y`.
-                check_has_rows(x, "x")
-            raise InvalidArgument(f"{'x' if x is None else 'y'}: got none, expected data, or a dataset")
-        return training_arrays(x, y, sample_weight, validation_data, signature.inputs, signature.outputs)
-    given = {"x": x, "y": y, "sample_weight": sample_weight, "validation_data": validation_data}
-    for name, value in given.items():
-        if value is not None:
-            raise InvalidArgument(f"{name}: got it with a dataset, expected one of the two; see DatasetArray")
-    reply = yield from call(GET_DATASET, GetDatasetRequest(dataset_id=dataset))
-    return dataset_arrays(read_dataset(reply.dataset), signature.inputs, signature.outputs, validates=validates)
+) -> list[TrainingArray]:
+    """Returns the arrays of a request. Raises InvalidArgument as `training_arrays` does.
+
+    As for Keras's `fit`, `x` alone may have all of them: a dataset, or a file of the server with named columns.
+    """
+    if isinstance(x, DatasetInfo):
+        for name, value in (("y", y), ("sample_weight", sample_weight), ("validation_data", validation_data)):
+            if value is not None:
+                raise InvalidArgument(
+                    f"{name}: got it with a dataset as x, expected none; a DatasetArray is one array of a dataset"
+                )
+        return dataset_arrays(x, signature.inputs, signature.outputs, validates=validates)
+    y = _of_one_file(x) if y is None else y
+    if isinstance(validation_data, ServerFile):
+        validation_data = validation_data, validation_data
+    if x is None or y is None:
+        if x is not None:  # Keras's `fit` takes batches of both without `y`.
+            check_has_rows(x, "x")
+        raise InvalidArgument(f"{'x' if x is None else 'y'}: got none, expected data")
+    return training_arrays(x, y, sample_weight, validation_data, signature.inputs, signature.outputs)
+
+
+def _of_one_file(x: Any) -> Any:
+    """Returns the file that has the targets, too; None if `x` is one array."""
+    return x if isinstance(x, ServerFile) and not x.key and (x.named or not x.columns) else None
 
 
 def _written(options: Sequence[Option], given: Mapping[str, object]) -> list[Option]:

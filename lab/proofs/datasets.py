@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from layergraph import Input, Model
 from layergraph.layers import Dense
-from layerserve import Client
+from layerserve import Client, Split
 
 WIDTH = 4096
 ROW_BYTES = WIDTH * 4
@@ -190,10 +190,8 @@ def upload(proxy: Proxy, server: Server, client: Client, rows: int, y: np.ndarra
         before = proxy.sent
         run = client.train(
             "wide",
-            dataset=dataset.id,
-            splits=splits,
-            split=split,
-            split_seed=7,
+            dataset,
+            split=Split(split, splits, seed=7),
             batch_size=256,
             publish=False,
             optimizer={"class_name": "SGD", "config": {"learning_rate": 1e-5}},

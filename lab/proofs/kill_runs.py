@@ -29,7 +29,16 @@ from attack.background import Attacks
 from attacks.messages import make_repository
 from attacks.runner import attackers
 from layergraph import load_model
-from layerserve import Client, EpochEnd, LayerserveError, RunPaused, RunStarted, TrainingFailed
+from layerserve import (
+    Checkpoints,
+    Client,
+    EpochEnd,
+    LayerserveError,
+    Resources,
+    RunPaused,
+    RunStarted,
+    TrainingFailed,
+)
 from layerserve_server.repository.publishing import check_manifest, read_manifest, version_numbers
 from layerserve_server.training.process.proc_files import children_of
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, training_processes, weights
@@ -106,14 +115,11 @@ def start(client: Client, workers: int, key: str | None = None) -> Any:
         **SETTINGS,
         epochs=EPOCHS,
         idempotency_key=key,
-        workers=workers,
+        resources=Resources(workers=workers),
         validation_split=0.25,
-        checkpoint_seconds=0,
         publish="best",
         monitor="accuracy",
-        checkpoint_every_epochs=2,
-        keep_checkpoints=2,
-        keep_best_checkpoints=1,
+        checkpoints=Checkpoints(every_epochs=2, keep=2, keep_best=1, resume_seconds=0),
         callbacks=[{"class_name": "ReduceLROnPlateau", "config": {"monitor": "loss", "patience": 1, "min_delta": 0.5}}],
     )
 

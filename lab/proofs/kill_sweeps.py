@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from attacks.messages import make_repository
 from kill_runs import MODEL, Server, check_repository
-from layerserve import LayerserveError, Range, ServerFile, SweepInfo
+from layerserve import Checkpoints, LayerserveError, Range, ServerFile, SweepInfo
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, weights
 
 SPACE = {"optimizer.learning_rate": Range(1e-4, 1e-1, log=True), "batch_size": [16, 32, 64], "freeze": [[], ["dense"]]}
@@ -28,7 +28,13 @@ EPOCHS = 3
 
 def begin(server: Server, trials: int) -> str:
     data = [ServerFile("x.npy"), ServerFile("y.npy")]
-    settings = {**SETTINGS, "epochs": EPOCHS, "validation_split": 0.25, "publish": "best", "checkpoint_seconds": 0}
+    settings = {
+        **SETTINGS,
+        "epochs": EPOCHS,
+        "validation_split": 0.25,
+        "publish": "best",
+        "checkpoints": Checkpoints(resume_seconds=0),
+    }
     return server.client.sweep(MODEL, *data, SPACE, trials=trials, parallel=2, search_seed=7, **settings).id
 
 

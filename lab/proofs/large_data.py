@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from layergraph import Input, Model
 from layergraph.layers import Dense
-from layerserve import Client, ServerFile
+from layerserve import Client, Resources, ServerFile
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_server.system_memory import memory_of
@@ -102,7 +102,7 @@ def main(gigabytes: float) -> None:
                         *given,
                         batch_size=256,
                         publish=False,
-                        max_memory_bytes=TRAINING_BYTES,
+                        resources=Resources(max_memory_bytes=TRAINING_BYTES),
                         validation_split=0.1,
                         optimizer={"class_name": "SGD", "config": {"learning_rate": 1e-5}},
                         loss="mse",

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from layerserve import Client
+from layerserve import Client, Resources
 from layerserve_zoo.zoo import ZOO
 from small_runs import SETTINGS, dense_data
 
@@ -95,7 +95,7 @@ def torchrun(host: str, index: int, run: Path) -> subprocess.Popen[bytes]:
 
 def train(client: Client, epochs: int, workers: int) -> str:
     x, y = dense_data()
-    given = {**SETTINGS, "epochs": epochs, "validation_split": 0.25, "workers": workers}
+    given = {**SETTINGS, "epochs": epochs, "validation_split": 0.25, "resources": Resources(workers=workers)}
     return client.train("dense", x, y, **given).id
 
 

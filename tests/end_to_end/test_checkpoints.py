@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import load_model
-from layergraph.training.checkpoint import NAME, Checkpoints, read_whole
+from layergraph.training import checkpoint
+from layergraph.training.checkpoint import NAME, read_whole
 from layerserve import (
     CheckpointKept,
     CheckpointNotFound,
+    Checkpoints,
     Client,
     FailedPrecondition,
     InvalidArgument,
@@ -65,7 +67,7 @@ def _client(repository: Path) -> Iterator[Client]:
 @pytest.fixture(scope="module", name="run")
 def _run(client: Client) -> Any:
     """A run that has ended, and keeps its epochs and a step within the second."""
-    policy = {"checkpoint_every_epochs": 1, "checkpoint_every_steps": 4}
+    policy = {"checkpoints": Checkpoints(every_epochs=1, every_steps=4)}
     return client.train("dense", X, Y, epochs=EPOCHS, **OPTIONS, **policy).wait()
 
 
@@ -141,9 +143,10 @@ def test_what_goes_on_with_the_same_data_and_settings_is_the_run_that_trained_th
 
 
 def test_how_a_step_is_computed_is_taken_over(client: Client, repository: Path) -> None:
-    options: dict[str, Any] = {**SETTINGS, "gradient_accumulation_steps": 3, "precision": "mixed_bfloat16"}
+    optimizer = {"class_name": "Adam", "config": {"gradient_accumulation_steps": 3}}
+    options: dict[str, Any] = {**SETTINGS, "optimizer": optimizer, "precision": "mixed_bfloat16"}
     whole = client.train("dense", X, Y, epochs=2, **options).wait()
-    parent = client.train("dense", X, Y, epochs=1, keep_checkpoints=1, publish=False, **options).wait()
+    parent = client.train("dense", X, Y, epochs=1, checkpoints=Checkpoints(keep=1), publish=False, **options).wait()
     longer = client.train("dense", X, Y, epochs=1, from_checkpoint=parent.id).wait()
     assert_bit_for_bit(state(repository, longer.version), state(repository, whole.version))
     other = client.train("dense", X, Y, epochs=1, from_checkpoint=parent.id, precision="float32").wait()
@@ -154,7 +157,7 @@ def test_more_epochs_than_the_parent_had_are_those_that_it_would_have_had(
     client: Client, repository: Path, run: Any
 ) -> None:
     whole = client.train("dense", X, Y, epochs=EPOCHS + 2, **OPTIONS).wait()
-    longer = client.train("dense", X, Y, from_checkpoint=run.id, epochs=2, checkpoint_seconds=0)
+    longer = client.train("dense", X, Y, from_checkpoint=run.id, epochs=2, checkpoints=Checkpoints(resume_seconds=0))
     for event in longer:
         if isinstance(event, StepProgress):
             kill_training()
@@ -206,7 +209,7 @@ def test_a_checkpoint_is_evaluated_and_downloaded(client: Client, tmp_path: Path
         *(X, Y),
         **{"epochs": EPOCHS, "validation_split": 0.25, "seed": SETTINGS["seed"], "verbose": 0},
         callbacks=OPTIONS["callbacks"],
-        checkpoints=Checkpoints(tmp_path / "own"),
+        checkpoints=checkpoint.Checkpoints(tmp_path / "own"),
     )
     assert_bit_for_bit(model.get_weights(), weights_of(client, tmp_path, run))
 
@@ -236,7 +239,7 @@ def test_what_is_wrong_is_refused_by_name(client: Client, repository: Path, run:
 def test_weights_that_are_not_finite_are_never_published_and_named(client: Client, tmp_path: Path) -> None:
     options = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 3e38}}, "loss": "mse", "batch_size": 128}
     newest = client.model("dense").version
-    run = client.train("dense", X, 1e6 * Y, **options, checkpoint_every_epochs=1)
+    run = client.train("dense", X, 1e6 * Y, **options, checkpoints=Checkpoints(every_epochs=1))
     with pytest.raises(
         TrainingFailed, match=r"weight '\w+/kernel' isn't finite: \d+ of \d+ values are NaN or infinite"
     ):
@@ -292,7 +295,7 @@ def test_the_command_line_does_all_of_it(
 
 
 def test_a_cancelled_run_keeps_its_checkpoints_until_they_are_deleted(client: Client, repository: Path) -> None:
-    run = client.train("dense", X, Y, epochs=2000, keep_checkpoints=2, keep_best_checkpoints=1, **SETTINGS)
+    run = client.train("dense", X, Y, epochs=2000, checkpoints=Checkpoints(keep=2, keep_best=1), **SETTINGS)
     for event in run:
         if isinstance(event, CheckpointKept) and event.epoch == 4:
             break

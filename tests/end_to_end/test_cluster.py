@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layerserve import Client, EpochEnd, TrainingCancelled, TrainingFailed
+from layerserve import Checkpoints, Client, EpochEnd, TrainingCancelled, TrainingFailed
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_zoo.zoo import ZOO
@@ -49,7 +49,13 @@ def settings(repository: Path, backend: str = "kubernetes") -> Settings:
 
 def start(client: Client, **changes: Any) -> Any:
     x, y = dense_data()
-    given = {"epochs": EPOCHS, "validation_split": 0.25, "checkpoint_seconds": 0, **SETTINGS, **changes}
+    given = {
+        "epochs": EPOCHS,
+        "validation_split": 0.25,
+        "checkpoints": Checkpoints(resume_seconds=0),
+        **SETTINGS,
+        **changes,
+    }
     return client.train("dense", x, y, **given)
 
 

@@ -97,7 +97,7 @@ def test_the_command_line_sends_the_columns_of_its_own_file(
 ) -> None:
     app, _, data = server
     told = json.loads((FIXTURES / "keras3" / "trained.json").read_text())["tabular.keras"]["loss"]
-    line = "train tabular_keras3 --version 1 --epochs 3 --batch-size 8 --no-shuffle --no-publish --json"
+    line = "train tabular_keras3 --version 1 --epochs 3 --batch-size 8 --no-shuffle --publish no --json"
     address = ["--address", f"127.0.0.1:{app.grpc_port}"]
     assert main([*line.split(), "--data", str(data / "rides.parquet"), *address]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

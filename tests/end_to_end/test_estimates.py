@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from layerserve import Client, LayerserveError, TensorSpec
+from layerserve import Client, LayerserveError, Publish, Resources, TensorSpec
 from layerserve.cli import main
 from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32
 from layerserve.v1.training_pb2 import DATA_ROLE_X, DATA_ROLE_Y, EstimateRunRequest, TrainSpec
@@ -40,7 +40,7 @@ def test_an_estimate_holds(client: Client, repository: Path) -> None:
     x, y = dense_data()
     runs = repository / ".layerserve" / "runs"
     before = {run.id for run in client.runs()}
-    estimate = client.estimate(ESTIMATED, x, y, publish="best", publish_label="new", **RUN)
+    estimate = client.estimate(ESTIMATED, x, y, publish=Publish(best=True, label="new"), **RUN)
     assert not estimate.problems
     assert {run.id for run in client.runs()} == before
     assert not list(runs.glob(".estimate*"))
@@ -53,7 +53,7 @@ def test_an_estimate_holds(client: Client, repository: Path) -> None:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    run = client.train(ESTIMATED, x, y, publish="best", publish_label="new", **RUN)
+    run = client.train(ESTIMATED, x, y, publish=Publish(best=True, label="new"), **RUN)
     info = run.wait().info()
     ended.set()
     watching.join()
@@ -84,9 +84,9 @@ def test_an_estimate_holds(client: Client, repository: Path) -> None:
         {"loss": "msee"},
         {"callbacks": ["Nothing"]},
         {"monitor": "f1", "publish": "best"},
-        {"publish_label": "a b"},
-        {"workers": 1000},
-        {"max_memory_bytes": 1},
+        {"publish": Publish(label="a b")},
+        {"resources": Resources(workers=1000)},
+        {"resources": Resources(max_memory_bytes=1)},
         {"version": 1, "loss": "sparse_categorical_crossentropy"},
     ],
 )
@@ -145,7 +145,7 @@ def test_a_dry_run_of_the_command_line(client: Client, tmp_path: Path, capsys: p
     estimate = json.loads(capsys.readouterr().out)
     assert estimate["problems"] == []
     assert estimate["steps"] == 1
-    assert main([*line, "--freeze", "a*b", "--metric", "acuracy"]) != 0
+    assert main([*line, "--freeze", "a*b", "--metrics", "acuracy"]) != 0
     shown = capsys.readouterr()
     assert "a*b" in shown.out
     assert "acuracy" in shown.out

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from layergraph import load_model
 from layergraph.saving.formats import own_format
-from layerserve import Client, InvalidArgument
+from layerserve import Client, InvalidArgument, Publish
 from serving import serving
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras2"
@@ -58,7 +58,7 @@ def test_what_training_publishes_goes_home_and_trains_again(client: Client, fold
         training = json.loads(file.attrs["training_config"])
         assert training["optimizer_config"]["class_name"] == "Custom>Adam"
         assert training["metrics"][0][0]["config"]["name"] == "accuracy"
-    second = train(client, version=first, publish="best", format="keras3")
+    second = train(client, version=first, publish=Publish(best=True, format="keras3"))
     assert own_format(load_model(folder / "dense" / str(second))).name == "keras3"
 
 

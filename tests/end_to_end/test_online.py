@@ -17,12 +17,14 @@ import pytest
 from layergraph import layers
 from layerserve import (
     AsyncClient,
+    Checkpoints,
     Client,
     FailedPrecondition,
     InvalidArgument,
     InvalidTensor,
     NotCompiled,
     Overloaded,
+    Publish,
     RunNotFound,
     ServerFile,
     TakenOver,
@@ -139,7 +141,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def test_steps_are_those_of_a_loop_in_one_process(client: Client, repository: Path) -> None:
     logs = []
-    with client.train_online("numbers", version=1, publish_every_steps=5, publish_label="live") as session:
+    with client.train_online("numbers", version=1, publish_every_steps=5, publish=Publish(label="live")) as session:
         for number in range(1, 13):
             logs.append(session.train_on_batch(*batch(number)))
             if number == 7:
@@ -162,7 +164,9 @@ def test_steps_are_those_of_a_loop_in_one_process(client: Client, repository: Pa
 
 
 def test_a_killed_process_goes_on_without_its_client(client: Client, repository: Path) -> None:
-    with client.train_online("numbers", version=1, publish_every_steps=4, checkpoint_seconds=0.05) as session:
+    with client.train_online(
+        "numbers", version=1, publish_every_steps=4, checkpoints=Checkpoints(resume_seconds=0.05)
+    ) as session:
         logs = []
         for number in range(1, 13):
             if number in (3, 9):

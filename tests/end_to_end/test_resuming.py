@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layerserve import Client, EpochEnd, RunFinished, RunResumed, RunStarted, StepProgress, TrainingFailed
+from layerserve import (
+    Checkpoints,
+    Client,
+    EpochEnd,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepProgress,
+    TrainingFailed,
+)
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_zoo.zoo import ZOO
@@ -48,7 +57,13 @@ def _client(app: App) -> Iterator[Client]:
 
 def start(client: Client, **changes: Any) -> Any:
     x, y = dense_data()
-    given = {"epochs": EPOCHS, "validation_split": 0.25, "checkpoint_seconds": 0, "callbacks": CALLBACKS, **SETTINGS}
+    given = {
+        "epochs": EPOCHS,
+        "validation_split": 0.25,
+        "checkpoints": Checkpoints(resume_seconds=0),
+        "callbacks": CALLBACKS,
+        **SETTINGS,
+    }
     return client.train("dense", x, y, **{**given, **changes})
 
 
@@ -96,7 +111,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
 
 def test_a_run_that_is_killed_before_its_first_checkpoint_begins_anew(client: Client, repository: Path) -> None:
     # Long enough that the kill comes before the end on any machine.
-    whole, run = (start(client, checkpoint_seconds=3600, epochs=300) for _ in range(2))
+    whole, run = (start(client, checkpoints=Checkpoints(resume_seconds=3600), epochs=300) for _ in range(2))
     whole.wait()
     kill_at(run, 2)
     go_on(run)
@@ -118,7 +133,7 @@ def test_a_run_goes_on_when_its_server_is_back(tmp_path: Path, unbroken: tuple[A
     folder.mkdir(parents=True)
     ZOO["dense"].make(small=True).save(folder / "model.keras")
     with App(settings(tmp_path / "models")) as app, Client(f"127.0.0.1:{app.grpc_port}") as client:
-        run = start(client, checkpoint_seconds=3600, epochs=60)
+        run = start(client, checkpoints=Checkpoints(resume_seconds=3600), epochs=60)
         for event in run:
             if isinstance(event, StepProgress) and event.epoch > 1:
                 break
@@ -129,7 +144,7 @@ def test_a_run_goes_on_when_its_server_is_back(tmp_path: Path, unbroken: tuple[A
         assert isinstance(events[-1], RunFinished)
         history = client.run(run.id).wait().history
         assert len(history["loss"]) == 60
-        whole = start(client, checkpoint_seconds=3600, epochs=60).wait()
+        whole = start(client, checkpoints=Checkpoints(resume_seconds=3600), epochs=60).wait()
         assert whole.history == history
         versions = (run_version for run_version in (events[-1].version, whole.version))
         assert_bit_for_bit(*(weights(tmp_path / "models", "dense", version) for version in versions))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import load_model
-from layerserve import Client, LogLine, RunStarted, ServerFile, errors
+from layerserve import Client, LogLine, Publish, Resources, RunStarted, ServerFile, errors
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_zoo.zoo import ZOO
@@ -58,7 +58,7 @@ def train(client: Client, x: Any = X, y: Any = Y, **changes: Any) -> Any:
 def test_frozen_layers_stay_as_they_are(client: Client, repository: Path) -> None:
     model = load_model(repository / "dense" / "1" / "model.keras")
     first, *others = [layer for layer in model.layers if layer.weights]
-    run = train(client, freeze="*", unfreeze=others[-1].name, epochs=1).wait()
+    run = train(client, freeze=["*", f"!{others[-1].name}"], epochs=1).wait()
     trained = load_model(repository / "dense" / str(run.version) / "model.keras")
     by_name = {layer.name: layer.get_weights() for layer in trained.layers}
     assert_bit_for_bit(by_name[first.name], first.get_weights())
@@ -83,7 +83,7 @@ def test_what_callbacks_write_can_be_had(client: Client, tmp_path: Path) -> None
 
 
 def test_steps_of_an_epoch_and_rows_of_validation(client: Client) -> None:
-    run = train(client, steps_per_epoch=2, validation_split=0.5, validation_batch_size=7, publish=False)
+    run = train(client, steps_per_epoch=2, validation_split=0.5, publish=False)
     started = next(event for event in run if isinstance(event, RunStarted))
     assert (started.steps_per_epoch, started.rows) == (2, 128)
     assert "val_loss" in run.wait().history
@@ -107,7 +107,7 @@ def test_the_best_epoch_is_published(client: Client, repository: Path) -> None:
 def test_only_what_improves_is_published(client: Client, rate: float, improves: bool) -> None:
     optimizer = {"class_name": "SGD", "config": {"learning_rate": rate}}
     versions = len(client.models("dense"))
-    run = train(client, optimizer=optimizer, validation_data=(X, Y), publish_if_improved="loss").wait()
+    run = train(client, optimizer=optimizer, validation_data=(X, Y), publish=Publish(if_improved="loss")).wait()
     assert (run.version is not None) == improves
     assert len(client.models("dense")) == versions + improves
     assert ("is no improvement on" in run.withheld) != improves
@@ -171,8 +171,11 @@ def test_files_that_will_not_do_are_refused_before_the_run(
 @pytest.mark.parametrize(
     ("limits", "text"),
     [
-        ({"max_memory_bytes": 50 * 2**20}, "bytes of memory, more than its budget of 52428800"),
-        ({"max_disk_bytes": 10**6, "x": np.repeat(X, 40, 0), "y": np.repeat(Y, 40, 0)}, "more than its budget of|disk"),
+        ({"resources": Resources(max_memory_bytes=50 * 2**20)}, "bytes of memory, more than its budget of 52428800"),
+        (
+            {"resources": Resources(max_disk_bytes=10**6), "x": np.repeat(X, 40, 0), "y": np.repeat(Y, 40, 0)},
+            "more than its budget of|disk",
+        ),
     ],
 )
 def test_a_run_that_uses_more_than_it_may_fails(client: Client, limits: dict[str, Any], text: str) -> None:
@@ -182,7 +185,7 @@ def test_a_run_that_uses_more_than_it_may_fails(client: Client, limits: dict[str
 
 
 def test_a_run_whose_time_is_spent_publishes_the_best_epoch_so_far(client: Client) -> None:
-    run = train(client, max_seconds=0.3, epochs=10**5, publish="best", monitor="loss").wait()
+    run = train(client, resources=Resources(max_seconds=0.3), epochs=10**5, publish="best", monitor="loss").wait()
     info = run.info()
     assert (info.state, info.stopped, info.reason) == ("finished", True, "its budget of 0.3 seconds is spent")
     assert client.predict("dense", X[:1], version=info.version).shape == (1, 10)
@@ -202,10 +205,10 @@ def test_a_run_whose_time_is_spent_publishes_the_best_epoch_so_far(client: Clien
         ({"callbacks": [{"class_name": "ModelCheckpoint", "config": {"filepath": "../x.keras"}}]}, "relative path"),
         ({"publish": "best", "monitor": "acuracy"}, "monitor.*acuracy.*accuracy"),
         ({"publish": "best", "monitor": "val_loss"}, "requires validation data"),
-        ({"publish_if_improved": "loss"}, "requires validation data"),
-        ({"publish_if_improved": "acc", "validation_split": 0.5}, "publish_if_improved.*acc"),
-        ({"max_memory_bytes": 1000}, "bytes of memory, expected at most 1000"),
-        ({"max_disk_bytes": 1000}, "bytes of disk, expected at most 1000"),
+        ({"publish": Publish(if_improved="loss")}, "requires validation data"),
+        ({"publish": Publish(if_improved="acc"), "validation_split": 0.5}, "publish_if_improved.*acc"),
+        ({"resources": Resources(max_memory_bytes=1000)}, "bytes of memory, expected at most 1000"),
+        ({"resources": Resources(max_disk_bytes=1000)}, "bytes of disk, expected at most 1000"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_the_run(

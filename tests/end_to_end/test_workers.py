@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
-from layerserve import Client, EpochEnd, InvalidArgument, LogLine
+from layerserve import Checkpoints, Client, EpochEnd, InvalidArgument, LogLine, Resources
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_server.training.process.proc_files import children_of
@@ -76,7 +76,7 @@ def start(client: Client, **changes: Any) -> Any:
         "epochs": 3,
         "seed": 4,
         "version": 1,
-        "workers": 2,
+        "resources": Resources(workers=2),
         "callbacks": [{"class_name": "ReduceLROnPlateau", "config": {"monitor": "loss", "patience": 1}}],
     }
     return client.train("images", x, y, **{**given, **changes})
@@ -89,7 +89,7 @@ def _unbroken(client: Client) -> Any:
 
 
 def test_two_workers_give_the_numbers_of_one(client: Client, unbroken: Any) -> None:
-    one = start(client, workers=1, publish=False).wait()
+    one = start(client, resources=Resources(workers=1), publish=False).wait()
     assert list(unbroken.history) == list(one.history)
     for name, values in one.history.items():
         np.testing.assert_allclose(unbroken.history[name][:3], values, rtol=1e-5, atol=1e-6, err_msg=name)
@@ -108,7 +108,7 @@ def worker_processes() -> list[int]:
 
 
 def test_a_run_that_loses_a_worker_goes_on_bit_for_bit(client: Client, repository: Path, unbroken: Any) -> None:
-    run = start(client, epochs=EPOCHS, checkpoint_seconds=0.02)
+    run = start(client, epochs=EPOCHS, checkpoints=Checkpoints(resume_seconds=0.02))
     wait_for_epoch(run)
     os.kill(worker_processes()[1], signal.SIGKILL)
     run.wait()
@@ -121,11 +121,11 @@ def test_a_run_that_loses_a_worker_goes_on_bit_for_bit(client: Client, repositor
 
 def test_what_cannot_be_shared_out_is_refused_before_the_run(client: Client) -> None:
     with pytest.raises(InvalidArgument, match="workers: got 3, expected at most 2, the server"):
-        start(client, workers=3)
+        start(client, resources=Resources(workers=3))
     with pytest.raises(InvalidArgument, match="got 2 for batches of 1 rows, expected at most one per row"):
         start(client, batch_size=1)
-    with pytest.raises(InvalidArgument, match="workers: got 0, expected a whole number from 1"):
-        start(client, workers=0)
+    with pytest.raises(InvalidArgument, match=r"resources.workers: got 0, expected a whole number from 1"):
+        start(client, resources=Resources(workers=0))
     x, y = np.zeros((4, 3), "float32"), np.zeros((4, 2), "float32")
     with pytest.raises(InvalidArgument, match="layer 'enc' has the activity regularizer OrthogonalRegularizer"):
-        client.train("odd", x, y, optimizer="sgd", loss="mse", workers=2)
+        client.train("odd", x, y, optimizer="sgd", loss="mse", resources=Resources(workers=2))

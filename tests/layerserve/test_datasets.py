@@ -17,6 +17,7 @@ from layerserve import (
     Overloaded,
     QuotaExceeded,
     ServerFile,
+    Split,
     Unavailable,
     dataset_upload,
 )
@@ -184,7 +185,7 @@ def data_of(server):
 
 def test_a_run_names_a_dataset_and_sends_no_data(client, server):
     info = client.upload_dataset(x=X, y=X, validation_data=(X, X))
-    run = client.train("double", dataset=info.id[:12], split="a", splits={"a": 0.5}, split_seed=3)
+    run = client.train("double", client.dataset(info.id[:12]), split=Split("a", {"a": 0.5}, seed=3))
     run.wait()
     expected = [(ROLES["x"], "", info.id, "x"), (ROLES["y"], "", info.id, "y")]
     validation = [(ROLES[f"validation_{name}"], "", info.id, f"validation_{name}") for name in "xy"]
@@ -192,7 +193,7 @@ def test_a_run_names_a_dataset_and_sends_no_data(client, server):
     assert server.runs[run.id].chunk_sizes == []
     view = server.runs[run.id].spec.view
     assert (view.splits, view.split, view.seed) == ('{"a": 0.5}', "a", 3)
-    client.evaluate("double", dataset=info.id)
+    client.evaluate("double", info)
     assert data_of(server) == expected
 
 
@@ -201,21 +202,32 @@ def test_arrays_of_datasets_and_arrays_may_be_mixed(client, server):
     assert data_of(server) == [(ROLES["x"], "x", "0123", "a,b"), (ROLES["y"], "y", "", "")]
 
 
+DATASET = DatasetInfo("0123", "", "npz", 1, 4, (), "", False, None, None, None)
+
+
+def shares(given):
+    return {"x": X, "y": X, "split": Split("a", given)}
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({}, "x: got none, expected data, or a dataset"),
+        ({}, "x: got none, expected data"),
         ({"x": X}, "y: got none"),
-        ({"x": X, "dataset": "0123"}, "x: got it with a dataset"),
-        ({"dataset": "0123", "sample_weight": X}, "sample_weight: got it with a dataset"),
-        ({"x": X, "y": X, "splits": {"a": 2}}, "splits: got 2 for 'a'"),
-        ({"x": X, "y": X, "splits": {"a": 0.6, "b": 0.6}}, "splits: got shares of 1.2 together"),
-        ({"x": X, "y": X, "splits": {}}, "splits: got 0 splits"),
-        ({"x": X, "y": X, "splits": dict.fromkeys(map(str, range(101)), 0.001)}, "splits: got 101 splits"),
-        ({"x": X, "y": X, "splits": {"a" * 101: 0.5}}, "splits: got the name 'aaa"),
-        ({"x": X, "y": X, "splits": {"": 0.5}}, "splits: got the name ''"),
-        ({"x": X, "y": X, "splits": {"a": True}}, "splits: got True for 'a'"),
-        ({"x": X, "y": X, "splits": 0.8}, "splits: got 0.8"),
+        (
+            {"x": "0123", "y": X},
+            "got '0123', expected an array of rows; a file of the server is a ServerFile, a dataset",
+        ),
+        ({"x": DATASET, "y": X}, "y: got it with a dataset as x, expected none; a DatasetArray is one array"),
+        ({"x": DATASET, "sample_weight": X}, "sample_weight: got it with a dataset as x"),
+        (shares({"a": 2}), "split.shares: got 2 for 'a'"),
+        (shares({"a": 0.6, "b": 0.6}), "split.shares: got shares of 1.2 together"),
+        (shares({}), "split.shares: got 0 splits"),
+        (shares(dict.fromkeys(map(str, range(101)), 0.001)), "split.shares: got 101 splits"),
+        (shares({"a" * 101: 0.5}), "split.shares: got the name 'aaa"),
+        (shares({"": 0.5}), "split.shares: got the name ''"),
+        (shares({"a": True}), "split.shares: got True for 'a'"),
+        (shares(0.8), "split.shares: got 0.8"),
     ],
 )
 def test_data_that_means_nothing_is_refused(client, given, text):

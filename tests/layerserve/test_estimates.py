@@ -66,8 +66,8 @@ def test_a_shape_needs_rows_and_a_known_dtype(client, server, spec):
 
 
 def test_what_train_refuses_here_is_refused_here(client, server):
-    with pytest.raises(InvalidArgument, match="publish_label"):
-        client.estimate("double", X, Y, publish=False, publish_label="a")
+    with pytest.raises(InvalidArgument, match="publish: got 'last'"):
+        client.estimate("double", X, Y, publish="last")
     with pytest.raises(TypeError, match=r"train\(\) got an unexpected keyword argument 'epoch'"):
         client.estimate("double", X, Y, epoch=2)
 

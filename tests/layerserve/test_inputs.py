@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from layerserve import InvalidArgument, InvalidTensor, MissingInput, TensorSpec, UnknownInput, UnknownOutput
@@ -81,6 +83,13 @@ def test_an_input_may_be_left_out_as_the_outputs_may_not_need_it():
     assert sent({"left": [[1, 2]]}, TWO) == {"left": [[1.0, 2.0]]}
 
 
+class Batches:
+    """As a PyDataset, a DataLoader or a tf.data.Dataset has it."""
+
+    def __iter__(self):
+        return iter([np.zeros((4, 3))])
+
+
 @pytest.mark.parametrize(
     ("inputs", "specs", "error", "text"),
     [
@@ -91,6 +100,19 @@ def test_an_input_may_be_left_out_as_the_outputs_may_not_need_it():
         ([1, 2, 3], TWO, InvalidArgument, "got a list of 3, expected 2"),
         ({"left": [["a", "b"]]}, TWO, InvalidTensor, "tensor 'left': got dtype string, expected float32"),
         ([[1, 2], [3]], ONE, InvalidTensor, "tensor 'x'"),
+        (Path("a.png"), ONE, InvalidArgument, "a.png'), expected an array of rows; read the file, such as [PIL.Image"),
+        (
+            (row for row in ()),
+            ONE,
+            InvalidArgument,
+            "x: got generator, which yields batches, expected an array of rows; ",
+        ),
+        (
+            Batches(),
+            ONE,
+            InvalidArgument,
+            "x: got Batches, which yields batches, expected an array of rows; client",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(inputs, specs, error, text):
@@ -112,3 +134,18 @@ def test_targets_may_have_another_rank_than_the_output():
     assert match([labels], specs, "output", targets=True)[0][1] is labels
     with pytest.raises(UnknownOutput, match="unknown output 'probs'"):
         match({"probs": labels}, specs, "output", targets=True)
+
+
+def test_images_are_a_list_of_them():
+    """As PIL has them: what NumPy makes an array of, without a shape."""
+
+    class Image:
+        def __init__(self, size):
+            self._pixels = np.arange(3 * size * size, dtype=np.uint8).reshape(size, size, 3)
+            self.__array_interface__ = self._pixels.__array_interface__
+
+    specs = [TensorSpec("image", (None, 2, 2, 3), "float32")]
+    assert np.shape(sent([Image(2)], specs)["image"]) == (1, 2, 2, 3)
+    assert np.shape(sent([Image(2), Image(2)], specs)["image"]) == (2, 2, 2, 3)
+    with pytest.raises(InvalidTensor, match="tensor 'image': got rows of different lengths"):
+        sent([Image(2), Image(3)], specs)

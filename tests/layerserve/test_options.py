@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from typing import get_type_hints
 
 import pytest
-from layerserve import AsyncClient, Client, methods
+from layerserve import AsyncClient, Checkpoints, Client, InvalidArgument, Publish, Resources, Split, methods
 from layerserve.cli import main
 from layerserve.cli.flags import flag_name
-from layerserve.errors import InvalidArgument
+from layerserve.options.arguments import EVALUATE, ONLINE, TRAIN
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.options.kinds import (
     Flag,
@@ -23,25 +24,25 @@ from layerserve.options.kinds import (
     Words,
     splits_problem,
 )
-from layerserve.options.online import ONLINE
 from layerserve.options.option import fill
-from layerserve.options.training import EVALUATE, TRAIN
+from layerserve.options.training import BUDGET, COMPILE, RUN, VIEW
+from layerserve.v1 import online_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve.v1.sweeps_pb2 import CreateSweepResponse
 
 #: What a specification says that is no option: the model, and the arrays.
 REST = {"model", "data"}
-#: A value for each kind of option that is no default, as a specification gives it back.
+#: A value for each option that is no default, as a specification gives it back.
 VALUES = {
-    **{"epochs": 2, "batch_size": 3, "steps_per_epoch": 2**40, "validation_split": 0.25, "validation_batch_size": 4},
-    **{"class_weight": '{"0": 2.0}', "shuffle": False, "seed": 0, "freeze": ("a*",), "unfreeze": ("ab", "ac")},
+    **{"epochs": 2, "batch_size": 3, "steps_per_epoch": 2**40, "validation_split": 0.25},
+    **{"class_weight": '{"0": 2.0}', "shuffle": False, "seed": 0, "freeze": ("a*", "!ab")},
     **{"callbacks": '["TerminateOnNaN"]', "publish": "best", "monitor": "loss", "monitor_mode": "max"},
     **{"publish_if_improved": "accuracy", "publish_label": "new", "format": "keras2", "priority": -1, "workers": 2},
     **{"on_nan": "continue", "checkpoint_seconds": 0.0, "description": "why", "optimizer": '"sgd"', "loss": '"mse"'},
     **{"loss_weights": "[0.5]", "metrics": '["mae"]', "weighted_metrics": "[]", "max_seconds": 1.5},
     **{"metadata": {"a": "1"}, "idempotency_key": "k", "expected_base_version": 2**40, "on_conflict": "rebase"},
-    **{"max_memory_bytes": 2**40, "max_disk_bytes": 1, "cache_frozen": "off", "lora": '{"rank": 8}'},
-    **{"gradient_accumulation_steps": 4, "precision": "auto"},
+    **{"max_memory_bytes": 2**40, "max_disk_bytes": 1, "lora": '{"rank": 8}'},
+    "precision": "auto",
     **{"splits": '{"a": 0.5, "b": 0.25}', "split": "a", "validate_on": "b", "split_seed": 0},
     **{
         "checkpoint_every_epochs": 2,
@@ -51,12 +52,36 @@ VALUES = {
     },
     **{"from_checkpoint": "r1/e2"},
 }
+#: The same as the arguments of a client.
 GIVEN = {
-    **VALUES,
+    **{name: VALUES[name] for name in ("epochs", "batch_size", "steps_per_epoch", "shuffle", "seed", "freeze")},
+    **{name: VALUES[name] for name in ("on_nan", "description", "metadata", "idempotency_key", "precision")},
     **{"class_weight": {0: 2.0}, "callbacks": "TerminateOnNaN", "optimizer": "sgd", "loss": "mse"},
-    **{"loss_weights": [0.5], "metrics": ["mae"], "weighted_metrics": [], "lora": 8},
-    **{"splits": {"a": 0.5, "b": 0.25}},
+    **{"loss_weights": [0.5], "metrics": ["mae"], "weighted_metrics": [], "lora": 8, "from_checkpoint": "r1/e2"},
+    **{"split": Split("a", {"a": 0.5, "b": 0.25}, seed=0), "monitor": "loss:max", "validation_split": 0.25},
+    "publish": Publish(
+        best=True,
+        if_improved="accuracy",
+        label="new",
+        format="keras2",
+        expected_base_version=2**40,
+        on_conflict="rebase",
+    ),
+    "checkpoints": Checkpoints(every_epochs=2, every_steps=2**40, keep=3, keep_best=4, resume_seconds=0.0),
+    "resources": Resources(max_seconds=1.5, max_memory_bytes=2**40, max_disk_bytes=1, workers=2, priority=-1),
 }
+#: The same as flags, where they aren't the texts of these values.
+FLAGS = {
+    "monitor": ["loss:max"],
+    "split": ['{"use":"a","shares":{"a":0.5,"b":0.25},"seed":0}'],
+    "publish": [
+        "best,if_improved=accuracy,label=new",
+        f"format=keras2,expected_base_version={2**40},on_conflict=rebase",
+    ],
+    "checkpoints": [f"every_epochs=2,every_steps={2**40}", "keep=3,keep_best=4,resume_seconds=0"],
+    "resources": ["max_seconds=1.5,max_memory_bytes=1T", '{"max_disk_bytes":1,"workers":2,"priority":-1}'],
+}
+CONTRACT = (*RUN, *COMPILE, *BUDGET, *VIEW)
 
 
 def leaves(message, inside="") -> dict:
@@ -74,7 +99,8 @@ def leaves(message, inside="") -> dict:
 @pytest.mark.parametrize(
     ("spec", "options", "only_in_the_contract"),
     [
-        (pb.TrainSpec, TRAIN, set()),
+        (pb.TrainSpec, CONTRACT, set()),
+        (pb.TrainSpec, TRAIN, {"view.validation"}),
         (pb.EvaluateSpec, EVALUATE, {"compile.optimizer", "view.validation", "sample_losses"}),
     ],
 )
@@ -84,7 +110,7 @@ def test_the_table_and_the_contract_have_the_same_fields(spec, options, only_in_
     assert set(named) == leaves(spec).keys() - only_in_the_contract
 
 
-@pytest.mark.parametrize("option", TRAIN, ids=lambda option: option.name)
+@pytest.mark.parametrize("option", CONTRACT, ids=lambda option: option.name)
 def test_an_option_is_what_its_field_can_hold(option):
     field, kind = leaves(pb.TrainSpec)[option.path], option.kind
     held = {
@@ -108,21 +134,71 @@ def test_an_option_is_what_its_field_can_hold(option):
 def test_every_option_comes_back_from_a_specification():
     spec = pb.TrainSpec()
     fill(spec, TRAIN, GIVEN)
-    assert {option.name: option.read(spec) for option in TRAIN} == VALUES
+    spec.view.validation = "b"
+    assert {option.name: option.read(spec) for option in CONTRACT} == VALUES
 
 
 def test_an_empty_specification_says_nothing():
-    assert {option.read(pb.TrainSpec()) for option in TRAIN} == {None}
-    assert {option.read(pb.EvaluateSpec()) for option in EVALUATE} == {None}
+    assert {option.read(pb.TrainSpec()) for option in CONTRACT} == {None}
+    assert {option.read(pb.EvaluateSpec()) for option in CONTRACT if option.evaluates} == {None}
 
 
 @pytest.mark.parametrize(
-    ("publish", "expected"), [(True, (True, 1)), (False, (False, 0)), ("last", (True, 1)), ("best", (True, 2))]
+    ("publish", "expected"),
+    [
+        *((True, (True, 1)), (False, (False, 0)), ("best", (True, 2))),
+        *((Publish(), (True, 1)), (Publish(best=True), (True, 2))),
+    ],
 )
 def test_publishing_is_two_fields(publish, expected):
     spec = pb.TrainSpec()
     fill(spec, TRAIN, {"publish": publish})
     assert (spec.publish, spec.publish_choice) == expected
+
+
+@pytest.mark.parametrize(("given", "expected"), [("val_score", ("val_score", "")), ("a:b:min", ("a:b", "min"))])
+def test_a_log_may_say_what_is_better(given, expected):
+    spec = pb.TrainSpec()
+    fill(spec, TRAIN, {"monitor": given})
+    assert (spec.monitor, spec.monitor_mode) == expected
+
+
+def test_validation_is_on_a_share_or_on_a_part_of_a_split():
+    spec = pb.TrainSpec()
+    fill(spec, TRAIN, {"validation_split": "test", "split": Split("train", {"train": 0.5, "test": 0.5})})
+    assert (spec.validation_split, spec.view.split, spec.view.validation) == (0, "train", "test")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            {"publish": "last"},
+            r"publish: got 'last', expected True, False, 'best' or Publish\(best, if_improved,",
+        ),
+        ({"publish": 1}, r"publish: got 1, expected True, False, 'best' or Publish"),
+        ({"checkpoints": 3}, r"checkpoints: got 3, expected Checkpoints\(every_epochs, every_steps, keep"),
+        ({"checkpoints": Checkpoints(keep=0)}, r"checkpoints.keep: got 0, expected a whole number from 1"),
+        ({"resources": Resources(workers="2")}, r"resources.workers: got '2', expected a whole number from 1"),
+        ({"split": "train"}, r"split: got 'train', expected Split\(use, shares, seed\)"),
+        ({"split": Split("a", {"a": 2.0})}, r"split.shares: got 2.0 for 'a', expected a dict of name to share"),
+        ({"publish": Publish(format="h5")}, r"publish.format: got 'h5', expected one of 'keras3', "),
+        ({"validation_split": 1.5}, r"validation_split: got 1.5, expected a share from 0 to 1 \(exclusive\)"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_object(given, text):
+    with pytest.raises(InvalidArgument, match=text):
+        fill(pb.TrainSpec(), TRAIN, given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"publish": Publish(best=True)}, {"checkpoints": Checkpoints(keep=1)}, {"resources": Resources(workers=2)}],
+)
+def test_what_a_session_does_not_have_is_refused(given):
+    with pytest.raises(InvalidArgument, match=r"\w+.(best|keep|workers): got .*, expected none for a session"):
+        fill(online_pb2.OnlineSpec(), ONLINE, given)
+    fill(online_pb2.OnlineSpec(), ONLINE, {})
 
 
 @pytest.mark.parametrize(("keywords", "options"), [(TrainKeywords, TRAIN), (EvaluateKeywords, EVALUATE)])
@@ -135,7 +211,7 @@ def test_type_checkers_see_all_options(keywords, options):
 def test_people_see_all_options(client, method, options):
     function = getattr(client, method)
     parameters = inspect.signature(function).parameters
-    own = {"self", "model", "x", "y", "sample_weight", "dataset", "version", "label", "session"}
+    own = {"self", "model", "x", "y", "sample_weight", "version", "label", "session"}
     assert parameters.keys() - own - {"validation_data", "timeout"} == {option.name for option in options}
     for option in options:
         assert (parameters[option.name].default, parameters[option.name].annotation) == (option.default, option.type)
@@ -162,17 +238,26 @@ def test_every_flag_arrives(server, answer, command, options):
     answer(methods.CREATE_SWEEP, lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
     line = f"{command} --x server:x.npy --y server:y.npy --address {server.address}"
     more = {"train double": "--detach", "sweep start double": "--detach --try seed=1,2"}.get(command, "")
-    main([*f"{line} {more}".split(), *(word for option in options for word in flags(option))])
+    # A share and a split exclude one another.
+    named = [option for option in options if option.name != "validation_split"]
+    assert main([*f"{line} {more}".split(), *(word for option in named for word in flags(option))]) == 0
     (spec,) = asked or [request for name, request in server.calls if name in ("Train", "Evaluate")]
-    expected = {option.name: VALUES[option.name] for option in options if not isinstance(option.kind, Publication)}
-    assert {option.name: option.read(spec) for option in options if option.name in expected} == expected
+    expected = type(spec)()
+    fill(expected, named, GIVEN)
+    assert leaves_of(spec, named) == leaves_of(expected, named)
+
+
+def leaves_of(spec, options) -> dict:
+    """The values of the fields that options set."""
+    return {path: operator.attrgetter(path)(spec) for option in options for path in option.fields}
 
 
 def flags(option) -> list[str]:
-    """The flags that set an option to its value; those of publication are a choice that excludes other options."""
-    name, value = flag_name(option), VALUES[option.name]
-    if isinstance(option.kind, Publication):
-        return []
+    """The flags that set an option to its value."""
+    name = flag_name(option)
+    if option.name in FLAGS:
+        return [word for text in FLAGS[option.name] for word in (name, text)]
+    value = VALUES[option.name]
     if isinstance(option.kind, Flag):
         return [name if value else f"--no-{name.removeprefix('--')}"]
     if isinstance(value, dict):
@@ -180,10 +265,25 @@ def flags(option) -> list[str]:
     return [word for one in (value if isinstance(value, tuple) else [value]) for word in (name, str(one).strip('"'))]
 
 
+@pytest.mark.parametrize("text", ["no", '{"no": true}'])
+def test_publishing_may_be_left_out_by_a_flag(server, text):
+    line = f"train double --x server:x.npy --y server:y.npy --address {server.address} --detach --publish"
+    assert main([*line.split(), text]) == 0
+    ((_, spec),) = [call for call in server.calls if call[0] == "Train"]
+    assert not spec.publish
+
+
 @pytest.mark.parametrize(
     ("method", "name", "text"),
     [
         ("train", "epoch", r"train\(\) got an unexpected keyword argument 'epoch'; did you mean 'epochs'\?$"),
+        (
+            "train",
+            "workers",
+            r"unexpected keyword argument 'workers'; did you mean resources=Resources\(workers=...\)\?$",
+        ),
+        ("train", "verbose", r"'verbose'; run.wait\(progress=True\) shows the progress$"),
+        ("train", "learning_rate", r"'learning_rate'; it is an option of the optimizer: \{'class_name': 'Adam'"),
         ("train", "nan_policy", r"train\(\) got an unexpected keyword argument 'nan_policy'$"),
         ("evaluate", "epochs", r"evaluate\(\) got an unexpected keyword argument 'epochs'"),
     ],
@@ -204,3 +304,11 @@ def test_a_number_that_its_field_cannot_hold_is_refused_by_name(client, server, 
     with pytest.raises(InvalidArgument, match=f"{name}: got {2 ** (bits - 1)}, expected a whole number"):
         client.train("double", [[1.0, 2.0, 3.0]], [1], **{name: 2 ** (bits - 1)})
     assert server.calls == []
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_the_data_comes_first(client):
+    names = [*inspect.signature(client.train).parameters]
+    assert names[1:7] == ["model", "x", "y", "sample_weight", "validation_data", "epochs"]
+    assert names[-3:] == ["version", "label", "timeout"]
+    assert len(names) - 1 == 34

@@ -123,7 +123,7 @@ def test_arguments_that_can_mean_nothing_are_refused_before_any_call(arguments, 
 def test_a_request_beyond_the_limit_of_protobuf_is_refused(monkeypatch):
     monkeypatch.setattr(prediction, "MAX_MESSAGE_BYTES", 1000)
     flow = predict(prediction.Signatures(), [0.0] * 1000)
-    with pytest.raises(InvalidArgument, match=r"got 40\d\d bytes, expected at most 1000; send fewer rows"):
+    with pytest.raises(InvalidArgument, match=r"got 40\d\d bytes, expected at most 1000; pass a batch_size"):
         converse(flow, (GET_MODEL, describe()), (PREDICT, answer()))
 
 

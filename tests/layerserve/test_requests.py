@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from layerserve import Client, TrainingRun, async_channel, channel
 from layerserve import methods as m
-from layerserve.options.training import EVALUATE, TRAIN
+from layerserve.options.arguments import EVALUATE, TRAIN
 from layerserve.run_selection import list_runs
 from layerserve.v1.training_pb2 import ListRunsResponse, Run
 
@@ -91,7 +91,6 @@ NEVER_SENT = {"timeout", "progress", "key"}
 IN_ONE_TABLE = {option.name for option in (*TRAIN, *EVALUATE)} - {"label"}
 #: Options that take the place of others, or that the request doesn't hold alone: tests of these methods have them.
 OTHERS = {
-    **{name: {"dataset"} for name in ("train", "evaluate", "estimate", "estimate_evaluation", "sample_losses")},
     "download": {"path"},
     "graph": {"rankdir", "limit"},
     "upload_dataset": {"path", "sample_weight", "validation_data"},

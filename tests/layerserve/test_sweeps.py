@@ -54,6 +54,14 @@ def asked(answer):
     return requests
 
 
+def test_a_whole_dataset_is_the_data_of_all_trials(client, asked):
+    dataset = client.upload_dataset(x=np.ones((4, 3)), y=np.ones(4))
+    client.sweep("double", dataset, None, SEEDS)
+    ((*_, request),) = [asked]
+    assert {array.dataset for array in request.spec.train.data} == {dataset.id}
+    assert len(request.spec.train.data) == 2
+
+
 def test_a_space_has_values_and_ranges(client, asked):
     space = {
         "seed": [np.int64(1), 2],

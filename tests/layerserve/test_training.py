@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 from layerserve import (
+    Checkpoints,
     Client,
     DataLoss,
     EpochEnd,
@@ -18,6 +19,8 @@ from layerserve import (
     InvalidTensor,
     ModelNotFound,
     Overloaded,
+    Publish,
+    Resources,
     RunAccepted,
     RunCancelled,
     RunFailed,
@@ -28,6 +31,7 @@ from layerserve import (
     RunResumed,
     RunStarted,
     ServerFile,
+    Split,
     StepProgress,
     TensorSpec,
     TrainingCancelled,
@@ -133,7 +137,7 @@ def test_defaults_are_keras_and_the_files(client, server):
 
 
 def test_the_new_version_may_get_a_label(client):
-    client.train("double", X, Y, publish_label="candidate").wait()
+    client.train("double", X, Y, publish=Publish(label="candidate")).wait()
     assert client.model("double", label="candidate").version == 2
 
 
@@ -268,15 +272,17 @@ def test_runs_are_listed_newest_first(client):
         ({"batch_size": -1}, "batch_size: got -1"),
         ({"batch_size": True}, "batch_size: got True"),
         ({"steps_per_epoch": 0}, "steps_per_epoch: got 0, expected a whole number from 1"),
-        ({"workers": 0}, "workers: got 0"),
-        ({"priority": "high"}, "priority: got 'high', expected a whole number$"),
+        ({"resources": Resources(workers=0)}, "resources.workers: got 0"),
+        ({"resources": Resources(priority="high")}, "resources.priority: got 'high', expected a whole number$"),
         ({"seed": -1}, "seed: got -1, expected a whole number from 0"),
-        ({"max_seconds": "1h"}, "max_seconds: got '1h', expected seconds"),
+        ({"resources": Resources(max_seconds="1h")}, "resources.max_seconds: got '1h', expected seconds"),
         ({"validation_split": "a"}, "validation_split: got 'a', expected a share"),
         ({"validation_split": 1.0}, "validation_split: got 1.0, expected a share"),
         ({"validation_split": 0.5, "validation_data": (X, Y)}, "got both"),
-        ({"publish": False, "publish_label": "new"}, "publish=False"),
-        ({"format": "keras4"}, "format: got 'keras4', expected one of 'keras3', 'keras3_h5', 'keras2', 'keras2_h5'"),
+        (
+            {"publish": Publish(format="keras4")},
+            "publish.format: got 'keras4', expected one of 'keras3', 'keras3_h5', 'keras2', 'keras2_h5'",
+        ),
         ({"version": 1, "label": "stable"}, "expected one of the two"),
         ({"loss": print}, "loss: got"),
     ],
@@ -350,24 +356,17 @@ def test_options_arrive(client, server):
         X,
         Y,
         steps_per_epoch=3,
-        validation_batch_size=5,
-        freeze="a*",
-        unfreeze=["ab", "ac"],
+        freeze=["a*", "!ab"],
         callbacks=["TerminateOnNaN", {"class_name": "EarlyStopping", "config": {"patience": 3}}],
-        publish="best",
-        monitor="val_loss",
-        monitor_mode="min",
-        publish_if_improved="loss",
-        priority=7,
-        checkpoint_seconds=0,
+        publish=Publish(best=True, if_improved="loss"),
+        monitor="val_loss:min",
+        checkpoints=Checkpoints(resume_seconds=0),
         on_nan="continue",
-        max_seconds=10,
-        max_memory_bytes=2**40,
-        max_disk_bytes=100,
+        resources=Resources(max_seconds=10, max_memory_bytes=2**40, max_disk_bytes=100, priority=7),
     )
     spec = server.runs[run.id].spec
-    assert (spec.steps_per_epoch, spec.validation_batch_size, spec.priority) == (3, 5, 7)
-    assert (list(spec.freeze), list(spec.unfreeze)) == (["a*"], ["ab", "ac"])
+    assert (spec.steps_per_epoch, spec.priority) == (3, 7)
+    assert list(spec.freeze) == ["a*", "!ab"]
     assert json.loads(spec.callbacks) == [
         "TerminateOnNaN",
         {"class_name": "EarlyStopping", "config": {"patience": 3}},
@@ -389,14 +388,21 @@ def test_options_that_are_left_out_are_the_servers(client, server):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"publish": "worst"}, "publish: got 'worst', expected True, False, 'last' or 'best'"),
-        ({"publish": False, "publish_if_improved": "loss"}, "publish=False"),
+        ({"publish": "worst"}, "publish: got 'worst', expected True, False, 'best' or Publish"),
         ({"on_nan": "panic"}, "on_nan: got 'panic'"),
-        ({"monitor_mode": "up"}, "monitor_mode: got 'up'"),
         ({"steps_per_epoch": 0}, "steps_per_epoch: got 0"),
-        ({"max_memory_bytes": -1}, "max_memory_bytes: got -1"),
-        ({"max_seconds": math.inf}, "max_seconds: got inf"),
-        ({"checkpoint_seconds": math.nan}, "checkpoint_seconds: got nan"),
+        ({"resources": Resources(max_memory_bytes=-1)}, "resources.max_memory_bytes: got -1"),
+        ({"resources": Resources(max_seconds=math.inf)}, "resources.max_seconds: got inf"),
+        ({"checkpoints": Checkpoints(resume_seconds=math.nan)}, "checkpoints.resume_seconds: got nan"),
+        ({"validation_split": "test"}, "validation_split: got 'test', expected a share, or split=Split"),
+        (
+            {"validation_split": 0.5, "split": Split("a", {"a": 0.5})},
+            "validation_split: got 0.5 with a split, expected the name of one of its shares",
+        ),
+        (
+            {"validation_split": "a", "split": Split("b", {"a": 0.5, "b": 0.5}), "validation_data": (X, Y)},
+            "validation_split and validation_data: got both",
+        ),
         ({"callbacks": [print]}, "callbacks: got .*EarlyStopping"),
     ],
 )
@@ -549,7 +555,7 @@ def test_evaluating_that_fails_says_why(client, server):
 
 def test_a_run_is_paused_changed_and_goes_on(client, server):
     server.hold_training()
-    run = client.train("double", X, Y, epochs=2, metadata={"a": "1", "b": "2"}, priority=1)
+    run = client.train("double", X, Y, epochs=2, metadata={"a": "1", "b": "2"}, resources=Resources(priority=1))
     assert run.pause().state in ("queued", "running")
     changed = run.update(priority=7, metadata={"a": None, "c": "3"}, description="later")
     assert (changed.priority, changed.metadata, changed.description) == (7, {"b": "2", "c": "3"}, "later")

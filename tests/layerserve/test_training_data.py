@@ -209,7 +209,7 @@ class Batches:
 @pytest.mark.parametrize("given", [Batches(), (batch for batch in ())])
 def test_what_yields_batches_is_no_array(given):
     with pytest.raises(
-        InvalidArgument, match=r"x.*: got \w+, which yields batches, expected an array with the rows of all"
+        InvalidArgument, match=r"x.*: got \w+, which yields batches, expected arrays with the rows of all"
     ):
         arrays(given, np.zeros(8))
 
@@ -223,5 +223,5 @@ def test_a_path_is_no_array(given):
 def test_batches_without_targets_are_named_as_such(client):
     with pytest.raises(InvalidArgument, match="x: got Batches, which yields batches"):
         client.train("double", Batches())
-    with pytest.raises(InvalidArgument, match="y: got none, expected data, or a dataset"):
+    with pytest.raises(InvalidArgument, match="y: got none, expected data"):
         client.train("double", np.zeros((4, 3)))

@@ -13,6 +13,7 @@ import numpy as np
 
 from layerserve.cli.output import plain
 from layerserve.cli.table_arrays import read_columns
+from layerserve.dataset_array import DatasetArray
 from layerserve.errors import InvalidArgument
 from layerserve.model_info import TensorSpec
 from layerserve.server_file import ServerFile
@@ -21,6 +22,8 @@ from layerserve.table_files.formats import FORMATS
 STDIN = "-"
 #: Prefix of paths below the server's data root.
 SERVER = "server:"
+#: Prefix of the ids of datasets.
+DATASET = "dataset:"
 
 
 def read_arrays(
@@ -31,8 +34,8 @@ def read_arrays(
     Each argument is PATH or NAME=PATH. A path is a .npy file; a .npz file, with PATH:KEY for one of its arrays; a .json
     file, or "-" for JSON on standard input, with an object of values by name or a single value. A .npz file with
     several arrays and no key gives all of them by name. So does a table, .csv, .tsv or .parquet; in PATH:KEY the key is
-    a list of columns. `server:PATH` and `server:PATH:KEY` are files of the server. Raises InvalidArgument for other
-    arguments, and OSError.
+    a list of columns. `server:PATH` and `server:PATH:KEY` are files of the server, `dataset:ID:KEY` arrays of a
+    dataset. Raises InvalidArgument for other arguments, and OSError.
 
     `specs` returns the model's inputs, or its outputs; it is called for a table, and if a .npz file has several arrays.
     Other arrays and columns in the file, such as labels, are ignored, those of a .npz file with a note on standard
@@ -80,6 +83,9 @@ def _read(path: str, name: str, specs: Callable[[], Sequence[TensorSpec]] | None
     if path.startswith(SERVER):
         file, _, key = path.removeprefix(SERVER).partition(":")
         return ServerFile(file, key, fill=fill if Path(file).suffix in FORMATS else None)
+    if path.startswith(DATASET):
+        id, _, key = path.removeprefix(DATASET).partition(":")
+        return DatasetArray(id, key, fill=fill)
     if path == STDIN:
         return _parse(sys.stdin.read(), "standard input")
     file, colon, key = path.rpartition(":")

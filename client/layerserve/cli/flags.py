@@ -5,26 +5,29 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from layerserve.errors import InvalidArgument
+from layerserve.options.arguments import Several, Split
 from layerserve.options.kinds import (
     Callbacks,
     ClassWeight,
     Flag,
+    Group,
     Key,
     Kind,
     Log,
     Lora,
     Metadata,
+    Monitored,
     Number,
     Patterns,
-    Publication,
     Setting,
     Settings,
+    ShareOrName,
     Size,
     Splits,
     Text,
@@ -44,7 +47,8 @@ def flags(options: Sequence[Option]) -> Callable[[F], F]:
     """Decorator that adds flags for these options to a command. It receives them as `**options`, for `read_flags`."""
 
     def shown(command: F) -> F:
-        expand(command, map(_parameter, options), eval_str=True)  # typer doesn't evaluate a signature's annotations
+        # typer doesn't evaluate a signature's annotations
+        expand(command, map(_parameter, options), before="version", eval_str=True)
         return command
 
     return shown
@@ -52,11 +56,13 @@ def flags(options: Sequence[Option]) -> Callable[[F], F]:
 
 def read_flags(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:
     """Converts the given flags to options of the client. Raises InvalidArgument if a text is invalid."""
-    return {
-        option.name: _FORMS[type(option.kind)].read(flag_name(option), given[option.name])
-        for option in options
-        if given[option.name] is not None
-    }
+    return {option.name: _value(option, given[option.name]) for option in options if given[option.name] is not None}
+
+
+def _value(option: Option, given: Any) -> Any:
+    if isinstance(option, Several):
+        return _object(option, given)
+    return _FORMS[type(option.kind)].read(flag_name(option), given)
 
 
 def given_flags(context: typer.Context, options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +84,10 @@ def _parameter(option: Option) -> inspect.Parameter:
     kind, form, name = option.kind, _FORMS[type(option.kind)], flag_name(option)
     if form.type is bool:
         name += f"/--no-{name.removeprefix('--')}"
+    default = None if form.type == list[str] else option.default
     text = " ".join(filter(None, (option.help, form.help)))
+    if isinstance(option, Several):
+        text += f" {_fields_text(option)}"
     if option.default is None and option.otherwise:
         text += f"  [default: {option.otherwise}]"
     described = typer.Option(
@@ -91,8 +100,8 @@ def _parameter(option: Option) -> inspect.Parameter:
     return inspect.Parameter(
         option.name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=option.default or None if form.type is list[str] else option.default,
-        annotation=Annotated[form.type if option.default else form.type | None, described],
+        default=default,
+        annotation=Annotated[form.type if default is not None else form.type | None, described],
     )
 
 
@@ -134,6 +143,62 @@ def pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _fields_text(option: Several) -> str:
+    if option.holder is Split:
+        return 'Such as {"use": "train", "shares": {"train": 0.8, "test": 0.2}, "seed": 7}.'
+    names = (["best"] if option.choice is not None else []) + list(option.parts)
+    before = "'no', 'best', or " if option.choice is not None else ""
+    return f"{before}KEY=VALUE, separated by commas, of {', '.join(names)}."
+
+
+def _object(option: Several, texts: Sequence[str]) -> Any:
+    """Reads an object: KEY=VALUE, separated by commas, or JSON. Raises InvalidArgument."""
+    flag = flag_name(option)
+    given: dict[str, Any] = {}
+    for text in texts:
+        if text.lstrip().startswith("{"):
+            given |= _json(flag, text)
+            continue
+        for word in text.split(","):
+            key, equals, value = word.strip().partition("=")
+            if option.choice is not None and not equals and key in ("no", "best"):
+                given[key] = True
+            elif not equals:
+                raise InvalidArgument(f"{flag}: got {word!r}, expected {_fields_text(option).removesuffix('.')}")
+            else:
+                given[key] = _field(option, f"{flag} {key}", key, value)
+    if given.pop("no", False):
+        if given:
+            raise InvalidArgument(f"{flag}: got 'no' with {', '.join(given)}, expected one of the two")
+        return False
+    known = [line.name for line in fields(option.holder)]
+    if unknown := [key for key in given if key not in known]:
+        raise InvalidArgument(f"{flag}: got {unknown[0]!r}, expected {', '.join(known)}")
+    try:
+        return option.holder(**given)
+    except TypeError as error:
+        raise InvalidArgument(f"{flag}: got {', '.join(given)}, expected {', '.join(known)} ({error})") from None
+
+
+def _field(option: Several, flag: str, key: str, text: str) -> Any:
+    """Reads the field of an object; one that it doesn't have stays text."""
+    kind = option.parts[key].kind if key in option.parts else None
+    try:
+        if isinstance(kind, Size):
+            return _bytes(flag, text)
+        return int(text) if isinstance(kind, Whole) else float(text) if isinstance(kind, Number) else text
+    except ValueError:
+        assert kind is not None
+        raise InvalidArgument(f"{flag}: got {text!r}, expected {kind.expects}") from None
+
+
+def _share_or_name(flag: str, text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 @dataclass(frozen=True)
 class _Form:
     """How a kind of value is parsed on the command line: typer's type, then `read` to convert it."""
@@ -147,7 +212,9 @@ class _Form:
 _REPEATED = "May be given several times."
 _FORMS: dict[type[Kind], _Form] = {
     Flag: _Form(bool),
-    Publication: _Form(bool),
+    Group: _Form(list[str], "KEY=VALUE|JSON", "May be given several times."),
+    ShareOrName: _Form(str, "X|NAME", read=_share_or_name),
+    Monitored: _Form(str, "LOG"),
     Text: _Form(str, "TEXT"),
     Key: _Form(str, "KEY"),
     Metadata: _Form(list[str], "KEY=VALUE", _REPEATED, pairs),

@@ -42,6 +42,12 @@ def predict(
             "[default: all outputs]",
         ),
     ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size", "-b", metavar="N", min=1, help="Rows in a request.  [default: all, in requests of 32 MiB]"
+        ),
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
@@ -62,7 +68,7 @@ def predict(
     names = [name.strip() for name in outputs.split(",")] if outputs else None
     with connect(context, address) as client:
         given = read_arrays(inputs, ModelSpecs(client, model, version, label).inputs)
-        prediction = client.predict_named(model, given, names, version=version, label=label)
+        prediction = client.predict_named(model, given, names, batch_size=batch_size, version=version, label=label)
     document = {"model": prediction.model, "version": prediction.version, "outputs": dict(prediction)}
     if output is not None:
         write_arrays(output, prediction, document)

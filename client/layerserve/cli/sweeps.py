@@ -15,14 +15,16 @@ from layerserve.cli.array_files import read_arrays
 from layerserve.cli.flags import flags, read_flags
 from layerserve.cli.groups import new_group
 from layerserve.cli.history_plot import check_plot
+from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.training import Data, of_one_file, read_data
 from layerserve.cli.whole_ids import find_sweep, with_whole_ids
 from layerserve.client import Client
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
+from layerserve.options.arguments import TRAIN
 from layerserve.options.keywords import TrainKeywords
-from layerserve.options.training import TRAIN
 from layerserve.sweeping import Sweep
 from layerserve.sweeps import Range, SweepInfo, SweepMethod
 
@@ -51,9 +53,12 @@ sweep_app = new_group("Search over the settings of training.")
 def start(
     context: typer.Context,
     model: ModelName,
-    x: Annotated[list[str], typer.Option("--x", metavar=_ARRAYS, help="Input data, on the server.")],
-    y: Annotated[list[str], typer.Option("--y", metavar=_ARRAYS, help="Targets, on the server.")],
     space: Space,
+    x: Annotated[
+        list[str] | None, typer.Option("--x", metavar=_ARRAYS, help="Inputs: server:PATH[:KEY] or dataset:ID:KEY.")
+    ] = None,
+    y: Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")] = None,
+    data: Data = None,
     method: Annotated[str, typer.Option(metavar="[random|grid]", help="How settings are chosen.")] = "random",
     trials: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Number of trials.  [default: 20, or the grid]")
@@ -65,10 +70,10 @@ def start(
     sample_weight: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row.")] = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return at once; print the sweep's id.")] = False,
-    address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return at once; print the sweep's id.")] = False,
+    address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -80,11 +85,11 @@ def start(
     """
     if bool(validation_x) != bool(validation_y):
         raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
+    x, y = of_one_file(context, x, y, data)
     with connect(context, address) as client:
         sweep = client.sweep(
             model,
-            read_arrays(x),
-            read_arrays(y),
+            *read_data(client, ModelSpecs(client, model, version, label), x, y, None),
             read_space(space),
             method=cast(SweepMethod, method),
             trials=trials,

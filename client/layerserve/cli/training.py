@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import numpy as np
 import typer
 
-from layerserve.cli.array_files import read_arrays
+from layerserve.cli.array_files import DATASET, read_arrays
 from layerserve.cli.flags import flags, given_flags
 from layerserve.cli.history_plot import check_plot, print_plot
 from layerserve.cli.live_progress import show_run
@@ -19,13 +19,13 @@ from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
 from layerserve.cli.output import plain, print_json, print_line, print_table
 from layerserve.cli.whole_ids import find_run, with_whole_ids
-from layerserve.client import TrainingRun
+from layerserve.client import Client, TrainingRun
 from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
 from layerserve.estimates import RunEstimate
 from layerserve.events import Logs, RunCancelled, TrainingEvent
+from layerserve.options.arguments import EVALUATE, TRAIN
 from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
-from layerserve.options.training import EVALUATE, TRAIN
 from layerserve.sample_losses import SampleLosses
 from layerserve.tables import Table, number_text
 
@@ -37,14 +37,11 @@ Arrays = Annotated[
         "--x",
         metavar=_ARRAYS,
         help="Input data: .npy, .npz (all arrays, or PATH:KEY), .json, or columns of a .csv, .tsv or .parquet file "
-        "(those named like the inputs, or PATH:COLUMN,COLUMN); server:PATH[:KEY] is a file of the server.",
+        "(those named like the inputs, or PATH:COLUMN,COLUMN); server:PATH[:KEY] is a file of the server, "
+        "dataset:ID:KEY an array of a dataset.",
     ),
 ]
 Targets = Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
-Dataset = Annotated[
-    str | None,
-    typer.Option(metavar="ID", help="Dataset with all data, in place of --x and --y: its ID, or its first digits."),
-]
 SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Send no data and start nothing; show problems, time, memory and disk space.")
@@ -52,7 +49,9 @@ DryRun = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH", help="One file for --x and --y, with an array or a column of the name of each input and output."
+        metavar="PATH",
+        help="One file for --x and --y, with an array or a column of the name of each input and output; dataset:ID is "
+        "a dataset with all data, by its ID or the first digits.",
     ),
 ]
 Fill = Annotated[
@@ -78,7 +77,6 @@ def train(
     x: Arrays = None,
     y: Targets = None,
     data: Data = None,
-    dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
     validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
@@ -86,13 +84,12 @@ def train(
         str | None, typer.Option(metavar="PATH", help="One file for --validation-x and --validation-y.")
     ] = None,
     fill: Fill = None,
-    best: Annotated[bool, typer.Option("--best", help="Publish the best epoch's weights, not the last ones.")] = False,
+    version: Version = None,
+    label: Label = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the data is sent; print the run's id.")] = False,
     dry_run: DryRun = False,
     plot: Plot = None,
     address: Address = DEFAULT_ADDRESS,
-    version: Version = None,
-    label: Label = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -107,29 +104,25 @@ def train(
     "data_bytes", "trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes", "seconds",
     "wait_seconds", "ahead", "publication"}.
     """
-    x, y = _of_one_file(context, x, y, data, dataset)
+    x, y = of_one_file(context, x, y, data)
     if validation_x or validation_y or validation_data:
         if bool(validation_x) != bool(validation_y) and not validation_data:
             raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
-        validation_x, validation_y = _of_one_file(context, validation_x, validation_y, validation_data)
-    if best and not options["publish"]:
-        raise InvalidArgument("--best: got it with --no-publish, expected one of the two")
+        validation_x, validation_y = of_one_file(context, validation_x, validation_y, validation_data)
     check_plot(plot)
-    given = given_flags(context, TRAIN, options | ({"publish": "best"} if best else {}))
+    given = given_flags(context, TRAIN, options)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
         start: Callable[..., TrainingRun | RunEstimate] = client.estimate if dry_run else client.train
         run = start(
             model,
-            read_arrays(x, specs.inputs, fill) if x else None,
-            read_arrays(y, specs.outputs, fill) if y else None,
+            *read_data(client, specs, x, y, fill),
             sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
             validation_data=(
                 (read_arrays(validation_x, specs.inputs, fill), read_arrays(validation_y, specs.outputs, fill))
                 if validation_x and validation_y
                 else None
             ),
-            dataset=dataset,
             version=version,
             label=label,
             **cast(TrainKeywords, with_whole_ids(client, given)),
@@ -151,15 +144,14 @@ def evaluate(
     x: Arrays = None,
     y: Targets = None,
     data: Data = None,
-    dataset: Dataset = None,
     sample_weight: SampleWeight = None,
     fill: Fill = None,
+    version: Version = None,
+    label: Label = None,
     losses: Losses = None,
     worst: Worst = 0,
     dry_run: DryRun = False,
     address: Address = DEFAULT_ADDRESS,
-    version: Version = None,
-    label: Label = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -168,7 +160,7 @@ def evaluate(
     JSON: an object of numbers by log. With --worst: {"run", "logs", "worst": [{"row", log: loss}]}. With --dry-run: as
     for `train`.
     """
-    x, y = _of_one_file(context, x, y, data, dataset)
+    x, y = of_one_file(context, x, y, data)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
         start: Callable[..., Logs | RunEstimate | SampleLosses] = client.evaluate
@@ -178,10 +170,8 @@ def evaluate(
             start = client.sample_losses
         logs = start(
             model,
-            read_arrays(x, specs.inputs, fill) if x else None,
-            read_arrays(y, specs.outputs, fill) if y else None,
+            *read_data(client, specs, x, y, fill),
             sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
-            dataset=dataset,
             version=version,
             label=label,
             **cast(EvaluateKeywords, with_whole_ids(client, given_flags(context, EVALUATE, options))),
@@ -222,15 +212,22 @@ def _show_estimate(estimate: RunEstimate, as_json: bool) -> None:
         raise InvalidArgument(estimate.problems[0])
 
 
-def _of_one_file(
-    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None, dataset: str | None = None
+def of_one_file(
+    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None
 ) -> tuple[list[str], list[str]]:
-    """Returns the arguments for inputs and targets: `data` for those not given. A dataset has them itself."""
+    """Returns the arguments for inputs and targets: `data` for those not given."""
     both = [data] if data else None
     x, y = x or both, y or both
-    if (not x or not y) and dataset is None:
-        raise typer.BadParameter("missing data: pass --x and --y, or --data, or --dataset", context)
-    return x or [], y or []
+    if not x or not y:
+        raise typer.BadParameter("missing data: pass --x and --y, or --data", context)
+    return x, y
+
+
+def read_data(client: Client, specs: ModelSpecs, x: list[str], y: list[str], fill: str | None) -> tuple[Any, Any]:
+    """Returns inputs and targets. A whole dataset is both."""
+    if x == y and x[0].startswith(DATASET) and ":" not in x[0].removeprefix(DATASET):
+        return client.dataset(x[0].removeprefix(DATASET)), None
+    return read_arrays(x, specs.inputs, fill), read_arrays(y, specs.outputs, fill)
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None, done: int = 0) -> None:

@@ -116,6 +116,27 @@ class Log(Text):
 
 
 @dataclass(frozen=True)
+class Monitored(Log):
+    """A log, with ":min" or ":max" behind it if its name doesn't say what is better."""
+
+    expects: str = (
+        "the name of a log, such as 'val_loss', or 'NAME:max' or 'NAME:min' for one whose direction isn't known"
+    )
+    beside: tuple[str, ...] = ("monitor_mode",)
+
+    def write(self, message: Any, field: str, value: Any) -> None:
+        log, colon, mode = value.rpartition(":")
+        if colon and mode in ("min", "max"):
+            message.monitor_mode, value = mode, log
+        setattr(message, field, value)
+
+
+@dataclass(frozen=True)
+class Group(Kind):
+    """An object with several options (see `arguments.Several`)."""
+
+
+@dataclass(frozen=True)
 class Number(Kind):
     """A number of Python or NumPy, at least `least` and below `limit`."""
 
@@ -136,6 +157,22 @@ class Number(Kind):
 
     def _converted(self, value: Any) -> Any:
         return float(value)
+
+
+@dataclass(frozen=True)
+class ShareOrName(Kind):
+    """A share of the rows, or the name of a part of a split."""
+
+    expects: str = "a share from 0 to 1 (exclusive), or a name"
+
+    def encode(self, name: str, value: Any) -> Any:
+        return value if isinstance(value, str) else SHARE.encode(name, value)
+
+    def write(self, message: Any, field: str, value: Any) -> None:
+        if isinstance(value, str):
+            message.view.validation = value
+        else:
+            setattr(message, field, value)
 
 
 @dataclass(frozen=True)
@@ -184,11 +221,11 @@ class Words(Kind):
 class Publication(Kind):
     """Whether a run publishes its result, and which weights; sets two fields of the message."""
 
-    expects: str = "True, False, 'last' or 'best'"
+    expects: str = "True, False or 'best'"
     beside: tuple[str, ...] = ("publish_choice",)
 
     def encode(self, name: str, value: Any) -> Any:
-        if not isinstance(value, (bool, str)) or value not in (True, False, "last", "best"):
+        if not isinstance(value, (bool, str)) or value not in (True, False, "best"):
             raise InvalidArgument(f"{name}: got {value!r}, expected {self.expects}")
         return value
 
@@ -249,9 +286,9 @@ class Weights(Setting):
 
 @dataclass(frozen=True)
 class Callbacks(Json):
-    """A callback or a list of callbacks: names or {"class_name", "config"}."""
+    """A callback or a list of callbacks: Keras's, names or {"class_name", "config"}."""
 
-    expects: str = "names or {'class_name', 'config'}"
+    expects: str = "Keras's callbacks, names or {'class_name', 'config'}"
 
     def encode(self, name: str, value: Any) -> Any:
         return callbacks_json(value)

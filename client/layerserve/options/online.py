@@ -1,4 +1,4 @@
-"""Table of the options of `train_online`: some of those of `train`, and those of sessions alone."""
+"""Table of the options of sessions of online training, as the contract has them: some are also those of runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from layerserve.options.kinds import SECONDS, Flag, Number, whole
 from layerserve.options.option import option, options_of
-from layerserve.options.training import BUDGET, COMPILE, RUN
+from layerserve.options.training import RUN
 
 #: Maximum of `replay_share`.
 MAX_SHARE = 16
@@ -40,7 +40,7 @@ class OnlineOptions:
 
 #: Options of `train` that a session has, too.
 _SHARED = (
-    *("publish_label", "format", "class_weight", "seed", "freeze", "unfreeze"),
+    *("publish_label", "format", "class_weight", "seed", "freeze"),
     *("on_nan", "checkpoint_seconds", "description"),
 )
 _HELP = {"on_nan": "What happens with a step that makes loss or weights infinite or NaN: with 'stop' it is refused."}
@@ -50,5 +50,3 @@ RUN_OPTIONS = tuple(
     dataclasses.replace(one, help=_HELP.get(one.name, one.help)) for name in _SHARED for one in RUN if one.name == name
 )
 SESSION = options_of(OnlineOptions)
-#: The options of `train_online`.
-ONLINE = (*SESSION, *RUN_OPTIONS, *COMPILE, *BUDGET)

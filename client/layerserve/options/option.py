@@ -10,6 +10,13 @@ from typing import Any, get_type_hints
 
 from layerserve.options.kinds import Kind
 
+#: Arguments of Keras that a run doesn't have -> what takes their place.
+KERAS: Mapping[str, str] = {
+    "verbose": "run.wait(progress=True) shows the progress",
+    "learning_rate": "it is an option of the optimizer: {'class_name': 'Adam', 'config': {'learning_rate': 0.001}}",
+    "initial_epoch": "from_checkpoint goes on from the checkpoint of a run",
+}
+
 
 @dataclass(frozen=True)
 class Option:
@@ -31,11 +38,15 @@ class Option:
     evaluates: bool
     #: Whether a run that goes on from a checkpoint has, by default, the value of the checkpoint's run.
     continues: bool
-    #: Further flags on the command line: short ones, and former names.
+    #: Short flags on the command line.
     flags: tuple[str, ...]
     #: Its type in signatures, and the annotation as text.
     type: Any
     annotation: str
+
+    def part(self, name: str) -> str:
+        """Returns how an option inside of this argument is written; empty if there is none of this name."""
+        return ""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -113,8 +124,9 @@ def check_names(function: str, options: Sequence[Option], given: Iterable[str]) 
     known = [option.name for option in options]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            inside = [option.part(name) for option in options if option.part(name)]
+            near = inside or [repr(one) for one in difflib.get_close_matches(name, known, 1)]
+            hint = f"; {KERAS[name]}" if name in KERAS else f"; did you mean {near[0]}?" if near else ""
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 

@@ -13,10 +13,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def takes(options: Sequence[Option]) -> Callable[[F], F]:
-    """Decorator that adds options to a function's signature as keyword parameters, and lists them in its docstring."""
+    """Decorator that adds options to a function's signature as keyword parameters, and lists them in its docstring.
+
+    They stand before `version`, behind what is declared before it.
+    """
 
     def shown(function: F) -> F:
-        expand(function, [_parameter(option) for option in options])
+        expand(function, [_parameter(option) for option in options], before="version")
         if function.__doc__ is not None:
             text = inspect.cleandoc(function.__doc__)
             function.__doc__ = "\n".join([text, "", "Options:", *map(_line, options), ""])
@@ -25,16 +28,18 @@ def takes(options: Sequence[Option]) -> Callable[[F], F]:
     return shown
 
 
-def expand(function: Callable[..., Any], parameters: Iterable[inspect.Parameter], *, eval_str: bool = False) -> None:
-    """Replaces `**options` in a function's signature by keyword parameters, before the others with a default.
+def expand(
+    function: Callable[..., Any], parameters: Iterable[inspect.Parameter], *, before: str, eval_str: bool = False
+) -> None:
+    """Replaces `**options` in a function's signature by keyword parameters, before the parameter of this name.
 
     With `eval_str`, annotations that are strings are evaluated now, for readers that don't evaluate them.
     """
     signature = inspect.signature(function, eval_str=eval_str)
     given = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    required = [one for one in given if one.default is one.empty]
-    rest = [one.replace(kind=one.KEYWORD_ONLY) for one in given if one.default is not one.empty]
-    shown = signature.replace(parameters=[*required, *parameters, *rest])
+    place = [one.name for one in given].index(before)
+    rest = [one.replace(kind=one.KEYWORD_ONLY) for one in given[place:]]
+    shown = signature.replace(parameters=[*given[:place], *parameters, *rest])
     result = {} if shown.return_annotation is shown.empty else {"return": shown.return_annotation}
     function.__annotations__ = {
         name: one.annotation for name, one in shown.parameters.items() if one.annotation is not one.empty

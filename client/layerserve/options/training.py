@@ -1,11 +1,11 @@
-"""Tables of the options of `train`, in the order of its signature; some are also options of `evaluate`.
+"""Tables of the options of runs, as the contract has them; some are also options of evaluations.
 
-Each option is described once. The tables give the signatures and docstrings of both clients, the flags of the command
-line, and the request that the client fills. In the server they give the reading of requests, the ranges
-and `RunRequest`.
+Each option is described once. The tables give the flags of the command line, the request that the client fills, and in
+the server the reading of requests, the ranges and `RunRequest`. With `arguments.py` they give the signatures and
+docstrings of both clients.
 
-To add an option, declare it here and in `proto/`, and run `make client`, which writes it to `keywords.py`. The server's
-training implements it.
+To add an option, declare it here and in `proto/`, and name it in `arguments.py`, the arguments of `train`. Then
+run `make client`, which writes these to `keywords.py`. The server's training implements it.
 """
 
 from __future__ import annotations
@@ -50,9 +50,6 @@ class RunOptions:
         None, whole(1, 64), "Steps in an epoch.", otherwise="all of the data", continues=True
     )
     validation_split: float = option(0.0, SHARE, "Share of the last rows to validate with instead.", continues=True)
-    validation_batch_size: int | None = option(
-        None, whole(1), "Rows in a step of validation.", unit="rows", otherwise="those of training", continues=True
-    )
     class_weight: Mapping[int, float] | None = option(
         None, ClassWeight(), 'Weight of each class: {"0": 1.0, "1": 5.0}.', otherwise="1 for each", continues=True
     )
@@ -61,10 +58,11 @@ class RunOptions:
         None, whole(0, 64), "Seed of everything random: the order of rows, dropout.", otherwise="drawn", continues=True
     )
     freeze: str | Sequence[str] = option(
-        (), Patterns(), "Layers not to train, such as 'block1_*'.", otherwise="none", continues=True
-    )
-    unfreeze: str | Sequence[str] = option(
-        (), Patterns(), "Layers to train although `freeze` names them.", otherwise="none", continues=True
+        (),
+        Patterns(),
+        "Layers not to train, such as 'block1_*'; with '!' before it, layers to train.",
+        otherwise="none",
+        continues=True,
     )
     lora: Any = option(
         None,
@@ -73,9 +71,7 @@ class RunOptions:
         otherwise="whole kernels",
         continues=True,
     )
-    callbacks: Any = option(
-        None, Callbacks(), "Callbacks, such as EarlyStopping.", otherwise="none", flags=["--callback"], continues=True
-    )
+    callbacks: Any = option(None, Callbacks(), "Callbacks, such as EarlyStopping.", otherwise="none", continues=True)
     publish: bool | str = option(True, Publication(), "Make the result a new version of the model.")
     monitor: str | None = option(
         None, Log(), "What makes an epoch the best.", otherwise="val_loss, or loss", continues=True
@@ -92,7 +88,6 @@ class RunOptions:
         Log(),
         "Publish only what beats the version it starts from in this log, on the validation data.",
         otherwise="published in any case",
-        flags=["--if-improved"],
     )
     publish_label: str | None = option(None, Text(), "Label to give to the new version.", otherwise="none")
     format: str | None = option(
@@ -112,13 +107,6 @@ class RunOptions:
         field="nan_policy",
         continues=True,
     )
-    gradient_accumulation_steps: int | None = option(
-        None,
-        whole(1),
-        "Steps whose gradients are averaged for one update.",
-        otherwise="the optimizer's",
-        continues=True,
-    )
     precision: str | None = option(
         None,
         words(
@@ -131,17 +119,6 @@ class RunOptions:
         "Precision of the computation; with 'auto' bfloat16, if the processor has units for it.",
         otherwise="the model's",
         continues=True,
-    )
-    cache_frozen: str = option(
-        "auto",
-        words(
-            {
-                "auto": training_pb2.FROZEN_CACHE_AUTO,
-                "on": training_pb2.FROZEN_CACHE_ON,
-                "off": training_pb2.FROZEN_CACHE_OFF,
-            }
-        ),
-        "Keep outputs of frozen layers for all epochs, if exact; with 'on' a run that can't is refused.",
     )
     checkpoint_seconds: float | None = option(
         None,
@@ -227,7 +204,6 @@ class CompileOptions:
         "Metrics, or a list or dict of them by output.",
         otherwise="the file's",
         evaluates=True,
-        flags=["--metric"],
     )
     weighted_metrics: Any = option(
         None, Settings(), "Metrics to which sample weights apply.", otherwise="the file's", evaluates=True
@@ -253,7 +229,6 @@ class Budget:
         unit="bytes",
         otherwise="no limit",
         field="memory_bytes",
-        flags=["--max-memory"],
     )
     max_disk_bytes: int | None = option(
         None,
@@ -262,7 +237,6 @@ class Budget:
         unit="bytes",
         otherwise="no limit",
         field="disk_bytes",
-        flags=["--max-disk"],
     )
 
 
@@ -295,8 +269,3 @@ RUN = options_of(RunOptions)
 COMPILE = options_of(CompileOptions, "compile")
 BUDGET = options_of(Budget, "budget")
 VIEW = options_of(View, "view")
-
-#: The options of `train`.
-TRAIN = (*RUN, *COMPILE, *BUDGET, *VIEW)
-#: The options of `evaluate`.
-EVALUATE = tuple(option for option in TRAIN if option.evaluates)

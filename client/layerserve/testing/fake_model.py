@@ -33,6 +33,7 @@ class FakeModel:
     compiled: bool = True
     choosing_engine: bool = False
     pinned: bool = False
+    independent_rows: bool = True
     answered: int = 0
     failed: int = 0
 
@@ -98,6 +99,7 @@ class FakeModel:
             choosing_engine=self.choosing_engine,
             pinned=self.pinned,
             canary_share=canary_share,
+            independent_rows=self.independent_rows and self.state != "failed",
         )
 
     def node_shapes(self, paths: Sequence[str]) -> graph_pb2.GetNodeShapesResponse:

@@ -155,12 +155,15 @@ class FakeServer(
         file: bytes = b"",
         state: VersionState = "ready",
         reason: str = "",
+        independent_rows: bool = True,
     ) -> FakeModel:
         """Adds a version of a model. `function` maps arrays by input name to arrays by output name.
 
         `layers` are the layers for GetNodeShapes (default: the input layers), `file` is the content of a download.
+        `independent_rows` is whether clients may send rows in several requests.
         """
         model = FakeModel(name, function, inputs, outputs, version, tuple(labels), layers, file, state, reason)
+        model.independent_rows = independent_rows
         self.models.append(model)
         return model
 

@@ -92,6 +92,7 @@ class ModelVersion(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     LAST_USED_FIELD_NUMBER: _builtins.int
     CANARY_SHARE_FIELD_NUMBER: _builtins.int
+    INDEPENDENT_ROWS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -127,6 +128,10 @@ class ModelVersion(_message.Message):
     canary_share: _builtins.float
     """Share of callers, from 0 to 1, that get this version as the model's canary when they name none. Requests go to it
     while it is ready. 0 for all other versions, and for the canary's own once it is the default.
+    """
+    independent_rows: _builtins.bool
+    """Whether each row of the outputs depends on its row of the inputs only, so that rows may be sent in several requests.
+    Not set before the version was loaded for the first time.
     """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -176,10 +181,11 @@ class ModelVersion(_message.Message):
         memory_bytes: _builtins.int = ...,
         last_used: _timestamp_pb2.Timestamp | None = ...,
         canary_share: _builtins.float = ...,
+        independent_rows: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_used", b"last_used", "ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_share", b"canary_share", "choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_size_bytes", b"file_size_bytes", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "last_used", b"last_used", "memory_bytes", b"memory_bytes", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_share", b"canary_share", "choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_size_bytes", b"file_size_bytes", "independent_rows", b"independent_rows", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "last_used", b"last_used", "memory_bytes", b"memory_bytes", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

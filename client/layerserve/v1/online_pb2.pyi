@@ -102,7 +102,6 @@ class OnlineSpec(_message.Message):
     COMPILE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     FREEZE_FIELD_NUMBER: _builtins.int
-    UNFREEZE_FIELD_NUMBER: _builtins.int
     CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
     NAN_POLICY_FIELD_NUMBER: _builtins.int
     CHECKPOINT_SECONDS_FIELD_NUMBER: _builtins.int
@@ -158,11 +157,7 @@ class OnlineSpec(_message.Message):
 
     @_builtins.property
     def freeze(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Layers that are not trained, as patterns of their paths. A pattern that matches no layer gives INVALID_ARGUMENT."""
-
-    @_builtins.property
-    def unfreeze(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Layers that are trained, as patterns; applied after `freeze`."""
+        """Layers that are not trained, as patterns of their paths; see TrainSpec.freeze."""
 
     @_builtins.property
     def budget(self) -> _training_pb2.Budget:
@@ -175,7 +170,6 @@ class OnlineSpec(_message.Message):
         compile: _training_pb2.CompileSettings | None = ...,
         seed: _builtins.int | None = ...,
         freeze: _abc.Iterable[_builtins.str] | None = ...,
-        unfreeze: _abc.Iterable[_builtins.str] | None = ...,
         class_weight: _builtins.str = ...,
         nan_policy: _training_pb2.NanPolicy.ValueType = ...,
         checkpoint_seconds: _builtins.float | None = ...,
@@ -192,7 +186,7 @@ class OnlineSpec(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "description", b"description", "format", b"format", "freeze", b"freeze", "idle_seconds", b"idle_seconds", "model", b"model", "nan_policy", b"nan_policy", "publish", b"publish", "publish_every_seconds", b"publish_every_seconds", "publish_every_steps", b"publish_every_steps", "publish_label", b"publish_label", "replay_share", b"replay_share", "replay_steps", b"replay_steps", "seed", b"seed", "unfreeze", b"unfreeze"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "class_weight", b"class_weight", "compile", b"compile", "description", b"description", "format", b"format", "freeze", b"freeze", "idle_seconds", b"idle_seconds", "model", b"model", "nan_policy", b"nan_policy", "publish", b"publish", "publish_every_seconds", b"publish_every_seconds", "publish_every_steps", b"publish_every_steps", "publish_label", b"publish_label", "replay_share", b"replay_share", "replay_steps", b"replay_steps", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015

@@ -201,34 +201,6 @@ PRECISION_AUTO: Precision.ValueType  # 3
 """bfloat16 where the server's processor has units for it, else 32 bits."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
-class _FrozenCache:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _FrozenCacheEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FrozenCache.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    FROZEN_CACHE_UNSPECIFIED: _FrozenCache.ValueType  # 0
-    """Not set: auto."""
-    FROZEN_CACHE_AUTO: _FrozenCache.ValueType  # 1
-    """Where they are the same in every epoch, are needed more than once, and fit on the disk."""
-    FROZEN_CACHE_ON: _FrozenCache.ValueType  # 2
-    """A run that can't keep them gives INVALID_ARGUMENT, with the layer that is in the way."""
-    FROZEN_CACHE_OFF: _FrozenCache.ValueType  # 3
-    """Never: all layers compute in each step."""
-
-class FrozenCache(_FrozenCache, metaclass=_FrozenCacheEnumTypeWrapper):
-    """Whether the outputs of frozen layers are kept."""
-
-FROZEN_CACHE_UNSPECIFIED: FrozenCache.ValueType  # 0
-"""Not set: auto."""
-FROZEN_CACHE_AUTO: FrozenCache.ValueType  # 1
-"""Where they are the same in every epoch, are needed more than once, and fit on the disk."""
-FROZEN_CACHE_ON: FrozenCache.ValueType  # 2
-"""A run that can't keep them gives INVALID_ARGUMENT, with the layer that is in the way."""
-FROZEN_CACHE_OFF: FrozenCache.ValueType  # 3
-"""Never: all layers compute in each step."""
-Global___FrozenCache: _TypeAlias = FrozenCache  # noqa: Y015
-
 class _DataRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -463,7 +435,6 @@ class TrainSpec(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
     FREEZE_FIELD_NUMBER: _builtins.int
-    UNFREEZE_FIELD_NUMBER: _builtins.int
     CALLBACKS_FIELD_NUMBER: _builtins.int
     PUBLISH_CHOICE_FIELD_NUMBER: _builtins.int
     MONITOR_FIELD_NUMBER: _builtins.int
@@ -471,7 +442,6 @@ class TrainSpec(_message.Message):
     PUBLISH_IF_IMPROVED_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     STEPS_PER_EPOCH_FIELD_NUMBER: _builtins.int
-    VALIDATION_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     CHECKPOINT_SECONDS_FIELD_NUMBER: _builtins.int
     NAN_POLICY_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
@@ -484,9 +454,7 @@ class TrainSpec(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     EXPECTED_BASE_VERSION_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
-    GRADIENT_ACCUMULATION_STEPS_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
-    CACHE_FROZEN_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     epochs: _builtins.int
     """Passes over the data. Default 1."""
@@ -526,8 +494,6 @@ class TrainSpec(_message.Message):
     """Runs of a higher priority leave the queue first. Default 0."""
     steps_per_epoch: _builtins.int
     """Steps in an epoch; the next epoch goes on behind them. Default: as many as the data gives."""
-    validation_batch_size: _builtins.int
-    """Rows in a step of validation. Default: batch_size."""
     checkpoint_seconds: _builtins.float
     """Time between two checkpoints, in seconds; there is also one at the end of an epoch, if the last is older than this.
     Default: the server's setting.
@@ -572,16 +538,8 @@ class TrainSpec(_message.Message):
     """
     on_conflict: Global___ConflictPolicy.ValueType
     """What happens if another version is the newest. Only together with `expected_base_version`. Default: refuse."""
-    gradient_accumulation_steps: _builtins.int
-    """Number of steps whose gradients are averaged for one update of the weights: the argument of Keras's optimizers, set for the
-    optimizer of the run. 1 updates in every step. Default: the optimizer's.
-    """
     precision: Global___Precision.ValueType
     """Precision of the computation; weights and the published model stay as they are. Default: the model's own."""
-    cache_frozen: Global___FrozenCache.ValueType
-    """Whether the outputs of the frozen layers before all trained ones are computed once for each row, and kept in the run's
-    folder, rather than in each epoch. Default: auto.
-    """
     @_builtins.property
     def model(self) -> _tensor_pb2.ModelSpec:
         """Model to start from. Default version: the newest that is ready."""
@@ -597,12 +555,9 @@ class TrainSpec(_message.Message):
     @_builtins.property
     def freeze(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Layers that are not trained, as patterns of their paths in which '*' stands for any text ("block1_*", "encoder/*").
-        A pattern that matches no layer gives INVALID_ARGUMENT.
+        Those of a pattern with '!' before it are trained, also if the file or another pattern freezes them. A pattern that
+        matches no layer gives INVALID_ARGUMENT.
         """
-
-    @_builtins.property
-    def unfreeze(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Layers that are trained, as patterns; applied after `freeze`."""
 
     @_builtins.property
     def budget(self) -> Global___Budget:
@@ -638,7 +593,6 @@ class TrainSpec(_message.Message):
         description: _builtins.str = ...,
         class_weight: _builtins.str = ...,
         freeze: _abc.Iterable[_builtins.str] | None = ...,
-        unfreeze: _abc.Iterable[_builtins.str] | None = ...,
         callbacks: _builtins.str = ...,
         publish_choice: Global___PublishChoice.ValueType = ...,
         monitor: _builtins.str = ...,
@@ -646,7 +600,6 @@ class TrainSpec(_message.Message):
         publish_if_improved: _builtins.str = ...,
         priority: _builtins.int = ...,
         steps_per_epoch: _builtins.int = ...,
-        validation_batch_size: _builtins.int = ...,
         checkpoint_seconds: _builtins.float | None = ...,
         nan_policy: Global___NanPolicy.ValueType = ...,
         budget: Global___Budget | None = ...,
@@ -659,14 +612,12 @@ class TrainSpec(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         expected_base_version: _builtins.int = ...,
         on_conflict: Global___ConflictPolicy.ValueType = ...,
-        gradient_accumulation_steps: _builtins.int = ...,
         precision: Global___Precision.ValueType = ...,
-        cache_frozen: Global___FrozenCache.ValueType = ...,
         view: Global___DataView | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "budget", b"budget", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "compile", b"compile", "model", b"model", "publish", b"publish", "seed", b"seed", "shuffle", b"shuffle", "view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "cache_frozen", b"cache_frozen", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "from_checkpoint", b"from_checkpoint", "gradient_accumulation_steps", b"gradient_accumulation_steps", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "precision", b"precision", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "unfreeze", b"unfreeze", "validation_batch_size", b"validation_batch_size", "validation_split", b"validation_split", "view", b"view", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds", "_publish", b"_publish", "_seed", b"_seed", "_shuffle", b"_shuffle", "batch_size", b"batch_size", "budget", b"budget", "callbacks", b"callbacks", "checkpoint_seconds", b"checkpoint_seconds", "checkpoints", b"checkpoints", "class_weight", b"class_weight", "compile", b"compile", "data", b"data", "description", b"description", "epochs", b"epochs", "expected_base_version", b"expected_base_version", "format", b"format", "freeze", b"freeze", "from_checkpoint", b"from_checkpoint", "idempotency_key", b"idempotency_key", "lora", b"lora", "metadata", b"metadata", "model", b"model", "monitor", b"monitor", "monitor_mode", b"monitor_mode", "nan_policy", b"nan_policy", "on_conflict", b"on_conflict", "precision", b"precision", "priority", b"priority", "publish", b"publish", "publish_choice", b"publish_choice", "publish_if_improved", b"publish_if_improved", "publish_label", b"publish_label", "seed", b"seed", "shuffle", b"shuffle", "steps_per_epoch", b"steps_per_epoch", "validation_split", b"validation_split", "view", b"view", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_seconds: _TypeAlias = _typing.Literal["checkpoint_seconds"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_seconds: _TypeAlias = _typing.Literal["_checkpoint_seconds", b"_checkpoint_seconds"]  # noqa: Y015
@@ -1088,7 +1039,7 @@ class EstimateRunResponse(_message.Message):
     data_bytes: _builtins.int
     """Data that the client would send, in bytes; of text the positions only."""
     trainable_parameters: _builtins.int
-    """Numbers that are trained, with `freeze` and `unfreeze` applied."""
+    """Numbers that are trained, with `freeze` applied."""
     non_trainable_parameters: _builtins.int
     """Numbers that aren't trained."""
     memory_bytes: _builtins.int

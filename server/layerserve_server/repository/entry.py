@@ -67,6 +67,8 @@ class Description:
     used_time: float | None = None
     #: Share of callers that get it as the model's canary when they name no version, from 0 to 1; 0 for other versions.
     canary_share: float = 0.0
+    #: Whether each row of its outputs depends on its row of the inputs only; False if it was never loaded.
+    independent_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Facts:
     training_run: str = ""
     compiled: bool = False
     memory_bytes: int = 0
+    independent_rows: bool = False
 
     @classmethod
     def of(cls, loaded: LoadedVersion) -> Facts:
@@ -95,6 +98,7 @@ class Facts:
             loaded.training_run,
             model.compiled,
             loaded.memory_bytes,
+            model.plan().batched,
         )
 
 
@@ -213,4 +217,5 @@ class Entry:
             memory_bytes=loaded.memory_bytes if loaded else 0,
             used_time=self.used_at or None,
             canary_share=canary_share,
+            independent_rows=facts.independent_rows,
         )

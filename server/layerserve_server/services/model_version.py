@@ -40,6 +40,7 @@ def model_version(one: Description) -> models_pb2.ModelVersion:
         choosing_engine=one.choosing_engine,
         pinned=one.pinned,
         memory_bytes=one.memory_bytes,
+        independent_rows=one.independent_rows,
         last_used=timestamp(one.used_time) if one.used_time is not None else None,
         canary_share=one.canary_share,
         engines=[

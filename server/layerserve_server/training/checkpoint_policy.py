@@ -56,8 +56,8 @@ def check_policy(request: RunRequest) -> None:
     policy = Policy.of(request)
     if (kept := policy.kept(request)) > MAX_KEPT:
         raise InvalidRequestError(
-            f"checkpoints: the run would keep {kept} of them, expected at most {MAX_KEPT}; set keep_checkpoints, or "
-            "larger checkpoint_every_epochs and checkpoint_every_steps"
+            f"checkpoints: the run would keep {kept} of them, expected at most {MAX_KEPT}; set checkpoints.keep, or "
+            "larger checkpoints.every_epochs and checkpoints.every_steps"
         )
     if (written := policy.written(request)) > MAX_WRITTEN:
         raise InvalidRequestError(f"checkpoints: the run would write {written} of them, expected at most {MAX_WRITTEN}")

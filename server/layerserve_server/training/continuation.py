@@ -24,7 +24,7 @@ from layerserve_server.training.runs.folder import BASE, DIGESTS, KEPT, START
 #: Options that a run takes over from its parent, but that don't change what its steps compute.
 NEUTRAL = frozenset({"monitor", "monitor_mode", "format", "on_nan", "workers"})
 #: Options that an evaluation takes over: the model's weights, and which layers' penalties count, depend on them.
-EVALUATED = ("freeze", "unfreeze", "lora")
+EVALUATED = ("freeze", "lora")
 CONTINUED = tuple(option.name for option in RUN if option.continues)
 #: Name of the checkpoint's file in the folder of the run that begins with it.
 STATE = f"state{SUFFIX}"

@@ -93,12 +93,14 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
     """
     if policy := policy_of(request.precision, request.device):
         cast("layergraph.Model", model).compute_in(policy)
-    if request.freeze or request.unfreeze:
+    if request.freeze:
         from layergraph.training import freezing
 
+        frozen = [pattern for pattern in request.freeze if not pattern.startswith("!")]
+        trained = [pattern.removeprefix("!") for pattern in request.freeze if pattern.startswith("!")]
         # Before compiling: the optimizer state in the file belongs to the weights that were trainable before.
-        freezing.freeze(cast("layergraph.Model", model), request.freeze)
-        freezing.unfreeze(cast("layergraph.Model", model), request.unfreeze)
+        freezing.freeze(cast("layergraph.Model", model), frozen)
+        freezing.unfreeze(cast("layergraph.Model", model), trained)
     if request.lora:
         from layergraph.training import adapting
 
@@ -106,8 +108,6 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
         adapting.adapt(cast("layergraph.Model", model), patterns, request.lora["rank"], alpha, request.seed)
     compile_model(model, request.compile, updates=request.kind is not Kind.EVALUATION)
     if request.kind is not Kind.EVALUATION:
-        if request.gradient_accumulation_steps:
-            model.optimizer.accumulate(request.gradient_accumulation_steps)
         result_format(model, request)
 
 
@@ -185,12 +185,9 @@ def fit_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str, Any
         "class_weight": dict(request.class_weight) if request.class_weight else None,
         "seed": request.seed,
         "on_nan": request.on_nan,
-        "cache_frozen": request.cache_frozen == "on",
     }
     if request.steps_per_epoch:
         arguments["steps_per_epoch"] = request.steps_per_epoch
-    if request.validation_batch_size:
-        arguments["validation_batch_size"] = request.validation_batch_size
     arguments |= _viewed(request, arrays)
     if groups[Role.VALIDATION_X]:
         data: tuple[Any, ...] = (groups[Role.VALIDATION_X], groups[Role.VALIDATION_Y])
@@ -225,7 +222,7 @@ def evaluate_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str
         "x": groups[x],
         "y": groups[y],
         "sample_weight": _weights(groups[weight]),
-        "batch_size": request.validation_batch_size or request.batch_size,
+        "batch_size": request.batch_size,
         "verbose": 0,
         "return_dict": True,
     }
@@ -249,7 +246,9 @@ def larger_is_better(model: TrainableModel, log: str, mode: str | None) -> bool:
     """Whether larger values of a log are better. Raises ConfigError if neither the mode nor the log determines it."""
     direction = {"min": "down", "max": "up"}.get(mode or "") or model.log_direction(log.removeprefix("val_"))
     if direction is None:
-        raise ConfigError(f"'{log}' can be better when larger or smaller; set monitor_mode to min or max")
+        raise ConfigError(
+            f"'{log}' can be better when larger or smaller; name it as monitor='{log}:max' or '{log}:min'"
+        )
     return direction == "up"
 
 

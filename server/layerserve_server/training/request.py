@@ -196,7 +196,7 @@ class RunRequest(RunOptions):
         values["view"] = View(**values.get("view", {}))
         if values.get("online") is not None:
             values["online"] = OnlineOptions(**values["online"])
-        for name in ("freeze", "unfreeze", "callbacks"):
+        for name in ("freeze", "callbacks"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         # A run that has lost its owner or restriction isn't open to others.
@@ -221,8 +221,6 @@ def _renamed(values: dict[str, Any]) -> dict[str, Any]:
         values["on_nan"] = "stop" if values.pop("stop_on_nan") else "continue"
     if "budget" in values:
         values["budget"] = {f"max_{name.removeprefix('max_')}": value for name, value in values["budget"].items()}
-    # A resumed run must give, bit for bit, what it would have given unbroken.
-    values.setdefault("cache_frozen", "off")
     return values
 
 

@@ -45,7 +45,7 @@ MAX_EPOCHS = 100_000
 #: Maximum length of a description, and of a name, pattern or path, in characters.
 MAX_DESCRIPTION = 10_000
 MAX_TEXT = 1000
-#: Maximum number of patterns in `freeze`, and in `unfreeze`.
+#: Maximum number of patterns in `freeze`.
 MAX_PATTERNS = 1000
 #: Maximum number of callbacks: each may hold a copy of the weights.
 MAX_CALLBACKS = 50
@@ -184,7 +184,6 @@ def _check_lengths(request: RunRequest) -> None:
         ("from_checkpoint", len(request.from_checkpoint or ()), MAX_TEXT, "characters"),
         ("publish_if_improved", len(request.publish_if_improved or ()), MAX_TEXT, "characters"),
         ("freeze", len(request.freeze), MAX_PATTERNS, "patterns"),
-        ("unfreeze", len(request.unfreeze), MAX_PATTERNS, "patterns"),
         ("lora.layers", len((request.lora or {}).get("layers", ())), MAX_PATTERNS, "patterns"),
         ("callbacks", len(request.callbacks or ()), MAX_CALLBACKS, "callbacks"),
         ("class_weight", len(request.class_weight or ()), MAX_CLASSES, "classes"),
@@ -193,7 +192,6 @@ def _check_lengths(request: RunRequest) -> None:
             raise InvalidRequestError(f"{name}: got {length} {unit}, expected at most {limit}")
     for name, texts in (
         ("freeze", request.freeze),
-        ("unfreeze", request.unfreeze),
         ("lora.layers", (request.lora or {}).get("layers", ())),
         *(
             (f"data {index}", (array.name, array.path, array.key, array.fill or "", *array.columns))
@@ -213,7 +211,6 @@ def _settings_checks(request: RunRequest) -> Iterator[Callable[[], None]]:
     """Yields the checks of a request's settings, which don't depend on one another."""
     yield partial(_check_epochs, request)
     yield partial(_check_class_weight, request)
-    yield partial(_check_workers_cache, request)
     yield partial(_check_label, request)
     yield partial(_check_conflicts, request)
     sessions = ((SESSION, request.online),) if request.online is not None else ()
@@ -234,11 +231,6 @@ def _check_class_weight(request: RunRequest) -> None:
                 f"class_weight: got {weight:g} for class {str(number)[:20]}, expected a number of float32, of at most "
                 f"{MAX_WEIGHT:.3g}"
             )
-
-
-def _check_workers_cache(request: RunRequest) -> None:
-    if request.workers > 1 and request.cache_frozen == "on":
-        raise InvalidRequestError(f"cache_frozen: got 'on' for {request.workers} workers, expected one")
 
 
 def _check_label(request: RunRequest) -> None:

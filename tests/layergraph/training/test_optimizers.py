@@ -506,43 +506,6 @@ def test_schedules(name, arguments):
     assert learning_rate(serialised).get_config() == ours.get_config()
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "Nadam", "AdamW"])
-@pytest.mark.parametrize("steps", [2, 3])
-def test_accumulation_is_switched_on_and_off(name, steps):
-    """As if the optimizer had been created with it, from the state that it has."""
-    schedule = {
-        "class_name": "ExponentialDecay",
-        "config": {"initial_learning_rate": 0.05, "decay_steps": 2, "decay_rate": 0.8},
-    }
-    config = {"learning_rate": schedule, "clipnorm": 0.5, "weight_decay": 0.01, "use_ema": True}
-    values = [np.arange(6, dtype="float32").reshape(2, 3) / 5, np.ones(3, "float32")]
-    gradients = [[RNG.standard_normal(v.shape).astype("float32") for v in values] for _ in range(2 * steps)]
-    switched = optimizer({"class_name": name, "config": config})
-    switched.accumulate(steps)
-    rate = keras.optimizers.schedules.ExponentialDecay(**schedule["config"])
-    created = getattr(keras.optimizers, name)(**{**config, "learning_rate": rate}, gradient_accumulation_steps=steps)
-    theirs = [keras.Variable(value) for value in values]
-    ours = [
-        Weight("layer", f"w{i}", value.shape, "float32", lambda s, d: torch.zeros(s)) for i, value in enumerate(values)
-    ]
-    for weight, value in zip(ours, values, strict=True):
-        weight.assign(value)
-    switched.build(ours)
-    for step in gradients:
-        switched.apply([torch.from_numpy(g) for g in step])
-        created.apply([torch.from_numpy(g) for g in step], theirs)
-        for own, reference in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(own.numpy(), keras.ops.convert_to_numpy(reference), rtol=1e-5, atol=1e-6)
-    switched.accumulate(1)
-    assert switched.get_config()["gradient_accumulation_steps"] is None
-    assert not any("accumulator" in variable.name for variable in switched.variables)
-    before = ours[0].numpy()
-    switched.apply([torch.from_numpy(g) for g in gradients[0]])
-    assert abs(ours[0].numpy() - before).max() > 1e-4
-    switched.accumulate(steps)
-    assert sum("accumulator" in variable.name for variable in switched.variables) == 2
-
-
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - {"LossScaleOptimizer", "MultiOptimizer"}))
 def test_what_wraps_optimizers_is_as_they_are(name):
     """For the loop, which rows of embeddings it takes, and for callbacks, which set rates and average weights."""
@@ -552,8 +515,6 @@ def test_what_wraps_optimizers_is_as_they_are(name):
     several = optimizer({"class_name": "MultiOptimizer", "config": {"optimizer_map": given}})
     for wrapper in (scaled, several):
         (held,) = wrapper.averaging
-        wrapper.accumulate(4)
-        assert held.gradient_accumulation_steps == 4
         assert wrapper.takes_rows == held.takes_rows
         assert wrapper.rate() == pytest.approx(held.rate())
     assert (scaled.leaves_others, scaled.reads_lookups) == (inner.leaves_others, inner.reads_lookups)

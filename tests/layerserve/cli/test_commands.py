@@ -158,7 +158,9 @@ def test_train_shows_losses_and_what_it_published(cli, data):
 
 
 def test_train_settings_arrive(cli, server, data):
-    line = f"train double {data} --loss mse --metric mae --metric mse --no-shuffle --no-publish --detach -b 8 --seed 3"
+    line = (
+        f"train double {data} --loss mse --metrics mae --metrics mse --no-shuffle --publish no --detach -b 8 --seed 3"
+    )
     status, out, _ = cli(f'{line} --optimizer {{"class_name":"SGD","config":{{}}}} --loss-weights [0.5]')
     spec = server.runs[out.strip()].spec
     assert status == 0
@@ -198,7 +200,7 @@ def test_a_run_that_fails_or_is_cancelled_gives_status_1(cli, server, data):
 
 def test_a_run_is_paused_changed_stopped_and_published(cli, server, data):
     server.hold_training()
-    line = f"train double {data} --epochs 3 --no-publish --detach --metadata a=1 --metadata b=x=y --idempotency-key k1"
+    line = f"train double {data} --epochs 3 --publish no --detach --metadata a=1 --metadata b=x=y --idempotency-key k1"
     run_id = cli(line)[1].strip()
     assert dict(server.runs[run_id].spec.metadata) == {"a": "1", "b": "x=y"}
     assert cli(line)[1].strip() == run_id
@@ -235,12 +237,13 @@ def test_runs_are_filtered(cli, server, data):
 
 
 def test_train_options_arrive(cli, server, data):
-    line = f"train double {data} --freeze a* --freeze b --unfreeze ab --callback TerminateOnNaN --best --monitor loss"
-    more = "--if-improved loss --priority 3 --on-nan continue --max-memory 2G --max-disk 1.5k --max-seconds 60 --detach"
-    status, out, _ = cli(f"{line} {more} --validation-split 0.5 --steps-per-epoch 2 --checkpoint-seconds 5")
+    line = f"train double {data} --freeze a* --freeze !ab --callbacks TerminateOnNaN --publish best --monitor loss"
+    more = "--publish if_improved=loss --on-nan continue --resources max_memory_bytes=2G,max_disk_bytes=1.5k --detach"
+    more += " --resources max_seconds=60,priority=3 --checkpoints resume_seconds=5"
+    status, out, _ = cli(f"{line} {more} --validation-split 0.5 --steps-per-epoch 2")
     spec = server.runs[out.strip()].spec
     assert status == 0
-    assert (list(spec.freeze), list(spec.unfreeze)) == (["a*", "b"], ["ab"])
+    assert list(spec.freeze) == ["a*", "!ab"]
     assert (spec.callbacks, spec.monitor, spec.publish_if_improved) == ('["TerminateOnNaN"]', "loss", "loss")
     assert (spec.publish_choice, spec.nan_policy) == (pb.PUBLISH_CHOICE_BEST, pb.NAN_POLICY_CONTINUE)
     assert (spec.budget.memory_bytes, spec.budget.disk_bytes, spec.budget.seconds) == (2**31, 1536, 60)
@@ -252,7 +255,7 @@ def test_train_options_arrive(cli, server, data):
     [("7", 7), ("1.5k", 1536), ("2K", 2 << 10), ("3m", 3 << 20), ("4M", 4 << 20), ("0.5G", 1 << 29), ("1T", 1 << 40)],
 )
 def test_sizes_are_powers_of_1024(cli, server, data, text, size):
-    assert cli(f"train double {data} --max-memory {text}")[0] == 0
+    assert cli(f"train double {data} --resources max_memory_bytes={text}")[0] == 0
     assert server.runs["run-1"].spec.budget.memory_bytes == size
 
 
@@ -336,7 +339,7 @@ def test_a_value_in_place_of_missing_ones_is_for_all_arrays(cli, server, command
 
 
 def test_evaluate_settings_arrive(cli, server, data):
-    line = f"evaluate double {data} -b 8 --loss mse --loss-weights [0.5] --metric mae --description why"
+    line = f"evaluate double {data} -b 8 --loss mse --loss-weights [0.5] --metrics mae --description why"
     assert cli(line + " --sample-weight d.npz:y")[0] == 0
     spec = server.runs["run-1"].spec
     assert (spec.batch_size, spec.description, spec.model.name) == (8, "why", "double")
@@ -350,10 +353,10 @@ def test_evaluate_settings_arrive(cli, server, data):
     ("options", "metrics"),
     [
         ("", ""),
-        ("--metric mae", '["mae"]'),
-        ("--metric mae --metric mse", '["mae", "mse"]'),
-        ('--metric ["mae","mse"]', '["mae", "mse"]'),
-        ('--metric {"y":"mae"}', '{"y": "mae"}'),
+        ("--metrics mae", '["mae"]'),
+        ("--metrics mae --metrics mse", '["mae", "mse"]'),
+        ('--metrics ["mae","mse"]', '["mae", "mse"]'),
+        ('--metrics {"y":"mae"}', '{"y": "mae"}'),
     ],
 )
 def test_metrics_are_names_or_what_json_says(cli, server, data, options, metrics):
@@ -439,7 +442,7 @@ def test_what_commands_did_is_json_for_programs(cli, data, server):
     assert saved == {"files": [{"name": "log.txt", "path": "saved/log.txt"}]}
     assert json.loads(cli("run delete run-1 --json")[1]) == {"deleted": "run-1"}
     assert json.loads(cli("run list --json")[1]) == {"runs": [], "more": False}
-    cli(f"train double {data} --no-publish")
+    cli(f"train double {data} --publish no")
     assert json.loads(cli("run publish run-2 --json")[1])["version"] == 2
 
 
@@ -518,8 +521,16 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
         ("predict double -i x=d.npz:x -i x=d.npz:y", "several arrays with this name"),
         ("train double --x d.npz:x --y d.npz:y --loss {oops", "--loss: got '{oops', expected JSON"),
         ("train double --x d.npz:x --y d.npz:y --validation-x d.npz:x", "expected both or none"),
-        ("train double --x d.npz:x --y d.npz:y --max-memory-bytes 3X", "--max-memory-bytes: got '3X'"),
-        ("train double --x d.npz:x --y d.npz:y --best --no-publish", "--best: got it with --no-publish"),
+        ("train double --x d.npz:x --y d.npz:y --resources max_memory_bytes=3X", "max_memory_bytes: got '3X'"),
+        ("train double --x d.npz:x --y d.npz:y --resources workers=x", "workers: got 'x', expected a whole number"),
+        (
+            "train double --x d.npz:x --y d.npz:y --resources memory=3",
+            "--resources: got 'memory', expected max_seconds",
+        ),
+        ("train double --x d.npz:x --y d.npz:y --resources 3", "--resources: got '3', expected KEY=VALUE, separated"),
+        ("train double --x d.npz:x --y d.npz:y --publish best,no", "--publish: got 'no' with best, expected one of"),
+        ("train double --x d.npz:x --y d.npz:y --publish last", "--publish: got 'last', expected 'no', 'best', or KEY"),
+        ('train double --x d.npz:x --y d.npz:y --split {"use":"a"}', "--split: got use, expected use, shares, seed"),
         ("train double --x d.npz:x --y d.npz:y --plot history.jpg", "expected a name that ends in .png, .svg or .pdf"),
         ("run resume run-9", "unknown run 'run-9'"),
         ("shapes shared nope", "unknown layer 'nope'"),

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from layerserve import methods
+from layerserve.v1.sweeps_pb2 import CreateSweepResponse
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -40,12 +42,21 @@ def test_datasets_are_json_for_programs(cli, id, tmp_path):
 
 
 def test_runs_name_a_dataset(cli, server, id):
-    status, out, _ = cli(f'train double --dataset {id[:10]} --splits {{"a":0.5}} --split a --split-seed 3 --detach')
+    status, out, _ = cli(
+        f'train double --data dataset:{id[:10]} --split {{"use":"a","shares":{{"a":0.5}},"seed":3}} --detach'
+    )
     assert status == 0
     spec = server.runs[out.strip()].spec
     assert {array.dataset for array in spec.data} == {id}
     assert (spec.view.splits, spec.view.split, spec.view.seed) == ('{"a": 0.5}', "a", 3)
-    assert cli(f"evaluate double --dataset {id}")[0] == 0
+    assert cli(f"evaluate double --data dataset:{id}")[0] == 0
+
+
+def test_arrays_of_a_dataset_are_named_by_a_prefix(cli, server, id):
+    status, out, _ = cli(f"train double --x dataset:{id[:10]}:x --y y=dataset:{id[:10]}:y,z --fill 0 --detach")
+    assert status == 0
+    data = server.runs[out.strip()].spec.data
+    assert [(array.dataset, array.key, array.fill) for array in data] == [(id[:10], "x", "0"), (id[:10], "y,z", "0")]
 
 
 @pytest.mark.parametrize(
@@ -55,12 +66,19 @@ def test_runs_name_a_dataset(cli, server, id):
         ("dataset upload d.npz --x d.npz", 1, "got a FILE and arrays"),
         ("dataset upload none.npz", 1, "none.npz: No such file or directory"),
         ("dataset upload d.txt", 1, "d.txt: got .txt, expected .npz"),
-        ("train double --x d.npz", 2, "missing data: pass --x and --y, or --data, or --dataset"),
-        ("train double --dataset ID --x d.npz:x", 1, "x: got it with a dataset"),
-        ("train double --dataset ID --splits {oops", 1, "--splits: got '{oops', expected JSON"),
-        ("train double --dataset 0123456789", 1, "no dataset '0123456789'"),
+        ("train double --x d.npz", 2, "missing data: pass --x and --y, or --data"),
+        ("train double --data dataset:ID --sample-weight d.npz:x", 1, "sample_weight: got it with a dataset as x"),
+        ("train double --data dataset:ID --split {oops", 1, "--split: got '{oops', expected JSON"),
+        ("train double --data dataset:0123456789", 1, "no dataset '0123456789'"),
     ],
 )
 def test_what_is_wrong_is_named(cli, id, line, status, text):
     got, _, err = cli(line.replace("ID", id))
     assert (got, text in " ".join(err.replace("│", " ").split())) == (status, True), err
+
+
+def test_a_sweep_names_a_dataset(cli, server, id, answer):
+    asked = []
+    answer(methods.CREATE_SWEEP, lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
+    assert cli(f"sweep start double --data dataset:{id[:10]} --try seed=1,2 --detach")[0] == 0
+    assert {array.dataset for array in asked[0].data} == {id}

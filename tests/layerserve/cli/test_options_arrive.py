@@ -10,7 +10,7 @@ import typer
 from layerserve import TensorSpec, methods
 from layerserve.cli import extensions
 from layerserve.cli.app import application
-from layerserve.options.training import TRAIN
+from layerserve.options.arguments import TRAIN
 
 #: Command -> its arguments.
 LINES = {
@@ -30,15 +30,20 @@ LINES = {
 }
 #: Option, or else its metavar -> value.
 VALUES = {
-    **{"version": "1", "label": "stable", "outputs": "y", "state": "failed", "method": "grid"},
+    **{"version": "1", "label": "stable", "outputs": "y", "state": "failed", "method": "grid", "batch_size": "2"},
     **{"validation_x": "FILE --validation-y FILE", "validation_y": "FILE --validation-x FILE"},
     **{"format": "keras2", "losses": "losses.npz", "kind": "evaluation"},
     **{None: "", "N": "7", "COUNT": "7", "TEXT": "some", "KEY": "some", "KEY=VALUE": "some=7", "LOG": "loss"},
-    **{"TIME": "2026-01-01", "PATH": "y.npy", "[NAME=]PATH": "y.npy", "[NAME=]server:PATH": "server:w.npy"},
+    **{
+        "TIME": "2026-01-01",
+        "PATH": "y.npy",
+        "[NAME=]PATH": "y.npy",
+        "[NAME=]server:PATH": "server:w.npy",
+    },
 }
 #: Options that change no request, since they are about files and output; and those that exclude an argument above.
 OTHERS = {
-    *("help", "address", "as_json", "output", "detach", "plot", "to", "fill", "data", "dataset", "wait timeout"),
+    *("help", "address", "as_json", "output", "detach", "plot", "to", "fill", "data", "wait timeout"),
     *("graph rankdir", "graph limit", "graph plugins", "codegen class_name", "codegen check", "remove everything"),
     *("label remove", "canary of_settings", "train validation_data", "run plot by"),
 }
@@ -92,7 +97,7 @@ def asked(cli, server, answer, tmp_path, monkeypatch):
     # The inputs of a version that isn't loaded are asked for.
     ends = [TensorSpec(name, (None, 3), "float32") for name in ("x", "y")]
     server.add_model("late", lambda a: {"y": a["x"]}, ends[:1], ends[1:], labels=["stable"], state="available")
-    run("train double --x x.npy --y y.npy --no-publish")
+    run("train double --x x.npy --y y.npy --publish no")
     return run
 
 

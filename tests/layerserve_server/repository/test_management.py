@@ -149,7 +149,13 @@ def load_named(path):
     from types import SimpleNamespace
 
     return SimpleNamespace(
-        input_specs=[], output_specs=[], count_params=lambda: 0, keras_version="", compiled=False, engines=()
+        input_specs=[],
+        output_specs=[],
+        count_params=lambda: 0,
+        keras_version="",
+        compiled=False,
+        engines=(),
+        plan=lambda: SimpleNamespace(batched=False),
     )
 
 

@@ -67,7 +67,6 @@ def test_every_setting_of_a_run_arrives():
             description="why",
             class_weight='{"0": 1, "3": 2.5}',
             freeze=["a*"],
-            unfreeze=["ab", "ac"],
             callbacks='["TerminateOnNaN"]',
             publish_choice=pb.PUBLISH_CHOICE_BEST,
             monitor="loss",
@@ -75,7 +74,6 @@ def test_every_setting_of_a_run_arrives():
             publish_if_improved="accuracy",
             priority=-4,
             steps_per_epoch=5,
-            validation_batch_size=6,
             checkpoint_seconds=0.0,
             nan_policy=pb.NAN_POLICY_CONTINUE,
             budget=pb.Budget(seconds=7.5, memory_bytes=8, disk_bytes=9),
@@ -89,8 +87,6 @@ def test_every_setting_of_a_run_arrives():
             expected_base_version=4,
             on_conflict=pb.CONFLICT_POLICY_REBASE,
             lora='{"rank": 2}',
-            cache_frozen=pb.FROZEN_CACHE_OFF,
-            gradient_accumulation_steps=3,
             precision=pb.PRECISION_MIXED_BFLOAT16,
         )
     )
@@ -114,14 +110,12 @@ def test_every_setting_of_a_run_arrives():
         workers=2,
         kind=Kind.TRAINING,
         freeze=("a*",),
-        unfreeze=("ab", "ac"),
         callbacks=("TerminateOnNaN",),
         monitor="loss",
         monitor_mode="min",
         publish_if_improved="accuracy",
         priority=-4,
         steps_per_epoch=5,
-        validation_batch_size=6,
         checkpoint_seconds=0.0,
         on_nan="continue",
         budget=Budget(7.5, 8, 9),
@@ -138,8 +132,6 @@ def test_every_setting_of_a_run_arrives():
         expected_base_version=4,
         on_conflict="rebase",
         lora={"rank": 2},
-        cache_frozen="off",
-        gradient_accumulation_steps=3,
         precision="mixed_bfloat16",
     )
 
@@ -563,6 +555,7 @@ def test_a_version_is_described_whole():
         memory_bytes=19,
         used_time=2.5,
         canary_share=0.05,
+        independent_rows=True,
     )
     assert model_version.model_version(one) == whole(
         models_pb2.ModelVersion(
@@ -584,6 +577,7 @@ def test_a_version_is_described_whole():
             choosing_engine=True,
             pinned=True,
             memory_bytes=19,
+            independent_rows=True,
             last_used=messages.timestamp(2.5),
             canary_share=0.05,
             engines=[

@@ -29,7 +29,7 @@ def test_options_of_how_to_train_are_taken_over_and_those_of_what_becomes_of_it_
         "keep_checkpoints",
     }
     of_the_run = {"description", "idempotency_key", "metadata", "priority", "from_checkpoint", "epochs"}
-    without_effect_on_numbers = {"cache_frozen", "checkpoint_seconds"}
+    without_effect_on_numbers = {"checkpoint_seconds"}
     own = publication | checkpoints | of_the_run | without_effect_on_numbers
     assert {option.name for option in RUN} - {*CONTINUED} == own
     assert NEUTRAL | {*EVALUATED} < {*CONTINUED}

@@ -109,7 +109,6 @@ def test_a_good_request_passes(try_it):
         (watched_by("ModelCheckpoint", filepath="{epoch:0999999999d}.keras"), InvalidRequestError, "has the format"),
         (watched_by("CSVLogger", filename="a.csv", separator="\n" * 1000), InvalidRequestError, "one character"),
         (watched_by("CSVLogger", filename="a" * 300), InvalidRequestError, "File name too long"),
-        (replace(GOOD, cache_frozen="on"), InvalidRequestError, "cache_frozen: no frozen layer with a"),
         (replace(GOOD, lora={"rank": 2, "layers": ["z*"]}), InvalidRequestError, "lora: pattern 'z*' matches no"),
         (compiled(metrics=[named("AUC", num_thresholds=2**27)]), InvalidRequestError, "'num_thresholds' is 134217728"),
         (compiled(metrics=[named("MeanIoU", num_classes=10**6)]), InvalidRequestError, "'num_classes' is 1000000"),

@@ -485,9 +485,14 @@ def test_of_many_numbers_the_first_are_told() -> None:
     assert reporting.numbers(None) == {}
 
 
-def test_outputs_of_frozen_layers_are_kept_in_the_runs_folder(carried_out: Any, tmp_path: Path) -> None:
+def test_outputs_of_frozen_layers_are_kept_in_the_runs_folder(
+    carried_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frozen_base(tmp_path)
-    plain, _ = carried_out(freeze=("trunk",), cache_frozen="off", shuffle=False)
+    with monkeypatch.context() as without_room:
+        without_room.setattr(work, "cache_room", lambda *_: 0)
+        plain, log = carried_out(freeze=("trunk",), shuffle=False)
+    assert of(log, events.Log)[-1].text.endswith("they take 192 bytes, expected at most 0")
     kept, log = carried_out(freeze=("trunk",), shuffle=False)
     assert kept.logs == plain.logs
     lines = [each.text for each in of(log, events.Log)]
@@ -505,12 +510,6 @@ def test_a_budget_of_disk_limits_what_is_kept(carried_out: Any, tmp_path: Path) 
     frozen_base(tmp_path)
     _, log = carried_out(freeze=("trunk",), budget=Budget(max_disk_bytes=1000))
     assert of(log, events.Log)[-1].text.endswith("they take 192 bytes, expected at most 0")
-
-
-def test_a_run_that_cannot_keep_what_it_must_fails(carried_out: Any, tmp_path: Path) -> None:
-    outcome, _ = carried_out(cache_frozen="on")
-    assert outcome.kind == "failed"
-    assert outcome.reason == "cache_frozen: no frozen layer with a matrix of weights comes before all trained ones"
 
 
 LORA = {"rank": 2, "alpha": 0.5, "layers": ["trunk"]}
@@ -564,17 +563,3 @@ def test_a_run_in_bfloat16_publishes_a_model_of_32_bits(
     again, log = carried_out(precision="auto")
     assert again.logs == exact.logs
     assert of(log, events.Log)[-1].text.endswith("precision float32")
-
-
-def test_gradients_are_accumulated_by_the_files_optimizer_too(carried_out: Any, tmp_path: Path) -> None:
-    carried_out()
-    os.replace(result_file(tmp_path), tmp_path / BASE / "model.keras")
-    before = load_model(tmp_path / BASE / "model.keras")
-    # Three steps of an epoch make one update.
-    outcome, _ = carried_out(compile={}, epochs=1, gradient_accumulation_steps=3, shuffle=False)
-    assert outcome.kind == "trained"
-    result = load_model(result_file(tmp_path))
-    assert result.optimizer.gradient_accumulation_steps == 3
-    assert result.optimizer.iterations == before.optimizer.iterations + 3
-    gradient = sum(2 * X[i : i + 4].T @ (before.predict(X[i : i + 4]) - Y[i : i + 4]) / 4 for i in (0, 4, 8)) / 3
-    np.testing.assert_allclose(result.get_weights()[0], before.get_weights()[0] - 0.1 * gradient, atol=1e-5)

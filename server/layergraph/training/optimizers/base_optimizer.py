@@ -93,10 +93,6 @@ class BaseOptimizer(Configurable):
         """Ends training: replaces averaged weights by their averages."""
         raise NotImplementedError
 
-    def accumulate(self, steps: int) -> None:
-        """Updates weights in every n-th step only, with the mean of n gradients; 1 for every step."""
-        raise NotImplementedError
-
     @property
     def averaging(self) -> list[Optimizer]:
         """The optimizers, among this one and its inner ones, that average weights."""

@@ -103,9 +103,6 @@ class LossScaleOptimizer(BaseOptimizer):
             ]
         return [*own, *self.inner_optimizer.inner_variables()]
 
-    def accumulate(self, steps: int) -> None:
-        self.inner_optimizer.accumulate(steps)
-
     def build(self, weights: Iterable[Trainable]) -> None:
         self.inner_optimizer.build(weights)
         self._built = True

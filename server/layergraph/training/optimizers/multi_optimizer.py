@@ -126,10 +126,6 @@ class MultiOptimizer(BaseOptimizer):
         ]
         return [*own, *(variable for inner in self.optimizers for variable in inner.variables)]
 
-    def accumulate(self, steps: int) -> None:
-        for inner in self.optimizers:
-            inner.accumulate(steps)
-
     def build(self, weights: Iterable[Trainable]) -> None:
         weights = tuple(weights)
         chosen = [self.optimizer_map[weight.path] for weight in weights]

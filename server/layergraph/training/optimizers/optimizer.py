@@ -263,15 +263,6 @@ class Optimizer(BaseOptimizer):
                 found += [Variable(self.slot_name(s, weight), v) for s, v in kept.items() if v is not ABSENT]
         return found
 
-    def accumulate(self, steps: int) -> None:
-        self.gradient_accumulation_steps = None if steps == 1 else steps
-        slots = dict(self._slots.by_name)
-        slots.pop("gradient_accumulator", None)
-        if self.built and steps > 1:
-            slots["gradient_accumulator"] = [self.first_value("gradient_accumulator", one) for one in self.weights]
-        self._slots = Slots(self._slots.weights, slots)
-        self._active = None
-
     # Steps.
 
     def rate(self) -> float:

@@ -42,7 +42,7 @@ def trial_request(request: RunRequest) -> RunRequest:
     if request.steps_per_epoch:
         batches = min(batches, request.steps_per_epoch)
     own = _fewer(rows, size, batches)
-    validated = _fewer(validation_rows, request.validation_batch_size or size, min(batches, MAX_VALIDATION_BATCHES))
+    validated = _fewer(validation_rows, size, min(batches, MAX_VALIDATION_BATCHES))
     arrays = []
     for array in request.data:
         arrays.append(_with_rows(array, validated if array.role.validation else own))

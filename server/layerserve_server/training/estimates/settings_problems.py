@@ -51,7 +51,6 @@ def _sound(model: TrainableModel, request: RunRequest, notes: Notes) -> RunReque
     """Tries the settings one by one. Returns the request with the sound ones; None if it can't be tried with them."""
 
     freeze = _passing(request.freeze, lambda pattern: _freeze(model, pattern), notes)
-    unfreeze = _passing(request.unfreeze, lambda pattern: _freeze(model, pattern), notes)
     names = _passing(request.compile, lambda name: model.compile(**_alone(request, name)), notes)
     callbacks = _passing(request.callbacks or (), lambda given: _make_callback(request, given), notes)
     formats = _passing([request.format], lambda name: model.saved_format(name or ""), notes)
@@ -62,7 +61,6 @@ def _sound(model: TrainableModel, request: RunRequest, notes: Notes) -> RunReque
     sound = replace(
         request,
         freeze=freeze,
-        unfreeze=unfreeze,
         compile={name: request.compile[name] if name in names else STAND_INS[name] for name in kept},
         callbacks=callbacks,
         format=formats[0] if formats else None,
@@ -87,7 +85,7 @@ def _passing(given: Iterable[T], check: Callable[[T], object], notes: Notes) -> 
 def _freeze(model: TrainableModel, pattern: str) -> None:
     from layergraph.training import freezing
 
-    freezing.freeze(cast("layergraph.Model", model), (pattern,))
+    freezing.freeze(cast("layergraph.Model", model), (pattern.removeprefix("!"),))
 
 
 def _alone(request: RunRequest, name: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def steps_of(request: RunRequest) -> Steps:
     passes, more = divmod(epochs, epochs_of_data)
     total = passes * batches + more * per_epoch
     short = passes if rows % size else 0
-    validation = -(-validation_rows // (request.validation_batch_size or size))
+    validation = -(-validation_rows // size)
     return Steps(rows, validation_rows, per_epoch, validation, total, short)
 
 

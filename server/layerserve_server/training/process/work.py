@@ -165,7 +165,7 @@ def _yielding(request: RunRequest) -> list[Callback]:
 
 def _frozen_cache(folder: Path, request: RunRequest, model: Model, writer: EventWriter) -> FrozenCache | bool:
     """Returns how outputs of frozen layers are kept; False if they aren't."""
-    if request.cache_frozen == "off" or (request.workers > 1 and request.cache_frozen == "auto"):
+    if request.workers > 1:
         return False
 
     def note(text: str) -> None:
@@ -178,7 +178,6 @@ def _frozen_cache(folder: Path, request: RunRequest, model: Model, writer: Event
     return FrozenCache(
         folder / CACHE,
         room,
-        required=request.cache_frozen == "on",
         log=note,
         pause=(lambda: resting.on_train_batch_end(0)) if resting is not None else lambda: None,
     )

@@ -53,7 +53,6 @@ def test_large_rows_are_fewer_but_not_below_two_batches(monkeypatch: pytest.Monk
     ("given", "rows"),
     [
         ({"validation_split": 0.2}, 81),
-        ({"validation_split": 0.2, "validation_batch_size": 4}, 33),
         ({"view": View(splits={"a": 0.8, "b": 0.2}, split="a", validate_on="b")}, 81),
     ],
 )

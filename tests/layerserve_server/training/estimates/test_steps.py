@@ -40,7 +40,7 @@ class Counted(Callback):
         {"batch_size": 4, "epochs": 3},
         {"batch_size": 5, "epochs": 3},
         {"batch_size": 5, "epochs": 2, "validation_split": 0.4},
-        {"batch_size": 5, "epochs": 2, "validation_split": 0.3, "validation_batch_size": 2},
+        {"batch_size": 5, "epochs": 2, "validation_split": 0.3},
         # Epochs of 2 steps, 2 steps and the remaining one, and again from the beginning.
         {"batch_size": 5, "epochs": 5, "steps_per_epoch": 2},
         {"batch_size": 4, "epochs": 4, "steps_per_epoch": 100},

@@ -65,8 +65,8 @@ def test_an_evaluation_has_its_weights_and_its_batch_size() -> None:
     given = request(Role.X, Role.Y, Role.SAMPLE_WEIGHT, batch_size=7)
     arguments = evaluate_arguments(*given)
     assert (arguments["batch_size"], arguments["sample_weight"].tolist()) == (7, WEIGHTS.tolist())
-    arguments = evaluate_arguments(*request(Role.X, Role.Y, batch_size=7, validation_batch_size=3))
-    assert (arguments["batch_size"], arguments["sample_weight"]) == (3, None)
+    arguments = evaluate_arguments(*request(Role.X, Role.Y, batch_size=7))
+    assert (arguments["batch_size"], arguments["sample_weight"]) == (7, None)
     roles = (Role.X, Role.Y, Role.VALIDATION_X, Role.VALIDATION_Y, Role.VALIDATION_SAMPLE_WEIGHT)
     assert evaluate_arguments(*request(*roles))["sample_weight"].tolist() == WEIGHTS.tolist()
     assert fit_arguments(*request(*roles))["validation_data"][2].tolist() == WEIGHTS.tolist()
@@ -84,8 +84,8 @@ def test_settings_of_a_run_arrive() -> None:
     arguments = fit_arguments(*request(Role.X, Role.Y, **settings))
     assert {name: arguments[name] for name in settings} == settings
     assert arguments["class_weight"] is None
-    assert not {"steps_per_epoch", "validation_batch_size", "validation_data"} & arguments.keys()
-    more = {"steps_per_epoch": 4, "validation_batch_size": 6, "class_weight": {0: 2.0}}
+    assert not {"steps_per_epoch", "validation_data"} & arguments.keys()
+    more = {"steps_per_epoch": 4, "class_weight": {0: 2.0}}
     arguments = fit_arguments(*request(Role.X, Role.Y, **more))
     assert {name: arguments[name] for name in more} == more
 

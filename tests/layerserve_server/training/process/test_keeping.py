@@ -100,7 +100,7 @@ def test_a_log_without_a_direction_is_no_score_unless_the_policy_needs_one(tmp_p
     assert Training(tmp_path, checkpoint_every_epochs=1, monitor="other").train(1.0) == ["e1"]
     model: Any = SimpleNamespace(log_direction=lambda name: None, weights=())
     keeping = Keeping(tmp_path / "b", request(keep_best_checkpoints=1), model, print)
-    with pytest.raises(ConfigError, match="monitor_mode"):
+    with pytest.raises(ConfigError, match=r"name it as monitor=.loss:max. or .loss:min."):
         keeping.is_due_after_epoch(1, {"loss": 1.0})
 
 
