@@ -140,7 +140,10 @@ def _draw(panel: Any, name: str, lines: Sequence[Line]) -> None:
 
 @contextmanager
 def _plain_text() -> Iterator[None]:
-    """In the block, dollar signs in names aren't formulas, and characters that the font lacks no warnings."""
+    """In the block, dollar signs in names aren't formulas, and characters that the font lacks no warnings.
+
+    Names of logs come from model files, so they aren't trusted.
+    """
     from matplotlib import rc_context
 
     with rc_context({"text.parse_math": False, "svg.fonttype": "none"}), warnings.catch_warnings():

@@ -1,4 +1,7 @@
-"""What models have done since the server started, and rates between two moments."""
+"""What models have done since the server started, and rates between two moments.
+
+Servers only add up; rates are made here, so that a server keeps nothing for those who look.
+"""
 
 from __future__ import annotations
 

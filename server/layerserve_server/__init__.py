@@ -1,4 +1,8 @@
-"""The layerserve server."""
+"""The layerserve server: layergraph behind gRPC.
+
+Each stage has one representation of the data, converted at one border. Tensors are protobuf in `services` and
+the shared codec, NumPy arrays in admission and batching, and torch tensors in the runner only.
+"""
 
 import os
 

@@ -54,7 +54,7 @@ PLACEHOLDERS = {
     "[PERCENT]": "5%",
 }
 #: Commands of the running text that aren't run here: they take minutes, or run in tests/layergraph/test_golden.py.
-SLOW = {"python lab/benchmarks/tls.py --turns 5", "python deploy/make_golden.py MODEL_FILE golden.npz"}
+SLOW = {"python deploy/make_golden.py MODEL_FILE golden.npz"}
 #: What has to be done before commands of the running text.
 BEFORE = {
     "layerserve rollback MODEL [VERSION]": "layerserve load MODEL",

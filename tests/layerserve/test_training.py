@@ -455,7 +455,7 @@ def test_a_version_that_a_pin_keeps_back_is_warned_of(client, server, pinned, ca
     assert lines[-1].endswith(f"published version 2; {KEPT_BACK}")
     assert run.kept_back == KEPT_BACK
     # Who gives it a label asks for it by the label.
-    client.train("double", X, Y, publish_label="canary").wait()
+    client.train("double", X, Y, publish=Publish(label="canary")).wait()
 
 
 # Going on, and going away.

@@ -1,4 +1,7 @@
-"""Ids of runs and sweeps on a command line, of which the first digits are enough."""
+"""Ids of runs and sweeps on a command line, of which the first digits are enough.
+
+Calls always name one run or sweep by its whole id.
+"""
 
 from __future__ import annotations
 

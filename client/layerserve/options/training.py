@@ -1,5 +1,9 @@
 """Tables of the options of runs, as the contract has them; some are also options of evaluations.
 
+Each option is described once. The tables give the flags of the command line, the request that the client fills, and in
+the server the reading of requests, the ranges and `RunRequest`. With `arguments.py` they give the signatures and
+docstrings of both clients.
+
 To add an option, declare it here and in `proto/`, and name it in `arguments.py`, the arguments of `train`. Then
 run `make client`, which writes these to `keywords.py`. The server's training implements it.
 """

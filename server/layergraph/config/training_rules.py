@@ -1,4 +1,8 @@
-"""How training differs between releases of Keras, as one object for losses, metrics, layers, optimizers, the loop."""
+"""How training differs between releases of Keras, as one object for losses, metrics, layers, optimizers, the loop.
+
+`compile` gives the rules of the file's release to losses, metrics and the optimizer; the loop gives them to layers.
+Formulas are chosen there, not in each step.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 """Plans: the calls that some outputs of a model need, in order, with nested models expanded.
 
 A plan is built from the graph alone; weights are bound on the first run.
+
+Nested models are expanded so that pruning, addresses (`outer/inner:0`) and freeing work on single calls. `run` executes
+fewer, larger calls (see `passes.fusion`). `forward`, which gradients go through, executes the graph as it is.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 `forward` takes the weights as an argument. `call` doesn't, so it runs on a proxy of the layer that is made for one
 call: an object of the same class with the same attributes, in which each weight is replaced by its tensor, and each
 sublayer by an object that computes with the tensors of this call. Concurrent calls, with the same weights or others,
-share no state that a call changes.
+share no state that a call changes. Layers with `forward` don't pay for the proxy.
 """
 
 from __future__ import annotations

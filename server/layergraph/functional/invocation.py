@@ -1,4 +1,7 @@
-"""Calls of layers: analysed once from the symbolic call, executed many times with values."""
+"""Calls of layers: analysed once from the symbolic call, executed many times with values.
+
+Shape inference, the plan and an eager call execute the same `Invocation`, so they can't disagree.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ Initializer = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 class Weight:
     """A named variable of a layer. Its tensor is created on first use: a graph takes no memory until it runs.
 
-    `value` stays the same tensor object once created: plans hold it and training updates it in place.
+    `value` stays the same tensor object once created: plans hold it and training updates it in place. In memory it is
+    laid out as torch's kernels read it (`memory_order`), under Keras's shape.
     """
 
     __slots__ = (

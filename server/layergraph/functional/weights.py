@@ -1,4 +1,8 @@
-"""The namespace of a layer's weights that `forward` takes."""
+"""The namespace of a layer's weights that `forward` takes.
+
+Weights are an argument of the computation. So one graph runs with several sets of them: on `meta` to infer shapes, on a
+device, or cast to another type.
+"""
 
 from __future__ import annotations
 

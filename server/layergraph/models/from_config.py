@@ -1,4 +1,7 @@
-"""Builds the model of a GraphSpec by repeating the calls of its layers, as Keras does."""
+"""Builds the model of a GraphSpec by repeating the calls of its layers, as Keras does.
+
+So files, and code in the style of Keras's guide, take the same path through the same validation.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,10 @@ MAX_KEPT = 4096
 
 
 class Caller:
-    """An identity with its rights on models. Calls and streams carry it to the services."""
+    """An identity with its rights on models. Calls and streams carry it to the services.
+
+    It lives as long as its entry in the tokens file. Revoking the entry marks the object, so open streams notice.
+    """
 
     __slots__ = (
         *("__weakref__", "_allowed", "_named"),

@@ -12,7 +12,10 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """The processes of a server, which recognize each other by a secret."""
+    """The processes of a server, which recognize each other by a secret.
+
+    With it a worker forwards the names in a client's certificate, and the main process reads the workers' metrics.
+    """
 
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES))
     #: File with the balances of quotas; None for a single process.

@@ -1,5 +1,8 @@
 """Training and evaluation runs: each has a folder for its data, events, checkpoints and result, and a child process.
 
+Training never touches what serves. A finished run is published as a new version by an atomic rename. The repository
+swaps to it while the old version finishes its requests.
+
 An interrupted run (its process was killed, or the server stopped) keeps all files that it needs to be resumed.
 
 STATE/runs/ID/request.json     the request, with the base version

@@ -16,7 +16,7 @@ from layergraph.functional.shard import Shard
 from layergraph.regularizers import OrthogonalRegularizer
 from layergraph.training.workers import check_shareable
 
-FUZZ = Path(__file__).parents[2] / "fuzz" / "workers.py"
+RUNS = Path(__file__).parents[2] / "support" / "worker_runs.py"
 
 
 def torchrun(script: Path, *arguments: str) -> str:
@@ -35,8 +35,8 @@ def torchrun(script: Path, *arguments: str) -> str:
 
 
 def test_workers_give_the_numbers_of_one_process() -> None:
-    """One model of each kind; lab/fuzz/workers.py generates any number."""
-    printed = torchrun(FUZZ, "8")
+    """One model of each kind; `make -C lab fuzz FUZZ=workers` compares any number."""
+    printed = torchrun(RUNS, "8")
     assert "8 models, 0 mismatches" in printed, printed
 
 

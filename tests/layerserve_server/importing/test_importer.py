@@ -207,7 +207,11 @@ def wait_for_no_child(importer: Importer) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return []
+    found = [int(child) for child in children.split()]
     return found + [below for child in found for below in descendants(child)]
 
 

@@ -1,4 +1,9 @@
-"""Engines of lower precision for a plan, if their outputs stay near known ones."""
+"""Engines of lower precision for a plan, if their outputs stay near known ones.
+
+For int8 the graph is exported once and quantized by ONNX Runtime's tools, with the ranges of the calibration rows. ONNX
+Runtime and OpenVINO both run the result. For each number of rows the fastest engine within the tolerances is used;
+float32 is one of them.
+"""
 
 from __future__ import annotations
 
