@@ -17,6 +17,7 @@ from layerserve_server.transport.call import Ended
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families
+from tokens import write_tokens
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 PREDICT, INFER = "/layerserve.v1.PredictionService/Predict", "/inference.GRPCInferenceService/ModelInfer"
@@ -192,3 +193,24 @@ def test_a_server_has_no_other_names_by_default(put, start):
         assert "nv_inference" not in reply.read().decode()
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/monitoring/prometheus/metrics", timeout=30)
+
+
+def test_the_page_over_http_needs_a_right_and_has_the_models_of_its_caller(put, start, tmp_path):
+    entries = {"mine": "rights = ['read']\nmodels = ['mine']", "predicts": "rights = ['predict']"}
+    for name in ("mine", "theirs"):
+        put(name)
+    app = start(http_port=0, metric_aliases="tfserving", tokens=write_tokens(tmp_path / "tokens.toml", entries))
+    for name in ("mine", "theirs"):
+        app._inference.metrics.calls_ended([Ended(PREDICT, name, "1", "OK", 0.25)])
+
+    def page(token):
+        headers = {"Authorization": f"Bearer {token}"}
+        where = f"http://127.0.0.1:{app.http_port}/monitoring/prometheus/metrics"
+        with urllib.request.urlopen(urllib.request.Request(where, headers=headers), timeout=30) as reply:
+            return reply.read().decode()
+
+    shown = page("mine")
+    assert 'model_name="mine"' in shown
+    assert "theirs" not in shown
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        page("predicts")
