@@ -195,22 +195,25 @@ def test_a_server_has_no_other_names_by_default(put, start):
         urllib.request.urlopen(f"http://127.0.0.1:{app.metrics_port}/monitoring/prometheus/metrics", timeout=30)
 
 
-def test_the_page_over_http_needs_a_right_and_has_the_models_of_its_caller(put, start, tmp_path):
+def test_the_page_over_http_needs_a_right_and_has_the_models_of_its_caller(put, start, tmp_path, wait_until):
     entries = {"mine": "rights = ['read']\nmodels = ['mine']", "predicts": "rights = ['predict']"}
     for name in ("mine", "theirs"):
         put(name)
+    entries["all"] = "rights = ['read', 'predict']"
     app = start(http_port=0, metric_aliases="tfserving", tokens=write_tokens(tmp_path / "tokens.toml", entries))
-    for name in ("mine", "theirs"):
-        app._inference.metrics.calls_ended([Ended(PREDICT, name, "1", "OK", 0.25)])
 
-    def page(token):
+    def ask(token, path="/monitoring/prometheus/metrics", body=None):
         headers = {"Authorization": f"Bearer {token}"}
-        where = f"http://127.0.0.1:{app.http_port}/monitoring/prometheus/metrics"
-        with urllib.request.urlopen(urllib.request.Request(where, headers=headers), timeout=30) as reply:
+        request = urllib.request.Request(f"http://127.0.0.1:{app.http_port}{path}", body, headers)
+        with urllib.request.urlopen(request, timeout=30) as reply:
             return reply.read().decode()
 
-    shown = page("mine")
+    for name in ("mine", "theirs"):
+        ask("predicts", f"/v1/models/{name}:predict", b'{"instances": [[1.0, 2.0]]}')
+    # A call is counted after its reply is sent.
+    wait_until(lambda: all(f'model_name="{name}"' in ask("all") for name in ("mine", "theirs")))
+    shown = ask("mine")
     assert 'model_name="mine"' in shown
     assert "theirs" not in shown
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        page("predicts")
+        ask("predicts")
