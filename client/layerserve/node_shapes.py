@@ -141,7 +141,7 @@ class LayerNodes:
 class NodeShapes(Mapping[str, LayerNodes], Tabular):
     """Mapping of the layers of a model by path, in Keras's order, with the model's inputs and outputs.
 
-    `output_tensors` are the tensors that the outputs are, in their order; empty from a server of an earlier release.
+    `output_tensors` are the tensors that the outputs are, in their order.
     `version` is 0 for a model file.
     """
 

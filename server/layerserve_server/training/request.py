@@ -189,7 +189,7 @@ class RunRequest(RunOptions):
     @classmethod
     def from_json(cls, text: str) -> RunRequest:
         """Parses a request from JSON. Raises ValueError or TypeError if the text is invalid."""
-        values = _renamed(json_object(text))
+        values = json_object(text)
         values["data"] = tuple(_array(one) for one in values["data"])
         values["kind"] = Kind(values.get("kind", Kind.TRAINING))
         values["budget"] = Budget(**values.get("budget", {}))
@@ -207,21 +207,9 @@ class RunRequest(RunOptions):
         request = checked(cls(**values))
         for one in RUN:
             value = getattr(request, one.name)
-            # An earlier release wrote 0 for a number that isn't set, now None.
-            if isinstance(one.kind, Number) and value != one.default and (value or one.default is not None):
+            if isinstance(one.kind, Number) and value != one.default:
                 one.kind.encode(one.name, value)
         return request
-
-
-def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Renames the fields of a request that an earlier release of the server wrote."""
-    if values.pop("publish_best", False) and values["publish"]:
-        values["publish"] = "best"
-    if "stop_on_nan" in values:
-        values["on_nan"] = "stop" if values.pop("stop_on_nan") else "continue"
-    if "budget" in values:
-        values["budget"] = {f"max_{name.removeprefix('max_')}": value for name, value in values["budget"].items()}
-    return values
 
 
 def _array(values: dict[str, Any]) -> DataArray:

@@ -31,7 +31,7 @@ from layerserve_server.training.events import EventLog, EventWriter, append
 from layerserve_server.training.model import compile_model, fit_arguments
 from layerserve_server.training.process import workers
 from layerserve_server.training.process.reporting import numbers
-from layerserve_server.training.request import Budget, DataArray, Role, RunRequest
+from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.result import RunResult
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.upload import Upload, data_file, read_data
@@ -145,28 +145,6 @@ def test_a_request_comes_back_from_its_folder(tmp_path):
     request = replace(check(GOOD), compile={"loss": {"y": "mse"}}, class_weight={0: 1.0, 1: 5.0}, seed=7)
     request.write(tmp_path)
     assert RunRequest.read(tmp_path) == request
-
-
-#: What a server wrote before options of a run had the names that the client gives them.
-EARLIER = """{"model": "m", "version": 4, "data": [{"role": "x", "name": "x", "dtype": "float32", "shape": [6, 2],
-"path": "", "key": "", "mapped": false, "stamp": []}], "compile": {}, "epochs": 1, "batch_size": 32,
-"shuffle": true, "seed": 0, "validation_split": 0.0, "class_weight": {"0": 2.0}, "publish": true,
-"publish_label": "", "description": "", "threads": 1, "device": "cpu", "nice": 10, "workers": 1, "kind":
-"training", "freeze": ["a*"], "callbacks": [], "publish_best": true, "monitor": "",
-"monitor_mode": "", "publish_if_improved": "", "priority": 0, "steps_per_epoch": 0,
-"checkpoint_seconds": 60.0, "stop_on_nan": false, "budget": {"seconds": 1.5,
-"memory_bytes": 2, "disk_bytes": 3}, "format": "", "data_root": ""}"""
-
-
-def test_a_run_that_an_earlier_server_began_can_go_on():
-    request = RunRequest.from_json(EARLIER)
-    assert (request.publish, request.on_nan, request.budget) == ("best", "continue", Budget(1.5, 2, 3))
-    assert (request.freeze, request.class_weight, request.data[0].shape) == (("a*",), {0: 2.0}, (6, 2))
-    assert RunRequest.from_json(request.to_json()) == request
-    stopped = RunRequest.from_json(EARLIER.replace('"stop_on_nan": false', '"stop_on_nan": true'))
-    assert stopped.on_nan == "stop"
-    kept = RunRequest.from_json(EARLIER.replace('"publish": true', '"publish": false'))
-    assert kept.publish is False
 
 
 # Spool.
