@@ -11,8 +11,7 @@ from layergraph.layers.hub.table import PACKAGE
 from layergraph.layers.table import LAYERS
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.ops.table import OPERATIONS
-from layerserve.v1 import management_pb2
-from layerserve_server.access.rights import ALTERNATIVES, HTTP, MANAGING, METHODS, RIGHTS
+from layerserve_server.access.rights import ALTERNATIVES, HTTP, METHODS, RIGHTS
 from layerserve_server.environment import PREFIX
 from layerserve_server.flags import is_basic, sections
 from layerserve_server.observability.metrics import Metrics
@@ -160,11 +159,6 @@ def rights() -> str:
     for name, right in METHODS.items():
         service, method = name.strip("/").split("/")
         needed.setdefault((service, right), []).append(method)
-    for prefix in MANAGING:
-        service = prefix.strip("/")
-        needed[service, "manage"] = [
-            method.name for method in management_pb2.DESCRIPTOR.pool.FindServiceByName(service).methods
-        ]
     order = ("open", *ALTERNATIVES, *RIGHTS)
     rows = [
         (service, right if right in RIGHTS else f"({right})", ", ".join(sorted(methods)))

@@ -23,41 +23,52 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from layerserve.v1 import options_pb2 as layerserve_dot_v1_dot_options__pb2
 from layerserve.v1 import tensor_pb2 as layerserve_dot_v1_dot_tensor__pb2
 from layerserve.v1 import training_pb2 as layerserve_dot_v1_dot_training__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flayerserve/v1/checkpoints.proto\x12\rlayerserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1alayerserve/v1/tensor.proto\x1a\x1clayerserve/v1/training.proto\"\xd0\x01\n\nCheckpoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12%\n\x04logs\x18\x04 \x03(\x0b\x32\x17.layerserve.v1.LogValue\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x62\x65st\x18\x07 \x01(\x08\x12+\n\tpublished\x18\x08 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\"(\n\x16ListCheckpointsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"Z\n\x17ListCheckpointsResponse\x12.\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x19.layerserve.v1.Checkpoint\x12\x0f\n\x07monitor\x18\x02 \x01(\t\"\xa1\x01\n\x19\x44ownloadCheckpointRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\x31\n\x07\x63ontent\x18\x03 \x01(\x0e\x32 .layerserve.v1.CheckpointContent\x12*\n\x06\x66ormat\x18\x04 \x01(\x0e\x32\x1a.layerserve.v1.ModelFormat\"\x9b\x01\n\x1a\x44ownloadCheckpointResponse\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.layerserve.v1.Checkpoint\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\"\n\x0f\x66ile_size_bytes\x18\x03 \x01(\x03R\tfileBytes\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06sha256\x18\x05 \x01(\t\"|\n\x18PublishCheckpointRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\x12*\n\x06\x66ormat\x18\x04 \x01(\x0e\x32\x1a.layerserve.v1.ModelFormat\"H\n\x19PublishCheckpointResponse\x12+\n\tpublished\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\"y\n\x18PredictCheckpointRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12%\n\x06inputs\x18\x03 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12\x0f\n\x07outputs\x18\x04 \x03(\t\"Z\n\x19PredictCheckpointResponse\x12&\n\x07outputs\x18\x01 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\"@\n\x17\x44\x65leteCheckpointRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\"1\n\x18\x44\x65leteCheckpointResponse\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t*s\n\x11\x43heckpointContent\x12\"\n\x1e\x43HECKPOINT_CONTENT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43HECKPOINT_CONTENT_MODEL\x10\x01\x12\x1c\n\x18\x43HECKPOINT_CONTENT_STATE\x10\x02\x32\x97\x04\n\x11\x43heckpointService\x12`\n\x0fListCheckpoints\x12%.layerserve.v1.ListCheckpointsRequest\x1a&.layerserve.v1.ListCheckpointsResponse\x12k\n\x12\x44ownloadCheckpoint\x12(.layerserve.v1.DownloadCheckpointRequest\x1a).layerserve.v1.DownloadCheckpointResponse0\x01\x12\x66\n\x11PublishCheckpoint\x12\'.layerserve.v1.PublishCheckpointRequest\x1a(.layerserve.v1.PublishCheckpointResponse\x12\x66\n\x11PredictCheckpoint\x12\'.layerserve.v1.PredictCheckpointRequest\x1a(.layerserve.v1.PredictCheckpointResponse\x12\x63\n\x10\x44\x65leteCheckpoint\x12&.layerserve.v1.DeleteCheckpointRequest\x1a\'.layerserve.v1.DeleteCheckpointResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flayerserve/v1/checkpoints.proto\x12\rlayerserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\x1a\x1clayerserve/v1/training.proto\"\xd0\x01\n\nCheckpoint\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12%\n\x04logs\x18\x04 \x03(\x0b\x32\x17.layerserve.v1.LogValue\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x62\x65st\x18\x07 \x01(\x08\x12+\n\tpublished\x18\x08 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\"(\n\x16ListCheckpointsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"Z\n\x17ListCheckpointsResponse\x12.\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x19.layerserve.v1.Checkpoint\x12\x0f\n\x07monitor\x18\x02 \x01(\t\"\xa1\x01\n\x19\x44ownloadCheckpointRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\x31\n\x07\x63ontent\x18\x03 \x01(\x0e\x32 .layerserve.v1.CheckpointContent\x12*\n\x06\x66ormat\x18\x04 \x01(\x0e\x32\x1a.layerserve.v1.ModelFormat\"\x9b\x01\n\x1a\x44ownloadCheckpointResponse\x12-\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x19.layerserve.v1.Checkpoint\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\"\n\x0f\x66ile_size_bytes\x18\x03 \x01(\x03R\tfileBytes\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06sha256\x18\x05 \x01(\t\"|\n\x18PublishCheckpointRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\x12*\n\x06\x66ormat\x18\x04 \x01(\x0e\x32\x1a.layerserve.v1.ModelFormat\"H\n\x19PublishCheckpointResponse\x12+\n\tpublished\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\"y\n\x18PredictCheckpointRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12%\n\x06inputs\x18\x03 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12\x0f\n\x07outputs\x18\x04 \x03(\t\"Z\n\x19PredictCheckpointResponse\x12&\n\x07outputs\x18\x01 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\"@\n\x17\x44\x65leteCheckpointRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\"1\n\x18\x44\x65leteCheckpointResponse\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t*s\n\x11\x43heckpointContent\x12\"\n\x1e\x43HECKPOINT_CONTENT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43HECKPOINT_CONTENT_MODEL\x10\x01\x12\x1c\n\x18\x43HECKPOINT_CONTENT_STATE\x10\x02\x32\xbb\x04\n\x11\x43heckpointService\x12i\n\x0fListCheckpoints\x12%.layerserve.v1.ListCheckpointsRequest\x1a&.layerserve.v1.ListCheckpointsResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x06\x12q\n\x12\x44ownloadCheckpoint\x12(.layerserve.v1.DownloadCheckpointRequest\x1a).layerserve.v1.DownloadCheckpointResponse\"\x04\xe0\xe0\x18\x06\x30\x01\x12l\n\x11PublishCheckpoint\x12\'.layerserve.v1.PublishCheckpointRequest\x1a(.layerserve.v1.PublishCheckpointResponse\"\x04\xe0\xe0\x18\x07\x12o\n\x11PredictCheckpoint\x12\'.layerserve.v1.PredictCheckpointRequest\x1a(.layerserve.v1.PredictCheckpointResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x07\x12i\n\x10\x44\x65leteCheckpoint\x12&.layerserve.v1.DeleteCheckpointRequest\x1a\'.layerserve.v1.DeleteCheckpointResponse\"\x04\xe0\xe0\x18\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'layerserve.v1.checkpoints_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHECKPOINTCONTENT']._serialized_start=1340
-  _globals['_CHECKPOINTCONTENT']._serialized_end=1455
-  _globals['_CHECKPOINT']._serialized_start=142
-  _globals['_CHECKPOINT']._serialized_end=350
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=352
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=392
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=394
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=484
-  _globals['_DOWNLOADCHECKPOINTREQUEST']._serialized_start=487
-  _globals['_DOWNLOADCHECKPOINTREQUEST']._serialized_end=648
-  _globals['_DOWNLOADCHECKPOINTRESPONSE']._serialized_start=651
-  _globals['_DOWNLOADCHECKPOINTRESPONSE']._serialized_end=806
-  _globals['_PUBLISHCHECKPOINTREQUEST']._serialized_start=808
-  _globals['_PUBLISHCHECKPOINTREQUEST']._serialized_end=932
-  _globals['_PUBLISHCHECKPOINTRESPONSE']._serialized_start=934
-  _globals['_PUBLISHCHECKPOINTRESPONSE']._serialized_end=1006
-  _globals['_PREDICTCHECKPOINTREQUEST']._serialized_start=1008
-  _globals['_PREDICTCHECKPOINTREQUEST']._serialized_end=1129
-  _globals['_PREDICTCHECKPOINTRESPONSE']._serialized_start=1131
-  _globals['_PREDICTCHECKPOINTRESPONSE']._serialized_end=1221
-  _globals['_DELETECHECKPOINTREQUEST']._serialized_start=1223
-  _globals['_DELETECHECKPOINTREQUEST']._serialized_end=1287
-  _globals['_DELETECHECKPOINTRESPONSE']._serialized_start=1289
-  _globals['_DELETECHECKPOINTRESPONSE']._serialized_end=1338
-  _globals['_CHECKPOINTSERVICE']._serialized_start=1458
-  _globals['_CHECKPOINTSERVICE']._serialized_end=1993
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['ListCheckpoints']._loaded_options = None
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['ListCheckpoints']._serialized_options = b'\220\002\001\340\340\030\006'
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['DownloadCheckpoint']._loaded_options = None
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['DownloadCheckpoint']._serialized_options = b'\340\340\030\006'
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['PublishCheckpoint']._loaded_options = None
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['PublishCheckpoint']._serialized_options = b'\340\340\030\007'
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['PredictCheckpoint']._loaded_options = None
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['PredictCheckpoint']._serialized_options = b'\220\002\001\340\340\030\007'
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['DeleteCheckpoint']._loaded_options = None
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['DeleteCheckpoint']._serialized_options = b'\340\340\030\007'
+  _globals['_CHECKPOINTCONTENT']._serialized_start=1369
+  _globals['_CHECKPOINTCONTENT']._serialized_end=1484
+  _globals['_CHECKPOINT']._serialized_start=171
+  _globals['_CHECKPOINT']._serialized_end=379
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=381
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=421
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=423
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=513
+  _globals['_DOWNLOADCHECKPOINTREQUEST']._serialized_start=516
+  _globals['_DOWNLOADCHECKPOINTREQUEST']._serialized_end=677
+  _globals['_DOWNLOADCHECKPOINTRESPONSE']._serialized_start=680
+  _globals['_DOWNLOADCHECKPOINTRESPONSE']._serialized_end=835
+  _globals['_PUBLISHCHECKPOINTREQUEST']._serialized_start=837
+  _globals['_PUBLISHCHECKPOINTREQUEST']._serialized_end=961
+  _globals['_PUBLISHCHECKPOINTRESPONSE']._serialized_start=963
+  _globals['_PUBLISHCHECKPOINTRESPONSE']._serialized_end=1035
+  _globals['_PREDICTCHECKPOINTREQUEST']._serialized_start=1037
+  _globals['_PREDICTCHECKPOINTREQUEST']._serialized_end=1158
+  _globals['_PREDICTCHECKPOINTRESPONSE']._serialized_start=1160
+  _globals['_PREDICTCHECKPOINTRESPONSE']._serialized_end=1250
+  _globals['_DELETECHECKPOINTREQUEST']._serialized_start=1252
+  _globals['_DELETECHECKPOINTREQUEST']._serialized_end=1316
+  _globals['_DELETECHECKPOINTRESPONSE']._serialized_start=1318
+  _globals['_DELETECHECKPOINTRESPONSE']._serialized_end=1367
+  _globals['_CHECKPOINTSERVICE']._serialized_start=1487
+  _globals['_CHECKPOINTSERVICE']._serialized_end=2058
 # @@protoc_insertion_point(module_scope)

@@ -23,50 +23,61 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from layerserve.v1 import options_pb2 as layerserve_dot_v1_dot_options__pb2
 from layerserve.v1 import tensor_pb2 as layerserve_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clayerserve/v1/datasets.proto\x12\rlayerserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1alayerserve/v1/tensor.proto\"\x96\x01\n\x12\x44\x61tasetDeclaration\x12,\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1c.layerserve.v1.DatasetFormat\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\r\n\x05title\x18\x04 \x01(\t\x12\x14\n\x0ckeep_seconds\x18\x05 \x01(\x01\x12\x0e\n\x06shared\x18\x06 \x01(\x08\",\n\x0c\x44\x61tasetChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x86\x01\n\x14UploadDatasetRequest\x12\x38\n\x0b\x64\x65\x63laration\x18\x01 \x01(\x0b\x32!.layerserve.v1.DatasetDeclarationH\x00\x12,\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1b.layerserve.v1.DatasetChunkH\x00\x42\x06\n\x04part\"#\n\x0f\x44\x61tasetPosition\x12\x10\n\x08received\x18\x01 \x01(\x03\"\x7f\n\x15UploadDatasetResponse\x12\x32\n\x08position\x18\x01 \x01(\x0b\x32\x1e.layerserve.v1.DatasetPositionH\x00\x12)\n\x07\x64\x61taset\x18\x02 \x01(\x0b\x32\x16.layerserve.v1.DatasetH\x00\x42\x07\n\x05\x65vent\"\x8b\x01\n\x0c\x44\x61tasetArray\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05\x64type\x18\x02 \x01(\x0e\x32\x17.layerserve.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12%\n\x06sample\x18\x05 \x01(\x0b\x32\x15.layerserve.v1.Tensor\"\xce\x02\n\x07\x44\x61taset\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12,\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x1c.layerserve.v1.DatasetFormat\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x0c\n\x04rows\x18\x05 \x01(\x03\x12+\n\x06\x61rrays\x18\x06 \x03(\x0b\x32\x1b.layerserve.v1.DatasetArray\x12\r\n\x05owner\x18\x07 \x01(\t\x12\x0e\n\x06shared\x18\x08 \x01(\x08\x12\x30\n\x0c\x63reated_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tused_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65xpires_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\nCorrection\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x07targets\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\"\xb7\x01\n\x12MakeDatasetRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12.\n\x0b\x63orrections\x18\x02 \x03(\x0b\x32\x19.layerserve.v1.Correction\x12\x13\n\x0buncorrected\x18\x03 \x01(\x08\x12\r\n\x05title\x18\x04 \x01(\t\x12\x14\n\x0ckeep_seconds\x18\x05 \x01(\x01\x12\x0e\n\x06shared\x18\x06 \x01(\x08\">\n\x13MakeDatasetResponse\x12\'\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x16.layerserve.v1.Dataset\"\x15\n\x13ListDatasetsRequest\"@\n\x14ListDatasetsResponse\x12(\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x16.layerserve.v1.Dataset\"\'\n\x11GetDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\"=\n\x12GetDatasetResponse\x12\'\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x16.layerserve.v1.Dataset\"*\n\x14\x44\x65leteDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteDatasetResponse*\x93\x01\n\rDatasetFormat\x12\x1e\n\x1a\x44\x41TASET_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x41TASET_FORMAT_NPZ\x10\x01\x12\x1a\n\x16\x44\x41TASET_FORMAT_PARQUET\x10\x02\x12\x16\n\x12\x44\x41TASET_FORMAT_CSV\x10\x03\x12\x16\n\x12\x44\x41TASET_FORMAT_TSV\x10\x04\x32\xce\x03\n\x0e\x44\x61tasetService\x12^\n\rUploadDataset\x12#.layerserve.v1.UploadDatasetRequest\x1a$.layerserve.v1.UploadDatasetResponse(\x01\x30\x01\x12T\n\x0bMakeDataset\x12!.layerserve.v1.MakeDatasetRequest\x1a\".layerserve.v1.MakeDatasetResponse\x12W\n\x0cListDatasets\x12\".layerserve.v1.ListDatasetsRequest\x1a#.layerserve.v1.ListDatasetsResponse\x12Q\n\nGetDataset\x12 .layerserve.v1.GetDatasetRequest\x1a!.layerserve.v1.GetDatasetResponse\x12Z\n\rDeleteDataset\x12#.layerserve.v1.DeleteDatasetRequest\x1a$.layerserve.v1.DeleteDatasetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clayerserve/v1/datasets.proto\x12\rlayerserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\"\x96\x01\n\x12\x44\x61tasetDeclaration\x12,\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1c.layerserve.v1.DatasetFormat\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\r\n\x05title\x18\x04 \x01(\t\x12\x14\n\x0ckeep_seconds\x18\x05 \x01(\x01\x12\x0e\n\x06shared\x18\x06 \x01(\x08\",\n\x0c\x44\x61tasetChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x86\x01\n\x14UploadDatasetRequest\x12\x38\n\x0b\x64\x65\x63laration\x18\x01 \x01(\x0b\x32!.layerserve.v1.DatasetDeclarationH\x00\x12,\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1b.layerserve.v1.DatasetChunkH\x00\x42\x06\n\x04part\"#\n\x0f\x44\x61tasetPosition\x12\x10\n\x08received\x18\x01 \x01(\x03\"\x7f\n\x15UploadDatasetResponse\x12\x32\n\x08position\x18\x01 \x01(\x0b\x32\x1e.layerserve.v1.DatasetPositionH\x00\x12)\n\x07\x64\x61taset\x18\x02 \x01(\x0b\x32\x16.layerserve.v1.DatasetH\x00\x42\x07\n\x05\x65vent\"\x8b\x01\n\x0c\x44\x61tasetArray\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05\x64type\x18\x02 \x01(\x0e\x32\x17.layerserve.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12%\n\x06sample\x18\x05 \x01(\x0b\x32\x15.layerserve.v1.Tensor\"\xce\x02\n\x07\x44\x61taset\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12,\n\x06\x66ormat\x18\x03 \x01(\x0e\x32\x1c.layerserve.v1.DatasetFormat\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\x12\x0c\n\x04rows\x18\x05 \x01(\x03\x12+\n\x06\x61rrays\x18\x06 \x03(\x0b\x32\x1b.layerserve.v1.DatasetArray\x12\r\n\x05owner\x18\x07 \x01(\t\x12\x0e\n\x06shared\x18\x08 \x01(\x08\x12\x30\n\x0c\x63reated_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tused_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65xpires_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\nCorrection\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x07targets\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\"\xb7\x01\n\x12MakeDatasetRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12.\n\x0b\x63orrections\x18\x02 \x03(\x0b\x32\x19.layerserve.v1.Correction\x12\x13\n\x0buncorrected\x18\x03 \x01(\x08\x12\r\n\x05title\x18\x04 \x01(\t\x12\x14\n\x0ckeep_seconds\x18\x05 \x01(\x01\x12\x0e\n\x06shared\x18\x06 \x01(\x08\">\n\x13MakeDatasetResponse\x12\'\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x16.layerserve.v1.Dataset\"\x15\n\x13ListDatasetsRequest\"@\n\x14ListDatasetsResponse\x12(\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x16.layerserve.v1.Dataset\"\'\n\x11GetDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\"=\n\x12GetDatasetResponse\x12\'\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x16.layerserve.v1.Dataset\"*\n\x14\x44\x65leteDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteDatasetResponse*\x93\x01\n\rDatasetFormat\x12\x1e\n\x1a\x44\x41TASET_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x41TASET_FORMAT_NPZ\x10\x01\x12\x1a\n\x16\x44\x41TASET_FORMAT_PARQUET\x10\x02\x12\x16\n\x12\x44\x41TASET_FORMAT_CSV\x10\x03\x12\x16\n\x12\x44\x41TASET_FORMAT_TSV\x10\x04\x32\xf2\x03\n\x0e\x44\x61tasetService\x12\x64\n\rUploadDataset\x12#.layerserve.v1.UploadDatasetRequest\x1a$.layerserve.v1.UploadDatasetResponse\"\x04\xe0\xe0\x18\x03(\x01\x30\x01\x12Z\n\x0bMakeDataset\x12!.layerserve.v1.MakeDatasetRequest\x1a\".layerserve.v1.MakeDatasetResponse\"\x04\xe0\xe0\x18\x03\x12`\n\x0cListDatasets\x12\".layerserve.v1.ListDatasetsRequest\x1a#.layerserve.v1.ListDatasetsResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x06\x12Z\n\nGetDataset\x12 .layerserve.v1.GetDatasetRequest\x1a!.layerserve.v1.GetDatasetResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x06\x12`\n\rDeleteDataset\x12#.layerserve.v1.DeleteDatasetRequest\x1a$.layerserve.v1.DeleteDatasetResponse\"\x04\xe0\xe0\x18\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'layerserve.v1.datasets_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATASETFORMAT']._serialized_start=1676
-  _globals['_DATASETFORMAT']._serialized_end=1823
-  _globals['_DATASETDECLARATION']._serialized_start=109
-  _globals['_DATASETDECLARATION']._serialized_end=259
-  _globals['_DATASETCHUNK']._serialized_start=261
-  _globals['_DATASETCHUNK']._serialized_end=305
-  _globals['_UPLOADDATASETREQUEST']._serialized_start=308
-  _globals['_UPLOADDATASETREQUEST']._serialized_end=442
-  _globals['_DATASETPOSITION']._serialized_start=444
-  _globals['_DATASETPOSITION']._serialized_end=479
-  _globals['_UPLOADDATASETRESPONSE']._serialized_start=481
-  _globals['_UPLOADDATASETRESPONSE']._serialized_end=608
-  _globals['_DATASETARRAY']._serialized_start=611
-  _globals['_DATASETARRAY']._serialized_end=750
-  _globals['_DATASET']._serialized_start=753
-  _globals['_DATASET']._serialized_end=1087
-  _globals['_CORRECTION']._serialized_start=1089
-  _globals['_CORRECTION']._serialized_end=1161
-  _globals['_MAKEDATASETREQUEST']._serialized_start=1164
-  _globals['_MAKEDATASETREQUEST']._serialized_end=1347
-  _globals['_MAKEDATASETRESPONSE']._serialized_start=1349
-  _globals['_MAKEDATASETRESPONSE']._serialized_end=1411
-  _globals['_LISTDATASETSREQUEST']._serialized_start=1413
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1434
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1436
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=1500
-  _globals['_GETDATASETREQUEST']._serialized_start=1502
-  _globals['_GETDATASETREQUEST']._serialized_end=1541
-  _globals['_GETDATASETRESPONSE']._serialized_start=1543
-  _globals['_GETDATASETRESPONSE']._serialized_end=1604
-  _globals['_DELETEDATASETREQUEST']._serialized_start=1606
-  _globals['_DELETEDATASETREQUEST']._serialized_end=1648
-  _globals['_DELETEDATASETRESPONSE']._serialized_start=1650
-  _globals['_DELETEDATASETRESPONSE']._serialized_end=1673
-  _globals['_DATASETSERVICE']._serialized_start=1826
-  _globals['_DATASETSERVICE']._serialized_end=2288
+  _globals['_DATASETSERVICE'].methods_by_name['UploadDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['UploadDataset']._serialized_options = b'\340\340\030\003'
+  _globals['_DATASETSERVICE'].methods_by_name['MakeDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['MakeDataset']._serialized_options = b'\340\340\030\003'
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasets']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasets']._serialized_options = b'\220\002\001\340\340\030\006'
+  _globals['_DATASETSERVICE'].methods_by_name['GetDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['GetDataset']._serialized_options = b'\220\002\001\340\340\030\006'
+  _globals['_DATASETSERVICE'].methods_by_name['DeleteDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['DeleteDataset']._serialized_options = b'\340\340\030\007'
+  _globals['_DATASETFORMAT']._serialized_start=1705
+  _globals['_DATASETFORMAT']._serialized_end=1852
+  _globals['_DATASETDECLARATION']._serialized_start=138
+  _globals['_DATASETDECLARATION']._serialized_end=288
+  _globals['_DATASETCHUNK']._serialized_start=290
+  _globals['_DATASETCHUNK']._serialized_end=334
+  _globals['_UPLOADDATASETREQUEST']._serialized_start=337
+  _globals['_UPLOADDATASETREQUEST']._serialized_end=471
+  _globals['_DATASETPOSITION']._serialized_start=473
+  _globals['_DATASETPOSITION']._serialized_end=508
+  _globals['_UPLOADDATASETRESPONSE']._serialized_start=510
+  _globals['_UPLOADDATASETRESPONSE']._serialized_end=637
+  _globals['_DATASETARRAY']._serialized_start=640
+  _globals['_DATASETARRAY']._serialized_end=779
+  _globals['_DATASET']._serialized_start=782
+  _globals['_DATASET']._serialized_end=1116
+  _globals['_CORRECTION']._serialized_start=1118
+  _globals['_CORRECTION']._serialized_end=1190
+  _globals['_MAKEDATASETREQUEST']._serialized_start=1193
+  _globals['_MAKEDATASETREQUEST']._serialized_end=1376
+  _globals['_MAKEDATASETRESPONSE']._serialized_start=1378
+  _globals['_MAKEDATASETRESPONSE']._serialized_end=1440
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1442
+  _globals['_LISTDATASETSREQUEST']._serialized_end=1463
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=1465
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=1529
+  _globals['_GETDATASETREQUEST']._serialized_start=1531
+  _globals['_GETDATASETREQUEST']._serialized_end=1570
+  _globals['_GETDATASETRESPONSE']._serialized_start=1572
+  _globals['_GETDATASETRESPONSE']._serialized_end=1633
+  _globals['_DELETEDATASETREQUEST']._serialized_start=1635
+  _globals['_DELETEDATASETREQUEST']._serialized_end=1677
+  _globals['_DELETEDATASETRESPONSE']._serialized_start=1679
+  _globals['_DELETEDATASETRESPONSE']._serialized_end=1702
+  _globals['_DATASETSERVICE']._serialized_start=1855
+  _globals['_DATASETSERVICE']._serialized_end=2353
 # @@protoc_insertion_point(module_scope)

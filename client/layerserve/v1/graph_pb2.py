@@ -22,26 +22,29 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from layerserve.v1 import options_pb2 as layerserve_dot_v1_dot_options__pb2
 from layerserve.v1 import tensor_pb2 as layerserve_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19layerserve/v1/graph.proto\x12\rlayerserve.v1\x1a\x1alayerserve/v1/tensor.proto\"O\n\x14GetNodeShapesRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x0e\n\x06layers\x18\x02 \x03(\t\"\xf5\x01\n\x15GetNodeShapesResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12)\n\x06layers\x18\x02 \x03(\x0b\x32\x19.layerserve.v1.LayerNodes\x12)\n\x06inputs\x18\x03 \x03(\x0b\x32\x19.layerserve.v1.TensorSpec\x12*\n\x07outputs\x18\x04 \x03(\x0b\x32\x19.layerserve.v1.TensorSpec\x12\x31\n\x0eoutput_tensors\x18\x05 \x03(\x0b\x32\x19.layerserve.v1.NodeTensor\"\xc4\x01\n\nLayerNodes\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nclass_name\x18\x03 \x01(\t\x12\'\n\x05nodes\x18\x04 \x03(\x0b\x32\x18.layerserve.v1.LayerNode\x12\x17\n\x0fparameter_count\x18\x05 \x01(\x03\x12\x11\n\ttrainable\x18\x06 \x01(\x08\x12\x31\n\x0enested_outputs\x18\x07 \x03(\x0b\x32\x19.layerserve.v1.NodeTensor\"q\n\tLayerNode\x12\r\n\x05index\x18\x01 \x01(\x05\x12)\n\x06inputs\x18\x02 \x03(\x0b\x32\x19.layerserve.v1.NodeTensor\x12*\n\x07outputs\x18\x03 \x03(\x0b\x32\x19.layerserve.v1.NodeTensor\"\x9e\x01\n\nNodeTensor\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x12\n\nnode_index\x18\x02 \x01(\x05\x12\x14\n\x0ctensor_index\x18\x03 \x01(\x05\x12\r\n\x05shape\x18\x04 \x03(\x03\x12&\n\x05\x64type\x18\x05 \x01(\x0e\x32\x17.layerserve.v1.DataType\x12\x10\n\x08\x61rgument\x18\x06 \x01(\t\x12\x0e\n\x06masked\x18\x07 \x01(\x08\x32j\n\x0cGraphService\x12Z\n\rGetNodeShapes\x12#.layerserve.v1.GetNodeShapesRequest\x1a$.layerserve.v1.GetNodeShapesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19layerserve/v1/graph.proto\x12\rlayerserve.v1\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\"O\n\x14GetNodeShapesRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x0e\n\x06layers\x18\x02 \x03(\t\"\xf5\x01\n\x15GetNodeShapesResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12)\n\x06layers\x18\x02 \x03(\x0b\x32\x19.layerserve.v1.LayerNodes\x12)\n\x06inputs\x18\x03 \x03(\x0b\x32\x19.layerserve.v1.TensorSpec\x12*\n\x07outputs\x18\x04 \x03(\x0b\x32\x19.layerserve.v1.TensorSpec\x12\x31\n\x0eoutput_tensors\x18\x05 \x03(\x0b\x32\x19.layerserve.v1.NodeTensor\"\xc4\x01\n\nLayerNodes\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nclass_name\x18\x03 \x01(\t\x12\'\n\x05nodes\x18\x04 \x03(\x0b\x32\x18.layerserve.v1.LayerNode\x12\x17\n\x0fparameter_count\x18\x05 \x01(\x03\x12\x11\n\ttrainable\x18\x06 \x01(\x08\x12\x31\n\x0enested_outputs\x18\x07 \x03(\x0b\x32\x19.layerserve.v1.NodeTensor\"q\n\tLayerNode\x12\r\n\x05index\x18\x01 \x01(\x05\x12)\n\x06inputs\x18\x02 \x03(\x0b\x32\x19.layerserve.v1.NodeTensor\x12*\n\x07outputs\x18\x03 \x03(\x0b\x32\x19.layerserve.v1.NodeTensor\"\x9e\x01\n\nNodeTensor\x12\r\n\x05layer\x18\x01 \x01(\t\x12\x12\n\nnode_index\x18\x02 \x01(\x05\x12\x14\n\x0ctensor_index\x18\x03 \x01(\x05\x12\r\n\x05shape\x18\x04 \x03(\x03\x12&\n\x05\x64type\x18\x05 \x01(\x0e\x32\x17.layerserve.v1.DataType\x12\x10\n\x08\x61rgument\x18\x06 \x01(\t\x12\x0e\n\x06masked\x18\x07 \x01(\x08\x32s\n\x0cGraphService\x12\x63\n\rGetNodeShapes\x12#.layerserve.v1.GetNodeShapesRequest\x1a$.layerserve.v1.GetNodeShapesResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'layerserve.v1.graph_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETNODESHAPESREQUEST']._serialized_start=72
-  _globals['_GETNODESHAPESREQUEST']._serialized_end=151
-  _globals['_GETNODESHAPESRESPONSE']._serialized_start=154
-  _globals['_GETNODESHAPESRESPONSE']._serialized_end=399
-  _globals['_LAYERNODES']._serialized_start=402
-  _globals['_LAYERNODES']._serialized_end=598
-  _globals['_LAYERNODE']._serialized_start=600
-  _globals['_LAYERNODE']._serialized_end=713
-  _globals['_NODETENSOR']._serialized_start=716
-  _globals['_NODETENSOR']._serialized_end=874
-  _globals['_GRAPHSERVICE']._serialized_start=876
-  _globals['_GRAPHSERVICE']._serialized_end=982
+  _globals['_GRAPHSERVICE'].methods_by_name['GetNodeShapes']._loaded_options = None
+  _globals['_GRAPHSERVICE'].methods_by_name['GetNodeShapes']._serialized_options = b'\220\002\001\340\340\030\002'
+  _globals['_GETNODESHAPESREQUEST']._serialized_start=101
+  _globals['_GETNODESHAPESREQUEST']._serialized_end=180
+  _globals['_GETNODESHAPESRESPONSE']._serialized_start=183
+  _globals['_GETNODESHAPESRESPONSE']._serialized_end=428
+  _globals['_LAYERNODES']._serialized_start=431
+  _globals['_LAYERNODES']._serialized_end=627
+  _globals['_LAYERNODE']._serialized_start=629
+  _globals['_LAYERNODE']._serialized_end=742
+  _globals['_NODETENSOR']._serialized_start=745
+  _globals['_NODETENSOR']._serialized_end=903
+  _globals['_GRAPHSERVICE']._serialized_start=905
+  _globals['_GRAPHSERVICE']._serialized_end=1020
 # @@protoc_insertion_point(module_scope)

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from layerserve.v1 import options_pb2 as layerserve_dot_v1_dot_options__pb2
 from layerserve.v1 import tensor_pb2 as layerserve_dot_v1_dot_tensor__pb2
 from layerserve.v1 import training_pb2 as layerserve_dot_v1_dot_training__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alayerserve/v1/online.proto\x12\rlayerserve.v1\x1a\x1alayerserve/v1/tensor.proto\x1a\x1clayerserve/v1/training.proto\"\x8e\x03\n\x12TrainOnlineRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x19.layerserve.v1.OnlineSpecH\x00\x12-\n\x06resume\x18\x03 \x01(\x0b\x32\x1b.layerserve.v1.OnlineResumeH\x00\x12)\n\x04step\x18\x04 \x01(\x0b\x32\x19.layerserve.v1.OnlineStepH\x00\x12)\n\x04test\x18\x05 \x01(\x0b\x32\x19.layerserve.v1.OnlineTestH\x00\x12/\n\x07predict\x18\x06 \x01(\x0b\x32\x1c.layerserve.v1.OnlinePredictH\x00\x12)\n\x04save\x18\x07 \x01(\x0b\x32\x19.layerserve.v1.OnlineSaveH\x00\x12/\n\x07publish\x18\x08 \x01(\x0b\x32\x1c.layerserve.v1.OnlinePublishH\x00\x12\'\n\x03\x65nd\x18\t \x01(\x0b\x32\x18.layerserve.v1.OnlineEndH\x00\x42\x06\n\x04part\"\xb3\x04\n\nOnlineSpec\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12/\n\x07\x63ompile\x18\x02 \x01(\x0b\x32\x1e.layerserve.v1.CompileSettings\x12\x11\n\x04seed\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x66reeze\x18\x04 \x03(\t\x12\x14\n\x0c\x63lass_weight\x18\x06 \x01(\t\x12,\n\nnan_policy\x18\x07 \x01(\x0e\x32\x18.layerserve.v1.NanPolicy\x12\x1f\n\x12\x63heckpoint_seconds\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\x12%\n\x06\x62udget\x18\n \x01(\x0b\x32\x15.layerserve.v1.Budget\x12\x14\n\x07publish\x18\x0b \x01(\x08H\x02\x88\x01\x01\x12\x1b\n\x13publish_every_steps\x18\x0c \x01(\x03\x12\x1d\n\x15publish_every_seconds\x18\r \x01(\x01\x12\x15\n\rpublish_label\x18\x0e \x01(\t\x12*\n\x06\x66ormat\x18\x0f \x01(\x0e\x32\x1a.layerserve.v1.ModelFormat\x12\x14\n\x0cidle_seconds\x18\x10 \x01(\x01\x12\x14\n\x0creplay_steps\x18\x11 \x01(\x05\x12\x14\n\x0creplay_share\x18\x12 \x01(\x01\x42\x07\n\x05_seedB\x15\n\x13_checkpoint_secondsB\n\n\x08_publishJ\x04\x08\x05\x10\x06\"\x1e\n\x0cOnlineResume\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\xbc\x01\n\nOnlineStep\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12 \n\x01x\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12 \n\x01y\x18\x03 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12,\n\rsample_weight\x18\x04 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12\x1a\n\rlearning_rate\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_learning_rate\"~\n\nOnlineTest\x12 \n\x01x\x18\x01 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12 \n\x01y\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12,\n\rsample_weight\x18\x03 \x03(\x0b\x32\x15.layerserve.v1.Tensor\"1\n\rOnlinePredict\x12 \n\x01x\x18\x01 \x03(\x0b\x32\x15.layerserve.v1.Tensor\"\x0c\n\nOnlineSave\"\x0f\n\rOnlinePublish\"\x0b\n\tOnlineEnd\"\xda\x03\n\x13TrainOnlineResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x31\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1d.layerserve.v1.OnlineAcceptedH\x00\x12+\n\x05ready\x18\x03 \x01(\x0b\x32\x1a.layerserve.v1.OnlineReadyH\x00\x12/\n\x07stepped\x18\x04 \x01(\x0b\x32\x1c.layerserve.v1.OnlineSteppedH\x00\x12-\n\x06tested\x18\x05 \x01(\x0b\x32\x1b.layerserve.v1.OnlineTestedH\x00\x12\x33\n\tpredicted\x18\x06 \x01(\x0b\x32\x1e.layerserve.v1.OnlinePredictedH\x00\x12+\n\x05saved\x18\x07 \x01(\x0b\x32\x1a.layerserve.v1.OnlineSavedH\x00\x12\x33\n\tpublished\x18\x08 \x01(\x0b\x32\x1e.layerserve.v1.OnlinePublishedH\x00\x12+\n\x05\x65nded\x18\t \x01(\x0b\x32\x1a.layerserve.v1.OnlineEndedH\x00\x12+\n\x05\x65rror\x18\n \x01(\x0b\x32\x1a.layerserve.v1.OnlineErrorH\x00\x42\x06\n\x04part\"H\n\x0eOnlineAccepted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12&\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\"`\n\x0bOnlineReady\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12+\n\tpublished\x18\x02 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x16\n\x0epublished_step\x18\x03 \x01(\x03\"F\n\rOnlineStepped\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12%\n\x04logs\x18\x02 \x03(\x0b\x32\x17.layerserve.v1.LogValue\"C\n\x0cOnlineTested\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12%\n\x04logs\x18\x02 \x03(\x0b\x32\x17.layerserve.v1.LogValue\"G\n\x0fOnlinePredicted\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\"\x1b\n\x0bOnlineSaved\x12\x0c\n\x04step\x18\x01 \x01(\x03\"J\n\x0fOnlinePublished\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x0c\n\x04step\x18\x02 \x01(\x03\"H\n\x0bOnlineEnded\x12+\n\tpublished\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x0c\n\x04step\x18\x02 \x01(\x03\"\x99\x01\n\x0bOnlineError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12:\n\x08metadata\x18\x03 \x03(\x0b\x32(.layerserve.v1.OnlineError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32q\n\x15OnlineTrainingService\x12X\n\x0bTrainOnline\x12!.layerserve.v1.TrainOnlineRequest\x1a\".layerserve.v1.TrainOnlineResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alayerserve/v1/online.proto\x12\rlayerserve.v1\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\x1a\x1clayerserve/v1/training.proto\"\x8e\x03\n\x12TrainOnlineRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12)\n\x04spec\x18\x02 \x01(\x0b\x32\x19.layerserve.v1.OnlineSpecH\x00\x12-\n\x06resume\x18\x03 \x01(\x0b\x32\x1b.layerserve.v1.OnlineResumeH\x00\x12)\n\x04step\x18\x04 \x01(\x0b\x32\x19.layerserve.v1.OnlineStepH\x00\x12)\n\x04test\x18\x05 \x01(\x0b\x32\x19.layerserve.v1.OnlineTestH\x00\x12/\n\x07predict\x18\x06 \x01(\x0b\x32\x1c.layerserve.v1.OnlinePredictH\x00\x12)\n\x04save\x18\x07 \x01(\x0b\x32\x19.layerserve.v1.OnlineSaveH\x00\x12/\n\x07publish\x18\x08 \x01(\x0b\x32\x1c.layerserve.v1.OnlinePublishH\x00\x12\'\n\x03\x65nd\x18\t \x01(\x0b\x32\x18.layerserve.v1.OnlineEndH\x00\x42\x06\n\x04part\"\xb3\x04\n\nOnlineSpec\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12/\n\x07\x63ompile\x18\x02 \x01(\x0b\x32\x1e.layerserve.v1.CompileSettings\x12\x11\n\x04seed\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x66reeze\x18\x04 \x03(\t\x12\x14\n\x0c\x63lass_weight\x18\x06 \x01(\t\x12,\n\nnan_policy\x18\x07 \x01(\x0e\x32\x18.layerserve.v1.NanPolicy\x12\x1f\n\x12\x63heckpoint_seconds\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0b\x64\x65scription\x18\t \x01(\t\x12%\n\x06\x62udget\x18\n \x01(\x0b\x32\x15.layerserve.v1.Budget\x12\x14\n\x07publish\x18\x0b \x01(\x08H\x02\x88\x01\x01\x12\x1b\n\x13publish_every_steps\x18\x0c \x01(\x03\x12\x1d\n\x15publish_every_seconds\x18\r \x01(\x01\x12\x15\n\rpublish_label\x18\x0e \x01(\t\x12*\n\x06\x66ormat\x18\x0f \x01(\x0e\x32\x1a.layerserve.v1.ModelFormat\x12\x14\n\x0cidle_seconds\x18\x10 \x01(\x01\x12\x14\n\x0creplay_steps\x18\x11 \x01(\x05\x12\x14\n\x0creplay_share\x18\x12 \x01(\x01\x42\x07\n\x05_seedB\x15\n\x13_checkpoint_secondsB\n\n\x08_publishJ\x04\x08\x05\x10\x06\"\x1e\n\x0cOnlineResume\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\xbc\x01\n\nOnlineStep\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12 \n\x01x\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12 \n\x01y\x18\x03 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12,\n\rsample_weight\x18\x04 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12\x1a\n\rlearning_rate\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x10\n\x0e_learning_rate\"~\n\nOnlineTest\x12 \n\x01x\x18\x01 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12 \n\x01y\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12,\n\rsample_weight\x18\x03 \x03(\x0b\x32\x15.layerserve.v1.Tensor\"1\n\rOnlinePredict\x12 \n\x01x\x18\x01 \x03(\x0b\x32\x15.layerserve.v1.Tensor\"\x0c\n\nOnlineSave\"\x0f\n\rOnlinePublish\"\x0b\n\tOnlineEnd\"\xda\x03\n\x13TrainOnlineResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x31\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x1d.layerserve.v1.OnlineAcceptedH\x00\x12+\n\x05ready\x18\x03 \x01(\x0b\x32\x1a.layerserve.v1.OnlineReadyH\x00\x12/\n\x07stepped\x18\x04 \x01(\x0b\x32\x1c.layerserve.v1.OnlineSteppedH\x00\x12-\n\x06tested\x18\x05 \x01(\x0b\x32\x1b.layerserve.v1.OnlineTestedH\x00\x12\x33\n\tpredicted\x18\x06 \x01(\x0b\x32\x1e.layerserve.v1.OnlinePredictedH\x00\x12+\n\x05saved\x18\x07 \x01(\x0b\x32\x1a.layerserve.v1.OnlineSavedH\x00\x12\x33\n\tpublished\x18\x08 \x01(\x0b\x32\x1e.layerserve.v1.OnlinePublishedH\x00\x12+\n\x05\x65nded\x18\t \x01(\x0b\x32\x1a.layerserve.v1.OnlineEndedH\x00\x12+\n\x05\x65rror\x18\n \x01(\x0b\x32\x1a.layerserve.v1.OnlineErrorH\x00\x42\x06\n\x04part\"H\n\x0eOnlineAccepted\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12&\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\"`\n\x0bOnlineReady\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12+\n\tpublished\x18\x02 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x16\n\x0epublished_step\x18\x03 \x01(\x03\"F\n\rOnlineStepped\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12%\n\x04logs\x18\x02 \x03(\x0b\x32\x17.layerserve.v1.LogValue\"C\n\x0cOnlineTested\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12%\n\x04logs\x18\x02 \x03(\x0b\x32\x17.layerserve.v1.LogValue\"G\n\x0fOnlinePredicted\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\"\x1b\n\x0bOnlineSaved\x12\x0c\n\x04step\x18\x01 \x01(\x03\"J\n\x0fOnlinePublished\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x0c\n\x04step\x18\x02 \x01(\x03\"H\n\x0bOnlineEnded\x12+\n\tpublished\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x0c\n\x04step\x18\x02 \x01(\x03\"\x99\x01\n\x0bOnlineError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12:\n\x08metadata\x18\x03 \x03(\x0b\x32(.layerserve.v1.OnlineError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32w\n\x15OnlineTrainingService\x12^\n\x0bTrainOnline\x12!.layerserve.v1.TrainOnlineRequest\x1a\".layerserve.v1.TrainOnlineResponse\"\x04\xe0\xe0\x18\x03(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,46 +36,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ONLINEERROR_METADATAENTRY']._loaded_options = None
   _globals['_ONLINEERROR_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_TRAINONLINEREQUEST']._serialized_start=104
-  _globals['_TRAINONLINEREQUEST']._serialized_end=502
-  _globals['_ONLINESPEC']._serialized_start=505
-  _globals['_ONLINESPEC']._serialized_end=1068
-  _globals['_ONLINERESUME']._serialized_start=1070
-  _globals['_ONLINERESUME']._serialized_end=1100
-  _globals['_ONLINESTEP']._serialized_start=1103
-  _globals['_ONLINESTEP']._serialized_end=1291
-  _globals['_ONLINETEST']._serialized_start=1293
-  _globals['_ONLINETEST']._serialized_end=1419
-  _globals['_ONLINEPREDICT']._serialized_start=1421
-  _globals['_ONLINEPREDICT']._serialized_end=1470
-  _globals['_ONLINESAVE']._serialized_start=1472
-  _globals['_ONLINESAVE']._serialized_end=1484
-  _globals['_ONLINEPUBLISH']._serialized_start=1486
-  _globals['_ONLINEPUBLISH']._serialized_end=1501
-  _globals['_ONLINEEND']._serialized_start=1503
-  _globals['_ONLINEEND']._serialized_end=1514
-  _globals['_TRAINONLINERESPONSE']._serialized_start=1517
-  _globals['_TRAINONLINERESPONSE']._serialized_end=1991
-  _globals['_ONLINEACCEPTED']._serialized_start=1993
-  _globals['_ONLINEACCEPTED']._serialized_end=2065
-  _globals['_ONLINEREADY']._serialized_start=2067
-  _globals['_ONLINEREADY']._serialized_end=2163
-  _globals['_ONLINESTEPPED']._serialized_start=2165
-  _globals['_ONLINESTEPPED']._serialized_end=2235
-  _globals['_ONLINETESTED']._serialized_start=2237
-  _globals['_ONLINETESTED']._serialized_end=2304
-  _globals['_ONLINEPREDICTED']._serialized_start=2306
-  _globals['_ONLINEPREDICTED']._serialized_end=2377
-  _globals['_ONLINESAVED']._serialized_start=2379
-  _globals['_ONLINESAVED']._serialized_end=2406
-  _globals['_ONLINEPUBLISHED']._serialized_start=2408
-  _globals['_ONLINEPUBLISHED']._serialized_end=2482
-  _globals['_ONLINEENDED']._serialized_start=2484
-  _globals['_ONLINEENDED']._serialized_end=2556
-  _globals['_ONLINEERROR']._serialized_start=2559
-  _globals['_ONLINEERROR']._serialized_end=2712
-  _globals['_ONLINEERROR_METADATAENTRY']._serialized_start=2665
-  _globals['_ONLINEERROR_METADATAENTRY']._serialized_end=2712
-  _globals['_ONLINETRAININGSERVICE']._serialized_start=2714
-  _globals['_ONLINETRAININGSERVICE']._serialized_end=2827
+  _globals['_ONLINETRAININGSERVICE'].methods_by_name['TrainOnline']._loaded_options = None
+  _globals['_ONLINETRAININGSERVICE'].methods_by_name['TrainOnline']._serialized_options = b'\340\340\030\003'
+  _globals['_TRAINONLINEREQUEST']._serialized_start=133
+  _globals['_TRAINONLINEREQUEST']._serialized_end=531
+  _globals['_ONLINESPEC']._serialized_start=534
+  _globals['_ONLINESPEC']._serialized_end=1097
+  _globals['_ONLINERESUME']._serialized_start=1099
+  _globals['_ONLINERESUME']._serialized_end=1129
+  _globals['_ONLINESTEP']._serialized_start=1132
+  _globals['_ONLINESTEP']._serialized_end=1320
+  _globals['_ONLINETEST']._serialized_start=1322
+  _globals['_ONLINETEST']._serialized_end=1448
+  _globals['_ONLINEPREDICT']._serialized_start=1450
+  _globals['_ONLINEPREDICT']._serialized_end=1499
+  _globals['_ONLINESAVE']._serialized_start=1501
+  _globals['_ONLINESAVE']._serialized_end=1513
+  _globals['_ONLINEPUBLISH']._serialized_start=1515
+  _globals['_ONLINEPUBLISH']._serialized_end=1530
+  _globals['_ONLINEEND']._serialized_start=1532
+  _globals['_ONLINEEND']._serialized_end=1543
+  _globals['_TRAINONLINERESPONSE']._serialized_start=1546
+  _globals['_TRAINONLINERESPONSE']._serialized_end=2020
+  _globals['_ONLINEACCEPTED']._serialized_start=2022
+  _globals['_ONLINEACCEPTED']._serialized_end=2094
+  _globals['_ONLINEREADY']._serialized_start=2096
+  _globals['_ONLINEREADY']._serialized_end=2192
+  _globals['_ONLINESTEPPED']._serialized_start=2194
+  _globals['_ONLINESTEPPED']._serialized_end=2264
+  _globals['_ONLINETESTED']._serialized_start=2266
+  _globals['_ONLINETESTED']._serialized_end=2333
+  _globals['_ONLINEPREDICTED']._serialized_start=2335
+  _globals['_ONLINEPREDICTED']._serialized_end=2406
+  _globals['_ONLINESAVED']._serialized_start=2408
+  _globals['_ONLINESAVED']._serialized_end=2435
+  _globals['_ONLINEPUBLISHED']._serialized_start=2437
+  _globals['_ONLINEPUBLISHED']._serialized_end=2511
+  _globals['_ONLINEENDED']._serialized_start=2513
+  _globals['_ONLINEENDED']._serialized_end=2585
+  _globals['_ONLINEERROR']._serialized_start=2588
+  _globals['_ONLINEERROR']._serialized_end=2741
+  _globals['_ONLINEERROR_METADATAENTRY']._serialized_start=2694
+  _globals['_ONLINEERROR_METADATAENTRY']._serialized_end=2741
+  _globals['_ONLINETRAININGSERVICE']._serialized_start=2743
+  _globals['_ONLINETRAININGSERVICE']._serialized_end=2862
 # @@protoc_insertion_point(module_scope)

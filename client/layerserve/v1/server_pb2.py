@@ -23,23 +23,26 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from layerserve.v1 import options_pb2 as layerserve_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alayerserve/v1/server.proto\x12\rlayerserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetServerRequest\"/\n\rMisplacedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\t\"\x83\x02\n\x11GetServerResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.layerserve.v1.ServerState\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x12\n\nprocess_id\x18\x05 \x01(\x03\x12\x0f\n\x07workers\x18\x06 \x01(\x05\x12\x11\n\ttransport\x18\x07 \x01(\t\x12\x0b\n\x03tls\x18\x08 \x01(\x08\x12/\n\tmisplaced\x18\t \x03(\x0b\x32\x1c.layerserve.v1.MisplacedFile*{\n\x0bServerState\x12\x1c\n\x18SERVER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SERVER_STATE_STARTING\x10\x01\x12\x18\n\x14SERVER_STATE_SERVING\x10\x02\x12\x19\n\x15SERVER_STATE_DRAINING\x10\x03\x32_\n\rServerService\x12N\n\tGetServer\x12\x1f.layerserve.v1.GetServerRequest\x1a .layerserve.v1.GetServerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alayerserve/v1/server.proto\x12\rlayerserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1blayerserve/v1/options.proto\"\x12\n\x10GetServerRequest\"/\n\rMisplacedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\t\"\x83\x02\n\x11GetServerResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.layerserve.v1.ServerState\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x12\n\nprocess_id\x18\x05 \x01(\x03\x12\x0f\n\x07workers\x18\x06 \x01(\x05\x12\x11\n\ttransport\x18\x07 \x01(\t\x12\x0b\n\x03tls\x18\x08 \x01(\x08\x12/\n\tmisplaced\x18\t \x03(\x0b\x32\x1c.layerserve.v1.MisplacedFile*{\n\x0bServerState\x12\x1c\n\x18SERVER_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SERVER_STATE_STARTING\x10\x01\x12\x18\n\x14SERVER_STATE_SERVING\x10\x02\x12\x19\n\x15SERVER_STATE_DRAINING\x10\x03\x32h\n\rServerService\x12W\n\tGetServer\x12\x1f.layerserve.v1.GetServerRequest\x1a .layerserve.v1.GetServerResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'layerserve.v1.server_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SERVERSTATE']._serialized_start=409
-  _globals['_SERVERSTATE']._serialized_end=532
-  _globals['_GETSERVERREQUEST']._serialized_start=78
-  _globals['_GETSERVERREQUEST']._serialized_end=96
-  _globals['_MISPLACEDFILE']._serialized_start=98
-  _globals['_MISPLACEDFILE']._serialized_end=145
-  _globals['_GETSERVERRESPONSE']._serialized_start=148
-  _globals['_GETSERVERRESPONSE']._serialized_end=407
-  _globals['_SERVERSERVICE']._serialized_start=534
-  _globals['_SERVERSERVICE']._serialized_end=629
+  _globals['_SERVERSERVICE'].methods_by_name['GetServer']._loaded_options = None
+  _globals['_SERVERSERVICE'].methods_by_name['GetServer']._serialized_options = b'\220\002\001\340\340\030\002'
+  _globals['_SERVERSTATE']._serialized_start=438
+  _globals['_SERVERSTATE']._serialized_end=561
+  _globals['_GETSERVERREQUEST']._serialized_start=107
+  _globals['_GETSERVERREQUEST']._serialized_end=125
+  _globals['_MISPLACEDFILE']._serialized_start=127
+  _globals['_MISPLACEDFILE']._serialized_end=174
+  _globals['_GETSERVERRESPONSE']._serialized_start=177
+  _globals['_GETSERVERRESPONSE']._serialized_end=436
+  _globals['_SERVERSERVICE']._serialized_start=563
+  _globals['_SERVERSERVICE']._serialized_end=667
 # @@protoc_insertion_point(module_scope)

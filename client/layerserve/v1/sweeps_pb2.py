@@ -23,55 +23,66 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from layerserve.v1 import options_pb2 as layerserve_dot_v1_dot_options__pb2
 from layerserve.v1 import tensor_pb2 as layerserve_dot_v1_dot_tensor__pb2
 from layerserve.v1 import training_pb2 as layerserve_dot_v1_dot_training__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alayerserve/v1/sweeps.proto\x12\rlayerserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1alayerserve/v1/tensor.proto\x1a\x1clayerserve/v1/training.proto\"N\n\x05Range\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\x0c\n\x04step\x18\x03 \x01(\x01\x12\x0b\n\x03log\x18\x04 \x01(\x08\x12\x0f\n\x07integer\x18\x05 \x01(\x08\"N\n\tDimension\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x01(\t\x12#\n\x05range\x18\x03 \x01(\x0b\x32\x14.layerserve.v1.Range\"\xcc\x01\n\tSweepSpec\x12\'\n\x05train\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.TrainSpec\x12,\n\ndimensions\x18\x02 \x03(\x0b\x32\x18.layerserve.v1.Dimension\x12*\n\x06method\x18\x03 \x01(\x0e\x32\x1a.layerserve.v1.SweepMethod\x12\x0e\n\x06trials\x18\x04 \x01(\x05\x12\x10\n\x08parallel\x18\x05 \x01(\x05\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seed\"+\n\x0cTrialSetting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xe0\x01\n\x05Trial\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.layerserve.v1.TrialState\x12-\n\x08settings\x18\x03 \x03(\x0b\x32\x1b.layerserve.v1.TrialSetting\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x12\n\x05value\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07history\x18\x06 \x03(\x01\x12\x0e\n\x06\x65pochs\x18\x07 \x03(\x05\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0f\n\x07seconds\x18\t \x01(\x01\x42\x08\n\x06_value\"\xfb\x03\n\x05Sweep\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.layerserve.v1.SweepState\x12&\n\x04\x62\x61se\x18\x03 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12+\n\tpublished\x18\x04 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12*\n\x06method\x18\x06 \x01(\x0e\x32\x1a.layerserve.v1.SweepMethod\x12\x14\n\x0ctrials_total\x18\x07 \x01(\x05\x12\x14\n\x0ctrials_ended\x18\x08 \x01(\x05\x12\x0f\n\x07monitor\x18\t \x01(\t\x12\x18\n\x10larger_is_better\x18\n \x01(\x08\x12\x11\n\x04\x62\x65st\x18\x0b \x01(\x05H\x00\x88\x01\x01\x12$\n\x06trials\x18\x0c \x03(\x0b\x32\x14.layerserve.v1.Trial\x12\x30\n\x0c\x63reated_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nended_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04seed\x18\x0f \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x10 \x01(\t\x12\r\n\x05owner\x18\x11 \x01(\tB\x07\n\x05_best\"<\n\x12\x43reateSweepRequest\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.SweepSpec\":\n\x13\x43reateSweepResponse\x12#\n\x05sweep\x18\x01 \x01(\x0b\x32\x14.layerserve.v1.Sweep\"#\n\x0fGetSweepRequest\x12\x10\n\x08sweep_id\x18\x01 \x01(\t\"7\n\x10GetSweepResponse\x12#\n\x05sweep\x18\x01 \x01(\x0b\x32\x14.layerserve.v1.Sweep\"\'\n\x11ListSweepsRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\":\n\x12ListSweepsResponse\x12$\n\x06sweeps\x18\x01 \x03(\x0b\x32\x14.layerserve.v1.Sweep\"&\n\x12\x43\x61ncelSweepRequest\x12\x10\n\x08sweep_id\x18\x01 \x01(\t\":\n\x13\x43\x61ncelSweepResponse\x12#\n\x05sweep\x18\x01 \x01(\x0b\x32\x14.layerserve.v1.Sweep\"&\n\x12\x44\x65leteSweepRequest\x12\x10\n\x08sweep_id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteSweepResponse*[\n\x0bSweepMethod\x12\x1c\n\x18SWEEP_METHOD_UNSPECIFIED\x10\x00\x12\x17\n\x13SWEEP_METHOD_RANDOM\x10\x01\x12\x15\n\x11SWEEP_METHOD_GRID\x10\x02*\x8f\x01\n\nSweepState\x12\x1b\n\x17SWEEP_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SWEEP_STATE_RUNNING\x10\x01\x12\x18\n\x14SWEEP_STATE_FINISHED\x10\x02\x12\x16\n\x12SWEEP_STATE_FAILED\x10\x03\x12\x19\n\x15SWEEP_STATE_CANCELLED\x10\x04*\x8f\x01\n\nTrialState\x12\x1b\n\x17TRIAL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRIAL_STATE_RUNNING\x10\x01\x12\x18\n\x14TRIAL_STATE_FINISHED\x10\x02\x12\x16\n\x12TRIAL_STATE_FAILED\x10\x04\x12\x19\n\x15TRIAL_STATE_CANCELLED\x10\x05\x32\xb0\x03\n\x0cSweepService\x12T\n\x0b\x43reateSweep\x12!.layerserve.v1.CreateSweepRequest\x1a\".layerserve.v1.CreateSweepResponse\x12K\n\x08GetSweep\x12\x1e.layerserve.v1.GetSweepRequest\x1a\x1f.layerserve.v1.GetSweepResponse\x12Q\n\nListSweeps\x12 .layerserve.v1.ListSweepsRequest\x1a!.layerserve.v1.ListSweepsResponse\x12T\n\x0b\x43\x61ncelSweep\x12!.layerserve.v1.CancelSweepRequest\x1a\".layerserve.v1.CancelSweepResponse\x12T\n\x0b\x44\x65leteSweep\x12!.layerserve.v1.DeleteSweepRequest\x1a\".layerserve.v1.DeleteSweepResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alayerserve/v1/sweeps.proto\x12\rlayerserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\x1a\x1clayerserve/v1/training.proto\"N\n\x05Range\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\x0c\n\x04step\x18\x03 \x01(\x01\x12\x0b\n\x03log\x18\x04 \x01(\x08\x12\x0f\n\x07integer\x18\x05 \x01(\x08\"N\n\tDimension\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x01(\t\x12#\n\x05range\x18\x03 \x01(\x0b\x32\x14.layerserve.v1.Range\"\xcc\x01\n\tSweepSpec\x12\'\n\x05train\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.TrainSpec\x12,\n\ndimensions\x18\x02 \x03(\x0b\x32\x18.layerserve.v1.Dimension\x12*\n\x06method\x18\x03 \x01(\x0e\x32\x1a.layerserve.v1.SweepMethod\x12\x0e\n\x06trials\x18\x04 \x01(\x05\x12\x10\n\x08parallel\x18\x05 \x01(\x05\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seed\"+\n\x0cTrialSetting\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\xe0\x01\n\x05Trial\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.layerserve.v1.TrialState\x12-\n\x08settings\x18\x03 \x03(\x0b\x32\x1b.layerserve.v1.TrialSetting\x12\x0e\n\x06run_id\x18\x04 \x01(\t\x12\x12\n\x05value\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07history\x18\x06 \x03(\x01\x12\x0e\n\x06\x65pochs\x18\x07 \x03(\x05\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x0f\n\x07seconds\x18\t \x01(\x01\x42\x08\n\x06_value\"\xfb\x03\n\x05Sweep\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.layerserve.v1.SweepState\x12&\n\x04\x62\x61se\x18\x03 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12+\n\tpublished\x18\x04 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12*\n\x06method\x18\x06 \x01(\x0e\x32\x1a.layerserve.v1.SweepMethod\x12\x14\n\x0ctrials_total\x18\x07 \x01(\x05\x12\x14\n\x0ctrials_ended\x18\x08 \x01(\x05\x12\x0f\n\x07monitor\x18\t \x01(\t\x12\x18\n\x10larger_is_better\x18\n \x01(\x08\x12\x11\n\x04\x62\x65st\x18\x0b \x01(\x05H\x00\x88\x01\x01\x12$\n\x06trials\x18\x0c \x03(\x0b\x32\x14.layerserve.v1.Trial\x12\x30\n\x0c\x63reated_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nended_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04seed\x18\x0f \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x10 \x01(\t\x12\r\n\x05owner\x18\x11 \x01(\tB\x07\n\x05_best\"<\n\x12\x43reateSweepRequest\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.SweepSpec\":\n\x13\x43reateSweepResponse\x12#\n\x05sweep\x18\x01 \x01(\x0b\x32\x14.layerserve.v1.Sweep\"#\n\x0fGetSweepRequest\x12\x10\n\x08sweep_id\x18\x01 \x01(\t\"7\n\x10GetSweepResponse\x12#\n\x05sweep\x18\x01 \x01(\x0b\x32\x14.layerserve.v1.Sweep\"\'\n\x11ListSweepsRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\":\n\x12ListSweepsResponse\x12$\n\x06sweeps\x18\x01 \x03(\x0b\x32\x14.layerserve.v1.Sweep\"&\n\x12\x43\x61ncelSweepRequest\x12\x10\n\x08sweep_id\x18\x01 \x01(\t\":\n\x13\x43\x61ncelSweepResponse\x12#\n\x05sweep\x18\x01 \x01(\x0b\x32\x14.layerserve.v1.Sweep\"&\n\x12\x44\x65leteSweepRequest\x12\x10\n\x08sweep_id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteSweepResponse*[\n\x0bSweepMethod\x12\x1c\n\x18SWEEP_METHOD_UNSPECIFIED\x10\x00\x12\x17\n\x13SWEEP_METHOD_RANDOM\x10\x01\x12\x15\n\x11SWEEP_METHOD_GRID\x10\x02*\x8f\x01\n\nSweepState\x12\x1b\n\x17SWEEP_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SWEEP_STATE_RUNNING\x10\x01\x12\x18\n\x14SWEEP_STATE_FINISHED\x10\x02\x12\x16\n\x12SWEEP_STATE_FAILED\x10\x03\x12\x19\n\x15SWEEP_STATE_CANCELLED\x10\x04*\x8f\x01\n\nTrialState\x12\x1b\n\x17TRIAL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRIAL_STATE_RUNNING\x10\x01\x12\x18\n\x14TRIAL_STATE_FINISHED\x10\x02\x12\x16\n\x12TRIAL_STATE_FAILED\x10\x04\x12\x19\n\x15TRIAL_STATE_CANCELLED\x10\x05\x32\xd4\x03\n\x0cSweepService\x12Z\n\x0b\x43reateSweep\x12!.layerserve.v1.CreateSweepRequest\x1a\".layerserve.v1.CreateSweepResponse\"\x04\xe0\xe0\x18\x03\x12T\n\x08GetSweep\x12\x1e.layerserve.v1.GetSweepRequest\x1a\x1f.layerserve.v1.GetSweepResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x06\x12Z\n\nListSweeps\x12 .layerserve.v1.ListSweepsRequest\x1a!.layerserve.v1.ListSweepsResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x06\x12Z\n\x0b\x43\x61ncelSweep\x12!.layerserve.v1.CancelSweepRequest\x1a\".layerserve.v1.CancelSweepResponse\"\x04\xe0\xe0\x18\x07\x12Z\n\x0b\x44\x65leteSweep\x12!.layerserve.v1.DeleteSweepRequest\x1a\".layerserve.v1.DeleteSweepResponse\"\x04\xe0\xe0\x18\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'layerserve.v1.sweeps_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SWEEPMETHOD']._serialized_start=1765
-  _globals['_SWEEPMETHOD']._serialized_end=1856
-  _globals['_SWEEPSTATE']._serialized_start=1859
-  _globals['_SWEEPSTATE']._serialized_end=2002
-  _globals['_TRIALSTATE']._serialized_start=2005
-  _globals['_TRIALSTATE']._serialized_end=2148
-  _globals['_RANGE']._serialized_start=136
-  _globals['_RANGE']._serialized_end=214
-  _globals['_DIMENSION']._serialized_start=216
-  _globals['_DIMENSION']._serialized_end=294
-  _globals['_SWEEPSPEC']._serialized_start=297
-  _globals['_SWEEPSPEC']._serialized_end=501
-  _globals['_TRIALSETTING']._serialized_start=503
-  _globals['_TRIALSETTING']._serialized_end=546
-  _globals['_TRIAL']._serialized_start=549
-  _globals['_TRIAL']._serialized_end=773
-  _globals['_SWEEP']._serialized_start=776
-  _globals['_SWEEP']._serialized_end=1283
-  _globals['_CREATESWEEPREQUEST']._serialized_start=1285
-  _globals['_CREATESWEEPREQUEST']._serialized_end=1345
-  _globals['_CREATESWEEPRESPONSE']._serialized_start=1347
-  _globals['_CREATESWEEPRESPONSE']._serialized_end=1405
-  _globals['_GETSWEEPREQUEST']._serialized_start=1407
-  _globals['_GETSWEEPREQUEST']._serialized_end=1442
-  _globals['_GETSWEEPRESPONSE']._serialized_start=1444
-  _globals['_GETSWEEPRESPONSE']._serialized_end=1499
-  _globals['_LISTSWEEPSREQUEST']._serialized_start=1501
-  _globals['_LISTSWEEPSREQUEST']._serialized_end=1540
-  _globals['_LISTSWEEPSRESPONSE']._serialized_start=1542
-  _globals['_LISTSWEEPSRESPONSE']._serialized_end=1600
-  _globals['_CANCELSWEEPREQUEST']._serialized_start=1602
-  _globals['_CANCELSWEEPREQUEST']._serialized_end=1640
-  _globals['_CANCELSWEEPRESPONSE']._serialized_start=1642
-  _globals['_CANCELSWEEPRESPONSE']._serialized_end=1700
-  _globals['_DELETESWEEPREQUEST']._serialized_start=1702
-  _globals['_DELETESWEEPREQUEST']._serialized_end=1740
-  _globals['_DELETESWEEPRESPONSE']._serialized_start=1742
-  _globals['_DELETESWEEPRESPONSE']._serialized_end=1763
-  _globals['_SWEEPSERVICE']._serialized_start=2151
-  _globals['_SWEEPSERVICE']._serialized_end=2583
+  _globals['_SWEEPSERVICE'].methods_by_name['CreateSweep']._loaded_options = None
+  _globals['_SWEEPSERVICE'].methods_by_name['CreateSweep']._serialized_options = b'\340\340\030\003'
+  _globals['_SWEEPSERVICE'].methods_by_name['GetSweep']._loaded_options = None
+  _globals['_SWEEPSERVICE'].methods_by_name['GetSweep']._serialized_options = b'\220\002\001\340\340\030\006'
+  _globals['_SWEEPSERVICE'].methods_by_name['ListSweeps']._loaded_options = None
+  _globals['_SWEEPSERVICE'].methods_by_name['ListSweeps']._serialized_options = b'\220\002\001\340\340\030\006'
+  _globals['_SWEEPSERVICE'].methods_by_name['CancelSweep']._loaded_options = None
+  _globals['_SWEEPSERVICE'].methods_by_name['CancelSweep']._serialized_options = b'\340\340\030\007'
+  _globals['_SWEEPSERVICE'].methods_by_name['DeleteSweep']._loaded_options = None
+  _globals['_SWEEPSERVICE'].methods_by_name['DeleteSweep']._serialized_options = b'\340\340\030\007'
+  _globals['_SWEEPMETHOD']._serialized_start=1794
+  _globals['_SWEEPMETHOD']._serialized_end=1885
+  _globals['_SWEEPSTATE']._serialized_start=1888
+  _globals['_SWEEPSTATE']._serialized_end=2031
+  _globals['_TRIALSTATE']._serialized_start=2034
+  _globals['_TRIALSTATE']._serialized_end=2177
+  _globals['_RANGE']._serialized_start=165
+  _globals['_RANGE']._serialized_end=243
+  _globals['_DIMENSION']._serialized_start=245
+  _globals['_DIMENSION']._serialized_end=323
+  _globals['_SWEEPSPEC']._serialized_start=326
+  _globals['_SWEEPSPEC']._serialized_end=530
+  _globals['_TRIALSETTING']._serialized_start=532
+  _globals['_TRIALSETTING']._serialized_end=575
+  _globals['_TRIAL']._serialized_start=578
+  _globals['_TRIAL']._serialized_end=802
+  _globals['_SWEEP']._serialized_start=805
+  _globals['_SWEEP']._serialized_end=1312
+  _globals['_CREATESWEEPREQUEST']._serialized_start=1314
+  _globals['_CREATESWEEPREQUEST']._serialized_end=1374
+  _globals['_CREATESWEEPRESPONSE']._serialized_start=1376
+  _globals['_CREATESWEEPRESPONSE']._serialized_end=1434
+  _globals['_GETSWEEPREQUEST']._serialized_start=1436
+  _globals['_GETSWEEPREQUEST']._serialized_end=1471
+  _globals['_GETSWEEPRESPONSE']._serialized_start=1473
+  _globals['_GETSWEEPRESPONSE']._serialized_end=1528
+  _globals['_LISTSWEEPSREQUEST']._serialized_start=1530
+  _globals['_LISTSWEEPSREQUEST']._serialized_end=1569
+  _globals['_LISTSWEEPSRESPONSE']._serialized_start=1571
+  _globals['_LISTSWEEPSRESPONSE']._serialized_end=1629
+  _globals['_CANCELSWEEPREQUEST']._serialized_start=1631
+  _globals['_CANCELSWEEPREQUEST']._serialized_end=1669
+  _globals['_CANCELSWEEPRESPONSE']._serialized_start=1671
+  _globals['_CANCELSWEEPRESPONSE']._serialized_end=1729
+  _globals['_DELETESWEEPREQUEST']._serialized_start=1731
+  _globals['_DELETESWEEPREQUEST']._serialized_end=1769
+  _globals['_DELETESWEEPRESPONSE']._serialized_start=1771
+  _globals['_DELETESWEEPRESPONSE']._serialized_end=1792
+  _globals['_SWEEPSERVICE']._serialized_start=2180
+  _globals['_SWEEPSERVICE']._serialized_end=2648
 # @@protoc_insertion_point(module_scope)

@@ -1,9 +1,12 @@
-"""The rights, and the one table that names the right of every method and HTTP route."""
+"""The rights, and the right of every method and HTTP route: the contract's methods have theirs in proto/."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, TypeAlias, get_args
+
+from layerserve import methods
+from layerserve.v1 import options_pb2
 
 #: Strings, since the hash of an Enum's member is computed in Python, and each call looks one up.
 Right: TypeAlias = Literal[
@@ -20,35 +23,29 @@ ALTERNATIVES: Mapping[Right, tuple[Right, ...]] = {
     "train or manage": ("train", "manage"),
 }
 
-_SERVICES: dict[str, dict[Right, str]] = {
-    "layerserve.v1.PredictionService": {"predict": "Predict PredictStream"},
-    "layerserve.v1.GraphService": {"read": "GetNodeShapes"},
-    "layerserve.v1.ModelService": {
-        # Clients ask for the inputs of a model before they predict or train.
-        "any": "GetModel",
-        "read": "ListModels GetModelStatistics DownloadModel",
-    },
-    "layerserve.v1.ServerService": {"read": "GetServer"},
-    "layerserve.v1.TrainingService": {
-        "train": "Train Evaluate EstimateRun",
-        "train or manage": "PauseRun ResumeRun StopRun CancelRun UpdateRun PublishRun DeleteRun",
-        "read, train or manage": "WatchRun GetRun GetRunSeries ListRuns ListRunFiles DownloadRunFile",
-    },
-    "layerserve.v1.DatasetService": {
-        "train": "UploadDataset MakeDataset",
-        "train or manage": "DeleteDataset",
-        "read, train or manage": "ListDatasets GetDataset",
-    },
-    "layerserve.v1.CheckpointService": {
-        "train or manage": "PublishCheckpoint PredictCheckpoint DeleteCheckpoint",
-        "read, train or manage": "ListCheckpoints DownloadCheckpoint",
-    },
-    "layerserve.v1.OnlineTrainingService": {"train": "TrainOnline"},
-    "layerserve.v1.SweepService": {
-        "train": "CreateSweep",
-        "train or manage": "CancelSweep DeleteSweep",
-        "read, train or manage": "GetSweep ListSweeps",
-    },
+#: The rights of the contract's methods, by their number in proto/.
+_NUMBERED: Mapping[int, Right] = {
+    options_pb2.RIGHT_PREDICT: "predict",
+    options_pb2.RIGHT_READ: "read",
+    options_pb2.RIGHT_TRAIN: "train",
+    options_pb2.RIGHT_MANAGE: "manage",
+    options_pb2.RIGHT_ANY: "any",
+    options_pb2.RIGHT_READ_TRAIN_OR_MANAGE: "read, train or manage",
+    options_pb2.RIGHT_TRAIN_OR_MANAGE: "train or manage",
+}
+
+
+def _described() -> Iterator[tuple[str, Right]]:
+    """Yields the methods of the contract that name a right, with it."""
+    pool = options_pb2.DESCRIPTOR.pool
+    for service in sorted({method.service for method in methods.METHODS}):
+        for method in pool.FindServiceByName(service).methods:
+            if right := _NUMBERED.get(method.GetOptions().Extensions[options_pb2.right]):
+                yield f"/{service}/{method.name}", right
+
+
+#: Methods that others have defined, by service and right.
+_FOREIGN: dict[str, dict[Right, str]] = {
     "grpc.health.v1.Health": {"open": "Check List Watch"},
     "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},
     "grpc.reflection.v1alpha.ServerReflection": {"read": "ServerReflectionInfo"},
@@ -73,13 +70,14 @@ _SERVICES: dict[str, dict[Right, str]] = {
 
 #: The right of each method, by full name.
 METHODS: Mapping[str, Right] = {
-    f"/{service}/{method}": right
-    for service, rights in _SERVICES.items()
-    for right, methods in rights.items()
-    for method in methods.split()
+    **dict(_described()),
+    **{
+        f"/{service}/{method}": right
+        for service, rights in _FOREIGN.items()
+        for right, names in rights.items()
+        for method in names.split()
+    },
 }
-#: Services of which every method needs the right "manage", also those that a later release adds.
-MANAGING = ("/layerserve.v1.ManagementService/",)
 #: The right of each HTTP route, by path. A part in braces stands for any name.
 HTTP: Mapping[str, Right] = {
     "/": "open",
@@ -102,7 +100,7 @@ class MissingRightError(ValueError):
 
 def right_of(method: str) -> Right | None:
     """Returns the right that a method needs; None for one that isn't in the table."""
-    return METHODS.get(method) or ("manage" if method.startswith(MANAGING) else None)
+    return METHODS.get(method)
 
 
 def check_table(methods: Iterable[str], routes: Iterable[str] = ()) -> None:
@@ -111,7 +109,7 @@ def check_table(methods: Iterable[str], routes: Iterable[str] = ()) -> None:
     missing += [route for route in routes if route not in HTTP]
     if missing:
         raise MissingRightError(
-            f"{', '.join(sorted(missing))}: got no right in access/rights.py, expected one for each"
+            f"{', '.join(sorted(missing))}: got no right in proto/ or access/rights.py, expected one for each"
         )
 
 

@@ -242,7 +242,7 @@ def test_reflection_lists_the_services_unless_it_is_off(serve_echo):
     [
         ("tensorflow.serving.PredictionService", {"tensorflow.serving", "tensorflow", "google.protobuf"}),
         ("inference.GRPCInferenceService", {"inference"}),
-        ("layerserve.v1.PredictionService", {"layerserve.v1"}),
+        ("layerserve.v1.PredictionService", {"layerserve.v1", "google.protobuf"}),
         ("no.such.Service", set()),
     ],
 )
