@@ -44,7 +44,10 @@ def test_all_inputs_and_outputs_are_divided(client):
 @pytest.mark.parametrize(
     ("second", "wrong"),
     [
-        ({"y": np.zeros((3, 2))}, r"output 'y': got rows of float64\[2\] for a part of the rows, expected float64\[3\]"),
+        (
+            {"y": np.zeros((3, 2))},
+            r"output 'y': got rows of float64\[2\] for a part of the rows, expected float64\[3\]",
+        ),
         ({"y": np.zeros((3, 3), bool)}, r"output 'y': got rows of bool\[3\]"),
     ],
 )

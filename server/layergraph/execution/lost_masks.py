@@ -174,7 +174,7 @@ def _keeps_others(call: Invocation, gone: Collection[int]) -> bool:
 def _taken_when_built(
     steps: Sequence[Step], recorded: Collection[int], set_again: Mapping[int, Collection[int]]
 ) -> set[int]:
-    """Slots whose masks of when the model was built are taken, or passed on, to layers or models called on one tensor."""
+    """Slots whose masks of when the model was built are taken, or passed on, by calls on one tensor."""
     taken = {slot for slots in set_again.values() for slot in slots}
     for step in reversed(steps):
         if isinstance(step.call.mask_sources.get("mask"), Tensor):
