@@ -144,8 +144,8 @@ def _predict(
             raise dependent_rows(spec.name, rows.count)
         yield Renew()
         part = yield from _request(signatures, spec, tensors, names, metadata)
-        check_part(part, count)
         parts.append(part)
+        check_part(part, count, parts[0])
         # All parts are of one version, also if another is published meanwhile.
         spec = model_spec(part.model, part.version)
         if part.version != version:

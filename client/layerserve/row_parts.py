@@ -83,13 +83,23 @@ def dependent_rows(model: str, count: int) -> InvalidArgument:
     )
 
 
-def check_part(outputs: Mapping[str, Array], count: int) -> None:
-    """Raises InvalidArgument if an output, which may be any tensor of the graph, doesn't have a row for each row."""
+def check_part(outputs: Mapping[str, Array], count: int, first: Mapping[str, Array]) -> None:
+    """Raises InvalidArgument if an output, which may be any tensor of the graph, doesn't have a row for each row.
+
+    Also if the outputs don't go together with those of the first part, such as rows of another length.
+    """
+    if outputs.keys() != first.keys():
+        raise InvalidArgument(f"outputs: got {', '.join(outputs)} for a part of the rows, expected {', '.join(first)}")
     for name, array in outputs.items():
         if array.shape[:1] != (count,):
             raise InvalidArgument(
                 f"output {name!r}: got shape {array.shape} for {count} rows, expected a row for each; "
                 "send all rows in one request, without batch_size"
+            )
+        if array.shape[1:] != first[name].shape[1:] or array.dtype != first[name].dtype:
+            raise InvalidArgument(
+                f"output {name!r}: got rows of {array.dtype}{list(array.shape[1:])} for a part of the rows, expected "
+                f"{first[name].dtype}{list(first[name].shape[1:])} as for the first; send all rows in one request"
             )
 
 

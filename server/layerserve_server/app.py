@@ -137,7 +137,7 @@ class App:
             lambda: self.ready,
             registry,
             self._transport.port,
-            self._is_sweep,
+            self._sweep_ids,
             self._pages.get(TENSORFLOW_SERVING),
         )
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
@@ -187,8 +187,8 @@ class App:
             routes.add(service.routes())
         return routes
 
-    def _is_sweep(self, id: str) -> bool:
-        return any(sweep.id == id for sweep in self.sweeps.list())
+    def _sweep_ids(self) -> set[str]:
+        return {sweep.id for sweep in self.sweeps.list()}
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from importlib.metadata import version as package_version
@@ -252,13 +252,13 @@ class Inference:
         ready: Callable[[], bool],
         registry: CollectorRegistry,
         grpc_port: int,
-        is_sweep: Callable[[str], bool],
+        sweep_ids: Callable[[], Collection[str]],
         tensorflow_metrics: CollectorRegistry | None = None,
     ) -> HttpServer | None:
         """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
 
-        The rest is for pages: `registry` has the metrics of all processes, `grpc_port` is the actual one, `is_sweep` is
-        whether a sweep has an id, and `tensorflow_metrics` are metrics by TensorFlow Serving's names.
+        The rest is for pages: `registry` has the metrics of all processes, `grpc_port` is the actual one, `sweep_ids`
+        returns the ids of sweeps, and `tensorflow_metrics` are metrics by TensorFlow Serving's names.
 
         Raises OSError if the port is taken.
         """
@@ -271,7 +271,7 @@ class Inference:
             from layerserve_server.services.ui.serving import Page
 
             release = package_version("layerserve")
-            page = partial(Page, Served(self.repository, registry, release, grpc_port, is_sweep))
+            page = partial(Page, Served(self.repository, registry, release, grpc_port, sweep_ids))
         # Imported here, since its packages may be missing (see `extras`).
         from layerserve_server.services.rest.serving import make_server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from layerserve import AsyncClient, Client, InvalidArgument, TensorSpec, connection, row_parts
-from layerserve.row_parts import PART_BYTES, Rows, part_size
+from layerserve.row_parts import PART_BYTES, Rows, check_part, part_size
 from layerserve.tensors import decode
 
 X = TensorSpec("x", (None, 3), "float32")
@@ -39,6 +39,29 @@ def test_all_inputs_and_outputs_are_divided(client):
     assert {name: len(array) for name, array in outputs.items()} == {"sum": 5, "ids": 5}
     assert outputs["sum"].tolist() == (1 + np.arange(10).reshape(5, 2)).tolist()
     assert (outputs.model, outputs.version) == ("two", 1)
+
+
+@pytest.mark.parametrize(
+    ("second", "wrong"),
+    [
+        (
+            {"y": np.zeros((3, 2))},
+            r"output 'y': got rows of float64\[2\] for a part of the rows, expected float64\[3\]",
+        ),
+        ({"y": np.zeros((3, 3), bool)}, r"output 'y': got rows of bool\[3\]"),
+    ],
+)
+def test_parts_that_dont_go_together_are_an_error_of_the_client(client, server, second, wrong):
+    """Such as rows that are as long as the longest of their request."""
+    parts = iter([{"y": np.zeros((3, 3))}, second, second])
+    server.add_model("odd", lambda a: next(parts), [X], [Y])
+    with pytest.raises(InvalidArgument, match=wrong):
+        client.predict("odd", ROWS, batch_size=3)
+
+
+def test_a_part_with_other_outputs_is_an_error_of_the_client():
+    with pytest.raises(InvalidArgument, match="outputs: got z for a part of the rows, expected y"):
+        check_part({"z": ROWS}, 7, {"y": ROWS})
 
 
 def test_a_batch_size_of_all_rows_is_one_request(client, server):

@@ -22,8 +22,8 @@ class Stub:
         #: Requests of each version since the server started.
         self.requests = 0
 
-    def origin(self, version: ModelVersion) -> str:
-        return "sweep" if version.training_run.startswith("sweep") else "run"
+    def origins(self, versions: Sequence[ModelVersion]) -> Mapping[int, str]:
+        return {one.version: "sweep" if one.training_run.startswith("sweep") else "run" for one in versions}
 
     def canary(self, model: str) -> Canary | None:
         return self.found

@@ -63,6 +63,8 @@ def is_recorded(call: Invocation, recorded: Collection[int]) -> bool:
     masked = [call.tensors[index] for index in _passed_on(call) if call.tensors[index].mask_shape is not None]
     if not masked and type(call.layer).compute_mask is Layer.compute_mask:
         return False
+    if isinstance(call.layer, Concatenate):
+        return any(id(tensor) in recorded for tensor in masked)
     return isinstance(call.layer, Masking) or all(id(tensor) in recorded for tensor in masked)
 
 
@@ -76,7 +78,7 @@ def without_lost_masks(
     In training, Dropout returns new tensors.
     """
     found: list[Step] = []
-    taken = _taken_when_built(steps, recorded)
+    taken = _taken_when_built(steps, recorded, set_again)
     #: The slot with the same tensor that was filled first.
     first: dict[int, int] = {}
     lost: set[int] = set()
@@ -88,10 +90,12 @@ def without_lost_masks(
         untaken = [index for index in gone if several or id(call.tensors[index]) not in recorded]
         if gone:
             step = replace(step, call=call.without_taking(untaken).without_finding(gone))
+        if isinstance(call.layer, Concatenate) and not taken.isdisjoint(step.targets):
+            unknown = [index for index, tensor in enumerate(call.tensors) if id(tensor) not in recorded]
+            found.append(replace(step, call=step.call.without_passing_on(unknown)))
+            continue
         if several and _keeps_others(call, gone):
-            if taken.isdisjoint(step.targets):
-                step = replace(step, call=step.call.without_passing_on(gone))
-            found.append(step)
+            found.append(replace(step, call=step.call.without_passing_on(gone)))
             continue
         found.append(step)
         removed, same = _effects(call, training=training)
@@ -167,9 +171,11 @@ def _keeps_others(call: Invocation, gone: Collection[int]) -> bool:
     return any(call.tensors[index].mask_shape is not None for index in call.passes_on.difference(gone))
 
 
-def _taken_when_built(steps: Sequence[Step], recorded: Collection[int]) -> set[int]:
-    """Slots whose masks of when the model was built are taken, or passed on, to layers called on one tensor."""
-    taken: set[int] = set()
+def _taken_when_built(
+    steps: Sequence[Step], recorded: Collection[int], set_again: Mapping[int, Collection[int]]
+) -> set[int]:
+    """Slots whose masks of when the model was built are taken, or passed on, by calls on one tensor."""
+    taken = {slot for slots in set_again.values() for slot in slots}
     for step in reversed(steps):
         if isinstance(step.call.mask_sources.get("mask"), Tensor):
             taken.update(step.sources)

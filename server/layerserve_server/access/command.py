@@ -81,13 +81,10 @@ def token(argv: Sequence[str]) -> int:
             check_separate(arguments.append)
         else:
             write_new(arguments.token_file, made)
-        if arguments.append is not None:
-            _append_or_undo(arguments.append, lines, arguments.token_file)
+        _give_or_undo(arguments.append, lines, arguments.token_file)
     except (OSError, ValueError) as error:
         print(f"layerserve token: {error}", file=sys.stderr)
         return 2
-    if arguments.append is None:
-        print(lines, end="", flush=True)
     if arguments.token_file is None:
         print(f"the token of {arguments.name!r}, which isn't shown again:\n{made}", file=sys.stderr)
     return 0
@@ -157,10 +154,13 @@ def append(path: Path, lines: str) -> None:
     written.replace(path)
 
 
-def _append_or_undo(path: Path, lines: str, token_file: Path | None) -> None:
-    """Adds an entry; where that fails, the new file with its token is removed."""
+def _give_or_undo(path: Path | None, lines: str, token_file: Path | None) -> None:
+    """Adds an entry to a file, or prints it; where that fails, the new file with its token is removed."""
     try:
-        append(path, lines)
+        if path is None:
+            print(lines, end="", flush=True)
+        else:
+            append(path, lines)
     except BaseException:
         if token_file is not None:
             token_file.unlink(missing_ok=True)

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from layerserve_server.errors import safe_text
+
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LABEL = MODEL_NAME
 #: What is expected of another name.
@@ -80,6 +82,10 @@ class FoundVersion:
     #: Files that may have labels of its classes, by name.
     class_labels: tuple[tuple[str, Path], ...] = ()
 
+    def __post_init__(self) -> None:
+        # It names files, whose names needn't be text, and is sent to all who list models.
+        object.__setattr__(self, "problem", safe_text(self.problem))
+
     @property
     def label(self) -> str:
         """Name in error texts and log lines."""
@@ -129,7 +135,9 @@ def find_in_folder(root: Path) -> Contents:
             misplaced[entry.name] = f"expected NAME/VERSION/{SAVED_MODEL} in the folder that is served"
         elif entry.is_symlink() and not entry.name.startswith(".") and _may_be_model(Path(entry.path)):
             misplaced[entry.name] = "it is a symbolic link, expected a folder"
-    return Contents(list(found.values()), misplaced)
+    # Names of files needn't be text, and these are logged and sent.
+    named = {safe_text(path): safe_text(expected) for path, expected in misplaced.items()}
+    return Contents(list(found.values()), named)
 
 
 def find_flat_file(name: str, path: Path) -> FoundVersion:

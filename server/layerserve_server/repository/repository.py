@@ -453,7 +453,7 @@ class Repository(LoadedModels):
         """Logs what is misplaced in the folder, once for each path as long as it stays there."""
         for path, expected in islice(misplaced.items(), MAX_REPORTED):
             if path not in self._misplaced:
-                logger.warning("%r isn't served: %s", path, expected)
+                logger.warning("'%s' isn't served: %s", path, expected)
         self._misplaced = dict(misplaced)
 
     def misplaced(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from layerserve.v1 import models_pb2
 
+from layerserve_server.errors import safe_text
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.services.messages import tensor_specs, timestamp
 
@@ -29,7 +30,7 @@ def model_version(one: Description) -> models_pb2.ModelVersion:
         labels=one.labels,
         inputs=tensor_specs(one.inputs),
         outputs=tensor_specs(one.outputs),
-        file=Path(one.path).name,
+        file=safe_text(Path(one.path).name),
         file_size_bytes=one.file_bytes,
         keras_version=one.keras_version,
         parameter_count=one.parameter_count,

@@ -83,6 +83,17 @@ def test_categories_of_one_value() -> None:
     assert encoded(torch.tensor([2, 2, 5, -1]), "count", 4, torch.float32).tolist() == [0, 0, 2, 0]
 
 
+@pytest.mark.parametrize("name", ["uint8", "uint16", "int8", "int16", "float16", "bfloat16"])
+def test_counts_of_long_rows_dont_begin_anew_and_go_on(name: str) -> None:
+    """A byte begins anew at 256, and adding 1 to 256 in bfloat16 changes nothing."""
+    dtype, row = getattr(torch, name), torch.zeros((1, 3000), dtype=torch.int64)
+    counts = encoded(row, "count", 2, dtype)
+    assert counts.dtype == (dtype if dtype.is_floating_point else torch.int32)
+    assert counts[0].tolist() == torch.tensor([3000, 0]).to(counts.dtype).tolist()
+    found = encoded(row[:, :256], "multi_hot", 2, dtype)
+    assert (found.dtype, found[0].tolist()) == (dtype, [1, 0])
+
+
 def result(layer: Any, x: Any, texts: np.ndarray) -> np.ndarray:
     model = layergraph.Model(x, layer(x))
     (value,) = model.plan().run({model.input_names[0]: texts}).values()

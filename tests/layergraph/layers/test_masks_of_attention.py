@@ -63,6 +63,33 @@ def joined(k: Any, x: Any) -> Any:
     return k.layers.Add()([k.layers.LSTM(3)(y), k.layers.LSTM(3)(k.layers.Dense(4)(y))])
 
 
+def model_of_attention(k: Any) -> Any:
+    x = k.Input((6, 4))
+    y = k.layers.LayerNormalization()(x)
+    z = k.layers.MultiHeadAttention(2, 3)(y, x, y)
+    return k.Model(x, k.layers.MultiHeadAttention(2, 3)(z, z, y))
+
+
+def joined_with_a_model(k: Any, x: Any) -> Any:
+    """When the model was built, the outputs of a model in it had no mask, and count as kept."""
+    y = k.layers.Activation("linear")(k.layers.MultiHeadAttention(2, 3)(x, x, x))
+    shared = model_of_attention(k)
+    first = shared(x)
+    shared(x)
+    return k.layers.LSTM(4, return_sequences=True)(k.layers.Dense(4)(k.layers.Concatenate()([y, first])))
+
+
+def joined_for_a_model(k: Any, x: Any) -> Any:
+    """A model called on one tensor sets its mask again: the one of when the model was built."""
+    y = k.layers.MultiHeadAttention(2, 3)(x, x)
+    z = k.layers.Dense(4)(k.layers.Concatenate()([x, y]))
+    attended = k.layers.MultiHeadAttention(2, 3)(y, z, z)
+    inside = k.Input((6, 4))
+    shared = k.Model(inside, k.layers.MultiHeadAttention(2, 3)(inside, inside))
+    first, second = shared(z), shared(attended)
+    return k.layers.MultiHeadAttention(2, 3)(first, first, second)
+
+
 def inner(k: Any, attends: bool) -> Any:
     x = k.Input((6, 4))
     layer = k.layers.MultiHeadAttention(2, 3)
@@ -113,6 +140,8 @@ CASES = [
     cast_tensor,
     attended,
     joined,
+    joined_with_a_model,
+    joined_for_a_model,
     nested,
     nested_and_read,
     set_again,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -96,6 +98,17 @@ def test_a_token_goes_to_a_new_file_that_only_its_owner_reads(capsys, tmp_path):
     kept.unlink()
     assert token(line) == 2
     assert not kept.exists()
+
+
+def test_a_token_whose_entry_cant_be_printed_is_not_kept(capsys, tmp_path, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert token(["create", "ci", "--rights", "read", "--token-file", str(tmp_path / "kept")]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,22 @@ def test_a_server_describes_itself_from_its_start_to_its_end(put, make_server, s
         assert client.server().state == "draining"
 
 
+def test_names_of_files_that_are_no_text_are_told_escaped(put, start, tmp_path, caplog):
+    put()
+    models = tmp_path / "models"
+    for path in ("alone/1/\udcff.keras", "two/1/a\udcff.keras", "two/1/b\udcff.keras", "lost/\udcff.keras"):
+        (models / path).parent.mkdir(parents=True, exist_ok=True)
+        put().rename(models / path)
+    put()
+    with Client(f"127.0.0.1:{start().grpc_port}") as client:
+        assert list(client.server().misplaced) == ["lost/\\udcff.keras"]
+        found = {one.name: one for one in client.models()}
+        assert found["alone"].file == "\\udcff.keras"
+        assert "a\\udcff.keras, b\\udcff.keras" in found["two"].reason
+        assert client.model("double").state == "ready"
+    assert caplog.text.encode()
+
+
 def test_misplaced_files_are_told_to_callers_that_may_change_all_models(put, start, tmp_path):
     put()
     (tmp_path / "models" / "lost").mkdir()

@@ -6,6 +6,10 @@ import torch
 
 #: Validated names of output modes, except 'tf_idf'.
 MODES = ("int", "one_hot", "multi_hot", "count")
+#: Integers in which counts of long rows would begin anew at 0.
+_SMALL = (torch.int8, torch.int16, torch.uint8, torch.uint16)
+#: Floats in which adding 1 changes nothing from 256 or 2048 on.
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 def encoded(
@@ -26,19 +30,25 @@ def encoded(
     if mode == "one_hot":
         if indices.ndim > 1 and indices.shape[-1] == 1:
             indices = indices.squeeze(-1)
-        return _counted(indices.unsqueeze(-1), torch.ones((), dtype=dtype, device=indices.device), depth)
+        ones = torch.ones((), dtype=dtype, device=indices.device)
+        return _counted(indices.unsqueeze(-1), ones, depth).to(dtype)
     if weights is None:
         weights = torch.ones((), dtype=dtype, device=indices.device)
     axis = 1 if indices.ndim > 1 else 0
     counts = _counted(indices.movedim(axis, -1), weights.expand(indices.shape).movedim(axis, -1), depth)
-    return counts if mode == "count" else counts.clamp(max=1)
+    if mode == "multi_hot":
+        return counts.clamp(max=1).to(dtype)
+    # Keras's sums of small integers have 32 bits.
+    return counts.to(torch.int32 if weights.dtype in _SMALL else weights.dtype)
 
 
 def _counted(indices: torch.Tensor, weights: torch.Tensor, depth: int) -> torch.Tensor:
-    """Sum of the weights of each category along the last axis: (..., n) -> (..., depth).
+    """Sum of the weights of each category along the last axis, in a wide dtype: (..., n) -> (..., depth).
 
     Keras sums (..., n, depth) vectors, which don't fit into memory for long rows of many categories.
     """
+    if weights.dtype in (*_SMALL, *_HALVES):
+        weights = weights.to(torch.int32 if weights.dtype in _SMALL else torch.float32)
     known = (indices >= 0) & (indices < depth)
     sums = weights.new_zeros((*indices.shape[:-1], depth))
     return sums.scatter_add_(-1, torch.where(known, indices, 0), torch.where(known, weights, 0))

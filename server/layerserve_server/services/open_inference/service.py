@@ -217,7 +217,7 @@ def config(version: LoadedVersion) -> pb.ModelConfig:
             )
             for spec in version.model.output_specs
         ],
-        default_model_filename=version.found.path.name,
+        default_model_filename=safe_text(version.found.path.name),
         model_transaction_policy=pb.ModelTransactionPolicy(decoupled=False),
         response_cache=pb.ModelResponseCache(enable=False),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 Range: TypeAlias = tuple[float, float]
+#: Calls by the id of a tensor that they take, with its place among their tensors.
+Takers: TypeAlias = dict[int, list[tuple[Any, int]]]
 
 #: The ranges that images have in practice, the most common first.
 RANGES: Final[tuple[Range, ...]] = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
@@ -15,6 +16,8 @@ RANGES: Final[tuple[Range, ...]] = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
 PASSING: Final = frozenset(("InputLayer", "Identity", "Resizing", "CenterCrop", "Dropout", "ZeroPadding2D"))
 #: Maximum numbers of layers before the Rescaling, and of models around it.
 MAX_STEPS, MAX_DEPTH = 16, 8
+#: Maximum number of channels of images.
+MAX_CHANNELS = 1024
 #: How far a rescaled range may be from one of `RANGES`: scales are rounded in files.
 TOLERANCE: Final = 0.02
 
@@ -24,13 +27,25 @@ def image_ranges(model: Any) -> dict[str, Range]:
     if getattr(model, "graph", None) is None:
         return {}
     names = [spec.name for spec in model.input_specs]
-    found = zip(names, (_rescaling(model, tensor, MAX_DEPTH) for tensor in model.inputs), strict=True)
-    return {name: expected(layer.scale, layer.offset) for name, layer in found if layer is not None}
+    takers = _takers(model)
+    ranges: dict[str, Range] = {}
+    for name, tensor in zip(names, model.inputs, strict=True):
+        layer = _rescaling(model, takers, tensor, MAX_DEPTH)
+        if layer is not None and (found := expected(layer.scale, layer.offset)) is not None:
+            ranges[name] = found
+    return ranges
 
 
-def expected(scale: Any, offset: Any) -> Range:
-    """Returns the range that a Rescaling maps to another range of images: 0 to 255 for a scale of 1 / 255."""
-    pairs = list(zip(*_same_length(_numbers(scale), _numbers(offset)), strict=True))
+def expected(scale: Any, offset: Any) -> Range | None:
+    """Returns the range that a Rescaling maps to another range of images: 0 to 255 for a scale of 1 / 255.
+
+    None if it has other numbers than one for all values, or one for each channel.
+    """
+    factors, terms = _numbers(scale), _numbers(offset)
+    count = max(len(factors), len(terms))
+    if not all(0 < len(numbers) <= MAX_CHANNELS and len(numbers) in (1, count) for numbers in (factors, terms)):
+        return None
+    pairs = [(factors[at % len(factors)], terms[at % len(terms)]) for at in range(count)]
     for low, high in RANGES:
         for wanted in RANGES:
             ends = ((low * factor + term, high * factor + term) for factor, term in pairs)
@@ -40,10 +55,10 @@ def expected(scale: Any, offset: Any) -> Range:
     return RANGES[0] if max(abs(factor) for factor, _ in pairs) < 0.1 else RANGES[1]
 
 
-def _rescaling(model: Any, tensor: Any, depth: int) -> Any:
+def _rescaling(model: Any, by_tensor: Takers, tensor: Any, depth: int) -> Any:
     """Returns the Rescaling that takes a tensor of a model's graph; None if another layer computes with it first."""
     for _ in range(MAX_STEPS):
-        takers = list(_takers(model, tensor))
+        takers = by_tensor.get(id(tensor), [])
         if len(takers) != 1:
             return None
         node, position = takers[0]
@@ -52,7 +67,7 @@ def _rescaling(model: Any, tensor: Any, depth: int) -> Any:
         if name == "Rescaling":
             return layer
         if inner is not None:
-            found = _rescaling(inner, inner.inputs[position], depth - 1) if depth else None
+            found = _rescaling(inner, _takers(inner), inner.inputs[position], depth - 1) if depth else None
             if found is not None or not _passes_inside(inner):
                 return found
         elif name not in PASSING and not name.startswith("Random"):
@@ -67,22 +82,18 @@ def _passes_inside(model: Any) -> bool:
     return len(model.inputs) == 1 and all(kind in PASSING or kind.startswith("Random") for kind in kinds)
 
 
-def _takers(model: Any, tensor: Any) -> Iterator[tuple[Any, int]]:
-    """Yields the calls that take a tensor, with its place among their tensors."""
+def _takers(model: Any) -> Takers:
+    """Returns the calls that take each tensor, with its place among their tensors. A model may have many inputs."""
+    found: Takers = {}
     for node in model.graph.nodes:
         for position, given in enumerate(node.input_tensors):
-            if given is tensor:
-                yield node, position
+            found.setdefault(id(given), []).append((node, position))
+    return found
 
 
 def _numbers(value: Any) -> list[float]:
     # Options are numbers, or nested lists with one for each channel.
     return [float(one) for one in np.ravel(value)]
-
-
-def _same_length(first: list[float], second: list[float]) -> tuple[list[float], list[float]]:
-    count = max(len(first), len(second))
-    return first * (count // len(first) or 1), second * (count // len(second) or 1)
 
 
 def _near(end: tuple[float, float], wanted: Range) -> bool:

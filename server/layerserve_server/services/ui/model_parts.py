@@ -144,7 +144,7 @@ class ModelParts:
                 manages=request.caller.may("manage", name),
                 states=state,
                 engines=engines,
-                origin=self._served.origin,
+                origins=self._served.origins(versions[:MAX_VERSIONS]),
                 pinned=any(one.pinned for one in versions),
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from layerserve.v1 import models_pb2
@@ -26,15 +26,18 @@ class Served:
     registry: CollectorRegistry
     release: str
     grpc_port: int
-    #: Whether a sweep has this id: versions that it has published name it as their run. Raises ServerError.
-    is_sweep: Callable[[str], bool]
+    #: Returns the ids of sweeps: versions that they have published name them as their run. Raises ServerError.
+    sweep_ids: Callable[[], Collection[str]]
 
-    def origin(self, version: models_pb2.ModelVersion) -> str:
-        """Returns the part of the page that has published a version: "run", or "sweep"."""
+    def origins(self, versions: Sequence[models_pb2.ModelVersion]) -> Mapping[int, str]:
+        """Returns the part of the page that has published each version, by number: "run", or "sweep"."""
+        published = {one.version: one.training_run for one in versions if one.training_run}
         try:
-            return "sweep" if self.is_sweep(version.training_run) else "run"
+            # Asked once: it reads the folder of sweeps.
+            sweeps = self.sweep_ids() if published else ()
         except ServerError:
-            return "run"
+            sweeps = ()
+        return {version: "sweep" if run in sweeps else "run" for version, run in published.items()}
 
     def canary(self, model: str) -> Canary | None:
         """Returns the canary of a model; None if there is none in force."""

@@ -27,9 +27,15 @@ PIXELS, UNIT, SIGNED = (0.0, 255.0), (0.0, 1.0), (-1.0, 1.0)
         ([1 / 58.4, 1 / 57.1, 1 / 57.4], [-2.1, -2.0, -1.8], PIXELS),
         ([[[4.4, 4.5, 4.4]]], [-2.1, -2.0, -1.8], UNIT),
         ([1 / 255] * 3, 0.0, PIXELS),
+        # Neither one number nor one for each channel; what can't be a scale.
+        ([], 0.0, None),
+        ([[]], [], None),
+        ([[1.0], [2.0]], [1.0, 2.0, 3.0], None),
+        (float("nan"), float("inf"), UNIT),
+        (1e308, -1e308, UNIT),
     ],
 )
-def test_a_rescaling_says_what_it_takes(scale: object, offset: object, found: tuple[float, float]) -> None:
+def test_a_rescaling_says_what_it_takes(scale: object, offset: object, found: object) -> None:
     assert expected(scale, offset) == found
 
 
@@ -77,6 +83,21 @@ MODELS = {
 def test_the_first_layer_that_computes_with_an_image_decides(name: str) -> None:
     make, found = MODELS[name]
     assert image_ranges(make()) == found
+
+
+def test_the_calls_of_a_model_are_read_once_whatever_the_number_of_its_inputs() -> None:
+    read = []
+
+    class Node:
+        @property
+        def input_tensors(self) -> list[object]:
+            read.append(self)
+            return []
+
+    specs = [SimpleNamespace(name=str(number)) for number in range(100)]
+    model = SimpleNamespace(graph=SimpleNamespace(nodes=[Node()] * 100), input_specs=specs, inputs=specs)
+    assert image_ranges(model) == {}
+    assert len(read) == 100
 
 
 def test_a_model_without_a_graph_says_nothing() -> None:
