@@ -26,10 +26,9 @@ class AsyncDatasets:
 
     async def upload_dataset(
         self,
-        path: str | os.PathLike[str] | None = None,
-        *,
         x: Any = None,
         y: Any = None,
+        *,
         sample_weight: Any = None,
         validation_data: Sequence[Any] | None = None,
         title: str = "",
@@ -38,7 +37,9 @@ class AsyncDatasets:
         progress: DatasetProgress | None = None,
         timeout: float | None = None,
     ) -> DatasetInfo:
-        """Upload a dataset: a .npz, .parquet, .csv or .tsv file as it is, or arrays as for `train`.
+        """Upload a dataset: arrays as for `train`, or a .npz, .parquet, .csv or .tsv file as it is.
+
+        `x` is the inputs, or the path of the file (str or os.PathLike), which has the targets as well.
 
         The content is read twice: its SHA-256, which is the id of the dataset, is sent first. What you have uploaded
         before isn't sent again. If the connection breaks or the server restarts, the upload goes on behind the bytes
@@ -51,20 +52,20 @@ class AsyncDatasets:
         `timeout` is in seconds; default: none.
 
         Example:
-            dataset = await client.upload_dataset(x=images, y=labels)
+            dataset = await client.upload_dataset(images, labels)
             for rate in (0.1, 0.01):
-                await client.train("mnist", dataset=dataset.id, optimizer=sgd(rate))
+                await client.train("mnist", dataset, optimizer=sgd(rate))
 
         Raises InvalidArgument (data or a file that the server can't read), Overloaded (quota, or too many uploads),
         DataLoss (the file has changed meanwhile), FailedPrecondition (TooLarge: no room), Unavailable, OSError.
         """
         content: Content
-        if path is None:
+        if not isinstance(x, (str, os.PathLike)):
             content = ArrayContent(role_arrays(x, y, sample_weight, validation_data))
-        elif any(given is not None for given in (x, y, sample_weight, validation_data)):
+        elif any(given is not None for given in (y, sample_weight, validation_data)):
             raise InvalidArgument("dataset: got a path and arrays, expected one of the two")
         else:
-            content = FileContent(path)
+            content = FileContent(x)
         return await self._run(upload(content, title, keep_seconds, shared, progress), timeout)
 
     async def make_dataset(

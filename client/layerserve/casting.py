@@ -100,7 +100,14 @@ def _of_objects(array: Array, name: str) -> Array:
         if numbers.dtype.kind in "biuf":
             return numbers.reshape(array.shape)
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise InvalidTensor(name=name, got=f"an array of objects: {found}", expected="numbers, or str or bytes")
+    expected = "numbers, or str or bytes"
+    if any(issubclass(kind, TEXTS) for kind in kinds) and all(map(_is_text_or_missing, elements)):
+        expected += "; put a text, such as '', in place of missing values: column.fillna('')"
+    raise InvalidTensor(name=name, got=f"an array of objects: {found}", expected=expected)
+
+
+def _is_text_or_missing(element: object) -> bool:
+    return isinstance(element, TEXTS) or element is None or element != element
 
 
 def cast(array: Array, dtype: str, name: str) -> Array:

@@ -201,8 +201,8 @@ def start_sweep(
     for array in arrays:
         if not array.filed:
             raise InvalidArgument(
-                f"{array.text}: got an array, expected data on the server, as all trials read it: a dataset or a "
-                "ServerFile"
+                f"{array.text}: got an array, expected data on the server, as all trials read it: a dataset, as of "
+                "client.upload_dataset(x, y), or a ServerFile"
             )
     train.data.extend(array.announcement() for array in arrays)
     spec = pb.SweepSpec(

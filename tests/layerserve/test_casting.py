@@ -147,6 +147,12 @@ def test_objects_of_several_kinds_are_named(value, kinds):
         as_array(value, "x")
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_text_that_is_missing_is_refused_with_what_to_do(missing):
+    with pytest.raises(InvalidTensor, match=r"in place of missing values: column\.fillna\(''\)"):
+        as_array(np.array(["a", missing], object), "x")
+
+
 def test_targets_keep_their_type_but_for_float64():
     assert default_cast(np.zeros(2), "y").dtype == np.float32
     assert default_cast(np.zeros(2, np.int64), "y").dtype == np.int64

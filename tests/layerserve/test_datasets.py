@@ -44,7 +44,7 @@ def sent(server):
 
 def test_arrays_are_uploaded_as_an_npz_file(client, server):
     phases = []
-    found = client.upload_dataset(x=X, y=[[1], [2], [3], [4]], title="t", progress=lambda *given: phases.append(given))
+    found = client.upload_dataset(X, [[1], [2], [3], [4]], title="t", progress=lambda *given: phases.append(given))
     assert (found.title, found.format, found.rows, found.owner) == ("t", "npz", 4, "anyone")
     assert [(one.name, one.dtype, one.shape) for one in found.arrays] == [
         ("x", "float32", (4, 3)),
@@ -136,9 +136,9 @@ def test_an_error_while_reading_is_the_callers(client, server, tmp_path):
     ("given", "text"),
     [
         ({}, "got no data, expected a file or arrays"),
-        ({"path": "empty.csv"}, "got an empty file, expected data"),
-        ({"path": "a.txt"}, "got .txt, expected .npz, .parquet, .csv, .tsv, or arrays"),
-        ({"path": "a.csv", "x": X}, "got a path and arrays"),
+        ({"x": "empty.csv"}, "got an empty file, expected data"),
+        ({"x": "a.txt"}, "got .txt, expected .npz, .parquet, .csv, .tsv, or arrays"),
+        ({"x": "a.csv", "y": X}, "got a path and arrays"),
         ({"x": 3}, "x: got a scalar"),
         ({"x": np.array(["a", "b\0"], object)}, "ends with a zero byte"),
         ({"x": X, "keep_seconds": 0}, "keep_seconds: got 0"),

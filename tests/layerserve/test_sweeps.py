@@ -108,7 +108,10 @@ def test_what_is_not_given_is_left_to_the_server(client, asked):
         ({"trials": 2**31}, "trials: got 2147483648, expected a whole number from 1"),
         ({"parallel": True}, "parallel: got True, expected a whole number from 1"),
         ({"parallel": 2.5}, "parallel: got 2.5, expected a whole number from 1"),
-        ({"y": np.ones((2, 3), "float32")}, "got an array, expected data on the server, as all trials read it"),
+        (
+            {"y": np.ones((2, 3), "float32")},
+            "got an array, expected data on the server, as all trials read it: a dataset, as of client.upload_dataset",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_before_it_is_sent(client, asked, changed, text):

@@ -53,9 +53,8 @@ def upload(
         raise InvalidArgument("dataset: got a FILE and arrays, expected one of the two")
     with connect(context, address) as client, UploadBar() as shown:
         info = client.upload_dataset(
-            path,
-            x=read_arrays(x) if x else None,
-            y=read_arrays(y) if y else None,
+            path or (read_arrays(x) if x else None),
+            read_arrays(y) if y else None,
             sample_weight=read_arrays(sample_weight) if sample_weight else None,
             title=title,
             keep_seconds=None if keep_days is None else keep_days * 86400,

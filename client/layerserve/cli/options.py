@@ -110,7 +110,11 @@ def _token(context: typer.Context, text: str | None, file: Path | None) -> str |
     # By name, as releases of typer have classes of their own.
     of_text, of_file = (getattr(context.get_parameter_source(name), "name", "") for name in ("token", "token_file"))
     if of_text == of_file:
-        raise typer.BadParameter("got a token and a file of one, expected one of --token and --token-file", context)
+        raise typer.BadParameter(
+            "got a token and a file of one, expected one of --token and --token-file "
+            "(LAYERSERVE_TOKEN and LAYERSERVE_TOKEN_FILE)",
+            context,
+        )
     return text if of_text == "COMMANDLINE" else file
 
 

@@ -6,6 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+#: Options with files of data, the first of which a command has.
+_DATA_OPTIONS = {"--input": "--input FILE", "--data": "--x FILE and --y FILE, or --data FILE"}
+_DATA_FILE = re.compile(r"\.(npy|npz|json|csv|tsv|parquet)\b")
+
 #: How the learning rate is set, which Keras has in the optimizer.
 LEARNING_RATE = (
     "the learning rate is part of the optimizer: "
@@ -21,6 +25,8 @@ def explain(error: Exception, group: Any, command: str = "") -> None:
         _show_got(error)
     elif kind == "NoSuchOption" and (text := _place(vars(error), group, command)):
         vars(error).update(message=text, possibilities=None)
+    elif kind == "UsageError" and (text := _data_option(vars(error))):
+        vars(error).update(message=text)
 
 
 def _show_got(error: Exception) -> None:
@@ -29,6 +35,16 @@ def _show_got(error: Exception) -> None:
         found = errors()[0]
         expected = re.sub("^Input should be |, unable to parse.*", "", str(found["msg"]))
         vars(error).update(message=f"got {found['input']!r}, expected {expected}")
+
+
+def _data_option(error: Mapping[str, Any]) -> str:
+    """Returns the options that files of data belong to which were given as arguments; empty if there are none."""
+    message: str = error["message"]
+    if not message.startswith("Got unexpected extra argument") or not _DATA_FILE.search(message) or not error["ctx"]:
+        return ""
+    options = {option for parameter in error["ctx"].command.params for option in parameter.opts}
+    places = [place for option, place in _DATA_OPTIONS.items() if option in options]
+    return f"{message}; data is given by {places[0]}" if places else ""
 
 
 def _place(error: Mapping[str, Any], group: Any, command: str) -> str:

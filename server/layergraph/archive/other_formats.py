@@ -89,7 +89,7 @@ def described_folder(folder: Path) -> str:
         return "has variables of a SavedModel without its saved_model.pb"
     inside = sorted(name for name, is_folder in found.items() if is_folder and _holds_model(folder / name))
     if inside:
-        return f"has no model file itself, but the folder {inside[0][:80]!r} in it has a SavedModel"
+        return f"has no model file itself, but the folder {inside[0][:80]!r} in it has one"
     for name in sorted(name for name, is_folder in found.items() if not is_folder):
         if (known := _described(folder / name)) is not None:
             return f"has {known} ({name[:80]!r})"
@@ -98,8 +98,8 @@ def described_folder(folder: Path) -> str:
 
 
 def _holds_model(folder: Path) -> bool:
-    path = folder / "saved_model.pb"
-    return path.is_file() and not path.is_symlink()
+    paths = (folder / name for name in ("saved_model.pb", "model.keras", "model.h5"))
+    return any(path.is_file() and not path.is_symlink() for path in paths)
 
 
 def _described(path: Path) -> str | None:

@@ -28,6 +28,10 @@ _BOUNDS = (1000, 100, 10, 3, 2, 1)
 _MOST_NUMBERS = 1 << 20
 
 
+#: Dtypes of inputs that no engine but torch computes.
+TORCH_ONLY = (Strings.dtype, "bfloat16")
+
+
 class NoSamplesError(Exception):
     """No random inputs that a plan accepts were found."""
 
@@ -42,7 +46,7 @@ class Sampler:
     """
 
     def __init__(self, specs: Sequence[TensorSpec], run: Callable[[list[Array]], Any]) -> None:
-        if any(spec.dtype in (Strings.dtype, "bfloat16") for spec in specs):
+        if any(spec.dtype in TORCH_ONLY for spec in specs):
             raise NoSamplesError("an input has a dtype that engines don't support (string or bfloat16)")
         self._specs = specs
         self.open_axes = any(None in spec.shape[1:] for spec in specs)

@@ -110,7 +110,11 @@ def fit_shape(label: str, spec: TensorSpec, array: Array) -> Array:
     elif len(shape) == len(expected) + 1 and shape[-1] == 1 and len(shape) > 1:
         array = array[..., 0]
     is_row = len(shape) == len(expected) - 1 and all(map(_fits, shape, expected[1:]))
-    hint = "; add a first axis of length 1 for a single row" if is_row else ""
+    hint = ""
+    if is_row:
+        hint = "; add a first axis of length 1 for a single row"
+    elif len(expected) == 4 and expected[-1] and len(shape) == 3 and all(map(_fits, shape, expected[:-1])):
+        hint = f"; add a last axis of length {expected[-1]}, such as the channels of an image"
     if len(array.shape) != len(expected):
         raise InvalidTensorError(
             f"{label}: got {_axes(len(shape))}, shape {shape_text(shape)}, "

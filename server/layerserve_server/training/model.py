@@ -147,7 +147,9 @@ def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates
         raise ConfigError(f"the compile settings of the model file can't be used, give a loss: {model.compile_problem}")
     if not settings:
         if not model.compiled:
-            raise NotCompiledError("neither the request nor the model file has an optimizer and a loss")
+            raise NotCompiledError(
+                "neither the request nor the model file has an optimizer and a loss; set both, such as 'adam' and 'mse'"
+            )
         return
     filed = model.compile_config or {}
     arguments = dict(settings)
@@ -165,7 +167,7 @@ def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates
     for name in ("optimizer", "loss"):
         if arguments.get(name) is None:
             raise NotCompiledError(
-                f"neither the request nor the model file has {'an' if name == 'optimizer' else 'a'} {name}"
+                f"neither the request nor the model file has {'an' if name == 'optimizer' else 'a'} {name}; set one"
             )
     model.compile(**arguments)
 

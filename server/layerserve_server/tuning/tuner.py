@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from layergraph.execution.engines.exported_graph import UnfitError
+from layergraph.execution.samples import TORCH_ONLY
 from layergraph.execution.tuning.kept import noted
 
 from layerserve_server.kept.folders import StoppedError
@@ -108,6 +109,8 @@ class Tuner:
         if loaded.model.engines:
             return  # It runs in lower precision, or on engines that were kept.
         if loaded.parameter_count * _BYTES > self._max_bytes:
+            return
+        if any(spec.dtype in TORCH_ONLY for spec in loaded.model.input_specs):
             return
 
         def stopped() -> bool:

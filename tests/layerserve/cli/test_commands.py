@@ -579,6 +579,24 @@ def test_an_option_on_the_wrong_side_of_the_command_is_refused_with_its_place(cl
     assert "secret" not in err
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("predict double rows.npy", "data is given by --input FILE"),
+        ("train double rows.csv", "data is given by --x FILE and --y FILE, or --data FILE"),
+        ("evaluate double x.npy y.npy", "data is given by --x FILE and --y FILE, or --data FILE"),
+        ("unpin double rows.npy", ""),
+        ("predict double single", ""),
+    ],
+)
+def test_a_data_file_without_its_option_is_refused_with_the_option(cli, line, shown):
+    status, _, err = cli(line)
+    assert status == 2
+    assert "unexpected extra argument" in err
+    assert shown in err
+    assert ("data is given" in err) == bool(shown)
+
+
 def test_grpc_writes_no_lines_of_its_own_before_an_error(server):
     environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
     done = subprocess.run(

@@ -63,7 +63,7 @@ def test_a_token_and_a_file_of_one_are_too_many(cli, server, monkeypatch, variab
         monkeypatch.setenv("LAYERSERVE_TOKEN_FILE", "b")
     status, _, err = cli("models" if variable else "--token a --token-file b models")
     assert (status, server.calls) == (2, [])
-    assert "expected one of --token and --token-file" in err
+    assert "expected one of --token and --token-file (LAYERSERVE_TOKEN and LAYERSERVE_TOKEN_FILE)" in err
 
 
 def test_a_file_that_is_missing_is_named(cli):

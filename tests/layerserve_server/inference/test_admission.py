@@ -80,6 +80,9 @@ def test_shapes_that_fit_or_miss_a_last_axis_of_one(wanted, came, becomes):
     [
         ((None, 2), (5, 3), "got length 3 on axis 1, shape (5, 3), expected 2, shape (None, 2)"),
         ((None, 2), (2,), "got 1 axis, shape (2,), expected 2 axes, shape (None, 2); add a first axis"),
+        ((None, 8, 8, 3), (1, 8, 8), "; add a last axis of length 3, such as the channels of an image"),
+        ((None, 8, 8, 3), (8, 8, 3), "; add a first axis"),
+        ((None, 8, 8, None), (1, 8, 8), "expected 4 axes, shape (None, 8, 8, None)"),
         ((None, 2), (5, 2, 2), "got 3 axes"),
         # A single row, although its last axis of length 1 may look like a missing one.
         (

@@ -262,12 +262,12 @@ def bad_specs():
         "compile": (
             spec(compile=nothing),
             grpc.StatusCode.FAILED_PRECONDITION,
-            "neither the request nor the model file",
+            "neither the request nor the model file has an optimizer and a loss; set both, such as 'adam' and 'mse'",
         ),
         "half compile": (
             spec(compile=pb.CompileSettings(loss='"mse"')),
             grpc.StatusCode.FAILED_PRECONDITION,
-            "neither the request nor the model file has an optimizer",
+            "neither the request nor the model file has an optimizer; set one",
         ),
     }
 

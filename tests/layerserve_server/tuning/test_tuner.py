@@ -165,6 +165,14 @@ def test_a_model_that_is_too_large_stays_on_torch(tmp_path: Path, file: Path, pa
     assert len(process.jobs) == tuned
 
 
+def test_a_model_of_text_stays_on_torch(tmp_path: Path, file: Path) -> None:
+    """No engine has text, so that there is nothing to warn of."""
+    process, entry = Process(), Input((1,), dtype="string")
+    text = Model(entry, layers.StringLookup(vocabulary=["a"])(entry))
+    tuner_of(tmp_path, process)._tune(version_of(file, text), 1.5)
+    assert process.jobs == []
+
+
 def test_a_model_with_engines_is_not_tuned(tmp_path: Path, file: Path) -> None:
     """It computes in lower precision, or has opened what was kept."""
     process, made = Process(), model()

@@ -184,7 +184,10 @@ def _with_part(held: Any, path: str, value: Any, name: str) -> Any:
     """Returns a copy of a compile argument with a part set. The name of a Keras object becomes an object."""
     top = name.partition(".")[0]
     if held is None:
-        raise InvalidRequestError(f"dimension '{name}': requires `{top}`, which the request doesn't set")
+        raise InvalidRequestError(
+            f"dimension '{name}': requires `{top}`, which the request doesn't set; set it, also where the model file "
+            "has one"
+        )
     if isinstance(held, str):
         held = {"class_name": held, "config": {}}
     key, _, rest = path.partition(".")

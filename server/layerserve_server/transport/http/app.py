@@ -57,6 +57,13 @@ class Admit(Protocol):
     def __call__(self, call: HttpCall) -> Caller: ...
 
 
+#: What to do about paths that scrapers of other servers ask for.
+_ELSEWHERE = {
+    "/metrics": "ask the metrics port for it (--metrics-port, 8002 by default)",
+    "/monitoring/prometheus/metrics": "--metric-aliases tfserving adds it",
+}
+
+
 class HttpApp:
     """Answers requests. Runs in the event loop to whose thread `batches` is bound."""
 
@@ -106,7 +113,9 @@ class HttpApp:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
-        text = f"path '{safe_text(scope['path'], 200)}' doesn't exist on this server; /openapi.json lists those that do"
+        path = scope["path"]
+        hint = _ELSEWHERE.get(path, "/openapi.json lists those that do")
+        text = f"path '{safe_text(path, 200)}' doesn't exist on this server; {hint}"
         await _send(scope, send, error_reply(text, 404, "unknown_path"), unread=True)
 
     async def _plain(self, make: Plain, scope: Scope, receive: Receive, send: Send) -> None:

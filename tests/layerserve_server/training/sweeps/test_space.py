@@ -63,7 +63,7 @@ def test_a_whole_compile_setting():
         ({"shuffle": 1}, "got 1, expected true or false"),
         ({"freeze": [1]}, "expected a pattern or a list"),
         ({"batch_size.x": 1}, "'batch_size' has no parts"),
-        ({"loss.delta": 1.0}, "requires `loss`, which the request doesn't set"),
+        ({"loss.delta": 1.0}, "requires `loss`, which the request doesn't set; set it, also where the model"),
         ({"metrics.3": "mse"}, "'3' is no part of"),
         ({"metrics.name": "mse"}, "'name' is no part of"),
     ],

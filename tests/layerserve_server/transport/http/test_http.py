@@ -83,6 +83,13 @@ def test_probes_and_keep_alive(serve):
     assert call("POST", INFER, BODY).status == 200
 
 
+def test_a_scraper_at_the_wrong_place_is_told_the_right_one(serve):
+    _, call = serve()
+    assert b"ask the metrics port for it (--metrics-port" in call("GET", "/metrics").body
+    assert b"--metric-aliases tfserving adds it" in call("GET", "/monitoring/prometheus/metrics").body
+    assert b"/openapi.json lists those that do" in call("GET", "/v3").body
+
+
 def test_a_port_that_is_taken_is_named(serve, make_server):
     app, _ = serve()
     with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{app.http_port}: is the port taken"):
