@@ -93,7 +93,7 @@ IN_ONE_TABLE = {option.name for option in (*TRAIN, *EVALUATE)} - {"label"}
 OTHERS = {
     "download": {"path"},
     "graph": {"rankdir", "limit"},
-    "upload_dataset": {"path", "sample_weight", "validation_data"},
+    "upload_dataset": {"sample_weight", "validation_data"},
     "wait_until_ready": {"model", "version", "label"},
     "train_online": {
         *("session", "version", "label", "replay_steps", "replay_share", "idle_seconds"),
