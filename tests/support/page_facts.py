@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from layerserve.v1.models_pb2 import ModelVersion
 from layerserve_server.protocols.inference.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
-from layerserve_server.repository.canary import Canary
 from layerserve_server.services.ui.image_ranges import Range
 
 
 class Stub:
-    """Stands for `services.ui.served.Served`: every model has the canary, requests and names that this is given."""
+    """Stands for `services.ui.served.Served`: every model has the requests and names that this is given."""
 
     def __init__(self, release: str = "0") -> None:
         self.release = release
         self.grpc_port = 8500
-        self.found: Canary | None = Canary(release, 1, 0.05)
         self.ranges: Mapping[str, Range] = {}
         self.names: Mapping[str, Sequence[bytes]] = {}
         #: Requests of each version since the server started.
@@ -24,9 +22,6 @@ class Stub:
 
     def origins(self, versions: Sequence[ModelVersion]) -> Mapping[int, str]:
         return {one.version: "sweep" if one.training_run.startswith("sweep") else "run" for one in versions}
-
-    def canary(self, model: str) -> Canary | None:
-        return self.found
 
     def default(self, model: str) -> int | None:
         return 1

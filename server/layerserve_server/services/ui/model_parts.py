@@ -88,7 +88,7 @@ class ModelParts:
             traffic = self._traffic(models)
             return self._pages.html(
                 "models.html",
-                models=[(one, self._served.canary(one.version.name), traffic.get(one.version.name)) for one in models],
+                models=[(one, _canary(one.versions), traffic.get(one.version.name)) for one in models],
                 search=search,
                 page=at,
                 last=last,
@@ -137,7 +137,7 @@ class ModelParts:
                 "versions.html",
                 name=name,
                 default=default,
-                canary=self._served.canary(name),
+                canary=_canary(versions),
                 below=_below(versions, default),
                 versions=versions[:MAX_VERSIONS],
                 left_out=max(0, len(versions) - MAX_VERSIONS),
@@ -189,6 +189,11 @@ def engines(version: models_pb2.ModelVersion) -> str:
     found = [f"{name} at {', '.join(rows)} row{'s' * (rows != ['1'])}" for name, rows in by_name.items()]
     text = "; ".join(found) if len(found) > 1 else next(iter(by_name), "torch")
     return text + (", still being timed" if version.choosing_engine else "")
+
+
+def _canary(versions: Sequence[models_pb2.ModelVersion]) -> models_pb2.ModelVersion | None:
+    """Returns the version that answers a share of the callers as the canary; None if there is none."""
+    return next((one for one in versions if one.canary_share and one.state in ANSWERING), None)
 
 
 def _below(versions: Sequence[models_pb2.ModelVersion], default: models_pb2.ModelVersion | None) -> int:

@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 
 from layerserve_server.errors import ServerError
 from layerserve_server.protocols.inference import inference_pb2
-from layerserve_server.repository.canary import Canary
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 from layerserve_server.services.open_inference.statistics import statistics
@@ -38,10 +37,6 @@ class Served:
         except ServerError:
             sweeps = ()
         return {version: "sweep" if run in sweeps else "run" for version, run in published.items()}
-
-    def canary(self, model: str) -> Canary | None:
-        """Returns the canary of a model; None if there is none in force."""
-        return self.repository.canaries.get(model)
 
     def default(self, model: str) -> int | None:
         """Returns the version that answers requests that name none; None if there is none."""

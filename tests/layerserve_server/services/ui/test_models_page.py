@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 import pytest
 from layerserve.v1 import graph_pb2, models_pb2
 from layerserve_server.access.caller import ANYONE
-from layerserve_server.repository.canary import Canary
 from layerserve_server.services.ui import graph, layout, model_parts
 from layerserve_server.services.ui.part import PARTS
 from layerserve_server.services.ui.rates import History
@@ -68,7 +67,7 @@ def test_the_list_has_the_canary_and_what_is_asked_now(monkeypatch):
     reply = models_pb2.ListModelsResponse(versions=versions)
     first = show("models", reply, routes)
     assert first.count('<td class="n">\N{EN DASH}</td>') == 2, "nothing is known of the time before"
-    served.requests, served.found = 30, Canary("m", 3, 0.125)
+    served.requests, reply.versions[0].canary_share = 30, 0.125
     now[0] += 5
     text = show("models", reply, routes)
     assert "version 2, pinned<" in text
