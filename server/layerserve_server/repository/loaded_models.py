@@ -333,8 +333,10 @@ class LoadedModels(Residents):
             except Exception as error:
                 self._note_failure(entry, found, settings, error)
                 return
+            # Before the lock: whether rows are independent may have to be computed.
+            facts = Facts.of(loaded)
             with self._lock:
-                entry.facts, entry.used = Facts.of(loaded), entry.used_at
+                entry.facts, entry.used = facts, entry.used_at
                 if not needed:
                     # In the order of use it is where it was.
                     loaded.last_used = time.monotonic() - (time.time() - entry.used)
