@@ -57,8 +57,6 @@ from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.native import NativeServer
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
     from layerserve_server.transport.http.server import HttpServer
     from layerserve_server.tuning.kept import KeptEngines
     from layerserve_server.tuning.tuner import Tuner
