@@ -15,7 +15,7 @@ _PACKAGES = {
     "pygrpc_native": "pygrpc-native",
     "mlflow": "mlflow-skinny",
 }
-#: What pip is told of a package, where that isn't its name.
+#: Requirement to install for a package, where that isn't its name.
 _VERSIONS = {"pygrpc-native": "'pygrpc-native>=0.5,<0.6'"}
 
 

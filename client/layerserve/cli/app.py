@@ -94,7 +94,7 @@ PANELS: dict[str, Mapping[str, Callable[..., Any] | typer.Typer | None]] = {
 
 
 class Commands(Group):
-    """The commands. What is wrong in a command line is told with what is expected, and with the place of an option."""
+    """The commands. Errors in a command line say what is expected, and where an option belongs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:

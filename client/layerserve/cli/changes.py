@@ -40,8 +40,8 @@ def upload(
 ) -> None:
     """Upload the next version of a model.
 
-    The server loads and tests it before it is published. Inputs and outputs that differ from those of the version that
-    was the default before are told.
+    The server loads and tests it before it is published. A warning names each input and output that differs from
+    the previous default version.
 
     JSON: {"model", "version", "default", "versions", "lagging", "differences"}, with versions as in `layerserve
     models`.

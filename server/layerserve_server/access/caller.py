@@ -11,7 +11,7 @@ from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.rights import RIGHTS, Right, with_alternatives
 from layerserve_server.errors import ForbiddenError, ServerError, TokenExpiredError, UnauthenticatedError, safe_text
 
-#: What callers without a token are told.
+#: Error for callers without a token.
 SEND_ONE = "send one as 'authorization: Bearer TOKEN' (--token-file)"
 #: Maximum number of model names that a caller's checks are kept for. Callers choose the names, so there is a limit.
 MAX_KEPT = 4096
