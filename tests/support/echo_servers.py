@@ -4,27 +4,16 @@ import asyncio
 import threading
 import time
 from importlib.util import find_spec
-from unittest import mock
 
 import grpc
 import pytest
 from layerserve_server.errors import BusyError, InvalidRequestError
-from layerserve_server.transport import completion_queue
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer
 from layerserve_server.transport.native import NativeServer
 
-
-class AioServer(GrpcioServer):
-    """On a release of grpcio whose inside is unknown."""
-
-    def __init__(self, *arguments, **options):
-        with mock.patch.object(completion_queue, "INTERNALS", ("_unheard_of",)):
-            super().__init__(*arguments, **options)
-
-
 needs_native = pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="pygrpc-native isn't installed")
-SERVERS = [GrpcioServer, AioServer, pytest.param(NativeServer, marks=needs_native)]
+SERVERS = [GrpcioServer, pytest.param(NativeServer, marks=needs_native)]
 
 ECHO = "/test.v1.Echo/"
 

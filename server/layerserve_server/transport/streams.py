@@ -132,8 +132,8 @@ class Streams:
 
     # In the loop's thread.
 
-    def begin(self, stream: ServerStream, handler: StreamHandler) -> asyncio.Task[None]:
-        """Starts a handler for a stream. Returns the task, which ends with the stream."""
+    def begin(self, stream: ServerStream, handler: StreamHandler) -> None:
+        """Starts a handler for a stream."""
         if stream.counted:
             self._observer.calls_began(stream.method, 1)
             if self._telemetry is not None:
@@ -141,7 +141,6 @@ class Streams:
         task = self.loop.create_task(self._answer(stream, handler))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
     async def blocking(self, work: Callable[[], T]) -> T:
         """Runs `work` in a pool thread, to its end even if the awaiting task is cancelled."""

@@ -10,14 +10,15 @@ from dataclasses import replace
 
 import grpc
 import pytest
-from echo_servers import ECHO, AioServer, Echo, Observer, needs_native
+from echo_servers import ECHO, Echo, Observer, needs_native
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from layerserve.errors import from_status
-from layerserve_server.transport import native
+from layerserve_server.transport import completion_queue, native
 from layerserve_server.transport.call import Routes
+from layerserve_server.transport.completion_queue import UnsupportedGrpcioError
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.native import MAX_FOLDER_BYTES, NativeServer, NativeUnavailableError
@@ -321,11 +322,10 @@ def test_a_missing_extension_is_told(monkeypatch):
         NativeServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
 
 
-def test_an_unknown_release_of_grpcio_is_told(caplog):
-    server = AioServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
-    server.start()
-    server.stop(0)
-    assert "has no _unheard_of" in caplog.text
+def test_an_unknown_release_of_grpcio_is_told(monkeypatch):
+    monkeypatch.setattr(completion_queue, "INTERNALS", ("_unheard_of",))
+    with pytest.raises(UnsupportedGrpcioError, match="has no _unheard_of; install the release"):
+        GrpcioServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
 
 
 def test_a_caller_that_sends_nothing_is_told():
