@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from layerserve_server.system_memory import memory_of
+from layerserve_server.transport.client_address import counted_by, endpoint, endpoint_of
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.peers import counted_by, endpoint, endpoint_of
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from layerserve_server.errors import (
 from layerserve_server.transport.call import Ended, Handler, Observer, Telemetry, Trace
 from layerserve_server.transport.compression import COMPRESSED, decompressed, decompressed_if_short
 from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.lists import Lists
+from layerserve_server.transport.list_call_queue import ListCallQueue
 from layerserve_server.transport.memory import MemoryBudget
 from layerserve_server.transport.request_ids import KEY as REQUEST_ID_KEY
 from layerserve_server.transport.request_ids import echo, id_of
@@ -74,7 +74,7 @@ class EventBatches:
         self._ended: deque[Ended] = deque()
         self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "blocking")
         self._working = ThreadPoolExecutor(limits.rpc_threads, "rpc")
-        self._lists = Lists()
+        self._lists = ListCallQueue()
         self._decompressing = ThreadPoolExecutor(DECOMPRESSING_THREADS, "decompress")
         observer.before_collect(self.report)
         #: Calls that aren't answered yet.

@@ -17,17 +17,17 @@ from layerserve_server.ports import address, claim
 from layerserve_server.transport import compression
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
+from layerserve_server.transport.client_address import without_address
 from layerserve_server.transport.completion_queue import Poller
 from layerserve_server.transport.connections import Connections
-from layerserve_server.transport.ending import Ending, wait_for
 from layerserve_server.transport.event_batch import EventBatches
 from layerserve_server.transport.forwarding import Forwarder
 from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import HeapTrimmer, MemoryBudget
-from layerserve_server.transport.peers import without_address
 from layerserve_server.transport.reflection import Reflection
+from layerserve_server.transport.shutdown import Shutdown, wait_for
 from layerserve_server.transport.streams import Streams
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class GrpcioServer:
         Raises OSError if the port is taken, MissingRightError if a route isn't in the gate's table, and
         UnsupportedGrpcioError.
         """
-        self._ending = Ending()
+        self._shutdown = Shutdown()
         #: Whether clients connect to this transport, not to one in front of it.
         self._at_the_front = front is None
         self._connections, self.memory = front or Front.of(limits)
@@ -154,11 +154,11 @@ class GrpcioServer:
         The port stays open meanwhile: grpcio cancels calls that arrive at a closed one, and clients don't retry
         cancelled calls.
         """
-        self._ending.run(grace, self._end)
+        self._shutdown.run(grace, self._end)
 
     def _end(self) -> None:
         self.refuse()
-        if not self._ending.wait(lambda: not self.busy()):
+        if not self._shutdown.wait(lambda: not self.busy()):
             logger.warning("grace period over: ending %d open calls", len(self._batches.open) + self._streams.count)
         self._batches.close()
         self._streams.close(None if self._forwarder is None else self._forwarder.close)

@@ -27,10 +27,10 @@ from layerserve_server.ports import address, claim
 from layerserve_server.transport.call import Handler, Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.connections import Traffic
-from layerserve_server.transport.ending import Ending
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, milliseconds
 from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.shutdown import Shutdown
 from layerserve_server.transport.status import Failure
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class NativeServer:
                 f"{MAX_FOLDER_BYTES} bytes; set TMPDIR to another folder"
             )
         self._event_call: int = native.EVENT_CALL
-        self._ending = Ending()
+        self._shutdown = Shutdown()
         front = Front.of(limits)
         self._connections, self.memory = front
         gate = gate or Gate.unguarded()
@@ -166,19 +166,19 @@ class NativeServer:
 
     def stop(self, grace: float) -> None:
         """See GrpcioServer.stop."""
-        self._ending.run(grace, self._end)
+        self._shutdown.run(grace, self._end)
 
     def _end(self) -> None:
         self._batches.stopping = True
         if self._behind is not None:
             self._behind.refuse()
-        self._ending.wait(lambda: not self._batches.open and not (self._behind and self._behind.busy()))
+        self._shutdown.wait(lambda: not self._batches.open and not (self._behind and self._behind.busy()))
         self._batches.close()
         if self._behind is not None:
             self._behind.stop(0)
         if self._owner_ended is not None:
             # Forwarded calls are known to the owner only.
-            self._ending.wait(self._owner_ended.is_set, OWNER_SECONDS)
+            self._shutdown.wait(self._owner_ended.is_set, OWNER_SECONDS)
         _wait_until_quiet()
         self._connections.stop()
         self._front.close()

@@ -12,9 +12,9 @@ import numpy as np
 import orjson
 from layerserve import tensors
 
+from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import InvalidRequestError, UnknownInputError, safe_text
 from layerserve_server.inference.runner import Array
-from layerserve_server.pieces import PIECE_ELEMENTS
 from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
 from layerserve_server.protocols.tensorflow_serving.model_pb2 import ModelSpec
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
@@ -159,7 +159,7 @@ def _in_rows(count: int, arrays: dict[str, Array]) -> Iterator[bytes]:
 
 
 def _objects(count: int, arrays: dict[str, Array]) -> Iterator[bytes]:
-    step = PIECE_ELEMENTS * count // max(1, sum(array.size for array in arrays.values()))
+    step = CHUNK_ELEMENTS * count // max(1, sum(array.size for array in arrays.values()))
     yield b"["
     for start in range(0, count, max(1, step)):
         if start:

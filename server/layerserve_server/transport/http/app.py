@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.gate import Pairs
+from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.errors import (
     CallCancelledError,
     ForbiddenError,
@@ -24,7 +25,6 @@ from layerserve_server.errors import (
     UnknownMethodError,
     safe_text,
 )
-from layerserve_server.pieces import PIECE_BYTES
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.compression import is_compressed
 from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches, deadline_in
@@ -341,7 +341,7 @@ async def _send(scope: MutableMapping[str, Any], send: Send, reply: HttpReply, *
     start = {"type": "http.response.start", "status": reply.status, "headers": headers}
     if len(reply.body) > JOINED_BYTES:
         await send(start)
-        await _send_pieces(connection, send, memoryview(reply.body))
+        await _send_chunks(connection, send, memoryview(reply.body))
         return
     writes = connection.writes
     writes.join()
@@ -352,9 +352,9 @@ async def _send(scope: MutableMapping[str, Any], send: Send, reply: HttpReply, *
         writes.flush()
 
 
-async def _send_pieces(connection: HttpConnection, send: Send, body: memoryview) -> None:
-    """Sends a long body in pieces, each when the client has read most of those before: asyncio copies what waits."""
+async def _send_chunks(connection: HttpConnection, send: Send, body: memoryview) -> None:
+    """Sends a long body in chunks, each when the client has read most of those before: asyncio copies what waits."""
     with connection.patience(len(body)):
-        for at in range(0, len(body), PIECE_BYTES):
-            more = at + PIECE_BYTES < len(body)
-            await send({"type": "http.response.body", "body": body[at : at + PIECE_BYTES], "more_body": more})
+        for at in range(0, len(body), CHUNK_BYTES):
+            more = at + CHUNK_BYTES < len(body)
+            await send({"type": "http.response.body", "body": body[at : at + CHUNK_BYTES], "more_body": more})

@@ -8,8 +8,8 @@ from asyncio import sslproto
 from collections.abc import Callable
 from typing import Any
 
+from layerserve_server.transport.client_address import counted_by
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
-from layerserve_server.transport.peers import counted_by
 
 #: Size of the buffer that asyncio has for each connection with TLS, in bytes; its own choice is 256 KiB.
 BUFFER_BYTES = 32 * 1024

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import TooLargeError
-from layerserve_server.pieces import PIECE_ELEMENTS
 from layerserve_server.services.rest import body_reader
 from layerserve_server.services.rest.json_text import array_pieces, dumps_array, loads
 from layerserve_server.settings import Settings
@@ -144,7 +144,7 @@ def test_a_process_that_was_killed_is_started_again(long):
 
 
 @pytest.mark.parametrize(
-    "shape", [(3 * PIECE_ELEMENTS,), (1, 1, 2 * PIECE_ELEMENTS + 5), (PIECE_ELEMENTS, 3), (3, PIECE_ELEMENTS, 2)]
+    "shape", [(3 * CHUNK_ELEMENTS,), (1, 1, 2 * CHUNK_ELEMENTS + 5), (CHUNK_ELEMENTS, 3), (3, CHUNK_ELEMENTS, 2)]
 )
 def test_large_arrays_are_written_in_pieces(shape):
     array = np.random.default_rng(0).random(shape, np.float32)
@@ -153,11 +153,11 @@ def test_large_arrays_are_written_in_pieces(shape):
 
 
 def test_no_piece_is_long():
-    for shape in ((1, 1, 10 * PIECE_ELEMENTS), (3, PIECE_ELEMENTS, 2), (20 * PIECE_ELEMENTS,)):
-        assert max(map(len, array_pieces(np.ones(shape, np.float32)))) < 5 * PIECE_ELEMENTS
+    for shape in ((1, 1, 10 * CHUNK_ELEMENTS), (3, CHUNK_ELEMENTS, 2), (20 * CHUNK_ELEMENTS,)):
+        assert max(map(len, array_pieces(np.ones(shape, np.float32)))) < 5 * CHUNK_ELEMENTS
 
 
 def test_texts_are_written_in_pieces_too():
-    texts = np.array(["a", "\u00e4"] * PIECE_ELEMENTS, dtype=object).reshape(2, -1)
+    texts = np.array(["a", "\u00e4"] * CHUNK_ELEMENTS, dtype=object).reshape(2, -1)
     assert loads(dumps_array(texts)) == texts.tolist()
     assert len(list(array_pieces(texts))) > 2

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from layerserve_server.transport.call import Call, Handler
-from layerserve_server.transport.peers import connection_of
+from layerserve_server.transport.client_address import connection_of
 
 
 class ListCall(Call, Protocol):
@@ -19,7 +19,7 @@ class ListCall(Call, Protocol):
         """Runs a handler for this call and equal ones: once if it answers now."""
 
 
-class Lists:
+class ListCallQueue:
     """Makes one list at a time, since several threads would keep Python's lock from the receiving thread.
 
     Connections take turns, so that one with many calls delays only itself. Equal calls of the same caller that are
