@@ -74,7 +74,7 @@ class Echo:
 
     def echo(self, call):
         self.deadline, self.client = call.deadline, call.client()
-        call.about("m", 1)
+        call.set_metric_labels("m", 1)
         call.reply(lambda: call.request)
 
     def later(self, call):
@@ -96,7 +96,7 @@ class Echo:
     def together(self, call):
         """Waits for company: answers all that came, once their handlers have run."""
         self.waiting.append(call)
-        call.afterwards(self.answer_all)
+        call.after_batch(self.answer_all)
 
     def answer_all(self):
         waiting, self.waiting = self.waiting, []
@@ -104,10 +104,10 @@ class Echo:
             call.reply(lambda: b"done")
 
     def slow(self, call):
-        call.may_block(lambda: call.reply(lambda: threading.current_thread().name.encode()))
+        call.in_pool(lambda: call.reply(lambda: threading.current_thread().name.encode()))
 
     def slow_defect(self, call):
-        call.may_block(lambda: 1 / 0)
+        call.in_pool(lambda: 1 / 0)
 
     def block(self, call):
         """Keeps the thread that takes the calls."""
@@ -123,7 +123,7 @@ class Echo:
             self.release.wait(30)
             call.reply(lambda: call.request)
 
-        call.may_block(answer)
+        call.in_pool(answer)
 
     async def count(self, stream):
         for number in range(int(await stream.first())):

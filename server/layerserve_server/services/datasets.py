@@ -132,7 +132,7 @@ class DatasetService:
         with lease(self._repository, call.caller, "train", request.model) as leased:
             inputs, outputs = leased.model.input_specs, leased.model.output_specs
             number = leased.version
-        call.about(name, number)
+        call.set_metric_labels(name, number)
         self._check_training()
         corrections = _corrections(request, outputs)
         declared = _declared("npz", 0, "", request)

@@ -114,7 +114,7 @@ class ManagementService:
                 version, change = await stream.blocking(lambda: self._manager.publish(staging, spec.label, who))
             finally:
                 await stream.blocking(staging.discard)
-        stream.about(spec.name, version)
+        stream.set_metric_labels(spec.name, version)
         published = pb.UploadPublished(version=version, change=_change(change), differences=change.differences)
         yield pb.UploadModelResponse(published=published).SerializeToString()
 

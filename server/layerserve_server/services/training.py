@@ -108,7 +108,7 @@ class TrainingService:
         def begin() -> Run:
             start = start_of(self._runs, stream.caller, message.spec)
             with base_of(self._repository, stream.caller, message.spec.model, start) as base:
-                stream.about(base.name, base.version)
+                stream.set_metric_labels(base.name, base.version)
                 request = read(message.spec, base.name, base.version, self._defaults, start)
                 request = with_datasets(owned(request, stream.caller, self._repository), self._datasets, stream.caller)
                 run = self._runs.begin(request, base, lambda: not stream.listens(), start)
@@ -130,7 +130,7 @@ class TrainingService:
             run, found = await stream.blocking(begin_once)
             accepted = run.log.events[0]
             if found:
-                stream.about(run.request.model, run.request.version)
+                stream.set_metric_labels(run.request.model, run.request.version)
             try:
                 yield reply(event=event_message(run, accepted, found=found)).SerializeToString()
                 if found:
@@ -152,7 +152,7 @@ class TrainingService:
         request = await parsed(stream, pb.WatchRunRequest, await stream.first())
         # Blocking, since an unknown id is looked up on disk.
         run = await stream.blocking(lambda: self._get(stream.caller, Access.READ, request.run_id))
-        stream.about(run.request.model, run.request.version)
+        stream.set_metric_labels(run.request.model, run.request.version)
         async for event in _follow(run, request.from_sequence, stream):
             yield pb.WatchRunResponse(event=event).SerializeToString()
 
@@ -189,7 +189,7 @@ class TrainingService:
         """Handles DownloadRunFile: yields one of these files. Raises NotFoundError if there is no such file."""
         request = await parsed(stream, pb.DownloadRunFileRequest, await stream.first())
         run = await stream.blocking(lambda: self._get(stream.caller, Access.FULL, request.run_id))
-        stream.about(run.request.model, run.request.version)
+        stream.set_metric_labels(run.request.model, run.request.version)
         described, file = opened(run.folder / FILES, request.name)
         with file:
             head = pb.DownloadRunFileResponse(file=file_message(described))

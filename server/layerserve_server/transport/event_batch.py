@@ -165,21 +165,21 @@ class EventBatches:
         if ended:
             self._observer.calls_ended(ended)
 
-    def afterwards(self, work: Callable[[], None]) -> None:
+    def after_batch(self, work: Callable[[], None]) -> None:
         """See transport.call.Call."""
         if threading.get_ident() == self._thread:
             self._works[work] = None
         else:
             work()
 
-    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+    def coalesce(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
         """See transport.call.Call."""
         if threading.get_ident() == self._thread:
             self._gathered.setdefault(work, []).append(item)
         else:
             work((item,))
 
-    def may_block(self, work: Callable[[], None]) -> None:
+    def in_pool(self, work: Callable[[], None]) -> None:
         """Runs `work` in a pool thread."""
         self._blocking.submit(work)
 
@@ -363,17 +363,17 @@ class BatchedCall:
             self.send_failure(wire)
             self._batches.open.discard(self)
 
-    def about(self, model: str, version: int) -> None:
+    def set_metric_labels(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)
 
-    def afterwards(self, work: Callable[[], None]) -> None:
-        self._batches.afterwards(work)
+    def after_batch(self, work: Callable[[], None]) -> None:
+        self._batches.after_batch(work)
 
-    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
-        self._batches.gather(work, item)
+    def coalesce(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+        self._batches.coalesce(work, item)
 
-    def may_block(self, work: Callable[[], None]) -> None:
-        self._batches.may_block(partial(self.attempt, work))
+    def in_pool(self, work: Callable[[], None]) -> None:
+        self._batches.in_pool(partial(self.attempt, work))
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Runs `work`, unless the call was answered or cancelled. If it raises, the call fails with that error."""

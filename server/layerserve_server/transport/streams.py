@@ -397,7 +397,7 @@ class ServerStream:
     def soon(self, work: Callable[[], None]) -> None:
         self._streams.post(work)
 
-    def about(self, model: str, version: int, *, whole: bool = True) -> None:
+    def set_metric_labels(self, model: str, version: int, *, whole: bool = True) -> None:
         self.model, self.version = model, str(version)
         self._whole = whole
 

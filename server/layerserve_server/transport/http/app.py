@@ -258,7 +258,7 @@ class _Exchange:
         try:
             self._translate(may_block=False)
         except WouldBlockError:
-            call.may_block(partial(self._translate, may_block=True))
+            call.in_pool(partial(self._translate, may_block=True))
 
     def _translate(self, *, may_block: bool) -> None:
         call, method = self._call, self._route.method
