@@ -52,9 +52,9 @@ from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.native import NativeServer
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget, default_limit
 
 if TYPE_CHECKING:
     from layerserve_server.transport.http.server import HttpServer

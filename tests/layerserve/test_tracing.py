@@ -14,7 +14,7 @@ from layerserve.tracing import trace_metadata
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk isn't installed")
 from layerserve_server.transport.call import Call, Routes
 from layerserve_server.transport.grpcio import GrpcioServer
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.limits import Limits
 from opentelemetry import baggage, context
 from opentelemetry.sdk.trace import TracerProvider
 

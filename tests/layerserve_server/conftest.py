@@ -31,7 +31,7 @@ from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.estimates.settings_problems import settings_problems
 from layerserve_server.training.model import dry_run, monitored
 from layerserve_server.training.request import RunRequest
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.limits import Limits
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from layerserve_server.access.caller import ANYONE
 from layerserve_server.access.gate import Gate
 from layerserve_server.transport.call import Ended
 from layerserve_server.transport.event_batch import BatchedCall, EventBatches
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.status import Failure
 
 

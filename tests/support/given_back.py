@@ -113,7 +113,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
             "turns of connections": len(one._turns),
         }
     },
-    "transport.memory": {"MemoryBudget": lambda one: {"bytes of the memory budget": one.held}},
+    "transport.perimeter.memory": {"MemoryBudget": lambda one: {"bytes of the memory budget": one.held}},
     "transport.native": {
         "NativeServer": lambda one: {
             "calls of the front": len(one._calls),

@@ -18,8 +18,8 @@ from layerserve_server.errors import InvalidRequestError, InvalidTensorError
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
-from layerserve_server.services.message_size import MAX_ELEMENTS, check_elements, is_long
 from layerserve_server.transport.call import Stream
+from layerserve_server.transport.perimeter.message_size import MAX_ELEMENTS, check_elements, is_long
 
 
 class Message(Protocol):

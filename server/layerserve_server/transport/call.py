@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 T = TypeVar("T")
 

@@ -28,10 +28,10 @@ from layerserve_server.errors import BusyError, IdleStreamError, UnknownMethodEr
 from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler
 from layerserve_server.transport.certificates import names_in
 from layerserve_server.transport.client_address import endpoint, host_of
-from layerserve_server.transport.connections import Connections, Traffic
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import RETRY_SECONDS
+from layerserve_server.transport.perimeter.connections import Connections, Traffic
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import RETRY_SECONDS
 from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import Failure
 from layerserve_server.transport.streams import ServerStream, Streams

@@ -25,10 +25,10 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Handler, Observer, Telemetry, Trace
-from layerserve_server.transport.compression import COMPRESSED, decompressed, decompressed_if_short
-from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.list_call_queue import ListCallQueue
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.compression import COMPRESSED, decompressed, decompressed_if_short
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.request_ids import KEY as REQUEST_ID_KEY
 from layerserve_server.transport.request_ids import echo, id_of
 from layerserve_server.transport.status import LATE, Failure, failure, gone_error

@@ -14,18 +14,18 @@ import grpc
 
 from layerserve_server.access.gate import Gate
 from layerserve_server.ports import address, claim
-from layerserve_server.transport import compression
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.client_address import without_address
 from layerserve_server.transport.completion_queue import Poller
-from layerserve_server.transport.connections import Connections
 from layerserve_server.transport.event_batch import EventBatches
 from layerserve_server.transport.forwarding import Forwarder
 from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import HeapTrimmer, MemoryBudget
+from layerserve_server.transport.perimeter import compression
+from layerserve_server.transport.perimeter.connections import Connections
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import HeapTrimmer, MemoryBudget
 from layerserve_server.transport.reflection import Reflection
 from layerserve_server.transport.shutdown import Shutdown, wait_for
 from layerserve_server.transport.streams import Streams

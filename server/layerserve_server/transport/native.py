@@ -26,10 +26,10 @@ from layerserve_server.errors import MessageTooLargeError
 from layerserve_server.ports import address, claim
 from layerserve_server.transport.call import Handler, Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
-from layerserve_server.transport.connections import Traffic
 from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, milliseconds
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.connections import Traffic
+from layerserve_server.transport.perimeter.limits import Limits
 from layerserve_server.transport.shutdown import Shutdown
 from layerserve_server.transport.status import Failure
 

@@ -24,9 +24,9 @@ from layerserve_server.errors import (
     UnknownMethodError,
 )
 from layerserve_server.transport.call import Ended, Observer, StreamHandler, Telemetry, Trace
-from layerserve_server.transport.compression import decompressed, decompressed_if_short, is_compressed
-from layerserve_server.transport.limits import SLOWEST_BYTES, Limits
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.compression import decompressed, decompressed_if_short, is_compressed
+from layerserve_server.transport.perimeter.limits import SLOWEST_BYTES, Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.request_ids import id_of
 from layerserve_server.transport.status import STATUS, Failure, failure, gone_error
 

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.rights import HTTP, METHODS, MissingRightError, check_table, read_rights, right_of
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.limits import Limits
 
 ROOT = Path(__file__).parents[3]
 

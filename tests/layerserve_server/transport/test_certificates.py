@@ -249,7 +249,7 @@ from pathlib import Path
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.limits import Limits
 from echo_servers import Observer
 files = Certificates(*map(Path, sys.argv[1:]))
 server = GrpcioServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificates=files)

@@ -6,7 +6,7 @@ import grpc
 from attacks.frames import PING, WINDOW, WINDOW_UPDATE, Wire, frame, message
 from echo_servers import ECHO, Echo, Observer
 from layerserve_server.transport.grpcio import GrpcioServer
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.limits import Limits
 
 
 def call(channel, method):

@@ -8,8 +8,8 @@ import time
 import grpc
 import pytest
 from echo_servers import ECHO, needs_native
-from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.native import NativeServer, NativeUnavailableError
+from layerserve_server.transport.perimeter.limits import Limits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, SETTINGS_ACK = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), bytes([0, 0, 0, 4, 1, 0, 0, 0, 0])

@@ -20,8 +20,8 @@ from layerserve_server.transport import completion_queue, native
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.completion_queue import UnsupportedGrpcioError
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
-from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.native import MAX_FOLDER_BYTES, NativeServer, NativeUnavailableError
+from layerserve_server.transport.perimeter.limits import Limits
 
 
 def call(channel, method, data=b"x", **options):

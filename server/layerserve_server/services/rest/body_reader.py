@@ -18,8 +18,8 @@ from layerserve_server.errors import InvalidRequestError, InvalidTensorError, Un
 from layerserve_server.forking.fork_server import ForkServer
 from layerserve_server.services.rest.infer_body import Wanted
 from layerserve_server.services.rest.predict_body import InputSpec, Outline
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 #: Module of the process's program.
 PROGRAM = "layerserve_server.services.rest.body_program"

@@ -16,8 +16,8 @@ from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute, Plain
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.http.server import HttpServer
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 
 class Page(Protocol):

@@ -26,14 +26,14 @@ from layerserve_server.errors import (
     safe_text,
 )
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.compression import is_compressed
 from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches, deadline_in
 from layerserve_server.transport.http.call import TIMEOUT, HttpCall, timeout_of
 from layerserve_server.transport.http.connection import JOINED_BYTES, KEY, HttpConnection
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Plain, WouldBlockError
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.http.statuses import error_reply, failure_reply
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.compression import is_compressed
+from layerserve_server.transport.perimeter.limits import Limits
 from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import GONE, Failure, failure
 

@@ -17,7 +17,7 @@ from layerserve_server.transport.client_address import counted_by
 from layerserve_server.transport.event_batch import BatchedCall
 from layerserve_server.transport.http.exchange import HttpReply
 from layerserve_server.transport.http.statuses import error_reply
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.limits import Limits
 
 #: Maximum size of a request's line and headers together, in bytes, as of a call's metadata in grpcio.
 MAX_HEADER_BYTES = 16 * 1024

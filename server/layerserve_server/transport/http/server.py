@@ -25,8 +25,8 @@ from layerserve_server.transport.http.connection import HttpConnection, HttpConn
 from layerserve_server.transport.http.exchange import HttpRoute, Plain
 from layerserve_server.transport.http.handshake import Handshake, limit_buffers
 from layerserve_server.transport.http.hosts import Hosts
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.shutdown import Shutdown, wait_for
 
 #: Listen backlog.

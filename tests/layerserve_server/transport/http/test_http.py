@@ -16,10 +16,10 @@ from http_calls import Http, exchange
 from layerserve_server.access.rights import HTTP, right_of
 from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.services.rest.serving import http_routes
-from layerserve_server.transport import limits
 from layerserve_server.transport.http import connection as http_connection
 from layerserve_server.transport.http.connection import JoinedWrites
 from layerserve_server.transport.http.server import listening
+from layerserve_server.transport.perimeter import limits
 from tokens import write_tokens
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from layerserve_server.transport.http.connection import HttpConnections
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.limits import Limits
 
 
 class Connection:

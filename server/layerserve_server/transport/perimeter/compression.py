@@ -9,7 +9,7 @@ import zlib
 
 from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.errors import InvalidRequestError, MessageTooLargeError
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 #: grpcio option that leaves messages compressed.
 OPTION = ("grpc.per_message_decompression", 0)

@@ -9,10 +9,10 @@ from layerserve.v1 import datasets_pb2, graph_pb2, prediction_pb2, tensor_pb2, t
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.protocols.inference.inference_pb2 import InferTensorContents
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
-from layerserve_server.services import message_size
 from layerserve_server.services.datasets import CORRECTION_ELEMENTS, MAX_CORRECTIONS
-from layerserve_server.services.message_size import MAX_ELEMENTS, UNCHECKED_BYTES, check_elements, is_long
 from layerserve_server.services.messages import parse
+from layerserve_server.transport.perimeter import message_size
+from layerserve_server.transport.perimeter.message_size import MAX_ELEMENTS, UNCHECKED_BYTES, check_elements, is_long
 
 #: A field of two bytes in messages that have another one for it, by what it becomes.
 DENSE = {

@@ -15,11 +15,11 @@ import pytest
 from clocks import replace_time
 from echo_servers import ECHO
 from layerserve_server import system_memory
-from layerserve_server.transport import connections, memory
 from layerserve_server.transport.client_address import counted_by, endpoint, host_of
-from layerserve_server.transport.connections import CHECK_SECONDS, Connection, Connections, Traffic, level
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget, default_limit
+from layerserve_server.transport.perimeter import connections, memory
+from layerserve_server.transport.perimeter.connections import CHECK_SECONDS, Connection, Connections, Traffic, level
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget, default_limit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="connections are watched on Linux only")
 

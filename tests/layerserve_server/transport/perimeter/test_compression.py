@@ -13,9 +13,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from layerserve.v1 import models_pb2, prediction_pb2, training_pb2
 from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.errors import BusyError, InvalidRequestError, TooLargeError
-from layerserve_server.transport import compression, event_batch
-from layerserve_server.transport.compression import SHORT_BYTES, decompressed, decompressed_if_short
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport import event_batch
+from layerserve_server.transport.perimeter import compression
+from layerserve_server.transport.perimeter.compression import SHORT_BYTES, decompressed, decompressed_if_short
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 KINDS = [grpc.Compression.Gzip, grpc.Compression.Deflate]
 WRITERS = {"gzip": gzip.compress, "deflate": zlib.compress}

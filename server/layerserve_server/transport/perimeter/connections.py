@@ -21,7 +21,7 @@ from pathlib import Path
 
 from layerserve_server.system_memory import memory_of
 from layerserve_server.transport.client_address import counted_by, endpoint, endpoint_of
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.limits import Limits
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Where what callers send is limited, before it costs memory or time: `limits` lists every limit."""
