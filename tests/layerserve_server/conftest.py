@@ -31,7 +31,7 @@ from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.estimates.settings_problems import settings_problems
 from layerserve_server.training.model import dry_run, monitored
 from layerserve_server.training.request import RunRequest
-from layerserve_server.transport.perimeter.limits import Limits
+from some_limits import some_limits
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def serve_echo(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture)
     def start(limits: Mapping[str, Any] | None = None, **options: Any) -> Any:
         echo, observer = Echo(), Observer()
         given = {"max_message_bytes": 10_000, "rpc_threads": 4, "max_streams": 4, "max_calls": 100, **(limits or {})}
-        server = request.param(echo.routes(), observer, Limits(**given), host="127.0.0.1", port=0, **options)
+        server = request.param(echo.routes(), observer, some_limits(**given), host="127.0.0.1", port=0, **options)
         server.start()
         channel = grpc.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.enable_retries", 0)])
         stops.extend([channel.close, lambda: server.stop(0)])

@@ -28,9 +28,9 @@ from layerserve_server.errors import BusyError, IdleStreamError, UnknownMethodEr
 from layerserve_server.transport.call import UNKNOWN_METHOD, Call, Handler, Routes, StreamHandler
 from layerserve_server.transport.certificates import names_in
 from layerserve_server.transport.client_address import endpoint, host_of
-from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
+from layerserve_server.transport.event_batch import BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.perimeter.connections import Connections, Traffic
-from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.limits import BATCH_CALLS, Limits
 from layerserve_server.transport.perimeter.memory import RETRY_SECONDS
 from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import Failure
@@ -131,7 +131,7 @@ class Poller:
                 taken += 1
                 # Released before the next poll: a reference to a call that was shut down would keep the queue busy.
                 event = None
-                if not going_on or taken >= 3 * MAX_EVENTS:
+                if not going_on or taken >= 3 * BATCH_CALLS:
                     break
                 event = poll(0)
             self.batches.finish()

@@ -27,7 +27,7 @@ from layerserve_server.errors import (
 from layerserve_server.transport.call import Ended, Handler, Observer, Telemetry, Trace
 from layerserve_server.transport.list_call_queue import ListCallQueue
 from layerserve_server.transport.perimeter.compression import COMPRESSED, decompressed, decompressed_if_short
-from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.limits import BLOCKING_THREADS, COUNTED_BYTES, DECOMPRESSING_THREADS, Limits
 from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.request_ids import KEY as REQUEST_ID_KEY
 from layerserve_server.transport.request_ids import echo, id_of
@@ -35,19 +35,11 @@ from layerserve_server.transport.status import LATE, Failure, failure, gone_erro
 
 logger = logging.getLogger(__name__)
 
-#: Smaller messages don't count towards the memory budget: the number of calls is limited.
-COUNTED_BYTES = 4096
-#: Number of threads for blocking work, such as loading a version from disk.
-BLOCKING_THREADS = 8
-#: Number of threads that decompress large requests: few, since each may occupy a core.
-DECOMPRESSING_THREADS = 2
 #: Time after which a thread that computes in Python gives up Python's lock if another one waits for it. A request waits
 #: for the lock several times; with Python's 5 ms it would take 20 times as long beside a thread that makes lists.
 SWITCH_SECONDS = 0.0002
 #: A longer remaining time means that there is no deadline, in seconds: libraries give a huge one then.
 FOREVER_SECONDS = 1e9
-#: Maximum number of calls per event batch. In a larger one the first call would wait until the last is parsed.
-MAX_EVENTS = 256
 
 
 def deadline_in(remaining: float | None, now: float) -> float | None:
@@ -112,7 +104,7 @@ class EventBatches:
             if call.deadline is not None and time.monotonic() >= call.deadline:
                 raise DeadlinePassedError(LATE)
             if len(request) > limits.max_message_bytes:
-                raise limits.too_large(len(request))
+                limits.check_size(len(request))  # raises; called for these alone, as each request comes along here
             if self.stopping:
                 raise UnavailableError(STOPPING)
             if len(self.open) - len(self.receiving) > limits.max_calls:
@@ -122,7 +114,7 @@ class EventBatches:
                 if short is None:
                     self._decompressing.submit(call.attempt, partial(self._take_long, call, handler))
                     return
-                limits.check_size(short)
+                limits.check_size(len(short))
                 call.request = request = short
             if len(request) >= COUNTED_BYTES:
                 call.hold(len(request))

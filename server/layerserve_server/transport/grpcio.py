@@ -24,7 +24,7 @@ from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
 from layerserve_server.transport.perimeter import compression
 from layerserve_server.transport.perimeter.connections import Connections
-from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.limits import PING_STRIKES, Limits
 from layerserve_server.transport.perimeter.memory import HeapTrimmer, MemoryBudget
 from layerserve_server.transport.reflection import Reflection
 from layerserve_server.transport.shutdown import Shutdown, wait_for
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 LEAVE_SECONDS = 1.0
 #: Maximum number of calls that wait for the polling thread: the largest that grpcio accepts.
 MAX_PENDING = 2**31 - 1
-#: Number of pings in quick succession, without data in between, after which a connection is closed.
-MAX_PING_STRIKES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +195,7 @@ def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any
         # Two servers on one port would silently share its calls.
         ("grpc.so_reuseport", int(shared)),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-        # A client on a slow machine sends several pings to measure its connection while it receives one large reply.
-        ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
+        ("grpc.http2.max_ping_strikes", PING_STRIKES),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", milliseconds(limits.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", milliseconds(limits.keepalive_timeout_seconds)),

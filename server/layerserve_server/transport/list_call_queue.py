@@ -1,4 +1,4 @@
-"""Calls that list all models, runs, nodes or the like: a long list takes tens of milliseconds of Python's lock."""
+"""Calls that list all models, runs, nodes or the like: they are answered one at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from layerserve_server.transport.call import Call, Handler
 from layerserve_server.transport.client_address import connection_of
+from layerserve_server.transport.perimeter.limits import LIST_THREADS
 
 
 class ListCall(Call, Protocol):
@@ -27,7 +28,7 @@ class ListCallQueue:
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "lists")
+        self._pool = ThreadPoolExecutor(LIST_THREADS, "lists")
         self._lock = threading.Lock()
         #: Calls that wait, by method, caller and request.
         self._calls: dict[Hashable, list[ListCall]] = {}

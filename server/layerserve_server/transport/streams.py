@@ -25,7 +25,7 @@ from layerserve_server.errors import (
 )
 from layerserve_server.transport.call import Ended, Observer, StreamHandler, Telemetry, Trace
 from layerserve_server.transport.perimeter.compression import decompressed, decompressed_if_short, is_compressed
-from layerserve_server.transport.perimeter.limits import SLOWEST_BYTES, Limits
+from layerserve_server.transport.perimeter.limits import OTHERS_SHARE, SLOWEST_BYTES, Limits
 from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.request_ids import id_of
 from layerserve_server.transport.status import STATUS, Failure, failure, gone_error
@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: One in this many streams is reserved for other methods than the busiest one, so that none can take all.
-OTHERS_SHARE = 4
 #: Maximum time between two checks for idle and stalled streams, in seconds.
 CHECK_SECONDS = 1.0
 #: Time for handlers to end at shutdown, after their streams were interrupted, in seconds.
@@ -476,7 +474,7 @@ class ServerStream:
         finally:
             self._waits_since = None
         if message is not None:
-            self._streams.limits.check_size(message)
+            self._streams.limits.check_size(len(message))
             if is_compressed(message):
                 return await self._decompressed(message)
         return message
@@ -484,6 +482,6 @@ class ServerStream:
     async def _decompressed(self, message: bytes) -> bytes:
         short = decompressed_if_short(message)
         if short is not None:
-            self._streams.limits.check_size(short)
+            self._streams.limits.check_size(len(short))
             return short
         return await self.blocking(partial(decompressed, message, self._streams.limits.max_message_bytes, self.memory))

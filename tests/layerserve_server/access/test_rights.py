@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.rights import HTTP, METHODS, MissingRightError, check_table, read_rights, right_of
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.perimeter.limits import Limits
+from some_limits import some_limits
 
 ROOT = Path(__file__).parents[3]
 
@@ -70,7 +70,7 @@ def test_a_server_with_a_method_without_a_right_does_not_start(kind, streams):
     method = "/layerserve.v1.PredictionService/PredictNew"
     routes = Routes(server_streams={method: None}) if streams else Routes(unary={method: None}, prompt={method})
     with pytest.raises(MissingRightError, match=r"PredictionService/PredictNew: got no right in proto/"):
-        kind(routes, Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, gate=Gate())
+        kind(routes, Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0, gate=Gate())
 
 
 def test_a_route_without_a_right_is_refused():

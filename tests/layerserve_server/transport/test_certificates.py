@@ -249,10 +249,10 @@ from pathlib import Path
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer
-from layerserve_server.transport.perimeter.limits import Limits
+from some_limits import some_limits
 from echo_servers import Observer
 files = Certificates(*map(Path, sys.argv[1:]))
-server = GrpcioServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificates=files)
+server = GrpcioServer(Routes(), Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificates=files)
 server.start()
 with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
     client.sendall(bytes(100))

@@ -11,8 +11,8 @@ import pytest
 from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve_server.errors import BusyError, UnknownModelError
 from layerserve_server.transport.completion_queue import Poller
-from layerserve_server.transport.event_batch import MAX_EVENTS
 from layerserve_server.transport.native import NativeServer
+from layerserve_server.transport.perimeter.limits import BATCH_CALLS
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def test_work_that_is_not_prompt_runs_in_another_thread_and_its_error_is_the_cal
 
 def test_calls_that_never_cease_to_come_are_answered_in_bursts():
     """Else the first of them would wait until there is a pause."""
-    events, finished = iter(range(7 * MAX_EVENTS)), []
+    events, finished = iter(range(7 * BATCH_CALLS)), []
     poller = object.__new__(Poller)
     poller.core = SimpleNamespace(CompletionType=SimpleNamespace(queue_timeout="nothing"))
     event = SimpleNamespace(completion_type="a call")
@@ -346,7 +346,7 @@ def test_calls_that_never_cease_to_come_are_answered_in_bursts():
     poller.batches = SimpleNamespace(bind_to_thread=lambda: None, finish=lambda: finished.append(next(events, None)))
     poller._serve()
     # A call brings three events: itself, its request, its end.
-    assert finished == [3 * MAX_EVENTS, 6 * MAX_EVENTS + 1, None]
+    assert finished == [3 * BATCH_CALLS, 6 * BATCH_CALLS + 1, None]
 
 
 def test_the_native_front_hands_over_at_most_a_burst():
@@ -357,9 +357,9 @@ def test_the_native_front_hands_over_at_most_a_burst():
         server._has_cores = has_cores
         for busily in (True, False):
             assert server._arrived(busily=busily) == [1]
-    assert {given[0] for given in asked} == {MAX_EVENTS}
+    assert {given[0] for given in asked} == {BATCH_CALLS}
     # Busily is without waiting, and only where there are cores to spare.
-    assert asked == [(MAX_EVENTS, 0), *[(MAX_EVENTS,)] * 3]
+    assert asked == [(BATCH_CALLS, 0), *[(BATCH_CALLS,)] * 3]
 
 
 def test_what_ends_a_call_later_ends_no_equal_one(make):

@@ -29,7 +29,7 @@ from layerserve_server.forking import forked
 from layerserve_server.services.rest import infer_body
 from layerserve_server.services.rest.predict_body import InputSpec, PredictBody
 
-#: Maximum length of a message, in bytes.
+#: Maximum length of a message in either direction, in bytes.
 MAX_LINE = 1 << 16
 #: Added to the niceness of the server.
 NICENESS = 5

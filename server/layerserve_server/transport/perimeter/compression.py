@@ -9,6 +9,7 @@ import zlib
 
 from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.errors import InvalidRequestError, MessageTooLargeError
+from layerserve_server.transport.perimeter.limits import PROMPT_BYTES
 from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 #: grpcio option that leaves messages compressed.
@@ -21,9 +22,6 @@ DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 COMPRESSED = (GZIP, *DEFLATE)
 #: zlib's window bits that accept both formats.
 _EITHER = 32 + zlib.MAX_WBITS
-#: Maximum decompressed size of a message that the receiving thread decompresses itself, in bytes. Larger ones would
-#: delay other calls.
-SHORT_BYTES = 64 * 1024
 
 
 def is_compressed(message: bytes) -> bool:
@@ -32,12 +30,12 @@ def is_compressed(message: bytes) -> bool:
 
 
 def decompressed_if_short(message: bytes) -> bytes | None:
-    """Returns the decompressed message, or None if it is longer than SHORT_BYTES.
+    """Returns the decompressed message, or None if it is longer than PROMPT_BYTES.
 
     Raises InvalidRequestError if the message isn't valid gzip or zlib data.
     """
     inflation = zlib.decompressobj(_EITHER)
-    short = _inflate(inflation, message, SHORT_BYTES)
+    short = _inflate(inflation, message, PROMPT_BYTES)
     return short if inflation.eof else None
 
 

@@ -26,7 +26,7 @@ X = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2) / 8
 def long(serve):
     """A server that has no more rows in a batch than a request here has."""
     app, call = serve(max_batch_rows=ROWS)
-    assert len(json.dumps(X.tolist())) > body_reader.LONG_BYTES
+    assert len(json.dumps(X.tolist())) > body_reader.LONG_JSON_BYTES
     return app, call
 
 
@@ -108,8 +108,8 @@ def test_long_bodies_get_the_errors_of_short_ones(long, wait_until):
 
 def test_a_body_that_takes_too_much_memory_is_refused(long, monkeypatch, wait_until):
     app, call = long
-    monkeypatch.setattr(body_reader, "MEMORY_BYTES", 1 << 20)
-    monkeypatch.setattr(body_reader, "MEMORY_FACTOR", 2)
+    monkeypatch.setattr(body_reader, "JSON_MEMORY_BYTES", 1 << 20)
+    monkeypatch.setattr(body_reader, "JSON_MEMORY_FACTOR", 2)
     reply = call("POST", PREDICT, b'{"instances":[' + b'{"a":1},' * 1_000_000 + b"{}]}")
     assert reply.status == 400
     assert "too much memory to read; send the tensors in binary" in reply.json["error"]
@@ -118,8 +118,8 @@ def test_a_body_that_takes_too_much_memory_is_refused(long, monkeypatch, wait_un
 
 def test_a_body_that_takes_too_long_is_refused(long, monkeypatch):
     _, call = long
-    monkeypatch.setattr(body_reader, "SECONDS", 0.0)
-    monkeypatch.setattr(body_reader, "BYTES_PER_SECOND", 1e9)
+    monkeypatch.setattr(body_reader, "JSON_SECONDS", 0.0)
+    monkeypatch.setattr(body_reader, "JSON_BYTES_PER_SECOND", 1e9)
     monkeypatch.setattr(body_reader.ForkServer, "connection", lengthened(body_reader.ForkServer.connection))
     reply = call("POST", PREDICT, b'{"instances":[' + b'{"a":1},' * 1_000_000 + b"{}]}")
     assert reply.status == 400
