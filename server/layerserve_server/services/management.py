@@ -18,9 +18,8 @@ from layerserve_server.transport.call import Call, Handler, Routes, Stream
 
 SERVICE = "/layerserve.v1.ManagementService/"
 
-#: Maximum number of concurrent uploads, in total and per client address.
+#: Maximum number of concurrent uploads.
 MAX_UPLOADS = 8
-MAX_PEER_UPLOADS = 4
 
 Request = TypeVar("Request", bound=Message)
 
@@ -30,7 +29,7 @@ class ManagementService:
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
-        self._uploads = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS, "models are being uploaded")
+        self._uploads = UploadSlots(MAX_UPLOADS, "models are being uploaded")
 
     def routes(self) -> Routes:
         """Returns the handlers."""

@@ -40,9 +40,8 @@ from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.TrainingService/"
 
-#: Maximum number of concurrent uploads, in total and per client address. Each run has a copy of its model on disk.
+#: Maximum number of concurrent uploads. Each run has a copy of its model on disk.
 MAX_UPLOADS = 64
-MAX_PEER_UPLOADS = 32
 
 
 class TrainingService:
@@ -64,7 +63,7 @@ class TrainingService:
         self._work = work
         self._changes = RunChanges(runs, work, run_message)
         self._keys = IdempotencyKeys(runs)
-        self._uploads = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS)
+        self._uploads = UploadSlots(MAX_UPLOADS)
 
     def routes(self) -> Routes:
         """Returns the handlers."""
