@@ -23,8 +23,8 @@ from layerserve import Client
 from layerserve.cli import main
 from layerserve_server.access.tokens_file import parse_tokens
 from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.repository.model_settings import parse_settings
-from layerserve_server.settings import Settings
 
 #: First lines of blocks of Python that run only where a package is installed. Elsewhere they are parsed.
 PEERS = {
