@@ -2,7 +2,6 @@
 
 import gc
 import threading
-import time
 import weakref
 from collections import Counter
 from contextlib import suppress
@@ -13,6 +12,7 @@ from echo_servers import ECHO
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from layerserve.connection import connection
+from layerserve_server.transport.completion_queue import PolledStream
 from layerserve_server.transport.streams import ServerStream
 
 
@@ -301,14 +301,16 @@ def test_streams_that_come_faster_than_they_begin_are_refused_at_once(held_up, w
     assert observer.began == 12
 
 
-def test_a_stream_whose_caller_goes_away_before_it_begins_does_not_begin(held_up):
+def test_a_stream_whose_caller_goes_away_before_it_begins_does_not_begin(held_up, monkeypatch):
     echo, observer, channel, go_on = held_up
+    taken, left = threading.Event(), threading.Event()
+    start, closed = PolledStream.start, PolledStream._closed
+    monkeypatch.setattr(PolledStream, "start", lambda stream: (start(stream), taken.set())[0])
+    monkeypatch.setattr(PolledStream, "_closed", lambda stream, event: (closed(stream, event), left.set())[0])
     stream = channel.unary_stream(ECHO + "endless")(b"", timeout=60)
-    other = channel.unary_unary(ECHO + "echo")
-    assert other(b"x", timeout=30) == b"x"  # by now the stream has come
+    assert taken.wait(30)
     stream.cancel()
-    assert other(b"x", timeout=30) == b"x"
-    time.sleep(0.1)
+    assert left.wait(30)
     go_on.set()
     observer.wait_for(("endless", "", "CANCELLED"))
     assert not echo.gone.is_set()
