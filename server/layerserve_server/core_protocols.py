@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from layerserve_server.extensions.extension import Core, Extension, Part, Paths, Process
+from layerserve_server.extensions.sweeps.service import SweepService
 from layerserve_server.services.checkpoints import CheckpointService
 from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
@@ -18,7 +19,6 @@ from layerserve_server.services.rest import infer_body, open_inference
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_series import RunSeries
 from layerserve_server.services.server import ServerService
-from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.training import TrainingService
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter

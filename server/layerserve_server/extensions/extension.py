@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from layerserve_server.access.rights import Right
     from layerserve_server.datasets.store import DatasetStore
+    from layerserve_server.extensions.sweeps.registry import Sweeps
     from layerserve_server.observability.metrics import Metrics
     from layerserve_server.probes import MetricPage
     from layerserve_server.repository.management import Manager
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from layerserve_server.training.dry_run import DryRun
     from layerserve_server.training.process.warm_parent import WarmParent
     from layerserve_server.training.runs.registry import Runs
-    from layerserve_server.training.sweeps.registry import Sweeps
     from layerserve_server.transport.call import Routes
     from layerserve_server.transport.http.exchange import HttpRoute, Plain
     from layerserve_server.transport.http.hosts import Hosts

@@ -12,8 +12,8 @@ from layerserve_server.extensions.page.fields import Fields
 from layerserve_server.extensions.page.guard import Guard
 from layerserve_server.extensions.page.pages import Pages
 from layerserve_server.extensions.page.part import Show, shown
+from layerserve_server.extensions.sweeps.service import SERVICE as SWEEPS
 from layerserve_server.services.checkpoints import SERVICE as CHECKPOINTS
-from layerserve_server.services.sweeps import SERVICE as SWEEPS
 from layerserve_server.services.training import SERVICE as TRAINING
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute
 

@@ -17,13 +17,13 @@ import pytest
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
 from layerserve_server.errors import UnknownDatasetError
+from layerserve_server.extensions.sweeps import study_process
+from layerserve_server.extensions.sweeps.plan import Method, Plan
+from layerserve_server.extensions.sweeps.registry import MAX_CREATING
+from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
 from layerserve_server.services import sweeps, training
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.run import new_id
-from layerserve_server.training.sweeps import study_process
-from layerserve_server.training.sweeps.plan import Method, Plan
-from layerserve_server.training.sweeps.registry import MAX_CREATING
-from layerserve_server.training.sweeps.sweep import Sweep, SweepState
 from tokens import bearer, write_tokens
 
 FILES = [
