@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from layergraph.execution.eager_plan import EagerPlan
 from layergraph.execution.engines.exported_graph import Engine, ExportedGraph, UnfitError, exported_graph
 from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES, LATE_ENGINES
 from layergraph.execution.samples import Sampler
@@ -28,9 +29,6 @@ from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.tuning.time_budget import Allowance, NoTimeError
 from layergraph.execution.tuning.timing import lower_quartiles
 from layergraph.execution.tuning.variants import ONE_THREAD, SPLIT_ROWS, Variants, has_file, parts
-
-if TYPE_CHECKING:
-    from layergraph.execution.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +55,7 @@ _LEAST_CALLS = 3
 
 
 def tune(
-    plan: Plan,
+    plan: EagerPlan,
     *,
     engines: Sequence[str] = DEFAULT_ENGINES,
     rows: Sequence[int] = ROWS,
@@ -181,7 +179,9 @@ class _Builder:
 class _Bench:
     """A plan's random inputs and the outputs of eager torch. Raises NoTimeError if computing them takes too long."""
 
-    def __init__(self, plan: Plan, rows: Sequence[int], seconds: float, allowance: Allowance, *, shared: bool) -> None:
+    def __init__(
+        self, plan: EagerPlan, rows: Sequence[int], seconds: float, allowance: Allowance, *, shared: bool
+    ) -> None:
         self._plan = plan
         self._shared = shared
         self._allowance = allowance
