@@ -10,7 +10,7 @@ from layergraph.config.options import Expected, anything, one_of, option
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
-from layergraph.layers.preprocessing.interpolation import INTERPOLATIONS, resize
+from layergraph.layers.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.spatial import SpatialLayer, data_format
 
 

@@ -20,8 +20,8 @@ from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
+from layergraph.layers.interpolation import resize
 from layergraph.layers.preprocessing.images import ImageLayer, middle_of_resized, smart_resize
-from layergraph.layers.preprocessing.interpolation import resize
 
 FILL_MODES = ("reflect", "wrap", "constant", "nearest")
 

@@ -25,8 +25,8 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Ones, Zeros, constant_value
+from layergraph.layers.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.normalization.weights import axis_length
-from layergraph.layers.preprocessing.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.spatial import data_format
 
 
