@@ -15,13 +15,13 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
 from layergraph.functional.weights import Weights
 from layergraph.initializers import TruncatedNormal
-from layergraph.layers.wrappers import _layer, _Wrapper
+from layergraph.layers.inner_layers import Holder, any_layer
 
 #: 1 / Keras's backend.epsilon(): maximum factor by which a vector is scaled to unit length.
 MAX_FACTOR = 1e7
 
 
-class SpectralNormalization(_Wrapper):
+class SpectralNormalization(Holder):
     """Divides the kernel of `layer` by its largest singular value before each training step.
 
     The value is estimated by `power_iterations` steps of the power method, starting from `vector_u`, (1, outputs), of
@@ -31,7 +31,7 @@ class SpectralNormalization(_Wrapper):
                 layer's own with `keras2`. Set from the file's version
     """
 
-    layer: Layer = option(_layer)
+    layer: Layer = option(any_layer)
     power_iterations: int = option(positive_int, default=1)
     cast_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
 
