@@ -11,10 +11,10 @@ from layergraph.config.options import brief
 from layergraph.errors import ConfigError, DataError
 from layergraph.training import data
 from layergraph.training.callbacks.callback import Callback
+from layergraph.training.callbacks.recording import BackupAndRestore
 from layergraph.training.callbacks.table import callback
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.data import Data
-from layergraph.training.recording import BackupAndRestore
 from layergraph.training.streams import Source, Stream, source
 
 #: Default batch size.

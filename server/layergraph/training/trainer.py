@@ -33,6 +33,7 @@ from layergraph.training.arguments import (
     unpacked_validation,
 )
 from layergraph.training.callbacks.callback import Callback, Callbacks, History
+from layergraph.training.callbacks.progress import Progress
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled, compile_arguments, output_paths
 from layergraph.training.data import Array, Batch, Data
@@ -47,9 +48,8 @@ from layergraph.training.metrics.metric import Result
 from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.loss_scale import is_scaled_state, with_scale
 from layergraph.training.precision import compute_in, own_policies
-from layergraph.training.progress import Progress
-from layergraph.training.reached import reached_weights
 from layergraph.training.streams import Source, Stream, StreamEpochs, batch_inputs, source
+from layergraph.training.weights_with_gradients import weights_with_gradients
 from layergraph.training.workers import Workers, check_shareable
 
 
@@ -260,7 +260,7 @@ class Trainer(Functional):
             optimizer.load(state)
         except DataError as misfit:
             # Legacy optimizers of Keras 2 have no state for weights that never got a gradient.
-            optimizer.build(reached_weights(self, compiled))
+            optimizer.build(weights_with_gradients(self, compiled))
             try:
                 optimizer.load(state)
             except DataError:
