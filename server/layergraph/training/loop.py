@@ -253,8 +253,7 @@ class Loop:
             shown.copy_(state["shown"][index])
         self._rows = state["rows"]
         self._generator.set_state(state["generator"])
-        # Checkpoints of earlier releases have none.
-        for layer, kept in zip(self._stateful, state.get("states", ()), strict=False):
+        for layer, kept in zip(self._stateful, state["states"], strict=True):
             self._states[layer] = [value.to(self._last.device) for value in kept]
 
     def check_finite(self, epoch: int, step: int) -> None:
