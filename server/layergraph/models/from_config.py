@@ -17,7 +17,7 @@ from layergraph.config.diagnostics import Diagnostics, brief_name
 from layergraph.config.options import brief
 from layergraph.config.quantization import quantization
 from layergraph.config.refused import OUTSIDE
-from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
+from layergraph.config.spec import MAX_LAYERS, CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
 from layergraph.config.values import CUSTOM
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
 from layergraph.functional.dtypes import torch_dtype
@@ -31,14 +31,11 @@ from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
 from layergraph.layers.lora import LoraLayer
 from layergraph.layers.quantized.table import QUANTIZED
 from layergraph.layers.table import LAYERS
-from layergraph.models.hub.architecture import MAX_LAYERS
-from layergraph.models.hub.model import HubModel
-from layergraph.models.hub.table import HUB_MODELS
-from layergraph.models.model import Model
-from layergraph.models.sequential import Sequential
+from layergraph.models.kinds import ARCHITECTURES, MODELS
 from layergraph.models.training_options import training_option
 from layergraph.ops import operations
 from layergraph.plugins import custom_layers, passed_layers
+from layergraph.training.trainer import Trainer
 
 #: Exceptions of torch and Python for arguments that don't fit.
 _CALL_ERRORS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ArithmeticError)
@@ -51,7 +48,7 @@ Ignores = Callable[[str, Any], bool]
 class Rebuilt:
     """A model, and by model the layers in the order of the file, by which weights are numbered."""
 
-    model: Model
+    model: Trainer
     file_order: dict[Functional, tuple[Layer, ...]] = field(default_factory=dict)
 
 
@@ -85,7 +82,7 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics, *
 
 
 def _unsupported_hyperparameters(spec: GraphSpec) -> Iterator[str]:
-    known = HUB_MODELS[spec.architecture]
+    known = ARCHITECTURES[spec.architecture]
     for key, value in spec.hyperparameters.items():
         if key not in known._options:
             yield f"option {brief_name(key)} = {brief(value)} is not supported"
@@ -234,20 +231,20 @@ class _Builder:
         #: Layers that several models of the file share, by shared id.
         self.shared: dict[int, Layer] = {}
 
-    def model(self, spec: GraphSpec) -> Model:
+    def model(self, spec: GraphSpec) -> Trainer:
         """Creates the model of a spec, nested models first."""
         if spec.architecture:
             return self._hub_model(spec)
         layers = {item.name: self.layer(item) for item in spec.layers}
         name = spec.name or None
-        model: Model
+        model: Trainer
         if spec.sequential:
-            model = Sequential(layers.values(), name=name, trainable=spec.trainable)
+            model = MODELS["Sequential"](layers.values(), name=name, trainable=spec.trainable)
         else:
             calls = _Calls(spec, layers)
             calls.make_all()
             inputs, outputs = calls.tensors(spec.inputs), calls.tensors(spec.outputs)
-            model = Model(inputs, outputs, name=name, trainable=spec.trainable)
+            model = MODELS["Functional"](inputs, outputs, name=name, trainable=spec.trainable)
             if ends := calls.ends():
                 model.keep(ends)
         self.file_order[model] = tuple(
@@ -259,12 +256,12 @@ class _Builder:
             model.stored_form = StoredForm(spec.stored, layers=tuple(layers.values()))
         return model
 
-    def _hub_model(self, spec: GraphSpec) -> Model:
+    def _hub_model(self, spec: GraphSpec) -> Trainer:
         """Creates a model of one of KerasHub's classes."""
         options = {key: self._option(value) for key, value in spec.hyperparameters.items()}
         label = f"model {brief_name(spec.name)} ({spec.architecture})"
         try:
-            model = HubModel(HUB_MODELS[spec.architecture].from_config(options))
+            model = MODELS["HubModel"](ARCHITECTURES[spec.architecture].from_config(options))
         except LayerGraphError as wrong:
             raise ConfigError(f"{label}: {wrong}") from wrong
         except _CALL_ERRORS as wrong:

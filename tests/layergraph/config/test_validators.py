@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from layergraph import Input, Model
 from layergraph.config.options import Expected
+from layergraph.config.spec import MAX_LAYERS
 from layergraph.errors import ConfigError
 from layergraph.layers import Dense, ReversibleEmbedding
 from layergraph.layers.activation_functions import ACTIVATIONS, activation
@@ -14,7 +15,6 @@ from layergraph.layers.hub.masked_lm import _embedding
 from layergraph.layers.hub.positions import positive_number
 from layergraph.layers.quantized.quantizers import Int8QuantizationConfig, quantization_config
 from layergraph.models.hub import architecture, convolutional, tasks
-from layergraph.models.hub.architecture import MAX_LAYERS
 from layergraph.models.hub.images import image_shape
 from layergraph.training.losses import _axes
 from layergraph.training.optimizers import multi_optimizer

@@ -8,7 +8,7 @@ import layergraph
 import numpy as np
 import pytest
 from clocks import replace_time
-from layergraph.training import progress
+from layergraph.training.callbacks import progress
 from layergraph.training.callbacks.progress import Progress
 
 
