@@ -97,7 +97,7 @@ class Configurable:
         try:
             return cls._options[name].validate(value)
         except Expected as wrong:
-            raise ConfigError(f"{cls.__name__}: option '{name}' is {brief(value)}, expected {wrong}") from None
+            raise ConfigError(f"{cls.__name__}: option '{name}' is {short_repr(value)}, expected {wrong}") from None
         except LayerGraphError as wrong:
             raise type(wrong)(f"{cls.__name__}: option '{name}': {wrong}") from wrong
 
@@ -118,7 +118,7 @@ class Configurable:
         return cls(**config)
 
 
-def brief(value: object) -> str:
+def short_repr(value: object) -> str:
     """Formats `value` for an error text: one line, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
@@ -155,10 +155,10 @@ def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Map
         name = value["class_name"]
         config = value.get("config") or {}
         if not isinstance(config, Mapping):
-            raise ConfigError(f"config of {kind} {brief(name)} is {brief(config)}, expected an object")
+            raise ConfigError(f"config of {kind} {short_repr(name)} is {short_repr(config)}, expected an object")
     if not isinstance(name, str):
         raise ConfigError(
-            f"{kind} is {brief(value)}, expected a name, an instance, or an object with class_name and config"
+            f"{kind} is {short_repr(value)}, expected a name, an instance, or an object with class_name and config"
         )
     known = (aliases or {}).get(name, name)
     if known not in table:
@@ -359,4 +359,4 @@ class UnknownObject(Configurable):
     @property
     def label(self) -> str:
         """Its name in the file."""
-        return brief(self.described.get("class_name") if isinstance(self.described, Mapping) else self.described)
+        return short_repr(self.described.get("class_name") if isinstance(self.described, Mapping) else self.described)

@@ -20,7 +20,7 @@ from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import DataError, GraphError
 from layergraph.execution.arrays import as_tensor, to_numpy
 from layergraph.execution.batch_independence import is_batch_independent
-from layergraph.execution.frozen import FrozenSplit, frozen_split
+from layergraph.execution.frozen_trunk import FrozenSplit, frozen_split
 from layergraph.execution.layout import Layout
 from layergraph.execution.liveness import marking, masks_needed, needed, with_frees
 from layergraph.execution.passes.pool_before_relu import pool_first

@@ -14,7 +14,7 @@ from layergraph.errors import DataError
 from layergraph.execution.arrays import as_tensor, check_fit, is_finite
 from layergraph.execution.eager_plan import EagerPlan
 from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, difference, same_kind
-from layergraph.execution.tuning.kept import opened
+from layergraph.execution.tuning.engine_folder import open_engines
 from layergraph.execution.tuning.result import Choice, Lengths, Tuned, Tuning
 from layergraph.execution.tuning.tuner import tune
 from layergraph.functional.functional import Functional
@@ -27,7 +27,7 @@ _version = attrgetter("_version")
 class Plan(EagerPlan):
     """How to compute some tensors of a model. Several threads may run one plan concurrently.
 
-    Torch computes until `tune` or `open_kept` is called. After that it computes what the chosen engine can't: other
+    Torch computes until `tune` or `open_engines` is called. After that it computes what the chosen engine can't: other
     lengths than those compared, values that aren't finite, and everything once a weight has changed.
     """
 
@@ -133,9 +133,9 @@ class Plan(EagerPlan):
         """
         return self.use(tune(self, **options))
 
-    def open_kept(self, folder: Path, threads: int, *, shared: bool, compare: bool = False) -> Tuning:
-        """Uses the engines that `tune` has written to `folder` (see `kept.opened` for the rest)."""
-        return self.use(opened(folder, self, threads, shared=shared, compare=compare))
+    def open_engines(self, folder: Path, threads: int, *, shared: bool, compare: bool = False) -> Tuning:
+        """Uses the engines that `tune` has written to `folder` (see `engine_folder.open_engines` for the rest)."""
+        return self.use(open_engines(folder, self, threads, shared=shared, compare=compare))
 
     def use(self, tuning: Tuning) -> Tuning:
         """Uses the engines of `tuning` until a weight changes."""

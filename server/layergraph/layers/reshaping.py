@@ -10,13 +10,13 @@ import torch
 from layergraph.config.options import (
     Expected,
     anything,
-    brief,
     integer,
     list_of,
     nonnegative_int,
     one_of,
     option,
     positive_int,
+    short_repr,
 )
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.call_context import CallContext
@@ -156,7 +156,9 @@ class _BorderLayer(SpatialLayer):
                 value = (value,)
             pairs = border(self.rank, value)
         except Expected as wrong:
-            raise ConfigError(f"{type(self).__name__}: option '{name}' is {brief(value)}, expected {wrong}") from None
+            raise ConfigError(
+                f"{type(self).__name__}: option '{name}' is {short_repr(value)}, expected {wrong}"
+            ) from None
         setattr(self, name, pairs[0] if self.rank == 1 else pairs)
 
     def get_config(self) -> dict[str, Any]:

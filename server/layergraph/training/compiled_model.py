@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from layergraph.config.options import brief
+from layergraph.config.options import short_repr
 from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError, LayerGraphError, NotCompiledError
 from layergraph.functional.dtypes import DTypePolicy
@@ -20,7 +20,7 @@ from layergraph.training.compile import Compiled, compile_arguments, output_path
 from layergraph.training.data import Array
 from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.loss_scale import is_scaled_state, with_scale
-from layergraph.training.precision import compute_in, own_policies
+from layergraph.training.precision import compute_in, layer_dtypes
 from layergraph.training.weights_with_gradients import weights_with_gradients
 
 
@@ -41,7 +41,7 @@ class CompiledModel(Functional):
         #: Arrays of the file's optimizer in Keras 3's order, until the optimizer is created.
         self.optimizer_state: Sequence[Array] | None = None
         #: Policies of the layers that compute in another precision for training.
-        self._own_policies: dict[Layer, DTypePolicy] = {}
+        self._layer_dtypes: dict[Layer, DTypePolicy] = {}
         #: Set by a callback to end the run after the current batch.
         self.stop_training = False
 
@@ -53,12 +53,12 @@ class CompiledModel(Functional):
         layer can't compute in it.
         """
         if policy not in ("float32", "mixed_bfloat16"):
-            raise ConfigError(f"policy is {brief(policy)}, expected 'float32' or 'mixed_bfloat16'")
-        self._own_policies = {**compute_in(self, policy), **self._own_policies}
+            raise ConfigError(f"policy is {short_repr(policy)}, expected 'float32' or 'mixed_bfloat16'")
+        self._layer_dtypes = {**compute_in(self, policy), **self._layer_dtypes}
 
-    def own_policies(self) -> AbstractContextManager[None]:
+    def layer_dtypes(self) -> AbstractContextManager[None]:
         """While it is entered, layers have their own dtype policies."""
-        return own_policies(self._own_policies)
+        return layer_dtypes(self._layer_dtypes)
 
     # Compile.
 

@@ -15,13 +15,13 @@ from layergraph.training.callbacks.callback import Callbacks
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled
 from layergraph.training.compiled_model import CompiledModel
-from layergraph.training.continuing import trained_places
 from layergraph.training.data import Data
 from layergraph.training.data_adapter import model_device
 from layergraph.training.epochs import Epochs
 from layergraph.training.frozen_cache import FrozenCache, keep_outputs, refuse
 from layergraph.training.loop import Loop, RunningLogs
 from layergraph.training.metrics.metric import Result
+from layergraph.training.restored_model import trained_places
 from layergraph.training.streams import Stream, StreamEpochs
 from layergraph.training.workers import Workers
 

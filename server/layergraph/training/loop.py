@@ -19,7 +19,7 @@ from layergraph.layers.core.basic import Embedding
 from layergraph.regularizers import UnknownRegularizer
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch
-from layergraph.training.kept_logits import losing_logits
+from layergraph.training.keras_logits import losing_logits
 from layergraph.training.losses import Loss, weights_like
 from layergraph.training.metrics.metric import Metric, Result
 from layergraph.training.optimizers.base_optimizer import BaseOptimizer

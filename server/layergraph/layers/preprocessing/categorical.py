@@ -12,7 +12,6 @@ import torch
 from layergraph.config.options import (
     Expected,
     boolean,
-    brief,
     integer,
     list_of,
     nonnegative_int,
@@ -21,6 +20,7 @@ from layergraph.config.options import (
     option,
     optional,
     positive_int,
+    short_repr,
     unicode_text,
 )
 from layergraph.errors import ConfigError, DataError, ElementError, GraphError
@@ -289,7 +289,8 @@ class Hashing(_Categories):
             return integer(int(self.mask_value))
         except (ValueError, Expected):
             raise ConfigError(
-                f"Hashing: option 'mask_value' is {brief(self.mask_value)}, expected an integer for inputs of numbers"
+                f"Hashing: option 'mask_value' is {short_repr(self.mask_value)}, "
+                "expected an integer for inputs of numbers"
             ) from None
 
     def _places(self, inputs: Any, hashed: Strings, mask: bytes | int | None) -> torch.Tensor:

@@ -12,7 +12,6 @@ from layergraph.config.options import (
     Expected,
     anything,
     boolean,
-    brief,
     is_unicode,
     list_of,
     nonnegative_int,
@@ -21,6 +20,7 @@ from layergraph.config.options import (
     option,
     optional,
     positive_int,
+    short_repr,
     text,
 )
 from layergraph.errors import ConfigError, DataError, ElementError, GraphError
@@ -98,7 +98,7 @@ class Lookup(Layer):
 
     def _wrong(self, name: str, expected: str) -> ConfigError:
         return ConfigError(
-            f"{type(self).__name__}: option '{name}' is {brief(getattr(self, name))}, expected {expected}"
+            f"{type(self).__name__}: option '{name}' is {short_repr(getattr(self, name))}, expected {expected}"
         )
 
     # The vocabulary.
@@ -248,7 +248,7 @@ class Lookup(Layer):
     def no_place(self, value: Any) -> ElementError:
         """Returns the error for a value without an index."""
         return ElementError(
-            f"layer '{self.name}' ({type(self).__name__}): got {brief(value)}, expected a term of the vocabulary, "
+            f"layer '{self.name}' ({type(self).__name__}): got {short_repr(value)}, expected a term of the vocabulary, "
             "because num_oov_indices is 0"
         )
 
@@ -279,7 +279,7 @@ class StringLookup(Lookup):
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         if not isinstance(value, str) or not is_unicode(value):
-            raise ConfigError(f"{type(self).__name__}: option 'vocabulary' holds {brief(value)}, expected text")
+            raise ConfigError(f"{type(self).__name__}: option 'vocabulary' holds {short_repr(value)}, expected text")
         return value
 
     def index(self, known: list[Any], start: int) -> None:
@@ -339,7 +339,9 @@ class IntegerLookup(Lookup):
         if isinstance(value, np.integer):
             value = int(value)
         if type(value) is not int or not -(2**63) <= value < 2**63:
-            raise ConfigError(f"{type(self).__name__}: option 'vocabulary' holds {brief(value)}, expected integers")
+            raise ConfigError(
+                f"{type(self).__name__}: option 'vocabulary' holds {short_repr(value)}, expected integers"
+            )
         return value
 
     def term_of_line(self, line: str) -> Term:
@@ -347,7 +349,9 @@ class IntegerLookup(Lookup):
         try:
             return self.term(int(line[:32]))
         except ValueError:
-            raise ConfigError(f"{type(self).__name__}: its vocabulary holds {brief(line)}, expected integers") from None
+            raise ConfigError(
+                f"{type(self).__name__}: its vocabulary holds {short_repr(line)}, expected integers"
+            ) from None
 
     def index(self, known: list[Any], start: int) -> None:
         """Builds the index of the terms."""

@@ -17,8 +17,8 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.nest import Structure, flatten
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.weights import Weights
-from layergraph.layers.rnn.called import CalledCell, build_cell, is_custom_cell
 from layergraph.layers.rnn.cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch
+from layergraph.layers.rnn.custom_cells import CalledCell, build_cell, is_custom_cell
 from layergraph.layers.rnn.kernels import Scanned
 from layergraph.plugins import custom_layers
 

@@ -42,7 +42,7 @@ class _Entry:
     assertions: int
 
 
-def keep(
+def write_engines(
     folder: Path, choices: Sequence[Choice], variants: Variants, inputs: Sequence[Array], outputs: Sequence[Array]
 ) -> None:
     """Writes the engines of `choices`; `outputs` are eager torch's for `inputs`.
@@ -68,16 +68,16 @@ def keep(
     (folder / NOTE).write_text(json.dumps(note))
 
 
-def noted(folder: Path) -> tuple[Choice, ...]:
-    """Returns the choices of `keep`, without their engines; none if the note is damaged."""
+def noted_choices(folder: Path) -> tuple[Choice, ...]:
+    """Returns the choices of `write_engines`, without their engines; none if the note is damaged."""
     try:
         return choices_from_json(json.loads((folder / NOTE).read_bytes())["choices"])
     except (OSError, ValueError, LookupError, TypeError):
         return ()
 
 
-def opened(folder: Path, plan: EagerPlan, threads: int, *, shared: bool, compare: bool) -> Tuning:
-    """Returns the engines that `keep` has written for such a plan, with this number of threads.
+def open_engines(folder: Path, plan: EagerPlan, threads: int, *, shared: bool, compare: bool) -> Tuning:
+    """Returns the engines that `write_engines` has written for such a plan, with this number of threads.
 
     With `compare`, eager torch's outputs for the example are compared with those that were written. Raises UnfitError
     if outputs differ, or if files are missing or damaged.
