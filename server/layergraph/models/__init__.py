@@ -1,4 +1,9 @@
-"""Models, on top of graph, execution, training and saving (keras.models)."""
+"""Models, on top of graph, execution, training and saving (keras.models).
+
+Way in: `load_model`, or `Model` and `Sequential`. `reading` turns an open file into a model: `from_config` repeats
+the calls of the config, with classes by `kinds`, and loads the weights. `hub/` has KerasHub's models as tables of
+calls. Way out: a `Model`, with its `plan`, `fit`, `save` and `export`.
+"""
 
 from layergraph.models.cloning import clone_model, model_from_json
 from layergraph.models.hub.hub_model import HubModel
