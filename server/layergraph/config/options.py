@@ -38,16 +38,20 @@ _REQUIRED = _Required()
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One field: its validator, its default, and whether it is keyword-only."""
+    """One field: its validator, its default, whether it is keyword-only, and whether `get_config` has it."""
 
     validate: Validator[Any]
     default: Any
     kw_only: bool
+    saved: bool
 
 
-def option(validate: Validator[Any], *, default: Any = _REQUIRED, kw_only: bool = False) -> Any:
-    """Declares a field of a `Configurable`. Without `default` the option is required."""
-    return Option(validate, default, kw_only)
+def option(validate: Validator[Any], *, default: Any = _REQUIRED, kw_only: bool = False, saved: bool = True) -> Any:
+    """Declares a field of a `Configurable`. Without `default` the option is required.
+
+    An option that isn't `saved` is none of Keras 3's: files of other releases set it, or it has no effect.
+    """
+    return Option(validate, default, kw_only, saved)
 
 
 @dataclass_transform(field_specifiers=(option,))
@@ -106,7 +110,7 @@ class Configurable:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the options as JSON values, by Keras 3's names."""
-        return {name: serialized(self.option_value(name)) for name in self._options}
+        return {name: serialized(self.option_value(name)) for name, field in self._options.items() if field.saved}
 
     def option_value(self, name: str) -> Any:
         """Returns the value of an option for the config. Overridden if the attribute of that name is something else."""

@@ -215,7 +215,7 @@ class _Cropping(_BorderLayer):
 
     cropping: Any = option(anything, default=1)
     data_format: str = option(data_format, default=None)
-    crop_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    crop_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
         """Expands the cropping to pairs."""
@@ -227,10 +227,6 @@ class _Cropping(_BorderLayer):
         if self.crop_rule == "keras3":
             self.check_windows(lengths, [sum(pair) + 1 for pair in crops])
         return self.cropped(self.floating(x), crops)
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        return {key: value for key, value in super().get_config().items() if key != "crop_rule"}
 
 
 class Cropping1D(_Cropping):

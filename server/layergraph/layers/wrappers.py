@@ -52,7 +52,7 @@ class TimeDistributed(Holder):
     """
 
     layer: Layer = option(any_layer)
-    step_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    step_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
         """Registers the layer as a sublayer."""
@@ -60,10 +60,6 @@ class TimeDistributed(Holder):
         self._has_fixed_rows = False
         #: Whether the layer computes with several rows together; None before the first call.
         self._mixes_rows: bool | None = None
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config; `step_rule` isn't part of it."""
-        return {key: value for key, value in super().get_config().items() if key != "step_rule"}
 
     def bind(self, binder: Binder) -> Any:
         """Returns the weights. Keras bypasses a quantized layer's own computation, so its kernel isn't scaled."""
@@ -187,7 +183,7 @@ class Bidirectional(Holder):
     layer: Layer = option(any_layer)
     merge_mode: str | None = option(optional(one_of("concat", "sum", "mul", "ave")), default="concat")
     backward_layer: Layer | None = option(optional(any_layer), default=None, kw_only=True)
-    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
         """Creates the copies. Raises ConfigError for incompatible layers."""
@@ -207,10 +203,6 @@ class Bidirectional(Holder):
             # Otherwise merging would mix one direction's outputs with the other's stale ones at masked timesteps.
             layer.zero_output_for_mask = self._flag(layer, "return_sequences")  # type: ignore[attr-defined]
         self.hold(forward_layer=self.layer, backward_layer=self.backward_layer)
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        return {key: value for key, value in super().get_config().items() if key != "mask_rule"}
 
     @property
     def forward_layer(self) -> Layer:

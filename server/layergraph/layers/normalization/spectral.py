@@ -33,7 +33,7 @@ class SpectralNormalization(Holder):
 
     layer: Layer = option(any_layer)
     power_iterations: int = option(positive_int, default=1)
-    cast_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    cast_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
         """Registers the layer as a sublayer."""
@@ -77,10 +77,6 @@ class SpectralNormalization(Holder):
         y, _ = self.layer.execute(context, w["layer"], (x,), {}, None, want_masks=False)
         result: torch.Tensor = y.to(x.dtype) if self.cast_rule == "keras3" else y
         return result
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        return {key: value for key, value in super().get_config().items() if key != "cast_rule"}
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """The mask of the layer's output; Keras 3 loses it where it casts the output."""

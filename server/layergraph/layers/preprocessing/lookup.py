@@ -72,7 +72,7 @@ class Lookup(Layer):
     oov_method: str = option(one_of("floormod", "farmhash"), default="floormod", kw_only=True)
     salt: Any = option(salt, default=None, kw_only=True)
     vocabulary_size: int | None = option(optional(positive_int), default=None, kw_only=True)
-    has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True)
+    has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True, saved=False)
 
     autocast = False
     storage = StorageLayout(named=True, assets=("vocabulary.txt",), in_keras3_h5=False)
@@ -257,12 +257,6 @@ class Lookup(Layer):
         if name == "idf_weights" and self.idf_weights is None and self.own_weights and self.vocabulary is not None:
             return self.own_weights[0].numpy()[: len(self.vocabulary)].tolist()
         return super().option_value(name)
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        config = super().get_config()
-        del config["has_input_vocabulary"]
-        return config
 
 
 class StringLookup(Lookup):
