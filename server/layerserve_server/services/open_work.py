@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from layerserve_server.access.caller import Caller
+from layerserve_server.extensions.sweeps.registry import Sweeps
 from layerserve_server.services.dataset_arrays import datasets_of
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
-from layerserve_server.training.sweeps.registry import Sweeps
 
 T = TypeVar("T")
 

@@ -12,19 +12,19 @@ from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve.v1 import graph_pb2, models_pb2, sweeps_pb2, tensor_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import InvalidRequestError, UnknownLayerError
+from layerserve_server.extensions.sweeps.plan import Method, Plan
+from layerserve_server.extensions.sweeps.service import SweepService
+from layerserve_server.extensions.sweeps.space import Dimension
+from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState, Trial, TrialState
 from layerserve_server.repository.entry import Description, State
 from layerserve_server.services import graph, messages, model_version, run_replies, run_requests
 from layerserve_server.services.run_requests import RunDefaults
-from layerserve_server.services.sweeps import SweepService
 from layerserve_server.training import events
 from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest, View
 from layerserve_server.training.runs.checkpoints import Checkpoint
 from layerserve_server.training.runs.run import Run, RunState
-from layerserve_server.training.sweeps.plan import Method, Plan
-from layerserve_server.training.sweeps.space import Dimension
-from layerserve_server.training.sweeps.sweep import Sweep, SweepState, Trial, TrialState
 
 DEFAULTS = RunDefaults(threads=3, device="cuda", nice=7, checkpoint_seconds=12.5, data_root=Path("/data"))
 
