@@ -296,13 +296,15 @@ def as_list(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def list_of(validate: Validator[T]) -> Validator[tuple[T, ...]]:
-    """Validator: a list, tuple or array of any length."""
+def list_of(validate: Validator[T], most: int | None = None) -> Validator[tuple[T, ...]]:
+    """Validator: a list, tuple or array, of at most `most` items."""
 
     def accept(value: Any) -> tuple[T, ...]:
         value = as_list(value)
         if not isinstance(value, (list, tuple)):
             raise Expected("a list")
+        if most is not None and len(value) > most:
+            raise Expected(f"at most {most} items")
         try:
             return tuple(validate(item) for item in value)
         except Expected as wrong:
@@ -311,9 +313,9 @@ def list_of(validate: Validator[T]) -> Validator[tuple[T, ...]]:
     return accept
 
 
-def one_or_list_of(validate: Validator[T]) -> Validator[T | tuple[T, ...]]:
-    """Validator: one value, or a list of values."""
-    several = list_of(validate)
+def one_or_list_of(validate: Validator[T], most: int | None = None) -> Validator[T | tuple[T, ...]]:
+    """Validator: one value, or a list of at most `most` values."""
+    several = list_of(validate, most)
 
     def accept(value: Any) -> T | tuple[T, ...]:
         value = as_list(value)
