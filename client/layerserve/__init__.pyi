@@ -1,10 +1,11 @@
 from .async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
-from .async_online import AsyncOnlineSession
-from .checkpoints import Checkpoint
-from .client import Client, PreparedCall, TrainingRun
-from .connection import TLS
-from .dataset_array import DatasetArray
-from .dataset_info import DatasetColumn, DatasetInfo
+from .blocking.client import Client, PreparedCall, TrainingRun
+from .blocking.online import OnlineSession
+from .calls.connection import TLS
+from .calls.tokens import PlaintextTokenWarning
+from .checkpoints.checkpoint import Checkpoint
+from .datasets.array import DatasetArray
+from .datasets.info import DatasetColumn, DatasetInfo
 from .errors import (
     Aborted,
     AlreadyExists,
@@ -48,8 +49,17 @@ from .errors import (
     VersionConflict,
     VersionNotFound,
 )
-from .estimates import EstimatedPublication, EstimatedSeconds, RunEstimate
-from .events import (
+from .estimates.estimate import EstimatedPublication, EstimatedSeconds, RunEstimate
+from .models.changes import ModelChange, VersionWarning
+from .models.drawing import ModelGraph
+from .models.info import EngineChoice, ModelInfo, TensorSpec
+from .models.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
+from .models.server_info import ServerInfo
+from .models.statistics import ModelStatistics, Statistics
+from .online.api import AsyncOnlineSession
+from .prediction.prediction import Prediction
+from .sweeps.sweep import Range, SweepInfo, Trial
+from .training.events import (
     CheckpointKept,
     EpochEnd,
     LogLine,
@@ -64,22 +74,12 @@ from .events import (
     StepProgress,
     TrainingEvent,
 )
-from .model_changes import ModelChange, VersionWarning
-from .model_graph import ModelGraph
-from .model_info import EngineChoice, ModelInfo, TensorSpec
-from .model_statistics import ModelStatistics, Statistics
-from .node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
-from .online import OnlineSession
-from .options.arguments import Checkpoints, Publish, Resources, Split
-from .prediction import Prediction
-from .run_files import RunFile
-from .run_info import RunInfo
-from .run_series import RunSeries
-from .sample_losses import SampleLosses
-from .server_file import ServerFile
-from .server_info import ServerInfo
-from .sweeps import Range, SweepInfo, Trial
-from .tokens import PlaintextTokenWarning
+from .training.options.arguments import Checkpoints, Publish, Resources, Split
+from .training.run_files import RunFile
+from .training.run_info import RunInfo
+from .training.sample_losses import SampleLosses
+from .training.series import RunSeries
+from .training.server_file import ServerFile
 
 __all__ = [
     "TLS",

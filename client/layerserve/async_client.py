@@ -13,17 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from layerserve import methods, prediction
-from layerserve.async_channel import AsyncChannel
-from layerserve.async_datasets import AsyncDatasets
-from layerserve.async_management import AsyncManagement
-from layerserve.async_model_reports import AsyncModelReports
-from layerserve.async_online import AsyncOnline
-from layerserve.async_run_checkpoints import AsyncCheckpoints
-from layerserve.async_run_control import AsyncRunControl
-from layerserve.async_run_reports import AsyncRunReports
-from layerserve.async_sweeping import AsyncSweeping
-from layerserve.connection import (
+from layerserve.calls import methods
+from layerserve.calls.async_channel import AsyncChannel
+from layerserve.calls.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT,
     NEVER,
@@ -32,33 +24,42 @@ from layerserve.connection import (
     Deadline,
     connection,
 )
-from layerserve.download import download
+from layerserve.calls.flow import Call, Flow, Open, Pause, Receive, Renew, Step, Stream, Work, call
+from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
+from layerserve.calls.tokens import Metadata, Token
+from layerserve.checkpoints.api import AsyncCheckpoints
+from layerserve.datasets.api import AsyncDatasets
 from layerserve.errors import ClientClosed
-from layerserve.events import TrainingEvent
-from layerserve.flow import Call, Flow, Open, Pause, Receive, Renew, Step, Stream, Work, call
-from layerserve.health import wait_until_ready
-from layerserve.model_info import ModelInfo, Models, model_spec, read_model_info
-from layerserve.node_shapes import NodeShapes, node_shapes
-from layerserve.options.arguments import EVALUATE, TRAIN
-from layerserve.options.signature import takes
-from layerserve.prediction import Prediction, Signatures
-from layerserve.prediction_feed import PredictionFeed
-from layerserve.prepared import RequestForm, prepare
-from layerserve.progress import PlainProgress
-from layerserve.run_feed import RunFeed
-from layerserve.run_files import RunFile, download_file, list_files
-from layerserve.run_info import RunInfo
-from layerserve.run_selection import list_runs
-from layerserve.service_config import MAX_RETRIES, LoadBalancing
-from layerserve.tensors import Array
-from layerserve.tokens import Metadata, Token
-from layerserve.training import evaluate, train, warn_if_kept_back
+from layerserve.models.api import AsyncManagement
+from layerserve.models.download import download
+from layerserve.models.health import wait_until_ready
+from layerserve.models.info import ModelInfo, Models, model_spec, read_model_info
+from layerserve.models.model_reports import AsyncModelReports
+from layerserve.models.node_shapes import NodeShapes, node_shapes
+from layerserve.online.api import AsyncOnline
+from layerserve.prediction import prediction
+from layerserve.prediction.feed import PredictionFeed
+from layerserve.prediction.prediction import Prediction, Signatures
+from layerserve.prediction.prepared import RequestForm, prepare
+from layerserve.sweeps.api import AsyncSweeping
+from layerserve.training.events import TrainingEvent
+from layerserve.training.feed import RunFeed
+from layerserve.training.options.arguments import EVALUATE, TRAIN
+from layerserve.training.options.signature import takes
+from layerserve.training.progress import PlainProgress
+from layerserve.training.requests import evaluate, train, warn_if_kept_back
+from layerserve.training.run_control import AsyncRunControl
+from layerserve.training.run_files import RunFile, download_file, list_files
+from layerserve.training.run_info import RunInfo
+from layerserve.training.run_reports import AsyncRunReports
+from layerserve.training.run_selection import list_runs
 from layerserve.v1.models_pb2 import ListModelsRequest
+from layerserve.values.tensors import Array
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
+    from layerserve.training.options.keywords import EvaluateKeywords, TrainKeywords
 
 T = TypeVar("T")
 R = TypeVar("R", bound=methods.Message)

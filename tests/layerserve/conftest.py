@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 from blocking import Blocking
 from layerserve import AsyncClient, Client, LayerNode, LayerNodes, NodeTensor, TensorSpec
-from layerserve.methods import Method
+from layerserve.calls.methods import Method
+from layerserve.cli import main
 from layerserve.testing import FakeServer
 
 
@@ -48,6 +51,21 @@ def client(request: pytest.FixtureRequest, server: FakeServer) -> Iterator[Any]:
     yield wrapped
     wrapped.close()
     loop.close()
+
+
+@pytest.fixture
+def cli(server, capsys, monkeypatch, tmp_path):
+    """Run a command line in a folder of its own: gives (status, standard output, standard error)."""
+    monkeypatch.setenv("LAYERSERVE_ADDRESS", server.address)
+    monkeypatch.chdir(tmp_path)
+
+    def run(line, stdin=None):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin or ""))
+        status = main(line.split())
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
+
+    return run
 
 
 def add_models(server: FakeServer) -> None:

@@ -10,31 +10,22 @@ from functools import partial
 import numpy as np
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
-from layerserve import (
-    Client,
-    DataLoss,
-    InvalidTensor,
-    MissingInput,
-    TensorSpec,
-    TrainingCancelled,
-    UnknownInput,
-    checkpoints,
-    estimates,
-    model_statistics,
-    node_shapes,
-    tensors,
-)
-from layerserve.dataset_info import read_dataset
-from layerserve.events import read_event
-from layerserve.flow import Stream
-from layerserve.model_info import read_model_info, read_tensor_spec
-from layerserve.prediction import Signatures
-from layerserve.prediction_feed import PredictionFeed
-from layerserve.run_info import read_run_info
-from layerserve.run_series import run_series
-from layerserve.sweeps import read_sweep
+from layerserve import Client, DataLoss, InvalidTensor, MissingInput, TensorSpec, TrainingCancelled, UnknownInput
+from layerserve.calls.flow import Stream
+from layerserve.checkpoints import checkpoint as checkpoints
+from layerserve.datasets.info import read_dataset
+from layerserve.estimates import estimate as estimates
+from layerserve.models import node_shapes
+from layerserve.models import statistics as model_statistics
+from layerserve.models.info import read_model_info, read_tensor_spec
+from layerserve.prediction.feed import PredictionFeed
+from layerserve.prediction.prediction import Signatures
+from layerserve.sweeps.sweep import read_sweep
 from layerserve.testing import FakeServer
 from layerserve.testing.fake_model import FakeModel
+from layerserve.training.events import read_event
+from layerserve.training.run_info import read_run_info
+from layerserve.training.series import run_series
 from layerserve.v1 import (
     checkpoints_pb2,
     datasets_pb2,
@@ -45,6 +36,7 @@ from layerserve.v1 import (
     tensor_pb2,
     training_pb2,
 )
+from layerserve.values import tensors
 
 
 def value_of(field, number):

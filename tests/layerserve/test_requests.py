@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf.json_format import MessageToDict
-from layerserve import Client, TrainingRun, async_channel, channel
-from layerserve import methods as m
-from layerserve.options.arguments import EVALUATE, TRAIN
-from layerserve.run_selection import list_runs
+from layerserve import Client, TrainingRun
+from layerserve.calls import async_channel, channel
+from layerserve.calls import methods as m
+from layerserve.training.options.arguments import EVALUATE, TRAIN
+from layerserve.training.run_selection import list_runs
 from layerserve.v1.training_pb2 import ListRunsResponse, Run
 
 X = np.ones((4, 3), np.float32)

@@ -9,18 +9,20 @@ from typing import Any
 
 import typer
 
-from layerserve.cli import catalogue, changes, checkpoints, datasets, extensions, options, runs, training
+from layerserve.calls.tokens import PlaintextTokenWarning
+from layerserve.checkpoints import commands as checkpoints
+from layerserve.cli import catalogue, changes, extensions, options, runs, training
 from layerserve.cli.codegen import codegen
 from layerserve.cli.graph import graph
 from layerserve.cli.groups import HELP_OPTIONS, Group
 from layerserve.cli.predict import predict
 from layerserve.cli.status import status
-from layerserve.cli.sweeps import sweep_app
 from layerserve.cli.top import top
 from layerserve.cli.wrong_lines import explain
+from layerserve.datasets import commands as datasets
 from layerserve.errors import LayerserveError
-from layerserve.model_changes import VersionWarning
-from layerserve.tokens import PlaintextTokenWarning
+from layerserve.models.changes import VersionWarning
+from layerserve.sweeps.commands import sweep_app
 
 
 def run(argv: Sequence[str]) -> int:

@@ -13,11 +13,11 @@ import numpy as np
 
 from layerserve.cli.output import plain
 from layerserve.cli.table_arrays import read_columns
-from layerserve.dataset_array import DatasetArray
+from layerserve.datasets.array import DatasetArray
 from layerserve.errors import InvalidArgument
-from layerserve.model_info import TensorSpec
-from layerserve.server_file import ServerFile
-from layerserve.table_files.formats import FORMATS
+from layerserve.models.info import TensorSpec
+from layerserve.training.server_file import ServerFile
+from layerserve.values.table_files.formats import FORMATS
 
 STDIN = "-"
 #: Prefix of paths below the server's data root.

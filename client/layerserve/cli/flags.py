@@ -1,4 +1,4 @@
-"""Flags of commands for the options of training, made from the tables in `layerserve.options`."""
+"""Flags of commands for the options of training, made from the tables in `layerserve.training.options`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from layerserve.errors import InvalidArgument
-from layerserve.options.arguments import Several, Split
-from layerserve.options.kinds import (
+from layerserve.training.options.arguments import Several, Split
+from layerserve.training.options.kinds import (
     Callbacks,
     ClassWeight,
     Flag,
@@ -35,8 +35,8 @@ from layerserve.options.kinds import (
     Whole,
     Words,
 )
-from layerserve.options.option import Option
-from layerserve.options.signature import expand
+from layerserve.training.options.option import Option
+from layerserve.training.options.signature import expand
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any, cast
 import numpy as np
 import typer
 
+from layerserve.blocking.client import Client, TrainingRun
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.array_files import DATASET, read_arrays
 from layerserve.cli.flags import flags, given_flags
 from layerserve.cli.history_plot import check_plot, print_plot
@@ -19,15 +21,13 @@ from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
 from layerserve.cli.output import plain, print_json, print_line, print_table
 from layerserve.cli.whole_ids import find_run, with_whole_ids
-from layerserve.client import Client, TrainingRun
-from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
-from layerserve.estimates import RunEstimate
-from layerserve.events import Logs, RunCancelled, TrainingEvent
-from layerserve.options.arguments import EVALUATE, TRAIN
-from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
-from layerserve.sample_losses import SampleLosses
-from layerserve.tables import Table, number_text
+from layerserve.estimates.estimate import RunEstimate
+from layerserve.training.events import Logs, RunCancelled, TrainingEvent
+from layerserve.training.options.arguments import EVALUATE, TRAIN
+from layerserve.training.options.keywords import EvaluateKeywords, TrainKeywords
+from layerserve.training.sample_losses import SampleLosses
+from layerserve.values.tables import Table, number_text
 
 _ARRAYS = "[NAME=]PATH"
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from layerserve.client import Client, TrainingRun
+from layerserve.blocking.client import Client, TrainingRun
+from layerserve.blocking.sweeps import Sweep
 from layerserve.errors import InvalidArgument
-from layerserve.sweeping import Sweep
 
 #: Form of a whole id: date, time and random digits, in UTC. It is sent as it is.
 _WHOLE = re.compile(r"\d{8}-\d{4}-[0-9a-f]{8}")

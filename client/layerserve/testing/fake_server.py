@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from layerserve.datasets.fake import FakeDatasets
 from layerserve.errors import (
     FailedPrecondition,
     Internal,
@@ -29,10 +30,9 @@ from layerserve.errors import (
     VersionNotFound,
     trailing_metadata,
 )
-from layerserve.health import CHECK, HealthCheckRequest, HealthCheckResponse
-from layerserve.model_info import TensorSpec, VersionState
-from layerserve.node_shapes import LayerNodes
-from layerserve.testing.fake_datasets import FakeDatasets
+from layerserve.models.health import CHECK, HealthCheckRequest, HealthCheckResponse
+from layerserve.models.info import TensorSpec, VersionState
+from layerserve.models.node_shapes import LayerNodes
 from layerserve.testing.fake_management import FakeManagement
 from layerserve.testing.fake_model import FakeModel, Function
 from layerserve.testing.fake_run import FakeRun, PlannedFailure

@@ -8,8 +8,8 @@ import urllib.request
 
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.protocols.inference import inference_pb2 as pb

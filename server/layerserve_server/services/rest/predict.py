@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from layerserve import tensors
+from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, UnknownInputError, safe_text
 from layerserve_server.inference.runner import Array

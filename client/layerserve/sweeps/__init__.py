@@ -1,0 +1,1 @@
+"""Sweeps: searches over the settings of training."""
