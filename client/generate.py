@@ -1,7 +1,10 @@
 """Write those files of the client that are made from others (`make client`), or check that they are fresh.
 
-`blocking/` is the asyncio client without what only asyncio needs: `await` can be taken out by rule, but not put in.
-What the two do differently is in `calls/channel.py` and `calls/async_channel.py`, both written by hand.
+`client.py`, and `blocking.py` in each folder, are `async_client.py` and `api.py` without what only asyncio needs:
+`await` can be taken out by rule, but not put in. What the two clients do differently is written by hand, in
+`calls/channel.py` and `calls/async_channel.py`.
+
+`slices/api.py` has a typed attribute for each slice.
 
 `training/options/keywords.py` is what type checkers and editors read: `arguments.py` beside it as keyword arguments.
 """
@@ -9,34 +12,26 @@ What the two do differently is in `calls/channel.py` and `calls/async_channel.py
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent / "layerserve"
+from layerserve.slices import SLICES
 
-#: Modules of the asyncio client -> those of the blocking one, below `blocking/`.
-MODULES = {
-    "async_client": "client",
-    "models.api": "models",
-    "models.model_reports": "model_reports",
-    "training.run_control": "run_control",
-    "training.run_reports": "run_reports",
-    "checkpoints.api": "checkpoints",
-    "datasets.api": "datasets",
-    "online.api": "online",
-    "sweeps.api": "sweeps",
-}
+PACKAGE = Path(__file__).parent / "layerserve"
 
 #: Replacements, in code and in docstrings.
 RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    *((rf"\blayerserve\.{re.escape(source)}\b", f"layerserve.blocking.{twin}") for source, twin in MODULES.items()),
+    (r"\blayerserve\.(\w+)\.api\b", r"layerserve.\1.blocking"),
+    (r"\blayerserve\.async_client\b", "layerserve.client"),
     (r"\bcalls\.async_channel\b", "calls.channel"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
@@ -45,40 +40,76 @@ RULES = (
 )
 
 
-def blocking(module: str) -> str:
-    """The blocking twin of a module."""
-    path = f"{module.replace('.', '/')}.py"
-    text = (PACKAGE / path).read_text("utf-8")
+def blocking(source: str) -> str:
+    """The blocking twin of a file."""
+    text = (PACKAGE / source).read_text("utf-8")
     for pattern, replacement in RULES:
         text = re.sub(pattern, replacement, text)
-    return _header(path) + text
+    return _header(source) + text
 
 
-def keywords() -> str:
-    """training/options/keywords.py."""
-    # With the blocking client as it was written just before.
-    from layerserve.training.options.arguments import EVALUATE, ONLINE, TRAIN
-
+def slices() -> str:
+    """slices/api.py."""
+    classes = {name: f"Async{name.title()}" for name in SLICES}
     lines = [
-        _header("training/options/arguments.py"),
+        _header("slices/__init__.py"),
+        '"""The slices as attributes of the asyncio client."""',
+        "from __future__ import annotations",
+        "from typing import TYPE_CHECKING",
+        "from layerserve.models.api import AsyncModelMethods",
+        *(["if TYPE_CHECKING:"] if classes else []),
+        *(f"    from layerserve.{name}.api import {kind}" for name, kind in classes.items()),
+        "class AsyncSlices(AsyncModelMethods):",
+        '    """The slices as attributes. Each is imported when it is first used."""',
+    ]
+    for name, kind in classes.items():
+        tree = ast.parse((PACKAGE / name / "api.py").read_text("utf-8"))
+        text = next(
+            ast.get_docstring(node) for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind
+        )
+        lines += [
+            "    @property",
+            f"    def {name}(self) -> {kind}:",
+            f'        """{(text or "").splitlines()[0]}"""',
+            f"        from layerserve.{name}.api import {kind}",
+            f"        return {kind}(self)",
+        ]
+    return "\n".join(lines)
+
+
+def keywords(source: str, tables: Sequence[str]) -> str:
+    """`keywords.py` beside a module with tables of options."""
+    # With the blocking client as it was written just before.
+    module = import_module(f"layerserve.{source}")
+    lines = [
+        _header(f"{source.replace('.', '/')}.py"),
         '"""The options as keyword arguments: what `Unpack` takes."""',
         "from __future__ import annotations",
         "from collections.abc import Mapping, Sequence",
         "from typing import Any, TypedDict",
         "from layerserve.training.options.arguments import Checkpoints, Publish, Resources, Split",
     ]
-    for function, options in (("train", TRAIN), ("evaluate", EVALUATE), ("online", ONLINE)):
-        lines.append(f"class {function.title()}Keywords(TypedDict, total=False):")
-        lines.append(f'    """Options of `{function}`."""')
-        for option in options:
+    for name in tables:
+        lines.append(f"class {name.title()}Keywords(TypedDict, total=False):")
+        lines.append(f'    """Options of `{name}`."""')
+        for option in getattr(module, name.upper()):
             lines += [f"    {option.name}: {option.annotation}", f'    """{option.help}"""']
     return "\n".join(lines)
 
 
-#: The files, by path in the package. The last needs the others.
+#: Folders with a part of the client: slices, and those of the core.
+PARTS = ("calls", "models", "prediction", "training", "slices", *SLICES)
+#: The files, by path in the package. Some need those before.
 FILES: dict[str, Callable[[], str]] = {
-    **{f"blocking/{twin}.py": partial(blocking, source) for source, twin in MODULES.items()},
-    "training/options/keywords.py": keywords,
+    "slices/api.py": slices,
+    "client.py": partial(blocking, "async_client.py"),
+    **{f"{part}/blocking.py": partial(blocking, f"{part}/api.py") for part in PARTS},
+    "training/options/keywords.py": partial(keywords, "training.options.arguments", ("train", "evaluate")),
+    **{
+        f"{name}/keywords.py": partial(keywords, f"{name}.options", (name,))
+        for name in SLICES
+        if (PACKAGE / name / "options.py").exists()
+    },
 }
 
 
@@ -88,7 +119,7 @@ def _header(source: str) -> str:
 
 def _formatted(text: str, path: Path) -> str:
     """The text as ruff has it: names that became shorter leave imports out of order and lines that could be joined."""
-    for command in (["check", "--select=I", "--fix-only", "--quiet"], ["format", "--quiet"]):
+    for command in (["check", "--select=I,F401", "--fix-only", "--quiet"], ["format", "--quiet"]):
         ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(path), "-"]
         text = subprocess.run(ruff, input=text, stdout=subprocess.PIPE, text=True, check=True).stdout
     return text

@@ -1,11 +1,7 @@
-from .async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
-from .blocking.client import Client, PreparedCall, TrainingRun
-from .blocking.online import OnlineSession
+from .async_client import AsyncClient
 from .calls.connection import TLS
 from .calls.tokens import PlaintextTokenWarning
-from .checkpoints.checkpoint import Checkpoint
-from .datasets.array import DatasetArray
-from .datasets.info import DatasetColumn, DatasetInfo
+from .client import Client
 from .errors import (
     Aborted,
     AlreadyExists,
@@ -49,16 +45,17 @@ from .errors import (
     VersionConflict,
     VersionNotFound,
 )
-from .estimates.estimate import EstimatedPublication, EstimatedSeconds, RunEstimate
 from .models.changes import ModelChange, VersionWarning
 from .models.drawing import ModelGraph
-from .models.info import EngineChoice, ModelInfo, TensorSpec
+from .models.info import EngineChoice, ModelInfo
 from .models.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
 from .models.server_info import ServerInfo
 from .models.statistics import ModelStatistics, Statistics
-from .online.api import AsyncOnlineSession
+from .prediction.api import AsyncPreparedCall
+from .prediction.blocking import PreparedCall
 from .prediction.prediction import Prediction
-from .sweeps.sweep import Range, SweepInfo, Trial
+from .training.api import AsyncTrainingRun
+from .training.blocking import TrainingRun
 from .training.events import (
     CheckpointKept,
     EpochEnd,
@@ -80,32 +77,26 @@ from .training.run_info import RunInfo
 from .training.sample_losses import SampleLosses
 from .training.series import RunSeries
 from .training.server_file import ServerFile
+from .values.tensor_spec import TensorSpec
 
 __all__ = [
     "TLS",
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
-    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
-    "Checkpoint",
     "CheckpointKept",
     "CheckpointNotFound",
     "Checkpoints",
     "Client",
     "ClientClosed",
     "DataLoss",
-    "DatasetArray",
-    "DatasetColumn",
-    "DatasetInfo",
     "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
-    "EstimatedPublication",
-    "EstimatedSeconds",
     "FailedPrecondition",
     "Forbidden",
     "Internal",
@@ -129,7 +120,6 @@ __all__ = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
-    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -138,12 +128,10 @@ __all__ = [
     "PreparedCall",
     "Publish",
     "QuotaExceeded",
-    "Range",
     "Resources",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
-    "RunEstimate",
     "RunFailed",
     "RunFile",
     "RunFinished",
@@ -160,7 +148,6 @@ __all__ = [
     "Split",
     "Statistics",
     "StepProgress",
-    "SweepInfo",
     "TakenOver",
     "TensorSpec",
     "TokenExpired",
@@ -169,7 +156,6 @@ __all__ = [
     "TrainingEvent",
     "TrainingFailed",
     "TrainingRun",
-    "Trial",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

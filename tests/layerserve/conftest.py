@@ -6,6 +6,7 @@ import asyncio
 import io
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from layerserve import AsyncClient, Client, LayerNode, LayerNodes, NodeTensor, T
 from layerserve.calls.methods import Method
 from layerserve.cli import main
 from layerserve.testing import FakeServer
+from sent_requests import recorded_requests
 
 
 @pytest.fixture
@@ -37,6 +39,15 @@ def answer(server: FakeServer) -> Callable[[Method[Any, Any], Callable[[Any, Any
         )
 
     return add
+
+
+@pytest.fixture
+def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Call a method in a folder with files: gives the first request of an RPC, as values by the paths of its fields."""
+    for name in ("m.keras", "g.npz", "s.toml", "d.csv"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    return recorded_requests(monkeypatch)
 
 
 @pytest.fixture(params=["blocking", "asyncio"])

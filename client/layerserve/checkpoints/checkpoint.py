@@ -1,4 +1,4 @@
-"""Checkpoints that training runs keep: their description, and the flows to use them."""
+"""CheckpointList that training runs keep: their description, and the flows to use them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from layerserve.errors import InvalidArgument, NotFound
 from layerserve.models.download import fetch, model_path
 from layerserve.models.formats import model_format
 from layerserve.models.info import model_spec, read_time
-from layerserve.prediction.prediction import Signature, Signatures, fetch_signature, output_names
+from layerserve.models.signatures import Signature, Signatures, fetch_signature
+from layerserve.prediction.prediction import output_names
 from layerserve.training.events import Logs, read_logs
 from layerserve.v1 import checkpoints_pb2 as pb
 from layerserve.v1.training_pb2 import GetRunRequest
@@ -59,7 +60,7 @@ class Checkpoint:
         return f"{self.run_id}/{self.id}"
 
 
-class Checkpoints(tuple[Checkpoint, ...], Tabular):
+class CheckpointList(tuple[Checkpoint, ...], Tabular):
     """A tuple of checkpoints, shown as a table in notebooks."""
 
     __slots__ = ()
@@ -103,10 +104,10 @@ def split_name(name: str) -> tuple[str, str]:
     return run, checkpoint
 
 
-def list_checkpoints(run_id: str) -> Flow[Checkpoints]:
+def list_checkpoints(run_id: str) -> Flow[CheckpointList]:
     """Flow that lists a run's checkpoints."""
     reply = yield from call(LIST_CHECKPOINTS, pb.ListCheckpointsRequest(run_id=run_id))
-    return Checkpoints(_read(run_id, message) for message in reply.checkpoints)
+    return CheckpointList(_read(run_id, message) for message in reply.checkpoints)
 
 
 def download(name: str, path: str | os.PathLike[str], state: bool, format: str | None) -> Flow[Path]:

@@ -9,11 +9,12 @@ import numpy as np
 import typer
 
 from layerserve.calls.connection import DEFAULT_ADDRESS
-from layerserve.checkpoints.checkpoint import Checkpoints
+from layerserve.checkpoints.checkpoint import CheckpointList
 from layerserve.cli.array_files import read_arrays, write_arrays
 from layerserve.cli.groups import new_group
 from layerserve.cli.options import Address, Format, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.slice_commands import SliceCommands
 from layerserve.cli.whole_ids import checkpoint_name, run_id
 from layerserve.values.tables import shape_text
 
@@ -37,13 +38,13 @@ def list_checkpoints(
     """
     with connect(context, address) as client:
         run = run_id(client, run)
-        found = client.checkpoints(run)
+        found = client.checkpoints.list(run)
     if as_json:
         print_json({"checkpoints": found})
     elif not found:
         print_line("no checkpoints")
     else:
-        print_table(Checkpoints(found).table(f"Checkpoints of run {run}"))
+        print_table(CheckpointList(found).table(f"Checkpoints of run {run}"))
 
 
 @app.command()
@@ -63,7 +64,7 @@ def download(
     """Save a checkpoint as a model file: what a run that ends there publishes. JSON: {"path"}."""
     with connect(context, address) as client:
         name = checkpoint_name(client, name)
-        saved = client.download_checkpoint(name, path, state=state, format=format)
+        saved = client.checkpoints.download(name, path, state=state, format=format)
     print_json({"path": str(saved)}) if as_json else print_line(str(saved))
 
 
@@ -79,7 +80,7 @@ def publish(
     """Publish a checkpoint as the next version of its model, unless it is published. JSON: {"version"}."""
     with connect(context, address) as client:
         name = checkpoint_name(client, name)
-        version = client.publish_checkpoint(name, label=label, format=format)
+        version = client.checkpoints.publish(name, label=label, format=format)
     print_json({"version": version}) if as_json else print_line(f"checkpoint {name} is published as version {version}")
 
 
@@ -110,7 +111,7 @@ def predict(
     names = [one.strip() for one in outputs.split(",")] if outputs else None
     with connect(context, address) as client:
         name = checkpoint_name(client, name)
-        found = client.predict_checkpoint_named(name, read_arrays(inputs), names)
+        found = client.checkpoints.predict_named(name, read_arrays(inputs), names)
     document = {"checkpoint": name, "outputs": found}
     if output is not None:
         write_arrays(output, found, document)
@@ -130,5 +131,8 @@ def delete(context: typer.Context, name: Name, address: Address = DEFAULT_ADDRES
     """Delete a checkpoint. A version that was published of it is kept. JSON: {"deleted"}."""
     with connect(context, address) as client:
         name = checkpoint_name(client, name)
-        client.delete_checkpoint(name)
+        client.checkpoints.delete(name)
     print_json({"deleted": name}) if as_json else print_line(f"checkpoint {name} is deleted")
+
+
+COMMANDS = SliceCommands(groups={"checkpoint": app})

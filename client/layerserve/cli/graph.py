@@ -18,8 +18,8 @@ from layerserve.cli.options import Address, Label, Version, connect
 from layerserve.cli.output import print_line
 from layerserve.errors import InvalidArgument
 from layerserve.models.drawing import ModelGraph, RankDir, checked_format
-from layerserve.models.info import TensorSpec
 from layerserve.models.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
+from layerserve.values.tensor_spec import TensorSpec
 
 #: Suffixes of model files. Names with one of them, or with a slash, are paths.
 SUFFIXES = (".keras", ".h5", ".hdf5", ".pb", ".json")

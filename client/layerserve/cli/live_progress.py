@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from layerserve.blocking.client import TrainingRun
+from layerserve import TrainingRun
 from layerserve.training.events import (
     CheckpointKept,
     EpochEnd,

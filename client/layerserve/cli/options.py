@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from layerserve.blocking.client import Client
+from layerserve import Client
 from layerserve.calls.connection import TLS
 from layerserve.cli import extensions, variables, version_text
 from layerserve.errors import InvalidArgument

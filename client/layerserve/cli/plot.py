@@ -7,7 +7,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from layerserve.blocking.client import Client
+from layerserve import Client
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.history_plot import check_plot, print_series
 from layerserve.cli.options import Address, Json, connect

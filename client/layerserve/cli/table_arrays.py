@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from layerserve.errors import InvalidArgument
-from layerserve.models.info import TensorSpec
 from layerserve.values.table_files.formats import open_table, reading
 from layerserve.values.table_files.table import Selection, Table, TableArray
+from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import NUMPY_DTYPES, Array
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TypeVar
 
-from layerserve.blocking.client import Client
+from layerserve import Client
 from layerserve.errors import DeadlineExceeded, LayerserveError, Unavailable
 from layerserve.models.info import ModelInfo
 from layerserve.models.statistics import ModelStatistics, Statistics, milliseconds_text

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from layerserve.codegen.identifiers import class_name, in_docstring, literal, variables
 from layerserve.errors import InvalidArgument
-from layerserve.models.info import TensorSpec
 from layerserve.values.tables import shape_text
+from layerserve.values.tensor_spec import TensorSpec
 
 #: Names that the module uses, which none of its classes has.
 _CLASSES = (

@@ -12,13 +12,15 @@ from types import TracebackType
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 from layerserve.async_client import AsyncClient
-from layerserve.blocking.client import Client
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.calls.flow import Flow
+from layerserve.client import Client
 from layerserve.errors import InvalidArgument, ModelMismatch
-from layerserve.models.info import TensorSpec, model_spec
-from layerserve.prediction.prediction import Prediction, Signatures, fetch_signature, predict
+from layerserve.models.info import model_spec
+from layerserve.models.signatures import Signatures, fetch_signature
+from layerserve.prediction.prediction import Prediction, predict
 from layerserve.values.tables import shape_text
+from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import NUMPY_DTYPES, Array
 
 Async = TypeVar("Async", bound="AsyncTypedModel")

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from layerserve.calls import methods
-from layerserve.calls.flow import Flow, call
+from layerserve.calls.flow import call
 from layerserve.datasets.content import ArrayContent, Content, FileContent, role_arrays
 from layerserve.datasets.info import DatasetInfo, DatasetList, read_dataset
 from layerserve.datasets.upload import Corrections, DatasetProgress, make, upload
 from layerserve.errors import InvalidArgument
+from layerserve.models.api import AsyncModelMethods
 from layerserve.models.info import model_spec
 from layerserve.v1.datasets_pb2 import DeleteDatasetRequest, GetDatasetRequest, ListDatasetsRequest
 
-T = TypeVar("T")
-
 
 class AsyncDatasets:
-    """The methods of `AsyncClient` for datasets: data that is uploaded once and then used by any number of runs."""
+    """Datasets: data that is uploaded once and then used by any number of runs."""
 
-    async def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
-        raise NotImplementedError
+    def __init__(self, client: AsyncModelMethods) -> None:
+        self._client = client
 
-    async def upload_dataset(
+    async def upload(
         self,
         x: Any = None,
         y: Any = None,
@@ -52,7 +51,7 @@ class AsyncDatasets:
         `timeout` is in seconds; default: none.
 
         Example:
-            dataset = await client.upload_dataset(images, labels)
+            dataset = await client.datasets.upload(images, labels)
             for rate in (0.1, 0.01):
                 await client.train("mnist", dataset, optimizer=sgd(rate))
 
@@ -66,9 +65,9 @@ class AsyncDatasets:
             raise InvalidArgument("dataset: got a path and arrays, expected one of the two")
         else:
             content = FileContent(x)
-        return await self._run(upload(content, title, keep_seconds, shared, progress), timeout)
+        return await self._client._run(upload(content, title, keep_seconds, shared, progress), timeout)
 
-    async def make_dataset(
+    async def create_from_samples(
         self,
         model: str,
         corrections: Corrections,
@@ -87,31 +86,31 @@ class AsyncDatasets:
         dict of them by output. Outputs without a correction have the model's own answers as targets. With
         `uncorrected`, requests without a correction are used as well. Samples are in the server's files after a minute.
 
-        Default: requests of all versions of the model. The other arguments are those of `upload_dataset`.
+        Default: requests of all versions of the model. The other arguments are those of `upload`.
 
         Raises InvalidArgument (no such request was sampled, or targets that don't fit), ModelNotFound, VersionNotFound,
         Overloaded, FailedPrecondition (TooLarge: no room).
         """
         spec = model_spec(model, version, label)
-        return await self._run(make(spec, corrections, uncorrected, title, keep_seconds, shared), timeout)
+        return await self._client._run(make(spec, corrections, uncorrected, title, keep_seconds, shared), timeout)
 
-    async def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
+    async def list(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
         """List the datasets that the caller may use, newest first, without samples of their rows."""
-        reply = await self._run(call(methods.LIST_DATASETS, ListDatasetsRequest()), timeout)
+        reply = await self._client._run(call(methods.LIST_DATASETS, ListDatasetsRequest()), timeout)
         return DatasetList(map(read_dataset, reply.datasets))
 
-    async def dataset(self, id: str, *, timeout: float | None = None) -> DatasetInfo:
+    async def get(self, id: str, *, timeout: float | None = None) -> DatasetInfo:
         """Return a dataset by its id or the first digits of it, with the first rows of its arrays.
 
         Raises DatasetNotFound, and InvalidArgument if several ids begin with these digits.
         """
-        reply = await self._run(call(methods.GET_DATASET, GetDatasetRequest(dataset_id=id)), timeout)
+        reply = await self._client._run(call(methods.GET_DATASET, GetDatasetRequest(dataset_id=id)), timeout)
         return read_dataset(reply.dataset)
 
-    async def delete_dataset(self, id: str, *, timeout: float | None = None) -> None:
+    async def delete(self, id: str, *, timeout: float | None = None) -> None:
         """Delete a dataset. If other callers have uploaded it, too, it stays for them.
 
         Raises DatasetNotFound, FailedPrecondition (a run that hasn't ended uses it), and Forbidden (it is a shared one
         of another caller).
         """
-        await self._run(call(methods.DELETE_DATASET, DeleteDatasetRequest(dataset_id=id)), timeout)
+        await self._client._run(call(methods.DELETE_DATASET, DeleteDatasetRequest(dataset_id=id)), timeout)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layerserve.errors import InvalidArgument
+from layerserve.training.server_file import ServerArray
+from layerserve.v1.training_pb2 import DataArray, DataRole
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetArray:
+class DatasetArray(ServerArray):
     """An array of a dataset, to be passed to `train` and `evaluate` in place of an array.
 
     `dataset` is the id of the dataset, or its first digits. `key` is the name of an array, or the names of columns,
@@ -31,6 +33,11 @@ class DatasetArray:
     def __post_init__(self) -> None:
         if self.key and self.columns:
             raise InvalidArgument(f"dataset {self.dataset}: got key and columns, expected one of the two")
+
+    def declare(self, role: DataRole.ValueType, name: str) -> DataArray:
+        """Returns what the request says of it."""
+        fill = None if self.fill is None else str(self.fill)
+        return DataArray(role=role, name=name, dataset=self.dataset, key=self.key, columns=self.columns, fill=fill)
 
     def __str__(self) -> str:
         return f"{self.dataset}:{self.key}" if self.key else self.dataset

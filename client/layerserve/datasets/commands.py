@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from layerserve import Client
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.array_files import read_arrays
 from layerserve.cli.groups import new_group
 from layerserve.cli.options import Address, Json, connect
 from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.slice_commands import SliceCommands, Source
 from layerserve.cli.upload_bar import UploadBar
-from layerserve.datasets.info import DatasetList
+from layerserve.datasets.array import DatasetArray
+from layerserve.datasets.info import DatasetInfo, DatasetList
 from layerserve.errors import InvalidArgument
 
 _Dataset = Annotated[
@@ -52,7 +55,7 @@ def upload(
     if path is not None and (x or y or sample_weight):
         raise InvalidArgument("dataset: got a FILE and arrays, expected one of the two")
     with connect(context, address) as client, UploadBar() as shown:
-        info = client.upload_dataset(
+        info = client.datasets.upload(
             path or (read_arrays(x) if x else None),
             read_arrays(y) if y else None,
             sample_weight=read_arrays(sample_weight) if sample_weight else None,
@@ -70,7 +73,7 @@ def upload(
 def list_all(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """List datasets, newest first. JSON: {"datasets": [...]}, each as for `layerserve dataset upload`."""
     with connect(context, address) as client:
-        found = client.datasets()
+        found = client.datasets.list()
     if as_json:
         print_json({"datasets": found})
     elif not found:
@@ -82,7 +85,7 @@ def list_all(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json
 def show(context: typer.Context, dataset: _Dataset, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """Describe a dataset, with its first rows. JSON: as for `layerserve dataset upload`."""
     with connect(context, address) as client:
-        info = client.dataset(dataset)
+        info = client.datasets.get(dataset)
     if as_json:
         print_json(info)
     else:
@@ -94,14 +97,23 @@ def delete(
 ) -> None:
     """Delete a dataset. JSON: {"deleted"}."""
     with connect(context, address) as client:
-        client.delete_dataset(dataset)
+        client.datasets.delete(dataset)
     if as_json:
         print_json({"deleted": dataset})
     else:
         print_line(f"dataset {dataset} is deleted")
 
 
-def commands() -> typer.Typer:
+def _array(rest: str, fill: str | None) -> DatasetArray:
+    id, _, key = rest.partition(":")
+    return DatasetArray(id, key, fill=fill)
+
+
+def _whole(client: Client, rest: str) -> DatasetInfo | None:
+    return None if ":" in rest else client.datasets.get(rest)
+
+
+def _group() -> typer.Typer:
     """Makes the group of these commands."""
     group = new_group("Upload, list, show and delete datasets.")
     group.command("upload")(upload)
@@ -109,3 +121,6 @@ def commands() -> typer.Typer:
     group.command("show")(show)
     group.command("delete")(delete)
     return group
+
+
+COMMANDS = SliceCommands(groups={"dataset": _group()}, sources=[Source("dataset:", _array, _whole)])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, cast
 
 import numpy as np
 
+from layerserve.datasets.roles import dataset_arrays
 from layerserve.models.info import read_time
+from layerserve.training.data import AllData, TrainingArray
 from layerserve.v1 import datasets_pb2 as pb
 from layerserve.values.tables import Table, Tabular, count_text, shape_text
+from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array, decode, known_dtype
 
 #: Format of the file of a dataset.
@@ -26,7 +30,7 @@ class DatasetColumn:
     """An array or column of a dataset.
 
     `problem` is why it can't be read as it is, such as missing numbers; empty if it can. `sample` are its first rows,
-    if `Client.dataset` was called and they are short.
+    if `client.datasets.get` was called and they are short.
     """
 
     name: str
@@ -37,7 +41,7 @@ class DatasetColumn:
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetInfo(Tabular):
+class DatasetInfo(AllData, Tabular):
     """A dataset on the server.
 
     `id` is the SHA-256 of its file. `rows` is 0 if its arrays have different numbers of them. It is removed at
@@ -55,6 +59,13 @@ class DatasetInfo(Tabular):
     created_time: datetime | None
     used_time: datetime | None
     expires_time: datetime | None
+
+    def training_arrays(
+        self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, validates: bool
+    ) -> list[TrainingArray]:
+        """Returns the arrays that a model uses, by their names. Raises InvalidArgument without inputs or targets."""
+        # Also those that can't be read as they are: the error of the run says why.
+        return dataset_arrays(self.id, [one.name for one in self.arrays], inputs, outputs, validates=validates)
 
     def table(self) -> Table:
         """Returns a table with a row per array."""

@@ -5,45 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layerserve.datasets.array import DatasetArray
-from layerserve.datasets.info import DatasetInfo
 from layerserve.errors import InvalidArgument
-from layerserve.models.info import TensorSpec
 from layerserve.training.data import ROLES, TrainingArray
 from layerserve.v1 import training_pb2
 from layerserve.v1.training_pb2 import DataRole
+from layerserve.values.tensor_spec import TensorSpec
 
 #: Before the name of an output that is also the name of an input, in files of sampled requests.
 OUTPUT = "output:"
 
 
 def dataset_arrays(
-    info: DatasetInfo, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, validates: bool
+    id: str, names: Sequence[str], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, validates: bool
 ) -> list[TrainingArray]:
-    """Returns the arrays of a dataset that a model uses.
+    """Returns the arrays of a dataset, of these names, that a model uses.
 
-    Their names are roles, as `upload_dataset` gives them: "x", "y", "sample_weight" and "validation_x", perhaps with
+    Their names are roles, as `upload` gives them: "x", "y", "sample_weight" and "validation_x", perhaps with
     the name or the position of an input or output behind: "x/title", "y/0". In a dataset with other names, too, those
     of inputs and outputs come first. What has neither kind of name isn't used; without `validates`, validation data
     isn't either. Raises InvalidArgument if there are no inputs or no targets.
     """
-    # Also those that can't be read as they are: the error of the run says why.
-    usable = [array.name for array in info.arrays]
-    by_role = all(_role(name) is not None for name in usable)
+    by_role = all(_role(name) is not None for name in names)
     found = []
-    for name in usable:
+    for name in names:
         role, place = (None if by_role else _of_model(name, inputs, outputs)) or _role(name) or (None, "")
         if role is None or (not validates and role not in _TRAINING):
             continue
         specs = inputs if role in _INPUTS else outputs
         if place.isdigit() and place not in {spec.name for spec in specs} and int(place) < len(specs):
             place = specs[int(place)].name
-        found.append(TrainingArray(role, place, DatasetArray(info.id, columns=(name,)), ""))
+        found.append(TrainingArray(role, place, DatasetArray(id, columns=(name,)), ""))
     for wanted, what, specs in (("x", "input", inputs), ("y", "output", outputs)):
         if not any(array.role == ROLES[wanted] for array in found):
-            names = ", ".join(spec.name for spec in specs)
             raise InvalidArgument(
-                f"dataset {info.id[:12]}: got arrays {', '.join(usable)}, expected '{wanted}', or names of the model's "
-                f"{what}s: {names}"
+                f"dataset {id[:12]}: got arrays {', '.join(names)}, expected '{wanted}', or names of the model's "
+                f"{what}s: {', '.join(spec.name for spec in specs)}"
             )
     return found
 

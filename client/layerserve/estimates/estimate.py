@@ -11,12 +11,12 @@ import numpy as np
 from layerserve.calls.flow import Flow, call
 from layerserve.calls.methods import ESTIMATE_RUN
 from layerserve.errors import InvalidArgument
-from layerserve.models.info import TensorSpec
-from layerserve.prediction.prediction import Signatures
+from layerserve.models.signatures import Signatures
 from layerserve.training.requests import evaluation_request, training_request
 from layerserve.v1 import training_pb2
 from layerserve.v1.training_pb2 import EstimateRunRequest
 from layerserve.values.tables import Table, Tabular, size_text, time_text
+from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import NUMPY_DTYPES
 
 

@@ -1,12 +1,29 @@
-"""The methods of the asyncio client that change the models of a server."""
+"""The methods of the asyncio client about models and the server, and those that change models."""
 
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layerserve.calls import methods
-from layerserve.calls.flow import Flow, call
+from layerserve.calls.api import AsyncRunner
+from layerserve.calls.connection import (
+    Connection,
+)
+from layerserve.calls.flow import call
+from layerserve.models.download import download
+from layerserve.models.health import wait_until_ready
+from layerserve.models.info import ModelInfo, Models, get_model, model_spec, read_model_info
+from layerserve.models.node_shapes import NodeShapes, node_shapes
+from layerserve.models.signatures import Signatures
+from layerserve.v1.models_pb2 import ListModelsRequest
+
+if TYPE_CHECKING:
+    pass
+
+
 from layerserve.models.changes import (
     ModelChange,
     UploadProgress,
@@ -17,20 +34,153 @@ from layerserve.models.changes import (
     upload,
     warn_of_differences,
 )
+from layerserve.models.drawing import ModelGraph, RankDir
+from layerserve.models.server_info import ServerInfo, get_server
+from layerserve.models.statistics import Statistics, model_statistics
 from layerserve.v1.management_pb2 import DeleteModelRequest
 
-T = TypeVar("T")
 
-
-class AsyncManagement:
-    """The methods of `AsyncClient` that change the models of a server.
+class AsyncModelMethods(AsyncRunner):
+    """The methods of `AsyncClient` about models and the server, and those that change models.
 
     A change survives a restart of the server, and is in effect when the method returns. A server with `--workers` has
     several processes: those in which the change isn't in effect yet are named in `ModelChange.lagging`.
     """
 
-    async def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
-        raise NotImplementedError
+    def __init__(self, address: str, timeout: float, opened: Connection) -> None:
+        super().__init__(address, timeout, opened)
+        self._signatures = Signatures()
+
+    async def wait_until_ready(
+        self,
+        timeout: float = 60.0,
+        *,
+        model: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+    ) -> None:
+        """Wait until the server has loaded its models and is serving, for at most `timeout` seconds.
+
+        With `model`, also wait until the server has this model (and version or label) and it is ready: a model that
+        doesn't exist yet may still be uploaded. A version that is loaded on the first request counts as ready.
+
+        Raises Unavailable if the server isn't serving by then or has ended, DeadlineExceeded if it didn't answer,
+        ModelNotFound, VersionNotFound or LabelNotFound if the model is still missing, and ModelNotReady at once if it
+        failed to load.
+        """
+        spec = None if model is None else model_spec(model, version, label)
+        await self._run(wait_until_ready(self.address, timeout, spec), timeout)
+
+    async def models(self, name: str | None = None, *, timeout: float | None = None) -> tuple[ModelInfo, ...]:
+        """List all versions of all models, or of the model `name`, by name, then newest first.
+
+        Versions that failed to load are included, with the reason.
+        """
+        reply = await self._run(call(methods.LIST_MODELS, ListModelsRequest(name=name or "")), timeout)
+        return Models(map(read_model_info, reply.versions))
+
+    async def model(
+        self, name: str, *, version: int | None = None, label: str | None = None, timeout: float | None = None
+    ) -> ModelInfo:
+        """Return a version of a model: the one with this number or label, or else the newest that is ready.
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound.
+        """
+        return await self._run(get_model(model_spec(name, version, label)), timeout)
+
+    async def node_shapes(
+        self,
+        model: str,
+        layers: Sequence[str] = (),
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> NodeShapes:
+        """Return the layers of a model, or those of these paths, with the inputs and outputs of each of their nodes.
+
+        Example:
+            shapes = await client.node_shapes("twice")
+            shapes["conv"].input_shape_at(1)     -> (None, 64, 64, 3)
+            shapes["conv"].output_shape          -> AttributeError if the nodes differ, as in Keras
+            shapes["outer/inner"].input_at(0)    -> the input tensor: layer, node, shape, dtype
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, LayerNotFound, ModelNotReady.
+        """
+        return await self._run(node_shapes(model_spec(model, version, label), layers), timeout)
+
+    async def graph(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        rankdir: RankDir = "TB",
+        limit: int = 1000,
+        timeout: float | None = None,
+    ) -> ModelGraph:
+        """Return a drawing of a model's nodes with their shapes, which notebooks show. Images require graphviz.
+
+        Of more than `limit` nodes the first are drawn, from top to bottom ("TB") or from left to right ("LR").
+        `timeout` is in seconds; default: the client's.
+
+        Example:
+            graph = await client.graph("mnist")
+            graph.save("mnist.svg")      -> also .png, .pdf, .dot
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, ModelNotReady, InvalidArgument (an option).
+        """
+        return ModelGraph(await self._run(node_shapes(model_spec(model, version, label), ()), timeout), rankdir, limit)
+
+    async def statistics(self, model: str | None = None, *, timeout: float | None = None) -> Statistics:
+        """Return what all models, or one, have done since the server started: counts and sums of times.
+
+        Models that aren't loaded and that no call has named have none. Two results give rates: `later.since(earlier)`.
+        `timeout` is in seconds; default: the client's.
+
+        Example:
+            earlier = await client.statistics()
+            ...
+            rates = (await client.statistics()).since(earlier)
+            rates["mnist"].answered_per_second, rates["mnist"].seconds_at(0.99)
+        """
+        return await self._run(model_statistics(model), timeout)
+
+    async def server(self, *, timeout: float | None = None) -> ServerInfo:
+        """Return what serves, since when, and which files in its folder it doesn't serve.
+
+        `timeout` is in seconds; default: the client's.
+
+        Example:
+            info = await client.server()
+            info.version, info.start_time, info.misplaced
+        """
+        return await self._run(get_server(), timeout)
+
+    async def download(
+        self,
+        model: str,
+        path: str | os.PathLike[str],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        format: str | None = None,
+        timeout: float | None = None,
+    ) -> Path:
+        """Save the file of a model, and return its path.
+
+        `path` is a file, which is replaced, or a directory (one that exists, or a path that ends with "/"), in which
+        the file is named "<model>-<version>.keras" (or .h5). Missing directories are created. The file is created only
+        after it was received completely and its SHA-256 was verified.
+
+        `format` is the format to convert the file to: "keras3" and "keras3_h5" for Keras 3, "keras2" and "keras2_h5"
+        for tf.keras (.keras and .h5). Default: the model's own, without conversion. `timeout` is in seconds; default:
+        none.
+
+        Raises ModelNotFound, VersionNotFound, LabelNotFound, InvalidArgument (the format can't represent the model, or
+        `path` has the suffix of another one), Overloaded (other files are being converted), DataLoss, OSError.
+        """
+        return await self._run(download(model_spec(model, version, label), path, format), timeout)
 
     async def upload(
         self,

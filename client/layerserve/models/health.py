@@ -12,7 +12,7 @@ from layerserve.calls.addresses import may_be_several
 from layerserve.calls.flow import Flow, Pause, call
 from layerserve.calls.methods import Method
 from layerserve.errors import DeadlineExceeded, LayerserveError, ModelNotReady, NotFound, Unavailable
-from layerserve.prediction.prediction import get_model
+from layerserve.models.info import get_model
 from layerserve.v1.tensor_pb2 import ModelSpec
 
 #: Time between two checks, in seconds.

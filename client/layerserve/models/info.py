@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, cast
 
+from layerserve.calls.flow import Flow, call
+from layerserve.calls.methods import GET_MODEL
 from layerserve.errors import DataLoss, InvalidArgument
 from layerserve.v1 import models_pb2, tensor_pb2
+from layerserve.v1.models_pb2 import GetModelRequest
 from layerserve.values.tables import Table, Tabular, count_text, percent_text, shape_text
-from layerserve.values.tensors import dtype_name, read_shape
+from layerserve.values.tensor_spec import TensorSpec, read_tensor_spec
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,15 +23,6 @@ if TYPE_CHECKING:
 VersionState = Literal["loading", "ready", "failed", "unloading", "available", "unloaded", "unknown"]
 
 _COLUMNS = ("Model", "#Version", "State", "Labels", "Inputs", "Outputs", "#Parameters", "Memory", "Engine")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """An input or output of a model. `shape` has None for axes of any length; the first axis is the rows."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +154,6 @@ def model_spec(name: str, version: int | None = None, label: str | None = None) 
     return spec
 
 
-def read_tensor_spec(message: tensor_pb2.TensorSpec) -> TensorSpec:
-    return TensorSpec(message.name, read_shape(message.shape), dtype_name(message.dtype, message.name))
-
-
 def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
     return ModelInfo(
         name=message.name,
@@ -206,3 +196,9 @@ def _state(number: int) -> VersionState:
     if number == 0 or number not in names:
         return "unknown"
     return cast(VersionState, names[number].name.removeprefix("VERSION_STATE_").lower())
+
+
+def get_model(spec: tensor_pb2.ModelSpec) -> Flow[ModelInfo]:
+    """Flow of a version of a model."""
+    reply = yield from call(GET_MODEL, GetModelRequest(model=spec))
+    return read_model_info(reply.version)

@@ -9,11 +9,11 @@ from typing import TypeVar
 from layerserve.calls.flow import Flow, call
 from layerserve.calls.methods import GET_NODE_SHAPES
 from layerserve.errors import LayerNotFound
-from layerserve.models.info import TensorSpec, read_tensor_spec
 from layerserve.v1 import graph_pb2
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve.values.inputs import unknown_name
 from layerserve.values.tables import Table, Tabular, shape_text
+from layerserve.values.tensor_spec import TensorSpec, read_tensor_spec
 from layerserve.values.tensors import dtype_name, read_shape
 
 Shape = tuple[int | None, ...]

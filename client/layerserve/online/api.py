@@ -6,32 +6,30 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from layerserve.calls.flow import Flow
+from layerserve.models.api import AsyncModelMethods
 from layerserve.online.feed import OnlineFeed
+from layerserve.online.options import ONLINE
 from layerserve.online.session import OnlineView
-from layerserve.prediction.prediction import Signatures
 from layerserve.training.events import Logs
-from layerserve.training.options.arguments import ONLINE
 from layerserve.training.options.signature import takes
 from layerserve.values.tensors import Array
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from layerserve.training.options.keywords import OnlineKeywords
+    from layerserve.online.keywords import OnlineKeywords
 
 T = TypeVar("T")
 
 
 class AsyncOnline:
-    """The methods of `AsyncClient` for online training."""
+    """Online training: sessions that train step by step, with data as it comes."""
 
-    _signatures: Signatures
-
-    async def _run(self, flow: Flow[T], timeout: float | None = None, *, keeps_stream: bool = False) -> T:
-        raise NotImplementedError
+    def __init__(self, client: AsyncModelMethods) -> None:
+        self._client = client
 
     @takes(ONLINE)
-    def train_online(
+    def session(
         self,
         model: str,
         *,
@@ -59,7 +57,7 @@ class AsyncOnline:
         below.
 
         Example:
-            async with client.train_online("mnist", optimizer="adam", publish_every_steps=100) as session:
+            async with client.online.session("mnist", optimizer="adam", publish_every_steps=100) as session:
                 for images, labels in batches:
                     logs = await session.train_on_batch(images, labels)
             print(session.version)
@@ -68,7 +66,9 @@ class AsyncOnline:
         NotCompiled, FailedPrecondition (a session that has ended, or a repository that can't be written), Overloaded
         (as many sessions are open as the server allows).
         """
-        return AsyncOnlineSession(self, OnlineFeed(self._signatures, model, session, version, label, options), timeout)
+        return AsyncOnlineSession(
+            self._client, OnlineFeed(self._client._signatures, model, session, version, label, options), timeout
+        )
 
 
 class AsyncOnlineSession(OnlineView):
@@ -79,7 +79,7 @@ class AsyncOnlineSession(OnlineView):
     request.
     """
 
-    def __init__(self, client: AsyncOnline, feed: OnlineFeed, timeout: float | None) -> None:
+    def __init__(self, client: AsyncModelMethods, feed: OnlineFeed, timeout: float | None) -> None:
         super().__init__(feed)
         self._client = client
         self._timeout = timeout

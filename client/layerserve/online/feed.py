@@ -21,17 +21,18 @@ from layerserve.errors import (
     Unavailable,
     from_status,
 )
-from layerserve.models.info import TensorSpec, model_spec
-from layerserve.prediction.prediction import Signatures, fetch_signature
+from layerserve.models.info import model_spec
+from layerserve.models.signatures import Signatures, fetch_signature
+from layerserve.online.options import ONLINE
 from layerserve.training.data import TrainingArray, training_arrays
 from layerserve.training.events import Logs, read_logs
 from layerserve.training.feed import RECONNECT_DELAYS
-from layerserve.training.options.arguments import ONLINE
 from layerserve.training.options.option import check_names, fill
 from layerserve.v1 import online_pb2 as pb
 from layerserve.v1.tensor_pb2 import Tensor
 from layerserve.v1.training_pb2 import DATA_ROLE_SAMPLE_WEIGHT, DATA_ROLE_X, DATA_ROLE_Y
 from layerserve.values.inputs import encode_inputs
+from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array, decode, encode
 
 _STATUSES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -116,11 +117,11 @@ class OnlineFeed:
         self.publish_error: LayerserveError | None = None
         self.ended = False
         self._spec = pb.OnlineSpec(model=model_spec(model, version, label))
-        check_names("train_online", ONLINE, options)
+        check_names("session", ONLINE, options)
         if session is None:
             fill(self._spec, ONLINE, options)
         elif options or version is not None or label is not None:
-            raise TypeError("train_online() got options, a version or a label for a session that exists")
+            raise TypeError("session() got options, a version or a label for a session that exists")
         self._inputs: Sequence[TensorSpec] = ()
         self._outputs: Sequence[TensorSpec] = ()
         self._reconnect_delays = reconnect_delays

@@ -6,9 +6,10 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from layerserve.training.options.contract import RUN
+from layerserve.training.options.arguments import CHECKPOINTS_OPTION, PUBLISH, PUBLISH_OPTION, RESOURCES_OPTION
+from layerserve.training.options.contract import BUDGET, COMPILE, RUN
 from layerserve.training.options.kinds import SECONDS, Flag, Number, whole
-from layerserve.training.options.option import option, options_of
+from layerserve.training.options.option import Option, option, options_of
 
 #: Maximum of `replay_share`.
 MAX_SHARE = 16
@@ -50,3 +51,21 @@ RUN_OPTIONS = tuple(
     dataclasses.replace(one, help=_HELP.get(one.name, one.help)) for name in _SHARED for one in RUN if one.name == name
 )
 SESSION = options_of(OnlineOptions)
+
+_SESSION = {option.name: option for option in (*SESSION, *RUN_OPTIONS)}
+#: The arguments of a session.
+ONLINE: tuple[Option, ...] = (
+    *COMPILE,
+    *(_SESSION[name] for name in ("class_weight", "seed", "freeze", "on_nan")),
+    dataclasses.replace(
+        PUBLISH_OPTION,
+        help="Publish what isn't published yet when the session is ended.",
+        parts={name: _SESSION[PUBLISH[name]] for name in ("label", "format")},
+        choice=_SESSION["publish"],
+    ),
+    *(_SESSION[name] for name in ("publish_every_steps", "publish_every_seconds", "idle_seconds")),
+    *(_SESSION[name] for name in ("replay_steps", "replay_share")),
+    dataclasses.replace(CHECKPOINTS_OPTION, parts={"resume_seconds": _SESSION["checkpoint_seconds"]}),
+    dataclasses.replace(RESOURCES_OPTION, parts={option.name: option for option in BUDGET}),
+    _SESSION["description"],
+)

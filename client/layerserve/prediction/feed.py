@@ -11,15 +11,8 @@ from layerserve.calls.flow import Close, Flow, Stream, open_stream, receive
 from layerserve.calls.methods import PREDICT_STREAM
 from layerserve.errors import DataLoss, from_status
 from layerserve.models.info import model_spec
-from layerserve.prediction.prediction import (
-    Prediction,
-    Signature,
-    Signatures,
-    fetch_signature,
-    key_metadata,
-    output_names,
-    read_prediction,
-)
+from layerserve.models.signatures import Signature, Signatures, fetch_signature
+from layerserve.prediction.prediction import Prediction, key_metadata, output_names, read_prediction
 from layerserve.v1.prediction_pb2 import PredictError, PredictRequest, PredictStreamRequest, PredictStreamResponse
 from layerserve.values.inputs import encode_inputs
 

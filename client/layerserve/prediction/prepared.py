@@ -7,18 +7,13 @@ from typing import Any
 
 from layerserve.calls.flow import Flow
 from layerserve.errors import InvalidArgument, ModelNotReady
-from layerserve.models.info import TensorSpec, model_spec
-from layerserve.prediction.prediction import (
-    MAX_MESSAGE_BYTES,
-    Signatures,
-    as_asked,
-    fetch_signature,
-    output_names,
-    read_prediction,
-)
+from layerserve.models.info import model_spec
+from layerserve.models.signatures import Signatures, fetch_signature
+from layerserve.prediction.prediction import MAX_MESSAGE_BYTES, as_asked, output_names, read_prediction
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.values.casting import as_array, cast
 from layerserve.values.inputs import match
+from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array
 from layerserve.values.wire import TensorWriter
 

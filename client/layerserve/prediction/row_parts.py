@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from layerserve.errors import InvalidArgument
-from layerserve.models.info import TensorSpec
 from layerserve.v1.tensor_pb2 import Tensor
 from layerserve.values.casting import sliced_later
 from layerserve.values.inputs import as_input, encode_input, match
+from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array, itemsize
 
 #: Size of a request above which its rows are sent in parts, and of these parts, in bytes. A server takes messages of

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from layerserve.calls.flow import Flow
-from layerserve.prediction.prediction import Signatures
+from layerserve.models.api import AsyncModelMethods
 from layerserve.sweeps.sweep import (
     Range,
     SweepInfo,
+    SweepList,
     SweepMethod,
-    Sweeps,
     cancel_sweep,
     delete_sweep,
     get_sweep,
@@ -27,19 +26,15 @@ from layerserve.training.options.signature import takes
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-T = TypeVar("T")
 
+class AsyncSweeps:
+    """Sweeps: searches over the settings of training."""
 
-class AsyncSweeping:
-    """The methods of `AsyncClient` for sweeps: searches over the settings of training."""
-
-    _signatures: Signatures
-
-    async def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
-        raise NotImplementedError
+    def __init__(self, client: AsyncModelMethods) -> None:
+        self._client = client
 
     @takes(TRAIN)
-    async def sweep(
+    async def create(
         self,
         model: str,
         x: Any,
@@ -73,7 +68,7 @@ class AsyncSweeping:
 
         Example:
             space = {"optimizer.learning_rate": Range(1e-5, 1e-2, log=True), "batch_size": [16, 32, 64]}
-            sweep = await client.sweep("mnist", x, y, space, optimizer="adam", epochs=5, validation_split=0.2)
+            sweep = await client.sweeps.create("mnist", x, y, space, optimizer="adam", epochs=5, validation_split=0.2)
             info = await sweep.wait()
             print(info.best_trial.settings, info.version)
 
@@ -81,7 +76,7 @@ class AsyncSweeping:
         isn't installed on the server, or the repository can't be written), PermissionDenied, Overloaded.
         """
         flow = start_sweep(
-            self._signatures,
+            self._client._signatures,
             model,
             x,
             y,
@@ -96,22 +91,22 @@ class AsyncSweeping:
             search_seed,
             options,
         )
-        return AsyncSweep(self, (await self._run(flow, timeout)).id)
+        return AsyncSweep(self._client, (await self._client._run(flow, timeout)).id)
 
-    async def sweeps(self, model: str | None = None, *, timeout: float | None = None) -> Sweeps:
+    async def list(self, model: str | None = None, *, timeout: float | None = None) -> SweepList:
         """List the server's sweeps, of all models or one, newest first, without their trials."""
-        return await self._run(list_sweeps(model), timeout)
+        return await self._client._run(list_sweeps(model), timeout)
 
-    async def get_sweep(self, id: str, *, timeout: float | None = None) -> AsyncSweep:
+    async def get(self, id: str, *, timeout: float | None = None) -> AsyncSweep:
         """Return a sweep by its id. Raises RunNotFound."""
-        await self._run(get_sweep(id), timeout)
-        return AsyncSweep(self, id)
+        await self._client._run(get_sweep(id), timeout)
+        return AsyncSweep(self._client, id)
 
 
 class AsyncSweep:
     """A sweep on the server. It continues if this object or its client is closed."""
 
-    def __init__(self, client: AsyncSweeping, id: str) -> None:
+    def __init__(self, client: AsyncModelMethods, id: str) -> None:
         self._client = client
         self.id = id
 

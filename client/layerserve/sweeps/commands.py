@@ -11,19 +11,20 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from layerserve.blocking.client import Client
-from layerserve.blocking.sweeps import Sweep
+from layerserve import Client
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.array_files import read_arrays
+from layerserve.cli.data_arguments import Data, of_one_file, read_data
 from layerserve.cli.flags import flags, read_flags
 from layerserve.cli.groups import new_group
 from layerserve.cli.history_plot import check_plot
 from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table
-from layerserve.cli.training import Data, of_one_file, read_data
-from layerserve.cli.whole_ids import find_sweep, with_whole_ids
+from layerserve.cli.slice_commands import SliceCommands
+from layerserve.cli.whole_ids import whole_id, with_whole_ids
 from layerserve.errors import InvalidArgument
+from layerserve.sweeps import Sweep
 from layerserve.sweeps.sweep import Range, SweepInfo, SweepMethod
 from layerserve.training.options.arguments import TRAIN
 from layerserve.training.options.keywords import TrainKeywords
@@ -87,7 +88,7 @@ def start(
         raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
     x, y = of_one_file(context, x, y, data)
     with connect(context, address) as client:
-        sweep = client.sweep(
+        sweep = client.sweeps.create(
             model,
             *read_data(client, ModelSpecs(client, model, version, label), x, y, None),
             read_space(space),
@@ -105,6 +106,11 @@ def start(
             print_json({"sweep": sweep.id}) if as_json else print_line(sweep.id)
         else:
             _watch(client, sweep, as_json)
+
+
+def _find(client: Client, given: str) -> Sweep:
+    """Returns the sweep of an id, or of its first digits."""
+    return client.sweeps.get(whole_id("sweep", given, lambda: (info.id for info in client.sweeps.list())))
 
 
 def read_space(arguments: Sequence[str]) -> dict[str, Any]:
@@ -212,7 +218,7 @@ def list_sweeps(
 ) -> None:
     """List sweeps, newest first. JSON: {"sweeps"}, each as for `layerserve sweep show`, without trials."""
     with connect(context, address) as client:
-        found = client.sweeps(model)
+        found = client.sweeps.list(model)
     if as_json:
         print_json({"sweeps": found})
     elif not found:
@@ -230,7 +236,7 @@ def show(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDR
     trials as {"number", "state", "settings", "run_id", "value", "history", "reason", "seconds"}.
     """
     with connect(context, address) as client:
-        _print(find_sweep(client, sweep).info(), as_json)
+        _print(_find(client, sweep).info(), as_json)
 
 
 @sweep_app.command()
@@ -245,7 +251,7 @@ def plot(
     """Plot the monitored log of all trials by epoch. Requires matplotlib."""
     check_plot(path)
     with connect(context, address) as client:
-        info = find_sweep(client, sweep).info()
+        info = _find(client, sweep).info()
     info.plot(path)
 
 
@@ -253,7 +259,7 @@ def plot(
 def cancel(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """Cancel a sweep and its trials. Nothing is published. JSON: as for `layerserve sweep list`."""
     with connect(context, address) as client:
-        info = find_sweep(client, sweep).cancel()
+        info = _find(client, sweep).cancel()
     if as_json:
         print_json(info)
     else:
@@ -264,9 +270,12 @@ def cancel(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_AD
 def delete(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """Delete a sweep that has ended. Its runs, and the version that it published, are kept. JSON: {"deleted"}."""
     with connect(context, address) as client:
-        found = find_sweep(client, sweep)
+        found = _find(client, sweep)
         found.delete()
     if as_json:
         print_json({"deleted": found.id})
     else:
         print_line(f"sweep {found.id} is deleted")
+
+
+COMMANDS = SliceCommands(groups={"sweep": sweep_app})

@@ -12,7 +12,7 @@ from layerserve.calls import methods
 from layerserve.calls.flow import Flow, Pause, call
 from layerserve.errors import DataLoss, InvalidArgument, TrainingCancelled, TrainingFailed
 from layerserve.models.info import model_spec, read_time
-from layerserve.prediction.prediction import Signatures, fetch_signature
+from layerserve.models.signatures import Signatures, fetch_signature
 from layerserve.training.curves import Curves, Line, Plotted
 from layerserve.training.options.arguments import TRAIN
 from layerserve.training.options.option import check_names, fill
@@ -147,7 +147,7 @@ class SweepInfo(Plotted):
         )
 
 
-class Sweeps(tuple[SweepInfo, ...], Tabular):
+class SweepList(tuple[SweepInfo, ...], Tabular):
     """A tuple of sweeps, shown as a table in notebooks."""
 
     __slots__ = ()
@@ -202,7 +202,7 @@ def start_sweep(
         if not array.filed:
             raise InvalidArgument(
                 f"{array.text}: got an array, expected data on the server, as all trials read it: a dataset, as of "
-                "client.upload_dataset(x, y), or a ServerFile"
+                "client.datasets.upload(x, y), or a ServerFile"
             )
     train.data.extend(array.announcement() for array in arrays)
     spec = pb.SweepSpec(
@@ -253,10 +253,10 @@ def get_sweep(sweep_id: str) -> Flow[SweepInfo]:
     return read_sweep(reply.sweep)
 
 
-def list_sweeps(model: str | None) -> Flow[Sweeps]:
+def list_sweeps(model: str | None) -> Flow[SweepList]:
     """Flow that returns all sweeps, or those of a model."""
     reply = yield from call(methods.LIST_SWEEPS, pb.ListSweepsRequest(model_name=model or ""))
-    return Sweeps(map(read_sweep, reply.sweeps))
+    return SweepList(map(read_sweep, reply.sweeps))
 
 
 def cancel_sweep(sweep_id: str) -> Flow[SweepInfo]:

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from layerserve.calls.methods import EVALUATE, TRAIN, Method
-from layerserve.datasets.array import DatasetArray
 from layerserve.errors import InvalidArgument, LayerserveError
-from layerserve.models.info import TensorSpec
-from layerserve.training.server_file import ServerFile
+from layerserve.training.server_file import ServerArray, ServerFile
 from layerserve.v1 import training_pb2
 from layerserve.v1.training_pb2 import (
     DataArray,
@@ -29,6 +27,7 @@ from layerserve.v1.training_pb2 import (
 )
 from layerserve.values.casting import RAGGED, as_array, as_rows, cast, default_cast
 from layerserve.values.inputs import match
+from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array, array_dtype, dtype_enum, encode_data, itemsize
 
 #: Approximate size of a chunk, in bytes. A chunk has whole rows, at least one.
@@ -67,7 +66,7 @@ _ROLE_NAMES = {
 class TrainingArray:
     """An array to send. `rows` is sliced while it is sent, so data on disk (memmap, h5py) is never read as a whole.
 
-    If `rows` is a ServerFile or a DatasetArray, it isn't sent: the server has it.
+    If `rows` is a ServerArray, it isn't sent: the server has it.
     """
 
     role: DataRole.ValueType
@@ -82,33 +81,16 @@ class TrainingArray:
 
     @property
     def filed(self) -> bool:
-        """Whether the server has the array, in a file or a dataset."""
-        return isinstance(self.rows, (ServerFile, DatasetArray))
+        """Whether the server has the array."""
+        return isinstance(self.rows, ServerArray)
 
     @property
     def count(self) -> int:
         return int(self.rows.shape[0])
 
     def announcement(self) -> DataArray:
-        if isinstance(self.rows, ServerFile):
-            fill = None if self.rows.fill is None else str(self.rows.fill)
-            return DataArray(
-                role=self.role,
-                name=self.name,
-                path=self.rows.path,
-                key=self.rows.key,
-                columns=self.rows.column_list,
-                fill=fill,
-            )
-        if isinstance(self.rows, DatasetArray):
-            return DataArray(
-                role=self.role,
-                name=self.name,
-                dataset=self.rows.dataset,
-                key=self.rows.key,
-                columns=self.rows.columns,
-                fill=None if self.rows.fill is None else str(self.rows.fill),
-            )
+        if isinstance(self.rows, ServerArray):
+            return self.rows.declare(self.role, self.name)
         return DataArray(role=self.role, name=self.name, dtype=dtype_enum(self.dtype), shape=self.rows.shape)
 
     def slice(self, start: int, stop: int) -> Array:
@@ -134,6 +116,18 @@ class TrainingArray:
                 held.clear()
         if held:
             yield bytes(held)
+
+
+class AllData:
+    """What has the inputs and the targets of a run, such as a dataset. It is passed as `x` alone."""
+
+    __slots__ = ()
+
+    def training_arrays(
+        self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, validates: bool
+    ) -> list[TrainingArray]:
+        """Returns the arrays that a model uses; those to validate with only if the run `validates`."""
+        raise NotImplementedError
 
 
 def training_arrays(
@@ -202,9 +196,9 @@ def _input_array(role: DataRole.ValueType, name: str, value: Any, spec: TensorSp
 
 def _loose_array(role: DataRole.ValueType, name: str, value: Any, dtype: str | None = None) -> TrainingArray:
     text = TrainingArray(role, name, None, "").text
-    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], (ServerFile, DatasetArray)):
+    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], ServerArray):
         value = value[0]
-    if isinstance(value, (ServerFile, DatasetArray)):
+    if isinstance(value, ServerArray):
         return TrainingArray(role, name, value, "")
     rows = as_rows(value, text)
     if any(axis is None for axis in rows.shape):

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerserve.calls.flow import Flow
-from layerserve.datasets.info import DatasetInfo
-from layerserve.datasets.roles import dataset_arrays
 from layerserve.errors import InvalidArgument, TrainingCancelled
 from layerserve.models.changes import VersionWarning
 from layerserve.models.info import model_spec
-from layerserve.prediction.prediction import Signature, Signatures, fetch_signature
-from layerserve.training.data import TrainingArray, Upload, training_arrays
+from layerserve.models.signatures import Signature, Signatures, fetch_signature
+from layerserve.training.data import AllData, TrainingArray, Upload, training_arrays
 from layerserve.training.events import Logs, RunFinished
 from layerserve.training.feed import RunFeed
 from layerserve.training.options.arguments import EVALUATE, TRAIN
@@ -143,13 +141,13 @@ def data_arrays(
 
     As for Keras's `fit`, `x` alone may have all of them: a dataset, or a file of the server with named columns.
     """
-    if isinstance(x, DatasetInfo):
+    if isinstance(x, AllData):
         for name, value in (("y", y), ("sample_weight", sample_weight), ("validation_data", validation_data)):
             if value is not None:
                 raise InvalidArgument(
                     f"{name}: got it with a dataset as x, expected none; a DatasetArray is one array of a dataset"
                 )
-        return dataset_arrays(x, signature.inputs, signature.outputs, validates=validates)
+        return x.training_arrays(signature.inputs, signature.outputs, validates=validates)
     y = _of_one_file(x) if y is None else y
     if isinstance(validation_data, ServerFile):
         validation_data = validation_data, validation_data

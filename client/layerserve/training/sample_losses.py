@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from layerserve.calls.flow import Flow, work
-from layerserve.prediction.prediction import Signatures
+from layerserve.models.signatures import Signatures
 from layerserve.training.events import Logs
 from layerserve.training.requests import evaluated, evaluation_request
 from layerserve.training.run_files import download_file

@@ -1,4 +1,4 @@
-"""Training data in files of the server."""
+"""Training data that the server has: arrays in its files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from layerserve.errors import InvalidArgument
+from layerserve.v1.training_pb2 import DataArray, DataRole
+
+
+class ServerArray:
+    """An array that the server has: it is named in the request, and not sent."""
+
+    __slots__ = ()
+
+    def declare(self, role: DataRole.ValueType, name: str) -> DataArray:
+        """Returns what the request says of it."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
-class ServerFile:
+class ServerFile(ServerArray):
     """Arrays in a file below the server's data root, to be passed to `train` and `evaluate` in place of arrays.
 
     `path` is relative to the data root: a .npy or .npz file, or a table, .parquet, .csv or .tsv. `key` is the name of
@@ -40,6 +51,11 @@ class ServerFile:
 
     def __str__(self) -> str:
         return f"{self.path}:{self.key}" if self.key else self.path
+
+    def declare(self, role: DataRole.ValueType, name: str) -> DataArray:
+        """Returns what the request says of it. Raises InvalidArgument for columns by name."""
+        fill = None if self.fill is None else str(self.fill)
+        return DataArray(role=role, name=name, path=self.path, key=self.key, columns=self.column_list, fill=fill)
 
     @property
     def named(self) -> bool:

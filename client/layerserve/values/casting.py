@@ -73,7 +73,7 @@ def check_has_rows(value: Any, name: str) -> None:
     if isinstance(value, (*TEXTS, os.PathLike)):
         raise InvalidArgument(
             f"{name}: got {value!r}, expected an array of rows; a file of the server is a ServerFile, a dataset "
-            "client.dataset(id)"
+            "client.datasets.get(id)"
         )
     if yields_batches(value):
         batches = "batches" if hasattr(value, "__iter__") else "(batches[i] for i in range(len(batches)))"

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from layerserve.errors import InvalidArgument, MissingInput, UnknownInput, UnknownOutput
-from layerserve.models.info import TensorSpec
 from layerserve.v1.tensor_pb2 import Tensor
 from layerserve.values.casting import as_array, cast, default_cast, yields_batches
 from layerserve.values.tables import shape_text
+from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array, encode
 
 

@@ -24,7 +24,6 @@ CALLS = {
     "a stream of predictions": lambda client, folder: list(client.predict_many("double", [ROWS])),
     "a download": lambda client, folder: client.download("double", folder / "m.keras"),
     "an upload": lambda client, folder: client.upload("double", folder / "new.keras"),
-    "a dataset": lambda client, folder: client.upload_dataset(x=X),
     "a run": lambda client, folder: client.train("double", X, X).wait(),
     "a run that is watched": lambda client, folder: list(client.run(client.train("double", X, X).id)),
     "an evaluation": lambda client, folder: client.evaluate("double", X, X),
@@ -104,7 +103,7 @@ def test_calls_that_succeed_make_up_for_refused_ones(make, server, no_pauses, mo
 @pytest.fixture
 def ended(server):
     """Calls that have ended on the server, by method; a download waits there until its call has ended."""
-    found, answering = defaultdict(threading.Event), server._answering
+    found, answering = defaultdict(threading.Event), server.answering
 
     def noted(method, request, context):
         context.add_callback(found[method].set)
@@ -112,7 +111,7 @@ def ended(server):
             found[method].wait(20)
         return answering(method, request, context)
 
-    server._answering = noted
+    server.answering = noted
     return found
 
 

@@ -9,9 +9,6 @@ import time
 import numpy as np
 import pytest
 from layerserve import Client, DeadlineExceeded, PreparedCall, TensorSpec, TrainingRun
-from layerserve.calls.methods import GET_SWEEP
-from layerserve.v1.sweeps_pb2 import SWEEP_STATE_FINISHED, SWEEP_STATE_RUNNING, GetSweepResponse
-from layerserve.v1.sweeps_pb2 import Sweep as SweepMessage
 
 #: Methods that make no call.
 WITHOUT = {"close", "curves", "plot", "table"}
@@ -33,14 +30,14 @@ def test_every_method_takes_a_timeout(function):
 def release(server):
     """A server whose answers to all calls wait."""
     released = threading.Event()
-    answering = server._answering
+    answering = server.answering
 
     def slow(method, request, context):
         if method != "Train":
             released.wait(20)
         return answering(method, request, context)
 
-    server._answering = slow
+    server.answering = slow
     yield released
     released.set()
 
@@ -129,21 +126,6 @@ def test_one_waits_for_a_run_as_long_as_one_likes(client, server):
     assert run.wait(timeout=20).history == {"loss": [1.0, 0.5]}
 
 
-def test_one_waits_for_a_sweep_as_long_as_one_likes(client, answer, monkeypatch):
-    """A sweep that has ended when it is looked at again, after the first wait's timeout."""
-    monkeypatch.setattr("layerserve.sweeps.sweep.LOOK_SECONDS", 0.3)
-    states = iter([SWEEP_STATE_RUNNING] * 2)
-
-    def get(request, context):
-        return GetSweepResponse(sweep=SweepMessage(id="s", state=next(states, SWEEP_STATE_FINISHED)))
-
-    answer(GET_SWEEP, get)
-    sweep = client.get_sweep("s")
-    with pytest.raises(DeadlineExceeded):
-        sweep.wait(timeout=0.1)
-    assert sweep.wait().state == "finished"
-
-
 def test_a_wait_does_not_outlast_its_timeout_while_the_server_is_away(client, server):
     server.hold_training()
     run = client.train("double", np.zeros((4, 3)), np.zeros((4, 3)))
@@ -164,7 +146,7 @@ def test_training_has_a_timeout_for_its_data_alone(client, server, monkeypatch):
     assert run.wait().version == 2
     timer.join()
     released = threading.Event()
-    monkeypatch.setattr(server, "_find", lambda spec: released.wait(20) and server.models[0])
+    monkeypatch.setattr(server, "find", lambda spec: released.wait(20) and server.models[0])
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         client.train("double", np.zeros((4, 3)), np.zeros((4, 3)), timeout=0.3)

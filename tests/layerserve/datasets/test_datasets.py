@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from layerserve import (
     DataLoss,
-    DatasetArray,
     DatasetNotFound,
     InvalidArgument,
     Overloaded,
@@ -21,12 +20,12 @@ from layerserve import (
     TooLarge,
     Unavailable,
 )
+from layerserve.datasets import DatasetArray
 from layerserve.datasets import upload as dataset_upload
 from layerserve.datasets.content import MAX_PADDING, ArrayContent, FileContent, measured, role_arrays
 from layerserve.datasets.info import DatasetColumn, DatasetInfo, DatasetList
-from layerserve.datasets.roles import dataset_arrays
-from layerserve.models.info import TensorSpec
 from layerserve.training.data import ROLES
+from layerserve.values.tensor_spec import TensorSpec
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 BIG = np.arange(600_000, dtype=np.float32).reshape(-1, 3)
@@ -44,13 +43,13 @@ def sent(server):
 
 def test_arrays_are_uploaded_as_an_npz_file(client, server):
     phases = []
-    found = client.upload_dataset(X, [[1], [2], [3], [4]], title="t", progress=lambda *given: phases.append(given))
+    found = client.datasets.upload(X, [[1], [2], [3], [4]], title="t", progress=lambda *given: phases.append(given))
     assert (found.title, found.format, found.rows, found.owner) == ("t", "npz", 4, "anyone")
     assert [(one.name, one.dtype, one.shape) for one in found.arrays] == [
         ("x", "float32", (4, 3)),
         ("y", "int64", (4, 1)),
     ]
-    data = server.dataset_bytes[found.id]
+    data = server.datasets.bytes[found.id]
     assert hashlib.sha256(data).hexdigest() == found.id
     with np.load(io.BytesIO(data)) as archive:
         np.testing.assert_array_equal(archive["x"], X)
@@ -61,22 +60,22 @@ def test_arrays_are_uploaded_as_an_npz_file(client, server):
 
 def test_a_file_is_uploaded_as_it_is(client, server, tmp_path):
     (tmp_path / "a.csv").write_bytes(b"a,b\n1,2\n")
-    found = client.upload_dataset(tmp_path / "a.csv", shared=True, keep_seconds=5)
-    assert (server.dataset_bytes[found.id], found.format, found.shared) == (b"a,b\n1,2\n", "csv", True)
+    found = client.datasets.upload(tmp_path / "a.csv", shared=True, keep_seconds=5)
+    assert (server.datasets.bytes[found.id], found.format, found.shared) == (b"a,b\n1,2\n", "csv", True)
     assert sent(server)[0].keep_seconds == 5
 
 
 def test_the_same_content_is_not_sent_again(client, server):
-    first = client.upload_dataset(x=X)
-    server.dataset_bytes[first.id] = b""
-    assert client.upload_dataset(x=X).id == first.id
-    assert server.dataset_bytes[first.id] == b""
+    first = client.datasets.upload(x=X)
+    server.datasets.bytes[first.id] = b""
+    assert client.datasets.upload(x=X).id == first.id
+    assert server.datasets.bytes[first.id] == b""
 
 
 def test_an_upload_that_is_cut_goes_on_by_itself(client, server):
-    server.upload_cuts = [500_000, 1_500_000, 2_000_000]
-    found = client.upload_dataset(x=BIG)
-    assert hashlib.sha256(server.dataset_bytes[found.id]).hexdigest() == found.id
+    server.datasets.cuts = [500_000, 1_500_000, 2_000_000]
+    found = client.datasets.upload(x=BIG)
+    assert hashlib.sha256(server.datasets.bytes[found.id]).hexdigest() == found.id
     assert len(sent(server)) == 4
 
 
@@ -85,22 +84,22 @@ def test_an_upload_without_progress_ends_and_one_with_progress_goes_on(client, s
     one = np.zeros((1, 1), np.float32)
     server.fail_next(Unavailable("gone"), "UploadDataset", times=3)
     with pytest.raises(Unavailable):
-        client.upload_dataset(x=one)
+        client.datasets.upload(x=one)
     assert len(sent(server)) == 3
     # With progress in between, there is no limit: each piece is cut here.
-    server.upload_cuts = [1] * 5
-    assert client.upload_dataset(x=BIG).rows == len(BIG)
+    server.datasets.cuts = [1] * 5
+    assert client.datasets.upload(x=BIG).rows == len(BIG)
     assert len(sent(server)) == 3 + 6
 
 
 def test_an_overloaded_server_is_asked_again_only_if_it_names_a_time(client, server):
     server.fail_next(Overloaded("busy", metadata={"grpc-retry-pushback-ms": "1"}), "UploadDataset")
-    assert client.upload_dataset(x=X).rows == 4
+    assert client.datasets.upload(x=X).rows == 4
     pushed = {"grpc-retry-pushback-ms": "60000"}
     for error in (TooLarge("the disk is full"), QuotaExceeded("its datasets have 9 bytes", metadata=pushed)):
         server.fail_next(error, "UploadDataset")
         with pytest.raises(type(error), match=str(error)):
-            client.upload_dataset(x=2 * X)
+            client.datasets.upload(x=2 * X)
 
 
 def test_a_file_that_changes_meanwhile_is_no_dataset(client, server, tmp_path):
@@ -112,7 +111,7 @@ def test_a_file_that_changes_meanwhile_is_no_dataset(client, server, tmp_path):
             path.write_bytes(b"1,3\n")
 
     with pytest.raises(DataLoss):
-        client.upload_dataset(path, progress=change)
+        client.datasets.upload(path, progress=change)
 
 
 def test_an_error_while_reading_is_the_callers(client, server, tmp_path):
@@ -127,9 +126,9 @@ def test_an_error_while_reading_is_the_callers(client, server, tmp_path):
             return X[rows]
 
     with pytest.raises(InvalidArgument, match="dataset: RuntimeError: the disk is gone"):
-        client.upload_dataset(x=Broken())
+        client.datasets.upload(x=Broken())
     with pytest.raises(FileNotFoundError):
-        client.upload_dataset(tmp_path / "none.csv")
+        client.datasets.upload(tmp_path / "none.csv")
 
 
 @pytest.mark.parametrize(
@@ -149,23 +148,23 @@ def test_what_is_no_dataset_is_refused_before_anything_is_sent(client, server, t
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.csv").touch()
     with pytest.raises(InvalidArgument) as caught:
-        client.upload_dataset(**given)
+        client.datasets.upload(**given)
     assert text in str(caught.value)
     assert server.calls == []
 
 
 def test_datasets_are_listed_shown_and_deleted(client, server):
-    first, second = client.upload_dataset(x=X), client.upload_dataset(x=2 * X, title="second")
-    assert [one.id for one in client.datasets()] == [second.id, first.id]
-    assert client.dataset(first.id[:10]).id == first.id
-    assert "second" in str(client.datasets().table().rows)
-    client.delete_dataset(first.id)
+    first, second = client.datasets.upload(x=X), client.datasets.upload(x=2 * X, title="second")
+    assert [one.id for one in client.datasets.list()] == [second.id, first.id]
+    assert client.datasets.get(first.id[:10]).id == first.id
+    assert "second" in str(client.datasets.list().table().rows)
+    client.datasets.delete(first.id)
     with pytest.raises(DatasetNotFound):
-        client.dataset(first.id)
+        client.datasets.get(first.id)
 
 
 def test_a_dataset_of_sampled_requests(client, server):
-    client.make_dataset("double", {"a": X, "b": {"y": X}}, uncorrected=True, title="t")
+    client.datasets.create_from_samples("double", {"a": X, "b": {"y": X}}, uncorrected=True, title="t")
     ((_, request),) = ((name, one) for name, one in server.calls if name == "MakeDataset")
     assert [(one.request_id, [tensor.name for tensor in one.targets]) for one in request.corrections] == [
         ("a", [""]),
@@ -173,7 +172,7 @@ def test_a_dataset_of_sampled_requests(client, server):
     ]
     assert (request.uncorrected, request.model.name) == (True, "double")
     with pytest.raises(InvalidArgument, match="got 3, expected the id of a request"):
-        client.make_dataset("double", {3: X})
+        client.datasets.create_from_samples("double", {3: X})
 
 
 # Runs.
@@ -185,8 +184,8 @@ def data_of(server):
 
 
 def test_a_run_names_a_dataset_and_sends_no_data(client, server):
-    info = client.upload_dataset(x=X, y=X, validation_data=(X, X))
-    run = client.train("double", client.dataset(info.id[:12]), split=Split("a", {"a": 0.5}, seed=3))
+    info = client.datasets.upload(x=X, y=X, validation_data=(X, X))
+    run = client.train("double", client.datasets.get(info.id[:12]), split=Split("a", {"a": 0.5}, seed=3))
     run.wait()
     expected = [(ROLES["x"], "", info.id, "x"), (ROLES["y"], "", info.id, "y")]
     validation = [(ROLES[f"validation_{name}"], "", info.id, f"validation_{name}") for name in "xy"]
@@ -248,7 +247,7 @@ def roles(names, inputs=INPUTS, outputs=OUTPUTS, validates=True):
     info = DatasetInfo(
         "0" * 64, "", "npz", 1, 4, tuple(DatasetColumn(n, "float32", (4,)) for n in names), "", False, *[None] * 3
     )
-    found = dataset_arrays(info, inputs, outputs, validates=validates)
+    found = info.training_arrays(inputs, outputs, validates=validates)
     names_of = {role: name for name, role in ROLES.items()}
     return {array.rows.columns[0]: (names_of[array.role], array.name) for array in found}
 

@@ -16,7 +16,7 @@ def sent(server):
 
 
 def test_an_estimate_says_what_a_run_would_take(client, server):
-    estimate = client.estimate("double", X, Y, epochs=3, batch_size=10, freeze="a*")
+    estimate = client.estimates.train("double", X, Y, epochs=3, batch_size=10, freeze="a*")
     assert (estimate.model, estimate.base_version, estimate.problems) == ("double", 1, ())
     assert (estimate.rows, estimate.steps_per_epoch, estimate.steps) == (64, 7, 21)
     assert (estimate.seconds.total, estimate.seconds.step, estimate.wait_seconds) == (21.0, 1.0, 0.0)
@@ -31,11 +31,11 @@ def test_an_estimate_says_what_a_run_would_take(client, server):
 
 
 def test_problems_are_all_listed(client, server):
-    server.problems = ["unknown optimizer 'addam'", "unknown loss 'msee'"]
-    estimate = client.estimate("double", X, Y, optimizer="addam", loss="msee")
-    assert estimate.problems == tuple(server.problems)
+    server.estimates.problems = ["unknown optimizer 'addam'", "unknown loss 'msee'"]
+    estimate = client.estimates.train("double", X, Y, optimizer="addam", loss="msee")
+    assert estimate.problems == tuple(server.estimates.problems)
     assert estimate.seconds is estimate.memory_bytes is estimate.publication is None
-    assert [text for name, text in estimate.table().rows if name == "Problem"] == server.problems
+    assert [text for name, text in estimate.table().rows if name == "Problem"] == server.estimates.problems
 
 
 def test_shapes_stand_for_arrays(client, server):
@@ -43,16 +43,18 @@ def test_shapes_stand_for_arrays(client, server):
     rows = 10**11
     y = {"y": TensorSpec("", (rows,), "int64")}
     weight = TensorSpec("", (rows,), "float64")
-    client.estimate("double", TensorSpec("x", (rows, 3), "float64"), y, sample_weight=weight)
+    client.estimates.train("double", TensorSpec("x", (rows, 3), "float64"), y, sample_weight=weight)
     declared = [(list(array.shape), array.dtype, array.role) for array in sent(server).train.data]
     assert declared == [
         ([rows, 3], tensor_pb2.DATA_TYPE_FLOAT32, training_pb2.DATA_ROLE_X),
         ([rows], tensor_pb2.DATA_TYPE_INT64, training_pb2.DATA_ROLE_Y),
         ([rows], tensor_pb2.DATA_TYPE_FLOAT32, training_pb2.DATA_ROLE_SAMPLE_WEIGHT),
     ]
-    client.estimate("two", [TensorSpec("", (8, 2), "float32"), X[:8, :2]], [TensorSpec("", (8, 2), "float32"), None])
+    client.estimates.train(
+        "two", [TensorSpec("", (8, 2), "float32"), X[:8, :2]], [TensorSpec("", (8, 2), "float32"), None]
+    )
     assert [list(array.shape) for array in sent(server).train.data] == [[8, 2]] * 3
-    client.estimate("double", ServerFile("x.npy"), ServerFile("y.npy"), validation_data=(X, Y))
+    client.estimates.train("double", ServerFile("x.npy"), ServerFile("y.npy"), validation_data=(X, Y))
     assert [array.path for array in sent(server).train.data][:2] == ["x.npy", "y.npy"]
 
 
@@ -61,19 +63,19 @@ def test_shapes_stand_for_arrays(client, server):
 )
 def test_a_shape_needs_rows_and_a_known_dtype(client, server, spec):
     with pytest.raises(InvalidArgument, match="expected a known dtype, and a shape with the number of rows"):
-        client.estimate("double", spec, Y)
+        client.estimates.train("double", spec, Y)
     assert not server.calls or server.calls[-1][0] != "EstimateRun"
 
 
 def test_what_train_refuses_here_is_refused_here(client, server):
     with pytest.raises(InvalidArgument, match="publish: got 'last'"):
-        client.estimate("double", X, Y, publish="last")
+        client.estimates.train("double", X, Y, publish="last")
     with pytest.raises(TypeError, match=r"train\(\) got an unexpected keyword argument 'epoch'"):
-        client.estimate("double", X, Y, epoch=2)
+        client.estimates.train("double", X, Y, epoch=2)
 
 
 def test_an_evaluation_is_estimated(client, server):
-    estimate = client.estimate_evaluation("double", X, Y, batch_size=16, loss="mse")
+    estimate = client.estimates.evaluate("double", X, Y, batch_size=16, loss="mse")
     assert (estimate.steps, estimate.publication) == (4, None)
     assert sent(server).evaluate.batch_size == 16
 

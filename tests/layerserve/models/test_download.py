@@ -6,10 +6,8 @@ import os
 import pytest
 from failing_files import fail_writes
 from layerserve import Client, DataLoss, InvalidArgument, ModelNotFound
-from layerserve.calls.methods import DOWNLOAD_CHECKPOINT
 from layerserve.models import download
 from layerserve.testing import FakeServer
-from layerserve.v1.checkpoints_pb2 import Checkpoint, DownloadCheckpointResponse
 from layerserve.v1.models_pb2 import ModelVersion
 from layerserve.v1.tensor_pb2 import ModelFormat
 
@@ -108,27 +106,6 @@ def test_a_format_that_is_none_is_refused_before_the_call(server, client, tmp_pa
 def test_names_from_the_server_do_not_lead_out_of_the_directory(tmp_path, name, file, expected):
     destination = download._destination(f"{tmp_path}/", ModelVersion(name=name, version=3, file=file))
     assert destination == tmp_path / expected
-
-
-@pytest.mark.parametrize(
-    ("id", "file", "expected"),
-    [
-        ("e1", "model.keras", "run-1-e1.keras"),
-        ("e1", "model.h5", "run-1-e1.h5"),
-        ("e1", "e1.ckpt", "run-1-e1.ckpt"),
-        ("../e1", "model.ke/ras", "run-1-___e1.keras"),
-        ("e1", "model.a b", "run-1-e1.keras"),
-    ],
-)
-def test_into_a_directory_a_checkpoint_is_named_after_its_run(client, answer, tmp_path, id, file, expected):
-    def send(request, context):
-        yield DownloadCheckpointResponse(checkpoint=Checkpoint(id=id), file=file)
-        yield DownloadCheckpointResponse(data=CONTENT, sha256=hashlib.sha256(CONTENT).hexdigest())
-
-    answer(DOWNLOAD_CHECKPOINT, send)
-    saved = client.download_checkpoint("run-1/last", tmp_path)
-    assert saved == tmp_path / expected
-    assert saved.read_bytes() == CONTENT
 
 
 def test_a_stream_that_ends_before_it_began_is_no_file(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from layerserve import InvalidArgument, LayerNode, LayerNodes, ModelGraph, NodeShapes, NodeTensor
-from layerserve.models.info import TensorSpec
+from layerserve.values.tensor_spec import TensorSpec
 
 graphviz = pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz isn't installed")
 SVG = "{http://www.w3.org/2000/svg}"

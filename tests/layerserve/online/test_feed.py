@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from layerserve.calls.flow import Close, Open, Pause, Receive, Stream
 from layerserve.errors import DataLoss, InvalidArgument, Unavailable
-from layerserve.models.info import TensorSpec
 from layerserve.online import feed as online_feed
 from layerserve.online.feed import OnlineFeed
 from layerserve.online.session import OnlineView
 from layerserve.v1 import online_pb2 as pb
+from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import decode
 
 DELAYS = (0.5, 2.0)

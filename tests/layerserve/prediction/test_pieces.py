@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from layerserve import DataLoss, TensorSpec
-from layerserve.datasets import content as dataset_content
 from layerserve.models import changes as model_changes
-from layerserve.testing import fake_server
+from layerserve.testing import fake_models
 from layerserve.testing.fake_run import FakeRun
 from layerserve.training import data as training_data
 from layerserve.v1 import training_pb2
@@ -28,8 +27,7 @@ TEXT = np.array([f"row {number}" for number in range(ROWS)])[:, None]
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_data, "CHUNK_BYTES", SMALL)
     monkeypatch.setattr(model_changes, "CHUNK", SMALL)
-    monkeypatch.setattr(dataset_content, "PIECE", SMALL)
-    monkeypatch.setattr(fake_server, "DOWNLOAD_BYTES", SMALL)
+    monkeypatch.setattr(fake_models, "DOWNLOAD_BYTES", SMALL)
 
 
 class Received:
@@ -102,16 +100,6 @@ def test_a_file_of_any_size_is_uploaded_whole(client, server, tmp_path, size):
     (tmp_path / "m.keras").write_bytes(content)
     client.upload("double", tmp_path / "m.keras")
     assert server.uploaded == {"model.keras": content}
-    (tmp_path / "a.csv").write_bytes(content)
-    found = client.upload_dataset(tmp_path / "a.csv")
-    assert server.dataset_bytes[found.id] == content
-
-
-@pytest.mark.parametrize("cut", [1, SMALL, 3 * SMALL + 5])
-def test_a_dataset_that_is_cut_between_pieces_or_within_one_goes_on_where_it_was(client, server, cut):
-    server.upload_cuts = [cut, 2 * cut]
-    found = client.upload_dataset(x=NUMBERS, y=TEXT)
-    assert hashlib.sha256(server.dataset_bytes[found.id]).hexdigest() == found.id
 
 
 class OnTheWay(bytes):

@@ -13,12 +13,12 @@ from layerserve import (
     ModelNotReady,
     UnknownOutput,
 )
-from layerserve.models.info import TensorSpec
 from layerserve.prediction import prepared
 from layerserve.prediction.prepared import RequestForm
 from layerserve.v1.prediction_pb2 import PredictRequest
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve.values.inputs import encode_inputs
+from layerserve.values.tensor_spec import TensorSpec
 
 
 def test_a_prepared_call_answers_as_predict_does(client):

@@ -125,7 +125,7 @@ def test_the_default_timeout_is_that_of_each_request(client, monkeypatch, timeou
             begun.append(seconds)
             super().__init__(seconds)
 
-    for module in ("blocking.client", "async_client"):
+    for module in ("calls.blocking", "calls.api"):
         monkeypatch.setattr(f"layerserve.{module}.Deadline", Noted)
     client.predict("double", ROWS, batch_size=3, timeout=timeout)
     assert begun == expected

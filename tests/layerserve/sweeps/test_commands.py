@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from layerserve import InvalidArgument, Range
+from layerserve import InvalidArgument
 from layerserve.calls import methods
+from layerserve.sweeps import Range
 from layerserve.sweeps.commands import read_space
+from layerserve.training.options.arguments import TRAIN
 from layerserve.v1 import sweeps_pb2 as pb
+from layerserve.v1.sweeps_pb2 import CreateSweepResponse
+from option_values import check_all, run_with_all_flags
 
 TRIAL = pb.Trial(
     state=pb.TRIAL_STATE_FINISHED,
@@ -145,3 +149,10 @@ def test_first_digits_of_the_id_of_a_sweep_are_enough(cli, answer):
     status, _, err = cli("sweep delete 2026")
     assert status == 1
     assert err.endswith(f"sweep '2026': got the first digits of 2 sweeps, expected those of one: {', '.join(ids)}\n")
+
+
+def test_every_flag_arrives(server, answer):
+    asked = []
+    answer(methods.CREATE_SWEEP, lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
+    assert run_with_all_flags("sweep start double --detach --try seed=1,2", TRAIN, server.address) == 0
+    check_all(asked[0], TRAIN)

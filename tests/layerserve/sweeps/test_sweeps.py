@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layerserve import InvalidArgument, Range, ServerFile, TrainingCancelled, TrainingFailed
+from layerserve import DeadlineExceeded, InvalidArgument, ServerFile, TrainingCancelled, TrainingFailed
 from layerserve.calls import methods
+from layerserve.sweeps import Range
 from layerserve.sweeps import sweep as module
 from layerserve.v1 import sweeps_pb2 as pb
 
@@ -56,8 +57,8 @@ def asked(answer):
 
 
 def test_a_whole_dataset_is_the_data_of_all_trials(client, asked):
-    dataset = client.upload_dataset(x=np.ones((4, 3)), y=np.ones(4))
-    client.sweep("double", dataset, None, SEEDS)
+    dataset = client.datasets.upload(x=np.ones((4, 3)), y=np.ones(4))
+    client.sweeps.create("double", dataset, None, SEEDS)
     ((*_, request),) = [asked]
     assert {array.dataset for array in request.spec.train.data} == {dataset.id}
     assert len(request.spec.train.data) == 2
@@ -71,7 +72,7 @@ def test_a_space_has_values_and_ranges(client, asked):
         "batch_size": Range(16, 64, 16),
         "epochs": Range(1, 3.0),
     }
-    sweep = client.sweep("double", X, Y, space, method="grid", trials=7, parallel=2)
+    sweep = client.sweeps.create("double", X, Y, space, method="grid", trials=7, parallel=2)
     assert sweep.id == "s-1"
     spec = asked[-1].spec
     assert {one.name: one.values for one in spec.dimensions if one.values} == {
@@ -89,7 +90,7 @@ def test_a_space_has_values_and_ranges(client, asked):
 
 
 def test_what_is_not_given_is_left_to_the_server(client, asked):
-    client.sweep("double", X, Y, SEEDS, search_seed=0)
+    client.sweeps.create("double", X, Y, SEEDS, search_seed=0)
     spec = asked[-1].spec
     assert (spec.method, spec.trials, spec.parallel, spec.seed) == (pb.SWEEP_METHOD_RANDOM, 0, 0, 0)
     assert spec.HasField("seed")
@@ -111,19 +112,19 @@ def test_what_is_not_given_is_left_to_the_server(client, asked):
         ({"parallel": 2.5}, "parallel: got 2.5, expected a whole number from 1"),
         (
             {"y": np.ones((2, 3), "float32")},
-            "got an array, expected data on the server, as all trials read it: a dataset, as of client.upload_dataset",
+            "got an array, expected data on the server, as all trials read it: a dataset, as of client.datasets.upload",
         ),
     ],
 )
 def test_what_is_wrong_is_refused_before_it_is_sent(client, asked, changed, text):
     with pytest.raises(InvalidArgument, match=text):
-        client.sweep("double", **{"x": X, "y": Y, "space": SEEDS, **changed})
+        client.sweeps.create("double", **{"x": X, "y": Y, "space": SEEDS, **changed})
     assert asked == []
 
 
 def test_a_sweep_is_found_listed_cancelled_and_deleted(client, asked):
-    sweep = client.get_sweep("s-1")
-    assert sweep.info() == sweep.cancel() == client.sweeps("double")[0] == client.sweeps()[0]
+    sweep = client.sweeps.get("s-1")
+    assert sweep.info() == sweep.cancel() == client.sweeps.list("double")[0] == client.sweeps.list()[0]
     sweep.delete()
     assert asked == [
         *[pb.GetSweepRequest(sweep_id="s-1")] * 2,
@@ -135,7 +136,7 @@ def test_a_sweep_is_found_listed_cancelled_and_deleted(client, asked):
 
 
 def test_the_best_trials_come_first_in_a_table(client, asked):
-    info = client.get_sweep("s-1").info()
+    info = client.sweeps.get("s-1").info()
     assert info.ended
     assert info.best_trial is not None
     assert info.best_trial.number == 2
@@ -148,7 +149,7 @@ def test_the_best_trials_come_first_in_a_table(client, asked):
         ("1", "cancelled", "1", "0.125", "0"),
         ("3", "failed: no disk", "3", "", "0"),
     ]
-    (row,) = client.sweeps().table().rows
+    (row,) = client.sweeps.list().table().rows
     assert row[:7] == ("s-1", "double", "4", "grid", "finished", "4/4", "5")
     assert row[8] == "why"
 
@@ -165,9 +166,24 @@ def test_waiting_ends_with_the_sweep(client, answer, monkeypatch, state, raised)
 
     answer(methods.GET_SWEEP, look)
     states.insert(0, pb.SWEEP_STATE_RUNNING)
-    sweep = client.get_sweep("s-1")
+    sweep = client.sweeps.get("s-1")
     assert sweep.wait().state == "finished"
     states.append(state)
     with pytest.raises(raised) as caught:
         sweep.wait()
     assert caught.value.run_id == "s-1"
+
+
+def test_one_waits_for_a_sweep_as_long_as_one_likes(client, answer, monkeypatch):
+    """A sweep that has ended when it is looked at again, after the first wait's timeout."""
+    monkeypatch.setattr("layerserve.sweeps.sweep.LOOK_SECONDS", 0.3)
+    states = iter([pb.SWEEP_STATE_RUNNING] * 2)
+
+    def get(request, context):
+        return pb.GetSweepResponse(sweep=pb.Sweep(id="s", state=next(states, pb.SWEEP_STATE_FINISHED)))
+
+    answer(methods.GET_SWEEP, get)
+    sweep = client.sweeps.get("s")
+    with pytest.raises(DeadlineExceeded):
+        sweep.wait(timeout=0.1)
+    assert sweep.wait().state == "finished"

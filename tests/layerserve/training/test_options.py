@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from typing import get_type_hints
 
 import pytest
 from layerserve import AsyncClient, Checkpoints, Client, InvalidArgument, Publish, Resources, Split
-from layerserve.calls import methods
 from layerserve.cli import main
 from layerserve.cli.flags import flag_name
-from layerserve.training.options.arguments import EVALUATE, ONLINE, TRAIN
+from layerserve.training.options.arguments import EVALUATE, TRAIN
 from layerserve.training.options.contract import BUDGET, COMPILE, RUN, VIEW
 from layerserve.training.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.training.options.kinds import (
@@ -27,61 +25,11 @@ from layerserve.training.options.kinds import (
     splits_problem,
 )
 from layerserve.training.options.option import fill
-from layerserve.v1 import online_pb2
 from layerserve.v1 import training_pb2 as pb
-from layerserve.v1.sweeps_pb2 import CreateSweepResponse
+from option_values import GIVEN, VALUES, check_all, check_shown, run_with_all_flags
 
 #: What a specification says that is no option: the model, and the arrays.
 REST = {"model", "data"}
-#: A value for each option that is no default, as a specification gives it back.
-VALUES = {
-    **{"epochs": 2, "batch_size": 3, "steps_per_epoch": 2**40, "validation_split": 0.25},
-    **{"class_weight": '{"0": 2.0}', "shuffle": False, "seed": 0, "freeze": ("a*", "!ab")},
-    **{"callbacks": '["TerminateOnNaN"]', "publish": "best", "monitor": "loss", "monitor_mode": "max"},
-    **{"publish_if_improved": "accuracy", "publish_label": "new", "format": "keras2", "priority": -1, "workers": 2},
-    **{"on_nan": "continue", "checkpoint_seconds": 0.0, "description": "why", "optimizer": '"sgd"', "loss": '"mse"'},
-    **{"loss_weights": "[0.5]", "metrics": '["mae"]', "weighted_metrics": "[]", "max_seconds": 1.5},
-    **{"metadata": {"a": "1"}, "idempotency_key": "k", "expected_base_version": 2**40, "on_conflict": "rebase"},
-    **{"max_memory_bytes": 2**40, "max_disk_bytes": 1, "lora": '{"rank": 8}'},
-    "precision": "auto",
-    **{"splits": '{"a": 0.5, "b": 0.25}', "split": "a", "validate_on": "b", "split_seed": 0},
-    **{
-        "checkpoint_every_epochs": 2,
-        "checkpoint_every_steps": 2**40,
-        "keep_checkpoints": 3,
-        "keep_best_checkpoints": 4,
-    },
-    **{"from_checkpoint": "r1/e2"},
-}
-#: The same as the arguments of a client.
-GIVEN = {
-    **{name: VALUES[name] for name in ("epochs", "batch_size", "steps_per_epoch", "shuffle", "seed", "freeze")},
-    **{name: VALUES[name] for name in ("on_nan", "description", "metadata", "idempotency_key", "precision")},
-    **{"class_weight": {0: 2.0}, "callbacks": "TerminateOnNaN", "optimizer": "sgd", "loss": "mse"},
-    **{"loss_weights": [0.5], "metrics": ["mae"], "weighted_metrics": [], "lora": 8, "from_checkpoint": "r1/e2"},
-    **{"split": Split("a", {"a": 0.5, "b": 0.25}, seed=0), "monitor": "loss:max", "validation_split": 0.25},
-    "publish": Publish(
-        best=True,
-        if_improved="accuracy",
-        label="new",
-        format="keras2",
-        expected_base_version=2**40,
-        on_conflict="rebase",
-    ),
-    "checkpoints": Checkpoints(every_epochs=2, every_steps=2**40, keep=3, keep_best=4, resume_seconds=0.0),
-    "resources": Resources(max_seconds=1.5, max_memory_bytes=2**40, max_disk_bytes=1, workers=2, priority=-1),
-}
-#: The same as flags, where they aren't the texts of these values.
-FLAGS = {
-    "monitor": ["loss:max"],
-    "split": ['{"use":"a","shares":{"a":0.5,"b":0.25},"seed":0}'],
-    "publish": [
-        "best,if_improved=accuracy,label=new",
-        f"format=keras2,expected_base_version={2**40},on_conflict=rebase",
-    ],
-    "checkpoints": [f"every_epochs=2,every_steps={2**40}", "keep=3,keep_best=4,resume_seconds=0"],
-    "resources": ["max_seconds=1.5,max_memory_bytes=1T", '{"max_disk_bytes":1,"workers":2,"priority":-1}'],
-}
 CONTRACT = (*RUN, *COMPILE, *BUDGET, *VIEW)
 
 
@@ -192,34 +140,15 @@ def test_a_wrong_value_is_named_with_its_object(given, text):
         fill(pb.TrainSpec(), TRAIN, given)
 
 
-@pytest.mark.parametrize(
-    "given",
-    [{"publish": Publish(best=True)}, {"checkpoints": Checkpoints(keep=1)}, {"resources": Resources(workers=2)}],
-)
-def test_what_a_session_does_not_have_is_refused(given):
-    with pytest.raises(InvalidArgument, match=r"\w+.(best|keep|workers): got .*, expected none for a session"):
-        fill(online_pb2.OnlineSpec(), ONLINE, given)
-    fill(online_pb2.OnlineSpec(), ONLINE, {})
-
-
 @pytest.mark.parametrize(("keywords", "options"), [(TrainKeywords, TRAIN), (EvaluateKeywords, EVALUATE)])
 def test_type_checkers_see_all_options(keywords, options):
     assert get_type_hints(keywords) == {option.name: option.type for option in options}
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
-@pytest.mark.parametrize(("method", "options"), [("train", TRAIN), ("evaluate", EVALUATE), ("train_online", ONLINE)])
+@pytest.mark.parametrize(("method", "options"), [("train", TRAIN), ("evaluate", EVALUATE)])
 def test_people_see_all_options(client, method, options):
-    function = getattr(client, method)
-    parameters = inspect.signature(function).parameters
-    own = {"self", "model", "x", "y", "sample_weight", "version", "label", "session"}
-    assert parameters.keys() - own - {"validation_data", "timeout"} == {option.name for option in options}
-    for option in options:
-        assert (parameters[option.name].default, parameters[option.name].annotation) == (option.default, option.type)
-        assert f"\n    {option.name}: " in function.__doc__
-    assert "Default: None." not in " ".join(function.__doc__.split()), "what applies without the option isn't said"
-    hints = get_type_hints(function)
-    assert all(hints[option.name] == option.type for option in options)
+    check_shown(getattr(client, method), options)
 
 
 @pytest.mark.parametrize(("command", "options"), [("train", TRAIN), ("evaluate", EVALUATE)])
@@ -231,39 +160,11 @@ def test_the_command_line_has_all_options(command, options, capsys):
             assert f"{flag} " in shown or f"{flag}," in shown, flag
 
 
-@pytest.mark.parametrize(
-    ("command", "options"), [("train double", TRAIN), ("evaluate double", EVALUATE), ("sweep start double", TRAIN)]
-)
-def test_every_flag_arrives(server, answer, command, options):
-    asked = []
-    answer(methods.CREATE_SWEEP, lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
-    line = f"{command} --x server:x.npy --y server:y.npy --address {server.address}"
-    more = {"train double": "--detach", "sweep start double": "--detach --try seed=1,2"}.get(command, "")
-    # A share and a split exclude one another.
-    named = [option for option in options if option.name != "validation_split"]
-    assert main([*f"{line} {more}".split(), *(word for option in named for word in flags(option))]) == 0
-    (spec,) = asked or [request for name, request in server.calls if name in ("Train", "Evaluate")]
-    expected = type(spec)()
-    fill(expected, named, GIVEN)
-    assert leaves_of(spec, named) == leaves_of(expected, named)
-
-
-def leaves_of(spec, options) -> dict:
-    """The values of the fields that options set."""
-    return {path: operator.attrgetter(path)(spec) for option in options for path in option.fields}
-
-
-def flags(option) -> list[str]:
-    """The flags that set an option to its value."""
-    name = flag_name(option)
-    if option.name in FLAGS:
-        return [word for text in FLAGS[option.name] for word in (name, text)]
-    value = VALUES[option.name]
-    if isinstance(option.kind, Flag):
-        return [name if value else f"--no-{name.removeprefix('--')}"]
-    if isinstance(value, dict):
-        value = tuple(map("=".join, value.items()))
-    return [word for one in (value if isinstance(value, tuple) else [value]) for word in (name, str(one).strip('"'))]
+@pytest.mark.parametrize(("command", "options"), [("train double --detach", TRAIN), ("evaluate double", EVALUATE)])
+def test_every_flag_arrives(server, command, options):
+    assert run_with_all_flags(command, options, server.address) == 0
+    ((_, spec),) = [call for call in server.calls if call[0] in ("Train", "Evaluate")]
+    check_all(spec, options)
 
 
 @pytest.mark.parametrize("text", ["no", '{"no": true}'])

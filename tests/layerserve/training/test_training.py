@@ -39,7 +39,7 @@ from layerserve import (
     Unavailable,
     VersionWarning,
 )
-from layerserve.testing import FakeRun, FakeServer, fake_server
+from layerserve.testing import FakeRun, FakeServer, fake_runs
 from layerserve.training import feed as run_feed
 from layerserve.training import run_selection
 from layerserve.v1 import training_pb2
@@ -650,7 +650,7 @@ def test_a_run_that_has_its_data_is_found_and_nothing_is_sent_again(client, serv
 def test_an_upload_is_not_sent_again_to_a_server_that_would_not_find_its_run(client, server, monkeypatch):
     monkeypatch.setattr(FakeServer, "_found", lambda self, key: None)
     describe = training_pb2.RunAccepted
-    monkeypatch.setattr(fake_server.training_pb2, "RunAccepted", lambda base, repeatable: describe(base=base))
+    monkeypatch.setattr(fake_runs.training_pb2, "RunAccepted", lambda base, repeatable: describe(base=base))
     server.drop_stream(0)
     with pytest.raises(Unavailable):
         client.train("double", X, Y)

@@ -1,6 +1,6 @@
-"""The arguments of `train`, `evaluate` and `train_online`, in the order of their signatures.
+"""The arguments of `train` and `evaluate`, in the order of their signatures.
 
-They are the options of the contract (`training.py`, `online.py`). Those of one kind are one argument: an object, whose
+They are the options of the contract (`contract.py`). Those of one kind are one argument: an object, whose
 fields are these options. `make client` writes the arguments into `keywords.py`.
 """
 
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from layerserve.errors import InvalidArgument
-from layerserve.online.options import RUN_OPTIONS, SESSION
 from layerserve.training.options.contract import BUDGET, COMPILE, RUN, VIEW
 from layerserve.training.options.kinds import Group, Monitored, Publication, ShareOrName
 from layerserve.training.options.option import Option
@@ -190,11 +189,13 @@ def _parts(fields: Mapping[str, str]) -> dict[str, Option]:
     return {field: _FLAT[name] for field, name in fields.items()}
 
 
-_PUBLISH = _several(
+PUBLISH_OPTION = _several(
     "publish", Publish, _parts(PUBLISH), "Make the result a new version of the model, by default the last weights.", ""
 )
-_CHECKPOINTS = _several("checkpoints", Checkpoints, _parts(CHECKPOINTS), "Which checkpoints to keep.", "none")
-_RESOURCES = _several("resources", Resources, _parts(RESOURCES), "What the run may use.", "what the server allows")
+CHECKPOINTS_OPTION = _several("checkpoints", Checkpoints, _parts(CHECKPOINTS), "Which checkpoints to keep.", "none")
+RESOURCES_OPTION = _several(
+    "resources", Resources, _parts(RESOURCES), "What the run may use.", "what the server allows"
+)
 _SPLIT = _several("split", Split, _parts(SPLIT), "Rows to use.", "all rows", evaluates=True)
 _VALIDATION = dataclasses.replace(
     _FLAT["validation_split"],
@@ -219,29 +220,11 @@ TRAIN: tuple[Option, ...] = (
     *COMPILE,
     *_named("freeze lora precision on_nan"),
     _MONITOR,
-    _PUBLISH,
-    _CHECKPOINTS,
+    PUBLISH_OPTION,
+    CHECKPOINTS_OPTION,
     *_named("from_checkpoint"),
-    _RESOURCES,
+    RESOURCES_OPTION,
     *_named("description metadata idempotency_key"),
 )
 #: The arguments of `evaluate`.
 EVALUATE = tuple(option for option in TRAIN if option.evaluates)
-
-_SESSION = {option.name: option for option in (*SESSION, *RUN_OPTIONS)}
-#: The arguments of `train_online`.
-ONLINE: tuple[Option, ...] = (
-    *COMPILE,
-    *(_SESSION[name] for name in ("class_weight", "seed", "freeze", "on_nan")),
-    dataclasses.replace(
-        _PUBLISH,
-        help="Publish what isn't published yet when the session is ended.",
-        parts={name: _SESSION[PUBLISH[name]] for name in ("label", "format")},
-        choice=_SESSION["publish"],
-    ),
-    *(_SESSION[name] for name in ("publish_every_steps", "publish_every_seconds", "idle_seconds")),
-    *(_SESSION[name] for name in ("replay_steps", "replay_share")),
-    dataclasses.replace(_CHECKPOINTS, parts={"resume_seconds": _SESSION["checkpoint_seconds"]}),
-    dataclasses.replace(_RESOURCES, parts={option.name: option for option in BUDGET}),
-    _SESSION["description"],
-)

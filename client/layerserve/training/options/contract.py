@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layerserve.models.formats import MODEL_FORMAT
+from layerserve.models.formats import MODEL_FORMATS
 from layerserve.training.options.kinds import (
     SECONDS,
     SHARE,
@@ -91,7 +91,7 @@ class RunOptions:
     )
     publish_label: str | None = option(None, Text(), "Label to give to the new version.", otherwise="none")
     format: str | None = option(
-        None, MODEL_FORMAT, "Format of the file.", otherwise="the model's format", continues=True
+        None, words(MODEL_FORMATS), "Format of the file.", otherwise="the model's format", continues=True
     )
     priority: int = option(0, whole(-(2**31)), "Runs of a higher priority leave the queue first.")
     workers: int = option(

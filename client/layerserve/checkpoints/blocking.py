@@ -6,39 +6,35 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from layerserve.calls.flow import Flow
 from layerserve.checkpoints import checkpoint as checkpoints
 from layerserve.checkpoints.checkpoint import Checkpoint
-from layerserve.prediction.prediction import Signatures, as_asked
+from layerserve.models.blocking import ModelMethods
+from layerserve.prediction.prediction import as_asked
 from layerserve.values.tensors import Array
-
-T = TypeVar("T")
 
 
 class Checkpoints:
-    """The methods of `Client` for checkpoints that training runs keep.
+    """Checkpoints that training runs keep.
 
     A checkpoint is named "RUN/CHECKPOINT" (`Checkpoint.name`), "RUN/best" or "RUN/last". To train from one, use the
     option `from_checkpoint` of `train`; to evaluate it, that of `evaluate`.
     """
 
-    _signatures: Signatures
+    def __init__(self, client: ModelMethods) -> None:
+        self._client = client
 
-    def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
-        raise NotImplementedError
-
-    def checkpoints(self, run: str, *, timeout: float | None = None) -> tuple[Checkpoint, ...]:
+    def list(self, run: str, *, timeout: float | None = None) -> tuple[Checkpoint, ...]:
         """List the checkpoints that the run with this id keeps, oldest first.
 
         Which ones it keeps is decided by the options of `train`: `checkpoint_every_epochs`, `checkpoint_every_steps`,
         `keep_checkpoints` and `keep_best_checkpoints`. Raises RunNotFound, and RunElsewhere if another server owns the
         run.
         """
-        return self._run(checkpoints.list_checkpoints(run), timeout)
+        return self._client._run(checkpoints.list_checkpoints(run), timeout)
 
-    def download_checkpoint(
+    def download(
         self,
         checkpoint: str,
         path: str | os.PathLike[str],
@@ -60,9 +56,9 @@ class Checkpoints:
         FailedPrecondition (the checkpoint's file is damaged), Overloaded (other files are being converted), DataLoss,
         OSError.
         """
-        return self._run(checkpoints.download(checkpoint, path, state, format), timeout)
+        return self._client._run(checkpoints.download(checkpoint, path, state, format), timeout)
 
-    def publish_checkpoint(
+    def publish(
         self,
         checkpoint: str,
         *,
@@ -79,14 +75,14 @@ class Checkpoints:
         Example:
             run = client.train("mnist", images, labels, epochs=9, checkpoint_every_epochs=1, publish=False)
             run.wait()
-            version = client.publish_checkpoint(f"{run.id}/e4", label="canary")
+            version = client.checkpoints.publish(f"{run.id}/e4", label="canary")
 
         Raises RunNotFound, CheckpointNotFound, InvalidArgument (a label or format), FailedPrecondition (the repository
         can't be written, the checkpoint's file is damaged), Overloaded (other files are being converted).
         """
-        return self._run(checkpoints.publish(checkpoint, label, format), timeout)
+        return self._client._run(checkpoints.publish(checkpoint, label, format), timeout)
 
-    def predict_checkpoint(
+    def predict(
         self,
         checkpoint: str,
         inputs: Any,
@@ -103,9 +99,9 @@ class Checkpoints:
         Raises RunNotFound, CheckpointNotFound, InvalidArgument (InvalidTensor, UnknownInput, UnknownOutput,
         MissingInput), FailedPrecondition (the checkpoint's file is damaged), Overloaded.
         """
-        return as_asked(self.predict_checkpoint_named(checkpoint, inputs, outputs, timeout=timeout), outputs)
+        return as_asked(self.predict_named(checkpoint, inputs, outputs, timeout=timeout), outputs)
 
-    def predict_checkpoint_named(
+    def predict_named(
         self,
         checkpoint: str,
         inputs: Any,
@@ -113,12 +109,12 @@ class Checkpoints:
         *,
         timeout: float | None = None,
     ) -> dict[str, Array]:
-        """Like `predict_checkpoint`, but always returns a dict from names to arrays."""
-        return self._run(checkpoints.predict(self._signatures, checkpoint, inputs, outputs), timeout)
+        """Like `predict`, but always returns a dict from names to arrays."""
+        return self._client._run(checkpoints.predict(self._client._signatures, checkpoint, inputs, outputs), timeout)
 
-    def delete_checkpoint(self, checkpoint: str, *, timeout: float | None = None) -> None:
+    def delete(self, checkpoint: str, *, timeout: float | None = None) -> None:
         """Delete a checkpoint from the server. A version that was published of it is kept.
 
         Raises RunNotFound, CheckpointNotFound.
         """
-        self._run(checkpoints.delete(checkpoint), timeout)
+        self._client._run(checkpoints.delete(checkpoint), timeout)

@@ -5,27 +5,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from layerserve.calls import methods
-from layerserve.calls.flow import Flow, call
+from layerserve.calls.flow import call
 from layerserve.datasets.content import ArrayContent, Content, FileContent, role_arrays
 from layerserve.datasets.info import DatasetInfo, DatasetList, read_dataset
 from layerserve.datasets.upload import Corrections, DatasetProgress, make, upload
 from layerserve.errors import InvalidArgument
+from layerserve.models.blocking import ModelMethods
 from layerserve.models.info import model_spec
 from layerserve.v1.datasets_pb2 import DeleteDatasetRequest, GetDatasetRequest, ListDatasetsRequest
 
-T = TypeVar("T")
-
 
 class Datasets:
-    """The methods of `Client` for datasets: data that is uploaded once and then used by any number of runs."""
+    """Datasets: data that is uploaded once and then used by any number of runs."""
 
-    def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
-        raise NotImplementedError
+    def __init__(self, client: ModelMethods) -> None:
+        self._client = client
 
-    def upload_dataset(
+    def upload(
         self,
         x: Any = None,
         y: Any = None,
@@ -53,7 +52,7 @@ class Datasets:
         `timeout` is in seconds; default: none.
 
         Example:
-            dataset = client.upload_dataset(images, labels)
+            dataset = client.datasets.upload(images, labels)
             for rate in (0.1, 0.01):
                 client.train("mnist", dataset, optimizer=sgd(rate))
 
@@ -67,9 +66,9 @@ class Datasets:
             raise InvalidArgument("dataset: got a path and arrays, expected one of the two")
         else:
             content = FileContent(x)
-        return self._run(upload(content, title, keep_seconds, shared, progress), timeout)
+        return self._client._run(upload(content, title, keep_seconds, shared, progress), timeout)
 
-    def make_dataset(
+    def create_from_samples(
         self,
         model: str,
         corrections: Corrections,
@@ -88,31 +87,31 @@ class Datasets:
         dict of them by output. Outputs without a correction have the model's own answers as targets. With
         `uncorrected`, requests without a correction are used as well. Samples are in the server's files after a minute.
 
-        Default: requests of all versions of the model. The other arguments are those of `upload_dataset`.
+        Default: requests of all versions of the model. The other arguments are those of `upload`.
 
         Raises InvalidArgument (no such request was sampled, or targets that don't fit), ModelNotFound, VersionNotFound,
         Overloaded, FailedPrecondition (TooLarge: no room).
         """
         spec = model_spec(model, version, label)
-        return self._run(make(spec, corrections, uncorrected, title, keep_seconds, shared), timeout)
+        return self._client._run(make(spec, corrections, uncorrected, title, keep_seconds, shared), timeout)
 
-    def datasets(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
+    def list(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
         """List the datasets that the caller may use, newest first, without samples of their rows."""
-        reply = self._run(call(methods.LIST_DATASETS, ListDatasetsRequest()), timeout)
+        reply = self._client._run(call(methods.LIST_DATASETS, ListDatasetsRequest()), timeout)
         return DatasetList(map(read_dataset, reply.datasets))
 
-    def dataset(self, id: str, *, timeout: float | None = None) -> DatasetInfo:
+    def get(self, id: str, *, timeout: float | None = None) -> DatasetInfo:
         """Return a dataset by its id or the first digits of it, with the first rows of its arrays.
 
         Raises DatasetNotFound, and InvalidArgument if several ids begin with these digits.
         """
-        reply = self._run(call(methods.GET_DATASET, GetDatasetRequest(dataset_id=id)), timeout)
+        reply = self._client._run(call(methods.GET_DATASET, GetDatasetRequest(dataset_id=id)), timeout)
         return read_dataset(reply.dataset)
 
-    def delete_dataset(self, id: str, *, timeout: float | None = None) -> None:
+    def delete(self, id: str, *, timeout: float | None = None) -> None:
         """Delete a dataset. If other callers have uploaded it, too, it stays for them.
 
         Raises DatasetNotFound, FailedPrecondition (a run that hasn't ended uses it), and Forbidden (it is a shared one
         of another caller).
         """
-        self._run(call(methods.DELETE_DATASET, DeleteDatasetRequest(dataset_id=id)), timeout)
+        self._client._run(call(methods.DELETE_DATASET, DeleteDatasetRequest(dataset_id=id)), timeout)

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from layerserve.calls.flow import Flow
-from layerserve.prediction.prediction import Signatures
+from layerserve.models.blocking import ModelMethods
 from layerserve.sweeps.sweep import (
     Range,
     SweepInfo,
+    SweepList,
     SweepMethod,
-    Sweeps,
     cancel_sweep,
     delete_sweep,
     get_sweep,
@@ -28,19 +27,15 @@ from layerserve.training.options.signature import takes
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-T = TypeVar("T")
 
+class Sweeps:
+    """Sweeps: searches over the settings of training."""
 
-class Sweeping:
-    """The methods of `Client` for sweeps: searches over the settings of training."""
-
-    _signatures: Signatures
-
-    def _run(self, flow: Flow[T], timeout: float | None = None) -> T:
-        raise NotImplementedError
+    def __init__(self, client: ModelMethods) -> None:
+        self._client = client
 
     @takes(TRAIN)
-    def sweep(
+    def create(
         self,
         model: str,
         x: Any,
@@ -74,7 +69,7 @@ class Sweeping:
 
         Example:
             space = {"optimizer.learning_rate": Range(1e-5, 1e-2, log=True), "batch_size": [16, 32, 64]}
-            sweep = client.sweep("mnist", x, y, space, optimizer="adam", epochs=5, validation_split=0.2)
+            sweep = client.sweeps.create("mnist", x, y, space, optimizer="adam", epochs=5, validation_split=0.2)
             info = sweep.wait()
             print(info.best_trial.settings, info.version)
 
@@ -82,7 +77,7 @@ class Sweeping:
         isn't installed on the server, or the repository can't be written), PermissionDenied, Overloaded.
         """
         flow = start_sweep(
-            self._signatures,
+            self._client._signatures,
             model,
             x,
             y,
@@ -97,22 +92,22 @@ class Sweeping:
             search_seed,
             options,
         )
-        return Sweep(self, (self._run(flow, timeout)).id)
+        return Sweep(self._client, (self._client._run(flow, timeout)).id)
 
-    def sweeps(self, model: str | None = None, *, timeout: float | None = None) -> Sweeps:
+    def list(self, model: str | None = None, *, timeout: float | None = None) -> SweepList:
         """List the server's sweeps, of all models or one, newest first, without their trials."""
-        return self._run(list_sweeps(model), timeout)
+        return self._client._run(list_sweeps(model), timeout)
 
-    def get_sweep(self, id: str, *, timeout: float | None = None) -> Sweep:
+    def get(self, id: str, *, timeout: float | None = None) -> Sweep:
         """Return a sweep by its id. Raises RunNotFound."""
-        self._run(get_sweep(id), timeout)
-        return Sweep(self, id)
+        self._client._run(get_sweep(id), timeout)
+        return Sweep(self._client, id)
 
 
 class Sweep:
     """A sweep on the server. It continues if this object or its client is closed."""
 
-    def __init__(self, client: Sweeping, id: str) -> None:
+    def __init__(self, client: ModelMethods, id: str) -> None:
         self._client = client
         self.id = id
 
