@@ -22,7 +22,7 @@ from echo_servers import SERVERS, Echo, Observer, server_of
 from http_calls import Http
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layergraph.exporting.signature import Signature
-from layerserve.table_files.table import Selection
+from layerserve.values.table_files.table import Selection
 from layerserve_server.app import App
 from layerserve_server.datasets.dataset import Description
 from layerserve_server.extensions.installed import Settings

@@ -11,7 +11,7 @@ import pytest
 from echo_servers import ECHO
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
-from layerserve.connection import connection
+from layerserve.calls.connection import connection
 from layerserve_server.transport.completion_queue import PolledStream
 from layerserve_server.transport.streams import ServerStream
 
