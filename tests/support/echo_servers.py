@@ -84,10 +84,10 @@ class Echo:
     def echo(self, call):
         self.deadline, self.client = call.deadline, call.client()
         call.set_metric_labels("m", 1)
-        call.reply(lambda: call.request)
+        call.answer(call.request)
 
     def later(self, call):
-        threading.Timer(0.01, call.reply, [lambda: call.request]).start()
+        threading.Timer(0.01, call.answer, [call.request]).start()
 
     def invalid(self, call):
         raise InvalidRequestError("no\ngood \ud800")
@@ -110,10 +110,10 @@ class Echo:
     def answer_all(self):
         waiting, self.waiting = self.waiting, []
         for call in waiting:
-            call.reply(lambda: b"done")
+            call.answer(b"done")
 
     def slow(self, call):
-        call.in_pool(lambda: call.reply(lambda: threading.current_thread().name.encode()))
+        call.in_pool(lambda: call.answer(threading.current_thread().name.encode()))
 
     def slow_defect(self, call):
         call.in_pool(lambda: 1 / 0)
@@ -122,7 +122,7 @@ class Echo:
         """Keeps the thread that takes the calls."""
         self.called.set()
         self.release.wait(30)
-        call.reply(lambda: call.request)
+        call.answer(call.request)
 
     def wait(self, call):
         """Answers when it is released."""
@@ -130,7 +130,7 @@ class Echo:
         def answer():
             self.called.set()
             self.release.wait(30)
-            call.reply(lambda: call.request)
+            call.answer(call.request)
 
         call.in_pool(answer)
 

@@ -68,7 +68,7 @@ class CheckpointService:
             best = {one.id for one in best_of(found)[:1]}
             messages = [self._described(run, one, best=one.id in best) for one in found]
             response = pb.ListCheckpointsResponse(checkpoints=messages, monitor=monitored(run.request))
-            call.reply(response.SerializeToString)
+            call.answer(response.SerializeToString())
 
         call.in_pool(work)
 
@@ -129,7 +129,7 @@ class CheckpointService:
             run, start = starts.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
             version = self._publish(run, start, format, request.label, call)
             published = model_spec(run.request.model, version)
-            call.reply(pb.PublishCheckpointResponse(published=published).SerializeToString)
+            call.answer(pb.PublishCheckpointResponse(published=published).SerializeToString())
 
         call.in_pool(work)
 
@@ -161,7 +161,7 @@ class CheckpointService:
             found = self._models.predict(start, inputs, tuple(request.outputs), lambda: call.answered)
             outputs = [_tensor(one) for one in found]
             response = pb.PredictCheckpointResponse(outputs=outputs, checkpoint_id=start.checkpoint.id)
-            call.reply(response.SerializeToString)
+            call.answer(response.SerializeToString())
 
         call.in_pool(work)
 
@@ -177,7 +177,7 @@ class CheckpointService:
                 raise NotTrainableError(f"the checkpoint can't be removed: {error.strerror}") from error
             if run.phase is Phase.ENDED and not run.resumable:
                 drop_unused_base(run)
-            call.reply(pb.DeleteCheckpointResponse(checkpoint_id=start.checkpoint.id).SerializeToString)
+            call.answer(pb.DeleteCheckpointResponse(checkpoint_id=start.checkpoint.id).SerializeToString())
 
         call.in_pool(work)
 

@@ -161,21 +161,21 @@ class DatasetService:
         finally:
             self._making.release()
         message = self._message(dataset, call.caller, samples=True)
-        call.reply(pb.MakeDatasetResponse(dataset=message).SerializeToString)
+        call.answer(pb.MakeDatasetResponse(dataset=message).SerializeToString())
 
     def list_datasets(self, call: Call) -> None:
         """Handles ListDatasets."""
         parse(pb.ListDatasetsRequest, call.request)
         found = self._store.datasets(seen_by(call.caller))
         messages = [self._message(dataset, call.caller) for dataset in found]
-        call.reply(pb.ListDatasetsResponse(datasets=messages).SerializeToString)
+        call.answer(pb.ListDatasetsResponse(datasets=messages).SerializeToString())
 
     def get_dataset(self, call: Call) -> None:
         """Handles GetDataset. Raises as `DatasetStore.get` does."""
         request = parse(pb.GetDatasetRequest, call.request)
         dataset = self._store.get(request.dataset_id, seen_by(call.caller))
         message = self._message(dataset, call.caller, samples=True)
-        call.reply(pb.GetDatasetResponse(dataset=message).SerializeToString)
+        call.answer(pb.GetDatasetResponse(dataset=message).SerializeToString())
 
     def delete_dataset(self, call: Call) -> None:
         """Handles DeleteDataset. Raises as `DatasetStore.get` and `DatasetStore.delete` do, and ForbiddenError."""
@@ -186,7 +186,7 @@ class DatasetService:
         if owner is None and not caller.manages_all:
             raise ForbiddenError(f"dataset '{dataset.id}': it belongs to another caller")
         self._store.delete(dataset, owner, self._used_by)
-        call.reply(pb.DeleteDatasetResponse().SerializeToString)
+        call.answer(pb.DeleteDatasetResponse().SerializeToString())
 
     def _check_training(self) -> None:
         if not self._training:

@@ -43,7 +43,7 @@ class GraphService:
             call.set_metric_labels(version.name, version.version)
             encoded = _encoded(version)
             reply = _selected(encoded, request.layers, version.name) if request.layers else encoded
-            call.reply(lambda: reply)
+            call.answer(reply)
 
         with_version(self._repository, call, chosen, answer)
 

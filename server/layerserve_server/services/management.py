@@ -133,7 +133,7 @@ def _handler(kind: type[Request], change: Callable[[Any, str], Any]) -> Handler:
     def handle(call: Call) -> None:
         request: Any = parse(kind, call.request)
         call.caller.check_model("manage", request.name)
-        call.reply(change(request, call.caller.name).SerializeToString)
+        call.answer(change(request, call.caller.name).SerializeToString())
 
     return handle
 

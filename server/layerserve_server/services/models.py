@@ -57,7 +57,7 @@ class ModelService:
         request = parse(models_pb2.ListModelsRequest, call.request)
         versions = [one for one in self._repository.describe(request.name) if call.caller.may("read", one.name)]
         response = models_pb2.ListModelsResponse(versions=map(model_version, versions))
-        call.reply(response.SerializeToString)
+        call.answer(response.SerializeToString())
 
     def get_model(self, call: Call) -> None:
         """Handles GetModel: replies with a version. Raises as `chosen_by` and `Repository.describe_one` do.
@@ -69,7 +69,7 @@ class ModelService:
 
         def answer(description: Description) -> None:
             call.set_metric_labels(description.name, description.version)
-            call.reply(models_pb2.GetModelResponse(version=model_version(description)).SerializeToString)
+            call.answer(models_pb2.GetModelResponse(version=model_version(description)).SerializeToString())
 
         description = self._repository.describe_one(*chosen)
         if description.answers and not description.outputs:
@@ -95,7 +95,7 @@ class ModelService:
         ]
         response = models_pb2.GetModelStatisticsResponse(models=found)
         response.time.GetCurrentTime()
-        call.reply(response.SerializeToString)
+        call.answer(response.SerializeToString())
 
     async def download_model(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles DownloadModel: yields a version's file, converted to the requested format.

@@ -47,14 +47,14 @@ class RunChanges:
         request = parse(pb.PauseRunRequest, call.request)
         self._check(call.caller, request.run_id)
         run = self._runs.steering.pause(request.run_id)
-        call.reply(pb.PauseRunResponse(run=self._describe(run)).SerializeToString)
+        call.answer(pb.PauseRunResponse(run=self._describe(run)).SerializeToString())
 
     def stop_run(self, call: Call) -> None:
         """Handles StopRun. Raises as `RunSteering.stop` does."""
         request = parse(pb.StopRunRequest, call.request)
         self._check(call.caller, request.run_id)
         run = self._runs.steering.stop(request.run_id)
-        call.reply(pb.StopRunResponse(run=self._describe(run)).SerializeToString)
+        call.answer(pb.StopRunResponse(run=self._describe(run)).SerializeToString())
 
     def update_run(self, call: Call) -> None:
         """Handles UpdateRun. Raises as `RunSteering.update` does."""
@@ -70,7 +70,7 @@ class RunChanges:
             metadata=dict(request.metadata),
             removed=request.remove_metadata,
         )
-        call.reply(pb.UpdateRunResponse(run=self._describe(run)).SerializeToString)
+        call.answer(pb.UpdateRunResponse(run=self._describe(run)).SerializeToString())
 
     def publish_run(self, call: Call) -> None:
         """Handles PublishRun. Raises as `RunEndings.publish_kept` does."""
@@ -82,28 +82,28 @@ class RunChanges:
         if request.expected_base_version < 0:
             raise InvalidRequestError(f"expected_base_version: got {request.expected_base_version}, expected 0 or more")
         run = self._runs.publish(request.run_id, request.label, request.expected_base_version, call.caller.name)
-        call.reply(pb.PublishRunResponse(run=self._describe(run)).SerializeToString)
+        call.answer(pb.PublishRunResponse(run=self._describe(run)).SerializeToString())
 
     def cancel_run(self, call: Call) -> None:
         """Handles CancelRun. Raises as `RunSteering.cancel` does."""
         request = parse(pb.CancelRunRequest, call.request)
         self._check(call.caller, request.run_id)
         run = self._runs.steering.cancel(request.run_id)
-        call.reply(pb.CancelRunResponse(run=self._describe(run)).SerializeToString)
+        call.answer(pb.CancelRunResponse(run=self._describe(run)).SerializeToString())
 
     def resume_run(self, call: Call) -> None:
         """Handles ResumeRun. Raises as `RunSteering.resume` and `Quota.run` do."""
         request = parse(pb.ResumeRunRequest, call.request)
         held = self._check(call.caller, request.run_id)
         run = self._work.begin(call.caller, lambda: self._runs.steering.resume(request.run_id), held)
-        call.reply(pb.ResumeRunResponse(run=self._describe(run)).SerializeToString)
+        call.answer(pb.ResumeRunResponse(run=self._describe(run)).SerializeToString())
 
     def delete_run(self, call: Call) -> None:
         """Handles DeleteRun. Raises as `Runs.delete` does."""
         request = parse(pb.DeleteRunRequest, call.request)
         self._check(call.caller, request.run_id)
         self._runs.delete(request.run_id)
-        call.reply(pb.DeleteRunResponse().SerializeToString)
+        call.answer(pb.DeleteRunResponse().SerializeToString())
 
     def _check(self, caller: Caller, run_id: str) -> Run:
         """Returns a run that the caller may change. Raises as `find_run` does."""

@@ -61,7 +61,7 @@ class RunEstimates:
                 reply = _reply(estimate)
             finally:
                 self._slots.release()
-        call.reply(reply.SerializeToString)
+        call.answer(reply.SerializeToString())
 
     def _read(self, message: pb.EstimateRunRequest, model: str, version: int) -> RunRequest:
         """Returns the request of the run. Raises InvalidRequestError if a field can't be read, as Train does."""

@@ -57,7 +57,7 @@ class RunSeries:
                     reply.series.append(one)
         finally:
             self._readers.release()
-        call.reply(reply.SerializeToString)
+        call.answer(reply.SerializeToString())
 
 
 def _check(name: str, value: int, least: int, most: int) -> None:

@@ -58,4 +58,4 @@ class ServerService:
             tls=self._settings.tls_certificate is not None,
             misplaced=[pb.MisplacedFile(path=path, expected=expected) for path, expected in misplaced.items()],
         )
-        call.reply(response.SerializeToString)
+        call.answer(response.SerializeToString())

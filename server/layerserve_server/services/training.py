@@ -159,7 +159,7 @@ class TrainingService:
         """Handles GetRun: replies with a run's state. Raises as `find_run` does."""
         request = parse(pb.GetRunRequest, call.request)
         run = self._get(call.caller, Access.EXISTS, request.run_id)
-        call.reply(pb.GetRunResponse(run=self._described(call.caller, run)).SerializeToString)
+        call.answer(pb.GetRunResponse(run=self._described(call.caller, run)).SerializeToString())
 
     def list_runs(self, call: Call) -> None:
         """Handles ListRuns: replies with the runs asked for, including other servers'.
@@ -176,13 +176,13 @@ class TrainingService:
             seen = [run for run in seen if access_to(call.caller, run.request) >= Access.READ]
         runs, token = page(request, selected(request, seen))
         shown = [self._described(call.caller, run, owner="" if run.id in here else run.owner) for run in runs]
-        call.reply(pb.ListRunsResponse(runs=shown, next_page_token=token).SerializeToString)
+        call.answer(pb.ListRunsResponse(runs=shown, next_page_token=token).SerializeToString())
 
     def list_run_files(self, call: Call) -> None:
         """Handles ListRunFiles: replies with the files that a run's callbacks have written."""
         request = parse(pb.ListRunFilesRequest, call.request)
         found = listed(self._get(call.caller, Access.READ, request.run_id).folder / FILES)
-        call.reply(pb.ListRunFilesResponse(files=map(file_message, found)).SerializeToString)
+        call.answer(pb.ListRunFilesResponse(files=map(file_message, found)).SerializeToString())
 
     async def download_run_file(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles DownloadRunFile: yields one of these files. Raises NotFoundError if there is no such file."""

@@ -19,8 +19,8 @@ UNKNOWN_METHOD = "unknown"
 class Call(Protocol):
     """A unary call. It may be answered after its handler has returned, and from any thread.
 
-    A handler calls one of `reply`, `answer` and `fail`, once. Further calls are ignored, and so are calls after the
-    client has cancelled.
+    A handler calls `answer` or `fail`, once. Further calls are ignored, and so are calls after the client has
+    cancelled. If a handler raises an error, the call fails with it.
     """
 
     @property
@@ -56,9 +56,6 @@ class Call(Protocol):
     @property
     def answered(self) -> bool:
         """Whether the call was answered, was cancelled or passed its deadline."""
-
-    def reply(self, encode: Callable[[], bytes]) -> None:
-        """Answers with the message that `encode` returns. The transport chooses the thread that runs `encode`."""
 
     def answer(self, message: bytes) -> None:
         """Answers with a serialized message."""

@@ -295,14 +295,6 @@ class BatchedCall:
             self._gone = None
             callback()
 
-    def reply(self, encode: Callable[[], bytes]) -> None:
-        try:
-            message = encode()
-        except Exception as error:
-            self.fail(error)
-        else:
-            self.answer(message)
-
     def hold(self, size: int) -> None:
         """Counts `size` bytes towards the memory budget until `drop`. Raises BusyError if the budget is used up."""
         self._batches.memory.take(size)

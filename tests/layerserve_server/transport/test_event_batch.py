@@ -102,13 +102,12 @@ def test_an_error_of_a_handler_is_its_calls(make):
     assert not batches.open
 
 
-@pytest.mark.parametrize("first", ["answer", "fail", "gone", "reply"])
+@pytest.mark.parametrize("first", ["answer", "fail", "gone"])
 def test_only_the_first_answer_is_sent_and_told(make, first):
     batches, observer = make()
     call = taken(batches, FakeCall(batches))
     ends = {
         "answer": lambda: call.answer(b"y"),
-        "reply": lambda: call.reply(lambda: b"y"),
         "fail": lambda: call.fail(UnknownModelError("m")),
         "gone": call.gone,
     }
@@ -116,17 +115,10 @@ def test_only_the_first_answer_is_sent_and_told(make, first):
     for end in ends.values():
         end()
     batches.finish()
-    status = {"answer": "OK", "reply": "OK", "fail": "NOT_FOUND", "gone": "CANCELLED"}[first]
+    status = {"answer": "OK", "fail": "NOT_FOUND", "gone": "CANCELLED"}[first]
     assert codes(call) == [status]
     assert [ended.status for ended in observer.ended] == [status]
     assert call.answered
-
-
-def test_an_answer_that_can_not_be_encoded_is_an_error(make):
-    batches, _ = make()
-    call = taken(batches, FakeCall(batches))
-    call.reply(lambda: 1 / 0)
-    assert codes(call) == ["INTERNAL"]
 
 
 def test_who_goes_away_is_told_of_once_and_by_its_reason(make):

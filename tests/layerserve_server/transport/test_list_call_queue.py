@@ -37,7 +37,7 @@ class Handler:
         self.at_once -= 1
         if call.request == b"wrong":
             raise UnknownModelError("no model 'm'")
-        call.reply(lambda: b"list " + call.request)
+        call.answer(b"list " + call.request)
 
 
 @pytest.fixture(name="batches")
@@ -135,5 +135,5 @@ def test_a_handler_that_waits_is_run_for_each_of_the_equal_calls(batches, handle
     handler.may_end.set()
     wait_until(lambda: len(waiting) == 2)
     calls[0].gone()
-    waiting[1].reply(lambda: b"later")
+    waiting[1].answer(b"later")
     assert (waiting, calls[1].sent) == (calls, [b"later"])

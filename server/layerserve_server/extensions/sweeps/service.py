@@ -98,7 +98,7 @@ class SweepService:
             return sweep
 
         sweep = self._work.begin(call.caller, begin)
-        call.reply(pb.CreateSweepResponse(sweep=self._sweep(sweep)).SerializeToString)
+        call.answer(pb.CreateSweepResponse(sweep=self._sweep(sweep)).SerializeToString())
 
     def get_sweep(self, call: Call) -> None:
         """Handles GetSweep: replies with a sweep and its trials. Raises as `Sweeps.get` does."""
@@ -106,7 +106,7 @@ class SweepService:
         sweep = self._get(call.caller, Access.READ, request.sweep_id)
         message = self._sweep(sweep)
         message.trials.extend(map(_trial, sorted(sweep.trials, key=lambda trial: trial.number)))
-        call.reply(pb.GetSweepResponse(sweep=message).SerializeToString)
+        call.answer(pb.GetSweepResponse(sweep=message).SerializeToString())
 
     def list_sweeps(self, call: Call) -> None:
         """Handles ListSweeps: replies with all sweeps, or those of one model, that exist for the caller."""
@@ -118,21 +118,21 @@ class SweepService:
             for sweep, access in seen.items()
             if access > Access.NONE
         ]
-        call.reply(pb.ListSweepsResponse(sweeps=shown).SerializeToString)
+        call.answer(pb.ListSweepsResponse(sweeps=shown).SerializeToString())
 
     def cancel_sweep(self, call: Call) -> None:
         """Handles CancelSweep. Raises as `Sweeps.cancel` does."""
         request = parse(pb.CancelSweepRequest, call.request)
         self._get(call.caller, Access.FULL, request.sweep_id)
         sweep = self._sweeps.cancel(request.sweep_id)
-        call.reply(pb.CancelSweepResponse(sweep=self._sweep(sweep)).SerializeToString)
+        call.answer(pb.CancelSweepResponse(sweep=self._sweep(sweep)).SerializeToString())
 
     def delete_sweep(self, call: Call) -> None:
         """Handles DeleteSweep. Raises as `Sweeps.delete` does."""
         request = parse(pb.DeleteSweepRequest, call.request)
         self._get(call.caller, Access.FULL, request.sweep_id)
         self._sweeps.delete(request.sweep_id)
-        call.reply(pb.DeleteSweepResponse().SerializeToString)
+        call.answer(pb.DeleteSweepResponse().SerializeToString())
 
     def _get(self, caller: Caller, needed: Access, sweep_id: str) -> Sweep:
         """Returns a sweep. Raises as `Sweeps.get` and `check_access` do."""

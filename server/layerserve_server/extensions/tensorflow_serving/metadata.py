@@ -61,7 +61,7 @@ class MetadataService:
             call.set_metric_labels(version.name, version.version)
             response = GetModelMetadataResponse(model_spec=model_spec(version.name, version.version))
             response.metadata[SIGNATURES].Pack(_signatures(version))
-            call.reply(response.SerializeToString)
+            call.answer(response.SerializeToString())
 
         with_version(self._repository, call, choice, answer)
 

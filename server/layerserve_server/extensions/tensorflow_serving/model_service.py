@@ -64,14 +64,14 @@ class TensorFlowModelService:
             found = [one for one in found if one.version == version]
         if not found:
             raise UnknownVersionError(f"Could not find version {version} of model {name}")
-        call.reply(GetModelStatusResponse(model_version_status=map(_status, found)).SerializeToString)
+        call.answer(GetModelStatusResponse(model_version_status=map(_status, found)).SerializeToString())
 
     def handle_reload_config_request(self, call: Call) -> None:
         """Handles HandleReloadConfigRequest: changes what is served. Raises as `Configuration.apply` does."""
         lagging = self._configuration.apply(parse(ReloadConfigRequest, call.request), call.caller)
         text = f"in effect, but not yet in {'; '.join(lagging)}" if lagging else ""
         status = StatusProto(error_code=error_codes_pb2.OK, error_message=safe_text(text))
-        call.reply(ReloadConfigResponse(status=status).SerializeToString)
+        call.answer(ReloadConfigResponse(status=status).SerializeToString())
 
 
 def _status(one: Description) -> ModelVersionStatus:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
@@ -229,7 +228,7 @@ def config(version: LoadedVersion) -> pb.ModelConfig:
 def _handler(kind: Any, answer: Callable[[Any, Caller], Message]) -> Handler:
     def handle(call: Call) -> None:
         message = answer(parse(kind, call.request), call.caller)
-        call.reply(partial(message.SerializeToString))
+        call.answer(message.SerializeToString())
 
     return handle
 

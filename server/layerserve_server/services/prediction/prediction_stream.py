@@ -267,10 +267,6 @@ class StreamedCall:
         elif not self.answered:
             self.gone = callback
 
-    def reply(self, encode: Callable[[], bytes]) -> None:
-        if not self.answered:
-            self.answer(encode())
-
     def client(self) -> object:
         return self._stream.client()
 

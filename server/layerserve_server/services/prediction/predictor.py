@@ -289,8 +289,11 @@ def _queued(
         results = queued.results
         if results is None:
             call.fail(queued.error or RuntimeError("a request ended without results or error"))
-        else:
-            call.reply(lambda: endpoint.encoder.fill(results, id))
+        elif not call.answered:
+            try:
+                call.answer(endpoint.encoder.fill(results, id))
+            except Exception as error:
+                call.fail(error)
         for sample in samples:
             if sample is not None:
                 sample.answered(held.version, endpoint.computed, results)

@@ -14,6 +14,7 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.queue import QueuedRequest
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.prediction.encoder import Encoder
 from layerserve_server.services.prediction.own_contract import OwnContract
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.request_template import RequestTemplates
@@ -180,6 +181,14 @@ def test_a_defect_while_a_burst_is_computed_is_told_to_all_of_it(make, count):
     del plan.run
     # The queue has been given back.
     np.testing.assert_array_equal(results(service.burst(message())[0]), X * 2)
+
+
+def test_results_that_can_not_be_encoded_are_an_error_of_their_request(make, monkeypatch):
+    service = make(quick=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "fill", lambda *_: 1 / 0)
+        assert service.answer(message()).outcome == "INTERNAL"
+    np.testing.assert_array_equal(results(service.answer(message())), X * 2)
 
 
 def test_in_a_burst_only_those_who_still_want_an_answer_are_computed(make):
