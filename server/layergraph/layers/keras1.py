@@ -14,8 +14,8 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Constant, Ones, Zeros, initializer
-from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
-from layergraph.layers.activations import PerElement
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import PerElement, activate, activation, adopt_activation
 from layergraph.layers.merging import Dot, Masks
 from layergraph.regularizers import regularizer
 

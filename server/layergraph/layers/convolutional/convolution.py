@@ -21,7 +21,8 @@ from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers import biases
-from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activate, activation, adopt_activation
 from layergraph.layers.lora import LoraLayer
 from layergraph.layers.spatial import Pads, SpatialLayer, data_format, padding, same_padding
 from layergraph.regularizers import regularizer

@@ -16,7 +16,8 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activate, activation, adopt_activation
 from layergraph.layers.spatial import SpatialLayer, data_format, padding
 from layergraph.regularizers import regularizer
 

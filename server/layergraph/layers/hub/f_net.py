@@ -11,7 +11,8 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activation
 from layergraph.layers.hub.composite import BlockLayer, checked_sequence
 
 
