@@ -114,7 +114,6 @@ class Activation(Layer):
         super().build_for(args)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the activation of x."""
         return activate(self.activation, context, w, x)
 
 
@@ -128,7 +127,6 @@ class ReLU(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the rectifier."""
         return relu(x, self.negative_slope, self.max_value, self.threshold)
 
 
@@ -146,7 +144,6 @@ class LeakyReLU(Layer):
         super().__init__(*args, **kwargs)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the rectifier."""
         return leaky_relu(x, self.negative_slope)
 
 
@@ -206,7 +203,6 @@ class PReLU(PerElement):
         )
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the rectifier."""
         y: torch.Tensor = torch.relu(x) - w.alpha * torch.relu(-x)
         return y
 
@@ -219,7 +215,6 @@ class ELU(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the exponential linear unit."""
         return elu(x, self.alpha)
 
 
@@ -231,7 +226,6 @@ class ThresholdedReLU(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the thresholded input."""
         # Keras multiplies by the condition, so that minus infinity gives NaN rather than 0.
         return x * (x > self.theta).to(x.dtype)
 

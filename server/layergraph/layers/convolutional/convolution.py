@@ -80,7 +80,6 @@ class WindowedConvolution(SpatialLayer):
         raise NotImplementedError
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         return activate(self.activation, context, w, self.convolved(w, x))
 
     def build_activation(self, input_shape: Any) -> None:

@@ -134,7 +134,6 @@ class _LocallyConnected(SpatialLayer):
                     yield window, place, at
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         x = x.to(w.kernel.dtype)
         lengths = self.lengths(x)
         windows = self._windows(lengths)

@@ -194,7 +194,6 @@ class Identity(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> Any:
-        """Returns the inputs."""
         return inputs
 
 

@@ -40,7 +40,6 @@ class FNetEncoder(BlockLayer):
         self.add_dropout("output_dropout", shape)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Returns the outputs."""
         mixed = torch.fft.fft2(inputs.to(torch.float32)).real.to(inputs.dtype)
         mixed = self.run(context, w, "_mixing_layer_norm", inputs + mixed)
         y = self.run(context, w, "_intermediate_dense", mixed)
