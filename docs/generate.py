@@ -20,7 +20,7 @@ from layerserve_server.observability.process_metrics import ProcessMetrics, regi
 from layerserve_server.observability.store_metrics import LABELS as STORE_LABELS
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.repository.model_settings import SETTINGS_FILE, ModelSettings
-from layerserve_server.settings_reader import toml_value
+from layerserve_server.toml_text import toml_value
 from layerserve_server.wiring import RIGHTS as NEEDED
 
 DOCS = Path(__file__).parent
@@ -118,14 +118,10 @@ def model_settings() -> str:
         "without a default has the value of the server's [setting](settings.md) of the same name, where it has one."
     )
     rows = [
-        (f"`{name}`", "" if field.default is None else f"`{_toml(field.default)}`", field.description or "")
+        (f"`{name}`", "" if field.default is None else f"`{toml_value(field.default)}`", field.description or "")
         for name, field in ModelSettings.model_fields.items()
     ]
     return page("Settings of a model", about, table(("setting", "default", "meaning"), rows))
-
-
-def _toml(value: object) -> str:
-    return f"[{', '.join(map(toml_value, value))}]" if isinstance(value, tuple) else toml_value(value)
 
 
 def metrics() -> str:

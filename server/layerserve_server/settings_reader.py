@@ -18,7 +18,7 @@ from layerserve_server.extensions.installed import Settings, variables
 from layerserve_server.flags import read_flags, unset
 from layerserve_server.settings import Settings as CoreSettings
 from layerserve_server.settings import own_variables, spellings
-from layerserve_server.toml_text import TomlError, parse_toml
+from layerserve_server.toml_text import TomlError, parse_toml, toml_value
 
 
 class SettingsError(Exception):
@@ -126,13 +126,3 @@ def in_force(settings: CoreSettings) -> str:
         lines.append(f"# {field.description}" + (f" Default: {unset(field)}." if value is None else ""))
         lines.append(f"# {name} =" if value is None else f"{name} = {toml_value(value)}")
     return "\n".join(lines)
-
-
-def toml_value(value: object) -> str:
-    """Returns a value in TOML syntax."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return repr(value)
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'

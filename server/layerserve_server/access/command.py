@@ -18,6 +18,7 @@ from layerserve.cli.parser import Parser, with_default
 
 from layerserve_server.access.rights import RIGHTS, read_rights
 from layerserve_server.access.tokens_file import TokensFileError, parse_tokens
+from layerserve_server.toml_text import toml_value
 
 #: Length of a token, in bytes.
 TOKEN_BYTES = 32
@@ -110,7 +111,7 @@ def created(arguments: argparse.Namespace) -> tuple[str, str]:
     for name in ("rows_per_second", "rows_per_minute", "max_runs", "max_dataset_bytes"):
         if (value := getattr(arguments, name)) is not None:
             values[name] = value
-    lines = "[[tokens]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+    lines = "[[tokens]]\n" + "".join(f"{key} = {toml_value(value)}\n" for key, value in values.items())
     parse_tokens(lines, "the new entry")
     return made, lines
 
@@ -165,14 +166,3 @@ def _give_or_undo(path: Path | None, lines: str, token_file: Path | None) -> Non
         if token_file is not None:
             token_file.unlink(missing_ok=True)
         raise
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in str(value))
-    return f'"{escaped}"'
