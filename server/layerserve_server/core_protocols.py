@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from layerserve_server.extensions.extension import Core, Extension, Part, Paths, Process
-from layerserve_server.extensions.sweeps.service import SweepService
 from layerserve_server.services.checkpoints import CheckpointService
 from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
@@ -45,7 +44,6 @@ def _own(core: Core) -> Part:
             CheckpointService(repository, runs, CheckpointModels(converter)),
             TrainingService(repository, runs, work, defaults, datasets),
             OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
-            SweepService(repository, core.sweeps, work, defaults, datasets),
             DatasetService(datasets, work.using, repository, checks, samples, training=trains),
             RunSeries(runs),
             RunEstimates(repository, Estimator(runs, repository, checks, trials), defaults, datasets),

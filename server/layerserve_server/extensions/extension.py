@@ -5,7 +5,7 @@ An extension is a folder with its whole slice. The core imports none, and works 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from layerserve_server.access.rights import Right
     from layerserve_server.datasets.store import DatasetStore
-    from layerserve_server.extensions.sweeps.registry import Sweeps
     from layerserve_server.observability.metrics import Metrics
     from layerserve_server.probes import MetricPage
     from layerserve_server.repository.management import Manager
@@ -59,7 +58,6 @@ class Core(Process):
     manager: Manager
     runs: Runs
     datasets: DatasetStore
-    sweeps: Sweeps
     #: Work in progress, by model.
     work: OpenWork
     #: What each run has if its request doesn't say otherwise.
@@ -74,8 +72,6 @@ class Core(Process):
     release: str
     #: What the server does now.
     state: Callable[[], ServerState]
-    #: Ids of what has published versions, by kind; that of others is "run".
-    publishers: Mapping[str, Callable[[], Collection[str]]]
 
     def ready(self) -> bool:
         """Whether clients should use this server."""
@@ -125,6 +121,8 @@ class Part:
     metric_pages: Mapping[str, MetricPage] = field(default_factory=dict)
     #: Called when models and runs have been read.
     start: Callable[[], None] = _nothing
+    #: Called at each look at the repository, to see what other servers on it have done.
+    scan: Callable[[], None] = _nothing
     #: Called when calls are refused.
     stop: Callable[[], None] = _nothing
 

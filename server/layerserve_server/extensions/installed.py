@@ -16,6 +16,7 @@ GROUP = "layerserve.extensions"
 #: The extensions of this package. Imported when their settings are read; what they make imports the rest.
 OWN = {
     "page": "layerserve_server.extensions.page.extension:PAGE",
+    "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
 }
 
