@@ -37,6 +37,11 @@ _MAX_PARTS = 10_000
 NAMES: Mapping[torch.dtype, str] = {torch_dtype: name for name, torch_dtype in {**DTYPES, **_COMPLEX}.items()}
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """x in at least float32, in which sums, quotients and statistics are precise enough."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """Returns the torch dtype of a Keras dtype name. Raises DataError for 'string', for which torch has none."""
     found = DTYPES.get(name) or _COMPLEX.get(name)

@@ -10,9 +10,9 @@ import torch
 from layergraph.config.options import anything, boolean, integer, number, one_or_list_of, option, optional, positive_int
 from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
-from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.dtypes import at_least_float32
 from layergraph.functional.weights import Weights
-from layergraph.ops.operation import Operation, at_least_float32
+from layergraph.ops.operation import Operation, Typed
 
 _EPSILON = 1e-7
 
@@ -145,51 +145,34 @@ class DotProductAttention(_Neural):
         return torch.einsum("bnts,bsnh->btnh", scores.softmax(-1), value)
 
 
-class OneHot(_Neural):
-    """keras.ops.one_hot."""
-
+class _Codes(Typed):
+    keras_module = "keras.src.ops.nn"
     inserts_axis = True
 
     num_classes: int = option(positive_int)
     axis: int = option(integer, default=-1)
     sparse: bool = option(boolean, default=False)
 
+
+class OneHot(_Codes):
+    """keras.ops.one_hot."""
+
     def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
-        self.element_type = dtype or "float32"
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, dtype=dtype or "float32", **kwargs)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """1 at the index of each integer; all 0 for integers out of range."""
         classes = torch.arange(self.num_classes, device=x.device)
-        y = (x.to(torch.int64).unsqueeze(-1) == classes).to(torch_dtype(self.element_type))
-        return y.movedim(-1, self.axis)
-
-    def get_config(self) -> dict[str, Any]:
-        """Name, dtype and options."""
-        return {**super().get_config(), "dtype": self.element_type}
+        return self.converted(x.to(torch.int64).unsqueeze(-1) == classes).movedim(-1, self.axis)
 
 
-class MultiHot(_Neural):
+class MultiHot(_Codes):
     """keras.ops.multi_hot."""
-
-    inserts_axis = True
-
-    num_classes: int = option(positive_int)
-    axis: int = option(integer, default=-1)
-    sparse: bool = option(boolean, default=False)
-
-    def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
-        self.element_type = dtype
-        super().__init__(*args, **kwargs)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """1 at the indices of all integers of a row."""
         codes = OneHot(self.num_classes, self.axis, dtype=self.element_type, name="op").forward(context, w, inputs)
         return codes.amax(1 if inputs.ndim > 1 else 0)
-
-    def get_config(self) -> dict[str, Any]:
-        """Name, dtype and options."""
-        return {**super().get_config(), "dtype": self.element_type}
 
 
 class FakeQuantWithMinMaxVars(Operation):

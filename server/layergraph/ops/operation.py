@@ -144,11 +144,6 @@ def as_tensors(x1: Any, x2: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return _as_tensor(x1, like), _as_tensor(x2, like)
 
 
-def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """x in at least float32, in which sums and quotients are precise enough."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def as_floats(x: torch.Tensor) -> torch.Tensor:
     """x, converted to float32 unless it is floating-point or complex."""
     return x if x.is_floating_point() or x.is_complex() else x.to(torch.float32)

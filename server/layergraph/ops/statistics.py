@@ -9,7 +9,8 @@ import torch
 
 from layergraph.config.options import anything, boolean, integer, one_of, one_or_list_of, option, optional, positive_int
 from layergraph.functional.call_context import CallContext
-from layergraph.ops.operation import Operation, Typed, at_least_float32
+from layergraph.functional.dtypes import at_least_float32
+from layergraph.ops.operation import Operation, Typed
 from layergraph.ops.reductions import SUMMED_IN_INT32, Reduction
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,13 +13,11 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.strings import Strings
 from layergraph.training import data
 from layergraph.training.compile import Compiled
+from layergraph.training.compiled_model import CompiledModel
 from layergraph.training.data import Batch, Data
 from layergraph.training.data_adapter import adapt_data, model_device
 from layergraph.training.loop import Loop, new_generator
 from layergraph.training.metrics.metric import Result
-
-if TYPE_CHECKING:
-    from layergraph.training.trainer import Trainer
 
 #: States of stateful layers.
 States = dict[object, list[torch.Tensor]]
@@ -33,7 +31,12 @@ class Stepwise:
     """
 
     def __init__(
-        self, model: Trainer, *, seed: int, class_weight: Mapping[int, float] | None = None, on_nan: str = "continue"
+        self,
+        model: CompiledModel,
+        *,
+        seed: int,
+        class_weight: Mapping[int, float] | None = None,
+        on_nan: str = "continue",
     ) -> None:
         """`on_nan` is "stop", which has `train` raise an error for a loss or a weight that isn't finite, or "continue".
 

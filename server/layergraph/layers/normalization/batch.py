@@ -11,13 +11,13 @@ from layergraph.config.options import Expected, boolean, fraction, integer, nonn
 from layergraph.constraints import constraint
 from layergraph.errors import DataError
 from layergraph.functional.call_context import CallContext
-from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.dtypes import at_least_float32, torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.shard import Shard
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.normalization.renorm import clipping, corrections
-from layergraph.layers.normalization.weights import AffineLayer, axis_length, wide
+from layergraph.layers.normalization.weights import AffineLayer, axis_length
 from layergraph.regularizers import regularizer
 
 #: Keras's backend.epsilon(), which prevents a division by zero in a masked mean.
@@ -96,7 +96,7 @@ class BatchNormalization(AffineLayer):
         self, context: CallContext, w: Weights, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Computes the outputs. Raises DataError in training if a mask's rank isn't one less than the inputs'."""
-        x = wide(x)
+        x = at_least_float32(x)
         frozen_statistics = context.rules.frozen_statistics
         if context.training and (self.trainable or frozen_statistics):
             fused = self._is_fused(context, x)

@@ -18,13 +18,13 @@ from layergraph.config.options import (
 from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
-from layergraph.functional.dtypes import torch_dtype
+from layergraph.functional.dtypes import at_least_float32, torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Ones, initializer
 from layergraph.layers.normalization.batch import LAYERS as BATCH
 from layergraph.layers.normalization.spectral import LAYERS as SPECTRAL
-from layergraph.layers.normalization.weights import AffineLayer, axis_length, wide
+from layergraph.layers.normalization.weights import AffineLayer, axis_length
 from layergraph.regularizers import regularizer
 
 
@@ -72,7 +72,7 @@ class LayerNormalization(AffineLayer):
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         axes = _axes(self.axis)
-        x = wide(x)
+        x = at_least_float32(x)
         gamma, beta = (_broadcastable(getattr(w, name, None), x, axes) for name in ("gamma", "beta"))
         if self.rms_scaling:
             y = x * torch.rsqrt(x.var(axes, correction=0, keepdim=True) + self.epsilon)
@@ -156,7 +156,7 @@ class GroupNormalization(AffineLayer):
         channels = x.shape[axis]
         groups = channels if self.groups == -1 else self.groups
         split = (groups, channels // groups)
-        grouped = wide(x).reshape(*x.shape[:axis], *split, *x.shape[axis + 1 :])
+        grouped = at_least_float32(x).reshape(*x.shape[:axis], *split, *x.shape[axis + 1 :])
         shape = [1] * grouped.ndim
         shape[axis : axis + 2] = split
         gamma, beta = (
@@ -195,7 +195,7 @@ class RMSNormalization(Layer):
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         original = x.dtype if x.is_floating_point() else torch_dtype(self.compute_dtype)
-        x = wide(x)
+        x = at_least_float32(x)
         factor = torch.rsqrt(x.square().mean(_axes(self.axis), keepdim=True) + self.epsilon)
         scale: torch.Tensor = w.scale
         return (x * factor * scale.to(x.dtype)).to(original)

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from layergraph.config.options import option
 from layergraph.constraints import constraint
 from layergraph.errors import GraphError
 from layergraph.functional.layer import Layer
 from layergraph.initializers import initializer
 from layergraph.regularizers import regularizer
-
-
-def wide(x: torch.Tensor) -> torch.Tensor:
-    """Returns the input as float32 or wider: statistics in half precision are too inaccurate."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def axis_length(layer: Layer, shape: Any, axis: int) -> int:
