@@ -9,7 +9,7 @@ from functools import partial as bind
 from typing import Any, Literal
 
 from layerserve.calls.flow import Flow, Pause, call, open_stream, receive, work
-from layerserve.calls.methods import MAKE_DATASET, UPLOAD_DATASET
+from layerserve.calls.methods import rpc
 from layerserve.datasets.content import Content, Measured, measured
 from layerserve.datasets.info import DatasetInfo, read_dataset
 from layerserve.errors import (
@@ -58,7 +58,7 @@ def upload(
         sender = DatasetUpload(declaration, held, show)
         failure: LayerserveError = Unavailable("the server closed the stream before the dataset was complete")
         try:
-            stream = yield from open_stream(UPLOAD_DATASET, sender)
+            stream = yield from open_stream(rpc(pb.UploadDatasetRequest, pb.UploadDatasetResponse), sender)
             while (reply := (yield from receive(stream))) is not None:
                 if reply.WhichOneof("event") == "dataset":
                     return read_dataset(reply.dataset)
@@ -172,7 +172,7 @@ def make(
         keep_seconds=_seconds(keep_seconds),
         shared=shared,
     )
-    reply = yield from call(MAKE_DATASET, request)
+    reply = yield from call(request, pb.MakeDatasetResponse)
     return read_dataset(reply.dataset)
 
 

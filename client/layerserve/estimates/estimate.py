@@ -9,12 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import ESTIMATE_RUN
 from layerserve.errors import InvalidArgument
 from layerserve.models.signatures import Signatures
 from layerserve.training.requests import evaluation_request, training_request
 from layerserve.v1 import training_pb2
-from layerserve.v1.training_pb2 import EstimateRunRequest
+from layerserve.v1.training_pb2 import EstimateRunRequest, EstimateRunResponse
 from layerserve.values.tables import Table, Tabular, size_text, time_text
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import NUMPY_DTYPES
@@ -140,7 +139,7 @@ def estimate_training(
         validation_data = tuple(map(_declared, validation_data))
     data = _declared(x), _declared(y), _declared(sample_weight), validation_data
     spec, _ = yield from training_request(signatures, model, *data, version, label, options)
-    reply = yield from call(ESTIMATE_RUN, EstimateRunRequest(train=spec))
+    reply = yield from call(EstimateRunRequest(train=spec), EstimateRunResponse)
     return _read(reply)
 
 
@@ -157,7 +156,7 @@ def estimate_evaluation(
     """Flow that estimates an evaluation."""
     data = _declared(x), _declared(y), _declared(sample_weight)
     spec, _ = yield from evaluation_request(signatures, model, *data, version, label, options)
-    reply = yield from call(ESTIMATE_RUN, EstimateRunRequest(evaluate=spec))
+    reply = yield from call(EstimateRunRequest(evaluate=spec), EstimateRunResponse)
     return _read(reply)
 
 

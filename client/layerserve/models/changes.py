@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layerserve.calls.flow import Flow, call, open_stream, receive, work
-from layerserve.calls.methods import UPLOAD_MODEL, Method
+from layerserve.calls.methods import Method, rpc
 from layerserve.errors import InvalidArgument, LayerserveError, Unavailable
 from layerserve.models.info import ModelInfo, Models, read_model_info
 from layerserve.v1 import management_pb2 as pb
@@ -69,7 +69,7 @@ def read_change(message: pb.ModelChange, version: int | None = None) -> ModelCha
 
 def change(method: Method[Any, Any], name: str, **fields: Any) -> Flow[ModelChange]:
     """Flow of a change by one call."""
-    reply = yield from call(method, method.request(name=checked_name(name), **fields))
+    reply = yield from call(method.request(name=checked_name(name), **fields), method.reply)
     version = reply.version if method.reply is pb.RollBackResponse else None
     return read_change(reply.change, version)
 
@@ -120,7 +120,7 @@ def upload(
     """Flow that uploads a version."""
     spec, sources = yield from work(bind(_spec, checked_name(name), Path(path), golden, settings, label))
     sender = Upload(spec, sources, progress)
-    stream = yield from open_stream(UPLOAD_MODEL, sender)
+    stream = yield from open_stream(rpc(pb.UploadModelRequest, pb.UploadModelResponse), sender)
     try:
         while (reply := (yield from receive(stream))) is not None:
             event = reply.WhichOneof("event")

@@ -8,10 +8,9 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal, cast
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import GET_MODEL
 from layerserve.errors import DataLoss, InvalidArgument
 from layerserve.v1 import models_pb2, tensor_pb2
-from layerserve.v1.models_pb2 import GetModelRequest
+from layerserve.v1.models_pb2 import GetModelRequest, GetModelResponse
 from layerserve.values.tables import Table, Tabular, count_text, percent_text, shape_text
 from layerserve.values.tensor_spec import TensorSpec, read_tensor_spec
 
@@ -200,5 +199,5 @@ def _state(number: int) -> VersionState:
 
 def get_model(spec: tensor_pb2.ModelSpec) -> Flow[ModelInfo]:
     """Flow of a version of a model."""
-    reply = yield from call(GET_MODEL, GetModelRequest(model=spec))
+    reply = yield from call(GetModelRequest(model=spec), GetModelResponse)
     return read_model_info(reply.version)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import GET_NODE_SHAPES
 from layerserve.errors import LayerNotFound
 from layerserve.v1 import graph_pb2
 from layerserve.v1.tensor_pb2 import ModelSpec
@@ -210,7 +209,7 @@ def _source_text(tensor: NodeTensor) -> str:
 
 
 def node_shapes(spec: ModelSpec, layers: Sequence[str]) -> Flow[NodeShapes]:
-    reply = yield from call(GET_NODE_SHAPES, graph_pb2.GetNodeShapesRequest(model=spec, layers=layers))
+    reply = yield from call(graph_pb2.GetNodeShapesRequest(model=spec, layers=layers), graph_pb2.GetNodeShapesResponse)
     return read_node_shapes(reply)
 
 

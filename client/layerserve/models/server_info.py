@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Literal, cast
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import GET_SERVER
 from layerserve.models.info import read_time
 from layerserve.v1 import server_pb2 as pb
 
@@ -39,7 +38,7 @@ class ServerInfo:
 
 def get_server() -> Flow[ServerInfo]:
     """Flow of the server's description."""
-    reply = yield from call(GET_SERVER, pb.GetServerRequest())
+    reply = yield from call(pb.GetServerRequest(), pb.GetServerResponse)
     return ServerInfo(
         version=reply.version,
         state=_state(reply.state),

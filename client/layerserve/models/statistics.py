@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import GET_MODEL_STATISTICS
 from layerserve.models.info import read_time
 from layerserve.v1 import models_pb2
 from layerserve.values.tables import Table, Tabular, count_text, number_text
@@ -154,7 +153,9 @@ def milliseconds_text(seconds: float | None) -> str:
 
 def model_statistics(name: str | None) -> Flow[Statistics]:
     """Flow that returns what all models, or one, have done since the server started."""
-    reply = yield from call(GET_MODEL_STATISTICS, models_pb2.GetModelStatisticsRequest(name=name or ""))
+    reply = yield from call(
+        models_pb2.GetModelStatisticsRequest(name=name or ""), models_pb2.GetModelStatisticsResponse
+    )
     return Statistics([_read(message) for message in reply.models], read_time(reply.time))
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, cast
 
-from layerserve.calls import methods
 from layerserve.calls.flow import Flow, Pause, call
 from layerserve.errors import DataLoss, InvalidArgument, TrainingCancelled, TrainingFailed
 from layerserve.models.info import model_spec, read_time
@@ -213,7 +212,7 @@ def start_sweep(
         parallel=_whole("parallel", parallel),
         seed=search_seed,
     )
-    reply = yield from call(methods.CREATE_SWEEP, pb.CreateSweepRequest(spec=spec))
+    reply = yield from call(pb.CreateSweepRequest(spec=spec), pb.CreateSweepResponse)
     return read_sweep(reply.sweep)
 
 
@@ -249,25 +248,25 @@ def _whole(name: str, value: int | None) -> int:
 
 def get_sweep(sweep_id: str) -> Flow[SweepInfo]:
     """Flow that returns a sweep with its trials."""
-    reply = yield from call(methods.GET_SWEEP, pb.GetSweepRequest(sweep_id=sweep_id))
+    reply = yield from call(pb.GetSweepRequest(sweep_id=sweep_id), pb.GetSweepResponse)
     return read_sweep(reply.sweep)
 
 
 def list_sweeps(model: str | None) -> Flow[SweepList]:
     """Flow that returns all sweeps, or those of a model."""
-    reply = yield from call(methods.LIST_SWEEPS, pb.ListSweepsRequest(model_name=model or ""))
+    reply = yield from call(pb.ListSweepsRequest(model_name=model or ""), pb.ListSweepsResponse)
     return SweepList(map(read_sweep, reply.sweeps))
 
 
 def cancel_sweep(sweep_id: str) -> Flow[SweepInfo]:
     """Flow that cancels a sweep."""
-    reply = yield from call(methods.CANCEL_SWEEP, pb.CancelSweepRequest(sweep_id=sweep_id))
+    reply = yield from call(pb.CancelSweepRequest(sweep_id=sweep_id), pb.CancelSweepResponse)
     return read_sweep(reply.sweep)
 
 
 def delete_sweep(sweep_id: str) -> Flow[None]:
     """Flow that deletes a sweep."""
-    yield from call(methods.DELETE_SWEEP, pb.DeleteSweepRequest(sweep_id=sweep_id))
+    yield from call(pb.DeleteSweepRequest(sweep_id=sweep_id), pb.DeleteSweepResponse)
 
 
 def wait_for_sweep(sweep_id: str) -> Flow[SweepInfo]:

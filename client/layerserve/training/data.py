@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from layerserve.calls.methods import EVALUATE, TRAIN, Method
+from layerserve.calls.methods import Method, rpc
 from layerserve.errors import InvalidArgument, LayerserveError
 from layerserve.training.server_file import ServerArray, ServerFile
 from layerserve.v1 import training_pb2
@@ -21,8 +21,10 @@ from layerserve.v1.training_pb2 import (
     DataDigest,
     DataRole,
     EvaluateRequest,
+    EvaluateResponse,
     EvaluateSpec,
     TrainRequest,
+    TrainResponse,
     TrainSpec,
 )
 from layerserve.values.casting import RAGGED, as_array, as_rows, cast, default_cast
@@ -241,7 +243,11 @@ class Upload(Iterable[TrainRequest | EvaluateRequest], AsyncIterable[TrainReques
     @property
     def method(self) -> Method[Any, Any]:
         """The RPC to call."""
-        return TRAIN if isinstance(self.spec, TrainSpec) else EVALUATE
+        return (
+            rpc(TrainRequest, TrainResponse)
+            if isinstance(self.spec, TrainSpec)
+            else rpc(EvaluateRequest, EvaluateResponse)
+        )
 
     def again(self) -> Upload:
         """Returns the same requests, to be sent again: arrays are sliced anew."""

@@ -19,9 +19,11 @@ def kept(answer):
     one.published.version = 5
     found, asked = [one], []
     reply = pb.PredictCheckpointResponse(outputs=[encode(np.array([[2.0, 4.0]], np.float32), "y")])
-    answer(methods.LIST_CHECKPOINTS, lambda *_: pb.ListCheckpointsResponse(checkpoints=found))
-    answer(methods.DELETE_CHECKPOINT, lambda request, _: asked.append(request) or pb.DeleteCheckpointResponse())
-    answer(methods.PREDICT_CHECKPOINT, lambda request, _: asked.append(request) or reply)
+    answer(methods.METHODS["ListCheckpoints"], lambda *_: pb.ListCheckpointsResponse(checkpoints=found))
+    answer(
+        methods.METHODS["DeleteCheckpoint"], lambda request, _: asked.append(request) or pb.DeleteCheckpointResponse()
+    )
+    answer(methods.METHODS["PredictCheckpoint"], lambda request, _: asked.append(request) or reply)
     return found, asked
 
 

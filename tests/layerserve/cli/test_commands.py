@@ -405,8 +405,8 @@ def test_interrupting_leaves_the_sweep_and_says_how_to_go_on(cli, answer, monkey
         raise KeyboardInterrupt
 
     running = sweeps_pb2.Sweep(id="s", state=sweeps_pb2.SWEEP_STATE_RUNNING)
-    answer(methods.CREATE_SWEEP, lambda *_: sweeps_pb2.CreateSweepResponse(sweep=running))
-    answer(methods.GET_SWEEP, lambda *_: sweeps_pb2.GetSweepResponse(sweep=running))
+    answer(methods.METHODS["CreateSweep"], lambda *_: sweeps_pb2.CreateSweepResponse(sweep=running))
+    answer(methods.METHODS["GetSweep"], lambda *_: sweeps_pb2.GetSweepResponse(sweep=running))
     monkeypatch.setattr("layerserve.sweeps.commands.time", SimpleNamespace(sleep=interrupted))
     status, out, err = cli("sweep start double --x server:x.npy --y server:y.npy --try seed=1,2")
     assert (status, out) == (130, "")
@@ -415,7 +415,7 @@ def test_interrupting_leaves_the_sweep_and_says_how_to_go_on(cli, answer, monkey
 
 def test_outputs_of_a_checkpoint_are_written_to_files(cli, answer, data, tmp_path):
     reply = PredictCheckpointResponse(outputs=[encode(np.array([[2.0, 4.0]], np.float32), "y")])
-    answer(methods.PREDICT_CHECKPOINT, lambda *_: reply)
+    answer(methods.METHODS["PredictCheckpoint"], lambda *_: reply)
     cli(f"train double {data}")
     line = "checkpoint predict run-1/last -i d.npz:x"
     assert cli(f"{line} -o y.npy")[:2] == (0, "y: float32 (1, 2)\nwritten to y.npy\n")

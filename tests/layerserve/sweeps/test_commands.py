@@ -40,11 +40,11 @@ def sweep(answer):
     """The sweep that the server has."""
     found = pb.Sweep()
     found.CopyFrom(ENDED)
-    answer(methods.CREATE_SWEEP, lambda *_: pb.CreateSweepResponse(sweep=found))
-    answer(methods.GET_SWEEP, lambda *_: pb.GetSweepResponse(sweep=found))
-    answer(methods.LIST_SWEEPS, lambda *_: pb.ListSweepsResponse(sweeps=[found] if found.id else []))
-    answer(methods.CANCEL_SWEEP, lambda *_: pb.CancelSweepResponse(sweep=found))
-    answer(methods.DELETE_SWEEP, lambda *_: pb.DeleteSweepResponse())
+    answer(methods.METHODS["CreateSweep"], lambda *_: pb.CreateSweepResponse(sweep=found))
+    answer(methods.METHODS["GetSweep"], lambda *_: pb.GetSweepResponse(sweep=found))
+    answer(methods.METHODS["ListSweeps"], lambda *_: pb.ListSweepsResponse(sweeps=[found] if found.id else []))
+    answer(methods.METHODS["CancelSweep"], lambda *_: pb.CancelSweepResponse(sweep=found))
+    answer(methods.METHODS["DeleteSweep"], lambda *_: pb.DeleteSweepResponse())
     return found
 
 
@@ -140,10 +140,12 @@ def test_a_sweep_that_ends_later_is_being_cancelled(cli, sweep):
 
 def test_first_digits_of_the_id_of_a_sweep_are_enough(cli, answer):
     ids = ["20261129-0915-aaaa0001", "20261129-0916-bbbb0002"]
-    answer(methods.LIST_SWEEPS, lambda *_: pb.ListSweepsResponse(sweeps=[pb.Sweep(id=id) for id in ids]))
+    answer(methods.METHODS["ListSweeps"], lambda *_: pb.ListSweepsResponse(sweeps=[pb.Sweep(id=id) for id in ids]))
     asked = []
-    answer(methods.DELETE_SWEEP, lambda request, _: asked.append(request.sweep_id) or pb.DeleteSweepResponse())
-    answer(methods.GET_SWEEP, lambda request, _: pb.GetSweepResponse(sweep=pb.Sweep(id=request.sweep_id)))
+    answer(
+        methods.METHODS["DeleteSweep"], lambda request, _: asked.append(request.sweep_id) or pb.DeleteSweepResponse()
+    )
+    answer(methods.METHODS["GetSweep"], lambda request, _: pb.GetSweepResponse(sweep=pb.Sweep(id=request.sweep_id)))
     assert cli("sweep delete bb") == (0, f"sweep {ids[1]} is deleted\n", "")
     assert asked == [ids[1]]
     status, _, err = cli("sweep delete 2026")
@@ -153,6 +155,6 @@ def test_first_digits_of_the_id_of_a_sweep_are_enough(cli, answer):
 
 def test_every_flag_arrives(server, answer):
     asked = []
-    answer(methods.CREATE_SWEEP, lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
+    answer(methods.METHODS["CreateSweep"], lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
     assert run_with_all_flags("sweep start double --detach --try seed=1,2", TRAIN, server.address) == 0
     check_all(asked[0], TRAIN)

@@ -48,11 +48,11 @@ def asked(answer):
     def add(method, **reply):
         answer(method, lambda request, context: requests.append(request) or method.reply(**reply))
 
-    add(methods.CREATE_SWEEP, sweep=ENDED)
-    add(methods.GET_SWEEP, sweep=ENDED)
-    add(methods.LIST_SWEEPS, sweeps=[ENDED])
-    add(methods.CANCEL_SWEEP, sweep=ENDED)
-    add(methods.DELETE_SWEEP)
+    add(methods.METHODS["CreateSweep"], sweep=ENDED)
+    add(methods.METHODS["GetSweep"], sweep=ENDED)
+    add(methods.METHODS["ListSweeps"], sweeps=[ENDED])
+    add(methods.METHODS["CancelSweep"], sweep=ENDED)
+    add(methods.METHODS["DeleteSweep"])
     return requests
 
 
@@ -164,7 +164,7 @@ def test_waiting_ends_with_the_sweep(client, answer, monkeypatch, state, raised)
     def look(request, context):
         return pb.GetSweepResponse(sweep={"id": "s-1", "state": states.pop(0), "reason": "no disk"})
 
-    answer(methods.GET_SWEEP, look)
+    answer(methods.METHODS["GetSweep"], look)
     states.insert(0, pb.SWEEP_STATE_RUNNING)
     sweep = client.sweeps.get("s-1")
     assert sweep.wait().state == "finished"
@@ -182,7 +182,7 @@ def test_one_waits_for_a_sweep_as_long_as_one_likes(client, answer, monkeypatch)
     def get(request, context):
         return pb.GetSweepResponse(sweep=pb.Sweep(id="s", state=next(states, pb.SWEEP_STATE_FINISHED)))
 
-    answer(methods.GET_SWEEP, get)
+    answer(methods.METHODS["GetSweep"], get)
     sweep = client.sweeps.get("s")
     with pytest.raises(DeadlineExceeded):
         sweep.wait(timeout=0.1)
