@@ -15,13 +15,14 @@ from layerserve.calls.methods import rpc
 from layerserve.errors import InvalidArgument, NotFound
 from layerserve.models.download import fetch, model_path
 from layerserve.models.formats import model_format
-from layerserve.models.info import model_spec, read_time
+from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signature, Signatures, fetch_signature
 from layerserve.prediction.prediction import output_names
 from layerserve.training.events import Logs, read_logs
 from layerserve.v1 import checkpoints_pb2 as pb
 from layerserve.v1.training_pb2 import GetRunRequest, GetRunResponse
 from layerserve.values.inputs import encode_inputs
+from layerserve.values.replies import read, read_time
 from layerserve.values.tables import Table, Tabular, count_text, number_text
 from layerserve.values.tensors import Array, decode
 
@@ -76,15 +77,12 @@ def _row(one: Checkpoint) -> tuple[str, ...]:
 
 
 def _read(run_id: str, message: pb.Checkpoint) -> Checkpoint:
-    return Checkpoint(
+    return read(
+        Checkpoint,
+        message,
         run_id=run_id,
-        id=message.id,
-        epoch=message.epoch,
-        step=message.step,
         logs=read_logs(message.logs),
-        bytes=message.bytes,
         time=read_time(message.time),
-        best=message.best,
         published=message.published.version if message.HasField("published") else None,
     )
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from layerserve.calls.flow import Flow, Pause, call
 from layerserve.errors import DataLoss, InvalidArgument, TrainingCancelled, TrainingFailed
-from layerserve.models.info import model_spec, read_time
+from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signatures, fetch_signature
 from layerserve.training.curves import Curves, Line, Plotted
 from layerserve.training.options.arguments import TRAIN
@@ -18,6 +18,7 @@ from layerserve.training.options.option import check_names, fill
 from layerserve.training.requests import data_arrays
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1.training_pb2 import TrainSpec
+from layerserve.values.replies import read
 from layerserve.values.tables import Table, Tabular, count_text, number_text
 
 #: How the settings of trials are chosen.
@@ -286,25 +287,13 @@ def wait_for_sweep(sweep_id: str) -> Flow[SweepInfo]:
 
 def read_sweep(message: pb.Sweep) -> SweepInfo:
     """Returns what a message describes."""
-    return SweepInfo(
-        id=message.id,
-        state=cast(SweepState, _word(pb.SweepState, "SWEEP_STATE_", message.state)),
+    return read(
+        SweepInfo,
+        message,
         model=message.base.name,
         base_version=message.base.version,
         version=message.published.version if message.HasField("published") else None,
-        reason=message.reason,
-        method=_word(pb.SweepMethod, "SWEEP_METHOD_", message.method),
-        trials_total=message.trials_total,
-        trials_ended=message.trials_ended,
-        monitor=message.monitor,
-        larger_is_better=message.larger_is_better,
-        best=message.best if message.HasField("best") else None,
         trials=tuple(map(_read_trial, message.trials)),
-        created_time=read_time(message.created_time) if message.HasField("created_time") else None,
-        ended_time=read_time(message.ended_time) if message.HasField("ended_time") else None,
-        seed=message.seed,
-        description=message.description,
-        owner=message.owner,
     )
 
 
@@ -314,20 +303,4 @@ def _read_trial(message: pb.Trial) -> Trial:
         history = dict(zip(message.epochs, message.history, strict=True))
     except (ValueError, RecursionError) as wrong:
         raise DataLoss(f"the server's reply: trial {message.number} is malformed: {wrong}") from None
-    return Trial(
-        number=message.number,
-        state=cast(TrialState, _word(pb.TrialState, "TRIAL_STATE_", message.state)),
-        settings=settings,
-        run_id=message.run_id,
-        value=message.value if message.HasField("value") else None,
-        history=history,
-        reason=message.reason,
-        seconds=message.seconds,
-    )
-
-
-def _word(enum: Any, prefix: str, number: int) -> str:
-    """Returns the word for a value of an enum; "unknown" for one that this client doesn't have."""
-    if number == 0 or number not in enum.values():
-        return "unknown"
-    return str(enum.Name(number)).removeprefix(prefix).lower()
+    return read(Trial, message, settings=settings, history=history)

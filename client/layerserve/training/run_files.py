@@ -11,13 +11,13 @@ from pathlib import Path
 from layerserve.calls.flow import Flow, call
 from layerserve.calls.methods import rpc
 from layerserve.models.download import fetch
-from layerserve.models.info import read_time
 from layerserve.v1.training_pb2 import (
     DownloadRunFileRequest,
     DownloadRunFileResponse,
     ListRunFilesRequest,
     ListRunFilesResponse,
 )
+from layerserve.values.replies import read, read_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class RunFile:
 def list_files(run_id: str) -> Flow[tuple[RunFile, ...]]:
     """Flow that lists a run's files."""
     reply = yield from call(ListRunFilesRequest(run_id=run_id), ListRunFilesResponse)
-    return tuple(RunFile(file.name, file.bytes, read_time(file.modified_time)) for file in reply.files)
+    return tuple(read(RunFile, file, modified_time=read_time(file.modified_time)) for file in reply.files)
 
 
 def download_file(run_id: str, name: str, path: str | os.PathLike[str]) -> Flow[Path]:

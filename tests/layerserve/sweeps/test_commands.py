@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from layerserve import InvalidArgument
@@ -10,6 +11,7 @@ from layerserve.calls import methods
 from layerserve.sweeps import Range
 from layerserve.sweeps.commands import read_space
 from layerserve.training.options.arguments import TRAIN
+from layerserve.v1 import sweeps_pb2
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1.sweeps_pb2 import CreateSweepResponse
 from option_values import check_all, run_with_all_flags
@@ -158,3 +160,16 @@ def test_every_flag_arrives(server, answer):
     answer(methods.METHODS["CreateSweep"], lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
     assert run_with_all_flags("sweep start double --detach --try seed=1,2", TRAIN, server.address) == 0
     check_all(asked[0], TRAIN)
+
+
+def test_interrupting_leaves_the_sweep_and_says_how_to_go_on(cli, answer, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    running = sweeps_pb2.Sweep(id="s", state=sweeps_pb2.SWEEP_STATE_RUNNING)
+    answer(methods.METHODS["CreateSweep"], lambda *_: sweeps_pb2.CreateSweepResponse(sweep=running))
+    answer(methods.METHODS["GetSweep"], lambda *_: sweeps_pb2.GetSweepResponse(sweep=running))
+    monkeypatch.setattr("layerserve.sweeps.commands.time", SimpleNamespace(sleep=interrupted))
+    status, out, err = cli("sweep start double --x server:x.npy --y server:y.npy --try seed=1,2")
+    assert (status, out) == (130, "")
+    assert "layerserve sweep show s" in err
