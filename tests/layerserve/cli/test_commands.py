@@ -614,7 +614,7 @@ def test_a_wrong_argument_is_shown_with_what_is_expected(cli, server, tmp_path, 
 def test_help_has_no_type_of_python(cli):
     """An option without a metavar is shown with its type, such as <int range>."""
     shown = []
-    groups = [("", typer.main.get_command(application()))]
+    groups = [("", typer.main.get_command(application(extensions.names())))]
     for line, command in groups:
         if hasattr(command, "commands"):
             groups += [
@@ -637,7 +637,7 @@ def test_help_lists_every_command_once_in_the_panel_of_what_it_is_for(cli):
     groups = {name for added in slice_commands() for name in added.groups}
     assert {"train", "evaluate", "run"} | groups == {*shown["Train"]}
     names = [name for title in panels for name in shown[title]]
-    assert sorted(names) == sorted(typer.main.get_command(application()).commands)
+    assert sorted(names) == sorted(typer.main.get_command(application(extensions.names())).commands)
 
 
 @pytest.mark.parametrize(

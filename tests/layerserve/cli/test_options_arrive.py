@@ -52,7 +52,7 @@ OTHERS = {
 
 def commands():
     """The commands with the options that are asked for. Those of training have a test beside their table."""
-    groups = [("", typer.main.get_command(application()))]
+    groups = [("", typer.main.get_command(application(extensions.names())))]
     for line, command in groups:
         if hasattr(command, "commands"):
             groups += [(f"{line} {name}".strip(), one) for name, one in command.commands.items()]
