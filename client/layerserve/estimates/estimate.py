@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from layerserve.calls.flow import Flow, call
 from layerserve.errors import InvalidArgument
 from layerserve.models.signatures import Signatures
-from layerserve.training.requests import evaluation_request, training_request
+from layerserve.training.requests import RunArguments, evaluation_request, training_request
 from layerserve.v1 import training_pb2
 from layerserve.v1.training_pb2 import EstimateRunRequest, EstimateRunResponse
 from layerserve.values.replies import read
@@ -124,41 +124,27 @@ def _size_text(count: int | None) -> str:
     return "" if count is None else size_text(count)
 
 
-def estimate_training(
-    signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    validation_data: Any,
-    version: int | None,
-    label: str | None,
-    options: Mapping[str, object],
-) -> Flow[RunEstimate]:
+def estimate_training(signatures: Signatures, given: RunArguments) -> Flow[RunEstimate]:
     """Flow that estimates a training run."""
-    if isinstance(validation_data, (tuple, list)):
-        validation_data = tuple(map(_declared, validation_data))
-    data = _declared(x), _declared(y), _declared(sample_weight), validation_data
-    spec, _ = yield from training_request(signatures, model, *data, version, label, options)
+    spec, _ = yield from training_request(signatures, _without_data(given))
     reply = yield from call(EstimateRunRequest(train=spec), EstimateRunResponse)
     return _read(reply)
 
 
-def estimate_evaluation(
-    signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    version: int | None,
-    label: str | None,
-    options: Mapping[str, object],
-) -> Flow[RunEstimate]:
+def estimate_evaluation(signatures: Signatures, given: RunArguments) -> Flow[RunEstimate]:
     """Flow that estimates an evaluation."""
-    data = _declared(x), _declared(y), _declared(sample_weight)
-    spec, _ = yield from evaluation_request(signatures, model, *data, version, label, options)
+    spec, _ = yield from evaluation_request(signatures, _without_data(given))
     reply = yield from call(EstimateRunRequest(evaluate=spec), EstimateRunResponse)
     return _read(reply)
+
+
+def _without_data(given: RunArguments) -> RunArguments:
+    """Returns the arguments with arrays that take no memory in place of each TensorSpec."""
+    validation = given.validation_data
+    if isinstance(validation, (tuple, list)):
+        validation = tuple(map(_declared, validation))
+    data = {name: _declared(getattr(given, name)) for name in ("x", "y", "sample_weight")}
+    return replace(given, **data, validation_data=validation)
 
 
 def _declared(value: Any) -> Any:

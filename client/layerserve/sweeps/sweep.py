@@ -15,7 +15,7 @@ from layerserve.models.signatures import Signatures, fetch_signature
 from layerserve.training.curves import Curves, Line, Plotted
 from layerserve.training.options.arguments import TRAIN
 from layerserve.training.options.option import check_names, fill
-from layerserve.training.requests import data_arrays
+from layerserve.training.requests import RunArguments, data_arrays
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1.training_pb2 import TrainSpec
 from layerserve.values.replies import read
@@ -178,26 +178,19 @@ def _setting_text(value: Any) -> str:
 
 def start_sweep(
     signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
+    given: RunArguments,
     space: Mapping[str, Sequence[Any] | Range],
-    sample_weight: Any,
-    validation_data: Any,
-    version: int | None,
-    label: str | None,
     method: str,
     trials: int | None,
     parallel: int | None,
     search_seed: int | None,
-    options: Mapping[str, object],
 ) -> Flow[SweepInfo]:
     """Flow that starts a sweep."""
-    check_names("sweep", TRAIN, options)
-    train = TrainSpec(model=model_spec(model, version, label))
-    fill(train, TRAIN, options)
+    check_names("sweep", TRAIN, given.options)
+    train = TrainSpec(model=model_spec(given.model, given.version, given.label))
+    fill(train, TRAIN, given.options)
     signature = yield from fetch_signature(signatures, train.model)
-    arrays = data_arrays(signature, x, y, sample_weight, validation_data, validates=True)
+    arrays = data_arrays(signature, given, validates=True)
     for array in arrays:
         if not array.filed:
             raise InvalidArgument(
