@@ -22,7 +22,7 @@ MODELS = 300
 LOAD_SECONDS = 120.0
 LISTS = (
     LIST_MODELS,
-    methods.GET_MODEL_STATISTICS.path,
+    methods.METHODS["GetModelStatistics"].path,
     "/inference.GRPCInferenceService/RepositoryIndex",
     "/inference.GRPCInferenceService/ModelStatistics",
 )

@@ -57,7 +57,11 @@ def _tensors(count: int) -> list[Tensor]:
 
 
 _RATES = "optimizer.learning_rate"
-SWEEP, ONLINE, MAKE = methods.CREATE_SWEEP.path, methods.TRAIN_ONLINE.path, methods.MAKE_DATASET.path
+SWEEP, ONLINE, MAKE = (
+    methods.METHODS["CreateSweep"].path,
+    methods.METHODS["TrainOnline"].path,
+    methods.METHODS["MakeDataset"].path,
+)
 #: Path and message by what is wrong with them.
 REQUESTS: dict[str, tuple[str, bytes]] = {
     "a grid of 10**12 trials": (SWEEP, _sweep(*[(f"metadata.k{n}", json.dumps(list(range(1000)))) for n in range(4)])),
@@ -104,19 +108,19 @@ REQUESTS: dict[str, tuple[str, bytes]] = {
     "100,000 corrections": (MAKE, _made(corrections=[datasets_pb2.Correction(request_id="x")] * 100_000)),
     "a correction of petabytes": (MAKE, _made(corrections=[datasets_pb2.Correction(targets=_tensors(1))])),
     "a dataset outside": (
-        methods.GET_DATASET.path,
+        methods.METHODS["GetDataset"].path,
         datasets_pb2.GetDatasetRequest(dataset_id="../../../etc/passwd").SerializeToString(),
     ),
     "a checkpoint outside": (
-        methods.DOWNLOAD_CHECKPOINT.path,
+        methods.METHODS["DownloadCheckpoint"].path,
         checkpoints_pb2.DownloadCheckpointRequest(run_id="../..", checkpoint_id="../../x").SerializeToString(),
     ),
     "a prediction of petabytes by a checkpoint": (
-        methods.PREDICT_CHECKPOINT.path,
+        methods.METHODS["PredictCheckpoint"].path,
         checkpoints_pb2.PredictCheckpointRequest(run_id="x", inputs=_tensors(100)).SerializeToString(),
     ),
     "a series of 2**31 - 1 points": (
-        methods.GET_RUN_SERIES.path,
+        methods.METHODS["GetRunSeries"].path,
         pb.GetRunSeriesRequest(run_ids=["x"] * 100_000, max_points=2**31 - 1).SerializeToString(),
     ),
 }

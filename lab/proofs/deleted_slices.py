@@ -1,8 +1,9 @@
 """Each slice of the client can be taken away: in a copy without it, the client's other tests pass.
 
-    python lab/proofs/deleted_slices.py [SLICE ...] [-- OPTIONS OF PYTEST]
+    python lab/proofs/deleted_slices.py [SLICE[,SLICE] ...] [-- ARGUMENTS OF PYTEST, default: tests/layerserve]
 
-Deleted are the slice's folder, its tests and its line in the table; then the client is generated anew.
+Deleted are the slice's folder, its tests and its line in the table; then the client is generated anew. Slices with a
+comma between them are deleted together.
 """
 
 from __future__ import annotations
@@ -41,28 +42,29 @@ def delete(name: str, folder: Path) -> None:
     table.write_text("".join(left))
 
 
-def passes_without(name: str, options: list[str]) -> bool:
+def passes_without(names: str, options: list[str]) -> bool:
     """Say whether the tests of the rest pass."""
-    with tempfile.TemporaryDirectory(prefix=f"layerserve-without-{name}-") as made:
+    with tempfile.TemporaryDirectory(prefix="layerserve-without-") as made:
         folder = Path(made)
         copy_to(folder)
-        delete(name, folder)
+        for name in names.split(","):
+            delete(name, folder)
         environment = {**os.environ, "PYTHONPATH": str(folder / "client")}
         generate = [sys.executable, "client/generate.py"]
-        tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/layerserve", *options]
+        tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
         return all(subprocess.run(one, cwd=folder, env=environment).returncode == 0 for one in (generate, tests))
 
 
 def main(arguments: list[str]) -> int:
     """Delete each slice, or the named ones. Gives the exit status."""
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    names, options = arguments[:split] or list(SLICES), arguments[split + 1 :]
+    names, options = arguments[:split] or list(SLICES), arguments[split + 1 :] or ["tests/layerserve"]
     failed = []
     for name in names:
         print(f"without {name}", flush=True)
         if not passes_without(name, options):
             failed.append(name)
-    print(f"{len(names) - len(failed)} of {len(names)} slices can be taken away", *failed)
+    print(f"{len(names) - len(failed)} of {len(names)} passed; failed without:", *failed or ["none"])
     return bool(failed)
 
 

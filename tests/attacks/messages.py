@@ -16,16 +16,16 @@ from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, ModelSpec
 from layerserve.values.tensors import encode
 from layerserve_zoo.zoo import ZOO
 
-PREDICT = methods.PREDICT.path
-PREDICT_STREAM = methods.PREDICT_STREAM.path
-DOWNLOAD = methods.DOWNLOAD_MODEL.path
-TRAIN = methods.TRAIN.path
-EVALUATE = methods.EVALUATE.path
-WATCH_RUN = methods.WATCH_RUN.path
-UPLOAD_DATASET = methods.UPLOAD_DATASET.path
-NODE_SHAPES = methods.GET_NODE_SHAPES.path
-LIST_RUNS = methods.LIST_RUNS.path
-LIST_MODELS = methods.LIST_MODELS.path
+PREDICT = methods.METHODS["Predict"].path
+PREDICT_STREAM = methods.METHODS["PredictStream"].path
+DOWNLOAD = methods.METHODS["DownloadModel"].path
+TRAIN = methods.METHODS["Train"].path
+EVALUATE = methods.METHODS["Evaluate"].path
+WATCH_RUN = methods.METHODS["WatchRun"].path
+UPLOAD_DATASET = methods.METHODS["UploadDataset"].path
+NODE_SHAPES = methods.METHODS["GetNodeShapes"].path
+LIST_RUNS = methods.METHODS["ListRuns"].path
+LIST_MODELS = methods.METHODS["ListModels"].path
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"

@@ -152,7 +152,7 @@ def _silent_predict_stream(scene: Scene) -> Counter[str]:
 
 
 def _ended_when_silent(scene: Scene) -> Counter[str]:
-    streams = [method.path for method in vars(methods).values() if getattr(method, "streams_requests", False)]
+    streams = [method.path for method in methods.METHODS.values() if method.streams_requests]
     kinds = [(path, b"") for path in (*streams, REFLECTION, WATCH, PREDICT)]
     kinds += [(TRAIN, spec_message(training())), (UPLOAD_DATASET, dataset_declaration())]
     futures = [scene.pool.submit(idle, scene.server.address, path, 10, 12.0, first) for path, first in kinds]

@@ -8,6 +8,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import layerserve
+from layerserve.slice_table import SLICES
 
 FOLDER = Path(layerserve.__file__).parent
 
@@ -44,3 +45,14 @@ def test_options_are_below_what_is_shown():
                 "layerserve.models.node_shapes",
                 "layerserve.values.tables",
             }, name
+
+
+def test_nothing_else_imports_a_slice():
+    """But for what is made of the table. So a slice's folder can be taken away."""
+    for name, imported in imports().items():
+        for part in SLICES:
+            if not name.startswith(f"layerserve.{part}.") and name not in (
+                "layerserve.slices",
+                "layerserve.async_slices",
+            ):
+                assert not [one for one in imported if one.startswith(f"layerserve.{part}.")], name

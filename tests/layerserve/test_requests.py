@@ -13,14 +13,14 @@ from sent_requests import ALWAYS, ROWS, WEIGHTED, WHERE, Table, X, cases, check_
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
 METHODS: Table = {
-    "models": (m.LIST_MODELS, (), [{"name": "double"}]),
-    "model": (m.GET_MODEL, ("double",), [*WHERE]),
-    "predict": (m.PREDICT, ("double", ROWS), [{"outputs": ["y"], **one} for one in WHERE]),
-    "predict_named": (m.PREDICT, ("double", ROWS), [{"outputs": "y", **one} for one in WHERE]),
-    "node_shapes": (m.GET_NODE_SHAPES, ("double",), [{"layers": ("a", "b"), **one} for one in WHERE]),
-    "download": (m.DOWNLOAD_MODEL, ("double", "."), [{"format": "keras3_h5", **one} for one in WHERE]),
+    "models": (m.METHODS["ListModels"], (), [{"name": "double"}]),
+    "model": (m.METHODS["GetModel"], ("double",), [*WHERE]),
+    "predict": (m.METHODS["Predict"], ("double", ROWS), [{"outputs": ["y"], **one} for one in WHERE]),
+    "predict_named": (m.METHODS["Predict"], ("double", ROWS), [{"outputs": "y", **one} for one in WHERE]),
+    "node_shapes": (m.METHODS["GetNodeShapes"], ("double",), [{"layers": ("a", "b"), **one} for one in WHERE]),
+    "download": (m.METHODS["DownloadModel"], ("double", "."), [{"format": "keras3_h5", **one} for one in WHERE]),
     "runs": (
-        m.LIST_RUNS,
+        m.METHODS["ListRuns"],
         (),
         [
             {
@@ -29,22 +29,30 @@ METHODS: Table = {
             }
         ],
     ),
-    "train": (m.TRAIN, ("double",), [{**ALWAYS, **WEIGHTED, "validation_data": (X, X), **one} for one in WHERE]),
-    "evaluate": (m.EVALUATE, ("double",), [{**ALWAYS, **WEIGHTED, **one} for one in WHERE]),
-    "sample_losses": (m.EVALUATE, ("double",), [{**ALWAYS, **WEIGHTED, **one} for one in WHERE]),
-    "predict_many": (m.PREDICT_STREAM, ("double", [ROWS]), [{"outputs": ["y"], **one} for one in WHERE]),
-    "upload": (m.UPLOAD_MODEL, ("double", "m.keras"), [{"golden": "g.npz", "settings": "s.toml", "label": "best"}]),
-    "roll_back": (m.ROLL_BACK, ("double",), [{"version": 1}]),
-    "delete_version": (m.DELETE_VERSION, ("double", 1), [{"force": True}]),
-    "delete_model": (m.DELETE_MODEL, ("double",), [{"force": True}]),
-    "prepare": (m.PREDICT, ("double",), [{"outputs": ["y"], **one} for one in WHERE]),
-    "statistics": (m.GET_MODEL_STATISTICS, (), [{"model": "double"}]),
-    "graph": (m.GET_NODE_SHAPES, ("double",), [*WHERE]),
-    "series": (m.GET_RUN_SERIES, (["r"],), [{"names": ("loss",), "max_points": 9, "by": "step"}]),
+    "train": (
+        m.METHODS["Train"],
+        ("double",),
+        [{**ALWAYS, **WEIGHTED, "validation_data": (X, X), **one} for one in WHERE],
+    ),
+    "evaluate": (m.METHODS["Evaluate"], ("double",), [{**ALWAYS, **WEIGHTED, **one} for one in WHERE]),
+    "sample_losses": (m.METHODS["Evaluate"], ("double",), [{**ALWAYS, **WEIGHTED, **one} for one in WHERE]),
+    "predict_many": (m.METHODS["PredictStream"], ("double", [ROWS]), [{"outputs": ["y"], **one} for one in WHERE]),
+    "upload": (
+        m.METHODS["UploadModel"],
+        ("double", "m.keras"),
+        [{"golden": "g.npz", "settings": "s.toml", "label": "best"}],
+    ),
+    "roll_back": (m.METHODS["RollBack"], ("double",), [{"version": 1}]),
+    "delete_version": (m.METHODS["DeleteVersion"], ("double", 1), [{"force": True}]),
+    "delete_model": (m.METHODS["DeleteModel"], ("double",), [{"force": True}]),
+    "prepare": (m.METHODS["Predict"], ("double",), [{"outputs": ["y"], **one} for one in WHERE]),
+    "statistics": (m.METHODS["GetModelStatistics"], (), [{"model": "double"}]),
+    "graph": (m.METHODS["GetNodeShapes"], ("double",), [*WHERE]),
+    "series": (m.METHODS["GetRunSeries"], (["r"],), [{"names": ("loss",), "max_points": 9, "by": "step"}]),
 }
 OF_RUNS: Table = {
     "update": (
-        m.UPDATE_RUN,
+        m.METHODS["UpdateRun"],
         (),
         [
             {"priority": 7, "description": "later", "metadata": {"a": None}},
@@ -52,7 +60,7 @@ OF_RUNS: Table = {
             {"metadata": {"b": "2"}},
         ],
     ),
-    "publish": (m.PUBLISH_RUN, (), [{"label": "best", "expected_base_version": 1}]),
+    "publish": (m.METHODS["PublishRun"], (), [{"label": "best", "expected_base_version": 1}]),
 }
 
 #: Options that take the place of others, or that the request doesn't hold alone: tests of these methods have them.

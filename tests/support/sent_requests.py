@@ -66,7 +66,7 @@ def recorded_requests(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str
 
     def ended(made, method):
         """Makes what a method has only prepared."""
-        return list(made) if method is m.PREDICT_STREAM else made(ROWS)
+        return list(made) if method is m.METHODS["PredictStream"] else made(ROWS)
 
     def filled(function, method, arguments, options):
         wanted.append(method)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from layerserve.calls.methods import Message, Method, Q, R
+from layerserve.calls.methods import Message, Method, Q, R, rpc
 from layerserve.calls.tokens import Metadata
 
 T = TypeVar("T")
@@ -80,9 +80,10 @@ Step = Call | Open | Receive | Close | Pause | Work
 Flow = Generator[Step | Renew, Any, T]
 
 
-def call(method: Method[Q, R], request: Q, metadata: Metadata = ()) -> Flow[R]:
-    reply: R = yield Call(method, request, metadata)
-    return reply
+def call(request: Message, reply: type[R], metadata: Metadata = ()) -> Flow[R]:
+    """Flow of a unary call: of the RPC that has requests of this type, and replies of type `reply`."""
+    answer: R = yield Call(rpc(type(request), reply), request, metadata)
+    return answer
 
 
 def open_stream(method: Method[Q, R], requests: Q | Iterable[Q], metadata: Metadata = ()) -> Flow[Stream[R]]:

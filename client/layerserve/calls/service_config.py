@@ -36,7 +36,7 @@ def service_config(retries: int, load_balancing: LoadBalancing, *, health: bool)
         # The empty name is the server as a whole.
         config["healthCheckConfig"] = {"serviceName": ""}
     if retries:
-        names = [{"service": method.service, "method": method.name} for method in METHODS if method.repeatable]
+        names = [{"service": method.service, "method": method.name} for method in METHODS.values() if method.repeatable]
         config["methodConfig"] = [{"name": names, "retryPolicy": _policy(retries)}]
         config["retryThrottling"] = {"maxTokens": THROTTLE_TOKENS, "tokenRatio": THROTTLE_RATIO}
     return json.dumps(config)

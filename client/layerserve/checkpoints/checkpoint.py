@@ -11,24 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import (
-    DELETE_CHECKPOINT,
-    DOWNLOAD_CHECKPOINT,
-    GET_RUN,
-    LIST_CHECKPOINTS,
-    PREDICT_CHECKPOINT,
-    PUBLISH_CHECKPOINT,
-)
+from layerserve.calls.methods import rpc
 from layerserve.errors import InvalidArgument, NotFound
 from layerserve.models.download import fetch, model_path
 from layerserve.models.formats import model_format
-from layerserve.models.info import model_spec, read_time
+from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signature, Signatures, fetch_signature
 from layerserve.prediction.prediction import output_names
 from layerserve.training.events import Logs, read_logs
 from layerserve.v1 import checkpoints_pb2 as pb
-from layerserve.v1.training_pb2 import GetRunRequest
+from layerserve.v1.training_pb2 import GetRunRequest, GetRunResponse
 from layerserve.values.inputs import encode_inputs
+from layerserve.values.replies import read, read_time
 from layerserve.values.tables import Table, Tabular, count_text, number_text
 from layerserve.values.tensors import Array, decode
 
@@ -83,15 +77,12 @@ def _row(one: Checkpoint) -> tuple[str, ...]:
 
 
 def _read(run_id: str, message: pb.Checkpoint) -> Checkpoint:
-    return Checkpoint(
+    return read(
+        Checkpoint,
+        message,
         run_id=run_id,
-        id=message.id,
-        epoch=message.epoch,
-        step=message.step,
         logs=read_logs(message.logs),
-        bytes=message.bytes,
         time=read_time(message.time),
-        best=message.best,
         published=message.published.version if message.HasField("published") else None,
     )
 
@@ -106,7 +97,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 def list_checkpoints(run_id: str) -> Flow[CheckpointList]:
     """Flow that lists a run's checkpoints."""
-    reply = yield from call(LIST_CHECKPOINTS, pb.ListCheckpointsRequest(run_id=run_id))
+    reply = yield from call(pb.ListCheckpointsRequest(run_id=run_id), pb.ListCheckpointsResponse)
     return CheckpointList(_read(run_id, message) for message in reply.checkpoints)
 
 
@@ -120,7 +111,10 @@ def download(name: str, path: str | os.PathLike[str], state: bool, format: str |
     where = os.fspath(path)
     return (
         yield from fetch(
-            DOWNLOAD_CHECKPOINT, request, f"checkpoint {name!r}", lambda reply: _destination(where, run_id, reply)
+            rpc(pb.DownloadCheckpointRequest, pb.DownloadCheckpointResponse),
+            request,
+            f"checkpoint {name!r}",
+            lambda reply: _destination(where, run_id, reply),
         )
     )
 
@@ -135,7 +129,7 @@ def publish(name: str, label: str | None, format: str | None) -> Flow[int]:
     request = pb.PublishCheckpointRequest(
         run_id=run_id, checkpoint_id=checkpoint_id, label=label or "", format=model_format(format)
     )
-    reply = yield from call(PUBLISH_CHECKPOINT, request)
+    reply = yield from call(request, pb.PublishCheckpointResponse)
     return reply.published.version
 
 
@@ -149,13 +143,13 @@ def predict(
     request = pb.PredictCheckpointRequest(
         run_id=run_id, checkpoint_id=checkpoint_id, inputs=encode_inputs(inputs, signature.inputs), outputs=names
     )
-    reply = yield from call(PREDICT_CHECKPOINT, request)
+    reply = yield from call(request, pb.PredictCheckpointResponse)
     return {tensor.name: decode(tensor, copy=True) for tensor in reply.outputs}
 
 
 def _signature(signatures: Signatures, run_id: str) -> Flow[Signature]:
     """Flow of the signature of a run's model: of the version that it started from, or if that is gone of the newest."""
-    base = (yield from call(GET_RUN, GetRunRequest(run_id=run_id))).run.base
+    base = (yield from call(GetRunRequest(run_id=run_id), GetRunResponse)).run.base
     try:
         return (yield from fetch_signature(signatures, model_spec(base.name, base.version, None)))
     except NotFound:
@@ -165,4 +159,4 @@ def _signature(signatures: Signatures, run_id: str) -> Flow[Signature]:
 def delete(name: str) -> Flow[None]:
     """Flow that removes a checkpoint."""
     run_id, checkpoint_id = split_name(name)
-    yield from call(DELETE_CHECKPOINT, pb.DeleteCheckpointRequest(run_id=run_id, checkpoint_id=checkpoint_id))
+    yield from call(pb.DeleteCheckpointRequest(run_id=run_id, checkpoint_id=checkpoint_id), pb.DeleteCheckpointResponse)

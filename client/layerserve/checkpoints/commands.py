@@ -13,7 +13,7 @@ from layerserve.checkpoints.checkpoint import CheckpointList
 from layerserve.cli.array_files import read_arrays, write_arrays
 from layerserve.cli.groups import new_group
 from layerserve.cli.options import Address, Format, Json, RunId, connect
-from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.output import print_json, print_line, print_result
 from layerserve.cli.slice_commands import SliceCommands
 from layerserve.cli.whole_ids import checkpoint_name, run_id
 from layerserve.values.tables import shape_text
@@ -39,12 +39,11 @@ def list_checkpoints(
     with connect(context, address) as client:
         run = run_id(client, run)
         found = client.checkpoints.list(run)
-    if as_json:
-        print_json({"checkpoints": found})
-    elif not found:
-        print_line("no checkpoints")
-    else:
-        print_table(CheckpointList(found).table(f"Checkpoints of run {run}"))
+    print_result(
+        as_json,
+        {"checkpoints": found},
+        CheckpointList(found).table(f"Checkpoints of run {run}") if found else "no checkpoints",
+    )
 
 
 @app.command()

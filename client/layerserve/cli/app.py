@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import typer
@@ -30,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
             for kind in (PlaintextTokenWarning, VersionWarning):
                 warnings.simplefilter("always", kind)
             warnings.showwarning = _warn
-            application()(args=list(argv), prog_name="layerserve")
+            _command(extensions.names())(args=list(argv), prog_name="layerserve")
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except LayerserveError as error:
@@ -38,6 +39,12 @@ def run(argv: Sequence[str]) -> int:
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     return 0
+
+
+@cache
+def _command(others: tuple[str, ...]) -> Any:
+    """Makes the command, with those of other packages by name. Once, as typer takes long for flags of many options."""
+    return typer.main.get_command(application(others))
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
@@ -133,7 +140,7 @@ class Commands(Group):
         """Writes nothing: the commands are above the options."""
 
 
-def application() -> typer.Typer:
+def application(others: Sequence[str]) -> typer.Typer:
     """Makes the application, with the client's commands and those of other packages."""
     app = typer.Typer(
         cls=Commands,
@@ -150,7 +157,7 @@ def application() -> typer.Typer:
                 app.add_typer(command, name=name)
             elif command is not None:
                 app.command(name)(command)
-    for name in extensions.names():
+    for name in others:
         app.command(
             name,
             help=extensions.HELP.get(name, ""),

@@ -8,7 +8,7 @@ import typer
 
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.options import Address, Format, Json, Label, ModelName, Version, connect
-from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.output import print_json, print_result, print_table
 from layerserve.errors import InvalidArgument
 from layerserve.models.info import Models
 
@@ -35,12 +35,11 @@ def models(
     """
     with connect(context, address) as client:
         found = client.models(name)
-    if as_json:
-        print_json({"models": found})
-    elif not found:
-        print_line(f"no model {name!r}" if name else "no models")
-    else:
-        print_table(Models(found).table(f"Models on {address}"))
+    print_result(
+        as_json,
+        {"models": found},
+        Models(found).table(f"Models on {address}") if found else f"no model {name!r}" if name else "no models",
+    )
 
 
 def wait(
@@ -67,10 +66,7 @@ def wait(
     with connect(context, address) as client:
         # Zero is too short for a call, but means one.
         client.wait_until_ready(timeout or 1.0, model=model, version=version, label=label)
-    if as_json:
-        print_json({"ready": model or address})
-    else:
-        print_line(f"{f'model {model}' if model else address} is ready")
+    print_result(as_json, {"ready": model or address}, f"{f'model {model}' if model else address} is ready")
 
 
 def shapes(
@@ -134,7 +130,4 @@ def download(
     """
     with connect(context, address) as client:
         saved = client.download(model, path, version=version, label=label, format=format)
-    if as_json:
-        print_json({"path": str(saved)})
-    else:
-        print_line(str(saved))
+    print_result(as_json, {"path": str(saved)}, str(saved))

@@ -11,7 +11,7 @@ import typer
 
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.options import Address, Json, ModelName, connect
-from layerserve.cli.output import print_json, print_line
+from layerserve.cli.output import print_json, print_line, print_result
 from layerserve.cli.upload_bar import UploadBar
 from layerserve.models.changes import ModelChange
 from layerserve.models.info import Models
@@ -205,10 +205,7 @@ def remove(
             _report(model, f"version {version} is deleted", change, as_json)
             return
         lagging = client.delete_model(model, force=force)
-    if as_json:
-        print_json({"model": model, "lagging": lagging})
-    else:
-        print_line(f"{model} is deleted")
+    print_result(as_json, {"model": model, "lagging": lagging}, f"{model} is deleted")
     _warn(lagging)
 
 

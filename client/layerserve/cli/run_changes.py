@@ -9,7 +9,7 @@ import typer
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.flags import pairs
 from layerserve.cli.options import Address, Json, RunId, connect
-from layerserve.cli.output import print_json, print_line
+from layerserve.cli.output import print_json, print_line, print_result
 from layerserve.cli.whole_ids import find_run
 from layerserve.errors import InvalidArgument
 from layerserve.training.run_info import RunInfo
@@ -58,10 +58,7 @@ def update(
         raise InvalidArgument("update: got no change, expected --priority, --description or metadata")
     with connect(context, address) as client:
         info = find_run(client, run).update(priority=priority, description=description, metadata=changes)
-    if as_json:
-        print_json(info)
-    else:
-        print_line(f"run {info.id} of {info.model} is updated")
+    print_result(as_json, info, f"run {info.id} of {info.model} is updated")
 
 
 def publish(
@@ -77,10 +74,11 @@ def publish(
     """Publish the result of a training run that ended without publishing it. JSON: as for `layerserve run show`."""
     with connect(context, address) as client:
         info = find_run(client, run).publish(label=label, expected_base_version=expected_base_version)
-    if as_json:
-        print_json(info)
-    else:
-        print_line(f"published {info.model} version {info.version}" + (f"; {info.kept_back}" if info.kept_back else ""))
+    print_result(
+        as_json,
+        info,
+        f"published {info.model} version {info.version}" + (f"; {info.kept_back}" if info.kept_back else ""),
+    )
 
 
 def _print(info: RunInfo, under_way: str, as_json: bool) -> None:

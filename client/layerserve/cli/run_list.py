@@ -11,7 +11,7 @@ import typer
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.flags import pairs
 from layerserve.cli.options import Address, Json, RunId, connect
-from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.output import print_result
 from layerserve.cli.whole_ids import find_run
 from layerserve.training.run_info import RunInfo, Runs
 from layerserve.values.tables import Table
@@ -64,12 +64,7 @@ def list_runs(
         )
     shown = Runs(found[:limit] if limit else found)
     more = len(shown) < len(found)
-    if as_json:
-        print_json({"runs": shown, "more": more})
-    elif not shown:
-        print_line("no runs")
-    else:
-        print_table(shown.table(f"Runs on {address}"))
+    print_result(as_json, {"runs": shown, "more": more}, shown.table(f"Runs on {address}") if shown else "no runs")
     if more and not as_json:
         which = "oldest" if oldest_first else "newest"
         print(f"these are the {which} {limit} runs; see all with --limit 0", file=sys.stderr)
@@ -86,10 +81,7 @@ def show(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS,
     """
     with connect(context, address) as client:
         info = find_run(client, run).info()
-    if as_json:
-        print_json(info)
-    else:
-        print_table(_described(info))
+    print_result(as_json, info, _described(info))
 
 
 def _described(info: RunInfo) -> Table:

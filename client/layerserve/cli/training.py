@@ -20,7 +20,7 @@ from layerserve.cli.history_plot import check_plot, print_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
-from layerserve.cli.output import plain, print_json, print_line, print_table
+from layerserve.cli.output import plain, print_json, print_line, print_result, print_table
 from layerserve.cli.slice_commands import all_modes, mode_of
 from layerserve.cli.whole_ids import find_run, with_whole_ids
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
@@ -156,10 +156,9 @@ def evaluate(
             _show_worst(logs, worst, as_json)
             return
         logs = logs.logs
-    if as_json:
-        print_json(logs)
-    else:
-        print_table(Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()]))
+    print_result(
+        as_json, logs, Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()])
+    )
 
 
 def _show_worst(found: SampleLosses, count: int, as_json: bool) -> None:
@@ -243,10 +242,7 @@ def delete(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRES
     with connect(context, address) as client:
         found = find_run(client, run)
         found.delete()
-    if as_json:
-        print_json({"deleted": found.id})
-    else:
-        print_line(f"run {found.id} is deleted")
+    print_result(as_json, {"deleted": found.id}, f"run {found.id} is deleted")
 
 
 def cancel(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from layerserve.calls import methods
 from layerserve.calls.flow import call
 from layerserve.datasets.content import ArrayContent, Content, FileContent, role_arrays
 from layerserve.datasets.info import DatasetInfo, DatasetList, read_dataset
@@ -14,7 +13,14 @@ from layerserve.datasets.upload import Corrections, DatasetProgress, make, uploa
 from layerserve.errors import InvalidArgument
 from layerserve.models.api import AsyncModelMethods
 from layerserve.models.info import model_spec
-from layerserve.v1.datasets_pb2 import DeleteDatasetRequest, GetDatasetRequest, ListDatasetsRequest
+from layerserve.v1.datasets_pb2 import (
+    DeleteDatasetRequest,
+    DeleteDatasetResponse,
+    GetDatasetRequest,
+    GetDatasetResponse,
+    ListDatasetsRequest,
+    ListDatasetsResponse,
+)
 
 
 class AsyncDatasets:
@@ -96,7 +102,7 @@ class AsyncDatasets:
 
     async def list(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
         """List the datasets that the caller may use, newest first, without samples of their rows."""
-        reply = await self._client._run(call(methods.LIST_DATASETS, ListDatasetsRequest()), timeout)
+        reply = await self._client._run(call(ListDatasetsRequest(), ListDatasetsResponse), timeout)
         return DatasetList(map(read_dataset, reply.datasets))
 
     async def get(self, id: str, *, timeout: float | None = None) -> DatasetInfo:
@@ -104,7 +110,7 @@ class AsyncDatasets:
 
         Raises DatasetNotFound, and InvalidArgument if several ids begin with these digits.
         """
-        reply = await self._client._run(call(methods.GET_DATASET, GetDatasetRequest(dataset_id=id)), timeout)
+        reply = await self._client._run(call(GetDatasetRequest(dataset_id=id), GetDatasetResponse), timeout)
         return read_dataset(reply.dataset)
 
     async def delete(self, id: str, *, timeout: float | None = None) -> None:
@@ -113,4 +119,4 @@ class AsyncDatasets:
         Raises DatasetNotFound, FailedPrecondition (a run that hasn't ended uses it), and Forbidden (it is a shared one
         of another caller).
         """
-        await self._client._run(call(methods.DELETE_DATASET, DeleteDatasetRequest(dataset_id=id)), timeout)
+        await self._client._run(call(DeleteDatasetRequest(dataset_id=id), DeleteDatasetResponse), timeout)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from layerserve.calls import methods
 from layerserve.calls.flow import call
 from layerserve.datasets.content import ArrayContent, Content, FileContent, role_arrays
 from layerserve.datasets.info import DatasetInfo, DatasetList, read_dataset
@@ -15,7 +14,14 @@ from layerserve.datasets.upload import Corrections, DatasetProgress, make, uploa
 from layerserve.errors import InvalidArgument
 from layerserve.models.blocking import ModelMethods
 from layerserve.models.info import model_spec
-from layerserve.v1.datasets_pb2 import DeleteDatasetRequest, GetDatasetRequest, ListDatasetsRequest
+from layerserve.v1.datasets_pb2 import (
+    DeleteDatasetRequest,
+    DeleteDatasetResponse,
+    GetDatasetRequest,
+    GetDatasetResponse,
+    ListDatasetsRequest,
+    ListDatasetsResponse,
+)
 
 
 class Datasets:
@@ -97,7 +103,7 @@ class Datasets:
 
     def list(self, *, timeout: float | None = None) -> tuple[DatasetInfo, ...]:
         """List the datasets that the caller may use, newest first, without samples of their rows."""
-        reply = self._client._run(call(methods.LIST_DATASETS, ListDatasetsRequest()), timeout)
+        reply = self._client._run(call(ListDatasetsRequest(), ListDatasetsResponse), timeout)
         return DatasetList(map(read_dataset, reply.datasets))
 
     def get(self, id: str, *, timeout: float | None = None) -> DatasetInfo:
@@ -105,7 +111,7 @@ class Datasets:
 
         Raises DatasetNotFound, and InvalidArgument if several ids begin with these digits.
         """
-        reply = self._client._run(call(methods.GET_DATASET, GetDatasetRequest(dataset_id=id)), timeout)
+        reply = self._client._run(call(GetDatasetRequest(dataset_id=id), GetDatasetResponse), timeout)
         return read_dataset(reply.dataset)
 
     def delete(self, id: str, *, timeout: float | None = None) -> None:
@@ -114,4 +120,4 @@ class Datasets:
         Raises DatasetNotFound, FailedPrecondition (a run that hasn't ended uses it), and Forbidden (it is a shared one
         of another caller).
         """
-        self._client._run(call(methods.DELETE_DATASET, DeleteDatasetRequest(dataset_id=id)), timeout)
+        self._client._run(call(DeleteDatasetRequest(dataset_id=id), DeleteDatasetResponse), timeout)

@@ -12,7 +12,7 @@ from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.array_files import read_arrays
 from layerserve.cli.groups import new_group
 from layerserve.cli.options import Address, Json, connect
-from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.output import print_result
 from layerserve.cli.slice_commands import SliceCommands, Source
 from layerserve.cli.upload_bar import UploadBar
 from layerserve.datasets.array import DatasetArray
@@ -64,32 +64,23 @@ def upload(
             shared=shared,
             progress=shown,
         )
-    if as_json:
-        print_json(info)
-    else:
-        print_line(info.id)
+    print_result(as_json, info, info.id)
 
 
 def list_all(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """List datasets, newest first. JSON: {"datasets": [...]}, each as for `layerserve dataset upload`."""
     with connect(context, address) as client:
         found = client.datasets.list()
-    if as_json:
-        print_json({"datasets": found})
-    elif not found:
-        print_line("no datasets")
-    else:
-        print_table(DatasetList(found).table(f"Datasets on {address}"))
+    print_result(
+        as_json, {"datasets": found}, DatasetList(found).table(f"Datasets on {address}") if found else "no datasets"
+    )
 
 
 def show(context: typer.Context, dataset: _Dataset, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
     """Describe a dataset, with its first rows. JSON: as for `layerserve dataset upload`."""
     with connect(context, address) as client:
         info = client.datasets.get(dataset)
-    if as_json:
-        print_json(info)
-    else:
-        print_table(info.table())
+    print_result(as_json, info, info.table())
 
 
 def delete(
@@ -98,10 +89,7 @@ def delete(
     """Delete a dataset. JSON: {"deleted"}."""
     with connect(context, address) as client:
         client.datasets.delete(dataset)
-    if as_json:
-        print_json({"deleted": dataset})
-    else:
-        print_line(f"dataset {dataset} is deleted")
+    print_result(as_json, {"deleted": dataset}, f"dataset {dataset} is deleted")
 
 
 def _array(rest: str, fill: str | None) -> DatasetArray:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
 from layerserve.datasets.roles import dataset_arrays
-from layerserve.models.info import read_time
 from layerserve.training.data import AllData, TrainingArray
 from layerserve.v1 import datasets_pb2 as pb
+from layerserve.values.replies import read
 from layerserve.values.tables import Table, Tabular, count_text, shape_text
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array, decode, known_dtype
@@ -115,29 +115,10 @@ def _sample_text(sample: Array | None) -> str:
 
 def read_dataset(message: pb.Dataset) -> DatasetInfo:
     """Returns the information in a message."""
-    return DatasetInfo(
-        id=message.id,
-        title=message.title,
-        format=_format(message.format),
-        bytes=message.bytes,
-        rows=message.rows,
-        arrays=tuple(map(_read_array, message.arrays)),
-        owner=message.owner,
-        shared=message.shared,
-        created_time=read_time(message.created_time) if message.HasField("created_time") else None,
-        used_time=read_time(message.used_time) if message.HasField("used_time") else None,
-        expires_time=read_time(message.expires_time) if message.HasField("expires_time") else None,
-    )
+    return read(DatasetInfo, message, arrays=tuple(map(_read_array, message.arrays)))
 
 
 def _read_array(message: pb.DatasetArray) -> DatasetColumn:
     sample = decode(message.sample, copy=True) if message.HasField("sample") else None
     dtype = "" if message.problem else known_dtype(message.dtype)
     return DatasetColumn(message.name, dtype, tuple(message.shape), message.problem, sample)
-
-
-def _format(number: int) -> DatasetFormat:
-    names = pb.DatasetFormat.DESCRIPTOR.values_by_number
-    if number == 0 or number not in names:
-        return "unknown"
-    return cast(DatasetFormat, names[number].name.removeprefix("DATASET_FORMAT_").lower())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial as bind
 from typing import Any, Literal
 
 from layerserve.calls.flow import Flow, Pause, call, open_stream, receive, work
-from layerserve.calls.methods import MAKE_DATASET, UPLOAD_DATASET
+from layerserve.calls.methods import rpc
+from layerserve.calls.sender import Sender
 from layerserve.datasets.content import Content, Measured, measured
 from layerserve.datasets.info import DatasetInfo, read_dataset
 from layerserve.errors import (
@@ -58,13 +57,14 @@ def upload(
         sender = DatasetUpload(declaration, held, show)
         failure: LayerserveError = Unavailable("the server closed the stream before the dataset was complete")
         try:
-            stream = yield from open_stream(UPLOAD_DATASET, sender)
+            stream = yield from open_stream(rpc(pb.UploadDatasetRequest, pb.UploadDatasetResponse), sender)
             while (reply := (yield from receive(stream))) is not None:
                 if reply.WhichOneof("event") == "dataset":
                     return read_dataset(reply.dataset)
                 if reply.position.received > reached:
                     reached, tries = reply.position.received, 0
-                sender.accept(reply.position.received)
+                sender.offset = reply.position.received
+                sender.accept()
         except (Unavailable, Cancelled, Aborted) as error:  # a cut connection, a server that stops, a stalled stream
             failure = error
         except Overloaded as error:
@@ -84,60 +84,35 @@ def upload(
         tries += 1
 
 
-class DatasetUpload(Iterable[pb.UploadDatasetRequest], AsyncIterable[pb.UploadDatasetRequest]):
-    """The requests of an UploadDataset call, made while they are sent. Can be iterated once.
+class DatasetUpload(Sender[pb.UploadDatasetRequest]):
+    """The requests of an UploadDataset call: the declaration, then the content from the server's position on.
 
-    The content is sent after the server has named its position (see `training_data.Upload`). `error` is an error while
-    reading; the stream then ends early, and what the server has is kept.
+    After an error, what the server has is kept.
     """
 
+    what = "dataset"
+
     def __init__(self, declaration: pb.DatasetDeclaration, held: Measured, progress: DatasetProgress) -> None:
-        self.error: LayerserveError | None = None
+        super().__init__()
+        #: The server's position, in bytes.
+        self.offset = 0
         self._declaration = declaration
         self._held = held
         self._progress = progress
-        self._decided = threading.Event()
-        self._offset: int | None = None
 
-    def accept(self, offset: int) -> None:
-        """Starts sending the content from an offset on."""
-        self._offset = offset
-        self._decided.set()
+    def first(self) -> pb.UploadDatasetRequest:
+        return pb.UploadDatasetRequest(declaration=self._declaration)
 
-    def abandon(self) -> None:
-        """Ends the requests, and releases the waiting sender."""
-        self._offset = None
-        self._decided.set()
-
-    def __iter__(self) -> Iterator[pb.UploadDatasetRequest]:
-        yield pb.UploadDatasetRequest(declaration=self._declaration)
-        self._decided.wait()
-        yield from self._chunks()
-
-    async def __aiter__(self) -> AsyncIterator[pb.UploadDatasetRequest]:
-        yield pb.UploadDatasetRequest(declaration=self._declaration)
-        await asyncio.to_thread(self._decided.wait)
-        chunks = self._chunks()
-        while (message := await asyncio.to_thread(next, chunks, None)) is not None:
-            yield message
-
-    def _chunks(self) -> Iterator[pb.UploadDatasetRequest]:
-        offset = self._offset
-        if offset is None:
-            return
-        try:
-            pieces = self._held.content.pieces(offset) if offset < self._held.size else iter(())
-            for piece in pieces:
-                if self._offset is None:
-                    return
-                yield pb.UploadDatasetRequest(chunk=pb.DatasetChunk(offset=offset, data=piece))
-                offset += len(piece)
-                self._progress("sending", offset, self._held.size)
-            self._progress("checking", offset, self._held.size)
-        except LayerserveError as error:
-            self.error = error
-        except Exception as error:  # slicing, and `progress`, may raise any error
-            self.error = InvalidArgument(f"dataset: {type(error).__name__}: {error}")
+    def content(self) -> Iterator[pb.UploadDatasetRequest]:
+        offset = self.offset
+        pieces = self._held.content.pieces(offset) if offset < self._held.size else iter(())
+        for piece in pieces:
+            if not self.wanted:
+                return
+            yield pb.UploadDatasetRequest(chunk=pb.DatasetChunk(offset=offset, data=piece))
+            offset += len(piece)
+            self._progress("sending", offset, self._held.size)
+        self._progress("checking", offset, self._held.size)
 
 
 def _measured(content: Content, progress: DatasetProgress) -> Measured:
@@ -172,7 +147,7 @@ def make(
         keep_seconds=_seconds(keep_seconds),
         shared=shared,
     )
-    reply = yield from call(MAKE_DATASET, request)
+    reply = yield from call(request, pb.MakeDatasetResponse)
     return read_dataset(reply.dataset)
 
 

@@ -9,6 +9,7 @@ from layerserve.estimates.estimate import RunEstimate, estimate_evaluation, esti
 from layerserve.models.api import AsyncModelMethods
 from layerserve.training.options.arguments import EVALUATE, TRAIN
 from layerserve.training.options.signature import takes
+from layerserve.training.requests import RunArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -49,9 +50,8 @@ class AsyncEstimates:
         Raises ModelNotFound, VersionNotFound, LabelNotFound, FailedPrecondition (training is off), Overloaded (other
         runs are being estimated), and InvalidArgument for arguments with which nothing is sent.
         """
-        flow = estimate_training(
-            self._client._signatures, model, x, y, sample_weight, validation_data, version, label, options
-        )
+        given = RunArguments(model, x, y, sample_weight, validation_data, version, label, options)
+        flow = estimate_training(self._client._signatures, given)
         return await self._client._run(flow, math.inf if timeout is None else timeout)
 
     @takes(EVALUATE)
@@ -71,5 +71,6 @@ class AsyncEstimates:
 
         Otherwise like `train`.
         """
-        flow = estimate_evaluation(self._client._signatures, model, x, y, sample_weight, version, label, options)
+        given = RunArguments(model, x, y, sample_weight, None, version, label, options)
+        flow = estimate_evaluation(self._client._signatures, given)
         return await self._client._run(flow, math.inf if timeout is None else timeout)

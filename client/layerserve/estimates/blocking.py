@@ -10,6 +10,7 @@ from layerserve.estimates.estimate import RunEstimate, estimate_evaluation, esti
 from layerserve.models.blocking import ModelMethods
 from layerserve.training.options.arguments import EVALUATE, TRAIN
 from layerserve.training.options.signature import takes
+from layerserve.training.requests import RunArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,9 +51,8 @@ class Estimates:
         Raises ModelNotFound, VersionNotFound, LabelNotFound, FailedPrecondition (training is off), Overloaded (other
         runs are being estimated), and InvalidArgument for arguments with which nothing is sent.
         """
-        flow = estimate_training(
-            self._client._signatures, model, x, y, sample_weight, validation_data, version, label, options
-        )
+        given = RunArguments(model, x, y, sample_weight, validation_data, version, label, options)
+        flow = estimate_training(self._client._signatures, given)
         return self._client._run(flow, math.inf if timeout is None else timeout)
 
     @takes(EVALUATE)
@@ -72,5 +72,6 @@ class Estimates:
 
         Otherwise like `train`.
         """
-        flow = estimate_evaluation(self._client._signatures, model, x, y, sample_weight, version, label, options)
+        given = RunArguments(model, x, y, sample_weight, None, version, label, options)
+        flow = estimate_evaluation(self._client._signatures, given)
         return self._client._run(flow, math.inf if timeout is None else timeout)

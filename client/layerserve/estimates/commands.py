@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from layerserve import Client
-from layerserve.cli.output import print_json, print_table
+from layerserve.cli.output import print_result
 from layerserve.cli.slice_commands import Mode, SliceCommands
 from layerserve.errors import InvalidArgument
 from layerserve.estimates.estimate import RunEstimate
@@ -20,10 +20,7 @@ def start(client: Client, name: str) -> Callable[..., RunEstimate]:
 
 def show(estimate: Any, as_json: bool) -> None:
     """Prints an estimate. Raises InvalidArgument with its first problem, after all of them have been printed."""
-    if as_json:
-        print_json(estimate)
-    else:
-        print_table(estimate.table())
+    print_result(as_json, estimate, estimate.table())
     if estimate.problems:
         raise InvalidArgument(estimate.problems[0])
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import ESTIMATE_RUN
 from layerserve.errors import InvalidArgument
 from layerserve.models.signatures import Signatures
-from layerserve.training.requests import evaluation_request, training_request
+from layerserve.training.requests import RunArguments, evaluation_request, training_request
 from layerserve.v1 import training_pb2
-from layerserve.v1.training_pb2 import EstimateRunRequest
+from layerserve.v1.training_pb2 import EstimateRunRequest, EstimateRunResponse
+from layerserve.values.replies import read
 from layerserve.values.tables import Table, Tabular, size_text, time_text
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import NUMPY_DTYPES
@@ -124,41 +124,27 @@ def _size_text(count: int | None) -> str:
     return "" if count is None else size_text(count)
 
 
-def estimate_training(
-    signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    validation_data: Any,
-    version: int | None,
-    label: str | None,
-    options: Mapping[str, object],
-) -> Flow[RunEstimate]:
+def estimate_training(signatures: Signatures, given: RunArguments) -> Flow[RunEstimate]:
     """Flow that estimates a training run."""
-    if isinstance(validation_data, (tuple, list)):
-        validation_data = tuple(map(_declared, validation_data))
-    data = _declared(x), _declared(y), _declared(sample_weight), validation_data
-    spec, _ = yield from training_request(signatures, model, *data, version, label, options)
-    reply = yield from call(ESTIMATE_RUN, EstimateRunRequest(train=spec))
+    spec, _ = yield from training_request(signatures, _without_data(given))
+    reply = yield from call(EstimateRunRequest(train=spec), EstimateRunResponse)
     return _read(reply)
 
 
-def estimate_evaluation(
-    signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    version: int | None,
-    label: str | None,
-    options: Mapping[str, object],
-) -> Flow[RunEstimate]:
+def estimate_evaluation(signatures: Signatures, given: RunArguments) -> Flow[RunEstimate]:
     """Flow that estimates an evaluation."""
-    data = _declared(x), _declared(y), _declared(sample_weight)
-    spec, _ = yield from evaluation_request(signatures, model, *data, version, label, options)
-    reply = yield from call(ESTIMATE_RUN, EstimateRunRequest(evaluate=spec))
+    spec, _ = yield from evaluation_request(signatures, _without_data(given))
+    reply = yield from call(EstimateRunRequest(evaluate=spec), EstimateRunResponse)
     return _read(reply)
+
+
+def _without_data(given: RunArguments) -> RunArguments:
+    """Returns the arguments with arrays that take no memory in place of each TensorSpec."""
+    validation = given.validation_data
+    if isinstance(validation, (tuple, list)):
+        validation = tuple(map(_declared, validation))
+    data = {name: _declared(getattr(given, name)) for name in ("x", "y", "sample_weight")}
+    return replace(given, **data, validation_data=validation)
 
 
 def _declared(value: Any) -> Any:
@@ -176,45 +162,21 @@ def _declared(value: Any) -> Any:
 
 
 def _read(reply: training_pb2.EstimateRunResponse) -> RunEstimate:
-    measured = reply.HasField("seconds")
-    return RunEstimate(
+    seconds = read(EstimatedSeconds, reply.seconds) if reply.HasField("seconds") else None
+    publication = _read_publication(reply.publication) if reply.HasField("publication") else None
+    measured = ("trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes")
+    return read(
+        RunEstimate,
+        reply,
         model=reply.base.name,
         base_version=reply.base.version,
-        problems=tuple(reply.problems),
-        rows=reply.rows,
-        steps_per_epoch=reply.steps_per_epoch,
-        steps=reply.steps,
-        validation_steps=reply.validation_steps,
-        data_bytes=reply.data_bytes,
-        trainable_parameters=reply.trainable_parameters if measured else None,
-        non_trainable_parameters=reply.non_trainable_parameters if measured else None,
-        memory_bytes=reply.memory_bytes if measured else None,
-        disk_bytes=reply.disk_bytes if measured else None,
-        seconds=_read_seconds(reply.seconds) if measured else None,
-        wait_seconds=reply.wait_seconds if reply.HasField("wait_seconds") else None,
-        ahead=reply.ahead,
-        publication=_read_publication(reply.publication) if reply.HasField("publication") else None,
-    )
-
-
-def _read_seconds(seconds: training_pb2.EstimatedSeconds) -> EstimatedSeconds:
-    return EstimatedSeconds(
-        total=seconds.total,
-        start=seconds.start,
-        steps=seconds.steps,
-        validation=seconds.validation,
-        checkpoints=seconds.checkpoints,
-        result=seconds.result,
-        step=seconds.step,
+        seconds=seconds,
+        publication=publication,
+        **({} if seconds is not None else dict.fromkeys(measured)),
     )
 
 
 def _read_publication(publication: training_pb2.EstimatedPublication) -> EstimatedPublication:
     best = publication.choice == training_pb2.PUBLISH_CHOICE_BEST
-    return EstimatedPublication(
-        version=publication.version.version,
-        label=publication.label,
-        weights="best" if best else "last",
-        if_improved=publication.if_improved,
-        bytes=publication.bytes,
-    )
+    weights = "best" if best else "last"
+    return read(EstimatedPublication, publication, version=publication.version.version, weights=weights)

@@ -8,18 +8,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerserve.calls import methods
 from layerserve.calls.blocking import Runner
 from layerserve.calls.connection import (
     Connection,
 )
 from layerserve.calls.flow import call
+from layerserve.calls.methods import rpc
 from layerserve.models.download import download
 from layerserve.models.health import wait_until_ready
 from layerserve.models.info import ModelInfo, Models, get_model, model_spec, read_model_info
 from layerserve.models.node_shapes import NodeShapes, node_shapes
 from layerserve.models.signatures import Signatures
-from layerserve.v1.models_pb2 import ListModelsRequest
+from layerserve.v1.management_pb2 import (
+    DeleteModelResponse,
+    DeleteVersionRequest,
+    DeleteVersionResponse,
+    LoadModelRequest,
+    LoadModelResponse,
+    PinVersionRequest,
+    PinVersionResponse,
+    RemoveLabelRequest,
+    RemoveLabelResponse,
+    RollBackRequest,
+    RollBackResponse,
+    SetCanaryRequest,
+    SetCanaryResponse,
+    SetLabelRequest,
+    SetLabelResponse,
+    UnloadModelRequest,
+    UnloadModelResponse,
+    UnpinVersionRequest,
+    UnpinVersionResponse,
+)
+from layerserve.v1.models_pb2 import ListModelsRequest, ListModelsResponse
 
 if TYPE_CHECKING:
     pass
@@ -77,7 +98,7 @@ class ModelMethods(Runner):
 
         Versions that failed to load are included, with the reason.
         """
-        reply = self._run(call(methods.LIST_MODELS, ListModelsRequest(name=name or "")), timeout)
+        reply = self._run(call(ListModelsRequest(name=name or ""), ListModelsResponse), timeout)
         return Models(map(read_model_info, reply.versions))
 
     def model(
@@ -223,14 +244,14 @@ class ModelMethods(Runner):
 
         Raises ModelNotFound, ModelNotReady (with the reason), InvalidArgument.
         """
-        return self._run(change(methods.LOAD_MODEL, model), timeout)
+        return self._run(change(rpc(LoadModelRequest, LoadModelResponse), model), timeout)
 
     def unload(self, model: str, *, timeout: float | None = None) -> ModelChange:
         """Unload a model: its requests are refused (ModelNotReady) until it is loaded again.
 
         `timeout` is in seconds; default: the client's. Raises ModelNotFound.
         """
-        return self._run(change(methods.UNLOAD_MODEL, model), timeout)
+        return self._run(change(rpc(UnloadModelRequest, UnloadModelResponse), model), timeout)
 
     def roll_back(self, model: str, *, version: int | None = None, timeout: float | None = None) -> ModelChange:
         """Make an earlier version the default, until `unpin`, and end the model's canary.
@@ -241,21 +262,23 @@ class ModelMethods(Runner):
         Raises ModelNotFound, VersionNotFound, ModelNotReady (no such version can be loaded).
         """
         number = 0 if version is None else checked_version(version)
-        return self._run(change(methods.ROLL_BACK, model, version=number), timeout)
+        return self._run(change(rpc(RollBackRequest, RollBackResponse), model, version=number), timeout)
 
     def pin(self, model: str, version: int, *, timeout: float | None = None) -> ModelChange:
         """Make a version the default until `unpin`, however many newer ones come.
 
         `timeout` is in seconds; default: the client's. Raises ModelNotFound, VersionNotFound, ModelNotReady.
         """
-        return self._run(change(methods.PIN_VERSION, model, version=checked_version(version)), timeout)
+        return self._run(
+            change(rpc(PinVersionRequest, PinVersionResponse), model, version=checked_version(version)), timeout
+        )
 
     def unpin(self, model: str, *, timeout: float | None = None) -> ModelChange:
         """Make the version of the model's settings the default again, or the newest that is ready.
 
         `timeout` is in seconds; default: the client's. Raises ModelNotFound.
         """
-        return self._run(change(methods.UNPIN_VERSION, model), timeout)
+        return self._run(change(rpc(UnpinVersionRequest, UnpinVersionResponse), model), timeout)
 
     def set_label(self, model: str, label: str, version: int, *, timeout: float | None = None) -> ModelChange:
         """Point a label at a version.
@@ -264,14 +287,14 @@ class ModelMethods(Runner):
         InvalidArgument (a label that can't be one).
         """
         fields = {"label": label, "version": checked_version(version)}
-        return self._run(change(methods.SET_LABEL, model, **fields), timeout)
+        return self._run(change(rpc(SetLabelRequest, SetLabelResponse), model, **fields), timeout)
 
     def remove_label(self, model: str, label: str, *, timeout: float | None = None) -> ModelChange:
         """Remove a label.
 
         `timeout` is in seconds; default: the client's. Raises ModelNotFound, LabelNotFound.
         """
-        return self._run(change(methods.REMOVE_LABEL, model, label=label), timeout)
+        return self._run(change(rpc(RemoveLabelRequest, RemoveLabelResponse), model, label=label), timeout)
 
     def set_canary(self, model: str, share: str | None, *, timeout: float | None = None) -> ModelChange:
         """Set the share of callers, such as "5%", that get the version of label "canary" if they name no version.
@@ -287,7 +310,7 @@ class ModelMethods(Runner):
         Raises ModelNotFound, ModelNotReady, FailedPrecondition (there is no such label), InvalidArgument (no share).
         """
         fields = {} if share is None else {"share": read_share(share)}
-        return self._run(change(methods.SET_CANARY, model, **fields), timeout)
+        return self._run(change(rpc(SetCanaryRequest, SetCanaryResponse), model, **fields), timeout)
 
     def delete_version(
         self, model: str, version: int, *, force: bool = False, timeout: float | None = None
@@ -300,7 +323,7 @@ class ModelMethods(Runner):
         and `force` isn't set).
         """
         fields = {"version": checked_version(version), "force": force}
-        return self._run(change(methods.DELETE_VERSION, model, **fields), timeout)
+        return self._run(change(rpc(DeleteVersionRequest, DeleteVersionResponse), model, **fields), timeout)
 
     def delete_model(self, model: str, *, force: bool = False, timeout: float | None = None) -> tuple[str, ...]:
         """Delete a model with all versions, labels and settings from the server's disk.
@@ -311,4 +334,4 @@ class ModelMethods(Runner):
         Raises ModelNotFound, FailedPrecondition (it is loaded, or runs or sweeps haven't ended, and `force` isn't set).
         """
         request = DeleteModelRequest(name=checked_name(model), force=force)
-        return tuple((self._run(call(methods.DELETE_MODEL, request), timeout)).lagging)
+        return tuple((self._run(call(request, DeleteModelResponse), timeout)).lagging)

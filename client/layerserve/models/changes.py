@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import re
-import threading
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial as bind
 from pathlib import Path
 from typing import Any, Literal
 
 from layerserve.calls.flow import Flow, call, open_stream, receive, work
-from layerserve.calls.methods import UPLOAD_MODEL, Method
+from layerserve.calls.methods import Method, rpc
+from layerserve.calls.sender import Sender
 from layerserve.errors import InvalidArgument, LayerserveError, Unavailable
 from layerserve.models.info import ModelInfo, Models, read_model_info
 from layerserve.v1 import management_pb2 as pb
@@ -69,7 +68,7 @@ def read_change(message: pb.ModelChange, version: int | None = None) -> ModelCha
 
 def change(method: Method[Any, Any], name: str, **fields: Any) -> Flow[ModelChange]:
     """Flow of a change by one call."""
-    reply = yield from call(method, method.request(name=checked_name(name), **fields))
+    reply = yield from call(method.request(name=checked_name(name), **fields), method.reply)
     version = reply.version if method.reply is pb.RollBackResponse else None
     return read_change(reply.change, version)
 
@@ -120,7 +119,7 @@ def upload(
     """Flow that uploads a version."""
     spec, sources = yield from work(bind(_spec, checked_name(name), Path(path), golden, settings, label))
     sender = Upload(spec, sources, progress)
-    stream = yield from open_stream(UPLOAD_MODEL, sender)
+    stream = yield from open_stream(rpc(pb.UploadModelRequest, pb.UploadModelResponse), sender)
     try:
         while (reply := (yield from receive(stream))) is not None:
             event = reply.WhichOneof("event")
@@ -138,58 +137,33 @@ def upload(
     raise sender.error or Unavailable("the server closed the stream before it published the version")
 
 
-class Upload(Iterable[pb.UploadModelRequest], AsyncIterable[pb.UploadModelRequest]):
-    """The requests of an UploadModel call, made while they are sent. Can be iterated once.
+class Upload(Sender[pb.UploadModelRequest]):
+    """The requests of an UploadModel call: the spec, then the files in chunks."""
 
-    The content is sent after the server has accepted the spec (see `training_data.Upload`). `error` is an error while
-    reading a file; the stream then ends early, so that the server drops the upload.
-    """
+    what = "progress"
 
     def __init__(self, spec: pb.UploadSpec, sources: Sequence[Path], progress: UploadProgress | None) -> None:
-        self.error: LayerserveError | None = None
+        super().__init__()
         self.bytes = sum(file.bytes for file in spec.files)
         self._spec = spec
         self._sources = sources
         self._progress = progress
-        self._sent = 0
-        self._decided = threading.Event()
-        self._accepted = False
 
-    def accept(self) -> None:
-        """Starts sending the content."""
-        self._accepted = True
-        self._decided.set()
+    def first(self) -> pb.UploadModelRequest:
+        return pb.UploadModelRequest(spec=self._spec)
 
-    def abandon(self) -> None:
-        """Ends the requests, so that the server drops what isn't complete, and releases the waiting sender."""
-        self._accepted = False
-        self._decided.set()
-
-    def __iter__(self) -> Iterator[pb.UploadModelRequest]:
-        yield pb.UploadModelRequest(spec=self._spec)
-        self._decided.wait()
-        yield from self._content()
-
-    async def __aiter__(self) -> AsyncIterator[pb.UploadModelRequest]:
-        yield pb.UploadModelRequest(spec=self._spec)
-        await asyncio.to_thread(self._decided.wait)
-        content = self._content()
-        while (message := await asyncio.to_thread(next, content, None)) is not None:
-            yield message
-
-    def _content(self) -> Iterator[pb.UploadModelRequest]:
-        try:
-            for index, source in enumerate(self._sources):
+    def content(self) -> Iterator[pb.UploadModelRequest]:
+        sent = 0
+        for index, source in enumerate(self._sources):
+            try:
                 with source.open("rb") as file:
-                    while self._accepted and (data := file.read(CHUNK)):
+                    while self.wanted and (data := file.read(CHUNK)):
                         yield pb.UploadModelRequest(chunk=pb.UploadChunk(file=index, data=data))
-                        self._sent += len(data)
+                        sent += len(data)
                         if self._progress is not None:
-                            self._progress("sending", self._sent, self.bytes)
-        except OSError as error:
-            self.error = InvalidArgument(f"file {source}: {error.strerror}")
-        except Exception as error:  # of `progress`
-            self.error = InvalidArgument(f"progress: {type(error).__name__}: {error}")
+                            self._progress("sending", sent, self.bytes)
+            except OSError as error:
+                raise InvalidArgument(f"file {source}: {error.strerror}") from None
 
 
 def _spec(

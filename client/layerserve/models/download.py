@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from layerserve.calls.flow import Close, Flow, open_stream, receive, work
-from layerserve.calls.methods import DOWNLOAD_MODEL, Method
+from layerserve.calls.methods import Method, rpc
 from layerserve.errors import DataLoss, InvalidArgument
 from layerserve.models.formats import model_format
-from layerserve.v1.models_pb2 import DownloadModelRequest, ModelVersion
+from layerserve.v1.models_pb2 import DownloadModelRequest, DownloadModelResponse, ModelVersion
 from layerserve.v1.tensor_pb2 import ModelSpec
 
 #: Kinds of model files by suffix.
@@ -64,7 +64,7 @@ def download(spec: ModelSpec, path: str | os.PathLike[str], format: str | None) 
     """Flow that downloads a model file to a file, or to a directory as "<model>-<version>.keras". Returns its path."""
     return (
         yield from fetch(
-            DOWNLOAD_MODEL,
+            rpc(DownloadModelRequest, DownloadModelResponse),
             DownloadModelRequest(model=spec, format=model_format(format)),
             f"model {spec.name!r}",
             lambda reply: _destination(os.fspath(path), reply.version),

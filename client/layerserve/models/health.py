@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from layerserve.calls.addresses import may_be_several
-from layerserve.calls.flow import Flow, Pause, call
+from layerserve.calls.flow import Call, Flow, Pause
 from layerserve.calls.methods import Method
 from layerserve.errors import DeadlineExceeded, LayerserveError, ModelNotReady, NotFound, Unavailable
 from layerserve.models.info import get_model
@@ -71,7 +71,7 @@ def wait_until_ready(address: str, timeout: float, model: ModelSpec | None = Non
 
 def _serving(address: str) -> Callable[[], Flow[LayerserveError | None]]:
     def check() -> Flow[LayerserveError | None]:
-        reply = yield from call(CHECK, HealthCheckRequest())
+        reply: HealthCheckResponse = yield Call(CHECK, HealthCheckRequest())
         if reply.serving:
             return None
         return Unavailable(f"the server at {address} is still loading its models, or is stopping")

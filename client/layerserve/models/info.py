@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal, cast
+from datetime import datetime
+from typing import Literal
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import GET_MODEL
-from layerserve.errors import DataLoss, InvalidArgument
+from layerserve.errors import InvalidArgument
 from layerserve.v1 import models_pb2, tensor_pb2
-from layerserve.v1.models_pb2 import GetModelRequest
+from layerserve.v1.models_pb2 import GetModelRequest, GetModelResponse
+from layerserve.values.replies import read
 from layerserve.values.tables import Table, Tabular, count_text, percent_text, shape_text
 from layerserve.values.tensor_spec import TensorSpec, read_tensor_spec
-
-if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
 
 #: State of a version. "unloading" finishes its open requests; "available" is loaded on the first request; "unloaded"
 #: isn't served.
@@ -155,50 +152,17 @@ def model_spec(name: str, version: int | None = None, label: str | None = None) 
 
 
 def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
-    return ModelInfo(
-        name=message.name,
-        version=message.version,
-        state=_state(message.state),
-        reason=message.reason,
-        labels=tuple(message.labels),
+    return read(
+        ModelInfo,
+        message,
         inputs=tuple(map(read_tensor_spec, message.inputs)),
         outputs=tuple(map(read_tensor_spec, message.outputs)),
-        file=message.file,
         file_bytes=message.file_size_bytes,
-        keras_version=message.keras_version,
-        parameter_count=message.parameter_count,
-        ready_time=read_time(message.ready_time) if message.HasField("ready_time") else None,
-        training_run=message.training_run,
-        compiled=message.compiled,
-        served_by_default=message.served_by_default,
-        engines=tuple(
-            EngineChoice(one.rows, one.engine, dict(one.milliseconds), one.difference) for one in message.engines
-        ),
-        choosing_engine=message.choosing_engine,
-        pinned=message.pinned,
-        memory_bytes=message.memory_bytes,
-        last_used=read_time(message.last_used) if message.HasField("last_used") else None,
-        canary_share=message.canary_share,
-        independent_rows=message.independent_rows,
+        engines=tuple(read(EngineChoice, one) for one in message.engines),
     )
-
-
-def read_time(timestamp: Timestamp) -> datetime:
-    """Returns a time. Raises DataLoss for a timestamp that isn't valid."""
-    try:
-        return timestamp.ToDatetime(tzinfo=timezone.utc)
-    except (ValueError, OverflowError) as wrong:
-        raise DataLoss(f"the server's reply: {wrong}") from None
-
-
-def _state(number: int) -> VersionState:
-    names = models_pb2.VersionState.DESCRIPTOR.values_by_number
-    if number == 0 or number not in names:
-        return "unknown"
-    return cast(VersionState, names[number].name.removeprefix("VERSION_STATE_").lower())
 
 
 def get_model(spec: tensor_pb2.ModelSpec) -> Flow[ModelInfo]:
     """Flow of a version of a model."""
-    reply = yield from call(GET_MODEL, GetModelRequest(model=spec))
+    reply = yield from call(GetModelRequest(model=spec), GetModelResponse)
     return read_model_info(reply.version)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import GET_NODE_SHAPES
 from layerserve.errors import LayerNotFound
 from layerserve.v1 import graph_pb2
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve.values.inputs import unknown_name
+from layerserve.values.replies import read
 from layerserve.values.tables import Table, Tabular, shape_text
 from layerserve.values.tensor_spec import TensorSpec, read_tensor_spec
 from layerserve.values.tensors import dtype_name, read_shape
@@ -210,7 +210,7 @@ def _source_text(tensor: NodeTensor) -> str:
 
 
 def node_shapes(spec: ModelSpec, layers: Sequence[str]) -> Flow[NodeShapes]:
-    reply = yield from call(GET_NODE_SHAPES, graph_pb2.GetNodeShapesRequest(model=spec, layers=layers))
+    reply = yield from call(graph_pb2.GetNodeShapesRequest(model=spec, layers=layers), graph_pb2.GetNodeShapesResponse)
     return read_node_shapes(reply)
 
 
@@ -230,27 +230,12 @@ def _read_layer(message: graph_pb2.LayerNodes) -> LayerNodes:
         LayerNode(node.index, tuple(map(_read_tensor, node.inputs)), tuple(map(_read_tensor, node.outputs)))
         for node in message.nodes
     )
-    return LayerNodes(
-        message.path,
-        message.name,
-        message.class_name,
-        nodes,
-        message.parameter_count,
-        message.trainable,
-        tuple(map(_read_tensor, message.nested_outputs)),
-    )
+    return read(LayerNodes, message, nodes=nodes, nested_outputs=tuple(map(_read_tensor, message.nested_outputs)))
 
 
 def _read_tensor(message: graph_pb2.NodeTensor) -> NodeTensor:
-    return NodeTensor(
-        message.layer,
-        message.node_index,
-        message.tensor_index,
-        read_shape(message.shape),
-        dtype_name(message.dtype, message.layer),
-        message.argument,
-        message.masked,
-    )
+    dtype = dtype_name(message.dtype, message.layer)
+    return read(NodeTensor, message, shape=read_shape(message.shape), dtype=dtype)
 
 
 def _one_or_list(values: Sequence[T]) -> T | list[T]:

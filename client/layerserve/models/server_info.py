@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, cast
+from typing import Literal
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import GET_SERVER
-from layerserve.models.info import read_time
 from layerserve.v1 import server_pb2 as pb
+from layerserve.values.replies import read
 
 #: State of a server. "starting" reads its models, "draining" is about to stop; both still answer calls.
 ServerState = Literal["starting", "serving", "draining", "unknown"]
@@ -39,22 +38,5 @@ class ServerInfo:
 
 def get_server() -> Flow[ServerInfo]:
     """Flow of the server's description."""
-    reply = yield from call(GET_SERVER, pb.GetServerRequest())
-    return ServerInfo(
-        version=reply.version,
-        state=_state(reply.state),
-        start_time=read_time(reply.start_time) if reply.HasField("start_time") else None,
-        host=reply.host,
-        process_id=reply.process_id,
-        workers=reply.workers,
-        transport=reply.transport,
-        tls=reply.tls,
-        misplaced={one.path: one.expected for one in reply.misplaced},
-    )
-
-
-def _state(number: int) -> ServerState:
-    names = pb.ServerState.DESCRIPTOR.values_by_number
-    if number == 0 or number not in names:
-        return "unknown"
-    return cast(ServerState, names[number].name.removeprefix("SERVER_STATE_").lower())
+    reply = yield from call(pb.GetServerRequest(), pb.GetServerResponse)
+    return read(ServerInfo, reply, misplaced={one.path: one.expected for one in reply.misplaced})

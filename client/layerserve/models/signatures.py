@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import GET_NODE_SHAPES
 from layerserve.errors import ModelNotReady
 from layerserve.models.info import get_model
-from layerserve.v1.graph_pb2 import GetNodeShapesRequest
+from layerserve.v1.graph_pb2 import GetNodeShapesRequest, GetNodeShapesResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve.values.tensor_spec import TensorSpec, read_tensor_spec
 
@@ -56,7 +55,7 @@ def fetch_signature(signatures: Signatures, spec: ModelSpec) -> Flow[Signature]:
     signature = Signature(info.version, info.inputs, info.outputs, info.independent_rows)
     if not info.inputs:
         # The inputs of a version that isn't loaded are known only after a request that loads it.
-        reply = yield from call(GET_NODE_SHAPES, GetNodeShapesRequest(model=spec))
+        reply = yield from call(GetNodeShapesRequest(model=spec), GetNodeShapesResponse)
         signature = Signature(
             reply.model.version or info.version,
             tuple(map(read_tensor_spec, reply.inputs)),

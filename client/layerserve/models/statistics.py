@@ -12,9 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import GET_MODEL_STATISTICS
-from layerserve.models.info import read_time
 from layerserve.v1 import models_pb2
+from layerserve.values.replies import read, read_time
 from layerserve.values.tables import Table, Tabular, count_text, number_text
 
 _COLUMNS = ("Model", "#Answered", "#Failed", "#Rows", "#Batches", "#Mean ms", "#p99 ms", "#Rows a batch", "#Waiting")
@@ -154,23 +153,12 @@ def milliseconds_text(seconds: float | None) -> str:
 
 def model_statistics(name: str | None) -> Flow[Statistics]:
     """Flow that returns what all models, or one, have done since the server started."""
-    reply = yield from call(GET_MODEL_STATISTICS, models_pb2.GetModelStatisticsRequest(name=name or ""))
+    reply = yield from call(
+        models_pb2.GetModelStatisticsRequest(name=name or ""), models_pb2.GetModelStatisticsResponse
+    )
     return Statistics([_read(message) for message in reply.models], read_time(reply.time))
 
 
 def _read(message: models_pb2.ModelStatistics) -> ModelStatistics:
-    return ModelStatistics(
-        name=message.name,
-        seconds=0.0,
-        answered=message.answered,
-        failed=message.failed,
-        rows=message.rows,
-        batches=message.batches,
-        request_seconds=message.request_seconds,
-        queue_seconds=message.queue_seconds,
-        queued=message.queued,
-        compute_seconds=message.compute_seconds,
-        waiting_requests=message.waiting_requests,
-        waiting_rows=message.waiting_rows,
-        request_times=tuple((bucket.max_seconds, bucket.count) for bucket in message.request_times),
-    )
+    times = tuple((bucket.max_seconds, bucket.count) for bucket in message.request_times)
+    return read(ModelStatistics, message, seconds=0.0, request_times=times)

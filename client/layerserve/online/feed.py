@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from layerserve.calls.flow import Close, Flow, Pause, Stream, open_stream, receive
-from layerserve.calls.methods import TRAIN_ONLINE
+from layerserve.calls.methods import rpc
 from layerserve.errors import (
     Cancelled,
     DataLoss,
@@ -261,7 +261,7 @@ class OnlineFeed:
         if self.run_id:
             first = pb.TrainOnlineRequest(resume=pb.OnlineResume(run_id=self.run_id))
         self._outbox.put(first)
-        self._stream = yield from open_stream(TRAIN_ONLINE, self._outbox)
+        self._stream = yield from open_stream(rpc(pb.TrainOnlineRequest, pb.TrainOnlineResponse), self._outbox)
         while True:
             reply = yield from self._receive()
             self._note(reply)

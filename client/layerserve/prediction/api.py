@@ -6,15 +6,16 @@ import math
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from layerserve.calls import methods
 from layerserve.calls.connection import (
     Deadline,
 )
+from layerserve.calls.methods import rpc
 from layerserve.models.api import AsyncModelMethods
 from layerserve.prediction import prediction
 from layerserve.prediction.feed import PredictionFeed
 from layerserve.prediction.prediction import Prediction
 from layerserve.prediction.prepared import RequestForm, prepare
+from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.values.tensors import Array
 
 if TYPE_CHECKING:
@@ -158,4 +159,6 @@ class AsyncPreparedCall:
         """Compute the outputs of the model for rows of data, as `AsyncClient.predict` does."""
         request = self._form.fill(inputs)
         metadata = prediction.key_metadata(key)
-        return self._form.read(await self._client._call_raw(methods.PREDICT, request, timeout, metadata))
+        return self._form.read(
+            await self._client._call_raw(rpc(PredictRequest, PredictResponse), request, timeout, metadata)
+        )

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from layerserve.calls.flow import Close, Flow, Stream, open_stream, receive
-from layerserve.calls.methods import PREDICT_STREAM
+from layerserve.calls.methods import rpc
 from layerserve.errors import DataLoss, from_status
 from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signature, Signatures, fetch_signature
@@ -47,7 +47,9 @@ class PredictionFeed:
         if self._stream is None:
             known = self._signatures.get(self._spec)
             signature = known or (yield from fetch_signature(self._signatures, self._spec))
-            self._stream = yield from open_stream(PREDICT_STREAM, self._requests(signature), self._metadata)
+            self._stream = yield from open_stream(
+                rpc(PredictStreamRequest, PredictStreamResponse), self._requests(signature), self._metadata
+            )
         while self._next not in self._received:
             reply = yield from receive(self._stream)
             if reply is None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from layerserve.calls.flow import Flow, Renew, call
-from layerserve.calls.methods import PREDICT
 from layerserve.calls.tokens import Metadata
 from layerserve.errors import InvalidArgument
 from layerserve.models.info import get_model, model_spec
@@ -124,7 +123,7 @@ def _request(
     size = request.ByteSize()
     if size > MAX_MESSAGE_BYTES:
         raise InvalidArgument(f"request: got {size} bytes, expected at most {MAX_MESSAGE_BYTES}; pass a batch_size")
-    reply = yield from call(PREDICT, request, metadata)
+    reply = yield from call(request, PredictResponse, metadata)
     signatures.answered(spec, reply.model.version)
     return read_prediction(reply)
 

@@ -22,6 +22,7 @@ from layerserve.sweeps.sweep import (
 from layerserve.training.options.arguments import TRAIN
 from layerserve.training.options.keywords import TrainKeywords
 from layerserve.training.options.signature import takes
+from layerserve.training.requests import RunArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -75,22 +76,8 @@ class AsyncSweeps:
         Raises InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, NotCompiled, FailedPrecondition (Optuna
         isn't installed on the server, or the repository can't be written), PermissionDenied, Overloaded.
         """
-        flow = start_sweep(
-            self._client._signatures,
-            model,
-            x,
-            y,
-            space,
-            sample_weight,
-            validation_data,
-            version,
-            label,
-            method,
-            trials,
-            parallel,
-            search_seed,
-            options,
-        )
+        given = RunArguments(model, x, y, sample_weight, validation_data, version, label, options)
+        flow = start_sweep(self._client._signatures, given, space, method, trials, parallel, search_seed)
         return AsyncSweep(self._client, (await self._client._run(flow, timeout)).id)
 
     async def list(self, model: str | None = None, *, timeout: float | None = None) -> SweepList:

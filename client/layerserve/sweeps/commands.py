@@ -20,7 +20,7 @@ from layerserve.cli.groups import new_group
 from layerserve.cli.history_plot import check_plot
 from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
-from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.output import print_json, print_line, print_result, print_table
 from layerserve.cli.slice_commands import SliceCommands
 from layerserve.cli.whole_ids import whole_id, with_whole_ids
 from layerserve.errors import InvalidArgument
@@ -219,12 +219,7 @@ def list_sweeps(
     """List sweeps, newest first. JSON: {"sweeps"}, each as for `layerserve sweep show`, without trials."""
     with connect(context, address) as client:
         found = client.sweeps.list(model)
-    if as_json:
-        print_json({"sweeps": found})
-    elif not found:
-        print_line("no sweeps")
-    else:
-        print_table(found.table(f"Sweeps on {address}"))
+    print_result(as_json, {"sweeps": found}, found.table(f"Sweeps on {address}") if found else "no sweeps")
 
 
 @sweep_app.command()
@@ -260,10 +255,9 @@ def cancel(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_AD
     """Cancel a sweep and its trials. Nothing is published. JSON: as for `layerserve sweep list`."""
     with connect(context, address) as client:
         info = _find(client, sweep).cancel()
-    if as_json:
-        print_json(info)
-    else:
-        print_line(f"sweep {info.id} of {info.model} is " + (info.state if info.ended else "being cancelled"))
+    print_result(
+        as_json, info, f"sweep {info.id} of {info.model} is " + (info.state if info.ended else "being cancelled")
+    )
 
 
 @sweep_app.command()
@@ -272,10 +266,7 @@ def delete(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_AD
     with connect(context, address) as client:
         found = _find(client, sweep)
         found.delete()
-    if as_json:
-        print_json({"deleted": found.id})
-    else:
-        print_line(f"sweep {found.id} is deleted")
+    print_result(as_json, {"deleted": found.id}, f"sweep {found.id} is deleted")
 
 
 COMMANDS = SliceCommands(groups={"sweep": sweep_app})

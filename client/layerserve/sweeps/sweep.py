@@ -6,19 +6,19 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from layerserve.calls import methods
 from layerserve.calls.flow import Flow, Pause, call
 from layerserve.errors import DataLoss, InvalidArgument, TrainingCancelled, TrainingFailed
-from layerserve.models.info import model_spec, read_time
+from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signatures, fetch_signature
 from layerserve.training.curves import Curves, Line, Plotted
 from layerserve.training.options.arguments import TRAIN
 from layerserve.training.options.option import check_names, fill
-from layerserve.training.requests import data_arrays
+from layerserve.training.requests import RunArguments, data_arrays
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1.training_pb2 import TrainSpec
+from layerserve.values.replies import read
 from layerserve.values.tables import Table, Tabular, count_text, number_text
 
 #: How the settings of trials are chosen.
@@ -178,26 +178,19 @@ def _setting_text(value: Any) -> str:
 
 def start_sweep(
     signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
+    given: RunArguments,
     space: Mapping[str, Sequence[Any] | Range],
-    sample_weight: Any,
-    validation_data: Any,
-    version: int | None,
-    label: str | None,
     method: str,
     trials: int | None,
     parallel: int | None,
     search_seed: int | None,
-    options: Mapping[str, object],
 ) -> Flow[SweepInfo]:
     """Flow that starts a sweep."""
-    check_names("sweep", TRAIN, options)
-    train = TrainSpec(model=model_spec(model, version, label))
-    fill(train, TRAIN, options)
+    check_names("sweep", TRAIN, given.options)
+    train = TrainSpec(model=model_spec(given.model, given.version, given.label))
+    fill(train, TRAIN, given.options)
     signature = yield from fetch_signature(signatures, train.model)
-    arrays = data_arrays(signature, x, y, sample_weight, validation_data, validates=True)
+    arrays = data_arrays(signature, given, validates=True)
     for array in arrays:
         if not array.filed:
             raise InvalidArgument(
@@ -213,7 +206,7 @@ def start_sweep(
         parallel=_whole("parallel", parallel),
         seed=search_seed,
     )
-    reply = yield from call(methods.CREATE_SWEEP, pb.CreateSweepRequest(spec=spec))
+    reply = yield from call(pb.CreateSweepRequest(spec=spec), pb.CreateSweepResponse)
     return read_sweep(reply.sweep)
 
 
@@ -249,25 +242,25 @@ def _whole(name: str, value: int | None) -> int:
 
 def get_sweep(sweep_id: str) -> Flow[SweepInfo]:
     """Flow that returns a sweep with its trials."""
-    reply = yield from call(methods.GET_SWEEP, pb.GetSweepRequest(sweep_id=sweep_id))
+    reply = yield from call(pb.GetSweepRequest(sweep_id=sweep_id), pb.GetSweepResponse)
     return read_sweep(reply.sweep)
 
 
 def list_sweeps(model: str | None) -> Flow[SweepList]:
     """Flow that returns all sweeps, or those of a model."""
-    reply = yield from call(methods.LIST_SWEEPS, pb.ListSweepsRequest(model_name=model or ""))
+    reply = yield from call(pb.ListSweepsRequest(model_name=model or ""), pb.ListSweepsResponse)
     return SweepList(map(read_sweep, reply.sweeps))
 
 
 def cancel_sweep(sweep_id: str) -> Flow[SweepInfo]:
     """Flow that cancels a sweep."""
-    reply = yield from call(methods.CANCEL_SWEEP, pb.CancelSweepRequest(sweep_id=sweep_id))
+    reply = yield from call(pb.CancelSweepRequest(sweep_id=sweep_id), pb.CancelSweepResponse)
     return read_sweep(reply.sweep)
 
 
 def delete_sweep(sweep_id: str) -> Flow[None]:
     """Flow that deletes a sweep."""
-    yield from call(methods.DELETE_SWEEP, pb.DeleteSweepRequest(sweep_id=sweep_id))
+    yield from call(pb.DeleteSweepRequest(sweep_id=sweep_id), pb.DeleteSweepResponse)
 
 
 def wait_for_sweep(sweep_id: str) -> Flow[SweepInfo]:
@@ -287,25 +280,13 @@ def wait_for_sweep(sweep_id: str) -> Flow[SweepInfo]:
 
 def read_sweep(message: pb.Sweep) -> SweepInfo:
     """Returns what a message describes."""
-    return SweepInfo(
-        id=message.id,
-        state=cast(SweepState, _word(pb.SweepState, "SWEEP_STATE_", message.state)),
+    return read(
+        SweepInfo,
+        message,
         model=message.base.name,
         base_version=message.base.version,
         version=message.published.version if message.HasField("published") else None,
-        reason=message.reason,
-        method=_word(pb.SweepMethod, "SWEEP_METHOD_", message.method),
-        trials_total=message.trials_total,
-        trials_ended=message.trials_ended,
-        monitor=message.monitor,
-        larger_is_better=message.larger_is_better,
-        best=message.best if message.HasField("best") else None,
         trials=tuple(map(_read_trial, message.trials)),
-        created_time=read_time(message.created_time) if message.HasField("created_time") else None,
-        ended_time=read_time(message.ended_time) if message.HasField("ended_time") else None,
-        seed=message.seed,
-        description=message.description,
-        owner=message.owner,
     )
 
 
@@ -315,20 +296,4 @@ def _read_trial(message: pb.Trial) -> Trial:
         history = dict(zip(message.epochs, message.history, strict=True))
     except (ValueError, RecursionError) as wrong:
         raise DataLoss(f"the server's reply: trial {message.number} is malformed: {wrong}") from None
-    return Trial(
-        number=message.number,
-        state=cast(TrialState, _word(pb.TrialState, "TRIAL_STATE_", message.state)),
-        settings=settings,
-        run_id=message.run_id,
-        value=message.value if message.HasField("value") else None,
-        history=history,
-        reason=message.reason,
-        seconds=message.seconds,
-    )
-
-
-def _word(enum: Any, prefix: str, number: int) -> str:
-    """Returns the word for a value of an enum; "unknown" for one that this client doesn't have."""
-    if number == 0 or number not in enum.values():
-        return "unknown"
-    return str(enum.Name(number)).removeprefix(prefix).lower()
+    return read(Trial, message, settings=settings, history=history)

@@ -56,7 +56,7 @@ class FakeCalls:
     def handlers(self, parts: Sequence[object]) -> list[grpc.GenericRpcHandler]:
         """Returns what answers the RPCs of the contract: methods of the same names of `parts`."""
         services: defaultdict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = defaultdict(dict)
-        for method in METHODS:
+        for method in METHODS.values():
             function = next((getattr(part, method.name) for part in parts if hasattr(part, method.name)), None)
             if function is not None:
                 services[method.service][method.name] = self._handler(method, function)

@@ -18,7 +18,7 @@ from layerserve.training.feed import RunFeed
 from layerserve.training.options.arguments import EVALUATE, TRAIN
 from layerserve.training.options.signature import takes
 from layerserve.training.progress import PlainProgress
-from layerserve.training.requests import evaluate, train, warn_if_kept_back
+from layerserve.training.requests import RunArguments, evaluate, train, warn_if_kept_back
 from layerserve.training.run_files import RunFile, download_file, list_files
 from layerserve.training.run_info import RunInfo
 from layerserve.training.run_selection import list_runs
@@ -101,8 +101,8 @@ class TrainingMethods(ModelMethods):
         PermissionDenied (a ServerFile outside of the server's data root), Overloaded (the queue of runs is full),
         DataLoss.
         """
-        flow = train(self._signatures, model, x, y, sample_weight, validation_data, version, label, options)
-        feed = self._run(flow, timeout, keeps_stream=True)
+        given = RunArguments(model, x, y, sample_weight, validation_data, version, label, options)
+        feed = self._run(train(self._signatures, given), timeout, keeps_stream=True)
         warn_if_kept_back(feed, getattr(options.get("publish"), "label", None), stacklevel=2)
         return TrainingRun(self, feed)
 
@@ -129,8 +129,8 @@ class TrainingMethods(ModelMethods):
 
         Raises the errors of `train`, TrainingFailed, and TrainingCancelled.
         """
-        flow = evaluate(self._signatures, model, x, y, sample_weight, version, label, options)
-        return self._run(flow, timeout)
+        given = RunArguments(model, x, y, sample_weight, None, version, label, options)
+        return self._run(evaluate(self._signatures, given), timeout)
 
     @takes(EVALUATE)
     def sample_losses(
@@ -157,8 +157,8 @@ class TrainingMethods(ModelMethods):
 
         Raises the errors of `evaluate`, and InvalidArgument for a loss whose values depend on several rows.
         """
-        flow = sample_losses(self._signatures, model, x, y, sample_weight, version, label, options)
-        return self._run(flow, timeout)
+        given = RunArguments(model, x, y, sample_weight, None, version, label, options)
+        return self._run(sample_losses(self._signatures, given), timeout)
 
     def runs(
         self,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import threading
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from layerserve.calls.methods import EVALUATE, TRAIN, Method
-from layerserve.errors import InvalidArgument, LayerserveError
+from layerserve.calls.methods import Method, rpc
+from layerserve.calls.sender import Sender
+from layerserve.errors import InvalidArgument
 from layerserve.training.server_file import ServerArray, ServerFile
 from layerserve.v1 import training_pb2
 from layerserve.v1.training_pb2 import (
@@ -21,8 +20,10 @@ from layerserve.v1.training_pb2 import (
     DataDigest,
     DataRole,
     EvaluateRequest,
+    EvaluateResponse,
     EvaluateSpec,
     TrainRequest,
+    TrainResponse,
     TrainSpec,
 )
 from layerserve.values.casting import RAGGED, as_array, as_rows, cast, default_cast
@@ -221,68 +222,39 @@ def _check_rows(arrays: Sequence[TrainingArray]) -> None:
         raise InvalidArgument("training data: got no rows, expected at least 1")
 
 
-class Upload(Iterable[TrainRequest | EvaluateRequest], AsyncIterable[TrainRequest | EvaluateRequest]):
-    """The requests of a Train or Evaluate call, made one by one while they are sent. Can be iterated once.
+class Upload(Sender[TrainRequest | EvaluateRequest]):
+    """The requests of a Train or Evaluate call: the spec, then the arrays in chunks."""
 
-    The data is sent after the server has accepted the spec. So nothing is sent in vain, and grpc.aio has no pending
-    write when a request is refused: it would report the failed write in place of the server's status (grpcio 1.85).
-
-    `error` is an error while slicing the data. The stream then ends early, so that the server fails the run, and the
-    reader of the replies raises this error.
-    """
+    what = "training data"
 
     def __init__(self, spec: TrainSpec | EvaluateSpec, arrays: Sequence[TrainingArray]) -> None:
+        super().__init__()
         self.spec = spec
         self.arrays = arrays
-        self.error: LayerserveError | None = None
-        self._decided = threading.Event()
-        self._accepted = False
 
     @property
     def method(self) -> Method[Any, Any]:
         """The RPC to call."""
-        return TRAIN if isinstance(self.spec, TrainSpec) else EVALUATE
+        if isinstance(self.spec, TrainSpec):
+            return rpc(TrainRequest, TrainResponse)
+        return rpc(EvaluateRequest, EvaluateResponse)
 
     def again(self) -> Upload:
         """Returns the same requests, to be sent again: arrays are sliced anew."""
         return Upload(self.spec, self.arrays)
 
-    def accept(self) -> None:
-        """Starts sending the data."""
-        self._accepted = True
-        self._decided.set()
+    def first(self) -> TrainRequest | EvaluateRequest:
+        return self._request(spec=self.spec)
 
-    def abandon(self) -> None:
-        """Ends the requests without data, and releases the waiting sender. Does nothing after `accept`."""
-        self._decided.set()
-
-    def __iter__(self) -> Iterator[TrainRequest | EvaluateRequest]:
-        yield self._request(spec=self.spec)
-        self._decided.wait()
-        yield from self._data()
-
-    async def __aiter__(self) -> AsyncIterator[TrainRequest | EvaluateRequest]:
-        yield self._request(spec=self.spec)
-        await asyncio.to_thread(self._decided.wait)
-        for request in self._data():
-            yield request
+    def content(self) -> Iterator[TrainRequest | EvaluateRequest]:
+        for index, array in enumerate(self.arrays):
+            if array.filed:
+                continue
+            digest = hashlib.sha256()
+            for data in array.chunks():
+                digest.update(data)
+                yield self._request(chunk=DataChunk(array=index, data=data))
+            yield self._request(digest=DataDigest(array=index, sha256=digest.digest()))
 
     def _request(self, **part: Any) -> TrainRequest | EvaluateRequest:
         return TrainRequest(**part) if isinstance(self.spec, TrainSpec) else EvaluateRequest(**part)
-
-    def _data(self) -> Iterator[TrainRequest | EvaluateRequest]:
-        if not self._accepted:
-            return
-        try:
-            for index, array in enumerate(self.arrays):
-                if array.filed:
-                    continue
-                digest = hashlib.sha256()
-                for data in array.chunks():
-                    digest.update(data)
-                    yield self._request(chunk=DataChunk(array=index, data=data))
-                yield self._request(digest=DataDigest(array=index, sha256=digest.digest()))
-        except LayerserveError as error:
-            self.error = error
-        except Exception as error:  # slicing may raise any error, such as of a file that can't be read
-            self.error = InvalidArgument(f"training data: {type(error).__name__}: {error}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from layerserve.models.info import read_time
 from layerserve.v1 import training_pb2
+from layerserve.values.replies import read, read_time
 
 #: Names and values of losses and metrics, named as Keras logs them.
 Logs = dict[str, float]
@@ -155,42 +156,36 @@ def read_logs(values: Iterable[training_pb2.LogValue]) -> Logs:
     return {value.name: value.value for value in values}
 
 
+#: Events by the field of the message that has them.
+_EVENTS: Mapping[str, type[TrainingEvent]] = {
+    "accepted": RunAccepted,
+    "queued": RunQueued,
+    "started": RunStarted,
+    "step": StepProgress,
+    "epoch": EpochEnd,
+    "log": LogLine,
+    "finished": RunFinished,
+    "failed": RunFailed,
+    "resumed": RunResumed,
+    "checkpoint": CheckpointKept,
+    "paused": RunPaused,
+    "cancelled": RunCancelled,
+}
+
+
 def read_event(message: training_pb2.TrainEvent) -> TrainingEvent | None:
     """Converts a message to an event; None if this release doesn't know its kind."""
     kind = message.WhichOneof("kind")
-    at = (message.run_id, message.sequence, read_time(message.time))
+    if kind is None:
+        return None
+    part = getattr(message, kind)
+    given: dict[str, Any] = {"run_id": message.run_id, "sequence": message.sequence, "time": read_time(message.time)}
+    if kind in ("step", "epoch", "finished"):
+        given["logs"] = read_logs(part.logs)
     if kind == "accepted":
-        accepted = message.accepted
-        base, found, repeatable = accepted.base, accepted.found, accepted.repeatable
-        return RunAccepted(*at, base.name, base.version, accepted.data_bytes, found, repeatable, accepted.kept_back)
-    if kind == "queued":
-        return RunQueued(*at, message.queued.ahead)
-    if kind == "started":
-        started = message.started
-        return RunStarted(*at, started.epochs, started.steps_per_epoch, started.rows)
-    if kind == "step":
-        step = message.step
-        return StepProgress(*at, step.epoch, step.epochs, step.step, step.steps_per_epoch, read_logs(step.logs))
-    if kind == "epoch":
-        epoch = message.epoch
-        return EpochEnd(*at, epoch.epoch, epoch.epochs, epoch.seconds, read_logs(epoch.logs))
-    if kind == "log":
-        return LogLine(*at, message.log.text)
-    if kind == "finished":
-        finished = message.finished
-        version = finished.published.version if finished.HasField("published") else None
-        logs, reasons = read_logs(finished.logs), (finished.withheld, finished.kept_back)
-        return RunFinished(*at, version, finished.seconds, logs, *reasons)
-    if kind == "failed":
-        failed = message.failed
-        return RunFailed(*at, failed.reason, failed.epoch, failed.step, failed.resumable)
-    if kind == "resumed":
-        return RunResumed(*at, message.resumed.epoch, message.resumed.step)
-    if kind == "checkpoint":
-        kept = message.checkpoint
-        return CheckpointKept(*at, kept.checkpoint_id, kept.epoch, kept.step, kept.bytes)
-    if kind == "paused":
-        return RunPaused(*at, message.paused.epoch, message.paused.step, message.paused.reason)
-    if kind == "cancelled":
-        return RunCancelled(*at, message.cancelled.epoch)
-    return None
+        given |= {"model": part.base.name, "version": part.base.version}
+    elif kind == "finished":
+        given["version"] = part.published.version if part.HasField("published") else None
+    elif kind == "checkpoint":
+        given["checkpoint"] = part.checkpoint_id
+    return read(_EVENTS[kind], part, **given)

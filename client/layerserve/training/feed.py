@@ -7,17 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from layerserve.calls.flow import Flow, Pause, Stream, call, open_stream, receive
-from layerserve.calls.methods import (
-    CANCEL_RUN,
-    DELETE_RUN,
-    GET_RUN,
-    PAUSE_RUN,
-    PUBLISH_RUN,
-    RESUME_RUN,
-    STOP_RUN,
-    UPDATE_RUN,
-    WATCH_RUN,
-)
+from layerserve.calls.methods import rpc
 from layerserve.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -49,14 +39,23 @@ from layerserve.training.run_info import RunInfo, RunState, read_run_info
 from layerserve.v1 import training_pb2
 from layerserve.v1.training_pb2 import (
     CancelRunRequest,
+    CancelRunResponse,
     DeleteRunRequest,
+    DeleteRunResponse,
     GetRunRequest,
+    GetRunResponse,
     PauseRunRequest,
+    PauseRunResponse,
     PublishRunRequest,
+    PublishRunResponse,
     ResumeRunRequest,
+    ResumeRunResponse,
     StopRunRequest,
+    StopRunResponse,
     UpdateRunRequest,
+    UpdateRunResponse,
     WatchRunRequest,
+    WatchRunResponse,
 )
 
 #: Delays before the attempts to reconnect, in seconds, about a minute in total. After the last one the error is raised.
@@ -189,7 +188,7 @@ class RunFeed:
             try:
                 if self._stream is None:
                     request = WatchRunRequest(run_id=self.run_id, from_sequence=self._next_sequence)
-                    self._stream = yield from open_stream(WATCH_RUN, request)
+                    self._stream = yield from open_stream(rpc(WatchRunRequest, WatchRunResponse), request)
                 reply = yield from receive(self._stream)
                 if reply is not None:
                     return reply.event
@@ -236,19 +235,19 @@ class RunFeed:
             raise TrainingCancelled(self.run_id, self.outcome.epoch)
 
     def info(self) -> Flow[RunInfo]:
-        reply = yield from call(GET_RUN, GetRunRequest(run_id=self.run_id))
+        reply = yield from call(GetRunRequest(run_id=self.run_id), GetRunResponse)
         return read_run_info(reply.run)
 
     def cancel(self) -> Flow[RunInfo]:
-        reply = yield from call(CANCEL_RUN, CancelRunRequest(run_id=self.run_id))
+        reply = yield from call(CancelRunRequest(run_id=self.run_id), CancelRunResponse)
         return read_run_info(reply.run)
 
     def pause(self) -> Flow[RunInfo]:
-        reply = yield from call(PAUSE_RUN, PauseRunRequest(run_id=self.run_id))
+        reply = yield from call(PauseRunRequest(run_id=self.run_id), PauseRunResponse)
         return read_run_info(reply.run)
 
     def stop(self) -> Flow[RunInfo]:
-        reply = yield from call(STOP_RUN, StopRunRequest(run_id=self.run_id))
+        reply = yield from call(StopRunRequest(run_id=self.run_id), StopRunResponse)
         return read_run_info(reply.run)
 
     def update(
@@ -258,7 +257,7 @@ class RunFeed:
         added = {key: text for key, text in (metadata or {}).items() if text is not None}
         request.metadata.update(Metadata().encode("metadata", added))
         request.remove_metadata.extend(key for key, text in (metadata or {}).items() if text is None)
-        reply = yield from call(UPDATE_RUN, request)
+        reply = yield from call(request, UpdateRunResponse)
         return read_run_info(reply.run)
 
     def publish(self, label: str | None, expected_base_version: int | None) -> Flow[RunInfo]:
@@ -266,14 +265,14 @@ class RunFeed:
         request = PublishRunRequest(run_id=self.run_id, label=label or "")
         if expected_base_version is not None:
             request.expected_base_version = checked_version(expected_base_version)
-        reply = yield from call(PUBLISH_RUN, request)
+        reply = yield from call(request, PublishRunResponse)
         info = read_run_info(reply.run)
         self.version = info.version
         return info
 
     def resume(self) -> Flow[RunInfo]:
         """Flow that resumes an interrupted run; reading continues after its last event."""
-        reply = yield from call(RESUME_RUN, ResumeRunRequest(run_id=self.run_id))
+        reply = yield from call(ResumeRunRequest(run_id=self.run_id), ResumeRunResponse)
         info = read_run_info(reply.run)
         if self.state == "paused":
             self.state = "queued"
@@ -283,4 +282,4 @@ class RunFeed:
         return info
 
     def delete(self) -> Flow[None]:
-        yield from call(DELETE_RUN, DeleteRunRequest(run_id=self.run_id))
+        yield from call(DeleteRunRequest(run_id=self.run_id), DeleteRunResponse)

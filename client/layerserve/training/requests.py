@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from layerserve.calls.flow import Flow
@@ -21,20 +22,23 @@ from layerserve.v1.training_pb2 import EvaluateSpec, TrainSpec
 from layerserve.values.casting import check_has_rows
 
 
-def train(
-    signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    validation_data: Any,
-    version: int | None,
-    label: str | None,
-    options: Mapping[str, object],
-) -> Flow[RunFeed]:
+@dataclass(frozen=True)
+class RunArguments:
+    """The arguments of `train`, and of what takes the same ones; an evaluation has no `validation_data`."""
+
+    model: str
+    x: Any
+    y: Any
+    sample_weight: Any
+    validation_data: Any
+    version: int | None
+    label: str | None
+    options: Mapping[str, object]
+
+
+def train(signatures: Signatures, given: RunArguments) -> Flow[RunFeed]:
     """Flow that starts a run. Arguments are checked before anything is sent."""
-    data = x, y, sample_weight, validation_data
-    spec, arrays = yield from training_request(signatures, model, *data, version, label, options)
+    spec, arrays = yield from training_request(signatures, given)
     feed = RunFeed()
     yield from feed.start(Upload(spec, arrays))
     return feed
@@ -50,24 +54,14 @@ def warn_if_kept_back(feed: RunFeed, label: object, stacklevel: int) -> None:
         warnings.warn(text, VersionWarning, stacklevel=stacklevel + 1)
 
 
-def training_request(
-    signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    validation_data: Any,
-    version: int | None,
-    label: str | None,
-    options: Mapping[str, object],
-) -> Flow[tuple[TrainSpec, list[TrainingArray]]]:
+def training_request(signatures: Signatures, given: RunArguments) -> Flow[tuple[TrainSpec, list[TrainingArray]]]:
     """Flow that returns the spec of a run, and the arrays to send. Raises InvalidArgument if an argument is invalid."""
-    check_names("train", TRAIN, options)
-    spec = TrainSpec(model=model_spec(model, version, label))
-    fill(spec, _written(TRAIN, options), options)
-    _check_validation(spec, options.get("validation_split"), validation_data)
+    check_names("train", TRAIN, given.options)
+    spec = TrainSpec(model=model_spec(given.model, given.version, given.label))
+    fill(spec, _written(TRAIN, given.options), given.options)
+    _check_validation(spec, given.options.get("validation_split"), given.validation_data)
     signature = yield from fetch_signature(signatures, spec.model)
-    arrays = data_arrays(signature, x, y, sample_weight, validation_data, validates=True)
+    arrays = data_arrays(signature, given, validates=True)
     spec.data.extend(array.announcement() for array in arrays)
     return spec, arrays
 
@@ -82,18 +76,9 @@ def _check_validation(spec: TrainSpec, split: object, validation_data: Any) -> N
         raise InvalidArgument(f"validation_split: got {split!r}{given}, expected {expected}")
 
 
-def evaluate(
-    signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    version: int | None,
-    label: str | None,
-    options: Mapping[str, object],
-) -> Flow[Logs]:
+def evaluate(signatures: Signatures, given: RunArguments) -> Flow[Logs]:
     """Flow that evaluates a model and returns the logs."""
-    spec, arrays = yield from evaluation_request(signatures, model, x, y, sample_weight, version, label, options)
+    spec, arrays = yield from evaluation_request(signatures, given)
     return (yield from evaluated(spec, arrays)).logs
 
 
@@ -108,39 +93,23 @@ def evaluated(spec: EvaluateSpec, arrays: Sequence[TrainingArray]) -> Flow[RunFi
     return feed.outcome
 
 
-def evaluation_request(
-    signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    version: int | None,
-    label: str | None,
-    options: Mapping[str, object],
-) -> Flow[tuple[EvaluateSpec, list[TrainingArray]]]:
+def evaluation_request(signatures: Signatures, given: RunArguments) -> Flow[tuple[EvaluateSpec, list[TrainingArray]]]:
     """Flow that returns the spec of an evaluation, and the arrays to send. Raises as `training_request` does."""
-    check_names("evaluate", EVALUATE, options)
-    spec = EvaluateSpec(model=model_spec(model, version, label))
-    fill(spec, _written(EVALUATE, options), options)
+    check_names("evaluate", EVALUATE, given.options)
+    spec = EvaluateSpec(model=model_spec(given.model, given.version, given.label))
+    fill(spec, _written(EVALUATE, given.options), given.options)
     signature = yield from fetch_signature(signatures, spec.model)
-    arrays = data_arrays(signature, x, y, sample_weight, None, validates=False)
+    arrays = data_arrays(signature, given, validates=False)
     spec.data.extend(array.announcement() for array in arrays)
     return spec, arrays
 
 
-def data_arrays(
-    signature: Signature,
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    validation_data: Any,
-    *,
-    validates: bool,
-) -> list[TrainingArray]:
+def data_arrays(signature: Signature, given: RunArguments, *, validates: bool) -> list[TrainingArray]:
     """Returns the arrays of a request. Raises InvalidArgument as `training_arrays` does.
 
     As for Keras's `fit`, `x` alone may have all of them: a dataset, or a file of the server with named columns.
     """
+    x, y, sample_weight, validation_data = given.x, given.y, given.sample_weight, given.validation_data
     if isinstance(x, AllData):
         for name, value in (("y", y), ("sample_weight", sample_weight), ("validation_data", validation_data)):
             if value is not None:

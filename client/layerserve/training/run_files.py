@@ -9,10 +9,15 @@ from datetime import datetime
 from pathlib import Path
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import DOWNLOAD_RUN_FILE, LIST_RUN_FILES
+from layerserve.calls.methods import rpc
 from layerserve.models.download import fetch
-from layerserve.models.info import read_time
-from layerserve.v1.training_pb2 import DownloadRunFileRequest, ListRunFilesRequest
+from layerserve.v1.training_pb2 import (
+    DownloadRunFileRequest,
+    DownloadRunFileResponse,
+    ListRunFilesRequest,
+    ListRunFilesResponse,
+)
+from layerserve.values.replies import read, read_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +31,22 @@ class RunFile:
 
 def list_files(run_id: str) -> Flow[tuple[RunFile, ...]]:
     """Flow that lists a run's files."""
-    reply = yield from call(LIST_RUN_FILES, ListRunFilesRequest(run_id=run_id))
-    return tuple(RunFile(file.name, file.bytes, read_time(file.modified_time)) for file in reply.files)
+    reply = yield from call(ListRunFilesRequest(run_id=run_id), ListRunFilesResponse)
+    return tuple(read(RunFile, file, modified_time=read_time(file.modified_time)) for file in reply.files)
 
 
 def download_file(run_id: str, name: str, path: str | os.PathLike[str]) -> Flow[Path]:
     """Flow that downloads a run's file to a file, or to a directory under its own name. Returns its path."""
     request = DownloadRunFileRequest(run_id=run_id, name=name)
     where = os.fspath(path)
-    return (yield from fetch(DOWNLOAD_RUN_FILE, request, f"file {name!r}", lambda _: _destination(where, name)))
+    return (
+        yield from fetch(
+            rpc(DownloadRunFileRequest, DownloadRunFileResponse),
+            request,
+            f"file {name!r}",
+            lambda _: _destination(where, name),
+        )
+    )
 
 
 def _destination(path: str, name: str) -> Path:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
-from layerserve.models.info import read_time
 from layerserve.training.events import Logs, read_logs
 from layerserve.v1 import training_pb2
+from layerserve.values.replies import read
 from layerserve.values.tables import Table, Tabular, count_text, number_text, time_text
-
-if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
 
 #: Kind of a run.
 RunKind = Literal["training", "evaluation", "online", "unknown"]
@@ -121,58 +118,15 @@ def _state_text(info: RunInfo) -> str:
 
 
 def read_run_info(message: training_pb2.Run) -> RunInfo:
-    def time(field: str, timestamp: Timestamp) -> datetime | None:
-        return read_time(timestamp) if message.HasField(field) else None  # type: ignore[arg-type]
-
-    return RunInfo(
-        id=message.id,
-        state=_state(message.state),
+    return read(
+        RunInfo,
+        message,
         model=message.base.name,
         base_version=message.base.version,
         version=message.published.version if message.HasField("published") else None,
-        reason=message.reason,
-        epochs_done=message.epochs_done,
-        epochs=message.epochs,
-        steps_done=message.steps_done,
-        steps_per_epoch=message.steps_per_epoch,
         logs=read_logs(message.logs),
-        created_time=time("created_time", message.created_time),
-        started_time=time("started_time", message.started_time),
-        ended_time=time("ended_time", message.ended_time),
-        seed=message.seed,
-        description=message.description,
-        kind=_kind(message.kind),
-        resumable=message.resumable,
-        resumed=message.resumed,
-        priority=message.priority,
         workers=message.workers or 1,
-        owner=message.owner,
-        parent=message.parent,
-        from_checkpoint=message.from_checkpoint,
-        metadata=dict(message.metadata),
-        caller=message.caller,
-        withheld=message.withheld,
-        publishable=message.publishable,
-        stopped=message.stopped,
-        idempotency_key=message.idempotency_key,
         sweep=message.sweep_id,
-        trial=message.trial,
-        remaining_seconds=message.remaining_seconds if message.HasField("remaining_seconds") else None,
         best={message.best.name: message.best.value} if message.HasField("best") else {},
         best_epoch=message.best_epoch or None,
-        kept_back=message.kept_back,
     )
-
-
-def _state(number: int) -> RunState:
-    names = training_pb2.RunState.DESCRIPTOR.values_by_number
-    if number == 0 or number not in names:
-        return "unknown"
-    return cast(RunState, names[number].name.removeprefix("RUN_STATE_").lower())
-
-
-def _kind(number: int) -> RunKind:
-    names = training_pb2.RunKind.DESCRIPTOR.values_by_number
-    if number == 0 or number not in names:
-        return "unknown"
-    return cast(RunKind, names[number].name.removeprefix("RUN_KIND_").lower())

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import TypeVar
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import LIST_RUNS
 from layerserve.errors import InvalidArgument
 from layerserve.training.run_info import RunInfo, Runs, read_run_info
 from layerserve.v1 import training_pb2
@@ -52,7 +51,7 @@ def list_runs(
     found: list[RunInfo] = []
     while True:
         request.page_size = PAGE if limit is None else min(PAGE, limit - len(found))
-        reply = yield from call(LIST_RUNS, request)
+        reply = yield from call(request, training_pb2.ListRunsResponse)
         found += map(read_run_info, reply.runs)
         request.page_token = reply.next_page_token
         if not request.page_token or (limit is not None and len(found) >= limit):

@@ -6,14 +6,13 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from layerserve.calls.flow import Flow, work
 from layerserve.models.signatures import Signatures
 from layerserve.training.events import Logs
-from layerserve.training.requests import evaluated, evaluation_request
+from layerserve.training.requests import RunArguments, evaluated, evaluation_request
 from layerserve.training.run_files import download_file
 from layerserve.values.tensors import Array
 
@@ -41,18 +40,9 @@ class SampleLosses:
         return np.argsort(-ranked, kind="stable")[:count]
 
 
-def sample_losses(
-    signatures: Signatures,
-    model: str,
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    version: int | None,
-    label: str | None,
-    options: Mapping[str, object],
-) -> Flow[SampleLosses]:
+def sample_losses(signatures: Signatures, given: RunArguments) -> Flow[SampleLosses]:
     """Flow that evaluates a model and returns the losses of the rows."""
-    spec, arrays = yield from evaluation_request(signatures, model, x, y, sample_weight, version, label, options)
+    spec, arrays = yield from evaluation_request(signatures, given)
     spec.sample_losses = True
     finished = yield from evaluated(spec, arrays)
     with tempfile.TemporaryDirectory(prefix="layerserve-losses-") as folder:

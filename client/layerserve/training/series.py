@@ -9,10 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from layerserve.calls.flow import Flow, call
-from layerserve.calls.methods import GET_RUN_SERIES
 from layerserve.errors import DataLoss
 from layerserve.training.curves import Curves, Line, Plotted, log_names
-from layerserve.v1.training_pb2 import GetRunSeriesRequest
+from layerserve.v1.training_pb2 import GetRunSeriesRequest, GetRunSeriesResponse
 from layerserve.values.tables import Table, count_text, number_text
 from layerserve.values.tensors import Array
 
@@ -80,7 +79,7 @@ def run_series(
     if by not in ("epoch", "step"):
         raise ValueError(f"by: got {by!r}, expected 'epoch' or 'step'")
     request = GetRunSeriesRequest(run_ids=runs, names=names, max_points=max_points, by_step=by == "step")
-    reply = yield from call(GET_RUN_SERIES, request)
+    reply = yield from call(request, GetRunSeriesResponse)
     found: dict[str, dict[str, RunSeries]] = {run: {} for run in runs}
     for one in reply.series:
         if one.run_id not in found:

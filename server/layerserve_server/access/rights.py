@@ -38,7 +38,7 @@ _NUMBERED: Mapping[int, Right] = {
 def _described() -> Iterator[tuple[str, Right]]:
     """Yields the methods of the contract that name a right, with it."""
     pool = options_pb2.DESCRIPTOR.pool
-    for service in sorted({method.service for method in methods.METHODS}):
+    for service in sorted({method.service for method in methods.METHODS.values()}):
         for method in pool.FindServiceByName(service).methods:
             if right := _NUMBERED.get(method.GetOptions().Extensions[options_pb2.right]):
                 yield f"/{service}/{method.name}", right

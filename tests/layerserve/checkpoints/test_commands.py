@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import numpy as np
 import pytest
 from layerserve.calls import methods
+from layerserve.testing import FakeRun
 from layerserve.v1 import checkpoints_pb2 as pb
+from layerserve.v1.tensor_pb2 import ModelSpec
+from layerserve.v1.training_pb2 import TrainSpec
 from layerserve.values.tensors import encode
 
 
@@ -19,9 +23,11 @@ def kept(answer):
     one.published.version = 5
     found, asked = [one], []
     reply = pb.PredictCheckpointResponse(outputs=[encode(np.array([[2.0, 4.0]], np.float32), "y")])
-    answer(methods.LIST_CHECKPOINTS, lambda *_: pb.ListCheckpointsResponse(checkpoints=found))
-    answer(methods.DELETE_CHECKPOINT, lambda request, _: asked.append(request) or pb.DeleteCheckpointResponse())
-    answer(methods.PREDICT_CHECKPOINT, lambda request, _: asked.append(request) or reply)
+    answer(methods.METHODS["ListCheckpoints"], lambda *_: pb.ListCheckpointsResponse(checkpoints=found))
+    answer(
+        methods.METHODS["DeleteCheckpoint"], lambda request, _: asked.append(request) or pb.DeleteCheckpointResponse()
+    )
+    answer(methods.METHODS["PredictCheckpoint"], lambda request, _: asked.append(request) or reply)
     return found, asked
 
 
@@ -57,3 +63,32 @@ def test_a_model_of_a_checkpoint_predicts(cli, kept, tmp_path):
     assert np.load(tmp_path / "y.npy").tolist() == [[2, 4]]
     assert json.loads(cli(f"{line} -o y.npy --json")[1])["outputs"] == {}
     assert [(one.run_id, one.checkpoint_id, list(one.outputs)) for one in kept[1]] == [("run-1", "best", ["y"])] * 4
+
+
+def test_outputs_of_a_checkpoint_are_written_to_files(cli, answer, tmp_path):
+    reply = pb.PredictCheckpointResponse(outputs=[encode(np.array([[2.0, 4.0]], np.float32), "y")])
+    answer(methods.METHODS["PredictCheckpoint"], lambda *_: reply)
+    np.savez(tmp_path / "d.npz", x=np.ones((4, 3)), y=np.ones((4, 3)))
+    cli("train double --x d.npz:x --y d.npz:y")
+    line = "checkpoint predict run-1/last -i d.npz:x"
+    assert cli(f"{line} -o y.npy")[:2] == (0, "y: float32 (1, 2)\nwritten to y.npy\n")
+    assert np.load(tmp_path / "y.npy").tolist() == [[2.0, 4.0]]
+    assert cli(f"{line} -o y.json")[0] == 0
+    assert json.loads((tmp_path / "y.json").read_text()) == {"checkpoint": "run-1/last", "outputs": {"y": [[2.0, 4.0]]}}
+
+
+def test_a_command_in_two_groups_is_refused_with_both(cli):
+    assert "did you mean layerserve run publish or layerserve checkpoint publish?" in cli("publish run-1")[2]
+
+
+@pytest.mark.parametrize("line", ["checkpoint list aa", "checkpoint delete aa/best"])
+def test_digits_of_several_runs_are_refused(cli, server, line):
+    ids = ["20261129-0915-aaaaaaaa", "20261129-0916-aabbbbbb"]
+    for id in ids:
+        server.runs[id] = FakeRun(id, TrainSpec(data=[{"path": "x.npy"}]), ModelSpec(name="double", version=1))
+    assert "run 'aa': got the first digits of 2 runs" in cli(line)[2]
+
+
+@pytest.mark.parametrize("line", ["checkpoint", "checkpoint list", "checkpoint publish"])
+def test_help_has_the_look_of_others(cli, line):
+    assert re.match(rf"Usage: layerserve {line} \[OPTIONS\]", cli(f"{line} --help")[1])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from layerserve.calls.methods import DOWNLOAD_CHECKPOINT
+from layerserve.calls.methods import METHODS
 from layerserve.v1.checkpoints_pb2 import Checkpoint, DownloadCheckpointResponse
 
 CONTENT = b"model"
@@ -24,7 +24,7 @@ def test_into_a_directory_a_checkpoint_is_named_after_its_run(client, answer, tm
         yield DownloadCheckpointResponse(checkpoint=Checkpoint(id=id), file=file)
         yield DownloadCheckpointResponse(data=CONTENT, sha256=hashlib.sha256(CONTENT).hexdigest())
 
-    answer(DOWNLOAD_CHECKPOINT, send)
+    answer(METHODS["DownloadCheckpoint"], send)
     saved = client.checkpoints.download("run-1/last", tmp_path)
     assert saved == tmp_path / expected
     assert saved.read_bytes() == CONTENT

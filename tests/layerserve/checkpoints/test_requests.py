@@ -8,10 +8,10 @@ from sent_requests import ROWS, Table, X, cases, check_options, without_entry
 CHECKPOINT = "run-1/best"
 
 METHODS: Table = {
-    "download": (m.DOWNLOAD_CHECKPOINT, ("r/best", "."), [{"state": True}, {"format": "keras3_h5"}]),
-    "publish": (m.PUBLISH_CHECKPOINT, ("r/best",), [{"label": "best", "format": "keras3_h5"}]),
-    "predict": (m.PREDICT_CHECKPOINT, (CHECKPOINT, ROWS), [{"outputs": ["y"]}]),
-    "predict_named": (m.PREDICT_CHECKPOINT, (CHECKPOINT, ROWS), [{"outputs": ["y"]}]),
+    "download": (m.METHODS["DownloadCheckpoint"], ("r/best", "."), [{"state": True}, {"format": "keras3_h5"}]),
+    "publish": (m.METHODS["PublishCheckpoint"], ("r/best",), [{"label": "best", "format": "keras3_h5"}]),
+    "predict": (m.METHODS["PredictCheckpoint"], (CHECKPOINT, ROWS), [{"outputs": ["y"]}]),
+    "predict_named": (m.METHODS["PredictCheckpoint"], (CHECKPOINT, ROWS), [{"outputs": ["y"]}]),
 }
 #: Options that take the place of others, or that the request doesn't hold alone: tests of these methods have them.
 OTHERS: dict[str, set[str]] = {}

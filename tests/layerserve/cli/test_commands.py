@@ -10,19 +10,15 @@ import subprocess
 import sys
 from datetime import datetime
 from importlib.metadata import version
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import typer
-from layerserve.calls import methods
 from layerserve.cli import extensions, main
 from layerserve.cli.app import application
+from layerserve.cli.slice_commands import slice_commands
 from layerserve.testing.fake_run import ROLES, FakeRun
-from layerserve.v1 import sweeps_pb2
 from layerserve.v1 import training_pb2 as pb
-from layerserve.v1.checkpoints_pb2 import PredictCheckpointResponse
-from layerserve.values.tensors import encode
 
 
 @pytest.fixture
@@ -400,30 +396,6 @@ def test_interrupting_leaves_the_run_and_says_how_to_go_on(cli, data, monkeypatc
     assert "layerserve run watch run-1" in err
 
 
-def test_interrupting_leaves_the_sweep_and_says_how_to_go_on(cli, answer, monkeypatch):
-    def interrupted(_):
-        raise KeyboardInterrupt
-
-    running = sweeps_pb2.Sweep(id="s", state=sweeps_pb2.SWEEP_STATE_RUNNING)
-    answer(methods.CREATE_SWEEP, lambda *_: sweeps_pb2.CreateSweepResponse(sweep=running))
-    answer(methods.GET_SWEEP, lambda *_: sweeps_pb2.GetSweepResponse(sweep=running))
-    monkeypatch.setattr("layerserve.sweeps.commands.time", SimpleNamespace(sleep=interrupted))
-    status, out, err = cli("sweep start double --x server:x.npy --y server:y.npy --try seed=1,2")
-    assert (status, out) == (130, "")
-    assert "layerserve sweep show s" in err
-
-
-def test_outputs_of_a_checkpoint_are_written_to_files(cli, answer, data, tmp_path):
-    reply = PredictCheckpointResponse(outputs=[encode(np.array([[2.0, 4.0]], np.float32), "y")])
-    answer(methods.PREDICT_CHECKPOINT, lambda *_: reply)
-    cli(f"train double {data}")
-    line = "checkpoint predict run-1/last -i d.npz:x"
-    assert cli(f"{line} -o y.npy")[:2] == (0, "y: float32 (1, 2)\nwritten to y.npy\n")
-    assert np.load(tmp_path / "y.npy").tolist() == [[2.0, 4.0]]
-    assert cli(f"{line} -o y.json")[0] == 0
-    assert json.loads((tmp_path / "y.json").read_text()) == {"checkpoint": "run-1/last", "outputs": {"y": [[2.0, 4.0]]}}
-
-
 def test_download_says_where_the_file_is(cli, tmp_path):
     assert cli("download double") == (0, "double-1.keras\n", "")
     assert (tmp_path / "double-1.keras").stat().st_size == 5120
@@ -562,7 +534,7 @@ def test_a_wrong_command_line_is_status_2(cli, line):
     [
         ("models --timeout 3", "--timeout precedes the command's name: layerserve --timeout ... models"),
         ("predict double --token secret", "--token precedes the command's name: layerserve --token ... predict"),
-        ("dataset list --tls", "--tls precedes the command's name: layerserve --tls ... dataset"),
+        ("run list --tls", "--tls precedes the command's name: layerserve --tls ... run"),
         ("--address localhost:1 models", "--address follows the command's name: layerserve COMMAND --address ..."),
         ("-a localhost:1 models", "-a follows the command's name: layerserve COMMAND -a ..."),
         ("models --nope", "--nope"),
@@ -642,7 +614,7 @@ def test_a_wrong_argument_is_shown_with_what_is_expected(cli, server, tmp_path, 
 def test_help_has_no_type_of_python(cli):
     """An option without a metavar is shown with its type, such as <int range>."""
     shown = []
-    groups = [("", typer.main.get_command(application()))]
+    groups = [("", typer.main.get_command(application(extensions.names())))]
     for line, command in groups:
         if hasattr(command, "commands"):
             groups += [
@@ -651,7 +623,7 @@ def test_help_has_no_type_of_python(cli):
         else:
             shown += [line.strip()]
             assert re.findall(r"-\S+ <[a-z]+.*", cli(f"{line} --help")[1]) == []
-    assert {"train", "sweep start", "dataset upload"} <= {*shown}
+    assert {"train", "run update"} <= {*shown}
 
 
 def test_help_lists_every_command_once_in_the_panel_of_what_it_is_for(cli):
@@ -662,16 +634,17 @@ def test_help_lists_every_command_once_in_the_panel_of_what_it_is_for(cli):
     assert "..." not in out.partition("Options:")[0].partition("\n")[2]
     shown = {title: re.findall(r"^  (\w+)", rows, re.MULTILINE) for title, rows in panels.items()}
     assert {"serve", "inspect", "convert", "token", "zoo"} == {*shown["Serve"]}
-    assert {"train", "evaluate", "run", "checkpoint", "dataset", "sweep"} == {*shown["Train"]}
+    groups = {name for added in slice_commands() for name in added.groups}
+    assert {"train", "evaluate", "run"} | groups == {*shown["Train"]}
     names = [name for title in panels for name in shown[title]]
-    assert sorted(names) == sorted(typer.main.get_command(application()).commands)
+    assert sorted(names) == sorted(typer.main.get_command(application(extensions.names())).commands)
 
 
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
         ("pause run-1", "No such command 'pause'; did you mean layerserve run pause?"),
-        ("publish run-1", "did you mean layerserve run publish or layerserve checkpoint publish?"),
+        ("files run-1", "No such command 'files'; did you mean layerserve run files?"),
     ],
 )
 def test_a_command_without_its_group_is_refused_with_the_group(cli, line, hint):

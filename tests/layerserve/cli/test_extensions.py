@@ -89,7 +89,7 @@ def test_the_commands_of_the_other_packages_are_found():
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_had_enough_gets_no_traceback(unbuffered: str) -> None:
-    code = "import sys; from layerserve.cli import main; sys.exit(main(['zoo', 'list']))"
+    code = "import sys; from layerserve.cli import main; sys.exit(main(['--version']))"
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE

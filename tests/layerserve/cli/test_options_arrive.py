@@ -52,7 +52,7 @@ OTHERS = {
 
 def commands():
     """The commands with the options that are asked for. Those of training have a test beside their table."""
-    groups = [("", typer.main.get_command(application()))]
+    groups = [("", typer.main.get_command(application(extensions.names())))]
     for line, command in groups:
         if hasattr(command, "commands"):
             groups += [(f"{line} {name}".strip(), one) for name, one in command.commands.items()]
@@ -80,8 +80,8 @@ def asked(cli, server, answer, tmp_path, monkeypatch):
 
         answer(method, function)
 
-    for method in methods.METHODS:
-        if method.service in (methods.CREATE_SWEEP.service, methods.LIST_CHECKPOINTS.service):
+    for method in methods.METHODS.values():
+        if method.service in (methods.METHODS["CreateSweep"].service, methods.METHODS["ListCheckpoints"].service):
             keep(method)
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=1))  # the idempotency key of a run
     monkeypatch.setenv("LAYERSERVE_ADDRESS", "127.0.0.1:1")

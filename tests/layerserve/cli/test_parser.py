@@ -110,9 +110,6 @@ def test_groups_are_sections_and_advanced_options_are_shown_on_request(parser, c
         "token create",
         "zoo",
         "zoo list",
-        "checkpoint",
-        "checkpoint list",
-        "checkpoint publish",
         "zoo build",
     ],
 )

@@ -70,7 +70,7 @@ def test_first_or_random_digits_are_enough(cli, add, given, found):
 
 def test_digits_of_several_runs_are_refused_with_the_candidates(cli, add, server):
     add(FIRST, SECOND, THIRD)
-    for line in ("run delete aa", "run cancel aa", "run plot aa", "checkpoint list aa", "checkpoint delete aa/best"):
+    for line in ("run delete aa", "run cancel aa", "run plot aa"):
         status, _, err = cli(line)
         assert status == 1
         assert err == (

@@ -78,7 +78,8 @@ def test_what_is_wrong_is_named(cli, id, line, status, text):
 
 
 def test_a_sweep_names_a_dataset(cli, server, id, answer):
+    pytest.importorskip("layerserve.sweeps.api")
     asked = []
-    answer(methods.CREATE_SWEEP, lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
+    answer(methods.METHODS["CreateSweep"], lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
     assert cli(f"sweep start double --data dataset:{id[:10]} --try seed=1,2 --detach")[0] == 0
     assert {array.dataset for array in asked[0].data} == {id}

@@ -6,9 +6,9 @@ from layerserve.datasets.blocking import Datasets
 from sent_requests import WHERE, Table, cases, check_options, without_entry
 
 METHODS: Table = {
-    "upload": (m.UPLOAD_DATASET, ("d.csv",), [{"title": "t", "keep_seconds": 5.0, "shared": True}]),
+    "upload": (m.METHODS["UploadDataset"], ("d.csv",), [{"title": "t", "keep_seconds": 5.0, "shared": True}]),
     "create_from_samples": (
-        m.MAKE_DATASET,
+        m.METHODS["MakeDataset"],
         ("double", {"request-1": [1.0]}),
         [{"uncorrected": True, "title": "t", "keep_seconds": 5.0, "shared": True, **one} for one in WHERE],
     ),

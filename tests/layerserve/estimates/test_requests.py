@@ -7,11 +7,11 @@ from sent_requests import ALWAYS, WEIGHTED, WHERE, Table, X, cases, check_option
 
 METHODS: Table = {
     "train": (
-        m.ESTIMATE_RUN,
+        m.METHODS["EstimateRun"],
         ("double",),
         [{**ALWAYS, **WEIGHTED, "validation_data": (X, X), **one} for one in WHERE],
     ),
-    "evaluate": (m.ESTIMATE_RUN, ("double",), [{**ALWAYS, **WEIGHTED, **one} for one in WHERE]),
+    "evaluate": (m.METHODS["EstimateRun"], ("double",), [{**ALWAYS, **WEIGHTED, **one} for one in WHERE]),
 }
 #: Options that take the place of others, or that the request doesn't hold alone: tests of these methods have them.
 OTHERS: dict[str, set[str]] = {}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from layerserve import InvalidArgument, InvalidTensor, ModelNotReady
 from layerserve.calls.flow import Call
-from layerserve.calls.methods import GET_MODEL, GET_NODE_SHAPES, PREDICT
+from layerserve.calls.methods import METHODS
 from layerserve.prediction import prediction
 from layerserve.v1 import graph_pb2, models_pb2, prediction_pb2, tensor_pb2
 from layerserve.values.tensors import dtype_enum, encode
@@ -49,25 +49,25 @@ def predict(signatures, inputs=(1.0,), outputs=None, version=None, label=None):
 
 def test_a_model_is_described_once():
     signatures = prediction.Signatures()
-    converse(predict(signatures), (GET_MODEL, describe()), (PREDICT, answer()))
-    result, _ = converse(predict(signatures), (PREDICT, answer()))
+    converse(predict(signatures), (METHODS["GetModel"], describe()), (METHODS["Predict"], answer()))
+    result, _ = converse(predict(signatures), (METHODS["Predict"], answer()))
     assert (result.model, result.version, list(result)) == ("m", 1, ["y"])
 
 
 def test_another_version_that_answers_makes_the_description_stale():
     signatures = prediction.Signatures()
-    converse(predict(signatures), (GET_MODEL, describe(1)), (PREDICT, answer(2)))
-    converse(predict(signatures), (GET_MODEL, describe(2)), (PREDICT, answer(2)))
+    converse(predict(signatures), (METHODS["GetModel"], describe(1)), (METHODS["Predict"], answer(2)))
+    converse(predict(signatures), (METHODS["GetModel"], describe(2)), (METHODS["Predict"], answer(2)))
 
 
 def test_an_error_from_a_stale_description_is_tried_again_with_a_fresh_one():
     signatures = prediction.Signatures()
-    converse(predict(signatures), (GET_MODEL, describe(1, "float32")), (PREDICT, answer(1)))
+    converse(predict(signatures), (METHODS["GetModel"], describe(1, "float32")), (METHODS["Predict"], answer(1)))
     result, requests = converse(
         predict(signatures, [7]),
-        (PREDICT, InvalidTensor("got float32, expected int32")),
-        (GET_MODEL, describe(2, "int32")),
-        (PREDICT, answer(2)),
+        (METHODS["Predict"], InvalidTensor("got float32, expected int32")),
+        (METHODS["GetModel"], describe(2, "int32")),
+        (METHODS["Predict"], answer(2)),
     )
     assert result.version == 2
     assert requests[-1].inputs[0].dtype == dtype_enum("int32")
@@ -75,9 +75,9 @@ def test_an_error_from_a_stale_description_is_tried_again_with_a_fresh_one():
 
 def test_an_error_that_is_the_callers_own_is_raised():
     signatures = prediction.Signatures()
-    converse(predict(signatures), (GET_MODEL, describe()), (PREDICT, answer()))
+    converse(predict(signatures), (METHODS["GetModel"], describe()), (METHODS["Predict"], answer()))
     with pytest.raises(InvalidArgument, match="rows"):
-        converse(predict(signatures), (PREDICT, InvalidArgument("rows")), (GET_MODEL, describe()))
+        converse(predict(signatures), (METHODS["Predict"], InvalidArgument("rows")), (METHODS["GetModel"], describe()))
 
 
 def test_a_version_that_rests_on_disk_tells_its_inputs_through_its_graph():
@@ -87,7 +87,10 @@ def test_a_version_that_rests_on_disk_tells_its_inputs_through_its_graph():
     )
     resting = describe(state=models_pb2.VERSION_STATE_AVAILABLE)
     _, requests = converse(
-        predict(prediction.Signatures(), [3]), (GET_MODEL, resting), (GET_NODE_SHAPES, graph), (PREDICT, answer())
+        predict(prediction.Signatures(), [3]),
+        (METHODS["GetModel"], resting),
+        (METHODS["GetNodeShapes"], graph),
+        (METHODS["Predict"], answer()),
     )
     assert requests[-1].inputs[0].name == "x"
     assert requests[-1].inputs[0].dtype == dtype_enum("int64")
@@ -96,15 +99,19 @@ def test_a_version_that_rests_on_disk_tells_its_inputs_through_its_graph():
 def test_a_version_that_failed_to_load_raises_its_reason():
     failed = describe(state=models_pb2.VERSION_STATE_FAILED, reason="file is truncated")
     with pytest.raises(ModelNotReady, match="model 'm' version 1 failed to load: file is truncated"):
-        converse(predict(prediction.Signatures()), (GET_MODEL, failed))
+        converse(predict(prediction.Signatures()), (METHODS["GetModel"], failed))
 
 
 def test_versions_and_labels_are_described_apart():
     signatures = prediction.Signatures()
-    converse(predict(signatures), (GET_MODEL, describe()), (PREDICT, answer()))
-    _, requests = converse(predict(signatures, version=1), (GET_MODEL, describe()), (PREDICT, answer()))
+    converse(predict(signatures), (METHODS["GetModel"], describe()), (METHODS["Predict"], answer()))
+    _, requests = converse(
+        predict(signatures, version=1), (METHODS["GetModel"], describe()), (METHODS["Predict"], answer())
+    )
     assert requests[-1].model.version == 1
-    _, requests = converse(predict(signatures, label="stable"), (GET_MODEL, describe()), (PREDICT, answer()))
+    _, requests = converse(
+        predict(signatures, label="stable"), (METHODS["GetModel"], describe()), (METHODS["Predict"], answer())
+    )
     assert requests[-1].model.label == "stable"
 
 
@@ -125,7 +132,7 @@ def test_a_request_beyond_the_limit_of_protobuf_is_refused(monkeypatch):
     monkeypatch.setattr(prediction, "MAX_MESSAGE_BYTES", 1000)
     flow = predict(prediction.Signatures(), [0.0] * 1000)
     with pytest.raises(InvalidArgument, match=r"got 40\d\d bytes, expected at most 1000; pass a batch_size"):
-        converse(flow, (GET_MODEL, describe()), (PREDICT, answer()))
+        converse(flow, (METHODS["GetModel"], describe()), (METHODS["Predict"], answer()))
 
 
 def test_a_prediction_is_a_mapping_with_its_origin():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from layerserve import InvalidArgument
@@ -10,6 +11,7 @@ from layerserve.calls import methods
 from layerserve.sweeps import Range
 from layerserve.sweeps.commands import read_space
 from layerserve.training.options.arguments import TRAIN
+from layerserve.v1 import sweeps_pb2
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1.sweeps_pb2 import CreateSweepResponse
 from option_values import check_all, run_with_all_flags
@@ -40,11 +42,11 @@ def sweep(answer):
     """The sweep that the server has."""
     found = pb.Sweep()
     found.CopyFrom(ENDED)
-    answer(methods.CREATE_SWEEP, lambda *_: pb.CreateSweepResponse(sweep=found))
-    answer(methods.GET_SWEEP, lambda *_: pb.GetSweepResponse(sweep=found))
-    answer(methods.LIST_SWEEPS, lambda *_: pb.ListSweepsResponse(sweeps=[found] if found.id else []))
-    answer(methods.CANCEL_SWEEP, lambda *_: pb.CancelSweepResponse(sweep=found))
-    answer(methods.DELETE_SWEEP, lambda *_: pb.DeleteSweepResponse())
+    answer(methods.METHODS["CreateSweep"], lambda *_: pb.CreateSweepResponse(sweep=found))
+    answer(methods.METHODS["GetSweep"], lambda *_: pb.GetSweepResponse(sweep=found))
+    answer(methods.METHODS["ListSweeps"], lambda *_: pb.ListSweepsResponse(sweeps=[found] if found.id else []))
+    answer(methods.METHODS["CancelSweep"], lambda *_: pb.CancelSweepResponse(sweep=found))
+    answer(methods.METHODS["DeleteSweep"], lambda *_: pb.DeleteSweepResponse())
     return found
 
 
@@ -140,10 +142,12 @@ def test_a_sweep_that_ends_later_is_being_cancelled(cli, sweep):
 
 def test_first_digits_of_the_id_of_a_sweep_are_enough(cli, answer):
     ids = ["20261129-0915-aaaa0001", "20261129-0916-bbbb0002"]
-    answer(methods.LIST_SWEEPS, lambda *_: pb.ListSweepsResponse(sweeps=[pb.Sweep(id=id) for id in ids]))
+    answer(methods.METHODS["ListSweeps"], lambda *_: pb.ListSweepsResponse(sweeps=[pb.Sweep(id=id) for id in ids]))
     asked = []
-    answer(methods.DELETE_SWEEP, lambda request, _: asked.append(request.sweep_id) or pb.DeleteSweepResponse())
-    answer(methods.GET_SWEEP, lambda request, _: pb.GetSweepResponse(sweep=pb.Sweep(id=request.sweep_id)))
+    answer(
+        methods.METHODS["DeleteSweep"], lambda request, _: asked.append(request.sweep_id) or pb.DeleteSweepResponse()
+    )
+    answer(methods.METHODS["GetSweep"], lambda request, _: pb.GetSweepResponse(sweep=pb.Sweep(id=request.sweep_id)))
     assert cli("sweep delete bb") == (0, f"sweep {ids[1]} is deleted\n", "")
     assert asked == [ids[1]]
     status, _, err = cli("sweep delete 2026")
@@ -153,6 +157,19 @@ def test_first_digits_of_the_id_of_a_sweep_are_enough(cli, answer):
 
 def test_every_flag_arrives(server, answer):
     asked = []
-    answer(methods.CREATE_SWEEP, lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
+    answer(methods.METHODS["CreateSweep"], lambda request, _: asked.append(request.spec.train) or CreateSweepResponse())
     assert run_with_all_flags("sweep start double --detach --try seed=1,2", TRAIN, server.address) == 0
     check_all(asked[0], TRAIN)
+
+
+def test_interrupting_leaves_the_sweep_and_says_how_to_go_on(cli, answer, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    running = sweeps_pb2.Sweep(id="s", state=sweeps_pb2.SWEEP_STATE_RUNNING)
+    answer(methods.METHODS["CreateSweep"], lambda *_: sweeps_pb2.CreateSweepResponse(sweep=running))
+    answer(methods.METHODS["GetSweep"], lambda *_: sweeps_pb2.GetSweepResponse(sweep=running))
+    monkeypatch.setattr("layerserve.sweeps.commands.time", SimpleNamespace(sleep=interrupted))
+    status, out, err = cli("sweep start double --x server:x.npy --y server:y.npy --try seed=1,2")
+    assert (status, out) == (130, "")
+    assert "layerserve sweep show s" in err

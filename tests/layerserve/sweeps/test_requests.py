@@ -6,7 +6,7 @@ from layerserve.sweeps.blocking import Sweeps
 from sent_requests import Table, cases, check_options, without_entry
 
 METHODS: Table = {
-    "list": (m.LIST_SWEEPS, (), [{"model": "double"}]),
+    "list": (m.METHODS["ListSweeps"], (), [{"model": "double"}]),
 }
 #: Options that take the place of others, or that the request doesn't hold alone: tests of these methods have them.
 OTHERS = {

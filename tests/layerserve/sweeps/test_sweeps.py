@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from layerserve import DeadlineExceeded, InvalidArgument, ServerFile, TrainingCancelled, TrainingFailed
 from layerserve.calls import methods
-from layerserve.sweeps import Range
+from layerserve.sweeps import Range, SweepInfo, Trial
 from layerserve.sweeps import sweep as module
 from layerserve.v1 import sweeps_pb2 as pb
 
@@ -48,15 +48,16 @@ def asked(answer):
     def add(method, **reply):
         answer(method, lambda request, context: requests.append(request) or method.reply(**reply))
 
-    add(methods.CREATE_SWEEP, sweep=ENDED)
-    add(methods.GET_SWEEP, sweep=ENDED)
-    add(methods.LIST_SWEEPS, sweeps=[ENDED])
-    add(methods.CANCEL_SWEEP, sweep=ENDED)
-    add(methods.DELETE_SWEEP)
+    add(methods.METHODS["CreateSweep"], sweep=ENDED)
+    add(methods.METHODS["GetSweep"], sweep=ENDED)
+    add(methods.METHODS["ListSweeps"], sweeps=[ENDED])
+    add(methods.METHODS["CancelSweep"], sweep=ENDED)
+    add(methods.METHODS["DeleteSweep"])
     return requests
 
 
 def test_a_whole_dataset_is_the_data_of_all_trials(client, asked):
+    pytest.importorskip("layerserve.datasets.api")
     dataset = client.datasets.upload(x=np.ones((4, 3)), y=np.ones(4))
     client.sweeps.create("double", dataset, None, SEEDS)
     ((*_, request),) = [asked]
@@ -164,7 +165,7 @@ def test_waiting_ends_with_the_sweep(client, answer, monkeypatch, state, raised)
     def look(request, context):
         return pb.GetSweepResponse(sweep={"id": "s-1", "state": states.pop(0), "reason": "no disk"})
 
-    answer(methods.GET_SWEEP, look)
+    answer(methods.METHODS["GetSweep"], look)
     states.insert(0, pb.SWEEP_STATE_RUNNING)
     sweep = client.sweeps.get("s-1")
     assert sweep.wait().state == "finished"
@@ -182,8 +183,22 @@ def test_one_waits_for_a_sweep_as_long_as_one_likes(client, answer, monkeypatch)
     def get(request, context):
         return pb.GetSweepResponse(sweep=pb.Sweep(id="s", state=next(states, pb.SWEEP_STATE_FINISHED)))
 
-    answer(methods.GET_SWEEP, get)
+    answer(methods.METHODS["GetSweep"], get)
     sweep = client.sweeps.get("s")
     with pytest.raises(DeadlineExceeded):
         sweep.wait(timeout=0.1)
     assert sweep.wait().state == "finished"
+
+
+def test_the_best_trial_of_a_sweep_stands_out():
+    pytest.importorskip("matplotlib")
+    trials = [Trial(n, "finished", {}, f"r{n}", 1.0, {1: 1.0, 2: 0.5 + n}, "", 1.0) for n in range(3)]
+    trials.append(Trial(3, "failed", {}, "r3", None, {}, "no", 1.0))
+    info = SweepInfo("s", "finished", "m", 1, 2, "", "random", 4, 4, "loss", False, 1, trials, None, None, 0, "", "")
+    (lines,) = info.curves().panels.values()
+    assert [(line.label, line.strong, line.faint) for line in lines] == [
+        ("", False, True),
+        ("trial 1 (best)", True, False),
+        ("", False, True),
+    ]
+    assert "<svg" in info._repr_html_()

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from layerserve import InvalidArgument
-from layerserve.sweeps.sweep import SweepInfo, Trial
 from layerserve.training.curves import Curves, Line, _draw
 from layerserve.training.series import Best, RunSeries, SeriesByRun
 
@@ -85,19 +84,6 @@ def test_many_logs_are_bounded(monkeypatch):
     monkeypatch.setattr("layerserve.training.curves.MAX_PANELS", 2)
     curves = Curves("m", "epoch", {f"log{i}": [Line("run", [1], [1.0])] for i in range(300)})
     assert any("2 of 300 logs" in text for text in texts(curves.svg()))
-
-
-def test_the_best_trial_of_a_sweep_stands_out():
-    trials = [Trial(n, "finished", {}, f"r{n}", 1.0, {1: 1.0, 2: 0.5 + n}, "", 1.0) for n in range(3)]
-    trials.append(Trial(3, "failed", {}, "r3", None, {}, "no", 1.0))
-    info = SweepInfo("s", "finished", "m", 1, 2, "", "random", 4, 4, "loss", False, 1, trials, None, None, 0, "", "")
-    (lines,) = info.curves().panels.values()
-    assert [(line.label, line.strong, line.faint) for line in lines] == [
-        ("", False, True),
-        ("trial 1 (best)", True, False),
-        ("", False, True),
-    ]
-    assert "<svg" in info._repr_html_()
 
 
 def test_the_best_trial_stands_out_and_the_others_are_faint():
