@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore
 from layerserve_server.errors import UnavailableError
 from layerserve_server.extensions.extension import Core, Part
+from layerserve_server.extensions.trackers.processes import SinkProcesses
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
@@ -35,7 +36,6 @@ from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
-from layerserve_server.training.sinks.processes import SinkProcesses
 from layerserve_server.training.sweeps.registry import Sweeps
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import ALL, Inference, ModelLoader, make_imports, routes_of

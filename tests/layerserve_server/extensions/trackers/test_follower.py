@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from layerserve_server.extensions.trackers import follower
+from layerserve_server.extensions.trackers.follower import Follower
+from layerserve_server.extensions.trackers.sink import MAX_VALUE, parameters, tags
 from layerserve_server.training import events
 from layerserve_server.training.events import EventWriter
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.runs.run import RunState
-from layerserve_server.training.sinks import follower
-from layerserve_server.training.sinks.follower import Follower
-from layerserve_server.training.sinks.sink import MAX_VALUE, parameters, tags
 
 RUN, OTHER = "20260101-0000-00000001", "20260101-0000-00000002"
 DATA = (DataArray(Role.X, "x", "float32", (8, 1)),)

@@ -9,9 +9,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
+from layerserve_server.extensions.trackers.sink import Point, parameters, tags
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.run import RunState
-from layerserve_server.training.sinks.sink import Point, parameters, tags
 
 #: MLflow's names of the states of ended runs.
 STATES = {RunState.FINISHED: "FINISHED", RunState.FAILED: "FAILED", RunState.CANCELLED: "KILLED"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from layerserve_server.training.sinks import main, processes
-from layerserve_server.training.sinks.processes import SinkProcesses
+from layerserve_server.extensions.trackers import main, processes
+from layerserve_server.extensions.trackers.processes import SinkProcesses
 
 #: Writes a line for each start, and ends at once the first time; else with its standard input.
 PROGRAM = """

@@ -7,11 +7,11 @@ import subprocess
 import time
 
 import pytest
+from layerserve_server.extensions.trackers import processes as processes_module
+from layerserve_server.extensions.trackers.processes import SinkProcesses
 from layerserve_server.training import events
 from layerserve_server.training.events import EventWriter
 from layerserve_server.training.request import DataArray, Role, RunRequest
-from layerserve_server.training.sinks import processes as processes_module
-from layerserve_server.training.sinks.processes import SinkProcesses
 
 RUN = "20260101-0000-00000001"
 

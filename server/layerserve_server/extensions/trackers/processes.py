@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from layerserve_server.training.sinks import main
+from layerserve_server.extensions.trackers import main
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server.training.sinks import main as module
+from layerserve_server.extensions.trackers import main as module
 
 SPEC = "mlflow:https://user:secret@tracker"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import wandb
 
+from layerserve_server.extensions.trackers.sink import Point, parameters, tags
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.run import RunState
-from layerserve_server.training.sinks.sink import Point, parameters, tags
 
 #: Default name of the project.
 PROJECT = "layerserve"

@@ -1,4 +1,4 @@
-"""Program of a sink's process: `python -m layerserve_server.training.sinks.main RUNS NOTES`.
+"""Program of a sink's process: `python -m layerserve_server.extensions.trackers.main RUNS NOTES`.
 
 The sink's setting is in the environment, since it may hold a password.
 
@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 from layerserve_server.errors import safe_text
-from layerserve_server.training.sinks.follower import Follower
-from layerserve_server.training.sinks.sink import Sink
+from layerserve_server.extensions.trackers.follower import Follower
+from layerserve_server.extensions.trackers.sink import Sink
 
-logger = logging.getLogger("layerserve_server.training.sinks")
+logger = logging.getLogger("layerserve_server.extensions.trackers")
 
 #: Time between two turns, and between the attempts after errors, in seconds.
 SECONDS, RETRY_SECONDS = 0.5, (1.0, 5.0, 30.0, 60.0)
@@ -35,10 +35,10 @@ def make_sink(spec: str, folder: Path) -> Sink:
     """Returns the sink of a setting, "mlflow:URI" or "wandb:PROJECT". Raises ImportError if its package is missing."""
     kind, _, where = spec.partition(":")
     if kind == "mlflow":
-        from layerserve_server.training.sinks.mlflow_sink import MlflowSink
+        from layerserve_server.extensions.trackers.mlflow_sink import MlflowSink
 
         return MlflowSink(where, folder)
-    from layerserve_server.training.sinks.wandb_sink import WandbSink
+    from layerserve_server.extensions.trackers.wandb_sink import WandbSink
 
     return WandbSink(where, folder)
 
