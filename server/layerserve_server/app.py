@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore
 from layerserve_server.errors import UnavailableError
 from layerserve_server.extensions.extension import Core, Part
-from layerserve_server.extensions.trackers.processes import SinkProcesses
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
@@ -88,7 +87,6 @@ class App:
             inference.telemetry.tracer if inference.telemetry is not None else None,
             _process_maker(settings),
         )
-        self._sinks = SinkProcesses(settings.sinks, self.runs.folder, settings.state_folder / "sinks")
         self.datasets = DatasetStore(
             settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
         )
@@ -206,7 +204,6 @@ class App:
         self.repository.sweep()
         self._inference.open()
         self.runs.start()
-        self._sinks.start()
         self.sweeps.start()
         for part in self._parts:
             part.start()
@@ -265,7 +262,6 @@ class App:
             part.stop()
         self.sweeps.stop()
         self.runs.stop()
-        self._sinks.stop()
         self._parent.close()
         if self._imports is not None:
             self._imports.close()

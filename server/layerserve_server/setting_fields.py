@@ -446,15 +446,6 @@ class SettingFields(BaseSettings):
             "starts with the first run and ends after 15 minutes without one."
         ),
     )
-    run_sinks: str = Field(
-        default="",
-        description=(
-            "Comma-separated trackers to which runs are copied: mlflow:URI (package mlflow-skinny) and wandb:PROJECT "
-            "(package wandb), each by a process of its own. A tracker that is slow or absent delays neither runs nor "
-            "calls."
-        ),
-        json_schema_extra={"unset": "none"},
-    )
     rehearsal_seconds: float = Field(
         default=20.0,
         ge=1,

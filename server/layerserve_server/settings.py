@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,20 +35,18 @@ class Settings(SettingFields):
         """Returns the settings as those of an extension: with its defaults, if they don't have its settings."""
         return settings if isinstance(settings, cls) else cls.model_construct(**dict(settings))
 
-    def needed_modules(self) -> Iterator[tuple[str, Sequence[str]]]:
-        """Yields the settings that need packages which may be missing, each with their modules."""
+    def needed_modules(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Yields the settings that need packages which may be missing: what pip installs, by module."""
         if self.http_port >= 0:
-            yield "http_port", ("uvicorn", "httptools", "starlette", "orjson")
+            yield "http_port", {name: name for name in ("uvicorn", "httptools", "starlette", "orjson")}
         if self.transport == "native":
-            yield "transport", ("pygrpc_native",)
+            yield "transport", {"pygrpc_native": "pygrpc-native>=0.5,<0.6"}
         if self.engine == "onnxruntime":
-            yield "engine", ("onnxruntime", "onnx")
+            yield "engine", {"onnxruntime": "onnxruntime", "onnx": "onnx"}
         if self.engine == "openvino":
-            yield "engine", ("openvino", "onnx")
+            yield "engine", {"openvino": "openvino", "onnx": "onnx"}
         if self.training_backend == "kubernetes":
-            yield "training_backend", ("lightkube",)
-        for kind in sorted({sink.partition(":")[0] for sink in self.sinks}):
-            yield "run_sinks", (kind,)
+            yield "training_backend", {"lightkube": "lightkube"}
 
     @field_validator("path", mode="wrap")
     @classmethod
@@ -105,15 +103,6 @@ class Settings(SettingFields):
         sample_shares(value)
         return value
 
-    @field_validator("run_sinks")
-    @classmethod
-    def _known_sinks(cls, value: str) -> str:
-        for one in filter(None, map(str.strip, value.split(","))):
-            kind, _, where = one.partition(":")
-            if kind not in ("mlflow", "wandb") or (kind == "mlflow" and not where):
-                raise ValueError(f"got {one!r}, expected mlflow:URI or wandb:PROJECT")
-        return value
-
     @model_validator(mode="after")
     def _age_of_connections(self) -> Settings:
         age = self.max_connection_age_seconds
@@ -146,11 +135,6 @@ class Settings(SettingFields):
         """Share of a model's requests that are kept, from 0 to 1."""
         found = (share for pattern, share in sample_shares(self.sample_models) if fnmatchcase(model, pattern))
         return next(found, 0.0)
-
-    @property
-    def sinks(self) -> tuple[str, ...]:
-        """The settings in `run_sinks`."""
-        return tuple(filter(None, map(str.strip, self.run_sinks.split(","))))
 
     @property
     def host_names(self) -> tuple[str, ...]:

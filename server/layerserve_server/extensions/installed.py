@@ -17,6 +17,7 @@ GROUP = "layerserve.extensions"
 OWN = {
     "page": "layerserve_server.extensions.page.extension:PAGE",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
+    "trackers": "layerserve_server.extensions.trackers.extension:TRACKERS",
 }
 
 

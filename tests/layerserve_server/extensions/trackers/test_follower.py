@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
+from damaged_files import DAMAGES, check_goes_on
 from layerserve_server.extensions.trackers import follower
 from layerserve_server.extensions.trackers.follower import Follower
 from layerserve_server.extensions.trackers.sink import MAX_VALUE, parameters, tags
@@ -205,3 +207,23 @@ def test_parameters_and_tags_are_short_texts():
     assert "data" not in found
     assert tags(RUN, REQUEST)["team"] == "a"
     assert all(len(value) <= MAX_VALUE for value in (*found.values(), *tags(RUN, REQUEST).values()))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_without_places_that_are_damaged_it_begins_anew(damage, tmp_path, caplog, monkeypatch):
+    note = tmp_path / "note.json"
+    check_goes_on(note, lambda: Follower(tmp_path, None, note)._places, damage, caplog, monkeypatch, named=True)
+
+
+WRONG = [
+    {"lost": "x", "places": []},
+    {"lost": None, "places": {"r": 3}},
+    {"places": {"r": {"sequence": "5"}}},
+    {"places": {"r": {"other": 5}}},
+]
+
+
+@pytest.mark.parametrize("values", WRONG)
+def test_wrong_places_are_left_out(values, tmp_path):
+    (tmp_path / "note.json").write_text(json.dumps(values))
+    assert not Follower(tmp_path, None, tmp_path / "note.json")._places
