@@ -308,7 +308,7 @@ def _process_maker(settings: Settings) -> MakeProcess:
     if settings.training_job is None:
         return TrainingProcess
     # Imported here, since the client's library takes time and memory.
-    from layerserve_server.training.process.cluster import Cluster
+    from layerserve_server.extensions.cluster.cluster import Cluster
 
     return Cluster(settings.training_job).process
 

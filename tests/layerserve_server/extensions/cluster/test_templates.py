@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from layerserve_server.training.process.cluster import Cluster, TemplateError
+from layerserve_server.extensions.cluster.cluster import Cluster, TemplateError
 from layerserve_server.training.runs.run import new_id
 from torch.distributed.run import parse_args
 

@@ -14,7 +14,7 @@ from layerserve_zoo.zoo import ZOO
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, weights
 from stand_in_cluster import StandInCluster
 
-TEMPLATE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "training-jobs" / "job.yaml"
+TEMPLATE = Path(__file__).parents[4] / "deploy" / "kubernetes" / "training-jobs" / "job.yaml"
 EPOCHS = 4
 
 
@@ -22,7 +22,7 @@ EPOCHS = 4
 def _cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInCluster]:
     with StandInCluster() as cluster:
         monkeypatch.setenv("KUBECONFIG", str(cluster.config(tmp_path / "kubeconfig")))
-        monkeypatch.setattr("layerserve_server.training.process.cluster.ASK_SECONDS", 0.1)
+        monkeypatch.setattr("layerserve_server.extensions.cluster.cluster.ASK_SECONDS", 0.1)
         yield cluster
 
 
