@@ -85,7 +85,7 @@ class App:
             trainer,
             self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
-            _process_maker(settings),
+            _run_processes(settings),
         )
         self.datasets = DatasetStore(
             settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
@@ -303,14 +303,10 @@ def metric_pages(settings: Settings, registry: CollectorRegistry, parts: Iterabl
     return pages
 
 
-def _process_maker(settings: Settings) -> MakeProcess:
-    """Returns what makes the handles of processes of runs. Raises ValueError if the cluster can't be used."""
-    if settings.training_job is None:
-        return TrainingProcess
-    # Imported here, since the client's library takes time and memory.
-    from layerserve_server.extensions.cluster.cluster import Cluster
-
-    return Cluster(settings.training_job).process
+def _run_processes(settings: Settings) -> MakeProcess:
+    """Returns what makes the handles of processes of runs. Raises ValueError if what an extension needs is missing."""
+    made = (one.run_processes(settings) for one in ALL)
+    return next((one for one in made if one is not None), TrainingProcess)
 
 
 def run_limits(settings: Settings) -> RunLimits:

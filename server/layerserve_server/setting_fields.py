@@ -34,7 +34,8 @@ def _check_device(name: str) -> str:
 class SettingFields(BaseSettings):
     """All settings, each with what is documented of it.
 
-    A field with a `section` begins one. Those that are `basic` are in `serve --help`, the others in `--help-all`.
+    A field with a `section` begins one. Those that are `basic` are in `serve --help`, the others in `--help-all`. What
+    `exists` is what a path must lead to.
     """
 
     model_config = SettingsConfigDict(
@@ -47,7 +48,7 @@ class SettingFields(BaseSettings):
             "Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file, or the address of "
             "either in a store: s3://, gs://, az://, abfs:// or hf://."
         ),
-        json_schema_extra={"section": "Models", "basic": True},
+        json_schema_extra={"section": "Models", "basic": True, "exists": "a folder or a model file"},
     )
     state: Path | None = Field(
         default=None,
@@ -168,12 +169,12 @@ class SettingFields(BaseSettings):
     tls_certificate: Path | None = Field(
         default=None,
         description="PEM file with the server's certificate chain.",
-        json_schema_extra={"section": "Access", "basic": True, "unset": "no TLS"},
+        json_schema_extra={"section": "Access", "basic": True, "unset": "no TLS", "exists": "a file"},
     )
     tls_key: Path | None = Field(
         default=None,
         description="PEM file with the certificate's private key.",
-        json_schema_extra={"basic": True, "unset": "no TLS"},
+        json_schema_extra={"basic": True, "unset": "no TLS", "exists": "a file"},
     )
     tls_client_ca: Path | None = Field(
         default=None,
@@ -181,7 +182,7 @@ class SettingFields(BaseSettings):
             "PEM file with the authorities of client certificates. Clients must present one (mutual TLS). It gives "
             "all rights, unless a tokens file gives rights by its name."
         ),
-        json_schema_extra={"basic": True, "unset": "clients need no certificate"},
+        json_schema_extra={"basic": True, "unset": "clients need no certificate", "exists": "a file"},
     )
     tokens: Path | None = Field(
         default=None,
@@ -189,7 +190,7 @@ class SettingFields(BaseSettings):
             "TOML file with the tokens of callers, their rights, models and quotas. It is read again when it changes. "
             "See docs/access.md."
         ),
-        json_schema_extra={"basic": True, "unset": "no tokens"},
+        json_schema_extra={"basic": True, "unset": "no tokens", "exists": "a file"},
     )
     allow_anonymous: str = Field(
         default="",
@@ -424,21 +425,6 @@ class SettingFields(BaseSettings):
         json_schema_extra={"section": "Training", "basic": True},
     )
     max_queued_runs: int = Field(default=16, ge=0, description="Maximum number of training runs that wait for a slot.")
-    training_backend: Literal["local", "kubernetes"] = Field(
-        default="local",
-        description=(
-            "Where training runs are executed: 'local' in processes of this machine, or 'kubernetes' each as a Job of "
-            "the cluster, whose pods share the folder of runs and the data root under the same paths (package "
-            "lightkube)."
-        ),
-    )
-    training_job: Path | None = Field(
-        default=None,
-        description=(
-            "Manifest (YAML) of a Job, or of a TrainJob of Kubeflow Trainer, whose name, size and command are set for "
-            "each run of the backend 'kubernetes'."
-        ),
-    )
     warm_training: bool = Field(
         default=True,
         description=(
@@ -502,7 +488,7 @@ class SettingFields(BaseSettings):
     data_root: Path | None = Field(
         default=None,
         description="Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv).",
-        json_schema_extra={"basic": True, "unset": "reading files is disabled"},
+        json_schema_extra={"basic": True, "unset": "reading files is disabled", "exists": "a folder"},
     )
     max_dataset_bytes: int = Field(
         default=64 * GIB,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.addresses import expected, folder_name, is_address
 from layerserve_server.disk import STATE_FOLDER
 from layerserve_server.environment import PREFIX, of_kubernetes
+from layerserve_server.flags import extra
 from layerserve_server.setting_fields import DRAIN_SECONDS, SettingFields
 
 S = TypeVar("S", bound="Settings")
@@ -45,8 +46,6 @@ class Settings(SettingFields):
             yield "engine", {"onnxruntime": "onnxruntime", "onnx": "onnx"}
         if self.engine == "openvino":
             yield "engine", {"openvino": "openvino", "onnx": "onnx"}
-        if self.training_backend == "kubernetes":
-            yield "training_backend", {"lightkube": "lightkube"}
 
     @field_validator("path", mode="wrap")
     @classmethod
@@ -57,10 +56,10 @@ class Settings(SettingFields):
             return value.rstrip("/")
         return Path(handler(value)).expanduser()
 
-    @field_validator("state", "data_root", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
+    @field_validator("*")
     @classmethod
-    def _expand_user(cls, value: Path | None) -> Path | None:
-        return value.expanduser() if value is not None else None
+    def _expand_user(cls, value: Any) -> Any:
+        return value.expanduser() if isinstance(value, Path) else value
 
     @model_validator(mode="after")
     def _hosts_have_a_port(self) -> Settings:
@@ -110,15 +109,6 @@ class Settings(SettingFields):
             raise ValueError(
                 f"max_connection_age_seconds: got {age:g} with transport 'native', expected 0: use 'grpcio', or set it "
                 "in a proxy"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _cluster_has_a_template(self) -> Settings:
-        if (self.training_backend == "kubernetes") != (self.training_job is not None):
-            raise ValueError(
-                f"training_job: got {self.training_job} with training_backend '{self.training_backend}', expected a "
-                "manifest for 'kubernetes' and none otherwise"
             )
         return self
 
@@ -240,19 +230,19 @@ def spellings(name: str) -> str:
     return f"{flag} ({PREFIX}{name.upper()}, '{name}' in the file)"
 
 
+#: Whether a path leads to what its field says that `exists`.
+_LEADS: Mapping[str, Callable[[Path], bool]] = {
+    "a file": Path.is_file,
+    "a folder": Path.is_dir,
+    "a folder or a model file": Path.exists,
+}
+
+
 def missing_paths(settings: Settings) -> list[str]:
     """Returns an error line per path in the settings that doesn't exist, except the state folder, which is created."""
-    kinds = {
-        "path": ("a folder or a model file", Path.exists),
-        "data_root": ("a folder", Path.is_dir),
-        "tls_certificate": ("a file", Path.is_file),
-        "tls_key": ("a file", Path.is_file),
-        "tls_client_ca": ("a file", Path.is_file),
-        "tokens": ("a file", Path.is_file),
-        "training_job": ("a file", Path.is_file),
-    }
-    return [
-        f"{spellings(name)}: got '{path}', expected {what} that exists"
-        for name, (what, there) in kinds.items()
-        if (path := getattr(settings, name)) is not None and path != settings.address and not there(path)
-    ]
+    lines = []
+    for name, field in type(settings).model_fields.items():
+        path, expected = getattr(settings, name), extra(field).get("exists")
+        if expected and path is not None and path != settings.address and not _LEADS[expected](path):
+            lines.append(f"{spellings(name)}: got '{path}', expected {expected} that exists")
+    return lines

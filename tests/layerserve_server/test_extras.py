@@ -12,11 +12,6 @@ CASES = [
     ),
     (["--engine", "onnxruntime"], ["onnx"], r"--engine \(.*\): requires onnx: pip install onnx"),
     (["--engine", "openvino"], ["openvino"], r"--engine \(.*\): requires openvino: pip install openvino"),
-    (
-        ["--training-backend", "kubernetes", "--training-job", "job.yaml"],
-        ["lightkube"],
-        r"--training-backend \(.*\): requires lightkube: pip install lightkube",
-    ),
 ]
 
 

@@ -99,8 +99,6 @@ OTHERS = {
     "warm_training": True,
     "training_device": "cpu",
     "training_resume": "auto",
-    "training_backend": "local",
-    "training_job": None,
     "log_level": "info",
     "log_format": "text",
     "check_config": False,
@@ -259,10 +257,10 @@ def test_the_variables_of_the_command_line_are_known(monkeypatch):
 
 def test_paths_that_are_not_there_are_told(tmp_path):
     (tmp_path / "file").touch()
-    names = ["path", "data_root", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "training_job"]
-    wrong = Settings(**{name: tmp_path / f"no-{name}" for name in names}, training_backend="kubernetes")
+    names = ["path", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "data_root"]
+    wrong = Settings(**{name: tmp_path / f"no-{name}" for name in names})
     told = missing_paths(wrong)
-    assert [f"no-{name}" in line for name, line in zip(names, told, strict=True)] == [True] * 7
+    assert [f"no-{name}" in line for name, line in zip(names, told, strict=True)] == [True] * 6
     assert told[0] == (
         f"PATH (LAYERSERVE_PATH, 'path' in the file): got '{tmp_path}/no-path', expected a folder or a model file that "
         "exists"

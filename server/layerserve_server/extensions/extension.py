@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from layerserve_server.services.server import ServerState
     from layerserve_server.settings import Settings
     from layerserve_server.training.dry_run import DryRun
+    from layerserve_server.training.process.run_process import MakeProcess
     from layerserve_server.training.process.warm_parent import WarmParent
     from layerserve_server.training.runs.registry import Runs
     from layerserve_server.training.sweeps.registry import Sweeps
@@ -133,6 +134,10 @@ def _no_part(_: Any) -> Part:
     return Part()
 
 
+def _nothing_made(_: Settings) -> None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Extension:
     """A part of the server that can be taken away. All but the name is optional."""
@@ -144,6 +149,8 @@ class Extension:
     rights: Mapping[str, Right] = field(default_factory=dict)
     #: Modules that read long bodies in another process (see `BodyReader`).
     body_readers: Sequence[str] = ()
+    #: Makes the handles of processes of training runs; None if they are processes of this machine. Raises ValueError.
+    run_processes: Callable[[Settings], MakeProcess | None] = _nothing_made
     #: Makes the part of every process that answers predictions, for methods that run models.
     serving: Callable[[Process], Part] = _no_part
     #: Makes the part of the main process.

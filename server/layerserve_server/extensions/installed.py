@@ -15,6 +15,7 @@ from layerserve_server.settings import Settings as CoreSettings
 GROUP = "layerserve.extensions"
 #: The extensions of this package. Imported when their settings are read; what they make imports the rest.
 OWN = {
+    "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
     "page": "layerserve_server.extensions.page.extension:PAGE",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
     "trackers": "layerserve_server.extensions.trackers.extension:TRACKERS",

@@ -11,11 +11,19 @@ from layerserve import Checkpoints, Client, EpochEnd, TrainingCancelled, Trainin
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
+from shared_parent import SharedParent
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, weights
 from stand_in_cluster import StandInCluster
 
 TEMPLATE = Path(__file__).parents[4] / "deploy" / "kubernetes" / "training-jobs" / "job.yaml"
 EPOCHS = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_warm_parent(warm_parent: SharedParent) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("layerserve_server.app.WarmParent", lambda *_, **__: warm_parent)
+        yield
 
 
 @pytest.fixture(name="cluster")
