@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.json_web_tokens import RefusedForNowError, Verifier
+from layerserve_server.extensions.tokens_oidc.verifier import RefusedForNowError, Verifier
 from layerserve_server.access.quota import Quota, Quotas
 from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.tokens_file import Grant, Token, TokensFile

@@ -11,7 +11,7 @@ import time
 from hashlib import sha256
 
 import pytest
-from layerserve_server.access.command import token
+from layerserve_server.token_command import token
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.tokens_file import read_text, tokens_in
 
@@ -62,7 +62,7 @@ def test_entries_are_added_to_a_file(capsys, tmp_path):
 def test_no_redirection_puts_the_token_beside_its_entry(tmp_path, redirection, refused):
     file = tmp_path / "tokens.toml"
     file.write_text('[[tokens]]\nname = "b"\nsha256 = "' + "0" * 64 + '"\nrights = ["read"]\n')
-    script = "import sys; from layerserve_server.access.command import token; sys.exit(token(sys.argv[1:]))"
+    script = "import sys; from layerserve_server.token_command import token; sys.exit(token(sys.argv[1:]))"
     line = f"set -o pipefail; '{sys.executable}' -c '{script}' create a --rights read {redirection}"
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True)
     text = file.read_text()

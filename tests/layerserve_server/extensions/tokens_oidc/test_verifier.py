@@ -14,9 +14,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from layerserve_server.access import credentials, json_web_tokens
+from layerserve_server.access import credentials
+from layerserve_server.extensions.tokens_oidc import verifier
 from layerserve_server.access.gate import Gate
-from layerserve_server.access.json_web_tokens import RefusedForNowError
+from layerserve_server.extensions.tokens_oidc.verifier import RefusedForNowError
 from layerserve_server.access.rights import with_alternatives
 from layerserve_server.access.tokens_file import TokensFileError
 from layerserve_server.errors import QuotaError, TokenExpiredError, UnauthenticatedError, UnavailableError
@@ -360,7 +361,7 @@ def key_server():
 
 
 def test_keys_of_an_address_are_fetched_in_the_background(make_gate, key_server, wait_until, monkeypatch):
-    monkeypatch.setattr(json_web_tokens, "MIN_FETCH_SECONDS", 0.05)
+    monkeypatch.setattr(verifier, "MIN_FETCH_SECONDS", 0.05)
     told = []
     gate = make_gate(keys=key_server.address, reread=lambda what, ok: told.append((what, ok)))
     # Before any were fetched nobody can tell whether a token is valid.
@@ -405,17 +406,17 @@ def test_keys_are_not_fetched_from_where_a_redirect_leads_without_tls(key_server
     for address in (key_server.address.replace("127.0.0.1", "127.0.0.2") + "/2", "ftp://127.0.0.1/keys"):
         key_server.redirect = address
         with pytest.raises(ValueError, match=r"got a redirect to .*, expected an https:// address"):
-            json_web_tokens._fetched(key_server.address)
+            verifier._fetched(key_server.address)
     key_server.redirect = key_server.address + "/2"
-    assert json_web_tokens._fetched(key_server.address).decode() == key_server.keys
+    assert verifier._fetched(key_server.address).decode() == key_server.keys
 
 
 def test_fetching_keys_ends_however_slowly_they_come(key_server, monkeypatch):
     """Else those fetched before would stay for ever, and no metric would say so."""
-    monkeypatch.setattr(json_web_tokens, "FETCH_SECONDS", 0.3)
+    monkeypatch.setattr(verifier, "FETCH_SECONDS", 0.3)
     key_server.keys, key_server.pause = " " * 60 + key_set(jwk(RSA, "one")), 0.05
     with pytest.raises(ValueError, match=r"got \d+ bytes in 0.3 seconds, expected the whole set"):
-        json_web_tokens._fetched(key_server.address)
+        verifier._fetched(key_server.address)
 
 
 def test_unknown_keys_do_not_cause_a_flood_of_fetches(make_gate, key_server, wait_until, monkeypatch):
