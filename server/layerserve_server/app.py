@@ -35,7 +35,6 @@ from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
-from layerserve_server.training.sweeps.registry import Sweeps
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import ALL, Inference, ModelLoader, make_imports, routes_of
 
@@ -91,16 +90,7 @@ class App:
             settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
         )
         self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
-        self.sweeps = Sweeps(
-            settings.state_folder / "sweeps",
-            self.runs,
-            self.repository,
-            dry_run.larger_is_better,
-            slots=settings.training_slots,
-            max_kept=settings.max_kept_runs,
-        )
-        self._work = OpenWork(self.runs, self.sweeps)
-        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan, self.sweeps.scan)
+        self._work = OpenWork(self.runs)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
@@ -112,7 +102,6 @@ class App:
             manager=self._make_manager(),
             runs=self.runs,
             datasets=self.datasets,
-            sweeps=self.sweeps,
             work=self._work,
             defaults=run_defaults(settings),
             checks=dry_run,
@@ -120,9 +109,10 @@ class App:
             registry=registry,
             release=release,
             state=self._state,
-            publishers={"sweep": self._sweep_ids},
         )
         self._parts = [*inference.parts(), *(one.main(core) for one in ALL)]
+        scans = [part.scan for part in self._parts]
+        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan, *scans)
         self._pages = metric_pages(settings, registry, self._parts)
         inference.gate.require_rights(self._pages)
         routes = routes_of(self._parts)
@@ -146,9 +136,6 @@ class App:
     def _state(self) -> ServerState:
         """What the server does now, as `GetServer` tells it."""
         return "draining" if self._draining else "serving" if self.ready else "starting"
-
-    def _sweep_ids(self) -> set[str]:
-        return {sweep.id for sweep in self.sweeps.list()}
 
     def _make_manager(self) -> Manager:
         settings, workers = self.settings, self._workers
@@ -204,7 +191,6 @@ class App:
         self.repository.sweep()
         self._inference.open()
         self.runs.start()
-        self.sweeps.start()
         for part in self._parts:
             part.start()
         self._watcher.start()
@@ -260,7 +246,6 @@ class App:
             stopping.join()
         for part in self._parts:
             part.stop()
-        self.sweeps.stop()
         self.runs.stop()
         self._parent.close()
         if self._imports is not None:

@@ -18,7 +18,6 @@ from layerserve_server.services.rest import infer_body, open_inference
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_series import RunSeries
 from layerserve_server.services.server import ServerService
-from layerserve_server.services.sweeps import SweepService
 from layerserve_server.services.training import TrainingService
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
@@ -45,7 +44,6 @@ def _own(core: Core) -> Part:
             CheckpointService(repository, runs, CheckpointModels(converter)),
             TrainingService(repository, runs, work, defaults, datasets),
             OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
-            SweepService(repository, core.sweeps, work, defaults, datasets),
             DatasetService(datasets, work.using, repository, checks, samples, training=trains),
             RunSeries(runs),
             RunEstimates(repository, Estimator(runs, repository, checks, trials), defaults, datasets),

@@ -266,11 +266,13 @@ class Inference:
         web = Web(reader=reader, hosts=Hosts(settings.host_names), grpc_port=grpc_port)
         paths = [part.http(web) for part in parts]
         described = openapi.routes(self.repository, [part.openapi for part in parts if part.openapi is not None])
+        # An extension may have paths of methods of another one, which may have been taken away.
+        routes = [route for one in paths for route in one.routes if route.method in handlers.unary]
         plain = dict(probe_paths(ready))
         for one in paths:
             plain |= one.plain
         return HttpServer(
-            [*(route for one in paths for route in one.routes), *described],
+            [*routes, *described],
             plain,
             handlers,
             self.metrics,

@@ -11,9 +11,9 @@ import time
 from hashlib import sha256
 
 import pytest
-from layerserve_server.token_command import token
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.tokens_file import read_text, tokens_in
+from layerserve_server.token_command import token
 
 
 def test_the_entry_is_printed_and_the_token_to_standard_error(capsys, tmp_path):

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.extensions.tokens_oidc.verifier import RefusedForNowError, Verifier
 from layerserve_server.access.quota import Quota, Quotas
 from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.tokens_file import Grant, Token, TokensFile
 from layerserve_server.errors import TokenExpiredError, UnauthenticatedError
+from layerserve_server.extensions.tokens_oidc.verifier import RefusedForNowError, Verifier
 
 #: Maximum number of authorization headers whose caller, or whose refusal, is kept. Anyone may send headers.
 MAX_KEPT = 4096

@@ -13,13 +13,13 @@ from layerserve_server.access.balances import Balances
 from layerserve_server.access.caller import ANYONE, Caller
 from layerserve_server.access.credentials import MAX_KEPT, Credentials
 from layerserve_server.access.group import SECRET_BYTES, ProcessGroup
-from layerserve_server.extensions.tokens_oidc.verifier import Verifier
 from layerserve_server.access.quota import Quotas
 from layerserve_server.access.reserved import Reserved
 from layerserve_server.access.rights import CORE, MissingRightError, Right
 from layerserve_server.access.tokens_file import TokensFile, TokensFileError, read_text, tokens_in
 from layerserve_server.disk import replace_file
 from layerserve_server.errors import UnauthenticatedError
+from layerserve_server.extensions.tokens_oidc.verifier import Verifier
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ An extension is a folder with its whole slice. The core imports none, and works 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from layerserve_server.training.process.run_process import MakeProcess
     from layerserve_server.training.process.warm_parent import WarmParent
     from layerserve_server.training.runs.registry import Runs
-    from layerserve_server.training.sweeps.registry import Sweeps
     from layerserve_server.transport.call import Routes
     from layerserve_server.transport.http.exchange import HttpRoute, Plain
     from layerserve_server.transport.http.hosts import Hosts
@@ -60,7 +59,6 @@ class Core(Process):
     manager: Manager
     runs: Runs
     datasets: DatasetStore
-    sweeps: Sweeps
     #: Work in progress, by model.
     work: OpenWork
     #: What each run has if its request doesn't say otherwise.
@@ -75,8 +73,6 @@ class Core(Process):
     release: str
     #: What the server does now.
     state: Callable[[], ServerState]
-    #: Ids of what has published versions, by kind; that of others is "run".
-    publishers: Mapping[str, Callable[[], Collection[str]]]
 
     def ready(self) -> bool:
         """Whether clients should use this server."""
@@ -126,6 +122,8 @@ class Part:
     metric_pages: Mapping[str, MetricPage] = field(default_factory=dict)
     #: Called when models and runs have been read.
     start: Callable[[], None] = _nothing
+    #: Called at each look at the repository, to see what other servers on it have done.
+    scan: Callable[[], None] = _nothing
     #: Called when calls are refused.
     stop: Callable[[], None] = _nothing
 

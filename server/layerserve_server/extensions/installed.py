@@ -17,6 +17,7 @@ GROUP = "layerserve.extensions"
 OWN = {
     "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
     "page": "layerserve_server.extensions.page.extension:PAGE",
+    "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
     "trackers": "layerserve_server.extensions.trackers.extension:TRACKERS",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 from layerserve.v1 import models_pb2
 
@@ -21,18 +20,12 @@ class Served:
     def __init__(self, core: Core, grpc_port: int) -> None:
         """`grpc_port` is the actual port."""
         self.repository, self.release, self.grpc_port = core.repository, core.release, grpc_port
-        self._registry, self._publishers = core.registry, core.publishers
+        self._registry, self._work = core.registry, core.work
 
     def origins(self, versions: Sequence[models_pb2.ModelVersion]) -> Mapping[int, str]:
         """Returns the part of the page that has published each version, by number: such as "run"."""
         published = {one.version: one.training_run for one in versions if one.training_run}
-        if not published:
-            return {}
-        kinds: dict[str, str] = {}
-        for kind, ids in self._publishers.items():
-            # Its folder may be unreadable.
-            with suppress(ServerError):
-                kinds |= dict.fromkeys(ids(), kind)
+        kinds = self._work.kinds(set(published.values()))
         return {version: kinds.get(run, "run") for version, run in published.items()}
 
     def default(self, model: str) -> int | None:

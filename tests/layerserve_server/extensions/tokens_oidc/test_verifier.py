@@ -15,12 +15,12 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from layerserve_server.access import credentials
-from layerserve_server.extensions.tokens_oidc import verifier
 from layerserve_server.access.gate import Gate
-from layerserve_server.extensions.tokens_oidc.verifier import RefusedForNowError
 from layerserve_server.access.rights import with_alternatives
 from layerserve_server.access.tokens_file import TokensFileError
 from layerserve_server.errors import QuotaError, TokenExpiredError, UnauthenticatedError, UnavailableError
+from layerserve_server.extensions.tokens_oidc import verifier
+from layerserve_server.extensions.tokens_oidc.verifier import RefusedForNowError
 
 RSA, OTHER = (rsa.generate_private_key(65537, 2048) for _ in range(2))
 EC = ec.generate_private_key(ec.SECP256R1())

@@ -22,8 +22,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from layerserve_server.training.sweeps.plan import JOURNAL, Method, Plan
-from layerserve_server.training.sweeps.space import Dimension
+from layerserve_server.extensions.sweeps.plan import JOURNAL, Method, Plan
+from layerserve_server.extensions.sweeps.space import Dimension
 
 STUDY = "sweep"
 STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}

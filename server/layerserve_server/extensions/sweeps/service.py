@@ -11,16 +11,16 @@ from layerserve_server.access.caller import Caller
 from layerserve_server.access.ownership import Access, access_to, check_access
 from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.errors import InvalidRequestError, ServerError
+from layerserve_server.extensions.sweeps.plan import Method
+from layerserve_server.extensions.sweeps.registry import Sweeps
+from layerserve_server.extensions.sweeps.space import MAX_DIMENSIONS, Dimension, shown_settings
+from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState, Trial, TrialState
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.messages import lease, model_spec, parse, timestamp
 from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import owned, seen_by
 from layerserve_server.services.run_requests import RunDefaults, parsed_json, training_request
-from layerserve_server.training.sweeps.plan import Method
-from layerserve_server.training.sweeps.registry import Sweeps
-from layerserve_server.training.sweeps.space import MAX_DIMENSIONS, Dimension, shown_settings
-from layerserve_server.training.sweeps.sweep import Sweep, SweepState, Trial, TrialState
 from layerserve_server.transport.call import Call, Routes
 
 SERVICE = "/layerserve.v1.SweepService/"

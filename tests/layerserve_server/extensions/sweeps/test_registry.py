@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from layerserve_server.errors import BusyError, UnavailableError, UnknownRunError
+from layerserve_server.extensions.sweeps import registry
+from layerserve_server.extensions.sweeps.base_copy import DESCRIPTION, Base
+from layerserve_server.extensions.sweeps.plan import Method
+from layerserve_server.extensions.sweeps.registry import Sweeps
+from layerserve_server.extensions.sweeps.space import Dimension
+from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.sweeps import registry
-from layerserve_server.training.sweeps.base_copy import DESCRIPTION, Base
-from layerserve_server.training.sweeps.plan import Method
-from layerserve_server.training.sweeps.registry import Sweeps
-from layerserve_server.training.sweeps.space import Dimension
-from layerserve_server.training.sweeps.sweep import Sweep, SweepState
 
 
 class Case:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layerserve_server.training.sweeps import study_process
-from layerserve_server.training.sweeps.plan import Method, Plan
-from layerserve_server.training.sweeps.space import Dimension
-from layerserve_server.training.sweeps.study_process import StudyProcess
+from layerserve_server.extensions.sweeps import study_process
+from layerserve_server.extensions.sweeps.plan import Method, Plan
+from layerserve_server.extensions.sweeps.space import Dimension
+from layerserve_server.extensions.sweeps.study_process import StudyProcess
 
 pytest.importorskip("optuna")
-from layerserve_server.training.sweeps.study import Study
+from layerserve_server.extensions.sweeps.study import Study
 
 SPACE = (
     Dimension("optimizer", ("sgd", ["adam"], {"class_name": "rmsprop"})),

@@ -15,14 +15,14 @@ from layerserve_server.errors import (
     UnknownRunError,
     VersionConflictError,
 )
+from layerserve_server.extensions.sweeps import driver as drivers
+from layerserve_server.extensions.sweeps.driver import MAX_RESUMED, Driver
+from layerserve_server.extensions.sweeps.plan import Method, Plan
+from layerserve_server.extensions.sweeps.space import Dimension
+from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState, Trial, TrialState
 from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.control import RunControl
-from layerserve_server.training.sweeps import driver as drivers
-from layerserve_server.training.sweeps.driver import MAX_RESUMED, Driver
-from layerserve_server.training.sweeps.plan import Method, Plan
-from layerserve_server.training.sweeps.space import Dimension
-from layerserve_server.training.sweeps.sweep import Sweep, SweepState, Trial, TrialState
 
 FINISHED = events.Finished(0, {}, 0.0)
 

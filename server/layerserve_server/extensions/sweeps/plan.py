@@ -8,8 +8,8 @@ from enum import Enum
 from pathlib import Path
 
 from layerserve_server.disk import json_object, replace_file
+from layerserve_server.extensions.sweeps.space import Dimension
 from layerserve_server.records import Int32, checked
-from layerserve_server.training.sweeps.space import Dimension
 
 #: Names of files in a sweep's folder: its plan, and Optuna's journal.
 PLAN = "plan.json"

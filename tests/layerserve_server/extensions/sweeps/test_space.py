@@ -2,8 +2,8 @@
 
 import pytest
 from layerserve_server.errors import InvalidRequestError
+from layerserve_server.extensions.sweeps.space import Dimension, check_space, combinations, with_settings
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.sweeps.space import Dimension, check_space, combinations, with_settings
 
 BASE = RunRequest("m", 1, (), {"optimizer": "adam", "loss_weights": {"a": 1.0, "b": [1, 2]}, "metrics": ["mae"]})
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server.disk import json_object, replace_file
+from layerserve_server.extensions.sweeps.plan import Plan
 from layerserve_server.records import Int32, Time, checked
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.owner import FolderOwner
-from layerserve_server.training.sweeps.plan import Plan
 
 #: Name of the file with the trials in a sweep's folder.
 TRIALS = "trials.json"

@@ -17,13 +17,13 @@ import pytest
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
 from layerserve_server.errors import UnknownDatasetError
-from layerserve_server.services import sweeps, training
+from layerserve_server.extensions.sweeps import service, study_process
+from layerserve_server.extensions.sweeps.plan import Method, Plan
+from layerserve_server.extensions.sweeps.registry import MAX_CREATING, Sweeps
+from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
+from layerserve_server.services import training
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.run import new_id
-from layerserve_server.training.sweeps import study_process
-from layerserve_server.training.sweeps.plan import Method, Plan
-from layerserve_server.training.sweeps.registry import MAX_CREATING
-from layerserve_server.training.sweeps.sweep import Sweep, SweepState
 from tokens import bearer, write_tokens
 
 FILES = [
@@ -87,6 +87,11 @@ class Sweeper:
 def sweeper(put, start, connect, tmp_path):
     put("double")
     return Sweeper(start, connect, tmp_path)
+
+
+def sweeps_of(app) -> Sweeps:
+    """The sweeps of a server."""
+    return next(part.start.__self__ for part in app._parts if isinstance(getattr(part.start, "__self__", None), Sweeps))
 
 
 def seeds_of(sweep):
@@ -156,7 +161,7 @@ def test_a_cancellation_outlives_the_server(sweeper, wait_until):
     wait_until(lambda: any(trial.history for trial in sweeper.get(sweep_id).trials))
     sweeper.app.stop()
     # As if the server had been killed right after the call.
-    sweeper.app.sweeps.cancel(sweep_id)
+    sweeps_of(sweeper.app).cancel(sweep_id)
     sweeper.release()
     sweeper.restart()
     sweep = sweeper.ended(sweep_id)
@@ -228,7 +233,7 @@ def test_what_begins_as_its_dataset_is_deleted_ends(sweeper, monkeypatch, wait_u
     def deleted(*_):
         raise UnknownDatasetError("dataset '0' has been deleted")
 
-    for module in (sweeps, training):
+    for module in (service, training):
         monkeypatch.setattr(module, "use_datasets", deleted)
     sweeper.hold()
     with pytest.raises(grpc.RpcError, match="dataset '0' has been deleted"):
@@ -248,7 +253,7 @@ def test_sweeps_are_refused_while_others_are_tried_without_optuna_and_at_the_end
             sweeper.create(spec([1]))
         return caught.value.code(), caught.value.details()
 
-    registry, status = sweeper.app.sweeps, grpc.StatusCode
+    registry, status = sweeps_of(sweeper.app), grpc.StatusCode
     registry._creating = MAX_CREATING
     assert refused() == (status.RESOURCE_EXHAUSTED, "other sweeps are being tried")
     registry._creating, registry._stopping = 0, True
@@ -281,7 +286,7 @@ def test_a_state_folder_that_can_not_be_written_is_left_as_it_was(sweeper, monke
         assert refused.value.details() == f"{text} can't be written: Read-only file system"
     monkeypatch.undo()
     assert {name: sorted((sweeper.state / name).iterdir()) for name in ("sweeps", "runs")} == before
-    assert sweeper.app.sweeps._creating == 0
+    assert sweeps_of(sweeper.app)._creating == 0
     assert sweeper.app.runs._table._creating == set()
     sweeper.release()
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from layerserve_server.errors import NotTrainableError
-from layerserve_server.training.sweeps.space import Settings
+from layerserve_server.extensions.sweeps.space import Settings
 
 logger = logging.getLogger(__name__)
 
-PROGRAM = "layerserve_server.training.sweeps.study"
+PROGRAM = "layerserve_server.extensions.sweeps.study"
 #: Number of times that the process is started for a request: it may have been killed.
 TRIES = 3
 

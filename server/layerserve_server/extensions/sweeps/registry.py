@@ -24,6 +24,12 @@ from layerserve_server.errors import (
     UnknownRunError,
     safe_text,
 )
+from layerserve_server.extensions.sweeps.base_copy import copy_base
+from layerserve_server.extensions.sweeps.driver import Driver
+from layerserve_server.extensions.sweeps.plan import Method, Plan
+from layerserve_server.extensions.sweeps.space import MAX_TRIALS, Dimension, check_space, combinations, with_settings
+from layerserve_server.extensions.sweeps.study_process import check_installed
+from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
 from layerserve_server.forking.fork_server import never
 from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.repository.repository import Repository
@@ -33,12 +39,6 @@ from layerserve_server.training.runs.base_version import BaseVersion
 from layerserve_server.training.runs.folder import RESULT
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import RUN_ID, new_id
-from layerserve_server.training.sweeps.base_copy import copy_base
-from layerserve_server.training.sweeps.driver import Driver
-from layerserve_server.training.sweeps.plan import Method, Plan
-from layerserve_server.training.sweeps.space import MAX_TRIALS, Dimension, check_space, combinations, with_settings
-from layerserve_server.training.sweeps.study_process import check_installed
-from layerserve_server.training.sweeps.sweep import Sweep, SweepState
 
 logger = logging.getLogger(__name__)
 

@@ -21,16 +21,16 @@ from layerserve_server.errors import (
     VersionConflictError,
     safe_text,
 )
+from layerserve_server.extensions.sweeps.base_copy import Base
+from layerserve_server.extensions.sweeps.space import with_settings
+from layerserve_server.extensions.sweeps.study_process import StudyProcess
+from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState, Trial, TrialState
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import RESULT, result_file
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
-from layerserve_server.training.sweeps.base_copy import Base
-from layerserve_server.training.sweeps.space import with_settings
-from layerserve_server.training.sweeps.study_process import StudyProcess
-from layerserve_server.training.sweeps.sweep import Sweep, SweepState, Trial, TrialState
 
 logger = logging.getLogger(__name__)
 
