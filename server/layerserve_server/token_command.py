@@ -18,6 +18,7 @@ from layerserve.cli.parser import Parser, with_default
 
 from layerserve_server.access.rights import RIGHTS, read_rights
 from layerserve_server.access.tokens_file import TokensFileError, parse_tokens
+from layerserve_server.extensions.installed import VERIFIERS
 
 #: Length of a token, in bytes.
 TOKEN_BYTES = 32
@@ -144,7 +145,7 @@ def append(path: Path, lines: str) -> None:
     before = path.read_text("utf-8") if path.exists() else ""
     text = f"{before.rstrip()}\n\n{lines}" if before.strip() else lines
     try:
-        parse_tokens(text, str(path))
+        parse_tokens(text, str(path), VERIFIERS)
     except TokensFileError as error:
         raise TokensFileError(f"nothing is added: {error}") from error
     written = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -19,7 +19,7 @@ from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.extensions.extension import Part, Process, Web
-from layerserve_server.extensions.installed import EXTENSIONS
+from layerserve_server.extensions.installed import EXTENSIONS, VERIFIERS
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
@@ -347,6 +347,7 @@ def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None =
         certificates=settings.tls_client_ca is not None,
         anonymous=settings.anonymous_rights,
         rights=RIGHTS,
+        kinds=VERIFIERS,
         group=group,
         reread=metrics.access_reread,
     )

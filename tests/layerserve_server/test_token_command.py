@@ -12,7 +12,7 @@ from hashlib import sha256
 
 import pytest
 from layerserve_server.access.gate import Gate
-from layerserve_server.access.tokens_file import read_text, tokens_in
+from layerserve_server.access.tokens_file import parse_tokens
 from layerserve_server.token_command import token
 
 
@@ -23,7 +23,7 @@ def test_the_entry_is_printed_and_the_token_to_standard_error(capsys, tmp_path):
     assert (len(made), about) == (43, """the token of 'a "b"\\n', which isn't shown again:""")
     file = tmp_path / "tokens.toml"
     file.write_text(out)
-    (entry,) = tokens_in(read_text(file), file).tokens
+    (entry,) = parse_tokens(file.read_text(), "the file").tokens
     assert entry.sha256 == sha256(made.encode()).hexdigest()
     assert made not in file.read_text()
     assert (entry.name, entry.rights, entry.models) == ('a "b"\n', ("predict", "read"), ("a-*", "b"))
@@ -40,7 +40,7 @@ def test_entries_are_added_to_a_file(capsys, tmp_path):
         assert token(["create", name, "--rights", "train", *options]) == 0
         assert capsys.readouterr().out == ""
         file.chmod(0o640)
-    found = tokens_in(read_text(file), file).tokens
+    found = parse_tokens(file.read_text(), "the file").tokens
     assert [(one.name, one.rows_per_minute, one.max_runs) for one in found] == [("a", 5.0, 1), ("b", 5.0, 1)]
     assert file.stat().st_mode & 0o777 == 0o640
     assert [path.name for path in tmp_path.iterdir()] == ["tokens.toml"]
@@ -72,8 +72,8 @@ def test_no_redirection_puts_the_token_beside_its_entry(tmp_path, redirection, r
         assert "expected another file, or the token would be in it; pass --token-file FILE" in text + done.stderr
         return
     assert done.returncode == 0
-    assert [one.name for one in tokens_in(read_text(file), file).tokens] == ["b", "a"]
-    digest = tokens_in(text, file).tokens[1].sha256
+    assert [one.name for one in parse_tokens(file.read_text(), "the file").tokens] == ["b", "a"]
+    digest = parse_tokens(text, "the file").tokens[1].sha256
     words = [word for path in tmp_path.iterdir() for word in path.read_text().split()] + done.stderr.split()
     (made,) = {word for word in words if sha256(word.encode()).hexdigest() == digest}
     assert made not in text
@@ -90,7 +90,7 @@ def test_a_token_goes_to_a_new_file_that_only_its_owner_reads(capsys, tmp_path):
     assert capsys.readouterr() == ("", "")
     assert kept.stat().st_mode & 0o777 == 0o600
     made = kept.read_text()
-    assert tokens_in(read_text(file), file).tokens[0].sha256 == sha256(made.strip().encode()).hexdigest()
+    assert parse_tokens(file.read_text(), "the file").tokens[0].sha256 == sha256(made.strip().encode()).hexdigest()
     assert token(line) == 2
     assert "File exists" in capsys.readouterr().err
     assert kept.read_text() == made

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from layerserve_server.access.rights import Right
+    from layerserve_server.access.verifiers import VerifierKind
     from layerserve_server.datasets.store import DatasetStore
     from layerserve_server.observability.metrics import Metrics
     from layerserve_server.probes import MetricPage
@@ -145,6 +146,8 @@ class Extension:
     settings: type[Settings] | None = None
     #: Rights by full method name and by path of `Part.metric_pages`. Methods in proto/ have theirs there.
     rights: Mapping[str, Right] = field(default_factory=dict)
+    #: Kinds of verifiers of tokens, each with a table of the tokens file.
+    verifiers: Sequence[VerifierKind] = ()
     #: Modules that read long bodies in another process (see `BodyReader`).
     body_readers: Sequence[str] = ()
     #: Makes the handles of processes of training runs; None if they are processes of this machine. Raises ValueError.

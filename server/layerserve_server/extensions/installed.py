@@ -19,6 +19,7 @@ OWN = {
     "page": "layerserve_server.extensions.page.extension:PAGE",
     "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
+    "tokens_oidc": "layerserve_server.extensions.tokens_oidc.extension:TOKENS_OIDC",
     "trackers": "layerserve_server.extensions.trackers.extension:TRACKERS",
 }
 
@@ -29,6 +30,8 @@ def _load() -> tuple[Extension, ...]:
 
 
 EXTENSIONS = _load()
+#: The kinds of verifiers of tokens.
+VERIFIERS = tuple(kind for one in EXTENSIONS for kind in one.verifiers)
 #: The class of all settings: the core's, then those of the extensions.
 Settings: type[CoreSettings] = type(
     "Settings",

@@ -178,7 +178,7 @@ class Metrics:
         Gauge("layerserve_loaded_bytes", text, registry=self.registry).set_function(loaded)
 
     def access_reread(self, what: str, ok: bool) -> None:
-        """Sets whether "tokens", "keys" or "certificate" could be read after a change."""
+        """Sets whether a file, such as "tokens" or "certificate", could be read after a change."""
         self._stale.labels(what).set(not ok)
 
     def watch_versions(self, states: Callable[[], Mapping[tuple[str, ...], int]]) -> None:

@@ -9,16 +9,16 @@ import threading
 import time
 import urllib.request
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.quota import Quotas
-from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.rights import RIGHTS, Right
-from layerserve_server.access.tokens_file import Jwt, TokensFileError, may_have_keys
+from layerserve_server.access.tokens_file import TokensFileError
+from layerserve_server.access.verifiers import Callers, RefusedForNowError
 from layerserve_server.errors import TokenExpiredError, UnauthenticatedError, UnavailableError
+from layerserve_server.extensions.tokens_oidc.table import Jwt, may_have_keys
 
 logger = logging.getLogger(__name__)
 
@@ -36,37 +36,24 @@ PUBLIC = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",)}
 CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 
-class RefusedForNowError(UnauthenticatedError):
-    """The token may be valid later: its key isn't known yet, or its time hasn't come."""
-
-
-class Verifier:
+class JwtVerifier:
     """Checks tokens with the keys that were read last. Reads no file and no address when it checks one."""
 
-    def __init__(
-        self,
-        settings: Jwt,
-        quotas: Quotas,
-        reread: Callable[[bool], None] = lambda ok: None,
-        reserved: Reserved = NONE,
-    ) -> None:
-        """`reread` is called with the success of each attempt to read the keys. `reserved` is that of the callers.
-
-        Raises TokensFileError if the package is missing, or if a file of keys can't be read.
-        """
+    def __init__(self, table: Jwt, callers: Callers) -> None:
+        """Raises TokensFileError if the package is missing, or if a file of keys can't be read."""
         try:
             import jwt
         except ImportError as error:
             raise TokensFileError("jwt: requires PyJWT: pip install 'PyJWT[crypto]'") from error
         self._jwt = jwt
-        self.settings = settings
-        self._quotas = quotas
-        self._reread = reread
-        self._reserved = reserved
+        self.table = table
+        self._made_with = callers
+        #: Address or file of the keys.
+        self._from = table.keys if table.remote else str(callers.folder / Path(table.keys).expanduser())
         #: Keys by id, or an empty text, and by each algorithm that they may be used with.
         self._keys: dict[str, dict[str, Any]] | None = None
         #: Replaced when other keys were read: a token that was refused before may be valid now.
-        self.keys_read: object = object()
+        self.state: object = object()
         #: What the set had for each id.
         self._entries: dict[str, Mapping[str, Any]] = {}
         #: State of the file of keys that was read last, and why that of now can't be read.
@@ -78,15 +65,19 @@ class Verifier:
         self._wanted = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
-        if not settings.remote:
+        if not table.remote:
             try:
                 self._read_file()
             except (OSError, ValueError) as error:
-                raise TokensFileError(f"jwt.keys: {settings.keys}: {error}") from error
+                raise TokensFileError(f"jwt.keys: {self._from}: {error}") from error
+
+    def reads(self, token: str) -> bool:
+        """Whether a token has three parts."""
+        return token.count(".") == 2
 
     def start(self) -> None:
         """Starts to fetch the keys from their address, now and then again every `refresh_seconds`."""
-        if self.settings.remote and self._thread is None:
+        if self.table.remote and self._thread is None:
             self._thread = threading.Thread(target=self._fetch_always, name="token keys", daemon=True)
             self._thread.start()
 
@@ -104,7 +95,7 @@ class Verifier:
 
     def refresh(self) -> None:
         """Reads a file of keys again if it has changed. If it is invalid, the keys read before stay."""
-        if self.settings.remote:
+        if self.table.remote:
             return
         try:
             self._read_file()
@@ -120,19 +111,19 @@ class Verifier:
         Raises UnauthenticatedError if it isn't valid, RefusedForNowError if that may change, and UnavailableError if no
         keys have been read yet.
         """
-        jwt, settings = self._jwt, self.settings
+        jwt, table = self._jwt, self.table
         try:
             id, key = self._key(token)
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
-                algorithms=list(settings.algorithms),
-                issuer=settings.issuer,
-                audience=settings.audience,
-                leeway=settings.leeway_seconds,
+                algorithms=list(table.algorithms),
+                issuer=table.issuer,
+                audience=table.audience,
+                leeway=table.leeway_seconds,
                 options={"require": ["exp", "iss", "aud"]},
             )
-            expires = float(claims["exp"]) + settings.leeway_seconds
+            expires = float(claims["exp"]) + table.leeway_seconds
         except jwt.ExpiredSignatureError as error:
             raise TokenExpiredError("authorization: the token has expired") from error
         except jwt.ImmatureSignatureError as error:
@@ -161,34 +152,36 @@ class Verifier:
         return id, key
 
     def _caller(self, claims: Mapping[str, Any], expires: float, key: str) -> Caller:
-        settings = self.settings
-        name = claims.get(settings.name_claim)
+        table = self.table
+        name = claims.get(table.name_claim)
         if not isinstance(name, str) or not name or len(name) > MAX_NAME or SURROGATE.search(name):
-            raise UnauthenticatedError(f"authorization: the token has no claim '{settings.name_claim}' with a name")
+            raise UnauthenticatedError(f"authorization: the token has no claim '{table.name_claim}' with a name")
         granted: set[Right] = set()
-        for value in _texts(_claim(claims, settings.rights_claim)):
-            if settings.roles is not None:
-                granted.update(settings.roles.get(value, ()))
+        for value in _texts(_claim(claims, table.rights_claim)):
+            if table.roles is not None:
+                granted.update(table.roles.get(value, ()))
             elif value in RIGHTS:
                 granted.add(value)
-        models = settings.models
-        if settings.models_claim is not None:
-            models = tuple(_texts(_claim(claims, settings.models_claim)))
-        quota = self._quotas.get(
+        models = table.models
+        if table.models_claim is not None:
+            models = tuple(_texts(_claim(claims, table.models_claim)))
+        quota = self._made_with.quotas.get(
             name,
-            settings.rows_per_second,
+            table.rows_per_second,
             1.0,
-            settings.max_runs,
-            space=settings.issuer,
-            max_dataset_bytes=settings.max_dataset_bytes,
+            table.max_runs,
+            space=table.issuer,
+            max_dataset_bytes=table.max_dataset_bytes,
         )
-        caller = Caller(name, granted, models, quota=quota, expires=expires, source=key, reserved=self._reserved)
+        caller = Caller(
+            name, granted, models, quota=quota, expires=expires, source=key, reserved=self._made_with.reserved
+        )
         with self._lock:
             self._callers.add(caller)
         return caller
 
     def _read_file(self) -> None:
-        path = Path(self.settings.keys)
+        path = Path(self._from)
         found = path.stat()
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
         if stamp != self._stamp:
@@ -207,22 +200,22 @@ class Verifier:
         if not any(keys.values()):
             raise ValueError(
                 "expected at least one public key for signatures, for one of the algorithms "
-                + ", ".join(self.settings.algorithms)
+                + ", ".join(self.table.algorithms)
             )
         self._keys = {id: found for id, found in keys.items() if found}
         entries = {str(entry.get("kid", "")): entry for entry in usable}
         withdrawn = {id for id, entry in self._entries.items() if entries.get(id) != entry}
         if entries != self._entries:
-            self.keys_read = object()
+            self.state = object()
         self._entries = entries
         if withdrawn:
             self.end_callers("the key of the token was withdrawn", withdrawn)
-        self._reread(True)
+        self._made_with.reread("keys", True)
 
     def _by_algorithm(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a key for each algorithm of the settings that it may be used with."""
         found: dict[str, Any] = {}
-        for algorithm in self.settings.algorithms:
+        for algorithm in self.table.algorithms:
             if entry.get("alg") not in (None, algorithm) or not algorithm.startswith(PUBLIC[entry["kty"]]):
                 continue
             if entry["kty"] == "EC" and CURVES.get(entry.get("crv", "")) != algorithm:
@@ -234,19 +227,19 @@ class Verifier:
         return found
 
     def _failed(self, error: Exception) -> None:
-        logger.error("jwt.keys: %s can't be read, so the keys read before stay in use: %s", self.settings.keys, error)
-        self._reread(False)
+        logger.error("jwt.keys: %s can't be read, so the keys read before stay in use: %s", self._from, error)
+        self._made_with.reread("keys", False)
 
     def _fetch_always(self) -> None:
         while not self._stopping:
             # Before, so that a token with an unknown key that comes meanwhile causes one more.
             self._wanted.clear()
             try:
-                self._take(_fetched(self.settings.keys))
+                self._take(_fetched(self._from))
             except Exception as error:
                 self._failed(error)
-            until = time.monotonic() + self.settings.refresh_seconds
-            self._pause(min(MIN_FETCH_SECONDS, self.settings.refresh_seconds))
+            until = time.monotonic() + self.table.refresh_seconds
+            self._pause(min(MIN_FETCH_SECONDS, self.table.refresh_seconds))
             # More often at first, since every call fails without keys.
             left = MIN_FETCH_SECONDS if self._keys is None else until - time.monotonic()
             if left > 0:

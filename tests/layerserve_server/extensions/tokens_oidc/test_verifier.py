@@ -18,9 +18,10 @@ from layerserve_server.access import credentials
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.rights import with_alternatives
 from layerserve_server.access.tokens_file import TokensFileError
+from layerserve_server.access.verifiers import RefusedForNowError
 from layerserve_server.errors import QuotaError, TokenExpiredError, UnauthenticatedError, UnavailableError
 from layerserve_server.extensions.tokens_oidc import verifier
-from layerserve_server.extensions.tokens_oidc.verifier import RefusedForNowError
+from layerserve_server.extensions.tokens_oidc.extension import JWT
 
 RSA, OTHER = (rsa.generate_private_key(65537, 2048) for _ in range(2))
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -61,7 +62,7 @@ def make_gate(tmp_path):
         path.write_text(
             f'[jwt]\nkeys = "{keys or "keys.json"}"\nissuer = "https://login.example/"\naudience = "layerserve"\n{more}'
         )
-        return Gate(path, **options)
+        return Gate(path, kinds=[JWT], **options)
 
     return make
 
@@ -96,7 +97,7 @@ def test_a_key_is_used_with_the_algorithms_of_the_settings_and_its_own(make_gate
         caller(gate, signed(algorithm="PS256", jti="2"))
     (tmp_path / "keys.json").write_text(key_set(jwk(EC, "two")))
     with pytest.raises(TokensFileError, match="for one of the algorithms PS256, RS512"):
-        Gate(tmp_path / "tokens.toml")
+        Gate(tmp_path / "tokens.toml", kinds=[JWT])
 
 
 def test_roles_and_models_may_be_claims(make_gate):
@@ -229,10 +230,10 @@ def test_secrets_and_keys_for_encryption_are_no_keys(make_gate, tmp_path):
     ):
         (tmp_path / "keys.json").write_text(keys)
         with pytest.raises(TokensFileError, match=r"keys\.json: "):
-            Gate(tmp_path / "tokens.toml")
+            Gate(tmp_path / "tokens.toml", kinds=[JWT])
     # A key of an unknown type doesn't spoil the others.
     (tmp_path / "keys.json").write_text(key_set({"kty": "OKP", "crv": "New", "x": "AA"}, secret, jwk(RSA, "one")))
-    assert list(Gate(tmp_path / "tokens.toml")._verifier._keys) == ["one"]
+    assert list(Gate(tmp_path / "tokens.toml", kinds=[JWT])._verifiers["jwt"]._keys) == ["one"]
 
 
 def test_a_set_of_one_key_needs_no_id(make_gate, tmp_path):
@@ -287,7 +288,7 @@ def test_a_token_that_was_refused_is_checked_anew_with_other_keys(make_gate, tmp
     for _ in range(2):
         with pytest.raises(UnauthenticatedError):
             caller(gate, wrong)
-        monkeypatch.setattr(gate._verifier, "caller", None)
+        monkeypatch.setattr(gate._verifiers["jwt"], "caller", None)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,7 @@ def test_what_is_no_key_set_is_reported(make_gate, tmp_path, text):
     assert reported[-1] == ("keys", False)
     assert caller(gate, signed()).name == "ann"
     with pytest.raises(TokensFileError, match="expected a JSON object with 'keys', a list of keys"):
-        Gate(tmp_path / "tokens.toml")
+        Gate(tmp_path / "tokens.toml", kinds=[JWT])
 
 
 class KeyServer:
@@ -424,7 +425,7 @@ def test_unknown_keys_do_not_cause_a_flood_of_fetches(make_gate, key_server, wai
     gate = make_gate(keys=key_server.address)
     gate.start()
     try:
-        wait_until(lambda: gate._verifier._keys)
+        wait_until(lambda: gate._verifiers["jwt"]._keys)
         for number in range(500):
             with pytest.raises(UnauthenticatedError):
                 caller(gate, signed(kid=f"unknown-{number % 3}", jti=str(number)))
