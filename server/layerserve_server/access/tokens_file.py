@@ -18,6 +18,9 @@ GrantedRight = Literal["predict", "read", "train", "manage"]
 GrantedRights = Annotated[tuple[GrantedRight, ...], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
+#: Maximum length of a caller's name, in characters.
+MAX_NAME = 200
+
 
 class TokensFileError(ValueError):
     """The file can't be read or is invalid. The text has a line per wrong key."""
@@ -38,7 +41,7 @@ class Table(BaseModel):
 class Grant(Table):
     """What one identity may do."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: str = Field(min_length=1, max_length=MAX_NAME)
     rights: GrantedRights
     models: Names = ("*",)
     rows_per_second: float | None = Field(default=None, gt=0)
