@@ -14,11 +14,11 @@ from layergraph.ops.table import OPERATIONS
 from layerserve_server.access.rights import ALTERNATIVES, RIGHTS
 from layerserve_server.environment import PREFIX
 from layerserve_server.extensions.installed import Settings
+from layerserve_server.extensions.stores.metrics import LABELS as STORE_LABELS
+from layerserve_server.extensions.stores.metrics import StoreMetrics
 from layerserve_server.flags import is_basic, sections
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.observability.store_metrics import LABELS as STORE_LABELS
-from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.repository.model_settings import SETTINGS_FILE, ModelSettings
 from layerserve_server.settings_reader import toml_value
 from layerserve_server.wiring import RIGHTS as NEEDED

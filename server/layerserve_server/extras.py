@@ -6,7 +6,7 @@ import re
 import shlex
 from importlib.util import find_spec
 
-from layerserve_server.addresses import missing_package
+from layerserve_server.extensions.stores.addresses import missing_package
 from layerserve_server.settings import Settings, spellings
 
 

@@ -13,9 +13,9 @@ from pydantic import ValidatorFunctionWrapHandler, field_validator, model_valida
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
-from layerserve_server.addresses import expected, folder_name, is_address
 from layerserve_server.disk import STATE_FOLDER
 from layerserve_server.environment import PREFIX, of_kubernetes
+from layerserve_server.extensions.stores.addresses import expected, folder_name, is_address
 from layerserve_server.flags import extra
 from layerserve_server.setting_fields import DRAIN_SECONDS, SettingFields
 

@@ -15,12 +15,19 @@ from typing import TYPE_CHECKING, Any
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.access.rights import CORE, Right
-from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.extensions.extension import Part, Process, Web
 from layerserve_server.extensions.installed import EXTENSIONS, VERIFIERS
+from layerserve_server.extensions.stores.addresses import missing_package, scheme_of
+from layerserve_server.extensions.stores.cache import Cache
+from layerserve_server.extensions.stores.follower import Follower
+from layerserve_server.extensions.stores.metrics import StoreMetrics
+from layerserve_server.extensions.stores.mirror import SETTLE_SECONDS, Mirror
+from layerserve_server.extensions.stores.process import ProcessStore
+from layerserve_server.extensions.stores.store import FsspecStore
+from layerserve_server.extensions.stores.store_writer import StoreWriter
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
@@ -28,16 +35,9 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.sample_files import SampleFiles
-from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.observability.telemetry import telemetry_of
 from layerserve_server.quantization.kept import KeptGraphs
 from layerserve_server.quantization.quantizer import Quantizer
-from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.follower import Follower
-from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
-from layerserve_server.remote.process import ProcessStore
-from layerserve_server.remote.store import FsspecStore
-from layerserve_server.remote.store_writer import StoreWriter
 from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.remembered_callers import RememberedCallers

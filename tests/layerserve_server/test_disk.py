@@ -9,11 +9,11 @@ from layerserve_server.datasets.part import NOTE as UPLOAD
 from layerserve_server.datasets.part import read_note
 from layerserve_server.disk import json_object, locked
 from layerserve_server.errors import NotTrainableError
+from layerserve_server.extensions.stores.cache import Cache
 from layerserve_server.extensions.sweeps.base_copy import Base
 from layerserve_server.extensions.sweeps.plan import PLAN, Plan
 from layerserve_server.extensions.sweeps.sweep import TRIALS, Sweep
 from layerserve_server.kept.folders import KeptFolders
-from layerserve_server.remote.cache import Cache
 from layerserve_server.repository.usage import Usage
 from layerserve_server.training.digests import data_identity
 from layerserve_server.training.events import Event

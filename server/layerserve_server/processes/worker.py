@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from layerserve_server.access.group import ProcessGroup
-from layerserve_server.addresses import is_address
 from layerserve_server.extensions.installed import Settings
+from layerserve_server.extensions.stores.addresses import is_address
 from layerserve_server.inference import runner
 from layerserve_server.observability import logs
 from layerserve_server.probes import MetricPage, Probes

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
+from layerserve_server.extensions.stores.metrics import StoreMetrics
 from layerserve_server.observability import metrics as metrics_module
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.families import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS
 from layerserve_server.observability.histograms import Histogram
 from layerserve_server.observability.metrics import Metrics
-from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.repository.version import GRAPH_BYTES
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry

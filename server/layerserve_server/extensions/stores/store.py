@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.addresses import EXCLUSIVE, missing_package, scheme_of
 from layerserve_server.disk import replace_file
-from layerserve_server.remote import retries
-from layerserve_server.remote.objects import Progress, StoredObject, StoreError
+from layerserve_server.extensions.stores import retries
+from layerserve_server.extensions.stores.addresses import EXCLUSIVE, missing_package, scheme_of
+from layerserve_server.extensions.stores.objects import Progress, StoredObject, StoreError
 from layerserve_server.repository.layout import SUFFIXES
 
 #: Maximum number of objects of a store.

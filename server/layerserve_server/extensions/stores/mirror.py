@@ -16,14 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from layerserve_server.addresses import last_part
 from layerserve_server.errors import UnavailableError, VersionFailedError
-from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.copies import Copies, absent_versions
-from layerserve_server.remote.failures import PASSING, Failures, delay
-from layerserve_server.remote.listing import Key, Listing, RemoteVersion, arrange, names
-from layerserve_server.remote.manifest import check_manifest
-from layerserve_server.remote.objects import Kind, Store, StoredObject, StoreError
+from layerserve_server.extensions.stores.addresses import last_part
+from layerserve_server.extensions.stores.cache import Cache
+from layerserve_server.extensions.stores.copies import Copies, absent_versions
+from layerserve_server.extensions.stores.failures import PASSING, Failures, delay
+from layerserve_server.extensions.stores.listing import Key, Listing, RemoteVersion, arrange, names
+from layerserve_server.extensions.stores.manifest import check_manifest
+from layerserve_server.extensions.stores.objects import Kind, Store, StoredObject, StoreError
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.publishing import MAX_LABELS_BYTES
 

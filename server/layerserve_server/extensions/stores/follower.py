@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable
 
 from layerserve_server.errors import UnavailableError, VersionFailedError
-from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.copies import absent_versions
-from layerserve_server.remote.mirror import TICK_SECONDS, WAIT_SECONDS
+from layerserve_server.extensions.stores.cache import Cache
+from layerserve_server.extensions.stores.copies import absent_versions
+from layerserve_server.extensions.stores.mirror import TICK_SECONDS, WAIT_SECONDS
 from layerserve_server.repository.layout import FoundVersion
 
 

@@ -7,9 +7,9 @@ import os
 import shutil
 
 import pytest
-from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.listing import Listing, arrange
-from layerserve_server.remote.objects import StoredObject
+from layerserve_server.extensions.stores.cache import Cache
+from layerserve_server.extensions.stores.listing import Listing, arrange
+from layerserve_server.extensions.stores.objects import StoredObject
 
 
 @pytest.fixture

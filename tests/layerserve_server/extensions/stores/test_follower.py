@@ -6,10 +6,10 @@ import time
 
 import pytest
 from layerserve_server.errors import UnavailableError, VersionFailedError
-from layerserve_server.remote import follower as module
-from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.follower import Follower
-from layerserve_server.remote.objects import StoreError
+from layerserve_server.extensions.stores import follower as module
+from layerserve_server.extensions.stores.cache import Cache
+from layerserve_server.extensions.stores.follower import Follower
+from layerserve_server.extensions.stores.objects import StoreError
 
 
 @pytest.fixture

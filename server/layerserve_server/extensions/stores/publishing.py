@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from layerserve_server.addresses import EXCLUSIVE, last_part, scheme_of
 from layerserve_server.errors import VersionConflictError
-from layerserve_server.remote.listing import CLAIM, RemoteVersion, arrange
-from layerserve_server.remote.objects import Store, StoreError
+from layerserve_server.extensions.stores.addresses import EXCLUSIVE, last_part, scheme_of
+from layerserve_server.extensions.stores.listing import CLAIM, RemoteVersion, arrange
+from layerserve_server.extensions.stores.objects import Store, StoreError
 from layerserve_server.repository.layout import MANIFEST, SUFFIXES
 from layerserve_server.repository.publishing import check_expected, host_name
 

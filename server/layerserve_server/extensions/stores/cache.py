@@ -26,9 +26,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from layerserve_server.disk import json_object, replace_file, sync
+from layerserve_server.extensions.stores.listing import OF_MODELS, Key, Listing, RemoteVersion
+from layerserve_server.extensions.stores.objects import StoredObject
 from layerserve_server.records import DAMAGED, checked
-from layerserve_server.remote.listing import OF_MODELS, Key, Listing, RemoteVersion
-from layerserve_server.remote.objects import StoredObject
 from layerserve_server.repository.layout import VERSION_FOLDER
 
 logger = logging.getLogger(__name__)

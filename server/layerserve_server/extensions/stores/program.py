@@ -1,4 +1,4 @@
-"""Program that uses a store for a server: `python -m layerserve_server.remote.program ADDRESS`.
+"""Program that uses a store for a server: `python -m layerserve_server.extensions.stores.program ADDRESS`.
 
 A process of its own, since the stores' libraries take tens of megabytes and the interpreter's time, and can hang; the
 server ends it then. It reads requests as lines of JSON from standard input, does them at the same time, and writes
@@ -21,8 +21,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.remote.objects import StoredObject, StoreError
-from layerserve_server.remote.store import FsspecStore
+from layerserve_server.extensions.stores.objects import StoredObject, StoreError
+from layerserve_server.extensions.stores.store import FsspecStore
 
 #: Number of requests that are done at the same time.
 REQUESTS = 16

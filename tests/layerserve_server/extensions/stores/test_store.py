@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from layerserve_server.remote import program
-from layerserve_server.remote import store as module
-from layerserve_server.remote.objects import StoredObject, StoreError
-from layerserve_server.remote.process import ProcessStore
-from layerserve_server.remote.store import CHUNK, TRANSFERS, FsspecStore
+from layerserve_server.extensions.stores import program
+from layerserve_server.extensions.stores import store as module
+from layerserve_server.extensions.stores.objects import StoredObject, StoreError
+from layerserve_server.extensions.stores.process import ProcessStore
+from layerserve_server.extensions.stores.store import CHUNK, TRANSFERS, FsspecStore
 from synced import synced
 
 
@@ -196,7 +196,7 @@ def test_a_bucket_that_does_not_exist_is_not_empty(s3):
 
 
 def test_other_libraries_are_named(monkeypatch):
-    monkeypatch.setattr("layerserve_server.addresses.find_spec", lambda name: None)
+    monkeypatch.setattr("layerserve_server.extensions.stores.addresses.find_spec", lambda name: None)
     with pytest.raises(StoreError, match=r"requires fsspec and gcsfs: pip install fsspec gcsfs"):
         FsspecStore("gs://bucket/models")
 

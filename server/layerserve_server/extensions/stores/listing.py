@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from layerserve_server.errors import safe_text
+from layerserve_server.extensions.stores.objects import StoredObject
 from layerserve_server.records import INT64, checked
-from layerserve_server.remote.objects import StoredObject
 from layerserve_server.repository.control import CONTROL
 from layerserve_server.repository.layout import (
     BESIDE,

@@ -22,8 +22,8 @@ from layerserve.values import tensors
 from layerserve_server import wiring
 from layerserve_server.access.reserved import UNREADABLE
 from layerserve_server.errors import NotTrainableError
-from layerserve_server.remote.process import ProcessStore
-from layerserve_server.remote.store import FsspecStore
+from layerserve_server.extensions.stores.process import ProcessStore
+from layerserve_server.extensions.stores.store import FsspecStore
 from layerserve_server.repository.entry import State
 
 X = np.ones((1, 2), np.float32)

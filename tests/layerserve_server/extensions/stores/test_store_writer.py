@@ -8,8 +8,8 @@ import threading
 
 import pytest
 from layerserve_server.errors import VersionConflictError
-from layerserve_server.remote.objects import StoreError
-from layerserve_server.remote.store_writer import StoreWriter
+from layerserve_server.extensions.stores.objects import StoreError
+from layerserve_server.extensions.stores.store_writer import StoreWriter
 from layerserve_server.repository.control import Control, read_control
 from layerserve_server.repository.publishing import read_labels
 
