@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version as package_version
+from pathlib import Path
 from types import TracebackType
 
 from prometheus_client import CollectorRegistry
@@ -62,7 +63,7 @@ class App:
         Raises ValueError if the path can't be served, OSError if a port is taken.
         """
         self.settings = settings
-        if not settings.address and not settings.root.exists():
+        if isinstance(settings.path, Path) and not settings.root.exists():
             raise ValueError(
                 f"{settings.root}: no such folder or model file; expected one of the two, the folder may be empty"
             )

@@ -6,15 +6,12 @@ import re
 import shlex
 from importlib.util import find_spec
 
-from layerserve_server.extensions.stores.addresses import missing_package
 from layerserve_server.settings import Settings, spellings
 
 
 def missing_extras(settings: Settings) -> list[str]:
     """Returns an error line per setting that needs a package which isn't installed."""
     lines = []
-    if settings.address and (missing_store := missing_package(settings.address)):
-        lines.append(missing_store)
     for name, packages in settings.needed_modules():
         if missing := [package for module, package in packages.items() if find_spec(module) is None]:
             names = " and ".join(re.split("[<>=]", package)[0] for package in missing)

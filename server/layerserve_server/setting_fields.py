@@ -45,8 +45,8 @@ class SettingFields(BaseSettings):
     path: Path | str = Field(
         default=Path("models"),
         description=(
-            "Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file, or the address of "
-            "either in a store: s3://, gs://, az://, abfs:// or hf://."
+            "Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file, or an address that an "
+            "extension reads."
         ),
         json_schema_extra={"section": "Models", "basic": True, "exists": "a folder or a model file"},
     )
@@ -54,27 +54,12 @@ class SettingFields(BaseSettings):
         default=None,
         description=(
             "Folder for training runs, for what was read of model files, and, if PATH is a single file, for the "
-            "versions that training publishes. If PATH is an address, the copies of its versions are in 'remote' there."
+            "versions that training publishes."
         ),
         json_schema_extra={
             "basic": True,
-            "unset": "'.layerserve' in the repository or next to the model file; for an address a folder in "
-            "~/.local/state/layerserve",
+            "unset": "'.layerserve' in the repository or next to the model file",
         },
-    )
-    remote_poll_seconds: float = Field(
-        default=30.0,
-        ge=0.05,
-        le=86400,
-        description="Interval between listings of a store, if PATH is an address, in seconds.",
-    )
-    cache_bytes: int = Field(
-        default=0,
-        ge=0,
-        description=(
-            "Maximum size of the copies of a store's versions, in bytes. Copies of versions that aren't loaded are "
-            "removed, those used longest ago first. 0 is no limit but the free space."
-        ),
     )
     probe_files: bool = Field(
         default=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +14,6 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.disk import STATE_FOLDER
 from layerserve_server.environment import PREFIX, of_kubernetes
-from layerserve_server.extensions.stores.addresses import expected, folder_name, is_address
 from layerserve_server.flags import extra
 from layerserve_server.setting_fields import DRAIN_SECONDS, SettingFields
 
@@ -47,14 +45,18 @@ class Settings(SettingFields):
         if self.engine == "openvino":
             yield "engine", {"openvino": "openvino", "onnx": "onnx"}
 
+    @classmethod
+    def source_of(cls, path: str) -> str:
+        """Returns PATH in its normal form if an extension reads models from it; empty if it is a folder or file.
+
+        Raises ValueError with what was expected.
+        """
+        return ""
+
     @field_validator("path", mode="wrap")
     @classmethod
-    def _path_or_address(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Path | str:
-        if isinstance(value, str) and is_address(value):
-            if wanted := expected(value):
-                raise ValueError(wanted)
-            return value.rstrip("/")
-        return Path(handler(value)).expanduser()
+    def _path_or_source(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Path | str:
+        return (cls.source_of(value) if isinstance(value, str) else "") or Path(handler(value))
 
     @field_validator("*")
     @classmethod
@@ -153,30 +155,16 @@ class Settings(SettingFields):
         return frozenset() if self.allow_anonymous == NONE else read_rights(self.allow_anonymous)
 
     @property
-    def address(self) -> str:
-        """Address of the store with the models; empty if they are in a folder of this machine."""
-        return self.path if isinstance(self.path, str) and is_address(self.path) else ""
-
-    @property
     def root(self) -> Path:
-        """Folder of the models, or the single model file; for an address the folder of its copies."""
-        return self.mirror_folder / "models" if self.address else Path(self.path)
-
-    @property
-    def mirror_folder(self) -> Path:
-        """Folder of what is kept of the store."""
-        return self.state_folder / "remote" / folder_name(self.address)
+        """Folder of the models, or the single model file."""
+        return Path(self.path)
 
     @property
     def state_folder(self) -> Path:
         """Folder of training runs, and of versions published for a single model file."""
         if self.state is not None:
             return self.state
-        if self.address:
-            home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
-            return home / "layerserve" / folder_name(self.address)
-        path = Path(self.path)
-        return (path.parent if path.is_file() else path) / STATE_FOLDER
+        return (self.root.parent if self.root.is_file() else self.root) / STATE_FOLDER
 
     @classmethod
     def settings_customise_sources(
@@ -243,6 +231,6 @@ def missing_paths(settings: Settings) -> list[str]:
     lines = []
     for name, field in type(settings).model_fields.items():
         path, expected = getattr(settings, name), extra(field).get("exists")
-        if expected and path is not None and path != settings.address and not _LEADS[expected](path):
+        if expected and isinstance(path, Path) and not _LEADS[expected](path):
             lines.append(f"{spellings(name)}: got '{path}', expected {expected} that exists")
     return lines

@@ -9,7 +9,6 @@ from layerserve_server.datasets.part import NOTE as UPLOAD
 from layerserve_server.datasets.part import read_note
 from layerserve_server.disk import json_object, locked
 from layerserve_server.errors import NotTrainableError
-from layerserve_server.extensions.stores.cache import Cache
 from layerserve_server.extensions.sweeps.base_copy import Base
 from layerserve_server.extensions.sweeps.plan import PLAN, Plan
 from layerserve_server.extensions.sweeps.sweep import TRIALS, Sweep
@@ -55,7 +54,6 @@ OPTIONAL = {
     "upload": (UPLOAD, lambda folder: read_note(folder).bytes),
     "samples": (SAMPLE, read_samples),
     "usage": ("usage.json", lambda folder: Usage(folder / "usage.json").read()),
-    "listing": ("listing.json", lambda folder: Cache(folder).read_listing()),
     "graphs": ("digests.json", lambda folder: KeptFolders(folder, (), max_bytes=0, making_seconds=0)._is_whole(folder)),
 }
 #: Whether the log names a file that is damaged; others are made anew without that.
@@ -85,13 +83,6 @@ WRONG = [
     ("samples", {"x": {"rows": 10**30, "data": ""}}),
     ("usage", {"m": 10**400}),
     ("usage", {"m": True}),
-    ("listing", {"versions": [], "of_models": {}, "problems": []}),
-    ("listing", {"versions": [{"name": 3}], "of_models": {}, "problems": {}}),
-    ("listing", {"versions": [], "of_models": {"../x": {"path": "", "size": 1, "identity": ""}}, "problems": {}}),
-    (
-        "listing",
-        {"versions": [], "of_models": {"m/labels.json": {"path": "", "size": "1", "identity": ""}}, "problems": {}},
-    ),
 ]
 
 

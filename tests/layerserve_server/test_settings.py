@@ -187,8 +187,7 @@ def test_every_setting_is_described():
 def test_the_help_says_what_holds_without_a_setting():
     said = {name: unset(field) for name, field in Settings.model_fields.items() if field.default in (None, "")}
     assert {name: text for name, text in said.items() if text != "none"} == {
-        "state": "'.layerserve' in the repository or next to the model file; for an address a folder in "
-        "~/.local/state/layerserve",
+        "state": "'.layerserve' in the repository or next to the model file",
         "tls_certificate": "no TLS",
         "tls_key": "no TLS",
         "tls_client_ca": "clients need no certificate",

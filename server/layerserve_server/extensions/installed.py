@@ -17,6 +17,7 @@ GROUP = "layerserve.extensions"
 OWN = {
     "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
     "page": "layerserve_server.extensions.page.extension:PAGE",
+    "stores": "layerserve_server.extensions.stores.extension:STORES",
     "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
     "tokens_oidc": "layerserve_server.extensions.tokens_oidc.extension:TOKENS_OIDC",

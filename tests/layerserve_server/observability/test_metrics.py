@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
-from layerserve_server.extensions.stores.metrics import StoreMetrics
 from layerserve_server.observability import metrics as metrics_module
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.families import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS
@@ -453,23 +452,3 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         name for name in expected if "seconds_count" in name or ("requests_total" in name and "batch" not in name)
     }
     assert all(0 < found[name] < 60 for name in seconds)
-
-
-def test_names_types_and_labels_of_a_store():
-    registry = CollectorRegistry()
-    metrics = StoreMetrics(registry)
-    metrics.store_listed(True)
-    metrics.store_listed(False)
-    metrics.version_fetched("m", 5, 0.1)
-    metrics.fetch_failed("m")
-    metrics.cache_changed(7)
-    found = counts(samples(registry))
-    assert found.pop("layerserve_store_listed_timestamp_seconds") == pytest.approx(time.time(), abs=60)
-    assert found == {
-        "layerserve_store_up": 0,
-        "layerserve_store_list_failures_total": 1,
-        "layerserve_store_versions_fetched_total model=m": 1,
-        "layerserve_store_fetched_bytes_total model=m": 5,
-        "layerserve_store_fetch_failures_total model=m": 1,
-        "layerserve_store_cache_bytes": 7,
-    }

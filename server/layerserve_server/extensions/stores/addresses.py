@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from importlib.util import find_spec
 from pathlib import PurePosixPath
 
 #: Package that implements a scheme for fsspec; empty for those in fsspec itself.
@@ -48,13 +47,9 @@ def expected(address: str) -> str:
     return ""
 
 
-def missing_package(address: str) -> str:
-    """Returns which packages an address needs that aren't installed, as a text; empty if none."""
-    package = PACKAGES[scheme_of(address)]
-    missing = [name for name in ("fsspec", package) if name and find_spec(name) is None]
-    if not missing:
-        return ""
-    return f"{address}: requires {' and '.join(missing)}: pip install {' '.join(missing)}"
+def packages(address: str) -> list[str]:
+    """Returns the packages that an address needs."""
+    return [name for name in ("fsspec", PACKAGES[scheme_of(address)]) if name]
 
 
 def folder_name(address: str) -> str:

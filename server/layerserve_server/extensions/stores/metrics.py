@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-
-#: Label names by metric name, for the documentation.
-LABELS: dict[str, tuple[str, ...]] = {
-    "layerserve_store_versions_fetched": ("model",),
-    "layerserve_store_fetched_bytes": ("model",),
-    "layerserve_store_fetch_failures": ("model",),
-}
+from layerserve_server.observability.families import Families
 
 
 class StoreMetrics:
-    """Counts what a `remote.mirror.Mirror` does (see its MirrorObserver)."""
+    """Counts what a `Mirror` does (see its MirrorObserver)."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str) -> Counter:
-            full = f"layerserve_store_{name}"
-            return Counter(full, text, LABELS.get(full, ()), registry=registry)
-
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"layerserve_store_{name}", text, registry=registry)
-
-        self._up = gauge("up", "1 if the store of models answered the last listing, 0 if it didn't.")
-        self._listed = gauge("listed_timestamp_seconds", "Unix time of the last listing that the store answered.")
-        self._list_failures = counter("list_failures", "Number of listings that the store didn't answer.")
-        self._fetched = counter("versions_fetched", "Number of versions that were fetched from the store.")
-        self._bytes = counter("fetched_bytes", "Size of these versions, in bytes.")
-        self._failures = counter("fetch_failures", "Number of failed attempts to fetch a version.")
-        self._cache = gauge("cache_bytes", "Size of the copies of versions, in bytes.")
+    def __init__(self, families: Families) -> None:
+        counter, gauge, model = families.counter, families.gauge, ("model",)
+        self._up = gauge("store_up", "1 if the store of models answered the last listing, 0 if it didn't.")
+        self._listed = gauge("store_listed_timestamp_seconds", "Unix time of the last listing that the store answered.")
+        self._list_failures = counter("store_list_failures", "Number of listings that the store didn't answer.", ())
+        self._fetched = counter("store_versions_fetched", "Number of versions that were fetched from the store.", model)
+        self._bytes = counter("store_fetched_bytes", "Size of these versions, in bytes.", model)
+        self._failures = counter("store_fetch_failures", "Number of failed attempts to fetch a version.", model)
+        self._cache = gauge("store_cache_bytes", "Size of the copies of versions, in bytes.")
 
     def store_listed(self, answered: bool) -> None:
         """Records a listing of the store: whether it answered."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from layerserve_server.disk import replace_file
 from layerserve_server.extensions.stores import retries
-from layerserve_server.extensions.stores.addresses import EXCLUSIVE, missing_package, scheme_of
+from layerserve_server.extensions.stores.addresses import EXCLUSIVE, scheme_of
 from layerserve_server.extensions.stores.objects import Progress, StoredObject, StoreError
 from layerserve_server.repository.layout import SUFFIXES
 
@@ -44,8 +44,6 @@ class FsspecStore:
 
     def __init__(self, address: str) -> None:
         """Raises StoreError."""
-        if missing := missing_package(address):
-            raise StoreError("unsupported", missing)
         self._address = address
         self._scheme = scheme_of(address)
         with _as_store_errors(address):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from layerserve_server import extras
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.extensions.stores import addresses
-from layerserve_server.extras import missing_extras
 from layerserve_server.settings import missing_paths
 from layerserve_server.settings_reader import SettingsError, read_settings
+from missing_packages import check_named
 
 GOOD = [
     "s3://bucket",
@@ -67,12 +67,9 @@ def test_without_a_state_folder_each_address_has_its_own(monkeypatch):
 
 
 def test_the_packages_that_are_missing_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(addresses, "find_spec", lambda name: None)
-    settings = Settings(path="s3://bucket/models", state=tmp_path)
-    line = "s3://bucket/models: requires fsspec and s3fs: pip install fsspec s3fs"
-    assert missing_extras(settings) == [line]
+    line = r"PATH \(.*\): requires fsspec and s3fs: pip install fsspec s3fs"
+    check_named(monkeypatch, ["s3://bucket/models"], ["fsspec", "s3fs"], line)
+    check_named(monkeypatch, ["gs://b"], ["gcsfs"], r"PATH \(.*\): requires gcsfs: pip install gcsfs")
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="requires fsspec and s3fs"):
-        App(settings)
-    monkeypatch.setattr(addresses, "find_spec", lambda name: name if name == "fsspec" else None)
-    assert addresses.missing_package("gs://b") == "gs://b: requires gcsfs: pip install gcsfs"
-    assert addresses.missing_package("memory://b") == ""
+        App(Settings(path="s3://bucket/models", state=tmp_path))

@@ -19,9 +19,9 @@ from layerserve.v1 import (
     tensor_pb2,
 )
 from layerserve.values import tensors
-from layerserve_server import wiring
 from layerserve_server.access.reserved import UNREADABLE
 from layerserve_server.errors import NotTrainableError
+from layerserve_server.extensions.stores import source
 from layerserve_server.extensions.stores.process import ProcessStore
 from layerserve_server.extensions.stores.store import FsspecStore
 from layerserve_server.repository.entry import State
@@ -33,8 +33,8 @@ ROOT = "s3://bucket/models"
 @pytest.fixture
 def served(start, tmp_path, monkeypatch):
     """Starts a server of the store, which it uses in this process: that of its own takes a second to start."""
-    monkeypatch.setattr(wiring, "SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(wiring, "ProcessStore", FsspecStore)
+    monkeypatch.setattr(source, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(source, "ProcessStore", FsspecStore)
 
     def start_server(path=ROOT, **changes):
         options = {"state": tmp_path / "state", "remote_poll_seconds": 0.1, "poll_seconds": 0.05, **changes}
@@ -101,7 +101,7 @@ def _answers(channel, **choice):
 
 
 def test_a_store_that_is_away_costs_no_request(s3, served, connect, wait_until, monkeypatch):
-    monkeypatch.setattr(wiring, "ProcessStore", ProcessStore)
+    monkeypatch.setattr(source, "ProcessStore", ProcessStore)
     put(s3, 1, 10)
     app = served()
     channel = connect(app)
@@ -137,7 +137,7 @@ def test_a_server_without_store_and_copies_does_not_start(s3, make_server, tmp_p
 
 
 def test_a_slow_store_delays_nobody(s3, served, connect, wait_until, monkeypatch):
-    monkeypatch.setattr(wiring, "ProcessStore", ProcessStore)
+    monkeypatch.setattr(source, "ProcessStore", ProcessStore)
     put(s3, 1, 10)
     app = served()
     channel = connect(app)

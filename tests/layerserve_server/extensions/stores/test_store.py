@@ -195,12 +195,6 @@ def test_a_bucket_that_does_not_exist_is_not_empty(s3):
     assert kind(FsspecStore("s3://no-such-bucket/models").objects) == "away"
 
 
-def test_other_libraries_are_named(monkeypatch):
-    monkeypatch.setattr("layerserve_server.extensions.stores.addresses.find_spec", lambda name: None)
-    with pytest.raises(StoreError, match=r"requires fsspec and gcsfs: pip install fsspec gcsfs"):
-        FsspecStore("gs://bucket/models")
-
-
 def test_a_store_without_exclusive_creation_is_named(monkeypatch):
     store = FsspecStore("memory://models")
     monkeypatch.setattr(store, "_scheme", "hf")
