@@ -13,12 +13,10 @@ from layergraph.models.hub.table import HUB_MODELS
 from layergraph.ops.table import OPERATIONS
 from layerserve_server.access.rights import ALTERNATIVES, RIGHTS
 from layerserve_server.environment import PREFIX
-from layerserve_server.extensions.installed import Settings
+from layerserve_server.extensions.installed import EXTENSIONS, Settings
 from layerserve_server.flags import is_basic, sections
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.observability.store_metrics import LABELS as STORE_LABELS
-from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.repository.model_settings import SETTINGS_FILE, ModelSettings
 from layerserve_server.toml_text import toml_value
 from layerserve_server.wiring import RIGHTS as NEEDED
@@ -137,8 +135,10 @@ def metrics() -> str:
     found.watch_versions(dict)
     register_build_info(found.registry, "")
     ProcessMetrics(found.registry, list)
-    StoreMetrics(found.registry)
-    labels = {**found.labels, **STORE_LABELS, "layerserve_build": ("version",)}
+    for one in EXTENSIONS:
+        if one.metrics is not None:
+            one.metrics(found.families)
+    labels = {**found.labels, "layerserve_build": ("version",)}
     rows = [
         (f"`{family.name}`", family.type, ", ".join(labels.get(family.name, ())), family.documentation)
         for family in found.registry.collect()

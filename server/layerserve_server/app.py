@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version as package_version
+from pathlib import Path
 from types import TracebackType
 
 from prometheus_client import CollectorRegistry
@@ -35,7 +36,6 @@ from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
-from layerserve_server.training.sinks.processes import SinkProcesses
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import ALL, Inference, ModelLoader, make_imports, routes_of
 
@@ -63,7 +63,7 @@ class App:
         Raises ValueError if the path can't be served, OSError if a port is taken.
         """
         self.settings = settings
-        if not settings.address and not settings.root.exists():
+        if isinstance(settings.path, Path) and not settings.root.exists():
             raise ValueError(
                 f"{settings.root}: no such folder or model file; expected one of the two, the folder may be empty"
             )
@@ -85,9 +85,8 @@ class App:
             trainer,
             self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
-            _process_maker(settings),
+            _run_processes(settings),
         )
-        self._sinks = SinkProcesses(settings.sinks, self.runs.folder, settings.state_folder / "sinks")
         self.datasets = DatasetStore(
             settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
         )
@@ -193,7 +192,6 @@ class App:
         self.repository.sweep()
         self._inference.open()
         self.runs.start()
-        self._sinks.start()
         for part in self._parts:
             part.start()
         self._watcher.start()
@@ -250,7 +248,6 @@ class App:
         for part in self._parts:
             part.stop()
         self.runs.stop()
-        self._sinks.stop()
         self._parent.close()
         if self._imports is not None:
             self._imports.close()
@@ -292,14 +289,10 @@ def metric_pages(settings: Settings, registry: CollectorRegistry, parts: Iterabl
     return pages
 
 
-def _process_maker(settings: Settings) -> MakeProcess:
-    """Returns what makes the handles of processes of runs. Raises ValueError if the cluster can't be used."""
-    if settings.training_job is None:
-        return TrainingProcess
-    # Imported here, since the client's library takes time and memory.
-    from layerserve_server.training.process.cluster import Cluster
-
-    return Cluster(settings.training_job).process
+def _run_processes(settings: Settings) -> MakeProcess:
+    """Returns what makes the handles of processes of runs. Raises ValueError if what an extension needs is missing."""
+    made = (one.run_processes(settings) for one in ALL)
+    return next((one for one in made if one is not None), TrainingProcess)
 
 
 def run_limits(settings: Settings) -> RunLimits:

@@ -39,7 +39,7 @@ def _parser(fields: Mapping[str, FieldInfo]) -> Parser:
                 action = parser.add_argument(name, metavar="PATH", nargs="?")
             elif field.annotation is bool:
                 action = group.add_argument(flag, action=argparse.BooleanOptionalAction)
-            elif _extra(field).get("repeated"):
+            elif extra(field).get("repeated"):
                 action = group.add_argument(flag, action="append", metavar=_metavar(name, field))
             else:
                 action = group.add_argument(flag, metavar=_metavar(name, field))
@@ -55,7 +55,7 @@ def sections(fields: Mapping[str, FieldInfo]) -> Iterator[tuple[str, list[str]]]
     """Yields the titles of the sections of settings, with the names of their settings."""
     title, names = "", list[str]()
     for name, field in fields.items():
-        begun = str(_extra(field).get("section", ""))
+        begun = str(extra(field).get("section", ""))
         if begun and names:
             yield title, names
             names = []
@@ -66,7 +66,7 @@ def sections(fields: Mapping[str, FieldInfo]) -> Iterator[tuple[str, list[str]]]
 
 def is_basic(field: FieldInfo) -> bool:
     """Whether a setting is in `--help`; the others are in `--help-all` only."""
-    return bool(_extra(field).get("basic"))
+    return bool(extra(field).get("basic"))
 
 
 def _metavar(name: str, field: FieldInfo) -> str:
@@ -96,9 +96,10 @@ def _default(name: str, field: FieldInfo) -> str:
 
 def unset(field: FieldInfo) -> str:
     """Returns the description of the default of a setting that has no default value."""
-    return str(_extra(field).get("unset", "none"))
+    return str(extra(field).get("unset", "none"))
 
 
-def _extra(field: FieldInfo) -> Mapping[str, Any]:
-    extra = field.json_schema_extra
-    return extra if isinstance(extra, dict) else {}
+def extra(field: FieldInfo) -> Mapping[str, Any]:
+    """Returns what a setting has beside its type and description: `section`, `basic`, `unset`, `exists`, ..."""
+    found = field.json_schema_extra
+    return found if isinstance(found, dict) else {}

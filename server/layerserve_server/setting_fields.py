@@ -34,7 +34,8 @@ def _check_device(name: str) -> str:
 class SettingFields(BaseSettings):
     """All settings, each with what is documented of it.
 
-    A field with a `section` begins one. Those that are `basic` are in `serve --help`, the others in `--help-all`.
+    A field with a `section` begins one. Those that are `basic` are in `serve --help`, the others in `--help-all`. What
+    `exists` is what a path must lead to.
     """
 
     model_config = SettingsConfigDict(
@@ -44,36 +45,21 @@ class SettingFields(BaseSettings):
     path: Path | str = Field(
         default=Path("models"),
         description=(
-            "Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file, or the address of "
-            "either in a store: s3://, gs://, az://, abfs:// or hf://."
+            "Repository folder (NAME/VERSION/model.keras or NAME.keras), or a single model file, or an address that an "
+            "extension reads."
         ),
-        json_schema_extra={"section": "Models", "basic": True},
+        json_schema_extra={"section": "Models", "basic": True, "exists": "a folder or a model file"},
     )
     state: Path | None = Field(
         default=None,
         description=(
             "Folder for training runs, for what was read of model files, and, if PATH is a single file, for the "
-            "versions that training publishes. If PATH is an address, the copies of its versions are in 'remote' there."
+            "versions that training publishes."
         ),
         json_schema_extra={
             "basic": True,
-            "unset": "'.layerserve' in the repository or next to the model file; for an address a folder in "
-            "~/.local/state/layerserve",
+            "unset": "'.layerserve' in the repository or next to the model file",
         },
-    )
-    remote_poll_seconds: float = Field(
-        default=30.0,
-        ge=0.05,
-        le=86400,
-        description="Interval between listings of a store, if PATH is an address, in seconds.",
-    )
-    cache_bytes: int = Field(
-        default=0,
-        ge=0,
-        description=(
-            "Maximum size of the copies of a store's versions, in bytes. Copies of versions that aren't loaded are "
-            "removed, those used longest ago first. 0 is no limit but the free space."
-        ),
     )
     probe_files: bool = Field(
         default=True,
@@ -168,12 +154,12 @@ class SettingFields(BaseSettings):
     tls_certificate: Path | None = Field(
         default=None,
         description="PEM file with the server's certificate chain.",
-        json_schema_extra={"section": "Access", "basic": True, "unset": "no TLS"},
+        json_schema_extra={"section": "Access", "basic": True, "unset": "no TLS", "exists": "a file"},
     )
     tls_key: Path | None = Field(
         default=None,
         description="PEM file with the certificate's private key.",
-        json_schema_extra={"basic": True, "unset": "no TLS"},
+        json_schema_extra={"basic": True, "unset": "no TLS", "exists": "a file"},
     )
     tls_client_ca: Path | None = Field(
         default=None,
@@ -181,7 +167,7 @@ class SettingFields(BaseSettings):
             "PEM file with the authorities of client certificates. Clients must present one (mutual TLS). It gives "
             "all rights, unless a tokens file gives rights by its name."
         ),
-        json_schema_extra={"basic": True, "unset": "clients need no certificate"},
+        json_schema_extra={"basic": True, "unset": "clients need no certificate", "exists": "a file"},
     )
     tokens: Path | None = Field(
         default=None,
@@ -189,7 +175,7 @@ class SettingFields(BaseSettings):
             "TOML file with the tokens of callers, their rights, models and quotas. It is read again when it changes. "
             "See docs/access.md."
         ),
-        json_schema_extra={"basic": True, "unset": "no tokens"},
+        json_schema_extra={"basic": True, "unset": "no tokens", "exists": "a file"},
     )
     allow_anonymous: str = Field(
         default="",
@@ -424,36 +410,12 @@ class SettingFields(BaseSettings):
         json_schema_extra={"section": "Training", "basic": True},
     )
     max_queued_runs: int = Field(default=16, ge=0, description="Maximum number of training runs that wait for a slot.")
-    training_backend: Literal["local", "kubernetes"] = Field(
-        default="local",
-        description=(
-            "Where training runs are executed: 'local' in processes of this machine, or 'kubernetes' each as a Job of "
-            "the cluster, whose pods share the folder of runs and the data root under the same paths (package "
-            "lightkube)."
-        ),
-    )
-    training_job: Path | None = Field(
-        default=None,
-        description=(
-            "Manifest (YAML) of a Job, or of a TrainJob of Kubeflow Trainer, whose name, size and command are set for "
-            "each run of the backend 'kubernetes'."
-        ),
-    )
     warm_training: bool = Field(
         default=True,
         description=(
             "Keep a process that has imported PyTorch, from which training runs are forked. Otherwise it "
             "starts with the first run and ends after 15 minutes without one."
         ),
-    )
-    run_sinks: str = Field(
-        default="",
-        description=(
-            "Comma-separated trackers to which runs are copied: mlflow:URI (package mlflow-skinny) and wandb:PROJECT "
-            "(package wandb), each by a process of its own. A tracker that is slow or absent delays neither runs nor "
-            "calls."
-        ),
-        json_schema_extra={"unset": "none"},
     )
     rehearsal_seconds: float = Field(
         default=20.0,
@@ -511,7 +473,7 @@ class SettingFields(BaseSettings):
     data_root: Path | None = Field(
         default=None,
         description="Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv).",
-        json_schema_extra={"basic": True, "unset": "reading files is disabled"},
+        json_schema_extra={"basic": True, "unset": "reading files is disabled", "exists": "a folder"},
     )
     max_dataset_bytes: int = Field(
         default=64 * GIB,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +12,9 @@ from pydantic import ValidatorFunctionWrapHandler, field_validator, model_valida
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
-from layerserve_server.addresses import expected, folder_name, is_address
 from layerserve_server.disk import STATE_FOLDER
 from layerserve_server.environment import PREFIX, of_kubernetes
+from layerserve_server.flags import extra
 from layerserve_server.setting_fields import DRAIN_SECONDS, SettingFields
 
 S = TypeVar("S", bound="Settings")
@@ -35,34 +34,34 @@ class Settings(SettingFields):
         """Returns the settings as those of an extension: with its defaults, if they don't have its settings."""
         return settings if isinstance(settings, cls) else cls.model_construct(**dict(settings))
 
-    def needed_modules(self) -> Iterator[tuple[str, Sequence[str]]]:
-        """Yields the settings that need packages which may be missing, each with their modules."""
+    def needed_modules(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Yields the settings that need packages which may be missing: what pip installs, by module."""
         if self.http_port >= 0:
-            yield "http_port", ("uvicorn", "httptools", "starlette", "orjson")
+            yield "http_port", {name: name for name in ("uvicorn", "httptools", "starlette", "orjson")}
         if self.transport == "native":
-            yield "transport", ("pygrpc_native",)
+            yield "transport", {"pygrpc_native": "pygrpc-native>=0.5,<0.6"}
         if self.engine == "onnxruntime":
-            yield "engine", ("onnxruntime", "onnx")
+            yield "engine", {"onnxruntime": "onnxruntime", "onnx": "onnx"}
         if self.engine == "openvino":
-            yield "engine", ("openvino", "onnx")
-        if self.training_backend == "kubernetes":
-            yield "training_backend", ("lightkube",)
-        for kind in sorted({sink.partition(":")[0] for sink in self.sinks}):
-            yield "run_sinks", (kind,)
+            yield "engine", {"openvino": "openvino", "onnx": "onnx"}
+
+    @classmethod
+    def source_of(cls, path: str) -> str:
+        """Returns PATH in its normal form if an extension reads models from it; empty if it is a folder or file.
+
+        Raises ValueError with what was expected.
+        """
+        return ""
 
     @field_validator("path", mode="wrap")
     @classmethod
-    def _path_or_address(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Path | str:
-        if isinstance(value, str) and is_address(value):
-            if wanted := expected(value):
-                raise ValueError(wanted)
-            return value.rstrip("/")
-        return Path(handler(value)).expanduser()
+    def _path_or_source(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Path | str:
+        return (cls.source_of(value) if isinstance(value, str) else "") or Path(handler(value))
 
-    @field_validator("state", "data_root", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
+    @field_validator("*")
     @classmethod
-    def _expand_user(cls, value: Path | None) -> Path | None:
-        return value.expanduser() if value is not None else None
+    def _expand_user(cls, value: Any) -> Any:
+        return value.expanduser() if isinstance(value, Path) else value
 
     @model_validator(mode="after")
     def _hosts_have_a_port(self) -> Settings:
@@ -105,15 +104,6 @@ class Settings(SettingFields):
         sample_shares(value)
         return value
 
-    @field_validator("run_sinks")
-    @classmethod
-    def _known_sinks(cls, value: str) -> str:
-        for one in filter(None, map(str.strip, value.split(","))):
-            kind, _, where = one.partition(":")
-            if kind not in ("mlflow", "wandb") or (kind == "mlflow" and not where):
-                raise ValueError(f"got {one!r}, expected mlflow:URI or wandb:PROJECT")
-        return value
-
     @model_validator(mode="after")
     def _age_of_connections(self) -> Settings:
         age = self.max_connection_age_seconds
@@ -121,15 +111,6 @@ class Settings(SettingFields):
             raise ValueError(
                 f"max_connection_age_seconds: got {age:g} with transport 'native', expected 0: use 'grpcio', or set it "
                 "in a proxy"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _cluster_has_a_template(self) -> Settings:
-        if (self.training_backend == "kubernetes") != (self.training_job is not None):
-            raise ValueError(
-                f"training_job: got {self.training_job} with training_backend '{self.training_backend}', expected a "
-                "manifest for 'kubernetes' and none otherwise"
             )
         return self
 
@@ -146,11 +127,6 @@ class Settings(SettingFields):
         """Share of a model's requests that are kept, from 0 to 1."""
         found = (share for pattern, share in sample_shares(self.sample_models) if fnmatchcase(model, pattern))
         return next(found, 0.0)
-
-    @property
-    def sinks(self) -> tuple[str, ...]:
-        """The settings in `run_sinks`."""
-        return tuple(filter(None, map(str.strip, self.run_sinks.split(","))))
 
     @property
     def host_names(self) -> tuple[str, ...]:
@@ -179,30 +155,16 @@ class Settings(SettingFields):
         return frozenset() if self.allow_anonymous == NONE else read_rights(self.allow_anonymous)
 
     @property
-    def address(self) -> str:
-        """Address of the store with the models; empty if they are in a folder of this machine."""
-        return self.path if isinstance(self.path, str) and is_address(self.path) else ""
-
-    @property
     def root(self) -> Path:
-        """Folder of the models, or the single model file; for an address the folder of its copies."""
-        return self.mirror_folder / "models" if self.address else Path(self.path)
-
-    @property
-    def mirror_folder(self) -> Path:
-        """Folder of what is kept of the store."""
-        return self.state_folder / "remote" / folder_name(self.address)
+        """Folder of the models, or the single model file."""
+        return Path(self.path)
 
     @property
     def state_folder(self) -> Path:
         """Folder of training runs, and of versions published for a single model file."""
         if self.state is not None:
             return self.state
-        if self.address:
-            home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
-            return home / "layerserve" / folder_name(self.address)
-        path = Path(self.path)
-        return (path.parent if path.is_file() else path) / STATE_FOLDER
+        return (self.root.parent if self.root.is_file() else self.root) / STATE_FOLDER
 
     @classmethod
     def settings_customise_sources(
@@ -256,19 +218,19 @@ def spellings(name: str) -> str:
     return f"{flag} ({PREFIX}{name.upper()}, '{name}' in the file)"
 
 
+#: Whether a path leads to what its field says that `exists`.
+_LEADS: Mapping[str, Callable[[Path], bool]] = {
+    "a file": Path.is_file,
+    "a folder": Path.is_dir,
+    "a folder or a model file": Path.exists,
+}
+
+
 def missing_paths(settings: Settings) -> list[str]:
     """Returns an error line per path in the settings that doesn't exist, except the state folder, which is created."""
-    kinds = {
-        "path": ("a folder or a model file", Path.exists),
-        "data_root": ("a folder", Path.is_dir),
-        "tls_certificate": ("a file", Path.is_file),
-        "tls_key": ("a file", Path.is_file),
-        "tls_client_ca": ("a file", Path.is_file),
-        "tokens": ("a file", Path.is_file),
-        "training_job": ("a file", Path.is_file),
-    }
-    return [
-        f"{spellings(name)}: got '{path}', expected {what} that exists"
-        for name, (what, there) in kinds.items()
-        if (path := getattr(settings, name)) is not None and path != settings.address and not there(path)
-    ]
+    lines = []
+    for name, field in type(settings).model_fields.items():
+        path, expected = getattr(settings, name), extra(field).get("exists")
+        if expected and isinstance(path, Path) and not _LEADS[expected](path):
+            lines.append(f"{spellings(name)}: got '{path}', expected {expected} that exists")
+    return lines

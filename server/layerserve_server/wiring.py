@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.access.rights import CORE, Right
-from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
-from layerserve_server.extensions.extension import Part, Process, Web
-from layerserve_server.extensions.installed import EXTENSIONS
+from layerserve_server.extensions.extension import Part, Process, Source, Web
+from layerserve_server.extensions.installed import EXTENSIONS, VERIFIERS
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
@@ -28,16 +27,9 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.sample_files import SampleFiles
-from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.observability.telemetry import telemetry_of
 from layerserve_server.quantization.kept import KeptGraphs
 from layerserve_server.quantization.quantizer import Quantizer
-from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.follower import Follower
-from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
-from layerserve_server.remote.process import ProcessStore
-from layerserve_server.remote.store import FsspecStore
-from layerserve_server.remote.store_writer import StoreWriter
 from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.remembered_callers import RememberedCallers
@@ -85,7 +77,7 @@ class Inference:
     ) -> None:
         """`load` loads a model file (see `ModelLoader`); `group` is what its processes share. Nothing is loaded yet.
 
-        Only the main process fetches models from a store. Raises TokensFileError, CertificateError and
+        A `worker` fetches no models. Raises TokensFileError, CertificateError and
         UnknownExporterError.
         """
         self._settings = settings
@@ -98,12 +90,8 @@ class Inference:
         self.traced = self.telemetry is not None and self.telemetry.tracer is not None
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings, imports)
-        #: Fetches versions from a store; None if they are in a folder, or another process fetches them.
-        self.mirror: Mirror | None = None
-        writer = None
-        if settings.address and not worker:
-            self.mirror, writer = make_mirror(settings, self.metrics)
-        follower = Follower(Cache(settings.mirror_folder)) if settings.address and worker else None
+        #: None if PATH is a folder or file of this machine.
+        self._source = make_source(settings, self.metrics, fetches=not worker)
         self._usage = Usage(settings.state_folder / "usage.json")
         self._filler = threading.Thread(target=self._fill, name="fill memory", daemon=True)
         self._closed = False
@@ -116,13 +104,13 @@ class Inference:
             # Mapped weights are shared by the processes, but counted in each.
             max_bytes=settings.max_model_bytes // settings.workers,
             used=self._usage.read(),
-            # Copies are put into their folder when they are complete.
-            settle_seconds=0.0 if settings.address else 2 * settings.poll_seconds,
+            # What a source puts into the folder is complete.
+            settle_seconds=2 * settings.poll_seconds if self._source is None else 0.0,
             observer=self.metrics,
             ready=self._ready,
             digest=sha256 if imports is None else imports.sha256,
-            origin=self.mirror or follower,
-            writer=writer,
+            origin=None if self._source is None else self._source.origin,
+            writer=None if self._source is None else self._source.writer,
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,
             polls=settings.model_control == "poll",
@@ -149,25 +137,25 @@ class Inference:
             self.certificates.refresh()
 
     def open(self) -> None:
-        """Reads the repository for the first time. Waits for versions of a store if a model has no other.
+        """Reads the repository for the first time. Waits for versions that arrive if a model has no other.
 
-        Raises OSError if the folder can't be read, or the store doesn't answer and nothing of it is kept.
+        Raises OSError if the folder can't be read, or the source doesn't answer and nothing of it is kept.
         """
-        if self.mirror is not None:
-            self.mirror.open()
-        self.repository.open()
-        if self.mirror is None:
+        source = self._source
+        if source is None:
+            self.repository.open()
             return
-        self.mirror.start()
-        while missing := self._being_fetched():
+        source.open()
+        self.repository.open()
+        source.start()
+        while missing := self._arriving(source):
             wait(missing, return_when=FIRST_COMPLETED)
             self.repository.scan()
 
-    def _being_fetched(self) -> list[Future[None]]:
-        """Fetches of models that have no version that is ready."""
-        assert self.mirror is not None
+    def _arriving(self, source: Source) -> list[Future[None]]:
+        """Versions that arrive of models that have none that is ready."""
         ready = {one.name for one in self.repository.describe() if one.default}
-        return [task for (name, _), task in self.mirror.fetching().items() if name not in ready]
+        return [task for (name, _), task in source.arriving().items() if name not in ready]
 
     def fill(self) -> None:
         """Loads models before a request comes for them, in a thread, if not all are in memory anyway."""
@@ -184,8 +172,8 @@ class Inference:
         """Ends fetching, and retires all versions."""
         self._closed = True
         self._note_use(0.0)
-        if self.mirror is not None:
-            self.mirror.stop()
+        if self._source is not None:
+            self._source.stop()
         self._shadows.close()
         self.samples.close()
         self.repository.close()
@@ -307,27 +295,13 @@ def routes_of(parts: Iterable[Part]) -> Routes:
     return routes
 
 
-def make_mirror(settings: Settings, metrics: Metrics) -> tuple[Mirror, StoreWriter]:
-    """Returns what keeps copies of the store's versions, and what writes to it.
+def make_source(settings: Settings, metrics: Metrics, *, fetches: bool) -> Source | None:
+    """Returns what an extension reads PATH with; None for a folder or file. Raises ValueError if a package is missing.
 
-    Raises ValueError if a package for the store is missing.
+    One process of a server `fetches`; the others wait for what it fetches.
     """
-    if missing := missing_package(settings.address):
-        raise ValueError(missing)
-    # `memory://` is the memory of this process.
-    in_process = scheme_of(settings.address) == "memory"
-    store = FsspecStore(settings.address) if in_process else ProcessStore(settings.address)
-    cache = Cache(settings.mirror_folder)
-    mirror = Mirror(
-        settings.address,
-        store,
-        cache,
-        StoreMetrics(metrics.registry),
-        poll_seconds=settings.remote_poll_seconds,
-        settle_seconds=min(SETTLE_SECONDS, settings.remote_poll_seconds),
-        max_bytes=settings.cache_bytes,
-    )
-    return mirror, StoreWriter(settings.address, store, cache, mirror)
+    made = (one.source(settings, metrics, fetches) for one in ALL)
+    return next((one for one in made if one is not None), None)
 
 
 def make_sample_files(settings: Settings, metrics: Metrics) -> SampleFiles:
@@ -348,6 +322,7 @@ def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None =
         certificates=settings.tls_client_ca is not None,
         anonymous=settings.anonymous_rights,
         rights=RIGHTS,
+        kinds=VERIFIERS,
         group=group,
         reread=metrics.access_reread,
     )

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from layerserve_server import records
+from damaged_files import DAMAGES, TEXTS, check_goes_on
 from layerserve_server.datasets.dataset import RECORD, SAMPLE, Dataset, read_samples
 from layerserve_server.datasets.part import NOTE as UPLOAD
 from layerserve_server.datasets.part import read_note
@@ -13,7 +13,6 @@ from layerserve_server.extensions.sweeps.base_copy import Base
 from layerserve_server.extensions.sweeps.plan import PLAN, Plan
 from layerserve_server.extensions.sweeps.sweep import TRIALS, Sweep
 from layerserve_server.kept.folders import KeptFolders
-from layerserve_server.remote.cache import Cache
 from layerserve_server.repository.usage import Usage
 from layerserve_server.training.digests import data_identity
 from layerserve_server.training.events import Event
@@ -25,14 +24,11 @@ from layerserve_server.training.result import OUTCOME, RunResult
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.folder import CHILD_LOCK, DIGESTS
 from layerserve_server.training.runs.owner import OWNER_LOCK, FolderOwner
-from layerserve_server.training.sinks.follower import Follower
 from layerserve_server.training.upload import DATA, _alone
 from layerserve_server.training.upload import LOCK as UNPACKING
 
-DAMAGED = ("", "\0" * 100, "null", "1", '"x"', "[]", "NaN", "[" * 5000, "1" * 5000)
 
-
-@pytest.mark.parametrize("text", DAMAGED)
+@pytest.mark.parametrize("text", TEXTS)
 def test_what_is_no_object_is_an_error_of_values(text, tmp_path):
     for read in (json_object, RunRequest.from_json, lambda text: Event.from_line(text.encode())):
         with pytest.raises(ValueError, match=r"."):
@@ -50,43 +46,25 @@ def test_what_is_no_object_is_an_error_of_values(text, tmp_path):
         sweep.refresh()
 
 
-def none_of_sinks(folder):
-    return Follower(folder, None, folder / "note.json")._places
-
-
 #: Files that a server can do without, by name: where they are, and what reads them.
 OPTIONAL = {
     "digests": (DIGESTS, lambda folder: data_identity(folder, RunRequest("m", 1, ()))),
     "trace": (trace.TRACE, lambda folder: trace.variables(folder)),
     "trial": (TRIAL, TrialTimes.read),
-    "sink": ("note.json", none_of_sinks),
     "upload": (UPLOAD, lambda folder: read_note(folder).bytes),
     "samples": (SAMPLE, read_samples),
     "usage": ("usage.json", lambda folder: Usage(folder / "usage.json").read()),
-    "listing": ("listing.json", lambda folder: Cache(folder).read_listing()),
     "graphs": ("digests.json", lambda folder: KeptFolders(folder, (), max_bytes=0, making_seconds=0)._is_whole(folder)),
 }
 #: Whether the log names a file that is damaged; others are made anew without that.
-NAMED = {"digests", "trace", "sink", "upload", "samples", "usage"}
+NAMED = {"digests", "trace", "upload", "samples", "usage"}
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-@pytest.mark.parametrize("damage", [*DAMAGED, "a folder", "too large", "a dangling link"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_without_a_file_that_is_damaged_a_server_goes_on(name, damage, tmp_path, caplog, monkeypatch):
     file, read = OPTIONAL[name]
-    if damage == "a folder":
-        (tmp_path / file).mkdir()
-    elif damage == "a dangling link":
-        (tmp_path / file).symlink_to(tmp_path / "gone")
-    elif damage == "too large":
-        monkeypatch.setattr(records, "MAX_BYTES", 100)
-        (tmp_path / file).write_text(json.dumps({"x" * 100: {}}))
-    else:
-        (tmp_path / file).write_text(damage)
-    for _ in range(2):
-        assert not read(tmp_path)
-    named = sum(str(tmp_path / file) in record.getMessage() for record in caplog.records)
-    assert named == (name in NAMED and damage != "a dangling link")
+    check_goes_on(tmp_path / file, lambda: read(tmp_path), damage, caplog, monkeypatch, named=name in NAMED)
 
 
 #: Objects of wrong values, by name of the file.
@@ -97,10 +75,6 @@ WRONG = [
     ("trace", {"traceparent": "\udcff"}),
     ("trial", {"laps": 3}),
     ("trial", {"laps": [{"what": "step", "seconds": "1"}]}),
-    ("sink", {"lost": "x", "places": []}),
-    ("sink", {"lost": None, "places": {"r": 3}}),
-    ("sink", {"places": {"r": {"sequence": "5"}}}),
-    ("sink", {"places": {"r": {"other": 5}}}),
     ("upload", {"bytes": "5"}),
     ("upload", {"other": 5}),
     ("samples", {"x": 3}),
@@ -109,13 +83,6 @@ WRONG = [
     ("samples", {"x": {"rows": 10**30, "data": ""}}),
     ("usage", {"m": 10**400}),
     ("usage", {"m": True}),
-    ("listing", {"versions": [], "of_models": {}, "problems": []}),
-    ("listing", {"versions": [{"name": 3}], "of_models": {}, "problems": {}}),
-    ("listing", {"versions": [], "of_models": {"../x": {"path": "", "size": 1, "identity": ""}}, "problems": {}}),
-    (
-        "listing",
-        {"versions": [], "of_models": {"m/labels.json": {"path": "", "size": "1", "identity": ""}}, "problems": {}},
-    ),
 ]
 
 

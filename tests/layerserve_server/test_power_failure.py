@@ -14,8 +14,6 @@ from layerserve_server.datasets.store import DatasetLimits, DatasetStore, Descri
 from layerserve_server.extensions.sweeps.base_copy import BASE, DESCRIPTION, copy_base
 from layerserve_server.extensions.sweeps.plan import PLAN, Method, Plan
 from layerserve_server.importing import imports
-from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.store import FsspecStore
 from layerserve_server.training.digests import write_digests
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.step_log import StepLog
@@ -126,31 +124,6 @@ def test_steps_of_a_file_that_is_full(disk, tmp_path):
     (first,) = (tmp_path / "steps").iterdir()
     log.begin(2, 1)
     assert disk.flushed_bytes(first) == first.stat().st_size > 0
-
-
-def test_what_comes_from_a_store(disk, tmp_path):
-    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
-    (tmp_path / "models" / "m" / "1" / "model.keras").write_bytes(CONTENT)
-    store = FsspecStore(f"file://{tmp_path}/models")
-    store.fetch(list(store.objects("m/1")), ["model.keras"], tmp_path / "out")
-    store.close()
-    assert disk.flushed_bytes(tmp_path / "out" / "model.keras") == len(CONTENT)
-
-
-def test_a_copy_of_a_version_of_a_store(tmp_path, monkeypatch):
-    cache = Cache(tmp_path / "cache")
-    assert cache.lock()
-    unfinished = cache.unfinished()
-    (cache.models / "m").mkdir()
-    (unfinished / "more").mkdir()
-    for name in ("model.keras", "more/a"):
-        (unfinished / name).write_text(name)
-    disk = Disk(monkeypatch)
-    cache.put(("m", 1), unfinished, "identity")
-    assert disk.lost(cache.place(("m", 1))) == []
-    # A copy without a mark is fetched again, a mark is never that of another copy.
-    assert disk.taken[0] == cache.place(("m", 1))
-    cache.unlock()
 
 
 def test_an_import(tmp_path, monkeypatch):

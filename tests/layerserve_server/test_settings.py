@@ -66,8 +66,6 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
         (["--sample-models", "m=2"], "expected MODEL=SHARE with a share from 0 to 1 in 'm=2'"),
         (["--sample-models", "a=0.1, m"], "expected MODEL=SHARE with a share from 0 to 1 in 'm'"),
-        (["--run-sinks", "wandb:p,neptune:p"], "got 'neptune:p', expected mlflow:URI or wandb:PROJECT"),
-        (["--run-sinks", "mlflow:"], "got 'mlflow:', expected mlflow:URI or wandb:PROJECT"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
         (["--training-device", "gpu"], "got 'gpu', expected 'cpu', 'cuda' or 'cuda:N', N the number of a GPU\n"),
         (
@@ -163,10 +161,10 @@ def test_the_variables_of_the_command_line_are_known(monkeypatch):
 
 def test_paths_that_are_not_there_are_told(tmp_path):
     (tmp_path / "file").touch()
-    names = ["path", "data_root", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "training_job"]
-    wrong = Settings(**{name: tmp_path / f"no-{name}" for name in names}, training_backend="kubernetes")
+    names = ["path", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "data_root"]
+    wrong = Settings(**{name: tmp_path / f"no-{name}" for name in names})
     told = missing_paths(wrong)
-    assert [f"no-{name}" in line for name, line in zip(names, told, strict=True)] == [True] * 7
+    assert [f"no-{name}" in line for name, line in zip(names, told, strict=True)] == [True] * 6
     assert told[0] == (
         f"PATH (LAYERSERVE_PATH, 'path' in the file): got '{tmp_path}/no-path', expected a folder or a model file that "
         "exists"
@@ -189,8 +187,7 @@ def test_every_setting_is_described():
 def test_the_help_says_what_holds_without_a_setting():
     said = {name: unset(field) for name, field in Settings.model_fields.items() if field.default in (None, "")}
     assert {name: text for name, text in said.items() if text != "none"} == {
-        "state": "'.layerserve' in the repository or next to the model file; for an address a folder in "
-        "~/.local/state/layerserve",
+        "state": "'.layerserve' in the repository or next to the model file",
         "tls_certificate": "no TLS",
         "tls_key": "no TLS",
         "tls_client_ca": "clients need no certificate",

@@ -27,6 +27,7 @@ from layerserve_server import wiring
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.app import dataset_limits, run_defaults, run_limits
+from layerserve_server.extensions.extension import Part
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
@@ -255,7 +256,13 @@ def test_what_admits_callers(tmp_path, monkeypatch):
     (given, options), (files, others) = made
     assert given == (file,)
     assert options.pop("reread") == metrics.access_reread
-    assert options == {"certificates": True, "anonymous": {"read"}, "rights": wiring.RIGHTS, "group": group}
+    assert options == {
+        "certificates": True,
+        "anonymous": {"read"},
+        "rights": wiring.RIGHTS,
+        "kinds": wiring.VERIFIERS,
+        "group": group,
+    }
     assert files == tuple(tls.values())
     others["reread"](False)
     assert metrics.registry.get_sample_value("layerserve_access_stale", {"what": "certificate"}) == 1
@@ -363,13 +370,15 @@ def test_every_part_is_started_and_ended_in_order(make_server, put, tmp_path, mo
 
     watch(server)
     watch(server._inference)
+    of_extension = ("a part", "start"), ("a part", "stop")
+    server._parts.append(Part(**{call[1]: partial(calls.append, call) for call in of_extension}))
     server.start()
     watch(server)  # the port of the metrics
     server.stop()
-    assert {*calls} == {*parts}
+    assert {*calls} == {*parts, *of_extension}
     in_order = [("_workers", "refuse"), ("_transport", "stop"), ("_workers", "stop"), ("_http", "stop")]
     assert [call for call in calls if call in in_order] == in_order
-    assert calls.index(("_http", "stop")) < calls.index(("sweeps", "stop")) < calls.index(("runs", "stop"))
+    assert calls.index(("_http", "stop")) < calls.index(("a part", "stop")) < calls.index(("runs", "stop"))
 
 
 def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.json_web_tokens import RefusedForNowError, Verifier
 from layerserve_server.access.quota import MAX_KEPT, Quota, Quotas
 from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.tokens_file import Grant, Token, TokensFile
+from layerserve_server.access.verifiers import RefusedForNowError, Verifier
 from layerserve_server.errors import TokenExpiredError, UnauthenticatedError
 
 #: Maximum length of a token, in characters.
@@ -25,15 +25,15 @@ class Credentials:
     """The callers of one reading of the file."""
 
     def __init__(
-        self, file: TokensFile, quotas: Quotas, verifier: Verifier | None = None, reserved: Reserved = NONE
+        self, file: TokensFile, quotas: Quotas, verifiers: Sequence[Verifier] = (), reserved: Reserved = NONE
     ) -> None:
-        """`verifier` checks JSON Web Tokens; None accepts none. `reserved` are models that only some may use."""
+        """`verifiers` check tokens that have no entry. `reserved` are models that only some may use."""
         self._tokens = {bytes.fromhex(token.sha256): (token, _caller(token, quotas, reserved)) for token in file.tokens}
         self._certificates = {grant.name: _caller(grant, quotas, reserved) for grant in file.certificates}
-        self._verifier = verifier
+        self._verifiers = verifiers
         #: Callers by authorization header, so that a token is hashed or verified once.
         self._known: dict[str, Caller] = {}
-        #: Refusals of JSON Web Tokens by digest, with the keys of then: a signature takes longer to check than a
+        #: Refusals of verifiers by digest, with their state of then: a signature takes longer to check than a
         #: prediction.
         self._refused: dict[bytes, tuple[type[UnauthenticatedError], str, object]] = {}
 
@@ -86,14 +86,15 @@ class Credentials:
         # same time for all digests.
         if entry is not None and hmac.compare_digest(bytes.fromhex(entry[0].sha256), digest):
             return entry[1]
-        if self._verifier is None or token.count(".") != 2:
-            raise UnauthenticatedError(WRONG_TOKEN)
-        return self._verified(token, digest, self._verifier)
+        for verifier in self._verifiers:
+            if verifier.reads(token):
+                return self._verified(token, digest, verifier)
+        raise UnauthenticatedError(WRONG_TOKEN)
 
     def _verified(self, token: str, digest: bytes, verifier: Verifier) -> Caller:
-        keys = verifier.keys_read
+        state = verifier.state
         refused = self._refused.get(digest)
-        if refused is not None and refused[2] is keys:
+        if refused is not None and refused[2] is state:
             raise refused[0](refused[1])
         try:
             return verifier.caller(token)
@@ -102,7 +103,7 @@ class Credentials:
         except UnauthenticatedError as error:
             if len(self._refused) >= MAX_KEPT:
                 self._refused.clear()
-            self._refused[digest] = type(error), str(error), keys
+            self._refused[digest] = type(error), str(error), state
             raise
 
 

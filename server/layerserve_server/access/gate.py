@@ -13,11 +13,11 @@ from layerserve_server.access.balances import Balances
 from layerserve_server.access.caller import ANYONE, Caller
 from layerserve_server.access.credentials import Credentials
 from layerserve_server.access.group import SECRET_BYTES, ProcessGroup
-from layerserve_server.access.json_web_tokens import Verifier
 from layerserve_server.access.quota import MAX_KEPT, Quotas
 from layerserve_server.access.reserved import Reserved
 from layerserve_server.access.rights import CORE, MissingRightError, Right
-from layerserve_server.access.tokens_file import TokensFile, TokensFileError, read_text, tokens_in
+from layerserve_server.access.tokens_file import TokensFile, TokensFileError, parse_tokens, read_text
+from layerserve_server.access.verifiers import Callers, Verifier, VerifierKind
 from layerserve_server.disk import replace_file
 from layerserve_server.errors import UnauthenticatedError
 
@@ -55,14 +55,16 @@ class Gate:
         certificates: bool = False,
         anonymous: Iterable[Right] | None = None,
         rights: Mapping[str, Right] = CORE,
+        kinds: Sequence[VerifierKind] = (),
         group: ProcessGroup | None = None,
         reread: Callable[[str, bool], None] = lambda file, ok: None,
     ) -> None:
         """`tokens` is a file of tokens; with `certificates` clients have verified certificates.
 
         `anonymous` is what a caller that presents neither may do: by default everything if neither is asked for, else
-        nothing. `rights` has the right of each method and path. `group` is what the processes of a server have in
-        common. `reread` is called with "tokens" or "keys" and the success of each attempt to read a file again.
+        nothing. `rights` has the right of each method and path. `kinds` are those of verifiers that the file may have
+        tables for. `group` is what the processes of a server have in common. `reread` is called with "tokens", or a
+        verifier's name of a file, and the success of each attempt to read it again.
 
         Raises TokensFileError if the file is invalid.
         """
@@ -90,7 +92,9 @@ class Gate:
         #: State of the file that was read last, and why that of now can't be read.
         self._stamp: tuple[int, int, int] | None = None
         self._problem = ""
-        self._verifier: Verifier | None = None
+        self._kinds = kinds
+        #: Those that the file has a table for, by the table's name.
+        self._verifiers: dict[str, Verifier] = {}
         self._credentials: Credentials | None = None
         #: Callers by method and authorization header, so that most calls cost one lookup.
         self._admitted: dict[tuple[str, str | bytes], Caller] = {}
@@ -105,14 +109,14 @@ class Gate:
             )
 
     def start(self) -> None:
-        """Starts to fetch keys of tokens, if they have an address."""
-        if self._verifier is not None:
-            self._verifier.start()
+        """Starts what verifiers do in the background."""
+        for verifier in self._verifiers.values():
+            verifier.start()
 
     def stop(self) -> None:
-        """Stops to fetch keys."""
-        if self._verifier is not None:
-            self._verifier.stop()
+        """Stops what verifiers do in the background."""
+        for verifier in self._verifiers.values():
+            verifier.stop()
 
     def admit(self, arrival: Arrival) -> Caller:
         """Returns the caller of a call. Raises UnauthenticatedError or ForbiddenError if it may not call the method."""
@@ -172,8 +176,8 @@ class Gate:
             return
         if self._credentials is not None:
             self._credentials.end_expired()
-        if self._verifier is not None:
-            self._verifier.refresh()
+        for verifier in self._verifiers.values():
+            verifier.refresh()
         try:
             stamp = _stamp(self._path)
             if stamp == self._stamp:
@@ -197,12 +201,12 @@ class Gate:
         except TokensFileError as error:
             if last is None or not last.exists():
                 raise
-            self._take(tokens_in(read_text(last), path))
+            self._take(self._parsed(read_text(last), path))
             self._failed(error)
 
     def _take_text(self, text: str, path: Path) -> None:
         """Takes what the text of the file grants, and keeps a valid one for processes that start later."""
-        self._take(tokens_in(text, path))
+        self._take(self._parsed(text, path))
         last = self._group.last_tokens
         if last is not None:
             replace_file(last, text)
@@ -216,27 +220,30 @@ class Gate:
             logger.error("%s; the tokens read before stay in use", line)
         self._reread("tokens", False)
 
+    def _parsed(self, text: str, path: Path) -> TokensFile:
+        return parse_tokens(text, f"tokens file {path}", self._kinds)
+
     def _take(self, file: TokensFile) -> None:
-        verifier = self._verifier
-        if file.jwt is None:
-            verifier = None
-        elif verifier is None or verifier.settings != file.jwt:
-            verifier = Verifier(file.jwt, self._quotas, lambda ok: self._reread("keys", ok), self.reserved)
-        fresh = Credentials(file, self._quotas, verifier, self.reserved)
+        assert self._path is not None
+        callers = Callers(folder=self._path.parent, quotas=self._quotas, reserved=self.reserved, reread=self._reread)
+        before, verifiers = self._verifiers, dict[str, Verifier]()
+        for kind in self._kinds:
+            if (table := getattr(file, kind.name)) is not None:
+                known = before.get(kind.name)
+                verifiers[kind.name] = known if known and known.table == table else kind.make(table, callers)
+        fresh = Credentials(file, self._quotas, list(verifiers.values()), self.reserved)
         old = self._credentials
         if old is not None:
             # Before calls find it: those that came in between would have callers that no later reading ends.
             fresh.replace(old)
         self._credentials = fresh
         self._admitted = {}
-        if old is None:
-            self._verifier = verifier
-            return
-        if verifier is not self._verifier:
-            if self._verifier is not None:
-                self._verifier.stop()
-                self._verifier.end_callers("the server's rules for tokens have changed")
-            self._verifier = verifier
+        self._verifiers = verifiers
+        for name, verifier in before.items():
+            if verifiers.get(name) is not verifier:
+                verifier.stop()
+                verifier.end_callers("the server's rules for tokens have changed")
+        if old is not None:
             self.start()
 
     def _caller(self, right: Right, arrival: Arrival) -> Caller:

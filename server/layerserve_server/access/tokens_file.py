@@ -1,4 +1,4 @@
-"""The file of tokens, certificates and JWT settings (`--tokens`), read and validated."""
+"""The file of tokens and certificates (`--tokens`), read and validated."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from layerserve_server.access.verifiers import VerifierKind
 from layerserve_server.toml_text import TomlError, parse_toml
 
 GrantedRight = Literal["predict", "read", "train", "manage"]
-#: Asymmetric ones only: with a symmetric one, those who can check tokens can also make them.
-Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 #: Lists of TOML, which aren't changed.
 GrantedRights = Annotated[tuple[GrantedRight, ...], Field(strict=False)]
@@ -22,14 +20,6 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 #: Maximum length of a caller's name, in characters.
 MAX_NAME = 200
-#: Hosts from which keys may be fetched without TLS.
-LOCAL = ("localhost", "127.0.0.1", "::1")
-
-
-def may_have_keys(address: str) -> bool:
-    """Whether keys may be fetched from an address: on the way from there they can't be replaced."""
-    parts = urlsplit(address)
-    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
 
 
 class TokensFileError(ValueError):
@@ -42,11 +32,13 @@ def _with_zone(value: datetime) -> datetime:
     return value
 
 
-class _Entry(BaseModel):
+class Table(BaseModel):
+    """A table of the file. A key that it doesn't have is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Grant(_Entry):
+class Grant(Table):
     """What one identity may do."""
 
     name: str = Field(min_length=1, max_length=MAX_NAME)
@@ -75,45 +67,11 @@ class Certificate(Grant):
     """A client certificate, by its common name or one of its alternative names."""
 
 
-class Jwt(_Entry):
-    """How JSON Web Tokens are checked, and which rights their claims give."""
-
-    #: File or address of a JSON Web Key Set.
-    keys: str = Field(min_length=1)
-    issuer: str = Field(min_length=1)
-    audience: str = Field(min_length=1)
-    algorithms: tuple[Algorithm, ...] = Field(default=("RS256", "ES256"), min_length=1, strict=False)
-    leeway_seconds: float = Field(default=30.0, ge=0, le=300)
-    name_claim: str = "sub"
-    rights_claim: str = "rights"
-    #: Rights by value of that claim; without it the values are names of rights.
-    roles: dict[str, GrantedRights] | None = None
-    #: Claim with names and patterns of models; None gives `models` to all.
-    models_claim: str | None = None
-    models: Names = ("*",)
-    refresh_seconds: float = Field(default=300.0, ge=1)
-    rows_per_second: float | None = Field(default=None, gt=0)
-    max_runs: int | None = Field(default=None, ge=0)
-    max_dataset_bytes: int | None = Field(default=None, ge=0)
-
-    @model_validator(mode="after")
-    def _safe_address(self) -> Jwt:
-        if self.remote and not may_have_keys(self.keys):
-            raise ValueError(f"keys as a file or an https:// address, got '{self.keys}'")
-        return self
-
-    @property
-    def remote(self) -> bool:
-        """Whether `keys` is an address."""
-        return "://" in self.keys
-
-
-class TokensFile(_Entry):
-    """The whole file."""
+class TokensFile(Table):
+    """The whole file, with a field for the table of each kind of verifiers."""
 
     tokens: tuple[Token, ...] = Field(default=(), strict=False)
     certificates: tuple[Certificate, ...] = Field(default=(), strict=False)
-    jwt: Jwt | None = None
 
     @model_validator(mode="after")
     def _no_repeats(self) -> TokensFile:
@@ -136,22 +94,14 @@ def read_text(path: Path) -> str:
         raise TokensFileError(f"tokens file {path}: {reason}") from error
 
 
-def tokens_in(text: str, path: Path) -> TokensFile:
-    """Parses the text of the file `path`, whose folder has the keys.
+def parse_tokens(text: str, what: str, kinds: Sequence[VerifierKind] = ()) -> TokensFile:
+    """Parses the text of a file, which may have the tables of these kinds of verifiers.
 
-    Raises TokensFileError with the file, the key, what it got and expected.
+    Raises TokensFileError with `what`, the key, what it got and what it expected.
     """
-    found = parse_tokens(text, f"tokens file {path}")
-    if found.jwt is not None and not found.jwt.remote:
-        keys = path.parent / Path(found.jwt.keys).expanduser()
-        found = found.model_copy(update={"jwt": found.jwt.model_copy(update={"keys": str(keys)})})
-    return found
-
-
-def parse_tokens(text: str, what: str) -> TokensFile:
-    """Parses the text of a file. Raises TokensFileError with `what`, the key, what it got and what it expected."""
+    tables: dict[str, Any] = {kind.name: (kind.table | None, None) for kind in kinds}
     try:
-        return TokensFile.model_validate(parse_toml(text))
+        return create_model("TokensFile", __base__=TokensFile, **tables).model_validate(parse_toml(text))
     except TomlError as error:
         raise TokensFileError(f"{what}: {error}") from error
     except ValidationError as error:

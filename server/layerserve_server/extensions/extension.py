@@ -6,6 +6,7 @@ An extension is a folder with its whole slice. The core imports none, and works 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,11 +15,15 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from layerserve_server.access.rights import Right
+    from layerserve_server.access.verifiers import VerifierKind
     from layerserve_server.datasets.store import DatasetStore
+    from layerserve_server.observability.families import Families
     from layerserve_server.observability.metrics import Metrics
     from layerserve_server.probes import MetricPage
     from layerserve_server.repository.management import Manager
+    from layerserve_server.repository.origin import Origin
     from layerserve_server.repository.repository import Repository
+    from layerserve_server.repository.writer import Writer
     from layerserve_server.services.open_work import OpenWork
     from layerserve_server.services.prediction.predictor import Predictor
     from layerserve_server.services.rest.body_reader import BodyReader
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from layerserve_server.services.server import ServerState
     from layerserve_server.settings import Settings
     from layerserve_server.training.dry_run import DryRun
+    from layerserve_server.training.process.run_process import MakeProcess
     from layerserve_server.training.process.warm_parent import WarmParent
     from layerserve_server.training.runs.registry import Runs
     from layerserve_server.transport.call import Routes
@@ -132,6 +138,27 @@ def _no_part(_: Any) -> Part:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a process has versions from if PATH isn't a folder or file of this machine."""
+
+    origin: Origin
+    #: Writes versions that are published; None if they can't be.
+    writer: Writer | None = None
+    #: Called before the repository is read for the first time. Raises OSError if nothing can be served.
+    open: Callable[[], None] = _nothing
+    #: Called after that.
+    start: Callable[[], None] = _nothing
+    #: Returns the versions that are being fetched.
+    arriving: Callable[[], Mapping[tuple[str, int], Future[None]]] = dict
+    #: Called when calls have ended.
+    stop: Callable[[], None] = _nothing
+
+
+def _none(*_: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Extension:
     """A part of the server that can be taken away. All but the name is optional."""
 
@@ -140,8 +167,17 @@ class Extension:
     settings: type[Settings] | None = None
     #: Rights by full method name and by path of `Part.metric_pages`. Methods in proto/ have theirs there.
     rights: Mapping[str, Right] = field(default_factory=dict)
+    #: Kinds of verifiers of tokens, each with a table of the tokens file.
+    verifiers: Sequence[VerifierKind] = ()
     #: Modules that read long bodies in another process (see `BodyReader`).
     body_readers: Sequence[str] = ()
+    #: Makes what reads PATH if `Settings.source_of` says that it does, with whether this process fetches or waits for
+    #: another that does. Raises ValueError.
+    source: Callable[[Settings, Metrics, bool], Source | None] = _none
+    #: Makes its metrics of every process, for their documentation.
+    metrics: Callable[[Families], None] | None = None
+    #: Makes the handles of processes of training runs; None if they are processes of this machine. Raises ValueError.
+    run_processes: Callable[[Settings], MakeProcess | None] = _none
     #: Makes the part of every process that answers predictions, for methods that run models.
     serving: Callable[[Process], Part] = _no_part
     #: Makes the part of the main process.

@@ -15,9 +15,13 @@ from layerserve_server.settings import Settings as CoreSettings
 GROUP = "layerserve.extensions"
 #: The extensions of this package. Imported when their settings are read; what they make imports the rest.
 OWN = {
+    "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
     "page": "layerserve_server.extensions.page.extension:PAGE",
+    "stores": "layerserve_server.extensions.stores.extension:STORES",
     "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
+    "tokens_oidc": "layerserve_server.extensions.tokens_oidc.extension:TOKENS_OIDC",
+    "trackers": "layerserve_server.extensions.trackers.extension:TRACKERS",
 }
 
 
@@ -27,6 +31,8 @@ def _load() -> tuple[Extension, ...]:
 
 
 EXTENSIONS = _load()
+#: The kinds of verifiers of tokens.
+VERIFIERS = tuple(kind for one in EXTENSIONS for kind in one.verifiers)
 #: The class of all settings: the core's, then those of the extensions.
 Settings: type[CoreSettings] = type(
     "Settings",

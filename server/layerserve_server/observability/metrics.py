@@ -41,7 +41,8 @@ class Metrics:
         # Finding a child by its labels takes longer than counting, so those that every call uses are cached.
         self._answered: dict[tuple[str, str, str, str], tuple[Counter, Counter, Histogram]] = {}
         self._open: dict[str, Gauge] = {}
-        families = self._families = Families(self.registry)
+        #: Makes further metrics, whose series go with their version or model.
+        families = self.families = Families(self.registry)
         #: Label names by metric name, for the documentation.
         self.labels = families.labels
         #: Models that are gone and have series, the oldest first.
@@ -159,21 +160,21 @@ class Metrics:
     def watch_memory(self, buffered: Callable[[], int], limit: int) -> None:
         """Sets the callback that returns the memory in use for clients' messages, and its limit, in bytes."""
         text = "Memory used by requests, messages in transit and unread replies, in bytes."
-        self._families.gauge("buffered_bytes", text).set_function(buffered)
-        self._families.gauge("buffered_limit_bytes", "Limit of that memory, in bytes.").set(limit)
+        self.families.gauge("buffered_bytes", text).set_function(buffered)
+        self.families.gauge("buffered_limit_bytes", "Limit of that memory, in bytes.").set(limit)
 
     def watch_ready(self, ready: Callable[[], bool]) -> None:
         """Sets the callback that returns whether clients should use this server."""
         text = "1 while health is SERVING, 0 while the server starts or drains."
-        self._families.gauge("ready", text).set_function(ready)
+        self.families.gauge("ready", text).set_function(ready)
 
     def watch_loaded(self, loaded: Callable[[], int]) -> None:
         """Sets the callback that returns the memory of loaded versions, in bytes."""
         text = "Memory of loaded models: weights, the engines' copies of them, and graphs, in bytes."
-        self._families.gauge("loaded_bytes", text).set_function(loaded)
+        self.families.gauge("loaded_bytes", text).set_function(loaded)
 
     def access_reread(self, what: str, ok: bool) -> None:
-        """Sets whether "tokens", "keys" or "certificate" could be read after a change."""
+        """Sets whether a file, such as "tokens" or "certificate", could be read after a change."""
         self._stale.labels(what).set(not ok)
 
     def watch_versions(self, states: Callable[[], Mapping[tuple[str, ...], int]]) -> None:
@@ -230,7 +231,7 @@ class Metrics:
             if (model, gone) not in self._batch_metrics:
                 for key in [key for key in tuple(self._answered) if key[1:3] == (model, gone)]:
                     self._answered.pop(key, None)
-                self._families.remove(model, gone)
+                self.families.remove(model, gone)
 
     def model_gone(self, model: str) -> None:
         """Removes the time series of models that are gone, except the last ones: those of ever new names would
@@ -256,7 +257,7 @@ class Metrics:
             self._batch_metrics.pop(key, None)
         for answered in [key for key in tuple(self._answered) if key[1] == model]:
             self._answered.pop(answered, None)
-        self._families.remove(model)
+        self.families.remove(model)
 
     # Training.
 

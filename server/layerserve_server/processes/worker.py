@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from layerserve_server.access.group import ProcessGroup
-from layerserve_server.addresses import is_address
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference import runner
 from layerserve_server.observability import logs
@@ -95,10 +94,9 @@ def _settings(values: dict[str, Any]) -> dict[str, Any]:
     """Restores settings from JSON values."""
     fields = Settings.model_fields
     paths = {name for name, field in fields.items() if Path in (field.annotation, *get_args(field.annotation))}
-    return {
-        key: Path(value) if key in paths and value is not None and not is_address(value) else value
-        for key, value in values.items()
-    }
+    if Settings.source_of(values["path"]):
+        paths.remove("path")
+    return {key: Path(value) if key in paths and value is not None else value for key, value in values.items()}
 
 
 if __name__ == "__main__":

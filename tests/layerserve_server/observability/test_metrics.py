@@ -16,7 +16,6 @@ from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.families import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS
 from layerserve_server.observability.histograms import Histogram
 from layerserve_server.observability.metrics import Metrics
-from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.repository.version import GRAPH_BYTES
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry
@@ -453,23 +452,3 @@ def test_a_servers_metrics_after_known_traffic(put, start, connect, transport):
         name for name in expected if "seconds_count" in name or ("requests_total" in name and "batch" not in name)
     }
     assert all(0 < found[name] < 60 for name in seconds)
-
-
-def test_names_types_and_labels_of_a_store():
-    registry = CollectorRegistry()
-    metrics = StoreMetrics(registry)
-    metrics.store_listed(True)
-    metrics.store_listed(False)
-    metrics.version_fetched("m", 5, 0.1)
-    metrics.fetch_failed("m")
-    metrics.cache_changed(7)
-    found = counts(samples(registry))
-    assert found.pop("layerserve_store_listed_timestamp_seconds") == pytest.approx(time.time(), abs=60)
-    assert found == {
-        "layerserve_store_up": 0,
-        "layerserve_store_list_failures_total": 1,
-        "layerserve_store_versions_fetched_total model=m": 1,
-        "layerserve_store_fetched_bytes_total model=m": 5,
-        "layerserve_store_fetch_failures_total model=m": 1,
-        "layerserve_store_cache_bytes": 7,
-    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 from pydantic import Field, model_validator
 
@@ -27,8 +27,8 @@ class PageSettings(Settings):
             raise ValueError(f"{spellings('ui')}: got no port for HTTP, expected --http-port with it")
         return self
 
-    def needed_modules(self) -> Iterator[tuple[str, Sequence[str]]]:
+    def needed_modules(self) -> Iterator[tuple[str, Mapping[str, str]]]:
         """Adds the packages of the page."""
         yield from super().needed_modules()
         if self.ui:
-            yield "ui", ("jinja2", "PIL")
+            yield "ui", {"jinja2": "Jinja2", "PIL": "Pillow"}

@@ -1,0 +1,1 @@
+"""Training runs in a Kubernetes cluster, each as a Job or TrainJob."""

@@ -1,0 +1,1 @@
+"""JSON Web Tokens of an identity provider (OpenID Connect): the table [jwt] of the tokens file."""

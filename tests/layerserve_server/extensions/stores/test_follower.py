@@ -1,0 +1,74 @@
+"""Follower: a process that doesn't fetch sees the same versions, and asks the one that does."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from layerserve_server.errors import UnavailableError, VersionFailedError
+from layerserve_server.extensions.stores import follower as module
+from layerserve_server.extensions.stores.cache import Cache
+from layerserve_server.extensions.stores.follower import Follower
+from layerserve_server.extensions.stores.objects import StoreError
+
+
+@pytest.fixture
+def follow(make_mirror, tmp_path):
+    """A mirror that looks for requests, and a follower of its folder."""
+
+    def make():
+        mirror = make_mirror()
+        mirror.start()
+        return mirror, Follower(Cache(tmp_path / "cache"))
+
+    return make
+
+
+def absent(origin):
+    missing = [one for one in origin.versions() if not one.path.exists()]
+    return {(one.name, one.version): (one.fingerprint, one.problem) for one in missing}
+
+
+def test_it_has_the_same_versions(store, follow):
+    store.put("m/1/model.keras", "one")
+    store.put("m/2/model.keras", "two")
+    mirror, follower = follow()
+    assert absent(follower) == absent(mirror) != {}
+    store.put("m/3/model.keras", "three")
+    mirror.refresh()
+    mirror.refresh()
+    mirror.fetch("m", 2)
+    assert absent(follower) == absent(mirror)
+    assert set(absent(follower)) == {("m", 1), ("m", 3)}
+
+
+def test_what_it_waits_for_is_fetched(store, follow):
+    store.put("m/1/model.keras", "one")
+    _, follower = follow()
+    follower.fetch("m", 1)
+    assert absent(follower) == {}
+    assert store.fetched == ["m/1/model.keras"]
+    follower.fetch("m", 1)
+    assert store.fetched == ["m/1/model.keras"]
+
+
+def test_it_has_the_reason_why_a_version_cannot_be_fetched(store, follow):
+    store.put("m/1/model.keras", "one")
+    store.fetch_error = StoreError("damaged", "m/1/model.keras: got 2 bytes, expected 3")
+    _, follower = follow()
+    with pytest.raises(VersionFailedError, match=r"version 1 can't be fetched: .*got 2 bytes, expected 3"):
+        follower.fetch("m", 1)
+
+
+def test_it_does_not_wait_for_ever(store, follow, monkeypatch):
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.3)
+    store.put("m/1/model.keras", "one")
+    mirror, follower = follow()
+    store.gate.clear()
+    began = time.monotonic()
+    with pytest.raises(UnavailableError, match="is being fetched"):
+        follower.fetch("m", 1)
+    assert time.monotonic() - began < 30
+    store.gate.set()
+    mirror.fetch("m", 1)
+    follower.fetch("m", 1)

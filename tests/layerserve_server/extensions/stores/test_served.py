@@ -1,0 +1,363 @@
+"""A server whose models are in a store: what is there is served, what goes wrong there doesn't reach callers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+
+import grpc
+import numpy as np
+import pytest
+from layerserve.v1 import (
+    management_pb2,
+    management_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    prediction_pb2,
+    prediction_pb2_grpc,
+    tensor_pb2,
+)
+from layerserve.values import tensors
+from layerserve_server.access.reserved import UNREADABLE
+from layerserve_server.errors import NotTrainableError
+from layerserve_server.extensions.stores import source
+from layerserve_server.extensions.stores.process import ProcessStore
+from layerserve_server.extensions.stores.store import FsspecStore
+from layerserve_server.repository.entry import State
+
+X = np.ones((1, 2), np.float32)
+ROOT = "s3://bucket/models"
+
+
+@pytest.fixture
+def served(start, tmp_path, monkeypatch):
+    """Starts a server of the store, which it uses in this process: that of its own takes a second to start."""
+    monkeypatch.setattr(source, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(source, "ProcessStore", FsspecStore)
+
+    def start_server(path=ROOT, **changes):
+        options = {"state": tmp_path / "state", "remote_poll_seconds": 0.1, "poll_seconds": 0.05, **changes}
+        return start(path, **options)
+
+    return start_server
+
+
+def predict(channel, version=None, label=None):
+    model = tensor_pb2.ModelSpec(name="double", version=version, label=label)
+    message = prediction_pb2.PredictRequest(model=model, inputs=[tensors.encode(X, "x")])
+    reply = prediction_pb2_grpc.PredictionServiceStub(channel).Predict(message, timeout=30)
+    (y,) = [tensors.decode(one) for one in reply.outputs]
+    return reply.model.version, float(y[0, 0]) - 2
+
+
+def put(s3, version, offset, **facts):
+    s3.put(f"models/double/{version}/model.keras", json.dumps({"offset": offset}))
+
+
+def test_the_newest_version_is_served_and_an_older_one_on_demand(s3, served, connect, tmp_path):
+    for version in (1, 2, 3):
+        put(s3, version, version * 10)
+    app = served()
+    channel = connect(app)
+    assert predict(channel) == (3, 30)
+    copies = app.settings.root / "double"
+    assert sorted(path.name for path in copies.iterdir()) == ["3"], "only what is served is fetched"
+    assert predict(channel, version=1) == (1, 10)
+    assert sorted(path.name for path in copies.iterdir()) == ["1", "3"]
+    assert {one.version: one.state for one in app.repository.describe()} == {
+        3: State.READY,
+        2: State.AVAILABLE,
+        1: State.READY,
+    }
+    messages = list(
+        models_pb2_grpc.ModelServiceStub(channel).DownloadModel(
+            models_pb2.DownloadModelRequest(model=tensor_pb2.ModelSpec(name="double", version=2)), timeout=30
+        )
+    )
+    assert b"".join(one.data for one in messages) == json.dumps({"offset": 20}).encode()
+
+
+def test_what_changes_in_the_store_is_followed(s3, served, connect, wait_until):
+    put(s3, 1, 10)
+    channel = connect(served())
+    put(s3, 2, 20)
+    wait_until(lambda: predict(channel) == (2, 20))
+    put(s3, 2, 21)
+    wait_until(lambda: predict(channel) == (2, 21))
+    s3.put("models/double/labels.json", '{"stable": 1}')
+    with pytest.raises(Exception, match="label"):
+        predict(channel, label="stable")
+    wait_until(lambda: _answers(channel, label="stable") == (1, 10))
+    s3.delete("models/double/2/model.keras")
+    wait_until(lambda: predict(channel) == (1, 10))
+
+
+def _answers(channel, **choice):
+    try:
+        return predict(channel, **choice)
+    except Exception:
+        return None
+
+
+def test_a_store_that_is_away_costs_no_request(s3, served, connect, wait_until, monkeypatch):
+    monkeypatch.setattr(source, "ProcessStore", ProcessStore)
+    put(s3, 1, 10)
+    app = served()
+    channel = connect(app)
+    s3.proxy.leave()
+
+    def failures():
+        return app.metrics.registry.get_sample_value("layerserve_store_list_failures_total")
+
+    wait_until(lambda: failures() >= 1)
+    for _ in range(50):
+        assert predict(channel) == (1, 10)
+    assert app.metrics.registry.get_sample_value("layerserve_store_up") == 0
+    put(s3, 2, 20)
+    s3.proxy.come_back()
+    wait_until(lambda: predict(channel) == (2, 20))
+    assert app.metrics.registry.get_sample_value("layerserve_store_up") == 1
+
+
+def test_a_server_starts_without_its_store_if_it_has_copies(s3, served, connect):
+    put(s3, 1, 10)
+    first = served()
+    predict(connect(first))
+    first.stop()
+    s3.proxy.leave()
+    assert predict(connect(served())) == (1, 10)
+
+
+def test_a_server_without_store_and_copies_does_not_start(s3, make_server, tmp_path):
+    s3.proxy.leave()
+    app = make_server(ROOT, state=tmp_path / "state")
+    with pytest.raises(OSError, match="can't read the models: s3://bucket/models: "):
+        app.start()
+
+
+def test_a_slow_store_delays_nobody(s3, served, connect, wait_until, monkeypatch):
+    monkeypatch.setattr(source, "ProcessStore", ProcessStore)
+    put(s3, 1, 10)
+    app = served()
+    channel = connect(app)
+    s3.proxy.silent.add("models/double/2/model.keras")
+    put(s3, 2, 20)
+    wait_until(lambda: s3.proxy.waiting)
+    assert [predict(channel) for _ in range(50)] == [(1, 10)] * 50
+    s3.proxy.silent.clear()
+    wait_until(lambda: predict(channel) == (2, 20))
+
+
+def test_objects_that_the_store_refuses_concern_their_version_alone(s3, served, connect, wait_until):
+    put(s3, 1, 10)
+    for path in ("models/other/1/model.keras", "models/other/labels.json"):
+        s3.put(path, json.dumps({"offset": 20}))
+        s3.proxy.statuses[path] = 403
+    app = served()
+    assert predict(connect(app)) == (1, 10)
+
+    def other():
+        (found,) = app.repository.describe("other")
+        return found
+
+    wait_until(lambda: other().reason)
+    assert other().state is State.FAILED
+    assert other().reason.startswith("labels.json: ")
+    # Nor is it known who may use it.
+    assert app.repository.restrictions == {"other": UNREADABLE}
+    del s3.proxy.statuses["models/other/labels.json"]
+    forbidden = "s3://bucket/models/other/1/model.keras: Forbidden"
+    wait_until(lambda: (other().state, other().reason) == (State.AVAILABLE, forbidden))
+    assert app.repository.restrictions == {}
+    s3.proxy.statuses.clear()
+    wait_until(lambda: other().state is State.READY)
+    assert other().reason == ""
+
+
+def test_a_version_with_a_hostile_name_is_shown_and_the_others_are_served(s3, served, connect):
+    put(s3, 1, 10)
+    put(s3, 2, 20)
+    s3.put("models/double/2/../../../../evil", "x")
+    s3.put("models/double/2/a\\b", "x")
+    app = served()
+    assert predict(connect(app)) == (1, 10)
+    newest, _ = app.repository.describe()
+    assert newest.state is State.FAILED
+    assert "can't be a file of a version" in newest.reason
+
+
+def test_publishing_writes_the_manifest_last_and_another_server_serves_it(s3, served, connect, tmp_path, wait_until):
+    put(s3, 1, 10)
+    app = served()
+    other = connect(served(state=tmp_path / "other"))
+    file = tmp_path / "trained.keras"
+    file.write_text(json.dumps({"offset": 20}))
+    app.repository.check_publishable("double", 1)
+    assert app.repository.publish("double", file, run="r1", base_version=1, label="stable") == 2
+    assert not file.exists()
+    assert predict(connect(app), label="stable") == (2, 20)
+    assert s3.paths() == [
+        "models/double/1/model.keras",
+        "models/double/2/manifest.json",
+        "models/double/2/model.keras",
+        "models/double/labels.json",
+    ]
+    assert json.loads(s3.text("models/double/2/manifest.json"))["run"] == "r1"
+    assert json.loads(s3.text("models/double/labels.json")) == {"stable": 2}
+    wait_until(lambda: _answers(other, label="stable") == (2, 20))
+    assert app.repository.version_of_run("double", "r1") == 2
+
+
+def test_two_servers_never_publish_the_same_version(s3, served, tmp_path):
+    put(s3, 1, 10)
+    apps = [served(state=tmp_path / name, remote_poll_seconds=3600) for name in ("a", "b")]
+    versions = []
+    for number, app in enumerate((*apps, *apps)):
+        file = tmp_path / f"{number}.keras"
+        file.write_text(json.dumps({"offset": number}))
+        versions.append(app.repository.publish("double", file, run=f"r{number}", base_version=1))
+    assert versions == [2, 3, 4, 5]
+    for version in versions:
+        assert json.loads(s3.text(f"models/double/{version}/model.keras")) == {"offset": version - 2}
+
+
+def test_publishing_while_the_store_is_away_leaves_nothing(s3, served, tmp_path):
+    put(s3, 1, 10)
+    app = served(remote_poll_seconds=3600)
+    file = tmp_path / "trained.keras"
+    file.write_text("{}")
+    s3.proxy.leave()
+    with pytest.raises(NotTrainableError, match="the repository can't be written: s3://bucket/models"):
+        app.repository.publish("double", file, run="r1", base_version=1)
+    assert file.exists()
+    assert s3.paths() == ["models/double/1/model.keras"]
+    s3.proxy.come_back()
+    assert app.repository.publish("double", file, run="r1", base_version=1) == 2
+
+
+def test_copies_that_are_in_use_stay_within_the_limit(s3, served, connect):
+    size = len(json.dumps({"offset": 10}))
+    for version in (1, 2, 3):
+        put(s3, version, 10 * version)
+    app = served(cache_bytes=2 * size, max_old_versions=1)
+    channel = connect(app)
+    assert predict(channel, version=1) == (1, 10)
+    app.repository.scan()
+    with pytest.raises(Exception, match="UNAVAILABLE"):
+        predict(channel, version=2)
+    assert predict(channel) == (3, 30)
+
+
+def test_a_store_in_memory(served, connect):
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/served/double/1/model.keras", b'{"offset": 10}')
+    app = served("memory://served")
+    assert predict(connect(app)) == (1, 10)
+    files.rm("/served", recursive=True)
+
+
+def test_a_store_is_managed(s3, served, connect, wait_until, tmp_path):
+    for version in (1, 2, 3):
+        put(s3, version, version * 10)
+    app = served()
+    channel = connect(app)
+    other = connect(served(state=tmp_path / "other"))
+    manage = management_pb2_grpc.ManagementServiceStub(channel)
+    manage.SetLabel(management_pb2.SetLabelRequest(name="double", label="stable", version=2), timeout=30)
+    assert predict(channel, label="stable") == (2, 20)
+    assert json.loads(s3.text("models/double/labels.json")) == {"stable": 2}
+    manage.PinVersion(management_pb2.PinVersionRequest(name="double", version=1), timeout=30)
+    assert predict(channel) == (1, 10)
+    wait_until(lambda: _answers(other) == (1, 10))
+    manage.UnpinVersion(management_pb2.UnpinVersionRequest(name="double"), timeout=30)
+    manage.DeleteVersion(management_pb2.DeleteVersionRequest(name="double", version=3, force=True), timeout=30)
+    assert predict(channel) == (2, 20)
+    wait_until(lambda: _answers(other) == (2, 20))
+    text = json.dumps({"offset": 40}).encode()
+    file = management_pb2.UploadFile(path="model.keras", bytes=len(text), sha256=hashlib.sha256(text).hexdigest())
+    spec = management_pb2.UploadSpec(name="double", files=[file], label="stable")
+    accepted = threading.Event()
+
+    def parts():
+        yield management_pb2.UploadModelRequest(spec=spec)
+        assert accepted.wait(30)
+        yield management_pb2.UploadModelRequest(chunk=management_pb2.UploadChunk(data=text))
+
+    published = []
+    for reply in manage.UploadModel(parts(), timeout=60):
+        accepted.set()
+        published.append(reply.published.version)
+    assert published == [0, 0, 4], "the number of a deleted version isn't given again"
+    assert predict(channel, label="stable") == (4, 40)
+    wait_until(lambda: _answers(other, label="stable") == (4, 40))
+    assert "models/double/4/manifest.json" in s3.paths()
+    manage.DeleteModel(management_pb2.DeleteModelRequest(name="double", force=True), timeout=30)
+    assert s3.paths() == ["models/double/serving.json"]
+    wait_until(lambda: other_has_none(other))
+
+
+def test_labels_of_classes_come_with_each_version(s3, served, wait_until, tmp_path):
+    """From the version's folder, or from the model's, which stays when a version is deleted."""
+    put(s3, 1, 10)
+    put(s3, 2, 20)
+    s3.put("models/double/layerserve.toml", 'class_labels = { y = "labels.txt" }')
+    s3.put("models/double/labels.txt", "cat\ndog")
+    s3.put("models/double/2/labels.txt", "cow\npig")
+    app = served()
+
+    def labels(version):
+        with app.repository.lease("double", version) as loaded:
+            return b" ".join(loaded.class_labels["y"])
+
+    assert (labels(1), labels(2)) == (b"cat dog", b"cow pig")
+    s3.put("models/double/labels.txt", "hen\nfox")
+    wait_until(lambda: labels(1) == b"hen fox")
+    file = tmp_path / "trained.keras"
+    file.write_text(json.dumps({"offset": 30}))
+    assert app.repository.publish("double", file, run="r1", base_version=1) == 3
+    assert labels(3) == b"hen fox"
+    # Without a version whose labels it could have.
+    file.write_text(json.dumps({"offset": 40}))
+    assert app.repository.publish("double", file, run="r2", base_version=0) == 4
+    assert labels(4) == b"hen fox"
+    app.repository.writer.withdraw("double", 1, app.settings.root / "double" / "1")
+    assert "models/double/labels.txt" in s3.paths()
+    app.repository.writer.withdraw_model("double", 3)
+    assert s3.paths() == ["models/double/serving.json"]
+
+
+def test_a_scan_while_a_copy_is_replaced_unloads_nothing(s3, served, tmp_path):
+    """Between the renames of the old and the new copy, the folder has none."""
+    put(s3, 1, 10)
+    app = served(model_control="none")
+    with app.repository.lease("double", 1) as version:
+        place = app.settings.root / "double" / "1"
+        assert place.rename(tmp_path / "away").is_dir()
+        app.repository.scan()
+        assert not version.retired
+        (tmp_path / "away").rename(place)
+        app.repository.scan()
+        assert not version.retired
+
+
+def test_a_call_that_loads_a_model_waits_for_its_copies(s3, served, connect):
+    put(s3, 1, 10)
+    put(s3, 2, 20)
+    s3.put("models/double/2/manifest.json", json.dumps({"file": "model.keras", "sha256": "00"}))
+    app = served(model_control="explicit")
+    channel = connect(app)
+    assert not (app.settings.root / "double").exists(), "nothing is fetched for a model that isn't to be loaded"
+    manage = management_pb2_grpc.ManagementServiceStub(channel)
+    with pytest.raises(grpc.RpcError, match=r"version 2: .*sha256 differs from its manifest's; version 1 serves"):
+        manage.LoadModel(management_pb2.LoadModelRequest(name="double"), timeout=30)
+    assert predict(channel) == (1, 10)
+
+
+def other_has_none(channel):
+    try:
+        predict(channel)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.NOT_FOUND
+    return False
