@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from pathlib import Path
 
-import layerserve.v1
-import layerserve_server.protocols
 import pytest
 from echo_servers import SERVERS, Observer
 from grpc_health.v1 import health_pb2
@@ -17,17 +13,14 @@ from layerserve_server.access.rights import CORE, PATHS, MissingRightError, read
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.limits import Limits
 from layerserve_server.wiring import RIGHTS
+from stubs import described_files
 
 ROOT = Path(__file__).parents[3]
 
 
 def described() -> dict[str, set[str]]:
     """Full names of the methods of all descriptors, by service."""
-    files = [health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR]
-    for package in (layerserve.v1, layerserve_server.protocols):
-        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            if module.name.endswith("_pb2"):
-                files.append(importlib.import_module(module.name).DESCRIPTOR)
+    files = [health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR, *described_files()]
     return {
         service.full_name: {f"/{service.full_name}/{method.name}" for method in service.methods}
         for file in files

@@ -50,6 +50,7 @@ def ask(call, route, **headers):
 
 
 def test_without_the_setting_there_is_no_page(put, start):
+    assert read_settings([]).ui is False
     put("double")
     call = Http(start(http_port=0).http_port)
     for path in ("/ui", "/ui/page.js", PARTS + "models"):
