@@ -10,7 +10,6 @@ from hashlib import sha256
 
 import grpc
 import numpy as np
-from layerserve import tensors
 from layerserve.errors import REASON_KEY
 from layerserve.v1 import (
     checkpoints_pb2,
@@ -23,6 +22,7 @@ from layerserve.v1 import (
     tensor_pb2,
     training_pb2,
 )
+from layerserve.values import tensors
 from tokens import bearer, write_tokens
 
 EVENTS_EACH = 5

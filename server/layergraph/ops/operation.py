@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from layergraph.config.options import Expected, brief
+from layergraph.config.options import Expected, short_repr
 from layergraph.errors import ConfigError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import dtype, torch_dtype
@@ -88,7 +88,7 @@ class Typed(Operation):
         try:
             return _element_type(value)
         except Expected as wrong:
-            raise ConfigError(f"{cls.__name__}: option 'dtype' is {brief(value)}, expected {wrong}") from None
+            raise ConfigError(f"{cls.__name__}: option 'dtype' is {short_repr(value)}, expected {wrong}") from None
 
     def converted(self, x: torch.Tensor) -> torch.Tensor:
         """x in the dtype of the option."""
@@ -117,7 +117,6 @@ class Unary(Operation):
     function: ClassVar[Callable[[torch.Tensor], torch.Tensor]]
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The function of x."""
         return type(self).function(x)
 
 
@@ -129,7 +128,6 @@ class Binary(Operation):
     function: ClassVar[Callable[[Any, Any], torch.Tensor]]
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """The function of both."""
         return type(self).function(*as_tensors(x1, x2))
 
 

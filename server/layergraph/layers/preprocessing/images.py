@@ -25,8 +25,8 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Ones, Zeros, constant_value
+from layergraph.layers.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.normalization.weights import axis_length
-from layergraph.layers.preprocessing.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.spatial import data_format
 
 
@@ -108,7 +108,6 @@ class Rescaling(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Computes the scaled inputs."""
         dtype = torch_dtype(self.compute_dtype)
         scale, offset = (torch.as_tensor(v, dtype=dtype, device=inputs.device) for v in (self.scale, self.offset))
         return inputs.to(dtype) * scale + offset
@@ -132,7 +131,7 @@ class Resizing(ImageLayer):
     fill_mode: str = option(one_of("constant"), default="constant")
     fill_value: float = option(number, default=0.0)
     antialias: bool = option(boolean, default=False)
-    image_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    image_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
         """Raises ConfigError if images are to be both cropped and padded."""
@@ -142,7 +141,6 @@ class Resizing(ImageLayer):
             )
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Computes the resized images."""
         size = (self.height, self.width)
         floating = inputs if inputs.is_floating_point() else inputs.to(torch.float32)
         # Half precision is too coarse for positions in an image.
@@ -168,12 +166,6 @@ class Resizing(ImageLayer):
         # Equal padding on both sides: if the difference is odd, Keras pads one step less.
         return functional.pad(x, (left, left, top, top), value=self.fill_value)
 
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        config = super().get_config()
-        del config["image_rule"]
-        return config
-
 
 class CenterCrop(ImageLayer):
     """Crops images at the centre; resizes smaller ones, cropped to the aspect ratio (keras.layers.CenterCrop)."""
@@ -182,7 +174,6 @@ class CenterCrop(ImageLayer):
     width: int = option(positive_int)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Computes the cropped images."""
         x = self.planes(self.converted(inputs))
         more = x.shape[2] - self.height, x.shape[3] - self.width
         if min(more) >= 0:
@@ -251,7 +242,6 @@ class Normalization(Layer):
             self.add_weight("count", (), Zeros(), trainable=False, dtype="int32")
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Computes the normalized inputs."""
         dtype = torch_dtype(self.compute_dtype)
         x = inputs.to(dtype)
         kept = self._kept(x.ndim)

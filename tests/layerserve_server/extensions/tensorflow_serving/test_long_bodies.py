@@ -24,7 +24,7 @@ WRONG = [
 def test_long_bodies_get_the_replies_and_errors_of_short_ones(serve, wait_until):
     app, call = serve(max_batch_rows=ROWS)
     rows, doubled = X.tolist(), (2 * X).tolist()
-    assert len(json.dumps(rows)) > body_reader.LONG_BYTES
+    assert len(json.dumps(rows)) > body_reader.LONG_JSON_BYTES
     assert call("POST", PREDICT, {"instances": rows}).json == {"predictions": doubled}
     assert call("POST", PREDICT, {"instances": [{"x": row} for row in rows]}).json == {"predictions": doubled}
     assert call("POST", PREDICT, {"inputs": {"x": rows}}).json == {"outputs": doubled}

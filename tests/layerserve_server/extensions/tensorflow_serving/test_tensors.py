@@ -14,8 +14,8 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_servin
     PredictRequest,
 )
 from layerserve_server.extensions.tensorflow_serving.tensors import MAX_REPEATED_BYTES, TensorFlowTensor, encode
-from layerserve_server.services.message_size import MAX_ELEMENTS
 from layerserve_server.services.messages import parse
+from layerserve_server.transport.perimeter.message_size import ELEMENTS
 
 DTYPES = [
     "float32",
@@ -157,5 +157,5 @@ def test_the_limit_of_repeated_elements():
 
 def test_arrays_in_fields_of_numbers_have_any_size():
     packed = PredictRequest()
-    packed.inputs["x"].float_val.extend(np.zeros(2 * MAX_ELEMENTS, np.float32))
+    packed.inputs["x"].float_val.extend(np.zeros(2 * ELEMENTS, np.float32))
     parse(PredictRequest, packed.SerializeToString())
