@@ -118,8 +118,8 @@ def serving(copy: Copy) -> list[str]:
             if server.poll() is not None or time.monotonic() > end:
                 return [f"`layerserve serve` doesn't start: {log.read_text()[-2000:]}"]
             time.sleep(0.1)
-        done = copy.run("-m", "layerserve", "health", "--address", f"127.0.0.1:{port[1]}")
-        return [f"`layerserve health`: {done.stdout}{done.stderr}"] if done.returncode else []
+        done = copy.run("-m", "layerserve", "wait", "--address", f"127.0.0.1:{port[1]}")
+        return [f"`layerserve wait`: {done.stdout}{done.stderr}"] if done.returncode else []
     finally:
         server.terminate()
         server.wait(60)
@@ -127,7 +127,16 @@ def serving(copy: Copy) -> list[str]:
 
 def tested(copy: Copy, tests: list[str], jobs: int, log: Path) -> dict[str, int]:
     """Runs tests of the copy; returns how many passed and failed. What they print is in the log."""
-    options = ["-q", "-p", "no:cacheprovider", "--numprocesses", str(jobs), "--dist", "loadfile"]
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--continue-on-collection-errors",
+        "--numprocesses",
+        str(jobs),
+        "--dist",
+        "loadfile",
+    ]
     done = copy.run("-m", "pytest", *options, *tests)
     log.write_text(done.stdout + done.stderr, "utf-8")
     counts = {what: int(count) for count, what in COUNTS.findall(done.stdout.strip().rpartition("\n")[2])}

@@ -401,7 +401,7 @@ def test_wrong_settings_end_with_status_2(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("layerserve_server.observability.logs.set_up", lambda level, kind, stream: None)
     assert serve(["--grpc-port", "x"]) == 2
     assert "--grpc-port" in capsys.readouterr().err
-    assert serve([str(tmp_path / "nowhere")]) == 2
+    assert serve([str(tmp_path / "nowhere"), "--grpc-port", "0", "--metrics-port", "-1"]) == 2
     assert "no such folder or model file" in capsys.readouterr().err
 
 

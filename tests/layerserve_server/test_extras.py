@@ -11,11 +11,6 @@ SINKS = ["--run-sinks", "wandb:p,mlflow:http://m"]
 CASES = [
     (["--http-port", "1"], ["uvicorn"], r"--http-port \(.*\): requires uvicorn: pip install uvicorn"),
     (
-        ["--http-port", "1", "--ui"],
-        ["jinja2", "PIL"],
-        r"--ui \(.*\): requires Jinja2 and Pillow: pip install Jinja2 Pillow",
-    ),
-    (
         ["--transport", "native"],
         ["pygrpc_native"],
         r"--transport \(.*\): requires pygrpc-native: pip install 'pygrpc-native>=0\.5,<0\.6'",

@@ -37,6 +37,7 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.settings import Settings as CoreSettings
 from layerserve_server.tuning import loaders
 from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import (
@@ -305,6 +306,14 @@ def handles_of_this_process():
     return Counter(found)
 
 
+#: Settings that turn on what extensions add.
+EXTENSIONS_ON = {
+    name: True
+    for name, field in Settings.model_fields.items()
+    if name not in CoreSettings.model_fields and field.annotation is bool
+}
+
+
 @pytest.mark.parametrize("transport", ["grpcio", "native"])
 def test_a_server_that_has_stopped_leaves_nothing_behind(
     make_server, put, tmp_path, monkeypatch, wait_until, transport
@@ -316,7 +325,7 @@ def test_a_server_that_has_stopped_leaves_nothing_behind(
     temporary = tempfile.mkdtemp()
     monkeypatch.setattr(tempfile, "tempdir", temporary)
     monkeypatch.setattr(Tuner, "_tune", lambda tuner, loaded, seconds: None)
-    options = {"http_port": 0, "metrics_port": 0, "ui": True, "access_log": 1.0, "sample_models": "*=1"}
+    options = {"http_port": 0, "metrics_port": 0, "access_log": 1.0, "sample_models": "*=1", **EXTENSIONS_ON}
 
     def lifetime():
         server = make_server(transport=transport, tuning_seconds=1.0, state=tmp_path / "state", **options)

@@ -323,7 +323,7 @@ def test_a_missing_extension_is_told(monkeypatch):
 
 def test_an_unknown_release_of_grpcio_is_told(monkeypatch):
     monkeypatch.setattr(completion_queue, "INTERNALS", ("_unheard_of",))
-    with pytest.raises(UnsupportedGrpcioError, match="has no _unheard_of; install the release"):
+    with pytest.raises(UnsupportedGrpcioError, match="has no _unheard_of; install a release"):
         server_of(GrpcioServer, Routes(), some_limits(1024, 1, 1, 8))
 
 

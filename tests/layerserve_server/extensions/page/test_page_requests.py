@@ -7,9 +7,11 @@ from urllib.parse import urlencode
 
 import pytest
 from http_calls import Http
+from layerserve_server import extras
 from layerserve_server.access.rights import ALTERNATIVES, RIGHTS, with_alternatives
 from layerserve_server.extensions.page.part import PARTS
 from layerserve_server.extensions.page.serving import FILES, Page
+from layerserve_server.extras import missing_extras
 from layerserve_server.settings_reader import SettingsError, read_settings
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.wiring import RIGHTS as NEEDED
@@ -47,6 +49,12 @@ def ask(call, route, **headers):
         return call("GET", name, **headers)
     body = BODY if route.path.endswith("/predict") else urlencode(FIELDS).encode()
     return call("POST", name, body, **{"x-layerserve-page": secret(call), **headers})
+
+
+def test_the_setting_names_the_packages_that_it_needs(monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name in ("jinja2", "PIL") else name)
+    (found,) = missing_extras(read_settings(["--http-port", "1", "--ui"]))
+    assert re.fullmatch(r"--ui \(.*\): requires Jinja2 and Pillow: pip install Jinja2 Pillow", found)
 
 
 def test_without_the_setting_there_is_no_page(put, start):
