@@ -176,9 +176,11 @@ KINDS = [None, "wrong", *ENTRIES]
 
 
 def test_every_part_with_every_kind_of_token(serve, tmp_path):
-    _, call = serve(tokens=write_tokens(tmp_path / "tokens.toml"))
-    assert {NEEDED[route.method] for route in ROUTES} == {*RIGHTS, *ALTERNATIVES} - {"train"}
-    for route in ROUTES:
+    app, call = serve(tokens=write_tokens(tmp_path / "tokens.toml"))
+    # Parts about the methods of an extension are there with that extension.
+    there = [route for route in ROUTES if route.method in app.methods]
+    assert {NEEDED[route.method] for route in there} == {*RIGHTS, *ALTERNATIVES} - {"train"}
+    for route in there:
         right = NEEDED[route.method]
         for token in KINDS:
             reply = ask(call, route, **({} if token is None else {"authorization": f"Bearer {token}"}))
