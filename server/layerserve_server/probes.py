@@ -98,7 +98,7 @@ class Probes:
                     return _text(start_response, status, str(error), ("WWW-Authenticate", "Bearer"))
             if path in pages:
                 if path != "/metrics":
-                    # In OpenMetrics, the library writes underscores for the colons of TensorFlow Serving's names.
+                    # In OpenMetrics, the library writes underscores for colons, which names on these pages may have.
                     environ["HTTP_ACCEPT"] = "text/plain"
                 page: WSGIApplication = make_wsgi_app(Readable(pages[path], reader))
                 with rendering:

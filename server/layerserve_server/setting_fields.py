@@ -105,7 +105,7 @@ class SettingFields(BaseSettings):
         ge=-1,
         le=65535,
         description=(
-            "Port for predictions over HTTP: the REST forms of the Open Inference Protocol and of TensorFlow Serving. "
+            "Port for HTTP: the REST form of the Open Inference Protocol, and the paths of extensions. "
             "0 picks a free port, -1 disables HTTP."
         ),
         json_schema_extra={"basic": True},

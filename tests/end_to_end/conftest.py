@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,9 @@ from layerserve import Client
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
-from shared_parent import SharedParent
+from shared_parent import SharedParent, used
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras2"
-
-
-@contextmanager
-def used(parent: SharedParent) -> Iterator[None]:
-    """Gives this warm parent to servers that are made in the context."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("layerserve_server.app.WarmParent", lambda *_, **__: parent)
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

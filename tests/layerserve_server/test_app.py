@@ -23,6 +23,7 @@ from layerserve.values import tensors
 from layerserve_server import commands
 from layerserve_server.app import App
 from layerserve_server.commands import serve, started, welcome
+from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference import runner
@@ -199,7 +200,8 @@ def test_engines_are_timed_once_the_server_serves(put, make_server, connect, sta
 
 
 def test_methods_that_list_everything_are_declared_as_lists(make_server, put, monkeypatch):
-    """Of these one call runs at a time. Lists of one run's files or checkpoints are short."""
+    """Of these one call runs at a time. Lists of one run's files or checkpoints are short. Extensions test theirs."""
+    monkeypatch.setattr("layerserve_server.app.ALL", CORE_PROTOCOLS)
     taken, listen = [], Inference.listen
 
     def listening(inference, routes, *arguments, **options):
@@ -213,7 +215,7 @@ def test_methods_that_list_everything_are_declared_as_lists(make_server, put, mo
     names = {method.rpartition("/")[2] for method in routes.unary}
     everything = {name for name in names if re.match(r"List|.*(Statistics|Index)$", name)}
     declared = {method.rpartition("/")[2] for method in routes.lists}
-    assert declared == everything - {"ListRunFiles", "ListCheckpoints"} | {"GetNodeShapes", "GetSweep"}
+    assert declared == everything - {"ListRunFiles", "ListCheckpoints"} | {"GetNodeShapes"}
 
 
 def test_a_repository_that_can_not_be_read_is_told_at_the_start(put, start, monkeypatch):
@@ -399,7 +401,7 @@ def test_wrong_settings_end_with_status_2(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("layerserve_server.observability.logs.set_up", lambda level, kind, stream: None)
     assert serve(["--grpc-port", "x"]) == 2
     assert "--grpc-port" in capsys.readouterr().err
-    assert serve([str(tmp_path / "nowhere"), "--grpc-port=0", "--metrics-port=-1"]) == 2
+    assert serve([str(tmp_path / "nowhere"), "--grpc-port", "0", "--metrics-port", "-1"]) == 2
     assert "no such folder or model file" in capsys.readouterr().err
 
 

@@ -8,10 +8,6 @@ from layerserve_server.datasets.dataset import RECORD, SAMPLE, Dataset, read_sam
 from layerserve_server.datasets.part import NOTE as UPLOAD
 from layerserve_server.datasets.part import read_note
 from layerserve_server.disk import json_object, locked
-from layerserve_server.errors import NotTrainableError
-from layerserve_server.extensions.sweeps.base_copy import Base
-from layerserve_server.extensions.sweeps.plan import PLAN, Plan
-from layerserve_server.extensions.sweeps.sweep import TRIALS, Sweep
 from layerserve_server.kept.folders import KeptFolders
 from layerserve_server.repository.usage import Usage
 from layerserve_server.training.digests import data_identity
@@ -33,17 +29,12 @@ def test_what_is_no_object_is_an_error_of_values(text, tmp_path):
     for read in (json_object, RunRequest.from_json, lambda text: Event.from_line(text.encode())):
         with pytest.raises(ValueError, match=r"."):
             read(text)
-    for name, read in ((RECORD, Dataset.read), (PLAN, Plan.read)):
-        (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=r"."):
-            read(tmp_path)
-    (tmp_path / TRIALS).write_text(text)
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(ValueError, match=r"."):
+        Dataset.read(tmp_path)
     for name, read in ((OUTCOME, RunResult.read), (NOTE, read_published)):
         (tmp_path / name).write_text(text)
         assert read(tmp_path) is None
-    sweep = Sweep("s", tmp_path, None, None, 0.0)
-    with pytest.raises(ValueError, match=r"."):
-        sweep.refresh()
 
 
 #: Files that a server can do without, by name: where they are, and what reads them.
@@ -91,13 +82,6 @@ def test_wrong_values_are_left_out(name, values, tmp_path):
     file, read = OPTIONAL[name]
     (tmp_path / file).write_text(json.dumps(values))
     assert not read(tmp_path)
-
-
-@pytest.mark.parametrize("values", [{}, [], {"found": [], "inputs": [], "outputs": []}, {"inputs": [3]}])
-def test_a_damaged_description_of_a_sweeps_base_is_named(values, tmp_path):
-    (tmp_path / "base.json").write_text(json.dumps(values))
-    with pytest.raises(NotTrainableError, match=r"base.json is damaged"):
-        Base.read(tmp_path)
 
 
 LOCKS = {

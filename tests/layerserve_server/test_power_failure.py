@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 from hashlib import sha256
-from types import SimpleNamespace
 
 import pytest
 from layerserve_server.datasets import part as parts
 from layerserve_server.datasets.dataset import ArrayInfo, Declaration
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore, Description
-from layerserve_server.extensions.sweeps.base_copy import BASE, DESCRIPTION, copy_base
-from layerserve_server.extensions.sweeps.plan import PLAN, Method, Plan
 from layerserve_server.importing import imports
 from layerserve_server.training.digests import write_digests
 from layerserve_server.training.online.frames import Frame, FrameArray
@@ -97,24 +94,6 @@ def test_a_removed_checkpoint_is_not_listed_again(disk, tmp_path):
 def test_the_digests_of_data(disk, tmp_path):
     write_digests(tmp_path, {0: "a"})
     assert disk.lost(tmp_path / "digests.json") == []
-
-
-def test_the_plan_of_a_sweep(disk, tmp_path):
-    settings = {"trials": 1, "parallel": 1, "seed": 1, "monitor": "loss"}
-    Plan(dimensions=(), method=Method.GRID, larger_is_better=False, **settings).write(tmp_path)
-    assert disk.lost(tmp_path / PLAN) == []
-
-
-def test_the_copy_of_the_version_that_a_sweep_begins_with(tmp_path, monkeypatch):
-    for folder in ("1", "sweep"):
-        (tmp_path / folder).mkdir()
-    for name in ("model.h5", "more"):
-        (tmp_path / "1" / name).write_text(name)
-    found = SimpleNamespace(name="m", version=1, path=tmp_path / "1" / "model.h5", fingerprint=(), parts=("more",))
-    specs = SimpleNamespace(input_specs=(), output_specs=())
-    disk = Disk(monkeypatch)
-    copy_base(SimpleNamespace(found=found, parameter_count=1, model=specs), tmp_path / "sweep")
-    assert disk.lost(tmp_path / "sweep" / DESCRIPTION, tmp_path / "sweep" / BASE) == []
 
 
 def test_steps_of_a_file_that_is_full(disk, tmp_path):

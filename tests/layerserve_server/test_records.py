@@ -6,9 +6,6 @@ from dataclasses import asdict
 
 import pytest
 from layerserve_server.datasets.dataset import RECORD, ArrayInfo, Dataset, Declaration
-from layerserve_server.extensions.sweeps.plan import PLAN, Method, Plan
-from layerserve_server.extensions.sweeps.space import Dimension
-from layerserve_server.extensions.sweeps.sweep import TRIALS, Sweep, Trial
 from layerserve_server.records import DAMAGED
 from layerserve_server.training import events
 from layerserve_server.training.events import Event
@@ -18,7 +15,6 @@ from layerserve_server.training.runs.control import CONTROL, ControlFile, RunCon
 
 REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (8, 4)),), epochs=3, class_weight={0: 1.0, 1: 2})
 STEP = Event(3, 1e9, events.Step(1, 2, 3, 4, {"loss": math.nan, "accuracy": 1}))
-PLAN_OF = Plan((Dimension("seed", (1, 2)),), Method.GRID, 2, 1, 0, "loss", larger_is_better=False)
 
 
 @pytest.mark.parametrize(
@@ -75,36 +71,7 @@ def test_a_result_and_a_control_of_other_types_count_as_none(tmp_path):
     assert control.read() == RunControl(priority=2)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        *({"created_time": value} for value in ("x", None, math.inf)),
-        *({"trials": value} for value in (None, [1], [{"number": 1}])),
-        *({"state": value} for value in ("other", None, [])),
-        {"best": "1"},
-        {"unknown": 1},
-        {"_saving": 1},
-    ],
-)
-def test_a_damaged_sweep_is_refused_and_leaves_the_former_one(changed, tmp_path):
-    REQUEST.write(tmp_path)
-    PLAN_OF.write(tmp_path)
-    sweep = Sweep("s", tmp_path, PLAN_OF, REQUEST, 5.0, trials=[Trial(0, {"seed": 1}, history={1: 0.5})])
-    sweep.save()
-    assert (Sweep.read(tmp_path).trials, Sweep.read(tmp_path).created_time) == (sweep.trials, 5.0)
-    (tmp_path / TRIALS).write_text(json.dumps({**json.loads((tmp_path / TRIALS).read_text()), **changed}))
-    with pytest.raises(DAMAGED):
-        sweep.refresh()
-    assert (sweep.created_time, len(sweep.trials), sweep.best) == (5.0, 1, -1)
-
-
-def test_a_plan_and_a_dataset_of_other_types_are_refused(tmp_path):
-    PLAN_OF.write(tmp_path)
-    values = json.loads((tmp_path / PLAN).read_text())
-    for changed in ({"trials": "2"}, {"dimensions": [{"name": 1, "values": []}]}, {"monitor": None}):
-        (tmp_path / PLAN).write_text(json.dumps({**values, **changed}))
-        with pytest.raises(DAMAGED):
-            Plan.read(tmp_path)
+def test_a_dataset_of_other_types_is_refused(tmp_path):
     folder = tmp_path / ("a" * 64)
     folder.mkdir()
     dataset = Dataset.new(Declaration("npz", 5, folder.name), "me", 7.0, (ArrayInfo("x", "float32", (1, 2)),))

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import grpc
 import numpy as np
@@ -27,8 +28,8 @@ from layerserve_server import wiring
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.app import dataset_limits, run_defaults, run_limits
-from layerserve_server.extensions.extension import Part
-from layerserve_server.extensions.installed import Settings
+from layerserve_server.extensions.extension import Extension, Part
+from layerserve_server.extensions.installed import EXTENSIONS, Settings
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
@@ -36,9 +37,11 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.settings import Settings as CoreSettings
 from layerserve_server.tuning import loaders
 from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import (
+    ALL,
     Inference,
     ModelLoader,
     limits,
@@ -48,6 +51,7 @@ from layerserve_server.wiring import (
     make_queue,
     make_tuner,
     queue_limits,
+    routes_of,
 )
 
 #: One value for each, of which none is a default or another's.
@@ -308,6 +312,14 @@ def handles_of_this_process():
     return Counter(found)
 
 
+#: Settings that turn on what extensions add.
+EXTENSIONS_ON = {
+    name: True
+    for name, field in Settings.model_fields.items()
+    if name not in CoreSettings.model_fields and field.annotation is bool
+}
+
+
 @pytest.mark.parametrize("transport", ["grpcio", "native"])
 def test_a_server_that_has_stopped_leaves_nothing_behind(
     make_server, put, tmp_path, monkeypatch, wait_until, transport
@@ -319,7 +331,7 @@ def test_a_server_that_has_stopped_leaves_nothing_behind(
     temporary = tempfile.mkdtemp()
     monkeypatch.setattr(tempfile, "tempdir", temporary)
     monkeypatch.setattr(Tuner, "_tune", lambda tuner, loaded, seconds: None)
-    options = {"http_port": 0, "metrics_port": 0, "ui": True, "access_log": 1.0, "sample_models": "*=1"}
+    options = {"http_port": 0, "metrics_port": 0, "access_log": 1.0, "sample_models": "*=1", **EXTENSIONS_ON}
 
     def lifetime():
         server = make_server(transport=transport, tuning_seconds=1.0, state=tmp_path / "state", **options)
@@ -349,9 +361,12 @@ def test_every_part_is_started_and_ended_in_order(make_server, put, tmp_path, mo
     """The parts are found among the server's attributes: one that is added has to be ended, too."""
     put()
     options = {"http_port": 0, "metrics_port": 0, "workers": 2, "warm_training": True, "access_log": 1.0}
+    parts, calls = {}, []
+    starts, stops = (partial(calls.append, ("an extension", method)) for method in ("start", "stop"))
+    extension = Extension(name="an extension", main=lambda core: Part(start=starts, stop=stops))
+    monkeypatch.setattr("layerserve_server.app.ALL", [*ALL, extension])
     server = make_server(**options, tuning_seconds=1.0, max_model_bytes=10**12)
     server._imports = Imports(tmp_path / "imports", Importer())  # which fake models don't need
-    parts, calls = {}, []
 
     def watch(owner):
         for name, part in vars(owner).items():
@@ -370,15 +385,13 @@ def test_every_part_is_started_and_ended_in_order(make_server, put, tmp_path, mo
 
     watch(server)
     watch(server._inference)
-    of_extension = ("a part", "start"), ("a part", "stop")
-    server._parts.append(Part(**{call[1]: partial(calls.append, call) for call in of_extension}))
     server.start()
     watch(server)  # the port of the metrics
     server.stop()
-    assert {*calls} == {*parts, *of_extension}
+    assert {*calls} == {*parts, ("an extension", "start"), ("an extension", "stop")}
     in_order = [("_workers", "refuse"), ("_transport", "stop"), ("_workers", "stop"), ("_http", "stop")]
     assert [call for call in calls if call in in_order] == in_order
-    assert calls.index(("_http", "stop")) < calls.index(("a part", "stop")) < calls.index(("runs", "stop"))
+    assert calls.index(("_http", "stop")) < calls.index(("an extension", "stop")) < calls.index(("runs", "stop"))
 
 
 def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):
@@ -524,7 +537,8 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert [len(each) for each in made.values()] == [name == "GrpcioServer", name == "NativeServer", 1, 2]
     ((front,), (repository,), (watcher, access_watcher)) = made[name], made["Repository"], made["Watcher"]
     predict, infer = "/layerserve.v1.PredictionService/Predict", "/inference.GRPCInferenceService/ModelInfer"
-    assert sorted(front.routes.unary) == [infer, predict, "/tensorflow.serving.PredictionService/Predict"]
+    of_extensions = routes_of(one.serving(MagicMock()) for one in EXTENSIONS).unary
+    assert sorted(front.routes.unary) == sorted([infer, predict, *of_extensions])
     assert front.routes.prompt == set(front.routes.unary)
     assert front.routes.streams == {}
     assert asdict(front.limits) == expected_limits

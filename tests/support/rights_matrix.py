@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 import grpc
-import layerserve.v1
-import layerserve_server.protocols
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import Default
@@ -16,16 +11,14 @@ from grpc_reflection.v1alpha import reflection_pb2
 from layerserve_server.access.rights import with_alternatives
 from layerserve_server.protocols.pool import POOL
 from layerserve_server.wiring import RIGHTS as NEEDED
+from stubs import described_files
 from tokens import ENTRIES, RIGHTS, bearer
 
 KINDS = [None, "wrong", *ENTRIES]
 REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
-for _package in (layerserve.v1, layerserve_server.protocols):
-    for _module in pkgutil.walk_packages(_package.__path__, _package.__name__ + "."):
-        if _module.name.endswith("_pb2"):
-            importlib.import_module(_module.name)  # for its descriptors
+described_files()  # which are found below by name
 
 #: Metadata with which errors of ModelStreamInfer are statuses.
 ENDS = ("triton_grpc_error", "true")
@@ -50,10 +43,9 @@ def request_for(method: str, model: str) -> bytes:
     fields = kind.fields_by_name
     if method.endswith("/UploadModel"):
         message.spec.name = model
-    elif method.endswith("/CreateSweep"):
-        message.spec.train.model.name = model
     elif "spec" in fields:
-        message.spec.model.name = model
+        spec = message.spec
+        (spec if "model" in spec.DESCRIPTOR.fields_by_name else spec.train).model.name = model
     elif "train" in fields:
         message.train.model.name = model
     elif "request" in fields:
@@ -71,16 +63,15 @@ def request_for(method: str, model: str) -> bytes:
     return message.SerializeToString()
 
 
-#: Lists, which leave out what the caller may not read, and methods whose requests name something else.
+#: Methods beside lists that leave out what the caller may not read, and those whose requests name something else.
 NOT_OF_A_MODEL = (
-    *("Classify", "Regress", "MultiInference"),
-    *("ListModels", "GetModelStatistics", "ListRuns", "ListSweeps", "TraceSetting"),
+    *("GetModelStatistics", "TraceSetting"),
     *("SharedMemoryStatus", "SharedMemoryRegister", "SharedMemoryUnregister"),
 )
 
 
 def names_a_model(method: str) -> bool:
-    if method.startswith("/grpc.") or method.endswith(NOT_OF_A_MODEL):
+    if method.startswith("/grpc.") or method.endswith(NOT_OF_A_MODEL) or "/List" in method:
         return False
     fields = described(method).input_type.fields_by_name
     names = {"spec", "train", "request", "model", "model_spec", "model_name", "name"}

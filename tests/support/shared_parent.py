@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 from layerserve_server.training.process.warm_parent import WarmParent
 
 
@@ -14,3 +18,11 @@ class SharedParent(WarmParent):
     def end(self) -> None:
         """Ends the process."""
         super().close()
+
+
+@contextmanager
+def used(parent: SharedParent) -> Iterator[None]:
+    """Gives this warm parent to servers that are made in the context."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("layerserve_server.app.WarmParent", lambda *_, **__: parent)
+        yield

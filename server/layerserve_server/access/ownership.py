@@ -1,4 +1,4 @@
-"""What callers may do with what one of them has begun on a model: runs with their checkpoints and files, and sweeps."""
+"""What callers may do with runs, their checkpoints and files, and other work, which one of them has begun."""
 
 from __future__ import annotations
 

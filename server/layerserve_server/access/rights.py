@@ -16,7 +16,7 @@ Right: TypeAlias = Literal[
 #: The rights that a caller may be given.
 RIGHTS: tuple[Right, ...] = get_args(Right)[:4]
 #: What callers have who were given one of these rights. With the last two, what the caller may do depends on the owner
-#: of the run, sweep or dataset (see `ownership`).
+#: of the run or dataset (see `ownership`).
 ALTERNATIVES: Mapping[Right, tuple[Right, ...]] = {
     "any": RIGHTS,
     "read, train or manage": ("read", "train", "manage"),

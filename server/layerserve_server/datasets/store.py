@@ -60,7 +60,7 @@ MADE_SECONDS = 24 * 3600.0
 Describe: TypeAlias = Callable[[Path, str], Description]
 #: Whether a caller may see a dataset.
 Sees: TypeAlias = Callable[[Dataset], bool]
-#: Returns the run or sweep that uses a dataset, in words; "" if none does.
+#: Returns the work that uses a dataset, in words; "" if none does.
 UsedBy: TypeAlias = Callable[[str], str]
 
 

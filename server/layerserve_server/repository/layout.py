@@ -1,7 +1,7 @@
 """Layout of a repository, and the search for model files in it.
 
     ROOT/NAME/VERSION/model.keras    (or model.h5, or the only .keras, .h5 or .hdf5 file in the folder)
-    ROOT/NAME/VERSION/saved_model.pb a SavedModel folder, with `variables/`, as TensorFlow Serving has it
+    ROOT/NAME/VERSION/saved_model.pb a SavedModel folder, with `variables/`, as TensorFlow writes it
     ROOT/NAME/VERSION/model.json     with weights in a .h5 file, a checkpoint of TensorFlow, or TensorFlow.js shards, in
                                      the same folder
     ROOT/NAME/VERSION/config.json    with model.weights.h5, as in a preset folder of KerasHub

@@ -70,7 +70,7 @@ class Manager:
         max_upload_bytes: int,
         open_work: Callable[[str], Sequence[str]] = lambda name: (),
     ) -> None:
-        """`open_work` returns the runs and sweeps of a model that haven't ended, in words."""
+        """`open_work` returns the work on a model that hasn't ended, in words."""
         self._repository = repository
         self._audit = audit
         self._follow = follow
@@ -353,7 +353,7 @@ class Manager:
     def delete_model(self, name: str, who: str, *, force: bool = False) -> Sequence[str]:
         """Deletes a model. Returns the processes that lag behind.
 
-        Raises RefusedChangeError if it is loaded, or runs or sweeps of it haven't ended. With `force`, neither is a
+        Raises RefusedChangeError if it is loaded, or work on it hasn't ended. With `force`, neither is a
         reason; then the results of those runs are withheld.
         """
         with self._change(who, "delete model", name, force=force) as record:

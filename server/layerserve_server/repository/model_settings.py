@@ -173,7 +173,7 @@ class ModelSettings(BaseModel):
     signatures: dict[str, SignatureSettings] | None = Field(
         default=None,
         description=(
-            "Names for clients of TensorFlow Serving, by the signature's key: tables `inputs` and `outputs` of names, "
+            "Names for clients that name a signature, by its key: tables `inputs` and `outputs` of names, "
             "each with the model's own name. Default: the names of an export."
         ),
     )

@@ -1,4 +1,4 @@
-"""Signatures that a model's settings name: for clients of TensorFlow Serving, which know a model by other names."""
+"""Signatures that a model's settings name: for clients that name one, and know the model's tensors by other names."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class LoadedVersion:
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
-        """Names of inputs and outputs for clients of TensorFlow Serving, by the signature's key."""
+        """Names of inputs and outputs for clients that name a signature, by its key."""
         if self._signatures is None:
             self._signatures = signatures_of(self.model, self.settings.signatures or {})
         return self._signatures

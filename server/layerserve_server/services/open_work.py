@@ -35,7 +35,7 @@ class OpenWork:
         self._others: dict[str, Callable[[], Iterable[Work]]] = {}
 
     def add(self, kind: str, listed: Callable[[], Iterable[Work]]) -> None:
-        """Adds a kind of work, such as "sweep". `listed` returns all of it."""
+        """Adds a kind of work, named by a noun. `listed` returns all of it."""
         self._others[kind] = listed
 
     def kinds(self, ids: Collection[str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ def find_run(runs: Runs, caller: Caller, needed: Access, run_id: str) -> Run:
 
 
 def seen_by(caller: Caller) -> Callable[[RunRequest], bool]:
-    """Returns whether a run or sweep of a request exists for a caller."""
+    """Returns whether a run of a request exists for a caller."""
     return lambda request: access_to(caller, request) > Access.NONE
 
 

@@ -33,7 +33,7 @@ DOMAIN = "layerserve"
 STATUS: dict[type[errors.ServerError], grpc.StatusCode] = {
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
-    # As TensorFlow Serving answers.
+    # As servers answer whose protocols have signatures.
     errors.UnknownSignatureError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ForbiddenPathError: grpc.StatusCode.PERMISSION_DENIED,
     errors.IncompleteDataError: grpc.StatusCode.DATA_LOSS,

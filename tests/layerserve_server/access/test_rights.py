@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
-import layerserve.v1
-import layerserve_server.protocols
 import pytest
 from echo_servers import SERVERS, Observer
 from grpc_health.v1 import health_pb2
@@ -16,15 +11,12 @@ from layerserve_server.access.rights import PATHS, MissingRightError, read_right
 from layerserve_server.transport.call import Routes
 from layerserve_server.wiring import RIGHTS
 from some_limits import some_limits
+from stubs import described_files
 
 
 def described() -> dict[str, set[str]]:
     """Full names of the methods of all descriptors, by service."""
-    files = [health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR]
-    for package in (layerserve.v1, layerserve_server.protocols):
-        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            if module.name.endswith("_pb2"):
-                files.append(importlib.import_module(module.name).DESCRIPTOR)
+    files = [health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR, *described_files()]
     return {
         service.full_name: {f"/{service.full_name}/{method.name}" for method in service.methods}
         for file in files

@@ -247,8 +247,8 @@ def test_a_request_of_http_has_a_span_below_that_of_its_caller(serve):
     app, _, spans = serve(http_port=0)
 
     def ask(model, **headers):
-        address = f"http://127.0.0.1:{app.http_port}/v1/models/{model}:predict"
-        body = b'{"instances": [[1.0, 2.0]]}'
+        address = f"http://127.0.0.1:{app.http_port}/v2/models/{model}/infer"
+        body = b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}]}'
         try:
             return urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=30)
         except urllib.error.HTTPError as error:

@@ -10,7 +10,6 @@ from layerserve import Client, DeadlineExceeded, ModelNotReady
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc
 from layerserve.values.tensors import decode, encode
 from layerserve_server.protocols.inference import inference_pb2 as oip
-from layerserve_server.protocols.tensorflow_serving import model_service_pb2 as tf
 from layerserve_server.repository import residents
 from layerserve_server.repository.version import GRAPH_BYTES
 
@@ -69,10 +68,6 @@ def test_every_contract_answers_for_a_model_that_is_not_in_memory(served, connec
     assert call(service + "ModelReady", oip.ModelReadyRequest(name="c"), oip.ModelReadyResponse).ready
     index = call(service + "RepositoryIndex", oip.RepositoryIndexRequest(ready=True), oip.RepositoryIndexResponse)
     assert {one.name: one.state for one in index.models} == dict.fromkeys(("a", "b", *COLD), "READY")
-    status = tf.GetModelStatusRequest()
-    status.model_spec.name = "c"
-    found = call("/tensorflow.serving.ModelService/GetModelStatus", status, tf.GetModelStatusResponse)
-    assert [one.state for one in found.model_version_status] == [tf.ModelVersionStatus.AVAILABLE]
     listed = {info.name: info for info in client.models()}
     assert [listed[name].state for name in ("a", "c")] == ["ready", "available"]
     assert listed["c"].served_by_default
@@ -84,9 +79,10 @@ def test_every_contract_answers_for_a_model_that_is_not_in_memory(served, connec
     metadata = call(service + "ModelMetadata", oip.ModelMetadataRequest(name="d"), oip.ModelMetadataResponse)
     assert [one.name for one in metadata.inputs] == ["x"]
     assert [spec.name for spec in client.model("e").inputs] == ["x"]
-    body = json.dumps({"instances": X.tolist()}).encode()
-    reply = urllib.request.urlopen(f"http://127.0.0.1:{app.http_port}/v1/models/f:predict", body, timeout=30)
-    assert json.load(reply) == {"predictions": (2 * X + 5).tolist()}
+    tensor = {"name": "x", "shape": X.shape, "datatype": "FP32", "data": X.tolist()}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    reply = urllib.request.urlopen(f"http://127.0.0.1:{app.http_port}/v2/models/f/infer", body, timeout=30)
+    assert json.load(reply)["outputs"][0]["data"] == (2 * X + 5).ravel().tolist()
     stub = prediction_pb2_grpc.PredictionServiceStub(channel)
     replies = list(stub.PredictStream(iter([streamed("c", str(number)) for number in range(5)]), timeout=30))
     assert sorted(one.response.id for one in replies) == ["0", "1", "2", "3", "4"]

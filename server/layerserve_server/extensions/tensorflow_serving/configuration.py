@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.errors import InvalidRequestError, RefusedChangeError, safe_text
-from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import (
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.model_service_pb2 import (
     FileSystemStoragePathSourceConfig,
     ModelConfig,
     ReloadConfigRequest,

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 from layerserve_server.extensions.tensorflow_serving.encoder import PredictResponseEncoder
 from layerserve_server.extensions.tensorflow_serving.model_spec import model_choice
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import TensorProto
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
+    PredictRequest,
+)
 from layerserve_server.extensions.tensorflow_serving.signatures import (
     DEFAULT_KEY,
     Names,
@@ -14,8 +18,6 @@ from layerserve_server.extensions.tensorflow_serving.signatures import (
     signature,
 )
 from layerserve_server.extensions.tensorflow_serving.tensors import CONTENT_FIELD, RAW_FIELDS, TensorFlowTensor
-from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
 from layerserve_server.services.prediction.contract import Contract, PredictionRequest, Selection, Span

@@ -10,10 +10,12 @@ from layerserve.values import tensors
 from layerserve.values.wire import MAX_HEADS, tag, varint
 
 from layerserve_server.extensions.tensorflow_serving.model_spec import model_spec
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import TensorProto
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
+    PredictResponse,
+)
 from layerserve_server.extensions.tensorflow_serving.tensors import WIRE_TYPES, field_number, parts_of, wire_shape
 from layerserve_server.inference.queue import Arrays
-from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictResponse
 from layerserve_server.services.prediction.encoder import cut, fill_each, joined
 
 #: Dtypes whose field has the bytes of an array, with their names.

@@ -5,15 +5,15 @@ from __future__ import annotations
 from layerserve_server.errors import InvalidRequestError, UnknownMethodError, safe_text
 from layerserve_server.extensions.tensorflow_serving.model_spec import chosen_by, model_spec
 from layerserve_server.extensions.tensorflow_serving.predict import SERVICE
-from layerserve_server.extensions.tensorflow_serving.signatures import specs_of
-from layerserve_server.extensions.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
-from layerserve_server.inference.runner import TensorSpec
-from layerserve_server.protocols.tensorflow.signature_pb2 import SignatureDef, TensorInfo
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import (
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.signature_pb2 import SignatureDef, TensorInfo
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     SignatureDefMap,
 )
+from layerserve_server.extensions.tensorflow_serving.signatures import specs_of
+from layerserve_server.extensions.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
+from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse

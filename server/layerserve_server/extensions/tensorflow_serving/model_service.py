@@ -5,8 +5,8 @@ from __future__ import annotations
 from layerserve_server.errors import UnknownModelError, UnknownVersionError, safe_text
 from layerserve_server.extensions.tensorflow_serving.configuration import Configuration
 from layerserve_server.extensions.tensorflow_serving.model_spec import chosen_by
-from layerserve_server.protocols.tensorflow import error_codes_pb2
-from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import (
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow import error_codes_pb2
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.model_service_pb2 import (
     GetModelStatusRequest,
     GetModelStatusResponse,
     ModelVersionStatus,

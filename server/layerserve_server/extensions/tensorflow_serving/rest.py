@@ -9,18 +9,18 @@ from google.protobuf.json_format import MessageToDict
 from layerserve_server.extensions.tensorflow_serving.metadata import SIGNATURES
 from layerserve_server.extensions.tensorflow_serving.model_service import SERVICE as MODELS
 from layerserve_server.extensions.tensorflow_serving.predict import SERVICE
-from layerserve_server.extensions.tensorflow_serving.rest_predict import Predict, model_spec
-from layerserve_server.protocols.inference.inference_pb2 import RepositoryIndexRequest, RepositoryIndexResponse
-from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import (
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.model_service_pb2 import (
     GetModelStatusRequest,
     GetModelStatusResponse,
     ModelVersionStatus,
 )
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import (
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     SignatureDefMap,
 )
+from layerserve_server.extensions.tensorflow_serving.rest_predict import Predict, model_spec
+from layerserve_server.protocols.inference.inference_pb2 import RepositoryIndexRequest, RepositoryIndexResponse
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.open_inference.inference import SERVICE as OPEN_INFERENCE
 from layerserve_server.services.rest.body_reader import BodyReader

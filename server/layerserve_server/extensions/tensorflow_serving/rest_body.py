@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import TensorProto
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
+    PredictRequest,
+)
 from layerserve_server.extensions.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
-from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
 from layerserve_server.services.rest.body_talk import Talk
 from layerserve_server.services.rest.json_arrays import Array, Place, array_of
 from layerserve_server.services.rest.json_text import field, kind_of, object_of, text_bytes

@@ -17,13 +17,16 @@ from layerserve_server.errors import InvalidRequestError, UnknownInputError, saf
 from layerserve_server.extensions.tensorflow_serving import rest_body
 from layerserve_server.extensions.tensorflow_serving.contract import VALUE
 from layerserve_server.extensions.tensorflow_serving.model_spec import chosen_by
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import TensorProto
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.model_pb2 import ModelSpec
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
+    PredictRequest,
+    PredictResponse,
+)
 from layerserve_server.extensions.tensorflow_serving.rest_body import InputSpec, Outline, PredictBody
 from layerserve_server.extensions.tensorflow_serving.signatures import DEFAULT_KEY, Names, own_inputs, signature
 from layerserve_server.extensions.tensorflow_serving.tensors import RAW_FIELDS, TensorFlowTensor
 from layerserve_server.inference.runner import Array
-from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
-from layerserve_server.protocols.tensorflow_serving.model_pb2 import ModelSpec
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
 from layerserve_server.services.prediction.contract import Choice, Span

@@ -18,8 +18,12 @@ from layerserve.values import tensors
 
 from layerserve_server.chunking import CHUNK_ELEMENTS, as_array
 from layerserve_server.errors import InvalidTensorError, safe_text
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import (
+    DataType,
+    TensorProto,
+    TensorShapeProto,
+)
 from layerserve_server.inference.runner import Array
-from layerserve_server.protocols.tensorflow.tensor_pb2 import DataType, TensorProto, TensorShapeProto
 
 #: Maximum size of an array whose message has fewer elements than the array, in bytes: its sender pays for few.
 MAX_REPEATED_BYTES = 1 << 20

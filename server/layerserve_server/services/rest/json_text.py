@@ -19,7 +19,7 @@ import orjson
 from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import InvalidRequestError, safe_text
 
-#: Words that JSON doesn't have, but Python's and TensorFlow Serving's parsers do.
+#: Words that JSON doesn't have, but Python's parser and those of other servers do.
 WORDS = (b"NaN", b"Infinity")
 #: In each number that is too large for a float64.
 LARGE = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{200}")

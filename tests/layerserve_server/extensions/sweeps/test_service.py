@@ -20,6 +20,7 @@ from layerserve_server.errors import UnknownDatasetError
 from layerserve_server.extensions.sweeps import service, study_process
 from layerserve_server.extensions.sweeps.plan import Method, Plan
 from layerserve_server.extensions.sweeps.registry import MAX_CREATING, Sweeps
+from layerserve_server.extensions.sweeps.service import SweepService
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
 from layerserve_server.services import training
 from layerserve_server.training.request import RunRequest
@@ -318,3 +319,9 @@ def test_sweeps_are_not_listed_before_it_is_known_who_may_see_them(put, make_ser
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE, refused.value.details()
         finish()
         assert not stub.ListSweeps(pb.ListSweepsRequest(), metadata=me, timeout=30).sweeps
+
+
+def test_methods_that_read_many_trials_are_declared_as_lists():
+    """Of these one call runs at a time."""
+    routes = SweepService(*[None] * 5).routes()
+    assert {name.rpartition("/")[2] for name in routes.lists} == {"GetSweep", "ListSweeps"}

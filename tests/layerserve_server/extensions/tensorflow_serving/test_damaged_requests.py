@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.extensions.tensorflow_serving.contract import PredictContract
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import TensorProto
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
+    PredictRequest,
+)
 from layerserve_server.extensions.tensorflow_serving.tensors import encode
-from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
 from layerserve_server.services.prediction.decoder import PLAIN
 from layerserve_server.services.prediction.request_template import template_of
 

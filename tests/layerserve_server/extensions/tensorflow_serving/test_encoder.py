@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from layerserve_server.extensions.tensorflow_serving import encoder, tensors
 from layerserve_server.extensions.tensorflow_serving.encoder import PredictResponseEncoder
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
+    PredictResponse,
+)
 from layerserve_server.extensions.tensorflow_serving.tensors import TensorFlowTensor, encode
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictResponse
 
 KINDS = {
     "raw": {"first": np.arange(12, dtype=np.float32).reshape(6, 2), "second": np.arange(6.0)},

@@ -4,8 +4,8 @@ import grpc
 import layergraph
 import pytest
 from layergraph import layers
-from layerserve_server.protocols.tensorflow.tensor_pb2 import DataType
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import (
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import DataType
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     SignatureDefMap,

@@ -13,6 +13,7 @@ from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
 from layerserve_server.extensions.tensorflow_serving.metrics import page, tensorflow_serving
 from layerserve_server.protocols.inference import inference_pb2 as pb
+from layerserve_server.settings_reader import read_settings
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -79,6 +80,12 @@ def test_a_server_has_the_page_if_it_is_asked_for(put, start, connect, wait_unti
     assert shown(PATH, "application/openmetrics-text; version=1.0.0") == theirs
     # TensorFlow Serving has the page on the port of its REST form.
     assert shown(PATH, port=app.http_port) == theirs
+
+
+def test_a_scraper_of_a_server_without_the_page_is_told_the_setting(serve):
+    assert read_settings([]).tensorflow_serving_metrics is False
+    _, call = serve()
+    assert b"--tensorflow-serving-metrics adds it" in call("GET", PATH).body
 
 
 def test_requests_of_streams_are_counted_before_their_stream_ends(put, start, connect, wait_until):

@@ -2,8 +2,8 @@
 
 import grpc
 import pytest
-from layerserve_server.protocols.tensorflow.error_codes_pb2 import FAILED_PRECONDITION, OK
-from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import (
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.error_codes_pb2 import FAILED_PRECONDITION, OK
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.model_service_pb2 import (
     GetModelStatusRequest,
     GetModelStatusResponse,
     ModelVersionStatus,

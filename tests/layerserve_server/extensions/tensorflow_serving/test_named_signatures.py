@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from layergraph import layers
 from layerserve_server.errors import VersionFailedError
-from layerserve_server.extensions.tensorflow_serving.tensors import TensorFlowTensor, encode
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import (
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
     PredictRequest,
     PredictResponse,
     SignatureDefMap,
 )
+from layerserve_server.extensions.tensorflow_serving.tensors import TensorFlowTensor, encode
 
 SERVICE = "/tensorflow.serving.PredictionService/"
 ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)

@@ -7,9 +7,16 @@ import pytest
 from google.protobuf.internal.encoder import _VarintBytes as varint
 from layergraph import layers
 from layerserve_server.extensions.tensorflow_serving.contract import PredictContract
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import (
+    DT_STRING,
+    TensorProto,
+    TensorShapeProto,
+)
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
+    PredictRequest,
+    PredictResponse,
+)
 from layerserve_server.extensions.tensorflow_serving.tensors import TensorFlowTensor, encode
-from layerserve_server.protocols.tensorflow.tensor_pb2 import DT_STRING, TensorProto, TensorShapeProto
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
 from layerserve_server.services.prediction import predictor
 from layerserve_server.services.prediction.request_template import template_of
 from layerserve_server.services.prediction.wire_format import MAX_FIELDS

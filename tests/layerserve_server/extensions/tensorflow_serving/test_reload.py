@@ -6,8 +6,11 @@ import grpc
 import pytest
 from layerserve_server.errors import NotLoadedError
 from layerserve_server.extensions.tensorflow_serving.configuration import Configuration
-from layerserve_server.protocols.tensorflow.error_codes_pb2 import OK
-from layerserve_server.protocols.tensorflow_serving.model_service_pb2 import ReloadConfigRequest, ReloadConfigResponse
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.error_codes_pb2 import OK
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.model_service_pb2 import (
+    ReloadConfigRequest,
+    ReloadConfigResponse,
+)
 from layerserve_server.repository.audit import FILE
 from layerserve_server.repository.control import read_control
 from layerserve_server.repository.entry import State

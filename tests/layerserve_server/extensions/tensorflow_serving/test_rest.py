@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.extensions.tensorflow_serving import rest_predict
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
+    PredictRequest,
+    PredictResponse,
+)
 from layerserve_server.extensions.tensorflow_serving.rest_body import InputSpec, PredictBody
 from layerserve_server.extensions.tensorflow_serving.rest_predict import _in_columns, _in_rows, _reply
 from layerserve_server.extensions.tensorflow_serving.tensors import TensorFlowTensor, encode
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
 from layerserve_server.services.rest import json_text
 
 PREDICT = "/v1/models/double:predict"

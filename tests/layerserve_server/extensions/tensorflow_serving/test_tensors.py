@@ -5,8 +5,17 @@ import struct
 import numpy as np
 import pytest
 from layerserve_server.errors import InvalidTensorError
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import (
+    DataType,
+    TensorProto,
+    TensorShapeProto,
+)
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
+    PredictRequest,
+)
 from layerserve_server.extensions.tensorflow_serving.tensors import MAX_REPEATED_BYTES, TensorFlowTensor, encode
-from layerserve_server.protocols.tensorflow.tensor_pb2 import DataType, TensorProto, TensorShapeProto
+from layerserve_server.services.messages import parse
+from layerserve_server.transport.perimeter.message_size import ELEMENTS
 
 DTYPES = [
     "float32",
@@ -144,3 +153,9 @@ def test_the_limit_of_repeated_elements():
         read(proto(1, (rows + 1,), float_val=[3]))
     assert read(proto(1, (rows + 1,), float_val=[3] * (rows + 1))).shape == (rows + 1,)
     assert read(proto(1, (rows + 1,), tensor_content=bytes(4 * rows + 4))).shape == (rows + 1,)
+
+
+def test_arrays_in_fields_of_numbers_have_any_size():
+    packed = PredictRequest()
+    packed.inputs["x"].float_val.extend(np.zeros(2 * ELEMENTS, np.float32))
+    parse(PredictRequest, packed.SerializeToString())

@@ -86,7 +86,6 @@ def test_probes_and_keep_alive(serve):
 def test_a_scraper_at_the_wrong_place_is_told_the_right_one(serve):
     _, call = serve()
     assert b"ask the metrics port for it (--metrics-port" in call("GET", "/metrics").body
-    assert b"--tensorflow-serving-metrics adds it" in call("GET", "/monitoring/prometheus/metrics").body
     assert b"/openapi.json lists those that do" in call("GET", "/v3").body
 
 
@@ -156,13 +155,12 @@ def test_a_length_may_have_any_number_of_zeros_before_it(serve):
 
 def test_requests_may_be_sent_ahead(serve):
     app, _ = serve()
-    bodies = [json.dumps({"instances": [[number, 0]]}).encode() for number in range(5)]
-    head = b"POST /v1/models/double:predict HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n%s\r\n"
-    last = b"connection: close\r\n"
-    sent = b"".join(head % (len(body), last if body is bodies[-1] else b"") + body for body in bodies)
+    bodies = [BODY.replace(b"[1, 2]}", b"[%d, 0]}" % number) for number in range(5)]
+    last = b"connection: close"
+    sent = b"".join(post(*([last] if body is bodies[-1] else []), body=body) for body in bodies)
     replies = exchange(app.http_port, sent).split(b"HTTP/1.1 200 OK")[1:]
-    assert [json.loads(reply.partition(b"\r\n\r\n")[2])["predictions"] for reply in replies] == [
-        [[2 * number, 0]] for number in range(5)
+    assert [json.loads(reply.partition(b"\r\n\r\n")[2])["outputs"][0]["data"] for reply in replies] == [
+        [2 * number, 0] for number in range(5)
     ]
 
 

@@ -7,8 +7,7 @@ import pytest
 from layerserve.v1 import datasets_pb2, graph_pb2, prediction_pb2, tensor_pb2, training_pb2
 from layerserve.values.tensors import encode
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.protocols.inference.inference_pb2 import InferTensorContents
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
+from layerserve_server.protocols.inference.inference_pb2 import InferTensorContents, ModelInferRequest
 from layerserve_server.services.datasets import CORRECTION_ELEMENTS, MAX_CORRECTIONS
 from layerserve_server.services.messages import parse
 from layerserve_server.transport.perimeter import message_size
@@ -78,9 +77,9 @@ def test_arrays_as_bytes_have_any_size():
     array = encode(np.zeros(10_000_000, np.float32))
     message = prediction_pb2.PredictRequest(inputs=[array]).SerializeToString()
     assert parse(prediction_pb2.PredictRequest, message).inputs[0].shape == [10_000_000]
-    packed = PredictRequest()
-    packed.inputs["x"].float_val.extend(np.zeros(2 * ELEMENTS, np.float32))
-    parse(PredictRequest, packed.SerializeToString())
+    packed = ModelInferRequest()
+    packed.inputs.add().contents.fp32_contents.extend(np.zeros(2 * ELEMENTS, np.float32))
+    parse(ModelInferRequest, packed.SerializeToString())
 
 
 @pytest.mark.parametrize("end", [b"\x12", b"\x12\xff", b"\x12\xff\xff\xff\xff\x0f", b"\xff" * 20, b"\x0d\x01", b"\x0f"])

@@ -9,8 +9,8 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from layerserve_server.protocols.tensorflow import error_codes_pb2 as _error_codes_pb2
-from layerserve_server.protocols.tensorflow_serving import model_pb2 as _model_pb2
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow import error_codes_pb2 as _error_codes_pb2
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
 import typing as _typing

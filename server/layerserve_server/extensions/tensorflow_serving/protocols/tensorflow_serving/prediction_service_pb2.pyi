@@ -8,9 +8,9 @@ from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from layerserve_server.protocols.tensorflow import signature_pb2 as _signature_pb2
-from layerserve_server.protocols.tensorflow import tensor_pb2 as _tensor_pb2
-from layerserve_server.protocols.tensorflow_serving import model_pb2 as _model_pb2
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow import signature_pb2 as _signature_pb2
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow import tensor_pb2 as _tensor_pb2
+from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
 import typing as _typing

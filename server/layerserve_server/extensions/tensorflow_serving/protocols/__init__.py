@@ -1,0 +1,1 @@
+"""TensorFlow Serving's messages, made by `make proto` from the definitions in `proto/`."""
