@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version as package_version
 from types import TracebackType
 
@@ -17,6 +18,7 @@ from layerserve_server.errors import UnavailableError
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.probes import PATHS, TENSORFLOW_SERVING, Probes
@@ -42,14 +44,13 @@ from layerserve_server.services.tensorflow_serving.metadata import MetadataServi
 from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
 from layerserve_server.services.training import TrainingService
 from layerserve_server.settings import Settings
+from layerserve_server.training import dataset_files, dry_run
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
-from layerserve_server.training.dry_run import DryRun, DryRuns
 from layerserve_server.training.estimates.estimator import Estimator
 from layerserve_server.training.estimates.trials import Trials
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
-from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
@@ -75,10 +76,11 @@ class App:
         self,
         settings: Settings,
         load: LoadModel | None = None,
-        dry_run: DryRun | None = None,
+        jobs: Jobs | None = None,
         trainer: Sequence[str] = TRAINER,
     ) -> None:
-        """`load` loads a model file (default: with layergraph), and `trainer` is the command that executes a run.
+        """`load` loads a model file (default: with layergraph), `jobs` does what isn't done in this process, and
+        `trainer` is the command that executes a run.
 
         Raises ValueError if the path can't be served, OSError if a port is taken.
         """
@@ -89,34 +91,36 @@ class App:
             )
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
-        self._imports = make_imports(settings, spare) if load is None else None
+        self._jobs = jobs = jobs or Jobs(
+            settings.check_seconds,
+            settings.check_bytes,
+            keep_warm=settings.warm_training and settings.training_slots > 0,
+        )
+        self._imports = make_imports(settings, jobs, spare) if load is None else None
         group = self._workers.group if self._workers else None
-        load_model = ModelLoader(settings, load, self._imports)
-        self._inference = inference = Inference(settings, load_model, self._imports, group)
+        load_model = ModelLoader(settings, jobs, load, self._imports)
+        self._inference = inference = Inference(settings, load_model, jobs, self._imports, group)
         self.metrics, self.repository = inference.metrics, inference.repository
-        self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
-        dry_run = dry_run or DryRuns(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes)
         self.runs = Runs(
             settings.state_folder / "runs",
             self.repository,
-            dry_run,
+            jobs,
             run_limits(settings),
             self.metrics,
             trainer,
-            self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
             _process_maker(settings),
         )
         self._sinks = SinkProcesses(settings.sinks, self.runs.folder, settings.state_folder / "sinks")
         self.datasets = DatasetStore(
-            settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
+            settings.state_folder / "datasets", dataset_limits(settings), partial(dataset_files.described, jobs)
         )
         self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
         self.sweeps = Sweeps(
             settings.state_folder / "sweeps",
             self.runs,
             self.repository,
-            dry_run.larger_is_better,
+            partial(dry_run.larger_is_better, jobs),
             slots=settings.training_slots,
             max_kept=settings.max_kept_runs,
         )
@@ -127,7 +131,7 @@ class App:
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         self._registry = registry
         release = package_version("layerserve")
-        routes = self._make_services(dry_run, release)
+        routes = self._make_services(release)
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         self._pages = metric_pages(settings, registry)
@@ -157,14 +161,14 @@ class App:
         """What the server does now, as `GetServer` tells it."""
         return "draining" if self._draining else "serving" if self.ready else "starting"
 
-    def _make_services(self, dry_run: DryRun, release: str) -> Routes:
+    def _make_services(self, release: str) -> Routes:
         """Makes the services of this process: those that every process has (see `wiring`), and all others."""
-        settings, repository, runs, work = self.settings, self.repository, self.runs, self._work
+        settings, repository, runs, work, jobs = self.settings, self.repository, self.runs, self._work, self._jobs
         manager = self._make_manager()
-        converter = Converter(self._parent, settings.rehearsal_bytes)
+        converter = Converter(jobs)
         defaults = run_defaults(settings)
         samples, trains = settings.state_folder / "samples", settings.training_slots > 0
-        estimator = Estimator(runs, repository, dry_run, Trials(self._parent, runs.folder, settings.rehearsal_seconds))
+        estimator = Estimator(runs, repository, jobs, Trials(jobs, runs.folder, settings.check_seconds))
         configuration = Configuration(repository, manager, str(settings.path))
         routes = Routes()
         for service in (
@@ -179,7 +183,7 @@ class App:
             TrainingService(repository, runs, work, defaults, self.datasets),
             OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
             SweepService(repository, self.sweeps, work, defaults, self.datasets),
-            DatasetService(self.datasets, work.using, repository, dry_run, samples, training=trains),
+            DatasetService(self.datasets, work.using, repository, jobs, samples, training=trains),
             RunSeries(runs),
             RunEstimates(repository, estimator, defaults, self.datasets),
             OpenInferenceService(repository, manager, self._registry, release, lambda: self.ready),
@@ -240,7 +244,7 @@ class App:
         runner.make_ready()
         if self.settings.warm_training and self.settings.training_slots:
             # While models are loaded, so that it doesn't compete for the processor with requests afterwards.
-            self._parent.start()
+            self._jobs.warm_up()
         self.repository.sweep()
         self._inference.open()
         self.runs.start()
@@ -300,9 +304,9 @@ class App:
         self.sweeps.stop()
         self.runs.stop()
         self._sinks.stop()
-        self._parent.close()
         if self._imports is not None:
             self._imports.close()
+        self._jobs.close()
         self._inference.close()
         if self._probes is not None:
             self._probes.close()

@@ -455,7 +455,7 @@ class SettingFields(BaseSettings):
         default=True,
         description=(
             "Keep a process that has imported PyTorch, from which training runs are forked. Otherwise it "
-            "starts with the first run and ends after 15 minutes without one."
+            "starts with the first run and ends after 5 minutes without one."
         ),
     )
     run_sinks: str = Field(
@@ -467,7 +467,7 @@ class SettingFields(BaseSettings):
         ),
         json_schema_extra={"unset": "none"},
     )
-    rehearsal_seconds: float = Field(
+    check_seconds: float = Field(
         default=20.0,
         ge=1,
         le=3600,
@@ -476,7 +476,7 @@ class SettingFields(BaseSettings):
             "request is accepted, in seconds. Requests that take longer are rejected."
         ),
     )
-    rehearsal_bytes: int = Field(
+    check_bytes: int = Field(
         default=8 * GIB,
         ge=64 * MIB,
         description=(

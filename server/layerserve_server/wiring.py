@@ -19,17 +19,16 @@ from layerserve_server.access.group import ProcessGroup
 from layerserve_server.addresses import missing_package, scheme_of
 from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
-from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.sample_files import SampleFiles
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.observability.telemetry import telemetry_of
 from layerserve_server.quantization.kept import KeptGraphs
-from layerserve_server.quantization.quantizer import Quantizer
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
@@ -75,6 +74,7 @@ class Inference:
         self,
         settings: Settings,
         load: Load,
+        jobs: Jobs,
         imports: Imports | None = None,
         group: ProcessGroup | None = None,
         *,
@@ -86,6 +86,7 @@ class Inference:
         UnknownExporterError.
         """
         self._settings = settings
+        self._jobs = jobs
         self.metrics = Metrics()
         self.gate = make_gate(settings, self.metrics, group)
         self.certificates = make_certificates(settings, self.metrics)
@@ -94,7 +95,7 @@ class Inference:
         #: Whether there are traces.
         self.traced = self.telemetry is not None and self.telemetry.tracer is not None
         #: None where there is nothing to tune.
-        self.tuner = make_tuner(settings, imports)
+        self.tuner = make_tuner(settings, jobs, imports)
         #: Fetches versions from a store; None if they are in a folder, or another process fetches them.
         self.mirror: Mirror | None = None
         writer = None
@@ -280,6 +281,7 @@ class Inference:
             limits(settings),
             memory,
             self.gate,
+            self._jobs,
             ready,
             host=settings.host,
             port=settings.http_port,
@@ -345,23 +347,25 @@ def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None =
     )
 
 
-def make_imports(settings: Settings, spare: Path | None = None) -> Imports | None:
+def make_imports(settings: Settings, jobs: Jobs, spare: Path | None = None) -> Imports | None:
     """Returns what has model files read by another process; None if the settings turn that off.
 
     `spare` is a folder that all processes of the server share, in case that they can't write the state folder.
     """
-    return Imports(settings.state_folder / "imports", Importer(), spare) if settings.probe_files else None
+    return Imports(settings.state_folder / "imports", jobs, spare) if settings.probe_files else None
 
 
 class ModelLoader:
     """Loads model files according to the settings of the server and of a model."""
 
-    def __init__(self, settings: Settings, load: LoadModel | None = None, imports: Imports | None = None) -> None:
+    def __init__(
+        self, settings: Settings, jobs: Jobs, load: LoadModel | None = None, imports: Imports | None = None
+    ) -> None:
         """`load` loads a file, by default with layergraph. `imports` has files read by another process."""
         self._settings = settings
         self._load = load
         self._read = None if imports is None else imports.load
-        self._graphs = KeptGraphs(settings.state_folder / "quantized", Quantizer())
+        self._graphs = KeptGraphs(settings.state_folder / "quantized", jobs)
 
     def __call__(self, path: Path, model: ModelSettings = DEFAULTS) -> ServedModel:
         """Loads a model file. Raises layergraph's errors."""
@@ -397,7 +401,7 @@ def engine_of(settings: Settings, model: ModelSettings) -> str:
     return model.engine or settings.engine
 
 
-def make_tuner(settings: Settings, imports: Imports | None = None) -> Tuner | None:
+def make_tuner(settings: Settings, jobs: Jobs, imports: Imports | None = None) -> Tuner | None:
     """Returns the tuner of engines; None if the settings turn tuning off."""
     if settings.tuning_seconds <= 0:
         return None
@@ -407,7 +411,7 @@ def make_tuner(settings: Settings, imports: Imports | None = None) -> Tuner | No
 
     folder, spare = (None, None) if imports is None else (imports.folder, imports.spare)
     return Tuner(
-        TuningProcess(folder, spare, settings.state_folder / "runs"),
+        TuningProcess(jobs, folder, spare, settings.state_folder / "runs"),
         _kept_engines(settings),
         seconds=settings.tuning_seconds,
         threads=settings.compute_threads,

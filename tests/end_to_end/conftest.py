@@ -13,22 +13,22 @@ from layerserve import Client
 from layerserve_server.app import App
 from layerserve_server.settings import Settings
 from layerserve_zoo.zoo import ZOO
-from shared_parent import SharedParent
+from shared_jobs import SharedJobs
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras2"
 
 
 @contextmanager
-def used(parent: SharedParent) -> Iterator[None]:
-    """Gives this warm parent to servers that are made in the context."""
+def used(jobs: SharedJobs) -> Iterator[None]:
+    """Gives the processes of these jobs to servers that are made in the context."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("layerserve_server.app.WarmParent", lambda *_, **__: parent)
+        patch.setattr("layerserve_server.app.Jobs", jobs.with_limits)
         yield
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_warm_parent(warm_parent: SharedParent) -> Iterator[None]:
-    with used(warm_parent):
+def _shared_processes(jobs: SharedJobs) -> Iterator[None]:
+    with used(jobs):
         yield
 
 
@@ -51,11 +51,11 @@ def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", name="app")
-def _app(repository: Path, warm_parent: SharedParent) -> Iterator[App]:
+def _app(repository: Path, jobs: SharedJobs) -> Iterator[App]:
     settings = Settings(
         path=repository, host="127.0.0.1", grpc_port=0, metrics_port=0, poll_seconds=0.1, drain_seconds=0
     )
-    with used(warm_parent):
+    with used(jobs):
         app = App(settings)
     with app:
         yield app

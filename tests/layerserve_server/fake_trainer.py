@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from layerserve_server.forking.bare import import_bare
+from layerserve_server.jobs.bare import import_bare
 
 if __name__ == "__main__":
     # Without the client, whose import takes longer than a run here.

@@ -30,7 +30,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from layerserve_server.disk import json_object, locked, replace_file, sha256, sync
-from layerserve_server.importing.importer import Importer
+from layerserve_server.importing.importer import reading
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.records import DAMAGED
 
 if TYPE_CHECKING:
@@ -75,10 +76,10 @@ class FileFacts:
 class Imports:
     """Loads models from their imports, which are made when needed. Processes may share the folder. Thread-safe."""
 
-    def __init__(self, folder: Path, importer: Importer, spare: Path | None = None) -> None:
+    def __init__(self, folder: Path, jobs: Jobs, spare: Path | None = None) -> None:
         """`spare` is used where `folder` can't be written, and a temporary folder where neither can be."""
         self.folder = folder
-        self._importer = importer
+        self._jobs = jobs
         self.spare = spare
         self._own: tempfile.TemporaryDirectory[str] | None = None
         self._warned = False
@@ -112,8 +113,7 @@ class Imports:
         return self._load(Path(self._own.name), found)
 
     def close(self) -> None:
-        """Ends the process that reads files, and removes imports that couldn't be kept in the state folder."""
-        self._importer.close()
+        """Removes imports that couldn't be kept in the state folder."""
         if self._own is not None:
             self._own.cleanup()
 
@@ -205,8 +205,8 @@ class Imports:
             # The file's digest meanwhile: it takes as long as reading.
             with ThreadPoolExecutor(1) as beside:
                 hashed = beside.submit(self.sha256, found)
-                with self._importer.reading(found, unfinished) as reading:
-                    archive = open_import(unfinished, found, DEFAULT_LIMITS, reading.arrays)
+                with reading(self._jobs, found, unfinished) as read:
+                    archive = open_import(unfinished, found, DEFAULT_LIMITS, read.arrays)
                     facts = {path: FileFacts.of(path) for path in _dependencies(archive)} | {found: before}
                     model = load_archive(archive)
                 hashed.result()
@@ -338,8 +338,10 @@ def _boot() -> str:
 def temporary_imports() -> Iterator[Imports]:
     """Imports that are removed at the end, for a command."""
     with tempfile.TemporaryDirectory(prefix="layerserve-imports-") as folder:
-        imports = Imports(Path(folder), Importer())
+        jobs = Jobs()
+        imports = Imports(Path(folder), jobs)
         try:
             yield imports
         finally:
             imports.close()
+            jobs.close()

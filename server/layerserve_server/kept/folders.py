@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from layerserve_server.disk import json_object, open_lock, sha256
+from layerserve_server.errors import CallCancelledError
+from layerserve_server.jobs.channel import never
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +37,6 @@ MAKING: Final = ".making-"
 UNUSED_SECONDS: Final = 30 * 86400.0
 #: Time between two tries to get a lock, in seconds.
 TRY_SECONDS: Final = 0.05
-
-
-class StoppedError(Exception):
-    """Waiting for another process was stopped."""
-
-
-def never() -> bool:
-    """Returns False: waiting isn't stopped."""
-    return False
 
 
 class KeptFolders:
@@ -64,7 +57,7 @@ class KeptFolders:
     def made(self, key: str, make: Callable[[Path], None], stopped: Callable[[], bool] = never) -> Iterator[Path]:
         """Gives the folder of a key, which `make` fills unless it is kept. If it can't be kept, gives a temporary one.
 
-        Raises StoppedError if `stopped` returns True while another process holds the folder, and as `make` does.
+        Raises CallCancelledError if `stopped` returns True while another process holds the folder, and as `make` does.
         """
         with ExitStack() as held:
             folder = self._folder / key
@@ -93,7 +86,7 @@ class KeptFolders:
                 if not self._is_whole(folder):
                     raise FileNotFoundError
                 os.utime(folder)
-            except (OSError, StoppedError):
+            except (OSError, CallCancelledError):
                 yield None
             else:
                 yield folder
@@ -104,7 +97,7 @@ class KeptFolders:
         with self._lock(key) as file:
             while not _try(file, kind):
                 if stopped():
-                    raise StoppedError
+                    raise CallCancelledError("waiting for another process was stopped")
                 time.sleep(TRY_SECONDS)
             yield
 

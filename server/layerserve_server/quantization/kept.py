@@ -8,10 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.kept.folders import KeptFolders
 from layerserve_server.kept.identity import digest_of, installed, machine, model_digest
-from layerserve_server.quantization.program import WALL_SECONDS
-from layerserve_server.quantization.quantizer import Quantizer
+from layerserve_server.quantization.quantizer import WALL_SECONDS, quantize
 
 if TYPE_CHECKING:
     from layergraph import Model
@@ -27,21 +27,21 @@ _GRAPHS: Final = ("float32.onnx", "static.onnx", "dynamic.onnx")
 class KeptGraphs:
     """The folder of quantized graphs. Processes may share it. Thread-safe."""
 
-    def __init__(self, folder: Path, quantizer: Quantizer) -> None:
+    def __init__(self, folder: Path, jobs: Jobs) -> None:
         self._folders = KeptFolders(folder, _GRAPHS, max_bytes=MAX_BYTES, making_seconds=WALL_SECONDS)
-        self._quantizer = quantizer
+        self._jobs = jobs
 
     def of(self, model: Model, threads: int) -> ModelGraphs:
         """Where a model's graphs are made, for engines with this number of threads."""
-        return ModelGraphs(self._folders, self._quantizer, model, threads)
+        return ModelGraphs(self._folders, self._jobs, model, threads)
 
 
 class ModelGraphs:
     """Where the graphs of one model are made and kept (see `layergraph.execution.tuning.precision.Workshop`)."""
 
-    def __init__(self, folders: KeptFolders, quantizer: Quantizer, model: Model, threads: int) -> None:
+    def __init__(self, folders: KeptFolders, jobs: Jobs, model: Model, threads: int) -> None:
         self._folders = folders
-        self._quantizer = quantizer
+        self._jobs = jobs
         self._model = model
         self._threads = threads
 
@@ -54,7 +54,7 @@ class ModelGraphs:
 
         def make(folder: Path) -> None:
             write(folder)
-            self._quantizer.quantize(folder)
+            quantize(self._jobs, folder)
 
         arrays = [(array.dtype.str, array.shape, sha256(array.tobytes()).digest()) for array in calibration]
         key = digest_of(model_digest(self._model), arrays, installed(_PACKAGES), machine(), self._threads)

@@ -23,10 +23,10 @@ from layerserve_server.errors import (
     TakenOverError,
     UnavailableError,
 )
+from layerserve_server.jobs.failures import REFUSALS
 from layerserve_server.services.message_size import is_long
 from layerserve_server.services.messages import dtype_name, model_spec, parse
 from layerserve_server.services.run_replies import log_values
-from layerserve_server.training.dry_run import REFUSALS
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.link import Link, LinkClosedError
 from layerserve_server.training.request import DataArray, Role

@@ -13,7 +13,8 @@ import torch
 from layergraph.execution.engines.exported_graph import UnfitError
 from layergraph.execution.tuning.kept import FILES
 
-from layerserve_server.kept.folders import KeptFolders, never
+from layerserve_server.jobs.channel import never
+from layerserve_server.kept.folders import KeptFolders
 from layerserve_server.kept.identity import digest_of, installed, machine, model_digest
 
 if TYPE_CHECKING:

@@ -21,14 +21,15 @@ import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import CorruptFileError
 from layerserve_server.importing import imports as module
-from layerserve_server.importing.importer import Importer
+from layerserve_server.importing.importer import reading
 from layerserve_server.importing.imports import Imports, temporary_imports
+from shared_jobs import SharedJobs
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 DAY = 86_400
 
 
-class Counting(Importer):
+class Counting(SharedJobs):
     """Counts the files that are read, and may do something while one is."""
 
     def __init__(self) -> None:
@@ -36,25 +37,21 @@ class Counting(Importer):
         self.read: list[str] = []
         self.meanwhile: Callable[[], object] = lambda: None
 
-    @contextmanager
-    def reading(self, path: Path, folder: Path) -> Iterator[Any]:
-        self.read.append(path.name)
-        with super().reading(path, folder) as reading:
-            self.meanwhile()
-            yield reading
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[Counting]:
-    importer = Counting()
-    yield importer
-    importer.close()
-
 
 @pytest.fixture
-def importer(process: Counting) -> Counting:
-    process.read, process.meanwhile = [], lambda: None
-    return process
+def importer(jobs: SharedJobs, monkeypatch: pytest.MonkeyPatch) -> Counting:
+    made = Counting()
+    made._cold = jobs._cold
+
+    @contextmanager
+    def counted(jobs: Counting, path: Path, folder: Path) -> Iterator[Any]:
+        jobs.read.append(path.name)
+        with reading(jobs, path, folder) as found:
+            made.meanwhile()
+            yield found
+
+    monkeypatch.setattr(module, "reading", counted)
+    return made
 
 
 @pytest.fixture

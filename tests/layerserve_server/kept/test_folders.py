@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from layerserve_server.disk import locked
+from layerserve_server.errors import CallCancelledError
 from layerserve_server.kept import folders
-from layerserve_server.kept.folders import KeptFolders, StoppedError
+from layerserve_server.kept.folders import KeptFolders
 
 A, B, C, D = (name * 64 for name in "abcd")
 
@@ -144,7 +145,7 @@ def test_a_folder_that_another_process_makes_is_waited_for_unless_that_is_stoppe
     folder = make(kept(place), maker)
     with held(place):
         assert find(kept(place)) is None
-        with pytest.raises(StoppedError), kept(place).made(A, maker, lambda: True):
+        with pytest.raises(CallCancelledError), kept(place).made(A, maker, lambda: True):
             pass
         found: list[Path] = []
         waiting = threading.Thread(target=lambda: found.append(make(kept(place), maker)))
@@ -159,7 +160,7 @@ def test_several_processes_read_a_folder_at_once(place: Path, maker: Maker) -> N
     folder = make(kept(place), maker)
     with kept(place).found(A) as first, kept(place).found(A) as second:
         assert first == second == folder
-        with pytest.raises(StoppedError), kept(place).made(A, maker, lambda: True):
+        with pytest.raises(CallCancelledError), kept(place).made(A, maker, lambda: True):
             pass
 
 

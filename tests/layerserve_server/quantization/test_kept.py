@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.kept import identity
+from layerserve_server.quantization import kept
 from layerserve_server.quantization.kept import KeptGraphs
 from layerserve_server.quantization.quantizer import QuantizationError
 
@@ -21,7 +23,7 @@ class Quantizer:
     def __init__(self) -> None:
         self.folders: list[Path] = []
 
-    def quantize(self, folder: Path) -> None:
+    def quantize(self, jobs: object, folder: Path) -> None:
         self.folders.append(folder)
         assert (folder / "float32.onnx").read_text() == "wide"
         (folder / "static.onnx").write_text("narrow")
@@ -37,13 +39,15 @@ def model(units: int = 2) -> Model:
 
 
 @pytest.fixture
-def quantizer() -> Quantizer:
-    return Quantizer()
+def quantizer(monkeypatch: pytest.MonkeyPatch) -> Quantizer:
+    made = Quantizer()
+    monkeypatch.setattr(kept, "quantize", lambda jobs, folder: made.quantize(jobs, folder))
+    return made
 
 
 @pytest.fixture
 def graphs(tmp_path: Path, quantizer: Quantizer) -> KeptGraphs:
-    return KeptGraphs(tmp_path / "quantized", quantizer)  # type: ignore[arg-type]
+    return KeptGraphs(tmp_path / "quantized", Jobs())
 
 
 def write(folder: Path) -> None:
@@ -87,7 +91,7 @@ def test_graphs_are_of_the_model_its_weights_and_its_calibration(
 
 
 def test_what_fails_leaves_nothing(tmp_path: Path, graphs: KeptGraphs, quantizer: Quantizer) -> None:
-    def refuse(folder: Path) -> None:
+    def refuse(jobs: object, folder: Path) -> None:
         raise QuantizationError("too large")
 
     quantizer.quantize = refuse  # type: ignore[method-assign]

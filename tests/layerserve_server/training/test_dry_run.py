@@ -23,10 +23,12 @@ from layerserve_server.errors import (
     UnavailableError,
     VersionFailedError,
 )
-from layerserve_server.training import data_root, dry_run
-from layerserve_server.training.dry_run import DryRuns, check_reply, replying
-from layerserve_server.training.process import warm_parent
-from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
+from layerserve_server.jobs import failures, table
+from layerserve_server.jobs import jobs as jobs_module
+from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.jobs.limits import JobLimits
+from layerserve_server.training import data_root
+from layerserve_server.training.dry_run import larger_is_better, try_request
 from layerserve_server.training.request import DataArray, Role, RunRequest
 
 SETTINGS = {"optimizer": "sgd", "loss": "mse"}
@@ -46,36 +48,35 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def try_it(parent, path):
+def try_it(jobs, path):
     """Tries a request on the small model."""
 
     def dry_run(request, seconds=20.0, memory_bytes=2 << 30):
-        DryRuns(parent, seconds, memory_bytes)(path, request, 15)
+        try_request(jobs.with_limits(seconds, memory_bytes), path, request, 15)
 
     return dry_run
 
 
-def test_a_dry_run_ends_with_its_caller(parent, path):
-    runs, answers = DryRuns(parent, 20.0, 2 << 30), iter([False] * 2)
+def test_a_dry_run_ends_with_its_caller(jobs, path):
+    made, answers = jobs.with_limits(), iter([False] * 2)
     with pytest.raises(CallCancelledError):
-        runs(path, for_ever(), 15, lambda: next(answers, True))
-    for _ in range(dry_run.MAX_DRY_RUNS):
-        assert runs._slots.acquire(blocking=False)
+        try_request(made, path, for_ever(), 15, lambda: next(answers, True))
+    for _ in range(jobs_module.MAX_QUEUED):
+        assert made._slots.acquire(blocking=False)
     with pytest.raises(CallCancelledError):
-        runs(path, GOOD, 15, lambda: True)
+        try_request(made, path, GOOD, 15, lambda: True)
 
 
-def test_text_of_a_closed_vocabulary_passes(parent, tmp_path):
+def test_text_of_a_closed_vocabulary_passes(jobs, tmp_path):
     """The text of a dry run isn't in the vocabulary: that shows only with the data."""
     text = Input((1,), dtype="string", name="x")
     words = layers.StringLookup(vocabulary=["a", "b"], num_oov_indices=0, output_mode="one_hot")(text)
     path = tmp_path / "model.keras"
     Model(text, layers.Dense(3, name="y")(words)).save(path)
-    tried = DryRuns(parent, 20.0, 2 << 30)
     data = (DataArray(Role.X, "x", "string", (6, 1)), DATA[1])
-    tried(path, replace(GOOD, data=data), 15)
+    try_request(jobs, path, replace(GOOD, data=data), 15)
     with pytest.raises(InvalidRequestError, match="unknown loss"):
-        tried(path, replace(compiled(loss="msee"), data=data), 15)
+        try_request(jobs, path, replace(compiled(loss="msee"), data=data), 15)
 
 
 def for_ever():
@@ -137,60 +138,56 @@ def test_what_takes_too_long_is_ended(try_it):
 
 
 def test_an_error_that_nothing_foresaw_is_logged_and_names_itself(caplog):
-    def job(_):
-        raise KeyError("internal")
-
-    reply = replying("a job", job)({})
+    reply = failures.reply_of(KeyError("internal"))
     with pytest.raises(InvalidRequestError, match="a job fails with KeyError; see the server's log"):
-        check_reply(reply, JobLimits(1.0, 1), "a job")
+        failures.check(reply, table.CHECK_TRAINING, "a job")
     assert "KeyError: 'internal'" in caplog.records[-1].exception
 
 
 @pytest.mark.parametrize("content", [b"no model", None])
-def test_a_file_that_was_replaced_or_deleted_meanwhile_is_named(parent, tmp_path, caplog, content):
+def test_a_file_that_was_replaced_or_deleted_meanwhile_is_named(jobs, tmp_path, caplog, content):
     if content is not None:
         (tmp_path / "model.keras").write_bytes(content)
-    dry_runs = DryRuns(parent, 20.0, 1 << 30)
     with pytest.raises(VersionFailedError, match=r"^one step with two rows fails: model\.keras: "):
-        dry_runs(tmp_path / "model.keras", GOOD, 15)
+        try_request(jobs, tmp_path / "model.keras", GOOD, 15)
     with pytest.raises(VersionFailedError, match=r"^compiling the model fails: model\.keras: "):
-        dry_runs.larger_is_better(tmp_path / "model.keras", GOOD, 15)
+        larger_is_better(jobs, tmp_path / "model.keras", GOOD, 15)
     assert not caplog.records
 
 
-def test_no_more_than_so_many_are_tried_at_once(parent, tmp_path, monkeypatch):
-    monkeypatch.setattr(JobLimits, "wall_seconds", 0.01)
-    dry_runs = DryRuns(parent, 20.0, 1 << 30)
-    for _ in range(dry_run.MAX_DRY_RUNS):
-        dry_runs._slots.acquire()
+def test_no_more_than_so_many_are_tried_at_once(jobs, tmp_path):
+    made = jobs.with_limits()
+    for _ in range(jobs_module.MAX_QUEUED):
+        made._slots.acquire()
+    limits = JobLimits(20.0, 1 << 30, wall_seconds=0.01)
     with pytest.raises(BusyError):
-        dry_runs(tmp_path, GOOD, 15)
+        made.run(table.CHECK_TRAINING, {}, limits)
 
 
-def test_a_parent_that_has_ended_is_started_again(try_it, parent):
+def test_a_process_that_has_ended_is_started_again(try_it, jobs):
     try_it(GOOD)
-    os.kill(parent._process.pid, signal.SIGKILL)
+    os.kill(jobs._warm._process.pid, signal.SIGKILL)
     try_it(GOOD)
 
 
-def test_a_parent_that_cannot_be_started_is_unavailable(monkeypatch):
-    monkeypatch.setattr(warm_parent, "PROGRAM", "no.such.module")
+def test_a_process_that_cannot_be_started_is_unavailable(monkeypatch):
+    monkeypatch.setattr(jobs_module, "PROGRAM", "no.such.module")
     with pytest.raises(UnavailableError):
-        WarmParent().run("dry_run", {}, LIMITS)
+        Jobs().run(table.CHECK_TRAINING, {}, LIMITS)
 
 
-def test_a_job_that_ends_itself_is_told_apart_from_one_that_replies(parent):
-    with pytest.raises(JobDiedError) as caught:
-        parent.run("no such job", {}, LIMITS)
-    assert (caught.value.signal, caught.value.late) == (0, False)
+def test_a_job_of_a_function_that_is_missing_fails(jobs):
+    with pytest.raises(InvalidRequestError, match="fails with ModuleNotFoundError"):
+        jobs.run(replace(table.CONVERT, function="no_such_module:f", failure=InvalidRequestError), {}, LIMITS)
 
 
-def test_files_are_looked_at_in_a_child(parent, tmp_path):
+def test_files_are_looked_at_in_a_child(jobs, tmp_path):
     values = np.arange(12, dtype=np.float32).reshape(6, 2)
     np.save(tmp_path / "x.npy", values)
     np.savez_compressed(tmp_path / "packed.npz", y=values)
-    dry_runs = DryRuns(parent, 20.0, 1 << 30)
-    plain, packed = dry_runs.describe(tmp_path, [("x.npy", Selection()), ("packed.npz", Selection(key="y"))])
+    plain, packed = data_root.describe_in_child(
+        jobs, tmp_path, [("x.npy", Selection()), ("packed.npz", Selection(key="y"))]
+    )
     assert plain == data_root.describe(tmp_path, "x.npy", [Selection()])[0]
     assert packed == data_root.describe(tmp_path, "packed.npz", [Selection(key="y")])[0]
     (tmp_path / "short.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
@@ -201,13 +198,12 @@ def test_files_are_looked_at_in_a_child(parent, tmp_path):
         ("none.npy", InvalidRequestError, "No such file"),
     ):
         with pytest.raises(error, match=text):
-            dry_runs.describe(tmp_path, [("x.npy", Selection()), (name, Selection())])
+            data_root.describe_in_child(jobs, tmp_path, [("x.npy", Selection()), (name, Selection())])
 
 
-def test_a_file_of_many_members_costs_the_child_only(parent, tmp_path):
+def test_a_file_of_many_members_costs_the_child_only(jobs, tmp_path):
     with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
         for number in range(20_000):
             archive.writestr(f"{number}.npy", b"")
-    dry_runs = DryRuns(parent, 20.0, 1 << 23)
     with pytest.raises(TooLargeError, match="reading the data files takes more than 8388608 bytes of memory"):
-        dry_runs.describe(tmp_path, [("many.npz", Selection(key="1"))])
+        data_root.describe_in_child(jobs.with_limits(20.0, 1 << 23), tmp_path, [("many.npz", Selection(key="1"))])

@@ -6,49 +6,36 @@ takes many times the size of the text.
 
 from __future__ import annotations
 
-import json
-import signal
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from layerserve_server import errors
-from layerserve_server.errors import InvalidRequestError, InvalidTensorError, UnavailableError
-from layerserve_server.forking.fork_server import ForkServer
+from layerserve_server.errors import InvalidRequestError, UnavailableError
+from layerserve_server.jobs import failures, table
+from layerserve_server.jobs.channel import Channel, JobDiedError
+from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.jobs.limits import JobLimits
 from layerserve_server.services.rest.infer_body import Wanted
 from layerserve_server.services.rest.predict_body import InputSpec, Outline
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
 
-#: Module of the process's program.
-PROGRAM = "layerserve_server.services.rest.body_program"
 #: Size above which a JSON text is read by another process, in bytes: shorter ones take a few milliseconds.
 LONG_BYTES = 256 * 1024
-#: Time without a body after which the process ends, in seconds.
-IDLE_SECONDS = 300.0
 #: Memory that a child may take, in bytes, and in bytes per byte of its text: numbers take up to twenty.
 MEMORY_BYTES, MEMORY_FACTOR = 64 << 20, 20
 #: Maximum time for reading, in seconds; and, for large bodies, the minimum throughput in bytes per second.
 SECONDS, BYTES_PER_SECOND = 10.0, 1_000_000
-#: Maximum length of a line that a child sends, in bytes.
-MAX_LINE = 1 << 16
-#: Errors that a child reports, by the names of their classes.
-ERRORS: Mapping[str, type[InvalidRequestError]] = {"invalid": InvalidRequestError, "tensor": InvalidTensorError}
 
 
 class BodyReader:
     """Reads long bodies. Thread-safe."""
 
-    def __init__(self, limits: Limits, memory: MemoryBudget) -> None:
+    def __init__(self, jobs: Jobs, limits: Limits, memory: MemoryBudget) -> None:
         """What a child may take counts towards `memory`."""
+        self._jobs = jobs
         self._limits = limits
         self._memory = memory
-        self._server = ForkServer(PROGRAM, [str(IDLE_SECONDS)])
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._server.close()
 
     def is_long(self, size: int) -> bool:
         """Whether a JSON text of `size` bytes is read by another process."""
@@ -68,16 +55,17 @@ class BodyReader:
             return outline, reading.message()
 
     @contextmanager
-    def _reading(self, body: bytes, job: dict[str, Any]) -> Iterator[_Reading]:
+    def _reading(self, body: bytes, arguments: dict[str, Any]) -> Iterator[_Reading]:
         seconds = SECONDS + len(body) / BYTES_PER_SECOND
         memory = MEMORY_BYTES + MEMORY_FACTOR * len(body)
+        limits = JobLimits(seconds, memory, wall_seconds=seconds)
         self._memory.take(memory)
         try:
-            with self._server.connection(seconds) as channel:
+            given = {**arguments, "size": len(body)}
+            with self._jobs.connection(table.READ_BODY, given, limits, seconds) as channel:
                 reading = _Reading(channel, self._limits)
-                reading.send({**job, "size": len(body), "seconds": seconds, "memory": memory})
                 try:
-                    channel.sendall(body)
+                    channel.send_bytes(body)
                 except ConnectionError:
                     # The child has ended before it had read all. Raises what it has sent about that.
                     reading.line()
@@ -92,32 +80,24 @@ class BodyReader:
 
 
 class _Reading:
-    """A body that a child reads. Messages are JSON objects, one per line."""
+    """A body that a child reads."""
 
-    def __init__(self, channel: socket.socket, limits: Limits) -> None:
+    def __init__(self, channel: Channel, limits: Limits) -> None:
         self._channel = channel
         self._limits = limits
-        self._buffer = b""
 
     def send(self, message: object) -> None:
         """Sends a message. Raises OSError."""
-        self._channel.sendall(json.dumps(message).encode() + b"\n")
+        self._channel.send(message)
 
     def line(self) -> dict[str, Any]:
         """Returns the next message. Raises the error that it has, and OSError."""
-        while b"\n" not in self._buffer:
-            part = self._channel.recv(MAX_LINE)
-            self._buffer += part
-            if not part or len(self._buffer) > 2 * MAX_LINE:
-                raise ConnectionError("it sent no reply")
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        found: dict[str, Any] = json.loads(line)
-        if "died" in found:
-            late = found["late"] or found["died"] == signal.SIGXCPU
-            what = "takes too long to read" if late else "takes too much memory to read"
-            raise InvalidRequestError(f"the body: {what}; send the tensors in binary")
-        if "error" in found:
-            raise ERRORS[found["kind"]](errors.safe_text(str(found["error"])))
+        try:
+            found = self._channel.receive()
+        except JobDiedError as died:
+            what = "takes too long to read" if died.late else "takes too much memory to read"
+            raise InvalidRequestError(f"the body: {what}; send the tensors in binary") from died
+        failures.check(found, table.READ_BODY, table.READ_BODY.what)
         return found
 
     def message(self) -> bytes:
@@ -125,12 +105,4 @@ class _Reading:
         size = int(self.line()["message"])
         if size > self._limits.max_message_bytes:
             raise self._limits.too_large(size)
-        message = bytearray(size)
-        message[: len(self._buffer)] = self._buffer
-        view, at = memoryview(message), len(self._buffer)
-        while at < size:
-            count = self._channel.recv_into(view[at:])
-            if not count:
-                raise ConnectionError("it sent a part of its reply")
-            at += count
-        return bytes(message)
+        return self._channel.read(size)

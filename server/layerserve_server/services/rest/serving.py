@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from prometheus_client import CollectorRegistry
 
 from layerserve_server.access.gate import Gate
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.rest import metrics_page, open_inference, openapi, tensorflow_serving
 from layerserve_server.services.rest.body_reader import BodyReader
@@ -48,6 +49,7 @@ def make_server(
     limits: Limits,
     memory: MemoryBudget,
     gate: Gate,
+    jobs: Jobs,
     ready: Callable[[], bool],
     *,
     host: str,
@@ -74,7 +76,7 @@ def make_server(
         # What clients of KServe's first protocol ask.
         "/": lambda _: HttpReply(b'{"status":"alive"}'),
     }
-    reader, names = BodyReader(limits, memory), Hosts(hosts)
+    reader, names = BodyReader(jobs, limits, memory), Hosts(hosts)
     routes = http_routes(repository, reader)
     if tensorflow_metrics is not None:
         routes += metrics_page.routes(tensorflow_metrics)
@@ -90,6 +92,5 @@ def make_server(
         "certificates": certificates,
         "telemetry": telemetry,
         "hosts": names,
-        "stopped": reader.close,
     }
     return HttpServer(routes, plain, handlers, observer, limits, memory, gate, **address)

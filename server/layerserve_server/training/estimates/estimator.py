@@ -8,12 +8,12 @@ from functools import partial
 from typing import Protocol
 
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.forking.fork_server import never
+from layerserve_server.jobs.channel import never
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.training import budget, validation
-from layerserve_server.training.dry_run import DryRun
+from layerserve_server.training import budget, data_root, dry_run, validation
 from layerserve_server.training.estimates import costs
 from layerserve_server.training.estimates.costs import Seconds, Trial
 from layerserve_server.training.estimates.steps import Steps, steps_of
@@ -67,10 +67,10 @@ class Estimate:
 class Estimator:
     """Estimates runs. Thread-safe."""
 
-    def __init__(self, runs: Runs, repository: Repository, dry_run: DryRun, trial: Try) -> None:
+    def __init__(self, runs: Runs, repository: Repository, jobs: Jobs, trial: Try) -> None:
         self._runs = runs
         self._repository = repository
-        self._dry_run = dry_run
+        self._jobs = jobs
         self._trial = trial
 
     def __call__(self, request: RunRequest, base: LoadedVersion, gone: Callable[[], bool] = never) -> Estimate:
@@ -114,7 +114,7 @@ class Estimator:
                 base.model.input_specs,
                 base.model.output_specs,
                 self._runs.limits.max_bytes,
-                partial(self._dry_run.describe, gone=gone),
+                partial(data_root.describe_in_child, self._jobs, gone=gone),
                 notes,
             )
         if filled is not None:
@@ -130,7 +130,8 @@ class Estimator:
             complete = filled is not None
             # The child refuses a request with invalid options, as it is.
             tried = validation.with_valid_options(filled or request)
-            notes.add(self._dry_run.problems(base.found.path, tried, base.parameter_count, complete, gone))
+            path, count = base.found.path, base.parameter_count
+            notes.add(dry_run.problems(self._jobs, path, tried, count, complete, gone))
         return filled
 
 

@@ -1,6 +1,6 @@
 """Trials of runs: the first steps of a run on random rows, in a process like the run's, which is measured.
 
-The process is a child of a job of the warm parent, with limits of memory and time. It executes the run's own code in a
+The process is a child of a job, with limits of memory and time. It executes the run's own code in a
 folder of its own; nothing of it is kept.
 """
 
@@ -25,11 +25,13 @@ from typing import Any, NoReturn
 import numpy as np
 
 from layerserve_server.errors import BusyError, InvalidRequestError, NotTrainableError
-from layerserve_server.forking.fork_server import never
+from layerserve_server.jobs import table
+from layerserve_server.jobs.channel import Channel, never
+from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.jobs.limits import JobLimits, within_available
 from layerserve_server.repository.layout import FoundVersion
-from layerserve_server.system_memory import available_memory, memory_of
+from layerserve_server.system_memory import memory_of
 from layerserve_server.training.budget import folder_bytes
-from layerserve_server.training.dry_run import MEMORY_SHARE, MIN_BYTES, Job, check_reply, job_death, replying
 from layerserve_server.training.estimates.costs import Trial
 from layerserve_server.training.estimates.random_rows import class_bounds, trial_request, write_rows
 from layerserve_server.training.events import EVENTS
@@ -37,7 +39,6 @@ from layerserve_server.training.process import main as run
 from layerserve_server.training.process.proc_files import descendants_of
 from layerserve_server.training.process.training_process import run_environment
 from layerserve_server.training.process.trial_times import Lap, TrialTimes
-from layerserve_server.training.process.warm_parent import JobDiedError, JobLimits, WarmParent
 from layerserve_server.training.process.workers import end_with_parent
 from layerserve_server.training.request import REQUEST, RunRequest
 from layerserve_server.training.result import RunResult, ended_by_signal
@@ -59,18 +60,17 @@ PREFIX, LEFT_SECONDS = ".estimate-", 3600.0
 REMOVE_SECONDS, REMOVE_AGAIN_SECONDS = 5.0, 0.02
 #: Time for which the folder of a trial that was broken off has to be gone, in seconds.
 SETTLED_SECONDS = 0.5
-#: Limit that isn't one: CUDA reserves more address space than there is memory.
+#: More memory than there is, in bytes.
 NO_LIMIT = 1 << 60
-WHAT = "a trial of the run"
-JOB = "trial"
+FAILS = f"{table.MEASURE_RUN.what} fails"
 
 
 class Trials:
-    """Trials in children of a warm parent."""
+    """Trials in child processes."""
 
-    def __init__(self, parent: WarmParent, folder: Path, seconds: float) -> None:
+    def __init__(self, jobs: Jobs, folder: Path, seconds: float) -> None:
         """`folder` is that of all runs; `seconds` limits the time of a dry run, and of a trial to DRY_RUNS of them."""
-        self._parent = parent
+        self._jobs = jobs
         self._folder = folder
         self._seconds = DRY_RUNS * seconds
         self._slots = threading.BoundedSemaphore(MAX_TRIALS)
@@ -120,20 +120,12 @@ class Trials:
         replace(trial_request(request), trial_seconds=TRIAL_SECONDS).write(folder)
         limits = self._limits(request)
         arguments = {"folder": str(folder), "environment": run_environment(request.threads)}
-        try:
-            reply = self._parent.run(JOB, arguments, limits, gone)
-        except JobDiedError as died:
-            raise job_death(died, limits, WHAT) from died
-        check_reply(reply, limits, WHAT)
-        if reason := reply.get("failed"):
-            raise InvalidRequestError(f"{WHAT} fails: {reason}")
+        reply = self._jobs.run(table.MEASURE_RUN, arguments, limits, gone)
         return Trial(**{**reply["trial"], "laps": [Lap(**lap) for lap in reply["trial"]["laps"]]})
 
     def _limits(self, request: RunRequest) -> JobLimits:
-        available = available_memory()
-        memory = NO_LIMIT
-        if request.device == "cpu" and available is not None:
-            memory = max(MIN_BYTES, int(MEMORY_SHARE * available))
+        # CUDA reserves more address space than there is memory.
+        memory = within_available(NO_LIMIT) if request.device == "cpu" else None
         return JobLimits(self._seconds, memory, max(1, request.threads))
 
 
@@ -157,8 +149,8 @@ def _remove(folder: Path, settled: float = 0.0) -> None:
 # In the child process.
 
 
-def _trial(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The job of a trial. Returns {"trial"}, the fields of Trial, or {"failed"}, the reason."""
+def measure(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
+    """The job of a trial. Returns {"trial"}, the fields of Trial. Raises InvalidRequestError if the trial fails."""
     folder = Path(arguments["folder"])
     request = RunRequest.read(folder)
     reason = ""
@@ -167,7 +159,7 @@ def _trial(arguments: Mapping[str, Any]) -> dict[str, Any]:
         _clear(folder)
         _, death = _in_child(partial(_write_rows, folder, request, zeros))
         if death:
-            return {"failed": f"its process {death}"}
+            raise InvalidRequestError(f"{FAILS}: its process {death}")
         began = time.monotonic()
         execute = partial(_execute, folder, request, arguments["environment"])
         memory, death = _in_child(execute, several=request.workers > 1)
@@ -176,7 +168,7 @@ def _trial(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if times is not None and result is not None and result.kind != "failed":
             return {"trial": asdict(_measured(folder, request, times, began, ended, memory))}
         reason = result.reason if result is not None else f"its process {death}"
-    return {"failed": reason}
+    raise InvalidRequestError(f"{FAILS}: {reason}")
 
 
 def _clear(folder: Path) -> None:
@@ -262,7 +254,3 @@ def _measured(folder: Path, request: RunRequest, times: TrialTimes, began: float
         trainable=times.trainable,
         non_trainable=times.non_trainable,
     )
-
-
-#: Jobs of the warm parent's children, by name.
-TRIAL_JOBS: Mapping[str, Job] = {JOB: replying(WHAT, _trial)}

@@ -21,8 +21,8 @@ from layerserve_server.errors import (
     TooLargeError,
     safe_text,
 )
+from layerserve_server.jobs.failures import out_of_memory
 from layerserve_server.training import events
-from layerserve_server.training.dry_run import out_of_memory
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.online import publications
 from layerserve_server.training.online.door import Door

@@ -9,20 +9,19 @@ from functools import partial
 from pathlib import Path
 
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
-from layerserve_server.forking.fork_server import never
+from layerserve_server.jobs.channel import never
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
-from layerserve_server.training import budget, validation
+from layerserve_server.training import budget, data_root, dry_run, validation
 from layerserve_server.training.continuation import Start
-from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.events import Failed
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
-from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.result import INTERRUPT, RunResult
 from layerserve_server.training.runs.base_version import BaseVersion
 from layerserve_server.training.runs.ending import SERVER_STOPPED, RunEndings
-from layerserve_server.training.runs.execution import RunExecution
+from layerserve_server.training.runs.execution import TRAINER, RunExecution
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.queue import RunQueue
@@ -48,20 +47,19 @@ class Runs:
         self,
         folder: Path,
         repository: Repository,
-        dry_run: DryRun,
+        jobs: Jobs,
         limits: RunLimits,
         observer: RunObserver,
         command: Sequence[str],
-        parent: WarmParent | None = None,
         tracer: RunTracer | None = None,
         make_process: MakeProcess = TrainingProcess,
     ) -> None:
-        """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead.
+        """`command` executes the run whose folder is appended. That of `execution.TRAINER` is forked instead.
 
         `tracer` exports the spans of runs. `make_process` returns the handle of a run's process.
         """
         self._repository = repository
-        self._dry_run = dry_run
+        self._jobs = jobs
         self._limits = limits
         self._table = RunTable(folder, limits.max_kept, observer, make_process)
         self._queue = RunQueue(self._table, limits)
@@ -70,7 +68,9 @@ class Runs:
         )
         #: Pauses, resumes, stops and changes runs.
         self.steering = RunSteering(self._table, self._queue, self._endings, self.get)
-        self._execution = RunExecution(self._table, self._endings, limits, observer, command, parent)
+        self._execution = RunExecution(
+            self._table, self._endings, limits, observer, command, jobs if command == TRAINER else None
+        )
         self._threads: list[threading.Thread] = []
 
     # Lifecycle.
@@ -110,7 +110,6 @@ class Runs:
             for run in self._table.in_phase(Phase.PAUSED):
                 run.phase = Phase.ENDED
                 run.disown()
-        self._dry_run.close()
 
     def scan(self) -> None:
         """Scans the folder for runs of other servers, and takes over those whose server is gone."""
@@ -182,7 +181,7 @@ class Runs:
             base.model.input_specs,
             base.model.output_specs,
             self._limits.max_bytes,
-            partial(self._dry_run.describe, gone=gone),
+            partial(data_root.describe_in_child, self._jobs, gone=gone),
         )
         size = base.found.size if start is None else start.bytes
         budget.check_room(request, self._table.folder, base.parameter_count, size)
@@ -191,7 +190,7 @@ class Runs:
         if request.expected_base_version and request.on_conflict == "refuse":
             self._repository.check_newest(request.model, request.expected_base_version)
         path = base.found.path if start is None else start.model
-        self._dry_run(path, request, base.parameter_count, gone)
+        dry_run.try_request(self._jobs, path, request, base.parameter_count, gone)
         return request
 
     def enqueue(self, run: Run) -> None:

@@ -24,7 +24,7 @@ from layerserve_server.errors import (
     UnknownRunError,
     safe_text,
 )
-from layerserve_server.forking.fork_server import never
+from layerserve_server.jobs.channel import never
 from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training.model import monitored

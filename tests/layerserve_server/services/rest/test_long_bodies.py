@@ -11,6 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from layerserve_server.errors import TooLargeError
+from layerserve_server.jobs.channel import Channel
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.pieces import PIECE_ELEMENTS
 from layerserve_server.services.rest import body_reader
 from layerserve_server.services.rest.json_text import array_pieces, dumps_array, loads
@@ -31,7 +33,7 @@ def long(serve):
 
 
 def reading(channel):
-    return body_reader._Reading(channel, replace(limits(Settings()), max_message_bytes=10))
+    return body_reader._Reading(Channel(channel), replace(limits(Settings()), max_message_bytes=10))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_a_body_that_takes_too_long_is_refused(long, monkeypatch):
     _, call = long
     monkeypatch.setattr(body_reader, "SECONDS", 0.0)
     monkeypatch.setattr(body_reader, "BYTES_PER_SECOND", 1e9)
-    monkeypatch.setattr(body_reader.ForkServer, "connection", lengthened(body_reader.ForkServer.connection))
+    monkeypatch.setattr(Jobs, "connection", lengthened(Jobs.connection))
     reply = call("POST", PREDICT, b'{"instances":[' + b'{"a":1},' * 1_000_000 + b"{}]}")
     assert reply.status == 400
     assert "takes too long to read" in reply.json["error"]
@@ -128,13 +130,13 @@ def test_a_body_that_takes_too_long_is_refused(long, monkeypatch):
 
 def lengthened(connection):
     """Connections whose replies may take longer than the child may."""
-    return lambda self, seconds: connection(self, seconds + 30)
+    return lambda self, job, given, limits, seconds: connection(self, job, given, limits, seconds + 30)
 
 
 def test_a_process_that_was_killed_is_started_again(long):
     app, call = long
     assert call("POST", PREDICT, {"instances": X.tolist()}).status == 200
-    server = app._http._stopped.__self__._server
+    server = app._jobs._cold
     os.kill(server._process.pid, signal.SIGKILL)
     server._process.wait()
     assert call("POST", PREDICT, {"instances": X.tolist()}).status == 200

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from layergraph import Input, Model, layers
 from layerserve_server.errors import BusyError, CallCancelledError, InvalidRequestError, TooLargeError
+from layerserve_server.jobs import limits
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training.estimates import trials
 from layerserve_server.training.estimates.trials import Trials
@@ -48,12 +49,12 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture
-def tried(parent, base, tmp_path):
+def tried(jobs, base, tmp_path):
     folder = tmp_path / "runs"
 
     def trial(request=REQUEST, **options):
         try:
-            return Trials(parent, folder, 20.0)(request, base, **options)
+            return Trials(jobs, folder, 20.0)(request, base, **options)
         finally:
             assert [path.name for path in folder.iterdir()] == [LOCK]
 
@@ -92,14 +93,14 @@ def test_a_trial_ends_early_but_with_an_epoch(tried, monkeypatch):
     assert laps[-1] == "end of epoch"
 
 
-def test_where_random_rows_are_refused_zeros_are_tried(parent, tmp_path):
+def test_where_random_rows_are_refused_zeros_are_tried(jobs, tmp_path):
     """The loss of class indices is resolved by the data, so that its number of classes isn't known before."""
     x = Input((2,), name="x")
     Model(x, layers.Dense(2, activation="softmax", name="y")(layers.CategoryEncoding(1)(x))).save(tmp_path / "m.keras")
     base = FoundVersion("m", 1, tmp_path / "m.keras", (1, 2, 3, 3, 4))
     data = (DataArray(Role.X, "x", "int32", (8, 2)), DataArray(Role.Y, "y", "float32", (8, 2)))
     request = RunRequest("m", 1, data, compile={"optimizer": "sgd", "loss": "mse"}, nice=0)
-    assert Trials(parent, tmp_path, 20.0)(request, base).laps
+    assert Trials(jobs, tmp_path, 20.0)(request, base).laps
 
 
 def test_a_trial_that_fails_is_refused_with_its_reason(tried):
@@ -109,39 +110,39 @@ def test_a_trial_that_fails_is_refused_with_its_reason(tried):
 
 
 def test_a_trial_may_not_take_all_memory(tried, monkeypatch):
-    monkeypatch.setattr(trials, "MEMORY_SHARE", 0)
-    monkeypatch.setattr(trials, "MIN_BYTES", 1 << 20)
+    monkeypatch.setattr(limits, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(limits, "MIN_BYTES", 1 << 20)
     many = tuple(replace(array, shape=(200_000, *array.shape[1:])) for array in DATA)
     with pytest.raises((TooLargeError, InvalidRequestError), match="a trial of the run"):
         tried(replace(REQUEST, batch_size=200_000, data=many))
 
 
-def test_a_trial_ends_with_its_caller(parent, base, tmp_path):
+def test_a_trial_ends_with_its_caller(jobs, base, tmp_path):
     answers = iter([False] * 2)  # The trial itself may take half a second only.
     with pytest.raises(CallCancelledError):
-        Trials(parent, tmp_path, 20.0)(replace(REQUEST, epochs=1000), base, lambda: next(answers, True))
+        Trials(jobs, tmp_path, 20.0)(replace(REQUEST, epochs=1000), base, lambda: next(answers, True))
     deadline = time.monotonic() + 10
     # Only the parent is left, without the trial's process, which is in a session of its own.
-    while len(descendants_of(parent._process.pid)) > 0 and time.monotonic() < deadline:
+    while len(descendants_of(jobs._warm._process.pid)) > 0 and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert descendants_of(parent._process.pid) == []
+    assert descendants_of(jobs._warm._process.pid) == []
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
-def test_one_trial_at_a_time(parent, base, tmp_path):
-    tries = Trials(parent, tmp_path, 20.0)
+def test_one_trial_at_a_time(jobs, base, tmp_path):
+    tries = Trials(jobs, tmp_path, 20.0)
     assert tries._slots.acquire(blocking=False)
     with pytest.raises(BusyError, match="another run is being estimated"):
         tries(REQUEST, base)
 
 
-def test_what_a_killed_server_has_left_is_removed(tried, parent, base, tmp_path):
+def test_what_a_killed_server_has_left_is_removed(tried, jobs, base, tmp_path):
     left, recent = tmp_path / ".estimate-old", tmp_path / ".estimate-new"
     for folder in (left, recent):
         (folder / "data").mkdir(parents=True)
     os.utime(left, (1, 1))
     # As if another server had removed it meanwhile.
     (tmp_path / ".estimate-gone").symlink_to(tmp_path / "gone")
-    Trials(parent, tmp_path, 20.0)._sweep()
+    Trials(jobs, tmp_path, 20.0)._sweep()
     assert not left.exists()
     assert recent.exists()

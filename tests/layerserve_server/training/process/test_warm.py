@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from layerserve_server.forking import fork_server
-from layerserve_server.training.process import warm_parent
+from layerserve_server.jobs import jobs as jobs_module
+from layerserve_server.jobs.forked_process import ForkedProcess
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training.process.main import NAME
 from layerserve_server.training.process.proc_files import stat_of
-from layerserve_server.training.process.training_process import TrainingProcess
-from layerserve_server.training.process.warm_parent import ForkedProcess, WarmParent
+from layerserve_server.training.process.training_process import TRAIN, TrainingProcess
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
 
-Forks = Callable[[WarmParent, Path], ForkedProcess]
+Forks = Callable[[Jobs, Path], ForkedProcess]
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def fork() -> Iterator[Forks]:
     """Forks processes, and ends them."""
     forked = []
 
-    def fork_one(parent: WarmParent, folder: Path, **environment: str) -> ForkedProcess:
-        process = parent.fork(folder, {**os.environ, **environment})
+    def fork_one(jobs: Jobs, folder: Path, **environment: str) -> ForkedProcess:
+        process = jobs.fork(TRAIN, {"folder": str(folder), "environment": {**os.environ, **environment}})
         assert process is not None
         forked.append(process)
         return process
@@ -56,9 +56,9 @@ def parent_of(pid: int) -> int:
 
 
 def test_a_run_has_a_session_a_name_and_a_log_of_its_own(
-    parent: WarmParent, fork: Forks, folder: Path, wait_until: Callable
+    jobs: Jobs, fork: Forks, folder: Path, wait_until: Callable
 ) -> None:
-    process = fork(parent, folder)
+    process = fork(jobs, folder)
     wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text().rstrip() == NAME)
     assert process.poll() is None
     assert os.getsid(process.pid) == process.pid
@@ -69,30 +69,26 @@ def test_a_run_has_a_session_a_name_and_a_log_of_its_own(
     assert process.returncode == -signal.SIGTERM
 
 
-def test_why_a_run_could_not_begin_is_in_its_log(
-    parent: WarmParent, fork: Forks, tmp_path: Path, wait_until: Callable
-) -> None:
-    process = fork(parent, tmp_path)
+def test_why_a_run_could_not_begin_is_in_its_log(jobs: Jobs, fork: Forks, tmp_path: Path, wait_until: Callable) -> None:
+    process = fork(jobs, tmp_path)
     wait_until(lambda: process.poll() is not None)
     assert process.returncode == 1
     assert "FileNotFoundError" in (tmp_path / CHILD_OUTPUT).read_text()
 
 
-def test_a_run_has_the_environment_of_its_start(
-    parent: WarmParent, fork: Forks, folder: Path, wait_until: Callable
-) -> None:
+def test_a_run_has_the_environment_of_its_start(jobs: Jobs, fork: Forks, folder: Path, wait_until: Callable) -> None:
     """One of torchrun's variables, as an example: a run that has it looks for the others."""
-    process = fork(parent, folder, TORCHELASTIC_RUN_ID="1")
+    process = fork(jobs, folder, TORCHELASTIC_RUN_ID="1")
     wait_until(lambda: process.poll() is not None)
     assert "KeyError: 'RANK'" in (folder / CHILD_OUTPUT).read_text()
 
 
 def test_a_parent_that_was_killed_is_started_again_and_its_runs_go_on(
-    parent: WarmParent, fork: Forks, folder: Path, wait_until: Callable
+    jobs: Jobs, fork: Forks, folder: Path, wait_until: Callable
 ) -> None:
-    first = fork(parent, folder)
+    first = fork(jobs, folder)
     os.kill(parent_of(parent_of(first.pid)), signal.SIGKILL)
-    second = fork(parent, folder)
+    second = fork(jobs, folder)
     assert parent_of(parent_of(second.pid)) != parent_of(parent_of(first.pid))
     for process in (first, second):
         assert process.poll() is None
@@ -101,16 +97,14 @@ def test_a_parent_that_was_killed_is_started_again_and_its_runs_go_on(
 
 
 def test_a_closed_parent_forks_nothing(folder: Path) -> None:
-    parent = WarmParent()
-    parent.close()
-    assert parent.fork(folder, dict(os.environ)) is None
+    jobs = Jobs()
+    jobs.close()
+    assert jobs.fork(TRAIN, {"folder": str(folder), "environment": dict(os.environ)}) is None
 
 
-def test_a_run_whose_minder_was_killed_is_known_by_its_lock(
-    parent: WarmParent, folder: Path, wait_until: Callable
-) -> None:
+def test_a_run_whose_minder_was_killed_is_known_by_its_lock(jobs: Jobs, folder: Path, wait_until: Callable) -> None:
     started = TrainingProcess(folder)
-    started.start(("false",), 1, parent)
+    started.start(("false",), 1, jobs)
     run = started.pid
     assert run is not None
     try:
@@ -127,59 +121,28 @@ def test_a_run_whose_minder_was_killed_is_known_by_its_lock(
 def test_where_the_parent_can_not_start_a_run_is_started_by_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(warm_parent, "PROGRAM", "layerserve_server.no_such_program")
+    monkeypatch.setattr(jobs_module, "PROGRAM", "layerserve_server.no_such_program")
     started = TrainingProcess(tmp_path)
-    started.start((sys.executable, "-c", "import sys; print('started in', sys.argv[1])"), 1, WarmParent())
+    started.start((sys.executable, "-c", "import sys; print('started in', sys.argv[1])"), 1, Jobs())
     wait_until(lambda: not started.wait())
     assert (tmp_path / CHILD_OUTPUT).read_text() == f"started in {tmp_path}\n"
     assert "can't fork training runs" in caplog.text
 
 
 def test_a_parent_that_has_nothing_to_do_ends() -> None:
-    parent = WarmParent(idle_seconds=0.1)
-    parent.start()
-    assert parent._process.wait(60) == 0
-    parent.close()
+    jobs = Jobs(idle_seconds=0.1)
+    jobs.warm_up()
+    assert jobs._warm._process.wait(60) == 0
+    jobs.close()
 
 
 def test_a_parent_ends_when_the_server_does_and_its_runs_go_on(
-    parent: WarmParent, fork: Forks, folder: Path, wait_until: Callable
+    jobs: Jobs, fork: Forks, folder: Path, wait_until: Callable
 ) -> None:
-    process = fork(parent, folder)
-    warm = parent._process
-    parent._control.close()  # what a killed server leaves
+    process = fork(jobs, folder)
+    warm = jobs._warm._process
+    jobs._warm._control.close()  # what a killed server leaves
     assert warm.wait(30) == 0
     assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     wait_until(lambda: process.poll() == -signal.SIGKILL)
-
-
-def test_an_answer_may_take_the_seconds_that_it_is_given_besides_those_of_a_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    told: list[object] = []
-
-    class End:
-        def __enter__(self) -> End:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            told.append("closed")
-
-        def settimeout(self, seconds: float) -> None:
-            told.append(seconds)
-
-        def sendall(self, text: bytes) -> None:
-            told.append(text)
-
-        def shutdown(self, how: int) -> None:
-            told.append(how)
-
-        def fileno(self) -> int:
-            return 7
-
-    monkeypatch.setattr(fork_server.socket, "socketpair", lambda: (End(), End()))
-    monkeypatch.setattr(fork_server.socket, "send_fds", lambda control, bytes_, files: told.append(files))
-    monkeypatch.setattr(WarmParent, "_started", lambda self: (None, None))
-    assert WarmParent()._request(b"job", lambda channel: 5, 2.5) == 5
-    assert told == [fork_server.START_SECONDS + 2.5, [7], "closed", b"job", socket.SHUT_WR, "closed"]

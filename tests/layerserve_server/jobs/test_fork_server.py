@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import sys
 import time
 from collections.abc import Iterator
 
 import pytest
-from layerserve_server.forking.fork_server import ForkServer, received
+from layerserve_server.jobs.channel import JobDiedError
+from layerserve_server.jobs.fork_server import ForkServer
 
 #: A program whose children send their process's parent; it ends slowly, as one that has imported torch.
 PROGRAM = """
 import os, time
-from layerserve_server.forking import forked
+from layerserve_server.jobs import program
+from layerserve_server.jobs.limits import JobLimits
 
-forked.serve(lambda channel: channel.sendall(str(os.getppid()).encode()))
+program.serve(lambda channel: channel.send({"parent": os.getppid()}), 0.2)
 time.sleep(3)
 """
 
 
 @pytest.fixture
 def server() -> Iterator[ForkServer]:
-    made = ForkServer("", ["0.2"])
-    made._command = [sys.executable, "-c", PROGRAM, "0.2"]
+    made = ForkServer("")
+    made._command = [sys.executable, "-c", PROGRAM, ""]
     yield made
     made.close()
 
 
 def parent(server: ForkServer) -> str:
     with server.connection(30.0) as channel:
-        return channel.recv(100).decode()
+        return str(channel.receive()["parent"])
 
 
 def test_a_process_that_is_ending_is_replaced(server: ForkServer) -> None:
@@ -46,7 +46,8 @@ def test_a_process_that_is_ending_is_replaced(server: ForkServer) -> None:
 #: The same, with a connection that comes just when the wait for one has ended.
 LATE = """
 import os, select, socket
-from layerserve_server.forking import forked
+from layerserve_server.jobs import program
+from layerserve_server.jobs.limits import JobLimits
 
 receive = socket.recv_fds
 
@@ -56,41 +57,47 @@ def late(control, *rest):
     raise TimeoutError
 
 socket.recv_fds = late
-forked.serve(lambda channel: channel.sendall(str(os.getppid()).encode()))
+program.serve(lambda channel: channel.send({"parent": os.getppid()}), 0.2)
 """
 
 
 def test_a_connection_that_comes_as_the_process_ends_is_served(server: ForkServer) -> None:
-    server._command = [sys.executable, "-c", LATE, "0.2"]
+    server._command = [sys.executable, "-c", LATE, ""]
     assert parent(server) != ""
 
 
 #: A program whose children write as much memory as the server asks for; at most so much, unless it is 0.
 LIMITED = """
 import json
-from layerserve_server.forking import forked
+from layerserve_server.jobs import program
+from layerserve_server.jobs.limits import JobLimits
 
 def handle(channel):
-    limit, size = json.loads(channel.recv(100))
+    request = channel.request()
 
     def work():
-        channel.sendall(str(len(bytearray(size))).encode())
+        channel.send({"size": len(bytearray(request["size"]))})
 
-    forked.supervise(channel, work, seconds=10.0, memory_bytes=limit or None, wall_seconds=30.0)
+    program.supervise(channel, work, JobLimits(10.0, request["limit"] or None))
 
-forked.serve(handle)
+program.serve(handle, 0.2)
 """
 
 
 @pytest.mark.parametrize(
     ("limit", "reply"),
-    [(0, "67108864"), (1 << 28, "67108864"), (1 << 24, '{"died": 0, "late": false}\n')],
+    [(0, 1 << 26), (1 << 28, 1 << 26), (1 << 24, None)],
 )
-def test_a_job_may_take_as_much_memory_as_it_is_given(server: ForkServer, limit: int, reply: str) -> None:
-    server._command = [sys.executable, "-c", LIMITED, "0.2"]
+def test_a_job_may_take_as_much_memory_as_it_is_given(server: ForkServer, limit: int, reply: int | None) -> None:
+    server._command = [sys.executable, "-c", LIMITED, ""]
     with server.connection(30.0) as channel:
-        channel.sendall(f"[{limit}, {1 << 26}]".encode())
-        assert channel.makefile().read() == reply
+        channel.send({"limit": limit, "size": 1 << 26})
+        if reply is None:
+            with pytest.raises(JobDiedError) as caught:
+                channel.receive()
+            assert (caught.value.signal, caught.value.late) == (0, False)
+        else:
+            assert channel.receive() == {"size": reply}
 
 
 #: A program whose children tell their limits.
@@ -99,65 +106,52 @@ import json
 import os
 import resource
 from pathlib import Path
-from layerserve_server.forking import forked
+from layerserve_server.jobs import program
+from layerserve_server.jobs.limits import JobLimits
 
 def handle(channel):
-    channel.recv(1)
+    channel.request()
 
     def work():
         for stream in (1, 2):
             os.write(stream, b"noise")
         found = [resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIMIT_CPU)]
         found.append(int(Path("/proc/self/oom_score_adj").read_text()))
-        channel.sendall(json.dumps(found).encode())
+        channel.send({"found": found})
 
-    forked.supervise(channel, work, seconds=10.4, memory_bytes=None, wall_seconds=30.0)
+    program.supervise(channel, work, JobLimits(10.4, None))
 
-forked.serve(handle)
+program.serve(handle, 0.2)
 """
 
 
 def test_a_job_is_silent_leaves_no_memory_on_disk_ends_in_time_and_dies_first(
     server: ForkServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    server._command = [sys.executable, "-c", LIMITS, "0.2"]
+    server._command = [sys.executable, "-c", LIMITS, ""]
     with server.connection(30.0) as channel:
-        channel.sendall(b"1")
-        assert json.loads(channel.makefile().read()) == [[0, 0], [10, 11], 1000]
+        channel.send({})
+        assert channel.receive() == {"found": [[0, 0], [10, 11], 1000]}
     assert capfd.readouterr() == ("", "")
 
 
 #: A program whose children get a BrokenPipeError, as they do if the caller has gone.
 BROKEN = """
-from layerserve_server.forking import forked
+from layerserve_server.jobs import program
+from layerserve_server.jobs.limits import JobLimits
 
 def handle(channel):
-    channel.recv(1)
     raise BrokenPipeError
 
-forked.serve(handle)
+program.serve(handle, 0.2)
 """
 
 
 def test_a_child_whose_caller_has_gone_ends_silently(server: ForkServer, capfd: pytest.CaptureFixture[str]) -> None:
-    server._command = [sys.executable, "-c", BROKEN, "0.2"]
-    with server.connection(30.0) as channel:
-        channel.shutdown(socket.SHUT_WR)
-        assert channel.recv(1) == b""
+    server._command = [sys.executable, "-c", BROKEN, ""]
+    with server.connection(30.0) as channel, pytest.raises(ConnectionError):
+        channel.receive()
     assert capfd.readouterr().err == ""
-
-
-def test_a_reply_may_be_as_long_as_the_limit() -> None:
-    for reply, expected in ((b"four", b"four"), (b"fives", None)):
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                theirs.sendall(reply)
-            if expected is None:
-                with pytest.raises(OSError, match="the reply is too long"):
-                    received(ours, 4)
-            else:
-                assert received(ours, 4) == expected
 
 
 def test_a_server_that_was_closed_starts_nothing(server: ForkServer) -> None:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from layerserve_server.errors import CallCancelledError
+from layerserve_server.jobs.channel import Channel, never
 
-#: Time between two checks whether the client still waits for a reply, in seconds.
-GONE_CHECK_SECONDS = 0.05
 #: Maximum time for the process to import its modules on a busy machine, in seconds.
 START_SECONDS = 120.0
+#: Number of times that the process is started for a connection: it may have been killed for lack of memory.
+TRIES = 2
 
 
 class ForkServer:
     """Starts the process when needed, and again when it has died. Thread-safe."""
 
     def __init__(self, program: str, arguments: Sequence[str] = ()) -> None:
-        """`program` is a module that calls `forked.serve`."""
+        """`program` is a module that calls `program.serve`."""
         self._command = [sys.executable, "-m", program, *arguments]
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -37,23 +35,39 @@ class ForkServer:
             self._started()
 
     @contextmanager
-    def connection(self, seconds: float) -> Iterator[socket.socket]:
-        """Connects to a new child. `seconds` is the timeout of each reply after the process has started.
+    def connection(self, seconds: float | None, gone: Callable[[], bool] = never) -> Iterator[Channel]:
+        """Connects to a new child. `seconds` is the maximum time for each message from it; None for any time.
 
-        Raises OSError if the process can't be reached. After any OSError in the context, it is started again.
+        Raises OSError if no child can be forked, and CallCancelledError once `gone` returns True. The child ends when
+        the connection does.
         """
-        ours, theirs = socket.socketpair()
-        with ours:
-            ours.settimeout(START_SECONDS + seconds)
-            with theirs:
-                process = self._connect(theirs)
+        channel = self._connected(gone)
+        with channel.socket:
+            channel.socket.settimeout(seconds)
+            yield channel
+
+    def _connected(self, gone: Callable[[], bool]) -> Channel:
+        """Returns a connection to a child that has been forked: its first message says so."""
+        for attempt in range(TRIES):
+            ours, theirs = socket.socketpair()
+            channel, process = Channel(ours), None
+            ours.settimeout(START_SECONDS)
             try:
-                yield ours
+                with theirs:
+                    process = self._connect(theirs)
+                channel.receive(gone)
+                return channel
             except OSError:
+                ours.close()
                 with self._lock:
-                    if self._process is process:
+                    if process is not None and self._process is process:
                         self._end()
+                if self._closed or attempt + 1 == TRIES:
+                    raise
+            except BaseException:
+                ours.close()
                 raise
+        raise AssertionError("the last try raises")
 
     def _connect(self, channel: socket.socket) -> subprocess.Popen[bytes]:
         """Sends one end of a channel to the process, and returns the process."""
@@ -87,11 +101,6 @@ class ForkServer:
                 )
         return self._process, self._control
 
-    def restart(self) -> None:
-        """Ends the process, so that it is started when it is needed again. Its children continue."""
-        with self._lock:
-            self._end()
-
     def close(self) -> None:
         """Ends the process. Its children continue; further ones aren't forked."""
         with self._lock:
@@ -105,35 +114,3 @@ class ForkServer:
             self._process.kill()
             self._process.wait()
         self._process = self._control = None
-
-
-def never() -> bool:
-    """Returns False: the client never cancels."""
-    return False
-
-
-def received(channel: socket.socket, limit: int | None = None, gone: Callable[[], bool] = never) -> bytes:
-    """Receives until the other end is closed.
-
-    Raises OSError if there are more than `limit` bytes, or on an error, and CallCancelledError once `gone` returns
-    True. The child ends when the channel is closed.
-    """
-    parts, length = [], 0
-    if gone is not never:
-        _wait_for_data(channel, gone)
-    while part := channel.recv(1 << 16):
-        parts.append(part)
-        length += len(part)
-        if limit is not None and length > limit:
-            raise OSError("the reply is too long")
-    return b"".join(parts)
-
-
-def _wait_for_data(channel: socket.socket, gone: Callable[[], bool]) -> None:
-    waiting = channel.gettimeout()
-    end = float("inf") if waiting is None else time.monotonic() + waiting
-    while not select.select([channel], [], [], GONE_CHECK_SECONDS)[0]:
-        if gone():
-            raise CallCancelledError("the client cancelled the call")
-        if time.monotonic() > end:
-            raise TimeoutError("no reply in time")
