@@ -28,7 +28,7 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.sample_files import SampleFiles
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.observability.telemetry import telemetry_of
-from layerserve_server.quantization.kept import KeptGraphs
+from layerserve_server.quantization.graphs import QuantizedGraphs
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
@@ -57,7 +57,7 @@ from layerserve_server.transport.native import NativeServer
 
 if TYPE_CHECKING:
     from layerserve_server.transport.http.server import HttpServer
-    from layerserve_server.tuning.kept import KeptEngines
+    from layerserve_server.tuning.chosen_engines import ChosenEngines
     from layerserve_server.tuning.tuner import Tuner
 
 
@@ -365,7 +365,7 @@ class ModelLoader:
         self._settings = settings
         self._load = load
         self._read = None if imports is None else imports.load
-        self._graphs = KeptGraphs(settings.state_folder / "quantized", jobs)
+        self._graphs = QuantizedGraphs(settings.state_folder / "quantized", jobs)
 
     def __call__(self, path: Path, model: ModelSettings = DEFAULTS) -> ServedModel:
         """Loads a model file. Raises layergraph's errors."""
@@ -383,12 +383,12 @@ class ModelLoader:
         if engine == "auto" and precision == "float32" and reopens:
             from layerserve_server.tuning.loaders import reopening
 
-            read = reopening(read, threads, _kept_engines(settings))
+            read = reopening(read, threads, _chosen_engines(settings))
         load = self._load or partial(runner.load_model, read=read, rtol=rtol, atol=atol)
         if engine != "auto":
             from layerserve_server.tuning.loaders import pinning
 
-            load = pinning(load, engine, threads, _kept_engines(settings))
+            load = pinning(load, engine, threads, _chosen_engines(settings))
         if precision != "float32":
             from layerserve_server.tuning.loaders import reducing
 
@@ -412,17 +412,17 @@ def make_tuner(settings: Settings, jobs: Jobs, imports: Imports | None = None) -
     folder, spare = (None, None) if imports is None else (imports.folder, imports.spare)
     return Tuner(
         TuningProcess(jobs, folder, spare, settings.state_folder / "runs"),
-        _kept_engines(settings),
+        _chosen_engines(settings),
         seconds=settings.tuning_seconds,
         threads=settings.compute_threads,
         max_bytes=settings.tuning_max_bytes,
     )
 
 
-def _kept_engines(settings: Settings) -> KeptEngines:
-    from layerserve_server.tuning.kept import KeptEngines
+def _chosen_engines(settings: Settings) -> ChosenEngines:
+    from layerserve_server.tuning.chosen_engines import ChosenEngines
 
-    return KeptEngines(settings.state_folder / "engines")
+    return ChosenEngines(settings.state_folder / "engines")
 
 
 def limits(settings: Settings) -> Limits:

@@ -4,12 +4,12 @@ import json
 
 import pytest
 from layerserve_server import records
+from layerserve_server.artifacts.artifacts import Artifacts
 from layerserve_server.datasets.dataset import RECORD, SAMPLE, Dataset, read_samples
 from layerserve_server.datasets.part import NOTE as UPLOAD
 from layerserve_server.datasets.part import read_note
 from layerserve_server.disk import json_object, locked
 from layerserve_server.errors import NotTrainableError
-from layerserve_server.kept.folders import KeptFolders
 from layerserve_server.remote.cache import Cache
 from layerserve_server.repository.usage import Usage
 from layerserve_server.training.digests import data_identity
@@ -64,7 +64,7 @@ OPTIONAL = {
     "samples": (SAMPLE, read_samples),
     "usage": ("usage.json", lambda folder: Usage(folder / "usage.json").read()),
     "listing": ("listing.json", lambda folder: Cache(folder).read_listing()),
-    "graphs": ("digests.json", lambda folder: KeptFolders(folder, (), max_bytes=0, making_seconds=0)._is_whole(folder)),
+    "graphs": ("digests.json", lambda folder: Artifacts(folder, (), max_bytes=0, making_seconds=0)._is_whole(folder)),
 }
 #: Whether the log names a file that is damaged; others are made anew without that.
 NAMED = {"digests", "trace", "sink", "upload", "samples", "usage"}
@@ -135,7 +135,7 @@ def test_a_damaged_description_of_a_sweeps_base_is_named(values, tmp_path):
 
 LOCKS = {
     "locked": ("lock", lambda folder: locked(folder / "lock").__enter__()),
-    "kept": (f"locks/{'a' * 2}", lambda folder: KeptFolders(folder, (), max_bytes=0, making_seconds=0)._lock("a" * 64)),
+    "kept": (f"locks/{'a' * 2}", lambda folder: Artifacts(folder, (), max_bytes=0, making_seconds=0)._lock("a" * 64)),
     "data": (f"{DATA}/{UNPACKING}", lambda folder: _alone(folder).__enter__()),
     "owner": (OWNER_LOCK, lambda folder: FolderOwner(folder).acquire()),
     "process": (CHILD_LOCK, lambda folder: _locked(folder).__enter__()),

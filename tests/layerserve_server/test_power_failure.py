@@ -8,10 +8,10 @@ from hashlib import sha256
 from types import SimpleNamespace
 
 import pytest
+from layerserve_server.artifacts import flushing
 from layerserve_server.datasets import part as parts
 from layerserve_server.datasets.dataset import ArrayInfo, Declaration
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore, Description
-from layerserve_server.importing import imports
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.store import FsspecStore
 from layerserve_server.training.digests import write_digests
@@ -158,7 +158,7 @@ def test_an_import(tmp_path, monkeypatch):
     disk = Disk(monkeypatch)
     folder = tmp_path / "imports" / "digest"
     (folder / "inner").mkdir(parents=True)
-    for name in ("model.json", "inner/weights", imports.UNFLUSHED):
+    for name in ("model.json", "inner/weights", flushing.UNFLUSHED):
         (folder / name).write_text("x")
     unlink, lost = os.unlink, []
 
@@ -167,6 +167,6 @@ def test_an_import(tmp_path, monkeypatch):
         unlink(path, *options, **named)
 
     monkeypatch.setattr(os, "unlink", unlinked)
-    imports._flush(folder)
-    assert not (folder / imports.UNFLUSHED).exists()
+    flushing.flush(folder)
+    assert not (folder / flushing.UNFLUSHED).exists()
     assert lost == []

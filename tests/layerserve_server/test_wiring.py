@@ -204,13 +204,13 @@ def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
     made = []
     for name in ("pinning", "reducing", "reopening"):
         monkeypatch.setattr(loaders, name, lambda *given, name=name: made.append((name, *given)) or name)
-    monkeypatch.setattr(wiring, "_kept_engines", lambda settings: "engines")
+    monkeypatch.setattr(wiring, "_chosen_engines", lambda settings: "engines")
     settings = Settings(path=tmp_path, engine="openvino", precision="int8", compute_threads=3)
     loader = ModelLoader(settings, JOBS, own)
     assert loader.configured(ModelSettings()) == "reducing"
     assert made.pop(0) == ("pinning", own, "openvino", 3, "engines")
     assert made.pop(0) == ("reducing", "pinning", "int8", 3, loader._graphs, None, None)
-    assert loader._graphs._folders._folder == tmp_path / ".layerserve" / "quantized"
+    assert loader._graphs._folders.folder == tmp_path / ".layerserve" / "quantized"
     made.clear()
     model = ModelSettings(engine="eager", precision="bfloat16", compute_threads=2, golden_rtol=0.5, golden_atol=0.25)
     assert loader.configured(model) == "reducing"

@@ -13,7 +13,7 @@ from layergraph.execution.tuning.kept import noted
 
 from layerserve_server.errors import CallCancelledError
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.tuning.kept import KeptEngines
+from layerserve_server.tuning.chosen_engines import ChosenEngines
 from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Tuner:
     """
 
     def __init__(
-        self, process: TuningProcess, engines: KeptEngines, *, seconds: float, threads: int, max_bytes: int
+        self, process: TuningProcess, engines: ChosenEngines, *, seconds: float, threads: int, max_bytes: int
     ) -> None:
         self._process = process
         self._engines = engines

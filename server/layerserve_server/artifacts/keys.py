@@ -1,4 +1,4 @@
-"""What kept graphs depend on: the model, the machine, and the installed packages."""
+"""Keys of artifacts: digests of what they depend on, such as the model, the machine and the installed packages."""
 
 from __future__ import annotations
 

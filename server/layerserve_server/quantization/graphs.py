@@ -8,9 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from layerserve_server.artifacts.artifacts import Artifacts
+from layerserve_server.artifacts.keys import digest_of, installed, machine, model_digest
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.kept.folders import KeptFolders
-from layerserve_server.kept.identity import digest_of, installed, machine, model_digest
 from layerserve_server.quantization.quantizer import WALL_SECONDS, quantize
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ _PACKAGES: Final = ("torch", "onnx", "onnxruntime", "openvino", "layerserve")
 _GRAPHS: Final = ("float32.onnx", "static.onnx", "dynamic.onnx")
 
 
-class KeptGraphs:
+class QuantizedGraphs:
     """The folder of quantized graphs. Processes may share it. Thread-safe."""
 
     def __init__(self, folder: Path, jobs: Jobs) -> None:
-        self._folders = KeptFolders(folder, _GRAPHS, max_bytes=MAX_BYTES, making_seconds=WALL_SECONDS)
+        self._folders = Artifacts(folder, _GRAPHS, max_bytes=MAX_BYTES, making_seconds=WALL_SECONDS)
         self._jobs = jobs
 
     def of(self, model: Model, threads: int) -> ModelGraphs:
@@ -39,7 +39,7 @@ class KeptGraphs:
 class ModelGraphs:
     """Where the graphs of one model are made and kept (see `layergraph.execution.tuning.precision.Workshop`)."""
 
-    def __init__(self, folders: KeptFolders, jobs: Jobs, model: Model, threads: int) -> None:
+    def __init__(self, folders: Artifacts, jobs: Jobs, model: Model, threads: int) -> None:
         self._folders = folders
         self._jobs = jobs
         self._model = model

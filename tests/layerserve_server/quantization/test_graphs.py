@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
+from layerserve_server.artifacts import keys
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.kept import identity
-from layerserve_server.quantization import kept
-from layerserve_server.quantization.kept import KeptGraphs
+from layerserve_server.quantization import graphs as graphs_module
+from layerserve_server.quantization.graphs import QuantizedGraphs
 from layerserve_server.quantization.quantizer import QuantizationError
 
 ROWS = np.ones((3, 4), "float32")
@@ -41,26 +41,26 @@ def model(units: int = 2) -> Model:
 @pytest.fixture
 def quantizer(monkeypatch: pytest.MonkeyPatch) -> Quantizer:
     made = Quantizer()
-    monkeypatch.setattr(kept, "quantize", lambda jobs, folder: made.quantize(jobs, folder))
+    monkeypatch.setattr(graphs_module, "quantize", lambda jobs, folder: made.quantize(jobs, folder))
     return made
 
 
 @pytest.fixture
-def graphs(tmp_path: Path, quantizer: Quantizer) -> KeptGraphs:
-    return KeptGraphs(tmp_path / "quantized", Jobs())
+def graphs(tmp_path: Path, quantizer: Quantizer) -> QuantizedGraphs:
+    return QuantizedGraphs(tmp_path / "quantized", Jobs())
 
 
 def write(folder: Path) -> None:
     (folder / "float32.onnx").write_text("wide")
 
 
-def make(graphs: KeptGraphs, made: Model, rows: Any = ROWS, threads: int = 1) -> Path:
+def make(graphs: QuantizedGraphs, made: Model, rows: Any = ROWS, threads: int = 1) -> Path:
     with graphs.of(made, threads).graphs([rows], write) as folder:
         assert (folder / "static.onnx").read_text() == "narrow"
         return folder
 
 
-def test_graphs_are_made_once_and_nothing_else_is_kept(graphs: KeptGraphs, quantizer: Quantizer) -> None:
+def test_graphs_are_made_once_and_nothing_else_is_kept(graphs: QuantizedGraphs, quantizer: Quantizer) -> None:
     made = model()
     folder = make(graphs, made)
     (folder / "engines.json").write_text("chosen")
@@ -73,7 +73,7 @@ def test_graphs_are_made_once_and_nothing_else_is_kept(graphs: KeptGraphs, quant
 
 
 def test_graphs_are_of_the_model_its_weights_and_its_calibration(
-    graphs: KeptGraphs, monkeypatch: pytest.MonkeyPatch
+    graphs: QuantizedGraphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other_weights = model()
     other_weights.set_weights([np.full((4, 2), 2, "float32"), np.zeros(2, "float32")])
@@ -85,12 +85,12 @@ def test_graphs_are_of_the_model_its_weights_and_its_calibration(
         make(graphs, model(), ROWS.reshape(4, 3)),
         make(graphs, model(), threads=2),
     ]
-    monkeypatch.setattr(identity, "_installed", lambda package: f"{package} 2")
+    monkeypatch.setattr(keys, "_installed", lambda package: f"{package} 2")
     folders.append(make(graphs, model()))
     assert len(set(folders)) == len(folders)
 
 
-def test_what_fails_leaves_nothing(tmp_path: Path, graphs: KeptGraphs, quantizer: Quantizer) -> None:
+def test_what_fails_leaves_nothing(tmp_path: Path, graphs: QuantizedGraphs, quantizer: Quantizer) -> None:
     def refuse(jobs: object, folder: Path) -> None:
         raise QuantizationError("too large")
 
@@ -100,7 +100,7 @@ def test_what_fails_leaves_nothing(tmp_path: Path, graphs: KeptGraphs, quantizer
     assert [path.name for path in (tmp_path / "quantized").iterdir()] == ["locks"]
 
 
-def test_graphs_that_miss_the_proof_are_kept_as_it_may_change(graphs: KeptGraphs, quantizer: Quantizer) -> None:
+def test_graphs_that_miss_the_proof_are_kept_as_it_may_change(graphs: QuantizedGraphs, quantizer: Quantizer) -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), graphs.of(model(), 1).graphs([ROWS], write):
             _ = 1 / 0

@@ -13,9 +13,9 @@ import torch
 from layergraph.execution.engines.exported_graph import UnfitError
 from layergraph.execution.tuning.kept import FILES
 
+from layerserve_server.artifacts.artifacts import Artifacts
+from layerserve_server.artifacts.keys import digest_of, installed, machine, model_digest
 from layerserve_server.jobs.channel import never
-from layerserve_server.kept.folders import KeptFolders
-from layerserve_server.kept.identity import digest_of, installed, machine, model_digest
 
 if TYPE_CHECKING:
     from layergraph import Model
@@ -32,11 +32,11 @@ MAKING_SECONDS: Final = 3600.0
 _PACKAGES: Final = ("torch", "onnxruntime", "openvino", "layerserve")
 
 
-class KeptEngines:
+class ChosenEngines:
     """The folder of engines. Processes may share it. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        self._folders = KeptFolders(folder, FILES, max_bytes=MAX_BYTES, making_seconds=MAKING_SECONDS)
+        self._folders = Artifacts(folder, FILES, max_bytes=MAX_BYTES, making_seconds=MAKING_SECONDS)
 
     def open(self, model: Model, threads: int, engine: str = AUTO) -> bool:
         """Lets a model use the engines that are kept for it, if there are any. Returns whether it does."""
@@ -59,7 +59,7 @@ class KeptEngines:
         engine: str = AUTO,
         stopped: Callable[[], bool] = never,
     ) -> Iterator[Path]:
-        """Gives the folder of a model's engines, made by `make` if they aren't kept (see `KeptFolders.made`)."""
+        """Gives the folder of a model's engines, made by `make` if they aren't kept (see `Artifacts.made`)."""
         with self._folders.made(_key(model, threads, engine), make, stopped) as folder:
             yield folder
 

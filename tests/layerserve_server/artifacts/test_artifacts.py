@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from layerserve_server.artifacts import artifacts
+from layerserve_server.artifacts.artifacts import Artifacts
 from layerserve_server.disk import locked
 from layerserve_server.errors import CallCancelledError
-from layerserve_server.kept import folders
-from layerserve_server.kept.folders import KeptFolders
 
 A, B, C, D = (name * 64 for name in "abcd")
 
@@ -25,8 +25,8 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "graphs"
 
 
-def kept(place: Path, *, max_bytes: int = 1000) -> KeptFolders:
-    return KeptFolders(place, ("graph", "note"), max_bytes=max_bytes, making_seconds=60.0)
+def kept(place: Path, *, max_bytes: int = 1000) -> Artifacts:
+    return Artifacts(place, ("graph", "note"), max_bytes=max_bytes, making_seconds=60.0)
 
 
 class Maker:
@@ -51,12 +51,12 @@ def maker() -> Maker:
     return Maker()
 
 
-def make(kept: KeptFolders, make: Callable[[Path], None], key: str = A) -> Path:
+def make(kept: Artifacts, make: Callable[[Path], None], key: str = A) -> Path:
     with kept.made(key, make) as folder:
         return folder
 
 
-def find(kept: KeptFolders, key: str = A) -> Path | None:
+def find(kept: Artifacts, key: str = A) -> Path | None:
     with kept.found(key) as folder:
         return folder
 
@@ -150,7 +150,7 @@ def test_a_folder_that_another_process_makes_is_waited_for_unless_that_is_stoppe
         found: list[Path] = []
         waiting = threading.Thread(target=lambda: found.append(make(kept(place), maker)))
         waiting.start()
-        waiting.join(3 * folders.TRY_SECONDS)
+        waiting.join(3 * artifacts.TRY_SECONDS)
         assert waiting.is_alive()
     waiting.join(30)
     assert (found, maker.made) == ([folder], 1)

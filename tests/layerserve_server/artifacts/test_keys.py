@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
-from layerserve_server.kept import identity
-from layerserve_server.kept.identity import digest_of, installed, machine, model_digest
+from layerserve_server.artifacts import keys
+from layerserve_server.artifacts.keys import digest_of, installed, machine, model_digest
 
 
 def model(units: int = 2, value: float = 1.0, activation: str = "relu") -> Model:
@@ -42,11 +42,11 @@ def test_packages_have_their_version_or_none() -> None:
 
 def test_a_machine_is_its_processor_and_how_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "cpuinfo"
-    monkeypatch.setattr(identity, "_CPU_INFO", info)
+    monkeypatch.setattr(keys, "_CPU_INFO", info)
     found = []
     for flags, frequency, count in (("avx2", 1, 2), ("avx2", 2, 2), ("avx512", 1, 2), ("avx2", 1, 4)):
         info.write_text(f"model name : A\nflags : {flags}\ncpu MHz : {frequency}\n" * count)
-        monkeypatch.setattr(identity.os, "cpu_count", lambda count=count: count)
+        monkeypatch.setattr(keys.os, "cpu_count", lambda count=count: count)
         machine.cache_clear()
         found.append(machine())
     info.unlink()
